@@ -1,0 +1,19 @@
+"""Optional packages: imported where they are used, with an error that names the extra to install."""
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        ImportError: If it is missing; the message says which extra of qspjax brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"This needs the package {package}. Install it with: pip install 'qspjax[{extra}]'"
+        ) from error

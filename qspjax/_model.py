@@ -1,0 +1,159 @@
+"""The contract of a model: equations and numbers, nothing about how it is solved or fitted."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._checks import check_above, check_finite, check_minimum
+from qspjax._types import Observed, Scalar, State
+
+
+def as_parameter(value: Any) -> Any:
+    """Store numbers and arrays as strong arrays of the default float; leave modules and placeholders alone."""
+    if isinstance(value, eqx.Module) or not eqx.is_array_like(value):
+        return value
+    return jnp.asarray(value, dtype=float)
+
+
+def parameter(
+    *, unit: str, doc: str, source: str = "", above: float | None = 0.0, minimum: float | None = None, **default: Any
+) -> Any:
+    """Declare a parameter of a model: a natural-scale number with a unit and a sentence.
+
+    Args:
+        unit: The unit, such as `"L/h"`; `""` for a number without one.
+        doc: What it is, in a few words.
+        source: Where the value comes from, if it has a default (a reference with DOI).
+        above: The value must be greater than this; `None` for no bound. Parameters are positive unless said otherwise.
+        minimum: The value must be at least this; replaces `above`.
+        **default: `default=` or `default_factory=`, as for a dataclass field.
+
+    Example:
+        >>> import equinox as eqx, qspjax as qsp
+        >>> class Elimination(eqx.Module):
+        ...     CL: float = qsp.parameter(unit="L/h", doc="clearance")
+        >>> Elimination(CL=3).CL.dtype
+        dtype('float64')
+    """
+    metadata = {"unit": unit, "doc": doc, "source": source, "minimum": minimum}
+    metadata["above"] = None if minimum is not None else above
+    return eqx.field(converter=as_parameter, metadata=metadata, **default)
+
+
+def check_parameters(module: eqx.Module) -> None:
+    """Check every field declared with `parameter`: finite, and within its bounds."""
+    for field in dataclasses.fields(module):
+        value, metadata = getattr(module, field.name), field.metadata
+        if "unit" not in metadata:
+            continue
+        check_finite(field.name, value)
+        if metadata["above"] is not None:
+            check_above(field.name, value, metadata["above"])
+        if metadata["minimum"] is not None:
+            check_minimum(field.name, value, metadata["minimum"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """The units a model computes in; `""` where it does not say.
+
+    `dose` is the unit of an amount given to a dose target, `states` and `observed` name those that have one.
+    """
+
+    time: str = ""
+    dose: str = ""
+    states: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    observed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Hash the contents, so that a solution can carry its units through `jit`."""
+        return hash((self.time, self.dose, *self.states.items(), *self.observed.items()))
+
+
+class AbstractModel(eqx.Module):
+    """A dynamical model: initial state, vector field, and what can be observed of it.
+
+    $$ dy/dt = f(t, y), \\quad y(t_0) = y_0, \\quad z = g(t, y) $$
+
+    Write the parameters as fields with `parameter(unit=, doc=)`, the state as a `NamedTuple` in NONMEM's order
+    (depot 1, central 2, peripheral 3), and these three methods. Doses come from a `Regimen`; see `AbstractDelivered`
+    for lag, bioavailability and doses in other units than the state.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import jax, qspjax as qsp
+        >>> class Amount(NamedTuple):
+        ...     central: jax.Array
+        >>> class Elimination(qsp.AbstractModel):
+        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="elimination rate constant")
+        ...     def initial(self):
+        ...         return Amount(central=0.0)
+        ...     def vector_field(self, t, y):
+        ...         return Amount(central=-self.k * y.central)
+        ...     def observe(self, t, y):
+        ...         return {"amount": y.central}
+        >>> solution = qsp.simulate(Elimination(k=0.1), qsp.bolus(100.0, to="central"), [0.0, 10.0])
+        >>> solution.observed["amount"].round(2)
+        Array([100.  ,  36.79], dtype=float64)
+    """
+
+    units: ClassVar[Units] = Units()
+
+    @abc.abstractmethod
+    def initial(self) -> State:
+        """Return the state before the first dose."""
+
+    @abc.abstractmethod
+    def vector_field(self, t: Scalar, y: State) -> State:
+        """Return dy/dt, with the structure of `y`."""
+
+    @abc.abstractmethod
+    def observe(self, t: Scalar, y: State) -> Observed:
+        """Return what can be observed, by name."""
+
+    def __check_init__(self) -> None:
+        check_parameters(self)
+
+
+class Delivery(eqx.Module):
+    """How a dose given to a target enters the state.
+
+    A dose of `amount` at time `t` adds `bioavailability * scale * amount` to `state` at time `t + lag` (NONMEM's F and
+    ALAG). `scale` carries the unit: mg become nmol by 1e6 / molar mass (g/mol), and nmol/L divided by a volume.
+    """
+
+    state: str = eqx.field(static=True)
+    scale: Scalar = eqx.field(default=1.0, converter=as_parameter)
+    lag: Scalar = eqx.field(default=0.0, converter=as_parameter)
+    bioavailability: Scalar = eqx.field(default=1.0, converter=as_parameter)
+
+
+class AbstractDelivered(AbstractModel):
+    """A model that says how doses enter it."""
+
+    @abc.abstractmethod
+    def deliveries(self) -> Mapping[str, Delivery]:
+        """Return a `Delivery` for each named dose target; any other state takes doses as they are."""
+
+
+def deliveries_of(model: AbstractModel) -> Mapping[str, Delivery]:
+    """Return the deliveries that a model declares, none for a model that declares none."""
+    return model.deliveries() if isinstance(model, AbstractDelivered) else {}
+
+
+def as_state(model: AbstractModel, state: State | None) -> State:
+    """Return a state (the model's initial one if None) as strong float arrays in the model's own structure."""
+    start = jax.tree.map(as_parameter, model.initial())
+    if state is None:
+        return start
+    if jax.tree.structure(state) != jax.tree.structure(start):
+        raise ValueError(
+            f"Argument `initial` must have the structure of the model's state ({jax.tree.structure(start)}), "
+            f"but is {jax.tree.structure(state)}."
+        )
+    return jax.tree.map(as_parameter, state)

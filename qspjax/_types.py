@@ -1,0 +1,22 @@
+"""The types that appear in public signatures."""
+
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real, UInt32
+
+import qspjax._precision  # noqa: F401  (the precision is decided before the first array is made)
+
+Scalar: TypeAlias = Real[Array, "*batch"] | float | int
+"""A number: a Python float, or an array of no dimensions (a leading axis where patients differ)."""
+
+Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
+"""A PRNG key: `jax.random.key(seed)`."""
+
+State: TypeAlias = PyTree
+"""The state of a model: a `NamedTuple` (or any pytree) with one leaf a state."""
+
+Observed: TypeAlias = dict[str, Any]
+"""What can be observed of a model: one value a name."""
+
+Times: TypeAlias = Float[Array, " times"] | Float[Array, "patients times"]
+"""Increasing times, the same for all patients or one row a patient, padded with inf."""
