@@ -1,0 +1,178 @@
+"""What a simulation returns: times, observed values, states, and for each patient how it went."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_one_of
+from qspjax._extras import require
+from qspjax._model import Units
+from qspjax._names import leaf_names, state_names
+from qspjax._types import Observed, State, Times
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+class RESULTS(diffrax.RESULTS):  # pyright: ignore
+    """How a solve ended; each item says what happened and what to change."""
+
+    state_nonfinite = (
+        "The model returned NaN or infinity and smaller steps did not help. Look at the named state: a logarithm, "
+        "root, power or division of a value that reached zero is the usual cause, then a parameter out of its range."
+    )
+    step_too_small = (
+        "The step size shrank to rounding error. The solution may grow without bound, or the vector field may jump: "
+        "look at the named state, or loosen `rtol` and `atol` on the method."
+    )
+
+
+class Failure(NamedTuple):
+    """A patient that failed: which, why, the last good time, and the state to blame."""
+
+    patient: int
+    reason: str
+    time: float
+    state: str
+
+
+class Solution(eqx.Module):
+    """The solution of a simulation, of one patient or, with a leading axis of patients everywhere, of many.
+
+    Attributes:
+        ts: Times, shape (times,) or (patients, times).
+        observed: Observed values by name, each of shape (times,) or (patients, times); NaN after a failure.
+        states: States as the model has them, each leaf with leading axes like `observed`; None if not kept.
+        result: `RESULTS` item of each patient.
+        stats: By name, per patient: `steps` and `rejected` steps, `last_time` reached, and `culprit`, the number of the
+            state that failed (of the worst error, or the first that was not finite).
+        reduced: What `reduce` returned for each patient, else None.
+        labels: Names and units for tables and pictures.
+    """
+
+    ts: Times
+    observed: Observed
+    states: State
+    result: Any
+    stats: dict[str, Any]
+    reduced: Any
+    labels: "Labels" = eqx.field(static=True)
+
+    @property
+    def failed(self) -> Any:
+        """Whether each patient failed, shape () or (patients,)."""
+        return self.result != RESULTS.successful
+
+    def failures(self) -> list[Failure]:
+        """List the patients that failed, with the reason in words."""
+        failed = np.atleast_1d(self.failed)
+        times, culprits = (np.atleast_1d(self.stats[key]) for key in ("last_time", "culprit"))
+        items = jax.tree.map(jnp.atleast_1d, self.result)
+        return [
+            Failure(
+                int(i),
+                RESULTS[jax.tree.map(lambda code, i=i: code[i], items)],
+                float(times[i]),
+                self.labels.states[culprits[i]],
+            )
+            for i in np.flatnonzero(failed)
+        ]
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Return observed values and states as a dataset with dimensions `time`, or `patient` and `time`."""
+        xarray = require("xarray", extra="data")
+        columns = self._columns()
+        one = self.result_ndim() == 0
+        dims = ("time",) if one else ("patient", "time")
+        data = {name: (dims, value, {"units": self.labels.unit(name)}) for name, value in columns.items()}
+        if self.ts.ndim == 1:
+            coords: dict[str, Any] = {"time": ("time", np.asarray(self.ts), {"units": self.labels.units.time})}
+        else:
+            coords = {"time_of_patient": (dims, np.asarray(self.ts), {"units": self.labels.units.time})}
+        attributes = {"method": self.labels.method}
+        if not one:
+            data["failed"] = (("patient",), np.asarray(self.failed), {})
+            coords["patient"] = np.arange(np.asarray(self.failed).size)
+        return xarray.Dataset(data, coords=coords, attrs=attributes)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row a time (and patient): `patient`, `time`, observed values and states."""
+        pandas = require("pandas", extra="data")
+        columns = self._columns()
+        if self.result_ndim() == 0:
+            return pandas.DataFrame({"time": np.asarray(self.ts), **columns})
+        patients = np.asarray(self.failed).size
+        ts = np.broadcast_to(np.asarray(self.ts), (patients, self.ts.shape[-1]))
+        real = np.isfinite(ts).ravel()
+        table = {"patient": np.repeat(np.arange(patients), ts.shape[1]), "time": ts.ravel()}
+        table |= {name: value.ravel() for name, value in columns.items()}
+        return pandas.DataFrame({name: value[real] for name, value in table.items()})
+
+    def result_ndim(self) -> int:
+        """Return 0 for one patient, 1 for many."""
+        return np.ndim(self.stats["steps"])
+
+    def __str__(self) -> str:
+        """Say what is in the solution, how it was solved and how many patients failed."""
+        names = ", ".join([*self.observed, *self.labels.kept_states]) or "no trajectories"
+        shape = " x ".join(map(str, np.broadcast_shapes(np.shape(self.stats["steps"]) + (1,), self.ts.shape)))
+        steps = np.asarray(self.stats["steps"])
+        failed = int(np.sum(np.asarray(self.failed)))
+        return (
+            f"Solution of {names} at {shape} times; {self.labels.method}; "
+            f"{steps.mean():.0f} steps on average, {steps.max()} at most; {failed} of {steps.size} failed"
+        )
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        columns = {name: np.asarray(value) for name, value in self.observed.items()}
+        lead = self.result_ndim() + 1
+        flat = [np.asarray(leaf).reshape(*np.shape(leaf)[:lead], -1) for leaf in jax.tree.leaves(self.states)]
+        values = (column for leaf in flat for column in np.moveaxis(leaf, -1, 0))
+        return columns | {
+            name: value for name, value in zip(self.labels.kept_states, values, strict=True) if name not in columns
+        }
+
+
+class Labels(NamedTuple):
+    """The static side of a solution: names, units, and the method in words."""
+
+    states: tuple[str, ...]
+    kept_states: tuple[str, ...]
+    units: Units
+    method: str
+
+    def unit(self, name: str) -> str:
+        """Return the unit of an observed value or a state."""
+        return self.units.observed.get(name, self.units.states.get(name.split(".")[-1], ""))
+
+
+class Save(NamedTuple):
+    """Which observed values and which leaves of the state to keep."""
+
+    observed: tuple[str, ...]
+    leaves: tuple[bool, ...]
+    states: tuple[str, ...]
+
+    @classmethod
+    def of(cls, wanted: tuple[str, ...] | None, observed: tuple[str, ...], state: State) -> "Save":
+        """Sort the names that the user gave into observed values and states; None keeps everything."""
+        by_leaf = leaf_names(state)
+        if wanted is None:
+            wanted = (*observed, *state_names(state))
+        for name in wanted:
+            check_one_of("save", name, (*observed, *state_names(state)), "observed values or states")
+        leaves = tuple(any(name in wanted for name in leaf) for leaf in by_leaf)
+        states = tuple(name for leaf, kept in zip(by_leaf, leaves, strict=True) if kept for name in leaf)
+        return cls(tuple(name for name in observed if name in wanted), leaves, states)
+
+    def keep(self, observed: Observed, states: State) -> tuple[Observed, State]:
+        """Return what is kept of the observed values and the states; a leaf that is not kept becomes None."""
+        leaves, structure = jax.tree.flatten(states)
+        kept = [leaf if wanted else None for leaf, wanted in zip(leaves, self.leaves, strict=True)]
+        states = jax.tree.unflatten(structure, kept) if any(self.leaves) else None
+        return {name: observed[name] for name in self.observed}, states
