@@ -1,0 +1,88 @@
+"""Pharmacokinetics and pharmacodynamics as one model."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+
+from qspjax._checks import check_one_of
+from qspjax._model import AbstractDelivered, AbstractModel, Delivery, Units, deliveries_of
+from qspjax._types import Observed, Scalar, State
+from qspjax.models._pd import AbstractResponse
+
+
+class CoupledState(NamedTuple):
+    """The states of the two parts."""
+
+    pk: State
+    pd: State
+
+
+class Coupled(AbstractDelivered):
+    """A pharmacokinetic model and the response it drives.
+
+    $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
+
+    `driver` names the value that drives the response among those that `pk` observes. Dose targets keep their names,
+    parameters and states become `pk.CL`, `pk.central`, `pd.response`. A `Coupled` may be the `pk` of another one.
+
+    Raises:
+        ValueError: If `pk` does not observe `driver`, both parts observe a value of the same name, or state different
+            units of time.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> response = qsp.models.InhibitionOfProduction(kin=10.0, kout=0.5, Imax=0.8, IC50=2.0)
+        >>> patient = qsp.models.Coupled(qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2), response)
+        >>> solution = qsp.simulate(patient, qsp.bolus(300.0, to="depot"), [0.0, 4.0, 48.0])
+        >>> solution.observed["response"].round(2)
+        Array([20.  ,  9.26, 19.15], dtype=float64)
+    """
+
+    pk: AbstractModel
+    pd: AbstractResponse
+    driver: str = eqx.field(static=True)
+
+    # The parts are joined once, here: a check that ran again on a cohort would see parameters of many patients.
+    def __init__(self, pk: AbstractModel, pd: AbstractResponse, driver: str = "concentration") -> None:
+        self.pk = pk
+        self.pd = pd
+        self.driver = driver
+        observed = eqx.filter_eval_shape(lambda: pk.observe(0.0, pk.initial()))
+        check_one_of("driver", driver, observed, "a value that `pk` observes")
+        responses = eqx.filter_eval_shape(lambda C: pd.observe(0.0, pd.initial(), C), observed[driver])
+        both = [name for name in responses if name in observed]
+        if both:
+            raise ValueError(
+                f"Argument `pd` must not observe a name that `pk` observes too, but both observe `{both[0]}`."
+            )
+        if pk.units.time and pd.units.time and pk.units.time != pd.units.time:
+            raise ValueError(
+                f"Argument `pd` must compute in the unit of time of `pk`, `{pk.units.time}`, "
+                f"but computes in `{pd.units.time}`."
+            )
+
+    @property
+    def units(self) -> Units:
+        """The units of both parts."""
+        pk, pd = self.pk.units, self.pd.units
+        states = {f"{part}.{name}": unit for part, u in (("pk", pk), ("pd", pd)) for name, unit in u.states.items()}
+        return Units(pk.time or pd.time, pk.dose, states, {**pk.observed, **pd.observed})
+
+    def initial(self) -> CoupledState:
+        return CoupledState(pk=self.pk.initial(), pd=self.pd.initial())
+
+    def vector_field(self, t: Scalar, y: CoupledState) -> CoupledState:
+        C = self.pk.observe(t, y.pk)[self.driver]
+        return CoupledState(pk=self.pk.vector_field(t, y.pk), pd=self.pd.vector_field(t, y.pd, C))
+
+    def observe(self, t: Scalar, y: CoupledState) -> Observed:
+        observed = self.pk.observe(t, y.pk)
+        return {**observed, **self.pd.observe(t, y.pd, observed[self.driver])}
+
+    def deliveries(self) -> Mapping[str, Delivery]:
+        return {
+            target: dataclasses.replace(delivery, state=f"pk.{delivery.state}")
+            for target, delivery in deliveries_of(self.pk).items()
+        }
