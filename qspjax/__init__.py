@@ -1,0 +1,50 @@
+"""Differentiable quantitative systems pharmacology in JAX."""
+
+from qspjax import _precision as _precision  # isort: skip  (the precision is decided first)
+from qspjax import execute as execute, models as models, population as population, solve as solve
+from qspjax._amount import (
+    AbstractAmount as AbstractAmount,
+    Banded as Banded,
+    Computed as Computed,
+    Limited as Limited,
+    PerSurfaceArea as PerSurfaceArea,
+    Proportional as Proportional,
+    Rounded as Rounded,
+    RoundedUp as RoundedUp,
+)
+from qspjax._cohort import Cohort as Cohort
+from qspjax._distribution import (
+    AbstractDistribution as AbstractDistribution,
+    LogNormal as LogNormal,
+    Normal as Normal,
+    Truncated as Truncated,
+    Uniform as Uniform,
+)
+from qspjax._model import (
+    AbstractDelivered as AbstractDelivered,
+    AbstractModel as AbstractModel,
+    Delivery as Delivery,
+    Units as Units,
+    parameter as parameter,
+)
+from qspjax._names import at as at, names as names
+from qspjax._regimen import Regimen as Regimen, bolus as bolus, infusion as infusion, no_doses as no_doses
+from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
+from qspjax._solution import RESULTS as RESULTS, Solution as Solution
+from qspjax.population import (
+    Allometric as Allometric,
+    Arm as Arm,
+    ByCategory as ByCategory,
+    Categorical as Categorical,
+    Population as Population,
+    Power as Power,
+    Randomised as Randomised,
+    SamePatients as SamePatients,
+    SetBy as SetBy,
+    Trial as Trial,
+    TrialResult as TrialResult,
+    endpoints as endpoints,
+    simulate_trial as simulate_trial,
+    summarise as summarise,
+    summary_text as summary_text,
+)

@@ -1,0 +1,269 @@
+"""Simulate one patient or a cohort: the only place where models, methods and executors meet."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._checks import check_finite, check_increasing, concrete, refuse
+from qspjax._cohort import Cohort
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
+from qspjax._regimen import Regimen
+from qspjax._solution import RESULTS, Labels, Save, Solution
+from qspjax._types import Scalar, State
+from qspjax.execute import AbstractExecutor, Vmap
+from qspjax.solve import AbstractMethod, Diffrax
+from qspjax.solve._timeline import bound_deliveries
+
+
+def simulate(
+    model: AbstractModel,
+    regimen: Regimen,
+    ts: Any,
+    *,
+    initial: State | None = None,
+    t0: Scalar | None = None,
+    save: Sequence[str] | None = None,
+    method: AbstractMethod | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Simulate one patient.
+
+    $$ dy/dt = f(t, y) + \\text{infusions}, \\quad y(t_k^+) = y(t_k^-) + \\text{dose}_k $$
+
+    Every dose, end of an infusion and output is landed on exactly. At a time that equals a dose time the state after
+    the dose is reported. The result can be differentiated, in forward and reverse mode, with respect to everything
+    that is an array: parameters, doses, times, initial state. At an output that coincides with a dose the derivative
+    with respect to the dose's time is one-sided: the dose stays before the output.
+
+    Args:
+        model: The patient.
+        regimen: The doses; `no_doses()` for none.
+        ts: Times to report, shape (times,), not decreasing; trailing inf is padding.
+        initial: The state at `t0`, in the model's own structure; by default `model.initial()`.
+        t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts`.
+        save: Names of observed values and states to keep; by default all.
+        method: How to solve; by default `Diffrax()`, which is Rodas5P at rtol 1e-6 and atol 1e-9, for every model.
+        throw: Raise an error if the solve fails; otherwise read `solution.result`.
+
+    Returns:
+        A `Solution` with `observed[name]` of shape (times,).
+
+    Raises:
+        ValueError: If a dose target, a name or a time is wrong.
+        RuntimeError: If the solve fails and `throw` is true (inside `jit`, jax's own error with the same message).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+        >>> solution = qsp.simulate(patient, qsp.bolus(200.0, to="depot"), [0.0, 2.0, 24.0])
+        >>> solution.observed["concentration"].round(3)
+        Array([0.   , 5.289, 0.66 ], dtype=float64)
+    """
+    if not isinstance(model, AbstractModel):
+        refuse("model", "be a model (an instance of AbstractModel)", f"of type {type(model).__name__}")
+    method = default_method() if method is None else method
+    ts = _times(ts, ndim=1)
+    start = as_state(model, initial)
+    _check(model, regimen, ts, t0, start)
+    if regimen.rules:
+        raise ValueError(
+            "Argument `regimen` must have amounts that are numbers, but some depend on covariates: "
+            "call regimen.prescribe({'WT': 70.0, ...}) first."
+        )
+    patient, labels = _prepare(model, start, save, None, method)
+    observed, states, result, stats, _ = _jitted(
+        patient, model, _padded(regimen), ts, initial, None if t0 is None else jnp.asarray(t0, dtype=float)
+    )
+    solution = _solution(labels, ts, (observed, states, result, stats, None))
+    return _thrown(solution) if throw else solution
+
+
+def simulate_cohort(
+    cohort: Cohort,
+    regimen: Regimen,
+    ts: Any,
+    *,
+    initial: State | None = None,
+    t0: Scalar | None = None,
+    save: Sequence[str] | None = None,
+    reduce: Callable[[Solution], Any] | None = None,
+    method: AbstractMethod | None = None,
+    executor: AbstractExecutor | None = None,
+) -> Solution:
+    """Simulate all patients of a cohort; a patient that fails is reported and changes nothing for the others.
+
+    Args:
+        cohort: The patients. Amounts that depend on covariates are evaluated for each of them.
+        regimen: The doses, the same for all patients or with columns of shape (patients, rows).
+        ts: Times to report, shape (times,) or (patients, times), not decreasing; trailing inf is padding.
+        initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients.
+        t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts` of each patient.
+        save: Names of observed values and states to keep; by default all. `save=()` keeps no trajectories.
+        reduce: A function of one patient's `Solution` (with everything in it), whose results are kept as `reduced`.
+        method: How to solve; by default the same as for one patient.
+        executor: Where to compute; by default `Vmap()`, all at once. `Chunked(1024)` bounds the memory.
+
+    Returns:
+        A `Solution` with `observed[name]` of shape (patients, times), and `result`, `stats` and `failures()`.
+
+    Raises:
+        ValueError: If a dose target, a covariate, a name or a time is wrong.
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> typical = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+        >>> population = qsp.Population(typical, between={"CL": qsp.LogNormal(cv=0.3)})
+        >>> cohort = population.sample(key=jax.random.key(0), size=100)
+        >>> solution = qsp.simulate_cohort(cohort, qsp.bolus(200.0, to="depot"), [0.0, 2.0, 24.0])
+        >>> solution.observed["concentration"].shape, int(solution.failed.sum())
+        ((100, 3), 0)
+    """
+    if not isinstance(cohort, Cohort):
+        refuse("cohort", "be a cohort", f"of type {type(cohort).__name__}")
+    method = default_method() if method is None else method
+    executor = Vmap() if executor is None else executor
+    ts = _times(ts, ndim=None)
+    one = cohort.patient(0)
+    base = as_state(one, None)
+    regimen = _padded(regimen.prescribe(cohort.covariates))
+    _check(one, regimen, ts, t0, base)
+    patient, labels = _prepare(one, base, save, reduce, method)
+
+    parts = [
+        eqx.partition(cohort.model, cohort.axes_mask()),
+        _split(regimen, regimen.ndims(), "regimen", cohort.size),
+        _split(ts, 1, "ts", cohort.size),
+        _split(initial, jax.tree.map(jnp.ndim, base), "initial", cohort.size),
+    ]
+    each, shared = zip(*parts, strict=True)
+    shared = (*shared, None if t0 is None else jnp.asarray(t0, dtype=float))
+    results = executor.map(_Joined(patient), each, shared, size=cohort.size)
+    return _solution(labels, ts, results)
+
+
+def default_method() -> AbstractMethod:
+    """Return the method used where none is given: the one rule, for one patient and for many."""
+    return Diffrax()
+
+
+class _Patient(eqx.Module):
+    """Solve one patient and keep what is wanted; everything static about a call, so that jit can compare it."""
+
+    method: AbstractMethod
+    save: Save = eqx.field(static=True)
+    reduce: Callable[[Solution], Any] | None
+    labels: Labels = eqx.field(static=True)
+
+    def __call__(self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State, t0: Any) -> tuple:
+        if t0 is None:
+            t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
+        states, result, stats = self.method.solve(model, regimen, ts, initial, t0)
+
+        # where the solve did not arrive, observe a harmless state of a constant model: derivatives stay finite
+        failed = result != RESULTS.successful
+        model = jax.tree.map(
+            lambda leaf: jnp.where(failed, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
+            model,
+        )
+        start = as_state(model, initial)
+        arrived = jnp.isfinite(ts)
+        for leaf in jax.tree.leaves(states):
+            arrived &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
+        safe = jax.tree.map(lambda leaf, own: jnp.where(arrived.reshape(-1, *[1] * own.ndim), leaf, own), states, start)
+        seen = jax.vmap(model.observe)(jnp.where(arrived, ts, t0), safe)
+        observed = {name: jnp.where(arrived, value, jnp.nan) for name, value in seen.items()}
+        everything = Solution(ts, observed, states, result, stats, None, self.labels)
+        reduced = None if self.reduce is None else self.reduce(everything)
+        kept_observed, kept_states = self.save.keep(observed, states)
+        return kept_observed, kept_states, result, stats, reduced
+
+
+class _Joined(eqx.Module):
+    """One patient from the parts that vary and the parts that are shared."""
+
+    patient: _Patient
+
+    def __call__(self, each: tuple, shared: tuple) -> tuple:
+        *parts, t0 = shared
+        model, regimen, ts, initial = (eqx.combine(own, common) for own, common in zip(each, parts, strict=True))
+        return self.patient(model, regimen, ts, initial, t0)
+
+
+@eqx.filter_jit
+def _jitted(patient: _Patient, *arguments: Any) -> tuple:
+    return patient(*arguments)
+
+
+def _prepare(
+    model: AbstractModel, start: State, save: Sequence[str] | None, reduce: Any, method: AbstractMethod
+) -> tuple[_Patient, Labels]:
+    names: list[str] = []
+    jax.eval_shape(lambda m, y: names.extend(m.observe(jnp.zeros(()), y)), model, start)
+    kept = Save.of(None if save is None else tuple(save), tuple(names), start)
+    states = state_names(start)
+    described = method.describe()
+    full = Labels(states, states, model.units, described)
+    return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
+
+
+def _solution(labels: Labels, ts: Any, results: tuple) -> Solution:
+    observed, states, result, stats, reduced = results
+    return Solution(ts, observed, states, result, stats, reduced, labels)
+
+
+def _times(ts: Any, *, ndim: int | None) -> jax.Array:
+    ts = jnp.asarray(ts, dtype=float)
+    check_increasing("ts", ts)
+    if ndim is not None and ts.ndim != ndim:
+        refuse("ts", "have shape (times,) for one patient", f"of shape {ts.shape}")
+    return ts
+
+
+def _padded(regimen: Regimen) -> Regimen:
+    """Pad the table to 4, 8, 16, ... rows, so that another regimen seldom compiles again."""
+    return regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+
+
+def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> None:
+    if not isinstance(regimen, Regimen):
+        refuse("regimen", "be a Regimen (from bolus, infusion or no_doses)", f"of type {type(regimen).__name__}")
+    bound_deliveries(model, regimen, state_names(start))
+    start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
+    check_finite("t0", t0)
+    if start_time is not None and first is not None and start_time > first.min():
+        refuse("t0", f"not be after the first of `ts` ({first.min():g})", start_time)
+    if start_time is not None and doses is not None and start_time > doses.min():
+        refuse("t0", f"not be after the first dose ({doses.min():g})", start_time)
+
+
+def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:
+    """Part the leaves with an axis of patients, one more than `ndims`, from those that all patients share."""
+    if tree is None:
+        return None, None
+    tree = jax.tree.map(lambda leaf: leaf if eqx.is_array(leaf) else jnp.asarray(leaf, dtype=float), tree)
+    own = jax.tree.map(lambda leaf, ndim: leaf.ndim > ndim, tree, ndims)
+    each, shared = eqx.partition(tree, own)
+    for leaf in jax.tree.leaves(each):
+        if leaf.shape[0] != size:
+            refuse(argument, f"have one row a patient ({size})", f"of shape {leaf.shape}")
+    return each, shared
+
+
+def _thrown(solution: Solution) -> Solution:
+    failed = concrete(solution.failed)
+    if failed is None:
+        stats = solution.result.error_if(solution.stats, solution.failed)
+        observed, states = solution.result.error_if((solution.observed, solution.states), solution.failed)
+        return eqx.tree_at(
+            lambda s: (s.stats, s.observed, s.states), solution, (stats, observed, states), is_leaf=lambda x: x is None
+        )
+    if failed:
+        (failure,) = solution.failures()
+        raise RuntimeError(
+            f"The simulation failed at time {failure.time:g}, in state `{failure.state}`. {failure.reason}"
+        )
+    return solution

@@ -1,0 +1,372 @@
+"""Endpoints of a trial: one number a patient, computed from the solution of that patient.
+
+Every endpoint is a function of one patient's `Solution`; map it over many with `jax.vmap`, or give it to
+`simulate_cohort(..., reduce=endpoint)`. It works under `jit`, `vmap` and `grad`. What is not defined is NaN: a failed
+patient (its samples are NaN), a time outside the samples, a window without enough of them. `_nca` holds the endpoints
+of noncompartmental analysis (AUC, half-life, trough).
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._checks import check_finite, check_one_of, concrete, refuse
+from qspjax._model import as_parameter
+from qspjax._solution import Solution
+from qspjax._types import Scalar
+
+
+class AbstractEndpoint(eqx.Module):
+    """A number that a trial reports for each patient.
+
+    Example:
+        >>> class Last(AbstractEndpoint):
+        ...     output: str = eqx.field(static=True)
+        ...     def __call__(self, solution):
+        ...         return solution.observed[self.output][-1]
+        >>> response = Responder(Last("free_IgE"), at_most=25.0)
+    """
+
+    @abc.abstractmethod
+    def __call__(self, solution: Solution) -> Scalar:
+        """Return the endpoint of one patient, a number without dimensions; NaN where it is not defined.
+
+        Args:
+            solution: The solution of one patient, with `ts` and each of `observed` of shape (times,).
+
+        Raises:
+            ValueError: If the solution has no such output, or is not that of one patient.
+        """
+
+
+def as_window(window: Any) -> Any:
+    """Store a pair of times as two arrays; leave None and placeholders alone."""
+    return tuple(as_parameter(time) for time in window) if isinstance(window, (tuple, list)) else window
+
+
+def check_window(argument: str, window: Any) -> None:
+    """Check that a window is two times in order; None passes."""
+    if isinstance(window, tuple):
+        times = [concrete(time) for time in window]
+        known = all(time is not None for time in times)
+        if len(window) != 2 or (known and not (times[0] < times[1]).all()):
+            refuse(argument, "be two times, start before end", tuple(t if t is None else t.tolist() for t in times))
+
+
+class Value(AbstractEndpoint):
+    """The value at a time, linear between samples.
+
+    $$ c(t_i) + \\frac{t - t_i}{t_{i+1} - t_i} (c(t_{i+1}) - c(t_i)) $$
+
+    Exact at a sample, NaN before the first and after the last. At the time of a dose it is the value after the dose, so
+    the trough of something that jumps is `Trough`.
+
+    Attributes:
+        output: Name of the observed value.
+        at: Time, in the unit of the solution.
+    """
+
+    output: str = eqx.field(static=True)
+    at: Scalar = eqx.field(converter=as_parameter)
+
+    def __check_init__(self) -> None:
+        check_finite("at", self.at)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        return value_at(samples_of(solution, self.output), self.at)
+
+
+class ChangeFromBaseline(AbstractEndpoint):
+    """The change since baseline, c(at) - c(baseline).
+
+    Attributes:
+        output: Name of the observed value.
+        at: Time, in the unit of the solution.
+        baseline: Time of the baseline; the first dose may be there, since it changes no response at once.
+    """
+
+    output: str = eqx.field(static=True)
+    at: Scalar = eqx.field(converter=as_parameter)
+    baseline: Scalar = eqx.field(converter=as_parameter, default=0.0)
+
+    def __check_init__(self) -> None:
+        check_finite("at", self.at)
+        check_finite("baseline", self.baseline)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        samples = samples_of(solution, self.output)
+        return value_at(samples, self.at) - value_at(samples, self.baseline)
+
+
+class RelativeChange(AbstractEndpoint):
+    """The change since baseline as a fraction of the baseline, c(at) / c(baseline) - 1.
+
+    -0.9 is a suppression of 90 %. NaN where the baseline is zero.
+
+    Attributes:
+        output: Name of the observed value.
+        at: Time, in the unit of the solution.
+        baseline: Time of the baseline.
+    """
+
+    output: str = eqx.field(static=True)
+    at: Scalar = eqx.field(converter=as_parameter)
+    baseline: Scalar = eqx.field(converter=as_parameter, default=0.0)
+
+    def __check_init__(self) -> None:
+        check_finite("at", self.at)
+        check_finite("baseline", self.baseline)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        samples = samples_of(solution, self.output)
+        before = value_at(samples, self.baseline)
+        return ratio(value_at(samples, self.at) - before, before)
+
+
+class Cmax(AbstractEndpoint):
+    """The largest sample, max c(t_i).
+
+    Attributes:
+        output: Name of the observed value.
+        between: First and last time to look at, both included; None for all. Where the output jumps at a dose, end the
+            window before the next dose, whose peak is otherwise in it.
+    """
+
+    output: str = eqx.field(static=True)
+    between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
+
+    def __check_init__(self) -> None:
+        check_window("between", self.between)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        samples = samples_of(solution, self.output)
+        chosen = inside(samples, self.between)
+        return jnp.where(chosen.any(), jnp.max(jnp.where(chosen, samples.values, -jnp.inf)), jnp.nan)
+
+
+class Cmin(AbstractEndpoint):
+    """The smallest sample, min c(t_i).
+
+    Attributes:
+        output: Name of the observed value.
+        between: First and last time to look at, both included; None for all.
+    """
+
+    output: str = eqx.field(static=True)
+    between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
+
+    def __check_init__(self) -> None:
+        check_window("between", self.between)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        samples = samples_of(solution, self.output)
+        chosen = inside(samples, self.between)
+        return jnp.where(chosen.any(), jnp.min(jnp.where(chosen, samples.values, jnp.inf)), jnp.nan)
+
+
+class Tmax(AbstractEndpoint):
+    """The time of the largest sample, the first of several; it is as fine as the sampling, and has no derivative.
+
+    Attributes:
+        output: Name of the observed value.
+        between: First and last time to look at, both included, as in `Cmax`; None for all. The time returned counts
+            from the origin of the solution, not from the start of the window.
+    """
+
+    output: str = eqx.field(static=True)
+    between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
+
+    def __check_init__(self) -> None:
+        check_window("between", self.between)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        samples = samples_of(solution, self.output)
+        chosen = inside(samples, self.between)
+        defined = chosen.any() & ~jnp.any(chosen & jnp.isnan(samples.values))
+        return jnp.where(defined, samples.times[jnp.argmax(jnp.where(chosen, samples.values, -jnp.inf))], jnp.nan)
+
+
+class TimeAbove(AbstractEndpoint):
+    """The time that an output spends above a threshold, crossings linear between samples.
+
+    The error of a crossing is of second order in the sample spacing. NaN if the samples do not cover the window.
+
+    Attributes:
+        output: Name of the observed value.
+        threshold: In the unit of the output.
+        between: Start and end of the window; None for the whole observed range.
+    """
+
+    output: str = eqx.field(static=True)
+    threshold: Scalar = eqx.field(converter=as_parameter)
+    between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
+
+    def __check_init__(self) -> None:
+        check_finite("threshold", self.threshold)
+        check_window("between", self.between)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        parts = segments(samples_of(solution, self.output), self.between)
+        return _time_positive(parts, parts.first - self.threshold, parts.last - self.threshold)
+
+
+class TimeBelow(AbstractEndpoint):
+    """The time that an output spends below a threshold, crossings linear between samples.
+
+    The error of a crossing is of second order in the sample spacing. NaN if the samples do not cover the window.
+
+    Attributes:
+        output: Name of the observed value.
+        threshold: In the unit of the output.
+        between: Start and end of the window; None for the whole observed range.
+    """
+
+    output: str = eqx.field(static=True)
+    threshold: Scalar = eqx.field(converter=as_parameter)
+    between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
+
+    def __check_init__(self) -> None:
+        check_finite("threshold", self.threshold)
+        check_window("between", self.between)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        parts = segments(samples_of(solution, self.output), self.between)
+        return _time_positive(parts, self.threshold - parts.first, self.threshold - parts.last)
+
+
+class Responder(AbstractEndpoint):
+    """1 for a patient whose endpoint meets a threshold, else 0; NaN where the endpoint is. It has no derivative.
+
+    Its mean over patients is the fraction of responders.
+
+    Attributes:
+        endpoint: The endpoint to judge.
+        at_most: Largest value of a responder, in the unit of the endpoint. Give exactly one of the two.
+        at_least: Smallest value of a responder.
+
+    Example:
+        >>> suppressed = Responder(Value("free_IgE", at=112.0), at_most=25.0)
+    """
+
+    endpoint: AbstractEndpoint
+    at_most: Scalar | None = eqx.field(converter=as_parameter, default=None, kw_only=True)
+    at_least: Scalar | None = eqx.field(converter=as_parameter, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(
+                "Exactly one of the arguments `at_most` and `at_least` must be given, but "
+                + ("none is." if self.at_most is None else "both are.")
+            )
+        check_finite("at_most" if self.at_least is None else "at_least", self._bound())
+
+    def __call__(self, solution: Solution) -> Scalar:
+        value = jnp.asarray(self.endpoint(solution))
+        met = value <= self._bound() if self.at_least is None else value >= self._bound()
+        return jnp.where(jnp.isnan(value), jnp.nan, met.astype(value.dtype))
+
+    def _bound(self) -> Any:
+        return self.at_most if self.at_least is None else self.at_least
+
+
+class Samples(NamedTuple):
+    """The samples of one output of one patient; what was padding repeats the last sample."""
+
+    times: Array
+    values: Array
+    real: Array
+    rounding: Array
+
+
+def samples_of(solution: Solution, output: str) -> Samples:
+    """Take the samples of an output from the solution of one patient, with padding replaced."""
+    check_one_of("output", output, solution.observed, "an observed value")
+    ts, values = jnp.asarray(solution.ts), jnp.asarray(solution.observed[output])
+    if ts.ndim != 1 or values.shape != ts.shape:
+        refuse("solution", "be that of one patient (use `jax.vmap` for many)", f"of shape {values.shape}")
+    real = jnp.isfinite(ts)
+    last = jnp.maximum(jnp.sum(real) - 1, 0)
+    times = jnp.where(real, ts, jnp.where(real[0], ts[last], 0.0))
+    values = jnp.where(real, values, jnp.where(real[0], values[last], jnp.nan))
+    rounding = 16.0 * jnp.finfo(ts.dtype).eps * jnp.max(jnp.abs(times))
+    return Samples(times, values, real, rounding)
+
+
+def value_at(samples: Samples, at: Scalar) -> Array:
+    """Interpolate linearly; exact at a sample (the last of equal times), NaN outside the samples."""
+    times, values, _, rounding = samples
+    within = (at >= times[0] - rounding) & (at <= times[-1] + rounding)
+    at = jnp.clip(at, times[0], times[-1])
+    left = jnp.maximum(jnp.sum(times <= at) - 1, 0)
+    right = jnp.minimum(left + 1, times.size - 1)
+    span = times[right] - times[left]
+    weight = (at - times[left]) / jnp.where(span > 0, span, 1.0)
+    after = jnp.where((weight > 0) | jnp.isfinite(values[right]), values[right], values[left])
+    return jnp.where(within, values[left] + weight * (after - values[left]), jnp.nan)
+
+
+def inside(samples: Samples, between: tuple[Scalar, Scalar] | None) -> Array:
+    """Return which samples are real and in the window, ends included (all real ones for None)."""
+    if between is None:
+        return samples.real
+    times, rounding = samples.times, samples.rounding
+    return samples.real & (times >= between[0] - rounding) & (times <= between[1] + rounding)
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Divide, with NaN (and no NaN in the gradient) where the denominator is zero or either is NaN."""
+    defined = ~jnp.isnan(numerator) & (jnp.abs(denominator) > 0)
+    quotient = jnp.where(defined, numerator, 0.0) / jnp.where(defined, denominator, 1.0)
+    return jnp.where(defined, quotient, jnp.nan)
+
+
+class Segments(NamedTuple):
+    """The pieces between neighbouring samples, cut to a window; those outside it have width 0 and harmless values.
+
+    `width` is the length of the part in the window, which runs from fraction `start` to fraction `end` of the piece;
+    `first` and `last` are the values at the two samples.
+    """
+
+    width: Array
+    start: Array
+    end: Array
+    first: Array
+    last: Array
+    covered: Array
+
+    def total(self, parts: Array) -> Array:
+        """Add up a quantity of every piece; NaN if the samples do not cover the window."""
+        return jnp.where(self.covered, jnp.sum(parts), jnp.nan)
+
+
+def segments(samples: Samples, between: tuple[Scalar, Scalar] | None) -> Segments:
+    """Cut the range between the samples to a window (the whole range for None)."""
+    times, values, _, rounding = samples
+    begin, stop = (times[0], times[-1]) if between is None else between
+    left, right = times[:-1], times[1:]
+    start = jnp.where(left > begin, left, begin)
+    end = jnp.where(right < stop, right, stop)
+    used = end > start
+    span = jnp.where(used, right - left, 1.0)
+    return Segments(
+        width=jnp.where(used, end - start, 0.0),
+        start=jnp.where(used, (start - left) / span, 0.0),
+        end=jnp.where(used, (end - left) / span, 1.0),
+        first=jnp.where(used, values[:-1], 1.0),
+        last=jnp.where(used, values[1:], 1.0),
+        covered=(stop > begin) & (begin >= times[0] - rounding) & (stop <= times[-1] + rounding),
+    )
+
+
+def _time_positive(parts: Segments, first: Array, last: Array) -> Array:
+    at_start = first + parts.start * (last - first)
+    at_end = first + parts.end * (last - first)
+    crosses = (at_start > 0) != (at_end > 0)
+    positive = jnp.maximum(at_start, 0.0) + jnp.maximum(at_end, 0.0)
+    share = positive / jnp.where(crosses, jnp.abs(at_start) + jnp.abs(at_end), 1.0)
+    whole = (at_start + at_end > 0).astype(share.dtype)
+    share = jnp.where(crosses, share, whole)
+    return parts.total(parts.width * jnp.where(jnp.isnan(first + last), jnp.nan, share))

@@ -1,0 +1,97 @@
+"""Tables of a trial: the median and the spread of patients first, the mean with its own interval after it."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from qspjax.population._endpoints import Responder
+from qspjax.population._trial import TrialResult
+
+
+class Row(NamedTuple):
+    """One endpoint in one arm.
+
+    `median`, `p5` and `p95` describe the patients; `mean_low` and `mean_high` are the 95 % confidence interval of the
+    mean (for a responder endpoint `mean` is the share, with Wilson's interval). `undefined` counts patients who did
+    not fail but have no value.
+    """
+
+    endpoint: str
+    arm: str
+    patients: int
+    failed: int
+    undefined: int
+    median: float
+    p5: float
+    p95: float
+    mean: float
+    mean_low: float
+    mean_high: float
+    responder: bool
+
+
+def summarise(result: TrialResult) -> list[Row]:
+    """Summarise every endpoint in every arm.
+
+    Reference: Wilson, J Am Stat Assoc 1927;22:209, doi:10.1080/01621459.1927.10502953 (interval of a share).
+    """
+    rows = []
+    for name, endpoint in zip(result.trial.endpoint_names, result.trial.endpoints, strict=True):
+        for arm in result.arms:
+            values = np.asarray(arm.endpoints[name])
+            failed = int(np.asarray(arm.solution.failed).sum())
+            found = values[np.isfinite(values)]
+            share = isinstance(endpoint, Responder)
+            p5, median, p95 = np.percentile(found, [5, 50, 95]) if found.size else [math.nan] * 3
+            low, high = _share_interval(found) if share else _mean_interval(found)
+            mean = found.mean() if found.size else math.nan
+            undefined = values.size - found.size - failed
+            rows.append(Row(name, arm.name, values.size, failed, undefined, median, p5, p95, mean, low, high, share))
+    return rows
+
+
+def summary_text(result: TrialResult) -> str:
+    """Return the summary of a trial as text: a block an endpoint, a line an arm."""
+    rows = summarise(result)
+    width = max([len("arm"), *(len(arm.name) for arm in result.arms)]) + 2
+    lines = [
+        f"{arm.name:<{width}}{arm.members.size} patients, {int(np.asarray(arm.solution.failed).sum())} failed"
+        for arm in result.arms
+    ]
+    for name in result.trial.endpoint_names:
+        own = [row for row in rows if row.endpoint == name]
+        if own[0].responder:
+            lines += ["", name, f"{'':<{width}}{'share':>8}   95 % confidence interval of the share"]
+            lines += [
+                f"{row.arm:<{width}}{100 * row.mean:6.1f} %   {100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %"
+                for row in own
+            ]
+            continue
+        head = f"{'median':>10}   {'5th to 95th percentile of patients':<36}mean (95 % confidence interval of the mean)"
+        lines += ["", name, f"{'':<{width}}{head}"]
+        for row in own:
+            spread = f"{_number(row.p5)} to {_number(row.p95)}"
+            mean = f"{_number(row.mean)} ({_number(row.mean_low)} to {_number(row.mean_high)})"
+            note = f"   {row.undefined} undefined" if row.undefined else ""
+            lines.append(f"{row.arm:<{width}}{_number(row.median):>10}   {spread:<36}{mean}{note}")
+    return "\n".join(lines) + "\n"
+
+
+def _number(x: float) -> str:
+    return "-" if math.isnan(x) else f"{x:.4g}"
+
+
+def _mean_interval(found: np.ndarray) -> tuple[float, float]:
+    if found.size < 2:
+        return math.nan, math.nan
+    half = stats.t.ppf(0.975, found.size - 1) * found.std(ddof=1) / math.sqrt(found.size)
+    return found.mean() - half, found.mean() + half
+
+
+def _share_interval(found: np.ndarray) -> tuple[float, float]:
+    if not found.size:
+        return math.nan, math.nan
+    interval = stats.binomtest(int(found.sum()), found.size).proportion_ci(0.95, method="wilson")
+    return interval.low, interval.high

@@ -1,0 +1,193 @@
+"""A virtual trial: arms, patients and endpoints."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_above, refuse
+from qspjax._cohort import Cohort
+from qspjax._regimen import Regimen
+from qspjax._simulate import simulate_cohort
+from qspjax._solution import Solution
+from qspjax._types import Key, Times
+from qspjax.execute import AbstractExecutor
+from qspjax.population._endpoints import AbstractEndpoint
+from qspjax.solve import AbstractMethod
+
+
+class Arm(eqx.Module):
+    """An arm of a trial: a name and a regimen."""
+
+    name: str = eqx.field(static=True)
+    regimen: Regimen
+
+
+class AbstractAllocation(eqx.Module):
+    """Which patients are in which arm."""
+
+    @abc.abstractmethod
+    def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
+        """Return the numbers of the patients in each arm."""
+
+
+class SamePatients(AbstractAllocation):
+    """Every patient is in every arm: the difference between arms is the treatment alone."""
+
+    def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
+        del key
+        return [np.arange(size)] * arms
+
+
+class Randomised(AbstractAllocation):
+    """Each patient is in one arm, by random permutation, in the given ratio (1:1:... by default)."""
+
+    ratio: tuple[int, ...] | None = eqx.field(default=None, static=True)
+
+    def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
+        if key is None:
+            raise ValueError("Argument `key` must be given to randomise patients, but is None.")
+        ratio = self.ratio or (1,) * arms
+        if len(ratio) != arms:
+            refuse("ratio", f"have one number an arm ({arms})", ratio)
+        edges = np.round(np.cumsum((0, *ratio)) / sum(ratio) * size).astype(int)
+        shuffled = np.asarray(jax.random.permutation(key, size))
+        return [np.sort(shuffled[first:last]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+
+
+class Trial(eqx.Module):
+    """A trial protocol: arms, times, endpoints, and who is in which arm.
+
+    Attributes:
+        arms: The arms, with different names.
+        ts: Times at which patients are observed, shape (times,).
+        endpoints: By name.
+        allocation: `SamePatients()` (common random numbers) or `Randomised()`.
+    """
+
+    arms: tuple[Arm, ...]
+    ts: Times
+    endpoints: tuple[AbstractEndpoint, ...]
+    endpoint_names: tuple[str, ...] = eqx.field(static=True)
+    allocation: AbstractAllocation
+
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        ts: Any,
+        *,
+        endpoints: Mapping[str, AbstractEndpoint] | None = None,
+        allocation: AbstractAllocation | None = None,
+    ):
+        """Collect the parts; `allocation` is `SamePatients()` unless given."""
+        self.arms = tuple(arms)
+        self.ts = jnp.asarray(ts, dtype=float)
+        self.endpoints = tuple((endpoints or {}).values())
+        self.endpoint_names = tuple(endpoints or {})
+        self.allocation = SamePatients() if allocation is None else allocation
+
+    def __check_init__(self) -> None:
+        arm_names = [arm.name for arm in self.arms]
+        check_above("arms", len(arm_names), 0)
+        if len(set(arm_names)) != len(arm_names):
+            refuse("arms", "have different names", ", ".join(arm_names))
+
+
+class ArmResult(eqx.Module):
+    """What happened in one arm.
+
+    Attributes:
+        name: The arm.
+        members: Numbers of its patients in the cohort, shape (patients,).
+        solution: The simulation of its patients.
+        endpoints: By name, shape (patients,); NaN where a patient failed or the endpoint is not defined.
+    """
+
+    name: str = eqx.field(static=True)
+    members: np.ndarray
+    solution: Solution
+    endpoints: dict[str, Any]
+
+
+class TrialResult(eqx.Module):
+    """A trial that was run: the protocol, the patients, and one result an arm."""
+
+    trial: Trial
+    cohort: Cohort
+    arms: tuple[ArmResult, ...]
+
+    def arm(self, name: str) -> ArmResult:
+        """Return the result of the arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def simulate_trial(
+    trial: Trial,
+    cohort: Cohort,
+    *,
+    key: Key | None = None,
+    save: Sequence[str] | None = None,
+    method: AbstractMethod | None = None,
+    executor: Callable[[str], AbstractExecutor] | AbstractExecutor | None = None,
+) -> TrialResult:
+    """Run a virtual trial.
+
+    Args:
+        trial: The protocol.
+        cohort: The patients of all arms.
+        key: For a randomised trial.
+        save: Names of observed values and states to keep; by default all.
+        method: As in `simulate`.
+        executor: As in `simulate_cohort`, or a function that returns the executor for the arm of a given name.
+
+    Returns:
+        A `TrialResult` with one `ArmResult` an arm; `summarise` and `summary_text` turn it into tables.
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> population = qsp.Population(
+        ...     qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2), between={"CL": qsp.LogNormal(cv=0.3)}
+        ... )
+        >>> trial = qsp.Trial(
+        ...     [qsp.Arm("100 mg", qsp.bolus(100.0, to="depot")), qsp.Arm("200 mg", qsp.bolus(200.0, to="depot"))],
+        ...     ts=[0.0, 1.0, 2.0, 4.0, 8.0, 24.0],
+        ...     endpoints={"Cmax": qsp.endpoints.Cmax("concentration")},
+        ... )
+        >>> result = qsp.simulate_trial(trial, population.sample(key=jax.random.key(1), size=50))
+        >>> bool((result.arm("200 mg").endpoints["Cmax"] > result.arm("100 mg").endpoints["Cmax"]).all())
+        True
+    """
+    rows = max(arm.regimen.rows for arm in trial.arms)
+    groups = trial.allocation.members(cohort.size, len(trial.arms), key=key)
+    results = []
+    for arm, members in zip(trial.arms, groups, strict=True):
+        everyone = members.size == cohort.size
+        solution = simulate_cohort(
+            cohort if everyone else cohort.take(members),
+            arm.regimen.padded(rows),
+            trial.ts,
+            save=save,
+            reduce=_Endpoints(trial.endpoint_names, trial.endpoints),
+            method=method,
+            executor=executor if executor is None or isinstance(executor, AbstractExecutor) else executor(arm.name),
+        )
+        endpoints = {name: solution.reduced[name] for name in trial.endpoint_names}
+        solution = eqx.tree_at(lambda s: s.reduced, solution, None, is_leaf=lambda x: x is None)
+        results.append(ArmResult(arm.name, members, solution, endpoints))
+    return TrialResult(trial, cohort, tuple(results))
+
+
+class _Endpoints(eqx.Module):
+    names: tuple[str, ...] = eqx.field(static=True)
+    endpoints: tuple[AbstractEndpoint, ...]
+
+    def __call__(self, solution: Solution) -> dict[str, Any]:
+        fine = ~solution.failed
+        return {
+            name: jnp.where(fine, endpoint(solution), jnp.nan)
+            for name, endpoint in zip(self.names, self.endpoints, strict=True)
+        }

@@ -1,0 +1,187 @@
+"""The adaptive loop: one patient from boundary to boundary, in one flat `while_loop`.
+
+Every iteration is one attempted step. The step lands on the next boundary (dose, end of an infusion, output) or takes
+the size that the error control allows; a clipped step does not shrink the next one. Because there is no inner loop, a
+patient in a batch never waits for another one's dose interval, only for the slowest patient at the end.
+"""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax.solve._timeline import Timeline
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL = range(4)
+"""Codes of the loop, in the order of `solve._diffrax.CODES`."""
+
+
+class Stepper(eqx.Module):
+    """One step of a diffrax solver for a flat state, with a constant rate (the running infusions) added.
+
+    Attributes:
+        solver: The diffrax solver.
+        term: The vector field over flat states, `f(t, y, model)`.
+    """
+
+    solver: diffrax.AbstractSolver
+    term: diffrax.ODETerm
+
+    def __call__(self, model: Any, t0: Any, t1: Any, y: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        """Return y at t1, the error estimate, and whether the solver itself is content."""
+        args = (model, rate)
+        state = self.solver.init(self.term, t0, t1, y, args)
+        y1, error, _, _, result = self.solver.step(self.term, t0, t1, y, args, state, made_jump=True)
+        return y1, error, result == diffrax.RESULTS.successful
+
+    def slope(self, model: Any, t: Any, y: jax.Array, rate: jax.Array) -> jax.Array:
+        """Return dy/dt."""
+        return self.term.vf(t, y, (model, rate))
+
+
+class Tolerance(NamedTuple):
+    """Error control: a step is accepted where the root mean square of error / (atol + rtol |y|) is at most 1."""
+
+    rtol: Any
+    atol: Any
+    order: int
+
+    def ratio(self, error: jax.Array, y0: jax.Array, y1: jax.Array) -> jax.Array:
+        """Return each state's error over its tolerance."""
+        return jnp.abs(error) / (self.atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1)))
+
+    def first_step(self, y: jax.Array, slope: jax.Array) -> jax.Array:
+        """Return a safe step after a jump: 1 % of the time in which the state would change by itself.
+
+        Reference: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4.
+        """
+        scale = self.atol + self.rtol * jnp.abs(y)
+        size, speed = _rms(y / scale), _rms(slope / scale)
+        return jnp.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
+
+    def factor(self, ratio: jax.Array) -> jax.Array:
+        """Return the factor for the next step, after an accepted step (ratio <= 1) or a rejected one.
+
+        The elementary controller: a step that lands on an output says little about the one before it, and the
+        proportional-integral controller took half as many steps again on repeated doses with dense outputs.
+        """
+        return jnp.clip(SAFETY * jnp.maximum(ratio, 1e-10) ** (-1.0 / self.order), SHRINK, GROW)
+
+
+class Progress(NamedTuple):
+    """Where one patient stands."""
+
+    t: jax.Array
+    y: jax.Array
+    rate: jax.Array
+    running: jax.Array
+    boundary: jax.Array
+    h: jax.Array
+    fresh: jax.Array
+    code: jax.Array
+    culprit: jax.Array
+    accepted: jax.Array
+    rejected: jax.Array
+    outputs: jax.Array
+    record: jax.Array
+
+
+def arrive(timeline: Timeline, boundary: Any, y: jax.Array, rate: jax.Array, running: jax.Array) -> tuple:
+    """Apply the dose at a boundary: a jump of the state, or a change of the rate. A rate that stops is exactly zero."""
+    here = jnp.arange(y.size) == timeline.state[boundary]
+    running = running + jnp.where(here, timeline.running[boundary], 0)
+    changed = jnp.where(running == 0, 0.0, rate + timeline.rate[boundary])
+    return y + jnp.where(here, timeline.jump[boundary], 0.0), jnp.where(here, changed, rate), running
+
+
+def integrate(
+    stepper: Stepper,
+    tolerance: Tolerance,
+    model: Any,
+    timeline: Timeline,
+    y0: jax.Array,
+    t0: jax.Array,
+    *,
+    outputs: int,
+    max_steps: int,
+    record: bool,
+) -> Progress:
+    """Integrate one patient; with `record`, keep the accepted step sizes (inf where a step landed on a boundary)."""
+    boundaries = timeline.time.shape[0]
+    span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
+
+    def due(boundary: Any) -> jax.Array:
+        return jnp.where(boundary < boundaries, timeline.time[jnp.minimum(boundary, boundaries - 1)], jnp.inf)
+
+    def unfinished(now: Progress) -> jax.Array:
+        return (now.code == SUCCESS) & jnp.isfinite(due(now.boundary))
+
+    def advance(now: Progress) -> Progress:
+        wanted = jnp.where(now.fresh, tolerance.first_step(now.y, stepper.slope(model, now.t, now.y, now.rate)), now.h)
+        remaining = due(now.boundary) - now.t
+        lands = wanted >= remaining * (1.0 - 1e-12)
+        h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
+        t = jnp.where(lands, due(now.boundary), now.t + h)
+        y, error, content = stepper(model, now.t, t, now.y, now.rate)
+        ratios = tolerance.ratio(error, now.y, y)
+        ratio = _rms(ratios)
+        finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(ratio) & content
+        good = finite & (ratio <= 1.0)
+        factor = jnp.where(finite, tolerance.factor(ratio), SHRINK)
+        clipped = lands & (h < 0.5 * wanted)
+        following = jnp.where(good & clipped, jnp.maximum(wanted, h * factor), h * factor)
+
+        landed = good & lands
+        dosed, rate, running = arrive(timeline, now.boundary, y, now.rate, now.running)
+        jumped = landed & (timeline.output[now.boundary] == outputs)
+        y = jnp.where(good, jnp.where(landed, dosed, y), now.y)
+        t = jnp.where(good, t, now.t)
+        too_small = ~good & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * span))
+        too_many = now.accepted + now.rejected + 1 >= max_steps
+        code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
+        wrong = jnp.where(jnp.all(jnp.isfinite(ratios)), ratios, jnp.where(jnp.isfinite(ratios), 0.0, 1.0))
+        slot = jnp.where(landed, timeline.output[now.boundary], outputs)
+        return Progress(
+            t=t,
+            y=y,
+            rate=jnp.where(landed, rate, now.rate),
+            running=jnp.where(landed, running, now.running),
+            boundary=now.boundary + landed,
+            h=following,
+            fresh=jumped,
+            code=code,
+            culprit=jnp.where(code == SUCCESS, now.culprit, jnp.argmax(wrong)),
+            accepted=now.accepted + good,
+            rejected=now.rejected + ~good,
+            outputs=now.outputs.at[slot].set(y, mode="drop"),
+            record=now.record.at[jnp.where(good, now.accepted, max_steps)].set(
+                jnp.where(lands, jnp.inf, h), mode="drop"
+            )
+            if record
+            else now.record,
+        )
+
+    zero = jnp.zeros((), dtype=int)
+    start = Progress(
+        t=t0,
+        y=y0,
+        rate=jnp.zeros_like(y0),
+        running=jnp.zeros(y0.shape, dtype=int),
+        boundary=zero,
+        h=jnp.ones_like(t0),
+        fresh=jnp.ones((), dtype=bool),
+        code=zero,
+        culprit=zero,
+        accepted=zero,
+        rejected=zero,
+        outputs=jnp.full((outputs, y0.size), jnp.nan, y0.dtype),
+        record=jnp.zeros((max_steps if record else 0,), y0.dtype),
+    )
+    return jax.lax.while_loop(unfinished, advance, start)
+
+
+def _rms(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(x * x))

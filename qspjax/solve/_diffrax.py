@@ -1,0 +1,191 @@
+"""Solvers of diffrax for dosed models: exact stops, failures as data, derivatives in both modes.
+
+diffrax brings the steps of its solvers; the loop around them is ours, because a dose is a jump of the state and
+`diffeqsolve` has none.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax.flatten_util import ravel_pytree
+
+from qspjax._checks import check_above, refuse
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
+from qspjax._regimen import Regimen
+from qspjax._solution import RESULTS
+from qspjax._types import Scalar, State
+from qspjax.solve._adaptive import SUCCESS, Progress, Stepper, Tolerance, integrate
+from qspjax.solve._method import AbstractMethod, Trajectory
+from qspjax.solve._replay import replay
+from qspjax.solve._rodas5p import Rodas5P
+from qspjax.solve._timeline import Timeline, timeline
+
+CODES = (RESULTS.successful, RESULTS.max_steps_reached, RESULTS.state_nonfinite, RESULTS.step_too_small)
+"""Results in the order of the codes of the adaptive loop."""
+
+
+class Diffrax(AbstractMethod):
+    """Solve with an adaptive solver of diffrax, or our `Rodas5P`, one loop over the steps of each patient.
+
+    Derivatives are those of the steps that were taken: with respect to parameters, initial state, dose amounts and
+    every moving boundary, in forward and reverse mode and of higher order. Step sizes count as constants.
+
+    Args:
+        solver: A diffrax solver with an error estimate. `Rodas5P()` suits stiff and smooth models alike;
+            `diffrax.Tsit5()` and `diffrax.Dopri8()` only models that are not stiff; an implicit solver of diffrax
+            (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance, in the units of the states.
+        max_steps: Most steps a patient may take, rejected ones included. The memory of a derivative grows with it,
+            by 8 bytes a step and patient.
+
+    Raises:
+        ValueError: If a tolerance is not positive, or the solver has no error estimate.
+    """
+
+    solver: diffrax.AbstractSolver = Rodas5P()
+    rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    max_steps: int = eqx.field(default=16384, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_above("rtol", self.rtol, 0.0)
+        check_above("atol", self.atol, 0.0)
+        check_above("max_steps", self.max_steps, 0)
+        if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
+            refuse("solver", "be a diffrax solver with an error estimate", type(self.solver).__name__)
+
+    def solve(
+        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        states, now = _solve(model, regimen, ts, initial, jnp.asarray(t0, ts.dtype), method=self)
+        code = CODES[0]
+        for number, item in enumerate(CODES[1:], start=1):
+            code = RESULTS.where(now.code == number, item, code)
+        stats = {
+            "steps": now.accepted + now.rejected,
+            "rejected": now.rejected,
+            "last_time": now.t,
+            "culprit": now.culprit,
+        }
+        return Trajectory(states, code, stats)
+
+    def describe(self) -> str:
+        return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+class _Patient(NamedTuple):
+    """What the loop needs of one patient: flat state, boundaries and the step over flat states."""
+
+    y0: jax.Array
+    unravel: Callable[[jax.Array], State]
+    lines: Timeline
+    stepper: Stepper
+
+
+def _flatten(method: Diffrax, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None) -> _Patient:
+    start = as_state(model, initial)
+    y0, unravel = ravel_pytree(start)
+    structure = jax.tree.structure(start)
+
+    def field(t: Any, y: jax.Array, args: tuple) -> jax.Array:
+        model, rate = args
+        slope = model.vector_field(t, unravel(y))
+        if jax.tree.structure(slope) != structure:
+            raise ValueError(
+                "The vector field of the model must return dy/dt with the structure of its state "
+                f"({structure}), but returns {jax.tree.structure(slope)}."
+            )
+        leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
+        return ravel_pytree(leaves)[0] + rate
+
+    solver = method.solver
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        newton = optx.Newton(rtol=method.rtol, atol=method.atol)
+        solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)
+    lines = timeline(model, regimen, ts, state_names(start))
+    return _Patient(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
+
+
+@eqx.filter_custom_jvp
+def _solve(
+    model: AbstractModel,
+    regimen: Regimen,
+    ts: jax.Array,
+    initial: State | None,
+    t0: jax.Array,
+    *,
+    method: Diffrax,
+) -> tuple[State, Progress]:
+    return _integrate(model, regimen, ts, initial, t0, method=method, record=False)
+
+
+@_solve.def_jvp
+def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
+    states, now = _integrate(*_frozen(primals), method=method, record=True)
+
+    def repeat(model: Any, regimen: Regimen, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
+        one = _flatten(_compact(method), model, regimen, ts, initial)
+        kept = replay(
+            one.stepper, model, one.lines, one.y0, t0, record=now.record, accepted=now.accepted, outputs=ts.size
+        )
+        return jax.vmap(one.unravel)(kept)
+
+    # a failed patient contributes a zero derivative: masked at both ends, so that its NaN meets no cotangent
+    fine = now.code == SUCCESS
+    tangents = _masked(tangents, fine)
+    _, moved = eqx.filter_jvp(repeat, primals, tangents)
+    now = _summary(now)
+    return (states, now), (_masked(moved, fine), jax.tree.map(lambda _: None, now))
+
+
+def _integrate(
+    model: AbstractModel,
+    regimen: Regimen,
+    ts: jax.Array,
+    initial: State | None,
+    t0: jax.Array,
+    *,
+    method: Diffrax,
+    record: bool,
+) -> tuple[State, Progress]:
+    one = _flatten(method, model, regimen, ts, initial)
+    tolerance = Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term))
+    now = integrate(
+        one.stepper,
+        tolerance,
+        model,
+        one.lines,
+        one.y0,
+        t0,
+        outputs=ts.size,
+        max_steps=method.max_steps,
+        record=record,
+    )
+    return jax.vmap(one.unravel)(now.outputs), now if record else _summary(now)
+
+
+def _compact(method: Diffrax) -> Diffrax:
+    """Loop over the stages where they are differentiated: half the compile time, and no slower."""
+    solver = Rodas5P(unrolled=False) if isinstance(method.solver, Rodas5P) else method.solver
+    return eqx.tree_at(lambda m: m.solver, method, solver)
+
+
+def _frozen(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
+
+
+def _masked(tree: Any, fine: jax.Array) -> Any:
+    return jax.tree.map(lambda x: jnp.where(fine, x, jnp.zeros_like(x)), tree)
+
+
+def _summary(now: Progress) -> Progress:
+    """Drop the large arrays, which are returned apart or not at all."""
+    empty = jnp.zeros((0,))
+    return now._replace(outputs=empty, record=empty, y=empty, rate=empty, h=empty)

@@ -1,0 +1,45 @@
+"""The contract of a method: how a dosed model is solved over time."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+
+from qspjax._model import AbstractModel
+from qspjax._regimen import Regimen
+from qspjax._types import Scalar, State
+
+
+class Trajectory(NamedTuple):
+    """States at the requested times, and how the solve went.
+
+    `states` has a leading axis of times on every leaf and is NaN where the solve did not arrive; `stats` holds `steps`,
+    `rejected`, `last_time` and `culprit` (the number of the state that failed).
+    """
+
+    states: State
+    result: Any
+    stats: dict[str, jax.Array]
+
+
+class AbstractMethod(eqx.Module):
+    """A numerical strategy for a dosed model; an immutable value, chosen by the user as `method=`."""
+
+    @abc.abstractmethod
+    def solve(
+        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        """Solve one patient and report the states at `ts`.
+
+        Args:
+            model: The patient.
+            regimen: The doses, every amount a number.
+            ts: Times to report, shape (times,), padded with inf.
+            initial: The state at `t0`, or None for the model's own.
+            t0: Where to start.
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return the method and its tolerances in a few words."""

@@ -1,0 +1,165 @@
+"""Rodas5P: a stiffly accurate Rosenbrock method of order 5, as a diffrax solver.
+
+One factorisation a step, eight linear solves, no Newton iteration, L-stable. With W = I/gamma - h J:
+
+    W u_i = h f(t + c_i h, y + sum_j a_ij u_j) + sum_j C_ij u_j + h^2 d_i f_t,   y_1 = y + sum_j a_8j u_j + u_8
+
+and u_8 is the error estimate (embedded order 4). In this form a step of length zero is exact, and so is its derivative.
+
+Reference: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from qspjax.solve._dense import UNROLLED, factorise
+
+GAMMA = 0.21193756319429014
+_A: tuple[tuple[float, ...], ...] = (
+    (),
+    (3.0,),
+    (2.849394379747939, 0.45842242204463923),
+    (-6.954028509809101, 2.489845061869568, -10.358996098473584),
+    (2.8029986275628964, 0.5072464736228206, -0.3988312541770524, -0.04721187230404641),
+    (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256, 0.030198172008377946),
+)
+_A += ((*_A[5], 1.0), (*_A[5], 1.0, 1.0))
+_C: tuple[tuple[float, ...], ...] = (
+    (),
+    (-14.155112264123755,),
+    (-17.97296035885952, -2.859693295451294),
+    (147.12150275711716, -1.41221402718213, 71.68940251302358),
+    (165.43517024871676, -0.4592823456491126, 42.90938336958603, -5.961986721573306),
+    (24.854864614690072, -3.0009227002832186, 47.4931110020768, 5.5814197821558125, -0.6610691825249471),
+    (
+        30.91273214028599,
+        -3.1208243349937974,
+        77.79954646070892,
+        34.28646028294783,
+        -19.097331116725623,
+        -28.087943162872662,
+    ),
+    (
+        37.80277123390563,
+        -3.2571969029072276,
+        112.26918849496327,
+        66.9347231244047,
+        -40.06618937091002,
+        -54.66780262877968,
+        -9.48861652309627,
+    ),
+)
+STAGES = len(_A)
+
+
+def _square(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    return np.array([[*row, *[0.0] * (STAGES - len(row))] for row in rows])
+
+
+def _row_sums() -> tuple[np.ndarray, np.ndarray]:
+    """Return c_i and d_i, the row sums of alpha = A Gamma and of Gamma, with Gamma^-1 = I/gamma - C."""
+    gamma = np.linalg.inv(np.eye(STAGES) / GAMMA - C)
+    clean = np.vectorize(lambda x: 0.0 if abs(x) < 1e-12 else x)
+    return clean((A @ gamma).sum(1)), clean(gamma.sum(1))
+
+
+A, C = _square(_A), _square(_C)
+TIMES, SLOPES = _row_sums()
+
+
+class Rodas5P(diffrax.AbstractAdaptiveSolver):
+    """Rodas5P for `Diffrax(Rodas5P())`, or for `diffrax.diffeqsolve` directly.
+
+    Args:
+        unrolled: Write the eight stages out (fastest to run), or loop over them (half the compile time, and what
+            derivatives use).
+
+    Reference: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x.
+    """
+
+    unrolled: bool = eqx.field(default=True, static=True)
+
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable[..., diffrax.AbstractLocalInterpolation]] = (
+        diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+    )
+
+    def order(self, terms: Any) -> int:
+        """Return the order of the method, 5."""
+        return 5
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+        """Carry nothing from step to step."""
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        """Evaluate the vector field."""
+        return terms.vf(t0, y0, args)
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: None, made_jump: Any
+    ) -> tuple[Any, Any, dict, None, Any]:
+        """Make one step from t0 to t1."""
+        del solver_state, made_jump
+        h = terms.contr(t0, t1)
+        y, unravel = ravel_pytree(y0)
+
+        def f(t: Any, y: jax.Array) -> jax.Array:
+            return ravel_pytree(terms.vf(t, unravel(y), args))[0]
+
+        in_time = jax.jvp(lambda t: f(t, y), (t0,), (jnp.ones_like(t0),))[1]
+        solve = factorise(_shifted_columns(lambda y: f(t0, y), y, h))
+
+        def stage(state_weights: Any, carried: Any, time: Any, slope: Any) -> jax.Array:
+            return solve(h * f(t0 + time * h, y + state_weights) + carried + (h * h * slope) * in_time)
+
+        advanced, last = (_unrolled if self.unrolled else _looped)(stage, y)
+        y1 = y + advanced + last
+        slopes = [jax.tree.map(lambda leaf: h * leaf, terms.vf(t, y, args)) for t, y in ((t0, y0), (t1, unravel(y1)))]
+        dense = {"y0": y0, "y1": unravel(y1), "k": jax.tree.map(lambda k0, k1: jnp.stack([k0, k1]), *slopes)}
+        return unravel(y1), unravel(last), dense, None, diffrax.RESULTS.successful
+
+
+def _unrolled(stage: Callable[..., jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the stages one by one; return sum_j a_8j u_j and u_8."""
+    u: list[jax.Array] = []
+    combined = jnp.zeros_like(y)
+    for i in range(STAGES):
+        combined = _combine(A[i], u, y)
+        u.append(stage(combined, _combine(C[i], u, y), TIMES[i], SLOPES[i]))
+    return combined, u[-1]
+
+
+def _looped(stage: Callable[..., jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the stages in a loop; return sum_j a_8j u_j and u_8."""
+
+    def advance(u: jax.Array, row: tuple) -> tuple:
+        i, a, c, time, slope = row
+        new = stage(a @ u, c @ u, time, slope)
+        return u.at[i].set(new), None
+
+    coefficients = (jnp.asarray(x, y.dtype) for x in (A, C, TIMES, SLOPES))
+    u, _ = jax.lax.scan(advance, jnp.zeros((STAGES, y.size), y.dtype), (jnp.arange(STAGES), *coefficients))
+    return jnp.asarray(A[-1], y.dtype) @ u, u[-1]
+
+
+def _combine(weights: np.ndarray, vectors: list[jax.Array], like: jax.Array) -> jax.Array:
+    total = jnp.zeros_like(like)
+    for weight, vector in zip(weights.tolist(), vectors, strict=False):
+        total = total + weight * vector
+    return total
+
+
+def _shifted_columns(f: Callable[[jax.Array], jax.Array], y: jax.Array, h: Any) -> list[jax.Array]:
+    """Return the columns of I/gamma - h J, one Jacobian-vector product a column for small systems."""
+    n = y.size
+    unit = np.eye(n, dtype=y.dtype)
+    if n > UNROLLED:
+        return list((unit / GAMMA - h * jax.jacfwd(f)(y)).T)
+    return [unit[j] / GAMMA - h * jax.jvp(f, (y,), (unit[j],))[1] for j in range(n)]

@@ -1,0 +1,96 @@
+"""Doses and outputs of one patient as one sorted list of boundaries, each of which the integrator lands on exactly.
+
+A dose is a jump of a state; an infusion is a rate that starts and stops. Where a boundary is given by a parameter (a
+dose time, a lag, the end of an infusion), its time carries the derivative, so moving boundaries are differentiated
+exactly. At equal times doses come before outputs: an output at a dose time is the state after the dose.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._model import AbstractModel, Delivery, deliveries_of
+from qspjax._names import match
+from qspjax._regimen import Action, Regimen
+
+
+class Timeline(eqx.Module):
+    """Boundaries in the order of time, each array of shape (boundaries,); unused ones have time = inf.
+
+    Attributes:
+        time: When.
+        state: The number of the state that a dose enters.
+        jump: What is added to that state.
+        rate: The change of the rate into that state.
+        running: +1 where an infusion starts, -1 where one stops, else 0.
+        output: Which output is due, or the number of outputs if none.
+    """
+
+    time: jax.Array
+    state: jax.Array
+    jump: jax.Array
+    rate: jax.Array
+    running: jax.Array
+    output: jax.Array
+
+
+def bound_deliveries(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> list[tuple[int, Delivery]]:
+    """Return for each target of the regimen the number of the state it enters and how.
+
+    Raises:
+        ValueError: If the model has neither a delivery nor a state of that name.
+    """
+    deliveries = deliveries_of(model)
+    known = (*deliveries, *(name for name in states if name not in deliveries))
+    bound = []
+    for target in regimen.targets:
+        if isinstance(target, str):
+            name = known[match(target, known, "to", "a dose target of the model")]
+        else:
+            name = states[match(target, states, "to", "a dose target of the model")]
+        delivery = deliveries.get(name, Delivery(name))
+        bound.append((match(delivery.state, states, "state", "a state of the model"), delivery))
+    return bound
+
+
+def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tuple[str, ...]) -> Timeline:
+    """Sort the doses of a regimen and the output times of one patient into boundaries.
+
+    With bioavailability F, scale s and lag L of the target: a bolus adds F s amount at time + L; an infusion over a
+    duration D runs at F s amount / D; an infusion at rate R runs at s R for F amount / R.
+    """
+    bound = bound_deliveries(model, regimen, states)
+    entry = jnp.asarray([state for state, _ in bound], dtype=int)[regimen.index]
+    scale, lag, bioavailability = (
+        jnp.stack([getattr(delivery, name) for _, delivery in bound])[regimen.index]
+        for name in ("scale", "lag", "bioavailability")
+    )
+    over, by_rate = regimen.kind == Action.INFUSION_OVER, regimen.kind == Action.INFUSION_RATE
+    entering = bioavailability * scale * regimen.amount
+    lasting = jnp.where(over, regimen.duration, bioavailability * regimen.amount / regimen.rate)
+    rate = jnp.where(over, entering / regimen.duration, jnp.where(by_rate, scale * regimen.rate, 0.0))
+    starts = regimen.time + lag
+    stops = jnp.where(over | by_rate, starts + lasting, jnp.inf)
+    jump = jnp.where(over | by_rate, 0.0, entering)
+
+    rows, outputs = regimen.rows, ts.shape[0]
+    last = jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
+    doses = jnp.concatenate([starts, stops])
+    infused = (over | by_rate).astype(int)
+    none, off = jnp.zeros((outputs,)), jnp.zeros((rows,))
+    whole = Timeline(
+        time=jnp.concatenate([jnp.where(doses > last + _slack(last), jnp.inf, doses), ts]),
+        state=jnp.concatenate([entry, entry, jnp.zeros((outputs,), dtype=int)]),
+        jump=jnp.concatenate([jump, off, none]),
+        rate=jnp.concatenate([rate, -rate, none]),
+        running=jnp.concatenate([infused, -infused, none.astype(int)]),
+        output=jnp.concatenate([jnp.full((2 * rows,), outputs), jnp.arange(outputs)]),
+    )
+    # a dose that rounding puts just after an output at the same time still comes before it
+    early = whole.time - jnp.where(jnp.arange(whole.time.size) < 2 * rows, _slack(whole.time), 0.0)
+    order = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
+    return jax.tree.map(lambda column: column[order], whole)
+
+
+def _slack(time: jax.Array) -> jax.Array:
+    return 1e-12 * (1.0 + jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0)))

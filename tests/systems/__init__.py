@@ -1,0 +1,1 @@
+"""Reference systems with exact states and exact gradients; README.md derives each of them."""
