@@ -75,6 +75,6 @@ def _first(array: np.ndarray, fine: np.ndarray) -> Any:
 
 
 def _shown(found: Any) -> str:
-    if isinstance(found, (np.floating, float)):
-        return f"{float(found):g}"
+    if isinstance(found, (np.floating, float)) or (isinstance(found, np.ndarray) and found.ndim == 0):
+        return f"{found.item() if isinstance(found, np.ndarray) else float(found):g}"
     return str(found) if not isinstance(found, str) or " " in found else f"`{found}`"

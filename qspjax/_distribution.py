@@ -167,10 +167,12 @@ class Truncated(AbstractDistribution):
         return jnp.where((x >= self.low) & (x <= self.high), density, -jnp.inf)
 
     def _ends(self, typical: Any) -> tuple[Array, Array]:
-        # a bound outside the support of a log-normal (low <= 0) is at -inf
-        positive = isinstance(self.distribution, LogNormal)
-        low = jnp.where(self.low > 0, self.low, 0.0) if positive else self.low
-        return self.distribution.to_normal(low, typical), self.distribution.to_normal(self.high, typical)
+        return self._end(self.low, typical), self._end(self.high, typical)
+
+    def _end(self, bound: Any, typical: Any) -> Array:
+        inside = jnp.isfinite(bound) & ((bound > 0) | (not isinstance(self.distribution, LogNormal)))
+        end = self.distribution.to_normal(jnp.where(inside, bound, 1.0), typical)
+        return jnp.where(inside, end, jnp.where(bound > 0, jnp.inf, -jnp.inf))
 
 
 def sample(distribution: AbstractDistribution, *, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:

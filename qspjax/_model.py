@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_above, check_finite, check_minimum
+from qspjax._checks import check_above, check_finite, check_minimum, refuse
 from qspjax._types import Observed, Scalar, State
 
 
 def as_parameter(value: Any) -> Any:
-    """Store numbers and arrays as strong arrays of the default float; leave modules and placeholders alone."""
-    if isinstance(value, eqx.Module) or not eqx.is_array_like(value):
-        return value
-    return jnp.asarray(value, dtype=float)
+    """Store numbers, lists and arrays as strong arrays of the default float; leave modules and placeholders alone."""
+    if eqx.is_array_like(value) or isinstance(value, (list, tuple)):
+        return jnp.asarray(value, dtype=float)
+    return value
 
 
 def parameter(
@@ -51,6 +51,8 @@ def check_parameters(module: eqx.Module) -> None:
         value, metadata = getattr(module, field.name), field.metadata
         if "unit" not in metadata:
             continue
+        if isinstance(value, str):
+            refuse(field.name, "be a number", value)
         check_finite(field.name, value)
         if metadata["above"] is not None:
             check_above(field.name, value, metadata["above"])

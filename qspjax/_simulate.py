@@ -16,7 +16,7 @@ from qspjax._solution import RESULTS, Labels, Save, Solution
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, Diffrax
-from qspjax.solve._timeline import bound_deliveries
+from qspjax.solve._timeline import aimed
 
 
 def simulate(
@@ -68,7 +68,7 @@ def simulate(
     method = default_method() if method is None else method
     ts = _times(ts, ndim=1)
     start = as_state(model, initial)
-    _check(model, regimen, ts, t0, start)
+    regimen = _check(model, regimen, ts, t0, start)
     if regimen.rules:
         raise ValueError(
             "Argument `regimen` must have amounts that are numbers, but some depend on covariates: "
@@ -76,7 +76,7 @@ def simulate(
         )
     patient, labels = _prepare(model, start, save, None, method)
     observed, states, result, stats, _ = _jitted(
-        patient, model, _padded(regimen), ts, initial, None if t0 is None else jnp.asarray(t0, dtype=float)
+        patient, model, regimen, ts, initial, None if t0 is None else jnp.asarray(t0, dtype=float)
     )
     solution = _solution(labels, ts, (observed, states, result, stats, None))
     return _thrown(solution) if throw else solution
@@ -129,8 +129,7 @@ def simulate_cohort(
     ts = _times(ts, ndim=None)
     one = cohort.patient(0)
     base = as_state(one, None)
-    regimen = _padded(regimen.prescribe(cohort.covariates))
-    _check(one, regimen, ts, t0, base)
+    regimen = _check(one, regimen, ts, t0, base).prescribe(cohort.covariates)
     patient, labels = _prepare(one, base, save, reduce, method)
 
     parts = [
@@ -223,21 +222,20 @@ def _times(ts: Any, *, ndim: int | None) -> jax.Array:
     return ts
 
 
-def _padded(regimen: Regimen) -> Regimen:
-    """Pad the table to 4, 8, 16, ... rows, so that another regimen seldom compiles again."""
-    return regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> Regimen:
+    """Check the doses and times of a simulation; return the regimen aimed at the model's dose targets and padded.
 
-
-def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> None:
+    The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
+    """
     if not isinstance(regimen, Regimen):
         refuse("regimen", "be a Regimen (from bolus, infusion or no_doses)", f"of type {type(regimen).__name__}")
-    bound_deliveries(model, regimen, state_names(start))
     start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
     check_finite("t0", t0)
     if start_time is not None and first is not None and start_time > first.min():
         refuse("t0", f"not be after the first of `ts` ({first.min():g})", start_time)
     if start_time is not None and doses is not None and start_time > doses.min():
         refuse("t0", f"not be after the first dose ({doses.min():g})", start_time)
+    return aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
 
 
 def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:

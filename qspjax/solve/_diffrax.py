@@ -42,8 +42,8 @@ class Diffrax(AbstractMethod):
             (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the units of the states.
-        max_steps: Most steps a patient may take, rejected ones included. The memory of a derivative grows with it,
-            by 8 bytes a step and patient.
+        max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
+            end of an infusion and output. The memory of a derivative grows with it, by 8 bytes a step and patient.
 
     Raises:
         ValueError: If a tolerance is not positive, or the solver has no error estimate.
@@ -52,14 +52,17 @@ class Diffrax(AbstractMethod):
     solver: diffrax.AbstractSolver = Rodas5P()
     rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
-    max_steps: int = eqx.field(default=16384, static=True, kw_only=True)
+    max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
         check_above("rtol", self.rtol, 0.0)
         check_above("atol", self.atol, 0.0)
-        check_above("max_steps", self.max_steps, 0)
-        if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
-            refuse("solver", "be a diffrax solver with an error estimate", type(self.solver).__name__)
+        if self.max_steps is not None:
+            check_above("max_steps", self.max_steps, 0)
+        adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
+        if not adaptive or self.solver.term_structure not in (diffrax.AbstractTerm, diffrax.ODETerm):
+            must = "be a diffrax solver for one ordinary differential equation, with an error estimate"
+            refuse("solver", must, type(self.solver).__name__)
 
     def solve(
         self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
@@ -89,7 +92,9 @@ class _Patient(NamedTuple):
     stepper: Stepper
 
 
-def _flatten(method: Diffrax, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None) -> _Patient:
+def _flatten(
+    solver: diffrax.AbstractSolver, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None
+) -> _Patient:
     start = as_state(model, initial)
     y0, unravel = ravel_pytree(start)
     structure = jax.tree.structure(start)
@@ -105,12 +110,22 @@ def _flatten(method: Diffrax, model: AbstractModel, regimen: Regimen, ts: jax.Ar
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
+    lines = timeline(model, regimen, ts, state_names(start))
+    return _Patient(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
+
+
+def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolver:
+    """Return the solver as the loop needs it: Newton to the tolerances, inner loops that suit the derivative."""
     solver = method.solver
+    if isinstance(solver, Rodas5P) and differentiated:
+        return Rodas5P(unrolled=False)  # half the compile time, and no slower
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         newton = optx.Newton(rtol=method.rtol, atol=method.atol)
         solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)
-    lines = timeline(model, regimen, ts, state_names(start))
-    return _Patient(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
+    if isinstance(solver, diffrax.AbstractRungeKutta):
+        kind = "bounded" if differentiated else "lax"
+        solver = eqx.tree_at(lambda s: s.scan_kind, solver, kind, is_leaf=lambda x: x is None)
+    return solver
 
 
 @eqx.filter_custom_jvp
@@ -128,10 +143,10 @@ def _solve(
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
-    states, now = _integrate(*_frozen(primals), method=method, record=True)
+    _, now = _integrate(*_frozen(primals), method=method, record=True)
 
     def repeat(model: Any, regimen: Regimen, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
-        one = _flatten(_compact(method), model, regimen, ts, initial)
+        one = _flatten(_stepping(method, differentiated=True), model, regimen, ts, initial)
         kept = replay(
             one.stepper, model, one.lines, one.y0, t0, record=now.record, accepted=now.accepted, outputs=ts.size
         )
@@ -140,7 +155,7 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
     # a failed patient contributes a zero derivative: masked at both ends, so that its NaN meets no cotangent
     fine = now.code == SUCCESS
     tangents = _masked(tangents, fine)
-    _, moved = eqx.filter_jvp(repeat, primals, tangents)
+    states, moved = eqx.filter_jvp(repeat, primals, tangents)
     now = _summary(now)
     return (states, now), (_masked(moved, fine), jax.tree.map(lambda _: None, now))
 
@@ -155,7 +170,7 @@ def _integrate(
     method: Diffrax,
     record: bool,
 ) -> tuple[State, Progress]:
-    one = _flatten(method, model, regimen, ts, initial)
+    one = _flatten(_stepping(method, differentiated=False), model, regimen, ts, initial)
     tolerance = Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term))
     now = integrate(
         one.stepper,
@@ -165,16 +180,10 @@ def _integrate(
         one.y0,
         t0,
         outputs=ts.size,
-        max_steps=method.max_steps,
+        max_steps=16384 + 64 * one.lines.time.size if method.max_steps is None else method.max_steps,
         record=record,
     )
     return jax.vmap(one.unravel)(now.outputs), now if record else _summary(now)
-
-
-def _compact(method: Diffrax) -> Diffrax:
-    """Loop over the stages where they are differentiated: half the compile time, and no slower."""
-    solver = Rodas5P(unrolled=False) if isinstance(method.solver, Rodas5P) else method.solver
-    return eqx.tree_at(lambda m: m.solver, method, solver)
 
 
 def _frozen(tree: Any) -> Any:

@@ -5,6 +5,8 @@ dose time, a lag, the end of an infusion), its time carries the derivative, so m
 exactly. At equal times doses come before outputs: an output at a dose time is the state after the dose.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,23 +36,24 @@ class Timeline(eqx.Module):
     output: jax.Array
 
 
-def bound_deliveries(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> list[tuple[int, Delivery]]:
-    """Return for each target of the regimen the number of the state it enters and how.
+def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
+    """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
 
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name.
     """
     deliveries = deliveries_of(model)
-    known = (*deliveries, *(name for name in states if name not in deliveries))
-    bound = []
-    for target in regimen.targets:
-        if isinstance(target, str):
-            name = known[match(target, known, "to", "a dose target of the model")]
-        else:
-            name = states[match(target, states, "to", "a dose target of the model")]
-        delivery = deliveries.get(name, Delivery(name))
-        bound.append((match(delivery.state, states, "state", "a state of the model"), delivery))
-    return bound
+    targets = (*deliveries, *(name for name in states if name not in deliveries))
+    if regimen.targets == targets:
+        return regimen
+    numbers = [
+        match(target, targets, "to", "a dose target of the model")
+        if isinstance(target, str)
+        else targets.index(states[match(target, states, "to", "")])
+        for target in regimen.targets
+    ]
+    index = jnp.asarray(numbers, dtype=int)[regimen.index]
+    return dataclasses.replace(regimen, index=index, targets=targets)
 
 
 def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tuple[str, ...]) -> Timeline:
@@ -59,10 +62,13 @@ def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tupl
     With bioavailability F, scale s and lag L of the target: a bolus adds F s amount at time + L; an infusion over a
     duration D runs at F s amount / D; an infusion at rate R runs at s R for F amount / R.
     """
-    bound = bound_deliveries(model, regimen, states)
-    entry = jnp.asarray([state for state, _ in bound], dtype=int)[regimen.index]
+    regimen = aimed(model, regimen, states)
+    declared = deliveries_of(model)
+    deliveries = [declared.get(target, Delivery(str(target))) for target in regimen.targets]
+    entries = [match(delivery.state, states, "state", "a state of the model") for delivery in deliveries]
+    entry = jnp.asarray(entries, dtype=int)[regimen.index]
     scale, lag, bioavailability = (
-        jnp.stack([getattr(delivery, name) for _, delivery in bound])[regimen.index]
+        jnp.stack([getattr(delivery, name) for delivery in deliveries])[regimen.index]
         for name in ("scale", "lag", "bioavailability")
     )
     over, by_rate = regimen.kind == Action.INFUSION_OVER, regimen.kind == Action.INFUSION_RATE

@@ -1,0 +1,85 @@
+"""Distributions against scipy, and errors in words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import qspjax as qsp
+
+OMEGA = np.sqrt(np.log(1 + 0.4**2))
+CASES = {
+    "normal": (qsp.Normal(3.0, sd=2.0), stats.norm(3.0, 2.0)),
+    "lognormal by cv": (qsp.LogNormal(3.0, cv=0.4), stats.lognorm(OMEGA, scale=3.0)),
+    "lognormal by omega": (qsp.LogNormal(3.0, omega=0.7), stats.lognorm(0.7, scale=3.0)),
+    "lognormal by mean": (
+        qsp.LogNormal.from_mean(3.0, sd=1.2),
+        stats.lognorm(OMEGA, scale=3.0 / np.sqrt(1 + 0.4**2)),
+    ),
+    "uniform": (qsp.Uniform(1.0, 4.0), stats.uniform(1.0, 3.0)),
+    "truncated normal": (qsp.Truncated(qsp.Normal(3.0, sd=2.0), 2.0, 9.0), stats.truncnorm(-0.5, 3.0, 3.0, 2.0)),
+    "truncated below": (qsp.Truncated(qsp.Normal(3.0, sd=2.0), low=2.0), stats.truncnorm(-0.5, np.inf, 3.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_against_scipy(case):
+    ours, reference = CASES[case]
+    z = np.linspace(-5.0, 5.0, 101)
+    x = ours.from_normal(z)
+    np.testing.assert_allclose(x, reference.ppf(stats.norm.cdf(z)), rtol=1e-7, atol=1e-9)
+    inside = np.abs(z) < 3
+    np.testing.assert_allclose(ours.to_normal(x)[inside], z[inside], atol=1e-6)
+    np.testing.assert_allclose(ours.log_prob(x[inside]), reference.logpdf(x[inside]), rtol=1e-9, atol=1e-12)
+    assert np.isneginf(ours.log_prob(-100.0)) == np.isneginf(reference.logpdf(-100.0))
+
+
+def test_lognormal_moments():
+    x = qsp.LogNormal(1.0, cv=0.3).from_normal(jax.random.normal(jax.random.key(0), (400_000,)))
+    assert float(x.std() / x.mean()) == pytest.approx(0.3, rel=0.01)
+    assert float(jnp.median(x)) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("tail", [(8.0, 9.0), (-9.0, -8.0), (30.0, 31.0)])
+def test_far_tails_stay_exact(tail):
+    x = qsp.Truncated(qsp.Normal(0.0, sd=1.0), *tail).from_normal(np.array([-1.0, 0.0, 1.0]))
+    exact = stats.truncnorm(*tail).ppf(stats.norm.cdf([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(x, exact, rtol=1e-9)
+    assert np.all(np.diff(x) > 0)
+
+
+def test_truncated_lognormal_with_a_bound_below_its_support():
+    both = [qsp.Truncated(qsp.LogNormal(1.0, cv=0.5), low, 2.0).from_normal(0.3) for low in (-jnp.inf, 0.0)]
+    assert float(both[0]) == pytest.approx(float(both[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_finite(case):
+    distribution, _ = CASES[case]
+    gradient = jax.grad(lambda d: d.from_normal(jnp.array([-2.0, 0.0, 2.0])).sum())(distribution)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+ERRORS = {
+    "sd": (lambda: qsp.Normal(1.0, sd=0.0), "Argument `sd` must be positive, but is 0."),
+    "cv and omega": (
+        lambda: qsp.LogNormal(1.0, cv=0.3, omega=0.3),
+        "Exactly one of the arguments `cv` and `omega` must be given, but both are.",
+    ),
+    "cv": (lambda: qsp.LogNormal(1.0, cv=-0.3), "Argument `cv` must be positive, but is -0.3."),
+    "median": (lambda: qsp.LogNormal(0.0, cv=0.3), "Argument `median` must be positive, but is 0."),
+    "order": (lambda: qsp.Uniform(2.0, 1.0), "Argument `high` must be greater than `low` (2), but is 1."),
+    "location": (
+        lambda: qsp.LogNormal(cv=0.3).from_normal(0.0),
+        "Argument `median` must be given where no model gives the typical value, but is left out.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_in_words(case):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == message
