@@ -48,3 +48,12 @@ from qspjax.population import (
     summarise as summarise,
     summary_text as summary_text,
 )
+
+
+def __getattr__(name: str) -> object:
+    """Import `io` and `plot`, which need optional packages, when they are first asked for."""
+    if name in ("io", "plot"):
+        import importlib
+
+        return importlib.import_module(f"qspjax.{name}")
+    raise AttributeError(f"module 'qspjax' has no attribute {name!r}")

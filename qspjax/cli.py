@@ -1,0 +1,139 @@
+"""The command line: `qspjax trial [FILE]` runs a virtual trial and writes its results."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qspjax import execute, io, plot, population
+from qspjax._extras import require
+
+_NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
+"""Packages of the extra `cli`, looked for before anything is computed."""
+
+_BAD_INPUT = 2
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 if interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return _say("Interrupted: nothing was written.", _INTERRUPTED)
+    except (ImportError, OSError) as error:
+        return _say(str(error), _FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qspjax", description="Quantitative systems pharmacology in JAX.")
+    parser.add_argument("--version", action="version", version=f"qspjax {io.version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    trial = commands.add_parser(
+        "trial",
+        help="run a virtual trial",
+        description="Run a virtual trial and write patients, endpoints, trajectories, a summary and a picture.",
+    )
+    trial.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
+    trial.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -trial)")
+    trial.add_argument("--patients", type=_at_least(1), metavar="N", help="number of patients, instead of the file's")
+    trial.add_argument("--seed", type=_at_least(0), metavar="N", help="random seed, instead of the file's")
+    trial.add_argument("--chunk", type=_at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
+    trial.set_defaults(run=_trial)
+    return parser
+
+
+def _trial(arguments: argparse.Namespace) -> int:
+    for package in _NEEDED:
+        require(package, extra="cli")
+    try:
+        file = io.read_trial(arguments.file or io.bundled_trial())
+    except io.FileIssues as issues:
+        return _say(str(issues), _BAD_INPUT)
+    changed = {name: getattr(arguments, name) for name in ("patients", "seed")}
+    file = dataclasses.replace(file, **{name: value for name, value in changed.items() if value is not None})
+    out = io.check_destination(arguments.out or f"{file.stem}-trial")
+    return _run(file, out, arguments.chunk)
+
+
+def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
+    try:
+        cohort = file.population.sample(key=jax.random.key(file.seed), size=file.patients)
+    except ValueError as error:
+        return _say(f"{file.source}: {error}", _BAD_INPUT)
+    with _Progress(file.patients * len(file.trial.arms)) as progress:
+        result = population.simulate_trial(
+            file.trial,
+            cohort,
+            save=file.save,
+            executor=lambda arm: execute.Chunked(chunk, progress=progress.arm(arm)),
+        )
+    panels = [plot.Panel(**panel) for panel in file.panels]
+    figure = plot.trial(result, panels=panels, title=file.title)
+    io.write_trial(out, file, result, figure=figure, bands=plot.bands(result, panels=panels))
+    print(io.summary(file, result), end="")
+    print(f"\nPicture: {out / 'trial.png'}")
+    return _say("Every patient failed: see endpoints.csv for the reasons.", _FAILED) if io.all_failed(result) else 0
+
+
+class _Progress:
+    """A progress bar on stderr, or only a plain last line where stderr is no terminal."""
+
+    def __init__(self, total: int):
+        rich, console = require("rich.progress", extra="cli"), require("rich.console", extra="cli")
+        self._console = console.Console(stderr=True)
+        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
+        ends = (rich.TextColumn("patients  {task.fields[note]}"), rich.TimeElapsedColumn())
+        self._bar = rich.Progress(*columns, *ends, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("compiling", total=total, note="")
+        self._done, self._failed, self._start = 0, 0, time.perf_counter()
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if error[0] is None:
+            seconds = time.perf_counter() - self._start
+            print(f"{self._done} patients in {seconds:.1f} s with compilation, {self._note()}", file=sys.stderr)
+
+    def arm(self, name: str) -> Callable[[int, Any], None]:
+        """Return the callback for the chunks of an arm."""
+        before = self._done
+
+        def chunk_done(done: int, chunk: Any) -> None:
+            self._done = before + done
+            self._failed += io.failures_in(chunk)
+            self._bar.update(self._task, completed=self._done, description=name, note=self._note())
+
+        return chunk_done
+
+    def _note(self) -> str:
+        rate = self._done / (time.perf_counter() - self._start)
+        return f"{rate:.0f} a second, {self._failed} failed"
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, but is {text}")
+        return value
+
+    return whole
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

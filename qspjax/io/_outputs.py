@@ -1,0 +1,199 @@
+"""The results of a trial as a directory of files, written whole or not at all."""
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._cohort import Cohort
+from qspjax._extras import require
+from qspjax._names import at
+from qspjax._solution import RESULTS
+from qspjax.io._trial_file import TrialFile
+from qspjax.population import ArmResult, Categorical, Population, TrialResult, summary_text
+
+FILES = (
+    "summary.txt",
+    "patients.csv",
+    "endpoints.csv",
+    "trajectories.nc",
+    "trial.toml",
+    "trial.png",
+    "trial.csv",
+)
+"""What a directory of results holds."""
+
+_MARKERS = {"summary.txt", "trial.toml"}
+
+
+def check_destination(directory: str | Path) -> Path:
+    """Return the directory as a path, if results can be written there.
+
+    Raises:
+        OSError: If it holds something that is not an earlier result, or cannot be written.
+    """
+    path = Path(directory).resolve()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{directory} must be a directory, but is a file.")
+    if path.is_mount():
+        raise PermissionError(f"{directory} must not be a mount point: name a directory inside it.")
+    held = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if held and not held >= _MARKERS:
+        raise FileExistsError(f"{directory} must be new, empty or hold an earlier trial, but holds other files.")
+    if held - set(FILES):
+        others = ", ".join(sorted(held - set(FILES))[:3])
+        raise FileExistsError(f"{directory} must hold nothing but an earlier trial to be replaced, but holds {others}.")
+    above = next(parent for parent in path.parents if parent.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{directory} must be in a directory that can be written, but {above} cannot.")
+    return path
+
+
+def write_trial(
+    directory: str | Path, file: TrialFile, result: TrialResult, *, figure: Any, bands: Sequence[dict[str, Any]]
+) -> Path:
+    """Write the results of a trial; an earlier result in the directory is replaced at the very end.
+
+    Args:
+        directory: New, empty, or with an earlier result.
+        file: The trial file that was run, with the number of patients and the seed that were used.
+        result: The result.
+        figure: The picture, a matplotlib Figure.
+        bands: The numbers in the picture, a row each, as `qspjax.plot.bands` gives them.
+
+    Returns:
+        The directory.
+
+    Raises:
+        OSError: If it cannot be written. Nothing is left half-written.
+    """
+    path = check_destination(directory)
+
+    def write(to: Path) -> None:
+        (to / "trial.toml").write_bytes(file.text)
+        (to / "summary.txt").write_text(summary(file, result), encoding="utf-8")
+        _write_csv(to / "patients.csv", patients(file.population, result.cohort))
+        _write_csv(to / "endpoints.csv", endpoints(result))
+        _write_csv(to / "trial.csv", _columns(bands))
+        _write_trajectories(to / "trajectories.nc", file, result)
+        figure.savefig(to / "trial.png", dpi=200, metadata={"Software": None})
+
+    _replace(path, write)
+    return path
+
+
+def summary(file: TrialFile, result: TrialResult) -> str:
+    """Return the summary of a trial as text, the same for the same file and seed."""
+    units = [f"{name} [{unit}]" for name, unit in file.endpoint_units.items() if unit]
+    head = {
+        "Trial": file.title,
+        "Model": type(file.population.model).__name__,
+        "Patients": f"{result.cohort.size}, the same in every arm",
+        "Seed": file.seed,
+        "Method": result.arms[0].solution.labels.method,
+        "Versions": ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax")),
+        "Units": "; ".join(units) or "none",
+    }
+    return "\n".join(f"{key + ':':<10}{value}" for key, value in head.items()) + "\n\n" + summary_text(result)
+
+
+def version(package: str = "qspjax") -> str:
+    """Return the version of a package as it is installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def patients(population: Population, cohort: Cohort) -> dict[str, np.ndarray]:
+    """Return a table of the patients: number, covariates (categories by name), parameters that vary."""
+    columns: dict[str, np.ndarray] = {"patient": np.arange(cohort.size)}
+    for name, own in zip(population.covariate_names, population.covariates, strict=True):
+        values = np.asarray(cohort.covariates[name])
+        columns[name] = np.asarray(own.categories)[values] if isinstance(own, Categorical) else values
+    for name in cohort.varying:
+        values = np.asarray(at(cohort.model, name).get())
+        if name not in columns:
+            columns[name] = values
+        elif not np.array_equal(columns[name], values):  # a covariate of the same name that is not the parameter
+            columns[f"{name} (parameter)"] = values
+    return columns
+
+
+def endpoints(result: TrialResult) -> dict[str, Any]:
+    """Return a table of the endpoints: a row for each patient in each arm, and how its simulation went."""
+    parts = [_arm_endpoints(arm) for arm in result.arms]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _arm_endpoints(arm: ArmResult) -> dict[str, np.ndarray]:
+    reason = np.full(arm.members.size, "ok", dtype=object)
+    state = np.full(arm.members.size, "", dtype=object)
+    for failure in arm.solution.failures():
+        reason[failure.patient], state[failure.patient] = failure.reason, failure.state
+    return {
+        "arm": np.full(arm.members.size, arm.name, dtype=object),
+        "patient": arm.members,
+        **{name: np.asarray(values) for name, values in arm.endpoints.items()},
+        "result": reason,
+        "last_time": np.asarray(arm.solution.stats["last_time"]),
+        "state": state,
+    }
+
+
+def all_failed(result: TrialResult) -> bool:
+    """Return whether no patient of any arm was simulated to the end."""
+    return all(bool(np.all(arm.solution.failed)) for arm in result.arms)
+
+
+def failures_in(chunk: tuple) -> int:
+    """Count the failed patients in what `Chunked` hands to its `progress`."""
+    _, _, result, *_ = chunk
+    return int(jnp.sum(result != RESULTS.successful))
+
+
+def _write_trajectories(path: Path, file: TrialFile, result: TrialResult) -> None:
+    xarray, pandas = require("xarray", extra="data"), require("pandas", extra="data")
+    require("h5netcdf", extra="data")
+    arms = [arm.solution.to_xarray().assign_coords(patient=arm.members) for arm in result.arms]
+    names = pandas.Index([arm.name for arm in result.arms], name="arm")
+    everything = xarray.concat(
+        arms, dim=names, join="outer", data_vars="all", coords="minimal", compat="override", combine_attrs="override"
+    )
+    everything.attrs |= {"title": file.title, "seed": file.seed}
+    everything.to_netcdf(path, engine="h5netcdf")
+
+
+def _write_csv(path: Path, columns: dict[str, Any]) -> None:
+    require("pandas", extra="data").DataFrame(columns).to_csv(path, index=False, lineterminator="\n")
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Fill a new directory beside `path` and let it take its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        new.mkdir()
+        write(new)
+        try:
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)

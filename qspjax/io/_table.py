@@ -1,0 +1,275 @@
+"""Read the tables of a TOML file: typed values with units, every issue collected, unknown keys found."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
+
+from qspjax._units import check_unit, convert
+from qspjax.io._issues import Path
+
+T = TypeVar("T")
+REQUIRED: Any = object()
+"""Default of a key that must be there."""
+
+
+class Table:
+    """A table of a file, read key by key; `close` reports the keys that nobody asked for.
+
+    A value that is wrong or missing is noted in `issues` and read as None.
+    """
+
+    def __init__(self, values: dict[str, Any], path: Path, issues: list[tuple[Path, str]]):
+        """Start to read a table that stands at `path`; `issues` is shared by all tables of a file."""
+        self.values, self.path, self.issues = values, path, issues
+        self._known: dict[str, None] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    @property
+    def bad(self) -> bool:
+        """Whether there is an issue in this table or below it."""
+        return any(path[: len(self.path)] == self.path for path, _ in self.issues)
+
+    def issue(self, key: str, message: str) -> None:
+        """Note an issue at a key, or at the table itself for an empty key."""
+        self.issues.append(((*self.path, key) if key else self.path, message))
+
+    def number(self, key: str, unit: str | None = "", *, default: Any = REQUIRED, above: float | None = None) -> Any:
+        """Read a number, converted to a unit; where the unit itself is wrong (None), leave it at that."""
+        found = self.read(key, default, lambda value: None if unit is None else convert(value, to=unit))
+        if key in self.values and found is not None and above is not None and not found > above:
+            must = "must be positive" if above == 0 else f"must be greater than {above:g}"
+            self.issue(key, f"{must}, but is {shown(self.values[key])}.")
+            return None
+        return found
+
+    def numbers(self, key: str, unit: str | None, *, default: Any = REQUIRED, length: int | None = None) -> Any:
+        """Read a list of numbers, converted to a unit."""
+
+        def read(value: Any) -> tuple[float, ...] | None:
+            if not isinstance(value, list) or not value or length not in (None, len(value)):
+                raise ValueError(f"must be a list of {length or 'one or more'} numbers, but is {shown(value)}.")
+            return None if unit is None else tuple(convert(item, to=unit) for item in value)
+
+        return self.read(key, default, read)
+
+    def whole(self, key: str, *, default: Any = REQUIRED, minimum: int = 0) -> Any:
+        """Read a whole number."""
+
+        def read(value: Any) -> int:
+            if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < 2**63:
+                raise ValueError(f"must be a whole number of at least {minimum}, but is {shown(value)}.")
+            return value
+
+        return self.read(key, default, read)
+
+    def flag(self, key: str, *, default: bool) -> Any:
+        """Read true or false."""
+
+        def read(value: Any) -> bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"must be true or false, but is {shown(value)}.")
+            return value
+
+        return self.read(key, default, read)
+
+    def text(self, key: str, *, default: Any = REQUIRED) -> Any:
+        """Read text."""
+
+        def read(value: Any) -> str:
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"must be text, but is {shown(value)}.")
+            return value
+
+        return self.read(key, default, read)
+
+    def unit(self, key: str) -> str | None:
+        """Read a unit, `""` if it is not there, None if it is wrong."""
+
+        def read(value: Any) -> str:
+            if not isinstance(value, str):
+                raise ValueError(f"must be a unit, but is {shown(value)}.")
+            check_unit(value)
+            return value
+
+        return self.read(key, "", read)
+
+    def name(self, key: str, allowed: Iterable[str], what: str, *, default: Any = REQUIRED) -> Any:
+        """Read a name out of those allowed."""
+        return self.read(key, default, lambda value: one_of(value, allowed, what))
+
+    def names(self, key: str, allowed: Iterable[str], what: str, *, default: Any = REQUIRED) -> Any:
+        """Read a list of names out of those allowed."""
+
+        def read(value: Any) -> tuple[str, ...]:
+            if not isinstance(value, list):
+                raise ValueError(f"must be a list of names, but is {shown(value)}.")
+            return tuple(one_of(item, allowed, what) for item in value)
+
+        return self.read(key, default, read)
+
+    def table(self, key: str, *, required: bool = False) -> "Table":
+        """Open a table below this one, an empty one if it is not there."""
+        value = self.read(key, REQUIRED if required else {}, _as_table)
+        return Table(value or {}, (*self.path, key), self.issues)
+
+    def tables(self, key: str) -> "list[Table]":
+        """Open a list of tables below this one."""
+
+        def read(value: Any) -> list:
+            if not isinstance(value, list):
+                raise ValueError(f"must be a list of tables ([[...]]), but is {shown(value)}.")
+            return value
+
+        found = []
+        for i, value in enumerate(self.read(key, [], read) or (), start=1):
+            part = f"{key}[{i}]"
+            if isinstance(value, dict):
+                found.append(Table(value, (*self.path, part), self.issues))
+            else:
+                self.issue(part, f"must be a table, but is {shown(value)}.")
+        return found
+
+    def children(self, allowed: Collection[str] | None = None, what: str = "") -> "dict[str, Table]":
+        """Open every value as a table, by name; where `allowed` is given, only those named there."""
+        if allowed is not None:
+            self.close(what, allowed)
+        return {key: self.table(key) for key in self.values if allowed is None or key in allowed}
+
+    def only(self, allowed: Iterable[str], what: str, *, beside: Iterable[str] = ()) -> str | None:
+        """Return the only one of the allowed keys that is there; note an issue if none is, or several.
+
+        Keys that are read later stand in `beside`. Where there is an unknown key instead, `close` reports that one.
+        """
+        allowed = list(allowed)
+        self._known |= dict.fromkeys(allowed)
+        found = [key for key in allowed if key in self.values]
+        if len(found) == 1:
+            return found[0]
+        misspelt = not found and set(self.values) - {*self._known, *beside}
+        if not misspelt and not self.bad:
+            has = " and ".join(found) or "none"
+            self.issue("", f"must have exactly one {what} ({', '.join(allowed)}), but has {has}.")
+        return None
+
+    def close(self, what: str = "a key that is known here", allowed: Iterable[str] = ()) -> None:
+        """Note the keys that were neither read nor allowed; a second call notes nothing more."""
+        self._known |= dict.fromkeys(allowed)
+        for key in self.values:
+            if key not in self._known:
+                try:
+                    one_of(key, self._known, what)
+                except ValueError as error:
+                    self.issue(key, str(error))
+        self._known |= dict.fromkeys(self.values)
+
+    def make(self, build: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+        """Build an object from what was read; None if anything in the table was wrong, an issue if it is refused."""
+        self.close()
+        if self.bad:
+            return None
+        try:
+            return build(*args, **kwargs)
+        except ValueError as error:
+            argument, message = _in_words(error)
+            self.issue(argument if argument in self.values else "", message)
+            return None
+
+    def read(self, key: str, default: Any, read: Callable[[Any], T]) -> Any:
+        """Read a value with a function that raises `ValueError` ("must ..., but is ...") where it is wrong."""
+        self._known[key] = None
+        if key not in self.values:
+            if default is REQUIRED:
+                self.issue(key, "must be given, but is missing.")
+                return None
+            return default
+        try:
+            return read(self.values[key])
+        except ValueError as error:
+            self.issue(key, _in_words(error)[1])
+            return None
+
+
+def one_of(value: Any, allowed: Iterable[str], what: str) -> str:
+    """Return a name if it is allowed.
+
+    Raises:
+        ValueError: If it is not; the message lists those that are, and suggests a similar one.
+    """
+    allowed = list(allowed)
+    if isinstance(value, str) and value in allowed:
+        return value
+    by_small = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(str(value).lower(), by_small, n=1, cutoff=0.75)
+    hint = f" Did you mean `{by_small[near[0]]}`?" if near else ""
+    raise ValueError(f"must be {what} ({', '.join(allowed) or 'there are none'}), but is {shown(value)}.{hint}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as TOML writes it, or its kind if it is long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 60 else f'"{value[:60]}..."'
+    if isinstance(value, dict):
+        return "a table"
+    return "an empty list" if value == [] else str(value) if len(str(value)) <= 60 else "a long list"
+
+
+def lines_of(text: str) -> dict[Path, int]:
+    """Find the line of every key and table header of a file in TOML, as far as they stand on lines of their own."""
+    found: dict[Path, int] = {}
+    lists: dict[Path, int] = {}
+    table: Path = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*(\[\[?)(.*?)\]\]?\s*(#.*)?$", line)
+        if header:
+            keys = _key_path(f"{header[2]} = 0")
+            if header[1] == "[[" and keys:
+                lists[keys] = lists.get(keys, 0) + 1
+                keys = (*keys[:-1], f"{keys[-1]}[{lists[keys]}]")
+            table = keys or table
+            found.setdefault(table, number)
+        elif "=" in line:
+            key = re.match(r"""(?:"[^"]*"|'[^']*'|[^"'=#])*""", line)
+            keys = _key_path(f"{key[0]}= 0") if key else ()
+            for depth in range(1, len(keys) + 1):
+                found.setdefault((*table, *keys[:depth]), number)
+    return found
+
+
+def line_of(path: Path, lines: dict[Path, int]) -> int | None:
+    """Return the line of a value, or of the nearest table or list around it."""
+    for depth in range(len(path), 0, -1):
+        plain = (*path[: depth - 1], re.sub(r"\[\d+\]$", "", path[depth - 1]))
+        for candidate in (path[:depth], plain):
+            if candidate in lines:
+                return lines[candidate]
+    return None
+
+
+def _key_path(assignment: str) -> Path:
+    try:
+        value: Any = tomllib.loads(assignment)
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys = []
+    while isinstance(value, dict) and value:
+        key, value = next(iter(value.items()))
+        keys.append(key)
+    return tuple(keys)
+
+
+def _as_table(value: Any) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a table, but is {shown(value)}.")
+    return value
+
+
+def _in_words(error: ValueError) -> tuple[str, str]:
+    """Split the message "Argument `x` must ..." of a check into the argument and the rest."""
+    found = re.fullmatch(r"Argument `(\w+)` (must .*)", str(error), re.DOTALL)
+    return (found[1], found[2]) if found else ("", str(error))

@@ -1,0 +1,186 @@
+"""Trial files: a virtual trial as text, in TOML, with units.
+
+    title, patients, seed      what it is called, how many patients, which random numbers
+    [model]                    name, and parameters that differ from the defaults
+    [population]               between patients, covariates, effects of covariates, correlation
+    [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
+    [endpoints.NAME]           a kind with its output, and a bound for responders
+    [output]                   until and every, or times; what to save; panels of the picture
+
+Text is only ever read as names and quantities; nothing in a file is evaluated.
+"""
+
+import dataclasses
+import importlib.resources
+import re
+import tomllib
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io._table import Table, line_of, lines_of
+from qspjax.io._trial_arms import read_arms
+from qspjax.io._trial_endpoints import Endpoint, read_endpoints
+from qspjax.io._trial_model import Described, read_model, read_population
+from qspjax.population import Arm, Population, Trial
+
+_MOST_TIMES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialFile:
+    """A trial as a file describes it.
+
+    Attributes:
+        source: Name of the file.
+        text: Its bytes.
+        title: What the trial is called.
+        population: Where patients come from.
+        trial: The protocol.
+        patients: How many.
+        seed: Of the random numbers.
+        save: Names of observed values and states to keep.
+        endpoint_units: The unit of each endpoint by name.
+        panels: The panels of the picture, each as the arguments of `qspjax.plot.Panel`.
+    """
+
+    source: str
+    text: bytes
+    title: str
+    population: Population
+    trial: Trial
+    patients: int
+    seed: int
+    save: tuple[str, ...]
+    endpoint_units: dict[str, str]
+    panels: tuple[dict[str, Any], ...]
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without directory and ending."""
+        return Path(self.source).stem
+
+
+def bundled_trial() -> Traversable:
+    """Return the trial that comes with qspjax: omalizumab and IgE.
+
+    Example:
+        >>> read_trial(bundled_trial()).title
+        'Omalizumab and free IgE in allergic asthma'
+    """
+    return importlib.resources.files("qspjax.io") / "trials" / "omalizumab.toml"
+
+
+def read_trial(file: str | Path | Traversable) -> TrialFile:
+    """Read a trial file.
+
+    Raises:
+        FileIssues: If it cannot be read, or anything in it is wrong; `issues` lists all of it.
+    """
+    file = Path(file) if isinstance(file, str) else file
+    source = str(file) if isinstance(file, Path) else file.name
+    text = _bytes(file, source)
+    values = _toml(text, source)
+    found: list[tuple[tuple[str, ...], str]] = []
+    trial = _trial_file(Table(values, (), found), source, text)
+    if trial is None or found:
+        lines = lines_of(text.decode())
+        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
+        raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
+    return trial
+
+
+def _bytes(file: Path | Traversable, source: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise FileIssues([Issue(source, (), "must be a file, but does not exist.")]) from None
+    except OSError as error:
+        message = f"must be a file that can be read, but is not ({error.strerror})."
+        raise FileIssues([Issue(source, (), message)]) from None
+
+
+def _toml(text: bytes, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text.decode())
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        raise FileIssues([Issue(source, (), "must be text in UTF-8, but is not.", line)]) from None
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", place)
+        last = text.count(b"\n") + 1
+        issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
+        raise FileIssues([issue]) from None
+
+
+def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
+    title = top.text("title", default=Path(source).stem)
+    patients, seed = top.whole("patients", default=1000, minimum=1), top.whole("seed", default=1)
+    opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
+    opened |= {key: top.table(key) for key in ("population", "endpoints")}
+    top.close()
+    described = read_model(opened["model"]) if "model" in top else None
+    if described is None:
+        return None
+    population, described = read_population(opened["population"], described)
+    times, save, panels = _output(opened["output"], described)
+    arms = read_arms(opened["arms"], described)
+    endpoints = read_endpoints(opened["endpoints"], described, times)
+    if top.issues or population is None:
+        return None
+    trial = _trial(arms, times, endpoints)
+    units = {name: endpoint.unit for name, endpoint in endpoints.items()}
+    return TrialFile(source, text, title, population, trial, patients, seed, save, units, panels)
+
+
+def _trial(arms: list[Arm], times: tuple[float, ...], endpoints: dict[str, Endpoint]) -> Trial:
+    return Trial(arms, times, endpoints={name: endpoint.endpoint for name, endpoint in endpoints.items()})
+
+
+def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[dict, ...]]:
+    times = _times(table, described.units.time)
+    observed = tuple(described.observed)
+    what = "a value that the model observes, or a state"
+    save = table.names("save", (*observed, *described.states), what, default=observed)
+    panels = [_panel(own, described, save or observed) for own in table.tables("panels")]
+    table.close()
+    kept = [name for name in observed if name in (save or ())]
+    return times, save or (), tuple(panels) or tuple({"output": name} for name in kept)
+
+
+def _times(table: Table, unit: str) -> tuple[float, ...]:
+    if "times" in table:
+        for key in ("until", "every"):
+            if key in table:
+                table.issue(key, "must be left out where `times` are given, but both are.")
+                table.number(key, unit)
+        times = table.numbers("times", unit) or ()
+        if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+            table.issue("times", "must not decrease, but they do.")
+            return ()
+        return times
+    until, every = table.number("until", unit, above=0), table.number("every", unit, above=0)
+    if until is None or every is None:
+        return ()
+    if until / every > _MOST_TIMES:
+        table.issue("every", f"must give at most {_MOST_TIMES} times in all, but gives {until / every:.0f}.")
+        return ()
+    times = every * np.arange(int(until / every + 1e-9) + 1)
+    return (*times.tolist(), until) if until - times[-1] > 1e-9 * until else tuple(times.tolist())
+
+
+def _panel(table: Table, described: Described, save: tuple[str, ...]) -> dict[str, Any]:
+    kept = [name for name in described.observed if name in save]
+    output = table.name("output", kept, "an observed value that is saved")
+    panel = {
+        "output": output,
+        "label": table.text("label", default=None),
+        "log": table.flag("log", default=False),
+        "lines": table.numbers("lines", described.observed.get(output, ""), default=()) or (),
+    }
+    table.close()
+    return panel

@@ -1,0 +1,90 @@
+"""One output over time: a line for a patient, a median and a band for a cohort."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qspjax._checks import check_one_of
+from qspjax._extras import require
+from qspjax._solution import Solution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BLUE = "#0072B2"
+
+
+def trajectory(
+    solution: Solution,
+    output: str,
+    ax: "Axes | None" = None,
+    *,
+    colour: str = _BLUE,
+    label: str | None = None,
+    dashes: Any = "solid",
+) -> "Axes":
+    """Draw an observed value over time.
+
+    A cohort is drawn as the median of its patients with a band from the 5th to the 95th percentile, without those that
+    failed. Patients must share their times.
+
+    Args:
+        solution: Of one patient or of a cohort.
+        output: Name of the observed value.
+        ax: Where to draw; by default on a new figure.
+        colour: Of the line and the band.
+        label: For the legend.
+        dashes: Line style of matplotlib.
+
+    Returns:
+        The axes, with units on their labels.
+
+    Raises:
+        ValueError: If the solution has no such output, or every patient has times of its own.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+        >>> solution = qsp.simulate(patient, qsp.bolus(200.0, to="depot"), [0.0, 1.0, 2.0, 4.0, 8.0])
+        >>> qsp.plot.trajectory(solution, "concentration").get_ylabel()
+        'concentration (mg/L)'
+    """
+    figure = require("matplotlib.figure", extra="plot").Figure
+    axes = figure(layout="constrained").add_subplot() if ax is None else ax
+    times, low, middle, high = quantiles(solution, output)
+    axes.plot(
+        times, middle, color=colour, label=label, linestyle=dashes, linewidth=1.8, solid_capstyle="round", zorder=3
+    )
+    if solution.result_ndim():
+        axes.fill_between(times, low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
+        for edge in (low, high):
+            axes.plot(times, edge, color=colour, alpha=0.55, linestyle=dashes, linewidth=0.6, zorder=2)
+    axes.set_xlabel(with_unit("time", solution.labels.units.time))
+    axes.set_ylabel(with_unit(output, solution.labels.unit(output)))
+    return axes
+
+
+def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the times, and the 5th, 50th and 95th percentile of the patients at each; NaN where none is left.
+
+    For one patient all three are its values.
+    """
+    check_one_of("output", output, solution.observed, "an observed value")
+    if np.ndim(solution.ts) != 1:
+        raise ValueError("Argument `solution` must have the same times for all patients, but has times for each.")
+    times, values = np.asarray(solution.ts), np.asarray(solution.observed[output])
+    if not solution.result_ndim():
+        return times, values, values, values
+    found = values[~np.isnan(values).all(axis=1)]
+    if not len(found):
+        nothing = np.full(times.shape, np.nan)
+        return times, nothing, nothing, nothing
+    whole = found[~np.isnan(found).any(axis=1)]  # a patient that failed counts nowhere
+    low, middle, high = np.percentile(whole, [5, 50, 95], axis=0) if len(whole) else np.full((3, times.size), np.nan)
+    return times, low, middle, high
+
+
+def with_unit(name: str, unit: str) -> str:
+    """Return a label with its unit in brackets; micro is written as a Greek letter."""
+    shown = unit.replace("ug", "\u00b5g").replace("umol", "\u00b5mol").replace("uM", "\u00b5M")
+    return f"{name} ({shown})" if unit else name

@@ -1,0 +1,186 @@
+"""The picture of a trial: a panel an output with all arms, and the responders as bars."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax.plot._trajectory import quantiles, trajectory, with_unit
+from qspjax.population import Row, TrialResult, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GREY = "#6E6E6E"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Palette of Okabe and Ito (2008), told apart without colour vision; grey is for an arm without treatment."""
+_DASHES = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_MOST_DOSE_MARKS = 12
+_KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients. Triangles: doses."
+_KEY_OF_BARS = " Whiskers: 95 % confidence interval of the share."
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A panel of the picture.
+
+    Attributes:
+        output: Name of the observed value.
+        label: What the axis calls it; by default its name.
+        log: Whether the axis is logarithmic.
+        lines: Thresholds to draw across, in the unit of the output.
+    """
+
+    output: str
+    label: str | None = None
+    log: bool = False
+    lines: Sequence[float] = ()
+
+
+def trial(result: TrialResult, *, panels: Sequence[Panel] | None = None, title: str | None = None) -> "Figure":
+    """Draw a trial: the median and the 5th to 95th percentile of patients over time, and shares of responders.
+
+    Args:
+        result: The trial.
+        panels: What to draw over time; by default every observed value.
+        title: Above everything.
+
+    Returns:
+        A matplotlib Figure of 8 inches by 6 for up to four panels; `figure.savefig("trial.png", dpi=200)` saves it.
+    """
+    panels = panels_of(result) if panels is None else panels
+    responders = [row for row in summarise(result) if row.responder]
+    count = len(panels) + bool(responders)
+    columns = min(2 if count <= 4 else 3, max(count, 1))
+    rows = max(-(-count // columns), 1)
+    figure = require("matplotlib.figure", extra="plot").Figure(
+        figsize=(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.6), layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    grid = figure.add_gridspec(rows, columns)
+    axes = [figure.add_subplot(grid[divmod(i, columns)]) for i in range(count)]
+    for ax, panel in zip(axes, panels, strict=False):
+        _draw_panel(ax, panel, result)
+    if responders:
+        _draw_responders(axes[-1], responders, _styles(result))
+    _head(figure, result, title, _KEY + _KEY_OF_BARS if responders else _KEY)
+    return figure
+
+
+def bands(result: TrialResult, *, panels: Sequence[Panel] | None = None) -> list[dict[str, Any]]:
+    """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95."""
+    rows = []
+    for panel in panels_of(result) if panels is None else panels:
+        for arm in result.arms:
+            for time, low, middle, high in zip(*quantiles(arm.solution, panel.output), strict=True):
+                numbers = {"time": float(time), "p5": float(low), "median": float(middle), "p95": float(high)}
+                rows.append({"arm": arm.name, "output": panel.output, **numbers})
+    return rows
+
+
+def panels_of(result: TrialResult) -> list[Panel]:
+    """Return a plain panel for every observed value."""
+    return [Panel(output) for output in result.arms[0].solution.observed]
+
+
+def _styles(result: TrialResult) -> dict[str, tuple[str, Any]]:
+    """Return the colour and the dashes of each arm."""
+    untreated = [arm.name for arm in result.trial.arms if not np.isfinite(np.asarray(arm.regimen.time)).any()]
+    treated = [arm.name for arm in result.trial.arms if arm.name not in untreated]
+    styles = {name: (_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i, name in enumerate(treated)}
+    return styles | dict.fromkeys(untreated, (_GREY, (0, (1, 1.2))))
+
+
+def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult) -> None:
+    styles = _styles(result)
+    for arm in result.arms:
+        colour, dashes = styles[arm.name]
+        trajectory(arm.solution, panel.output, ax, colour=colour, label=arm.name, dashes=dashes)
+    labels = result.arms[0].solution.labels
+    ax.set_ylabel(with_unit(panel.label or panel.output, labels.unit(panel.output)))
+    if panel.log:
+        _logarithmic(ax)
+    for line in panel.lines:
+        ax.axhline(line, color="black", linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        ax.annotate(
+            f"{line:g}", (1.0, line), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+    _time_axis(ax, result)
+    _plain(ax)
+
+
+def _logarithmic(ax: "Axes") -> None:
+    ticker = require("matplotlib.ticker", extra="plot")
+    ax.set_yscale("log", nonpositive="clip")
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _time_axis(ax: "Axes", result: TrialResult) -> None:
+    """Mark the doses of all arms, and let days tick by weeks."""
+    ticker = require("matplotlib.ticker", extra="plot")
+    times = np.asarray(result.trial.ts)
+    first, last = float(times.min()), float(times.max())
+    ax.set_xlim(first, last)
+    span, unit = last - first, result.arms[0].solution.labels.units.time
+    if unit == "d" and 14 <= span <= 400:
+        weeks = next((step for step in (7, 14, 28) if span / step <= 6), 56)
+        ax.xaxis.set_major_locator(ticker.MultipleLocator(weeks))
+    doses = np.unique(np.concatenate([np.asarray(arm.regimen.time).ravel() for arm in result.trial.arms]))
+    doses = doses[np.isfinite(doses) & (doses <= last)]
+    if 0 < doses.size <= _MOST_DOSE_MARKS:
+        marks = {"linestyle": "none", "marker": "^", "color": "black", "markersize": 4.5}
+        ax.plot(doses, 0 * doses, **marks, transform=ax.get_xaxis_transform(), clip_on=False, zorder=4)
+
+
+def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, Any]]) -> None:
+    """Draw the share of responders with Wilson's 95 % interval, a group of bars an endpoint."""
+    groups = list(dict.fromkeys(row.endpoint for row in rows))
+    width = 0.82 / len(styles)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    for row in rows:
+        place = groups.index(row.endpoint) + (arms.index(row.arm) - (len(arms) - 1) / 2) * width
+        share, low, high = 100 * row.mean, 100 * row.mean_low, 100 * row.mean_high
+        ax.bar(place, share, width * 0.9, color=styles[row.arm][0], alpha=0.85, zorder=2)
+        beside = [[max(share - low, 0.0)], [max(high - share, 0.0)]]
+        ax.errorbar(place, share, beside, color="black", linewidth=1, capsize=2, zorder=3)
+        if np.isfinite(share):
+            above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            ax.annotate(f"{share:.0f}", (place, high), **above)
+    ax.set_xticks(range(len(groups)), [textwrap.fill(name, 18) for name in groups])
+    ax.set_ylim(0, 108)
+    ax.set_yticks(range(0, 101, 25))
+    ax.set_ylabel("responders (%)")
+    _plain(ax)
+    ax.tick_params(axis="x", length=0)
+
+
+def _plain(ax: "Axes") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.6, zorder=0)
+    ax.set_axisbelow(True)
+
+
+def _head(figure: "Figure", result: TrialResult, title: str | None, key: str) -> None:
+    lines = require("matplotlib.lines", extra="plot")
+    handles = [
+        lines.Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=arm.name)
+        for arm in result.arms
+        for colour, dashes in (_styles(result)[arm.name],)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(len(handles), 5),
+        frameon=False,
+        handlelength=2.6,
+        title=title,
+        title_fontproperties={"weight": "bold", "size": 12},
+    )
+    figure.supxlabel(key, fontsize=8, color="#333333")

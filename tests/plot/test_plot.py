@@ -1,0 +1,86 @@
+"""Pictures: axes come back, with units, and the table of numbers is what is drawn."""
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import qspjax as qsp
+from qspjax import plot
+
+TIMES = np.linspace(0.0, 24.0, 7)
+
+
+@pytest.fixture(scope="module")
+def result():
+    model = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    population = qsp.Population(model, between={"CL": qsp.LogNormal(cv=0.3)})
+    trial = qsp.Trial(
+        [qsp.Arm("none", qsp.no_doses()), qsp.Arm("100 mg", qsp.bolus(100.0, to="central"))],
+        TIMES,
+        endpoints={
+            "peak": qsp.endpoints.Cmax("concentration"),
+            "above 1": qsp.endpoints.Responder(qsp.endpoints.Value("concentration", at=8.0), at_least=1.5),
+        },
+    )
+    return qsp.simulate_trial(trial, population.sample(key=jax.random.key(1), size=20))
+
+
+def test_one_patient_is_a_line(result):
+    whole = result.arm("100 mg").solution
+    solution = jax.tree.map(lambda leaf: leaf[3] if np.ndim(leaf) and np.shape(leaf)[0] == 20 else leaf, whole)
+    ax = plot.trajectory(solution, "concentration", label="a patient")
+    assert isinstance(ax, Axes)
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), solution.observed["concentration"])
+    assert (ax.get_xlabel(), ax.get_ylabel(), line.get_label()) == ("time (h)", "concentration (mg/L)", "a patient")
+    assert not ax.collections
+
+
+def test_a_cohort_is_a_median_and_a_band(result):
+    solution = result.arm("100 mg").solution
+    ax = Figure().add_subplot()
+    assert plot.trajectory(solution, "concentration", ax) is ax
+    expected = np.percentile(np.asarray(solution.observed["concentration"]), [50, 5, 95], axis=0)
+    for line, values in zip(ax.lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)
+    assert len(ax.collections) == 1
+    with pytest.raises(ValueError, match=r"must name an observed value \(concentration\), but is `x`"):
+        plot.trajectory(solution, "x")
+
+
+def test_failed_patients_count_nowhere():
+    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]])
+    labels = qsp._solution.Labels((), (), qsp.Units(), "")
+    stats = {"steps": np.ones(3, int)}
+    solution = qsp.Solution(np.array([0.0, 1.0]), {"y": values}, None, None, stats, None, labels)
+    np.testing.assert_allclose(plot.quantiles(solution, "y")[2], [2.0, 3.0])
+    nobody = qsp.Solution(np.array([0.0, 1.0]), {"y": values * np.nan}, None, None, stats, None, labels)
+    assert np.isnan(plot.quantiles(nobody, "y")[2]).all()
+
+
+def test_the_numbers_are_those_of_the_picture(result):
+    panels = [plot.Panel("concentration", label="drug", log=True, lines=(1.0, 2.0))]
+    figure = plot.trial(result, panels=panels, title="A trial")
+    assert isinstance(figure, Figure)
+    course, bars = figure.axes
+    rows = plot.bands(result, panels=panels)
+    assert list(rows[0]) == ["arm", "output", "time", "p5", "median", "p95"]
+    drawn = {line.get_label(): line.get_ydata() for line in course.lines}
+    for arm in ("none", "100 mg"):
+        np.testing.assert_array_equal(drawn[arm], [row["median"] for row in rows if row["arm"] == arm])
+    assert [row["time"] for row in rows if row["arm"] == "none"] == TIMES.tolist()
+    assert (course.get_ylabel(), course.get_yscale()) == ("drug (mg/L)", "log")
+    assert [text.get_text() for text in course.texts] == ["1", "2"]
+    share = 100 * float(np.mean(result.arm("100 mg").endpoints["above 1"]))
+    assert [bar.get_height() for bar in bars.patches] == [0.0, pytest.approx(share)]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "100 mg"]
+    assert legend.get_title().get_text() == "A trial"
+
+
+def test_a_trial_draws_everything_by_default(result, tmp_path):
+    figure = plot.trial(result)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["concentration (mg/L)", "responders (%)"]
+    figure.savefig(tmp_path / "trial.png")  # no warning is raised

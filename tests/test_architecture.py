@@ -1,0 +1,132 @@
+"""Layers, a light import without side effects, and a public surface in which each new name is a decision."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qspjax as qsp
+
+PACKAGE = Path(qsp.__file__).parent
+LAYERS = [
+    {"_precision", "_types"},
+    {"_checks", "_extras", "_names", "_units"},
+    {"_model", "_amount", "_regimen", "_distribution", "_cohort", "_solution"},
+    {"models", "solve", "execute"},
+    {"_simulate"},
+    {"population"},
+    {"io", "plot"},
+    {"cli", "__main__"},
+]
+UNITS_APART = [{"models", "solve", "execute"}, {"io", "plot"}]
+"""Packages of one layer that must not know each other."""
+
+OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf"}
+
+PUBLIC = """
+AbstractAmount AbstractDelivered AbstractDistribution AbstractModel Allometric Arm Banded ByCategory Categorical Cohort
+Computed Delivery Limited LogNormal Normal PerSurfaceArea Population Power Proportional RESULTS Randomised Regimen
+Rounded RoundedUp SamePatients SetBy Solution Trial TrialResult Truncated Uniform Units at bolus endpoints execute
+infusion io models names no_doses parameter plot population simulate simulate_cohort simulate_trial solve summarise
+summary_text
+""".split()
+
+
+def layer(module):
+    """Return the layer of a dotted module of the package, by its first part."""
+    part = module.removeprefix("qspjax.").split(".")[0]
+    return next(i for i, parts in enumerate(LAYERS) if part in parts)
+
+
+def modules():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def imports(path):
+    """Yield (module, whether at the top level) for every import of a file, those inside functions included."""
+    tree = ast.parse(path.read_text())
+    top = set(ast.walk(ast.Module([node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))], [])))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module, node in top
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts
+    for module, top in imports(path):
+        if top:
+            assert module.split(".")[0] not in OPTIONAL, f"{module} is imported with the module"
+        if not module.startswith("qspjax."):
+            continue
+        other = module.split(".")[1]
+        if other == own[0] or other == "_precision":
+            continue
+        assert layer(module) <= layer(own[0]), f"{path.name} imports {module} from a higher layer"
+        for group in UNITS_APART:
+            assert not (own[0] in group and other in group), f"{path.name} imports {module} of its own layer"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_size_and_smells(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 600
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 80, f"{node.name} has {length} lines"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"hasattr", "eval", "exec"}, f"{node.func.id} in {path.name}"
+
+
+def test_public_names():
+    lazy = {"io", "plot"}
+    found = {name for name in vars(qsp) if not name.startswith("_")} | lazy
+    assert sorted(found) == sorted(PUBLIC)
+    for name in lazy:
+        assert getattr(qsp, name).__name__ == f"qspjax.{name}"
+    with pytest.raises(AttributeError, match="module 'qspjax' has no attribute 'nothing'"):
+        qsp.nothing  # noqa: B018
+
+
+def fresh(code, **environment):
+    """Run code in a new process and return what it prints."""
+    settings = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_import_is_light_and_has_no_side_effect_but_precision():
+    loaded = fresh(
+        "import warnings; warnings.simplefilter('error')\n"
+        "import sys, jax, diffrax\n"
+        "before = dict(jax.config.values)\n"
+        "import qspjax\n"
+        "changed = {k for k, v in jax.config.values.items() if before.get(k) != v}\n"
+        "print(','.join(sorted(changed)), *sorted(m for m in sys.modules if '.' not in m))"
+    )
+    assert loaded[0] == "jax_enable_x64"
+    assert not OPTIONAL & set(loaded[1:])
+
+
+def test_float64_by_default():
+    assert fresh("import qspjax, jax.numpy as jnp; print(jnp.ones(1).dtype)") == ["float64"]
+
+
+def test_a_choice_of_precision_stands():
+    code = (
+        "import qspjax as qsp\n"
+        "patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)\n"
+        "method = qsp.solve.Diffrax(rtol=1e-4, atol=1e-5)\n"
+        "c = qsp.simulate(patient, qsp.bolus(100.0, to='depot'), [0.0, 5.0], method=method).observed['concentration']\n"
+        "print(c.dtype, round(float(c[1]), 2))"
+    )
+    assert fresh(code, JAX_ENABLE_X64="0") == ["float32", "2.2"]

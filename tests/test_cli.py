@@ -1,0 +1,235 @@
+"""The command line: files it writes, the same bytes for the same seed, exit codes, and nothing half-written."""
+
+import csv
+import functools
+import importlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray
+
+from qspjax import io
+from qspjax.cli import main
+
+TRIAL = """
+title = "Two doses"
+patients = 6
+seed = 3
+[model]
+name = "OneCompartment"
+parameters = { CL = "3 L/h", V = "30 L" }
+[population.between]
+CL = { cv = 0.3 }
+[population.covariates.WT]
+distribution = "normal"
+unit = "kg"
+mean = 70
+sd = 5
+[population.covariates.SEX]
+distribution = "categorical"
+probabilities = { male = 0.5, female = 0.5 }
+[arms.none]
+[arms."low, daily"]
+dose = "100 mg"
+to = "central"
+[endpoints.last]
+value = { output = "concentration", at = "0.5 d" }
+[endpoints."high peak"]
+cmax = { output = "concentration" }
+responder = { at_least = "3 mg/L" }
+[output]
+until = "12 h"
+every = "6 h"
+"""
+FILES = {"summary.txt", "patients.csv", "endpoints.csv", "trajectories.nc", "trial.toml", "trial.png", "trial.csv"}
+
+
+@pytest.fixture
+def trial(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(TRIAL)
+    return str(path)
+
+
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def held(directory):
+    return {entry.name for entry in directory.iterdir()}
+
+
+def test_a_trial_writes_its_results(trial, tmp_path, capsys):
+    out = tmp_path / "results" / "two"
+    assert main(["trial", trial, "--out", str(out), "--chunk", "4"]) == 0
+    assert held(out) == FILES
+    assert held(out.parent) == {"two"}
+    printed = capsys.readouterr()
+    assert printed.out == (out / "summary.txt").read_text() + f"\nPicture: {out / 'trial.png'}\n"
+    assert printed.err.startswith("12 patients in ")
+    assert printed.err.endswith(" a second, 0 failed\n")
+    assert "Method:   Rodas5P at rtol 1e-06, atol 1e-09\n" in printed.out
+    assert "Units:    last [mg/L]\n" in printed.out
+    assert (out / "trial.toml").read_text() == TRIAL
+    assert (out / "trial.png").read_bytes().startswith(b"\x89PNG")
+
+    patients, endpoints = rows(out / "patients.csv"), rows(out / "endpoints.csv")
+    assert list(patients[0]) == ["patient", "WT", "SEX", "CL"]
+    assert len(patients) == 6
+    assert {row["SEX"] for row in patients} <= {"male", "female"}
+    assert list(endpoints[0]) == ["arm", "patient", "last", "high peak", "result", "last_time", "state"]
+    assert [row["arm"] for row in endpoints] == ["none"] * 6 + ["low, daily"] * 6
+    assert all(row["result"] == "ok" and row["state"] == "" and row["last_time"] == "12.0" for row in endpoints)
+    assert [row["high peak"] for row in endpoints] == ["0.0"] * 6 + ["1.0"] * 6
+    with xarray.open_dataset(out / "trajectories.nc", engine="h5netcdf") as stored:
+        assert dict(stored.sizes) == {"arm": 2, "patient": 6, "time": 3}
+        assert stored["concentration"].attrs["units"] == "mg/L"
+        assert stored["time"].attrs["units"] == "h"
+        assert list(stored["arm"].values) == ["none", "low, daily"]
+        decay = np.exp(-np.array([float(row["CL"]) for row in patients]) / 30 * 12)
+        np.testing.assert_allclose(stored["concentration"].values[1, :, 2], 100 / 30 * decay, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes(trial, tmp_path):
+    for name, options in {"a": [], "b": ["--chunk", "4"], "c": ["--seed", "4"]}.items():
+        assert main(["trial", trial, "--out", str(tmp_path / name), *options]) == 0
+    for file in ("patients.csv", "endpoints.csv", "trial.csv", "summary.txt", "trial.toml"):
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b
+        assert (a == c) == (file == "trial.toml")
+
+
+def test_patients_and_the_default_directory(trial, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["trial", trial, "--patients", "2"]) == 0
+    assert len(rows(tmp_path / "two-trial" / "patients.csv")) == 2
+    assert "Patients: 2, the same in every arm" in (tmp_path / "two-trial" / "summary.txt").read_text()
+    assert main(["trial", trial, "--patients", "3"]) == 0  # an earlier result is replaced
+    assert len(rows(tmp_path / "two-trial" / "patients.csv")) == 3
+    assert held(tmp_path) == {"two.toml", "two-trial"}
+
+
+def test_bad_files_have_code_2_and_no_traceback(trial, tmp_path, capsys):
+    path = tmp_path / "bad.toml"
+    path.write_text(TRIAL.replace('"3 L/h"', '"3 L"').replace("until", "untl"))
+    assert main(["trial", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f'{path}:7: [model.parameters] CL: must be in L/h or a unit of the same dimension, but is "3 L".\n'
+        f"{path}:27: [output] until: must be given, but is missing.\n"
+        f"{path}:28: [output] untl: must be a key that is known here (until, every, save, panels), "
+        'but is "untl". Did you mean `until`?\n'
+    )
+    assert main(["trial", str(tmp_path / "none.toml")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'none.toml'}: must be a file, but does not exist.\n"
+    path.write_text(TRIAL.replace("{ cv = 0.3 }", "{ sd = 300 }"))
+    assert main(["trial", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"{path}: Argument `CL` must be positive, but is -")
+    assert held(tmp_path) == {"two.toml", "bad.toml"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--patients", "0"], "argument --patients: must be a whole number of at least 1, but is 0"),
+        (["--seed", "-1"], "argument --seed: must be a whole number of at least 0, but is -1"),
+        (["--chunk", "many"], "argument --chunk: must be a whole number of at least 1, but is many"),
+    ],
+)
+def test_bad_options_have_code_2(options, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["trial", *options])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_directories_are_left_alone(trial, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    assert main(["trial", trial, "--out", str(out)]) == 1
+    expected = f"{out} must be new, empty or hold an earlier trial, but holds other files.\n"
+    assert capsys.readouterr().err == expected
+    for name in ("summary.txt", "trial.toml"):
+        (out / name).write_text("")
+    assert main(["trial", trial, "--out", str(out)]) == 1
+    expected = f"{out} must hold nothing but an earlier trial to be replaced, but holds thesis.txt.\n"
+    assert capsys.readouterr().err == expected
+    assert main(["trial", trial, "--out", trial]) == 1
+    assert capsys.readouterr().err == f"{trial} must be a directory, but is a file.\n"
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("where", ["write", "simulate"])
+def test_an_interrupt_leaves_nothing_half_written(trial, tmp_path, capsys, monkeypatch, where):
+    from matplotlib.figure import Figure
+
+    from qspjax import population
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    assert main(["trial", trial, "--out", str(out)]) == 0
+    before = (out / "summary.txt").read_bytes()
+    monkeypatch.setattr(*((Figure, "savefig") if where == "write" else (population, "simulate_trial")), interrupt)
+    capsys.readouterr()
+    for directory in (out, tmp_path / "fresh"):
+        assert main(["trial", trial, "--out", str(directory), "--seed", "8"]) == 130
+        assert capsys.readouterr().err.endswith("Interrupted: nothing was written.\n")
+    assert held(tmp_path) == {"two.toml", "out"}
+    assert held(out) == FILES
+    assert (out / "summary.txt").read_bytes() == before
+
+
+def test_a_failed_exchange_keeps_the_earlier_result(trial, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert main(["trial", trial, "--out", str(out)]) == 0
+    before, rename = (out / "summary.txt").read_bytes(), os.rename
+
+    def broken(self, target):
+        if self.name.endswith(".new"):
+            raise OSError("the disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(out), "rename", broken)
+    assert main(["trial", trial, "--out", str(out), "--seed", "8"]) == 1
+    assert capsys.readouterr().err.endswith("the disk is gone\n")
+    assert held(tmp_path) == {"two.toml", "out"}
+    assert (out / "summary.txt").read_bytes() == before
+
+
+def test_failed_patients_are_counted_and_reported(trial, tmp_path, capsys, monkeypatch):
+    from qspjax import population
+    from qspjax.solve import Diffrax
+
+    simulate = functools.partial(population.simulate_trial, method=Diffrax(max_steps=1))
+    monkeypatch.setattr(population, "simulate_trial", simulate)
+    out = tmp_path / "out"
+    assert main(["trial", trial, "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.endswith(" 12 failed\nEvery patient failed: see endpoints.csv for the reasons.\n")
+    endpoints = rows(out / "endpoints.csv")
+    assert all(row["last"] == "" and row["result"] != "ok" and row["state"] == "central" for row in endpoints)
+
+
+def test_a_missing_package_is_named(trial, capsys, monkeypatch):
+    found = importlib.import_module
+
+    def without_matplotlib(name, *rest):
+        if name == "matplotlib":
+            raise ImportError
+        return found(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without_matplotlib)
+    assert main(["trial", trial]) == 1
+    expected = "This needs the package matplotlib. Install it with: pip install 'qspjax[cli]'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_module_runs(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "qspjax", "--version"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"qspjax {io.version()}\n", "")
