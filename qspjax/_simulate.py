@@ -12,7 +12,7 @@ from qspjax._cohort import Cohort
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
-from qspjax._solution import RESULTS, Labels, Save, Solution
+from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, Diffrax
@@ -61,7 +61,7 @@ def simulate(
         >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
         >>> solution = qsp.simulate(patient, qsp.bolus(200.0, to="depot"), [0.0, 2.0, 24.0])
         >>> solution.observed["concentration"].round(3)
-        Array([0.   , 5.289, 0.66 ], dtype=float64)
+        Array([0.   , 5.295, 0.66 ], dtype=float64)
     """
     if not isinstance(model, AbstractModel):
         refuse("model", "be a model (an instance of AbstractModel)", f"of type {type(model).__name__}")
@@ -75,10 +75,8 @@ def simulate(
             "call regimen.prescribe({'WT': 70.0, ...}) first."
         )
     patient, labels = _prepare(model, start, save, None, method)
-    observed, states, result, stats, _ = _jitted(
-        patient, model, regimen, ts, initial, None if t0 is None else jnp.asarray(t0, dtype=float)
-    )
-    solution = _solution(labels, ts, (observed, states, result, stats, None))
+    start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
+    solution = _solution(labels, ts, _jitted(patient, model, regimen, ts, initial, start_time))
     return _thrown(solution) if throw else solution
 
 
@@ -157,7 +155,7 @@ class _Patient(eqx.Module):
     reduce: Callable[[Solution], Any] | None
     labels: Labels = eqx.field(static=True)
 
-    def __call__(self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State, t0: Any) -> tuple:
+    def __call__(self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State, t0: Any) -> Outcome:
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
         states, result, stats = self.method.solve(model, regimen, ts, initial, t0)
@@ -177,8 +175,7 @@ class _Patient(eqx.Module):
         observed = {name: jnp.where(arrived, value, jnp.nan) for name, value in seen.items()}
         everything = Solution(ts, observed, states, result, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
-        kept_observed, kept_states = self.save.keep(observed, states)
-        return kept_observed, kept_states, result, stats, reduced
+        return Outcome(*self.save.keep(observed, states), result, stats, reduced)
 
 
 class _Joined(eqx.Module):
@@ -186,14 +183,14 @@ class _Joined(eqx.Module):
 
     patient: _Patient
 
-    def __call__(self, each: tuple, shared: tuple) -> tuple:
+    def __call__(self, each: tuple, shared: tuple) -> Outcome:
         *parts, t0 = shared
         model, regimen, ts, initial = (eqx.combine(own, common) for own, common in zip(each, parts, strict=True))
         return self.patient(model, regimen, ts, initial, t0)
 
 
 @eqx.filter_jit
-def _jitted(patient: _Patient, *arguments: Any) -> tuple:
+def _jitted(patient: _Patient, *arguments: Any) -> Outcome:
     return patient(*arguments)
 
 
@@ -209,9 +206,8 @@ def _prepare(
     return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
 
 
-def _solution(labels: Labels, ts: Any, results: tuple) -> Solution:
-    observed, states, result, stats, reduced = results
-    return Solution(ts, observed, states, result, stats, reduced, labels)
+def _solution(labels: Labels, ts: Any, outcome: Outcome) -> Solution:
+    return Solution(ts, *outcome, labels)
 
 
 def _times(ts: Any, *, ndim: int | None) -> jax.Array:

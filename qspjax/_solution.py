@@ -151,6 +151,21 @@ class Labels(NamedTuple):
         return self.units.observed.get(name, self.units.states.get(name.split(".")[-1], ""))
 
 
+class Outcome(NamedTuple):
+    """What the solve of one patient gives, or that of many stacked: the parts of a `Solution` that are computed."""
+
+    observed: Observed
+    states: State
+    result: Any
+    stats: dict[str, Any]
+    reduced: Any
+
+    @property
+    def failed(self) -> Any:
+        """Whether each patient failed."""
+        return self.result != RESULTS.successful
+
+
 class Save(NamedTuple):
     """Which observed values and which leaves of the state to keep."""
 

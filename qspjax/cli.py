@@ -16,6 +16,9 @@ from qspjax._extras import require
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
 """Packages of the extra `cli`, looked for before anything is computed."""
 
+_ARMS = 2**32 - 1
+"""What is folded into the key to randomise; patients fold in their own numbers."""
+
 _BAD_INPUT = 2
 _FAILED = 1
 _INTERRUPTED = 130
@@ -65,13 +68,15 @@ def _trial(arguments: argparse.Namespace) -> int:
 
 def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
     try:
-        cohort = file.population.sample(key=jax.random.key(file.seed), size=file.patients)
+        key = jax.random.key(file.seed)
+        cohort = file.population.sample(key=key, size=file.patients)
     except ValueError as error:
         return _say(f"{file.source}: {error}", _BAD_INPUT)
     with _Progress(file.patients * len(file.trial.arms)) as progress:
         result = population.simulate_trial(
             file.trial,
             cohort,
+            key=jax.random.fold_in(key, _ARMS),
             save=file.save,
             executor=lambda arm: execute.Chunked(chunk, progress=progress.arm(arm)),
         )
@@ -111,7 +116,7 @@ class _Progress:
 
         def chunk_done(done: int, chunk: Any) -> None:
             self._done = before + done
-            self._failed += io.failures_in(chunk)
+            self._failed += int(chunk.failed.sum())
             self._bar.update(self._task, completed=self._done, description=name, note=self._note())
 
         return chunk_done

@@ -73,7 +73,7 @@ def test_a_trial_writes_its_results(trial, tmp_path, capsys):
     assert printed.err.startswith("12 patients in ")
     assert printed.err.endswith(" a second, 0 failed\n")
     assert "Method:   Rodas5P at rtol 1e-06, atol 1e-09\n" in printed.out
-    assert "Units:    last [mg/L]\n" in printed.out
+    assert "last (mg/L)\n" in printed.out
     assert (out / "trial.toml").read_text() == TRIAL
     assert (out / "trial.png").read_bytes().startswith(b"\x89PNG")
 
@@ -233,3 +233,12 @@ def test_a_missing_package_is_named(trial, capsys, monkeypatch):
 def test_the_module_runs(tmp_path):
     run = subprocess.run([sys.executable, "-m", "qspjax", "--version"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, f"qspjax {io.version()}\n", "")
+
+
+def test_randomised_arms(trial, tmp_path, capsys):
+    path = tmp_path / "two.toml"
+    path.write_text(TRIAL.replace("seed = 3", "seed = 3\nrandomised = true"))
+    out = tmp_path / "randomised"
+    assert main(["trial", str(path), "--out", str(out)]) == 0
+    assert "Patients: 6, randomised\n" in capsys.readouterr().out
+    assert sorted(int(row["patient"]) for row in rows(out / "endpoints.csv")) == list(range(6))

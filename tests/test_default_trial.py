@@ -1,4 +1,4 @@
-"""The bundled trial: typical patients and published percentiles of omalizumab and IgE (see io/trials/omalizumab.toml)."""
+"""The bundled trial: typical patients and percentiles of omalizumab and IgE (see io/trials/omalizumab.toml)."""
 
 import equinox as eqx
 import jax
@@ -66,7 +66,9 @@ def result():
 def test_percentiles_of_the_bundled_trial(result):
     """Medians within 5 %, tails within 10 %, responders within 5 points of 20,000 patients."""
     rows = {(row.arm, row.endpoint): row for row in qsp.summarise(result)}
-    names = dict(zip(("trough", "free", "suppression", "ratio", "responder", "low"), result.trial.endpoint_names, strict=True))
+    names = dict(
+        zip(("trough", "free", "suppression", "ratio", "responder", "low"), result.trial.endpoint_names, strict=True)
+    )
     for arm, expected in EXPECTED.items():
         for key, (median, p5, p95) in expected.items():
             row = rows[arm, names[key]]

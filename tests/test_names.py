@@ -56,7 +56,9 @@ def test_replacing_checks_again(model):
 
 @pytest.mark.parametrize("name", ["CL", "organ", "k[2]", "organ.V[0]x", ""])
 def test_unknown_name(model, name):
-    with pytest.raises(ValueError, match=r"Argument `name` must name a parameter of the model \(k, organ.CL, organ.V\)"):
+    with pytest.raises(
+        ValueError, match=r"Argument `name` must name a parameter of the model \(k, organ.CL, organ.V\)"
+    ):
         qsp.at(model, name)
 
 

@@ -4,7 +4,6 @@ from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue, Severity
 from qspjax.io._outputs import (
     all_failed as all_failed,
     check_destination as check_destination,
-    failures_in as failures_in,
     summary as summary,
     version as version,
     write_trial as write_trial,

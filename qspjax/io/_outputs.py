@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from qspjax._cohort import Cohort
 from qspjax._extras import require
 from qspjax._names import at
-from qspjax._solution import RESULTS
 from qspjax.io._trial_file import TrialFile
-from qspjax.population import ArmResult, Categorical, Population, TrialResult, summary_text
+from qspjax.population import ArmResult, Categorical, Population, SamePatients, TrialResult, summary_text
 
 FILES = (
     "summary.txt",
@@ -89,17 +87,17 @@ def write_trial(
 
 def summary(file: TrialFile, result: TrialResult) -> str:
     """Return the summary of a trial as text, the same for the same file and seed."""
-    units = [f"{name} [{unit}]" for name, unit in file.endpoint_units.items() if unit]
+    members = "the same in every arm" if isinstance(file.trial.allocation, SamePatients) else "randomised"
     head = {
         "Trial": file.title,
         "Model": type(file.population.model).__name__,
-        "Patients": f"{result.cohort.size}, the same in every arm",
+        "Patients": f"{result.cohort.size}, {members}",
         "Seed": file.seed,
         "Method": result.arms[0].solution.labels.method,
         "Versions": ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax")),
-        "Units": "; ".join(units) or "none",
     }
-    return "\n".join(f"{key + ':':<10}{value}" for key, value in head.items()) + "\n\n" + summary_text(result)
+    lines = "\n".join(f"{key + ':':<10}{value}" for key, value in head.items())
+    return lines + "\n\n" + summary_text(result, units=file.endpoint_units)
 
 
 def version(package: str = "qspjax") -> str:
@@ -149,12 +147,6 @@ def _arm_endpoints(arm: ArmResult) -> dict[str, np.ndarray]:
 def all_failed(result: TrialResult) -> bool:
     """Return whether no patient of any arm was simulated to the end."""
     return all(bool(np.all(arm.solution.failed)) for arm in result.arms)
-
-
-def failures_in(chunk: tuple) -> int:
-    """Count the failed patients in what `Chunked` hands to its `progress`."""
-    _, _, result, *_ = chunk
-    return int(jnp.sum(result != RESULTS.successful))
 
 
 def _write_trajectories(path: Path, file: TrialFile, result: TrialResult) -> None:

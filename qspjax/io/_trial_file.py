@@ -1,6 +1,7 @@
 """Trial files: a virtual trial as text, in TOML, with units.
 
     title, patients, seed      what it is called, how many patients, which random numbers
+    randomised                 true to put each patient in one arm; by default the same patients are in every arm
     [model]                    name, and parameters that differ from the defaults
     [population]               between patients, covariates, effects of covariates, correlation
     [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
@@ -23,9 +24,9 @@ import numpy as np
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._table import Table, line_of, lines_of
 from qspjax.io._trial_arms import read_arms
-from qspjax.io._trial_endpoints import Endpoint, read_endpoints
+from qspjax.io._trial_endpoints import read_endpoints
 from qspjax.io._trial_model import Described, read_model, read_population
-from qspjax.population import Arm, Population, Trial
+from qspjax.population import Population, Randomised, SamePatients, Trial
 
 _MOST_TIMES = 100_000
 
@@ -120,6 +121,7 @@ def _toml(text: bytes, source: str) -> dict[str, Any]:
 def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
     title = top.text("title", default=Path(source).stem)
     patients, seed = top.whole("patients", default=1000, minimum=1), top.whole("seed", default=1)
+    allocation = Randomised() if top.flag("randomised", default=False) else SamePatients()
     opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
     opened |= {key: top.table(key) for key in ("population", "endpoints")}
     top.close()
@@ -132,13 +134,10 @@ def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
     endpoints = read_endpoints(opened["endpoints"], described, times)
     if top.issues or population is None:
         return None
-    trial = _trial(arms, times, endpoints)
+    named = {name: endpoint.endpoint for name, endpoint in endpoints.items()}
+    trial = Trial(arms, times, endpoints=named, allocation=allocation)
     units = {name: endpoint.unit for name, endpoint in endpoints.items()}
     return TrialFile(source, text, title, population, trial, patients, seed, save, units, panels)
-
-
-def _trial(arms: list[Arm], times: tuple[float, ...], endpoints: dict[str, Endpoint]) -> Trial:
-    return Trial(arms, times, endpoints={name: endpoint.endpoint for name, endpoint in endpoints.items()})
 
 
 def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[dict, ...]]:

@@ -11,15 +11,13 @@ from qspjax._solution import Solution
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BLUE = "#0072B2"
-
 
 def trajectory(
     solution: Solution,
     output: str,
     ax: "Axes | None" = None,
     *,
-    colour: str = _BLUE,
+    colour: str | None = None,
     label: str | None = None,
     dashes: Any = "solid",
 ) -> "Axes":
@@ -32,7 +30,7 @@ def trajectory(
         solution: Of one patient or of a cohort.
         output: Name of the observed value.
         ax: Where to draw; by default on a new figure.
-        colour: Of the line and the band.
+        colour: Of the line and the band; by default the next of the axes.
         label: For the legend.
         dashes: Line style of matplotlib.
 
@@ -52,9 +50,10 @@ def trajectory(
     figure = require("matplotlib.figure", extra="plot").Figure
     axes = figure(layout="constrained").add_subplot() if ax is None else ax
     times, low, middle, high = quantiles(solution, output)
-    axes.plot(
+    (line,) = axes.plot(
         times, middle, color=colour, label=label, linestyle=dashes, linewidth=1.8, solid_capstyle="round", zorder=3
     )
+    colour = line.get_color()
     if solution.result_ndim():
         axes.fill_between(times, low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
         for edge in (low, high):

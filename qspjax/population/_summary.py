@@ -1,6 +1,7 @@
 """Tables of a trial: the median and the spread of patients first, the mean with its own interval after it."""
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -52,31 +53,45 @@ def summarise(result: TrialResult) -> list[Row]:
     return rows
 
 
-def summary_text(result: TrialResult) -> str:
-    """Return the summary of a trial as text: a block an endpoint, a line an arm."""
+def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None) -> str:
+    """Return the summary of a trial as text: a block an endpoint, a line an arm.
+
+    Args:
+        result: The trial.
+        units: The unit of each endpoint by name, where it has one.
+    """
+    width = max(len(arm.name) for arm in result.arms) + 2
+    lines = []
+    for arm in result.arms:
+        failed = int(np.asarray(arm.solution.failed).sum())
+        lines.append(f"{arm.name:<{width}}{arm.members.size} patients, {failed} failed")
     rows = summarise(result)
-    width = max([len("arm"), *(len(arm.name) for arm in result.arms)]) + 2
-    lines = [
-        f"{arm.name:<{width}}{arm.members.size} patients, {int(np.asarray(arm.solution.failed).sum())} failed"
-        for arm in result.arms
-    ]
     for name in result.trial.endpoint_names:
+        unit = (units or {}).get(name)
         own = [row for row in rows if row.endpoint == name]
-        if own[0].responder:
-            lines += ["", name, f"{'':<{width}}{'share':>8}   95 % confidence interval of the share"]
-            lines += [
-                f"{row.arm:<{width}}{100 * row.mean:6.1f} %   {100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %"
-                for row in own
-            ]
-            continue
-        head = f"{'median':>10}   {'5th to 95th percentile of patients':<36}mean (95 % confidence interval of the mean)"
-        lines += ["", name, f"{'':<{width}}{head}"]
-        for row in own:
-            spread = f"{_number(row.p5)} to {_number(row.p95)}"
-            mean = f"{_number(row.mean)} ({_number(row.mean_low)} to {_number(row.mean_high)})"
-            note = f"   {row.undefined} undefined" if row.undefined else ""
-            lines.append(f"{row.arm:<{width}}{_number(row.median):>10}   {spread:<36}{mean}{note}")
+        block = _share_block if own[0].responder else _number_block
+        lines += ["", f"{name} ({unit})" if unit else name, *block(own, width)]
     return "\n".join(lines) + "\n"
+
+
+def _share_block(rows: list[Row], width: int) -> Iterator[str]:
+    yield f"{'':<{width}}{'share':>8}   95 % confidence interval of the share"
+    for row in rows:
+        interval = f"{100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %"
+        yield f"{row.arm:<{width}}{100 * row.mean:6.1f} %   {interval}{_note(row)}"
+
+
+def _number_block(rows: list[Row], width: int) -> Iterator[str]:
+    spread = "5th to 95th percentile of patients"
+    yield f"{'':<{width}}{'median':>10}   {spread:<36}mean (95 % confidence interval of the mean)"
+    for row in rows:
+        spread = f"{_number(row.p5)} to {_number(row.p95)}"
+        mean = f"{_number(row.mean)} ({_number(row.mean_low)} to {_number(row.mean_high)})"
+        yield f"{row.arm:<{width}}{_number(row.median):>10}   {spread:<36}{mean}{_note(row)}"
+
+
+def _note(row: Row) -> str:
+    return f"   {row.undefined} undefined" if row.undefined else ""
 
 
 def _number(x: float) -> str:

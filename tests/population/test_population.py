@@ -23,9 +23,7 @@ def test_lognormal_around_the_typical_value():
 
 
 def test_correlation_is_that_of_the_random_effects():
-    cohort = sample(
-        between={"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.2)}, correlation={("V", "CL"): -0.6}
-    )
+    cohort = sample(between={"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.2)}, correlation={("V", "CL"): -0.6})
     logs = np.log([cohort.model.CL, cohort.model.V])
     assert np.corrcoef(logs)[0, 1] == pytest.approx(-0.6, abs=0.02)
     whole = sample(
@@ -51,9 +49,7 @@ def test_allometry_and_categories():
 
 
 def test_a_parameter_set_by_a_covariate():
-    cohort = sample(
-        size=5, covariates={"volume": qsp.Uniform(20.0, 40.0)}, effects=[qsp.SetBy("V", "volume")]
-    )
+    cohort = sample(size=5, covariates={"volume": qsp.Uniform(20.0, 40.0)}, effects=[qsp.SetBy("V", "volume")])
     np.testing.assert_array_equal(cohort.model.V, cohort.covariates["volume"])
 
 

@@ -70,9 +70,9 @@ def test_summary_counts_failures_and_labels_intervals():
 
 
 def test_an_undefined_endpoint_is_counted():
-    placebo = qsp.Trial([qsp.Arm("placebo", qsp.no_doses())], TS, endpoints={
-        "half-life": qsp.endpoints.HalfLife("concentration")
-    })
+    placebo = qsp.Trial(
+        [qsp.Arm("placebo", qsp.no_doses())], TS, endpoints={"half-life": qsp.endpoints.HalfLife("concentration")}
+    )
     (row,) = qsp.summarise(qsp.simulate_trial(placebo, COHORT))
     assert (row.failed, row.undefined) == (0, 200)
     assert np.isnan(row.median)
