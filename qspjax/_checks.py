@@ -69,7 +69,7 @@ def check_one_of(argument: str, value: Any, allowed: Iterable[Any], what: str) -
         refuse(argument, f"name {what} ({listed})", value)
 
 
-def _first(array: np.ndarray, fine: np.ndarray) -> Any:
+def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> Any:
     wrong = ~(fine & np.isfinite(array))
     return array[wrong].flat[0] if array.ndim else array[()]
 

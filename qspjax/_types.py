@@ -2,11 +2,11 @@
 
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real, UInt32
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Real, UInt32
 
 import qspjax._precision  # noqa: F401  (the precision is decided before the first array is made)
 
-Scalar: TypeAlias = Real[Array, "*batch"] | float | int
+Scalar: TypeAlias = Real[ArrayLike, "*batch"]
 """A number: a Python float, or an array of no dimensions (a leading axis where patients differ)."""
 
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]

@@ -190,8 +190,8 @@ def test_large_system_uses_the_library_factorisation():
         ({"max_steps": 0}, "Argument `max_steps` must be positive, but is 0."),
         (
             {"solver": diffrax.Euler()},
-            "Argument `solver` must be a diffrax solver for one ordinary differential equation, with an error estimate, "
-            "but is `Euler`.",
+            "Argument `solver` must be a diffrax solver for one ordinary differential equation, "
+            "with an error estimate, but is `Euler`.",
         ),
     ],
 )

@@ -1,0 +1,27 @@
+"""Annotations are true: the README's code and a small trial, with every annotation of qspjax checked at run time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = """
+import functools, re, sys
+from beartype import BeartypeConf, beartype
+import jaxtyping
+
+sys.modules["checker"] = type(sys)("checker")
+sys.modules["checker"].check = functools.partial(beartype, conf=BeartypeConf(is_pep484_tower=True))
+with jaxtyping.install_import_hook("qspjax", "checker.check"):
+    from qspjax.cli import main
+readme, out = sys.argv[1:]
+for block in re.findall(r"^```python\\n(.*?)^```", open(readme).read(), flags=re.DOTALL | re.MULTILINE):
+    exec(block, globals())
+sys.exit(main(["trial", "--patients", "3", "--out", out]))
+"""
+
+
+def test_annotations_are_true(tmp_path):
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    arguments = [sys.executable, "-c", CODE, str(readme), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
