@@ -2,11 +2,12 @@
 
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Real, UInt32
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real, UInt32
 
 import qspjax._precision  # noqa: F401  (the precision is decided before the first array is made)
 
-Scalar: TypeAlias = Real[ArrayLike, "*batch"]
+Scalar: TypeAlias = Real[Array, "*batch"] | Real[np.ndarray, "*batch"] | np.number | float | int
 """A number: a Python float, or an array of no dimensions (a leading axis where patients differ)."""
 
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]

@@ -140,7 +140,7 @@ def integrate(
         y = jnp.where(good, jnp.where(landed, dosed, y), now.y)
         t = jnp.where(good, t, now.t)
         too_small = ~good & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * span))
-        too_many = now.accepted + now.rejected + 1 >= max_steps
+        too_many = (now.accepted + now.rejected + 1 >= max_steps) & jnp.isfinite(due(now.boundary + landed))
         code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
         wrong = jnp.where(jnp.all(jnp.isfinite(ratios)), ratios, jnp.where(jnp.isfinite(ratios), 0.0, 1.0))
         slot = jnp.where(landed, timeline.output[now.boundary], outputs)
