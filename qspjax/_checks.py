@@ -4,6 +4,7 @@ Every message reads "Argument `name` must ..., but is ...". Traced values pass: 
 number shows up as a result code instead.
 """
 
+import numbers
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -11,9 +12,39 @@ import jax
 import numpy as np
 
 
+class ArgumentError(ValueError):
+    """An argument that is wrong: `argument` is its name, `must` says what it must be and what it is."""
+
+    def __init__(self, argument: str, must: str):
+        """Compose the message."""
+        super().__init__(f"Argument `{argument}` {must}")
+        self.argument, self.must = argument, must
+
+
 def refuse(argument: str, must: str, found: Any) -> NoReturn:
-    """Raise the `ValueError` that names the argument, what it must be and what it is."""
-    raise ValueError(f"Argument `{argument}` must {must}, but is {_shown(found)}.")
+    """Raise the `ArgumentError` that names the argument, what it must be and what it is."""
+    raise ArgumentError(argument, f"must {must}, but is {_shown(found)}.")
+
+
+def check_instance(argument: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Check that `value` is an instance of a class; `what` says so in words, such as "a model"."""
+    if not isinstance(value, kind):
+        found = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+        refuse(argument, f"be {what}", found)
+
+
+def check_whole(argument: str, value: Any, minimum: int) -> None:
+    """Check that `value` is a whole number (not a float, not true or false) of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        found = value if isinstance(value, numbers.Integral) else f"{_shown(value)} of type {type(value).__name__}"
+        refuse(argument, f"be a whole number of at least {minimum}", found)
+
+
+def check_names(argument: str, value: Any) -> tuple[str, ...]:
+    """Return a sequence of names as a tuple; a bare string is refused, since its letters are no names."""
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        refuse(argument, "be a sequence of names", value)
+    return tuple(value)
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -21,6 +52,18 @@ def concrete(value: Any) -> np.ndarray | None:
     if isinstance(value, jax.core.Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
+
+
+def check_number(argument: str, value: Any) -> None:
+    """Check that `value` is a number or an array of numbers."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        fine = np.asarray(value).dtype.kind in "fiub"
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        refuse(argument, "be a number", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
 
 def check_above(argument: str, value: Any, bound: float) -> None:

@@ -6,10 +6,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from qspjax._checks import check_one_of, refuse
+from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._model import AbstractModel
-from qspjax._names import at, names
+from qspjax._names import at, follow, names
+
+
+def as_array(argument: str, value: Any) -> jax.Array:
+    """Return numbers as an array; anything else is refused."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        refuse(argument, "hold numbers", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
 
 class Cohort(eqx.Module):
@@ -50,19 +59,21 @@ class Cohort(eqx.Module):
 
         Args:
             model: The typical patient.
-            values: By dotted name, arrays of shape (patients, ...).
+            values: By dotted name, arrays of shape (patients, ...); an array of the model varies as a whole.
             covariates: By name, arrays of shape (patients,).
             size: Number of patients, where neither values nor covariates tell.
         """
-        arrays = {name: jnp.asarray(value) for name, value in (*values.items(), *(covariates or {}).items())}
-        sizes = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
-        size = size if size is not None else next(iter(sizes.values()), 1)
-        for name, found in sizes.items():
-            if found != size:
-                refuse(name, f"have one element a patient ({size})", f"of shape {arrays[name].shape}")
-        for name, value in values.items():
-            model = at(model, name).set(value)
-        covariates = {name: jnp.asarray(value) for name, value in (covariates or {}).items()}
+        check_instance("model", model, AbstractModel, "a model")
+        values, covariates = _arrays("values", values), _arrays("covariates", covariates or {})
+        arrays = (*values.items(), *covariates.items())
+        if size is None:
+            size = next((array.shape[0] for _, array in arrays if array.ndim), 1)
+        for name, array in arrays:
+            if array.shape[:1] != (size,):
+                refuse(name, f"have one element a patient ({size})", f"of shape {array.shape}")
+        for name, array in values.items():
+            _check_whole_leaf(model, name)
+            model = at(model, name).set(array)
         return cls(model=model, covariates=covariates, varying=tuple(values), size=size)
 
     def __check_init__(self) -> None:
@@ -73,16 +84,20 @@ class Cohort(eqx.Module):
     def axes_mask(self) -> Any:
         """Return a tree like the model: true for the leaves that vary, false for those that are shared."""
         tree = jax.tree.map(lambda _: False, self.model)
-        leaves = [_getter(name) for name in self.varying]
-        return eqx.tree_at(lambda m: [get(m) for get in leaves], tree, [True] * len(leaves))
+        paths = [name.split(".") for name in self.varying]
+        return eqx.tree_at(lambda m: [follow(m, path) for path in paths], tree, [True] * len(paths))
 
     def patient(self, i: int) -> AbstractModel:
         """Return the model of one patient."""
+        if not isinstance(i, jax.core.Tracer):
+            found = np.asarray(i)
+            if found.dtype.kind not in "iu" or found.ndim or not -self.size <= found < self.size:
+                refuse("i", f"be the number of a patient (0 to {self.size - 1})", i)
         return self._each(lambda leaf: leaf[i])
 
     def take(self, indices: Any) -> "Cohort":
-        """Return the cohort of some of the patients."""
-        indices = jnp.asarray(indices)
+        """Return the cohort of some of the patients, by their numbers, a mask of true and false, or a slice."""
+        indices = self._numbers(indices)
         covariates = {name: value[indices] for name, value in self.covariates.items()}
         return Cohort(
             model=self._each(lambda leaf: leaf[indices]), covariates=covariates, varying=self.varying, size=indices.size
@@ -91,11 +106,25 @@ class Cohort(eqx.Module):
     def _each(self, function: Any) -> AbstractModel:
         return jax.tree.map(lambda varies, leaf: function(leaf) if varies else leaf, self.axes_mask(), self.model)
 
+    def _numbers(self, indices: Any) -> jax.Array:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(indices)):
+            return jnp.asarray(indices)
+        must = f"be numbers of patients (0 to {self.size - 1}) or a mask of {self.size}"
+        try:
+            chosen = np.arange(self.size)[indices if isinstance(indices, slice) else np.asarray(indices)]
+        except IndexError as error:
+            raise ArgumentError("indices", f"must {must}, but: {error}.") from error
+        if not chosen.size:
+            refuse("indices", must, "an empty selection")
+        return jnp.atleast_1d(chosen)
 
-def _getter(name: str) -> Any:
-    def get(model: Any) -> Any:
-        for attribute in name.split("."):
-            model = getattr(model, attribute)
-        return model
 
-    return get
+def _arrays(argument: str, values: Mapping[str, Any]) -> dict[str, jax.Array]:
+    check_instance(argument, values, Mapping, "a mapping of names to arrays")
+    return {name: as_array(name, value) for name, value in values.items()}
+
+
+def _check_whole_leaf(model: AbstractModel, name: str) -> None:
+    at(model, name)
+    if name not in [parameter.name for parameter in names(model)]:
+        refuse(name, f"vary as a whole array (`{name.partition('[')[0]}`)", "one element of it")

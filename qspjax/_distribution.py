@@ -11,14 +11,14 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
-from jaxtyping import Array, Float
+import numpy as np
+from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jaxtyping import Array
 
-from qspjax._checks import check_above, check_minimum, concrete, refuse
+from qspjax._checks import check_above, check_finite, check_instance, check_number, concrete, refuse
 from qspjax._model import as_parameter
-from qspjax._types import Key, Scalar
+from qspjax._types import Scalar
 
 
 class AbstractDistribution(eqx.Module):
@@ -30,7 +30,10 @@ class AbstractDistribution(eqx.Module):
 
     @abc.abstractmethod
     def to_normal(self, x: Any, typical: Any = None) -> Array:
-        """Return the standard normal variate that belongs to a quantity; the inverse of `from_normal`."""
+        """Return the standard normal variate that belongs to a quantity; the inverse of `from_normal`.
+
+        Below the support it is -inf, above it inf.
+        """
 
     @abc.abstractmethod
     def log_prob(self, x: Any, typical: Any = None) -> Array:
@@ -49,6 +52,9 @@ class Normal(AbstractDistribution):
     sd: Scalar = eqx.field(converter=as_parameter, kw_only=True)
 
     def __check_init__(self) -> None:
+        if self.mean is not None:
+            check_number("mean", self.mean)
+        check_number("sd", self.sd)
         check_above("sd", self.sd, 0.0)
 
     def from_normal(self, z: Any, typical: Any = None) -> Array:
@@ -88,9 +94,11 @@ class LogNormal(AbstractDistribution):
                 "Exactly one of the arguments `cv` and `omega` must be given, but "
                 + ("none is." if cv is None else "both are.")
             )
-        check_above("cv" if omega is None else "omega", cv if omega is None else omega, 0.0)
-        if median is not None:
-            check_above("median", median, 0.0)
+        given = {"cv": cv, "omega": omega, "median": median}
+        for name, value in given.items():
+            if value is not None:
+                check_number(name, value)
+                check_above(name, value, 0.0)
         self.median = as_parameter(median)
         self.omega = as_parameter(omega) if cv is None else jnp.sqrt(jnp.log1p(as_parameter(cv) ** 2))
 
@@ -106,7 +114,9 @@ class LogNormal(AbstractDistribution):
         return _location(self.median, typical, "median") * jnp.exp(self.omega * z)
 
     def to_normal(self, x: Any, typical: Any = None) -> Array:
-        return jnp.log(x / _location(self.median, typical, "median")) / self.omega
+        outside = jnp.asarray(x) <= 0
+        z = jnp.log(jnp.where(outside, 1.0, x) / _location(self.median, typical, "median")) / self.omega
+        return jnp.where(outside, -jnp.inf, z)
 
     def log_prob(self, x: Any, typical: Any = None) -> Array:
         inside = jnp.where(x > 0, x, 1.0)
@@ -115,19 +125,22 @@ class LogNormal(AbstractDistribution):
 
 
 class Uniform(AbstractDistribution):
-    """Uniform distribution between `low` and `high`."""
+    """Uniform distribution between `low` and `high`, both finite."""
 
     low: Scalar = eqx.field(converter=as_parameter)
     high: Scalar = eqx.field(converter=as_parameter)
 
     def __check_init__(self) -> None:
         _check_order(self.low, self.high)
+        check_finite("low", self.low)
+        check_finite("high", self.high)
 
     def from_normal(self, z: Any, typical: Any = None) -> Array:
         return self.low + (self.high - self.low) * ndtr(z)
 
     def to_normal(self, x: Any, typical: Any = None) -> Array:
-        return ndtri((x - self.low) / (self.high - self.low))
+        width = self.high - self.low
+        return _quantile((x - self.low) / width, (self.high - x) / width)
 
     def log_prob(self, x: Any, typical: Any = None) -> Array:
         return jnp.where((x >= self.low) & (x <= self.high), -jnp.log(self.high - self.low), -jnp.inf)
@@ -137,7 +150,14 @@ class Truncated(AbstractDistribution):
     """Another distribution, truncated to `low` <= x <= `high` and renormalised.
 
     With F the untruncated distribution function, the truncated quantile of u is that of F(low) + u (F(high) - F(low)).
-    It is computed on the side of the lower tail, so far tails stay exact.
+    It is computed from the smaller of the probabilities below and above, so far tails stay exact (`from_normal` out to
+    37 standard deviations, beyond which the probabilities are 0).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> weight = qsp.Truncated(qsp.Normal(70.0, sd=15.0), 40.0, 120.0)
+        >>> weight.from_normal(-9.0).round(2)
+        Array(40., dtype=float64)
     """
 
     distribution: AbstractDistribution
@@ -145,39 +165,55 @@ class Truncated(AbstractDistribution):
     high: Scalar = eqx.field(default=jnp.inf, converter=as_parameter)
 
     def __check_init__(self) -> None:
+        check_instance("distribution", self.distribution, AbstractDistribution, "a distribution")
         _check_order(self.low, self.high)
 
     def from_normal(self, z: Any, typical: Any = None) -> Array:
-        below, above = self._ends(typical)
-        flip = below + above > 0  # work in the lower tail, where probabilities keep their relative accuracy
-        low, high, z = jnp.where(flip, -above, below), jnp.where(flip, -below, above), jnp.where(flip, -z, z)
-        inner = ndtri(ndtr(low) * ndtr(-z) + ndtr(high) * ndtr(z))
-        x = self.distribution.from_normal(jnp.where(flip, -inner, inner), typical)
-        return jnp.clip(x, self.low, self.high)
+        low, high = self._ends(typical)
+        below = ndtr(low) * ndtr(-z) + ndtr(high) * ndtr(z)
+        above = ndtr(-low) * ndtr(-z) + ndtr(-high) * ndtr(z)
+        return jnp.clip(self.distribution.from_normal(_quantile(below, above), typical), self.low, self.high)
 
     def to_normal(self, x: Any, typical: Any = None) -> Array:
-        below, above = self._ends(typical)
-        inner = self.distribution.to_normal(x, typical)
-        return ndtri((ndtr(inner) - ndtr(below)) / (ndtr(above) - ndtr(below)))
+        low, high = self._ends(typical)
+        inner, mass = self.distribution.to_normal(x, typical), _log_mass(low, high)
+        return _quantile(jnp.exp(_log_mass(low, inner) - mass), jnp.exp(_log_mass(inner, high) - mass))
 
     def log_prob(self, x: Any, typical: Any = None) -> Array:
-        below, above = self._ends(typical)
-        mass = ndtr(above) - ndtr(below)
-        density = self.distribution.log_prob(x, typical) - jnp.log(mass)
+        density = self.distribution.log_prob(x, typical) - _log_mass(*self._ends(typical))
         return jnp.where((x >= self.low) & (x <= self.high), density, -jnp.inf)
 
     def _ends(self, typical: Any) -> tuple[Array, Array]:
         return self._end(self.low, typical), self._end(self.high, typical)
 
     def _end(self, bound: Any, typical: Any) -> Array:
-        inside = jnp.isfinite(bound) & ((bound > 0) | (not isinstance(self.distribution, LogNormal)))
-        end = self.distribution.to_normal(jnp.where(inside, bound, 1.0), typical)
-        return jnp.where(inside, end, jnp.where(bound > 0, jnp.inf, -jnp.inf))
+        end = self.distribution.to_normal(jnp.where(jnp.isinf(bound), 1.0, bound), typical)
+        return jnp.where(jnp.isinf(bound), bound, end)
 
 
-def sample(distribution: AbstractDistribution, *, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-    """Draw independent samples of a distribution that states its own location."""
-    return distribution.from_normal(jax.random.normal(key, shape))
+def _quantile(below: Any, above: Any) -> Array:
+    """Return the normal variate with these probabilities below and above it, from the smaller; inf outside (0, 1)."""
+    lower = below < above
+    tail = jnp.where(lower, below, above)
+    z = jnp.where(tail <= 0, -jnp.inf, ndtri(jnp.where(tail <= 0, 0.5, tail)))
+    return jnp.where(lower, z, -z)
+
+
+def _log_mass(low: Any, high: Any) -> Array:
+    """Return ln(Phi(high) - Phi(low)) from the lower tail, where it is exact; -inf where the interval is empty."""
+    flip = low + high > 0
+    low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
+    upper = jnp.where(jnp.isinf(high), 0.0, high)
+    unused = (low >= high) | jnp.isinf(low)
+    whole = _log_ndtr(upper)
+    gap = jnp.where(unused, -1.0, _log_ndtr(jnp.where(unused, 0.0, low)) - whole)
+    part = whole + jnp.log(-jnp.expm1(gap))
+    open_below = jnp.where(jnp.isinf(high), 0.0, whole)
+    return jnp.where(low >= high, -jnp.inf, jnp.where(jnp.isinf(low), open_below, part))
+
+
+def _log_ndtr(x: Any) -> Array:
+    return log_ndtr(x, series_order=10)
 
 
 def _location(own: Any, typical: Any, argument: str) -> Any:
@@ -193,9 +229,10 @@ def _log_normal_density(z: Any) -> Array:
 
 
 def _check_order(low: Any, high: Any) -> None:
+    for name, value in (("low", low), ("high", high)):
+        check_number(name, value)
+        if (found := concrete(value)) is not None and np.isnan(found).any():
+            refuse(name, "be a number or infinite", found)
     low, high = concrete(low), concrete(high)
     if low is not None and high is not None and not (low < high).all():
         refuse("high", f"be greater than `low` ({float(low):g})", high)
-    for name, value in (("low", low), ("high", high)):
-        if value is not None:
-            check_minimum(name, jnp.nan_to_num(value), -jnp.inf)

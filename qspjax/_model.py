@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from qspjax._checks import check_above, check_finite, check_minimum, refuse
+from qspjax._checks import check_above, check_finite, check_minimum, concrete, refuse
+from qspjax._names import leaf_names, names, state_names
 from qspjax._types import Observed, Scalar, State
 
 
@@ -45,19 +47,24 @@ def parameter(
     return eqx.field(converter=as_parameter, metadata=metadata, **default)
 
 
-def check_parameters(module: eqx.Module) -> None:
-    """Check every field declared with `parameter`: finite, and within its bounds."""
+def check_parameters(module: eqx.Module, prefix: str = "") -> None:
+    """Check every field declared with `parameter`, in nested modules too: a number, finite, within its bounds."""
     for field in dataclasses.fields(module):
-        value, metadata = getattr(module, field.name), field.metadata
-        if "unit" not in metadata:
-            continue
-        if isinstance(value, str):
-            refuse(field.name, "be a number", value)
-        check_finite(field.name, value)
-        if metadata["above"] is not None:
-            check_above(field.name, value, metadata["above"])
-        if metadata["minimum"] is not None:
-            check_minimum(field.name, value, metadata["minimum"])
+        value, metadata, name = getattr(module, field.name), field.metadata, prefix + field.name
+        if isinstance(value, eqx.Module):
+            check_parameters(value, f"{name}.")
+        elif "unit" in metadata:
+            if isinstance(value, (str, dict)):
+                refuse(name, "be a number", value)
+            check_finite(name, value)
+            if metadata["above"] is not None:
+                check_above(name, value, metadata["above"])
+            if metadata["minimum"] is not None:
+                check_minimum(name, value, metadata["minimum"])
+        elif isinstance(value, (int, float)) and not metadata.get("static", False):
+            refuse(
+                name, "be declared with `parameter(unit=, doc=)`, or with `equinox.field(static=True)`", "a plain field"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,10 @@ class Units:
     dose: str = ""
     states: Mapping[str, str] = dataclasses.field(default_factory=dict)
     observed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def of_state(self, name: str) -> str:
+        """Return the unit of a state by its dotted name; all elements of an array (`transit[0]`) have one unit."""
+        return self.states.get(name.partition("[")[0], "")
 
     def __hash__(self) -> int:
         """Hash the contents, so that a solution can carry its units through `jit`."""
@@ -121,6 +132,16 @@ class AbstractModel(eqx.Module):
     def __check_init__(self) -> None:
         check_parameters(self)
 
+    def __str__(self) -> str:
+        """Return the parameters with their values and units."""
+        values = ((p.name, concrete(p.value), p.unit) for p in names(self))
+        shown = (f"{name}={'?' if value is None else _shown(value)} {unit}".rstrip() for name, value, unit in values)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: np.ndarray) -> str:
+    return f"{value.item():g}" if value.ndim == 0 else f"array of shape {value.shape}"
+
 
 class Delivery(eqx.Module):
     """How a dose given to a target enters the state.
@@ -133,6 +154,10 @@ class Delivery(eqx.Module):
     scale: Scalar = eqx.field(default=1.0, converter=as_parameter)
     lag: Scalar = eqx.field(default=0.0, converter=as_parameter)
     bioavailability: Scalar = eqx.field(default=1.0, converter=as_parameter)
+
+    def __check_init__(self) -> None:
+        check_minimum("lag", self.lag, 0.0)
+        check_minimum("bioavailability", self.bioavailability, 0.0)
 
 
 class AbstractDelivered(AbstractModel):
@@ -148,14 +173,29 @@ def deliveries_of(model: AbstractModel) -> Mapping[str, Delivery]:
     return model.deliveries() if isinstance(model, AbstractDelivered) else {}
 
 
-def as_state(model: AbstractModel, state: State | None) -> State:
-    """Return a state (the model's initial one if None) as strong float arrays in the model's own structure."""
+def check_slope(slope: State, start: State) -> None:
+    """Check that what a vector field returns has the structure and the shapes of the state."""
+    must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"
+    if jax.tree.structure(slope) != jax.tree.structure(start):
+        refuse("model", must, f"one that returns a {type(slope).__name__}")
+    for name, own, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
+        if jnp.shape(leaf) not in ((), jnp.shape(own)):
+            refuse("model", must, f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`")
+
+
+def as_state(model: AbstractModel, state: State | None, *, batched: bool = False) -> State:
+    """Return a state (the model's initial one if None) as strong float arrays in the model's own structure.
+
+    With `batched`, leaves may have one leading axis more than the model's own: one row a patient.
+    """
     start = jax.tree.map(as_parameter, model.initial())
     if state is None:
         return start
+    must = f"have the structure of the model's state ({', '.join(state_names(start))})"
     if jax.tree.structure(state) != jax.tree.structure(start):
-        raise ValueError(
-            f"Argument `initial` must have the structure of the model's state ({jax.tree.structure(start)}), "
-            f"but is {jax.tree.structure(state)}."
-        )
-    return jax.tree.map(as_parameter, state)
+        refuse("initial", must, f"of type {type(state).__name__}")
+    state = jax.tree.map(as_parameter, state)
+    for name, leaf, own in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
+        if jnp.shape(leaf) != own.shape and not (batched and jnp.shape(leaf)[1:] == own.shape):
+            refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`")
+    return state

@@ -5,7 +5,7 @@ The states of a model are named the same way from the tree that `initial` return
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -58,18 +58,18 @@ class At(Generic[M]):
     def get(self) -> Any:
         """Return the value of the leaf."""
         path, index = _resolve(self.model, self.name)
-        value = _follow(self.model, path)
+        value = follow(self.model, path)
         return value if index is None else value[index]
 
     def set(self, value: Any) -> M:
         """Return a copy of the model with this leaf replaced, converted and checked as at construction."""
         path, index = _resolve(self.model, self.name)
-        owner = _follow(self.model, path[:-1])
+        owner = follow(self.model, path[:-1])
         field = next(f for f in dataclasses.fields(owner) if f.name == path[-1])
         if index is not None:
             value = jnp.asarray(getattr(owner, path[-1])).at[index].set(value)
         converter = field.metadata.get("converter", lambda x: x)
-        new = eqx.tree_at(lambda m: _follow(m, path), self.model, converter(value), is_leaf=lambda x: x is None)
+        new = eqx.tree_at(lambda m: follow(m, path), self.model, converter(value), is_leaf=lambda x: x is None)
         _check_again(new, path[:-1])
         return new
 
@@ -124,6 +124,13 @@ def match(name: str | int, candidates: tuple[str, ...], argument: str, what: str
     return ends[0]
 
 
+def follow(module: Any, path: Iterable[str]) -> Any:
+    """Return what lies at the end of a path of attributes."""
+    for attribute in path:
+        module = getattr(module, attribute)
+    return module
+
+
 def _leaves(module: eqx.Module, prefix: str = "", path: tuple[str, ...] = ()) -> Iterator[tuple]:
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
@@ -142,21 +149,15 @@ def _resolve(model: eqx.Module, name: str) -> tuple[tuple[str, ...], int | None]
         return paths[name], None
     stem, bracket, rest = name.partition("[")
     index = int(rest[:-1]) if bracket and rest.endswith("]") and rest[:-1].isdigit() else None
-    if index is not None and stem in paths and index < jnp.size(_follow(model, paths[stem])):
+    if index is not None and stem in paths and index < jnp.size(follow(model, paths[stem])):
         return paths[stem], index
     check_one_of("name", name, paths, "a parameter of the model")
     raise AssertionError("unreachable")
 
 
-def _follow(module: Any, path: tuple[str, ...]) -> Any:
-    for attribute in path:
-        module = getattr(module, attribute)
-    return module
-
-
 def _check_again(model: eqx.Module, path: tuple[str, ...]) -> None:
     for depth in range(len(path), -1, -1):
-        owner = _follow(model, path[:depth])
+        owner = follow(model, path[:depth])
         for parent in type(owner).__mro__:
             if "__check_init__" in vars(parent):
                 vars(parent)["__check_init__"](owner)

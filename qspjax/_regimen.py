@@ -11,9 +11,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qspjax._amount import AbstractAmount, Covariates
-from qspjax._checks import check_above, check_finite, check_minimum, concrete, refuse
+from qspjax._checks import (
+    check_above,
+    check_finite,
+    check_instance,
+    check_minimum,
+    check_number,
+    check_whole,
+    concrete,
+    refuse,
+)
 from qspjax._model import as_parameter
 from qspjax._types import Scalar
 
@@ -56,6 +66,23 @@ class Regimen(eqx.Module):
     end: jax.Array
     targets: tuple[str | int, ...] = eqx.field(static=True)
 
+    def __str__(self) -> str:
+        """Return the table of doses, a line a dose."""
+        columns = [np.asarray(getattr(self, name)) for name in ("time", "kind", "index", "amount", "duration", "rate")]
+        if any(column.ndim > 1 for column in columns):
+            return f"Regimen of {self.rows} rows for each of {max(len(c) for c in columns if c.ndim > 1)} patients"
+        lines = []
+        for time, kind, index, amount, duration, rate, rule in zip(*columns, np.asarray(self.rule), strict=True):
+            if np.isfinite(time):
+                how = {
+                    Action.BOLUS: "",
+                    Action.INFUSION_OVER: f" over {duration:g}",
+                    Action.INFUSION_RATE: f" at rate {rate:g}",
+                }
+                dose = f"{amount:g}" if rule < 0 else type(self.rules[rule]).__name__
+                lines.append(f"at {time:g}: {dose} to {self.targets[index]}{how[kind]}")
+        return "\n".join(lines) or "no doses"
+
     @property
     def rows(self) -> int:
         """Number of rows, padding included."""
@@ -67,8 +94,10 @@ class Regimen(eqx.Module):
 
     def __add__(self, other: "Regimen") -> "Regimen":
         """Give the doses of both regimens."""
+        check_instance("other", other, Regimen, "a regimen, to be added to a regimen")
         targets = self.targets + tuple(name for name in other.targets if name not in self.targets)
-        moved = jnp.asarray([targets.index(name) for name in other.targets], dtype=int)[other.index]
+        numbers = [targets.index(name) for name in other.targets]
+        moved = jnp.asarray(numbers, dtype=int)[other.index] if numbers else other.index
         shifted = jnp.where(other.rule >= 0, other.rule + len(self.rules), -1)
         other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
         columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
@@ -85,17 +114,27 @@ class Regimen(eqx.Module):
         Raises:
             ValueError: If `interval` is not positive or `doses` is less than 1.
         """
+        check_number("interval", interval)
         check_above("interval", interval, 0.0)
-        if not isinstance(doses, int) or doses < 1:
-            refuse("doses", "be a whole number of at least 1", doses)
+        check_whole("doses", doses, 1)
+        if not self.rows:
+            return self
         interval = as_parameter(interval)
         shift = jnp.repeat(jnp.arange(doses), self.rows) * interval
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
-        return Regimen(**columns, rules=self.rules, end=self.end + doses * interval, targets=self.targets)
+        end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
+        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets)
 
     def then(self, other: "Regimen") -> "Regimen":
-        """Go on with another regimen when this one is over: its last infusion ended or its last interval passed."""
+        """Go on with another regimen when this one is over: its last infusion ended and its last interval passed.
+
+        Raises:
+            ValueError: If the end is not known: an infusion at a rate of an amount that depends on covariates.
+        """
+        end = concrete(self.end)
+        if end is not None and np.isnan(end).any():
+            refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
         later = eqx.tree_at(lambda r: (r.time, r.end), other, (other.time + self.end, other.end + self.end))
         return self + later
 
@@ -185,17 +224,20 @@ def infusion(
             + ("none is." if over is None else "both are.")
         )
     if over is not None:
+        check_number("over", over)
         check_above("over", over, 0.0)
         return _row(amount, to=to, at=at, kind=Action.INFUSION_OVER, duration=over, lasts=over)
+    check_number("rate", rate)
     check_above("rate", rate, 0.0)
-    lasts = 0.0 if isinstance(amount, AbstractAmount) else as_parameter(amount) / rate
+    lasts = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
     return _row(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, lasts=lasts)
 
 
 def no_doses() -> Regimen:
     """Return the regimen without doses (an untreated arm)."""
-    row = _row(0.0, to=1, at=0.0, kind=Action.BOLUS)
-    return eqx.tree_at(lambda r: (r.time, r.end), row, (jnp.full((1,), jnp.inf), jnp.zeros(())))
+    row = _row(0.0, to="", at=0.0, kind=Action.BOLUS)
+    columns = {name: getattr(row, name)[:0] for name in _COLUMNS}
+    return Regimen(**columns, rules=(), end=jnp.zeros(()), targets=())
 
 
 def _row(
@@ -210,12 +252,14 @@ def _row(
 ) -> Regimen:
     if isinstance(to, bool) or not isinstance(to, (str, int)):
         refuse("to", "be the name of a dose target or a compartment number", to)
+    check_number("at", at)
     check_finite("at", at)
     depends = isinstance(amount, AbstractAmount)
     if not depends:
+        if isinstance(amount, str) or callable(amount):
+            refuse("amount", "be a number or an amount by covariates such as Proportional(5.0, 'WT')", amount)
+        check_number("amount", amount)
         check_minimum("amount", amount, 0.0)
-        if concrete(amount) is None and not isinstance(amount, jax.core.Tracer):
-            refuse("amount", "be a number or a function of covariates", amount)
 
     def column(value: Any) -> jax.Array:
         return jnp.asarray(value, dtype=float)[..., None]

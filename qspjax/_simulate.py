@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_finite, check_increasing, concrete, refuse
+from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
@@ -63,20 +63,23 @@ def simulate(
         >>> solution.observed["concentration"].round(3)
         Array([0.   , 5.295, 0.66 ], dtype=float64)
     """
-    if not isinstance(model, AbstractModel):
-        refuse("model", "be a model (an instance of AbstractModel)", f"of type {type(model).__name__}")
+    check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
     method = default_method() if method is None else method
     ts = _times(ts, ndim=1)
     start = as_state(model, initial)
-    regimen = _check(model, regimen, ts, t0, start)
+    regimen = _check(model, regimen, ts, t0, start, method)
     if regimen.rules:
         raise ValueError(
             "Argument `regimen` must have amounts that are numbers, but some depend on covariates: "
             "call regimen.prescribe({'WT': 70.0, ...}) first."
         )
+    if regimen.time.ndim == 2 or regimen.amount.ndim == 2:
+        refuse("regimen", "be that of one patient", "one with a row for each of several patients")
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
-    solution = _solution(labels, ts, _jitted(patient, model, regimen, ts, initial, start_time))
+    solution = Solution(
+        ts, *_jitted(patient, model, regimen, ts, start if initial is not None else None, start_time), labels
+    )
     return _thrown(solution) if throw else solution
 
 
@@ -120,14 +123,15 @@ def simulate_cohort(
         >>> solution.observed["concentration"].shape, int(solution.failed.sum())
         ((100, 3), 0)
     """
-    if not isinstance(cohort, Cohort):
-        refuse("cohort", "be a cohort", f"of type {type(cohort).__name__}")
+    check_instance("cohort", cohort, Cohort, "a cohort")
     method = default_method() if method is None else method
     executor = Vmap() if executor is None else executor
+    check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
     one = cohort.patient(0)
     base = as_state(one, None)
-    regimen = _check(one, regimen, ts, t0, base).prescribe(cohort.covariates)
+    regimen = _check(one, regimen, ts, t0, base, method).prescribe(cohort.covariates)
+    initial = None if initial is None else as_state(one, initial, batched=True)
     patient, labels = _prepare(one, base, save, reduce, method)
 
     parts = [
@@ -138,8 +142,7 @@ def simulate_cohort(
     ]
     each, shared = zip(*parts, strict=True)
     shared = (*shared, None if t0 is None else jnp.asarray(t0, dtype=float))
-    results = executor.map(_Joined(patient), each, shared, size=cohort.size)
-    return _solution(labels, ts, results)
+    return Solution(ts, *executor.map(_Joined(patient), each, shared, size=cohort.size), labels)
 
 
 def default_method() -> AbstractMethod:
@@ -197,41 +200,55 @@ def _jitted(patient: _Patient, *arguments: Any) -> Outcome:
 def _prepare(
     model: AbstractModel, start: State, save: Sequence[str] | None, reduce: Any, method: AbstractMethod
 ) -> tuple[_Patient, Labels]:
-    names: list[str] = []
-    jax.eval_shape(lambda m, y: names.extend(m.observe(jnp.zeros(()), y)), model, start)
-    kept = Save.of(None if save is None else tuple(save), tuple(names), start)
+    names = _observed_names(model, start)
+    kept = Save.of(save, names, start)
     states = state_names(start)
     described = method.describe()
     full = Labels(states, states, model.units, described)
     return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
 
 
-def _solution(labels: Labels, ts: Any, outcome: Outcome) -> Solution:
-    return Solution(ts, *outcome, labels)
+def _observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
+    """Return what a model observes; check that it is numbers by name."""
+    seen: list[Any] = []
+    jax.eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
+    (observed,) = seen
+    if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
+        refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
+    for name, value in observed.items():
+        if jnp.shape(value) != ():
+            refuse("model", "observe a number by each name", f"one that observes shape {jnp.shape(value)} as `{name}`")
+    return tuple(observed)
 
 
 def _times(ts: Any, *, ndim: int | None) -> jax.Array:
+    check_number("ts", ts)
     ts = jnp.asarray(ts, dtype=float)
-    check_increasing("ts", ts)
     if ndim is not None and ts.ndim != ndim:
-        refuse("ts", "have shape (times,) for one patient", f"of shape {ts.shape}")
+        refuse("ts", "have shape (times,)", f"of shape {ts.shape}")
+    check_increasing("ts", ts)
     return ts
 
 
-def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> Regimen:
-    """Check the doses and times of a simulation; return the regimen aimed at the model's dose targets and padded.
+def _check(
+    model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State, method: AbstractMethod
+) -> Regimen:
+    """Check the arguments of a simulation; return the regimen aimed at the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
-    if not isinstance(regimen, Regimen):
-        refuse("regimen", "be a Regimen (from bolus, infusion or no_doses)", f"of type {type(regimen).__name__}")
+    check_instance("regimen", regimen, Regimen, "a Regimen (from bolus, infusion or no_doses)")
+    check_instance("method", method, AbstractMethod, "a method such as Diffrax(Rodas5P(), rtol=1e-6)")
+    regimen = aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
     start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
-    check_finite("t0", t0)
+    if t0 is not None:
+        check_number("t0", t0)
+        check_finite("t0", t0)
     if start_time is not None and first is not None and start_time > first.min():
         refuse("t0", f"not be after the first of `ts` ({first.min():g})", start_time)
     if start_time is not None and doses is not None and start_time > doses.min():
         refuse("t0", f"not be after the first dose ({doses.min():g})", start_time)
-    return aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+    return regimen
 
 
 def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """What a simulation returns: times, observed values, states, and for each patient how it went."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffrax
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_one_of
+from qspjax._checks import check_names, check_one_of, concrete
 from qspjax._extras import require
 from qspjax._model import Units
 from qspjax._names import leaf_names, state_names
@@ -119,6 +120,8 @@ class Solution(eqx.Module):
 
     def __str__(self) -> str:
         """Say what is in the solution, how it was solved and how many patients failed."""
+        if concrete(self.stats["steps"]) is None:
+            return eqx.tree_pformat(self)
         names = ", ".join([*self.observed, *self.labels.kept_states]) or "no trajectories"
         shape = " x ".join(map(str, np.broadcast_shapes(np.shape(self.stats["steps"]) + (1,), self.ts.shape)))
         steps = np.asarray(self.stats["steps"])
@@ -127,6 +130,8 @@ class Solution(eqx.Module):
             f"Solution of {names} at {shape} times; {self.labels.method}; "
             f"{steps.mean():.0f} steps on average, {steps.max()} at most; {failed} of {steps.size} failed"
         )
+
+    __repr__ = __str__
 
     def _columns(self) -> dict[str, np.ndarray]:
         columns = {name: np.asarray(value) for name, value in self.observed.items()}
@@ -148,7 +153,7 @@ class Labels(NamedTuple):
 
     def unit(self, name: str) -> str:
         """Return the unit of an observed value or a state."""
-        return self.units.observed.get(name, self.units.states.get(name.split(".")[-1], ""))
+        return self.units.observed.get(name) or self.units.of_state(name)
 
 
 class Outcome(NamedTuple):
@@ -174,11 +179,10 @@ class Save(NamedTuple):
     states: tuple[str, ...]
 
     @classmethod
-    def of(cls, wanted: tuple[str, ...] | None, observed: tuple[str, ...], state: State) -> "Save":
+    def of(cls, wanted: Sequence[str] | None, observed: tuple[str, ...], state: State) -> "Save":
         """Sort the names that the user gave into observed values and states; None keeps everything."""
         by_leaf = leaf_names(state)
-        if wanted is None:
-            wanted = (*observed, *state_names(state))
+        wanted = (*observed, *state_names(state)) if wanted is None else check_names("save", wanted)
         for name in wanted:
             check_one_of("save", name, (*observed, *state_names(state)), "observed values or states")
         leaves = tuple(any(name in wanted for name in leaf) for leaf in by_leaf)

@@ -5,32 +5,19 @@ are added. Mass and amount of substance are different dimensions: 1 mg is not co
 """
 
 import functools
+import math
 import re
+import sys
 import tokenize
-from typing import Any
+from typing import Any, NoReturn
 
-from qspjax._checks import check_finite, refuse
+from qspjax._checks import ArgumentError, check_finite, refuse
 from qspjax._extras import require
 
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
 _UNIT = re.compile(r"(?:[A-Za-z\u00b5\u03bc%_*/^(). ]|[-\d](?!\d\d)){0,60}")
 """Letters, operators and small exponents: nothing that takes long to read."""
-
-
-def parse_quantity(text: str) -> tuple[float, str]:
-    """Split a quantity into its number and its unit.
-
-    Raises:
-        ValueError: If the text does not start with a number.
-
-    Example:
-        >>> parse_quantity("300 mg"), parse_quantity("1e-3 mg/mL"), parse_quantity("7")
-        ((300.0, 'mg'), (0.001, 'mg/mL'), (7.0, ''))
-    """
-    found = _QUANTITY.fullmatch(text)
-    if found is None:
-        refuse("text", 'be a number with a unit, such as "5 mg"', f'"{text}"')
-    return float(found[1]), found[2]
+_LARGEST = sys.float_info.max
 
 
 def convert(value: str | float, *, to: str, argument: str = "value") -> float:
@@ -53,18 +40,19 @@ def convert(value: str | float, *, to: str, argument: str = "value") -> float:
             argument, _wanted(to), f"a {type(value).__name__}" if not isinstance(value, bool) else str(value).lower()
         )
     if not isinstance(value, str):
-        check_finite(argument, value)
-        return float(value)
+        number = math.inf if isinstance(value, int) and abs(value) > _LARGEST else float(value)
+        check_finite(argument, number)
+        return number
     found = _QUANTITY.fullmatch(value)
     if found is None:
-        refuse(argument, _wanted(to), f'"{value}"')
+        _refuse(argument, _wanted(to), value)
     number, unit = float(found[1]), found[2]
     check_finite(argument, number)
     if not unit or unit == to:
         return number
     quantity = _registry().Quantity(number, _unit(unit, value, argument))
     if not quantity.is_compatible_with(to):
-        refuse(argument, _wanted(to), f'"{value}"')
+        _refuse(argument, _wanted(to), value)
     return float(quantity.to(to).magnitude)
 
 
@@ -100,6 +88,11 @@ def product(unit: str, other: str) -> str:
     return f"{unit}*{other}" if unit and other else unit or other
 
 
+def _refuse(argument: str, must: str, text: str) -> NoReturn:
+    """Refuse text, shown in the quotes of a file."""
+    raise ArgumentError(argument, f'must {must}, but is "{text}".')
+
+
 def _wanted(unit: str) -> str:
     return f"be in {unit} or a unit of the same dimension" if unit else "be a number without a unit"
 
@@ -107,11 +100,11 @@ def _wanted(unit: str) -> str:
 def _unit(unit: str, value: str, argument: str) -> Any:
     pint = require("pint", extra="cli")
     if _UNIT.fullmatch(unit) is None:
-        refuse(argument, "be a number and a unit", f'"{value}"')
+        _refuse(argument, "be a number and a unit", value)
     try:
         return _registry().parse_units(unit)
     except (pint.PintError, tokenize.TokenError, ValueError, TypeError, ArithmeticError):
-        refuse(argument, "have a known unit", f'"{value}"')
+        _refuse(argument, "have a known unit", value)
 
 
 @functools.cache

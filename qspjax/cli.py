@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from qspjax import execute, io, plot, population
+from qspjax._checks import ArgumentError
 from qspjax._extras import require
 
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
@@ -31,8 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         return _say("Interrupted: nothing was written.", _INTERRUPTED)
+    except ValueError as error:
+        return _say(str(error), _BAD_INPUT)
     except (ImportError, OSError) as error:
         return _say(str(error), _FAILED)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        return _say(_breakdown(error), _FAILED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
     trial.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -trial)")
-    trial.add_argument("--patients", type=_at_least(1), metavar="N", help="number of patients, instead of the file's")
+    patients = _at_least(1, io.MOST_PATIENTS)
+    trial.add_argument("--patients", type=patients, metavar="N", help="number of patients, instead of the file's")
     trial.add_argument("--seed", type=_at_least(0), metavar="N", help="random seed, instead of the file's")
     trial.add_argument("--chunk", type=_at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
     trial.set_defaults(run=_trial)
@@ -56,22 +62,28 @@ def _parser() -> argparse.ArgumentParser:
 def _trial(arguments: argparse.Namespace) -> int:
     for package in _NEEDED:
         require(package, extra="cli")
-    try:
-        file = io.read_trial(arguments.file or io.bundled_trial())
-    except io.FileIssues as issues:
-        return _say(str(issues), _BAD_INPUT)
-    changed = {name: getattr(arguments, name) for name in ("patients", "seed")}
-    file = dataclasses.replace(file, **{name: value for name, value in changed.items() if value is not None})
+    file = _changed(io.read_trial(arguments.file or io.bundled_trial()), arguments)
     out = io.check_destination(arguments.out or f"{file.stem}-trial")
-    return _run(file, out, arguments.chunk)
+    try:
+        return _run(file, out, arguments.chunk)
+    except io.FileIssues:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{file.source}: {error}") from error
+
+
+def _changed(file: io.TrialFile, arguments: argparse.Namespace) -> io.TrialFile:
+    """Return the trial with the options of the command line in place of the file's own."""
+    changed = {name: getattr(arguments, name) for name in ("patients", "seed")}
+    try:
+        return dataclasses.replace(file, **{name: value for name, value in changed.items() if value is not None})
+    except ArgumentError as error:
+        raise ValueError(f"argument --{error.argument}: {error.must}") from error
 
 
 def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
-    try:
-        key = jax.random.key(file.seed)
-        cohort = file.population.sample(key=key, size=file.patients)
-    except ValueError as error:
-        return _say(f"{file.source}: {error}", _BAD_INPUT)
+    key = jax.random.key(file.seed)
+    cohort = file.sample(key)
     with _Progress(file.patients * len(file.trial.arms)) as progress:
         result = population.simulate_trial(
             file.trial,
@@ -94,7 +106,7 @@ class _Progress:
     def __init__(self, total: int):
         rich, console = require("rich.progress", extra="cli"), require("rich.console", extra="cli")
         self._console = console.Console(stderr=True)
-        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
+        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.MofNCompleteColumn())
         ends = (rich.TextColumn("patients  {task.fields[note]}"), rich.TimeElapsedColumn())
         self._bar = rich.Progress(*columns, *ends, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("compiling", total=total, note="")
@@ -126,17 +138,26 @@ class _Progress:
         return f"{rate:.0f} a second, {self._failed} failed"
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
+def _at_least(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
     def whole(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if not minimum <= value < 2**63:
+        if value < minimum:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, but is {text}")
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"must be at most {maximum}, but is {text}")
         return value
 
     return whole
+
+
+def _breakdown(error: Exception) -> str:
+    """Return one sentence for a run that ran out of memory, or that the compiler or the device gave up."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "Out of memory: use a smaller --chunk or fewer patients, or save less in [output]."
+    return str(error).partition("\n")[0]
 
 
 def _say(message: str, code: int) -> int:

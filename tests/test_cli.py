@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import xarray
@@ -127,7 +128,7 @@ def test_bad_files_have_code_2_and_no_traceback(trial, tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path / 'none.toml'}: must be a file, but does not exist.\n"
     path.write_text(TRIAL.replace("{ cv = 0.3 }", "{ sd = 300 }"))
     assert main(["trial", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"{path}: Argument `CL` must be positive, but is -")
+    assert capsys.readouterr().err.startswith(f"{path}:9: [population.between] CL: must be positive, but is -")
     assert held(tmp_path) == {"two.toml", "bad.toml"}
 
 
@@ -135,6 +136,7 @@ def test_bad_files_have_code_2_and_no_traceback(trial, tmp_path, capsys):
     ("options", "message"),
     [
         (["--patients", "0"], "argument --patients: must be a whole number of at least 1, but is 0"),
+        (["--patients", "9000000000000000000"], "argument --patients: must be at most 100000000, but is 9000000"),
         (["--seed", "-1"], "argument --seed: must be a whole number of at least 0, but is -1"),
         (["--chunk", "many"], "argument --chunk: must be a whole number of at least 1, but is many"),
     ],
@@ -158,6 +160,8 @@ def test_other_directories_are_left_alone(trial, tmp_path, capsys):
     assert main(["trial", trial, "--out", str(out)]) == 1
     expected = f"{out} must hold nothing but an earlier trial to be replaced, but holds thesis.txt.\n"
     assert capsys.readouterr().err == expected
+    assert main(["trial", trial, "--out", "/proc/x/y"]) == 1
+    assert capsys.readouterr().err == "/proc/x/y must be in a directory that can be written, but /proc cannot.\n"
     assert main(["trial", trial, "--out", trial]) == 1
     assert capsys.readouterr().err == f"{trial} must be a directory, but is a file.\n"
     assert (out / "thesis.txt").read_text() == "years of work"
@@ -242,3 +246,41 @@ def test_randomised_arms(trial, tmp_path, capsys):
     assert main(["trial", str(path), "--out", str(out)]) == 0
     assert "Patients: 6, randomised\n" in capsys.readouterr().out
     assert sorted(int(row["patient"]) for row in rows(out / "endpoints.csv")) == list(range(6))
+    assert main(["trial", str(path), "--patients", "1"]) == 2
+    message = "argument --patients: must be at least the number of arms (2) where `randomised` is true, but is 1.\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("Argument `x` must be y."), 2, "{file}: Argument `x` must be y."),
+        (MemoryError(), 1, "Out of memory: use a smaller --chunk or fewer patients, or save less in [output]."),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 80 bytes."),
+            1,
+            "Out of memory: use a smaller --chunk or fewer patients, or save less in [output].",
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: the device is gone\nmore"), 1, "INTERNAL: the device is gone"),
+    ],
+)
+def test_a_run_that_breaks_is_one_sentence(trial, tmp_path, capsys, monkeypatch, error, code, message):
+    from qspjax import plot
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(plot, "trial", broken)
+    assert main(["trial", trial, "--out", str(tmp_path / "out")]) == code
+    assert capsys.readouterr().err.splitlines()[1:] == [message.format(file=trial)]
+    assert held(tmp_path) == {"two.toml"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_dollars_one_time_and_large_chunks(trial, tmp_path):
+    text = TRIAL.replace("Two", "$Two {$").replace("[arms.none]", '[arms."$_ $[/x]"]').replace("high peak", "$^ $")
+    text = text.replace('until = "12 h"\nevery = "6 h"', 'times = ["12 h"]')
+    text += '[[output.panels]]\noutput = "concentration"\nlabel = "$_ $"\nlog = true\n'
+    (tmp_path / "two.toml").write_text(text)
+    assert main(["trial", trial, "--out", str(tmp_path / "out"), "--chunk", "1000000000000000"]) == 0
+    assert held(tmp_path / "out") == FILES

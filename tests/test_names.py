@@ -22,6 +22,16 @@ class Rates(qsp.AbstractModel):
         return {}
 
 
+class Organ(eqx.Module):
+    V: jax.Array = qsp.parameter(unit="L", doc="volume")
+
+
+class Plain(Rates):
+    k: jax.Array = eqx.field(default=None)
+    organ: Organ = eqx.field(default=None)
+    CL: float = 1.0
+
+
 @pytest.fixture
 def model():
     return Rates(k=[1, 2], organ=qsp.models.OneCompartment(CL=3, V=30))
@@ -62,6 +72,20 @@ def test_unknown_name(model, name):
         qsp.at(model, name)
 
 
+def test_nested_parameters_are_checked():
+    with pytest.raises(ValueError, match="Argument `organ.V` must be positive, but is -30."):
+        Rates(k=[1.0], organ=Organ(V=-30.0))
+
+
+def test_plain_fields_are_refused():
+    with pytest.raises(ValueError, match="Argument `CL` must be declared with `parameter"):
+        Plain(CL=3.0)
+
+
+def test_prints_values_and_units():
+    assert str(qsp.models.OneCompartment(CL=3, V=30)) == "OneCompartment(CL=3 L/h, V=30 L)"
+
+
 def test_replacing_works_under_transformations(model):
     assert jax.grad(lambda v: qsp.at(model, "organ.CL").set(v).organ.CL ** 2)(3.0) == 6.0
     batch = jax.vmap(lambda v: qsp.at(model, "organ.CL").set(v))(jnp.ones(4))
@@ -81,7 +105,54 @@ def test_cohort_of_values():
     assert cohort.take([1]).covariates["WT"].tolist() == [2]
 
 
+@pytest.mark.parametrize("some", [[True, False, True], slice(0, 3, 2), jnp.array([0, 2]), [0, -1]])
+def test_some_of_a_cohort(some):
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [10.0, 20.0, 30.0]}).take(some)
+    assert (cohort.size, cohort.model.V.tolist()) == (2, [10.0, 30.0])
+
+
+def test_a_cohort_is_indexed_under_transformations():
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [10.0, 20.0]})
+    assert float(jax.jit(lambda i: cohort.patient(i).V)(1)) == 20.0
+    assert jax.jit(lambda i: cohort.take(i).model.V)(jnp.array([1])).tolist() == [20.0]
+
+
+def test_a_cohort_of_a_series():
+    series = pytest.importorskip("pandas").Series([10.0, 20.0], index=[7, 8])
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": series}, covariates={"V": [1.0, 2.0]})
+    assert (cohort.model.V.tolist(), cohort.covariates["V"].tolist()) == ([10.0, 20.0], [1.0, 2.0])
+
+
+PLACES = "Argument `indices` must be numbers of patients (0 to 1) or a mask of 2, but"
+INDEX_ERRORS = {
+    "patient": (lambda c: c.patient(99), "Argument `i` must be the number of a patient (0 to 1), but is 99."),
+    "numbers": (lambda c: c.take([0, 99]), f"{PLACES}: index 99 is out of bounds"),
+    "mask": (lambda c: c.take([True]), f"{PLACES}: boolean index did not match"),
+    "nobody": (lambda c: c.take([False, False]), f"{PLACES} is an empty selection."),
+}
+
+
+@pytest.mark.parametrize("case", INDEX_ERRORS)
+def test_cohort_index_errors(case):
+    call, message = INDEX_ERRORS[case]
+    with pytest.raises(ValueError) as error:
+        call(qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [10.0, 20.0]}))
+    assert str(error.value).startswith(message)
+
+
+def test_a_cohort_varies_whole_arrays_of_a_model(model):
+    assert qsp.Cohort.of(model, {"k": [[1, 2], [3, 4]]}).patient(1).k.tolist() == [3.0, 4.0]
+    with pytest.raises(
+        ValueError, match=r"Argument `k\[0\]` must vary as a whole array \(`k`\), but is one element of it\."
+    ):
+        qsp.Cohort.of(model, {"k[0]": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="Argument `model` must be a model, but is of type float"):
+        qsp.Cohort.of(3.0, {})
+
+
 COHORT_ERRORS = {
+    "scalar": ({"CL": 1.0}, "Argument `CL` must have one element a patient (1), but is of shape ()."),
+    "text": ({"CL": ["a"]}, "Argument `CL` must hold numbers, but is of type list."),
     "name": ({"Vd": [1.0]}, "Argument `name` must name a parameter of the model (CL, V), but is `Vd`."),
     "size": ({"CL": [1.0, 2.0], "V": [1.0]}, "Argument `V` must have one element a patient (2), but is of shape (1,)."),
     "value": ({"V": [1.0, -2.0]}, "Argument `V` must be positive, but is -2."),

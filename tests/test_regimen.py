@@ -28,6 +28,10 @@ def test_then_begins_when_the_first_is_over():
     assert rows(loading.then(qsp.bolus(10.0, to="central", at=1.0))) == [(0.0, 100.0), (3.0, 10.0)]
     daily = qsp.bolus(5.0, to="central").every(24.0, doses=2)
     assert rows(daily.then(daily))[2:] == [(48.0, 5.0), (72.0, 5.0)]
+    twice = qsp.infusion(10.0, to="central", over=2.0).every(24.0, doses=2)
+    assert rows(twice.then(qsp.bolus(1.0, to="central")))[-1] == (48.0, 1.0)
+    mixed = (qsp.bolus(1.0, to="central") + qsp.infusion(10.0, to="central", over=2.0, at=6.0)).every(24.0, doses=2)
+    assert rows(mixed.then(qsp.bolus(5.0, to="central")))[-1] == (48.0, 5.0)
     by_rate = qsp.infusion(100.0, to="central", rate=20.0)
     assert rows(by_rate.then(qsp.bolus(1.0, to="central")))[-1] == (5.0, 1.0)
 
@@ -35,6 +39,18 @@ def test_then_begins_when_the_first_is_over():
 def test_every_of_a_combination():
     day = qsp.bolus(2.0, to="depot") + qsp.bolus(1.0, to="depot", at=8.0)
     assert rows(day.every(24.0, doses=2)) == [(0.0, 2.0), (8.0, 1.0), (24.0, 2.0), (32.0, 1.0)]
+
+
+def test_no_doses_is_neutral():
+    dose = qsp.bolus(1.0, to="depot", at=3.0)
+    assert rows(qsp.no_doses() + dose) == rows(dose + qsp.no_doses()) == rows(dose)
+    assert rows(qsp.no_doses().every(24.0, doses=3).then(dose)) == [(3.0, 1.0)]
+    assert str(qsp.no_doses()) == "no doses"
+
+
+def test_prints_as_a_table():
+    regimen = qsp.bolus(200.0, to="depot") + qsp.infusion(qsp.Proportional(5.0, "WT"), to="central", over=2.0, at=24.0)
+    assert str(regimen) == "at 0: 200 to depot\nat 24: Proportional to central over 2"
 
 
 def test_arms_stack_and_batch():
@@ -87,7 +103,7 @@ ERRORS = {
     ),
     "text amount": (
         lambda: qsp.bolus("5 mg", to="depot"),
-        "Argument `amount` must be a number or a function of covariates, but is 5 mg.",
+        "Argument `amount` must be a number or an amount by covariates such as Proportional(5.0, 'WT'), but is 5 mg.",
     ),
     "infinite time": (lambda: qsp.bolus(1.0, to="depot", at=np.inf), "Argument `at` must be finite, but is inf."),
     "target": (
@@ -110,6 +126,20 @@ ERRORS = {
     "doses": (
         lambda: qsp.bolus(1.0, to="depot").every(1.0, doses=0),
         "Argument `doses` must be a whole number of at least 1, but is 0.",
+    ),
+    "doses as a float": (
+        lambda: qsp.bolus(1.0, to="depot").every(1.0, doses=2.0),
+        "Argument `doses` must be a whole number of at least 1, but is 2 of type float.",
+    ),
+    "time as text": (lambda: qsp.bolus(1.0, to=1, at="24 h"), "Argument `at` must be a number, but is 24 h."),
+    "sum": (
+        lambda: qsp.bolus(1.0, to=1) + 3,
+        "Argument `other` must be a regimen, to be added to a regimen, but is of type int.",
+    ),
+    "unknown end": (
+        lambda: qsp.infusion(qsp.Proportional(5.0, "WT"), to=1, rate=10.0).then(qsp.bolus(1.0, to=1)),
+        "Argument `rate` must be replaced by `over` in a regimen that goes on with `then`, "
+        "but is of an unknown duration.",
     ),
     "bands": (
         lambda: qsp.Banded("WT", edges=[50.0, 80.0], amounts=[1.0, 2.0]),

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -233,6 +234,61 @@ class TestDoses:
         np.testing.assert_allclose(over.states.depot, [0.0, 25.0, 50.0, 50.0], rtol=1e-6)
         np.testing.assert_allclose(rate.states.depot, [0.0, 50.0, 50.0, 50.0], rtol=1e-6)
 
+    @pytest.mark.parametrize(
+        ("model", "targets"),
+        [
+            (qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2, F=0.5, tlag=0.5), ("depot", 1)),
+            (
+                qsp.models.TransitAbsorption(CL=3.0, V=30.0, ka=1.2, mtt=1.0, transits=2, F=0.5),
+                ("oral", "transit[0]", 1),
+            ),
+            (
+                qsp.models.Coupled(
+                    qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2, F=0.5, tlag=0.5),
+                    qsp.models.Emax(E0=1.0, Emax=2.0, EC50=1.0),
+                ),
+                ("depot", "pk.depot", 1),
+            ),
+            (
+                qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=1.0, kdeg=1.0, kint=1.0, R0=1.0),
+                ("central", 1),
+            ),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_a_state_by_any_name_is_dosed_through_its_delivery(self, model, targets):
+        solutions = [qsp.simulate(model, qsp.bolus(100.0, to=target), TS) for target in targets]
+        for solution in solutions[1:]:
+            np.testing.assert_array_equal(solution.observed["concentration"], solutions[0].observed["concentration"])
+
+
+class LateNaN(qsp.AbstractModel):
+    """`first` is fine, `second` has no slope after t = 1."""
+
+    k: jax.Array = qsp.parameter(unit="1/h", doc="rate")
+
+    def initial(self):
+        return {"first": 1.0, "second": 2.0}
+
+    def vector_field(self, t, y):
+        return {"first": -self.k * y["first"], "second": jnp.sqrt(1.0 - t)}
+
+    def observe(self, t, y):
+        return {"sum": y["first"] + y["second"]}
+
+
+@pytest.mark.parametrize(
+    "solver", [qsp.solve.Rodas5P(), diffrax.Tsit5(), diffrax.Kvaerno5()], ids=lambda s: type(s).__name__
+)
+def test_the_state_to_blame(solver):
+    method = qsp.solve.Diffrax(solver)
+    (failure,) = qsp.simulate(LateNaN(1.0), qsp.no_doses(), [0.0, 2.0], method=method, throw=False).failures()
+    assert failure.state == "second"
+    assert failure.time == pytest.approx(1.0, rel=1e-6)
+    start = {"first": 1.0, "second": jnp.nan}
+    solution = qsp.simulate(LateNaN(1.0), qsp.no_doses(), [0.5], initial=start, method=method, throw=False)
+    assert [(failure.state, failure.time) for failure in solution.failures()] == [("second", 0.0)]
+
 
 class TestResults:
     def test_per_patient_times_and_amounts(self, cohort):
@@ -287,7 +343,74 @@ class TestResults:
         )
 
 
+class Wrong(LateNaN):
+    """A model whose parts can be replaced by wrong ones."""
+
+    observed: object = eqx.field(default=None, static=True)
+    slope: object = eqx.field(default=None, static=True)
+
+    def vector_field(self, t, y):
+        return self.slope
+
+    def observe(self, t, y):
+        return self.observed
+
+
 ERRORS = {
+    "method": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), TS, method=qsp.solve.Rodas5P()),
+        "Argument `method` must be a method such as Diffrax(Rodas5P(), rtol=1e-6), but is of type Rodas5P.",
+    ),
+    "executor": (
+        lambda m: qsp.simulate_cohort(qsp.Cohort.of(m, {}), qsp.no_doses(), TS, executor=qsp.execute.Vmap),
+        "Argument `executor` must be an executor such as Vmap() or Chunked(1024), but is the class Vmap.",
+    ),
+    "one name to save": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), TS, save="concentration"),
+        "Argument `save` must be a sequence of names, but is `concentration`.",
+    ),
+    "one time": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), 24),
+        "Argument `ts` must have shape (times,), but is of shape ().",
+    ),
+    "times as text": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), "24 h"),
+        "Argument `ts` must be a number, but is 24 h.",
+    ),
+    "rows of doses for one patient": (
+        lambda m: qsp.simulate(m, qsp.bolus(1.0, to="depot", at=[0.0, 24.0]), TS),
+        "Argument `regimen` must be that of one patient, but is one with a row for each of several patients.",
+    ),
+    "initial of a wrong shape": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), TS, initial=m.initial()._replace(central=np.zeros(3))),
+        "Argument `initial` must have the structure of the model's state (depot, central), "
+        "but is of shape (3,) in `central`.",
+    ),
+    "initial of a wrong structure": (
+        lambda m: qsp.simulate(m, qsp.no_doses(), TS, initial=(1.0, 2.0, 3.0)),
+        "Argument `initial` must have the structure of the model's state (depot, central), but is of type tuple.",
+    ),
+    "number in a dict": (
+        lambda m: qsp.simulate(LateNaN(1.0), qsp.bolus(1.0, to=1), TS),
+        "Argument `to` must be a name for a model whose state is a dict, which has no order, but is 1.",
+    ),
+    "observes no dict": (
+        lambda m: qsp.simulate(Wrong(1.0, observed=(1.0,)), qsp.no_doses(), TS),
+        "Argument `model` must observe a dict of numbers by name, but is one that observes a tuple.",
+    ),
+    "slope of a wrong structure": (
+        lambda m: qsp.simulate(Wrong(1.0, observed={}, slope=(1.0, 2.0)), qsp.no_doses(), TS),
+        "Argument `model` must return dy/dt with the structure of its state (first, second), "
+        "but is one that returns a tuple.",
+    ),
+    "parameter as text": (
+        lambda m: qsp.models.OneCompartment(CL="3 L/h", V=30.0),
+        "Argument `CL` must be a number, but is 3 L/h.",
+    ),
+    "negative lag": (
+        lambda m: qsp.Delivery("central", lag=-1.0),
+        "Argument `lag` must be at least 0, but is -1.",
+    ),
     "unknown target": (
         lambda m: qsp.simulate(m, qsp.bolus(1.0, to="gut"), TS),
         "Argument `to` must name a dose target of the model (depot, central), but is `gut`.",
@@ -350,8 +473,3 @@ def test_errors_in_words(case, patient):
     with pytest.raises(ValueError) as error:
         call(patient)
     assert str(error.value) == message
-
-
-def test_state_of_another_structure(patient):
-    with pytest.raises(ValueError, match="Argument `initial` must have the structure of the model's state"):
-        qsp.simulate(patient, qsp.no_doses(), TS, initial=(1.0, 2.0, 3.0))

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_above
+from qspjax._checks import check_whole
 
 PatientFunction = Callable[[Any, Any], Any]
 
@@ -54,14 +54,14 @@ class Chunked(AbstractExecutor):
     progress: Callable[[int, Any], None] | None = eqx.field(default=None, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_above("size", self.size, 0)
+        check_whole("size", self.size, 1)
 
     def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
-        chunks = []
-        for first in range(0, size, self.size):
-            members = jnp.minimum(jnp.arange(first, first + self.size), size - 1)
-            done = min(first + self.size, size)
-            chunk = _vectorised(function, jax.tree.map(lambda leaf, m=members: leaf[m], each), shared, self.size)
+        width, chunks = min(self.size, size), []
+        for first in range(0, size, width):
+            members = jnp.minimum(jnp.arange(first, first + width), size - 1)
+            done = min(first + width, size)
+            chunk = _vectorised(function, jax.tree.map(lambda leaf, m=members: leaf[m], each), shared, width)
             chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
             chunks.append(chunk)
             if self.progress is not None:

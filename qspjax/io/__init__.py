@@ -1,6 +1,6 @@
 """Files: trials to read and results to write."""
 
-from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue, Severity as Severity
+from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue
 from qspjax.io._outputs import (
     all_failed as all_failed,
     check_destination as check_destination,
@@ -8,4 +8,9 @@ from qspjax.io._outputs import (
     version as version,
     write_trial as write_trial,
 )
-from qspjax.io._trial_file import TrialFile as TrialFile, bundled_trial as bundled_trial, read_trial as read_trial
+from qspjax.io._trial_file import (
+    MOST_PATIENTS as MOST_PATIENTS,
+    TrialFile as TrialFile,
+    bundled_trial as bundled_trial,
+    read_trial as read_trial,
+)

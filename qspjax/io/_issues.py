@@ -1,19 +1,11 @@
 """What is wrong with a file, as a list: every issue names the file, the place and what must be there."""
 
 import dataclasses
-import enum
 import re
 from collections.abc import Sequence
 
 Path = tuple[str, ...]
 """The keys from the top of a file to a value; an element of a list has its number from 1: `effects[2]`."""
-
-
-class Severity(enum.StrEnum):
-    """How bad an issue is."""
-
-    ERROR = "error"
-    WARNING = "warning"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +17,12 @@ class Issue:
         path: The keys that lead to the value, empty where the file as a whole is wrong.
         message: What it must be and what it is: "must ..., but is ...".
         line: Number of the line from 1, if it is known.
-        severity: An error, or a warning that stops nothing.
     """
 
     file: str
     path: Path
     message: str
     line: int | None = None
-    severity: Severity = Severity.ERROR
 
     @property
     def key(self) -> str:
@@ -43,8 +33,7 @@ class Issue:
         table, key = ".".join(map(_quoted, self.path[:-1])), "".join(map(_quoted, self.path[-1:]))
         place = " ".join(part for part in (f"[{table}]" if table else "", key) if part)
         head = self.file if self.line is None else f"{self.file}:{self.line}"
-        grade = "" if self.severity is Severity.ERROR else f"{self.severity}: "
-        return ": ".join(part for part in (head, place, grade + self.message) if part)
+        return ": ".join(part for part in (head, place, self.message) if part)
 
 
 class FileIssues(ValueError):

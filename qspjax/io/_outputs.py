@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def check_destination(directory: str | Path) -> Path:
         others = ", ".join(sorted(held - set(FILES))[:3])
         raise FileExistsError(f"{directory} must hold nothing but an earlier trial to be replaced, but holds {others}.")
     above = next(parent for parent in path.parents if parent.exists())
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{directory} must be in a directory that can be written, but {above} cannot.")
-    return path
+    try:  # permissions do not tell: nobody can write in /proc
+        with tempfile.TemporaryDirectory(prefix=".qspjax.", dir=above):
+            return path
+    except OSError:
+        must = "must be in a directory that can be written"
+        raise PermissionError(f"{directory} {must}, but {above} cannot.") from None
 
 
 def write_trial(

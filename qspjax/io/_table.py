@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
+from qspjax._checks import ArgumentError
 from qspjax._units import check_unit, convert
 from qspjax.io._issues import Path
 
@@ -56,12 +57,14 @@ class Table:
 
         return self.read(key, default, read)
 
-    def whole(self, key: str, *, default: Any = REQUIRED, minimum: int = 0) -> Any:
+    def whole(self, key: str, *, default: Any = REQUIRED, minimum: int = 0, maximum: int = 2**63 - 1) -> Any:
         """Read a whole number."""
 
         def read(value: Any) -> int:
-            if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < 2**63:
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise ValueError(f"must be a whole number of at least {minimum}, but is {shown(value)}.")
+            if value > maximum:
+                raise ValueError(f"must be at most {maximum}, but is {shown(value)}.")
             return value
 
         return self.read(key, default, read)
@@ -174,8 +177,8 @@ class Table:
         try:
             return build(*args, **kwargs)
         except ValueError as error:
-            argument, message = _in_words(error)
-            self.issue(argument if argument in self.values else "", message)
+            argument = error.argument if isinstance(error, ArgumentError) else ""
+            self.issue(argument if argument in self.values else "", _in_words(error))
             return None
 
     def read(self, key: str, default: Any, read: Callable[[Any], T]) -> Any:
@@ -189,7 +192,7 @@ class Table:
         try:
             return read(self.values[key])
         except ValueError as error:
-            self.issue(key, _in_words(error)[1])
+            self.issue(key, _in_words(error))
             return None
 
 
@@ -216,7 +219,12 @@ def shown(value: Any) -> str:
         return f'"{value}"' if len(value) <= 60 else f'"{value[:60]}..."'
     if isinstance(value, dict):
         return "a table"
-    return "an empty list" if value == [] else str(value) if len(str(value)) <= 60 else "a long list"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "a list of tables"
+    if isinstance(value, list) and value:
+        listed = f"[{', '.join(map(shown, value))}]"
+        return listed if len(listed) <= 60 else "a long list"
+    return "an empty list" if value == [] else str(value)
 
 
 def lines_of(text: str) -> dict[Path, int]:
@@ -269,7 +277,6 @@ def _as_table(value: Any) -> dict:
     return value
 
 
-def _in_words(error: ValueError) -> tuple[str, str]:
-    """Split the message "Argument `x` must ..." of a check into the argument and the rest."""
-    found = re.fullmatch(r"Argument `(\w+)` (must .*)", str(error), re.DOTALL)
-    return (found[1], found[2]) if found else ("", str(error))
+def _in_words(error: ValueError) -> str:
+    """Return what a check says without the name of its argument: the file has another."""
+    return error.must if isinstance(error, ArgumentError) else str(error)

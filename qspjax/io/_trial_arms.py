@@ -6,12 +6,14 @@ import operator
 import re
 from typing import Any
 
-from qspjax._amount import AbstractAmount, Limited, PerSurfaceArea, Proportional, Rounded, RoundedUp
+from qspjax._amount import AbstractAmount, Banded, Limited, PerSurfaceArea, Proportional, Rounded, RoundedUp
 from qspjax._regimen import Regimen, bolus, infusion, no_doses
 from qspjax._units import convert, per
 from qspjax.io._table import REQUIRED, Table, shown
 from qspjax.io._trial_model import Described
 from qspjax.population import Arm
+
+_MOST_DOSES = 100_000
 
 
 def read_arms(table: Table, described: Described) -> list[Arm]:
@@ -43,7 +45,7 @@ def _regimen(table: Table, described: Described) -> Regimen | None:
     rate = table.number("rate", per(units.dose, units.time), default=None, above=0)
     repeated = "every" in table or "doses" in table
     interval = table.number("every", units.time, default=REQUIRED if repeated else None, above=0)
-    doses = table.whole("doses", default=REQUIRED if repeated else None, minimum=1)
+    doses = table.whole("doses", default=REQUIRED if repeated else None, minimum=1, maximum=_MOST_DOSES)
     if "over" in table and "rate" in table:
         table.issue("rate", "must be left out where `over` is given, but both are.")
 
@@ -59,11 +61,12 @@ def _amount(table: Table, described: Described) -> float | AbstractAmount | None
     if not isinstance(table.values.get("dose"), dict):
         return table.read("dose", REQUIRED, lambda value: _amount_of(value, described))
     own, unit = table.table("dose"), described.units.dose
-    amount = (
-        _proportional(own, described)
-        if "per" in own
-        else own.read("amount", REQUIRED, lambda value: _amount_of(value, described))
-    )
+    if "table" in own:
+        amount = _banded(own.table("table"), described)
+    elif "per" in own:
+        amount = _proportional(own, described)
+    else:
+        amount = own.read("amount", REQUIRED, lambda value: _amount_of(value, described))
     limits = {key: own.number(key, unit, default=None) for key in ("at_least", "at_most")}
     steps = {key: own.number(key, unit, default=None, above=0) for key in ("round_to", "round_up_to")}
     if "round_to" in own and "round_up_to" in own:
@@ -94,6 +97,16 @@ def _proportional(table: Table, described: Described) -> AbstractAmount | None:
     if each.bad or amount is None or None in divisors:
         return None
     return Proportional(amount / math.prod(divisors), tuple(names))
+
+
+def _banded(table: Table, described: Described) -> AbstractAmount | None:
+    """Read amounts by bands: `table = { covariate = "WT", edges = ["60 kg"], amounts = ["150 mg", "300 mg"] }`."""
+    covariate = table.name("covariate", described.covariates, "a covariate that is a number")
+    edges = table.numbers("edges", described.covariates.get(covariate))
+    amounts = table.numbers("amounts", described.units.dose)
+    if amounts is not None and min(amounts) < 0:
+        table.issue("amounts", f"must be at least 0, but are {shown(table.values['amounts'])}.")
+    return table.make(lambda: Banded(covariate, edges=edges, amounts=amounts))
 
 
 def _amount_of(value: Any, described: Described) -> float | AbstractAmount:

@@ -12,6 +12,9 @@ from qspjax.io._trial_model import Described
 from qspjax.population import endpoints
 from qspjax.population.endpoints import AbstractEndpoint, Responder
 
+_COLUMNS = ("arm", "patient", "result", "last_time", "state")
+"""What else stands in the table of endpoints."""
+
 
 class Endpoint(NamedTuple):
     """An endpoint and the unit of its number."""
@@ -58,6 +61,9 @@ _KINDS: dict[str, tuple[type, Callable[[str, str], str]]] = {
 def read_endpoints(table: Table, described: Described, times: tuple[float, ...]) -> dict[str, Endpoint]:
     """Read the endpoints; the times they look at must lie within those that are simulated."""
     found = {name: _endpoint(own, described, times) for name, own in table.children().items()}
+    for name in _COLUMNS:
+        if name in found:
+            table.issue(name, f"must have another name: {', '.join(_COLUMNS)} are columns of endpoints.csv.")
     return {name: endpoint for name, endpoint in found.items() if endpoint is not None}
 
 

@@ -5,6 +5,9 @@
     [model]                    name, and parameters that differ from the defaults
     [population]               between patients, covariates, effects of covariates, correlation
     [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
+    [[arms.NAME.regimen]]      the same keys, once for each part of a treatment that has several
+    [arms.NAME.dose]           a dose that depends on the patient: amount such as "5 mg/kg", or an amount per so much of
+                               each covariate (per), or a table of bands; at_least, at_most, round_to, round_up_to
     [endpoints.NAME]           a kind with its output, and a bound for responders
     [output]                   until and every, or times; what to save; panels of the picture
 
@@ -21,6 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from qspjax._checks import ArgumentError, refuse
+from qspjax._cohort import Cohort
+from qspjax._types import Key
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._table import Table, line_of, lines_of
 from qspjax.io._trial_arms import read_arms
@@ -28,6 +34,7 @@ from qspjax.io._trial_endpoints import read_endpoints
 from qspjax.io._trial_model import Described, read_model, read_population
 from qspjax.population import Population, Randomised, SamePatients, Trial
 
+MOST_PATIENTS = 100_000_000
 _MOST_TIMES = 100_000
 
 
@@ -46,6 +53,9 @@ class TrialFile:
         save: Names of observed values and states to keep.
         endpoint_units: The unit of each endpoint by name.
         panels: The panels of the picture, each as the arguments of `qspjax.plot.Panel`.
+
+    Raises:
+        ValueError: If there are fewer patients than arms to randomise them to.
     """
 
     source: str
@@ -59,10 +69,39 @@ class TrialFile:
     endpoint_units: dict[str, str]
     panels: tuple[dict[str, Any], ...]
 
+    def __post_init__(self) -> None:
+        arms = len(self.trial.arms)
+        if isinstance(self.trial.allocation, Randomised) and self.patients < arms:
+            refuse("patients", f"be at least the number of arms ({arms}) where `randomised` is true", self.patients)
+
     @property
     def stem(self) -> str:
         """Name of the file without directory and ending."""
         return Path(self.source).stem
+
+    def sample(self, key: Key) -> Cohort:
+        """Draw the patients.
+
+        Raises:
+            FileIssues: If a parameter of one is outside its range.
+        """
+        try:
+            return self.population.sample(key=key, size=self.patients)
+        except ArgumentError as error:
+            place = self._varied().get(error.argument)
+            if place is None:
+                raise
+            path = ("population", place, error.argument)
+            remedy = "Truncate it" if place == "between" else "Truncate the covariate that it depends on"
+            message = f"{error.must[:-1]} in a sampled patient. {remedy}: truncate = [low, high]."
+            issue = Issue(self.source, path, message, line_of(path, lines_of(_decoded(self.text))))
+            raise FileIssues([issue]) from error
+
+    def _varied(self) -> dict[str, str]:
+        """Return where each parameter that differs between patients stands in the population."""
+        effects = enumerate(self.population.effects, start=1)
+        changed = {name: f"effects[{i}]" for i, effect in effects for name in effect.parameters()}
+        return changed | dict.fromkeys(self.population.between_names, "between")
 
 
 def bundled_trial() -> Traversable:
@@ -88,7 +127,7 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     found: list[tuple[tuple[str, ...], str]] = []
     trial = _trial_file(Table(values, (), found), source, text)
     if trial is None or found:
-        lines = lines_of(text.decode())
+        lines = lines_of(_decoded(text))
         issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
         raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
     return trial
@@ -104,9 +143,14 @@ def _bytes(file: Path | Traversable, source: str) -> bytes:
         raise FileIssues([Issue(source, (), message)]) from None
 
 
+def _decoded(text: bytes) -> str:
+    """Return the text of a file in UTF-8; some editors put a byte order mark before it."""
+    return text.decode("utf-8-sig")
+
+
 def _toml(text: bytes, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text.decode())
+        return tomllib.loads(_decoded(text))
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
         raise FileIssues([Issue(source, (), "must be text in UTF-8, but is not.", line)]) from None
@@ -116,20 +160,24 @@ def _toml(text: bytes, source: str) -> dict[str, Any]:
         last = text.count(b"\n") + 1
         issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
         raise FileIssues([issue]) from None
+    except (RecursionError, ValueError):
+        message = "must be TOML, but has a number or a nesting too long to read."
+        raise FileIssues([Issue(source, (), message)]) from None
 
 
 def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
     title = top.text("title", default=Path(source).stem)
-    patients, seed = top.whole("patients", default=1000, minimum=1), top.whole("seed", default=1)
+    patients = top.whole("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
+    seed = top.whole("seed", default=1)
     allocation = Randomised() if top.flag("randomised", default=False) else SamePatients()
     opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
     opened |= {key: top.table(key) for key in ("population", "endpoints")}
     top.close()
-    described = read_model(opened["model"]) if "model" in top else None
+    described = None if opened["model"].bad else read_model(opened["model"])
     if described is None:
         return None
     population, described = read_population(opened["population"], described)
-    times, save, panels = _output(opened["output"], described)
+    times, save, panels = ((), (), ()) if opened["output"].bad else _output(opened["output"], described)
     arms = read_arms(opened["arms"], described)
     endpoints = read_endpoints(opened["endpoints"], described, times)
     if top.issues or population is None:
@@ -137,7 +185,7 @@ def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
     named = {name: endpoint.endpoint for name, endpoint in endpoints.items()}
     trial = Trial(arms, times, endpoints=named, allocation=allocation)
     units = {name: endpoint.unit for name, endpoint in endpoints.items()}
-    return TrialFile(source, text, title, population, trial, patients, seed, save, units, panels)
+    return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels)
 
 
 def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[dict, ...]]:

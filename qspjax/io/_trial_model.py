@@ -15,6 +15,10 @@ from qspjax._units import convert
 from qspjax.io._table import REQUIRED, Table, shown
 from qspjax.population import Allometric, ByCategory, Categorical, Population, Power, SetBy
 
+_MOST_COMPARTMENTS = 1000
+_LARGEST_CV = 10.0
+"""A larger coefficient of variation is a percentage without its sign."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Described:
@@ -53,6 +57,8 @@ def read_population(table: Table, described: Described) -> tuple[Population | No
     covariates, units = {}, {}
     for name, own in table.table("covariates").children().items():
         covariates[name], units[name] = _covariate(own)
+        if name == "patient":
+            own.issue("", "must have another name: `patient` is a column of patients.csv.")
     groups = {name: own.categories for name, own in covariates.items() if isinstance(own, Categorical)}
     numbers = {name: unit for name, unit in units.items() if name not in groups}
     described = dataclasses.replace(described, covariates=numbers, categories=groups)
@@ -89,7 +95,7 @@ def _readable(field: dataclasses.Field) -> bool:
 def _field(table: Table, field: dataclasses.Field) -> Any:
     default = REQUIRED if field.default is dataclasses.MISSING else field.default
     if field.type is int:
-        return table.whole(field.name, default=default)
+        return table.whole(field.name, default=default, maximum=_MOST_COMPARTMENTS)
     if "unit" not in field.metadata:
         return table.text(field.name, default=default)
     return table.number(field.name, field.metadata["unit"], default=default, above=field.metadata["above"])
@@ -109,7 +115,7 @@ def _described(model: AbstractModel) -> Described:
         units=units,
         parameters={parameter.name: parameter.unit for parameter in names(model)},
         observed={name: units.observed.get(name, "") for name in observed},
-        states={name: units.states.get(name.split("[")[0], "") for name in states},
+        states={name: units.of_state(name) for name in states},
         targets=tuple(dict.fromkeys((*deliveries_of(model), *states))),
     )
 
@@ -157,6 +163,9 @@ def _lognormal(table: Table, unit: str | None, *, location: Any) -> Any:
     median = table.number("median", unit, default=location, above=0)
     spread = table.only(("cv", "omega"), "spread", beside=("truncate",))
     spreads = {} if spread is None else {spread: table.number(spread, above=0)}
+    if (spreads.get("cv") or 0.0) > _LARGEST_CV:
+        must = f"must be a fraction or have a %, at most {_LARGEST_CV:g} ({100 * _LARGEST_CV:g} %)"
+        table.issue("cv", f"{must}, but is {shown(table.values['cv'])}.")
     return lambda: LogNormal(median, **spreads)
 
 
@@ -170,6 +179,8 @@ def _truncated(
     table: Table, unit: str | None, build: Callable[[], AbstractDistribution]
 ) -> AbstractDistribution | None:
     ends = table.numbers("truncate", unit, default=None, length=2)
+    if ends is not None and not ends[0] < ends[1]:
+        table.issue("truncate", f"must be two numbers, low before high, but is {shown(table.values['truncate'])}.")
     return table.make(lambda: build() if ends is None else Truncated(build(), *ends))
 
 

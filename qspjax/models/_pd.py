@@ -164,7 +164,7 @@ class InhibitionOfProduction(AbstractIndirectResponse):
     $$ response' = kin (1 - Imax C^gamma / (IC50^gamma + C^gamma)) - kout response, \\quad response(0) = kin / kout $$
 
     Reference: Dayneka, Garzone and Jusko 1993, doi:10.1007/BF01061691; with Imax and gamma, Sharma and Jusko 1996,
-    doi:10.1007/BF02353519.
+    doi:10.1007/BF02353483.
 
     Example:
         >>> import qspjax as qsp
@@ -193,7 +193,7 @@ class InhibitionOfLoss(AbstractIndirectResponse):
     $$ response' = kin - kout (1 - Imax C^gamma / (IC50^gamma + C^gamma)) response, \\quad response(0) = kin / kout $$
 
     Reference: Dayneka, Garzone and Jusko 1993, doi:10.1007/BF01061691; with Imax and gamma, Sharma and Jusko 1996,
-    doi:10.1007/BF02353519.
+    doi:10.1007/BF02353483.
 
     Example:
         >>> import qspjax as qsp
@@ -222,7 +222,7 @@ class StimulationOfProduction(AbstractIndirectResponse):
     $$ response' = kin (1 + Smax C^gamma / (SC50^gamma + C^gamma)) - kout response, \\quad response(0) = kin / kout $$
 
     Reference: Dayneka, Garzone and Jusko 1993, doi:10.1007/BF01061691; with gamma, Sharma and Jusko 1996,
-    doi:10.1007/BF02353519.
+    doi:10.1007/BF02353483.
 
     Example:
         >>> import qspjax as qsp
@@ -248,7 +248,7 @@ class StimulationOfLoss(AbstractIndirectResponse):
     $$ response' = kin - kout (1 + Smax C^gamma / (SC50^gamma + C^gamma)) response, \\quad response(0) = kin / kout $$
 
     Reference: Dayneka, Garzone and Jusko 1993, doi:10.1007/BF01061691; with gamma, Sharma and Jusko 1996,
-    doi:10.1007/BF02353519.
+    doi:10.1007/BF02353483.
 
     Example:
         >>> import qspjax as qsp

@@ -50,9 +50,8 @@ def trajectory(
     figure = require("matplotlib.figure", extra="plot").Figure
     axes = figure(layout="constrained").add_subplot() if ax is None else ax
     times, low, middle, high = quantiles(solution, output)
-    (line,) = axes.plot(
-        times, middle, color=colour, label=label, linestyle=dashes, linewidth=1.8, solid_capstyle="round", zorder=3
-    )
+    style = {"linestyle": dashes, "linewidth": 1.8, "solid_capstyle": "round", "marker": "o" if times.size == 1 else ""}
+    (line,) = axes.plot(times, middle, color=colour, label=label, zorder=3, **style)
     colour = line.get_color()
     if solution.result_ndim():
         axes.fill_between(times, low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
@@ -66,7 +65,8 @@ def trajectory(
 def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the times, and the 5th, 50th and 95th percentile of the patients at each; NaN where none is left.
 
-    For one patient all three are its values.
+    A patient that failed counts nowhere, a value that is not defined (NaN) not at its time. For one patient all three
+    are its values.
     """
     check_one_of("output", output, solution.observed, "an observed value")
     if np.ndim(solution.ts) != 1:
@@ -74,12 +74,12 @@ def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, 
     times, values = np.asarray(solution.ts), np.asarray(solution.observed[output])
     if not solution.result_ndim():
         return times, values, values, values
-    found = values[~np.isnan(values).all(axis=1)]
-    if not len(found):
-        nothing = np.full(times.shape, np.nan)
-        return times, nothing, nothing, nothing
-    whole = found[~np.isnan(found).any(axis=1)]  # a patient that failed counts nowhere
-    low, middle, high = np.percentile(whole, [5, 50, 95], axis=0) if len(whole) else np.full((3, times.size), np.nan)
+    values = values[~np.asarray(solution.failed)]
+    some = ~np.isnan(values).all(axis=0)
+    found = np.full((3, times.size), np.nan)
+    if some.any():
+        found[:, some] = np.nanpercentile(values[:, some], [5, 50, 95], axis=0)
+    low, middle, high = found
     return times, low, middle, high
 
 

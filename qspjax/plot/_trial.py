@@ -31,7 +31,7 @@ class Panel:
     Attributes:
         output: Name of the observed value.
         label: What the axis calls it; by default its name.
-        log: Whether the axis is logarithmic.
+        log: Whether the axis is logarithmic, if anything is positive.
         lines: Thresholds to draw across, in the unit of the output.
     """
 
@@ -41,18 +41,24 @@ class Panel:
     lines: Sequence[float] = ()
 
 
-def trial(result: TrialResult, *, panels: Sequence[Panel] | None = None, title: str | None = None) -> "Figure":
+def trial(result: TrialResult, *, panels: Sequence[Panel | str] | None = None, title: str | None = None) -> "Figure":
     """Draw a trial: the median and the 5th to 95th percentile of patients over time, and shares of responders.
+
+    Names and title stand as they are written; a dollar sign starts no formula.
 
     Args:
         result: The trial.
-        panels: What to draw over time; by default every observed value.
+        panels: What to draw over time, as panels or names of observed values; by default every observed value.
         title: Above everything.
 
     Returns:
         A matplotlib Figure of 8 inches by 6 for up to four panels; `figure.savefig("trial.png", dpi=200)` saves it.
     """
-    panels = panels_of(result) if panels is None else panels
+    with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):
+        return _figure(result, _panels(result, panels), title)
+
+
+def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Figure":
     responders = [row for row in summarise(result) if row.responder]
     count = len(panels) + bool(responders)
     columns = min(2 if count <= 4 else 3, max(count, 1))
@@ -71,10 +77,10 @@ def trial(result: TrialResult, *, panels: Sequence[Panel] | None = None, title: 
     return figure
 
 
-def bands(result: TrialResult, *, panels: Sequence[Panel] | None = None) -> list[dict[str, Any]]:
+def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -> list[dict[str, Any]]:
     """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95."""
     rows = []
-    for panel in panels_of(result) if panels is None else panels:
+    for panel in _panels(result, panels):
         for arm in result.arms:
             for time, low, middle, high in zip(*quantiles(arm.solution, panel.output), strict=True):
                 numbers = {"time": float(time), "p5": float(low), "median": float(middle), "p95": float(high)}
@@ -82,9 +88,10 @@ def bands(result: TrialResult, *, panels: Sequence[Panel] | None = None) -> list
     return rows
 
 
-def panels_of(result: TrialResult) -> list[Panel]:
-    """Return a plain panel for every observed value."""
-    return [Panel(output) for output in result.arms[0].solution.observed]
+def _panels(result: TrialResult, panels: Sequence[Panel | str] | None) -> list[Panel]:
+    """Return the panels to draw; a plain one for a name, and for every observed value where none are given."""
+    panels = list(result.arms[0].solution.observed) if panels is None else panels
+    return [panel if isinstance(panel, Panel) else Panel(panel) for panel in panels]
 
 
 def _styles(result: TrialResult) -> dict[str, tuple[str, Any]]:
@@ -102,7 +109,7 @@ def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult) -> None:
         trajectory(arm.solution, panel.output, ax, colour=colour, label=arm.name, dashes=dashes)
     labels = result.arms[0].solution.labels
     ax.set_ylabel(with_unit(panel.label or panel.output, labels.unit(panel.output)))
-    if panel.log:
+    if panel.log and any((np.asarray(line.get_ydata()) > 0).any() for line in ax.lines):
         _logarithmic(ax)
     for line in panel.lines:
         ax.axhline(line, color="black", linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
@@ -127,7 +134,8 @@ def _time_axis(ax: "Axes", result: TrialResult) -> None:
     ticker = require("matplotlib.ticker", extra="plot")
     times = np.asarray(result.trial.ts)
     first, last = float(times.min()), float(times.max())
-    ax.set_xlim(first, last)
+    if first < last:
+        ax.set_xlim(first, last)
     span, unit = last - first, result.arms[0].solution.labels.units.time
     if unit == "d" and 14 <= span <= 400:
         weeks = next((step for step in (7, 14, 28) if span / step <= 6), 56)

@@ -91,6 +91,10 @@ class Power(AbstractCovariateEffect):
         return value * (covariates[self.covariate] / self.reference) ** self.exponent
 
 
+def _as_names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 class Allometric(AbstractCovariateEffect):
     """Allometric scaling by body weight: clearances by (WT / 70 kg)^0.75, volumes by WT / 70 kg, unless stated.
 
@@ -98,16 +102,16 @@ class Allometric(AbstractCovariateEffect):
     doi:10.1146/annurev.pharmtox.48.113006.094708.
 
     Args:
-        clearances: Names of clearances.
-        volumes: Names of volumes.
+        clearances: Names of clearances, or one name.
+        volumes: Names of volumes, or one name.
         weight: Name of the covariate, in the unit of `reference`.
         reference: The weight of the typical patient.
         clearance_exponent: Exponent of the clearances.
         volume_exponent: Exponent of the volumes.
     """
 
-    clearances: tuple[str, ...] = eqx.field(default=(), static=True, converter=tuple, kw_only=True)
-    volumes: tuple[str, ...] = eqx.field(default=(), static=True, converter=tuple, kw_only=True)
+    clearances: tuple[str, ...] = eqx.field(default=(), static=True, converter=_as_names, kw_only=True)
+    volumes: tuple[str, ...] = eqx.field(default=(), static=True, converter=_as_names, kw_only=True)
     weight: str = eqx.field(default="WT", static=True, kw_only=True)
     reference: Scalar = eqx.field(default=70.0, converter=as_parameter, kw_only=True)
     clearance_exponent: Scalar = eqx.field(default=0.75, converter=as_parameter, kw_only=True)

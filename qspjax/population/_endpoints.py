@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax._checks import check_finite, check_one_of, concrete, refuse
+from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
 from qspjax._model import as_parameter
 from qspjax._solution import Solution
 from qspjax._types import Scalar
@@ -27,7 +27,7 @@ class AbstractEndpoint(eqx.Module):
         ...     output: str = eqx.field(static=True)
         ...     def __call__(self, solution):
         ...         return solution.observed[self.output][-1]
-        >>> response = Responder(Last("free_IgE"), at_most=25.0)
+        >>> response = Responder(Last("free_ige"), at_most=25.0)
     """
 
     @abc.abstractmethod
@@ -49,11 +49,22 @@ def as_window(window: Any) -> Any:
 
 def check_window(argument: str, window: Any) -> None:
     """Check that a window is two times in order; None passes."""
-    if isinstance(window, tuple):
-        times = [concrete(time) for time in window]
-        known = all(time is not None for time in times)
-        if len(window) != 2 or (known and not (times[0] < times[1]).all()):
-            refuse(argument, "be two times, start before end", tuple(t if t is None else t.tolist() for t in times))
+    must = "be two times, start before end"
+    if window is None:
+        return
+    if not isinstance(window, tuple):
+        refuse(argument, must, window)
+    times = [concrete(time) for time in window]
+    known = all(time is not None for time in times)
+    text = any(isinstance(time, str) for time in window)
+    if text or len(window) != 2 or (known and not (times[0] < times[1]).all()):
+        refuse(argument, must, tuple(w if t is None else t.tolist() for w, t in zip(window, times, strict=True)))
+
+
+def check_scalar(argument: str, value: Any) -> None:
+    """Check that a number of an endpoint is one, and finite."""
+    check_number(argument, value)
+    check_finite(argument, value)
 
 
 class Value(AbstractEndpoint):
@@ -73,7 +84,7 @@ class Value(AbstractEndpoint):
     at: Scalar = eqx.field(converter=as_parameter)
 
     def __check_init__(self) -> None:
-        check_finite("at", self.at)
+        check_scalar("at", self.at)
 
     def __call__(self, solution: Solution) -> Scalar:
         return value_at(samples_of(solution, self.output), self.at)
@@ -93,8 +104,8 @@ class ChangeFromBaseline(AbstractEndpoint):
     baseline: Scalar = eqx.field(converter=as_parameter, default=0.0)
 
     def __check_init__(self) -> None:
-        check_finite("at", self.at)
-        check_finite("baseline", self.baseline)
+        check_scalar("at", self.at)
+        check_scalar("baseline", self.baseline)
 
     def __call__(self, solution: Solution) -> Scalar:
         samples = samples_of(solution, self.output)
@@ -117,8 +128,8 @@ class RelativeChange(AbstractEndpoint):
     baseline: Scalar = eqx.field(converter=as_parameter, default=0.0)
 
     def __check_init__(self) -> None:
-        check_finite("at", self.at)
-        check_finite("baseline", self.baseline)
+        check_scalar("at", self.at)
+        check_scalar("baseline", self.baseline)
 
     def __call__(self, solution: Solution) -> Scalar:
         samples = samples_of(solution, self.output)
@@ -205,7 +216,7 @@ class TimeAbove(AbstractEndpoint):
     between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
 
     def __check_init__(self) -> None:
-        check_finite("threshold", self.threshold)
+        check_scalar("threshold", self.threshold)
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
@@ -229,7 +240,7 @@ class TimeBelow(AbstractEndpoint):
     between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
 
     def __check_init__(self) -> None:
-        check_finite("threshold", self.threshold)
+        check_scalar("threshold", self.threshold)
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
@@ -248,7 +259,7 @@ class Responder(AbstractEndpoint):
         at_least: Smallest value of a responder.
 
     Example:
-        >>> suppressed = Responder(Value("free_IgE", at=112.0), at_most=25.0)
+        >>> suppressed = Responder(Value("free_ige", at=112.0), at_most=25.0)
     """
 
     endpoint: AbstractEndpoint
@@ -256,12 +267,13 @@ class Responder(AbstractEndpoint):
     at_least: Scalar | None = eqx.field(converter=as_parameter, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
+        check_instance("endpoint", self.endpoint, AbstractEndpoint, "an endpoint")
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError(
                 "Exactly one of the arguments `at_most` and `at_least` must be given, but "
                 + ("none is." if self.at_most is None else "both are.")
             )
-        check_finite("at_most" if self.at_least is None else "at_least", self._bound())
+        check_scalar("at_most" if self.at_least is None else "at_least", self._bound())
 
     def __call__(self, solution: Solution) -> Scalar:
         value = jnp.asarray(self.endpoint(solution))

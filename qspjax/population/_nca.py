@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax._checks import check_minimum
+from qspjax._checks import check_whole
 from qspjax._solution import Solution
 from qspjax._types import Scalar
 from qspjax.population._endpoints import (
@@ -152,7 +152,7 @@ class HalfLife(AbstractEndpoint):
     between: tuple[Scalar, Scalar] | None = eqx.field(converter=as_window, default=None)
 
     def __check_init__(self) -> None:
-        check_minimum("points", self.points, 2.0)
+        check_whole("points", self.points, 2)
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
@@ -180,7 +180,7 @@ class AUCInfinity(AbstractEndpoint):
     points: int = eqx.field(static=True, default=3)
 
     def __check_init__(self) -> None:
-        check_minimum("points", self.points, 2.0)
+        check_whole("points", self.points, 2)
 
     def __call__(self, solution: Solution) -> Scalar:
         observed, beyond = _areas_to_infinity(samples_of(solution, self.output), self.points)
@@ -203,7 +203,7 @@ class ExtrapolatedShare(AbstractEndpoint):
     points: int = eqx.field(static=True, default=3)
 
     def __check_init__(self) -> None:
-        check_minimum("points", self.points, 2.0)
+        check_whole("points", self.points, 2)
 
     def __call__(self, solution: Solution) -> Scalar:
         observed, beyond = _areas_to_infinity(samples_of(solution, self.output), self.points)

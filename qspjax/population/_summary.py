@@ -77,8 +77,10 @@ def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None)
 def _share_block(rows: list[Row], width: int) -> Iterator[str]:
     yield f"{'':<{width}}{'share':>8}   95 % confidence interval of the share"
     for row in rows:
-        interval = f"{100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %"
-        yield f"{row.arm:<{width}}{100 * row.mean:6.1f} %   {interval}{_note(row)}"
+        known = not math.isnan(row.mean)
+        share = f"{100 * row.mean:.1f} %" if known else "-"
+        interval = f"{100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %" if known else "-"
+        yield f"{row.arm:<{width}}{share:>8}   {interval}{_note(row)}"
 
 
 def _number_block(rows: list[Row], width: int) -> Iterator[str]:

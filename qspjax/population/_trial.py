@@ -9,14 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_above, refuse
-from qspjax._cohort import Cohort
+from qspjax._checks import (
+    ArgumentError,
+    check_increasing,
+    check_instance,
+    check_one_of,
+    check_whole,
+    refuse,
+)
+from qspjax._cohort import Cohort, as_array
 from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._types import Key, Times
 from qspjax.execute import AbstractExecutor
 from qspjax.population._endpoints import AbstractEndpoint
+from qspjax.population._population import check_key
 from qspjax.solve import AbstractMethod
 
 
@@ -25,6 +33,10 @@ class Arm(eqx.Module):
 
     name: str = eqx.field(static=True)
     regimen: Regimen
+
+    def __check_init__(self) -> None:
+        check_instance("name", self.name, str, "a name in quotes")
+        check_instance("regimen", self.regimen, Regimen, "a regimen")
 
 
 class AbstractAllocation(eqx.Module):
@@ -46,11 +58,20 @@ class SamePatients(AbstractAllocation):
 class Randomised(AbstractAllocation):
     """Each patient is in one arm, by random permutation, in the given ratio (1:1:... by default)."""
 
-    ratio: tuple[int, ...] | None = eqx.field(default=None, static=True)
+    ratio: tuple[int, ...] | None = eqx.field(
+        default=None, static=True, converter=lambda x: tuple(x) if isinstance(x, list) else x
+    )
+
+    def __check_init__(self) -> None:
+        if self.ratio is not None:
+            check_instance("ratio", self.ratio, tuple, "a list of whole numbers, one an arm")
+            for i, part in enumerate(self.ratio):
+                check_whole(f"ratio[{i}]", part, 1)
 
     def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
         if key is None:
             raise ValueError("Argument `key` must be given to randomise patients, but is None.")
+        check_key(key)
         ratio = self.ratio or (1,) * arms
         if len(ratio) != arms:
             refuse("ratio", f"have one number an arm ({arms})", ratio)
@@ -84,17 +105,19 @@ class Trial(eqx.Module):
         allocation: AbstractAllocation | None = None,
     ):
         """Collect the parts; `allocation` is `SamePatients()` unless given."""
+        endpoints = {} if endpoints is None else endpoints
+        _check_arms(arms)
+        _check_endpoints(endpoints)
         self.arms = tuple(arms)
-        self.ts = jnp.asarray(ts, dtype=float)
-        self.endpoints = tuple((endpoints or {}).values())
-        self.endpoint_names = tuple(endpoints or {})
+        self.ts = as_array("ts", ts).astype(float)
+        self.endpoints, self.endpoint_names = tuple(endpoints.values()), tuple(endpoints)
         self.allocation = SamePatients() if allocation is None else allocation
 
     def __check_init__(self) -> None:
-        arm_names = [arm.name for arm in self.arms]
-        check_above("arms", len(arm_names), 0)
-        if len(set(arm_names)) != len(arm_names):
-            refuse("arms", "have different names", ", ".join(arm_names))
+        if self.ts.ndim != 1:
+            refuse("ts", "have shape (times,)", f"of shape {self.ts.shape}")
+        check_increasing("ts", self.ts)
+        check_instance("allocation", self.allocation, AbstractAllocation, "`SamePatients()` or `Randomised()`")
 
 
 class ArmResult(eqx.Module):
@@ -122,7 +145,9 @@ class TrialResult(eqx.Module):
 
     def arm(self, name: str) -> ArmResult:
         """Return the result of the arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        by_name = {arm.name: arm for arm in self.arms}
+        check_one_of("name", name, by_name, "an arm of the trial")
+        return by_name[name]
 
 
 def simulate_trial(
@@ -161,8 +186,13 @@ def simulate_trial(
         >>> bool((result.arm("200 mg").endpoints["Cmax"] > result.arm("100 mg").endpoints["Cmax"]).all())
         True
     """
+    check_instance("trial", trial, Trial, "a trial")
+    check_instance("cohort", cohort, Cohort, "a cohort (`Population.sample` draws one)")
     rows = max(arm.regimen.rows for arm in trial.arms)
     groups = trial.allocation.members(cohort.size, len(trial.arms), key=key)
+    for arm, members in zip(trial.arms, groups, strict=True):
+        if not members.size:
+            refuse("allocation", "put at least one patient in every arm", f"without one in arm `{arm.name}`")
     results = []
     for arm, members in zip(trial.arms, groups, strict=True):
         everyone = members.size == cohort.size
@@ -179,6 +209,23 @@ def simulate_trial(
         solution = eqx.tree_at(lambda s: s.reduced, solution, None, is_leaf=lambda x: x is None)
         results.append(ArmResult(arm.name, members, solution, endpoints))
     return TrialResult(trial, cohort, tuple(results))
+
+
+def _check_arms(arms: Any) -> None:
+    check_instance("arms", arms, (list, tuple), "a list of arms")
+    for i, arm in enumerate(arms):
+        check_instance(f"arms[{i}]", arm, Arm, "an arm")
+    found = [arm.name for arm in arms]
+    if not found:
+        raise ArgumentError("arms", "must have at least one arm, but is empty.")
+    if len(set(found)) != len(found):
+        refuse("arms", "have different names", ", ".join(found))
+
+
+def _check_endpoints(endpoints: Any) -> None:
+    check_instance("endpoints", endpoints, Mapping, "a mapping of names to endpoints")
+    for name, endpoint in endpoints.items():
+        check_instance(f'endpoints["{name}"]', endpoint, AbstractEndpoint, "an endpoint")
 
 
 class _Endpoints(eqx.Module):

@@ -65,8 +65,8 @@ class Tolerance(NamedTuple):
     def factor(self, ratio: jax.Array) -> jax.Array:
         """Return the factor for the next step, after an accepted step (ratio <= 1) or a rejected one.
 
-        The elementary controller: a step that lands on an output says little about the one before it, and the
-        proportional-integral controller took half as many steps again on repeated doses with dense outputs.
+        The elementary controller, without memory: steps are clipped at outputs and restarted at doses, so the error of
+        the step before says little about the next.
         """
         return jnp.clip(SAFETY * jnp.maximum(ratio, 1e-10) ** (-1.0 / self.order), SHRINK, GROW)
 
@@ -142,7 +142,6 @@ def integrate(
         too_small = ~good & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * span))
         too_many = (now.accepted + now.rejected + 1 >= max_steps) & jnp.isfinite(due(now.boundary + landed))
         code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
-        wrong = jnp.where(jnp.all(jnp.isfinite(ratios)), ratios, jnp.where(jnp.isfinite(ratios), 0.0, 1.0))
         slot = jnp.where(landed, timeline.output[now.boundary], outputs)
         return Progress(
             t=t,
@@ -153,7 +152,7 @@ def integrate(
             h=following,
             fresh=jumped,
             code=code,
-            culprit=jnp.where(code == SUCCESS, now.culprit, jnp.argmax(wrong)),
+            culprit=jnp.where(code == SUCCESS, now.culprit, jnp.argmax(ratios)),
             accepted=now.accepted + good,
             rejected=now.rejected + ~good,
             outputs=now.outputs.at[slot].set(y, mode="drop"),
@@ -180,7 +179,28 @@ def integrate(
         outputs=jnp.full((outputs, y0.size), jnp.nan, y0.dtype),
         record=jnp.zeros((max_steps if record else 0,), y0.dtype),
     )
-    return jax.lax.while_loop(unfinished, advance, start)
+    end = jax.lax.while_loop(unfinished, advance, start)
+    return end._replace(culprit=_culprit(stepper, model, end, span))
+
+
+def _culprit(stepper: Stepper, model: Any, end: Progress, span: jax.Array) -> jax.Array:
+    """Return the number of the state to blame: the first that is not finite, else that of the worst error.
+
+    A linear solve spreads NaN to all states, so the vector field itself is asked: here, in its derivative along the
+    solution, and a little later.
+    """
+
+    def slope(t: Any, y: jax.Array) -> jax.Array:
+        return stepper.slope(model, t, y, end.rate)
+
+    here = slope(end.t, end.y)
+    bend = jax.jvp(lambda y: slope(end.t, y), (end.y,), (here,))[1]
+    later = [slope(end.t + ahead * span, end.y + ahead * span * here) for ahead in (1e-9, 1e-4)]
+    culprit = end.culprit
+    for vector in reversed([end.y, here, bend, *later]):
+        bad = ~jnp.isfinite(vector)
+        culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
+    return culprit
 
 
 def _rms(x: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Factorise and solve one small dense system, written so that thousands of them side by side are fast.
 
-Up to `UNROLLED` unknowns the elimination is written out, without pivoting: XLA turns it into arithmetic over the batch,
-an order of magnitude faster than a batched library call. It is meant for `I/gamma - h J`, which becomes diagonally
-dominant as h shrinks; a vanishing pivot gives a value that is not finite, and the step is rejected.
+Up to `UNROLLED` unknowns the elimination is written out, without pivoting, so that XLA turns it into arithmetic over
+the batch instead of a library call a system. It is meant for `I/gamma - h J`, which becomes diagonally dominant as h
+shrinks; a vanishing pivot gives a value that is not finite, and the step is rejected.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import check_above, refuse
-from qspjax._model import AbstractModel, as_state
+from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
@@ -83,8 +83,8 @@ class Diffrax(AbstractMethod):
         return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
 
 
-class _Patient(NamedTuple):
-    """What the loop needs of one patient: flat state, boundaries and the step over flat states."""
+class _Flat(NamedTuple):
+    """One patient as the loop needs it: flat state, boundaries and the step over flat states."""
 
     y0: jax.Array
     unravel: Callable[[jax.Array], State]
@@ -94,31 +94,26 @@ class _Patient(NamedTuple):
 
 def _flatten(
     solver: diffrax.AbstractSolver, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None
-) -> _Patient:
+) -> _Flat:
     start = as_state(model, initial)
     y0, unravel = ravel_pytree(start)
-    structure = jax.tree.structure(start)
 
     def field(t: Any, y: jax.Array, args: tuple) -> jax.Array:
         model, rate = args
         slope = model.vector_field(t, unravel(y))
-        if jax.tree.structure(slope) != structure:
-            raise ValueError(
-                "The vector field of the model must return dy/dt with the structure of its state "
-                f"({structure}), but returns {jax.tree.structure(slope)}."
-            )
+        check_slope(slope, start)
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
     lines = timeline(model, regimen, ts, state_names(start))
-    return _Patient(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
+    return _Flat(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
 
 
 def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolver:
     """Return the solver as the loop needs it: Newton to the tolerances, inner loops that suit the derivative."""
     solver = method.solver
     if isinstance(solver, Rodas5P) and differentiated:
-        return Rodas5P(unrolled=False)  # half the compile time, and no slower
+        return Rodas5P(unrolled=False)  # less to compile
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         newton = optx.Newton(rtol=method.rtol, atol=method.atol)
         solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)

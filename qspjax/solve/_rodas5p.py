@@ -78,8 +78,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     """Rodas5P for `Diffrax(Rodas5P())`, or for `diffrax.diffeqsolve` directly.
 
     Args:
-        unrolled: Write the eight stages out (fastest to run), or loop over them (half the compile time, and what
-            derivatives use).
+        unrolled: Write the eight stages out, or loop over them (less to compile; what derivatives use).
 
     Reference: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x.
     """

@@ -11,9 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from qspjax._checks import refuse
 from qspjax._model import AbstractModel, Delivery, deliveries_of
 from qspjax._names import match
 from qspjax._regimen import Action, Regimen
+from qspjax._types import State
 
 
 class Timeline(eqx.Module):
@@ -39,21 +41,38 @@ class Timeline(eqx.Module):
 def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
     """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
 
+    A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it.
+
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name.
     """
     deliveries = deliveries_of(model)
-    targets = (*deliveries, *(name for name in states if name not in deliveries))
+    by_state = {delivery.state: name for name, delivery in deliveries.items()}
+    targets = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
     if regimen.targets == targets:
         return regimen
-    numbers = [
-        match(target, targets, "to", "a dose target of the model")
-        if isinstance(target, str)
-        else targets.index(states[match(target, states, "to", "")])
-        for target in regimen.targets
-    ]
-    index = jnp.asarray(numbers, dtype=int)[regimen.index]
+    numbers = [targets.index(_target(model, target, by_state, targets, states)) for target in regimen.targets]
+    index = jnp.asarray(numbers, dtype=int)[regimen.index] if numbers else regimen.index
     return dataclasses.replace(regimen, index=index, targets=targets)
+
+
+def _target(
+    model: AbstractModel, target: str | int, by_state: dict[str, str], targets: tuple[str, ...], states: tuple[str, ...]
+) -> str:
+    if isinstance(target, int):
+        if any(isinstance(key, jax.tree_util.DictKey) for key in _keys(model.initial())):
+            refuse("to", "be a name for a model whose state is a dict, which has no order", target)
+        name = states[match(target, states, "to", "a dose target of the model")]
+    elif target in targets:
+        return target
+    else:
+        known = tuple(dict.fromkeys((*targets, *by_state)))
+        name = known[match(target, known, "to", "a dose target of the model")]
+    return by_state.get(name, name)
+
+
+def _keys(state: State) -> list:
+    return [key for path, _ in jax.tree_util.tree_flatten_with_path(state)[0] for key in path]
 
 
 def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tuple[str, ...]) -> Timeline:

@@ -9,7 +9,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax import io
-from qspjax._units import convert, parse_quantity
+from qspjax._units import convert
 from qspjax.io._table import lines_of
 from qspjax.io._trial_model import available_models
 
@@ -117,6 +117,7 @@ def test_units_reach_the_model(tmp_path):
         ('{ amount = "2 mg/kg", round_to = "100 mg" }', 100.0),
         ('{ amount = "2 mg/kg", round_up_to = "100 mg" }', 200.0),
         ('{ amount = "2 mg", per = { WT = "500 g" }, at_least = 300 }', 300.0),
+        ('{ table = { covariate = "WT", edges = ["50 kg", "70000 g"], amounts = [1, "2 mg", "0.003 g"] } }', 3.0),
     ],
 )
 def test_doses(tmp_path, dose, amount):
@@ -209,8 +210,9 @@ def test_every_mistake_has_its_message(tmp_path, mistake):
     assert mistake["good"] in BUNDLED
     with pytest.raises(io.FileIssues) as caught:
         read(tmp_path, BUNDLED.replace(mistake["good"], mistake["bad"], 1))
-    message = mistake["message"].replace("{models}", ", ".join(available_models()))
-    assert str(caught.value) == f"{tmp_path / 'trial.toml'}:{message}"
+    path = tmp_path / "trial.toml"
+    message = mistake["message"].replace("{models}", ", ".join(available_models())).replace("{file}", str(path))
+    assert str(caught.value) == f"{path}:{message}"
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path):
@@ -249,6 +251,47 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.toml").write_bytes("# ok\ntitle = 'caf\u00e9'".encode("latin-1"))
     with pytest.raises(io.FileIssues, match="latin.toml:2: must be text in UTF-8, but is not"):
         io.read_trial(tmp_path / "latin.toml")
+
+
+def test_a_missing_table_is_one_issue(tmp_path):
+    with pytest.raises(io.FileIssues) as caught:
+        read(tmp_path, SMALL.partition("[output]")[0])
+    assert str(caught.value) == f"{tmp_path / 'trial.toml'}: output: must be given, but is missing."
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    (tmp_path / "trial.toml").write_bytes(b"\xef\xbb\xbf" + SMALL.lstrip().replace("\n", "\r\n").encode())
+    assert io.read_trial(tmp_path / "trial.toml").patients == 3
+
+
+@pytest.mark.parametrize("name", ["arm", "patient", "result", "last_time", "state"])
+def test_endpoints_are_not_called_like_other_columns(tmp_path, name):
+    with pytest.raises(io.FileIssues, match=f"endpoints. {name}: must have another name"):
+        small(tmp_path, "[endpoints.peak]", f"[endpoints.{name}]")
+
+
+@pytest.mark.parametrize(
+    ("between", "place"),
+    [
+        ("[population.between]\nCL = { sd = 300 }", "20: [population.between] CL: must be positive, but is -"),
+        (
+            '[[population.effects]]\npower = { parameter = "CL", covariate = "X", exponent = 1, reference = 1 }',
+            "19: [population.effects[1]] CL: must be positive, but is -",
+        ),
+    ],
+)
+def test_a_parameter_outside_its_range_is_to_be_truncated(tmp_path, between, place):
+    covariate = '[population.covariates.X]\ndistribution = "normal"\nmean = 0\nsd = 1\n'
+    file = small(tmp_path, "[arms.A]", f"{between}\n{covariate if 'X' in between else ''}[arms.A]")
+    with pytest.raises(io.FileIssues, match="in a sampled patient. Truncate .*truncate = .low, high.") as caught:
+        file.sample(jax.random.key(1))
+    assert str(caught.value).startswith(f"{tmp_path / 'trial.toml'}:{place}")
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 3000, "patients = " + "9" * 6000])
+def test_absurd_files(tmp_path, text):
+    with pytest.raises(io.FileIssues, match="must be TOML, but has a number or a nesting too long to read"):
+        read(tmp_path, text)
 
 
 def test_lines_of_a_file():
@@ -290,9 +333,3 @@ def test_units_are_those_of_pharmacology(text, unit, value):
 def test_nothing_else_is_a_quantity(text):
     with pytest.raises(ValueError, match="Argument `dose` must"):
         convert(text, to="mg", argument="dose")
-
-
-def test_a_quantity_in_parts():
-    assert parse_quantity("300 mg") == (300.0, "mg")
-    with pytest.raises(ValueError, match='Argument `text` must be a number with a unit, such as "5 mg", but is `"mg"`'):
-        parse_quantity("mg")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 import qspjax as qsp
 from qspjax import plot
+from qspjax._solution import RESULTS
 
 TIMES = np.linspace(0.0, 24.0, 7)
 
@@ -50,14 +51,19 @@ def test_a_cohort_is_a_median_and_a_band(result):
         plot.trajectory(solution, "x")
 
 
+@pytest.mark.filterwarnings("error")
 def test_failed_patients_count_nowhere():
-    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]])
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [5.0, 6.0, np.nan]])
     labels = qsp._solution.Labels((), (), qsp.Units(), "")
     stats = {"steps": np.ones(3, int)}
-    solution = qsp.Solution(np.array([0.0, 1.0]), {"y": values}, None, None, stats, None, labels)
-    np.testing.assert_allclose(plot.quantiles(solution, "y")[2], [2.0, 3.0])
-    nobody = qsp.Solution(np.array([0.0, 1.0]), {"y": values * np.nan}, None, None, stats, None, labels)
-    assert np.isnan(plot.quantiles(nobody, "y")[2]).all()
+
+    def middle(failed):
+        result = jax.vmap(lambda f: RESULTS.where(f, RESULTS.state_nonfinite, RESULTS.successful))(np.array(failed))
+        solution = qsp.Solution(np.arange(3.0), {"y": values}, None, result, stats, None, labels)
+        return plot.quantiles(solution, "y")[2]
+
+    np.testing.assert_allclose(middle([False, False, True]), [2.0, 4.0, np.nan])  # 1.0 counts, its NaN does not
+    assert np.isnan(middle([True, True, True])).all()
 
 
 def test_the_numbers_are_those_of_the_picture(result):
@@ -84,3 +90,19 @@ def test_a_trial_draws_everything_by_default(result, tmp_path):
     figure = plot.trial(result)
     assert [ax.get_ylabel() for ax in figure.axes] == ["concentration (mg/L)", "responders (%)"]
     figure.savefig(tmp_path / "trial.png")  # no warning is raised
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_positive_has_no_logarithm(result, tmp_path):
+    untreated = qsp.Trial(result.trial.arms[:1], TIMES)
+    nothing = qsp.simulate_trial(untreated, result.cohort)
+    figure = plot.trial(nothing, panels=[plot.Panel("concentration", log=True)])
+    figure.savefig(tmp_path / "trial.png")
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_panels_can_be_names(result):
+    assert plot.trial(result, panels=["concentration"]).axes[0].get_ylabel() == "concentration (mg/L)"
+    assert plot.bands(result, panels=["concentration"]) == plot.bands(result)
+    with pytest.raises(ValueError, match=r"must name an observed value \(concentration\), but is `x`"):
+        plot.trial(result, panels=["x"])

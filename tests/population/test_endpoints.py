@@ -381,7 +381,7 @@ def test_a_window_is_two_times_in_order(cls, between):
 
 
 def test_numbers_are_checked():
-    with pytest.raises(ValueError, match=r"Argument `points` must be at least 2, but is 1\."):
+    with pytest.raises(ValueError, match="Argument `points` must be a whole number of at least 2, but is"):
         HalfLife("c", points=1)
     with pytest.raises(ValueError, match="Argument `at` must be finite, but is nan"):
         Value("c", at=math.nan)
@@ -389,6 +389,41 @@ def test_numbers_are_checked():
         TimeAbove("c", threshold=math.inf)
     with pytest.raises(ValueError, match="Argument `first` must be two times, start before end"):
         Accumulation("c", first=(2.0, 1.0), last=(2.0, 3.0))
+
+
+TEXT = {
+    "at": (lambda: Value("c", at="2 h"), "Argument `at` must be a number, but is 2 h."),
+    "baseline": (lambda: RelativeChange("c", 2.0, baseline="0"), "Argument `baseline` must be a number, but is `0`."),
+    "threshold": (lambda: TimeBelow("c", "low"), "Argument `threshold` must be a number, but is `low`."),
+    "at most": (
+        lambda: Responder(Value("c", at=1.0), at_most="25"),
+        "Argument `at_most` must be a number, but is `25`.",
+    ),
+    "one time": (
+        lambda: AUC("c", between=24.0),
+        "Argument `between` must be two times, start before end, but is 24.",
+    ),
+    "times": (
+        lambda: AUC("c", between=(0.0, "24 h")),
+        "Argument `between` must be two times, start before end, but is (0.0, '24 h').",
+    ),
+    "points": (
+        lambda: HalfLife("c", points=2.5),
+        "Argument `points` must be a whole number of at least 2, but is 2.5 of type float.",
+    ),
+    "endpoint": (
+        lambda: Responder("c", at_most=1.0),
+        "Argument `endpoint` must be an endpoint, but is of type str.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXT)
+def test_what_is_no_number_is_refused(case):
+    call, message = TEXT[case]
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == message
 
 
 def test_a_responder_has_exactly_one_bound():

@@ -97,13 +97,60 @@ ERRORS = {
     ),
     "correlation": (
         {"between": {"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.3)}, "correlation": {("CL", "V"): 1.2}},
+        'Argument `correlation["CL", "V"]` must be a number between -1 and 1, but is 1.2.',
+    ),
+    "correlation with itself": (
+        {"between": {"CL": qsp.LogNormal(cv=0.3)}, "correlation": {("CL", "CL"): 0.2}},
+        "Argument `correlation` must be between two different parameters, but is of `CL` with itself.",
+    ),
+    "correlation twice": (
+        {
+            "between": {"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.3)},
+            "correlation": {("CL", "V"): 0.2, ("V", "CL"): 0.3},
+        },
+        "Argument `correlation` must give each pair once, but is twice that of `V` and `CL`.",
+    ),
+    "correlation by name": (
+        {"between": {"CL": qsp.LogNormal(cv=0.3)}, "correlation": {"CL": 0.2}},
+        'Argument `correlation` must be by pairs of names, such as {("CL", "V"): 0.5}, but is `CL`.',
+    ),
+    "correlation as text": (
+        {"between": {"CL": qsp.LogNormal(cv=0.3)}, "correlation": "high"},
+        "Argument `correlation` must hold numbers, but is `high`.",
+    ),
+    "correlation matrix": (
+        {
+            "between": {"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.3)},
+            "correlation": [[1.0, 1.2], [1.2, 1.0]],
+        },
         "Argument `correlation` must be positive definite, but is not (smallest eigenvalue -0.2).",
+    ),
+    "between": (
+        {"between": {"CL": 0.3}},
+        'Argument `between["CL"]` must be a distribution, but is of type float.',
+    ),
+    "between of": (
+        {"between": [qsp.LogNormal(cv=0.3)]},
+        "Argument `between` must be a mapping of parameter names to distributions, but is of type list.",
+    ),
+    "covariates": (
+        {"covariates": {"SEX": {"male": 0.5}}},
+        'Argument `covariates["SEX"]` must be a distribution or `Categorical`, but is of type dict.',
+    ),
+    "effects": (
+        {"effects": qsp.SetBy("CL", "clearance")},
+        "Argument `effects` must be a list of covariate effects, but is of type SetBy.",
+    ),
+    "effects of": (
+        {"effects": [qsp.LogNormal(cv=0.3)]},
+        "Argument `effects[0]` must be a covariate effect, but is of type LogNormal.",
     ),
     "correlation of": (
         {"between": {"CL": qsp.LogNormal(cv=0.3)}, "correlation": {("CL", "V"): 0.2}},
         "Argument `correlation` must name parameters in `between` (CL), but is `V`.",
     ),
-    "size": ({"size": 0}, "Argument `size` must be positive, but is 0."),
+    "size": ({"size": 0}, "Argument `size` must be a whole number of at least 1, but is "),
+    "size of": ({"size": 10.0}, "Argument `size` must be a whole number of at least 1, but is 10 of type float."),
     "range": (
         {"size": 1000, "between": {"V": qsp.Normal(sd=30.0)}},
         "Argument `V` must be positive, but is ",
@@ -122,3 +169,27 @@ def test_errors_in_words(case):
 def test_probabilities_add_up():
     with pytest.raises(ValueError, match="Argument `probabilities` must be at least 0 and add up to 1, but is"):
         qsp.Categorical({"a": 0.5, "b": 0.6})
+
+
+def test_a_sampled_patient_out_of_range_is_named_with_a_remedy():
+    patient = r"Argument `V` must be positive, but is -[\d.]+: a sampled patient; truncate "
+    with pytest.raises(ValueError, match=patient + r"its distribution in `between`\.$"):
+        sample(size=1000, between={"V": qsp.Normal(sd=30.0)})
+    with pytest.raises(ValueError, match=patient + r"its covariate\.$"):
+        sample(size=1000, covariates={"volume": qsp.Normal(30.0, sd=30.0)}, effects=[qsp.SetBy("V", "volume")])
+
+
+def test_a_population_has_a_model_and_is_sampled_with_a_key():
+    with pytest.raises(ValueError, match=r"Argument `model` must be a model, but is the class OneCompartment\."):
+        qsp.Population(qsp.models.OneCompartment)
+    for key in (1, np.zeros(3)):
+        with pytest.raises(
+            ValueError, match=r"Argument `key` must be a PRNG key such as jax.random.key\(1\), but is of"
+        ):
+            qsp.Population(MODEL).sample(key=key, size=2)
+    assert qsp.Population(MODEL).sample(key=jax.random.PRNGKey(1), size=2).size == 2
+
+
+def test_allometry_of_one_name():
+    effect = qsp.Allometric(clearances="CL", volumes="Vc")
+    assert effect.parameters() == ("CL", "Vc")

@@ -82,8 +82,88 @@ def test_arms_need_different_names():
     arms = [qsp.Arm("a", qsp.no_doses()), qsp.Arm("a", qsp.no_doses())]
     with pytest.raises(ValueError, match="Argument `arms` must have different names, but is a, a."):
         qsp.Trial(arms, TS)
-    with pytest.raises(ValueError, match="Argument `arms` must be positive, but is 0"):
-        qsp.Trial([], TS)
+
+
+ARM = qsp.Arm("a", qsp.no_doses())
+END = qsp.endpoints
+ERRORS = {
+    "no arm": (lambda: qsp.Trial([], TS), "Argument `arms` must have at least one arm, but is empty."),
+    "arms by name": (
+        lambda: qsp.Trial({"a": qsp.no_doses()}, TS),
+        "Argument `arms` must be a list of arms, but is of type dict.",
+    ),
+    "arm": (lambda: qsp.Trial([qsp.no_doses()], TS), "Argument `arms[0]` must be an arm, but is of type Regimen."),
+    "arm name": (
+        lambda: qsp.Arm(qsp.no_doses(), "a"),
+        "Argument `name` must be a name in quotes, but is of type Regimen.",
+    ),
+    "arm regimen": (lambda: qsp.Arm("a", 100.0), "Argument `regimen` must be a regimen, but is of type float."),
+    "endpoints": (
+        lambda: qsp.Trial([ARM], TS, endpoints=[END.Cmax("concentration")]),
+        "Argument `endpoints` must be a mapping of names to endpoints, but is of type list.",
+    ),
+    "endpoint": (
+        lambda: qsp.Trial([ARM], TS, endpoints={"Cmax": "concentration"}),
+        'Argument `endpoints["Cmax"]` must be an endpoint, but is of type str.',
+    ),
+    "times": (
+        lambda: qsp.Trial([ARM], [1.0, 0.0]),
+        "Argument `ts` must not decrease, but is 0 after 1, at position 1.",
+    ),
+    "times of": (
+        lambda: qsp.Trial([ARM], [[0.0, 1.0]]),
+        "Argument `ts` must have shape (times,), but is of shape (1, 2).",
+    ),
+    "times as text": (lambda: qsp.Trial([ARM], "1 h"), "Argument `ts` must hold numbers, but is 1 h."),
+    "allocation": (
+        lambda: qsp.Trial([ARM], TS, allocation=qsp.Randomised),
+        "Argument `allocation` must be `SamePatients()` or `Randomised()`, but is the class Randomised.",
+    ),
+    "ratio": (
+        lambda: qsp.Randomised((1, 0.5)),
+        "Argument `ratio[1]` must be a whole number of at least 1, but is 0.5 of type float.",
+    ),
+    "ratio of": (
+        lambda: qsp.Randomised(2),
+        "Argument `ratio` must be a list of whole numbers, one an arm, but is of type int.",
+    ),
+    "empty arm": (
+        lambda: qsp.simulate_trial(
+            trial(allocation=qsp.Randomised([1, 9])), COHORT.take([0, 1, 2]), key=jax.random.key(1)
+        ),
+        "Argument `allocation` must put at least one patient in every arm, but is without one in arm `60 mg`.",
+    ),
+    "key": (
+        lambda: qsp.simulate_trial(trial(allocation=qsp.Randomised()), COHORT, key=1),
+        "Argument `key` must be a PRNG key such as jax.random.key(1), but is of type int.",
+    ),
+    "trial": (
+        lambda: qsp.simulate_trial([ARM], COHORT),
+        "Argument `trial` must be a trial, but is of type list.",
+    ),
+    "cohort": (
+        lambda: qsp.simulate_trial(trial(), POPULATION),
+        "Argument `cohort` must be a cohort (`Population.sample` draws one), but is of type Population.",
+    ),
+    "arm of": (
+        lambda: qsp.simulate_trial(qsp.Trial([ARM], TS[:2]), COHORT.take([0])).arm("b"),
+        "Argument `name` must name an arm of the trial (a), but is `b`.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_in_words(case):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_a_share_without_values_is_a_dash():
+    late = END.Responder(END.Value("concentration", at=99.0), at_least=1.0)
+    result = qsp.simulate_trial(qsp.Trial([ARM], TS[:2], endpoints={"late": late}), COHORT.take([0, 1]))
+    assert qsp.summary_text(result).splitlines()[-1].split() == ["a", "-", "-", "2", "undefined"]
 
 
 def test_a_trial_is_differentiable():
