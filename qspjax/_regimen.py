@@ -108,7 +108,7 @@ class Regimen(eqx.Module):
         """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
 
         Args:
-            interval: Time from one dose to the next; differentiable.
+            interval: Time from one dose to the next (one a patient, or the same for all); differentiable.
             doses: How many times in all, at least 1.
 
         Raises:
@@ -120,7 +120,7 @@ class Regimen(eqx.Module):
         if not self.rows:
             return self
         interval = as_parameter(interval)
-        shift = jnp.repeat(jnp.arange(doses), self.rows) * interval
+        shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
@@ -135,7 +135,7 @@ class Regimen(eqx.Module):
         end = concrete(self.end)
         if end is not None and np.isnan(end).any():
             refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
-        later = eqx.tree_at(lambda r: (r.time, r.end), other, (other.time + self.end, other.end + self.end))
+        later = eqx.tree_at(lambda r: (r.time, r.end), other, (other.time + self.end[..., None], other.end + self.end))
         return self + later
 
     def prescribe(self, covariates: Covariates) -> "Regimen":

@@ -35,9 +35,12 @@ def simulate(
     $$ dy/dt = f(t, y) + \\text{infusions}, \\quad y(t_k^+) = y(t_k^-) + \\text{dose}_k $$
 
     Every dose, end of an infusion and output is landed on exactly. At a time that equals a dose time the state after
-    the dose is reported. The result can be differentiated, in forward and reverse mode, with respect to everything
-    that is an array: parameters, doses, times, initial state. At an output that coincides with a dose the derivative
-    with respect to the dose's time is one-sided: the dose stays before the output.
+    the dose is reported. Between these stops the steps are as long as the error allows, so where a vector field of
+    your own has a short pulse in time, put an output into it.
+
+    The result can be differentiated, in forward and reverse mode, with respect to everything that is an array:
+    parameters, doses, times, initial state. At an output that coincides with a dose the derivative with respect to the
+    dose's time is one-sided: the dose stays before the output.
 
     Args:
         model: The patient.
@@ -73,7 +76,7 @@ def simulate(
             "Argument `regimen` must have amounts that are numbers, but some depend on covariates: "
             "call regimen.prescribe({'WT': 70.0, ...}) first."
         )
-    if regimen.time.ndim == 2 or regimen.amount.ndim == 2:
+    if any(leaf.ndim > 1 for leaf in jax.tree.leaves(regimen)):
         refuse("regimen", "be that of one patient", "one with a row for each of several patients")
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
@@ -164,21 +167,27 @@ class _Patient(eqx.Module):
         states, result, stats = self.method.solve(model, regimen, ts, initial, t0)
 
         # where the solve did not arrive, observe a harmless state of a constant model: derivatives stay finite
-        failed = result != RESULTS.successful
-        model = jax.tree.map(
-            lambda leaf: jnp.where(failed, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
-            model,
-        )
+        model = _stilled(model, result != RESULTS.successful)
         start = as_state(model, initial)
         arrived = jnp.isfinite(ts)
         for leaf in jax.tree.leaves(states):
             arrived &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
         safe = jax.tree.map(lambda leaf, own: jnp.where(arrived.reshape(-1, *[1] * own.ndim), leaf, own), states, start)
-        seen = jax.vmap(model.observe)(jnp.where(arrived, ts, t0), safe)
+        seen = jax.vmap(lambda fine, t, y: _stilled(model, ~fine).observe(t, y))(
+            arrived, jnp.where(arrived, ts, t0), safe
+        )
         observed = {name: jnp.where(arrived, value, jnp.nan) for name, value in seen.items()}
         everything = Solution(ts, observed, states, result, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
         return Outcome(*self.save.keep(observed, states), result, stats, reduced)
+
+
+def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:
+    """Return the model, as a constant of every derivative where `still`."""
+    return jax.tree.map(
+        lambda leaf: jnp.where(still, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
+        model,
+    )
 
 
 class _Joined(eqx.Module):

@@ -24,8 +24,9 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
     """How a solve ended; each item says what happened and what to change."""
 
     state_nonfinite = (
-        "The model returned NaN or infinity and smaller steps did not help. Look at the named state: a logarithm, "
-        "root, power or division of a value that reached zero is the usual cause, then a parameter out of its range."
+        "The model or a dose gave NaN or infinity and smaller steps did not help. Look at the named state: a "
+        "logarithm, root, power or division of a value that reached zero is the usual cause, then a parameter out of "
+        "its range."
     )
     step_too_small = (
         "The step size shrank to rounding error. The solution may grow without bound, or the vector field may jump: "

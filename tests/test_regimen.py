@@ -36,6 +36,14 @@ def test_then_begins_when_the_first_is_over():
     assert rows(by_rate.then(qsp.bolus(1.0, to="central")))[-1] == (5.0, 1.0)
 
 
+def test_every_and_then_by_patient():
+    starts, intervals = jnp.array([0.0, 1.0]), jnp.array([10.0, 20.0])
+    first = qsp.bolus(1.0, to="central", at=starts).every(intervals, doses=2)
+    np.testing.assert_array_equal(first.time, [[0.0, 10.0], [1.0, 21.0]])
+    after = first.then(qsp.bolus(5.0, to="central", at=2.0))
+    np.testing.assert_array_equal(after.time, [[0.0, 10.0, 22.0], [1.0, 21.0, 43.0]])
+
+
 def test_every_of_a_combination():
     day = qsp.bolus(2.0, to="depot") + qsp.bolus(1.0, to="depot", at=8.0)
     assert rows(day.every(24.0, doses=2)) == [(0.0, 2.0), (8.0, 1.0), (24.0, 2.0), (32.0, 1.0)]

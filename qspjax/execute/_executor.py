@@ -69,6 +69,13 @@ class Chunked(AbstractExecutor):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
 
 
+LANES = 8
+"""The batch is padded to a multiple of this, so that a patient has the same bits in every batch and chunk."""
+
+
 @eqx.filter_jit
 def _vectorised(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
-    return eqx.filter_vmap(function, in_axes=(0, None), axis_size=size)(each, shared)
+    width = -(-size // LANES) * LANES
+    padded = jax.tree.map(lambda leaf: leaf[jnp.minimum(jnp.arange(width), size - 1)], each)
+    whole = eqx.filter_vmap(function, in_axes=(0, None), axis_size=width)(padded, shared)
+    return jax.tree.map(lambda leaf: leaf[:size], whole)

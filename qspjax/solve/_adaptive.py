@@ -2,13 +2,15 @@
 
 Every iteration is one attempted step. The step lands on the next boundary (dose, end of an infusion, output) or takes
 the size that the error control allows; a clipped step does not shrink the next one. Because there is no inner loop, a
-patient in a batch never waits for another one's dose interval, only for the slowest patient at the end.
+patient in a batch never waits for another one's dose interval, only for the slowest patient at the end. A batch goes on
+while any patient does (`unvmap_any`), so that patients who are done cost arithmetic but no copy of their results.
 """
 
 from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
@@ -85,6 +87,12 @@ class Progress(NamedTuple):
     culprit: jax.Array
     accepted: jax.Array
     rejected: jax.Array
+
+
+class Path(NamedTuple):
+    """What a solve leaves behind: where it ended, the states at the outputs, and the recorded step sizes."""
+
+    end: Progress
     outputs: jax.Array
     record: jax.Array
 
@@ -108,7 +116,7 @@ def integrate(
     outputs: int,
     max_steps: int,
     record: bool,
-) -> Progress:
+) -> Path:
     """Integrate one patient; with `record`, keep the accepted step sizes (inf where a step landed on a boundary)."""
     boundaries = timeline.time.shape[0]
     span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
@@ -119,7 +127,8 @@ def integrate(
     def unfinished(now: Progress) -> jax.Array:
         return (now.code == SUCCESS) & jnp.isfinite(due(now.boundary))
 
-    def advance(now: Progress) -> Progress:
+    def advance(path: Path) -> Path:
+        now = path.end
         wanted = jnp.where(now.fresh, tolerance.first_step(now.y, stepper.slope(model, now.t, now.y, now.rate)), now.h)
         remaining = due(now.boundary) - now.t
         lands = wanted >= remaining * (1.0 - 1e-12)
@@ -136,34 +145,36 @@ def integrate(
 
         landed = good & lands
         dosed, rate, running = arrive(timeline, now.boundary, y, now.rate, now.running)
-        jumped = landed & (timeline.output[now.boundary] == outputs)
         y = jnp.where(good, jnp.where(landed, dosed, y), now.y)
-        t = jnp.where(good, t, now.t)
         too_small = ~good & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * span))
         too_many = (now.accepted + now.rejected + 1 >= max_steps) & jnp.isfinite(due(now.boundary + landed))
         code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
-        slot = jnp.where(landed, timeline.output[now.boundary], outputs)
-        return Progress(
-            t=t,
+        output = timeline.output[now.boundary]
+        after = Progress(
+            t=jnp.where(good, t, now.t),
             y=y,
             rate=jnp.where(landed, rate, now.rate),
             running=jnp.where(landed, running, now.running),
             boundary=now.boundary + landed,
             h=following,
-            fresh=jumped,
+            fresh=landed & (output == outputs),
             code=code,
             culprit=jnp.where(code == SUCCESS, now.culprit, jnp.argmax(ratios)),
             accepted=now.accepted + good,
             rejected=now.rejected + ~good,
-            outputs=now.outputs.at[slot].set(y, mode="drop"),
-            record=now.record.at[jnp.where(good, now.accepted, max_steps)].set(
-                jnp.where(lands, jnp.inf, h), mode="drop"
-            )
-            if record
-            else now.record,
+        )
+        # a patient who is done keeps still; the large arrays are written in place, or not at all
+        live = unfinished(now)
+        slot = jnp.where(live & landed, output, outputs)
+        number = jnp.where(live & good, now.accepted, max_steps)
+        return Path(
+            jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now),
+            path.outputs.at[slot].set(y, mode="drop"),
+            path.record.at[number].set(jnp.where(lands, jnp.inf, h), mode="drop") if record else path.record,
         )
 
     zero = jnp.zeros((), dtype=int)
+    unknown = jnp.isnan(timeline.time) | (jnp.isfinite(timeline.time) & jnp.isnan(timeline.jump + timeline.rate))
     start = Progress(
         t=t0,
         y=y0,
@@ -172,15 +183,15 @@ def integrate(
         boundary=zero,
         h=jnp.ones_like(t0),
         fresh=jnp.ones((), dtype=bool),
-        code=zero,
-        culprit=zero,
+        code=jnp.where(unknown.any(), NONFINITE, SUCCESS),
+        culprit=timeline.state[jnp.argmax(unknown)],
         accepted=zero,
         rejected=zero,
-        outputs=jnp.full((outputs, y0.size), jnp.nan, y0.dtype),
-        record=jnp.zeros((max_steps if record else 0,), y0.dtype),
     )
-    end = jax.lax.while_loop(unfinished, advance, start)
-    return end._replace(culprit=_culprit(stepper, model, end, span))
+    whole = jnp.full((outputs, y0.size), jnp.nan, y0.dtype)
+    steps = jnp.zeros((max_steps if record else 0,), y0.dtype)
+    path = jax.lax.while_loop(lambda path: eqxi.unvmap_any(unfinished(path.end)), advance, Path(start, whole, steps))
+    return path._replace(end=path.end._replace(culprit=_culprit(stepper, model, path.end, span)))
 
 
 def _culprit(stepper: Stepper, model: Any, end: Progress, span: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from qspjax._names import state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._adaptive import SUCCESS, Progress, Stepper, Tolerance, integrate
+from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._replay import replay
 from qspjax.solve._rodas5p import Rodas5P
@@ -41,7 +41,8 @@ class Diffrax(AbstractMethod):
             `diffrax.Tsit5()` and `diffrax.Dopri8()` only models that are not stiff; an implicit solver of diffrax
             (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
         rtol: Relative tolerance.
-        atol: Absolute tolerance, in the units of the states.
+        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero, so lower it where
+            states that matter are small numbers (amounts in mol).
         max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
             end of an infusion and output. The memory of a derivative grows with it, by 8 bytes a step and patient.
 
@@ -133,26 +134,26 @@ def _solve(
     *,
     method: Diffrax,
 ) -> tuple[State, Progress]:
-    return _integrate(model, regimen, ts, initial, t0, method=method, record=False)
+    states, path = _integrate(model, regimen, ts, initial, t0, method=method, record=False)
+    return states, path.end
 
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
-    _, now = _integrate(*_frozen(primals), method=method, record=True)
+    reached, path = _integrate(*_frozen(primals), method=method, record=True)
+    fine = path.end.code == SUCCESS
 
     def repeat(model: Any, regimen: Regimen, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
         one = _flatten(_stepping(method, differentiated=True), model, regimen, ts, initial)
-        kept = replay(
-            one.stepper, model, one.lines, one.y0, t0, record=now.record, accepted=now.accepted, outputs=ts.size
-        )
+        steps = jnp.where(fine, path.end.accepted, 0)
+        kept = replay(one.stepper, model, one.lines, one.y0, t0, record=path.record, accepted=steps, outputs=ts.size)
         return jax.vmap(one.unravel)(kept)
 
-    # a failed patient contributes a zero derivative: masked at both ends, so that its NaN meets no cotangent
-    fine = now.code == SUCCESS
-    tangents = _masked(tangents, fine)
-    states, moved = eqx.filter_jvp(repeat, primals, tangents)
-    now = _summary(now)
-    return (states, now), (_masked(moved, fine), jax.tree.map(lambda _: None, now))
+    # a failed patient contributes a zero derivative of every order: its steps are not repeated, and both ends are
+    # masked, so that its NaN meets no cotangent
+    states, moved = eqx.filter_jvp(repeat, primals, _masked(tangents, fine))
+    states = jax.tree.map(lambda repeated, recorded: jnp.where(fine, repeated, recorded), states, reached)
+    return (states, path.end), (_masked(moved, fine), jax.tree.map(lambda _: None, path.end))
 
 
 def _integrate(
@@ -164,12 +165,11 @@ def _integrate(
     *,
     method: Diffrax,
     record: bool,
-) -> tuple[State, Progress]:
+) -> tuple[State, Path]:
     one = _flatten(_stepping(method, differentiated=False), model, regimen, ts, initial)
-    tolerance = Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term))
-    now = integrate(
+    path = integrate(
         one.stepper,
-        tolerance,
+        Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term)),
         model,
         one.lines,
         one.y0,
@@ -178,7 +178,7 @@ def _integrate(
         max_steps=16384 + 64 * one.lines.time.size if method.max_steps is None else method.max_steps,
         record=record,
     )
-    return jax.vmap(one.unravel)(now.outputs), now if record else _summary(now)
+    return jax.vmap(one.unravel)(path.outputs), path
 
 
 def _frozen(tree: Any) -> Any:
@@ -187,9 +187,3 @@ def _frozen(tree: Any) -> Any:
 
 def _masked(tree: Any, fine: jax.Array) -> Any:
     return jax.tree.map(lambda x: jnp.where(fine, x, jnp.zeros_like(x)), tree)
-
-
-def _summary(now: Progress) -> Progress:
-    """Drop the large arrays, which are returned apart or not at all."""
-    empty = jnp.zeros((0,))
-    return now._replace(outputs=empty, record=empty, y=empty, rate=empty, h=empty)

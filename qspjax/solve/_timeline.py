@@ -118,4 +118,4 @@ def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tupl
 
 
 def _slack(time: jax.Array) -> jax.Array:
-    return 1e-12 * (1.0 + jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0)))
+    return 1e-12 * jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0))
