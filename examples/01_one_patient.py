@@ -56,5 +56,5 @@ axes.legend()
 axes.figure.savefig("one_patient.png", dpi=150)
 
 # %% [markdown]
-# With a half-life of 7 hours nothing accumulates: the loading dose is forgotten after a day, and the trough is
+# With a half-life of 7 hours little accumulates: the loading dose is forgotten within two days, and the trough is
 # decided by clearance and volume, hardly by absorption.
