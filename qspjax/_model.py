@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_above, check_finite, check_minimum, concrete, refuse
-from qspjax._names import leaf_names, names, state_names
+from qspjax._names import leaf_names, match, names, state_names
 from qspjax._types import Observed, Scalar, State
 
 
@@ -171,6 +171,32 @@ class AbstractDelivered(AbstractModel):
 def deliveries_of(model: AbstractModel) -> Mapping[str, Delivery]:
     """Return the deliveries that a model declares, none for a model that declares none."""
     return model.deliveries() if isinstance(model, AbstractDelivered) else {}
+
+
+class AbstractAlgebraic(AbstractModel):
+    """A model with algebraic states: for these, `vector_field` returns a residual that is zero, not a derivative.
+
+    $$ M y' = f(t, y), \\quad M = diag(1, ..., 1, 0, ..., 0) $$
+
+    The algebraic states must be determined by the others (index 1). They follow a dose with the next step, so an
+    output at the very time of a dose, or of the start, still shows them as they were.
+    """
+
+    @abc.abstractmethod
+    def algebraic(self) -> tuple[str, ...]:
+        """Return the names of the algebraic states."""
+
+
+def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
+    """Return the diagonal of the mass matrix: 0 for the algebraic states that a model declares, else 1.
+
+    Raises:
+        ValueError: If an algebraic state is no state of the model.
+    """
+    mass = np.ones(len(states))
+    for name in model.algebraic() if isinstance(model, AbstractAlgebraic) else ():
+        mass[match(name, states, "algebraic", "a state of the model")] = 0.0
+    return mass
 
 
 def check_slope(slope: State, start: State) -> None:

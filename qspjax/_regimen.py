@@ -5,6 +5,7 @@ retracing. Targets are names in the user's code and integer codes in the table. 
 `(patients, rows)` where patients differ; a row with time = inf is padding.
 """
 
+import dataclasses
 import enum
 from typing import Any
 
@@ -53,6 +54,7 @@ class Regimen(eqx.Module):
         rules: Amounts that depend on covariates; `prescribe` evaluates them.
         end: Time at which the regimen is over, where `then` goes on.
         targets: The dose targets by name, or by number from 1 as NONMEM's CMT.
+        infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
     """
 
     time: jax.Array
@@ -65,6 +67,7 @@ class Regimen(eqx.Module):
     rules: tuple[AbstractAmount, ...]
     end: jax.Array
     targets: tuple[str | int, ...] = eqx.field(static=True)
+    infuses: bool = eqx.field(static=True)
 
     def __str__(self) -> str:
         """Return the table of doses, a line a dose."""
@@ -102,7 +105,8 @@ class Regimen(eqx.Module):
         other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
         columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         end = jnp.maximum(self.end, other.end)
-        return Regimen(**columns, rules=self.rules + other.rules, end=end, targets=targets)
+        infuses = self.infuses or other.infuses
+        return Regimen(**columns, rules=self.rules + other.rules, end=end, targets=targets, infuses=infuses)
 
     def every(self, interval: Scalar, *, doses: int) -> "Regimen":
         """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
@@ -124,7 +128,7 @@ class Regimen(eqx.Module):
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
-        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets)
+        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets, infuses=self.infuses)
 
     def then(self, other: "Regimen") -> "Regimen":
         """Go on with another regimen when this one is over: its last infusion ended and its last interval passed.
@@ -162,7 +166,7 @@ class Regimen(eqx.Module):
             )
             for name, column in ((name, getattr(self, name)) for name in _COLUMNS)
         }
-        return Regimen(**columns, rules=self.rules, end=self.end, targets=self.targets)
+        return dataclasses.replace(self, **columns)
 
 
 _COLUMNS: dict[str, Any] = {
@@ -237,7 +241,7 @@ def no_doses() -> Regimen:
     """Return the regimen without doses (an untreated arm)."""
     row = _row(0.0, to="", at=0.0, kind=Action.BOLUS)
     columns = {name: getattr(row, name)[:0] for name in _COLUMNS}
-    return Regimen(**columns, rules=(), end=jnp.zeros(()), targets=())
+    return Regimen(**columns, rules=(), end=jnp.zeros(()), targets=(), infuses=False)
 
 
 def _row(
@@ -276,6 +280,7 @@ def _row(
         rules=(amount,) if depends else (),
         end=time[..., 0] + as_parameter(lasts),
         targets=(to,),
+        infuses=kind != Action.BOLUS,
     )
 
 

@@ -15,7 +15,7 @@ from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
-from qspjax.solve import AbstractMethod, Diffrax
+from qspjax.solve import AbstractMethod, Rosenbrock
 from qspjax.solve._timeline import aimed
 
 
@@ -49,7 +49,7 @@ def simulate(
         initial: The state at `t0`, in the model's own structure; by default `model.initial()`.
         t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts`.
         save: Names of observed values and states to keep; by default all.
-        method: How to solve; by default `Diffrax()`, which is Rodas5P at rtol 1e-6 and atol 1e-9, for every model.
+        method: How to solve; by default `Rosenbrock()`, which is Rodas5P at rtol 1e-6 and atol 1e-9, for every model.
         throw: Raise an error if the solve fails; otherwise read `solution.result`.
 
     Returns:
@@ -150,7 +150,7 @@ def simulate_cohort(
 
 def default_method() -> AbstractMethod:
     """Return the method used where none is given: the one rule, for one patient and for many."""
-    return Diffrax()
+    return Rosenbrock()
 
 
 class _Patient(eqx.Module):

@@ -100,19 +100,23 @@ def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tupl
 
     rows, outputs = regimen.rows, ts.shape[0]
     last = jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
-    doses = jnp.concatenate([starts, stops])
     infused = (over | by_rate).astype(int)
     none, off = jnp.zeros((outputs,)), jnp.zeros((rows,))
+    times, entered, jumps, rates, runs = [starts], [entry], [jump], [rate], [infused]
+    if regimen.infuses:
+        times, entered, jumps = [*times, stops], [*entered, entry], [*jumps, off]
+        rates, runs = [*rates, -rate], [*runs, -infused]
+    doses = jnp.concatenate(times)
     whole = Timeline(
         time=jnp.concatenate([jnp.where(doses > last + _slack(last), jnp.inf, doses), ts]),
-        state=jnp.concatenate([entry, entry, jnp.zeros((outputs,), dtype=int)]),
-        jump=jnp.concatenate([jump, off, none]),
-        rate=jnp.concatenate([rate, -rate, none]),
-        running=jnp.concatenate([infused, -infused, none.astype(int)]),
-        output=jnp.concatenate([jnp.full((2 * rows,), outputs), jnp.arange(outputs)]),
+        state=jnp.concatenate([*entered, jnp.zeros((outputs,), dtype=int)]),
+        jump=jnp.concatenate([*jumps, none]),
+        rate=jnp.concatenate([*rates, none]),
+        running=jnp.concatenate([*runs, none.astype(int)]),
+        output=jnp.concatenate([jnp.full((doses.size,), outputs), jnp.arange(outputs)]),
     )
     # a dose that rounding puts just after an output at the same time still comes before it
-    early = whole.time - jnp.where(jnp.arange(whole.time.size) < 2 * rows, _slack(whole.time), 0.0)
+    early = whole.time - jnp.where(jnp.arange(whole.time.size) < doses.size, _slack(whole.time), 0.0)
     order = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
     return jax.tree.map(lambda column: column[order], whole)
 

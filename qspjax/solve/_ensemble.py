@@ -1,0 +1,306 @@
+"""The methods of the ensemble kernel: thousands of patients side by side, each with its own steps.
+
+One patient and a cohort run the same program: `vmap` over `simulate` makes the ensemble longer. See `solve.kernel`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from qspjax._checks import check_above, check_instance, refuse
+from qspjax._model import AbstractModel, as_state, mass_of
+from qspjax._names import state_names
+from qspjax._regimen import Regimen
+from qspjax._solution import RESULTS
+from qspjax._types import Scalar, State
+from qspjax.solve._method import AbstractMethod, Trajectory
+from qspjax.solve._timeline import timeline
+from qspjax.solve.kernel._controller import Control
+from qspjax.solve.kernel._explicit import explicit_step
+from qspjax.solve.kernel._lanes import NONFINITE, STIFF, SUCCESS, End, Patients, Program
+from qspjax.solve.kernel._layout import System, system_of
+from qspjax.solve.kernel._primitives import run
+from qspjax.solve.kernel._rosenbrock import rosenbrock_step
+from qspjax.solve.kernel._tableau import RODAS3, RODAS4, RODAS5P, Tableau
+
+CODES = (RESULTS.successful, RESULTS.max_steps_reached, RESULTS.state_nonfinite, RESULTS.step_too_small)
+"""Results in the order of the codes of the kernel."""
+
+TABLEAUX = {5: RODAS5P, 4: RODAS4, 3: RODAS3}
+MEMORY = 1 << 29
+"""512 MiB."""
+
+
+class Rosenbrock(AbstractMethod):
+    """Solve with a Rosenbrock method in the ensemble kernel: for stiff models, and for most others.
+
+    $$ (M / \\gamma - h J) u_i = h f(t + c_i h, y + \\sum_j a_{ij} u_j) + M \\sum_j C_{ij} u_j + h^2 d_i f_t $$
+
+    One sparse factorisation a step, no iteration; L-stable. Derivatives are those of the steps that were taken, with
+    respect to parameters, initial state, doses and every moving boundary, in both modes and of every order.
+
+    Args:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero.
+        order: 5 (Rodas5P), 4 (Rodas4) or 3 (Rodas3): a lower order is for loose tolerances.
+        max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
+            end of an infusion and output.
+        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+
+    Raises:
+        ValueError: If a tolerance is not positive or the order is not known.
+
+    References: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x; `solve.kernel`.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> method = qsp.solve.Rosenbrock(rtol=1e-8)
+        >>> solution = qsp.simulate(patient, qsp.bolus(300.0, to="central"), [0.0, 10.0], method=method)
+        >>> solution.observed["concentration"].round(4)
+        Array([10.    ,  3.6788], dtype=float64)
+    """
+
+    rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    order: int = eqx.field(default=5, static=True, kw_only=True)
+    max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
+    memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self.rtol, self.atol, self.max_steps, self.memory)
+        if self.order not in TABLEAUX:
+            refuse("order", "be 5, 4 or 3", self.order)
+
+    def solve(
+        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        return _solve(model, regimen, ts, initial, t0, _rosenbrock(TABLEAUX[self.order], self))[0]
+
+    def describe(self) -> str:
+        return f"{TABLEAUX[self.order].name} at rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+class Explicit(AbstractMethod):
+    """Solve with an explicit Runge-Kutta pair in the ensemble kernel: for models that are not stiff.
+
+    Args:
+        solver: The pair: `diffrax.Tsit5()`, or `diffrax.Dopri8()` where high accuracy is wanted.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance, in the units of the states.
+        max_steps: Most steps a patient may take; by default 16384, and 64 more for every boundary.
+        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+
+    Raises:
+        ValueError: If a tolerance is not positive or the solver is no explicit pair.
+
+    Reference: Tsitouras, Comput Math Appl 2011;62:770, doi:10.1016/j.camwa.2011.06.002.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> regimen = qsp.bolus(300.0, to="central")
+        >>> solution = qsp.simulate(patient, regimen, [0.0, 10.0], method=qsp.solve.Explicit())
+        >>> solution.observed["concentration"].round(4)
+        Array([10.    ,  3.6788], dtype=float64)
+    """
+
+    solver: diffrax.AbstractERK = diffrax.Tsit5()
+    rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
+    memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self.rtol, self.atol, self.max_steps, self.memory)
+        check_instance("solver", self.solver, diffrax.AbstractERK, "an explicit solver such as diffrax.Tsit5()")
+        if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
+            refuse("solver", "have an error estimate", type(self.solver).__name__)
+
+    def solve(
+        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        return _solve(model, regimen, ts, initial, t0, _explicit(self.solver, self))[0]
+
+    def describe(self) -> str:
+        return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+class Automatic(AbstractMethod):
+    """Solve every patient with an explicit method, and those who turn out stiff with a Rosenbrock method.
+
+    A patient whose step size is held down by stability, not by accuracy, for 15 steps in a row is solved anew, by
+    Rodas5P; each patient on its own. For models of which some patients are stiff and most are not; one that is always
+    stiff is solved faster by `Rosenbrock` directly.
+
+    Args:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance, in the units of the states.
+        max_steps: Most steps a patient may take; by default 16384, and 64 more for every boundary.
+        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+
+    Raises:
+        ValueError: If a tolerance is not positive.
+
+    Reference: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.2, doi:10.1007/978-3-642-05221-7.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> regimen = qsp.bolus(300.0, to="central")
+        >>> solution = qsp.simulate(patient, regimen, [0.0, 10.0], method=qsp.solve.Automatic())
+        >>> solution.observed["concentration"].round(4)
+        Array([10.    ,  3.6788], dtype=float64)
+    """
+
+    rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
+    memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        _check(self.rtol, self.atol, self.max_steps, self.memory)
+
+    def solve(
+        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        scheme = _explicit(diffrax.Tsit5(), self, gives_up=True)
+        easy, stiff = _solve(model, regimen, ts, initial, t0, scheme)
+        hard, _ = _solve(model, regimen, ts, initial, t0, _rosenbrock(RODAS5P, self), wanted=stiff)
+
+        def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
+            return jnp.where(stiff, hard, easy)
+
+        stats = jax.tree.map(chosen, hard.stats, easy.stats)
+        for name in ("steps", "rejected"):
+            stats[name] = easy.stats[name] + jnp.where(stiff, hard.stats[name], 0)
+        result = RESULTS.where(stiff, hard.result, easy.result)
+        return Trajectory(jax.tree.map(chosen, hard.states, easy.states), result, stats)
+
+    def describe(self) -> str:
+        return f"Tsit5, or Rodas5P where stiff, at rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+class _Scheme(NamedTuple):
+    """A step and what controls it."""
+
+    step: Callable[..., Any]
+    control: Control
+    max_steps: int | None
+    memory: int
+    implicit: bool
+    gives_up: bool = False
+
+
+def _rosenbrock(tableau: Tableau, method: Any) -> _Scheme:
+    def step(*arguments: Any) -> Any:
+        return rosenbrock_step(tableau, *arguments)
+
+    control = Control(method.rtol, method.atol, tableau.order)
+    return _Scheme(step, control, method.max_steps, method.memory, implicit=True)
+
+
+def _explicit(solver: diffrax.AbstractERK, method: Any, *, gives_up: bool = False) -> _Scheme:
+    def step(*arguments: Any) -> Any:
+        return explicit_step(solver.tableau, *arguments)
+
+    control = Control(method.rtol, method.atol, solver.order(None))
+    return _Scheme(step, control, method.max_steps, method.memory, implicit=False, gives_up=gives_up)
+
+
+def _check(rtol: float, atol: float, max_steps: int | None, memory: int) -> None:
+    check_above("rtol", rtol, 0.0)
+    check_above("atol", atol, 0.0)
+    check_above("memory", memory, 0)
+    if max_steps is not None:
+        check_above("max_steps", max_steps, 0)
+
+
+def _solve(
+    model: AbstractModel,
+    regimen: Regimen,
+    ts: jax.Array,
+    initial: State | None,
+    t0: Scalar,
+    scheme: _Scheme,
+    wanted: jax.Array | None = None,
+) -> tuple[Trajectory, jax.Array]:
+    """Solve an ensemble of one patient, which `vmap` makes longer; return also whether it was given up as stiff.
+
+    A patient that is not `wanted` has no boundaries, so it is done before its first step.
+    """
+    start = as_state(model, initial)
+    y0, unravel = ravel_pytree(start)
+    states = state_names(start)
+    mass = mass_of(model, states)
+    if not scheme.implicit and not mass.all():
+        refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
+    lines = timeline(model, regimen, ts, states)
+    system, leaves = system_of(model, start, mass)
+    unknown = jnp.isnan(lines.time) | (jnp.isfinite(lines.time) & jnp.isnan(lines.jump + lines.rate))
+    outputs = ts.shape[0]
+    time = lines.time if wanted is None else jnp.where(wanted, lines.time, jnp.inf)
+    patients = Patients(
+        constants=system.prepare(leaves),
+        y0=jnp.where(unknown.any(), jnp.nan, y0),
+        t0=jnp.asarray(t0, y0.dtype),
+        time=time.astype(y0.dtype),
+        jump=lines.jump.astype(y0.dtype),
+        rate=lines.rate.astype(y0.dtype) if regimen.infuses else None,
+        code=jnp.where(lines.output < outputs, lines.output, -1 - lines.state).astype(jnp.int32),
+    )
+    program = Program(
+        system=system,
+        step=scheme.step,
+        control=scheme.control,
+        outputs=outputs,
+        max_steps=16384 + 64 * lines.time.size if scheme.max_steps is None else scheme.max_steps,
+        gives_up=scheme.gives_up,
+        laned=jax.tree.map(lambda _: False, patients),
+        patients=1,
+        memory=scheme.memory,
+        expected=256 + 8 * lines.time.size,
+    )
+    reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
+    code = CODES[0]
+    for number, item in enumerate(CODES[1:], start=1):
+        code = RESULTS.where(end.code == number, item, code)
+    blamed = _culprit(system, patients, scheme.control, end)
+    stats = {
+        "steps": end.accepted + end.rejected,
+        "rejected": end.rejected,
+        "last_time": end.t,
+        "culprit": jnp.where(unknown.any(), lines.state[jnp.argmax(unknown)], blamed),
+    }
+    return Trajectory(jax.vmap(unravel)(reached), code, stats), end.code == STIFF
+
+
+def _culprit(system: System, patients: Patients, control: Control, end: End) -> jax.Array:
+    """Return the number of the state to blame: the first that is not finite, else the one that changes fastest.
+
+    A linear solve spreads NaN to all states, so the vector field itself is asked: here, in its derivative along the
+    solution, and a little later.
+    """
+    constants, t, y = jax.lax.stop_gradient((patients.constants, end.t, end.y))
+
+    def slope(t: jax.Array, y: jax.Array) -> jax.Array:
+        return system.join(system.slope(constants, t, system.split(y)))
+
+    def blame() -> jax.Array:
+        span = jnp.max(jnp.abs(patients.time), initial=0.0, where=jnp.isfinite(patients.time))
+        here, bend = jax.jvp(lambda y: slope(t, y), (y,), (slope(t, y),))
+        ahead = jnp.asarray([1e-9, 1e-4], t.dtype) * span
+        later = jax.vmap(lambda dt: slope(t + dt, y + dt * here))(ahead)
+        culprit = jnp.argmax(jnp.abs(here) / (control.atol + control.rtol * jnp.abs(y)))
+        for vector in (later[1], later[0], bend, here, y):
+            bad = ~jnp.isfinite(vector)
+            culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
+        return culprit
+
+    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.argmax(jnp.zeros_like(y)))

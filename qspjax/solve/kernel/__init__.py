@@ -1,0 +1,1 @@
+"""The ensemble kernel: many patients side by side."""

@@ -1,0 +1,281 @@
+"""First derivatives of a solve: the recorded iterations again, forwards with tangents or backwards with cotangents.
+
+The backward pass is the discrete adjoint: each step is computed again from the recorded state and its transpose
+applied (one factorisation a step, used transposed), so nothing inside a step is kept. Memory is the log: (states + 3)
+numbers an iteration and lane, at most `capacity` blocks; a longer run is computed again, segment by segment. The
+derivative of a patient that failed is zero.
+
+Whatever is differentiated has an axis of patients, except arrays of constants that all patients share (the weights of
+a network): their derivative is a sum over lanes in every step.
+
+Reference: Zhang and Sandu, SIAM J Sci Comput 2014;36:C504, doi:10.1137/130912335.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qspjax.solve.kernel._lanes import (
+    BLOCK,
+    SUCCESS,
+    Kept,
+    Log,
+    Patients,
+    Program,
+    Record,
+    boundary_value,
+    lanes_of,
+    refill,
+    run_block,
+    take,
+    unwritten,
+)
+from qspjax.solve.kernel._replay import Inputs, Recorded, move, recorded
+from qspjax.solve.kernel._rosenbrock import Lanes
+
+
+def push_forward(
+    program: Program, patients: Patients, record: Record, ended: jax.Array, tangents: Patients
+) -> jax.Array:
+    """Return the tangents of the states at outputs, shape (patients, outputs, states).
+
+    Args:
+        program: The solve.
+        patients: Where it was recorded.
+        record: What it recorded.
+        ended: The code with which each patient ended.
+        tangents: Tangents of the patients, None where zero.
+    """
+    system, outputs = program.system, program.outputs
+
+    def start(patient: jax.Array) -> Inputs:
+        like = jnp.zeros((system.size, patient.size), patients.y0.dtype)
+        y = like if tangents.y0 is None else take(program, tangents, "y0", patient)
+        t = like[0] if tangents.t0 is None else take(program, tangents, "t0", patient)
+        rate = None if patients.rate is None else system.split(like)
+        nothing = [None] * len(patients.constants)
+        return Inputs(nothing, system.split(y), rate, t if _moving(tangents) else None)
+
+    def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
+        before, moved, states = carry
+        patient = log.patient[number]
+        moved = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), start(patient), moved)
+        lanes = lanes_of(program, patients, patient)
+        constants = take(program, tangents, "constants", patient)
+
+        def advance(i: jax.Array, carry: tuple) -> tuple:
+            moved, states = carry
+            step, y, rate = _iteration(program, patients, log, number, i, patient, lanes, ended)
+            at = jnp.maximum(step.landed, 0)
+            column = {
+                name: None if getattr(tangents, name) is None else boundary_value(program, tangents, name, patient, at)
+                for name in ("time", "jump", "rate")
+            }
+            if _moving(tangents) and column["time"] is None:
+                column["time"] = jnp.zeros_like(step.t)
+            along = Inputs(constants, moved.y, moved.rate, moved.t, column["time"], column["jump"], column["rate"])
+            free = _free(step, y, rate, tangents)
+            _, after = jax.jvp(lambda free: move(program, step, free), (free,), (along,))
+            here = (step.landed >= 0) & (step.code >= 0)
+            slot = jnp.where(here, patient * outputs + step.code, program.patients * outputs)
+            states = states.at[slot].set(system.join(after.y).T, mode="drop", unique_indices=True)
+            return after, states
+
+        moved, states = jax.lax.fori_loop(0, BLOCK, advance, (moved, states))
+        return patient, moved, states
+
+    nobody = jnp.full((program.lanes,), -1, jnp.int32)
+    states = jnp.zeros((program.patients * outputs, system.size), patients.y0.dtype)
+    _, _, states = _walk(program, patients, record, block, (nobody, start(nobody), states), backwards=False)
+    return states.reshape(program.patients, outputs, system.size)
+
+
+def pull_back(
+    program: Program, patients: Patients, record: Record, ended: jax.Array, wanted: Patients, cotangents: jax.Array
+) -> Patients:
+    """Return the cotangents of the patients, None where not wanted.
+
+    Args:
+        program: The solve.
+        patients: Where it was recorded.
+        record: What it recorded.
+        ended: The code with which each patient ended.
+        wanted: Which cotangents are wanted, true or None.
+        cotangents: Of the states at outputs, shape (patients, outputs, states).
+    """
+    N, system, outputs, dtype = program.patients, program.system, program.outputs, patients.y0.dtype
+    cotangents = cotangents.reshape(N * outputs, system.size)
+    boundaries = patients.time.shape[-1]
+    own = [bool(want) and laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
+    shared = [bool(want) and not laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
+
+    def start(patient: jax.Array) -> Inputs:
+        rows = system.split(jnp.zeros((system.size, patient.size), dtype))
+        constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, own)]
+        t = jnp.zeros(patient.shape, dtype) if _moving(wanted) else None
+        return Inputs(constants, rows, None if patients.rate is None else rows, t)
+
+    def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
+        """Keep what has been gathered for the patients who leave their lanes, unless they failed."""
+        slot = jnp.where(leaves & _fine(program, ended, patient), patient, N)
+
+        def put(total: jax.Array | None, own: jax.Array) -> jax.Array | None:
+            if total is None:
+                return None
+            return total.at[slot].set(jnp.moveaxis(own, -1, 0), mode="drop", unique_indices=True)
+
+        constants = [put(all, gathered) for all, gathered in zip(total.constants, back.constants, strict=True)]
+        return total._replace(constants=constants, y0=put(total.y0, system.join(back.y)), t0=put(total.t0, back.t))
+
+    def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
+        after, back, sums, total = carry
+        patient = log.patient[number]
+        leaves = patient != after
+        total = hand_in(total, after, leaves & (after >= 0), back)
+        back = jax.tree.map(lambda gathered: jnp.where(leaves, 0.0, gathered), back)
+        lanes = lanes_of(program, patients, patient)
+
+        def retreat(i: jax.Array, carry: tuple) -> tuple:
+            back, sums, total = carry
+            step, y, rate = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, lanes, ended)
+            arrives = step.landed >= 0
+            slot = jnp.where(arrives & (step.code >= 0), patient * outputs + step.code, N * outputs)
+            due = system.split(cotangents.at[slot].get(mode="fill", fill_value=0.0).T)
+            free = _free(step, y, rate, wanted)
+            _, pull = jax.vjp(lambda free: move(program, step, free), free)
+            seen = jax.tree.map(jnp.add, back.y, due)
+            (before,) = pull(Inputs([None] * len(own), seen, back.rate, back.t))
+            slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
+
+            def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
+                return None if total is None else total.at[slot].add(new, mode="drop", unique_indices=True)
+
+            total = total._replace(
+                time=add(total.time, before.due), jump=add(total.jump, before.jump), rate=add(total.rate, before.change)
+            )
+            gathered = jax.tree.map(jnp.add, back.constants, _chosen(before.constants, own))
+            sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
+            return Inputs(gathered, before.y, before.rate, before.t), sums, total
+
+        back, sums, total = jax.lax.fori_loop(0, BLOCK, retreat, (back, sums, total))
+        return patient, back, sums, total
+
+    nobody = jnp.full((program.lanes,), -1, jnp.int32)
+    total = Patients(
+        constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, own)],
+        y0=jnp.zeros((N, system.size), dtype) if wanted.y0 else None,
+        t0=jnp.zeros((N,), dtype) if wanted.t0 else None,
+        **{
+            name: jnp.zeros((N * boundaries,), dtype) if getattr(wanted, name) else None
+            for name in ("time", "jump", "rate")
+        },
+        code=None,
+    )
+    sums = [jnp.zeros_like(value) for value in _chosen(patients.constants, shared)]
+    carry = (nobody, start(nobody), sums, total)
+    patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
+    total = hand_in(total, patient, patient >= 0, back)
+    gathered, summed = iter(total.constants), iter(sums)
+    constants = [
+        next(gathered) if mine else next(summed) if all_ else None for mine, all_ in zip(own, shared, strict=True)
+    ]
+    tables = {
+        name: None if column is None else jnp.where((ended == SUCCESS)[:, None], column.reshape(N, boundaries), 0.0)
+        for name, column in (("time", total.time), ("jump", total.jump), ("rate", total.rate))
+    }
+    return total._replace(constants=constants, **tables)
+
+
+def _moving(differentiated: Patients) -> bool:
+    """Whether boundaries or the start move, so that times are differentiated."""
+    return bool(differentiated.time is not None or differentiated.t0 is not None)
+
+
+def _chosen(values: Sequence[Any], chosen: Sequence[bool]) -> list:
+    return [value for value, wanted in zip(values, chosen, strict=True) if wanted]
+
+
+def _fine(program: Program, ended: jax.Array, patient: jax.Array) -> jax.Array:
+    """Whether the patient in each lane reached its end; false for an empty lane."""
+    return (ended.at[patient].get(mode="clip") == SUCCESS) & (patient < program.patients) & (patient >= 0)
+
+
+def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs:
+    """Return the inputs of a step that are differentiated."""
+    moving = _moving(differentiated)
+    constants = [
+        None if want is None else value
+        for want, value in zip(differentiated.constants, step.lanes.constants, strict=True)
+    ]
+    return Inputs(
+        constants,
+        y,
+        rate,
+        step.t if moving else None,
+        step.due if moving else None,
+        None if differentiated.jump is None else step.jump,
+        None if differentiated.rate is None else step.change,
+    )
+
+
+def _iteration(
+    program: Program,
+    patients: Patients,
+    log: Log,
+    block: jax.Array,
+    i: jax.Array,
+    patient: jax.Array,
+    lanes: Lanes,
+    ended: jax.Array,
+) -> tuple[Recorded, Any, Any]:
+    """Return a recorded iteration with its state and rate; one that stands still, for patients that failed."""
+    fine = _fine(program, ended, patient)
+    size, split = program.system.size, program.system.split
+    rows = jnp.where(fine, log.rows[block, i], 1.0)
+    h, landed = jnp.where(fine, rows[-1], 0.0), jnp.where(fine, log.landed[block, i], -1)
+    step = recorded(program, patients, lanes, patient, rows[-2], h, landed)
+    return step, split(rows[:size]), None if patients.rate is None else split(rows[size : 2 * size])
+
+
+def _walk(
+    program: Program,
+    patients: Patients,
+    record: Record,
+    block: Callable[[Any, Log, jax.Array], Any],
+    carry: Any,
+    *,
+    backwards: bool,
+) -> Any:
+    """Pass every recorded block in turn, forwards or backwards, computing the logs of earlier segments again."""
+
+    once = program.segments == 1
+
+    def again(segment: jax.Array, log: Log) -> Log:
+        """Compute the log of a segment, unless it is at hand: that of the last one is, on the way back."""
+        now, waiting = jax.tree.map(lambda all: all[segment], record.starts)
+
+        def advance(number: jax.Array, carry: tuple) -> tuple:
+            now, waiting, log = carry
+            now, kept = run_block(program, patients, now, Kept(None, log, None), number)
+            now, waiting, _ = refill(program, patients, now, waiting, None)
+            return now, waiting, kept.log
+
+        at_hand = backwards & (segment == record.segments - 1)
+        return jax.lax.fori_loop(0, jnp.where(at_hand, 0, program.capacity), advance, (now, waiting, log))[-1]
+
+    def pass_segment(i: jax.Array, carry: tuple) -> tuple:
+        log, carry = carry
+        segment = record.segments - 1 - i if backwards else i
+        log = log if once else again(segment, log)
+        blocks = jnp.where(segment == record.segments - 1, record.blocks, program.capacity)
+
+        def pass_block(j: jax.Array, carry: Any) -> Any:
+            return block(carry, log, blocks - 1 - j if backwards else j)
+
+        return log, jax.lax.fori_loop(0, blocks, pass_block, carry)
+
+    if once:
+        return pass_segment(jnp.zeros((), jnp.int32), (record.log, carry))[1]
+    return jax.lax.fori_loop(0, record.segments, pass_segment, (record.log, carry))[1]

@@ -1,0 +1,72 @@
+"""One step of an explicit Runge-Kutta pair in lanes, and a test for stiffness.
+
+References: Tsitouras, Comput Math Appl 2011;62:770, doi:10.1016/j.camwa.2011.06.002 (Tsit5); Hairer and Wanner, Solving
+Ordinary Differential Equations II, IV.2, doi:10.1007/978-3-642-05221-7 (stiffness detection).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
+
+STIFF_BEYOND = 2.0
+"""The stability region of Tsit5 ends at about -3.3 on the real axis."""
+
+
+def explicit_step(
+    tableau: diffrax.ButcherTableau,
+    system: System,
+    lanes: Lanes,
+    t: jax.Array,
+    h: jax.Array,
+    y: Rows,
+    rate: Rows | None,
+) -> tuple[Rows, Rows, jax.Array]:
+    """Return the state after a step, the error estimate, and whether the step size is held down by stability.
+
+    With the last two stages at t + h, the second of them at y1, |k_s - k_(s-1)| / |y_s - y_(s-1)| estimates the
+    largest eigenvalue.
+
+    Args:
+        tableau: The method.
+        system: The vector field.
+        lanes: The patients in the lanes.
+        t: Times, shape (lanes,).
+        h: Step sizes, shape (lanes,).
+        y: States.
+        rate: Running infusions, or None.
+    """
+    slope = slope_of(system, lanes, rate)
+    k = [slope(t, y)]
+    states = [y]
+    for c, row in zip(tableau.c, tableau.a_lower, strict=True):
+        states.append(_moved(y, h, row, k))
+        k.append(slope(t + float(c) * h, states[-1]))
+    y1 = states[-1] if tableau.ssal else _moved(y, h, tableau.b_sol, k)
+    error = jax.tree.map(lambda moved, own: moved - own, _moved(y, h, tableau.b_error, k), y)
+    moved = _square(jax.tree.map(jnp.subtract, k[-1], k[-2]))
+    apart = _square(jax.tree.map(jnp.subtract, states[-1], states[-2]))
+    return y1, error, h * h * moved > STIFF_BEYOND**2 * apart
+
+
+def _moved(y: Rows, h: jax.Array, weights: Sequence[float], k: Sequence[Rows]) -> Rows:
+    """Return y + h sum_j w_j k_j."""
+
+    def one(y: jax.Array, *k: jax.Array) -> jax.Array:
+        total: Any = 0.0
+        for weight, slope in zip(weights, k, strict=False):
+            if weight != 0.0:
+                total = total + float(weight) * slope
+        return y + h * total
+
+    return jax.tree.map(one, y, *k)
+
+
+def _square(rows: Rows) -> jax.Array:
+    leaves = jax.tree.leaves(jax.tree.map(jnp.square, rows))
+    return leaves[0].sum(axis=0) if leaves[0].ndim > 1 else sum(leaves[1:], leaves[0])

@@ -1,0 +1,434 @@
+"""The adaptive loop over lanes: each lane integrates one patient, and takes the next one when it is done.
+
+An iteration attempts one step in every lane; a lane has its own time, step size, error control and position among the
+boundaries (doses, ends of infusions, outputs) of its patient, each of which it lands on exactly. Every `BLOCK`
+iterations, outside the loop over steps, lanes that are done hand in their patient and are refilled. Lanes never read
+each other, so the numbers of a patient do not depend on who else is in the cohort, or in which lane it runs.
+
+With a log, every iteration also leaves state, time and step size behind, contiguous in memory: the derivative runs the
+same schedule again, forwards or backwards. The log holds `capacity` blocks; where a run is longer, the lanes are
+remembered at the start of every segment of so many blocks, and a derivative computes the steps of a segment again.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qspjax.solve.kernel._controller import Control
+from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
+
+BLOCK = 16
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, STIFF = range(5)
+"""Codes of the loop, the first four in the order of `solve._ensemble.CODES`."""
+STIFF_STEPS, FREE_STEPS = 15, 6
+"""A patient is stiff after so many steps held down by stability; a free step takes back one part in so many of one."""
+CONSISTENT = 1e-3
+"""A model with algebraic states starts, and goes on after a dose, with a step this much smaller than the first."""
+
+
+class Patients(NamedTuple):
+    """What differs between patients, or is shared by all; with an axis of patients first, or without.
+
+    Attributes:
+        constants: Constants of the vector field.
+        y0: Initial state, shape (states,).
+        t0: Initial time.
+        time: Boundaries in the order of time, shape (boundaries,); unused ones have time = inf.
+        jump: What a dose adds to its state at a boundary.
+        rate: The change of the rate of infusion into its state, or None if the program has no infusions.
+        code: The number of the output that is due, or -1 - the number of the state that is dosed.
+    """
+
+    constants: list[jax.Array]
+    y0: jax.Array
+    t0: jax.Array
+    time: jax.Array
+    jump: jax.Array
+    rate: jax.Array | None
+    code: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Everything static about a solve.
+
+    Attributes:
+        system: The vector field.
+        step: One step of the method: `(system, lanes, t, h, y, rate) -> (y1, error, stiff)`, where `stiff` tells whether
+            stability holds the step size down, or is None.
+        control: Error control.
+        outputs: Number of outputs of a patient.
+        max_steps: Most steps a patient may take, rejected ones included.
+        gives_up: Whether a patient that is stiff is given up, with the code `STIFF`.
+        laned: For each leaf of `Patients`, whether it has an axis of patients.
+        patients: Number of patients.
+        memory: Most bytes of a log.
+        expected: Steps that a patient may need, for the length of a log; where it needs more, they are computed again.
+        lanes: Number of lanes.
+        capacity: Number of blocks in a log.
+    """
+
+    system: System
+    step: Callable[..., tuple[Rows, Rows, jax.Array | None]]
+    control: Control
+    outputs: int
+    max_steps: int
+    gives_up: bool
+    laned: Patients
+    patients: int
+    memory: int
+    expected: int
+    lanes: int = 0
+    capacity: int = 0
+
+    @property
+    def segments(self) -> int:
+        """The number of segments of `capacity` blocks that a run can need at most."""
+        rounds = -(-self.patients // self.lanes) + 1
+        return -(-rounds * (self.max_steps // BLOCK + 2) // self.capacity)
+
+
+class Lane(NamedTuple):
+    """Where the patient in each lane stands, shape (lanes,) each; a lane without a patient has patient = patients."""
+
+    patient: jax.Array
+    boundary: jax.Array
+    due: jax.Array
+    t: jax.Array
+    h: jax.Array
+    fresh: jax.Array
+    y: Rows
+    rate: Rows | None
+    code: jax.Array
+    accepted: jax.Array
+    rejected: jax.Array
+    stiff: jax.Array | None
+
+
+class End(NamedTuple):
+    """How each patient ended, with an axis of patients first."""
+
+    t: jax.Array
+    y: jax.Array
+    code: jax.Array
+    accepted: jax.Array
+    rejected: jax.Array
+
+
+class Log(NamedTuple):
+    """What the iterations of one segment leave behind, in blocks.
+
+    Attributes:
+        rows: Before each step the states, the running rates if there are infusions, and the time; then the step size,
+            0 where no step was accepted. Shape (blocks, BLOCK, rows, lanes).
+        landed: The boundary that was landed on, else -1, shape (blocks, BLOCK, lanes).
+        patient: Who is in each lane, shape (blocks, lanes).
+    """
+
+    rows: jax.Array
+    landed: jax.Array
+    patient: jax.Array
+
+
+class Record(NamedTuple):
+    """What a derivative needs: the log of the last segment, where each segment began, and how many there are.
+
+    `blocks` is the number of blocks in the last segment.
+    """
+
+    log: Log
+    starts: Any
+    segments: jax.Array
+    blocks: jax.Array
+
+
+class Attempt(NamedTuple):
+    """What an iteration did: its step size, 0 where none was accepted, and the boundary landed on, else -1."""
+
+    h: jax.Array
+    landed: jax.Array
+
+
+class Kept(NamedTuple):
+    """What is written during a solve, None where not wanted.
+
+    `states` at outputs has shape (patients * outputs, states), `steps` shape (max_steps, patients).
+    """
+
+    states: jax.Array | None
+    log: Log | None
+    steps: jax.Array | None
+
+
+class Solved(NamedTuple):
+    """What a solve returns.
+
+    Attributes:
+        states: States at outputs, NaN where the solve did not arrive, shape (patients, outputs, states).
+        end: How each patient ended.
+        record: What first derivatives need, if recorded.
+        steps: Accepted step sizes, inf where a step landed and NaN after the last, shape (max_steps, patients).
+    """
+
+    states: jax.Array | None
+    end: End
+    record: Record | None
+    steps: jax.Array | None
+
+
+def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> Any:
+    """Return a field of the patients in the lanes, the lanes last; a shared one, or None, as it is."""
+
+    def pick(leaf: jax.Array | None, laned: bool) -> jax.Array | None:
+        return jnp.moveaxis(leaf.at[patient].get(mode="clip"), 0, -1) if laned and leaf is not None else leaf
+
+    return jax.tree.map(pick, getattr(patients, name), getattr(program.laned, name), is_leaf=lambda x: x is None)
+
+
+def lanes_of(program: Program, patients: Patients, patient: jax.Array) -> Lanes:
+    """Return the constants of the patients in the lanes."""
+    return Lanes(take(program, patients, "constants", patient), tuple(program.laned.constants))
+
+
+def boundary_value(program: Program, patients: Patients, name: str, patient: Any, boundary: Any) -> jax.Array:
+    """Return a column of the table of boundaries for each lane."""
+    column = getattr(patients, name)
+    boundaries = column.shape[-1]
+    if getattr(program.laned, name):
+        flat = jnp.minimum(patient, program.patients - 1) * boundaries + jnp.minimum(boundary, boundaries - 1)
+        return column.reshape(-1).at[flat].get(mode="promise_in_bounds")
+    return column.at[jnp.minimum(boundary, boundaries - 1)].get(mode="promise_in_bounds")
+
+
+def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.Array) -> jax.Array:
+    """Return the time of the next boundary, inf after the last."""
+    time = boundary_value(program, patients, "time", patient, boundary)
+    return jnp.where(boundary < patients.time.shape[-1], time, jnp.inf)
+
+
+def arrive(program: Program, code: Any, landed: Any, jump: Any, change: Any, y: Rows, rate: Rows | None) -> tuple:
+    """Apply the dose at a boundary: a jump of its state, or a change of the rate. A rate that stops is exactly zero."""
+    here = [landed & (code == -1 - i) for i in range(program.system.size)] if program.system.written else None
+    if here is None:
+        states = -1 - jnp.arange(program.system.size, dtype=code.dtype)[:, None]
+        y = y + jnp.where(landed & (code == states), jump, 0.0)
+        if rate is not None:
+            rate = jnp.where(landed & (code == states), _stopped(rate, change), rate)
+        return y, rate
+    y = tuple(row + jnp.where(mask, jump, 0.0) for row, mask in zip(y, here, strict=True))
+    if rate is not None:
+        rate = tuple(jnp.where(mask, _stopped(row, change), row) for row, mask in zip(rate, here, strict=True))
+    return y, rate
+
+
+def _stopped(rate: jax.Array, change: jax.Array) -> jax.Array:
+    after = rate + change
+    return jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
+
+
+def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tuple[Lane, Attempt]:
+    """Attempt one step in every lane."""
+    control, system = program.control, program.system
+    live = (now.code == SUCCESS) & jnp.isfinite(now.due)
+    first = control.first_step(now.y, slope_of(system, lanes, now.rate)(now.t, now.y))
+    algebraic = bool((system.mass == 0).any())
+    wanted = jnp.where(now.fresh, CONSISTENT * first if algebraic else first, now.h)
+    remaining = jnp.where(live, now.due - now.t, 0.0)
+    lands = wanted >= remaining * (1.0 - 1e-12)
+    h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
+    y1, error, held = program.step(system, lanes, now.t, h, now.y, now.rate)
+    ratio = control.squared_ratio(error, now.y, y1)
+    good = live & (ratio <= 1.0)
+    if algebraic:
+        # the first step brings the algebraic states to where the others want them, however far that is
+        good = live & ((ratio <= 1.0) | (now.fresh & jnp.isfinite(ratio)))
+    factor = control.factor(ratio)
+    following = h * factor
+    following = jnp.where(good & lands & (h < 0.5 * wanted), jnp.maximum(wanted, following), following)
+
+    landed = good & lands
+    code = boundary_value(program, patients, "code", now.patient, now.boundary)
+    jump = boundary_value(program, patients, "jump", now.patient, now.boundary)
+    change = None
+    if now.rate is not None:
+        change = boundary_value(program, patients, "rate", now.patient, now.boundary)
+    dosed, rate = arrive(program, code, landed, jump, change, y1, now.rate)
+    boundary = now.boundary + landed
+    following_due = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
+    smallest = 0.45 * jnp.finfo(h.dtype).eps * jnp.maximum(jnp.abs(now.t), 1e-10 * jnp.abs(now.due - now.t))
+    too_small = live & ~landed & ~(jnp.where(good, h, following) > smallest)
+    too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(following_due)
+    failed = jnp.where(jnp.isfinite(ratio), STEP_TOO_SMALL, NONFINITE)
+    code_after = jnp.where(too_small, failed, jnp.where(too_many, MAX_STEPS, now.code))
+    stiff = now.stiff
+    if stiff is not None:
+        stiff = jnp.where(good, jnp.where(held, now.stiff + FREE_STEPS, jnp.maximum(now.stiff - 1, 0)), now.stiff)
+        stays = live & (code_after == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS)
+        code_after = jnp.where(stays, STIFF, code_after)
+    after = Lane(
+        patient=now.patient,
+        boundary=boundary,
+        due=following_due,
+        t=jnp.where(landed, now.due, jnp.where(good, now.t + h, now.t)),
+        h=jnp.where(live, following, now.h),
+        fresh=jnp.where(live, landed & (code < 0), now.fresh),
+        y=jax.tree.map(lambda new, old: jnp.where(good, new, old), dosed, now.y),
+        rate=rate,
+        code=code_after.astype(now.code.dtype),
+        accepted=now.accepted + good,
+        rejected=now.rejected + (live & ~good),
+        stiff=stiff,
+    )
+    return after, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, now.boundary, -1).astype(jnp.int32))
+
+
+def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
+    """Return lanes at the start of their patients."""
+    zero = jnp.zeros_like(patient)
+    t0 = take(program, patients, "t0", patient)
+    y0 = take(program, patients, "y0", patient)
+    t = jnp.broadcast_to(t0, patient.shape)
+    y = jnp.broadcast_to(y0 if program.laned.y0 else y0[:, None], (program.system.size, patient.size))
+    present = patient < program.patients
+    soon = due(program, patients, patient, zero)
+    return Lane(
+        patient=patient,
+        boundary=zero,
+        due=jnp.where(present, soon, jnp.inf),
+        t=t,
+        h=jnp.ones_like(t),
+        fresh=jnp.ones_like(patient, dtype=bool),
+        y=program.system.split(y),
+        rate=None if patients.rate is None else program.system.split(jnp.zeros_like(y)),
+        code=jnp.where(present & jnp.isnan(soon), NONFINITE, SUCCESS).astype(jnp.int32),
+        accepted=zero,
+        rejected=zero,
+        stiff=zero if program.gives_up else None,
+    )
+
+
+def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, end: End | None) -> tuple:
+    """Hand in the patients of lanes that are done; let these lanes take the next patients."""
+    finished = (now.patient < program.patients) & ((now.code != SUCCESS) | ~jnp.isfinite(now.due))
+    slot = jnp.where(finished, now.patient, program.patients)
+    here = End(now.t, program.system.join(now.y).T, now.code, now.accepted, now.rejected)
+    if end is not None:
+        end = jax.tree.map(lambda all, own: all.at[slot].set(own, mode="drop", unique_indices=True), end, here)
+    number = waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1
+    following = jnp.where(finished, jnp.minimum(number, program.patients), now.patient).astype(jnp.int32)
+    loaded = load(program, patients, following)
+    lane = jax.tree.map(lambda new, old: jnp.where(finished, new, old), loaded, now)
+    return lane, waiting + finished.sum(dtype=jnp.int32), end
+
+
+def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block: Any) -> tuple[Lane, Kept]:
+    """Attempt `BLOCK` steps in every lane; keep what is wanted of them."""
+    lanes = lanes_of(program, patients, now.patient)
+    whole, patient = kept.log, now.patient
+    if whole is not None:
+        # the log of this block alone, small enough to stay in the nearest cache
+        kept = kept._replace(log=jax.tree.map(lambda all: jnp.zeros(all.shape[1:], all.dtype), whole))
+
+    def advance(i: jax.Array, carry: tuple[Lane, Kept]) -> tuple[Lane, Kept]:
+        now, kept = carry
+        after, done = attempt(program, patients, lanes, now)
+        return after, keep(program, patients, now, after, done, kept, i)
+
+    now, kept = jax.lax.fori_loop(0, BLOCK, advance, (now, kept))
+    if whole is not None:
+        part = kept.log._replace(patient=patient)
+        kept = kept._replace(
+            log=jax.tree.map(lambda all, own: jax.lax.dynamic_update_index_in_dim(all, own, block, 0), whole, part)
+        )
+    return now, kept
+
+
+def keep(
+    program: Program, patients: Patients, now: Lane, after: Lane, done: Attempt, kept: Kept, iteration: Any
+) -> Kept:
+    """Write what an iteration leaves behind into what is kept."""
+    join = program.system.join
+    states, log, steps = kept
+    if states is not None:
+        output = boundary_value(program, patients, "code", now.patient, now.boundary)
+        here = (done.landed >= 0) & (output >= 0)
+        slot = jnp.where(here, now.patient * program.outputs + output, program.patients * program.outputs)
+        states = states.at[slot].set(join(after.y).T, mode="drop", unique_indices=True)
+    if log is not None:
+        rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.t[None], done.h[None]]
+        log = log._replace(
+            rows=jax.lax.dynamic_update_index_in_dim(log.rows, jnp.concatenate(rows), iteration, 0),
+            landed=jax.lax.dynamic_update_index_in_dim(log.landed, done.landed, iteration, 0),
+        )
+    if steps is not None:
+        row = jnp.where(after.accepted > now.accepted, now.accepted, program.max_steps)
+        h = jnp.where(done.landed >= 0, jnp.inf, done.h)
+        steps = steps.at[row, now.patient].set(h, mode="drop", unique_indices=True)
+    return Kept(states, log, steps)
+
+
+def unwritten(program: Program, patients: Patients) -> Log:
+    """Return a log to be written to."""
+    rows = program.system.size * (1 if patients.rate is None else 2) + 2
+    blocks, lanes = program.capacity, program.lanes
+    return Log(
+        rows=jax.lax.empty((blocks, BLOCK, rows, lanes), patients.y0.dtype),
+        landed=jax.lax.empty((blocks, BLOCK, lanes), jnp.int32),
+        patient=jax.lax.empty((blocks, lanes), jnp.int32),
+    )
+
+
+def blank(program: Program, patients: Patients) -> Record:
+    """Return a record to be written to."""
+    now = load(program, patients, jnp.zeros((program.lanes,), jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    starts = jax.tree.map(lambda x: jax.lax.empty((program.segments, *x.shape), x.dtype), (now, zero))
+    return Record(unwritten(program, patients), starts, zero, zero)
+
+
+def solve(program: Program, patients: Patients, *, record: bool = False, steps: bool = False) -> Solved:
+    """Solve all patients; with `record` or `steps`, keep what derivatives need."""
+    N, size, dtype = program.patients, program.system.size, patients.y0.dtype
+    now = load(program, patients, jnp.minimum(jnp.arange(program.lanes, dtype=jnp.int32), N))
+    count = jnp.zeros((N,), jnp.int32)
+    end = End(jnp.zeros((N,), dtype), jnp.zeros((N, size), dtype), count, count, count)
+    made = blank(program, patients) if record else None
+    kept = Kept(
+        None if steps else jnp.full((N * program.outputs, size), jnp.nan, dtype),
+        None if made is None else made.log,
+        jnp.full((program.max_steps, N), jnp.nan, dtype) if steps else None,
+    )
+    # patients with nothing to do are handed in before the first step
+    now, waiting, end = refill(program, patients, now, jnp.asarray(program.lanes, jnp.int32), end)
+
+    def busy(now: Lane) -> jax.Array:
+        return jnp.any(now.patient < N)
+
+    def advance(carry: tuple) -> tuple:
+        now, waiting, end, kept, block = carry
+        now, kept = run_block(program, patients, now, kept, block)
+        now, waiting, end = refill(program, patients, now, waiting, end)
+        return now, waiting, end, kept, block + 1
+
+    def segment(carry: tuple) -> tuple:
+        now, waiting, end, kept, starts, number, _ = carry
+        starts = jax.tree.map(lambda all, x: all.at[number].set(x), starts, (now, waiting))
+        now, waiting, end, kept, blocks = jax.lax.while_loop(
+            lambda carry: busy(carry[0]) & (carry[-1] < program.capacity), advance, (now, waiting, end, kept, zero)
+        )
+        return now, waiting, end, kept, starts, number + 1, blocks
+
+    zero = jnp.zeros((), jnp.int32)
+    if made is not None:
+        carry = (now, waiting, end, kept, made.starts, zero, zero)
+        _, _, end, kept, starts, segments, blocks = jax.lax.while_loop(lambda carry: busy(carry[0]), segment, carry)
+        made = Record(kept.log, starts, segments, blocks)
+    else:
+        carry = (now, waiting, end, kept, zero)
+        _, _, end, kept, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
+    states = None if steps else kept.states.reshape(N, program.outputs, size)
+    return Solved(states, end, made, kept.steps)

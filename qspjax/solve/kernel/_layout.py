@@ -1,0 +1,161 @@
+"""A model as the kernel sees it: constants of a patient, and a slope over rows of lanes.
+
+The vector field is traced once, for one patient. What depends on parameters alone (CL / V, an allometric power, the
+half-life of a cell) is split off and computed once a patient, in plain JAX, where it is differentiated and batched as
+anything else; the rest is the slope, mapped over lanes.
+
+Small states are written out, a row of shape (lanes,) for each; where the model itself holds arrays, or is large, the
+state is one array of shape (states, lanes).
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.flatten_util import ravel_pytree
+
+from qspjax._model import AbstractModel, check_slope
+from qspjax._types import State
+from qspjax.solve.kernel._jacobian import colouring
+from qspjax.solve.kernel._sparse_lu import Elimination
+from qspjax.solve.kernel._sparsity import jacobian_pattern
+
+WRITTEN_OUT = 40
+"""States up to which the arithmetic is written out, one row of lanes a state."""
+
+Rows = Any
+"""A state in lanes: a tuple of rows (lanes,), or one array (states, lanes)."""
+
+
+class System:
+    """The vector field of one structure of model, traced; compared by identity.
+
+    Attributes:
+        size: Number of states.
+        written: Whether the state is written out, one row a state.
+        autonomous: Whether the vector field ignores the time.
+        mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
+    """
+
+    def __init__(self, slope: ClosedJaxpr, parameters: int, *, size: int, written: bool, mass: np.ndarray) -> None:
+        jaxpr = slope.jaxpr
+        self.size, self.written, self.mass = size, written, mass
+        leaves, moving = jaxpr.invars[:parameters], jaxpr.invars[parameters:]
+        fixed, own, rest = _split(jaxpr, leaves)
+        used = _read(rest, jaxpr.outvars)
+        kept = [var for var in [*leaves, *(var for eqn in own for var in eqn.outvars)] if var in used]
+        self._fixed = (jaxpr.constvars, slope.consts, fixed)
+        self._prepare = (leaves, own, kept)
+        self._slope = (kept, moving, rest, jaxpr.outvars)
+        self.autonomous = moving[0] not in used
+
+    def prepare(self, parameters: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return the constants of one patient from the leaves of the model."""
+        leaves, own, kept = self._prepare
+        constvars, consts, fixed = self._fixed
+        return _evaluate([*constvars, *leaves], [*consts, *parameters], [*fixed, *own], kept)
+
+    def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: Any) -> Any:
+        """Return dy/dt of one patient: n scalars if written out, else shape (n,)."""
+        kept, moving, rest, outvars = self._slope
+        constvars, consts, fixed = self._fixed
+        y = list(y) if self.written else [y]
+        out = _evaluate([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars)
+        return tuple(out) if self.written else out[0]
+
+    def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
+        """Return dy/dt in lanes; a constant has its lanes last where `laned`, or is shared."""
+        axes = [-1 if own else None for own in laned]
+        return jax.vmap(self.slope, in_axes=(axes, -1, -1), out_axes=-1)(list(constants), t, y)
+
+    @functools.cached_property
+    def pattern(self) -> np.ndarray:
+        """Where dy_i/dt depends on y_j, shape (states, states), from the traced program."""
+        kept, moving, _, _ = self._slope
+        constants = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in kept]
+        t, *y = (jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in moving)
+        state = tuple(y) if self.written else y[0]
+        return jacobian_pattern(lambda y, t, *constants: self.slope(constants, t, y), state, t, *constants)
+
+    @functools.cached_property
+    def elimination(self) -> Elimination:
+        """The order and the fill of the sparse LU factorisation."""
+        return Elimination.of(self.pattern, algebraic=np.flatnonzero(self.mass == 0).tolist())
+
+    @functools.cached_property
+    def colours(self) -> np.ndarray:
+        """A colour for each column of the Jacobian; columns of one colour share no row."""
+        return colouring(self.pattern | np.eye(self.size, dtype=bool))
+
+    def split(self, y: jax.Array) -> Rows:
+        """Return an array (states, lanes) as rows."""
+        return tuple(y[i] for i in range(self.size)) if self.written else y
+
+    def join(self, rows: Rows) -> jax.Array:
+        """Return rows as an array (states, lanes)."""
+        return jnp.stack(rows) if self.written else rows
+
+
+def system_of(model: AbstractModel, start: State, mass: np.ndarray | None = None) -> tuple[System, list[jax.Array]]:
+    """Trace the vector field of a model; return it with the leaves of the model that it is a function of."""
+    arrays, static = eqx.partition(model, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    flat, unravel = ravel_pytree(start)
+    scalars = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(start))
+    written = scalars and flat.size <= WRITTEN_OUT
+
+    def slope(leaves: list, t: jax.Array, *y: jax.Array) -> Any:
+        patient = eqx.combine(jax.tree.unflatten(structure, leaves), static)
+        state = jax.tree.unflatten(jax.tree.structure(start), y) if written else unravel(y[0])
+        moved = patient.vector_field(t, state)
+        check_slope(moved, start)
+        rows = jax.tree.map(lambda own, leaf: jnp.broadcast_to(jnp.asarray(own, flat.dtype), leaf.shape), moved, start)
+        return jax.tree.leaves(rows) if written else ravel_pytree(rows)[0]
+
+    number = jax.ShapeDtypeStruct((), flat.dtype)
+    y = [number] * flat.size if written else [jax.ShapeDtypeStruct(flat.shape, flat.dtype)]
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    traced = jax.make_jaxpr(slope)(shapes, number, *y)
+    mass = np.ones(flat.size) if mass is None else mass
+    return System(traced, len(leaves), size=flat.size, written=written, mass=mass), leaves
+
+
+def _split(jaxpr: Jaxpr, leaves: Sequence) -> tuple[list, list, list]:
+    """Part the equations: those of numbers alone, those of the leaves of the model, and the rest."""
+    numbers, known = set(jaxpr.constvars), set(leaves)
+    fixed, own, rest = [], [], []
+    for eqn in jaxpr.eqns:
+        atoms = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+        if not eqn.effects and all(atom in numbers for atom in atoms):
+            fixed.append(eqn)
+            numbers.update(eqn.outvars)
+        elif not eqn.effects and all(atom in numbers or atom in known for atom in atoms):
+            own.append(eqn)
+            known.update(eqn.outvars)
+        else:
+            rest.append(eqn)
+    return fixed, own, rest
+
+
+def _read(eqns: Sequence, outvars: Sequence) -> set:
+    atoms = [*(atom for eqn in eqns for atom in eqn.invars), *outvars]
+    return {atom for atom in atoms if not isinstance(atom, Literal)}
+
+
+def _evaluate(variables: Sequence, values: Sequence, eqns: Sequence, wanted: Sequence) -> list:
+    """Evaluate equations of a traced program."""
+    known = dict(zip(variables, values, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else known[atom]
+
+    for eqn in eqns:
+        params = eqn.primitive.get_bind_params(eqn.params)
+        out = eqn.primitive.bind(*map(read, eqn.invars), **params)
+        known.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
+    return [read(atom) for atom in wanted]

@@ -1,0 +1,116 @@
+"""A recorded step again, as a differentiable function; and a whole solve from its recorded step sizes.
+
+Step sizes are constants of a derivative, except where a step lands on a boundary, whose time may move. `replay` is
+plain JAX in loops of fixed length, so it can be differentiated in every mode and order: what derivatives of second and
+higher order use. Blocks of steps are checkpointed, and skipped past the last step.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qspjax.solve.kernel._lanes import SUCCESS, Patients, Program, arrive, boundary_value, lanes_of, load, take
+from qspjax.solve.kernel._layout import Rows
+from qspjax.solve.kernel._rosenbrock import Lanes
+
+STRETCH = 32
+"""Steps that a replay keeps between two checkpoints."""
+
+
+class Inputs(NamedTuple):
+    """Everything that a recorded step is a function of; None where it is a constant, or absent."""
+
+    constants: list[jax.Array | None]
+    y: Rows
+    rate: Rows | None = None
+    t: jax.Array | None = None
+    due: jax.Array | None = None
+    jump: jax.Array | None = None
+    change: jax.Array | None = None
+
+
+class Recorded(NamedTuple):
+    """One recorded iteration in every lane; `landed` is the boundary that was landed on, else -1."""
+
+    lanes: Lanes
+    t: jax.Array
+    h: jax.Array
+    landed: jax.Array
+    code: jax.Array
+    due: jax.Array
+    jump: jax.Array
+    change: jax.Array | None
+
+
+def recorded(
+    program: Program, patients: Patients, lanes: Lanes, patient: jax.Array, t: Any, h: Any, landed: jax.Array
+) -> Recorded:
+    """Look up what an iteration was, from the patients and the log."""
+    at = jnp.maximum(landed, 0)
+    code, time, jump = (boundary_value(program, patients, name, patient, at) for name in ("code", "time", "jump"))
+    change = None if patients.rate is None else boundary_value(program, patients, "rate", patient, at)
+    return Recorded(lanes, t, h, landed, code, jnp.where(landed >= 0, time, t), jump, change)
+
+
+def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
+    """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
+    constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
+    moving = inputs.t is not None
+    t, due = (inputs.t, inputs.due) if moving else (step.t, step.due)
+    jump = step.jump if inputs.jump is None else inputs.jump
+    change = step.change if inputs.change is None else inputs.change
+    arrives = step.landed >= 0
+    h = jnp.where(arrives, due - t, step.h) if moving else step.h
+    y, _, _ = program.step(program.system, Lanes(constants, step.lanes.laned), t, h, inputs.y, inputs.rate)
+    y, rate = arrive(program, step.code, arrives, jump, change, y, inputs.rate)
+    after = jnp.where(arrives, due, t + h) if moving else None
+    return Inputs([None] * len(constants), y, rate, after)
+
+
+def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Array) -> jax.Array:
+    """Return the states at outputs, shape (patients, outputs, states), zero for a patient that failed.
+
+    Args:
+        program: The solve.
+        patients: The patients, differentiated.
+        steps: Accepted step sizes, shape (max_steps, patients), inf where a step landed, NaN after the last.
+        code: How each patient ended.
+    """
+    everyone = jnp.arange(program.patients, dtype=jnp.int32)
+    fine = code == SUCCESS
+    start = load(program, patients, everyone)
+    lanes = lanes_of(program, patients, everyone)
+    t0 = jnp.broadcast_to(take(program, patients, "t0", everyone), everyone.shape)
+    steps = jnp.concatenate([steps, jnp.full((-steps.shape[0] % STRETCH, program.patients), jnp.nan, steps.dtype)])
+    steps = jnp.where(fine, steps, jnp.nan).reshape(-1, STRETCH, program.patients)
+
+    def advance(carry: tuple, h: jax.Array) -> tuple:
+        boundary, t, y, rate = carry
+        lands = jnp.isinf(h)
+        landed = jnp.where(lands, boundary, -1)
+        h = jnp.where(jnp.isfinite(h), h, 0.0)
+        one = recorded(program, patients, lanes, everyone, t, h, landed)
+        due = jnp.where(lands & jnp.isfinite(one.due), one.due, t)
+        free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change)
+        after = move(program, one, free)
+        slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
+        return (boundary + lands, after.t, after.y, after.rate), (slot, program.system.join(after.y).T)
+
+    @jax.checkpoint
+    def stretch(now: tuple, steps: jax.Array) -> tuple:
+        return jax.lax.scan(advance, now, steps)
+
+    def skip(now: tuple, steps: jax.Array) -> tuple:
+        slots = jnp.full((STRETCH, program.patients), program.outputs, patients.code.dtype)
+        return now, (slots, jnp.zeros((*slots.shape, program.system.size), patients.y0.dtype))
+
+    def segment(carry: tuple, steps: jax.Array) -> tuple:
+        now, states = carry
+        now, (slots, values) = jax.lax.cond(jnp.isnan(steps).all(), skip, stretch, now, steps)
+        return (now, states.at[everyone, slots].set(values, mode="drop")), None
+
+    states = jnp.zeros((program.patients, program.outputs, program.system.size), patients.y0.dtype)
+    now = (jnp.zeros_like(everyone), t0, start.y, start.rate)
+    (_, states), _ = jax.lax.scan(segment, (now, states), steps)
+    return states

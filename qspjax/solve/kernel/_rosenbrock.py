@@ -1,0 +1,167 @@
+"""One step of a Rosenbrock method in lanes: a sparse Jacobian, one factorisation, one linear solve a stage.
+
+The linear solves are declared as such (`custom_linear_solve`), so a derivative of the step solves with the factors at
+hand, or with their transpose, and never differentiates the elimination.
+
+References: `kernel._tableau`; Sandu and Sander, Atmos Chem Phys 2006;6:187, doi:10.5194/acp-6-187-2006 (sparse
+Rosenbrock methods side by side).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax.solve.kernel._jacobian import coloured_jacobian, columns_jacobian
+from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._tableau import Tableau
+
+UNROLLED_STAGES = 12
+"""States up to which the stages are written out; above, they are a loop, which compiles faster."""
+
+
+class Lanes(NamedTuple):
+    """What a step needs beside the state: the constants of the patients in the lanes, and which of them have lanes."""
+
+    constants: list[jax.Array]
+    laned: tuple[bool, ...]
+
+
+def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.Array, Rows], Rows]:
+    """Return dy/dt as a function of time and state, running infusions included."""
+
+    def slope(t: jax.Array, y: Rows) -> Rows:
+        moved = system.field(lanes.constants, lanes.laned, t, y)
+        return moved if rate is None else jax.tree.map(jnp.add, moved, rate)
+
+    return slope
+
+
+def rosenbrock_step(
+    tableau: Tableau, system: System, lanes: Lanes, t: jax.Array, h: jax.Array, y: Rows, rate: Rows | None
+) -> tuple[Rows, Rows, None]:
+    """Return the state after a step, the error estimate, and None: stability never holds the step size down.
+
+    Args:
+        tableau: The method.
+        system: The vector field.
+        lanes: The patients in the lanes.
+        t: Times, shape (lanes,).
+        h: Step sizes, shape (lanes,).
+        y: States.
+        rate: Running infusions, or None.
+    """
+    slope = slope_of(system, lanes, rate)
+    solve = _solver(tableau, system, functools.partial(slope, t), y, h)
+    in_time = None
+    if not system.autonomous:
+        in_time = jax.jvp(lambda t: slope(t, y), (t,), (jnp.ones_like(t),))[1]
+    mass = system.mass
+    differential = bool(mass.all())
+
+    def stage(advanced: Rows, carried: Rows, time: Any, rise: Any) -> Rows:
+        moved = slope(t + time * h, jax.tree.map(jnp.add, y, advanced))
+        right = jax.tree.map(lambda f: h * f, moved)
+        if in_time is not None:
+            right = jax.tree.map(lambda r, f: r + (h * h * rise) * f, right, in_time)
+        if not differential:
+            carried = _scaled(system, carried)
+        return solve(jax.tree.map(jnp.add, right, carried))
+
+    written = system.written and system.size <= UNROLLED_STAGES
+    advanced, last = (_unrolled if written else _looped)(tableau, stage, y)
+    return jax.tree.map(lambda y, a, u: y + a + u, y, advanced, last), last, None
+
+
+def _unrolled(tableau: Tableau, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
+    """Compute the stages one by one; return sum_j a_sj u_j and u_s."""
+    u: list[Rows] = []
+    combined = _combined(tableau.A[0], u, y)
+    for i in range(tableau.stages):
+        combined = _combined(tableau.A[i], u, y)
+        u.append(stage(combined, _combined(tableau.C[i], u, y), float(tableau.times[i]), float(tableau.slopes[i])))
+    return combined, u[-1]
+
+
+def _combined(weights: np.ndarray, vectors: Sequence[Rows], like: Rows) -> Rows:
+    total = None
+    for weight, vector in zip(weights.tolist(), vectors, strict=False):
+        if weight != 0.0:
+            part = jax.tree.map(lambda row, weight=weight: weight * row, vector)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return jax.tree.map(jnp.zeros_like, like) if total is None else total
+
+
+def _looped(tableau: Tableau, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
+    """Compute the stages in a loop; return sum_j a_sj u_j and u_s."""
+    dtype = jax.tree.leaves(y)[0].dtype
+
+    def combined(weights: jax.Array, u: Rows) -> Rows:
+        return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), u)
+
+    def advance(u: Rows, row: tuple) -> tuple:
+        i, a, c, time, rise = row
+        new = stage(combined(a, u), combined(c, u), time, rise)
+        return jax.tree.map(lambda leaf, row: leaf.at[i].set(row), u, new), None
+
+    coefficients = (jnp.asarray(x, dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
+    empty = jax.tree.map(lambda leaf: jnp.zeros((tableau.stages, *leaf.shape), dtype), y)
+    u, _ = jax.lax.scan(advance, empty, (jnp.arange(tableau.stages), *coefficients))
+    return combined(jnp.asarray(tableau.A[-1], dtype), u), jax.tree.map(lambda leaf: leaf[-1], u)
+
+
+def _scaled(system: System, rows: Rows) -> Rows:
+    """Multiply by the mass matrix."""
+    if system.written:
+        return tuple(row if m else jnp.zeros_like(row) for m, row in zip(system.mass, rows, strict=True))
+    return rows * system.mass.astype(rows.dtype)[:, None]
+
+
+def _solver(
+    tableau: Tableau, system: System, field: Callable[[Rows], Rows], y: Rows, h: jax.Array
+) -> Callable[[Rows], Rows]:
+    """Return the solver of (M/gamma - h J) x = b, factorised once."""
+    lu = system.elimination
+    shift = system.mass / tableau.gamma
+    given = list(zip(lu.rows[: lu.given].tolist(), lu.cols[: lu.given].tolist(), strict=True))
+    if system.written:
+        jacobian = columns_jacobian(field, y, system.pattern)
+        entries: Any = [_shifted(jacobian.get(place), h, shift[place[0]] * (place[0] == place[1])) for place in given]
+        by_row = [[(k, j) for k, (row, j) in enumerate(given) if row == i] for i in range(system.size)]
+
+        def product(x: Rows) -> Rows:
+            return tuple(functools.reduce(jnp.add, [entries[k] * x[j] for k, j in row]) for row in by_row)
+
+        factors: Any = lu.factorise(jax.lax.stop_gradient(entries))
+        solve, transposed = lu.solve, lu.solve_transposed
+    else:
+        rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
+        entries = -h * coloured_jacobian(field, y, rows, cols, system.colours)
+        entries = entries + jnp.asarray(np.where(rows == cols, shift[rows], 0.0), h.dtype)[:, None]
+
+        def product(x: Rows) -> Rows:
+            return jnp.zeros_like(x).at[rows].add(entries * x[cols])
+
+        factors = lu.factorise_rows(jax.lax.stop_gradient(entries))
+        solve, transposed = lu.solve_rows, lu.solve_rows_transposed
+
+    def solved(b: Rows) -> Rows:
+        return jax.lax.custom_linear_solve(
+            product, b, lambda _, b: _like(solve(factors, b), b), lambda _, b: _like(transposed(factors, b), b)
+        )
+
+    return solved
+
+
+def _shifted(derivative: jax.Array | None, h: jax.Array, shift: float) -> jax.Array:
+    """Return an entry of M/gamma - h J."""
+    if derivative is None:
+        return jnp.full_like(h, shift)
+    return float(shift) - h * derivative if shift else -h * derivative
+
+
+def _like(x: Any, b: Rows) -> Rows:
+    return tuple(x) if isinstance(b, tuple) else x
