@@ -15,7 +15,8 @@ from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
-from qspjax.solve import AbstractMethod, Rosenbrock
+from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
+from qspjax.solve._exponential import is_linear
 from qspjax.solve._timeline import aimed
 
 
@@ -49,7 +50,7 @@ def simulate(
         initial: The state at `t0`, in the model's own structure; by default `model.initial()`.
         t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts`.
         save: Names of observed values and states to keep; by default all.
-        method: How to solve; by default `Rosenbrock()`, which is Rodas5P at rtol 1e-6 and atol 1e-9, for every model.
+        method: How to solve; by default `MatrixExponential()` for a linear model, and `Rosenbrock()` for every other.
         throw: Raise an error if the solve fails; otherwise read `solution.result`.
 
     Returns:
@@ -67,7 +68,7 @@ def simulate(
         Array([0.   , 5.295, 0.66 ], dtype=float64)
     """
     check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
-    method = default_method() if method is None else method
+    method = default_method(model) if method is None else method
     ts = _times(ts, ndim=1)
     start = as_state(model, initial)
     regimen = _check(model, regimen, ts, t0, start, method)
@@ -127,7 +128,7 @@ def simulate_cohort(
         ((100, 3), 0)
     """
     check_instance("cohort", cohort, Cohort, "a cohort")
-    method = default_method() if method is None else method
+    method = default_method(cohort.patient(0)) if method is None else method
     executor = Vmap() if executor is None else executor
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
@@ -148,9 +149,12 @@ def simulate_cohort(
     return Solution(ts, *executor.map(_Joined(patient), each, shared, size=cohort.size), labels)
 
 
-def default_method() -> AbstractMethod:
-    """Return the method used where none is given: the one rule, for one patient and for many."""
-    return Rosenbrock()
+def default_method(model: AbstractModel) -> AbstractMethod:
+    """Return the method used where none is given: the one rule, for one patient and for many.
+
+    A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel.
+    """
+    return MatrixExponential() if is_linear(model) else Rosenbrock()
 
 
 class _Patient(eqx.Module):

@@ -60,10 +60,9 @@ class MatrixExponential(AbstractMethod):
 
     Example:
         >>> import qspjax as qsp
-        >>> from qspjax.solve._exponential import MatrixExponential
         >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
         >>> regimen = qsp.bolus(200.0, to="depot")
-        >>> solution = qsp.simulate(patient, regimen, [0.0, 2.0, 24.0], method=MatrixExponential())
+        >>> solution = qsp.simulate(patient, regimen, [0.0, 2.0, 24.0], method=qsp.solve.MatrixExponential())
         >>> solution.observed["concentration"].round(3)
         Array([0.   , 5.295, 0.66 ], dtype=float64)
     """

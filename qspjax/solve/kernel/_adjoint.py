@@ -30,7 +30,6 @@ from qspjax.solve.kernel._lanes import (
     refill,
     run_block,
     take,
-    unwritten,
 )
 from qspjax.solve.kernel._replay import Inputs, Recorded, move, recorded
 from qspjax.solve.kernel._rosenbrock import Lanes
@@ -177,15 +176,20 @@ def pull_back(
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    gathered, summed = iter(total.constants), iter(sums)
-    constants = [
-        next(gathered) if mine else next(summed) if all_ else None for mine, all_ in zip(own, shared, strict=True)
-    ]
     tables = {
         name: None if column is None else jnp.where((ended == SUCCESS)[:, None], column.reshape(N, boundaries), 0.0)
         for name, column in (("time", total.time), ("jump", total.jump), ("rate", total.rate))
     }
-    return total._replace(constants=constants, **tables)
+    return total._replace(constants=_merged(total.constants, own, sums, shared), **tables)
+
+
+def _merged(gathered: list, own: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
+    """Return the cotangents of all constants in order, None where not wanted."""
+    mine, ours = iter(gathered), iter(sums)
+    return [
+        next(mine) if is_own else next(ours) if is_shared else None
+        for is_own, is_shared in zip(own, shared, strict=True)
+    ]
 
 
 def _moving(differentiated: Patients) -> bool:
@@ -249,7 +253,6 @@ def _walk(
     backwards: bool,
 ) -> Any:
     """Pass every recorded block in turn, forwards or backwards, computing the logs of earlier segments again."""
-
     once = program.segments == 1
 
     def again(segment: jax.Array, log: Log) -> Log:

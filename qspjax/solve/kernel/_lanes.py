@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
-from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
+from qspjax.solve.kernel._rosenbrock import UNROLLED_STAGES, Lanes, slope_of
 
 BLOCK = 16
 SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, STIFF = range(5)
@@ -58,7 +58,7 @@ class Program:
 
     Attributes:
         system: The vector field.
-        step: One step of the method: `(system, lanes, t, h, y, rate) -> (y1, error, stiff)`, where `stiff` tells whether
+        step: One step of the method, `(system, lanes, t, h, y, rate) -> (y1, error, stiff)`; `stiff` tells whether
             stability holds the step size down, or is None.
         control: Error control.
         outputs: Number of outputs of a patient.
@@ -234,7 +234,13 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tu
     """Attempt one step in every lane."""
     control, system = program.control, program.system
     live = (now.code == SUCCESS) & jnp.isfinite(now.due)
-    first = control.first_step(now.y, slope_of(system, lanes, now.rate)(now.t, now.y))
+
+    def first_step() -> jax.Array:
+        return control.first_step(now.y, slope_of(system, lanes, now.rate)(now.t, now.y))
+
+    # written out, the slope is that of the first stage, and free; else it is only asked where a lane is fresh
+    cheap = system.written and system.size <= UNROLLED_STAGES
+    first = first_step() if cheap else jax.lax.cond(jnp.any(now.fresh & live), first_step, lambda: now.h)
     algebraic = bool((system.mass == 0).any())
     wanted = jnp.where(now.fresh, CONSISTENT * first if algebraic else first, now.h)
     remaining = jnp.where(live, now.due - now.t, 0.0)

@@ -218,14 +218,14 @@ def _(*leaves: Any, program: Program, structure: Any) -> list:
 
 
 @tangent_p.def_abstract_eval
-def _(*operands: Any, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
+def _(*operands: Any, program: Program, structure: Any, kept: Any, **_: Any) -> list:
     one = _parted(operands, structure, kept)
     states = _solved_shapes(program, _dtype(one.leaves, structure))[0]
     return [ShapedArray((one.moved[0].shape[0], *states.shape), states.dtype)]
 
 
 @adjoint_p.def_abstract_eval
-def _(*operands: Any, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
+def _(*operands: Any, structure: Any, kept: Any, wrt: tuple[bool, ...], **_: Any) -> list:
     one = _parted(operands, structure, kept)
     directions = one.moved[0].shape[0]
     return [
@@ -459,7 +459,7 @@ def _record_rule(leaves: Sequence[Any], tangents: Sequence[Any], *, program: Pro
     return _along(record_p, leaves, tangents, program, structure)
 
 
-def _steps_rule(leaves: Sequence[Any], tangents: Sequence[Any], *, program: Program, structure: Any) -> tuple:
+def _steps_rule(leaves: Sequence[Any], _: Sequence[Any], *, program: Program, structure: Any) -> tuple:
     steps = steps_p.bind(*leaves, program=program, structure=structure)
     return steps, _still(steps)
 

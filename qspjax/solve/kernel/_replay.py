@@ -101,7 +101,7 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
     def stretch(now: tuple, steps: jax.Array) -> tuple:
         return jax.lax.scan(advance, now, steps)
 
-    def skip(now: tuple, steps: jax.Array) -> tuple:
+    def skip(now: tuple, _: jax.Array) -> tuple:
         slots = jnp.full((STRETCH, program.patients), program.outputs, patients.code.dtype)
         return now, (slots, jnp.zeros((*slots.shape, program.system.size), patients.y0.dtype))
 

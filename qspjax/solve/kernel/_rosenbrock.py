@@ -71,8 +71,10 @@ def rosenbrock_step(
             carried = _scaled(system, carried)
         return solve(jax.tree.map(jnp.add, right, carried))
 
-    written = system.written and system.size <= UNROLLED_STAGES
-    advanced, last = (_unrolled if written else _looped)(tableau, stage, y)
+    if system.written and system.size <= UNROLLED_STAGES:
+        advanced, last = _unrolled(tableau, stage, y)
+    else:
+        advanced, last = _looped(tableau, system, stage, y)
     return jax.tree.map(lambda y, a, u: y + a + u, y, advanced, last), last, None
 
 
@@ -95,22 +97,23 @@ def _combined(weights: np.ndarray, vectors: Sequence[Rows], like: Rows) -> Rows:
     return jax.tree.map(jnp.zeros_like, like) if total is None else total
 
 
-def _looped(tableau: Tableau, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
+def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
     """Compute the stages in a loop; return sum_j a_sj u_j and u_s."""
-    dtype = jax.tree.leaves(y)[0].dtype
+    like = system.join(y)
 
-    def combined(weights: jax.Array, u: Rows) -> Rows:
-        return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), u)
+    def combined(weights: jax.Array, u: jax.Array) -> Rows:
+        # written as a sum: a dot product of eight terms would be a library call
+        return system.split(sum(weights[j] * u[j] for j in range(tableau.stages)))
 
-    def advance(u: Rows, row: tuple) -> tuple:
+    def advance(u: jax.Array, row: tuple) -> tuple:
         i, a, c, time, rise = row
-        new = stage(combined(a, u), combined(c, u), time, rise)
-        return jax.tree.map(lambda leaf, row: leaf.at[i].set(row), u, new), None
+        new = system.join(stage(combined(a, u), combined(c, u), time, rise))
+        return jax.lax.dynamic_update_index_in_dim(u, new, i, 0), None
 
-    coefficients = (jnp.asarray(x, dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
-    empty = jax.tree.map(lambda leaf: jnp.zeros((tableau.stages, *leaf.shape), dtype), y)
+    coefficients = (jnp.asarray(x, like.dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
+    empty = jnp.zeros((tableau.stages, *like.shape), like.dtype)
     u, _ = jax.lax.scan(advance, empty, (jnp.arange(tableau.stages), *coefficients))
-    return combined(jnp.asarray(tableau.A[-1], dtype), u), jax.tree.map(lambda leaf: leaf[-1], u)
+    return combined(jnp.asarray(tableau.A[-1], like.dtype), u), system.split(u[-1])
 
 
 def _scaled(system: System, rows: Rows) -> Rows:
