@@ -21,6 +21,7 @@ from qspjax._distribution import (
     Uniform as Uniform,
 )
 from qspjax._model import (
+    AbstractAlgebraic as AbstractAlgebraic,
     AbstractDelivered as AbstractDelivered,
     AbstractModel as AbstractModel,
     Delivery as Delivery,

@@ -16,7 +16,7 @@ from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
-from qspjax.solve._exponential import is_linear
+from qspjax.solve._linear import is_linear
 from qspjax.solve._timeline import aimed
 
 

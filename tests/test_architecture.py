@@ -27,6 +27,7 @@ UNITS_APART = [{"models", "solve", "execute"}, {"io", "plot"}]
 OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf"}
 
 PUBLIC = [
+    "AbstractAlgebraic",
     "AbstractAmount",
     "AbstractDelivered",
     "AbstractDistribution",

@@ -15,7 +15,7 @@ import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import check_above, refuse
-from qspjax._model import AbstractModel, as_state, check_slope
+from qspjax._model import AbstractModel, as_state, check_slope, mass_of
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
@@ -97,6 +97,8 @@ def _flatten(
     solver: diffrax.AbstractSolver, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None
 ) -> _Flat:
     start = as_state(model, initial)
+    if not mass_of(model, state_names(start)).all():
+        refuse("method", "be `Rosenbrock` for a model with algebraic states", "Diffrax")
     y0, unravel = ravel_pytree(start)
 
     def field(t: Any, y: jax.Array, args: tuple) -> jax.Array:

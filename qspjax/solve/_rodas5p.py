@@ -20,58 +20,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax.solve._dense import UNROLLED, factorise
+from qspjax.solve.kernel._tableau import RODAS5P
 
-GAMMA = 0.21193756319429014
-_A: tuple[tuple[float, ...], ...] = (
-    (),
-    (3.0,),
-    (2.849394379747939, 0.45842242204463923),
-    (-6.954028509809101, 2.489845061869568, -10.358996098473584),
-    (2.8029986275628964, 0.5072464736228206, -0.3988312541770524, -0.04721187230404641),
-    (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256, 0.030198172008377946),
-)
-_A += ((*_A[5], 1.0), (*_A[5], 1.0, 1.0))
-_C: tuple[tuple[float, ...], ...] = (
-    (),
-    (-14.155112264123755,),
-    (-17.97296035885952, -2.859693295451294),
-    (147.12150275711716, -1.41221402718213, 71.68940251302358),
-    (165.43517024871676, -0.4592823456491126, 42.90938336958603, -5.961986721573306),
-    (24.854864614690072, -3.0009227002832186, 47.4931110020768, 5.5814197821558125, -0.6610691825249471),
-    (
-        30.91273214028599,
-        -3.1208243349937974,
-        77.79954646070892,
-        34.28646028294783,
-        -19.097331116725623,
-        -28.087943162872662,
-    ),
-    (
-        37.80277123390563,
-        -3.2571969029072276,
-        112.26918849496327,
-        66.9347231244047,
-        -40.06618937091002,
-        -54.66780262877968,
-        -9.48861652309627,
-    ),
-)
-STAGES = len(_A)
-
-
-def _square(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
-    return np.array([[*row, *[0.0] * (STAGES - len(row))] for row in rows])
-
-
-def _row_sums() -> tuple[np.ndarray, np.ndarray]:
-    """Return c_i and d_i, the row sums of alpha = A Gamma and of Gamma, with Gamma^-1 = I/gamma - C."""
-    gamma = np.linalg.inv(np.eye(STAGES) / GAMMA - C)
-    clean = np.vectorize(lambda x: 0.0 if abs(x) < 1e-12 else x)
-    return clean((A @ gamma).sum(1)), clean(gamma.sum(1))
-
-
-A, C = _square(_A), _square(_C)
-TIMES, SLOPES = _row_sums()
+A, C, GAMMA, STAGES = RODAS5P.A, RODAS5P.C, RODAS5P.gamma, RODAS5P.stages
+TIMES, SLOPES = RODAS5P.times, RODAS5P.slopes
 
 
 class Rodas5P(diffrax.AbstractAdaptiveSolver):
