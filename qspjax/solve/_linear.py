@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from qspjax._model import AbstractAlgebraic, AbstractModel, as_state, check_slope
 from qspjax._types import State
@@ -92,7 +93,7 @@ def _read(jaxpr: Any, inputs: Sequence[_Form | None], n: int) -> list[_Form | No
     known |= {var: _constant(var.aval.shape, n) for var in jaxpr.constvars}
 
     def form(atom: Any) -> _Form | None:
-        if hasattr(atom, "val"):
+        if isinstance(atom, Literal):
             return _constant(atom.aval.shape, n, offset=bool(np.any(np.asarray(atom.val) != 0)))
         return known[atom]
 

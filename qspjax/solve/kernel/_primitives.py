@@ -44,7 +44,7 @@ def run(program: Program, patients: Patients) -> tuple[jax.Array, End]:
 
 def sized(program: Program) -> Program:
     """Return the program with the number of lanes and the length of the log for its patients."""
-    everyone = -(-program.patients // 8) * 8
+    everyone = -(-program.patients // 16) * 16  # fewer, or a remainder, may be compiled to other roundings
     lanes = everyone
     if jax.default_backend() == "cpu":
         most = LANES if program.system.written else LANES // 4
