@@ -243,6 +243,7 @@ def _solve(
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(model, regimen, ts, states)
     system, leaves = system_of(model, start, mass)
+    _check_determined(system, states)
     unknown = jnp.isnan(lines.time) | (jnp.isfinite(lines.time) & jnp.isnan(lines.jump + lines.rate))
     outputs = ts.shape[0]
     time = lines.time if wanted is None else jnp.where(wanted, lines.time, jnp.inf)
@@ -279,6 +280,18 @@ def _solve(
         "culprit": jnp.where(unknown.any(), lines.state[jnp.argmax(unknown)], blamed),
     }
     return Trajectory(jax.vmap(unravel)(reached), code, stats), end.code == STIFF
+
+
+def _check_determined(system: System, states: tuple[str, ...]) -> None:
+    """Check that the algebraic equations can be solved for the algebraic states, each with a pivot of its own."""
+    if system.mass.all():
+        return
+    try:
+        _ = system.elimination
+    except ValueError:
+        names = ", ".join(f"`{states[i]}`" for i in (system.mass == 0).nonzero()[0])
+        must = f"have algebraic equations that determine {names}, each appearing in its own equation"
+        refuse("model", must, "one whose equations do not, or in another order")
 
 
 def _culprit(system: System, patients: Patients, control: Control, end: End) -> jax.Array:

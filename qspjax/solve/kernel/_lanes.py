@@ -265,7 +265,9 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tu
     dosed, rate = arrive(program, code, landed, jump, change, y1, now.rate)
     boundary = now.boundary + landed
     following_due = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
-    smallest = 0.45 * jnp.finfo(h.dtype).eps * jnp.maximum(jnp.abs(now.t), 1e-10 * jnp.abs(now.due - now.t))
+    rounding = 0.45 * jnp.finfo(h.dtype).eps
+    least = jnp.where(good, 0.0, 1e-10 * jnp.abs(now.due - now.t))
+    smallest = rounding * jnp.maximum(jnp.abs(now.t), least)
     too_small = live & ~landed & ~(jnp.where(good, h, following) > smallest)
     too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(following_due)
     failed = jnp.where(jnp.isfinite(ratio), STEP_TOO_SMALL, NONFINITE)

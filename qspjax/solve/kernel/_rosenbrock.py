@@ -55,7 +55,8 @@ def rosenbrock_step(
         rate: Running infusions, or None.
     """
     slope = slope_of(system, lanes, rate)
-    solve = _solver(tableau, system, functools.partial(slope, t), y, h)
+    pace = _pace(system, h)
+    solve = _solver(tableau, system, functools.partial(slope, t), y, pace)
     in_time = None
     if not system.autonomous:
         in_time = jax.jvp(lambda t: slope(t, y), (t,), (jnp.ones_like(t),))[1]
@@ -64,12 +65,12 @@ def rosenbrock_step(
 
     def stage(advanced: Rows, carried: Rows, time: Any, rise: Any) -> Rows:
         moved = slope(t + time * h, jax.tree.map(jnp.add, y, advanced))
-        right = jax.tree.map(lambda f: h * f, moved)
+        right = jax.tree.map(jnp.multiply, pace, moved)
         if in_time is not None:
-            right = jax.tree.map(lambda r, f: r + (h * h * rise) * f, right, in_time)
+            right = jax.tree.map(lambda r, p, f: r + (p * h * rise) * f, right, pace, in_time)
         if not differential:
             carried = _scaled(system, carried)
-        return solve(jax.tree.map(jnp.add, right, carried))
+        return solve(_tied(system, jax.tree.map(jnp.add, right, carried), y))
 
     if system.written and system.size <= UNROLLED_STAGES:
         advanced, last = _unrolled(tableau, stage, y)
@@ -123,8 +124,23 @@ def _scaled(system: System, rows: Rows) -> Rows:
     return rows * system.mass.astype(rows.dtype)[:, None]
 
 
+def _tied(system: System, b: Rows, y: Rows) -> Rows:
+    """Let rows that depend on no state depend on their own, zero times: jax transposes no solve with a constant row."""
+    if not system.written:
+        return b
+    alone = ~system.pattern.any(axis=1)
+    return tuple(row + 0.0 * own if tie else row for row, own, tie in zip(b, y, alone, strict=True))
+
+
+def _pace(system: System, h: jax.Array) -> Rows:
+    """Return what multiplies each row: the step size, or 1 for an algebraic equation, so that a step of 0 solves it."""
+    if system.written:
+        return tuple(h if m else jnp.ones_like(h) for m in system.mass)
+    return h if system.mass.all() else jnp.where(system.mass[:, None] == 0.0, 1.0, h)
+
+
 def _solver(
-    tableau: Tableau, system: System, field: Callable[[Rows], Rows], y: Rows, h: jax.Array
+    tableau: Tableau, system: System, field: Callable[[Rows], Rows], y: Rows, pace: Rows
 ) -> Callable[[Rows], Rows]:
     """Return the solver of (M/gamma - h J) x = b, factorised once."""
     lu = system.elimination
@@ -132,7 +148,7 @@ def _solver(
     given = list(zip(lu.rows[: lu.given].tolist(), lu.cols[: lu.given].tolist(), strict=True))
     if system.written:
         jacobian = columns_jacobian(field, y, system.pattern)
-        entries: Any = [_shifted(jacobian.get(place), h, shift[place[0]] * (place[0] == place[1])) for place in given]
+        entries: Any = [_shifted(jacobian.get((i, j)), pace[i], shift[i] if i == j else 0.0) for i, j in given]
         by_row = [[(k, j) for k, (row, j) in enumerate(given) if row == i] for i in range(system.size)]
 
         def product(x: Rows) -> Rows:
@@ -142,8 +158,8 @@ def _solver(
         solve, transposed = lu.solve, lu.solve_transposed
     else:
         rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
-        entries = -h * coloured_jacobian(field, y, rows, cols, system.colours)
-        entries = entries + jnp.asarray(np.where(rows == cols, shift[rows], 0.0), h.dtype)[:, None]
+        entries = -(pace if pace.ndim == 1 else pace[rows]) * coloured_jacobian(field, y, rows, cols, system.colours)
+        entries = entries + jnp.asarray(np.where(rows == cols, shift[rows], 0.0), entries.dtype)[:, None]
 
         def product(x: Rows) -> Rows:
             return jnp.zeros_like(x).at[rows].add(entries * x[cols])
