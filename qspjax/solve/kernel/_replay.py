@@ -80,8 +80,16 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
     everyone = jnp.arange(program.patients, dtype=jnp.int32)
     fine = code == SUCCESS
     start = load(program, patients, everyone)
+    # a patient that failed stands still at harmless values: its NaN would come back as 0 NaN from a reverse pass
+    start = start._replace(y=jax.tree.map(lambda row: jnp.where(fine, row, 1.0), start.y))
     lanes = lanes_of(program, patients, everyone)
-    t0 = jnp.broadcast_to(take(program, patients, "t0", everyone), everyone.shape)
+    lanes = lanes._replace(
+        constants=[
+            jnp.where(fine if own else fine.any(), value, jnp.ones_like(value))
+            for value, own in zip(lanes.constants, lanes.laned, strict=True)
+        ]
+    )
+    t0 = jnp.where(fine, take(program, patients, "t0", everyone), 0.0)
     steps = jnp.concatenate([steps, jnp.full((-steps.shape[0] % STRETCH, program.patients), jnp.nan, steps.dtype)])
     steps = jnp.where(fine, steps, jnp.nan).reshape(-1, STRETCH, program.patients)
 
