@@ -307,11 +307,16 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
 
     def blame() -> jax.Array:
         span = jnp.max(jnp.abs(patients.time), initial=0.0, where=jnp.isfinite(patients.time))
-        here, bend = jax.jvp(lambda y: slope(t, y), (y,), (slope(t, y),))
-        ahead = jnp.asarray([1e-9, 1e-4], t.dtype) * span
-        later = jax.vmap(lambda dt: slope(t + dt, y + dt * here))(ahead)
+
+        def look(here: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """Return the slope at the end, and what to look at: the slope and its derivative a little later."""
+            dt = after * span
+            there, bend = jax.jvp(lambda y: slope(t + dt, y), (y + dt * here,), (here,))
+            return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
+
+        here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
         culprit = jnp.argmax(jnp.abs(here) / (control.atol + control.rtol * jnp.abs(y)))
-        for vector in (later[1], later[0], bend, here, y):
+        for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
             bad = ~jnp.isfinite(vector)
             culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
         return culprit

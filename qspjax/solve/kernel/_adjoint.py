@@ -31,8 +31,9 @@ from qspjax.solve.kernel._lanes import (
     run_block,
     take,
 )
-from qspjax.solve.kernel._replay import Inputs, Recorded, move, recorded
+from qspjax.solve.kernel._replay import Inputs, Recorded, move, look_up
 from qspjax.solve.kernel._rosenbrock import Lanes
+from qspjax.solve.kernel._rows import put
 
 
 def push_forward(
@@ -79,8 +80,7 @@ def push_forward(
             _, after = jax.jvp(lambda free: move(program, step, free), (free,), (along,))
             here = (step.landed >= 0) & (step.code >= 0)
             slot = jnp.where(here, patient * outputs + step.code, program.patients * outputs)
-            states = states.at[slot].set(system.join(after.y).T, mode="drop", unique_indices=True)
-            return after, states
+            return after, put(states, slot, system.join(after.y).T)
 
         moved, states = jax.lax.fori_loop(0, BLOCK, advance, (moved, states))
         return patient, moved, states
@@ -120,13 +120,13 @@ def pull_back(
         """Keep what has been gathered for the patients who leave their lanes, unless they failed."""
         slot = jnp.where(leaves & _fine(program, ended, patient), patient, N)
 
-        def put(total: jax.Array | None, own: jax.Array) -> jax.Array | None:
+        def handed(total: jax.Array | None, own: jax.Array) -> jax.Array | None:
             if total is None:
                 return None
-            return total.at[slot].set(jnp.moveaxis(own, -1, 0), mode="drop", unique_indices=True)
+            return put(total, slot, jnp.moveaxis(own, -1, 0))
 
-        constants = [put(all, gathered) for all, gathered in zip(total.constants, back.constants, strict=True)]
-        return total._replace(constants=constants, y0=put(total.y0, system.join(back.y)), t0=put(total.t0, back.t))
+        constants = [handed(all, gathered) for all, gathered in zip(total.constants, back.constants, strict=True)]
+        return total._replace(constants=constants, y0=handed(total.y0, system.join(back.y)), t0=handed(total.t0, back.t))
 
     def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
         after, back, sums, total = carry
@@ -149,7 +149,7 @@ def pull_back(
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
             def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
-                return None if total is None else total.at[slot].add(new, mode="drop", unique_indices=True)
+                return None if total is None else put(total, slot, new, add=True)
 
             total = total._replace(
                 time=add(total.time, before.due), jump=add(total.jump, before.jump), rate=add(total.rate, before.change)
@@ -239,7 +239,7 @@ def _iteration(
     size, split = program.system.size, program.system.split
     rows = jnp.where(fine, log.rows[block, i], 1.0)
     h, landed = jnp.where(fine, rows[-1], 0.0), jnp.where(fine, log.landed[block, i], -1)
-    step = recorded(program, patients, lanes, patient, rows[-2], h, landed)
+    step = look_up(program, patients, lanes, patient, rows[-2], h, landed)
     return step, split(rows[:size]), None if patients.rate is None else split(rows[size : 2 * size])
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax.solve.kernel._layout import Rows
+from qspjax.solve.kernel._rows import total
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 
@@ -31,7 +32,7 @@ class Control(NamedTuple):
             return error / (self.atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1)))
 
         mean = _mean_square(jax.tree.map(ratio, error, y0, y1))
-        return jnp.where(jnp.isfinite(_total(jax.tree.map(jnp.abs, y1))), jnp.minimum(mean, 1e30), jnp.nan)
+        return jnp.where(jnp.isfinite(total(jax.tree.map(jnp.abs, y1))), jnp.minimum(mean, 1e30), jnp.nan)
 
     def first_step(self, y: Rows, slope: Rows) -> jax.Array:
         """Return a safe step after a jump: 1 % of the time in which the state would change by itself."""
@@ -48,17 +49,6 @@ class Control(NamedTuple):
         return jnp.where(jnp.isfinite(squared_ratio), factor, SHRINK)
 
 
-def _total(rows: Rows) -> jax.Array:
-    leaves = jax.tree.leaves(rows)
-    if leaves[0].ndim > 1:
-        return leaves[0].sum(axis=0)
-    total = leaves[0]
-    for leaf in leaves[1:]:
-        total = total + leaf
-    return total
-
-
 def _mean_square(rows: Rows) -> jax.Array:
-    leaves = jax.tree.leaves(rows)
-    size = leaves[0].shape[0] if leaves[0].ndim > 1 else len(leaves)
-    return _total(jax.tree.map(jnp.square, rows)) / size
+    size = len(rows) if isinstance(rows, tuple) else rows.shape[0]
+    return total(jax.tree.map(jnp.square, rows)) / size

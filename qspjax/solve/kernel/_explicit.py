@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
+from qspjax.solve.kernel._rows import total
 
 STIFF_BEYOND = 2.0
 """The stability region of Tsit5 ends at about -3.3 on the real axis."""
@@ -26,6 +27,7 @@ def explicit_step(
     h: jax.Array,
     y: Rows,
     rate: Rows | None,
+    moved: Rows,
 ) -> tuple[Rows, Rows, jax.Array]:
     """Return the state after a step, the error estimate, and whether the step size is held down by stability.
 
@@ -40,18 +42,19 @@ def explicit_step(
         h: Step sizes, shape (lanes,).
         y: States.
         rate: Running infusions, or None.
+        moved: dy/dt at t and y, the slope of the first stage.
     """
     slope = slope_of(system, lanes, rate)
-    k = [slope(t, y)]
+    k = [moved]
     states = [y]
     for c, row in zip(tableau.c, tableau.a_lower, strict=True):
         states.append(_moved(y, h, row, k))
         k.append(slope(t + float(c) * h, states[-1]))
     y1 = states[-1] if tableau.ssal else _moved(y, h, tableau.b_sol, k)
     error = jax.tree.map(lambda moved, own: moved - own, _moved(y, h, tableau.b_error, k), y)
-    moved = _square(jax.tree.map(jnp.subtract, k[-1], k[-2]))
+    turned = _square(jax.tree.map(jnp.subtract, k[-1], k[-2]))
     apart = _square(jax.tree.map(jnp.subtract, states[-1], states[-2]))
-    return y1, error, h * h * moved > STIFF_BEYOND**2 * apart
+    return y1, error, h * h * turned > STIFF_BEYOND**2 * apart
 
 
 def _moved(y: Rows, h: jax.Array, weights: Sequence[float], k: Sequence[Rows]) -> Rows:
@@ -68,5 +71,4 @@ def _moved(y: Rows, h: jax.Array, weights: Sequence[float], k: Sequence[Rows]) -
 
 
 def _square(rows: Rows) -> jax.Array:
-    leaves = jax.tree.leaves(jax.tree.map(jnp.square, rows))
-    return leaves[0].sum(axis=0) if leaves[0].ndim > 1 else sum(leaves[1:], leaves[0])
+    return total(jax.tree.map(jnp.square, rows))

@@ -1,14 +1,19 @@
-"""Ask XLA on CPU for multi-output fusion where a program is written out.
+"""Ask XLA on CPU to compile the loops of the kernel as a whole, and to share values between the results of a fusion.
 
-By default XLA computes a value that several others need once for each of them; a step of a stiff method, written out,
-shares nearly everything, and runs three times slower than it must. The option that prevents this cannot be given
-through `jax.jit`, so the one private function of jax that hands a module to XLA is wrapped, once, when the first
-kernel is lowered: a module that holds a function named `MARK` is compiled with the option, every other as ever. The
-mark is part of the module, and so of its key in the persistent cache. Where a jax has no such function, programs are
-compiled without the option.
+By default XLA runs a program on CPU operation by operation: a step of a small stiff model is a hundred operations on
+arrays of a few hundred bytes, and most of the time goes into starting them. XLA compiles *small* loops as one function
+each; with the limit of what is small raised, the loop over steps is one, three times faster. And it computes a value
+that several others need once for each of them: a step that is written out shares nearly everything, so there it is told
+not to; programs by table share little, and run faster without.
 
-In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some multi-output fusions, so such a module
-gets the older one.
+Neither option can be given through `jax.jit`, so the one private function of jax that hands a module to XLA is wrapped,
+once, when the first kernel is lowered: a module that holds a function of a name from `MARKS` is compiled with the
+options, every other as ever. The mark is part of the module, and so of its key in the persistent cache. Where a jax has
+no such function, programs are compiled without the options.
+
+In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some fusions of several results, so such a
+module gets the older one. XLA leaves a loop alone that holds what it has a library for: scatter, matrix product and,
+from jax 0.12 on, the sum of an array; `_rows` has loops for them.
 """
 
 import functools
@@ -19,20 +24,15 @@ import jax
 
 from qspjax.solve.kernel._layout import System
 
-MARK = "qspjax_written_out"
-_FUSION = b"xla_cpu_use_multi_output_fusion"
-
 
 def fused(function: Callable, system: System) -> Callable:
-    """Return the function under a name by which its compilation is recognised, if it is written out."""
-    if not system.written:
-        return function
+    """Return the function under a name by which its compilation is recognised."""
     _watch()
 
     def marked(*operands: Any) -> Any:
         return function(*operands)
 
-    marked.__name__ = marked.__qualname__ = MARK
+    marked.__name__ = marked.__qualname__ = WRITTEN if system.written else BY_TABLE
     return jax.jit(marked)
 
 
@@ -45,14 +45,16 @@ def _watch() -> bool:
 
         original = compiler.backend_compile_and_load
         options = xla_client.CompileOptions
-        options.ParseFromString(options().SerializeAsString() + _FIELD)
+        for field in MARKS.values():
+            options.ParseFromString(options().SerializeAsString() + field)
     except Exception:  # noqa: BLE001 - private functions of jax may change in any way
         return False
 
     @functools.wraps(original)
     def compile_and_load(backend: Any, module: Any, executable_devices: Any, compile_options: Any, *rest: Any) -> Any:
-        if backend.platform == "cpu" and _marked(module):
-            compile_options = options.ParseFromString(compile_options.SerializeAsString() + _FIELD)
+        field = _field(module) if backend.platform == "cpu" else None
+        if field is not None:
+            compile_options = options.ParseFromString(compile_options.SerializeAsString() + field)
             compile_options.env_option_overrides = [*compile_options.env_option_overrides, *_OPTIONS]
         return original(backend, module, executable_devices, compile_options, *rest)
 
@@ -60,8 +62,10 @@ def _watch() -> bool:
     return True
 
 
-def _marked(module: Any) -> bool:
-    return any(MARK in str(operation.attributes["sym_name"]) for operation in module.body.operations)
+def _field(module: Any) -> bytes | None:
+    """Return the options of a module by the names of its functions, None if there is no mark among them."""
+    names = [str(operation.attributes["sym_name"]) for operation in module.body.operations]
+    return next((field for mark, field in MARKS.items() if any(mark in name for name in names)), None)
 
 
 def _varint(number: int) -> bytes:
@@ -77,8 +81,24 @@ def _message(field: int, payload: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(payload)) + payload
 
 
-_OPTIONS = [("xla_cpu_prefer_vector_width", 512)]
+def _extra(**options: str) -> bytes:
+    """Return `CompileOptions` with these extra options of a backend.
+
+    They are executable_build_options (3) . debug_options (3) . xla_backend_extra_options (500): {name: value}.
+    """
+    entries = (_message(1, name.encode()) + _message(2, value.encode()) for name, value in options.items())
+    return _message(3, _message(3, b"".join(_message(500, entry) for entry in entries)))
+
+
+_OPTIONS = []
 if jax.__version_info__ < (0, 11):
     _OPTIONS.append(("xla_cpu_use_fusion_emitters", False))
-# executable_build_options (3) . debug_options (3) . xla_backend_extra_options (500): {option: ""}
-_FIELD = _message(3, _message(3, _message(500, _message(1, _FUSION) + _message(2, b""))))
+_WHOLE = {
+    "xla_cpu_small_while_loop_byte_threshold": str(1 << 62),
+    # without these two the code runs no faster, and takes half as long again to compile
+    "xla_cpu_disable_loop_unrolling": "",
+    "xla_cpu_disable_slp_vectorizer": "",
+}
+WRITTEN, BY_TABLE = "qspjax_written_out", "qspjax_by_table"
+MARKS = {WRITTEN: _extra(**_WHOLE, xla_cpu_use_multi_output_fusion=""), BY_TABLE: _extra(**_WHOLE)}
+"""Names of functions, and the options that a module with one of them is compiled with."""

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
-from qspjax.solve.kernel._rosenbrock import UNROLLED_STAGES, Lanes, slope_of
+from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
+from qspjax.solve.kernel._rows import put
 
 BLOCK = 16
 SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, STIFF = range(5)
@@ -58,8 +59,8 @@ class Program:
 
     Attributes:
         system: The vector field.
-        step: One step of the method, `(system, lanes, t, h, y, rate) -> (y1, error, stiff)`; `stiff` tells whether
-            stability holds the step size down, or is None.
+        step: One step of the method, `(system, lanes, t, h, y, rate, moved) -> (y1, error, stiff)`, with the slope
+            `moved` at its start; `stiff` tells whether stability holds the step size down, or is None.
         control: Error control.
         outputs: Number of outputs of a patient.
         max_steps: Most steps a patient may take, rejected ones included.
@@ -156,7 +157,7 @@ class Attempt(NamedTuple):
 class Kept(NamedTuple):
     """What is written during a solve, None where not wanted.
 
-    `states` at outputs has shape (patients * outputs, states), `steps` shape (max_steps, patients).
+    `states` at outputs has shape (patients * outputs, states), `steps` shape (max_steps * patients,).
     """
 
     states: jax.Array | None
@@ -235,18 +236,14 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tu
     control, system = program.control, program.system
     live = (now.code == SUCCESS) & jnp.isfinite(now.due)
 
-    def first_step() -> jax.Array:
-        return control.first_step(now.y, slope_of(system, lanes, now.rate)(now.t, now.y))
-
-    # written out, the slope is that of the first stage, and free; else it is only asked where a lane is fresh
-    cheap = system.written and system.size <= UNROLLED_STAGES
-    first = first_step() if cheap else jax.lax.cond(jnp.any(now.fresh & live), first_step, lambda: now.h)
+    moved = slope_of(system, lanes, now.rate)(now.t, now.y)
+    first = control.first_step(now.y, moved)
     algebraic = bool((system.mass == 0).any())
     wanted = jnp.where(now.fresh, CONSISTENT * first if algebraic else first, now.h)
     remaining = jnp.where(live, now.due - now.t, 0.0)
     lands = wanted >= remaining * (1.0 - 1e-12)
     h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
-    y1, error, held = program.step(system, lanes, now.t, h, now.y, now.rate)
+    y1, error, held = program.step(system, lanes, now.t, h, now.y, now.rate, moved)
     ratio = control.squared_ratio(error, now.y, y1)
     good = live & (ratio <= 1.0)
     if algebraic:
@@ -325,7 +322,7 @@ def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, 
     slot = jnp.where(finished, now.patient, program.patients)
     here = End(now.t, program.system.join(now.y).T, now.code, now.accepted, now.rejected)
     if end is not None:
-        end = jax.tree.map(lambda all, own: all.at[slot].set(own, mode="drop", unique_indices=True), end, here)
+        end = jax.tree.map(lambda all, own: put(all, slot, own), end, here)
     number = waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1
     following = jnp.where(finished, jnp.minimum(number, program.patients), now.patient).astype(jnp.int32)
     loaded = load(program, patients, following)
@@ -365,7 +362,7 @@ def keep(
         output = boundary_value(program, patients, "code", now.patient, now.boundary)
         here = (done.landed >= 0) & (output >= 0)
         slot = jnp.where(here, now.patient * program.outputs + output, program.patients * program.outputs)
-        states = states.at[slot].set(join(after.y).T, mode="drop", unique_indices=True)
+        states = put(states, slot, join(after.y).T)
     if log is not None:
         rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.t[None], done.h[None]]
         log = log._replace(
@@ -375,7 +372,7 @@ def keep(
     if steps is not None:
         row = jnp.where(after.accepted > now.accepted, now.accepted, program.max_steps)
         h = jnp.where(done.landed >= 0, jnp.inf, done.h)
-        steps = steps.at[row, now.patient].set(h, mode="drop", unique_indices=True)
+        steps = put(steps, row * program.patients + now.patient, h)
     return Kept(states, log, steps)
 
 
@@ -408,7 +405,7 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
     kept = Kept(
         None if steps else jnp.full((N * program.outputs, size), jnp.nan, dtype),
         None if made is None else made.log,
-        jnp.full((program.max_steps, N), jnp.nan, dtype) if steps else None,
+        jnp.full((program.max_steps * N,), jnp.nan, dtype) if steps else None,
     )
     # patients with nothing to do are handed in before the first step
     now, waiting, end = refill(program, patients, now, jnp.asarray(program.lanes, jnp.int32), end)
@@ -439,4 +436,4 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
         carry = (now, waiting, end, kept, zero)
         _, _, end, kept, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
     states = None if steps else kept.states.reshape(N, program.outputs, size)
-    return Solved(states, end, made, kept.steps)
+    return Solved(states, end, made, kept.steps.reshape(program.max_steps, N) if steps else None)

@@ -22,11 +22,14 @@ from jax.flatten_util import ravel_pytree
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
 from qspjax.solve.kernel._jacobian import colouring
+from qspjax.solve.kernel._rows import evaluate
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.kernel._sparsity import jacobian_pattern
 
 WRITTEN_OUT = 40
 """States up to which the arithmetic is written out, one row of lanes a state."""
+UNROLLED = 12
+"""States up to which the stages of a step, and its derivative, are written out as well: both compile slowly."""
 
 Rows = Any
 """A state in lanes: a tuple of rows (lanes,), or one array (states, lanes)."""
@@ -70,8 +73,19 @@ class System:
 
     def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
         """Return dy/dt in lanes; a constant has its lanes last where `laned`, or is shared."""
-        axes = [-1 if own else None for own in laned]
-        return jax.vmap(self.slope, in_axes=(axes, -1, -1), out_axes=-1)(list(constants), t, y)
+        if self.written:
+            axes = [-1 if own else None for own in laned]
+            return jax.vmap(self.slope, in_axes=(axes, -1, -1), out_axes=-1)(list(constants), t, y)
+        kept, moving, rest, outvars = self._slope
+        constvars, consts, fixed = self._fixed
+        (slopes,) = evaluate(
+            [*constvars, *kept, *moving],
+            [*consts, *constants, t, y],
+            [*[False] * len(consts), *laned, True, True],
+            [*fixed, *rest],
+            outvars,
+        )
+        return slopes
 
     @functools.cached_property
     def pattern(self) -> np.ndarray:
@@ -91,6 +105,23 @@ class System:
     def colours(self) -> np.ndarray:
         """A colour for each column of the Jacobian; columns of one colour share no row."""
         return colouring(self.pattern | np.eye(self.size, dtype=bool))
+
+    @functools.cached_property
+    def compact(self) -> "System":
+        """The same slope for solves that are differentiated: with the state as one array, unless it is small."""
+        if not self.written or self.size <= UNROLLED:
+            return self
+        kept, moving, _, _ = self._slope
+        shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in kept]
+        t, *y = (jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in moving)
+        state = jax.ShapeDtypeStruct((self.size,), y[0].dtype)
+
+        def slope(constants: list, t: jax.Array, y: jax.Array) -> jax.Array:
+            parts = [part.reshape(()) for part in jax.lax.split(y, [1] * self.size)]
+            return jnp.concatenate([part.reshape(1) for part in self.slope(constants, t, parts)])
+
+        traced = jax.make_jaxpr(slope)(shapes, t, state)
+        return System(traced, len(kept), size=self.size, written=False, mass=self.mass)
 
     def split(self, y: jax.Array) -> Rows:
         """Return an array (states, lanes) as rows."""

@@ -26,7 +26,7 @@ from qspjax.solve.kernel._fusion import fused
 from qspjax.solve.kernel._lanes import BLOCK, End, Patients, Program, Record, blank, solve
 from qspjax.solve.kernel._replay import replay
 
-LANES = 256
+LANES = 64
 """Most lanes on a CPU: a hundred rows of so many numbers stay in the nearest cache."""
 
 
@@ -45,10 +45,7 @@ def run(program: Program, patients: Patients) -> tuple[jax.Array, End]:
 def sized(program: Program) -> Program:
     """Return the program with the number of lanes and the length of the log for its patients."""
     everyone = -(-program.patients // 16) * 16  # fewer, or a remainder, may be compiled to other roundings
-    lanes = everyone
-    if jax.default_backend() == "cpu":
-        most = LANES if program.system.written else LANES // 4
-        lanes = min(everyone, max(64, min(most, 1 << max(program.patients // 8 - 1, 1).bit_length())))
+    lanes = min(everyone, LANES) if jax.default_backend() == "cpu" else everyone
     rounds = -(-program.patients // lanes) + 1
     block = 8 * (2 * program.system.size + 4) * lanes * BLOCK  # bytes
     capacity = max(1, min(rounds * (program.expected // BLOCK + 2), program.memory // block))
@@ -367,6 +364,7 @@ def _still(values: Sequence[Any]) -> list:
 
 def _along(primitive: Primitive, leaves: Sequence[Any], tangents: Sequence[Any], program: Program, structure: Any):
     """Record the solve; return what it returns, and the tangents of that."""
+    program = dataclasses.replace(program, system=program.system.compact)
     out = record_p.bind(*leaves, program=program, structure=structure)
     solved = out if primitive is record_p else out[:_SOLVED]
     wrt = tuple(type(tangent) is not ad.Zero for tangent in tangents)

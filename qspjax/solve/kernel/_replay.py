@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from qspjax.solve.kernel._lanes import SUCCESS, Patients, Program, arrive, boundary_value, lanes_of, load, take
 from qspjax.solve.kernel._layout import Rows
-from qspjax.solve.kernel._rosenbrock import Lanes
+from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 STRETCH = 32
 """Steps that a replay keeps between two checkpoints."""
@@ -43,7 +43,7 @@ class Recorded(NamedTuple):
     change: jax.Array | None
 
 
-def recorded(
+def look_up(
     program: Program, patients: Patients, lanes: Lanes, patient: jax.Array, t: Any, h: Any, landed: jax.Array
 ) -> Recorded:
     """Look up what an iteration was, from the patients and the log."""
@@ -62,7 +62,9 @@ def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
     change = step.change if inputs.change is None else inputs.change
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
-    y, _, _ = program.step(program.system, Lanes(constants, step.lanes.laned), t, h, inputs.y, inputs.rate)
+    lanes = Lanes(constants, step.lanes.laned)
+    moved = slope_of(program.system, lanes, inputs.rate)(t, inputs.y)
+    y, _, _ = program.step(program.system, lanes, t, h, inputs.y, inputs.rate, moved)
     y, rate = arrive(program, step.code, arrives, jump, change, y, inputs.rate)
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
@@ -98,7 +100,7 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
         lands = jnp.isinf(h)
         landed = jnp.where(lands, boundary, -1)
         h = jnp.where(jnp.isfinite(h), h, 0.0)
-        one = recorded(program, patients, lanes, everyone, t, h, landed)
+        one = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(one.due), one.due, t)
         free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change)
         after = move(program, one, free)

@@ -16,11 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax.solve.kernel._jacobian import coloured_jacobian, columns_jacobian
-from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._layout import UNROLLED, Rows, System
 from qspjax.solve.kernel._tableau import Tableau
-
-UNROLLED_STAGES = 12
-"""States up to which the stages are written out; above, they are a loop, which compiles faster."""
 
 
 class Lanes(NamedTuple):
@@ -41,7 +38,14 @@ def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.A
 
 
 def rosenbrock_step(
-    tableau: Tableau, system: System, lanes: Lanes, t: jax.Array, h: jax.Array, y: Rows, rate: Rows | None
+    tableau: Tableau,
+    system: System,
+    lanes: Lanes,
+    t: jax.Array,
+    h: jax.Array,
+    y: Rows,
+    rate: Rows | None,
+    moved: Rows,
 ) -> tuple[Rows, Rows, None]:
     """Return the state after a step, the error estimate, and None: stability never holds the step size down.
 
@@ -53,6 +57,7 @@ def rosenbrock_step(
         h: Step sizes, shape (lanes,).
         y: States.
         rate: Running infusions, or None.
+        moved: dy/dt at t and y, the slope of the first stage.
     """
     slope = slope_of(system, lanes, rate)
     pace = _pace(system, h)
@@ -63,44 +68,50 @@ def rosenbrock_step(
     mass = system.mass
     differential = bool(mass.all())
 
+    def right(moved: Rows, rise: Any) -> Rows:
+        side = jax.tree.map(jnp.multiply, pace, moved)
+        if in_time is None:
+            return side
+        return jax.tree.map(lambda r, p, f: r + (p * h * rise) * f, side, pace, in_time)
+
     def stage(advanced: Rows, carried: Rows, time: Any, rise: Any) -> Rows:
-        moved = slope(t + time * h, jax.tree.map(jnp.add, y, advanced))
-        right = jax.tree.map(jnp.multiply, pace, moved)
-        if in_time is not None:
-            right = jax.tree.map(lambda r, p, f: r + (p * h * rise) * f, right, pace, in_time)
+        here = jax.tree.map(jnp.add, y, advanced)
+        if not system.written:
+            here, carried = jax.lax.optimization_barrier((here, carried))
+        moved = slope(t + time * h, here)
         if not differential:
             carried = _scaled(system, carried)
-        return solve(_tied(system, jax.tree.map(jnp.add, right, carried), y))
+        return solve(_tied(system, jax.tree.map(jnp.add, right(moved, rise), carried), y))
 
-    if system.written and system.size <= UNROLLED_STAGES:
-        advanced, last = _unrolled(tableau, stage, y)
+    first = solve(_tied(system, right(moved, float(tableau.slopes[0])), y))
+    if system.written and system.size <= UNROLLED:
+        advanced, last = _unrolled(tableau, stage, first)
     else:
-        advanced, last = _looped(tableau, system, stage, y)
+        advanced, last = _looped(tableau, system, stage, first)
     return jax.tree.map(lambda y, a, u: y + a + u, y, advanced, last), last, None
 
 
-def _unrolled(tableau: Tableau, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
-    """Compute the stages one by one; return sum_j a_sj u_j and u_s."""
-    u: list[Rows] = []
-    combined = _combined(tableau.A[0], u, y)
-    for i in range(tableau.stages):
-        combined = _combined(tableau.A[i], u, y)
-        u.append(stage(combined, _combined(tableau.C[i], u, y), float(tableau.times[i]), float(tableau.slopes[i])))
+def _unrolled(tableau: Tableau, stage: Callable[..., Rows], first: Rows) -> tuple[Rows, Rows]:
+    """Compute the stages after the first one by one; return sum_j a_sj u_j and u_s."""
+    u = [first]
+    for i in range(1, tableau.stages):
+        combined = _combined(tableau.A[i], u)
+        u.append(stage(combined, _combined(tableau.C[i], u), float(tableau.times[i]), float(tableau.slopes[i])))
     return combined, u[-1]
 
 
-def _combined(weights: np.ndarray, vectors: Sequence[Rows], like: Rows) -> Rows:
+def _combined(weights: np.ndarray, vectors: Sequence[Rows]) -> Rows:
     total = None
     for weight, vector in zip(weights.tolist(), vectors, strict=False):
         if weight != 0.0:
             part = jax.tree.map(lambda row, weight=weight: weight * row, vector)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
-    return jax.tree.map(jnp.zeros_like, like) if total is None else total
+    return jax.tree.map(jnp.zeros_like, vectors[0]) if total is None else total
 
 
-def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], y: Rows) -> tuple[Rows, Rows]:
-    """Compute the stages in a loop; return sum_j a_sj u_j and u_s."""
-    like = system.join(y)
+def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], first: Rows) -> tuple[Rows, Rows]:
+    """Compute the stages after the first in a loop; return sum_j a_sj u_j and u_s."""
+    like = system.join(first)
 
     def combined(weights: jax.Array, u: jax.Array) -> Rows:
         # written as a sum: a dot product of eight terms would be a library call
@@ -111,9 +122,9 @@ def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], y: Row
         new = system.join(stage(combined(a, u), combined(c, u), time, rise))
         return jax.lax.dynamic_update_index_in_dim(u, new, i, 0), None
 
-    coefficients = (jnp.asarray(x, like.dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
-    empty = jnp.zeros((tableau.stages, *like.shape), like.dtype)
-    u, _ = jax.lax.scan(advance, empty, (jnp.arange(tableau.stages), *coefficients))
+    coefficients = (jnp.asarray(x[1:], like.dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
+    u = jnp.zeros((tableau.stages, *like.shape), like.dtype).at[0].set(like)
+    u, _ = jax.lax.scan(advance, u, (jnp.arange(1, tableau.stages), *coefficients))
     return combined(jnp.asarray(tableau.A[-1], like.dtype), u), system.split(u[-1])
 
 

@@ -175,7 +175,7 @@ def _dense(equation: JaxprEqn, operands: list[_Array]) -> Any:
 
 
 def _elementwise(_: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    return functools.reduce(np.bitwise_or, [x.sets for x in operands if x.sets is not None])
+    return np.asarray(functools.reduce(np.bitwise_or, [x.sets for x in operands if x.sets is not None]), object)
 
 
 def _product(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
