@@ -73,7 +73,7 @@ def test_a_trial_writes_its_results(trial, tmp_path, capsys):
     assert printed.out == (out / "summary.txt").read_text() + f"\nPicture: {out / 'trial.png'}\n"
     assert printed.err.startswith("12 patients in ")
     assert printed.err.endswith(" a second, 0 failed\n")
-    assert "Method:   Rodas5P at rtol 1e-06, atol 1e-09\n" in printed.out
+    assert "Method:   MatrixExponential, exact\n" in printed.out
     assert "last (mg/L)\n" in printed.out
     assert (out / "trial.toml").read_text() == TRIAL
     assert (out / "trial.png").read_bytes().startswith(b"\x89PNG")

@@ -1,10 +1,16 @@
-"""Where the patients of a cohort are computed: all at once, or in chunks of one shape.
+"""Where the patients of a cohort are computed: all at once, or in chunks of one shape; on a CPU, on all cores.
 
 An executor maps any function over a leading axis and knows nothing of models. The function is an equinox module, so
 that a second call with the same static parts does not trace again.
+
+XLA runs the loops of one program one after the other, so the cores of a CPU are used by threads: each runs the same
+compiled program on a part of the patients. Inside `jit` or `grad` there is one program, and so one core.
 """
 
 import abc
+import concurrent.futures
+import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +39,10 @@ class AbstractExecutor(eqx.Module):
 
 
 class Vmap(AbstractExecutor):
-    """All patients in one vectorised call: fastest for small cohorts, memory grows with the cohort."""
+    """All patients at once, on all cores of a CPU: fastest for small cohorts, memory grows with the cohort."""
 
     def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
-        return _vectorised(function, each, shared, size)
+        return _on_all_cores(function, each, shared, size)
 
 
 class Chunked(AbstractExecutor):
@@ -61,12 +67,43 @@ class Chunked(AbstractExecutor):
         for first in range(0, size, width):
             members = jnp.minimum(jnp.arange(first, first + width), size - 1)
             done = min(first + width, size)
-            chunk = _vectorised(function, jax.tree.map(lambda leaf, m=members: leaf[m], each), shared, width)
+            chunk = _on_all_cores(function, jax.tree.map(lambda leaf, m=members: leaf[m], each), shared, width)
             chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
             chunks.append(chunk)
             if self.progress is not None:
                 self.progress(done, chunk)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
+
+
+FEWEST = 128
+"""Patients for which another core is worth its thread."""
+
+
+def _on_all_cores(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
+    """Compute the patients, in one part for each core if there are enough of them."""
+    parts = min(_cores(), size // FEWEST)
+    leaves = jax.tree.leaves((each, shared))
+    if parts < 2 or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
+        return _vectorised(function, each, shared, size)
+    width = -(-size // (parts * LANES)) * LANES
+
+    def part(first: int) -> Any:
+        members = jnp.minimum(jnp.arange(first, first + width), size - 1)
+        own = jax.tree.map(lambda leaf: leaf[members], each)
+        return jax.block_until_ready(_vectorised(function, own, shared, width))
+
+    with concurrent.futures.ThreadPoolExecutor(parts) as pool:
+        return _joined(list(pool.map(part, range(0, size, width))), size)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _joined(parts: list, size: int) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:size], *parts)
 
 
 LANES = 8
