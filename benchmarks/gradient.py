@@ -107,7 +107,10 @@ def rows_of(problem, patients, rtol):
     size = parameters.shape[1]
     columns = np.unique(np.linspace(0, size - 1, DIRECTIONS).round().astype(int))
     function = squares(problem, method(own, rtol), patients, data)
-    accurate = squares(problem, method(own, TIGHT), few, data[:few])
+    tight = method(own, TIGHT)
+    if own == "Rosenbrock":
+        tight = qsp.solve.Rosenbrock(rtol=TIGHT, atol=ABSOLUTE * TIGHT, max_steps=10**6)
+    accurate = squares(problem, tight, few, data[:few])
     coarse = squares(problem, method(own, rtol), few, data[:few])
 
     def total(parameters):

@@ -98,7 +98,8 @@ def _on_all_cores(function: PatientFunction, each: Any, shared: Any, size: int) 
 
 def _cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -19,7 +19,7 @@ import qspjax as qsp
 from qspjax._model import AbstractAlgebraic, as_state
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._layout import system_of
-from qspjax.solve.kernel._rosenbrock import Lanes, rosenbrock_step
+from qspjax.solve.kernel._rosenbrock import Lanes, rosenbrock_step, slope_of
 from qspjax.solve.kernel._tableau import RODAS3, RODAS4, RODAS5P
 from tests.systems.data import data_folder, needs_data
 
@@ -285,7 +285,8 @@ def fixed(step, model, steps, end):
     h = jnp.full(1, end / steps)
 
     def advance(y, number):
-        after, error, _ = step(system, lanes, number * h, h, y, None)
+        t = number * h
+        after, error, _ = step(system, lanes, t, h, y, None, slope_of(system, lanes, None)(t, y))
         return after, system.join(error)[:, 0]
 
     y0 = system.split(jnp.stack(jax.tree.leaves(as_state(model, None)))[:, None])

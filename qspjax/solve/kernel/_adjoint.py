@@ -31,7 +31,7 @@ from qspjax.solve.kernel._lanes import (
     run_block,
     take,
 )
-from qspjax.solve.kernel._replay import Inputs, Recorded, move, look_up
+from qspjax.solve.kernel._replay import Inputs, Recorded, look_up, move
 from qspjax.solve.kernel._rosenbrock import Lanes
 from qspjax.solve.kernel._rows import put
 
@@ -126,7 +126,8 @@ def pull_back(
             return put(total, slot, jnp.moveaxis(own, -1, 0))
 
         constants = [handed(all, gathered) for all, gathered in zip(total.constants, back.constants, strict=True)]
-        return total._replace(constants=constants, y0=handed(total.y0, system.join(back.y)), t0=handed(total.t0, back.t))
+        y0, t0 = handed(total.y0, system.join(back.y)), handed(total.t0, back.t)
+        return total._replace(constants=constants, y0=y0, t0=t0)
 
     def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
         after, back, sums, total = carry

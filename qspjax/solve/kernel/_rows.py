@@ -76,7 +76,10 @@ def total(rows: Any) -> jax.Array:
         for row in rest:
             first = first + row
         return first
-    add = lambda i, sum: sum + jax.lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)  # noqa: E731
+
+    def add(i: jax.Array, so_far: jax.Array) -> jax.Array:
+        return so_far + jax.lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)
+
     return jax.lax.fori_loop(1, rows.shape[0], add, rows[0])
 
 
@@ -90,11 +93,10 @@ def _widened(value: _Value, shape: tuple[int, ...], lanes: int) -> jax.Array:
     return jnp.broadcast_to(array, (*shape, lanes))
 
 
-def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Any:
     """Apply any primitive, through `vmap`."""
     params = eqn.primitive.get_bind_params(eqn.params)
     axes = tuple(-1 if value.laned else None for value in operands)
-    del lanes
     return jax.vmap(lambda *arrays: eqn.primitive.bind(*arrays, **params), in_axes=axes, out_axes=-1)(
         *(value.array for value in operands)
     )
@@ -115,19 +117,18 @@ def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
     return eqn.primitive.bind(*arrays, **eqn.params)
 
 
-def _changed(change: Callable[[dict, int, int], dict]) -> Callable[..., Any]:
+def _changed(change: Callable[[dict, int], dict]) -> Callable[..., Any]:
     """Return the rule of a primitive of one operand that has a parameter for every axis."""
 
     def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
         if len(operands) > 1:
             return _mapped(eqn, operands, lanes)
-        (value,) = operands
-        return eqn.primitive.bind(value.array, **eqn.params | change(eqn.params, value.array.ndim - 1, lanes))
+        return eqn.primitive.bind(operands[0].array, **eqn.params | change(eqn.params, lanes))
 
     return rule
 
 
-def _sliced(params: dict, rank: int, lanes: int) -> dict:
+def _sliced(params: dict, lanes: int) -> dict:
     strides = params["strides"]
     return {
         "start_indices": (*params["start_indices"], 0),
@@ -136,9 +137,17 @@ def _sliced(params: dict, rank: int, lanes: int) -> dict:
     }
 
 
-def _broadcast(params: dict, rank: int, lanes: int) -> dict:
+def _broadcast(params: dict, lanes: int) -> dict:
     shape = params["shape"]
     return {"shape": (*shape, lanes), "broadcast_dimensions": (*params["broadcast_dimensions"], len(shape))}
+
+
+def _reshaped(params: dict, lanes: int) -> dict:
+    return {"new_sizes": (*params["new_sizes"], lanes)}
+
+
+def _transposed(params: dict, _: int) -> dict:
+    return {"permutation": (*params["permutation"], len(params["permutation"]))}
 
 
 def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
@@ -175,8 +184,8 @@ _RULES: dict[str, Callable[[JaxprEqn, Sequence[_Value], int], Any]] = {
     **dict.fromkeys(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"), _same),
     "slice": _changed(_sliced),
     "broadcast_in_dim": _changed(_broadcast),
-    "reshape": _changed(lambda params, rank, lanes: {"new_sizes": (*params["new_sizes"], lanes)}),
-    "transpose": _changed(lambda params, rank, lanes: {"permutation": (*params["permutation"], rank)}),
+    "reshape": _changed(_reshaped),
+    "transpose": _changed(_transposed),
     "gather": _gathered,
     "scatter-add": _scattered_sum,
     "scatter_add": _scattered_sum,
