@@ -42,7 +42,7 @@ import qspjax as qsp
 from qspjax.solve.kernel._lanes import BLOCK
 
 REPETITIONS = 3
-TOLERANCES = (1e-4, 3e-5, 1e-5, 1e-6, 1e-7)
+TOLERANCES = (1e-4, 3e-5, 1e-5, 5e-6, 3e-6, 1e-6)
 ABSOLUTE = 1e-3
 """atol as a part of rtol, for our rows."""
 

@@ -319,6 +319,6 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
         for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
             bad = ~jnp.isfinite(vector)
             culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
-        return culprit
+        return jnp.where(end.code == SUCCESS, 0, culprit)
 
     return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.argmax(jnp.zeros_like(y)))
