@@ -65,9 +65,8 @@ class Chunked(AbstractExecutor):
     def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
         width, chunks = min(self.size, size), []
         for first in range(0, size, width):
-            members = jnp.minimum(jnp.arange(first, first + width), size - 1)
             done = min(first + width, size)
-            chunk = _on_all_cores(function, jax.tree.map(lambda leaf, m=members: leaf[m], each), shared, width)
+            chunk = _on_all_cores(function, _rows(each, first, width, size), shared, width)
             chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
             chunks.append(chunk)
             if self.progress is not None:
@@ -88,12 +87,16 @@ def _on_all_cores(function: PatientFunction, each: Any, shared: Any, size: int) 
     width = -(-size // (parts * LANES)) * LANES
 
     def part(first: int) -> Any:
-        members = jnp.minimum(jnp.arange(first, first + width), size - 1)
-        own = jax.tree.map(lambda leaf: leaf[members], each)
-        return jax.block_until_ready(_vectorised(function, own, shared, width))
+        return jax.block_until_ready(_vectorised(function, _rows(each, first, width, size), shared, width))
 
     with concurrent.futures.ThreadPoolExecutor(parts) as pool:
         return _joined(list(pool.map(part, range(0, size, width))), size)
+
+
+def _rows(each: Any, first: int, width: int, size: int) -> Any:
+    """Return `width` patients from the first on; past the end, copies of the last."""
+    members = jnp.minimum(jnp.arange(first, first + width), size - 1)
+    return jax.tree.map(lambda leaf: leaf[members], each)
 
 
 def _cores() -> int:
@@ -114,6 +117,6 @@ LANES = 8
 @eqx.filter_jit
 def _vectorised(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
     width = -(-size // LANES) * LANES
-    padded = jax.tree.map(lambda leaf: leaf[jnp.minimum(jnp.arange(width), size - 1)], each)
+    padded = _rows(each, 0, width, size)
     whole = eqx.filter_vmap(function, in_axes=(0, None), axis_size=width)(padded, shared)
     return jax.tree.map(lambda leaf: leaf[:size], whole)

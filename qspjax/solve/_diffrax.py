@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
-from qspjax._checks import check_above, refuse
+from qspjax._checks import refuse
 from qspjax._model import AbstractModel, as_state, check_slope, mass_of
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
-from qspjax.solve._method import AbstractMethod, Trajectory
+from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
 from qspjax.solve._replay import replay
 from qspjax.solve._rodas5p import Rodas5P
 from qspjax.solve._timeline import Timeline, timeline
@@ -56,10 +56,7 @@ class Diffrax(AbstractMethod):
     max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_above("rtol", self.rtol, 0.0)
-        check_above("atol", self.atol, 0.0)
-        if self.max_steps is not None:
-            check_above("max_steps", self.max_steps, 0)
+        check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
         if not adaptive or self.solver.term_structure not in (diffrax.AbstractTerm, diffrax.ODETerm):
             must = "be a diffrax solver for one ordinary differential equation, with an error estimate"

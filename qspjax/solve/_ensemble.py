@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from qspjax._checks import check_above, check_instance, refuse
+from qspjax._checks import check_instance, refuse
 from qspjax._model import AbstractModel, as_state, mass_of
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._method import AbstractMethod, Trajectory
+from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
 from qspjax.solve._timeline import timeline
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
@@ -74,7 +74,7 @@ class Rosenbrock(AbstractMethod):
     memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        _check(self.rtol, self.atol, self.max_steps, self.memory)
+        check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
         if self.order not in TABLEAUX:
             refuse("order", "be 5, 4 or 3", self.order)
 
@@ -118,7 +118,7 @@ class Explicit(AbstractMethod):
     memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        _check(self.rtol, self.atol, self.max_steps, self.memory)
+        check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
         check_instance("solver", self.solver, diffrax.AbstractERK, "an explicit solver such as diffrax.Tsit5()")
         if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             refuse("solver", "have an error estimate", type(self.solver).__name__)
@@ -165,7 +165,7 @@ class Automatic(AbstractMethod):
     memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
-        _check(self.rtol, self.atol, self.max_steps, self.memory)
+        check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
 
     def solve(
         self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
@@ -212,14 +212,6 @@ def _explicit(solver: diffrax.AbstractERK, method: Any, *, gives_up: bool = Fals
 
     control = Control(method.rtol, method.atol, solver.order(None))
     return _Scheme(step, control, method.max_steps, method.memory, implicit=False, gives_up=gives_up)
-
-
-def _check(rtol: float, atol: float, max_steps: int | None, memory: int) -> None:
-    check_above("rtol", rtol, 0.0)
-    check_above("atol", atol, 0.0)
-    check_above("memory", memory, 0)
-    if max_steps is not None:
-        check_above("max_steps", max_steps, 0)
 
 
 def _solve(

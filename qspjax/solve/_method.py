@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
+from qspjax._checks import check_above, check_number
 from qspjax._model import AbstractModel
 from qspjax._regimen import Regimen
 from qspjax._types import Scalar, State
@@ -43,3 +44,11 @@ class AbstractMethod(eqx.Module):
     @abc.abstractmethod
     def describe(self) -> str:
         """Return the method and its tolerances in a few words."""
+
+
+def check_settings(**settings: float | None) -> None:
+    """Check that every setting of a method (tolerances, most steps, memory) is a positive number; None is not given."""
+    for name, value in settings.items():
+        if value is not None:
+            check_number(name, value)
+            check_above(name, value, 0.0)

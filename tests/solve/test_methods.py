@@ -199,3 +199,19 @@ def test_bad_settings(arguments, message):
     with pytest.raises(ValueError) as error:
         qsp.solve.Diffrax(**arguments)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("method", [qsp.solve.Diffrax, qsp.solve.Rosenbrock, qsp.solve.Explicit, qsp.solve.Automatic])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rtol": -1.0}, "`rtol` must be positive, but is -1."),
+        ({"rtol": "tight"}, "`rtol` must be a number, but is `tight`."),
+        ({"atol": float("nan")}, "`atol` must be positive, but is nan."),
+        ({"max_steps": 0}, "`max_steps` must be positive, but is 0."),
+    ],
+)
+def test_settings_in_words(method, settings, words):
+    with pytest.raises(ValueError) as caught:
+        method(**settings)
+    assert str(caught.value) == f"Argument {words}"

@@ -2,7 +2,7 @@
 
 By default XLA runs a program on CPU operation by operation: a step of a small stiff model is a hundred operations on
 arrays of a few hundred bytes, and most of the time goes into starting them. XLA compiles *small* loops as one function
-each; with the limit of what is small raised, the loop over steps is one, three times faster. And it computes a value
+each; with the limit of what is small raised, the loop over steps is one, twice as fast or more. And it computes a value
 that several others need once for each of them: a step that is written out shares nearly everything, so there it is told
 not to; programs by table share little, and run faster without.
 
@@ -90,12 +90,10 @@ def _extra(**options: str) -> bytes:
     return _message(3, _message(3, b"".join(_message(500, entry) for entry in entries)))
 
 
-_OPTIONS = []
-if jax.__version_info__ < (0, 11):
-    _OPTIONS.append(("xla_cpu_use_fusion_emitters", False))
+_OPTIONS = [("xla_cpu_use_fusion_emitters", False)] if jax.__version_info__ < (0, 11) else []
 _WHOLE = {
     "xla_cpu_small_while_loop_byte_threshold": str(1 << 62),
-    # without these two the code runs no faster, and takes half as long again to compile
+    # neither makes this code faster, and both take time to compile
     "xla_cpu_disable_loop_unrolling": "",
     "xla_cpu_disable_slp_vectorizer": "",
 }
