@@ -20,6 +20,13 @@ from qspjax._distribution import (
     Truncated as Truncated,
     Uniform as Uniform,
 )
+from qspjax._doses import (
+    MODELLED as MODELLED,
+    bolus as bolus,
+    infusion as infusion,
+    no_doses as no_doses,
+    reset as reset,
+)
 from qspjax._model import (
     AbstractAlgebraic as AbstractAlgebraic,
     AbstractDelivered as AbstractDelivered,
@@ -29,9 +36,17 @@ from qspjax._model import (
     parameter as parameter,
 )
 from qspjax._names import at as at, names as names
-from qspjax._regimen import Regimen as Regimen, bolus as bolus, infusion as infusion, no_doses as no_doses
+from qspjax._regimen import Regimen as Regimen
 from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
 from qspjax._solution import RESULTS as RESULTS, Solution as Solution
+from qspjax._varying import (
+    LOCF as LOCF,
+    NOCB as NOCB,
+    AbstractInterpolation as AbstractInterpolation,
+    LinearInterpolation as LinearInterpolation,
+    set_parameter as set_parameter,
+    varying as varying,
+)
 from qspjax.population import (
     Allometric as Allometric,
     Arm as Arm,

@@ -148,16 +148,22 @@ class Delivery(eqx.Module):
 
     A dose of `amount` at time `t` adds `bioavailability * scale * amount` to `state` at time `t + lag` (NONMEM's F and
     ALAG). `scale` carries the unit: mg become nmol by 1e6 / molar mass (g/mol), and nmol/L divided by a volume.
+    `duration` and `rate` (in units of dose per time) are those of an infusion that leaves them to the model (D1, R1).
     """
 
     state: str = eqx.field(static=True)
     scale: Scalar = eqx.field(default=1.0, converter=as_parameter)
     lag: Scalar = eqx.field(default=0.0, converter=as_parameter)
     bioavailability: Scalar = eqx.field(default=1.0, converter=as_parameter)
+    duration: Scalar | None = eqx.field(default=None, converter=as_parameter)
+    rate: Scalar | None = eqx.field(default=None, converter=as_parameter)
 
     def __check_init__(self) -> None:
         check_minimum("lag", self.lag, 0.0)
         check_minimum("bioavailability", self.bioavailability, 0.0)
+        for name in ("duration", "rate"):
+            if getattr(self, name) is not None:
+                check_above(name, getattr(self, name), 0.0)
 
 
 class AbstractDelivered(AbstractModel):

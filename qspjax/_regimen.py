@@ -2,12 +2,14 @@
 
 Times, amounts, durations and rates are arrays, so a regimen can be differentiated, batched and replaced without
 retracing. Targets are names in the user's code and integer codes in the table. A column has shape `(rows,)`, or
-`(patients, rows)` where patients differ; a row with time = inf is padding.
+`(patients, rows)` where patients differ; a row with time = inf is padding. What the table means for a model, and when
+one row cancels another, is told in `solve._schedule`.
 """
 
 import dataclasses
 import enum
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,16 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._amount import AbstractAmount, Covariates
-from qspjax._checks import (
-    check_above,
-    check_finite,
-    check_instance,
-    check_minimum,
-    check_number,
-    check_whole,
-    concrete,
-    refuse,
-)
+from qspjax._arrays import place_of_greatest
+from qspjax._checks import check_above, check_instance, check_number, check_whole, concrete, refuse
 from qspjax._model import as_parameter
 from qspjax._types import Scalar
 
@@ -35,26 +29,84 @@ class Action(enum.IntEnum):
     BOLUS = 0
     """Add F * amount to the target at once."""
     INFUSION_OVER = 1
-    """Infuse over `duration`: bioavailability scales the rate (NONMEM's modelled duration, RATE = -2)."""
+    """Infuse over `duration`: bioavailability scales the rate."""
     INFUSION_RATE = 2
     """Infuse at `rate`: bioavailability scales the duration (NONMEM's RATE > 0)."""
+    INFUSION_MODEL_DURATION = 3
+    """Infuse over the duration that the model's delivery declares (NONMEM's RATE = -2, D1)."""
+    INFUSION_MODEL_RATE = 4
+    """Infuse at the rate that the model's delivery declares (NONMEM's RATE = -1, R1)."""
+    RESET = 5
+    """Put all states back to the initial ones, stop infusions, cancel what was ordered before (NONMEM's EVID = 3)."""
+    SET = 6
+    """Give a parameter the value `amount`."""
+
+
+class Parameter(NamedTuple):
+    """A target that is a parameter of the model instead of a state."""
+
+    name: str
+
+
+class Extent(NamedTuple):
+    """The static side of a table: what a solve must provide for, at most for one patient.
+
+    Attributes:
+        infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
+        resets: Rows that reset.
+        steady: Patterns of doses that begin at steady state.
+        members: Rows of one such pattern.
+        earlier: Doses before a steady state that may still run, or be on their way, when it begins.
+        periodic: Whether a steady state may be that of repeated doses.
+        constant: Whether a steady state may be that of a constant infusion.
+        repeated: Whether all rows are repeated at an interval.
+    """
+
+    infuses: bool = False
+    resets: int = 0
+    steady: int = 0
+    members: int = 0
+    earlier: int = 0
+    periodic: bool = False
+    constant: bool = False
+    repeated: bool = False
+
+    def joined(self, other: "Extent") -> "Extent":
+        """Return the extent of two tables below each other."""
+        return Extent(
+            infuses=self.infuses or other.infuses,
+            resets=self.resets + other.resets,
+            steady=self.steady + other.steady,
+            members=max(self.members, other.members),
+            earlier=max(self.earlier, other.earlier),
+            periodic=self.periodic or other.periodic,
+            constant=self.constant or other.constant,
+            repeated=self.repeated and other.repeated,
+        )
 
 
 class Regimen(eqx.Module):
-    """A table of doses. Make one with `bolus` and `infusion`, combine with `+`, `.every` and `.then`.
+    """A table of timed actions. Make one with `bolus` and `infusion`, combine with `+`, `.every` and `.then`.
 
     Attributes:
-        time: Time of each dose, shape (rows,) or (patients, rows); inf is padding.
+        time: When each dose is given, shape (rows,) or (patients, rows); inf is padding.
         kind: `Action` code of each row.
         index: Which of `targets` each row goes to.
         amount: Amount of each row, before bioavailability.
         duration: Duration of each row that is an `INFUSION_OVER`, else 1.
         rate: Rate of each row that is an `INFUSION_RATE`, else 1.
+        ordered: When the dose was ordered: for the repetitions of `every` the time of the first. A reset cancels what
+            was ordered before.
+        order: Orders what happens at equal times, see `simulate`; 0 unless a data set says more.
+        interval: Time to the next dose of the same order, 0 without (NONMEM's II).
+        steady: 1 where the dose begins a pattern at steady state, 2 where that is added to what is there (NONMEM's SS).
+        group: Where the first row of the pattern stands, counted from this row.
         rule: Which of `rules` gives the amount of each row, or -1 where `amount` is a number already.
         rules: Amounts that depend on covariates; `prescribe` evaluates them.
         end: Time at which the regimen is over, where `then` goes on.
-        targets: The dose targets by name, or by number from 1 as NONMEM's CMT.
-        infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
+        targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
+            parameters.
+        extent: What a solve must provide for.
     """
 
     time: jax.Array
@@ -63,33 +115,58 @@ class Regimen(eqx.Module):
     amount: jax.Array
     duration: jax.Array
     rate: jax.Array
+    ordered: jax.Array
+    order: jax.Array
+    interval: jax.Array
+    steady: jax.Array
+    group: jax.Array
     rule: jax.Array
     rules: tuple[AbstractAmount, ...]
     end: jax.Array
-    targets: tuple[str | int, ...] = eqx.field(static=True)
-    infuses: bool = eqx.field(static=True)
+    targets: tuple[str | int | Parameter, ...] = eqx.field(static=True)
+    extent: Extent = eqx.field(static=True)
 
     def __str__(self) -> str:
         """Return the table of doses, a line a dose."""
-        columns = [np.asarray(getattr(self, name)) for name in ("time", "kind", "index", "amount", "duration", "rate")]
-        if any(column.ndim > 1 for column in columns):
-            return f"Regimen of {self.rows} rows for each of {max(len(c) for c in columns if c.ndim > 1)} patients"
+        columns = {name: np.asarray(getattr(self, name)) for name in _COLUMNS}
+        if any(column.ndim > 1 for column in columns.values()):
+            most = max(len(column) for column in columns.values() if column.ndim > 1)
+            return f"Regimen of {self.rows} rows for each of {most} patients"
         lines = []
-        for time, kind, index, amount, duration, rate, rule in zip(*columns, np.asarray(self.rule), strict=True):
-            if np.isfinite(time):
-                how = {
-                    Action.BOLUS: "",
-                    Action.INFUSION_OVER: f" over {duration:g}",
-                    Action.INFUSION_RATE: f" at rate {rate:g}",
-                }
-                dose = f"{amount:g}" if rule < 0 else type(self.rules[rule]).__name__
-                lines.append(f"at {time:g}: {dose} to {self.targets[index]}{how[kind]}")
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            if np.isfinite(row["time"]):
+                lines.append(f"at {row['time']:g}: {self._described(row)}")
         return "\n".join(lines) or "no doses"
+
+    def _described(self, row: dict[str, Any]) -> str:
+        kind, target = Action(int(row["kind"])), self.targets[row["index"]] if self.targets else ""
+        if kind == Action.RESET:
+            return "reset"
+        name = target.name if isinstance(target, Parameter) else target
+        if kind == Action.SET:
+            return f"{name} = {row['amount']:g}"
+        dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[row["rule"]]).__name__
+        how = {
+            Action.BOLUS: "",
+            Action.INFUSION_OVER: f" over {row['duration']:g}",
+            Action.INFUSION_RATE: f" at rate {row['rate']:g}",
+            Action.INFUSION_MODEL_DURATION: " over the model's duration",
+            Action.INFUSION_MODEL_RATE: " at the model's rate",
+        }[kind]
+        steady = {0: "", 1: ", at steady state", 2: ", with its steady state added"}[int(row["steady"])]
+        every = f" every {row['interval']:g}" if steady and row["interval"] else ""
+        return f"{dose} to {name}{how}{steady}{every}"
 
     @property
     def rows(self) -> int:
         """Number of rows, padding included."""
         return self.time.shape[-1]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that change with time."""
+        return tuple(target.name for target in self.targets if isinstance(target, Parameter))
 
     def ndims(self) -> "Regimen":
         """Return a tree like the regimen: the number of dimensions of each leaf for one patient."""
@@ -105,8 +182,8 @@ class Regimen(eqx.Module):
         other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
         columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         end = jnp.maximum(self.end, other.end)
-        infuses = self.infuses or other.infuses
-        return Regimen(**columns, rules=self.rules + other.rules, end=end, targets=targets, infuses=infuses)
+        extent = self.extent.joined(other.extent)
+        return Regimen(**columns, rules=self.rules + other.rules, end=end, targets=targets, extent=extent)
 
     def every(self, interval: Scalar, *, doses: int) -> "Regimen":
         """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
@@ -123,12 +200,66 @@ class Regimen(eqx.Module):
         check_whole("doses", doses, 1)
         if not self.rows:
             return self
+        if self.extent.steady:
+            raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
         interval = as_parameter(interval)
         shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
+        given = columns["kind"] < Action.RESET
+        columns["ordered"] = jnp.where(given, columns["ordered"], columns["time"])
+        columns["interval"] = jnp.where(given, interval[..., None], columns["interval"])
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
-        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets, infuses=self.infuses)
+        extent = self.extent._replace(resets=self.extent.resets * doses, repeated=True)
+        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets, extent=extent)
+
+    def at_steady_state(self, *, added: bool = False) -> "Regimen":
+        """Begin at steady state: as if the doses had been repeated at their interval for ever before (NONMEM's SS).
+
+        At the time of the first dose the states are those of the periodic solution; where a dose has a lag L, at the
+        phase interval - L. Earlier doses that still run, or are on their way, go on. With `added` the steady state is
+        added to what is there, less the initial state (SS = 2); otherwise the system begins anew: running infusions
+        stop and what was ordered before is cancelled (SS = 1). All doses of one interval are one pattern, also where
+        there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of that constant
+        infusion, which ends at its time.
+
+        Args:
+            added: Whether to add the steady state to the current state instead of replacing it.
+
+        Raises:
+            ValueError: If the regimen is not repeated with `every`, or holds several orders.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> regimen = qsp.bolus(300.0, to="central").every(12.0, doses=3).at_steady_state()
+            >>> qsp.simulate(patient, regimen, [0.0, 12.0, 36.0]).observed["concentration"].round(2)
+            Array([14.31, 14.31,  4.31], dtype=float64)
+        """
+        if not self.rows or self.extent.steady or self.extent.resets or self.parameters:
+            raise ValueError("Only doses, repeated with `every`, can be at steady state.")
+        constant = not self.extent.repeated
+        amount, interval = concrete(self.amount), concrete(self.interval)
+        given = (amount is not None and amount.any()) or len(self.rules)
+        if constant and (given or not self.extent.infuses or self.rows > 1):
+            raise ValueError("A regimen at steady state must be repeated with `.every(interval, doses=)` first.")
+        if interval is not None and np.ptp(interval, axis=-1).any():
+            raise ValueError("Doses at steady state must have one interval: use one regimen for each, and `+`.")
+        first = jnp.min(self.time, axis=-1, keepdims=True)
+        member = (self.time < first + self.interval * (1 - 1e-9)) | (self.time == first)
+        members = concrete(member)
+        reference = place_of_greatest(-self.time)[..., None]
+        return dataclasses.replace(
+            self,
+            steady=jnp.where(member, 2 if added else 1, 0),
+            group=jnp.where(member, reference - jnp.arange(self.rows), 0),
+            extent=self.extent._replace(
+                steady=1,
+                members=self.rows if members is None else int(members.sum(axis=-1).max()),
+                periodic=not constant,
+                constant=constant,
+            ),
+        )
 
     def then(self, other: "Regimen") -> "Regimen":
         """Go on with another regimen when this one is over: its last infusion ended and its last interval passed.
@@ -139,8 +270,9 @@ class Regimen(eqx.Module):
         end = concrete(self.end)
         if end is not None and np.isnan(end).any():
             refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
-        later = eqx.tree_at(lambda r: (r.time, r.end), other, (other.time + self.end[..., None], other.end + self.end))
-        return self + later
+        shift = self.end[..., None]
+        moved = (other.time + shift, other.ordered + shift, other.end + self.end)
+        return self + eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, moved)
 
     def prescribe(self, covariates: Covariates) -> "Regimen":
         """Return the regimen with every amount a number, for patients with these covariates.
@@ -176,112 +308,58 @@ _COLUMNS: dict[str, Any] = {
     "amount": 0.0,
     "duration": 1.0,
     "rate": 1.0,
+    "ordered": jnp.inf,
+    "order": 0.0,
+    "interval": 0.0,
+    "steady": 0,
+    "group": 0,
     "rule": -1,
 }
 """The columns of the table and what padding holds in them."""
 
+_WHOLE = ("kind", "index", "steady", "group", "rule")
+"""Columns of whole numbers."""
 
-def bolus(amount: Scalar | AbstractAmount, *, to: str | int, at: Scalar = 0.0) -> Regimen:
-    """Give an amount at once.
+
+def table(
+    targets: Sequence[str | int | Parameter], *, end: Any = None, rules: Sequence[AbstractAmount] = (), **columns: Any
+) -> Regimen:
+    """Return the regimen of a table that is at hand; what is not given has its default.
 
     Args:
-        amount: The amount, in the model's unit of dose, or a function of covariates such as `Proportional(5.0, "WT")`.
-        to: The dose target: a name of the model, or a compartment number from 1.
-        at: The time.
-
-    Raises:
-        ValueError: If the amount is negative or the time is not finite.
-
-    Example:
-        >>> import qspjax as qsp
-        >>> qsp.bolus(100.0, to="depot").every(24.0, doses=3).time
-        Array([ 0., 24., 48.], dtype=float64)
+        targets: What `index` counts.
+        end: Time at which the regimen is over; by default that of its last row.
+        rules: Amounts that depend on covariates.
+        **columns: Columns of a `Regimen`, each of shape (rows,) or (patients, rows), `time` at least; codes in numpy.
     """
-    return _row(amount, to=to, at=at, kind=Action.BOLUS)
-
-
-def infusion(
-    amount: Scalar | AbstractAmount,
-    *,
-    to: str | int,
-    over: Scalar | None = None,
-    rate: Scalar | None = None,
-    at: Scalar = 0.0,
-) -> Regimen:
-    """Give an amount at a constant rate, stated by its duration (`over`) or by its `rate`, exactly one.
-
-    With `over`, bioavailability scales the rate; with `rate`, it scales the duration, `F * amount / rate`.
-
-    Args:
-        amount: The amount, in the model's unit of dose, or a function of covariates.
-        to: The dose target: a name of the model, or a compartment number from 1.
-        over: The duration.
-        rate: The rate, amount per time.
-        at: The time at which it starts.
-
-    Raises:
-        ValueError: If both or neither of `over` and `rate` are given, or one is not positive.
-    """
-    if (over is None) == (rate is None):
-        raise ValueError(
-            "Exactly one of the arguments `over` and `rate` must be given, but "
-            + ("none is." if over is None else "both are.")
-        )
-    if over is not None:
-        check_number("over", over)
-        check_above("over", over, 0.0)
-        return _row(amount, to=to, at=at, kind=Action.INFUSION_OVER, duration=over, lasts=over)
-    check_number("rate", rate)
-    check_above("rate", rate, 0.0)
-    lasts = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
-    return _row(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, lasts=lasts)
-
-
-def no_doses() -> Regimen:
-    """Return the regimen without doses (an untreated arm)."""
-    row = _row(0.0, to="", at=0.0, kind=Action.BOLUS)
-    columns = {name: getattr(row, name)[:0] for name in _COLUMNS}
-    return Regimen(**columns, rules=(), end=jnp.zeros(()), targets=(), infuses=False)
-
-
-def _row(
-    amount: Scalar | AbstractAmount,
-    *,
-    to: str | int,
-    at: Scalar,
-    kind: Action,
-    duration: Scalar = 1.0,
-    rate: Scalar = 1.0,
-    lasts: Scalar = 0.0,
-) -> Regimen:
-    if isinstance(to, bool) or not isinstance(to, (str, int)):
-        refuse("to", "be the name of a dose target or a compartment number", to)
-    check_number("at", at)
-    check_finite("at", at)
-    depends = isinstance(amount, AbstractAmount)
-    if not depends:
-        if isinstance(amount, str) or callable(amount):
-            refuse("amount", "be a number or an amount by covariates such as Proportional(5.0, 'WT')", amount)
-        check_number("amount", amount)
-        check_minimum("amount", amount, 0.0)
-
-    def column(value: Any) -> jax.Array:
-        return jnp.asarray(value, dtype=float)[..., None]
-
-    time = column(at)
-    return Regimen(
-        time=time,
-        kind=jnp.full((1,), kind, dtype=int),
-        index=jnp.zeros((1,), dtype=int),
-        amount=column(0.0 if depends else amount),
-        duration=column(duration),
-        rate=column(rate),
-        rule=jnp.full((1,), 0 if depends else -1, dtype=int),
-        rules=(amount,) if depends else (),
-        end=time[..., 0] + as_parameter(lasts),
-        targets=(to,),
-        infuses=kind != Action.BOLUS,
+    time = jnp.asarray(columns["time"], dtype=float)
+    columns = {"ordered": time, **columns}
+    whole = {}
+    for name, padding in _COLUMNS.items():
+        dtype = int if name in _WHOLE else float
+        given = columns.get(name)
+        whole[name] = jnp.full(time.shape[-1:], padding, dtype) if given is None else jnp.asarray(given, dtype=dtype)
+    codes = ("kind", "steady", "interval", "group")
+    kind, steady, interval, group = (np.asarray(columns.get(name, 0)) for name in codes)
+    here = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
+    begins = here & (steady > 0) & (group == 0)
+    infuses = (kind >= Action.INFUSION_OVER) & (kind <= Action.INFUSION_MODEL_RATE)
+    extent = Extent(
+        infuses=bool(np.any(infuses)),
+        resets=_most(here & (kind == Action.RESET)),
+        steady=_most(begins),
+        members=max(1, _most(here & (steady > 0)) - _most(begins) + 1) if begins.any() else 0,
+        periodic=bool(np.any(begins & (interval > 0))),
+        constant=bool(np.any(begins & (interval == 0))),
     )
+    if end is None:
+        end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
+        end = jnp.where(jnp.isfinite(end), end, 0.0)
+    return Regimen(**whole, rules=tuple(rules), end=as_parameter(end), targets=tuple(targets), extent=extent)
+
+
+def _most(mask: np.ndarray) -> int:
+    return int(mask.sum(axis=-1).max(initial=0))
 
 
 def _joined(first: jax.Array, second: jax.Array) -> jax.Array:

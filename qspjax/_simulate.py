@@ -1,6 +1,8 @@
 """Simulate one patient or a cohort: the only place where models, methods and executors meet."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +19,9 @@ from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
-from qspjax.solve._timeline import aimed
+from qspjax.solve._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
+from qspjax.solve._steady import steady_state
+from qspjax.solve._varied import Varied
 
 
 def simulate(
@@ -27,6 +31,7 @@ def simulate(
     *,
     initial: State | None = None,
     t0: Scalar | None = None,
+    order: Any = None,
     save: Sequence[str] | None = None,
     method: AbstractMethod | None = None,
     throw: bool = True,
@@ -49,6 +54,8 @@ def simulate(
         ts: Times to report, shape (times,), not decreasing; trailing inf is padding.
         initial: The state at `t0`, in the model's own structure; by default `model.initial()`.
         t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts`.
+        order: What happens first at equal times, shape (times,): an output sees the doses of its own time whose
+            `regimen.order` is not greater. By default it sees them all; a data set gives the numbers of its records.
         save: Names of observed values and states to keep; by default all.
         method: How to solve; by default `MatrixExponential()` for a linear model, and `Rosenbrock()` for every other.
         throw: Raise an error if the solve fails; otherwise read `solution.result`.
@@ -68,10 +75,10 @@ def simulate(
         Array([0.   , 5.295, 0.66 ], dtype=float64)
     """
     check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
-    method = default_method(model) if method is None else method
     ts = _times(ts, ndim=1)
     start = as_state(model, initial)
-    regimen = _check(model, regimen, ts, t0, start, method)
+    regimen = _check(model, regimen, ts, t0, start)
+    method = _method(method, model, regimen)
     if regimen.rules:
         raise ValueError(
             "Argument `regimen` must have amounts that are numbers, but some depend on covariates: "
@@ -79,11 +86,12 @@ def simulate(
         )
     if any(leaf.ndim > 1 for leaf in jax.tree.leaves(regimen)):
         refuse("regimen", "be that of one patient", "one with a row for each of several patients")
+    if regimen.extent.steady:
+        regimen = _with_earlier(regimen, earlier_doses(model, regimen))
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
-    solution = Solution(
-        ts, *_jitted(patient, model, regimen, ts, start if initial is not None else None, start_time), labels
-    )
+    given = start if initial is not None else None
+    solution = Solution(ts, *_jitted(patient, model, regimen, ts, given, _order(order, ts), start_time), labels)
     return _thrown(solution) if throw else solution
 
 
@@ -94,6 +102,7 @@ def simulate_cohort(
     *,
     initial: State | None = None,
     t0: Scalar | None = None,
+    order: Any = None,
     save: Sequence[str] | None = None,
     reduce: Callable[[Solution], Any] | None = None,
     method: AbstractMethod | None = None,
@@ -107,6 +116,7 @@ def simulate_cohort(
         ts: Times to report, shape (times,) or (patients, times), not decreasing; trailing inf is padding.
         initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients.
         t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts` of each patient.
+        order: What happens first at equal times, of the shape of `ts`; see `simulate`.
         save: Names of observed values and states to keep; by default all. `save=()` keeps no trajectories.
         reduce: A function of one patient's `Solution` (with everything in it), whose results are kept as `reduced`.
         method: How to solve; by default the same as for one patient.
@@ -128,33 +138,41 @@ def simulate_cohort(
         ((100, 3), 0)
     """
     check_instance("cohort", cohort, Cohort, "a cohort")
-    method = default_method(cohort.patient(0)) if method is None else method
     executor = Vmap() if executor is None else executor
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
     one = cohort.patient(0)
     base = as_state(one, None)
-    regimen = _check(one, regimen, ts, t0, base, method).prescribe(cohort.covariates)
+    regimen = _check(one, regimen, ts, t0, base).prescribe(cohort.covariates)
+    method = _method(method, one, regimen)
     initial = None if initial is None else as_state(one, initial, batched=True)
     patient, labels = _prepare(one, base, save, reduce, method)
 
+    models = eqx.partition(cohort.model, cohort.axes_mask())
+    regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
+    if regimen.extent.steady:
+        regimen = _with_earlier(regimen, _over_patients(earlier_doses, models, regimens))
+        regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
     parts = [
-        eqx.partition(cohort.model, cohort.axes_mask()),
-        _split(regimen, regimen.ndims(), "regimen", cohort.size),
+        models,
+        regimens,
         _split(ts, 1, "ts", cohort.size),
         _split(initial, jax.tree.map(jnp.ndim, base), "initial", cohort.size),
+        _split(_order(order, ts), 1, "order", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
     shared = (*shared, None if t0 is None else jnp.asarray(t0, dtype=float))
     return Solution(ts, *executor.map(_Joined(patient), each, shared, size=cohort.size), labels)
 
 
-def default_method(model: AbstractModel) -> AbstractMethod:
+def default_method(model: AbstractModel, regimen: Regimen | None = None) -> AbstractMethod:
     """Return the method used where none is given: the one rule, for one patient and for many.
 
-    A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel.
+    A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel,
+    also one whose parameters the regimen changes.
     """
-    return MatrixExponential() if is_linear(model) else Rosenbrock()
+    constant = regimen is None or not regimen.parameters
+    return MatrixExponential() if constant and is_linear(model) else Rosenbrock()
 
 
 class _Patient(eqx.Module):
@@ -165,10 +183,20 @@ class _Patient(eqx.Module):
     reduce: Callable[[Solution], Any] | None
     labels: Labels = eqx.field(static=True)
 
-    def __call__(self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State, t0: Any) -> Outcome:
+    def __call__(
+        self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
+    ) -> Outcome:
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
-        states, result, stats = self.method.solve(model, regimen, ts, initial, t0)
+        steady = regimen.extent
+        search = partial(steady_state, self.method, periodic=steady.periodic, constant=steady.constant)
+        schedule = schedule_of(model, regimen, search, order)
+        varied = bool(regimen.parameters)
+        if varied:
+            model = Varied(model, regimen.parameters)
+            initial = model.initial() if initial is None else model.extended(initial)
+        states, result, stats = self.method.solve(model, schedule, ts, initial, t0)
+        result = RESULTS.where(schedule.lost, RESULTS.steady_state_not_found, result)
 
         # where the solve did not arrive, observe a harmless state of a constant model: derivatives stay finite
         model = _stilled(model, result != RESULTS.successful)
@@ -181,6 +209,9 @@ class _Patient(eqx.Module):
             arrived, jnp.where(arrived, ts, t0), safe
         )
         observed = {name: jnp.where(arrived, value, jnp.nan) for name, value in seen.items()}
+        if varied:
+            states = states.state
+            stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
         everything = Solution(ts, observed, states, result, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
         return Outcome(*self.save.keep(observed, states), result, stats, reduced)
@@ -201,8 +232,8 @@ class _Joined(eqx.Module):
 
     def __call__(self, each: tuple, shared: tuple) -> Outcome:
         *parts, t0 = shared
-        model, regimen, ts, initial = (eqx.combine(own, common) for own, common in zip(each, parts, strict=True))
-        return self.patient(model, regimen, ts, initial, t0)
+        model, regimen, ts, initial, order = (eqx.combine(own, common) for own, common in zip(each, parts, strict=True))
+        return self.patient(model, regimen, ts, initial, order, t0)
 
 
 @eqx.filter_jit
@@ -243,16 +274,50 @@ def _times(ts: Any, *, ndim: int | None) -> jax.Array:
     return ts
 
 
-def _check(
-    model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State, method: AbstractMethod
-) -> Regimen:
+def _order(order: Any, ts: jax.Array) -> jax.Array | None:
+    if order is None:
+        return None
+    check_number("order", order)
+    order = jnp.asarray(order, dtype=float)
+    if order.shape != ts.shape:
+        refuse("order", f"have the shape of `ts`, {ts.shape}", f"of shape {order.shape}")
+    return order
+
+
+def _method(method: AbstractMethod | None, model: AbstractModel, regimen: Regimen) -> AbstractMethod:
+    if method is None:
+        return default_method(model, regimen)
+    check_instance("method", method, AbstractMethod, "a method such as Diffrax(Rodas5P(), rtol=1e-6)")
+    return method
+
+
+def _with_earlier(regimen: Regimen, needed: jax.Array) -> Regimen:
+    """Return the regimen with room for the doses that still run, or are on their way, when a steady state begins."""
+    most = concrete(needed)
+    count = SPARE if most is None else int(most.max())
+    room = 1 << (count - 1).bit_length() if count else 0
+    return dataclasses.replace(regimen, extent=regimen.extent._replace(earlier=room))
+
+
+def _over_patients(function: Callable[..., Any], *parts: tuple[Any, Any]) -> Any:
+    """Apply a function of one patient to all."""
+    each, shared = zip(*parts, strict=True)
+
+    def one(each: tuple) -> Any:
+        return function(*(eqx.combine(own, common) for own, common in zip(each, shared, strict=True)))
+
+    return jax.vmap(one)(each) if jax.tree.leaves(each) else one(each)
+
+
+def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> Regimen:
     """Check the arguments of a simulation; return the regimen aimed at the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
     check_instance("regimen", regimen, Regimen, "a Regimen (from bolus, infusion or no_doses)")
-    check_instance("method", method, AbstractMethod, "a method such as Diffrax(Rodas5P(), rtol=1e-6)")
     regimen = aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+    regimen = dataclasses.replace(regimen, extent=regimen.extent._replace(repeated=False))  # told apart no more
+    check_modelled(model, regimen)
     start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
     if t0 is not None:
         check_number("t0", t0)

@@ -13,8 +13,8 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_checks", "_extras", "_names", "_units"},
-    {"_model", "_amount", "_regimen", "_distribution", "_cohort", "_solution"},
+    {"_arrays", "_checks", "_extras", "_names", "_units"},
+    {"_model", "_amount", "_regimen", "_doses", "_varying", "_distribution", "_cohort", "_solution"},
     {"models", "solve", "execute"},
     {"_simulate"},
     {"population"},
@@ -31,6 +31,7 @@ PUBLIC = [
     "AbstractAmount",
     "AbstractDelivered",
     "AbstractDistribution",
+    "AbstractInterpolation",
     "AbstractModel",
     "Allometric",
     "Arm",
@@ -40,8 +41,12 @@ PUBLIC = [
     "Cohort",
     "Computed",
     "Delivery",
+    "LOCF",
     "Limited",
+    "LinearInterpolation",
     "LogNormal",
+    "MODELLED",
+    "NOCB",
     "Normal",
     "PerSurfaceArea",
     "Population",
@@ -72,12 +77,15 @@ PUBLIC = [
     "parameter",
     "plot",
     "population",
+    "reset",
+    "set_parameter",
     "simulate",
     "simulate_cohort",
     "simulate_trial",
     "solve",
     "summarise",
     "summary_text",
+    "varying",
 ]
 
 

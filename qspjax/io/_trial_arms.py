@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from qspjax._amount import AbstractAmount, Banded, Limited, PerSurfaceArea, Proportional, Rounded, RoundedUp
-from qspjax._regimen import Regimen, bolus, infusion, no_doses
+from qspjax._doses import bolus, infusion, no_doses
+from qspjax._regimen import Regimen
 from qspjax._units import convert, per
 from qspjax.io._table import REQUIRED, Table, shown
 from qspjax.io._trial_model import Described

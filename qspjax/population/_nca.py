@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_whole
 from qspjax._solution import Solution
 from qspjax._types import Scalar
@@ -233,7 +234,7 @@ def _areas_to_infinity(samples: Samples, points: int) -> tuple[Array, Array]:
 def _terminal_time(samples: Samples, points: int) -> Array:
     """Return 1 / lambda_z from the last positive samples after the peak."""
     times, values, real, _ = samples
-    after = real & _positive(values) & (times > times[jnp.argmax(values)])
+    after = real & _positive(values) & (times > times[place_of_greatest(values)])
     still_to_come = jnp.sum(after) - jnp.cumsum(after)
     time = _time_constant(samples, after & (still_to_come < points), points)
     return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, time)
@@ -271,4 +272,4 @@ def _positive(values: Array) -> Array:
 
 
 def _last(mask: Array) -> Array:
-    return mask.size - 1 - jnp.argmax(mask[::-1])
+    return mask.size - 1 - first_true(mask[::-1])

@@ -14,7 +14,8 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from qspjax.solve._timeline import Timeline
+from qspjax._arrays import first_true, place_of_greatest
+from qspjax.solve._timeline import Timeline, put_down, rates_after
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL = range(4)
@@ -98,11 +99,9 @@ class Path(NamedTuple):
 
 
 def arrive(timeline: Timeline, boundary: Any, y: jax.Array, rate: jax.Array, running: jax.Array) -> tuple:
-    """Apply the dose at a boundary: a jump of the state, or a change of the rate. A rate that stops is exactly zero."""
-    here = jnp.arange(y.size) == timeline.state[boundary]
-    running = running + jnp.where(here, timeline.running[boundary], 0)
-    changed = jnp.where(running == 0, 0.0, rate + timeline.rate[boundary])
-    return y + jnp.where(here, timeline.jump[boundary], 0.0), jnp.where(here, changed, rate), running
+    """Apply what happens at a boundary to the states and the rates of infusion."""
+    keep, added = put_down(timeline, boundary, y)
+    return jnp.where(keep == 0.0, 0.0, y) + added, *rates_after(timeline, boundary, rate, running)
 
 
 def integrate(
@@ -159,7 +158,7 @@ def integrate(
             h=following,
             fresh=landed & (output == outputs),
             code=code,
-            culprit=jnp.where(code == SUCCESS, now.culprit, jnp.argmax(ratios)),
+            culprit=jnp.where(code == SUCCESS, now.culprit, place_of_greatest(ratios)),
             accepted=now.accepted + good,
             rejected=now.rejected + ~good,
         )
@@ -174,7 +173,7 @@ def integrate(
         )
 
     zero = jnp.zeros((), dtype=int)
-    unknown = jnp.isnan(timeline.time) | (jnp.isfinite(timeline.time) & jnp.isnan(timeline.jump + timeline.rate))
+    unknown = timeline.unknown()
     start = Progress(
         t=t0,
         y=y0,
@@ -184,7 +183,7 @@ def integrate(
         h=jnp.ones_like(t0),
         fresh=jnp.ones((), dtype=bool),
         code=jnp.where(unknown.any(), NONFINITE, SUCCESS),
-        culprit=timeline.state[jnp.argmax(unknown)],
+        culprit=timeline.culprit(unknown, y0.size),
         accepted=zero,
         rejected=zero,
     )
@@ -210,7 +209,7 @@ def _culprit(stepper: Stepper, model: Any, end: Progress, span: jax.Array) -> ja
     culprit = end.culprit
     for vector in reversed([end.y, here, bend, *later]):
         bad = ~jnp.isfinite(vector)
-        culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
+        culprit = jnp.where((end.code == NONFINITE) & bad.any(), first_true(bad), culprit)
     return culprit
 
 

@@ -17,13 +17,13 @@ from jax.flatten_util import ravel_pytree
 from qspjax._checks import refuse
 from qspjax._model import AbstractModel, as_state, check_slope, mass_of
 from qspjax._names import state_names
-from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
 from qspjax.solve._replay import replay
 from qspjax.solve._rodas5p import Rodas5P
+from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import Timeline, timeline
 
 CODES = (RESULTS.successful, RESULTS.max_steps_reached, RESULTS.state_nonfinite, RESULTS.step_too_small)
@@ -63,9 +63,9 @@ class Diffrax(AbstractMethod):
             refuse("solver", must, type(self.solver).__name__)
 
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        states, now = _solve(model, regimen, ts, initial, jnp.asarray(t0, ts.dtype), method=self)
+        states, now = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype), method=self)
         code = CODES[0]
         for number, item in enumerate(CODES[1:], start=1):
             code = RESULTS.where(now.code == number, item, code)
@@ -91,7 +91,7 @@ class _Flat(NamedTuple):
 
 
 def _flatten(
-    solver: diffrax.AbstractSolver, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None
+    solver: diffrax.AbstractSolver, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None
 ) -> _Flat:
     start = as_state(model, initial)
     if not mass_of(model, state_names(start)).all():
@@ -105,7 +105,7 @@ def _flatten(
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
-    lines = timeline(model, regimen, ts, state_names(start))
+    lines = timeline(schedule, ts)
     return _Flat(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
 
 
@@ -126,14 +126,14 @@ def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolve
 @eqx.filter_custom_jvp
 def _solve(
     model: AbstractModel,
-    regimen: Regimen,
+    schedule: Schedule,
     ts: jax.Array,
     initial: State | None,
     t0: jax.Array,
     *,
     method: Diffrax,
 ) -> tuple[State, Progress]:
-    states, path = _integrate(model, regimen, ts, initial, t0, method=method, record=False)
+    states, path = _integrate(model, schedule, ts, initial, t0, method=method, record=False)
     return states, path.end
 
 
@@ -142,8 +142,8 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
     reached, path = _integrate(*_frozen(primals), method=method, record=True)
     fine = path.end.code == SUCCESS
 
-    def repeat(model: Any, regimen: Regimen, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
-        one = _flatten(_stepping(method, differentiated=True), model, regimen, ts, initial)
+    def repeat(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
+        one = _flatten(_stepping(method, differentiated=True), model, schedule, ts, initial)
         steps = jnp.where(fine, path.end.accepted, 0)
         kept = replay(one.stepper, model, one.lines, one.y0, t0, record=path.record, accepted=steps, outputs=ts.size)
         return jax.vmap(one.unravel)(kept)
@@ -157,7 +157,7 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
 
 def _integrate(
     model: AbstractModel,
-    regimen: Regimen,
+    schedule: Schedule,
     ts: jax.Array,
     initial: State | None,
     t0: jax.Array,
@@ -165,7 +165,7 @@ def _integrate(
     method: Diffrax,
     record: bool,
 ) -> tuple[State, Path]:
-    one = _flatten(_stepping(method, differentiated=False), model, regimen, ts, initial)
+    one = _flatten(_stepping(method, differentiated=False), model, schedule, ts, initial)
     path = integrate(
         one.stepper,
         Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term)),

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_instance, refuse
 from qspjax._model import AbstractModel, as_state, mass_of
 from qspjax._names import state_names
-from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
+from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import timeline
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
@@ -79,9 +80,9 @@ class Rosenbrock(AbstractMethod):
             refuse("order", "be 5, 4 or 3", self.order)
 
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        return _solve(model, regimen, ts, initial, t0, _rosenbrock(TABLEAUX[self.order], self))[0]
+        return _solve(model, schedule, ts, initial, t0, _rosenbrock(TABLEAUX[self.order], self))[0]
 
     def describe(self) -> str:
         return f"{TABLEAUX[self.order].name} at rtol {self.rtol:g}, atol {self.atol:g}"
@@ -124,9 +125,9 @@ class Explicit(AbstractMethod):
             refuse("solver", "have an error estimate", type(self.solver).__name__)
 
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        return _solve(model, regimen, ts, initial, t0, _explicit(self.solver, self))[0]
+        return _solve(model, schedule, ts, initial, t0, _explicit(self.solver, self))[0]
 
     def describe(self) -> str:
         return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
@@ -168,11 +169,11 @@ class Automatic(AbstractMethod):
         check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
 
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
         scheme = _explicit(diffrax.Tsit5(), self, gives_up=True)
-        easy, stiff = _solve(model, regimen, ts, initial, t0, scheme)
-        hard, _ = _solve(model, regimen, ts, initial, t0, _rosenbrock(RODAS5P, self), wanted=stiff)
+        easy, stiff = _solve(model, schedule, ts, initial, t0, scheme)
+        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(RODAS5P, self), wanted=stiff)
 
         def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
             return jnp.where(stiff, hard, easy)
@@ -216,7 +217,7 @@ def _explicit(solver: diffrax.AbstractERK, method: Any, *, gives_up: bool = Fals
 
 def _solve(
     model: AbstractModel,
-    regimen: Regimen,
+    schedule: Schedule,
     ts: jax.Array,
     initial: State | None,
     t0: Scalar,
@@ -233,10 +234,10 @@ def _solve(
     mass = mass_of(model, states)
     if not scheme.implicit and not mass.all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
-    lines = timeline(model, regimen, ts, states)
+    lines = timeline(schedule, ts)
     system, leaves = system_of(model, start, mass)
     _check_determined(system, states)
-    unknown = jnp.isnan(lines.time) | (jnp.isfinite(lines.time) & jnp.isnan(lines.jump + lines.rate))
+    unknown = lines.unknown()
     outputs = ts.shape[0]
     time = lines.time if wanted is None else jnp.where(wanted, lines.time, jnp.inf)
     patients = Patients(
@@ -245,8 +246,9 @@ def _solve(
         t0=jnp.asarray(t0, y0.dtype),
         time=time.astype(y0.dtype),
         jump=lines.jump.astype(y0.dtype),
-        rate=lines.rate.astype(y0.dtype) if regimen.infuses else None,
-        code=jnp.where(lines.output < outputs, lines.output, -1 - lines.state).astype(jnp.int32),
+        rate=None if schedule.rate is None else lines.rate.astype(y0.dtype),
+        vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
+        code=jnp.where(lines.output < outputs, lines.output, -1 - lines.entry).astype(jnp.int32),
     )
     program = Program(
         system=system,
@@ -255,6 +257,9 @@ def _solve(
         outputs=outputs,
         max_steps=16384 + 64 * lines.time.size if scheme.max_steps is None else scheme.max_steps,
         gives_up=scheme.gives_up,
+        sets=lines.sets,
+        held=lines.held,
+        vectors=0 if lines.vectors is None else lines.vectors.shape[0],
         laned=jax.tree.map(lambda _: False, patients),
         patients=1,
         memory=scheme.memory,
@@ -269,7 +274,7 @@ def _solve(
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
         "last_time": end.t,
-        "culprit": jnp.where(unknown.any(), lines.state[jnp.argmax(unknown)], blamed),
+        "culprit": jnp.where(unknown.any(), lines.culprit(unknown, y0.size), blamed),
     }
     return Trajectory(jax.vmap(unravel)(reached), code, stats), end.code == STIFF
 
@@ -307,10 +312,10 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
             return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
 
         here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
-        culprit = jnp.argmax(jnp.abs(here) / (control.atol + control.rtol * jnp.abs(y)))
+        culprit = place_of_greatest(jnp.abs(here) / (control.atol + control.rtol * jnp.abs(y)))
         for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
             bad = ~jnp.isfinite(vector)
-            culprit = jnp.where((end.code == NONFINITE) & bad.any(), jnp.argmax(bad), culprit)
+            culprit = jnp.where((end.code == NONFINITE) & bad.any(), first_true(bad), culprit)
         return jnp.where(end.code == SUCCESS, 0, culprit)
 
-    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.argmax(jnp.zeros_like(y)))
+    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.zeros((), int))

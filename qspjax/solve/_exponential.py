@@ -20,17 +20,16 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
+from qspjax._arrays import first_true
 from qspjax._checks import refuse
 from qspjax._model import AbstractModel, as_state
-from qspjax._names import state_names
-from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._adaptive import arrive
 from qspjax.solve._linear import LARGEST, Structure, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
-from qspjax.solve._timeline import Timeline, timeline
+from qspjax.solve._schedule import Schedule
+from qspjax.solve._timeline import Timeline, put_down, rates_after, timeline
 
 
 class MatrixExponential(AbstractMethod):
@@ -57,12 +56,12 @@ class MatrixExponential(AbstractMethod):
     """
 
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
         if structure_of(model, as_state(model, initial)) is None:
             must = f"be linear with constant coefficients and have at most {LARGEST} states for this method"
             refuse("model", must, f"`{type(model).__name__}`, which is not")
-        states, end = _solve(model, regimen, ts, initial, jnp.asarray(t0, ts.dtype))
+        states, end = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype))
         code = RESULTS.where(end.fine, RESULTS.successful, RESULTS.state_nonfinite)
         none = jnp.zeros((), dtype=int)
         return Trajectory(states, code, {"steps": end.steps, "rejected": none, **end.place()})
@@ -82,6 +81,7 @@ class _Plan(NamedTuple):
         used: The interval of the matrices: `h` within the rounding of times, or another one if `still`.
         fresh: Whether `used` or the rates are new.
         still: Whether the interval is empty.
+        keep: Which states go on at the boundary, 1 or 0; None if all always do.
         jump: What is added to the states at the boundary.
         rate: The rates that run before the boundary.
     """
@@ -90,6 +90,7 @@ class _Plan(NamedTuple):
     used: jax.Array
     fresh: jax.Array
     still: jax.Array
+    keep: Vector | None
     jump: Vector
     rate: Vector
 
@@ -107,19 +108,24 @@ def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
         fresh = ~still & (stale | ~(jnp.abs(gap - used) <= slack))
         reached = jnp.where(still, t, jnp.where(fresh, time, t + used))
         used = jnp.where(fresh, gap, used)
-        jump, changed, counted = arrive(lines, number, jnp.zeros(n, time.dtype), rate, running)
+        none = jnp.zeros(n, time.dtype)
+        changed, counted = rates_after(lines, number, rate, running)
+        keep, jump = put_down(lines, number, none)
         stale = (stale & ~fresh) | (lines.running[number] != 0)
-        return (reached, used, stale, changed, counted), (used, fresh, still, jnp.where(live, jump, 0.0), rate)
+        keep, jump = jnp.where(live, keep, 1.0), jnp.where(live, jump, 0.0)
+        return (reached, used, stale, changed, counted), (used, fresh, still, keep, jump, rate)
 
     t0 = jax.lax.stop_gradient(t0)
     start = (t0, jnp.zeros_like(t0), jnp.asarray(True), jnp.zeros(n, stop.dtype), jnp.zeros(n, dtype=int))
     _, rows = jax.lax.scan(sort, start, (jnp.arange(live.size), live, jax.lax.stop_gradient(stop)))
-    used, fresh, still, jump, rate = rows
+    used, fresh, still, keep, jump, rate = rows
+    puts = lines.sets or lines.vectors is not None
     return _Plan(
         jnp.where(live, stop - before, 0.0),
         jax.lax.stop_gradient(used),
         fresh,
         still,
+        split(keep) if puts else None,
         split(jump),
         split(rate),
     )
@@ -231,6 +237,8 @@ def _run(one: _System, plan: _Plan, fine: jax.Array | None) -> tuple[Vector, Vec
         moved = jax.tree.map(lambda new, old: jnp.where(row.still, old, new), moved, y)
         if fine is not None:
             moved = _slid(_slope, moved, (one.a, u), row.h)
+        if row.keep is not None:
+            moved = jax.tree.map(lambda keep, y: jnp.where(keep == 0.0, 0.0, y), row.keep, moved)
         y = add(moved, row.jump)
         return (y, power, driven), y
 
@@ -259,7 +267,7 @@ def _outputs(rows: Vector, lines: Timeline, ts: jax.Array, start: State) -> Stat
 
 def _course(
     model: AbstractModel,
-    regimen: Regimen,
+    schedule: Schedule,
     ts: jax.Array,
     initial: State | None,
     t0: jax.Array,
@@ -275,7 +283,7 @@ def _course(
         # a patient who failed stands still; its times and doses stay what they are, shared with the others
         one = _system(_stilled(model, fine), _stilled(start, fine))
         one = _System(*jax.tree.map(lambda x: jnp.where(fine, x, 0.0), one[:3]), one.structure)
-    lines = timeline(model, regimen, ts, state_names(start))
+    lines = timeline(schedule, ts)
     n = len(one.structure.pattern)
     plan = _plan(lines, t0, n)
     rows, last = _run(one, plan, fine)
@@ -284,7 +292,7 @@ def _course(
         return states, None
 
     live = jnp.isfinite(lines.time)
-    unknown = jnp.isnan(lines.time) | (live & jnp.isnan(lines.jump + lines.rate))
+    unknown = lines.unknown()
     known = ~unknown.any()
     states = jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), states)
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
@@ -293,14 +301,14 @@ def _course(
     def blame() -> tuple[jax.Array, jax.Array]:
         values = rows if isinstance(rows, jax.Array) else jnp.stack(rows, axis=1)
         bad = ~jnp.isfinite(values)
-        first = jnp.argmax(bad.any(axis=1))
+        first = first_true(bad.any(axis=1))
         good = (first > 0) & known
         y = jnp.where(good, values[first - 1], ravel_pytree(start)[0])
         slope = jnp.stack(list(add(dot(one.a, split(y)), one.b)))
         culprit = bad[first]
         for vector in (~jnp.isfinite(slope), ~jnp.isfinite(y)):
             culprit = jnp.where(vector.any(), vector, culprit)
-        where = jnp.where(known, jnp.argmax(culprit), lines.state[jnp.argmax(unknown)])
+        where = jnp.where(known, first_true(culprit), lines.culprit(unknown, n))
         return jnp.where(good, lines.time[first - 1], t0), where
 
     fine = finite & known
@@ -313,9 +321,9 @@ def _course(
 
 @eqx.filter_custom_jvp
 def _solve(
-    model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: jax.Array
+    model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array
 ) -> tuple[State, _End]:
-    return _course(model, regimen, ts, initial, t0)
+    return _course(model, schedule, ts, initial, t0)
 
 
 @_solve.def_jvp

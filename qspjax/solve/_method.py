@@ -8,8 +8,8 @@ import jax
 
 from qspjax._checks import check_above, check_number
 from qspjax._model import AbstractModel
-from qspjax._regimen import Regimen
 from qspjax._types import Scalar, State
+from qspjax.solve._schedule import Schedule
 
 
 class Trajectory(NamedTuple):
@@ -29,13 +29,13 @@ class AbstractMethod(eqx.Module):
 
     @abc.abstractmethod
     def solve(
-        self, model: AbstractModel, regimen: Regimen, ts: jax.Array, initial: State | None, t0: Scalar
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
         """Solve one patient and report the states at `ts`.
 
         Args:
             model: The patient.
-            regimen: The doses, every amount a number.
+            schedule: The doses, as the model takes them.
             ts: Times to report, shape (times,), padded with inf.
             initial: The state at `t0`, or None for the model's own.
             t0: Where to start.

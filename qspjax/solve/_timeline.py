@@ -2,20 +2,16 @@
 
 A dose is a jump of a state; an infusion is a rate that starts and stops. Where a boundary is given by a parameter (a
 dose time, a lag, the end of an infusion), its time carries the derivative, so moving boundaries are differentiated
-exactly. At equal times doses come before outputs: an output at a dose time is the state after the dose.
+exactly. At equal times doses come before outputs, unless an order says otherwise: an output at a dose time is the state
+after the dose.
 """
-
-import dataclasses
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import refuse
-from qspjax._model import AbstractModel, Delivery, deliveries_of
-from qspjax._names import match
-from qspjax._regimen import Action, Regimen
-from qspjax._types import State
+from qspjax._arrays import first_true
+from qspjax.solve._schedule import Schedule, slack
 
 
 class Timeline(eqx.Module):
@@ -23,103 +19,111 @@ class Timeline(eqx.Module):
 
     Attributes:
         time: When.
-        state: The number of the state that a dose enters.
-        jump: What is added to that state.
+        entry: What a dose enters, see `Schedule`.
+        jump: What is added to that state, or its new value.
         rate: The change of the rate into that state.
         running: +1 where an infusion starts, -1 where one stops, else 0.
         output: Which output is due, or the number of outputs if none.
+        vectors: What resets and steady states put or add, see `Schedule`.
+        sets: Whether an entry may give a state a value.
+        held: How many of the last states resets and steady states do not touch.
     """
 
     time: jax.Array
-    state: jax.Array
+    entry: jax.Array
     jump: jax.Array
     rate: jax.Array
     running: jax.Array
     output: jax.Array
+    vectors: jax.Array | None
+    sets: bool = eqx.field(static=True)
+    held: int = eqx.field(static=True)
+
+    def unknown(self) -> jax.Array:
+        """Return which boundaries have a time or a dose that is NaN."""
+        dose = self.jump + self.rate
+        if self.vectors is not None:
+            n = self.vectors.shape[1]
+            lost = jnp.isnan(self.vectors).any(axis=1)
+            dose = jnp.where((self.entry >= 2 * n) & lost[(self.entry - 2 * n) % lost.size], jnp.nan, dose)
+        return jnp.isnan(self.time) | (jnp.isfinite(self.time) & jnp.isnan(dose))
+
+    def culprit(self, unknown: jax.Array, states: int) -> jax.Array:
+        """Return the number of the state that the first unknown dose enters."""
+        return self.entry[first_true(unknown)] % states
 
 
-def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
-    """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
+def timeline(schedule: Schedule, ts: jax.Array) -> Timeline:
+    """Sort the doses and the output times of one patient into boundaries.
 
-    A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it.
-
-    Raises:
-        ValueError: If the model has neither a delivery nor a state of that name.
+    Args:
+        schedule: The doses.
+        ts: Times of the outputs, not decreasing, then inf.
     """
-    deliveries = deliveries_of(model)
-    by_state = {delivery.state: name for name, delivery in deliveries.items()}
-    targets = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
-    if regimen.targets == targets:
-        return regimen
-    numbers = [targets.index(_target(model, target, by_state, targets, states)) for target in regimen.targets]
-    index = jnp.asarray(numbers, dtype=int)[regimen.index] if numbers else regimen.index
-    return dataclasses.replace(regimen, index=index, targets=targets)
-
-
-def _target(
-    model: AbstractModel, target: str | int, by_state: dict[str, str], targets: tuple[str, ...], states: tuple[str, ...]
-) -> str:
-    if isinstance(target, int):
-        if any(isinstance(key, jax.tree_util.DictKey) for key in _keys(model.initial())):
-            refuse("to", "be a name for a model whose state is a dict, which has no order", target)
-        name = states[match(target, states, "to", "a dose target of the model")]
-    elif target in targets:
-        return target
-    else:
-        known = tuple(dict.fromkeys((*targets, *by_state)))
-        name = known[match(target, known, "to", "a dose target of the model")]
-    return by_state.get(name, name)
-
-
-def _keys(state: State) -> list:
-    return [key for path, _ in jax.tree_util.tree_flatten_with_path(state)[0] for key in path]
-
-
-def timeline(model: AbstractModel, regimen: Regimen, ts: jax.Array, states: tuple[str, ...]) -> Timeline:
-    """Sort the doses of a regimen and the output times of one patient into boundaries.
-
-    With bioavailability F, scale s and lag L of the target: a bolus adds F s amount at time + L; an infusion over a
-    duration D runs at F s amount / D; an infusion at rate R runs at s R for F amount / R.
-    """
-    regimen = aimed(model, regimen, states)
-    declared = deliveries_of(model)
-    deliveries = [declared.get(target, Delivery(str(target))) for target in regimen.targets]
-    entries = [match(delivery.state, states, "state", "a state of the model") for delivery in deliveries]
-    entry = jnp.asarray(entries, dtype=int)[regimen.index]
-    scale, lag, bioavailability = (
-        jnp.stack([getattr(delivery, name) for delivery in deliveries])[regimen.index]
-        for name in ("scale", "lag", "bioavailability")
-    )
-    over, by_rate = regimen.kind == Action.INFUSION_OVER, regimen.kind == Action.INFUSION_RATE
-    entering = bioavailability * scale * regimen.amount
-    lasting = jnp.where(over, regimen.duration, bioavailability * regimen.amount / regimen.rate)
-    rate = jnp.where(over, entering / regimen.duration, jnp.where(by_rate, scale * regimen.rate, 0.0))
-    starts = regimen.time + lag
-    stops = jnp.where(over | by_rate, starts + lasting, jnp.inf)
-    jump = jnp.where(over | by_rate, 0.0, entering)
-
-    rows, outputs = regimen.rows, ts.shape[0]
+    outputs = ts.shape[0]
     last = jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
-    infused = (over | by_rate).astype(int)
-    none, off = jnp.zeros((outputs,)), jnp.zeros((rows,))
-    times, entered, jumps, rates, runs = [starts], [entry], [jump], [rate], [infused]
-    if regimen.infuses:
-        times, entered, jumps = [*times, stops], [*entered, entry], [*jumps, off]
-        rates, runs = [*rates, -rate], [*runs, -infused]
+    none = jnp.zeros((outputs,))
+    off = jnp.zeros_like(schedule.jump)
+    rate = off if schedule.rate is None else schedule.rate
+    times, entered, jumps, rates = [schedule.start], [schedule.entry], [schedule.jump], [rate]
+    runs = [jnp.zeros(schedule.start.shape, int) if schedule.infused is None else schedule.infused.astype(int)]
+    if schedule.stop is not None:
+        times, entered, jumps = [*times, schedule.stop], [*entered, schedule.entry], [*jumps, off]
+        rates, runs = [*rates, -rate], [*runs, -runs[0]]
     doses = jnp.concatenate(times)
     whole = Timeline(
-        time=jnp.concatenate([jnp.where(doses > last + _slack(last), jnp.inf, doses), ts]),
-        state=jnp.concatenate([*entered, jnp.zeros((outputs,), dtype=int)]),
+        time=jnp.concatenate([jnp.where(doses > last + slack(last), jnp.inf, doses), ts]),
+        entry=jnp.concatenate([*entered, jnp.zeros((outputs,), dtype=int)]),
         jump=jnp.concatenate([*jumps, none]),
         rate=jnp.concatenate([*rates, none]),
         running=jnp.concatenate([*runs, none.astype(int)]),
         output=jnp.concatenate([jnp.full((doses.size,), outputs), jnp.arange(outputs)]),
+        vectors=None,
+        sets=schedule.sets,
+        held=schedule.held,
     )
-    # a dose that rounding puts just after an output at the same time still comes before it
-    early = whole.time - jnp.where(jnp.arange(whole.time.size) < doses.size, _slack(whole.time), 0.0)
-    order = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
-    return jax.tree.map(lambda column: column[order], whole)
+    if schedule.order is None or schedule.seen is None:
+        # a dose that rounding puts just after an output at the same time still comes before it
+        dose = jnp.arange(whole.time.size) < doses.size
+        early = whole.time - jnp.where(dose, slack(whole.time), 0.0)
+        by = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
+    else:
+        ends = [jnp.full((doses.size - schedule.start.size,), -1.0)]
+        orders = jnp.concatenate([schedule.order, *ends, schedule.seen])
+        by = jnp.lexsort((orders, _together(jax.lax.stop_gradient(whole.time), jax.lax.stop_gradient(ts))))
+    whole = jax.tree.map(lambda column: column[by], whole)
+    return eqx.tree_at(lambda t: t.vectors, whole, schedule.vectors, is_leaf=lambda x: x is None)
 
 
-def _slack(time: jax.Array) -> jax.Array:
-    return 1e-12 * jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0))
+def _together(time: jax.Array, ts: jax.Array) -> jax.Array:
+    """Return the times, those within rounding of an output as that output's."""
+    after = jnp.clip(jnp.searchsorted(ts, time), 0, ts.size - 1)
+    for near in (ts[after], ts[jnp.maximum(after - 1, 0)]):
+        time = jnp.where(jnp.abs(time - near) <= slack(near), near, time)
+    return time
+
+
+def rates_after(
+    timeline: Timeline, boundary: jax.Array, rate: jax.Array, running: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the rates of infusion after a boundary, and how many run; a rate that stops is exactly zero."""
+    here = jnp.arange(rate.size) == timeline.entry[boundary]
+    running = running + jnp.where(here, timeline.running[boundary], 0)
+    changed = jnp.where(running == 0, 0.0, rate + timeline.rate[boundary])
+    return jnp.where(here, changed, rate), running
+
+
+def put_down(timeline: Timeline, boundary: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return which share of each state a boundary keeps (1 or 0), and what it adds; shape (states,) each."""
+    entry, jump, n = timeline.entry[boundary], timeline.jump[boundary], y.size
+    place = jnp.arange(n)
+    keep, added = jnp.ones_like(y), jnp.where(place == entry, jump, 0.0)
+    if timeline.sets:
+        here = place == entry - n
+        keep, added = jnp.where(here, 0.0, keep), jnp.where(here, jump, added)
+    if timeline.vectors is not None:
+        many, number = timeline.vectors.shape[0], entry - 2 * n
+        here = (number >= 0) & (place < n - timeline.held)
+        keep = jnp.where(here & (number < many), 0.0, keep)
+        added = jnp.where(here, timeline.vectors[jnp.maximum(number, 0) % many], added)
+    return keep, added

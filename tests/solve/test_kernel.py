@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 import qspjax as qsp
 from qspjax.solve import _ensemble
+from qspjax.solve._schedule import aimed, schedule_of
 from qspjax.solve.kernel import _primitives
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._primitives import sized, steps_p
@@ -137,7 +138,8 @@ def recorder(method):
         p = unravel(x)
         with mock.patch.object(_ensemble, "run", run):
             model = Saturable(**p["parameters"])
-            method.solve(model, regimen_of(p).padded(4), p["ts"], p["initial"], jnp.asarray(0.0))
+            doses = aimed(model, regimen_of(p).padded(4), Amounts._fields)
+            method.solve(model, schedule_of(model, doses), p["ts"], p["initial"], jnp.asarray(0.0))
         return caught[0]
 
     return compiled(record)
@@ -633,3 +635,16 @@ def test_float32_agrees_with_float64():
     exec(FLOAT32, double)
     assert double["value"].dtype == double["slope"].dtype == np.float64
     np.testing.assert_allclose(np.asarray(single, float), [*double["value"], *double["slope"]], rtol=1e-3)
+
+
+def test_reductions_to_a_place_in_the_same_program():
+    """`argmax` returns two arrays; XLA's fusions of several results stop the process on several of them."""
+
+    def places(solution):
+        seen = solution.observed["concentration"]
+        return jnp.argmax(seen), jnp.argmax(seen**2), jnp.argmin(seen + 1.0)
+
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"CL": jnp.linspace(2.0, 4.0, 16)})
+    regimen, ts = qsp.bolus(1.0, to="central", at=2.0), jnp.arange(6.0)
+    found = qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Rosenbrock(), reduce=places).reduced
+    assert [x.tolist() for x in found] == [[2] * 16, [2] * 16, [0] * 16]

@@ -30,6 +30,8 @@ from qspjax.solve.kernel._lanes import (
     refill,
     run_block,
     take,
+    vector_number,
+    vector_of,
 )
 from qspjax.solve.kernel._replay import Inputs, Recorded, look_up, move
 from qspjax.solve.kernel._rosenbrock import Lanes
@@ -75,7 +77,8 @@ def push_forward(
             }
             if _moving(tangents) and column["time"] is None:
                 column["time"] = jnp.zeros_like(step.t)
-            along = Inputs(constants, moved.y, moved.rate, moved.t, column["time"], column["jump"], column["rate"])
+            vector = vector_of(program, tangents, patient, step.code)
+            along = Inputs(constants, moved.y, moved.rate, moved.t, *column.values(), vector)
             free = _free(step, y, rate, tangents)
             _, after = jax.jvp(lambda free: move(program, step, free), (free,), (along,))
             here = (step.landed >= 0) & (step.code >= 0)
@@ -155,6 +158,7 @@ def pull_back(
             total = total._replace(
                 time=add(total.time, before.due), jump=add(total.jump, before.jump), rate=add(total.rate, before.change)
             )
+            total = _add_vector(program, patients, step, patient, before.vector, total)
             gathered = jax.tree.map(jnp.add, back.constants, _chosen(before.constants, own))
             sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
             return Inputs(gathered, before.y, before.rate, before.t), sums, total
@@ -171,17 +175,40 @@ def pull_back(
             name: jnp.zeros((N * boundaries,), dtype) if getattr(wanted, name) else None
             for name in ("time", "jump", "rate")
         },
+        vectors=jnp.zeros((N * program.vectors, system.size), dtype) if wanted.vectors else None,
         code=None,
     )
     sums = [jnp.zeros_like(value) for value in _chosen(patients.constants, shared)]
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    tables = {
-        name: None if column is None else jnp.where((ended == SUCCESS)[:, None], column.reshape(N, boundaries), 0.0)
-        for name, column in (("time", total.time), ("jump", total.jump), ("rate", total.rate))
-    }
+    tables = _by_patient(program, patients, ended, total)
     return total._replace(constants=_merged(total.constants, own, sums, shared), **tables)
+
+
+def _by_patient(program: Program, patients: Patients, ended: jax.Array, total: Patients) -> dict[str, Any]:
+    """Return the cotangents of the tables with an axis of patients, zero for those who failed."""
+    found = {}
+    for name in ("time", "jump", "rate", "vectors"):
+        column = getattr(total, name)
+        if column is not None:
+            shape = getattr(patients, name).shape
+            column = column.reshape(program.patients, *(shape[1:] if getattr(program.laned, name) else shape))
+            column = jnp.where((ended == SUCCESS).reshape(-1, *[1] * (column.ndim - 1)), column, 0.0)
+        found[name] = column
+    return found
+
+
+def _add_vector(
+    program: Program, patients: Patients, step: Recorded, patient: jax.Array, vector: jax.Array | None, total: Patients
+) -> Patients:
+    """Add to the cotangents of the vectors that of the one at a boundary."""
+    if vector is None:
+        return total
+    number, there = vector_number(program, patients.vectors, step.code)
+    there &= step.landed >= 0
+    slot = jnp.where(there, patient * program.vectors + number, program.patients * program.vectors)
+    return total._replace(vectors=put(total.vectors, slot, vector.T, add=True))
 
 
 def _merged(gathered: list, own: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
@@ -222,6 +249,7 @@ def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs
         step.due if moving else None,
         None if differentiated.jump is None else step.jump,
         None if differentiated.rate is None else step.change,
+        None if differentiated.vectors is None else step.vector,
     )
 
 

@@ -11,6 +11,9 @@ once, when the first kernel is lowered: a module that holds a function of a name
 options, every other as ever. The mark is part of the module, and so of its key in the persistent cache. Where a jax has
 no such function, programs are compiled without the options.
 
+A reduction to several results at once (`argmax`) is something such fusions cannot hold: XLA stops the process. A module
+with one is compiled without them; qspjax itself has none (`_arrays`).
+
 In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some fusions of several results, so such a
 module gets the older one. XLA leaves a loop alone that holds what it has a library for: scatter, matrix product and,
 from jax 0.12 on, the sum of an array; `_rows` has loops for them.
@@ -65,7 +68,25 @@ def _watch() -> bool:
 def _field(module: Any) -> bytes | None:
     """Return the options of a module by the names of its functions, None if there is no mark among them."""
     names = [str(operation.attributes["sym_name"]) for operation in module.body.operations]
-    return next((field for mark, field in MARKS.items() if any(mark in name for name in names)), None)
+    mark = next((mark for mark in MARKS if any(mark in name for name in names)), None)
+    if mark == WRITTEN and _reduces_to_several(module):
+        mark = BY_TABLE
+    return None if mark is None else MARKS[mark]
+
+
+def _reduces_to_several(module: Any) -> bool:
+    """Whether there is a reduction with more than one result."""
+    found = []
+
+    def look(operation: Any) -> Any:
+        if operation.name == "stablehlo.reduce" and len(operation.results) > 1:
+            found.append(operation)
+        return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
+
+    from jax._src.lib.mlir import ir
+
+    module.operation.walk(look)
+    return bool(found)
 
 
 def _varint(number: int) -> bytes:

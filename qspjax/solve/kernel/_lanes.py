@@ -41,7 +41,8 @@ class Patients(NamedTuple):
         time: Boundaries in the order of time, shape (boundaries,); unused ones have time = inf.
         jump: What a dose adds to its state at a boundary.
         rate: The change of the rate of infusion into its state, or None if the program has no infusions.
-        code: The number of the output that is due, or -1 - the number of the state that is dosed.
+        vectors: What resets and steady states put or add, shape (vectors, states), or None.
+        code: The number of the output that is due, or -1 - the `entry` of a dose, see `solve._schedule.Schedule`.
     """
 
     constants: list[jax.Array]
@@ -50,6 +51,7 @@ class Patients(NamedTuple):
     time: jax.Array
     jump: jax.Array
     rate: jax.Array | None
+    vectors: jax.Array | None
     code: jax.Array
 
 
@@ -65,6 +67,9 @@ class Program:
         outputs: Number of outputs of a patient.
         max_steps: Most steps a patient may take, rejected ones included.
         gives_up: Whether a patient that is stiff is given up, with the code `STIFF`.
+        sets: Whether a dose may give a state a value.
+        held: How many of the last states resets and steady states do not touch.
+        vectors: How many vectors a patient has, which are put or, further on, added.
         laned: For each leaf of `Patients`, whether it has an axis of patients.
         patients: Number of patients.
         memory: Most bytes of a log.
@@ -79,6 +84,9 @@ class Program:
     outputs: int
     max_steps: int
     gives_up: bool
+    sets: bool
+    held: int
+    vectors: int
     laned: Patients
     patients: int
     memory: int
@@ -211,19 +219,58 @@ def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.
     return jnp.where(boundary < patients.time.shape[-1], time, jnp.inf)
 
 
-def arrive(program: Program, code: Any, landed: Any, jump: Any, change: Any, y: Rows, rate: Rows | None) -> tuple:
-    """Apply the dose at a boundary: a jump of its state, or a change of the rate. A rate that stops is exactly zero."""
-    here = [landed & (code == -1 - i) for i in range(program.system.size)] if program.system.written else None
-    if here is None:
-        states = -1 - jnp.arange(program.system.size, dtype=code.dtype)[:, None]
-        y = y + jnp.where(landed & (code == states), jump, 0.0)
+def vector_number(program: Program, vectors: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return which vector a boundary puts or adds, and whether it does."""
+    number = -1 - code - 2 * program.system.size
+    return jnp.maximum(number, 0) % vectors.shape[-2], number >= 0
+
+
+def vector_of(program: Program, patients: Patients, patient: jax.Array, code: jax.Array) -> jax.Array | None:
+    """Return the vector of a boundary in every lane, shape (states, lanes); None if there are none."""
+    vectors = patients.vectors
+    if vectors is None:
+        return None
+    number, _ = vector_number(program, vectors, code)
+    if program.laned.vectors:
+        number = number + jnp.minimum(patient, program.patients - 1) * vectors.shape[-2]
+    return vectors.reshape(-1, program.system.size).at[number].get(mode="promise_in_bounds").T
+
+
+def arrive(
+    program: Program, code: Any, landed: Any, jump: Any, change: Any, vector: Any, y: Rows, rate: Rows | None
+) -> tuple:
+    """Apply what happens at a boundary to state and rate. A rate that stops is exactly zero."""
+    size = program.system.size
+    if not program.system.written:
+        states = -1 - jnp.arange(size, dtype=code.dtype)[:, None]
+        after = _entered(program, code, landed, jump, vector, y, states, states >= program.held - size)
         if rate is not None:
             rate = jnp.where(landed & (code == states), _stopped(rate, change), rate)
-        return y, rate
-    y = tuple(row + jnp.where(mask, jump, 0.0) for row, mask in zip(y, here, strict=True))
+        return after, rate
+    rows = tuple(
+        _entered(
+            program, code, landed, jump, None if vector is None else vector[i], row, -1 - i, i < size - program.held
+        )
+        for i, row in enumerate(y)
+    )
     if rate is not None:
-        rate = tuple(jnp.where(mask, _stopped(row, change), row) for row, mask in zip(rate, here, strict=True))
-    return y, rate
+        rate = tuple(jnp.where(landed & (code == -1 - i), _stopped(row, change), row) for i, row in enumerate(rate))
+    return rows, rate
+
+
+def _entered(
+    program: Program, code: Any, landed: Any, jump: Any, vector: Any, y: jax.Array, state: Any, free: Any
+) -> jax.Array:
+    """Return states after a boundary: a dose added, a value given, a vector put or added."""
+    size = program.system.size
+    after = y + jnp.where(landed & (code == state), jump, 0.0)
+    if program.sets:
+        after = jnp.where(landed & (code == state - size), jump, after)
+    if vector is not None:
+        number = -1 - code - 2 * size
+        moment = landed & (number >= 0) & free
+        after = jnp.where(moment, vector + jnp.where(number >= program.vectors, y, 0.0), after)
+    return after
 
 
 def _stopped(rate: jax.Array, change: jax.Array) -> jax.Array:
@@ -259,7 +306,8 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tu
     change = None
     if now.rate is not None:
         change = boundary_value(program, patients, "rate", now.patient, now.boundary)
-    dosed, rate = arrive(program, code, landed, jump, change, y1, now.rate)
+    vector = vector_of(program, patients, now.patient, code)
+    dosed, rate = arrive(program, code, landed, jump, change, vector, y1, now.rate)
     boundary = now.boundary + landed
     following_due = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
     rounding = 0.45 * jnp.finfo(h.dtype).eps

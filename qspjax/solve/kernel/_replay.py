@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qspjax.solve.kernel._lanes import SUCCESS, Patients, Program, arrive, boundary_value, lanes_of, load, take
+from qspjax.solve.kernel._lanes import (
+    SUCCESS,
+    Patients,
+    Program,
+    arrive,
+    boundary_value,
+    lanes_of,
+    load,
+    take,
+    vector_of,
+)
 from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
@@ -28,6 +38,7 @@ class Inputs(NamedTuple):
     due: jax.Array | None = None
     jump: jax.Array | None = None
     change: jax.Array | None = None
+    vector: jax.Array | None = None
 
 
 class Recorded(NamedTuple):
@@ -41,6 +52,7 @@ class Recorded(NamedTuple):
     due: jax.Array
     jump: jax.Array
     change: jax.Array | None
+    vector: jax.Array | None
 
 
 def look_up(
@@ -50,7 +62,8 @@ def look_up(
     at = jnp.maximum(landed, 0)
     code, time, jump = (boundary_value(program, patients, name, patient, at) for name in ("code", "time", "jump"))
     change = None if patients.rate is None else boundary_value(program, patients, "rate", patient, at)
-    return Recorded(lanes, t, h, landed, code, jnp.where(landed >= 0, time, t), jump, change)
+    vector = vector_of(program, patients, patient, code)
+    return Recorded(lanes, t, h, landed, code, jnp.where(landed >= 0, time, t), jump, change, vector)
 
 
 def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
@@ -60,12 +73,13 @@ def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
     t, due = (inputs.t, inputs.due) if moving else (step.t, step.due)
     jump = step.jump if inputs.jump is None else inputs.jump
     change = step.change if inputs.change is None else inputs.change
+    vector = step.vector if inputs.vector is None else inputs.vector
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
     lanes = Lanes(constants, step.lanes.laned)
     moved = slope_of(program.system, lanes, inputs.rate)(t, inputs.y)
     y, _, _ = program.step(program.system, lanes, t, h, inputs.y, inputs.rate, moved)
-    y, rate = arrive(program, step.code, arrives, jump, change, y, inputs.rate)
+    y, rate = arrive(program, step.code, arrives, jump, change, vector, y, inputs.rate)
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
 
@@ -102,7 +116,7 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         one = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(one.due), one.due, t)
-        free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change)
+        free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change, one.vector)
         after = move(program, one, free)
         slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
         return (boundary + lands, after.t, after.y, after.rate), (slot, program.system.join(after.y).T)

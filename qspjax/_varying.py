@@ -1,0 +1,157 @@
+"""Parameters that change with time: how a covariate goes on between its records.
+
+A time-varying covariate is a parameter that is set at some times. What holds between two records is a choice that
+changes results, so it is always a value of a class of its own, and printed.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_increasing, check_instance, check_number, concrete, refuse
+from qspjax._regimen import Action, Parameter, Regimen, table
+from qspjax._types import Scalar
+
+_FIRST = -2.0
+"""The order of the first value: before everything else at its time."""
+
+
+class AbstractInterpolation(eqx.Module):
+    """What a covariate is between two records."""
+
+    @abc.abstractmethod
+    def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
+        """Return the value just after each time, and how much it changes until the next, shapes (..., times)."""
+
+    @abc.abstractmethod
+    def __str__(self) -> str:
+        """Say it in words."""
+
+
+class NOCB(AbstractInterpolation):
+    """Next observation carried backward: between two records the value of the later one (NONMEM's rule)."""
+
+    def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
+        return jnp.concatenate([value[..., 1:], value[..., -1:]], axis=-1), jnp.zeros_like(value)
+
+    def __str__(self) -> str:
+        return "next observation carried backward"
+
+
+class LOCF(AbstractInterpolation):
+    """Last observation carried forward: between two records the value of the earlier one."""
+
+    def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
+        return value, jnp.zeros_like(value)
+
+    def __str__(self) -> str:
+        return "last observation carried forward"
+
+
+class LinearInterpolation(AbstractInterpolation):
+    """A straight line between two records; constant after the last."""
+
+    def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
+        return value, jnp.concatenate([value[..., 1:] - value[..., :-1], jnp.zeros_like(value[..., :1])], axis=-1)
+
+    def __str__(self) -> str:
+        return "linear between observations"
+
+
+def varying(
+    name: str, time: Scalar, value: Scalar, *, interpolation: AbstractInterpolation, order: Scalar | None = None
+) -> Regimen:
+    """Let a parameter of the model follow recorded values: rows of a regimen, to be added to the doses.
+
+    Before the first record the parameter is what the model says, after the last it stays. The solve lands on every
+    record. A model with such a parameter is not linear, so `MatrixExponential` does not solve it.
+
+    Args:
+        name: The dotted name of a parameter that is a number, such as `"CL"`.
+        time: Times of the records, shape (records,) or (patients, records), not decreasing; trailing inf is padding.
+        value: The parameter at each record, of the same shape; differentiable.
+        interpolation: What holds between two records: `NOCB()`, `LOCF()` or `LinearInterpolation()`.
+        order: Numbers that order what happens at equal times; a record sees the doses and outputs of its own number
+            before the value changes. By default doses and outputs at the time of a record see what holds after it.
+
+    Raises:
+        ValueError: If times decrease, or values have another shape.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=1.0, V=1.0)
+        >>> falling = qsp.varying("CL", [0.0, 2.0], [1.0, 0.0], interpolation=qsp.LOCF())
+        >>> solution = qsp.simulate(patient, qsp.bolus(1.0, to="central") + falling, [2.0, 4.0])
+        >>> solution.observed["concentration"].round(4)
+        Array([0.1353, 0.1353], dtype=float64)
+    """
+    check_instance("interpolation", interpolation, AbstractInterpolation, "NOCB(), LOCF() or LinearInterpolation()")
+    if not isinstance(name, str):
+        refuse("name", "be the name of a parameter", name)
+    check_number("time", time)
+    check_number("value", value)
+    check_increasing("time", jnp.asarray(time, dtype=float))
+    shape = jnp.broadcast_shapes(jnp.shape(time), jnp.shape(value))
+    time, value = (jnp.broadcast_to(jnp.asarray(x, dtype=float), shape) for x in (time, value))
+    live = jnp.isfinite(time)
+    # padding repeats the last value, so that nothing changes there
+    last = jnp.maximum(live.sum(axis=-1, keepdims=True) - 1, 0)
+    value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
+    after, change = interpolation.segments(time, value)
+    numbers = 0.0 if order is None else order + 0.5
+    rows = _set(name, time[..., :1], value[..., :1], _FIRST)
+    rows = rows + _set(name, time, after, jnp.broadcast_to(numbers, shape))
+    constant = concrete(change)
+    if constant is None or constant.any():
+        following = jnp.concatenate([time[..., 1:], jnp.full_like(time[..., :1], jnp.inf)], axis=-1)
+        lasts = following - time
+        runs = jnp.isfinite(lasts) & (lasts > 0)
+        rows = rows + table(
+            (Parameter(name),),
+            time=jnp.where(runs, time, jnp.inf),
+            kind=np.full(shape, Action.INFUSION_OVER),
+            amount=change,
+            duration=jnp.where(runs, lasts, 1.0),
+            order=jnp.broadcast_to(numbers, shape),
+        )
+    return rows
+
+
+def _set(name: str, time: Any, value: Any, order: Any) -> Regimen:
+    shape = jnp.shape(time)
+    return table(
+        (Parameter(name),),
+        time=time,
+        kind=np.full(shape, Action.SET),
+        amount=value,
+        order=jnp.broadcast_to(order, shape),
+    )
+
+
+def set_parameter(name: str, value: Scalar, *, at: Scalar) -> Regimen:
+    """Give a parameter of the model another value from a time on.
+
+    Args:
+        name: The dotted name of a parameter that is a number.
+        value: The new value; differentiable.
+        at: The time; doses and outputs at this time see the new value.
+
+    Raises:
+        ValueError: If the value is not a number.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=1.0, V=1.0)
+        >>> regimen = qsp.bolus(1.0, to="central") + qsp.set_parameter("CL", 0.0, at=2.0)
+        >>> qsp.simulate(patient, regimen, [2.0, 4.0]).observed["concentration"].round(4)
+        Array([0.1353, 0.1353], dtype=float64)
+    """
+    if not isinstance(name, str):
+        refuse("name", "be the name of a parameter", name)
+    check_number("value", value)
+    check_number("at", at)
+    time, value = jnp.broadcast_arrays(*(jnp.asarray(x, dtype=float)[..., None] for x in (at, value)))
+    return _set(name, time, value, 0.0)

@@ -1,0 +1,418 @@
+"""What a regimen means for one patient: when how much of which dose enters which state.
+
+With bioavailability F, scale s and lag L of the target, a bolus adds F s amount at time + L; an infusion over a
+duration D runs at F s amount / D; an infusion at a rate R runs at s R for F amount / R. A reset, and a steady state
+that replaces what is there, cut what was ordered before: infusions end, and doses that are still to come are cancelled.
+Two rows at one time are in the order of the table. These are the rules of NONMEM's PREDPP (users' guide VI).
+
+The steady states themselves are found in `solve._steady`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from qspjax._arrays import place_of_greatest
+from qspjax._checks import concrete, refuse
+from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of
+from qspjax._names import match, state_names
+from qspjax._regimen import Action, Parameter, Regimen
+from qspjax._types import State
+from qspjax.solve._varied import parameters_now, with_parameters
+
+SPARE = 4
+"""Earlier doses provided for at a steady state where lags, bioavailabilities or durations are not known in advance."""
+
+
+class Schedule(eqx.Module):
+    """The doses of one patient, each array of shape (doses,); unused ones start at inf.
+
+    Attributes:
+        start: When a dose enters, or an infusion starts.
+        stop: When an infusion stops, else inf; None without infusions.
+        infused: Which doses are infusions; None without infusions.
+        entry: With n states: i < n adds to state i, n + i gives state i the value, 2 n + k and 2 n + m + k put all
+            states to the k-th of m vectors, or add it to them.
+        jump: What is added to the state, or its new value.
+        rate: The rate of an infusion into the state.
+        order: What orders doses at equal times, None where doses come before outputs.
+        seen: What orders the outputs, shape (outputs,): each sees the doses of its own time up to this order.
+        vectors: States after a reset and at steady states, shape (m, n), or None.
+        sets: Whether an entry may give a state a value.
+        held: How many of the last states resets and steady states do not touch.
+        lost: Whether a steady state was not found.
+    """
+
+    start: jax.Array
+    stop: jax.Array | None
+    infused: jax.Array | None
+    entry: jax.Array
+    jump: jax.Array
+    rate: jax.Array | None
+    order: jax.Array | None
+    seen: jax.Array | None
+    vectors: jax.Array | None
+    lost: jax.Array
+    sets: bool = eqx.field(static=True, default=False)
+    held: int = eqx.field(static=True, default=0)
+
+
+class Pattern(NamedTuple):
+    """The doses of one steady state, each of shape (members,), from the time of the first of them.
+
+    Attributes:
+        begins: The time of the first dose, shape ().
+        interval: The time after which they repeat, or 0 for a constant infusion, shape ().
+        shift: When each enters, after `begins`, with its lag; inf if unused.
+        infused: Whether each is an infusion.
+        lasts: How long each infusion lasts, 0 for a bolus.
+        entry: The state that each enters.
+        jump: What each bolus adds.
+        rate: The rate of each infusion.
+    """
+
+    begins: jax.Array
+    interval: jax.Array
+    shift: jax.Array
+    infused: jax.Array
+    lasts: jax.Array
+    entry: jax.Array
+    jump: jax.Array
+    rate: jax.Array
+
+
+SteadyState = Callable[[AbstractModel, Pattern], tuple[jax.Array, jax.Array]]
+"""Finds the steady state of a model under a pattern of doses, flat; returns also whether it was found."""
+
+
+class Resolved(NamedTuple):
+    """The rows of a regimen with the numbers of the model, before anything is cut."""
+
+    start: jax.Array
+    infused: jax.Array
+    lasts: jax.Array
+    entry: jax.Array
+    jump: jax.Array
+    rate: jax.Array
+    parameters: Any
+
+
+def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
+    """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
+
+    A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it. The
+    number 0 is the model's default: its first delivery, or else its first state. Parameters stand last.
+
+    Raises:
+        ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
+    """
+    deliveries = deliveries_of(model)
+    by_state = {delivery.state: name for name, delivery in deliveries.items()}
+    doses = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
+    parameters_now(model, regimen.parameters)
+    targets = (*doses, *(target for target in regimen.targets if isinstance(target, Parameter)))
+    if regimen.targets == targets:
+        return regimen
+    numbers = [
+        targets.index(target if isinstance(target, Parameter) else _target(model, target, by_state, doses, states))
+        for target in regimen.targets
+    ]
+    index = jnp.asarray(numbers, dtype=int)[regimen.index] if numbers else regimen.index
+    return dataclasses.replace(regimen, index=index, targets=targets)
+
+
+def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
+    """Check that the model says the durations and rates that an aimed regimen leaves to it.
+
+    Raises:
+        ValueError: If it does not; the dose target is named.
+    """
+    kind, index = concrete(regimen.kind), concrete(regimen.index)
+    declared = deliveries_of(model)
+    for action, name in ((Action.INFUSION_MODEL_DURATION, "duration"), (Action.INFUSION_MODEL_RATE, "rate")):
+        if kind is None or index is None or not (kind == action).any():
+            continue
+        for target in np.unique(np.broadcast_arrays(index, kind)[0][np.broadcast_arrays(kind, index)[0] == action]):
+            delivery = declared.get(str(regimen.targets[target]))
+            if delivery is None or getattr(delivery, name) is None:
+                must = f"have a delivery with a `{name}` for the target of an infusion that leaves it to the model"
+                refuse("model", must, f"one that has none for `{regimen.targets[target]}`")
+
+
+def _target(
+    model: AbstractModel, target: str | int, by_state: dict[str, str], targets: tuple[str, ...], states: tuple[str, ...]
+) -> str:
+    if target == 0:
+        return targets[0]
+    if isinstance(target, int):
+        if any(isinstance(key, jax.tree_util.DictKey) for key in _keys(model.initial())):
+            refuse("to", "be a name for a model whose state is a dict, which has no order", target)
+        name = states[match(target, states, "to", "a dose target of the model")]
+    elif target in targets:
+        return target
+    else:
+        known = tuple(dict.fromkeys((*targets, *by_state)))
+        name = known[match(target, known, "to", "a dose target of the model")]
+    return by_state.get(name, name)
+
+
+def _keys(state: State) -> list:
+    return [key for path, _ in jax.tree_util.tree_flatten_with_path(state)[0] for key in path]
+
+
+def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
+    """Return what each row of an aimed regimen does in the model, with the parameters that hold at its time."""
+    start = as_state(model, None)
+    states, names = state_names(start), regimen.parameters
+    declared = deliveries_of(model)
+    doses = [target for target in regimen.targets if not isinstance(target, Parameter)]
+
+    def numbers(model: AbstractModel) -> dict[str, jax.Array]:
+        """Return the numbers of every delivery, shape (targets,); a parameter is given as it is."""
+        found = deliveries_of(model)
+        each = [found.get(str(target), Delivery(str(target))) for target in doses]
+        ends = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
+        return {
+            name: jnp.stack(
+                [
+                    *(jnp.asarray(none if (x := getattr(delivery, name)) is None else x, float) for delivery in each),
+                    *[jnp.asarray(none)] * len(names),
+                ]
+            )
+            for name, none in ends.items()
+        }
+
+    parameters = None
+    if names:
+        parameters = _in_force(model, regimen, names)
+        table = jax.vmap(lambda values: numbers(with_parameters(model, names, values)))(parameters)
+        here = {name: jnp.take_along_axis(x, regimen.index[:, None], axis=1)[:, 0] for name, x in table.items()}
+    else:
+        here = {name: x[regimen.index] for name, x in numbers(model).items()}
+
+    entries = [
+        match(declared.get(str(t), Delivery(str(t))).state, states, "state", "a state of the model") for t in doses
+    ]
+    total = len(states) + len(names)
+    entry = jnp.asarray([*entries, *range(len(states), total)], dtype=int)[regimen.index]
+    kind = regimen.kind
+    duration = jnp.where(kind == Action.INFUSION_MODEL_DURATION, here["duration"], regimen.duration)
+    rate = jnp.where(kind == Action.INFUSION_MODEL_RATE, here["rate"], regimen.rate)
+    over = (kind == Action.INFUSION_OVER) | (kind == Action.INFUSION_MODEL_DURATION)
+    by_rate = (kind == Action.INFUSION_RATE) | (kind == Action.INFUSION_MODEL_RATE)
+    entering = here["bioavailability"] * here["scale"] * regimen.amount
+    by_duration = here["bioavailability"] * regimen.amount / rate
+    sets = kind == Action.SET
+    return Resolved(
+        start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + jnp.where(sets, 0.0, here["lag"])),
+        infused=over | by_rate,
+        lasts=jnp.where(over, duration, jnp.where(by_rate, by_duration, 0.0)),
+        entry=jnp.where(sets, total + entry, entry),
+        jump=jnp.where(over | by_rate, 0.0, jnp.where(sets, regimen.amount, entering)),
+        rate=jnp.where(over, entering / duration, jnp.where(by_rate, here["scale"] * rate, 0.0)),
+        parameters=parameters,
+    )
+
+
+def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) -> tuple[jax.Array, ...]:
+    """Return the value of each parameter at every row, shape (rows,) each."""
+    time, order, rows = regimen.time, regimen.order, jnp.arange(regimen.rows)
+    first = len(regimen.targets) - len(names)
+    near = slack(time)
+    now = jnp.where(jnp.isfinite(time), time, 0.0)
+    before = (time[None] < (time - near)[:, None]) | (
+        (jnp.abs(now[None] - now[:, None]) <= near[:, None]) & (order[None] <= order[:, None])
+    )
+    found = []
+    for k, value in enumerate(parameters_now(model, names)):
+        mine = (regimen.index == first + k) & jnp.isfinite(time)
+        sets, runs = mine & (regimen.kind == Action.SET), mine & (regimen.kind == Action.INFUSION_OVER)
+        # the last that was set: the latest time, then the greatest order, then the lowest row
+        rank = jnp.argsort(jnp.lexsort((rows, order, jax.lax.stop_gradient(time))))
+        last = place_of_greatest(jnp.where(before & sets, rank + 1, 0), axis=1)
+        known = (before & sets).any(axis=1)
+        share = jnp.clip((now[:, None] - now[None]) / regimen.duration, 0.0, 1.0)
+        since = before & runs & (rank[None] > jnp.where(known, rank[last], -1)[:, None])
+        climbed = jnp.sum(jnp.where(since, share * regimen.amount, 0.0), axis=1)
+        found.append(jnp.where(known, regimen.amount[last], value) + climbed)
+    return tuple(found)
+
+
+def earlier_doses(model: AbstractModel, regimen: Regimen) -> jax.Array:
+    """Return how many doses before a steady state still run, or are on their way, when it begins."""
+    one = resolved(model, regimen)
+    rows = jnp.arange(regimen.rows)
+    late = one.start + one.lasts - regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
+    ratio = late / jnp.where(regimen.interval > 0, regimen.interval, 1.0)
+    repeated = jnp.where(one.infused, jnp.ceil(ratio - 1e-9) - 1.0, jnp.floor(ratio + 1e-9))
+    many = jnp.where(regimen.interval > 0, repeated, late > 0)
+    return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(ratio), many, 0.0))
+
+
+def slack(time: jax.Array) -> jax.Array:
+    """Return how far two times may be apart that rounding alone separates."""
+    return 1e-12 * jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0))
+
+
+class Cuts(NamedTuple):
+    """What cuts: its time, row, and whether it is there, each of shape (cuts,)."""
+
+    time: jax.Array
+    row: jax.Array
+    there: jax.Array
+
+
+def first_cut(cuts: Cuts, ordered: jax.Array, row: jax.Array) -> jax.Array:
+    """Return when each dose is first cut, inf if never."""
+    near = slack(cuts.time)
+    apart = cuts.time[None] - ordered[:, None]
+    after = (apart > near[None]) | ((jnp.abs(apart) <= near[None]) & (cuts.row[None] > row[:, None]))
+    return jnp.min(jnp.where(after & cuts.there[None], cuts.time[None], jnp.inf), axis=1, initial=jnp.inf)
+
+
+def chosen(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+    """Return the numbers of the first rows where a mask is true, at most so many, and which of them are such rows."""
+    rows = jnp.argsort(~mask, stable=True)[:most]
+    return rows, mask[rows]
+
+
+def schedule_of(
+    model: AbstractModel, regimen: Regimen, steady_state: SteadyState | None = None, seen: jax.Array | None = None
+) -> Schedule:
+    """Return the schedule of one patient.
+
+    Args:
+        model: The patient.
+        regimen: Its regimen, aimed at the model.
+        steady_state: Finds a steady state, where the regimen has one.
+        seen: What orders the outputs at times of doses, shape (outputs,), None where they come after the doses.
+    """
+    extent, names = regimen.extent, regimen.parameters
+    flat, _ = ravel_pytree(as_state(model, None))
+    one = resolved(model, regimen)
+    rows = jnp.arange(regimen.rows)
+    start, stop = one.start, jnp.where(one.infused, one.start + one.lasts, jnp.inf)
+    total = flat.size + len(names)
+    sets, lost = bool(names), jnp.zeros((), bool)
+    if not (extent.resets or extent.steady):
+        stop, infused, rate = (stop, one.infused, one.rate) if extent.infuses else (None, None, None)
+        order = None if seen is None else regimen.order
+        return Schedule(start, stop, infused, one.entry, one.jump, rate, order, seen, None, lost, sets, len(names))
+
+    def model_at(row: jax.Array) -> AbstractModel:
+        return with_parameters(model, names, [x[row] for x in one.parameters]) if names else model
+
+    resets, is_reset = chosen((regimen.kind == Action.RESET) & jnp.isfinite(regimen.time), extent.resets)
+    begins, is_steady = chosen((regimen.steady > 0) & (regimen.group == 0) & jnp.isfinite(regimen.time), extent.steady)
+    replaces = regimen.steady[begins] == 1
+    moments = jnp.concatenate([resets, begins])
+    there = jnp.concatenate([is_reset, is_steady])
+    time = jnp.where(there, regimen.time[moments], jnp.inf)
+    cuts = Cuts(time, moments, there & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
+
+    origin = jax.vmap(lambda row: ravel_pytree(as_state(model_at(row), None))[0])(moments)
+    vectors, again = origin, []
+    if extent.steady:
+        patterns = jax.vmap(lambda row: _pattern(regimen, one, row))(begins)
+        found, fine = jax.vmap(lambda row, pattern: steady_state(model_at(row), pattern))(begins, patterns)
+        lost = (is_steady & ~fine).any()
+        base = origin[extent.resets :]
+        found = jnp.where(replaces[:, None], found, found - base)
+        vectors = jnp.concatenate([origin[: extent.resets], found])
+        again, enough = _earlier(patterns, is_steady, begins, extent.earlier)
+        lost |= ~enough
+        vectors = jnp.where(lost, jnp.nan, jnp.where(there[:, None], vectors, 0.0))
+    # a moment that a later row at the same time undoes does not come
+    time = jnp.where(first_cut(cuts, time, moments) <= time + slack(time), jnp.inf, time)
+    number = jnp.arange(moments.size)
+    adds = jnp.concatenate([jnp.zeros_like(is_reset), ~replaces])
+    entry = 2 * total + jnp.where(adds, moments.size + number, number)
+    none = jnp.zeros(moments.shape)
+
+    row = rows if not again else jnp.concatenate([rows, again.row])
+    ordered = regimen.ordered if not again else jnp.concatenate([regimen.ordered, again.ordered])
+    begin, end, infused, enters, jump, rate = (
+        values if not again else jnp.concatenate([values, getattr(again, name)])
+        for name, values in (
+            ("start", start),
+            ("stop", stop),
+            ("infused", one.infused),
+            ("entry", one.entry),
+            ("jump", one.jump),
+            ("rate", one.rate),
+        )
+    )
+    cut = jnp.where(enters < flat.size, first_cut(cuts, ordered, row), jnp.inf)
+    begin = jnp.where(begin >= cut - slack(cut), jnp.inf, begin)
+    end = jnp.where(jnp.isfinite(begin), jnp.minimum(end, cut), jnp.inf)
+    orders = jnp.concatenate([regimen.order[moments], regimen.order, jnp.full((row.size - rows.size,), -1.0)])
+    return Schedule(
+        start=jnp.concatenate([time, begin]),
+        stop=jnp.concatenate([jnp.full_like(none, jnp.inf), end]) if extent.infuses else None,
+        infused=jnp.concatenate([jnp.zeros_like(there), infused]) if extent.infuses else None,
+        entry=jnp.concatenate([entry, enters]),
+        jump=jnp.concatenate([none, jump]),
+        rate=jnp.concatenate([none, rate]) if extent.infuses else None,
+        order=None if seen is None else orders,
+        seen=seen,
+        vectors=jnp.pad(vectors, ((0, 0), (0, len(names)))),
+        lost=lost,
+        sets=sets,
+        held=len(names),
+    )
+
+
+def _pattern(regimen: Regimen, one: Resolved, begins: jax.Array) -> Pattern:
+    """Return the pattern of doses whose first row is given."""
+    rows = jnp.arange(regimen.rows)
+    mine = (regimen.steady > 0) & (rows + regimen.group == begins) & jnp.isfinite(regimen.time)
+    member, there = chosen(mine, regimen.extent.members)
+    first = regimen.time[begins]
+    first = jnp.where(jnp.isfinite(first), first, 0.0)
+    shift = jnp.where(there, one.start[member] - first, jnp.inf)
+    values = (x[member] for x in (one.infused, one.lasts, one.entry, one.jump, one.rate))
+    return Pattern(first, regimen.interval[begins], shift, *values)
+
+
+class Earlier(NamedTuple):
+    """Doses before a steady state that go on after it begins, each of shape (doses,)."""
+
+    start: jax.Array
+    stop: jax.Array
+    infused: jax.Array
+    entry: jax.Array
+    jump: jax.Array
+    rate: jax.Array
+    ordered: jax.Array
+    row: jax.Array
+
+
+def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> tuple[Earlier, jax.Array]:
+    """Return the doses before each steady state that still run or are on their way, and whether these are all."""
+    back = 1.0 + jnp.arange(most + 1)
+    interval = patterns.interval[:, None, None]
+    begins = patterns.begins[:, None, None]
+    infused = patterns.infused[..., None]
+    shift = jnp.where(jnp.isfinite(patterns.shift), patterns.shift, 0.0)[..., None]
+    # a constant infusion ran all the time, and ends with the lag
+    enters = jnp.where(interval > 0, shift - back * interval, 0.0)
+    ends = jnp.where(interval > 0, enters + patterns.lasts[..., None], jnp.where(back == 1.0, shift, 0.0))
+    near = slack(jnp.abs(begins) + interval)
+    going = jnp.where(infused, ends > near, enters >= -near)
+    going &= there[:, None, None] & jnp.isfinite(patterns.shift)[..., None]
+    enough = ~going[..., most:].any()
+    start = jnp.where(going, begins + jnp.maximum(enters, 0.0), jnp.inf)
+    stop = jnp.where(going & infused, begins + ends, jnp.inf)
+
+    def flat(values: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(values, going.shape)[..., :most].ravel()
+
+    entry, jump, rate = (getattr(patterns, name)[..., None] for name in ("entry", "jump", "rate"))
+    columns = (start, stop, infused, entry, jump, rate, begins, row[:, None, None])
+    return Earlier(*map(flat, columns)), enough

@@ -1,0 +1,249 @@
+"""The steady state of periodic dosing, and of a constant infusion: found exactly, and differentiated implicitly.
+
+Between two doses of an endless series the states repeat: y = P(y) with P the solution over one interval. For a linear
+model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve. For any other, Newton's method on y - P(y) with the exact
+derivative of P; where it does not lead downhill, another interval is simulated instead. The derivative of the result is
+that of the equation, whatever the iterations were, in both modes and of every order.
+
+A state on which nothing depends (an area under a curve, what was excreted) has no steady state; it stays at its initial
+value.
+
+Reference: Keller, Numerical Methods for Two-Point Boundary-Value Problems, 1968 (shooting on the period map).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from qspjax._model import AbstractModel, as_state
+from qspjax.solve._exponential import MatrixExponential
+from qspjax.solve._method import AbstractMethod
+from qspjax.solve._schedule import Pattern, Schedule
+from qspjax.solve.kernel._layout import system_of
+
+Residual = Callable[[jax.Array], jax.Array]
+
+PERIODS = 3
+"""Intervals that are simulated before the first Newton step."""
+ITERATIONS = 60
+"""Most steps, of Newton or of simulation, until a steady state is given up."""
+LEAST = 0.05
+"""Where not even so small a part of a Newton step leads downhill, an interval is simulated instead."""
+DECADES, POLISH = 12, 4
+"""For a constant infusion: how often the time simulated grows tenfold, and the Newton steps that follow."""
+CLOSE = 1e-3
+"""Newton has arrived where a step is this part of the tolerance of the method."""
+
+
+def steady_state(
+    method: AbstractMethod, model: AbstractModel, pattern: Pattern, *, periodic: bool, constant: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Return the state at the beginning of a pattern of doses, before what is given then, and whether it was found.
+
+    Args:
+        method: How to solve.
+        model: The patient.
+        pattern: The doses of one interval.
+        periodic: Whether there may be an interval.
+        constant: Whether there may be none: a constant infusion.
+    """
+    start = as_state(model, None)
+    y0, unravel = ravel_pytree(start)
+    system, _ = system_of(model, start)
+    matters = np.asarray(system.pattern).any(axis=0)  # a column of zeros: nothing depends on this state
+    free = np.flatnonzero(matters)
+    if not free.size:
+        return y0, jnp.ones((), bool)
+
+    def whole(part: jax.Array) -> jax.Array:
+        return y0.at[free].set(part)
+
+    def slope(part: jax.Array) -> jax.Array:
+        rates = jnp.zeros_like(y0).at[pattern.entry].add(jnp.where(jnp.isfinite(pattern.shift), pattern.rate, 0.0))
+        flat = ravel_pytree(model.vector_field(pattern.begins, unravel(whole(part))))[0]
+        return (flat + rates)[free]
+
+    def after(span: jax.Array, part: jax.Array, doses: Schedule) -> jax.Array:
+        ends = (pattern.begins + span)[None]
+        states, _, _ = method.solve(model, doses, ends, unravel(whole(part)), pattern.begins)
+        return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], states))[0][free]
+
+    exact = isinstance(method, MatrixExponential)
+    near = None if exact else Near(method.rtol, method.atol)
+    found = []
+    if periodic:
+        interval = jnp.where(pattern.interval > 0, pattern.interval, 1.0)
+        doses = one_period(pattern, interval)
+
+        def gained(part: jax.Array) -> jax.Array:
+            return after(interval, part, doses) - part
+
+        found.append(_affine(gained, y0[free]) if exact else _implicit(gained, y0[free], partial(_shoot, near)))
+    if constant:
+        on = partial(after, doses=constantly(pattern))
+        found.append(_affine(slope, y0[free]) if exact else _implicit(slope, y0[free], partial(_relax, near, on)))
+    part, fine = found[0]
+    if len(found) > 1:
+        steady, balanced = found[1]
+        part = jnp.where(pattern.interval > 0, part, steady)
+        fine = jnp.where(pattern.interval > 0, fine, balanced)
+    return whole(part), fine & jnp.isfinite(part).all()
+
+
+class Near(NamedTuple):
+    """What counts as the same state."""
+
+    rtol: float
+    atol: float
+
+    def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
+        """Return the largest change in units of the tolerance, inf if it is not finite."""
+        size = jnp.max(jnp.abs(change) / (self.atol + self.rtol * jnp.abs(y)))
+        return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+
+def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
+    """Return what enters during one interval of an endless series of doses.
+
+    An infusion longer than the interval runs several times over: as many whole intervals as it lasts at all times, and
+    the rest of it once more, which may go on into the next interval.
+    """
+    live = jnp.isfinite(pattern.shift)
+    shift = jnp.where(live, pattern.shift, 0.0)
+    phase = jnp.mod(shift, interval)
+    phase = jnp.where(interval - phase <= 1e-12 * interval, 0.0, phase)
+    begins, enters = pattern.begins, pattern.begins + phase
+    unused = jnp.full_like(shift, jnp.inf)
+    given = jnp.where(live, enters, unused)
+    times = jnp.floor(pattern.lasts / interval)
+    rest = pattern.lasts - times * interval
+    over = phase + rest - interval
+    runs = live & pattern.infused
+    always = jnp.where(runs, begins, unused)
+    wraps = runs & (over > 0)
+    nothing = jnp.zeros_like(shift)
+    return Schedule(
+        start=jnp.concatenate([given, always, jnp.where(wraps, begins, unused)]),
+        stop=jnp.concatenate([jnp.where(runs, enters + rest, unused), unused, jnp.where(wraps, begins + over, unused)]),
+        infused=jnp.concatenate([runs, runs, wraps]),
+        entry=jnp.tile(pattern.entry, 3),
+        jump=jnp.concatenate([pattern.jump, nothing, nothing]),
+        rate=jnp.concatenate([pattern.rate, times * pattern.rate, pattern.rate]),
+        order=None,
+        seen=None,
+        vectors=None,
+        lost=jnp.zeros((), bool),
+    )
+
+
+def constantly(pattern: Pattern) -> Schedule:
+    """Return infusions that run all the time."""
+    live = jnp.isfinite(pattern.shift)
+    return Schedule(
+        start=jnp.where(live, pattern.begins, jnp.inf),
+        stop=jnp.full_like(pattern.shift, jnp.inf),
+        infused=live,
+        entry=pattern.entry,
+        jump=jnp.zeros_like(pattern.jump),
+        rate=pattern.rate,
+        order=None,
+        seen=None,
+        vectors=None,
+        lost=jnp.zeros((), bool),
+    )
+
+
+def _affine(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the root of an affine function, differentiated as it is computed."""
+    origin = residual(jnp.zeros_like(guess))
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(origin)))
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
+    columns = (jax.vmap(residual)(size * jnp.eye(guess.size, dtype=guess.dtype)) - origin) / size
+    root = -jnp.linalg.solve(columns.T, origin)
+    return root, jnp.isfinite(root).all()
+
+
+def _implicit(residual: Residual, guess: jax.Array, search: Any) -> tuple[jax.Array, jax.Array]:
+    """Return a root of a function, differentiated by the implicit function theorem; and whether it is one."""
+
+    def tangent_solve(linear: Residual, right: jax.Array) -> jax.Array:
+        return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(right)), right)
+
+    root, distance = jax.lax.custom_root(residual, guess, search, tangent_solve, has_aux=True)
+    return root, jax.lax.stop_gradient(distance) <= 1.0
+
+
+def _stepped(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the value of a function and the Newton step that follows from it."""
+    value, push = jax.linearize(residual, y)
+    jacobian = jax.vmap(push, out_axes=1)(jnp.eye(y.size, dtype=y.dtype))
+    return value, -jnp.linalg.solve(jacobian, value)
+
+
+class _Search(NamedTuple):
+    """Where Newton's method stands."""
+
+    y: jax.Array
+    value: jax.Array
+    step: jax.Array
+    share: jax.Array
+    stuck: jax.Array
+    count: jax.Array
+
+
+def _shoot(near: Near, residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Find the root of P(y) - y; return it and the size of the last step in units of the tolerance."""
+
+    def unfinished(now: _Search) -> jax.Array:
+        alive = jnp.isfinite(near.size(now.value, now.y)) & (now.count < ITERATIONS)
+        return alive & (near.size(now.step, now.y) > CLOSE) & ~now.stuck
+
+    def advance(now: _Search) -> _Search:
+        simulates = now.share < LEAST
+        trial = now.y + jnp.where(simulates, now.value, now.share * now.step)
+        value, step = _stepped(residual, trial)
+        better = simulates | (near.size(value, trial) < near.size(now.value, now.y))
+        # within the tolerance and no longer downhill: what is left is the error of the solve
+        stuck = ~better & (near.size(now.step, now.y) <= 1.0)
+        share = jnp.where(better, 1.0, 0.25 * now.share)
+        after = _Search(trial, value, step, share, stuck, now.count)
+        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), after, now)
+        return kept._replace(share=share, stuck=stuck, count=now.count + 1)
+
+    y = jax.lax.fori_loop(0, PERIODS, lambda _, y: y + residual(y), guess)
+    no = jnp.zeros((), bool)
+    start = _Search(y, *_stepped(residual, y), jnp.ones_like(y[0]), no, jnp.zeros((), int))
+    end = jax.lax.while_loop(unfinished, advance, start)
+    # the last step is taken too: it is that of the derivative
+    return end.y + jnp.where(end.stuck, 0.0, end.step), near.size(end.step, end.y)
+
+
+def _relax(near: Near, after: Any, residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Find the root of a slope: simulate ten times as long until Newton's step is short, then let it arrive."""
+    rates = jax.jacfwd(residual)(guess)
+    span = 1.0 / jnp.maximum(jnp.max(jnp.abs(rates)), 1e-12)
+    short = Near(1e-2, near.atol)
+
+    def unfinished(now: tuple) -> jax.Array:
+        y, step, _, count = now
+        return (short.size(step, y) > 1.0) & (count < DECADES) & jnp.isfinite(y).all()
+
+    def longer(now: tuple) -> tuple:
+        y, _, span, count = now
+        y = after(span, y)
+        return y, _stepped(residual, y)[1], 10.0 * span, count + 1
+
+    first = (guess, jnp.full_like(guess, jnp.inf), span, jnp.zeros((), int))
+    y, step, _, _ = jax.lax.while_loop(unfinished, longer, first)
+
+    def arrive(_: Any, now: tuple) -> tuple:
+        y = now[0] + now[1]
+        return y, _stepped(residual, y)[1]
+
+    arrived, last = jax.lax.fori_loop(0, POLISH, arrive, (y, step))
+    return arrived, jnp.where(short.size(step, y) <= 1.0, near.size(last, arrived), jnp.inf)
