@@ -1,4 +1,4 @@
-"""The command line: `qspjax trial [FILE]` runs a virtual trial and writes its results."""
+"""The command line: `qspjax trial [FILE]` runs a virtual trial, `qspjax check FILE` says what a file holds."""
 
 import argparse
 import dataclasses
@@ -56,7 +56,29 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--seed", type=_at_least(0), metavar="N", help="random seed, instead of the file's")
     trial.add_argument("--chunk", type=_at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
     trial.set_defaults(run=_trial)
+    _add_check(commands)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="check a trial file or a data set",
+        description="Say what a file holds, or all that is wrong with it: a trial file (.toml), or a data set in the "
+        "format of NONMEM (any other ending), for which the options are.",
+    )
+    check.add_argument("file", metavar="FILE", help="the file")
+    names = _parts("names, separated by commas")
+    check.add_argument("--dialect", metavar="NAME", help="rxode for the event codes of RxODE")
+    ignored = "a character that starts lines to ignore, or a condition such as DVID.EQ.2"
+    check.add_argument("--ignore", metavar="C", action="append", help=ignored)
+    check.add_argument("--accept", metavar="CONDITION", action="append", help="read only records that fulfil it")
+    check.add_argument("--categories", metavar="A,B", type=names, help="columns of text")
+    check.add_argument("--columns", metavar="A,B", type=names, help="names of all columns, as in $INPUT")
+    check.add_argument("--rename", metavar="A=B", type=_parts("OLD=NEW", "="), action="append", help="rename a column")
+    recode = _parts("COLUMN:OLD=NEW", ":", "=")
+    check.add_argument("--recode", metavar="SS:99=0", type=recode, action="append", help="replace a value of a column")
+    check.set_defaults(run=_check)
 
 
 def _trial(arguments: argparse.Namespace) -> int:
@@ -70,6 +92,19 @@ def _trial(arguments: argparse.Namespace) -> int:
         raise
     except ValueError as error:
         raise ValueError(f"{file.source}: {error}") from error
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    options = {name: getattr(arguments, name) for name in ("dialect", "ignore", "accept", "categories", "columns")}
+    recode: dict[str, dict[str, str]] = {}
+    for column, old, new in arguments.recode or ():
+        recode.setdefault(column, {})[old] = new
+    options |= {"rename": dict(arguments.rename or ()), "recode": recode}
+    try:
+        print(io.contents(arguments.file, **{name: value for name, value in options.items() if value}))
+    except ArgumentError as error:
+        raise ValueError(f"argument --{error.argument}: {error.must}") from error
+    return 0
 
 
 def _changed(file: io.TrialFile, arguments: argparse.Namespace) -> io.TrialFile:
@@ -151,6 +186,22 @@ def _at_least(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
         return value
 
     return whole
+
+
+def _parts(what: str, *separators: str) -> Callable[[str], tuple[str, ...]]:
+    """Return what splits the text of an option: at each of the separators once, or at all commas without any."""
+
+    def split(text: str) -> tuple[str, ...]:
+        parts, rest = [], text
+        for separator in separators:
+            part, _, rest = rest.partition(separator)
+            parts.append(part)
+        parts = [part.strip() for part in ([*parts, rest] if separators else text.split(","))]
+        if not all(parts):
+            raise argparse.ArgumentTypeError(f"must be {what}, but is {text}")
+        return tuple(parts)
+
+    return split
 
 
 def _breakdown(error: Exception) -> str:

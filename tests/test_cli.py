@@ -284,3 +284,74 @@ def test_dollars_one_time_and_large_chunks(trial, tmp_path):
     (tmp_path / "two.toml").write_text(text)
     assert main(["trial", trial, "--out", str(tmp_path / "out"), "--chunk", "1000000000000000"]) == 0
     assert held(tmp_path / "out") == FILES
+
+
+TABLE = """ID,TIME,AMT,Y,SEX,SS
+1,0,100,.,f,99
+1,1,.,2.5,f,99
+2,0,50,.,m,99
+"""
+READABLE = ["--rename", "Y=DV", "--categories", "SEX", "--recode", "SS:99=0"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return str(path)
+
+
+def test_check_says_what_a_data_set_holds(table, capsys):
+    assert main(["check", table, *READABLE]) == 0
+    printed = capsys.readouterr()
+    assert (
+        printed.out == str(io.read_nonmem(table, rename={"Y": "DV"}, categories=["SEX"], recode={"SS": {99: 0}})) + "\n"
+    )
+    assert printed.err == ""
+    assert "Subjects:     2\nRecords:      3\n" in printed.out
+    assert main(["check", table, *READABLE, "--ignore", "ID.EQ.2", "--ignore", "#"]) == 0
+    assert "Subjects:     1\nRecords:      2\n" in capsys.readouterr().out
+    columns = [
+        "--columns",
+        "ID,TIME,AMT,DV,SEX=DROP,DROP",
+        "--accept",
+        "ID=1",
+        "--accept",
+        "TIME>9",
+        "--dialect",
+        "rxode",
+    ]
+    assert main(["check", table, *columns]) == 0
+    assert "Covariates:   none\n" in capsys.readouterr().out
+
+
+def test_check_says_what_is_wrong_with_a_data_set(table, capsys):
+    assert main(["check", table, "--rename", "Y=DV"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        f"{table}:2: SEX: must be a number (or a category: `categories`), but is f.\n"
+        f"{table}:3: SEX: must be a number (or a category: `categories`), but is f.\n"
+        f"{table}:4: SEX: must be a number (or a category: `categories`), but is m.\n"
+    )
+    assert main(["check", table, "--dialect", "monolix"]) == 2
+    assert capsys.readouterr().err == "argument --dialect: must name a dialect (nonmem, rxode), but is `monolix`.\n"
+    for option, value, what in [
+        ("--recode", "SS", "COLUMN:OLD=NEW"),
+        ("--rename", "Y", "OLD=NEW"),
+        ("--columns", "ID,,DV", "names, separated by commas"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            main(["check", table, option, value])
+        assert caught.value.code == 2
+        assert f"argument {option}: must be {what}, but is {value}" in capsys.readouterr().err
+
+
+def test_check_reads_trial_files(trial, tmp_path, capsys):
+    assert main(["check", trial]) == 0
+    assert capsys.readouterr().out == "Trial:    Two doses\nPatients: 6\nArms:     none, low, daily\n"
+    path = tmp_path / "bad.toml"
+    path.write_text(TRIAL.replace("until", "untl"))
+    assert main(["check", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"{path}:27: [output] until: must be given, but is missing.\n")
+    assert held(tmp_path) == {"two.toml", "bad.toml"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 Path = tuple[str, ...]
@@ -17,12 +18,14 @@ class Issue:
         path: The keys that lead to the value, empty where the file as a whole is wrong.
         message: What it must be and what it is: "must ..., but is ...".
         line: Number of the line from 1, if it is known.
+        column: The name of the column, where the file is a table.
     """
 
     file: str
     path: Path
     message: str
     line: int | None = None
+    column: str = ""
 
     @property
     def key(self) -> str:
@@ -31,18 +34,40 @@ class Issue:
 
     def __str__(self) -> str:
         table, key = ".".join(map(_quoted, self.path[:-1])), "".join(map(_quoted, self.path[-1:]))
-        place = " ".join(part for part in (f"[{table}]" if table else "", key) if part)
+        place = " ".join(part for part in (f"[{table}]" if table else "", key or self.column) if part)
         head = self.file if self.line is None else f"{self.file}:{self.line}"
         return ": ".join(part for part in (head, place, self.message) if part)
 
 
 class FileIssues(ValueError):
-    """A file that cannot be used; `issues` lists what is wrong with it, and the text has a line for each."""
+    """A file that cannot be used; `issues` lists all that is wrong with it, and the text has a line for each.
+
+    The text leaves out what a table repeats: the same issue of a column in many lines, and all after the first hundred.
+    """
 
     def __init__(self, issues: Sequence[Issue]):
         """Collect the issues."""
-        super().__init__("\n".join(map(str, issues)))
+        super().__init__("\n".join(_shortened(issues)))
         self.issues = tuple(issues)
+
+
+_MOST_SHOWN = 100
+_MOST_OF_A_KIND = 3
+
+
+def _shortened(issues: Sequence[Issue]) -> list[str]:
+    shown, kinds = [], Counter((issue.file, issue.column, issue.message) for issue in issues)
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for issue in issues:
+        kind = (issue.file, issue.column, issue.message)
+        seen[kind] += 1
+        if not issue.column or seen[kind] <= _MOST_OF_A_KIND:
+            more = kinds[kind] - _MOST_OF_A_KIND
+            last = issue.column and seen[kind] == _MOST_OF_A_KIND and more > 0
+            shown.append(f"{issue} (and in {more} more lines)" if last else str(issue))
+    if len(shown) <= _MOST_SHOWN:
+        return shown
+    return [*shown[:_MOST_SHOWN], f"... and {len(shown) - _MOST_SHOWN} more issues"]
 
 
 def _quoted(key: str) -> str:

@@ -1,0 +1,48 @@
+"""Check a file of any kind that qspjax reads, without using it."""
+
+from pathlib import Path
+from typing import Any
+
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io._nonmem import read_nonmem
+from qspjax.io._trial_file import read_trial
+
+
+def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
+    """Return what is wrong with a file, nothing if it is fine.
+
+    Args:
+        path: A trial file (`.toml`), or a data set in the format of NONMEM (any other ending).
+        **options: The arguments of `read_nonmem`.
+
+    Raises:
+        ValueError: If an option is wrong.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "one.csv"
+        >>> _ = path.write_text("ID,TIME,AMT,DV\\n1,0,-100,.\\n1,2,.,BLQ\\n")
+        >>> for issue in qsp.io.validate(path):
+        ...     print(issue.line, issue.column, issue.message)
+        2 AMT must not be negative, but is -100.
+        3 DV must be a number, but is BLQ.
+    """
+    try:
+        contents(path, **options)
+    except FileIssues as error:
+        return error.issues
+    return ()
+
+
+def contents(path: str | Path, **options: Any) -> str:
+    """Return what a file holds, in words; the arguments are those of `validate`.
+
+    Raises:
+        FileIssues: If anything in the file is wrong.
+        ValueError: If an option is wrong.
+    """
+    if Path(path).suffix.lower() == ".toml":
+        file = read_trial(path)
+        arms = ", ".join(arm.name for arm in file.trial.arms)
+        return f"Trial:    {file.title}\nPatients: {file.patients}\nArms:     {arms}"
+    return str(read_nonmem(path, **options))
