@@ -37,6 +37,12 @@ from qspjax._model import (
 )
 from qspjax._names import at as at, names as names
 from qspjax._regimen import Regimen as Regimen
+from qspjax._rules import (
+    AbstractRule as AbstractRule,
+    ReduceAbove as ReduceAbove,
+    StopOnProgression as StopOnProgression,
+    TreatToTarget as TreatToTarget,
+)
 from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
 from qspjax._solution import RESULTS as RESULTS, Solution as Solution
 from qspjax._varying import (

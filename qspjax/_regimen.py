@@ -18,8 +18,17 @@ import numpy as np
 
 from qspjax._amount import AbstractAmount, Covariates
 from qspjax._arrays import place_of_greatest
-from qspjax._checks import check_above, check_instance, check_number, check_whole, concrete, refuse
+from qspjax._checks import (
+    check_above,
+    check_increasing,
+    check_instance,
+    check_number,
+    check_whole,
+    concrete,
+    refuse,
+)
 from qspjax._model import as_parameter
+from qspjax._rules import AbstractRule, Decision
 from qspjax._types import Scalar
 
 
@@ -101,8 +110,10 @@ class Regimen(eqx.Module):
         interval: Time to the next dose of the same order, 0 without (NONMEM's II).
         steady: 1 where the dose begins a pattern at steady state, 2 where that is added to what is there (NONMEM's SS).
         group: Where the first row of the pattern stands, counted from this row.
+        adapts: 1 where adaptive dosing multiplies the amount, else 0.
         rule: Which of `rules` gives the amount of each row, or -1 where `amount` is a number already.
         rules: Amounts that depend on covariates; `prescribe` evaluates them.
+        decision: How the doses are adapted at visits, or None.
         end: Time at which the regimen is over, where `then` goes on.
         targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
             parameters.
@@ -120,8 +131,10 @@ class Regimen(eqx.Module):
     interval: jax.Array
     steady: jax.Array
     group: jax.Array
+    adapts: jax.Array
     rule: jax.Array
     rules: tuple[AbstractAmount, ...]
+    decision: Decision | None
     end: jax.Array
     targets: tuple[str | int | Parameter, ...] = eqx.field(static=True)
     extent: Extent = eqx.field(static=True)
@@ -170,7 +183,11 @@ class Regimen(eqx.Module):
 
     def ndims(self) -> "Regimen":
         """Return a tree like the regimen: the number of dimensions of each leaf for one patient."""
-        return eqx.tree_at(lambda r: r.end, jax.tree.map(lambda _: 1, self), 0)
+        columns = eqx.tree_at(lambda r: r.end, jax.tree.map(lambda _: 1, self), 0)
+        if self.decision is None:
+            return columns
+        rule = jax.tree.map(jnp.ndim, self.decision.rule)
+        return eqx.tree_at(lambda r: r.decision.rule, columns, rule)
 
     def __add__(self, other: "Regimen") -> "Regimen":
         """Give the doses of both regimens."""
@@ -182,8 +199,16 @@ class Regimen(eqx.Module):
         other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
         columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         end = jnp.maximum(self.end, other.end)
-        extent = self.extent.joined(other.extent)
-        return Regimen(**columns, rules=self.rules + other.rules, end=end, targets=targets, extent=extent)
+        if self.decision is not None and other.decision is not None:
+            raise ValueError("Only one of the regimens that are added can be adapted: add them first, then adapt.")
+        return Regimen(
+            **columns,
+            rules=self.rules + other.rules,
+            decision=self.decision or other.decision,
+            end=end,
+            targets=targets,
+            extent=self.extent.joined(other.extent),
+        )
 
     def every(self, interval: Scalar, *, doses: int) -> "Regimen":
         """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
@@ -211,7 +236,7 @@ class Regimen(eqx.Module):
         columns["interval"] = jnp.where(given, interval[..., None], columns["interval"])
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
         extent = self.extent._replace(resets=self.extent.resets * doses, repeated=True)
-        return Regimen(**columns, rules=self.rules, end=end, targets=self.targets, extent=extent)
+        return dataclasses.replace(self, **columns, end=end, extent=extent)
 
     def at_steady_state(self, *, added: bool = False) -> "Regimen":
         """Begin at steady state: as if the doses had been repeated at their interval for ever before (NONMEM's SS).
@@ -272,7 +297,40 @@ class Regimen(eqx.Module):
             refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
         shift = self.end[..., None]
         moved = (other.time + shift, other.ordered + shift, other.end + self.end)
-        return self + eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, moved)
+        later = eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, moved)
+        if later.decision is not None:
+            later = eqx.tree_at(lambda r: r.decision.at, later, later.decision.at + shift)
+        return self + later
+
+    def adapted(self, rule: AbstractRule, *, at: Scalar) -> "Regimen":
+        """Adapt the doses at visits: a rule decides by which factor those that follow are multiplied.
+
+        A dose at the time of a visit is given after the decision. A dose keeps the factor of its start; an infusion
+        keeps its duration, and its rate is multiplied. The factors are in `solution.stats["factors"]`. What is added to
+        the regimen afterwards, with `+`, is not adapted.
+
+        Args:
+            rule: Such as `ReduceAbove("toxicity", 3.0)`, or your own.
+            at: Times of the visits, shape (visits,) or (patients, visits), not decreasing; trailing inf is padding.
+
+        Raises:
+            ValueError: If times decrease or the regimen is adapted already.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> daily = qsp.bolus(300.0, to="central").every(24.0, doses=3)
+            >>> regimen = daily.adapted(qsp.ReduceAbove("concentration", 5.0), at=[1.0, 25.0])
+            >>> solution = qsp.simulate(patient, regimen, [0.0, 24.0, 48.0])
+            >>> solution.observed["concentration"].round(2), solution.stats["factors"]
+            (Array([10.  ,  5.91,  3.04], dtype=float64), Array([0.5 , 0.25], dtype=float64))
+        """
+        if self.decision is not None:
+            raise ValueError("A regimen can be adapted only once.")
+        check_number("at", at)
+        check_increasing("at", jnp.asarray(at, dtype=float))
+        doses = jnp.where(self.kind < Action.RESET, 1, 0)
+        return dataclasses.replace(self, adapts=doses, decision=Decision(rule, at))
 
     def prescribe(self, covariates: Covariates) -> "Regimen":
         """Return the regimen with every amount a number, for patients with these covariates.
@@ -313,11 +371,12 @@ _COLUMNS: dict[str, Any] = {
     "interval": 0.0,
     "steady": 0,
     "group": 0,
+    "adapts": 0,
     "rule": -1,
 }
 """The columns of the table and what padding holds in them."""
 
-_WHOLE = ("kind", "index", "steady", "group", "rule")
+_WHOLE = ("kind", "index", "steady", "group", "adapts", "rule")
 """Columns of whole numbers."""
 
 
@@ -328,6 +387,7 @@ def table(
 
     Args:
         targets: What `index` counts.
+        decision: How the doses are adapted at visits, or None.
         end: Time at which the regimen is over; by default that of its last row.
         rules: Amounts that depend on covariates.
         **columns: Columns of a `Regimen`, each of shape (rows,) or (patients, rows), `time` at least; codes in numpy.
@@ -355,7 +415,8 @@ def table(
     if end is None:
         end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
         end = jnp.where(jnp.isfinite(end), end, 0.0)
-    return Regimen(**whole, rules=tuple(rules), end=as_parameter(end), targets=tuple(targets), extent=extent)
+    end = as_parameter(end)
+    return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), extent=extent)
 
 
 def _most(mask: np.ndarray) -> int:

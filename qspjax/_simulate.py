@@ -22,6 +22,7 @@ from qspjax.solve._linear import is_linear
 from qspjax.solve._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
 from qspjax.solve._steady import steady_state
 from qspjax.solve._varied import Varied
+from qspjax.solve._visits import solve_in_visits
 
 
 def simulate(
@@ -195,7 +196,10 @@ class _Patient(eqx.Module):
         if varied:
             model = Varied(model, regimen.parameters)
             initial = model.initial() if initial is None else model.extended(initial)
-        states, result, stats = self.method.solve(model, schedule, ts, initial, t0)
+        if regimen.decision is None:
+            states, result, stats = self.method.solve(model, schedule, ts, initial, t0)
+        else:
+            states, result, stats = solve_in_visits(self.method, model, schedule, ts, initial, t0, regimen.decision)
         result = RESULTS.where(schedule.lost, RESULTS.steady_state_not_found, result)
 
         # where the solve did not arrive, observe a harmless state of a constant model: derivatives stay finite

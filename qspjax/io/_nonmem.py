@@ -1,14 +1,15 @@
 """Data sets as NONMEM and the programs after it read them: a record a line, doses and observations in one table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_instance, check_one_of, refuse
+from qspjax._checks import check_instance, check_one_of, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._model import AbstractModel
 from qspjax._names import at, state_names
@@ -200,19 +201,22 @@ class NonmemData:
             values[parameter] = self.covariates[name]
         return Cohort.of(model, values, covariates=self.covariates, size=self.subjects)
 
-    def patients(self, model: AbstractModel, parameters: Mapping[str, str]) -> tuple[Cohort, Regimen]:
+    def patients(
+        self, model: AbstractModel, parameters: Mapping[str, str | Callable[[dict[str, Any]], Any]]
+    ) -> tuple[Cohort, Regimen]:
         """Return the subjects as virtual patients, and doses that let their parameters follow varying covariates.
 
         A parameter that the delivery of a dose depends on (a lag, a bioavailability) is that of the dose's record.
 
         Args:
             model: The typical patient.
-            parameters: Which column gives a parameter of the model, such as `{"F": "BIOAV"}`. Where a column varies,
-                the parameter is between two records what `interpolation` says.
+            parameters: What gives a parameter of the model: a column, as in `{"F": "BIOAV"}`, or a function of the
+                covariates by name, as in `{"CL": lambda c: 0.05 * c["CRCL"]}`; constant ones come in shape
+                (subjects, 1), varying ones in shape (subjects, outputs). Between two records a parameter that varies
+                is what `interpolation` says.
 
         Raises:
-            ValueError: If a column is no covariate, or varies and has missing values, or a name is none of the model's
-                parameters.
+            ValueError: If a column is no covariate or has missing values, or a name is none of the model's parameters.
 
         Example:
             >>> import pathlib, tempfile, qspjax as qsp
@@ -224,18 +228,22 @@ class NonmemData:
             >>> solution.observed["concentration"].round(3)  # from 1 to 2 the value at 2: NOCB
             Array([[1.   , 0.368, 0.368]], dtype=float64)
         """
+        columns = {name: values[:, None] for name, values in self.covariates.items()} | self.varying
         regimen, constant = self.regimen, {}
-        for parameter, name in parameters.items():
-            check_one_of("parameters", name, (*self.covariates, *self.varying), "a covariate")
-            if name in self.covariates:
-                constant[parameter] = name
-                continue
-            values = self.varying[name]
-            if np.isnan(values).any():
-                refuse("parameters", "name columns without missing values where they vary", name)
+        for parameter, source in parameters.items():
             at(model, parameter)
-            regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
-        return self.cohort(model, constant), regimen
+            if isinstance(source, str):
+                check_one_of("parameters", source, columns, "a covariate")
+            values = jnp.asarray(columns[source] if isinstance(source, str) else source(columns), dtype=float)
+            values = jnp.broadcast_to(values, (self.subjects, values.shape[-1] if values.ndim else 1))
+            known = concrete(values)
+            if known is not None and np.isnan(known).any():
+                refuse("parameters", "come from columns without missing values", f"NaN for `{parameter}`")
+            if values.shape[1] == 1:
+                constant[parameter] = values[:, 0]
+            else:
+                regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
+        return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
 
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
         """Return what is wrong with the records for a model: doses into compartments that it does not have.

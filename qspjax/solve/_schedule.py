@@ -35,12 +35,13 @@ class Schedule(eqx.Module):
 
     Attributes:
         start: When a dose enters, or an infusion starts.
-        stop: When an infusion stops, else inf; None without infusions.
+        stop: When an infusion that starts stops, inf if never; None without infusions.
         infused: Which doses are infusions; None without infusions.
         entry: With n states: i < n adds to state i, n + i gives state i the value, 2 n + k and 2 n + m + k put all
             states to the k-th of m vectors, or add it to them.
         jump: What is added to the state, or its new value.
         rate: The rate of an infusion into the state.
+        adapts: Which doses adaptive dosing multiplies, None without.
         order: What orders doses at equal times, None where doses come before outputs.
         seen: What orders the outputs, shape (outputs,): each sees the doses of its own time up to this order.
         vectors: States after a reset and at steady states, shape (m, n), or None.
@@ -55,6 +56,7 @@ class Schedule(eqx.Module):
     entry: jax.Array
     jump: jax.Array
     rate: jax.Array | None
+    adapts: jax.Array | None
     order: jax.Array | None
     seen: jax.Array | None
     vectors: jax.Array | None
@@ -299,11 +301,13 @@ def schedule_of(
     rows = jnp.arange(regimen.rows)
     start, stop = one.start, jnp.where(one.infused, one.start + one.lasts, jnp.inf)
     total = flat.size + len(names)
-    sets, lost = bool(names), jnp.zeros((), bool)
+    sets, lost, adapted = bool(names), jnp.zeros((), bool), regimen.decision is not None
     if not (extent.resets or extent.steady):
         stop, infused, rate = (stop, one.infused, one.rate) if extent.infuses else (None, None, None)
         order = None if seen is None else regimen.order
-        return Schedule(start, stop, infused, one.entry, one.jump, rate, order, seen, None, lost, sets, len(names))
+        adapts = regimen.adapts > 0 if adapted else None
+        doses = (start, stop, infused, one.entry, one.jump, rate, adapts)
+        return Schedule(*doses, order, seen, None, lost, sets, len(names))
 
     def model_at(row: jax.Array) -> AbstractModel:
         return with_parameters(model, names, [x[row] for x in one.parameters]) if names else model
@@ -350,7 +354,7 @@ def schedule_of(
     )
     cut = jnp.where(enters < flat.size, first_cut(cuts, ordered, row), jnp.inf)
     begin = jnp.where(begin >= cut - slack(cut), jnp.inf, begin)
-    end = jnp.where(jnp.isfinite(begin), jnp.minimum(end, cut), jnp.inf)
+    end = jnp.minimum(end, cut)
     orders = jnp.concatenate([regimen.order[moments], regimen.order, jnp.full((row.size - rows.size,), -1.0)])
     return Schedule(
         start=jnp.concatenate([time, begin]),
@@ -359,6 +363,7 @@ def schedule_of(
         entry=jnp.concatenate([entry, enters]),
         jump=jnp.concatenate([none, jump]),
         rate=jnp.concatenate([none, rate]) if extent.infuses else None,
+        adapts=_beside(regimen.adapts > 0, moments.size, row.size - rows.size) if adapted else None,
         order=None if seen is None else orders,
         seen=seen,
         vectors=jnp.pad(vectors, ((0, 0), (0, len(names)))),
@@ -366,6 +371,11 @@ def schedule_of(
         sets=sets,
         held=len(names),
     )
+
+
+def _beside(own: jax.Array, before: int, after: int) -> jax.Array:
+    """Return a mask of the rows with what stands before and after them, which is false."""
+    return jnp.concatenate([jnp.zeros((before,), bool), own, jnp.zeros((after,), bool)])
 
 
 def _pattern(regimen: Regimen, one: Resolved, begins: jax.Array) -> Pattern:

@@ -1,9 +1,9 @@
 """The steady state of periodic dosing, and of a constant infusion: found exactly, and differentiated implicitly.
 
 Between two doses of an endless series the states repeat: y = P(y) with P the solution over one interval. For a linear
-model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve. For any other, Newton's method on y - P(y) with the exact
-derivative of P; where it does not lead downhill, another interval is simulated instead. The derivative of the result is
-that of the equation, whatever the iterations were, in both modes and of every order.
+model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve. For any other, Newton's method on P(y) - y: the exact
+derivative of P once, then Broyden's updates; where no step leads downhill, another interval is simulated instead. The
+derivative of the result is that of the equation, whatever the iterations were, in both modes and of every order.
 
 A state on which nothing depends (an area under a curve, what was excreted) has no steady state; it stays at its initial
 value.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ from qspjax.solve.kernel._layout import system_of
 
 Residual = Callable[[jax.Array], jax.Array]
 
-PERIODS = 3
+PERIODS = 1
 """Intervals that are simulated before the first Newton step."""
 ITERATIONS = 60
 """Most steps, of Newton or of simulation, until a steady state is given up."""
@@ -37,7 +38,7 @@ LEAST = 0.05
 DECADES, POLISH = 12, 4
 """For a constant infusion: how often the time simulated grows tenfold, and the Newton steps that follow."""
 CLOSE = 1e-3
-"""Newton has arrived where a step is this part of the tolerance of the method."""
+"""The search has arrived where a step is this part of the tolerance of the method."""
 
 
 def steady_state(
@@ -57,6 +58,8 @@ def steady_state(
     system, _ = system_of(model, start)
     matters = np.asarray(system.pattern).any(axis=0)  # a column of zeros: nothing depends on this state
     free = np.flatnonzero(matters)
+    wanted = jnp.isfinite(pattern.shift).any()
+    repeats, runs = wanted & (pattern.interval > 0), wanted & (pattern.interval == 0)
     if not free.size:
         return y0, jnp.ones((), bool)
 
@@ -66,10 +69,10 @@ def steady_state(
     def slope(part: jax.Array) -> jax.Array:
         rates = jnp.zeros_like(y0).at[pattern.entry].add(jnp.where(jnp.isfinite(pattern.shift), pattern.rate, 0.0))
         flat = ravel_pytree(model.vector_field(pattern.begins, unravel(whole(part))))[0]
-        return (flat + rates)[free]
+        return jnp.where(runs, (flat + rates)[free], y0[free] - part)
 
-    def after(span: jax.Array, part: jax.Array, doses: Schedule) -> jax.Array:
-        ends = (pattern.begins + span)[None]
+    def after(span: jax.Array, part: jax.Array, doses: Schedule, goes: jax.Array) -> jax.Array:
+        ends = jnp.where(goes & jnp.isfinite(part).all(), pattern.begins + span, jnp.inf)[None]
         states, _, _ = method.solve(model, doses, ends, unravel(whole(part)), pattern.begins)
         return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], states))[0][free]
 
@@ -77,21 +80,22 @@ def steady_state(
     near = None if exact else Near(method.rtol, method.atol)
     found = []
     if periodic:
-        interval = jnp.where(pattern.interval > 0, pattern.interval, 1.0)
+        interval = jnp.where(repeats, pattern.interval, 1.0)
         doses = one_period(pattern, interval)
 
         def gained(part: jax.Array) -> jax.Array:
-            return after(interval, part, doses) - part
+            # where there is no such pattern the state stays, and so do its derivatives
+            return jnp.where(repeats, after(interval, part, doses, repeats), y0[free]) - part
 
         found.append(_affine(gained, y0[free]) if exact else _implicit(gained, y0[free], partial(_shoot, near)))
     if constant:
-        on = partial(after, doses=constantly(pattern))
+        on = partial(after, doses=constantly(pattern), goes=runs)
         found.append(_affine(slope, y0[free]) if exact else _implicit(slope, y0[free], partial(_relax, near, on)))
     part, fine = found[0]
     if len(found) > 1:
         steady, balanced = found[1]
-        part = jnp.where(pattern.interval > 0, part, steady)
-        fine = jnp.where(pattern.interval > 0, fine, balanced)
+        part = jnp.where(runs, steady, part)
+        fine = jnp.where(runs, balanced, fine)
     return whole(part), fine & jnp.isfinite(part).all()
 
 
@@ -103,8 +107,12 @@ class Near(NamedTuple):
 
     def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
         """Return the largest change in units of the tolerance, inf if it is not finite."""
-        size = jnp.max(jnp.abs(change) / (self.atol + self.rtol * jnp.abs(y)))
+        size = jnp.max(jnp.abs(change) / self.scale(y))
         return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+    def scale(self, y: jax.Array) -> jax.Array:
+        """Return the tolerance of each state."""
+        return self.atol + self.rtol * jnp.abs(y)
 
 
 def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
@@ -134,6 +142,7 @@ def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
         entry=jnp.tile(pattern.entry, 3),
         jump=jnp.concatenate([pattern.jump, nothing, nothing]),
         rate=jnp.concatenate([pattern.rate, times * pattern.rate, pattern.rate]),
+        adapts=None,
         order=None,
         seen=None,
         vectors=None,
@@ -151,6 +160,7 @@ def constantly(pattern: Pattern) -> Schedule:
         entry=pattern.entry,
         jump=jnp.zeros_like(pattern.jump),
         rate=pattern.rate,
+        adapts=None,
         order=None,
         seen=None,
         vectors=None,
@@ -164,63 +174,118 @@ def _affine(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(origin)))
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
     columns = (jax.vmap(residual)(size * jnp.eye(guess.size, dtype=guess.dtype)) - origin) / size
-    root = -jnp.linalg.solve(columns.T, origin)
-    return root, jnp.isfinite(root).all()
+    matrix, fine = _solvable(columns.T)
+    root = -jnp.linalg.solve(matrix, jnp.where(fine, origin, 0.0))
+    return root, fine
+
+
+def _solvable(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return a matrix, or that of one where it is singular: what fails must not come back as NaN from a derivative."""
+    trial = jnp.linalg.solve(jax.lax.stop_gradient(matrix), jnp.ones(matrix.shape[:1]))
+    fine = jnp.isfinite(trial).all()
+    return jnp.where(fine, matrix, jnp.eye(matrix.shape[0])), fine
 
 
 def _implicit(residual: Residual, guess: jax.Array, search: Any) -> tuple[jax.Array, jax.Array]:
     """Return a root of a function, differentiated by the implicit function theorem; and whether it is one."""
 
     def tangent_solve(linear: Residual, right: jax.Array) -> jax.Array:
-        return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(right)), right)
+        return jnp.linalg.solve(_solvable(jax.jacfwd(linear)(jnp.zeros_like(right)))[0], right)
 
-    root, distance = jax.lax.custom_root(residual, guess, search, tangent_solve, has_aux=True)
+    def found(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
+        root, distance = search(residual, guess)
+        return jnp.where(jnp.isfinite(root).all(), root, guess), distance
+
+    root, distance = jax.lax.custom_root(residual, guess, found, tangent_solve, has_aux=True)
     return root, jax.lax.stop_gradient(distance) <= 1.0
 
 
-def _stepped(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the value of a function and the Newton step that follows from it."""
+def _linearised(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the value of a function and its Jacobian."""
     value, push = jax.linearize(residual, y)
-    jacobian = jax.vmap(push, out_axes=1)(jnp.eye(y.size, dtype=y.dtype))
-    return value, -jnp.linalg.solve(jacobian, value)
+    return value, jax.vmap(push, out_axes=1)(jnp.eye(y.size, dtype=y.dtype))
 
 
 class _Search(NamedTuple):
-    """Where Newton's method stands."""
+    """Where the search for a root stands: after `jacobian`, of an earlier point unless `fresh`, `step` goes next."""
 
     y: jax.Array
     value: jax.Array
+    jacobian: jax.Array
     step: jax.Array
     share: jax.Array
+    fresh: jax.Array
+    stale: jax.Array
     stuck: jax.Array
     count: jax.Array
 
 
 def _shoot(near: Near, residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Find the root of P(y) - y; return it and the size of the last step in units of the tolerance."""
+    """Find the root of P(y) - y; return it and the size of the last step in units of the tolerance.
+
+    The Jacobian is computed once and then updated (Broyden); again where a step does not lead downhill. Patients
+    who are done have a start that is NaN, and are not solved.
+    """
 
     def unfinished(now: _Search) -> jax.Array:
-        alive = jnp.isfinite(near.size(now.value, now.y)) & (now.count < ITERATIONS)
-        return alive & (near.size(now.step, now.y) > CLOSE) & ~now.stuck
+        alive = jnp.isfinite(near.size(now.value, now.y)) & (now.count < ITERATIONS) & ~now.stuck
+        return (now.count <= PERIODS) | (alive & (now.stale | (near.size(now.step, now.y) > CLOSE)))
 
     def advance(now: _Search) -> _Search:
-        simulates = now.share < LEAST
-        trial = now.y + jnp.where(simulates, now.value, now.share * now.step)
-        value, step = _stepped(residual, trial)
-        better = simulates | (near.size(value, trial) < near.size(now.value, now.y))
-        # within the tolerance and no longer downhill: what is left is the error of the solve
-        stuck = ~better & (near.size(now.step, now.y) <= 1.0)
-        share = jnp.where(better, 1.0, 0.25 * now.share)
-        after = _Search(trial, value, step, share, stuck, now.count)
-        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), after, now)
-        return kept._replace(share=share, stuck=stuck, count=now.count + 1)
+        live, warm = unfinished(now), now.count <= PERIODS
+        renews = now.stale & ~warm
+        simulates = warm | (~renews & (now.share < LEAST))
+        way = jnp.where(simulates, now.value, now.share * now.step)
+        trial = now.y + jnp.where(renews, 0.0, way)
+        value = _for_some(residual, live & ~renews, trial)
+        again, exact = _for_some(partial(_linearised, residual), live & renews, trial)
+        value = jnp.where(renews, again, value)
+        jacobian = jnp.where(renews, exact, _updated(now.jacobian, way, value - now.value, near.scale(now.y)))
 
-    y = jax.lax.fori_loop(0, PERIODS, lambda _, y: y + residual(y), guess)
-    no = jnp.zeros((), bool)
-    start = _Search(y, *_stepped(residual, y), jnp.ones_like(y[0]), no, jnp.zeros((), int))
+        better = warm | renews | simulates | (near.size(value, trial) < near.size(now.value, now.y))
+        y, value = (jnp.where(better, new, old) for new, old in ((trial, now.y), (value, now.value)))
+        jacobian = jnp.where(better | ~now.fresh, jacobian, now.jacobian)
+        return _Search(
+            y=y,
+            value=value,
+            jacobian=jacobian,
+            step=-jnp.linalg.solve(jacobian, value),
+            share=jnp.where(better | ~now.fresh, 1.0, 0.25 * now.share),
+            fresh=renews | (now.fresh & ~better),
+            stale=warm | (simulates & ~renews) | (~better & ~now.fresh),
+            # within the tolerance and no longer downhill: what is left is the error of the solve
+            stuck=~better & now.fresh & (near.size(now.step, now.y) <= 1.0),
+            count=now.count + 1,
+        )
+
+    zero, no, size = jnp.zeros_like(guess), jnp.zeros((), bool), guess.size
+    start = _Search(guess, zero, -jnp.eye(size), zero, jnp.ones(()), no, ~no, no, jnp.zeros((), int))
     end = jax.lax.while_loop(unfinished, advance, start)
-    # the last step is taken too: it is that of the derivative
     return end.y + jnp.where(end.stuck, 0.0, end.step), near.size(end.step, end.y)
+
+
+def _for_some(function: Callable[[jax.Array], Any], wanted: jax.Array, y: jax.Array) -> Any:
+    """Evaluate a function where it is wanted, and not at all where no patient wants it."""
+    shapes = jax.eval_shape(function, y)
+
+    def nothing(_: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return jax.lax.cond(eqxi.unvmap_any(wanted), function, nothing, jnp.where(wanted, y, jnp.nan))
+
+
+def _updated(jacobian: jax.Array, moved: jax.Array, change: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return Broyden's update of a Jacobian, with the states in units of their tolerances."""
+    weighed = moved / scale**2
+    norm = jnp.dot(weighed, moved)
+    update = jnp.outer(change - jacobian @ moved, weighed) / jnp.where(norm > 0, norm, 1.0)
+    return jacobian + jnp.where(jnp.isfinite(update).all(), update, 0.0)
+
+
+def _step(residual: Residual, y: jax.Array) -> jax.Array:
+    """Return the Newton step."""
+    value, jacobian = _linearised(residual, y)
+    return -jnp.linalg.solve(jacobian, value)
 
 
 def _relax(near: Near, after: Any, residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -236,14 +301,14 @@ def _relax(near: Near, after: Any, residual: Residual, guess: jax.Array) -> tupl
     def longer(now: tuple) -> tuple:
         y, _, span, count = now
         y = after(span, y)
-        return y, _stepped(residual, y)[1], 10.0 * span, count + 1
+        return y, _step(residual, y), 10.0 * span, count + 1
 
-    first = (guess, jnp.full_like(guess, jnp.inf), span, jnp.zeros((), int))
+    first = (guess, _step(residual, guess), span, jnp.zeros((), int))
     y, step, _, _ = jax.lax.while_loop(unfinished, longer, first)
 
     def arrive(_: Any, now: tuple) -> tuple:
         y = now[0] + now[1]
-        return y, _stepped(residual, y)[1]
+        return y, _step(residual, y)
 
     arrived, last = jax.lax.fori_loop(0, POLISH, arrive, (y, step))
     return arrived, jnp.where(short.size(step, y) <= 1.0, near.size(last, arrived), jnp.inf)

@@ -68,7 +68,11 @@ def timeline(schedule: Schedule, ts: jax.Array) -> Timeline:
     times, entered, jumps, rates = [schedule.start], [schedule.entry], [schedule.jump], [rate]
     runs = [jnp.zeros(schedule.start.shape, int) if schedule.infused is None else schedule.infused.astype(int)]
     if schedule.stop is not None:
-        times, entered, jumps = [*times, schedule.stop], [*entered, schedule.entry], [*jumps, off]
+        times, entered, jumps = (
+            [*times, jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)],
+            [*entered, schedule.entry],
+            [*jumps, off],
+        )
         rates, runs = [*rates, -rate], [*runs, -runs[0]]
     doses = jnp.concatenate(times)
     whole = Timeline(

@@ -618,7 +618,7 @@ def test_parameters_follow_varying_covariates(tmp_path):
     for how in (qsp.NOCB(), qsp.LOCF(), qsp.LinearInterpolation()):
         data = read(tmp_path, text, interpolation=how)
         assert str(how) in str(data)
-        cohort, regimen = data.patients(patient, {"CL": "CLI", "V": "VI"})
+        cohort, regimen = data.patients(patient, {"CL": "CLI", "V": lambda c: 1.0 * c["VI"]})
         np.testing.assert_array_equal(cohort.model.V, [2, 1])
         solution = qsp.simulate_cohort(cohort, regimen, data.ts, order=data.order)
         found[type(how)] = np.log(np.asarray(solution.observed["concentration"]) * cohort.model.V[:, None])
@@ -628,7 +628,7 @@ def test_parameters_follow_varying_covariates(tmp_path):
     with pytest.raises(ValueError, match="must name a parameter of the model"):
         data.patients(patient, {"KA": "CLI"})
     missing = read(tmp_path, text.replace("1,1,.,.,1,2", "1,1,.,.,.,2"))
-    with pytest.raises(ValueError, match="columns without missing values where they vary, but is `CLI`"):
+    with pytest.raises(ValueError, match="columns without missing values, but is NaN for `CL`"):
         missing.patients(patient, {"CL": "CLI"})
 
 

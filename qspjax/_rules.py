@@ -1,0 +1,146 @@
+"""Rules of adaptive dosing: at visits, what is observed decides by which factor later doses are multiplied."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from qspjax._checks import check_above, check_finite, check_minimum, check_one_of, refuse
+from qspjax._model import as_parameter
+from qspjax._types import Observed, Scalar
+
+
+class AbstractRule(eqx.Module):
+    """A rule of adaptive dosing; write your own in two methods, in terms of jax.
+
+    Example:
+        >>> import jax.numpy as jnp, qspjax as qsp
+        >>> class HalfWhileHigh(qsp.AbstractRule):
+        ...     def initial(self):
+        ...         return ()
+        ...     def __call__(self, t, observed, factor, memory):
+        ...         return jnp.where(observed["concentration"] > 5.0, 0.5, 1.0), memory
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> daily = qsp.bolus(300.0, to="central").every(24.0, doses=3)
+        >>> regimen = daily.adapted(HalfWhileHigh(), at=[1.0, 30.0])
+        >>> solution = qsp.simulate(patient, regimen, [0.0, 24.0, 48.0])
+        >>> solution.observed["concentration"].round(2), solution.stats["factors"]
+        (Array([10.  ,  5.91, 10.54], dtype=float64), Array([0.5, 1. ], dtype=float64))
+    """
+
+    @abc.abstractmethod
+    def initial(self) -> Any:
+        """Return what the rule remembers before the first visit, a tree of arrays, or `()` for nothing."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+        """Return the factor from this visit on, and what to remember.
+
+        Args:
+            t: The time of the visit.
+            observed: What the model observes at it, before a dose at the same time.
+            factor: The factor until now, 1 at first.
+            memory: What was remembered at the last visit.
+        """
+
+
+class ReduceAbove(AbstractRule):
+    """Reduce the dose on toxicity: at every visit with a value above a threshold, the factor shrinks by `by`.
+
+    Args:
+        name: An observed value.
+        threshold: Above it the dose is reduced.
+        by: What the factor is multiplied by, from 0 (stop) to 1.
+        at_least: The factor does not get smaller; 0 unless given.
+    """
+
+    name: str = eqx.field(static=True)
+    threshold: Scalar = eqx.field(converter=as_parameter)
+    by: Scalar = eqx.field(default=0.5, converter=as_parameter, kw_only=True)
+    at_least: Scalar = eqx.field(default=0.0, converter=as_parameter, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_finite("threshold", self.threshold)
+        check_minimum("by", self.by, 0.0)
+        check_minimum("at_least", self.at_least, 0.0)
+
+    def initial(self) -> Any:
+        return ()
+
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+        reduced = jnp.maximum(self.by * factor, jnp.minimum(self.at_least, factor))
+        return jnp.where(_value(observed, self.name) > self.threshold, reduced, factor), memory
+
+
+class TreatToTarget(AbstractRule):
+    """Titrate to a target: the factor is multiplied by target / value, within bounds for a step and in all.
+
+    Args:
+        name: An observed value that grows with the dose.
+        target: The value wanted.
+        most_change: The greatest factor of one step, up or down; 2 unless given.
+        at_least: Least factor in all.
+        at_most: Greatest factor in all.
+    """
+
+    name: str = eqx.field(static=True)
+    target: Scalar = eqx.field(converter=as_parameter)
+    most_change: Scalar = eqx.field(default=2.0, converter=as_parameter, kw_only=True)
+    at_least: Scalar = eqx.field(default=0.0, converter=as_parameter, kw_only=True)
+    at_most: Scalar = eqx.field(default=jnp.inf, converter=as_parameter, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_above("target", self.target, 0.0)
+        check_minimum("most_change", self.most_change, 1.0)
+        check_minimum("at_least", self.at_least, 0.0)
+
+    def initial(self) -> Any:
+        return ()
+
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+        value = _value(observed, self.name)
+        positive = value > 0
+        ratio = self.target / jnp.where(positive, value, 1.0)
+        change = jnp.clip(jnp.where(positive, ratio, self.most_change), 1.0 / self.most_change, self.most_change)
+        return jnp.clip(change * factor, self.at_least, self.at_most), memory
+
+
+class StopOnProgression(AbstractRule):
+    """Stop treatment for good when a value exceeds its smallest one so far by a share (RECIST: 20 % above the nadir).
+
+    Args:
+        name: An observed value, such as a tumour size.
+        share: How far above the nadir, as a share of it; 0.2 unless given.
+
+    Reference: Eisenhauer et al., Eur J Cancer 2009;45:228, doi:10.1016/j.ejca.2008.10.026.
+    """
+
+    name: str = eqx.field(static=True)
+    share: Scalar = eqx.field(default=0.2, converter=as_parameter, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_above("share", self.share, 0.0)
+
+    def initial(self) -> Any:
+        return jnp.asarray(jnp.inf)
+
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+        value = _value(observed, self.name)
+        return jnp.where(value > (1.0 + self.share) * memory, 0.0, factor), jnp.minimum(memory, value)
+
+
+class Decision(eqx.Module):
+    """A rule, and the times of the visits at which it decides, shape (visits,) or (patients, visits)."""
+
+    rule: AbstractRule
+    at: Scalar = eqx.field(converter=as_parameter)
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.rule, AbstractRule):
+            refuse("rule", "be a rule such as ReduceAbove('toxicity', 3.0)", f"of type {type(self.rule).__name__}")
+
+
+def _value(observed: Observed, name: str) -> Scalar:
+    check_one_of("name", name, observed, "an observed value of the model")
+    return observed[name]
