@@ -189,9 +189,7 @@ class _Patient(eqx.Module):
     ) -> Outcome:
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
-        steady = regimen.extent
-        search = partial(steady_state, self.method, periodic=steady.periodic, constant=steady.constant)
-        schedule = schedule_of(model, regimen, search, order)
+        schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.extent), order)
         varied = bool(regimen.parameters)
         if varied:
             model = Varied(model, regimen.parameters)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._regimen import table
 
 
 def rows(regimen):
@@ -59,6 +60,72 @@ def test_no_doses_is_neutral():
 def test_prints_as_a_table():
     regimen = qsp.bolus(200.0, to="depot") + qsp.infusion(qsp.Proportional(5.0, "WT"), to="central", over=2.0, at=24.0)
     assert str(regimen) == "at 0: 200 to depot\nat 24: Proportional to central over 2"
+
+
+def test_prints_what_is_not_a_dose():
+    regimen = (
+        qsp.bolus(1.0, to="depot").every(12.0, doses=2).at_steady_state()
+        + qsp.reset(at=20.0)
+        + qsp.infusion(2.0, to="central", rate=qsp.MODELLED, at=30.0)
+        + qsp.infusion(2.0, to="central", over=qsp.MODELLED, at=31.0)
+        + qsp.set_parameter("CL", 5.0, at=40.0)
+        + qsp.bolus(3.0, to="depot", at=50.0).every(6.0, doses=1).at_steady_state(added=True)
+    )
+    assert str(regimen).splitlines() == [
+        "at 0: 1 to depot, at steady state every 12",
+        "at 12: 1 to depot",
+        "at 20: reset",
+        "at 30: 2 to central at the model's rate",
+        "at 31: 2 to central over the model's duration",
+        "at 40: CL = 5",
+        "at 50: 3 to depot, with its steady state added every 6",
+    ]
+    assert regimen.parameters == ("CL",)
+
+
+def test_repetitions_are_ordered_with_the_first():
+    """What `reset` and steady states cancel: in a pattern of a pattern, all of it."""
+    daily = qsp.bolus(1.0, to=1, at=2.0).every(12.0, doses=2).every(24.0, doses=2)
+    assert daily.time.tolist() == [2.0, 14.0, 26.0, 38.0]
+    assert daily.ordered.tolist() == [2.0] * 4
+    assert daily.then(daily).ordered.tolist() == [2.0] * 4 + [52.0] * 4
+    resets = qsp.reset(at=1.0).every(10.0, doses=2)
+    assert resets.ordered.tolist() == resets.time.tolist() == [1.0, 11.0]
+    assert resets.extent.resets == 2
+
+
+def test_a_pattern_is_one_interval_of_doses():
+    day = qsp.bolus(2.0, to="depot", at=8.0) + qsp.infusion(1.0, to="central", over=1.0)
+    steady = day.every(24.0, doses=3).at_steady_state()
+    assert steady.steady.tolist() == [1, 1, 0, 0, 0, 0]
+    assert steady.group.tolist() == [1, 0, 0, 0, 0, 0]  # the infusion at 0 comes first
+    assert (steady.extent.steady, steady.extent.members) == (1, 2)
+    both = qsp.bolus(1.0, to="depot") + steady
+    assert both.group.tolist() == [0, 1, 0, 0, 0, 0, 0]
+    assert both.extent.joined(both.extent).steady == 2
+
+
+def test_the_default_target_is_the_first_that_the_model_declares():
+    patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+    default, depot = (
+        qsp.simulate(patient, qsp.bolus(100.0, to=to), [1.0, 5.0]).observed["concentration"] for to in (0, "depot")
+    )
+    np.testing.assert_array_equal(default, depot)
+    one = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    assert float(qsp.simulate(one, qsp.bolus(30.0, to=0), [0.0]).observed["concentration"][0]) == 1.0
+
+
+def test_the_order_of_records_at_equal_times():
+    """A sample drawn before the dose of its own time does not see it."""
+    patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    columns = {"time": np.array([0.0, 10.0, 10.0]), "amount": np.array([30.0, 60.0, 90.0])}
+    regimen = table((1,), **columns, order=np.array([1.0, 3.0, 5.0]))
+    ts, order = [0.0, 10.0, 10.0, 10.0, 10.0], [2.0, 2.5, 4.0, 6.0, 7.0]
+    for method in (None, qsp.solve.Rosenbrock(), qsp.solve.Diffrax()):
+        seen = qsp.simulate(patient, regimen, ts, order=order, method=method).observed["concentration"]
+        np.testing.assert_allclose(np.diff(seen)[1:], [2.0, 3.0, 0.0], atol=1e-9)
+    after = qsp.simulate(patient, regimen, ts).observed["concentration"]
+    np.testing.assert_allclose(after[1:], after[-1], rtol=1e-12)
 
 
 def test_arms_stack_and_batch():
@@ -148,6 +215,56 @@ ERRORS = {
         lambda: qsp.infusion(qsp.Proportional(5.0, "WT"), to=1, rate=10.0).then(qsp.bolus(1.0, to=1)),
         "Argument `rate` must be replaced by `over` in a regimen that goes on with `then`, "
         "but is of an unknown duration.",
+    ),
+    "steady state of one dose": (
+        lambda: qsp.bolus(1.0, to=1).at_steady_state(),
+        "A regimen at steady state must be repeated with `.every(interval, doses=)` first.",
+    ),
+    "steady state of an infusion of an amount": (
+        lambda: qsp.infusion(1.0, to=1, rate=2.0).at_steady_state(),
+        "A regimen at steady state must be repeated with `.every(interval, doses=)` first.",
+    ),
+    "steady state of two intervals": (
+        lambda: (
+            qsp.bolus(1.0, to=1).every(12.0, doses=2) + qsp.bolus(1.0, to=1).every(24.0, doses=2)
+        ).at_steady_state(),
+        "Doses at steady state must have one interval: use one regimen for each, and `+`.",
+    ),
+    "steady state repeated": (
+        lambda: qsp.bolus(1.0, to=1).every(12.0, doses=2).at_steady_state().every(24.0, doses=2),
+        "A regimen at steady state cannot be repeated: call `at_steady_state` last.",
+    ),
+    "steady state of a reset": (
+        lambda: (qsp.bolus(1.0, to=1) + qsp.reset(at=1.0)).every(12.0, doses=2).at_steady_state(),
+        "Only doses, repeated with `every`, can be at steady state.",
+    ),
+    "reset as text": (lambda: qsp.reset(at="noon"), "Argument `at` must be a number, but is `noon`."),
+    "parameter by number": (
+        lambda: qsp.set_parameter(1, 2.0, at=0.0),
+        "Argument `name` must be the name of a parameter, but is 1.",
+    ),
+    "covariate in no order": (
+        lambda: qsp.varying("CL", [1.0, 0.0], [1.0, 2.0], interpolation=qsp.NOCB()),
+        "Argument `time` must not decrease, but is 0 after 1, at position 1.",
+    ),
+    "no interpolation": (
+        lambda: qsp.varying("CL", [0.0, 1.0], [1.0, 2.0], interpolation="NOCB"),
+        "Argument `interpolation` must be NOCB(), LOCF() or LinearInterpolation(), but is of type str.",
+    ),
+    "modelled by nobody": (
+        lambda: qsp.simulate(
+            qsp.models.OneCompartment(CL=1.0, V=1.0), qsp.infusion(1.0, to=1, over=qsp.MODELLED), [1.0]
+        ),
+        "Argument `model` must have a delivery with a `duration` for the target of an infusion that leaves it to the "
+        "model, but is one that has none for `central`.",
+    ),
+    "parameter of another model": (
+        lambda: qsp.simulate(qsp.models.OneCompartment(CL=1.0, V=1.0), qsp.set_parameter("ka", 2.0, at=0.0), [1.0]),
+        "Argument `name` must name a parameter of the model (CL, V), but is `ka`.",
+    ),
+    "order": (
+        lambda: qsp.simulate(qsp.models.OneCompartment(CL=1.0, V=1.0), qsp.no_doses(), [1.0], order=[1.0, 2.0]),
+        "Argument `order` must have the shape of `ts`, (1,), but is of shape (2,).",
     ),
     "bands": (
         lambda: qsp.Banded("WT", edges=[50.0, 80.0], amounts=[1.0, 2.0]),

@@ -246,7 +246,7 @@ def _solve(
         t0=jnp.asarray(t0, y0.dtype),
         time=time.astype(y0.dtype),
         jump=lines.jump.astype(y0.dtype),
-        rate=None if schedule.rate is None else lines.rate.astype(y0.dtype),
+        rate=None if lines.rate is None else lines.rate.astype(y0.dtype),
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
         code=jnp.where(lines.output < outputs, lines.output, -1 - lines.entry).astype(jnp.int32),
     )

@@ -83,7 +83,7 @@ class _Plan(NamedTuple):
         still: Whether the interval is empty.
         keep: Which states go on at the boundary, 1 or 0; None if all always do.
         jump: What is added to the states at the boundary.
-        rate: The rates that run before the boundary.
+        rate: The rates that run before the boundary, None without infusions.
     """
 
     h: jax.Array
@@ -92,7 +92,7 @@ class _Plan(NamedTuple):
     still: jax.Array
     keep: Vector | None
     jump: Vector
-    rate: Vector
+    rate: Vector | None
 
 
 def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
@@ -100,34 +100,38 @@ def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
     stop = jnp.where(live, lines.time, 0.0)
     before = jnp.concatenate([t0[None], stop[:-1]])
 
-    def sort(now: tuple, boundary: tuple) -> tuple:
-        t, used, stale, rate, running = now
-        number, live, time = boundary
+    numbers = jnp.arange(live.size)
+    turns = jnp.zeros(live.size, bool) if lines.running is None else lines.running != 0
+
+    def pace(now: tuple, boundary: tuple) -> tuple:
+        t, used, stale = now
+        live, turns, time = boundary
         gap, slack = time - t, 64 * jnp.finfo(time.dtype).eps * jnp.abs(time)
         still = ~live | (gap <= slack)
         fresh = ~still & (stale | ~(jnp.abs(gap - used) <= slack))
         reached = jnp.where(still, t, jnp.where(fresh, time, t + used))
         used = jnp.where(fresh, gap, used)
-        none = jnp.zeros(n, time.dtype)
-        changed, counted = rates_after(lines, number, rate, running)
-        keep, jump = put_down(lines, number, none)
-        stale = (stale & ~fresh) | (lines.running[number] != 0)
-        keep, jump = jnp.where(live, keep, 1.0), jnp.where(live, jump, 0.0)
-        return (reached, used, stale, changed, counted), (used, fresh, still, keep, jump, rate)
+        return (reached, used, (stale & ~fresh) | turns), (used, fresh, still)
 
-    t0 = jax.lax.stop_gradient(t0)
-    start = (t0, jnp.zeros_like(t0), jnp.asarray(True), jnp.zeros(n, stop.dtype), jnp.zeros(n, dtype=int))
-    _, rows = jax.lax.scan(sort, start, (jnp.arange(live.size), live, jax.lax.stop_gradient(stop)))
-    used, fresh, still, keep, jump, rate = rows
+    def infuse(now: tuple, number: jax.Array) -> tuple:
+        return rates_after(lines, number, *now), now[0]
+
+    t0, none = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
+    begin = (t0, jnp.zeros_like(t0), jnp.asarray(True))
+    _, (used, fresh, still) = jax.lax.scan(pace, begin, (live, turns, jax.lax.stop_gradient(stop)))
+    keep, jump = jax.vmap(lambda number: put_down(lines, number, none))(numbers)
+    rate = None
+    if lines.rate is not None:
+        _, rate = jax.lax.scan(infuse, (none, jnp.zeros(n, dtype=int)), numbers)
     puts = lines.sets or lines.vectors is not None
     return _Plan(
         jnp.where(live, stop - before, 0.0),
         jax.lax.stop_gradient(used),
         fresh,
         still,
-        split(keep) if puts else None,
-        split(jump),
-        split(rate),
+        split(jnp.where(live[:, None], keep, 1.0)) if puts else None,
+        split(jnp.where(live[:, None], jump, 0.0)),
+        None if rate is None else split(rate),
     )
 
 
@@ -224,7 +228,7 @@ def _run(one: _System, plan: _Plan, fine: jax.Array | None) -> tuple[Vector, Vec
 
     def advance(now: tuple, row: _Plan) -> tuple:
         y, *kept = now
-        u = add(one.b, row.rate)
+        u = one.b if row.rate is None else add(one.b, row.rate)
         power, driven = jax.lax.cond(
             eqxi.unvmap_any(row.fresh),
             lambda h, u, *_: compute(h, u),

@@ -35,32 +35,32 @@ class Schedule(eqx.Module):
 
     Attributes:
         start: When a dose enters, or an infusion starts.
-        stop: When an infusion that starts stops, inf if never; None without infusions.
-        infused: Which doses are infusions; None without infusions.
         entry: With n states: i < n adds to state i, n + i gives state i the value, 2 n + k and 2 n + m + k put all
             states to the k-th of m vectors, or add it to them.
         jump: What is added to the state, or its new value.
-        rate: The rate of an infusion into the state.
+        stop: When an infusion that starts stops, inf if never; None without infusions.
+        infused: Which doses are infusions; None without infusions.
+        rate: The rate of an infusion into the state; None without infusions.
         adapts: Which doses adaptive dosing multiplies, None without.
         order: What orders doses at equal times, None where doses come before outputs.
         seen: What orders the outputs, shape (outputs,): each sees the doses of its own time up to this order.
         vectors: States after a reset and at steady states, shape (m, n), or None.
+        lost: Whether a steady state was not found.
         sets: Whether an entry may give a state a value.
         held: How many of the last states resets and steady states do not touch.
-        lost: Whether a steady state was not found.
     """
 
     start: jax.Array
-    stop: jax.Array | None
-    infused: jax.Array | None
     entry: jax.Array
     jump: jax.Array
-    rate: jax.Array | None
-    adapts: jax.Array | None
-    order: jax.Array | None
-    seen: jax.Array | None
-    vectors: jax.Array | None
-    lost: jax.Array
+    stop: jax.Array | None = None
+    infused: jax.Array | None = None
+    rate: jax.Array | None = None
+    adapts: jax.Array | None = None
+    order: jax.Array | None = None
+    seen: jax.Array | None = None
+    vectors: jax.Array | None = None
+    lost: jax.Array = eqx.field(default=False, converter=jnp.asarray)
     sets: bool = eqx.field(static=True, default=False)
     held: int = eqx.field(static=True, default=0)
 
@@ -284,6 +284,34 @@ def chosen(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
     return rows, mask[rows]
 
 
+class Doses(NamedTuple):
+    """What enters when, each of shape (doses,): the columns of a `Schedule`, and what it takes to cut them.
+
+    `ordered` is when a dose was ordered, and `row` where it stands in the table.
+    """
+
+    start: jax.Array
+    stop: jax.Array
+    infused: jax.Array
+    entry: jax.Array
+    jump: jax.Array
+    rate: jax.Array
+    adapts: jax.Array
+    order: jax.Array
+    ordered: jax.Array
+    row: jax.Array
+
+    def beside(self, other: "Doses") -> "Doses":
+        """Return both, one after the other."""
+        return jax.tree.map(lambda *columns: jnp.concatenate(columns), self, other)
+
+    def cut(self, cuts: Cuts, states: int) -> "Doses":
+        """Return the doses without what is cut; only what enters a state, not a parameter, can be."""
+        first = jnp.where(self.entry < states, first_cut(cuts, self.ordered, self.row), jnp.inf)
+        start = jnp.where(self.start >= first - slack(first), jnp.inf, self.start)
+        return self._replace(start=start, stop=jnp.minimum(self.stop, first))
+
+
 def schedule_of(
     model: AbstractModel, regimen: Regimen, steady_state: SteadyState | None = None, seen: jax.Array | None = None
 ) -> Schedule:
@@ -296,86 +324,85 @@ def schedule_of(
         seen: What orders the outputs at times of doses, shape (outputs,), None where they come after the doses.
     """
     extent, names = regimen.extent, regimen.parameters
-    flat, _ = ravel_pytree(as_state(model, None))
     one = resolved(model, regimen)
-    rows = jnp.arange(regimen.rows)
-    start, stop = one.start, jnp.where(one.infused, one.start + one.lasts, jnp.inf)
-    total = flat.size + len(names)
-    sets, lost, adapted = bool(names), jnp.zeros((), bool), regimen.decision is not None
-    if not (extent.resets or extent.steady):
-        stop, infused, rate = (stop, one.infused, one.rate) if extent.infuses else (None, None, None)
-        order = None if seen is None else regimen.order
-        adapts = regimen.adapts > 0 if adapted else None
-        doses = (start, stop, infused, one.entry, one.jump, rate, adapts)
-        return Schedule(*doses, order, seen, None, lost, sets, len(names))
-
-    def model_at(row: jax.Array) -> AbstractModel:
-        return with_parameters(model, names, [x[row] for x in one.parameters]) if names else model
-
-    resets, is_reset = chosen((regimen.kind == Action.RESET) & jnp.isfinite(regimen.time), extent.resets)
-    begins, is_steady = chosen((regimen.steady > 0) & (regimen.group == 0) & jnp.isfinite(regimen.time), extent.steady)
-    replaces = regimen.steady[begins] == 1
-    moments = jnp.concatenate([resets, begins])
-    there = jnp.concatenate([is_reset, is_steady])
-    time = jnp.where(there, regimen.time[moments], jnp.inf)
-    cuts = Cuts(time, moments, there & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
-
-    origin = jax.vmap(lambda row: ravel_pytree(as_state(model_at(row), None))[0])(moments)
-    vectors, again = origin, []
-    if extent.steady:
-        patterns = jax.vmap(lambda row: _pattern(regimen, one, row))(begins)
-        found, fine = jax.vmap(lambda row, pattern: steady_state(model_at(row), pattern))(begins, patterns)
-        lost = (is_steady & ~fine).any()
-        base = origin[extent.resets :]
-        found = jnp.where(replaces[:, None], found, found - base)
-        vectors = jnp.concatenate([origin[: extent.resets], found])
-        again, enough = _earlier(patterns, is_steady, begins, extent.earlier)
-        lost |= ~enough
-        vectors = jnp.where(lost, jnp.nan, jnp.where(there[:, None], vectors, 0.0))
-    # a moment that a later row at the same time undoes does not come
-    time = jnp.where(first_cut(cuts, time, moments) <= time + slack(time), jnp.inf, time)
-    number = jnp.arange(moments.size)
-    adds = jnp.concatenate([jnp.zeros_like(is_reset), ~replaces])
-    entry = 2 * total + jnp.where(adds, moments.size + number, number)
-    none = jnp.zeros(moments.shape)
-
-    row = rows if not again else jnp.concatenate([rows, again.row])
-    ordered = regimen.ordered if not again else jnp.concatenate([regimen.ordered, again.ordered])
-    begin, end, infused, enters, jump, rate = (
-        values if not again else jnp.concatenate([values, getattr(again, name)])
-        for name, values in (
-            ("start", start),
-            ("stop", stop),
-            ("infused", one.infused),
-            ("entry", one.entry),
-            ("jump", one.jump),
-            ("rate", one.rate),
-        )
+    doses = Doses(
+        start=one.start,
+        stop=jnp.where(one.infused, one.start + one.lasts, jnp.inf),
+        infused=one.infused,
+        entry=one.entry,
+        jump=one.jump,
+        rate=one.rate,
+        adapts=regimen.adapts > 0,
+        order=regimen.order,
+        ordered=regimen.ordered,
+        row=jnp.arange(regimen.rows),
     )
-    cut = jnp.where(enters < flat.size, first_cut(cuts, ordered, row), jnp.inf)
-    begin = jnp.where(begin >= cut - slack(cut), jnp.inf, begin)
-    end = jnp.minimum(end, cut)
-    orders = jnp.concatenate([regimen.order[moments], regimen.order, jnp.full((row.size - rows.size,), -1.0)])
+    vectors, lost = None, jnp.zeros((), bool)
+    if extent.resets or extent.steady:
+        doses, vectors, lost = _with_moments(model, regimen, one, doses, steady_state)
+        vectors = jnp.pad(vectors, ((0, 0), (0, len(names))))
     return Schedule(
-        start=jnp.concatenate([time, begin]),
-        stop=jnp.concatenate([jnp.full_like(none, jnp.inf), end]) if extent.infuses else None,
-        infused=jnp.concatenate([jnp.zeros_like(there), infused]) if extent.infuses else None,
-        entry=jnp.concatenate([entry, enters]),
-        jump=jnp.concatenate([none, jump]),
-        rate=jnp.concatenate([none, rate]) if extent.infuses else None,
-        adapts=_beside(regimen.adapts > 0, moments.size, row.size - rows.size) if adapted else None,
-        order=None if seen is None else orders,
+        start=doses.start,
+        entry=doses.entry,
+        jump=doses.jump,
+        stop=doses.stop if extent.infuses else None,
+        infused=doses.infused if extent.infuses else None,
+        rate=doses.rate if extent.infuses else None,
+        adapts=None if regimen.decision is None else doses.adapts,
+        order=None if seen is None else doses.order,
         seen=seen,
-        vectors=jnp.pad(vectors, ((0, 0), (0, len(names)))),
+        vectors=vectors,
         lost=lost,
-        sets=sets,
+        sets=bool(names),
         held=len(names),
     )
 
 
-def _beside(own: jax.Array, before: int, after: int) -> jax.Array:
-    """Return a mask of the rows with what stands before and after them, which is false."""
-    return jnp.concatenate([jnp.zeros((before,), bool), own, jnp.zeros((after,), bool)])
+def _with_moments(
+    model: AbstractModel, regimen: Regimen, one: Resolved, doses: Doses, steady_state: SteadyState | None
+) -> tuple[Doses, jax.Array, jax.Array]:
+    """Return the doses with resets and steady states before them, their vectors, and whether one was not found."""
+    extent, names, live = regimen.extent, regimen.parameters, jnp.isfinite(regimen.time)
+    resets, is_reset = chosen((regimen.kind == Action.RESET) & live, extent.resets)
+    begins, is_steady = chosen((regimen.steady > 0) & (regimen.group == 0) & live, extent.steady)
+    replaces = regimen.steady[begins] == 1
+    row, there = jnp.concatenate([resets, begins]), jnp.concatenate([is_reset, is_steady])
+    time = jnp.where(there, regimen.time[row], jnp.inf)
+    cuts = Cuts(time, row, there & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
+
+    def model_at(row: jax.Array) -> AbstractModel:
+        return with_parameters(model, names, [x[row] for x in one.parameters]) if names else model
+
+    vectors = jax.vmap(lambda row: ravel_pytree(as_state(model_at(row), None))[0])(row)
+    states, lost = vectors.shape[1], jnp.zeros((), bool)
+    if extent.steady and steady_state is not None:
+        patterns = jax.vmap(lambda row: _pattern(regimen, one, row))(begins)
+        found, fine = jax.vmap(lambda row, pattern: steady_state(model_at(row), pattern))(begins, patterns)
+        untreated = vectors[extent.resets :]
+        found = jnp.where(replaces[:, None], found, found - untreated)
+        earlier, enough = _earlier(patterns, is_steady, begins, extent.earlier)
+        doses = doses.beside(earlier)
+        lost = (is_steady & ~fine).any() | ~enough
+        vectors = jnp.concatenate([vectors[: extent.resets], found])
+        vectors = jnp.where(lost, jnp.nan, jnp.where(there[:, None], vectors, 0.0))
+
+    number, none = jnp.arange(row.size), jnp.zeros(row.shape)
+    total, no = states + len(names), jnp.zeros_like(there)
+    adds = jnp.concatenate([jnp.zeros_like(is_reset), ~replaces])
+    moments = Doses(
+        # a moment that a later row at the same time undoes does not come
+        start=jnp.where(first_cut(cuts, time, row) <= time + slack(time), jnp.inf, time),
+        stop=jnp.full_like(none, jnp.inf),
+        infused=no,
+        entry=2 * total + jnp.where(adds, row.size + number, number),
+        jump=none,
+        rate=none,
+        adapts=no,
+        order=regimen.order[row],
+        ordered=time,
+        row=row,
+    )
+    return moments.beside(doses.cut(cuts, states)), vectors, lost
 
 
 def _pattern(regimen: Regimen, one: Resolved, begins: jax.Array) -> Pattern:
@@ -390,20 +417,7 @@ def _pattern(regimen: Regimen, one: Resolved, begins: jax.Array) -> Pattern:
     return Pattern(first, regimen.interval[begins], shift, *values)
 
 
-class Earlier(NamedTuple):
-    """Doses before a steady state that go on after it begins, each of shape (doses,)."""
-
-    start: jax.Array
-    stop: jax.Array
-    infused: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    rate: jax.Array
-    ordered: jax.Array
-    row: jax.Array
-
-
-def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> tuple[Earlier, jax.Array]:
+def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> tuple[Doses, jax.Array]:
     """Return the doses before each steady state that still run or are on their way, and whether these are all."""
     back = 1.0 + jnp.arange(most + 1)
     interval = patterns.interval[:, None, None]
@@ -424,5 +438,6 @@ def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> 
         return jnp.broadcast_to(values, going.shape)[..., :most].ravel()
 
     entry, jump, rate = (getattr(patterns, name)[..., None] for name in ("entry", "jump", "rate"))
-    columns = (start, stop, infused, entry, jump, rate, begins, row[:, None, None])
-    return Earlier(*map(flat, columns)), enough
+    no, before = jnp.zeros((), bool), jnp.asarray(-1.0)
+    columns = (start, stop, infused, entry, jump, rate, no, before, begins, row[:, None, None])
+    return Doses(*map(flat, columns)), enough

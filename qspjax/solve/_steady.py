@@ -22,6 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel, as_state
+from qspjax._regimen import Extent
 from qspjax.solve._exponential import MatrixExponential
 from qspjax.solve._method import AbstractMethod
 from qspjax.solve._schedule import Pattern, Schedule
@@ -42,16 +43,15 @@ CLOSE = 1e-3
 
 
 def steady_state(
-    method: AbstractMethod, model: AbstractModel, pattern: Pattern, *, periodic: bool, constant: bool
+    method: AbstractMethod, extent: Extent, model: AbstractModel, pattern: Pattern
 ) -> tuple[jax.Array, jax.Array]:
     """Return the state at the beginning of a pattern of doses, before what is given then, and whether it was found.
 
     Args:
         method: How to solve.
+        extent: What there may be: infusions, an interval, or none (a constant infusion).
         model: The patient.
         pattern: The doses of one interval.
-        periodic: Whether there may be an interval.
-        constant: Whether there may be none: a constant infusion.
     """
     start = as_state(model, None)
     y0, unravel = ravel_pytree(start)
@@ -68,8 +68,9 @@ def steady_state(
 
     def slope(part: jax.Array) -> jax.Array:
         rates = jnp.zeros_like(y0).at[pattern.entry].add(jnp.where(jnp.isfinite(pattern.shift), pattern.rate, 0.0))
-        flat = ravel_pytree(model.vector_field(pattern.begins, unravel(whole(part))))[0]
-        return jnp.where(runs, (flat + rates)[free], y0[free] - part)
+        moved = model.vector_field(pattern.begins, unravel(whole(part)))
+        moved = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, start)
+        return jnp.where(runs, (ravel_pytree(moved)[0] + rates)[free], y0[free] - part)
 
     def after(span: jax.Array, part: jax.Array, doses: Schedule, goes: jax.Array) -> jax.Array:
         ends = jnp.where(goes & jnp.isfinite(part).all(), pattern.begins + span, jnp.inf)[None]
@@ -79,16 +80,16 @@ def steady_state(
     exact = isinstance(method, MatrixExponential)
     near = None if exact else Near(method.rtol, method.atol)
     found = []
-    if periodic:
+    if extent.periodic:
         interval = jnp.where(repeats, pattern.interval, 1.0)
-        doses = one_period(pattern, interval)
+        doses = one_period(pattern, interval, infuses=extent.infuses)
 
         def gained(part: jax.Array) -> jax.Array:
             # where there is no such pattern the state stays, and so do its derivatives
             return jnp.where(repeats, after(interval, part, doses, repeats), y0[free]) - part
 
         found.append(_affine(gained, y0[free]) if exact else _implicit(gained, y0[free], partial(_shoot, near)))
-    if constant:
+    if extent.constant:
         on = partial(after, doses=constantly(pattern), goes=runs)
         found.append(_affine(slope, y0[free]) if exact else _implicit(slope, y0[free], partial(_relax, near, on)))
     part, fine = found[0]
@@ -115,7 +116,7 @@ class Near(NamedTuple):
         return self.atol + self.rtol * jnp.abs(y)
 
 
-def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
+def one_period(pattern: Pattern, interval: jax.Array, *, infuses: bool) -> Schedule:
     """Return what enters during one interval of an endless series of doses.
 
     An infusion longer than the interval runs several times over: as many whole intervals as it lasts at all times, and
@@ -128,6 +129,8 @@ def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
     begins, enters = pattern.begins, pattern.begins + phase
     unused = jnp.full_like(shift, jnp.inf)
     given = jnp.where(live, enters, unused)
+    if not infuses:
+        return Schedule(start=given, entry=pattern.entry, jump=pattern.jump)
     times = jnp.floor(pattern.lasts / interval)
     rest = pattern.lasts - times * interval
     over = phase + rest - interval
@@ -142,11 +145,6 @@ def one_period(pattern: Pattern, interval: jax.Array) -> Schedule:
         entry=jnp.tile(pattern.entry, 3),
         jump=jnp.concatenate([pattern.jump, nothing, nothing]),
         rate=jnp.concatenate([pattern.rate, times * pattern.rate, pattern.rate]),
-        adapts=None,
-        order=None,
-        seen=None,
-        vectors=None,
-        lost=jnp.zeros((), bool),
     )
 
 
@@ -160,11 +158,6 @@ def constantly(pattern: Pattern) -> Schedule:
         entry=pattern.entry,
         jump=jnp.zeros_like(pattern.jump),
         rate=pattern.rate,
-        adapts=None,
-        order=None,
-        seen=None,
-        vectors=None,
-        lost=jnp.zeros((), bool),
     )
 
 
@@ -180,7 +173,7 @@ def _affine(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _solvable(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return a matrix, or that of one where it is singular: what fails must not come back as NaN from a derivative."""
+    """Return a matrix and whether it can be solved; else one that can: a failure must not come back as NaN."""
     trial = jnp.linalg.solve(jax.lax.stop_gradient(matrix), jnp.ones(matrix.shape[:1]))
     fine = jnp.isfinite(trial).all()
     return jnp.where(fine, matrix, jnp.eye(matrix.shape[0])), fine

@@ -21,8 +21,8 @@ class Timeline(eqx.Module):
         time: When.
         entry: What a dose enters, see `Schedule`.
         jump: What is added to that state, or its new value.
-        rate: The change of the rate into that state.
-        running: +1 where an infusion starts, -1 where one stops, else 0.
+        rate: The change of the rate into that state, None without infusions.
+        running: +1 where an infusion starts, -1 where one stops, else 0; None without infusions.
         output: Which output is due, or the number of outputs if none.
         vectors: What resets and steady states put or add, see `Schedule`.
         sets: Whether an entry may give a state a value.
@@ -32,8 +32,8 @@ class Timeline(eqx.Module):
     time: jax.Array
     entry: jax.Array
     jump: jax.Array
-    rate: jax.Array
-    running: jax.Array
+    rate: jax.Array | None
+    running: jax.Array | None
     output: jax.Array
     vectors: jax.Array | None
     sets: bool = eqx.field(static=True)
@@ -41,7 +41,7 @@ class Timeline(eqx.Module):
 
     def unknown(self) -> jax.Array:
         """Return which boundaries have a time or a dose that is NaN."""
-        dose = self.jump + self.rate
+        dose = self.jump if self.rate is None else self.jump + self.rate
         if self.vectors is not None:
             n = self.vectors.shape[1]
             lost = jnp.isnan(self.vectors).any(axis=1)
@@ -63,24 +63,22 @@ def timeline(schedule: Schedule, ts: jax.Array) -> Timeline:
     outputs = ts.shape[0]
     last = jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
     none = jnp.zeros((outputs,))
-    off = jnp.zeros_like(schedule.jump)
-    rate = off if schedule.rate is None else schedule.rate
-    times, entered, jumps, rates = [schedule.start], [schedule.entry], [schedule.jump], [rate]
-    runs = [jnp.zeros(schedule.start.shape, int) if schedule.infused is None else schedule.infused.astype(int)]
+    times, entered, jumps = [schedule.start], [schedule.entry], [schedule.jump]
+    rate = running = None
     if schedule.stop is not None:
-        times, entered, jumps = (
-            [*times, jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)],
-            [*entered, schedule.entry],
-            [*jumps, off],
-        )
-        rates, runs = [*rates, -rate], [*runs, -runs[0]]
+        times += [jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)]
+        entered += [schedule.entry]
+        jumps += [jnp.zeros_like(schedule.jump)]
+        begins = schedule.infused.astype(int)
+        rate = jnp.concatenate([schedule.rate, -schedule.rate, none])
+        running = jnp.concatenate([begins, -begins, none.astype(int)])
     doses = jnp.concatenate(times)
     whole = Timeline(
         time=jnp.concatenate([jnp.where(doses > last + slack(last), jnp.inf, doses), ts]),
         entry=jnp.concatenate([*entered, jnp.zeros((outputs,), dtype=int)]),
         jump=jnp.concatenate([*jumps, none]),
-        rate=jnp.concatenate([*rates, none]),
-        running=jnp.concatenate([*runs, none.astype(int)]),
+        rate=rate,
+        running=running,
         output=jnp.concatenate([jnp.full((doses.size,), outputs), jnp.arange(outputs)]),
         vectors=None,
         sets=schedule.sets,
@@ -111,6 +109,8 @@ def rates_after(
     timeline: Timeline, boundary: jax.Array, rate: jax.Array, running: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return the rates of infusion after a boundary, and how many run; a rate that stops is exactly zero."""
+    if timeline.rate is None or timeline.running is None:
+        return rate, running
     here = jnp.arange(rate.size) == timeline.entry[boundary]
     running = running + jnp.where(here, timeline.running[boundary], 0)
     changed = jnp.where(running == 0, 0.0, rate + timeline.rate[boundary])

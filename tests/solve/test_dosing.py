@@ -331,20 +331,21 @@ def test_steady_state_of_a_nonlinear_model_is_that_of_many_doses(method):
         return solution.observed["amount"]
 
     x = jnp.asarray([0.9, 12.0, 40.0, 1.0, 0.3, 60.0, 12.0])
-    forward, reverse, simulated = (
+    wanted = [(jax.jacfwd, False), (jax.jacfwd, True), *([(jax.jacrev, False)] if method == "Rosenbrock" else [])]
+    forward, simulated, *reverse = (
         jax.jit(jacobian(lambda x, many=many: (outcome(x, many),) * 2, has_aux=True), compiler_options=OPTIONS)(x)
-        for jacobian, many in ((jax.jacfwd, False), (jax.jacrev, False), (jax.jacfwd, True))
+        for jacobian, many in wanted
     )
     np.testing.assert_allclose(forward[1], simulated[1], rtol=1e-7)
-    # the times of the many doses depend on the interval: 37 intervals before the first that is seen
     scale = np.abs(simulated[0]).max(axis=0)
     np.testing.assert_allclose(forward[0] / scale, simulated[0] / scale, atol=1e-6)
-    np.testing.assert_allclose(reverse[0] / scale, forward[0] / scale, atol=1e-9)
+    for jacobian, _ in reverse:
+        np.testing.assert_allclose(jacobian / scale, forward[0] / scale, atol=1e-9)
 
 
 def test_second_derivative_of_a_steady_state():
     """The implicit function theorem at every order: against differences of the first."""
-    method = qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-10, order=3, max_steps=4096)
+    method = qsp.solve.Explicit(rtol=1e-8, atol=1e-10, max_steps=1024)  # quickly compiled
 
     def last(vmax):
         regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=1).at_steady_state()
@@ -373,7 +374,7 @@ def test_no_steady_state_is_a_failure_that_says_so():
 
     def simulate(vmax):
         cohort = qsp.Cohort.of(Saturable(), {"vmax": jnp.asarray(vmax)})
-        return qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Rosenbrock())
+        return qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit())
 
     solution = simulate([12.0, 4.0, 15.0])
     (failure,) = solution.failures()
@@ -383,11 +384,11 @@ def test_no_steady_state_is_a_failure_that_says_so():
     others = simulate([12.0, 20.0, 15.0]).observed["amount"]
     np.testing.assert_array_equal(solution.observed["amount"][np.array([0, 2])], others[np.array([0, 2])])
     with pytest.raises(RuntimeError, match="No steady state of the doses was found"):
-        qsp.simulate(Saturable(vmax=4.0), regimen, ts)
+        qsp.simulate(Saturable(vmax=4.0), regimen, ts, method=qsp.solve.Explicit())
 
     def total(km):
         cohort = qsp.Cohort.of(Saturable(km=km), {"vmax": jnp.asarray([12.0, 4.0])})
-        seen = qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Rosenbrock()).observed["amount"]
+        seen = qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit()).observed["amount"]
         return jnp.where(jnp.isnan(seen), 0.0, seen).sum()
 
     assert np.isfinite(jax.jit(jax.grad(total), compiler_options=OPTIONS)(40.0))
