@@ -80,18 +80,21 @@ def steady_state(
     exact = isinstance(method, MatrixExponential)
     near = None if exact else Near(method.rtol, method.atol)
     found = []
+    interval = jnp.where(repeats, pattern.interval, 1.0)
+    size = jnp.max(jnp.abs(pattern.jump) + jnp.abs(pattern.rate) * interval)
     if extent.periodic:
-        interval = jnp.where(repeats, pattern.interval, 1.0)
         doses = one_period(pattern, interval, infuses=extent.infuses)
 
         def gained(part: jax.Array) -> jax.Array:
             # where there is no such pattern the state stays, and so do its derivatives
             return jnp.where(repeats, after(interval, part, doses, repeats), y0[free]) - part
 
-        found.append(_affine(gained, y0[free]) if exact else _implicit(gained, y0[free], partial(_shoot, near)))
+        found.append(_affine(gained, size, free.size) if exact else _implicit(gained, y0[free], partial(_shoot, near)))
     if extent.constant:
         on = partial(after, doses=constantly(pattern), goes=runs)
-        found.append(_affine(slope, y0[free]) if exact else _implicit(slope, y0[free], partial(_relax, near, on)))
+        found.append(
+            _affine(slope, size, free.size) if exact else _implicit(slope, y0[free], partial(_relax, near, on))
+        )
     part, fine = found[0]
     if len(found) > 1:
         steady, balanced = found[1]
@@ -161,12 +164,12 @@ def constantly(pattern: Pattern) -> Schedule:
     )
 
 
-def _affine(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the root of an affine function, differentiated as it is computed."""
-    origin = residual(jnp.zeros_like(guess))
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(origin)))
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-    columns = (jax.vmap(residual)(size * jnp.eye(guess.size, dtype=guess.dtype)) - origin) / size
+def _affine(residual: Residual, size: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """Return the root of an affine function of n states, differentiated as it is computed; `size` is that of states."""
+    size = jax.lax.stop_gradient(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0))
+    points = jnp.concatenate([jnp.zeros((1, n)), size * jnp.eye(n)])
+    values = jax.vmap(residual)(points)
+    origin, columns = values[0], (values[1:] - values[0]) / size
     matrix, fine = _solvable(columns.T)
     root = -jnp.linalg.solve(matrix, jnp.where(fine, origin, 0.0))
     return root, fine

@@ -19,6 +19,7 @@ from qspjax._regimen import Regimen
 from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
 from tests.systems.linear_pk import Dose
+from tests.systems.stacked import stacked
 
 SYSTEM = exact.ONE_COMPARTMENT_ORAL
 MODEL = ("CL", "V", "ka", "tlag", "F")
@@ -209,21 +210,6 @@ STEADY = {
 }
 GROUPS = {"pulses": PULSES, "steady": STEADY}
 groups = pytest.mark.parametrize("group", GROUPS)
-
-
-def stacked(regimens):
-    """Regimens as one for as many patients."""
-    rows = max(regimen.rows for regimen in regimens)
-    extent = regimens[0].extent
-    for regimen in regimens[1:]:
-        joined = extent.joined(regimen.extent)
-        most = {name: max(getattr(extent, name), getattr(regimen.extent, name)) for name in ("resets", "steady")}
-        extent = joined._replace(**most)
-    columns = [jax.tree.leaves(regimen.padded(rows)) for regimen in regimens]
-    leaves = [jnp.stack(column) for column in zip(*columns, strict=True)]
-    one = regimens[0].padded(rows)
-    whole = jax.tree.unflatten(jax.tree.structure(one), leaves)
-    return Regimen(**{**vars(whole), "extent": extent})
 
 
 def concentrations(x, group, method):

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import qspjax as qsp
 from tests.systems.advan2 import COLUMNS, Advan2
 from tests.systems.data import data_folder, needs_data
+from tests.systems.stacked import stacked
 
 METHODS = {
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-8),
@@ -68,6 +70,14 @@ def test_scenarios_with_constant_parameters_are_exact():
         assert np.all(np.abs(got - want) <= 5e-5 * np.abs(want) + 1e-6 * want.max()), one.ids
 
 
+def stored_regimen(case, to):
+    amount, rate = float(case.get("dose", case.get("amt"))), case.get("rate")
+    regimen = qsp.bolus(amount, to=to) if rate is None else qsp.infusion(amount, to=to, rate=float(rate))
+    if "ii" in case:
+        regimen = regimen.every(float(case["ii"]), doses=case.get("addl", 0) + 1)
+    return regimen.at_steady_state() if "ss" in case else regimen
+
+
 @needs_data
 def test_stored_closed_forms():
     """One to three compartments; bolus, oral, infusion; single, repeated, at steady state; 17 digits."""
@@ -76,18 +86,20 @@ def test_stored_closed_forms():
     names = {"1": ["V"], "2": ["V1", "Q", "V2"], "3": ["V1", "Q2", "V2", "Q3", "V3"]}
     classes = {"1": "OneCompartment", "2": "TwoCompartment", "3": "ThreeCompartment"}
     values |= {"V": values["V1"], "Q": values["Q2"], "ka": values["KA"]}
-    for case in stored["cases"]:
-        compartments, oral = case["id"][1], case["id"][2] == "o"
+    checked = 0
+    for compartments, oral in itertools.product(classes, (False, True)):
+        cases = [case for case in stored["cases"] if case["id"][1] == compartments and (case["id"][2] == "o") == oral]
         parameters = {name: values[name] for name in ("CL", *names[compartments], *(["ka"] if oral else []))}
         model = getattr(qsp.models, classes[compartments] + ("Oral" if oral else ""))(**parameters)
-        amount, to = float(case.get("dose", case.get("amt"))), "depot" if oral else "central"
-        rate = case.get("rate")
-        regimen = qsp.bolus(amount, to=to) if rate is None else qsp.infusion(amount, to=to, rate=float(rate))
-        if "ii" in case:
-            regimen = regimen.every(float(case["ii"]), doses=case.get("addl", 0) + 1)
-        if "ss" in case:
-            regimen = regimen.at_steady_state()
-        time, want = np.array(case["time"], float), np.array(case["conc"], float)
-        got = qsp.simulate(model, regimen, time).observed["concentration"]
-        error = np.abs(got - want) / np.maximum(np.abs(want), 1e-6 * want.max())
-        assert error.max() <= 1e-8, (case["id"], error.max())
+        regimens = [stored_regimen(case, "depot" if oral else "central") for case in cases]
+        longest = max(len(case["time"]) for case in cases)
+        ts, wanted = np.full((len(cases), longest), np.inf), np.full((len(cases), longest), np.nan)
+        for row, case in enumerate(cases):
+            ts[row, : len(case["time"])], wanted[row, : len(case["time"])] = case["time"], case["conc"]
+        cohort = qsp.Cohort.of(model, {}, size=len(cases))
+        got = np.asarray(qsp.simulate_cohort(cohort, stacked(regimens), ts).observed["concentration"])
+        floor = 1e-6 * np.nanmax(wanted, axis=1, keepdims=True)
+        error = np.abs(got - wanted) / np.maximum(np.abs(wanted), floor)
+        assert np.nanmax(error) <= 1e-8, (model, np.nanmax(error, axis=1))
+        checked += np.isfinite(error).sum()
+    assert checked == sum(len(case["time"]) for case in stored["cases"])
