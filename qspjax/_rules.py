@@ -39,7 +39,7 @@ class AbstractRule(eqx.Module):
 
         Args:
             t: The time of the visit.
-            observed: What the model observes at it, before a dose at the same time.
+            observed: By name, the states and what the model observes, before a dose at the same time.
             factor: The factor until now, 1 at first.
             memory: What was remembered at the last visit.
         """
@@ -49,7 +49,7 @@ class ReduceAbove(AbstractRule):
     """Reduce the dose on toxicity: at every visit with a value above a threshold, the factor shrinks by `by`.
 
     Args:
-        name: An observed value.
+        name: An observed value or a state.
         threshold: Above it the dose is reduced.
         by: What the factor is multiplied by, from 0 (stop) to 1.
         at_least: The factor does not get smaller; 0 unless given.
@@ -77,7 +77,7 @@ class TreatToTarget(AbstractRule):
     """Titrate to a target: the factor is multiplied by target / value, within bounds for a step and in all.
 
     Args:
-        name: An observed value that grows with the dose.
+        name: An observed value or a state that grows with the dose.
         target: The value wanted.
         most_change: The greatest factor of one step, up or down; 2 unless given.
         at_least: Least factor in all.
@@ -110,7 +110,7 @@ class StopOnProgression(AbstractRule):
     """Stop treatment for good when a value exceeds its smallest one so far by a share (RECIST: 20 % above the nadir).
 
     Args:
-        name: An observed value, such as a tumour size.
+        name: An observed value or a state, such as a tumour size.
         share: How far above the nadir, as a share of it; 0.2 unless given.
 
     Reference: Eisenhauer et al., Eur J Cancer 2009;45:228, doi:10.1016/j.ejca.2008.10.026.
@@ -142,5 +142,5 @@ class Decision(eqx.Module):
 
 
 def _value(observed: Observed, name: str) -> Scalar:
-    check_one_of("name", name, observed, "an observed value of the model")
+    check_one_of("name", name, observed, "an observed value or a state of the model")
     return observed[name]

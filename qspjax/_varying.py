@@ -93,17 +93,18 @@ def varying(
         refuse("name", "be the name of a parameter", name)
     check_number("time", time)
     check_number("value", value)
-    check_increasing("time", jnp.asarray(time, dtype=float))
-    shape = jnp.broadcast_shapes(jnp.shape(time), jnp.shape(value))
-    time, value = (jnp.broadcast_to(jnp.asarray(x, dtype=float), shape) for x in (time, value))
+    time, value = jnp.asarray(time, dtype=float), jnp.asarray(value, dtype=float)
+    check_increasing("time", time)
+    shape = jnp.broadcast_shapes(time.shape, value.shape)
+    time, value = jnp.broadcast_to(time, shape), jnp.broadcast_to(value, shape)
     live = jnp.isfinite(time)
     # padding repeats the last value, so that nothing changes there
     last = jnp.maximum(live.sum(axis=-1, keepdims=True) - 1, 0)
     value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
     after, change = interpolation.segments(time, value)
-    numbers = 0.0 if order is None else order + 0.5
+    numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + 0.5, shape)
     rows = _set(name, time[..., :1], value[..., :1], _FIRST)
-    rows = rows + _set(name, time, after, jnp.broadcast_to(numbers, shape))
+    rows = rows + _set(name, time, after, numbers)
     constant = concrete(change)
     if constant is None or constant.any():
         following = jnp.concatenate([time[..., 1:], jnp.full_like(time[..., :1], jnp.inf)], axis=-1)
@@ -115,7 +116,7 @@ def varying(
             kind=np.full(shape, Action.INFUSION_OVER),
             amount=change,
             duration=jnp.where(runs, lasts, 1.0),
-            order=jnp.broadcast_to(numbers, shape),
+            order=numbers,
         )
     return rows
 

@@ -221,17 +221,16 @@ class NonmemData:
         Example:
             >>> import pathlib, tempfile, qspjax as qsp
             >>> path = pathlib.Path(tempfile.mkdtemp()) / "one.csv"
-            >>> _ = path.write_text("ID,TIME,AMT,DV,CLI\\n1,0,1,.,1\\n1,1,.,.,1\\n1,2,.,.,0\\n")
+            >>> _ = path.write_text("ID,TIME,AMT,DV,CLI\\n1,0,1,.,1\\n1,1,.,.,1\\n1,2,.,.,2\\n")
             >>> data = qsp.io.read_nonmem(path)
             >>> cohort, regimen = data.patients(qsp.models.OneCompartment(CL=1.0, V=1.0), {"CL": "CLI"})
             >>> solution = qsp.simulate_cohort(cohort, regimen, data.ts, order=data.order)
             >>> solution.observed["concentration"].round(3)  # from 1 to 2 the value at 2: NOCB
-            Array([[1.   , 0.368, 0.368]], dtype=float64)
+            Array([[1.   , 0.368, 0.05 ]], dtype=float64)
         """
         columns = {name: values[:, None] for name, values in self.covariates.items()} | self.varying
         regimen, constant = self.regimen, {}
         for parameter, source in parameters.items():
-            at(model, parameter)
             if isinstance(source, str):
                 check_one_of("parameters", source, columns, "a covariate")
             values = jnp.asarray(columns[source] if isinstance(source, str) else source(columns), dtype=float)
@@ -239,6 +238,7 @@ class NonmemData:
             known = concrete(values)
             if known is not None and np.isnan(known).any():
                 refuse("parameters", "come from columns without missing values", f"NaN for `{parameter}`")
+            at(model, parameter).set(values)  # within its bounds, at every record
             if values.shape[1] == 1:
                 constant[parameter] = values[:, 0]
             else:

@@ -198,8 +198,10 @@ def _implicit(residual: Residual, guess: jax.Array, search: Any) -> tuple[jax.Ar
 
 def _linearised(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the value of a function and its Jacobian."""
-    value, push = jax.linearize(residual, y)
-    return value, jax.vmap(push, out_axes=1)(jnp.eye(y.size, dtype=y.dtype))
+    # not `linearize`: in jax 0.12 its linear part is a call of its own, and a record of the kernel changes its shape
+    # under `vmap` without being mapped, which no call allows
+    jacobian, value = jax.jacfwd(lambda y: (residual(y),) * 2, has_aux=True)(y)
+    return value, jacobian
 
 
 class _Search(NamedTuple):

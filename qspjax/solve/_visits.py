@@ -9,13 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
 from qspjax._rules import Decision
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._schedule import Schedule, slack
+from qspjax.solve._varied import Varied
 
 
 def solve_in_visits(
@@ -70,7 +73,7 @@ def solve_in_visits(
         decides = jnp.isfinite(end) & fine & (solved.result == RESULTS.successful)
         last = jax.tree.map(lambda leaf, old: jnp.where(decides, leaf[-1], old), states, y)
         now = jnp.where(decides, end, 0.0)
-        new, remembered = decision.rule(now, model.observe(now, last), factor, memory)
+        new, remembered = decision.rule(now, _seen(model, now, last), factor, memory)
         factor = jnp.where(decides, new, factor)
         memory = jax.tree.map(lambda new, old: jnp.where(decides, new, old), remembered, memory)
         stats = _added(stats, solved.stats, fine & real)
@@ -88,6 +91,13 @@ def solve_in_visits(
         return jnp.where(own.any(axis=0), jnp.where(own, leaf, 0.0).sum(axis=0), jnp.nan)
 
     return Trajectory(jax.tree.map(gathered, states), result, {**stats, "factors": factors[:-1]})
+
+
+def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
+    """Return the states by name, and what is observed of them."""
+    own = y.state if isinstance(model, Varied) else y
+    flat, _ = ravel_pytree(own)
+    return dict(zip(state_names(own), flat, strict=True)) | model.observe(t, y)
 
 
 def _within(schedule: Schedule, begin: jax.Array, starts: jax.Array, factors: jax.Array, order: jax.Array) -> Schedule:

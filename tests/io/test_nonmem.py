@@ -612,7 +612,7 @@ def test_a_cohort_has_the_covariates(tmp_path):
 
 
 def test_parameters_follow_varying_covariates(tmp_path):
-    text = "ID,TIME,AMT,DV,CLI,VI\n1,0,1,.,1,2\n1,1,.,.,1,2\n1,2,.,.,0,2\n2,0,1,.,2,1\n2,1,.,.,3,1\n2,3,.,.,3,1\n"
+    text = "ID,TIME,AMT,DV,CLI,VI\n1,0,1,.,1,2\n1,1,.,.,1,2\n1,2,.,.,0.5,2\n2,0,1,.,2,1\n2,1,.,.,3,1\n2,3,.,.,3,1\n"
     patient = qsp.models.OneCompartment(CL=1.0, V=1.0)
     found = {}
     for how in (qsp.NOCB(), qsp.LOCF(), qsp.LinearInterpolation()):
@@ -622,11 +622,14 @@ def test_parameters_follow_varying_covariates(tmp_path):
         np.testing.assert_array_equal(cohort.model.V, [2, 1])
         solution = qsp.simulate_cohort(cohort, regimen, data.ts, order=data.order)
         found[type(how)] = np.log(np.asarray(solution.observed["concentration"]) * cohort.model.V[:, None])
-    np.testing.assert_allclose(found[qsp.NOCB], [[0, -0.5, -0.5], [0, -3, -9]], atol=1e-5)
+    np.testing.assert_allclose(found[qsp.NOCB], [[0, -0.5, -0.75], [0, -3, -9]], atol=1e-5)
     np.testing.assert_allclose(found[qsp.LOCF], [[0, -0.5, -1.0], [0, -2, -8]], atol=1e-5)
-    np.testing.assert_allclose(found[qsp.LinearInterpolation], [[0, -0.5, -0.75], [0, -2.5, -8.5]], atol=1e-5)
+    np.testing.assert_allclose(found[qsp.LinearInterpolation], [[0, -0.5, -0.875], [0, -2.5, -8.5]], atol=1e-5)
     with pytest.raises(ValueError, match="must name a parameter of the model"):
         data.patients(patient, {"KA": "CLI"})
+    negative = read(tmp_path, text.replace("1,1,.,.,1,2", "1,1,.,.,-1,2"))
+    with pytest.raises(ValueError, match="Argument `CL` must be positive, but is -1."):
+        negative.patients(patient, {"CL": "CLI"})
     missing = read(tmp_path, text.replace("1,1,.,.,1,2", "1,1,.,.,.,2"))
     with pytest.raises(ValueError, match="columns without missing values, but is NaN for `CL`"):
         missing.patients(patient, {"CL": "CLI"})

@@ -84,6 +84,17 @@ def test_treat_to_target_reaches_it():
     np.testing.assert_allclose(jax.jacrev(troughs)(3.0), difference, rtol=1e-6)
 
 
+def test_a_rule_on_a_state():
+    """The amount in the volume is the concentration; also where parameters are states of the solve."""
+    changes = qsp.set_parameter("CL", 3.0, at=5.0)
+    for other in (qsp.no_doses(), changes):
+        on_state, on_observed = (
+            qsp.simulate(PATIENT, DAILY.adapted(qsp.ReduceAbove(*rule), at=[20.0]) + other, TS).stats["factors"]
+            for rule in (("central", 30.0), ("concentration", 1.0))
+        )
+        assert on_state.tolist() == on_observed.tolist() == [0.5]
+
+
 def test_stop_on_progression_is_for_good():
     rule = qsp.StopOnProgression("size", share=0.2)
     memory, factor, factors = rule.initial(), jnp.asarray(1.0), []
@@ -136,7 +147,7 @@ def test_a_failure_at_a_visit_is_reported_and_the_others_go_on():
         (lambda: qsp.TreatToTarget("x", 0.0), "Argument `target` must be positive, but is 0."),
         (
             lambda: qsp.simulate(PATIENT, DAILY.adapted(qsp.ReduceAbove("tox", 1.0), at=[2.0]), TS),
-            r"Argument `name` must name an observed value of the model \(concentration\), but is `tox`.",
+            r"Argument `name` must name an observed value or a state of the model \(depot, central, concentration\)",
         ),
     ],
 )
