@@ -314,6 +314,7 @@ def test_steady_state_of_a_nonlinear_model_is_that_of_many_doses():
     np.testing.assert_allclose(reverse[0] / scale, forward[0] / scale, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_derivative_of_a_steady_state():
     """The implicit function theorem at every order: against differences of the first."""
     method = qsp.solve.Explicit(rtol=1e-8, atol=1e-10, max_steps=1024)  # quickly compiled
