@@ -329,8 +329,10 @@ class Regimen(eqx.Module):
             raise ValueError("A regimen can be adapted only once.")
         check_number("at", at)
         check_increasing("at", jnp.asarray(at, dtype=float))
-        doses = jnp.where(self.kind < Action.RESET, 1, 0)
-        return dataclasses.replace(self, adapts=doses, decision=Decision(rule, at))
+        doses = self.kind < Action.RESET
+        if self.parameters:  # a parameter that changes is no dose
+            doses &= ~np.array([isinstance(target, Parameter) for target in self.targets])[self.index]
+        return dataclasses.replace(self, adapts=doses.astype(int), decision=Decision(rule, at))
 
     def prescribe(self, covariates: Covariates) -> "Regimen":
         """Return the regimen with every amount a number, for patients with these covariates.

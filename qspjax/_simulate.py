@@ -234,8 +234,7 @@ class _Joined(eqx.Module):
 
     def __call__(self, each: tuple, shared: tuple) -> Outcome:
         *parts, t0 = shared
-        model, regimen, ts, initial, order = (eqx.combine(own, common) for own, common in zip(each, parts, strict=True))
-        return self.patient(model, regimen, ts, initial, order, t0)
+        return self.patient(*_combined(each, parts), t0)
 
 
 @eqx.filter_jit
@@ -301,12 +300,17 @@ def _with_earlier(regimen: Regimen, needed: jax.Array) -> Regimen:
     return dataclasses.replace(regimen, extent=regimen.extent._replace(earlier=room))
 
 
+def _combined(each: Sequence[Any], shared: Sequence[Any]) -> list[Any]:
+    """Return whole trees from what one patient has and what all share."""
+    return [eqx.combine(own, common) for own, common in zip(each, shared, strict=True)]
+
+
 def _over_patients(function: Callable[..., Any], *parts: tuple[Any, Any]) -> Any:
     """Apply a function of one patient to all."""
     each, shared = zip(*parts, strict=True)
 
     def one(each: tuple) -> Any:
-        return function(*(eqx.combine(own, common) for own, common in zip(each, shared, strict=True)))
+        return function(*_combined(each, shared))
 
     return jax.vmap(one)(each) if jax.tree.leaves(each) else one(each)
 

@@ -231,12 +231,12 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
     before = (time[None] < (time - near)[:, None]) | (
         (jnp.abs(now[None] - now[:, None]) <= near[:, None]) & (order[None] <= order[:, None])
     )
+    # the last that was set: the latest time, then the greatest order, then the lowest row
+    rank = jnp.argsort(jnp.lexsort((rows, order, jax.lax.stop_gradient(time))))
     found = []
     for k, value in enumerate(parameters_now(model, names)):
         mine = (regimen.index == first + k) & jnp.isfinite(time)
         sets, runs = mine & (regimen.kind == Action.SET), mine & (regimen.kind == Action.INFUSION_OVER)
-        # the last that was set: the latest time, then the greatest order, then the lowest row
-        rank = jnp.argsort(jnp.lexsort((rows, order, jax.lax.stop_gradient(time))))
         last = place_of_greatest(jnp.where(before & sets, rank + 1, 0), axis=1)
         known = (before & sets).any(axis=1)
         share = jnp.clip((now[:, None] - now[None]) / regimen.duration, 0.0, 1.0)

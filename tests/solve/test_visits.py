@@ -58,6 +58,15 @@ def test_an_infusion_over_a_visit_keeps_its_factor_and_other_doses_are_not_adapt
     np.testing.assert_allclose(qsp.simulate(PATIENT, regimen, TS).observed["concentration"], expected, rtol=1e-9)
 
 
+def test_a_covariate_that_was_added_before_is_no_dose():
+    """A straight line is an infusion into the parameter; the factor leaves it alone."""
+    line = qsp.varying("CL", [0.0, 120.0], [3.0, 6.0], interpolation=qsp.LinearInterpolation())
+    rule, method = Scripted(jnp.asarray([0.5])), METHODS["Rosenbrock"]
+    before, after = (DAILY + line).adapted(rule, at=[30.0]), DAILY.adapted(rule, at=[30.0]) + line
+    first, second = (qsp.simulate(PATIENT, one, TS, method=method).observed["concentration"] for one in (before, after))
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
 def test_rules_on_a_cohort():
     """Reduced on toxicity, by patient; the factors are those that a loop by hand decides on."""
     cohort = qsp.Cohort.of(PATIENT, {"CL": jnp.asarray([1.0, 3.0, 12.0])})

@@ -76,14 +76,14 @@ def _field(module: Any) -> bytes | None:
 
 def _reduces_to_several(module: Any) -> bool:
     """Whether there is a reduction with more than one result."""
+    from jax.extend.mlir import ir
+
     found = []
 
     def look(operation: Any) -> Any:
         if operation.name == "stablehlo.reduce" and len(operation.results) > 1:
             found.append(operation)
         return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
-
-    from jax._src.lib.mlir import ir
 
     module.operation.walk(look)
     return bool(found)
