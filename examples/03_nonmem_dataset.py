@@ -73,7 +73,7 @@ for i, axes in enumerate(figure.subplots(2, 3, sharex=True, sharey=True).flat):
     axes.plot(hours, course[i], color="tab:orange", linewidth=0.9, label="1000 mg, adapted")
     axes.plot(data.ts[i], data.dv[i], "o", color="black", markersize=4, label="measured")
     axes.set_title(f"patient {data.ids[i]}", fontsize=10)
-figure.axes[0].legend(frameon=False, fontsize=8)
+figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 figure.supxlabel("time (h)")
 figure.supylabel("antibiotic (mg/L)")
 figure.savefig("infusions.png", dpi=150)
