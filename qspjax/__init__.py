@@ -27,6 +27,7 @@ from qspjax._doses import (
     no_doses as no_doses,
     reset as reset,
 )
+from qspjax._events import AbstractEventful as AbstractEventful, Event as Event
 from qspjax._model import (
     AbstractAlgebraic as AbstractAlgebraic,
     AbstractDelivered as AbstractDelivered,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
+from qspjax._events import events_of
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._regimen import Regimen
@@ -170,9 +171,9 @@ def default_method(model: AbstractModel, regimen: Regimen | None = None) -> Abst
     """Return the method used where none is given: the one rule, for one patient and for many.
 
     A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel,
-    also one whose parameters the regimen changes.
+    also one whose parameters the regimen changes, or that has events.
     """
-    constant = regimen is None or not regimen.parameters
+    constant = (regimen is None or not regimen.parameters) and not events_of(model)
     return MatrixExponential() if constant and is_linear(model) else Rosenbrock()
 
 
@@ -324,6 +325,8 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     regimen = aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
     regimen = dataclasses.replace(regimen, extent=regimen.extent._replace(repeated=False))  # told apart no more
     check_modelled(model, regimen)
+    if events_of(model) and (regimen.extent.steady or regimen.decision is not None):
+        refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
     start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
     if t0 is not None:
         check_number("t0", t0)

@@ -32,6 +32,10 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "The step size shrank to rounding error. The solution may grow without bound, or the vector field may jump: "
         "look at the named state, or loosen `rtol` and `atol` on the method."
     )
+    events_unsettled = (
+        "The events at one moment did not come to an end, or more changes wait than `pending` of an event allows. Look "
+        "for events that trigger each other in a circle, or raise `pending`."
+    )
     steady_state_not_found = (
         "No steady state of the doses was found. A state may accumulate without bound, or more may be given than the "
         "patient can eliminate; inside `jit`, more than four earlier doses may still run or be on their way."

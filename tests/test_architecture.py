@@ -13,8 +13,9 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_arrays", "_checks", "_extras", "_names", "_units"},
-    {"_model", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort", "_solution"},
+    {"_arrays", "_checks", "_expression", "_extras", "_names", "_units"},
+    {"_model", "_events", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
+    | {"_solution"},
     {"models", "solve", "execute"},
     {"_simulate"},
     {"population"},
@@ -31,6 +32,7 @@ PUBLIC = [
     "AbstractAmount",
     "AbstractDelivered",
     "AbstractDistribution",
+    "AbstractEventful",
     "AbstractInterpolation",
     "AbstractModel",
     "AbstractRule",
@@ -42,6 +44,7 @@ PUBLIC = [
     "Cohort",
     "Computed",
     "Delivery",
+    "Event",
     "LOCF",
     "Limited",
     "LinearInterpolation",

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._arrays import first_true, place_of_greatest
+from qspjax.solve._locate import NO_EVENT, Bracket, narrowed, open_bracket
 from qspjax.solve._timeline import Timeline, put_down, rates_after
+from qspjax.solve._watch import Begun, Watch, watch_one
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
-SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL = range(4)
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED = range(5)
 """Codes of the loop, in the order of `solve._diffrax.CODES`."""
 
 
@@ -88,20 +90,114 @@ class Progress(NamedTuple):
     culprit: jax.Array
     accepted: jax.Array
     rejected: jax.Array
+    memory: jax.Array | None
+    bracket: Bracket | None
 
 
 class Path(NamedTuple):
-    """What a solve leaves behind: where it ended, the states at the outputs, and the recorded step sizes."""
+    """What a solve leaves behind: where it ended, the states at the outputs, and the recorded step sizes and causes."""
 
     end: Progress
     outputs: jax.Array
     record: jax.Array
+    causes: jax.Array | None
 
 
 def arrive(timeline: Timeline, boundary: Any, y: jax.Array, rate: jax.Array, running: jax.Array) -> tuple:
     """Apply what happens at a boundary to the states and the rates of infusion."""
     keep, added = put_down(timeline, boundary, y)
     return jnp.where(keep == 0.0, 0.0, y) + added, *rates_after(timeline, boundary, rate, running)
+
+
+class _Loop(NamedTuple):
+    """The loop of one patient: all that stands still while it runs."""
+
+    stepper: Stepper
+    tolerance: Tolerance
+    model: Any
+    timeline: Timeline
+    watch: Watch | None
+    span: jax.Array
+    max_steps: int
+    record: bool
+
+    def due(self, boundary: Any) -> jax.Array:
+        """Return the time of a boundary, inf after the last."""
+        time = self.timeline.time
+        return jnp.where(boundary < time.shape[0], time[jnp.minimum(boundary, time.shape[0] - 1)], jnp.inf)
+
+    def unfinished(self, now: Progress) -> jax.Array:
+        """Return whether the patient goes on."""
+        return (now.code == SUCCESS) & jnp.isfinite(self.due(now.boundary))
+
+    def advance(self, path: Path) -> Path:
+        """Attempt one step."""
+        stepper, tolerance, model, timeline, watch = self.stepper, self.tolerance, self.model, self.timeline, self.watch
+        now, due, outputs = path.end, self.due, path.outputs.shape[0]
+        slope = stepper.slope(model, now.t, now.y, now.rate)
+        wanted = jnp.where(now.fresh, tolerance.first_step(now.y, slope), now.h)
+        remaining = due(now.boundary) - now.t
+        lands = wanted >= remaining * (1.0 - 1e-12)
+        h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
+        sight, ends = None, (now.t, jnp.where(lands, due(now.boundary), now.t + h))
+        if watch is not None:
+            sight = watch.foresee(now.t, now.y, now.memory, now.bracket, remaining, slope)
+            lands &= sight.limit >= remaining - sight.precise
+            h = jnp.where(lands, remaining, jnp.minimum(h, sight.limit))
+            ends = watch.within(now.t, jnp.where(lands, due(now.boundary), now.t + h), sight)
+        t = jnp.where(lands, due(now.boundary), now.t + h)
+        y, error, content = stepper(model, *ends, now.y, now.rate)
+        ratios = tolerance.ratio(error, now.y, y)
+        ratio = _rms(ratios)
+        finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(ratio) & content
+        fits = good = finite & (ratio <= 1.0)
+        happens, cause, seen = jnp.zeros((), bool), NO_EVENT, None
+        if watch is not None:
+            (met, happens, cause), seen = watch.find(sight, h, t, y, now.memory, good)
+            good, lands = good & ~met, lands & ~happens
+        factor = jnp.where(finite, tolerance.factor(ratio), SHRINK)
+        clipped = (h < 0.5 * wanted) & (lands if watch is None else True)
+        following = jnp.where(fits & clipped, jnp.maximum(wanted, h * factor), h * factor)
+
+        landed = good & lands
+        output = timeline.output[now.boundary]
+        jumps = happens | (landed & (output == outputs))
+        dosed, rate, running = arrive(timeline, now.boundary, y, now.rate, now.running)
+        y = jnp.where(landed, dosed, y)
+        memory, bracket, settled = now.memory, now.bracket, True
+        if watch is not None:
+            bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
+            y, memory, settled = watch.apply(jumps, t, y, jnp.where(good, seen.memory, memory))
+        y = jnp.where(good, y, now.y)
+        too_small = ~fits & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * self.span))
+        too_many = (now.accepted + now.rejected + 1 >= self.max_steps) & jnp.isfinite(due(now.boundary + landed))
+        code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
+        code = jnp.where(settled, code, UNSETTLED)
+        after = Progress(
+            t=jnp.where(good, t, now.t),
+            y=y,
+            rate=jnp.where(landed, rate, now.rate),
+            running=jnp.where(landed, running, now.running),
+            boundary=now.boundary + landed,
+            h=following,
+            fresh=jumps,
+            code=code,
+            culprit=jnp.where(code == SUCCESS, now.culprit, place_of_greatest(ratios)),
+            accepted=now.accepted + good,
+            rejected=now.rejected + ~good,
+            memory=memory,
+            bracket=bracket,
+        )
+        # a patient who is done keeps still; the large arrays are written in place, or not at all
+        live = self.unfinished(now)
+        slot = jnp.where(live & landed, output, outputs)
+        number = jnp.where(live & good, now.accepted, self.max_steps)
+        return Path(
+            jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now),
+            path.outputs.at[slot].set(y, mode="drop"),
+            path.record.at[number].set(jnp.where(lands, jnp.inf, h), mode="drop") if self.record else path.record,
+            None if path.causes is None else path.causes.at[number].set(cause, mode="drop"),
+        )
 
 
 def integrate(
@@ -115,63 +211,14 @@ def integrate(
     outputs: int,
     max_steps: int,
     record: bool,
+    events: Begun | None,
 ) -> Path:
-    """Integrate one patient; with `record`, keep the accepted step sizes (inf where a step landed on a boundary)."""
-    boundaries = timeline.time.shape[0]
+    """Integrate one patient; with `record`, keep the accepted step sizes (inf where a step landed on a boundary).
+
+    With `events`, these are located and applied, and `record` also keeps what caused them.
+    """
     span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
-
-    def due(boundary: Any) -> jax.Array:
-        return jnp.where(boundary < boundaries, timeline.time[jnp.minimum(boundary, boundaries - 1)], jnp.inf)
-
-    def unfinished(now: Progress) -> jax.Array:
-        return (now.code == SUCCESS) & jnp.isfinite(due(now.boundary))
-
-    def advance(path: Path) -> Path:
-        now = path.end
-        wanted = jnp.where(now.fresh, tolerance.first_step(now.y, stepper.slope(model, now.t, now.y, now.rate)), now.h)
-        remaining = due(now.boundary) - now.t
-        lands = wanted >= remaining * (1.0 - 1e-12)
-        h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
-        t = jnp.where(lands, due(now.boundary), now.t + h)
-        y, error, content = stepper(model, now.t, t, now.y, now.rate)
-        ratios = tolerance.ratio(error, now.y, y)
-        ratio = _rms(ratios)
-        finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(ratio) & content
-        good = finite & (ratio <= 1.0)
-        factor = jnp.where(finite, tolerance.factor(ratio), SHRINK)
-        clipped = lands & (h < 0.5 * wanted)
-        following = jnp.where(good & clipped, jnp.maximum(wanted, h * factor), h * factor)
-
-        landed = good & lands
-        dosed, rate, running = arrive(timeline, now.boundary, y, now.rate, now.running)
-        y = jnp.where(good, jnp.where(landed, dosed, y), now.y)
-        too_small = ~good & ~(following > 1e-16 * jnp.maximum(jnp.abs(now.t), 1e-6 * span))
-        too_many = (now.accepted + now.rejected + 1 >= max_steps) & jnp.isfinite(due(now.boundary + landed))
-        code = jnp.where(too_small, jnp.where(finite, STEP_TOO_SMALL, NONFINITE), jnp.where(too_many, MAX_STEPS, 0))
-        output = timeline.output[now.boundary]
-        after = Progress(
-            t=jnp.where(good, t, now.t),
-            y=y,
-            rate=jnp.where(landed, rate, now.rate),
-            running=jnp.where(landed, running, now.running),
-            boundary=now.boundary + landed,
-            h=following,
-            fresh=landed & (output == outputs),
-            code=code,
-            culprit=jnp.where(code == SUCCESS, now.culprit, place_of_greatest(ratios)),
-            accepted=now.accepted + good,
-            rejected=now.rejected + ~good,
-        )
-        # a patient who is done keeps still; the large arrays are written in place, or not at all
-        live = unfinished(now)
-        slot = jnp.where(live & landed, output, outputs)
-        number = jnp.where(live & good, now.accepted, max_steps)
-        return Path(
-            jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now),
-            path.outputs.at[slot].set(y, mode="drop"),
-            path.record.at[number].set(jnp.where(lands, jnp.inf, h), mode="drop") if record else path.record,
-        )
-
+    loop = _Loop(stepper, tolerance, model, timeline, watch_one(events, model), span, max_steps, record)
     zero = jnp.zeros((), dtype=int)
     unknown = timeline.unknown()
     start = Progress(
@@ -182,14 +229,20 @@ def integrate(
         boundary=zero,
         h=jnp.ones_like(t0),
         fresh=jnp.ones((), dtype=bool),
-        code=jnp.where(unknown.any(), NONFINITE, SUCCESS),
+        code=jnp.where(
+            unknown.any(), NONFINITE, SUCCESS if events is None else jnp.where(events.settled, SUCCESS, UNSETTLED)
+        ),
         culprit=timeline.culprit(unknown, y0.size),
         accepted=zero,
         rejected=zero,
+        memory=None if events is None else events.memory,
+        bracket=None if events is None else open_bracket(t0, events.hybrid.gaps),
     )
     whole = jnp.full((outputs, y0.size), jnp.nan, y0.dtype)
     steps = jnp.zeros((max_steps if record else 0,), y0.dtype)
-    path = jax.lax.while_loop(lambda path: eqxi.unvmap_any(unfinished(path.end)), advance, Path(start, whole, steps))
+    causes = jnp.full(steps.shape, NO_EVENT, jnp.int32) if record and events is not None else None
+    begun = Path(start, whole, steps, causes)
+    path = jax.lax.while_loop(lambda path: eqxi.unvmap_any(loop.unfinished(path.end)), loop.advance, begun)
     return path._replace(end=path.end._replace(culprit=_culprit(stepper, model, path.end, span)))
 
 

@@ -21,12 +21,19 @@ from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
-from qspjax.solve._replay import replay
+from qspjax.solve._replay import Record, replay
 from qspjax.solve._rodas5p import Rodas5P
 from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import Timeline, timeline
+from qspjax.solve._watch import Begun, begun
 
-CODES = (RESULTS.successful, RESULTS.max_steps_reached, RESULTS.state_nonfinite, RESULTS.step_too_small)
+CODES = (
+    RESULTS.successful,
+    RESULTS.max_steps_reached,
+    RESULTS.state_nonfinite,
+    RESULTS.step_too_small,
+    RESULTS.events_unsettled,
+)
 """Results in the order of the codes of the adaptive loop."""
 
 
@@ -88,10 +95,16 @@ class _Flat(NamedTuple):
     unravel: Callable[[jax.Array], State]
     lines: Timeline
     stepper: Stepper
+    events: Begun | None
 
 
 def _flatten(
-    solver: diffrax.AbstractSolver, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None
+    solver: diffrax.AbstractSolver,
+    model: AbstractModel,
+    schedule: Schedule,
+    ts: jax.Array,
+    initial: State | None,
+    t0: jax.Array,
 ) -> _Flat:
     start = as_state(model, initial)
     if not mass_of(model, state_names(start)).all():
@@ -105,8 +118,8 @@ def _flatten(
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
-    lines = timeline(schedule, ts)
-    return _Flat(y0, unravel, lines, Stepper(solver=solver, term=diffrax.ODETerm(field)))
+    y0, events = begun(model, start, t0)
+    return _Flat(y0, unravel, timeline(schedule, ts), Stepper(solver=solver, term=diffrax.ODETerm(field)), events)
 
 
 def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolver:
@@ -143,9 +156,10 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
     fine = path.end.code == SUCCESS
 
     def repeat(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
-        one = _flatten(_stepping(method, differentiated=True), model, schedule, ts, initial)
+        one = _flatten(_stepping(method, differentiated=True), model, schedule, ts, initial, t0)
         steps = jnp.where(fine, path.end.accepted, 0)
-        kept = replay(one.stepper, model, one.lines, one.y0, t0, record=path.record, accepted=steps, outputs=ts.size)
+        record = Record(path.record, path.causes, steps)
+        kept = replay(one.stepper, model, one.lines, one.y0, t0, record=record, outputs=ts.size, events=one.events)
         return jax.vmap(one.unravel)(kept)
 
     # a failed patient contributes a zero derivative of every order: its steps are not repeated, and both ends are
@@ -165,7 +179,7 @@ def _integrate(
     method: Diffrax,
     record: bool,
 ) -> tuple[State, Path]:
-    one = _flatten(_stepping(method, differentiated=False), model, schedule, ts, initial)
+    one = _flatten(_stepping(method, differentiated=False), model, schedule, ts, initial, t0)
     path = integrate(
         one.stepper,
         Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term)),
@@ -176,6 +190,7 @@ def _integrate(
         outputs=ts.size,
         max_steps=16384 + 64 * one.lines.time.size if method.max_steps is None else method.max_steps,
         record=record,
+        events=one.events,
     )
     return jax.vmap(one.unravel)(path.outputs), path
 

@@ -22,15 +22,22 @@ from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
 from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import timeline
+from qspjax.solve._watch import begun, events_over_leaves
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
-from qspjax.solve.kernel._lanes import NONFINITE, STIFF, SUCCESS, End, Patients, Program
+from qspjax.solve.kernel._lanes import NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program
 from qspjax.solve.kernel._layout import System, system_of
 from qspjax.solve.kernel._primitives import run
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel._tableau import RODAS3, RODAS4, RODAS5P, Tableau
 
-CODES = (RESULTS.successful, RESULTS.max_steps_reached, RESULTS.state_nonfinite, RESULTS.step_too_small)
+CODES = (
+    RESULTS.successful,
+    RESULTS.max_steps_reached,
+    RESULTS.state_nonfinite,
+    RESULTS.step_too_small,
+    RESULTS.events_unsettled,
+)
 """Results in the order of the codes of the kernel."""
 
 TABLEAUX = {5: RODAS5P, 4: RODAS4, 3: RODAS3}
@@ -229,13 +236,14 @@ def _solve(
     A patient that is not `wanted` has no boundaries, so it is done before its first step.
     """
     start = as_state(model, initial)
-    y0, unravel = ravel_pytree(start)
+    _, unravel = ravel_pytree(start)
     states = state_names(start)
     mass = mass_of(model, states)
     if not scheme.implicit and not mass.all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(schedule, ts)
     system, leaves = system_of(model, start, mass)
+    y0, events = begun(model, start, t0)
     _check_determined(system, states)
     unknown = lines.unknown()
     outputs = ts.shape[0]
@@ -250,6 +258,9 @@ def _solve(
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
         code=jnp.where(lines.output < outputs, lines.output, -1 - lines.entry).astype(jnp.int32),
     )
+    if events is not None:
+        ended = jnp.where(events.settled, SUCCESS, UNSETTLED).astype(jnp.int32)
+        patients = patients._replace(memory=events.memory, ended=ended, own=tuple(leaves))
     program = Program(
         system=system,
         step=scheme.step,
@@ -264,6 +275,7 @@ def _solve(
         patients=1,
         memory=scheme.memory,
         expected=256 + 8 * lines.time.size,
+        events=None if events is None else events_over_leaves(events.hybrid, model),
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
     code = CODES[0]

@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true
 from qspjax._checks import refuse
+from qspjax._events import events_of
 from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
@@ -58,6 +59,8 @@ class MatrixExponential(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
+        if events_of(model):
+            refuse("method", "be `Rosenbrock`, `Explicit` or `Diffrax` for a model with events", "MatrixExponential")
         if structure_of(model, as_state(model, initial)) is None:
             must = f"be linear with constant coefficients and have at most {LARGEST} states for this method"
             refuse("model", must, f"`{type(model).__name__}`, which is not")

@@ -6,16 +6,32 @@ is ordinary JAX code, so forward, reverse and mixed derivatives of any order wor
 only its start for the reverse pass and is computed again there; blocks past the last step are skipped.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
 from qspjax.solve._adaptive import Stepper, arrive
+from qspjax.solve._locate import NO_EVENT
 from qspjax.solve._timeline import Timeline
+from qspjax.solve._watch import Begun, watch_one
 
 BLOCK = 32
+
+
+class Record(NamedTuple):
+    """What a solve recorded of its accepted steps.
+
+    Attributes:
+        steps: Their sizes, shape (max_steps,), inf where a step landed on a boundary.
+        causes: What caused the event after each, see `Verdict`; None if there are no events.
+        accepted: Number of steps.
+    """
+
+    steps: jax.Array
+    causes: jax.Array | None
+    accepted: jax.Array
 
 
 def replay(
@@ -25,9 +41,9 @@ def replay(
     y0: jax.Array,
     t0: jax.Array,
     *,
-    record: jax.Array,
-    accepted: jax.Array,
+    record: Record,
     outputs: int,
+    events: Begun | None,
 ) -> jax.Array:
     """Return the states at the outputs, shape (outputs, states), NaN where the recorded solve did not arrive.
 
@@ -37,28 +53,38 @@ def replay(
         timeline: Boundaries, differentiated.
         y0: Initial state, differentiated.
         t0: Initial time.
-        record: Accepted step sizes, shape (max_steps,), inf where a step landed on a boundary.
-        accepted: Number of recorded steps.
+        record: What the solve recorded.
         outputs: Number of outputs.
+        events: The events, differentiated; None if there are none.
     """
     boundaries = timeline.time.shape[0]
-    blocks = -(-record.shape[0] // BLOCK)
-    padded = jnp.concatenate([record, jnp.zeros((blocks * BLOCK - record.shape[0],), record.dtype)])
-    steps = (jnp.arange(blocks * BLOCK).reshape(blocks, BLOCK), padded.reshape(blocks, BLOCK))
+    accepted, watch = record.accepted, watch_one(events, model)
+    span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
+    blocks = -(-record.steps.shape[0] // BLOCK)
+    spare = blocks * BLOCK - record.steps.shape[0]
+    columns = [jnp.arange(blocks * BLOCK), jnp.pad(record.steps, (0, spare))]
+    if events is not None:
+        columns.append(jnp.pad(record.causes, (0, spare)))
+    steps = tuple(column.reshape(blocks, BLOCK) for column in columns)
 
     def step(now: tuple, recorded: tuple) -> tuple:
-        t, y, rate, running, boundary = now
-        number, h = recorded
+        t, y, rate, running, boundary, memory = now
+        number, h = recorded[:2]
         live, lands = number < accepted, (number < accepted) & jnp.isinf(h)
         here = jnp.minimum(boundary, boundaries - 1)
         time = timeline.time[here]
         t1 = jnp.where(lands, jnp.where(jnp.isfinite(time), time, t), t + jnp.where(live & ~lands, h, 0.0))
-        y1, _, _ = stepper(model, t, t1, y, rate)
+        y1, _, _ = stepper(model, *((t, t1) if watch is None else watch.within(t, t1)), y, rate)
+        output = timeline.output[here]
         dosed, new_rate, new_running = arrive(timeline, here, y1, rate, running)
         y1 = jnp.where(lands, dosed, jnp.where(live, y1, y))
-        slot = jnp.where(lands, timeline.output[here], outputs)
-        later = (t1, y1, jnp.where(lands, new_rate, rate), jnp.where(lands, new_running, running), boundary + lands)
-        return later, (slot, y1)
+        if watch is not None:
+            cause = jnp.where(live, recorded[2], NO_EVENT)
+            cause = jnp.where(lands & (output == outputs), events.hybrid.gaps, cause)
+            t1, y1, memory = watch.repeat(rate, t1, y1, memory, cause, span)
+        slot = jnp.where(lands, output, outputs)
+        new_rate, new_running = jnp.where(lands, new_rate, rate), jnp.where(lands, new_running, running)
+        return (t1, y1, new_rate, new_running, boundary + lands, memory), (slot, y1)
 
     @jax.checkpoint
     def block(now: tuple, recorded: tuple) -> tuple:
@@ -74,7 +100,8 @@ def replay(
         now, (slots, values) = jax.lax.cond(any_left, block, skip, now, recorded)
         return (now, kept.at[slots].set(values, mode="drop")), None
 
-    start = (t0, y0, jnp.zeros_like(y0), jnp.zeros(y0.shape, dtype=int), jnp.zeros((), dtype=int))
+    memory = None if events is None else events.memory
+    start = (t0, y0, jnp.zeros_like(y0), jnp.zeros(y0.shape, dtype=int), jnp.zeros((), dtype=int), memory)
     empty = jnp.full((outputs, y0.size), jnp.nan, y0.dtype)
     (_, kept), _ = jax.lax.scan(advance, (start, empty), steps)
     return kept

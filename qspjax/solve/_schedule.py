@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import concrete, refuse
+from qspjax._events import assigned_parameters
 from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of
 from qspjax._names import match, state_names
 from qspjax._regimen import Action, Parameter, Regimen
@@ -109,7 +110,8 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
     """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
 
     A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it. The
-    number 0 is the model's default: its first delivery, or else its first state. Parameters stand last.
+    number 0 is the model's default: its first delivery, or else its first state. Last stand the parameters that the
+    regimen, or an event of the model, changes.
 
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
@@ -118,7 +120,9 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
     by_state = {delivery.state: name for name, delivery in deliveries.items()}
     doses = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
     parameters_now(model, regimen.parameters)
-    targets = (*doses, *(target for target in regimen.targets if isinstance(target, Parameter)))
+    changing = [target for target in regimen.targets if isinstance(target, Parameter)]
+    changing += [Parameter(name) for name in assigned_parameters(model, model.initial())]
+    targets = (*doses, *dict.fromkeys(changing))
     if regimen.targets == targets:
         return regimen
     numbers = [

@@ -4,12 +4,15 @@ A parameter that a regimen sets gets a state of its own with slope 0: setting it
 two values an infusion. The vector field keeps its signature, and derivatives, failures and outputs need nothing more.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 
 from qspjax._checks import refuse
+from qspjax._events import AbstractEventful, Event, events_of
 from qspjax._model import AbstractAlgebraic, AbstractModel
 from qspjax._names import at
 from qspjax._types import Observed, Scalar, State
@@ -42,7 +45,7 @@ def parameters_now(model: AbstractModel, names: tuple[str, ...]) -> tuple[Scalar
     return values
 
 
-class Varied(AbstractAlgebraic):
+class Varied(AbstractAlgebraic, AbstractEventful):
     """A model some of whose parameters are states."""
 
     model: AbstractModel
@@ -61,6 +64,27 @@ class Varied(AbstractAlgebraic):
 
     def observe(self, t: Scalar, y: VariedState) -> Observed:
         return with_parameters(self.model, self.names, y.parameters).observe(t, y.state)
+
+    def events(self) -> tuple[Event, ...]:
+        return tuple(self._event(number, event) for number, event in enumerate(events_of(self.model)))
+
+    def _event(self, number: int, event: Event) -> Event:
+        """Return an event of the model, as a function of the model's states and parameters now."""
+
+        def now(name: str) -> Callable[[Scalar, VariedState], Any]:
+            def function(t: Scalar, y: VariedState) -> Any:
+                own = events_of(with_parameters(self.model, self.names, y.parameters))[number]
+                return getattr(own, name)(t, y.state)
+
+            return function
+
+        def assign(t: Scalar, y: VariedState) -> dict[str, Any]:
+            own = now("assign")(t, y)
+            place = {name: f"parameters.{i}" for i, name in enumerate(self.names)}
+            return {place.get(name, f"state.{name}"): value for name, value in own.items()}
+
+        changed = {name: now(name) for name in ("delay", "priority") if getattr(event, name) is not None}
+        return dataclasses.replace(event, trigger=now("trigger"), assign=assign, **changed)
 
     def algebraic(self) -> tuple[str, ...]:
         names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()

@@ -11,20 +11,22 @@ remembered at the start of every segment of so many blocks, and a derivative com
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from qspjax.solve._locate import NO_EVENT, Bracket, narrowed, open_bracket
+from qspjax.solve._watch import Events, Watch, watch_lanes
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 from qspjax.solve.kernel._rows import put
 
 BLOCK = 16
-SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, STIFF = range(5)
-"""Codes of the loop, the first four in the order of `solve._ensemble.CODES`."""
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, STIFF = range(6)
+"""Codes of the loop, all but the last in the order of `solve._ensemble.CODES`."""
 STIFF_STEPS, FREE_STEPS = 15, 6
 """A patient is stiff after so many steps held down by stability; a free step takes back one part in so many of one."""
 CONSISTENT = 1e-3
@@ -43,6 +45,9 @@ class Patients(NamedTuple):
         rate: The change of the rate of infusion into its state, or None if the program has no infusions.
         vectors: What resets and steady states put or add, shape (vectors, states), or None.
         code: The number of the output that is due, or -1 - the `entry` of a dose, see `solve._schedule.Schedule`.
+        memory: What events remember at t0, None without events.
+        ended: The code of the events at t0, None without events.
+        own: The leaves of the model, for its events.
     """
 
     constants: list[jax.Array]
@@ -53,6 +58,9 @@ class Patients(NamedTuple):
     rate: jax.Array | None
     vectors: jax.Array | None
     code: jax.Array
+    memory: jax.Array | None = None
+    ended: jax.Array | None = None
+    own: Sequence[jax.Array] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +81,7 @@ class Program:
         laned: For each leaf of `Patients`, whether it has an axis of patients.
         patients: Number of patients.
         memory: Most bytes of a log.
+        events: The events over the leaves of the model, or None.
         expected: Steps that a patient may need, for the length of a log; where it needs more, they are computed again.
         lanes: Number of lanes.
         capacity: Number of blocks in a log.
@@ -91,6 +100,7 @@ class Program:
     patients: int
     memory: int
     expected: int
+    events: Events | None = None
     lanes: int = 0
     capacity: int = 0
 
@@ -116,6 +126,8 @@ class Lane(NamedTuple):
     accepted: jax.Array
     rejected: jax.Array
     stiff: jax.Array | None
+    memory: jax.Array | None
+    bracket: Bracket | None
 
 
 class End(NamedTuple):
@@ -156,21 +168,29 @@ class Record(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What an iteration did: its step size, 0 where none was accepted, and the boundary landed on, else -1."""
+    """What an iteration did.
+
+    Attributes:
+        h: Its step size, 0 where none was accepted.
+        landed: The boundary landed on, else -1.
+        cause: What caused the event at its end, see `solve._locate.Verdict`; None without events.
+    """
 
     h: jax.Array
     landed: jax.Array
+    cause: jax.Array | None
 
 
 class Kept(NamedTuple):
     """What is written during a solve, None where not wanted.
 
-    `states` at outputs has shape (patients * outputs, states), `steps` shape (max_steps * patients,).
+    `states` at outputs has shape (patients * outputs, states), `steps` and `causes` shape (max_steps * patients,).
     """
 
     states: jax.Array | None
     log: Log | None
     steps: jax.Array | None
+    causes: jax.Array | None = None
 
 
 class Solved(NamedTuple):
@@ -181,12 +201,14 @@ class Solved(NamedTuple):
         end: How each patient ended.
         record: What first derivatives need, if recorded.
         steps: Accepted step sizes, inf where a step landed and NaN after the last, shape (max_steps, patients).
+        causes: What caused the event at the end of each, None without events.
     """
 
     states: jax.Array | None
     end: End
     record: Record | None
     steps: jax.Array | None
+    causes: jax.Array | None = None
 
 
 def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> Any:
@@ -201,6 +223,13 @@ def take(program: Program, patients: Patients, name: str, patient: jax.Array) ->
 def lanes_of(program: Program, patients: Patients, patient: jax.Array) -> Lanes:
     """Return the constants of the patients in the lanes."""
     return Lanes(take(program, patients, "constants", patient), tuple(program.laned.constants))
+
+
+def watch_of(program: Program, patients: Patients, patient: jax.Array) -> Watch | None:
+    """Return the events of the patients in the lanes, None without events."""
+    if program.events is None:
+        return None
+    return watch_lanes(program.events, take(program, patients, "own", patient), program.laned.own)
 
 
 def boundary_value(program: Program, patients: Patients, name: str, patient: Any, boundary: Any) -> jax.Array:
@@ -278,7 +307,7 @@ def _stopped(rate: jax.Array, change: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
 
 
-def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tuple[Lane, Attempt]:
+def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | None, now: Lane) -> tuple[Lane, Attempt]:
     """Attempt one step in every lane."""
     control, system = program.control, program.system
     live = (now.code == SUCCESS) & jnp.isfinite(now.due)
@@ -290,53 +319,80 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, now: Lane) -> tu
     remaining = jnp.where(live, now.due - now.t, 0.0)
     lands = wanted >= remaining * (1.0 - 1e-12)
     h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
-    y1, error, held = program.step(system, lanes, now.t, h, now.y, now.rate, moved)
+    start, width, sight = now.t, h, None
+    if watch is not None:
+        y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(h.dtype)[:, None]
+        sight = watch.foresee(now.t, y0, now.memory, now.bracket, remaining, slope)
+        lands &= sight.limit >= remaining - sight.precise
+        h = jnp.where(lands, remaining, jnp.minimum(h, sight.limit))
+        start, end = watch.within(now.t, now.t + h, sight)
+        width = jnp.where(h == 0.0, 0.0, end - start) if watch.hybrid.squeezed else h
+        moved = slope_of(system, lanes, now.rate)(start, now.y) if watch.hybrid.squeezed else moved
+    y1, error, held = program.step(system, lanes, start, width, now.y, now.rate, moved)
     ratio = control.squared_ratio(error, now.y, y1)
-    good = live & (ratio <= 1.0)
+    fits = live & (ratio <= 1.0)
     if algebraic:
         # the first step brings the algebraic states to where the others want them, however far that is
-        good = live & ((ratio <= 1.0) | (now.fresh & jnp.isfinite(ratio)))
+        fits = live & ((ratio <= 1.0) | (now.fresh & jnp.isfinite(ratio)))
+    good, cause, seen, happens = fits, None, None, jnp.zeros_like(live)
+    if watch is not None:
+        t1 = jnp.where(lands & live, now.due, now.t + h)
+        (met, happens, cause), seen = watch.find(sight, h, t1, system.join(y1), now.memory, fits)
+        good, lands = fits & ~met, lands & ~happens
     factor = control.factor(ratio)
     following = h * factor
-    following = jnp.where(good & lands & (h < 0.5 * wanted), jnp.maximum(wanted, following), following)
+    clipped = (h < 0.5 * wanted) & (lands if watch is None else True)
+    following = jnp.where(fits & clipped, jnp.maximum(wanted, following), following)
 
     landed = good & lands
     code = boundary_value(program, patients, "code", now.patient, now.boundary)
-    jump = boundary_value(program, patients, "jump", now.patient, now.boundary)
-    change = None
-    if now.rate is not None:
-        change = boundary_value(program, patients, "rate", now.patient, now.boundary)
-    vector = vector_of(program, patients, now.patient, code)
-    dosed, rate = arrive(program, code, landed, jump, change, vector, y1, now.rate)
-    boundary = now.boundary + landed
-    following_due = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
+    jumps = happens | (landed & (code < 0))
+    after = _arrived(program, patients, now, landed, code, y1)
+    if watch is not None:
+        after = after._replace(bracket=narrowed(now.bracket, h, seen.gaps, met=met, passed=good, over=jumps))
+        kept = jnp.where(good, seen.memory, now.memory)
+        y, kept, settled = watch.apply(jumps, t1, system.join(after.y), kept)
+        after = after._replace(y=system.split(y), memory=kept)
     rounding = 0.45 * jnp.finfo(h.dtype).eps
     least = jnp.where(good, 0.0, 1e-10 * jnp.abs(now.due - now.t))
     smallest = rounding * jnp.maximum(jnp.abs(now.t), least)
-    too_small = live & ~landed & ~(jnp.where(good, h, following) > smallest)
-    too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(following_due)
+    too_small = live & ~landed & ~(jnp.where(fits, h, following) > smallest)
+    if watch is not None:
+        too_small &= ~happens & ~jnp.isfinite(now.bracket.wall)
+    too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(after.due)
     failed = jnp.where(jnp.isfinite(ratio), STEP_TOO_SMALL, NONFINITE)
     code_after = jnp.where(too_small, failed, jnp.where(too_many, MAX_STEPS, now.code))
+    if watch is not None:
+        code_after = jnp.where(settled, code_after, UNSETTLED)
     stiff = now.stiff
     if stiff is not None:
         stiff = jnp.where(good, jnp.where(held, now.stiff + FREE_STEPS, jnp.maximum(now.stiff - 1, 0)), now.stiff)
         stays = live & (code_after == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS)
         code_after = jnp.where(stays, STIFF, code_after)
-    after = Lane(
-        patient=now.patient,
-        boundary=boundary,
-        due=following_due,
-        t=jnp.where(landed, now.due, jnp.where(good, now.t + h, now.t)),
+    after = after._replace(
+        t=jnp.where(landed, now.due, jnp.where(good, now.t + h if watch is None else t1, now.t)),
         h=jnp.where(live, following, now.h),
-        fresh=jnp.where(live, landed & (code < 0), now.fresh),
-        y=jax.tree.map(lambda new, old: jnp.where(good, new, old), dosed, now.y),
-        rate=rate,
+        fresh=jnp.where(live, jumps, now.fresh),
+        y=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.y, now.y),
         code=code_after.astype(now.code.dtype),
         accepted=now.accepted + good,
         rejected=now.rejected + (live & ~good),
         stiff=stiff,
     )
-    return after, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, now.boundary, -1).astype(jnp.int32))
+    return after, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, now.boundary, -1).astype(jnp.int32), cause)
+
+
+def _arrived(program: Program, patients: Patients, now: Lane, landed: jax.Array, code: jax.Array, y: Rows) -> Lane:
+    """Return the lanes with what happens at the boundaries that they landed on."""
+    jump = boundary_value(program, patients, "jump", now.patient, now.boundary)
+    change = None
+    if now.rate is not None:
+        change = boundary_value(program, patients, "rate", now.patient, now.boundary)
+    vector = vector_of(program, patients, now.patient, code)
+    y, rate = arrive(program, code, landed, jump, change, vector, y, now.rate)
+    boundary = now.boundary + landed
+    following = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
+    return now._replace(boundary=boundary, due=following, y=y, rate=rate)
 
 
 def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
@@ -348,6 +404,11 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
     y = jnp.broadcast_to(y0 if program.laned.y0 else y0[:, None], (program.system.size, patient.size))
     present = patient < program.patients
     soon = due(program, patients, patient, zero)
+    ended = take(program, patients, "ended", patient)
+    ended = SUCCESS if ended is None else jnp.where(present, ended, SUCCESS)
+    memory = take(program, patients, "memory", patient)
+    if memory is not None and not program.laned.memory:
+        memory = jnp.broadcast_to(memory[:, None], (memory.size, patient.size))
     return Lane(
         patient=patient,
         boundary=zero,
@@ -357,10 +418,12 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
         fresh=jnp.ones_like(patient, dtype=bool),
         y=program.system.split(y),
         rate=None if patients.rate is None else program.system.split(jnp.zeros_like(y)),
-        code=jnp.where(present & jnp.isnan(soon), NONFINITE, SUCCESS).astype(jnp.int32),
+        code=jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32),
         accepted=zero,
         rejected=zero,
         stiff=zero if program.gives_up else None,
+        memory=memory,
+        bracket=None if memory is None else open_bracket(t, program.events.hybrid.gaps),
     )
 
 
@@ -381,6 +444,7 @@ def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, 
 def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block: Any) -> tuple[Lane, Kept]:
     """Attempt `BLOCK` steps in every lane; keep what is wanted of them."""
     lanes = lanes_of(program, patients, now.patient)
+    watch = watch_of(program, patients, now.patient)
     whole, patient = kept.log, now.patient
     if whole is not None:
         # the log of this block alone, small enough to stay in the nearest cache
@@ -388,7 +452,7 @@ def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block
 
     def advance(i: jax.Array, carry: tuple[Lane, Kept]) -> tuple[Lane, Kept]:
         now, kept = carry
-        after, done = attempt(program, patients, lanes, now)
+        after, done = attempt(program, patients, lanes, watch, now)
         return after, keep(program, patients, now, after, done, kept, i)
 
     now, kept = jax.lax.fori_loop(0, BLOCK, advance, (now, kept))
@@ -405,7 +469,7 @@ def keep(
 ) -> Kept:
     """Write what an iteration leaves behind into what is kept."""
     join = program.system.join
-    states, log, steps = kept
+    states, log, steps, causes = kept
     if states is not None:
         output = boundary_value(program, patients, "code", now.patient, now.boundary)
         here = (done.landed >= 0) & (output >= 0)
@@ -419,9 +483,11 @@ def keep(
         )
     if steps is not None:
         row = jnp.where(after.accepted > now.accepted, now.accepted, program.max_steps)
-        h = jnp.where(done.landed >= 0, jnp.inf, done.h)
-        steps = put(steps, row * program.patients + now.patient, h)
-    return Kept(states, log, steps)
+        place = row * program.patients + now.patient
+        steps = put(steps, place, jnp.where(done.landed >= 0, jnp.inf, done.h))
+        if causes is not None:
+            causes = put(causes, place, done.cause)
+    return Kept(states, log, steps, causes)
 
 
 def unwritten(program: Program, patients: Patients) -> Log:
@@ -454,6 +520,7 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
         None if steps else jnp.full((N * program.outputs, size), jnp.nan, dtype),
         None if made is None else made.log,
         jnp.full((program.max_steps * N,), jnp.nan, dtype) if steps else None,
+        jnp.full((program.max_steps * N,), NO_EVENT, jnp.int32) if steps and program.events is not None else None,
     )
     # patients with nothing to do are handed in before the first step
     now, waiting, end = refill(program, patients, now, jnp.asarray(program.lanes, jnp.int32), end)
@@ -484,4 +551,5 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
         carry = (now, waiting, end, kept, zero)
         _, _, end, kept, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
     states = None if steps else kept.states.reshape(N, program.outputs, size)
-    return Solved(states, end, made, kept.steps.reshape(program.max_steps, N) if steps else None)
+    by_step = [None if x is None else x.reshape(program.max_steps, N) for x in (kept.steps, kept.causes)]
+    return Solved(states, end, made, *by_step)

@@ -100,7 +100,8 @@ def _record(*leaves: jax.Array, program: Program, structure: Any) -> list:
 
 
 def _steps(*leaves: jax.Array, program: Program, structure: Any) -> list:
-    return [solve(program, jax.tree.unflatten(structure, leaves), steps=True).steps]
+    solved = solve(program, jax.tree.unflatten(structure, leaves), steps=True)
+    return [solved.steps, *([] if solved.causes is None else [solved.causes])]
 
 
 def _tangent(*operands: jax.Array, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
@@ -211,7 +212,9 @@ def _(*leaves: Any, program: Program, structure: Any) -> list:
 
 @steps_p.def_abstract_eval
 def _(*leaves: Any, program: Program, structure: Any) -> list:
-    return [ShapedArray((program.max_steps, program.patients), _dtype(leaves, structure))]
+    shape = (program.max_steps, program.patients)
+    causes = [] if program.events is None else [ShapedArray(shape, np.dtype(np.int32))]
+    return [ShapedArray(shape, _dtype(leaves, structure)), *causes]
 
 
 @tangent_p.def_abstract_eval
@@ -275,8 +278,8 @@ def _batch_record(leaves: Sequence[Any], dims: Sequence[Any], *, program: Progra
 def _batch_steps(leaves: Sequence[Any], dims: Sequence[Any], *, program: Program, structure: Any) -> tuple:
     size = _size(leaves, dims)
     program, leaves = _fold(program, leaves, dims, structure, size)
-    (steps,) = steps_p.bind(*leaves, program=program, structure=structure)
-    return [_unfolded(steps, size, axis=1)], [1]
+    out = steps_p.bind(*leaves, program=program, structure=structure)
+    return [_unfolded(x, size, axis=1) for x in out], [1] * len(out)
 
 
 def _batch_moved(
@@ -416,11 +419,8 @@ def _second_order(
     _, ended, leaves, moved = _parted(primals, structure, kept)
     at = kept.num_leaves + 1
     leaf_tangents, moved_tangents = tangents[at : at + len(leaves)], tangents[at + len(leaves) :]
-    steps = jax.lax.stop_gradient(steps_p.bind(*leaves, program=program, structure=structure)[0])
+    replayed = _replayed(program, structure, leaves, ended)
     smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-    def replayed(leaves: Sequence[Any]) -> jax.Array:
-        return replay(program, jax.tree.unflatten(structure, leaves), steps, ended)
 
     def linear(smooth_leaves: Sequence[Any], moved: Sequence[Any]) -> list:
         following = iter(smooth_leaves)
@@ -445,11 +445,47 @@ def _second_order(
     )
 
 
+def _replayed(
+    program: Program, structure: Any, leaves: Sequence[Any], ended: jax.Array
+) -> Callable[[Sequence[Any]], jax.Array]:
+    """Return the states at outputs as a function of the leaves, by the steps that these leaves take."""
+    fixed = [jax.lax.stop_gradient(leaf) for leaf in leaves]
+    steps, *causes = steps_p.bind(*fixed, program=program, structure=structure)
+    causes = causes[0] if causes else None
+
+    def replayed(leaves: Sequence[Any]) -> jax.Array:
+        return replay(program, jax.tree.unflatten(structure, leaves), steps, ended, causes)
+
+    return replayed
+
+
+def _along_events(leaves: Sequence[Any], tangents: Sequence[Any], program: Program, structure: Any) -> tuple:
+    """Solve; return what the solve returns, and the tangents of that by a replay, which knows of events."""
+    program = dataclasses.replace(program, system=program.system.compact)
+    solved = solve_p.bind(*leaves, program=program, structure=structure)
+    replayed = _replayed(program, structure, leaves, solved[_ENDED])
+    if all(type(tangent) is ad.Zero for tangent in tangents):
+        return solved, _still(solved)
+    # every number moves, some by zero: jax transposes no linear solve of which a part stands still
+    smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def of_smooth(numbers: Sequence[Any]) -> jax.Array:
+        following = iter(numbers)
+        return replayed([next(following) if moves else leaf for leaf, moves in zip(leaves, smooth, strict=True)])
+
+    numbers = [leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves]
+    moved = _instantiated([tangent for tangent, moves in zip(tangents, smooth, strict=True) if moves])
+    _, states = jax.jvp(of_smooth, (numbers,), (moved,))
+    return solved, [states, *_still(solved[1:])]
+
+
 def _instantiated(tangents: Sequence[Any]) -> list:
     return [ad.instantiate_zeros(tangent) for tangent in tangents]
 
 
 def _solve_rule(leaves: Sequence[Any], tangents: Sequence[Any], *, program: Program, structure: Any) -> tuple:
+    if program.events is not None:
+        return _along_events(leaves, tangents, program, structure)
     return _along(solve_p, leaves, tangents, program, structure)
 
 

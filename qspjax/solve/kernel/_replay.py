@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qspjax.solve._locate import NO_EVENT
+from qspjax.solve._watch import Watch
 from qspjax.solve.kernel._lanes import (
     SUCCESS,
     Patients,
@@ -20,6 +22,7 @@ from qspjax.solve.kernel._lanes import (
     load,
     take,
     vector_of,
+    watch_of,
 )
 from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
@@ -66,7 +69,7 @@ def look_up(
     return Recorded(lanes, t, h, landed, code, jnp.where(landed >= 0, time, t), jump, change, vector)
 
 
-def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
+def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None = None) -> Inputs:
     """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
     constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
@@ -77,14 +80,20 @@ def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
     lanes = Lanes(constants, step.lanes.laned)
-    moved = slope_of(program.system, lanes, inputs.rate)(t, inputs.y)
-    y, _, _ = program.step(program.system, lanes, t, h, inputs.y, inputs.rate, moved)
+    start, width = t, h
+    if watch is not None and watch.hybrid.squeezed:
+        start, end = watch.within(t, t + h)
+        width = jnp.where(h == 0.0, h, end - start)
+    moved = slope_of(program.system, lanes, inputs.rate)(start, inputs.y)
+    y, _, _ = program.step(program.system, lanes, start, width, inputs.y, inputs.rate, moved)
     y, rate = arrive(program, step.code, arrives, jump, change, vector, y, inputs.rate)
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
 
 
-def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Array) -> jax.Array:
+def replay(
+    program: Program, patients: Patients, steps: jax.Array, code: jax.Array, causes: jax.Array | None = None
+) -> jax.Array:
     """Return the states at outputs, shape (patients, outputs, states), zero for a patient that failed.
 
     Args:
@@ -92,6 +101,7 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
         patients: The patients, differentiated.
         steps: Accepted step sizes, shape (max_steps, patients), inf where a step landed, NaN after the last.
         code: How each patient ended.
+        causes: What caused the event at the end of each step, None without events.
     """
     everyone = jnp.arange(program.patients, dtype=jnp.int32)
     fine = code == SUCCESS
@@ -108,33 +118,45 @@ def replay(program: Program, patients: Patients, steps: jax.Array, code: jax.Arr
     t0 = jnp.where(fine, take(program, patients, "t0", everyone), 0.0)
     steps = jnp.concatenate([steps, jnp.full((-steps.shape[0] % STRETCH, program.patients), jnp.nan, steps.dtype)])
     steps = jnp.where(fine, steps, jnp.nan).reshape(-1, STRETCH, program.patients)
+    watch = None
+    if causes is not None:
+        spare = steps.shape[0] * STRETCH - causes.shape[0]
+        causes = jnp.pad(jnp.where(fine, causes, NO_EVENT), ((0, spare), (0, 0))).reshape(steps.shape)
+        watch = watch_of(program, patients, everyone)
+        span = jnp.max(jnp.where(jnp.isfinite(patients.time), jnp.abs(patients.time), 0.0), axis=-1)
+        span = jnp.broadcast_to(span, (program.patients,))
 
-    def advance(carry: tuple, h: jax.Array) -> tuple:
-        boundary, t, y, rate = carry
+    def advance(carry: tuple, recorded: tuple) -> tuple:
+        (boundary, t, y, rate, memory), (h, cause) = carry, recorded
         lands = jnp.isinf(h)
         landed = jnp.where(lands, boundary, -1)
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         one = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(one.due), one.due, t)
         free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change, one.vector)
-        after = move(program, one, free)
+        after = move(program, one, free, watch)
+        t, y = after.t, program.system.join(after.y)
+        if watch is not None:
+            cause = jnp.where(lands & (one.code < 0), watch.hybrid.gaps, cause)
+            running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
+            t, y, memory = watch.repeat(running, t, y, memory, cause, span)
         slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
-        return (boundary + lands, after.t, after.y, after.rate), (slot, program.system.join(after.y).T)
+        return (boundary + lands, t, program.system.split(y), after.rate, memory), (slot, y.T)
 
     @jax.checkpoint
-    def stretch(now: tuple, steps: jax.Array) -> tuple:
-        return jax.lax.scan(advance, now, steps)
+    def stretch(now: tuple, recorded: tuple) -> tuple:
+        return jax.lax.scan(advance, now, recorded)
 
-    def skip(now: tuple, _: jax.Array) -> tuple:
+    def skip(now: tuple, _: tuple) -> tuple:
         slots = jnp.full((STRETCH, program.patients), program.outputs, patients.code.dtype)
         return now, (slots, jnp.zeros((*slots.shape, program.system.size), patients.y0.dtype))
 
-    def segment(carry: tuple, steps: jax.Array) -> tuple:
+    def segment(carry: tuple, recorded: tuple) -> tuple:
         now, states = carry
-        now, (slots, values) = jax.lax.cond(jnp.isnan(steps).all(), skip, stretch, now, steps)
+        now, (slots, values) = jax.lax.cond(jnp.isnan(recorded[0]).all(), skip, stretch, now, recorded)
         return (now, states.at[everyone, slots].set(values, mode="drop")), None
 
     states = jnp.zeros((program.patients, program.outputs, program.system.size), patients.y0.dtype)
-    now = (jnp.zeros_like(everyone), t0, start.y, start.rate)
-    (_, states), _ = jax.lax.scan(segment, (now, states), steps)
+    now = (jnp.zeros_like(everyone), t0, start.y, start.rate, start.memory)
+    (_, states), _ = jax.lax.scan(segment, (now, states), (steps, causes))
     return states

@@ -1,0 +1,132 @@
+"""Events: changes of the state at times that the state itself decides.
+
+A condition that becomes true is located to rounding error and its event applied there, in the order that SBML
+prescribes (Level 3 Version 2, section 4.11): the condition is the trigger; what follows it may be delayed, is cancelled
+if it is not persistent and the trigger turns false before, and of several that are due the one with the highest
+priority comes first, after which all triggers are looked at again.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qspjax._checks import refuse
+from qspjax._model import AbstractModel
+from qspjax._names import state_names
+from qspjax._types import Scalar, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A change of the state where a condition becomes true.
+
+    $$ g(t, y) \\text{ turns true at } t^*: \\quad y(t^* + delay) \\leftarrow assign(t, y) $$
+
+    The functions take the time and the state. Comparisons in `trigger` (`y.tumour > 20.0`, joined by `&`, `|`, `~`)
+    are located by their difference, and the time of the event is differentiated through it.
+
+    Args:
+        trigger: Whether the condition holds, `(t, y) -> bool`. The event fires where it turns from false to true.
+        assign: New values by name of a state or of a parameter, `(t, y) -> {name: value}`.
+        delay: Time from the trigger to the change, `(t, y) -> number >= 0`; None for none.
+        priority: Of several changes at one time the highest comes first, `(t, y) -> number`; None for the last.
+        persistent: Whether a change takes place even if the trigger turns false before it.
+        initial_value: What the trigger was before the start: if False, a condition that holds at the start fires.
+        from_trigger_time: Whether `assign` is evaluated when the trigger fires, else when the change takes place.
+        pending: Most changes of this event that may wait at one time; more end the solve with a result code.
+        name: What the event is called.
+
+    Raises:
+        ValueError: If a function is none, or `pending` is not a positive integer.
+
+    Reference: Hucka et al., J Integr Bioinform 2019;16:20190021, doi:10.1515/jib-2019-0021.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> stop = qsp.Event(trigger=lambda t, y: y.central < 2.0, assign=lambda t, y: {"central": y.central + 8.0})
+        >>> stop.persistent
+        True
+    """
+
+    trigger: Callable[[Scalar, State], Any]
+    assign: Callable[[Scalar, State], Mapping[str, Any]]
+    delay: Callable[[Scalar, State], Any] | None = None
+    priority: Callable[[Scalar, State], Any] | None = None
+    persistent: bool = True
+    initial_value: bool = True
+    from_trigger_time: bool = True
+    pending: int = 8
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("trigger", "assign"):
+            if not callable(getattr(self, name)):
+                refuse(name, "be a function of the time and the state", type(getattr(self, name)).__name__)
+        for name in ("delay", "priority"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                refuse(name, "be a function of the time and the state, or None", type(getattr(self, name)).__name__)
+        if not (isinstance(self.pending, int) and self.pending > 0):
+            refuse("pending", "be a positive integer", self.pending)
+
+
+class AbstractEventful(AbstractModel):
+    """A model that says at which conditions its state changes.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import jax, qspjax as qsp
+        >>> class Ball(NamedTuple):
+        ...     height: jax.Array
+        ...     speed: jax.Array
+        >>> class Bouncing(qsp.AbstractEventful):
+        ...     kept: jax.Array = qsp.parameter(unit="", doc="share of the speed that a bounce keeps")
+        ...     def initial(self):
+        ...         return Ball(height=5.0, speed=0.0)
+        ...     def vector_field(self, t, y):
+        ...         return Ball(height=y.speed, speed=-10.0)
+        ...     def observe(self, t, y):
+        ...         return {"height": y.height}
+        ...     def events(self):
+        ...         return (qsp.Event(lambda t, y: y.height < 0.0, lambda t, y: {"speed": -self.kept * y.speed}),)
+        >>> solution = qsp.simulate(Bouncing(kept=0.8), qsp.no_doses(), [1.5, 2.0])
+        >>> solution.observed["height"].round(6)
+        Array([2.75, 3.  ], dtype=float64)
+    """
+
+    @abc.abstractmethod
+    def events(self) -> tuple[Event, ...]:
+        """Return the events of the model."""
+
+
+def events_of(model: AbstractModel) -> tuple[Event, ...]:
+    """Return the events that a model declares, none for a model that declares none."""
+    return tuple(model.events()) if isinstance(model, AbstractEventful) else ()
+
+
+def assigned_parameters(model: AbstractModel, start: State) -> tuple[str, ...]:
+    """Return the names that events assign and that are no states: parameters that change."""
+    states = state_names(start)
+    ends = {state.split(".")[-1] for state in states} | set(states)
+    found: dict[str, None] = {}
+    for event in events_of(model):
+        found.update(dict.fromkeys(name for name in assigned_names(event, start) if name not in ends))
+    return tuple(found)
+
+
+def assigned_names(event: Event, start: State) -> tuple[str, ...]:
+    """Return the names that an event assigns.
+
+    Raises:
+        ValueError: If `assign` does not return numbers by name.
+    """
+    seen: list[Any] = []
+    start = jax.tree.map(jnp.asarray, start)
+    jax.eval_shape(lambda y: seen.append(event.assign(jnp.zeros(()), y)), start)
+    (assigned,) = seen
+    if not isinstance(assigned, Mapping) or not all(isinstance(name, str) for name in assigned):
+        refuse("assign", "return a dict of numbers by name", f"one that returns a {type(assigned).__name__}")
+    return tuple(assigned)

@@ -1,0 +1,91 @@
+"""The comparisons a function makes, read from its traced program: where they change, the function may jump.
+
+A condition such as `(y.tumour > 20.0) & (t < 5.0)` is a Boolean, which tells nothing of how far away its change is. Its
+program compares numbers, and their differences, here called gaps, do: the condition can change only where a gap
+passes through zero. `floor` and `ceil` jump where their operand passes through an integer, so they have a gap too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+_COMPARED = {"gt", "ge", "lt", "le"}
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_LOOPS = {"cond", "while", "scan"}
+
+
+class Watched(NamedTuple):
+    """What a function returns, and its gaps.
+
+    Attributes:
+        value: What the function returns.
+        gaps: The differences, shape (gaps,).
+        timed: Which gaps depend on the time other than through the state, a numpy array of shape (gaps,).
+    """
+
+    value: Any
+    gaps: jax.Array
+    timed: np.ndarray
+
+
+def watched(function: Callable[[Any, Any], Any], t: Any, y: Any) -> Watched:
+    """Call `function(t, y)`, and return the gaps of its comparisons as well; those within loops are not seen."""
+    t = jnp.asarray(t, float)
+    leaves, structure = jax.tree.flatten(y)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+
+    def flat(t: Any, *leaves: Any) -> Any:
+        return function(t, jax.tree.unflatten(structure, leaves))
+
+    traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
+    gaps: list[jax.Array] = []
+    timed: list[np.ndarray] = []
+    reached = [True, *[False] * len(leaves)]
+    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], reached, gaps, timed)
+    value = jax.tree.unflatten(jax.tree.structure(shape), out)
+    empty = jnp.zeros((0,), t.dtype)
+    return Watched(value, jnp.concatenate([empty, *gaps]), np.concatenate([np.zeros(0, bool), *timed]))
+
+
+def _walk(
+    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed_in: Sequence[bool], gaps: list, timed: list
+) -> tuple[list, list[bool]]:
+    """Evaluate a program, collecting gaps; return its results and which of them depend on the time."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+    on_time = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*[False] * len(consts), *timed_in], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else known[atom]
+
+    def depends(atom: Any) -> bool:
+        return not isinstance(atom, Literal) and on_time[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        here = [depends(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        out_timed = [any(here)] * len(eqn.outvars)
+        out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+        out = list(out) if eqn.primitive.multiple_results else [out]
+        body = next((eqn.params[key] for key in _BODIES if key in eqn.params), None)
+        if body is not None and name not in _LOOPS:
+            inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
+            _, out_timed = _walk(inner, inner_consts, operands, here, gaps, timed)
+        elif name in _COMPARED and jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
+            _note(operands[0] - operands[1], any(here), gaps, timed)
+        elif name == "floor":
+            _note(operands[0] - out[0] - 1.0, here[0], gaps, timed)
+        elif name == "ceil":
+            _note(operands[0] - out[0], here[0], gaps, timed)
+        known.update(zip(eqn.outvars, out, strict=True))
+        on_time.update(zip(eqn.outvars, out_timed, strict=True))
+    return [read(atom) for atom in jaxpr.outvars], [depends(atom) for atom in jaxpr.outvars]
+
+
+def _note(gap: Any, depends: bool, gaps: list, timed: list) -> None:
+    gaps.append(jnp.ravel(jnp.asarray(gap, float)))
+    timed.append(np.full(gaps[-1].size, depends))

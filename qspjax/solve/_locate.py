@@ -1,0 +1,148 @@
+"""Where a trigger turned true within a step: the step is taken again, shorter, until the change is bracketed.
+
+A step that ends after the change is rejected, and its length is the wall; one that ends before it is accepted and
+moves the start towards the wall. Lengths come from the zero of the line through the gaps at both ends, every second
+time from half as much further beyond it, seen from the nearer end, so that both ends close in on the change, and every
+fourth time from halving. All functions work element by element, for one patient or for lanes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qspjax._arrays import place_of_greatest
+
+NO_EVENT = -1
+"""The cause of a step after which no event took place."""
+
+
+class Bracket(NamedTuple):
+    """What is known of a change ahead.
+
+    Attributes:
+        wall: The length of a step that ends after it, inf if none is known.
+        gaps: The gaps at the end of that step, shape (gaps, ...).
+        tries: Steps since the wall was met.
+    """
+
+    wall: jax.Array
+    gaps: jax.Array
+    tries: jax.Array
+
+
+def open_bracket(t: jax.Array, gaps: int) -> Bracket:
+    """Return that nothing is known."""
+    return Bracket(jnp.full_like(t, jnp.inf), jnp.zeros((gaps, *t.shape), t.dtype), jnp.zeros(t.shape, jnp.int32))
+
+
+def precision(t: jax.Array, remaining: jax.Array) -> jax.Array:
+    """Return the length to which a change is bracketed: rounding error of the time, or of what is left of it."""
+    return 32.0 * jnp.finfo(t.dtype).eps * jnp.maximum(jnp.abs(t), 1e-3 * jnp.abs(remaining))
+
+
+def crossed(before: jax.Array, after: jax.Array) -> jax.Array:
+    """Return which gaps changed their sign."""
+    return jnp.sign(before) != jnp.sign(after)
+
+
+def share(before: jax.Array, after: jax.Array) -> jax.Array:
+    """Return at which share of a step each gap is zero, by a straight line; 1 where it did not change its sign."""
+    fall = before - after
+    return jnp.where(crossed(before, after), before / jnp.where(fall == 0.0, 1.0, fall), 1.0)
+
+
+def length(bracket: Bracket, gaps: jax.Array, precise: jax.Array) -> jax.Array:
+    """Return the length of the next step towards a change, inf where none is known."""
+    if not gaps.shape[0]:
+        return bracket.wall
+    shares = jnp.where(crossed(gaps, bracket.gaps), share(gaps, bracket.gaps), jnp.inf)
+    nearest = jnp.min(shares, axis=0)
+    nearest = jnp.where(jnp.isfinite(nearest), nearest, 0.5)
+    turn = bracket.tries % 4
+    further = jnp.where(nearest < 0.5, 1.5 * nearest, 1.0 - 1.5 * (1.0 - nearest))
+    aim = jnp.where(turn == 3, 0.5, jnp.where(turn % 2 == 1, further, nearest))
+    wall = jnp.where(jnp.isfinite(bracket.wall), bracket.wall, 0.0)
+    found = jnp.where(wall <= precise, wall, jnp.clip(aim * wall, 0.5 * precise, wall))
+    return jnp.where(jnp.isfinite(bracket.wall), found, jnp.inf)
+
+
+def narrowed(
+    bracket: Bracket, h: jax.Array, gaps: jax.Array, *, met: jax.Array, passed: jax.Array, over: jax.Array
+) -> Bracket:
+    """Return the bracket after a step of length `h` that `met` the change, or was accepted and `passed` before it.
+
+    It is closed where the event took place, or the state jumped (`over`).
+    """
+    known = jnp.isfinite(bracket.wall)
+    wall = jnp.where(met, h, jnp.where(passed & known, bracket.wall - h, bracket.wall))
+    tries = jnp.where(met & ~known, 0, bracket.tries + (met | (passed & known)))
+    return Bracket(
+        jnp.where(over | (wall <= 0.0), jnp.inf, wall),
+        jnp.where(met, gaps, bracket.gaps),
+        jnp.where(over, 0, tries).astype(jnp.int32),
+    )
+
+
+class Sight(NamedTuple):
+    """What is seen ahead of a step.
+
+    Attributes:
+        gaps: The gaps at its start.
+        known: How far the next change is whose time is known.
+        leaves: Whether the step starts at such a change.
+        precise: The length to which a change is bracketed.
+        limit: The longest step.
+    """
+
+    gaps: jax.Array
+    known: jax.Array
+    leaves: jax.Array
+    precise: jax.Array
+    limit: jax.Array
+
+
+def sighted(
+    gaps: jax.Array, known: jax.Array, leaves: jax.Array, bracket: Bracket, t: jax.Array, remaining: jax.Array
+) -> Sight:
+    """Return what is seen ahead; `remaining` is the time to the next boundary."""
+    precise = precision(t, remaining)
+    return Sight(gaps, known, leaves, precise, jnp.minimum(known, length(bracket, gaps, precise)))
+
+
+class Verdict(NamedTuple):
+    """What a step came upon.
+
+    Attributes:
+        met: Whether it went past a change, and has to be taken again.
+        happens: Whether it ends where an event takes place.
+        cause: The gap that passed through zero there; their number if none did, `NO_EVENT` where nothing happens.
+    """
+
+    met: jax.Array
+    happens: jax.Array
+    cause: jax.Array
+
+
+def judged(
+    sight: Sight, h: jax.Array, gaps: jax.Array, *, good: jax.Array, fires: jax.Array, before: jax.Array
+) -> Verdict:
+    """Return what a step of length `h` came upon.
+
+    Args:
+        sight: What was seen ahead of it.
+        h: Its length.
+        gaps: The gaps at its end.
+        good: Whether its error is small enough.
+        fires: Whether something is due at its end.
+        before: Whether that was so already just before its end.
+    """
+    exact = (h <= sight.precise) | ((sight.known <= h + sight.precise) & ~before)
+    happens = good & fires & exact
+    number = gaps.shape[0]
+    if not number:
+        return Verdict(good & fires & ~exact, happens, jnp.where(happens, 0, NO_EVENT).astype(jnp.int32))
+    passed = crossed(sight.gaps, gaps)
+    shares = jnp.where(passed, share(sight.gaps, gaps), jnp.inf)
+    place = jnp.where(passed.any(axis=0), place_of_greatest(-shares, axis=0), number)
+    return Verdict(good & fires & ~exact, happens, jnp.where(happens, place, NO_EVENT).astype(jnp.int32))
