@@ -190,6 +190,8 @@ class _Patient(eqx.Module):
     ) -> Outcome:
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
+        if not jax.tree.leaves(model.initial()):
+            return self._observed(model, ts)
         schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.extent), order)
         varied = bool(regimen.parameters)
         if varied:
@@ -218,6 +220,16 @@ class _Patient(eqx.Module):
         everything = Solution(ts, observed, states, result, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
         return Outcome(*self.save.keep(observed, states), result, stats, reduced)
+
+    def _observed(self, model: AbstractModel, ts: jax.Array) -> Outcome:
+        """Return what a model observes that has no states, so that there is nothing to solve."""
+        states, none = model.initial(), jnp.zeros((), int)
+        seen = jax.vmap(lambda t: model.observe(t, states))(ts)
+        observed = {name: jnp.where(jnp.isfinite(ts), value, jnp.nan) for name, value in seen.items()}
+        stats = {"steps": none, "rejected": none, "last_time": jnp.max(ts), "culprit": none}
+        everything = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)
+        reduced = None if self.reduce is None else self.reduce(everything)
+        return Outcome(*self.save.keep(observed, states), RESULTS.successful, stats, reduced)
 
 
 def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:

@@ -529,3 +529,23 @@ def test_errors_in_words(case, patient):
     with pytest.raises(ValueError) as error:
         call(patient)
     assert str(error.value) == message
+
+
+def test_a_model_without_states():
+    """Rules alone: there is nothing to solve."""
+
+    class Rule(qsp.AbstractModel):
+        k: jax.Array = qsp.parameter(unit="1/h", doc="slope")
+
+        def initial(self):
+            return {}
+
+        def vector_field(self, t, y):
+            return {}
+
+        def observe(self, t, y):
+            return {"line": self.k * t}
+
+    solution = qsp.simulate(Rule(k=2.0), qsp.no_doses(), [0.0, 1.0, 3.0])
+    np.testing.assert_array_equal(solution.observed["line"], [0.0, 2.0, 6.0])
+    assert solution.result == qsp.RESULTS.successful
