@@ -28,7 +28,7 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time:
         time: The time.
 
     Raises:
-        ValueError: If a symbol has no value, or a rate of change is asked for: these are replaced before.
+        ValueError: If a symbol has no value, or a rate of change or a delay is asked for: models replace these before.
     """
     order = nodes(*expressions)
     guarded = _in_branches(order)
@@ -69,7 +69,7 @@ def _value(one: Expression, known: Mapping[Expression, Any], values: Mapping[str
             return _as_python(_RISKY[one.op](np, *map(np.float64, operands)))
         return _risky(one.op, operands, safe)
     if one.op not in _OPERATIONS:
-        refuse("expressions", "have no rate of change left", str(one))
+        refuse("expressions", "have no rate of change and no delay left", str(one))
     return _as_python(_OPERATIONS[one.op](np if concrete else jnp, *args))
 
 

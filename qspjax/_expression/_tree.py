@@ -17,7 +17,7 @@ TRIGONOMETRIC = tuple(
 FUNCTIONS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(TRIGONOMETRIC, (1, 1)),
     **dict.fromkeys(("abs", "exp", "ln", "floor", "ceil", "factorial", "not", "rate"), (1, 1)),
-    **dict.fromkeys(("root", "log", "quotient", "rem", "implies", "neq", "/", "^"), (2, 2)),
+    **dict.fromkeys(("root", "log", "quotient", "rem", "implies", "neq", "delay", "/", "^"), (2, 2)),
     **dict.fromkeys(("min", "max", "piecewise"), (1, MANY)),
     **dict.fromkeys(("+", "*", "and", "or", "xor"), (0, MANY)),
     **dict.fromkeys(("lt", "leq", "gt", "geq", "eq"), (2, MANY)),
