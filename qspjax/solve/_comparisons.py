@@ -24,11 +24,13 @@ class Watched(NamedTuple):
     Attributes:
         value: What the function returns.
         gaps: The differences, shape (gaps,).
+        sizes: What is subtracted, in absolute value: rounding error of a gap is in proportion, shape (gaps,).
         timed: Which gaps depend on the time other than through the state, a numpy array of shape (gaps,).
     """
 
     value: Any
     gaps: jax.Array
+    sizes: jax.Array
     timed: np.ndarray
 
 
@@ -42,21 +44,27 @@ def watched(function: Callable[[Any, Any], Any], t: Any, y: Any) -> Watched:
         return function(t, jax.tree.unflatten(structure, leaves))
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
-    gaps: list[jax.Array] = []
-    timed: list[np.ndarray] = []
-    reached = [True, *[False] * len(leaves)]
-    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], reached, gaps, timed)
+    found: list[_Gap] = []
+    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], [True, *[False] * len(leaves)], found)
     value = jax.tree.unflatten(jax.tree.structure(shape), out)
     empty = jnp.zeros((0,), t.dtype)
-    return Watched(value, jnp.concatenate([empty, *gaps]), np.concatenate([np.zeros(0, bool), *timed]))
+    gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in found)]) for k in range(2))
+    timed = np.concatenate([np.zeros(0, bool), *(np.full(gap.gaps.size, gap.timed) for gap in found)])
+    return Watched(value, gaps, sizes, timed)
+
+
+class _Gap(NamedTuple):
+    gaps: jax.Array
+    sizes: jax.Array
+    timed: bool
 
 
 def _walk(
-    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed_in: Sequence[bool], gaps: list, timed: list
+    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed: Sequence[bool], found: list[_Gap]
 ) -> tuple[list, list[bool]]:
     """Evaluate a program, collecting gaps; return its results and which of them depend on the time."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
-    on_time = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*[False] * len(consts), *timed_in], strict=True))
+    on_time = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*[False] * len(consts), *timed], strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else known[atom]
@@ -74,18 +82,18 @@ def _walk(
         body = next((eqn.params[key] for key in _BODIES if key in eqn.params), None)
         if body is not None and name not in _LOOPS:
             inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
-            _, out_timed = _walk(inner, inner_consts, operands, here, gaps, timed)
+            _, out_timed = _walk(inner, inner_consts, operands, here, found)
         elif name in _COMPARED and jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
-            _note(operands[0] - operands[1], any(here), gaps, timed)
+            found.append(_gap(operands[0], operands[1], any(here)))
         elif name == "floor":
-            _note(operands[0] - out[0] - 1.0, here[0], gaps, timed)
+            found.append(_gap(operands[0], out[0] + 1.0, here[0]))
         elif name == "ceil":
-            _note(operands[0] - out[0], here[0], gaps, timed)
+            found.append(_gap(operands[0], out[0], here[0]))
         known.update(zip(eqn.outvars, out, strict=True))
         on_time.update(zip(eqn.outvars, out_timed, strict=True))
     return [read(atom) for atom in jaxpr.outvars], [depends(atom) for atom in jaxpr.outvars]
 
 
-def _note(gap: Any, depends: bool, gaps: list, timed: list) -> None:
-    gaps.append(jnp.ravel(jnp.asarray(gap, float)))
-    timed.append(np.full(gaps[-1].size, depends))
+def _gap(a: Any, b: Any, timed: bool) -> _Gap:
+    a, b = jnp.asarray(a, float), jnp.asarray(b, float)
+    return _Gap(jnp.ravel(a - b), jnp.ravel(jnp.abs(a) + jnp.abs(b)), timed)

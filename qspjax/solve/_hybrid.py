@@ -33,11 +33,13 @@ class Look(NamedTuple):
     Attributes:
         fires: Whether a change is due, or a trigger has turned true.
         gaps: The differences of all comparisons, shape (gaps,).
+        sizes: What is subtracted in each, in absolute value.
         memory: The memory, in which triggers that turned false are noted.
     """
 
     fires: jax.Array
     gaps: jax.Array
+    sizes: jax.Array
     memory: jax.Array
 
 
@@ -107,15 +109,15 @@ class Hybrid:
     def look(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> Look:
         """Look at the triggers."""
         events, state, kept = events_of(model), self._unravel(y), self._parted(memory)
-        holds, gaps = [], []
-        for event in events:
-            seen = watched(event.trigger, t, state)
-            holds.append(_truth(seen.value))
-            gaps.append(seen.gaps)
-        gaps.append(self._field_gaps(model, t, state))
+        watching = [watched(event.trigger, t, state) for event in events]
+        gaps, sizes = [seen.gaps for seen in watching], [seen.sizes for seen in watching]
+        if self._field.size:
+            seen = watched(model.vector_field, t, state)
+            gaps.append(seen.gaps[self._field])
+            sizes.append(seen.sizes[self._field])
         if not events:
-            return Look(jnp.zeros((), bool), jnp.concatenate(gaps), memory)
-        holds = jnp.stack(holds)
+            return Look(jnp.zeros((), bool), jnp.concatenate(gaps), jnp.concatenate(sizes), memory)
+        holds = jnp.stack([_truth(seen.value) for seen in watching])
         waits = kept.waits > 0.0
         late = waits & (kept.until <= t + _rounding(t))
         persistent = np.asarray([event.persistent for event in events])
@@ -123,8 +125,9 @@ class Hybrid:
         fires = (holds & (kept.held == 0.0)).any() | late.any() | lost.any()
         if self.gaps > sum(gap.size for gap in gaps):
             gaps.append(jnp.where(waits, t - kept.until, -1.0).ravel())
+            sizes.append((jnp.abs(t) + jnp.abs(kept.until)).ravel())
         kept = kept._replace(held=jnp.where(holds, kept.held, 0.0))
-        return Look(fires, jnp.concatenate(gaps), self._joined(kept))
+        return Look(fires, jnp.concatenate(gaps), jnp.concatenate(sizes), self._joined(kept))
 
     def rates(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
@@ -232,11 +235,6 @@ class Hybrid:
     def _values(self, event: Event, t: jax.Array, state: State, dtype: Any) -> jax.Array:
         values = [jnp.asarray(value, dtype) for value in event.assign(t, state).values()]
         return jnp.stack([*values, *[jnp.zeros((), dtype)] * (self._width - len(values))])
-
-    def _field_gaps(self, model: AbstractModel, t: jax.Array, state: State) -> jax.Array:
-        if not self._field.size:
-            return jnp.zeros((0,), jnp.result_type(t))
-        return watched(model.vector_field, t, state).gaps[self._field]
 
     def _parted(self, memory: jax.Array) -> _Memory:
         E, Q = self._events, self._pending

@@ -36,9 +36,16 @@ def open_bracket(t: jax.Array, gaps: int) -> Bracket:
     return Bracket(jnp.full_like(t, jnp.inf), jnp.zeros((gaps, *t.shape), t.dtype), jnp.zeros(t.shape, jnp.int32))
 
 
-def precision(t: jax.Array, remaining: jax.Array) -> jax.Array:
-    """Return the length to which a change is bracketed: rounding error of the time, or of what is left of it."""
-    return 32.0 * jnp.finfo(t.dtype).eps * jnp.maximum(jnp.abs(t), 1e-3 * jnp.abs(remaining))
+def precision(bracket: Bracket, gaps: jax.Array, sizes: jax.Array, t: jax.Array, remaining: jax.Array) -> jax.Array:
+    """Return the length to which a change is bracketed: rounding error of the time, or of the gap that decides."""
+    eps = jnp.finfo(t.dtype).eps
+    of_time = 32.0 * eps * jnp.maximum(jnp.abs(t), 1e-3 * jnp.abs(remaining))
+    if not gaps.shape[0]:
+        return of_time
+    known = crossed(gaps, bracket.gaps) & jnp.isfinite(bracket.wall)
+    fall = jnp.where(known, jnp.abs(gaps - bracket.gaps), 1.0)
+    of_gap = jnp.where(known, 16.0 * eps * sizes / fall, 0.0) * jnp.where(known, bracket.wall, 0.0)
+    return jnp.maximum(of_time, jnp.minimum(jnp.max(of_gap, axis=0), bracket.wall))
 
 
 def crossed(before: jax.Array, after: jax.Array) -> jax.Array:
@@ -103,10 +110,16 @@ class Sight(NamedTuple):
 
 
 def sighted(
-    gaps: jax.Array, known: jax.Array, leaves: jax.Array, bracket: Bracket, t: jax.Array, remaining: jax.Array
+    gaps: jax.Array,
+    sizes: jax.Array,
+    known: jax.Array,
+    leaves: jax.Array,
+    bracket: Bracket,
+    t: jax.Array,
+    remaining: jax.Array,
 ) -> Sight:
     """Return what is seen ahead; `remaining` is the time to the next boundary."""
-    precise = precision(t, remaining)
+    precise = precision(bracket, gaps, sizes, t, remaining)
     return Sight(gaps, known, leaves, precise, jnp.minimum(known, length(bracket, gaps, precise)))
 
 

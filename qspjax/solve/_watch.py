@@ -37,11 +37,11 @@ class Watch(NamedTuple):
         self, t: jax.Array, y: jax.Array, memory: jax.Array, bracket: Bracket, remaining: jax.Array, slope: jax.Array
     ) -> Sight:
         """Return what is seen ahead of a step from `t`; `remaining` is the time to the next boundary."""
-        gaps = self.look(t, y, memory).gaps
+        seen = self.look(t, y, memory)
         known, leaves = jnp.full_like(t, jnp.inf), jnp.zeros(t.shape, bool)
         if self.hybrid.timed.any():
             known, leaves = self.ahead(t, y, memory, slope)
-        return sighted(gaps, known, leaves, bracket, t, remaining)
+        return sighted(seen.gaps, seen.sizes, known, leaves, bracket, t, remaining)
 
     def find(
         self, sight: Sight, h: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, good: jax.Array
