@@ -25,7 +25,7 @@ LAYERS = [
 UNITS_APART = [{"models", "solve", "execute"}, {"io", "plot"}]
 """Packages of one layer that must not know each other."""
 
-OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf"}
+OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony"}
 
 PUBLIC = [
     "AbstractAlgebraic",
