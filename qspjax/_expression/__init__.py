@@ -1,7 +1,50 @@
 """Symbolic expressions: what the equations of a network are written in, printed as, and evaluated from."""
 
-from qspjax._expression._evaluate import evaluate as evaluate
-from qspjax._expression._grouped import evaluate_grouped as evaluate_grouped
+from qspjax._expression._evaluate import as_number as as_number, as_truth as as_truth, evaluate as evaluate
+from qspjax._expression._functions import (
+    arccos as arccos,
+    arccosh as arccosh,
+    arccot as arccot,
+    arccoth as arccoth,
+    arccsc as arccsc,
+    arccsch as arccsch,
+    arcsec as arcsec,
+    arcsech as arcsech,
+    arcsin as arcsin,
+    arcsinh as arcsinh,
+    arctan as arctan,
+    arctanh as arctanh,
+    ceil as ceil,
+    cos as cos,
+    cosh as cosh,
+    cot as cot,
+    coth as coth,
+    csc as csc,
+    csch as csch,
+    equal as equal,
+    exp as exp,
+    factorial as factorial,
+    floor as floor,
+    implies as implies,
+    ln as ln,
+    log as log,
+    log10 as log10,
+    maximum as maximum,
+    minimum as minimum,
+    quotient as quotient,
+    rem as rem,
+    root as root,
+    sec as sec,
+    sech as sech,
+    sin as sin,
+    sinh as sinh,
+    sqrt as sqrt,
+    tan as tan,
+    tanh as tanh,
+    unequal as unequal,
+    xor as xor,
+)
+from qspjax._expression._grouped import Form as Form, evaluate_grouped as evaluate_grouped, grouped as grouped
 from qspjax._expression._parse import parse as parse
 from qspjax._expression._text import text as text
 from qspjax._expression._tree import (
@@ -15,6 +58,7 @@ from qspjax._expression._tree import (
     nodes as nodes,
     number as number,
     piecewise as piecewise,
+    size as size,
     substitute as substitute,
     symbol as symbol,
     symbols as symbols,

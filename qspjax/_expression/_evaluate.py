@@ -1,26 +1,32 @@
 """The value of expressions in JAX: each distinct node is computed once, and what is constant without JAX.
 
-Derivatives of a branch of `piecewise` that is not taken are multiplied by zero, which does not help where they are
-infinite; there the operations that can be (a division, a logarithm, a root) are applied to harmless operands instead.
-
-Reference: SBML Level 3 Version 2, section 3.4, doi:10.1515/jib-2019-0021.
+The derivative of a branch of `piecewise` that is not taken is multiplied by zero, which gives NaN where it is infinite.
+So an operation that can have such a derivative is given harmless operands wherever no branch that needs it is taken:
+`piecewise(0, x <= 0, ln(x))` is computed as `select(x <= 0, 0, ln(select(!(x <= 0), x, 0.5)))`. When it is needed is
+again an expression, made of the conditions, and computed like any other. Conditions have no derivative: what only they
+contain is never changed, and what they share with a branch is computed twice.
 """
 
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import refuse
-from qspjax._expression._tree import Expression, nodes
+from qspjax._expression._arithmetic import as_number, as_numbers, as_truth, is_boolean, is_traced, m
+from qspjax._expression._operations import OF_BOOLEANS, OF_NUMBERS, RELATIONS, SAFE, is_small_whole
+from qspjax._expression._tree import FALSE, TRUE, Expression, call, nodes
+
+_Key = tuple[Expression, bool]
+"""A node, and whether it is computed with harmless operands where it is not needed."""
 
 
 def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time: Any) -> list[Any]:
     """Return the values of expressions.
+
+    What depends on no value of JAX is computed in numpy and is a number of Python (or an array of numpy). The value of
+    a condition is a Boolean (see `as_number` and `as_truth`).
 
     Args:
         expressions: What to evaluate.
@@ -29,234 +35,184 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time:
 
     Raises:
         ValueError: If a symbol has no value, or a rate of change or a delay is asked for: models replace these before.
+
+    Example:
+        >>> from qspjax._expression import parse
+        >>> evaluate([parse("k * drug"), parse("drug > 3")], {"k": 0.5, "drug": 4.0}, 0.0)
+        [2.0, True]
     """
     order = nodes(*expressions)
-    guarded = _in_branches(order)
-    known: dict[Expression, Any] = {}
+    leaves = _leaves(order, values, time)
+    needed = _needed(order, expressions) if any(one.op == "piecewise" for one in order) else {}
+    guards = {one: when for one, when in needed.items() if when is not TRUE and _is_risky(one)}
     with np.errstate(all="ignore"):
-        for one in order:
-            known[one] = _value(one, known, values, time, one in guarded)
-        return [known[one] for one in expressions]
-
-
-def _in_branches(order: Sequence[Expression]) -> set[Expression]:
-    """Return the nodes of which a branch of a `piecewise` is made."""
-    found: set[Expression] = set()
-    for one in reversed(order):
-        if one in found:
-            found.update(one.args)
-        elif one.op == "piecewise":
-            found.update(one.args[0::2])
-    return found
-
-
-def _value(one: Expression, known: Mapping[Expression, Any], values: Mapping[str, Any], time: Any, safe: bool) -> Any:
-    if one.op == "number":
-        return one.value
-    if one.op == "time":
-        return time
-    if one.op in ("true", "false"):
-        return one.op == "true"
-    if one.op == "symbol":
-        if one.value not in values:
-            refuse("values", f"have a value for `{one.value}`", "without one")
-        return values[str(one.value)]
-    args = [known[arg] for arg in one.args]
-    concrete = all(isinstance(arg, (bool, int, float, np.generic)) for arg in args)
-    if one.op in _RISKY:
-        operands = [_number(arg) for arg in args]
-        if concrete:
-            return _as_python(_RISKY[one.op](np, *map(np.float64, operands)))
-        return _risky(one.op, operands, safe)
-    if one.op not in _OPERATIONS:
-        refuse("expressions", "have no rate of change and no delay left", str(one))
-    return _as_python(_OPERATIONS[one.op](np if concrete else jnp, *args))
+        if not guards:
+            known: dict[Expression, Any] = {}
+            for one in order:
+                known[one] = leaves[one] if not one.args else _value(one, [known[arg] for arg in one.args])
+            found = [known[one] for one in expressions]
+        else:
+            found = _guarded(expressions, leaves, guards)
+    return [_as_python(value) for value in found]
 
 
 def _as_python(value: Any) -> Any:
-    if isinstance(value, (np.bool_, bool)):
-        return bool(value)
-    return float(value) if isinstance(value, (np.generic, int)) else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _number(value: Any) -> Any:
-    """Return a Boolean as 1 or 0, and a number as it is."""
-    if isinstance(value, (bool, np.bool_)):
-        return float(value)
-    if isinstance(value, (float, int, np.generic)):
+def _leaves(order: Sequence[Expression], values: Mapping[str, Any], time: Any) -> dict[Expression, Any]:
+    """Return the value of each node without arguments; all values of JAX in one precision."""
+    found: dict[Expression, Any] = {}
+    for one in order:
+        if one.op == "symbol":
+            name = str(one.value)
+            if name not in values:
+                refuse("values", f"have a value for `{name}`", "without one")
+            found[one] = values[name]
+        elif one.op == "time":
+            found[one] = time
+        elif not one.args:
+            constant = {"number": one.value, "true": True, "false": False}
+            found[one] = constant[one.op] if one.op in constant else _empty(one.op)
+    traced = [value.dtype for value in found.values() if is_traced(value) and value.dtype != bool]
+    dtype = np.result_type(*traced) if traced else np.dtype(float)
+    dtype = dtype if dtype.kind == "f" else jax.dtypes.canonicalize_dtype(float)
+    return {one: _leaf(value, dtype) for one, value in found.items()}
+
+
+def _empty(op: str) -> Any:
+    return (OF_NUMBERS[op] if op in OF_NUMBERS else OF_BOOLEANS[op])()
+
+
+def _leaf(value: Any, dtype: Any) -> Any:
+    if is_traced(value):
+        same = value.dtype == bool or (value.dtype == dtype and not value.weak_type)
+        return value if same else jax.lax.convert_element_type(value, dtype)
+    if is_boolean(value):
         return value
-    return value.astype(float) if value.dtype == bool else value
+    return np.asarray(value, float)[()]
 
 
-def _truth(value: Any) -> Any:
-    """Return a number as whether it is other than zero, and a Boolean as it is."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (float, int, np.generic)):
-        return value != 0
-    return value if value.dtype == bool else value != 0
+def _value(one: Expression, args: list[Any]) -> Any:
+    """Return the value of a node from those of its arguments."""
+    op = one.op
+    if op == "piecewise":
+        return _piecewise(args)
+    if op in OF_NUMBERS:
+        return OF_NUMBERS[op](*as_numbers(args))
+    if op in RELATIONS:
+        return RELATIONS[op](*as_numbers(args))
+    if op in OF_BOOLEANS:
+        return OF_BOOLEANS[op](*map(as_truth, args))
+    return refuse("expressions", "have no rate of change and no delay left", str(one))
 
 
-# operations that can have an infinite derivative, or none
-
-
-def _power(np_: Any, x: Any, y: Any) -> Any:
-    return np_.power(x, y)
-
-
-def _root(np_: Any, degree: Any, x: Any) -> Any:
-    if isinstance(degree, (float, np.generic)):
-        if degree == 2.0:
-            return np_.sqrt(x)
-        if degree == 3.0:
-            return np_.cbrt(x)
-        if degree % 2.0 == 1.0:
-            return np_.sign(x) * np_.power(np_.abs(x), 1.0 / degree)
-    return np_.power(x, 1.0 / degree)
-
-
-_RISKY: dict[str, Callable[..., Any]] = {
-    "/": lambda np_, x, y: np_.divide(x, y),
-    "^": _power,
-    "root": _root,
-    "ln": lambda np_, x: np_.log(x),
-    "log": lambda np_, base, x: np_.log10(x) if _is(base, 10.0) else np_.log(x) / np_.log(base),
-    "arcsin": lambda np_, x: np_.arcsin(x),
-    "arccos": lambda np_, x: np_.arccos(x),
-    "arccosh": lambda np_, x: np_.arccosh(x),
-    "arctanh": lambda np_, x: np_.arctanh(x),
-    "arccoth": lambda np_, x: np_.arctanh(1.0 / x),
-    "arcsec": lambda np_, x: np_.arccos(1.0 / x),
-    "arccsc": lambda np_, x: np_.arcsin(1.0 / x),
-    "arcsech": lambda np_, x: np_.arccosh(1.0 / x),
-    "arccsch": lambda np_, x: np_.arcsinh(1.0 / x),
-    "arccot": lambda np_, x: np_.arctan(1.0 / x),
-    "sec": lambda np_, x: 1.0 / np_.cos(x),
-    "csc": lambda np_, x: 1.0 / np_.sin(x),
-    "cot": lambda np_, x: 1.0 / np_.tan(x),
-    "csch": lambda np_, x: 1.0 / np_.sinh(x),
-    "coth": lambda np_, x: 1.0 / np_.tanh(x),
-}
-
-
-def _risky(op: str, operands: list[Any], safe: bool) -> Any:
-    function = functools.partial(_RISKY[op], jnp)
-    if op == "^" and isinstance(operands[1], float) and operands[1].is_integer() and abs(operands[1]) <= 64:
-        return jax.lax.integer_pow(jnp.asarray(operands[0]), int(operands[1]))
-    if op == "/" and isinstance(operands[1], float) and operands[1] != 0.0:
-        return operands[0] / operands[1]
-    if not safe:
-        return function(*operands)
-    plain = function(*jax.lax.stop_gradient(operands))
-    # where the value or a derivative is not finite, the operands are replaced by ones that are harmless, and the
-    # value is a constant
-    _, slope = jax.jvp(lambda *x: function(*x), tuple(map(_float, operands)), tuple(map(_ones, operands)))
-    fine = jnp.isfinite(jax.lax.stop_gradient(slope)) & jnp.isfinite(plain)
-    moved = [jnp.where(fine, x, 0.5 if op.startswith("arc") else 1.0) for x in operands]
-    return jnp.where(fine, function(*moved), plain)
-
-
-def _float(x: Any) -> jax.Array:
-    return jax.lax.stop_gradient(jnp.asarray(x, float))
-
-
-def _ones(x: Any) -> jax.Array:
-    return jnp.ones(jnp.shape(x))
-
-
-def _is(x: Any, value: float) -> bool:
-    return isinstance(x, (float, np.generic)) and x == value
-
-
-# the others
-
-
-def _folded(np_: Any, function: str, args: Sequence[Any], empty: float) -> Any:
-    """Combine any number of operands pairwise, in a balanced tree."""
-    parts = [_number(arg) for arg in args] or [empty]
-    while len(parts) > 1:
-        rest = parts[len(parts) // 2 * 2 :]
-        pairs = zip(parts[0::2], parts[1::2], strict=False)
-        parts = [getattr(np_, function)(a, b) for a, b in pairs] + rest
-    return parts[0]
-
-
-def _logical(np_: Any, function: str, args: Sequence[Any], empty: bool) -> Any:
-    parts = [_truth(arg) for arg in args] or [empty]
-    return functools.reduce(getattr(np_, function), parts)
-
-
-def _chain(function: str) -> Callable[..., Any]:
-    def compare(np_: Any, *args: Any) -> Any:
-        numbers = [_number(arg) for arg in args]
-        pairs = zip(numbers, numbers[1:], strict=False)
-        return _logical(np_, "logical_and", [getattr(np_, function)(a, b) for a, b in pairs], True)
-
-    return compare
-
-
-def _piecewise(_: Any, *args: Any) -> Any:
-    pairs = list(zip(args[0::2], args[1::2], strict=False))
-    otherwise = args[-1] if len(args) % 2 else math.nan
-    boolean = all(_is_boolean(value) for value in (*(value for value, _ in pairs), *args[len(pairs) * 2 :]))
-    convert = _truth if boolean and len(args) % 2 else _number
-    found = convert(otherwise)
-    for value, condition in reversed(pairs):
-        holds = _truth(condition)
-        if isinstance(holds, bool):
-            found = convert(value) if holds else found
+def _piecewise(args: list[Any]) -> Any:
+    """Return the value whose condition is the first that holds; NaN if none does and there is no other."""
+    results = [*args[0::2], *([] if len(args) % 2 else [np.float64(np.nan)])]
+    *values, found = results if all(map(is_boolean, results)) else as_numbers(results)
+    for value, condition in reversed(list(zip(values, map(as_truth, args[1::2]), strict=True))):
+        if isinstance(condition, (bool, np.bool_)):
+            found = value if condition else found
         else:
-            found = jnp.where(holds, convert(value), found)
+            found = m.select(condition, value, found)
     return found
 
 
-def _is_boolean(value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)):
-        return True
-    return not isinstance(value, (float, int, np.generic)) and value.dtype == bool
+# what is needed when
 
 
-def _factorial(np_: Any, x: Any) -> Any:
-    x = _number(x)
-    if np_ is np:
-        whole = float(x).is_integer() and 0 <= x <= 170
-        try:
-            return float(math.factorial(int(x))) if whole else math.gamma(x + 1.0)
-        except (ValueError, OverflowError):
-            return math.inf
-    value = jnp.exp(jax.lax.lgamma(x + 1.0))
-    return jnp.where((x == jnp.floor(x)) & (x <= 18.0), jnp.round(value), value)
+def _is_risky(one: Expression) -> bool:
+    """Return whether a node can have an infinite value or derivative where its arguments have none."""
+    if one.op not in SAFE:
+        return False
+    if one.op == "/":
+        return one.args[1].op != "number"
+    exponent = one.args[1].value if one.op == "^" and one.args[1].op == "number" else None
+    return not (is_small_whole(exponent) and float(exponent or 0.0) >= 0.0)
 
 
-def _unary(name: str) -> Callable[..., Any]:
-    return lambda np_, x: getattr(np_, name)(_number(x))
+def _needed(order: Sequence[Expression], expressions: Sequence[Expression]) -> dict[Expression, Expression]:
+    """Return when a value and its derivative are needed, for each node that is not only in conditions."""
+    uses: dict[Expression, dict[Expression, None]] = {one: {} for one in order}
+    for one in expressions:
+        uses[one][TRUE] = None
+    needed: dict[Expression, Expression] = {}
+    for one in reversed(order):
+        if not uses[one]:
+            continue  # only in conditions
+        when = TRUE if TRUE in uses[one] else _joined("or", uses[one])
+        needed[one] = when
+        if one.op in RELATIONS or one.op in OF_BOOLEANS:
+            continue
+        if one.op != "piecewise":
+            for arg in one.args:
+                uses[arg][when] = None
+            continue
+        before = TRUE
+        for k in range(0, len(one.args), 2):
+            condition = one.args[k + 1] if k + 1 < len(one.args) else TRUE
+            uses[one.args[k]][_joined("and", [when, before, condition])] = None
+            before = _joined("and", [before, call("not", condition)])
+    return needed
 
 
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "+": lambda np_, *args: _folded(np_, "add", args, 0.0),
-    "*": lambda np_, *args: _folded(np_, "multiply", args, 1.0),
-    "-": lambda _, x, *y: _number(x) - _number(y[0]) if y else -_number(x),
-    "min": lambda np_, *args: _folded(np_, "minimum", args, math.inf),
-    "max": lambda np_, *args: _folded(np_, "maximum", args, -math.inf),
-    "quotient": lambda np_, x, y: np_.trunc(_number(x) / _number(y)),
-    "rem": lambda np_, x, y: np_.fmod(_number(x), _number(y)),
-    "abs": _unary("abs"),
-    "exp": _unary("exp"),
-    "floor": _unary("floor"),
-    "ceil": _unary("ceil"),
-    "factorial": _factorial,
-    **{name: _unary(name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "arctan", "arcsinh")},
-    "sech": lambda np_, x: 1.0 / np_.cosh(_number(x)),
-    "lt": _chain("less"),
-    "leq": _chain("less_equal"),
-    "gt": _chain("greater"),
-    "geq": _chain("greater_equal"),
-    "eq": _chain("equal"),
-    "neq": lambda np_, x, y: np_.not_equal(_number(x), _number(y)),
-    "and": lambda np_, *args: _logical(np_, "logical_and", args, True),
-    "or": lambda np_, *args: _logical(np_, "logical_or", args, False),
-    "xor": lambda np_, *args: _logical(np_, "logical_xor", args, False),
-    "not": lambda np_, x: np_.logical_not(_truth(x)),
-    "implies": lambda np_, x, y: np_.logical_or(np_.logical_not(_truth(x)), _truth(y)),
-    "piecewise": _piecewise,
-}
+def _joined(op: str, conditions: Sequence[Expression] | dict[Expression, None]) -> Expression:
+    parts = [one for one in conditions if one is not (TRUE if op == "and" else FALSE)]
+    return call(op, *parts) if len(parts) > 1 else parts[0] if parts else TRUE
+
+
+def _guarded(
+    expressions: Sequence[Expression], leaves: dict[Expression, Any], guards: Mapping[Expression, Expression]
+) -> list[Any]:
+    """Return the values of expressions of which some operations have harmless operands where they are not needed."""
+    moved = _moved(nodes(*expressions), guards)
+    known: dict[_Key, Any] = {(one, False): value for one, value in leaves.items()}
+    known |= {(one, False): one is TRUE for one in (TRUE, FALSE)}
+    wanted: list[_Key] = [(one, one in moved) for one in expressions]
+    stack = [(key, False) for key in reversed(wanted)]
+    while stack:
+        key, ready = stack.pop()
+        if key in known:
+            continue
+        one, guarded = key
+        args = _arguments(one, guarded, moved)
+        when: list[_Key] = [(guards[one], False)] if guarded and one in guards else []
+        if ready:
+            operands = [known[arg] for arg in args]
+            known[key] = _value(one, _harmless(one.op, operands, known[when[0]]) if when else operands)
+        else:
+            stack.append((key, True))
+            stack.extend((arg, False) for arg in reversed([*when, *args]) if arg not in known)
+    return [known[key] for key in wanted]
+
+
+def _moved(order: Sequence[Expression], guards: Mapping[Expression, Expression]) -> set[Expression]:
+    """Return the nodes whose value has to do with an operation that is guarded."""
+    moved: set[Expression] = set()
+    for one in order:
+        if one in guards or any(guarded for _, guarded in _arguments(one, True, moved)):
+            moved.add(one)
+    return moved
+
+
+def _arguments(one: Expression, guarded: bool, moved: set[Expression]) -> list[_Key]:
+    """Return the arguments of a node; those that are conditions as they are, the others guarded if the node is."""
+    if not guarded or one.op in RELATIONS or one.op in OF_BOOLEANS:
+        return [(arg, False) for arg in one.args]
+    last = len(one.args) - 1
+    conditions = range(1, last + 1, 2) if one.op == "piecewise" else ()
+    return [(arg, arg in moved and k not in conditions) for k, arg in enumerate(one.args)]
+
+
+def _harmless(op: str, operands: list[Any], when: Any) -> list[Any]:
+    """Return operands that are replaced where they are not needed."""
+    needed = as_truth(when)
+    first = 1 if op == "/" else 0  # any numerator will do
+    moved = operands[:first]
+    for x in operands[first:]:
+        if isinstance(needed, (bool, np.bool_)):
+            moved.append(x if needed else SAFE[op])
+        else:
+            moved.append(m.select(needed, as_number(x), SAFE[op]) if is_traced(x) else x)
+    return moved

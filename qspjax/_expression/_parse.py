@@ -1,39 +1,46 @@
-"""Text to expressions: a small parser of the infix syntax of SBML Level 3; text is never executed."""
+"""Text to expressions: a small parser of the infix syntax of SBML Level 3; text is never executed.
 
-import math
+The parser is that of Pratt: an operand, then operators for as long as they bind tighter than what is to the left. Its
+functions are generators that yield how tightly the next operand must bind and are sent that operand, and one loop
+drives them, so that text may be nested thousands deep.
+
+Reference: Pratt (1973), Top down operator precedence, doi:10.1145/512927.512931.
+"""
+
 import re
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import NamedTuple, NoReturn
 
-from qspjax._expression._text import CALLED
+from qspjax._expression._text import CALLED, INFIX, NUMBERS, PLAIN, UNARY
 from qspjax._expression._tree import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, number, symbol
 
 LONGEST = 1_000_000
-DEEPEST = 400
-
-AVOGADRO = 6.02214179e23
-"""The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
+"""The most characters."""
+DEEPEST = 50_000
+"""The most brackets and signs in each other."""
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)"
-    r"|(?P<sign>&&|\|\||==|!=|<=|>=|[-+*/^%<>!(),]))"
+    r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    rf"|(?P<name>{PLAIN.pattern})|`(?P<quoted>[^`]+)`"
+    r"|(?P<sign>&&|\|\||==|!=|<=|>=|[-+*/^%<>!(),])",
+    re.ASCII,
 )
-_BINARY = {
-    "||": (1, "or"), "&&": (2, "and"), "==": (4, "eq"), "!=": (4, "neq"), "<": (4, "lt"), "<=": (4, "leq"),
-    ">": (4, "gt"), ">=": (4, "geq"), "+": (5, "+"), "-": (5, "-"), "*": (6, "*"), "/": (6, "/"), "%": (6, "rem"),
-    "^": (8, "^"),
-}  # fmt: skip
-_SAME = {"or", "and", "+", "*"}
-_CONSTANTS = {
-    "time": TIME, "true": TRUE, "false": FALSE, "pi": number(math.pi), "exponentiale": number(math.e),
-    "avogadro": number(AVOGADRO), "inf": number(math.inf), "infinity": number(math.inf), "nan": number(math.nan),
-    "notanumber": number(math.nan),
-}  # fmt: skip
-_ALIASES = {
-    **{ours: op for op, ours in CALLED.items()},
-    **{"plus": "+", "times": "*", "minus": "-", "divide": "/", "pow": "^", "power": "^", "ceiling": "ceil"},
-    **{f"a{name}": f"arc{name}" for name in ("sin", "cos", "tan", "sec", "csc", "cot")},
-    **{f"a{name}h": f"arc{name}h" for name in ("sin", "cos", "tan", "sec", "csc", "cot")},
+_SPACE = re.compile(r"\s*")
+_BINARY = {**{sign: (binds, op) for op, (binds, sign) in INFIX.items()}, "%": (INFIX["*"][0], "rem")}
+_ANY_NUMBER = {"+", "*", "and", "or"}
+_RELATIONS = {"lt", "leq", "gt", "geq", "eq", "neq"}
+_NAMED = {"time": TIME, "true": TRUE, "false": FALSE, **{name: number(value) for name, value in NUMBERS.items()}}
+_OPERATIONS = {
+    **{op: op for op in FUNCTIONS if op.isalpha() and op != "rate"},
+    **{name: op for op, name in CALLED.items()},
+    **{f"a{name}{h}": f"arc{name}{h}" for name in ("sin", "cos", "tan", "sec", "csc", "cot") for h in ("", "h")},
+    "pow": "^",
+    "ceiling": "ceil",
 }
+_FIRST = {"sqrt": ("root", 2.0), "log10": ("log", 10.0)}
+"""Functions that are another one with a first argument."""
+
+_Reading = Generator[int, Expression, Expression]
 
 
 class _Token(NamedTuple):
@@ -45,121 +52,158 @@ class _Token(NamedTuple):
 def parse(text: str) -> Expression:
     """Read an expression from infix text, such as `Vmax * S / (Km + S)`.
 
-    Numbers, names (also dotted), `+ - * / ^ %`, comparisons, `&& || !`, function calls, `piecewise`, `time`, `pi`,
-    `avogadro`. `^` binds tighter than a sign and to the right; `log(x)` is the logarithm to base 10, as in SBML.
+    Numbers, names (also dotted, as `reaction.k`; any other name in backticks), `+ - * / ^ %`, comparisons, `&& || !`,
+    calls of functions, `piecewise(value, condition, ..., otherwise)`, `rateOf(x)`, `time`, `true`, `false`, `pi`,
+    `exponentiale`, `avogadro`, `inf`, `nan`. `^` binds tighter than a sign and goes to the right; `a < b < c` is a
+    chain; `log(x)` is the logarithm to base 10, as in SBML, and `log(base, x)` that to another one.
 
     Raises:
-        ValueError: If it is no expression; the message says where.
+        ValueError: If it is no expression; the message shows where.
 
     Example:
         >>> str(parse("k*(A - B)^2"))
         'k * (A - B)^2'
+        >>> parse("2 * drug +")
+        Traceback (most recent call last):
+        ...
+        ValueError: In `2 * drug +` there must be a number, a name or a bracket at character 11, but there is its end.
     """
     if len(text) > LONGEST:
         raise ValueError(f"An expression must have at most {LONGEST} characters, but has {len(text)}.")
     reader = _Reader(text)
-    found = reader.expression(0, 0)
+    stack = [reader.operand(0)]
+    given: Expression | None = None
+    while stack:
+        try:
+            binds = next(stack[-1]) if given is None else stack[-1].send(given)
+        except StopIteration as done:
+            given = done.value
+            stack.pop()
+            continue
+        if len(stack) == DEEPEST:
+            raise ValueError(f"An expression must be nested at most {DEEPEST} deep, but is deeper.")
+        given = None
+        stack.append(reader.operand(binds))
     if reader.token.kind != "end":
         reader.fail("an operator or the end")
-    return found
+    assert given is not None
+    return given
 
 
 class _Reader:
+    """The tokens of a text, and the operands that they make."""
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.place = 0
-        self.token = self.following()
+        self.token = self._following()
 
-    def following(self) -> _Token:
-        at = self.place
+    def _following(self) -> _Token:
+        at = _SPACE.match(self.text, self.place).end()  # ty: ignore
         found = _TOKEN.match(self.text, at)
         if found is None:
-            rest = self.text[at:].strip()
-            start = len(self.text) - len(self.text[at:].lstrip())
-            return _Token("end" if not rest else "other", rest[:1], start)
+            return _Token("end" if at == len(self.text) else "other", self.text[at : at + 1], at)
         self.place = found.end()
         kind = str(found.lastgroup)
-        return _Token(kind, found.group(kind), found.start(kind))
+        return _Token(kind, found.group(kind), at)
 
-    def fail(self, wanted: str) -> None:
-        found = "its end" if self.token.kind == "end" else f"`{self.token.text}`"
-        shown = self.text if len(self.text) <= 80 else f"{self.text[:77]}..."
-        raise ValueError(f"In `{shown}` there must be {wanted} at character {self.token.at + 1}, but there is {found}.")
+    def fail(self, wanted: str, token: _Token | None = None) -> NoReturn:
+        """Refuse a token, the next one if none is given."""
+        token = token or self.token
+        found = "its end" if token.kind == "end" else f"`{token.text}`"
+        raise ValueError(
+            f"In {self._around(token.at)} there must be {wanted} at character {token.at + 1}, but there is {found}."
+        )
 
-    def take(self) -> _Token:
-        taken, self.token = self.token, self.following()
+    def _around(self, at: int) -> str:
+        """Return the text round a place."""
+        first, last = max(at - 50, 0), at + 30
+        before, after = "..." if first else "", "..." if last < len(self.text) else ""
+        return f"`{before}{self.text[first:last]}{after}`"
+
+    def _take(self) -> _Token:
+        taken, self.token = self.token, self._following()
         return taken
 
-    def expect(self, sign: str) -> None:
-        if self.token.text != sign:
-            self.fail(f"`{sign}`")
-        self.take()
+    def _is(self, *signs: str) -> bool:
+        return self.token.kind == "sign" and self.token.text in signs
 
-    def expression(self, binds: int, depth: int) -> Expression:
-        if depth > DEEPEST:
-            raise ValueError(f"An expression must be nested at most {DEEPEST} deep, but is deeper.")
-        left = self.prefix(depth)
-        previous = ""
+    def _expect(self, sign: str, wanted: str) -> None:
+        if not self._is(sign):
+            self.fail(wanted)
+        self._take()
+
+    def operand(self, binds: int) -> _Reading:
+        """Read an operand with all operators in it that bind tighter than `binds`."""
+        run, ops = [(yield from self._first())], []  # operands, and the operations between them
         while self.token.kind == "sign" and self.token.text in _BINARY:
             strength, op = _BINARY[self.token.text]
-            if strength < binds or (strength == binds and op != "^"):
+            if strength <= binds:
                 break
-            self.take()
-            right = self.expression(strength if op != "^" else strength - 1, depth + 1)
-            longer = op in _SAME and op == previous
-            left = call(op, *left.args, right) if longer else call(op, left, right)
-            previous = op
-        return left
+            if op == "and" and ops[-1:] == ["or"]:
+                self.fail("brackets that say which of `||` and `&&` is first")
+            if ops and not (op == ops[-1] and op in _ANY_NUMBER or op in _RELATIONS and ops[-1] in _RELATIONS):
+                run, ops = [_joined(run, ops)], []
+            self._take()
+            run.append((yield UNARY - 1 if op == "^" else strength))
+            ops.append(op)
+        return _joined(run, ops)
 
-    def prefix(self, depth: int) -> Expression:
-        token = self.take()
-        if token.text in ("-", "+", "!") and token.kind == "sign":
-            inner = self.expression(7, depth + 1)
-            if token.text == "-" and inner.op == "number" and token.at + 1 < len(self.text):
-                return number(-float(inner.value or 0.0)) if self._bracketed(token) else call("-", inner)
+    def _first(self) -> _Reading:
+        """Read what an operand begins with."""
+        token = self._take()
+        if token.kind == "sign" and token.text in ("-", "+", "!"):
+            following = self.token
+            inner = yield UNARY - 1
+            if token.text == "-" and inner.op == "number" and _is_number(following):
+                return number(-float(inner.value))
             return inner if token.text == "+" else call("-" if token.text == "-" else "not", inner)
         if token.kind == "number":
             return number(float(token.text))
-        if token.text == "(":
-            inner = self.expression(0, depth + 1)
-            self.expect(")")
-            return inner
+        if token.kind == "quoted":
+            return symbol(token.text)
         if token.kind == "name":
-            if self.token.text == "(":
-                return self.called(token, depth)
-            return _CONSTANTS.get(token.text.lower(), symbol(token.text))
-        self.token = token
-        self.fail("a number, a name or a bracket")
-        raise AssertionError("unreachable")
+            if self._is("("):
+                return (yield from self._called(token))
+            return _NAMED[token.text] if token.text in _NAMED else symbol(token.text)
+        if token.kind == "sign" and token.text == "(":
+            inner = yield 0
+            self._expect(")", "an operator or `)`")
+            return inner
+        return self.fail("a number, a name or a bracket", token)
 
-    def _bracketed(self, sign: _Token) -> bool:
-        """Return whether a negative number stands alone in brackets, as one that was printed."""
-        before = self.text[: sign.at].rstrip()
-        return before.endswith("(") and self.token.text == ")"
-
-    def called(self, name: _Token, depth: int) -> Expression:
-        self.take()
-        args = []
-        while self.token.text != ")":
-            args.append(self.expression(0, depth + 1))
-            if self.token.text != ",":
+    def _called(self, name: _Token) -> _Reading:
+        """Read the arguments of a function."""
+        if name.text not in _OPERATIONS and name.text not in _FIRST and name.text not in ("log", "sqr"):
+            self.fail("a known function", name)
+        self._take()
+        args: list[Expression] = []
+        while not self._is(")") or args:
+            args.append((yield 0))
+            if not self._is(","):
                 break
-            self.take()
-        self.expect(")")
-        known = name.text if name.text in FUNCTIONS else name.text.lower()
-        op = _ALIASES.get(known, _ALIASES.get(name.text, known))
-        if op == "sqrt":
-            return call("root", 2.0, *args)
-        if op in ("log10", "log") and len(args) == 1:
-            return call("log", 10.0, *args)
-        if op == "sqr":
-            return call("^", *args, 2.0)
-        if op not in FUNCTIONS:
-            raise ValueError(
-                f"In `{self.text}` there must be a known function at character {name.at + 1}, but "
-                f"there is `{name.text}`."
-            )
+            self._take()
+        self._expect(")", "an operator, `,` or `)`")
         try:
-            return call(op, *args)
+            if name.text == "sqr":
+                return call("^", *args, 2.0)
+            if name.text == "log" and len(args) == 1:
+                return call("log", 10.0, *args)
+            if name.text in _FIRST:
+                op, first = _FIRST[name.text]
+                return call(op, first, *args)
+            return call(_OPERATIONS[name.text], *args)
         except ValueError as error:
-            raise ValueError(f"In `{self.text}` at character {name.at + 1}: {error}") from None
+            raise ValueError(f"In {self._around(name.at)} at character {name.at + 1}: {error}") from None
+
+
+def _joined(operands: list[Expression], ops: list[str]) -> Expression:
+    if not ops:
+        return operands[0]
+    if len(set(ops)) == 1 and (len(ops) == 1 or ops[0] != "neq"):
+        return call(ops[0], *operands)
+    return call("and", *map(call, ops, operands, operands[1:]))  # a chain of several relations: a < b <= c
+
+
+def _is_number(token: _Token) -> bool:
+    return token.kind == "number" or (token.kind == "name" and token.text in NUMBERS)

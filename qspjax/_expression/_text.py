@@ -1,77 +1,137 @@
 """Expressions as text, in the infix syntax of SBML Level 3, with no more brackets than it needs."""
 
 import math
+import re
 
-from qspjax._expression._tree import Expression, nodes
+from qspjax._checks import refuse
+from qspjax._expression._tree import Expression, is_number, written_size
 
-_INFIX = {
-    "or": (1, " || "),
-    "and": (2, " && "),
-    "lt": (4, " < "),
-    "leq": (4, " <= "),
-    "gt": (4, " > "),
-    "geq": (4, " >= "),
-    "eq": (4, " == "),
-    "neq": (4, " != "),
-    "+": (5, " + "),
-    "-": (5, " - "),
-    "*": (6, " * "),
-    "/": (6, " / "),
-    "^": (8, "^"),
+LONGEST = 200_000
+"""The most nodes of an expression that is written out."""
+
+AVOGADRO = 6.02214179e23
+"""The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
+
+NUMBERS = {
+    "pi": math.pi,
+    "exponentiale": math.e,
+    "avogadro": AVOGADRO,
+    "inf": math.inf,
+    "infinity": math.inf,
+    "nan": math.nan,
+    "notanumber": math.nan,
 }
-_UNARY = 7
-_ATOM = 9
-CALLED = {"rate": "rateOf"}
-"""Operations whose name in text is another one."""
+"""Numbers that have a name."""
+
+WORDS = {*NUMBERS, "time", "true", "false"}
+"""Names that are no symbols; a symbol of this name is written in backticks, as one that is no plain name."""
+
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*")
+
+INFIX = {
+    "or": (1, "||"),
+    "and": (1, "&&"),
+    "eq": (2, "=="),
+    "neq": (2, "!="),
+    "lt": (2, "<"),
+    "leq": (2, "<="),
+    "gt": (2, ">"),
+    "geq": (2, ">="),
+    "+": (3, "+"),
+    "-": (3, "-"),
+    "*": (4, "*"),
+    "/": (4, "/"),
+    "^": (6, "^"),
+}
+"""How tightly an operation binds, and its sign."""
+UNARY = 5
+ATOM = 7
+
+CALLED = {"+": "plus", "-": "minus", "*": "times", "/": "divide", "^": "power", "rate": "rateOf"}
+"""Operations that have another name in text when they are called."""
+
+_NAMES = {value: name for name, value in reversed(NUMBERS.items()) if not math.isnan(value)}
+
+_Part = tuple[Expression, int] | str
+"""Text, or an expression with how tightly it must bind to stand without brackets."""
 
 
 def text(expression: Expression) -> str:
-    """Return an expression as text; `parse` reads it back."""
-    known: dict[Expression, tuple[str, int]] = {}
-    for one in nodes(expression):
-        known[one] = _written(one, [known[arg] for arg in one.args])
-    return known[expression][0]
+    """Return an expression as text; `parse` reads it back.
+
+    Raises:
+        ValueError: If it is too large when what is shared is written out.
+    """
+    size = written_size(expression)
+    if size > LONGEST:
+        refuse("expression", f"have at most {LONGEST} parts to be written out", f"one with {_count(size)}")
+    pieces: list[str] = []
+    stack: list[_Part] = [(expression, 0)]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, str):
+            pieces.append(part)
+            continue
+        one, least = part
+        binds, parts = _written(one)
+        stack.extend(reversed([*parts] if binds >= least else ["(", *parts, ")"]))
+    return "".join(pieces)
 
 
-def _written(one: Expression, args: list[tuple[str, int]]) -> tuple[str, int]:
-    """Return the text of a node, and how tightly it binds."""
-    if one.op == "number":
-        return _number(one.value)
-    if one.op in ("symbol", "time", "true", "false"):
-        return (str(one.value) if one.op == "symbol" else one.op), _ATOM
-    if one.op == "-" and len(args) == 1:
-        return "-" + _within(args[0], _UNARY), _UNARY
-    if one.op == "not":
-        return "!" + _within(args[0], _UNARY), _UNARY
-    if one.op in _INFIX and len(args) >= 2 and not (len(args) > 2 and one.op in ("lt", "leq", "gt", "geq", "eq")):
-        return _infix(one, args)
-    return f"{CALLED.get(one.op, _NAMES.get(one.op, one.op))}({', '.join(arg for arg, _ in args)})", _ATOM
+def shown(expression: Expression) -> str:
+    """Return an expression as text for a reader, who is only told the size of a very large one."""
+    size = written_size(expression)
+    return text(expression) if size <= LONGEST else f"<an expression of {_count(size)} parts>"
 
 
-_NAMES = {"+": "plus", "*": "times", "lt": "lt", "and": "and", "or": "or", "-": "minus", "/": "divide", "^": "pow"}
+def _count(size: int) -> str:
+    return f"{size:,}" if size < 10**15 else f"about 10^{int(size.bit_length() * math.log10(2.0))}"
 
 
-def _infix(one: Expression, args: list[tuple[str, int]]) -> tuple[str, int]:
-    binds, sign = _INFIX[one.op]
-    first, *rest = args
-    if one.op == "^":  # right associative
-        return _within(first, binds + 1) + sign + _within(rest[0], binds), binds
-    chains = 0 if one.op in ("+", "*", "and", "or", "-", "/") else 1
-    # a first argument of the same operation would be read as part of a longer one
-    same = one.args[0].op == one.op and one.op in ("+", "*", "and", "or")
-    parts = [_within(first, binds + (1 if same else chains)), *(_within(part, binds + 1) for part in rest)]
-    return sign.join(parts), binds
+def _written(one: Expression) -> tuple[int, list[_Part]]:
+    """Return how tightly the text of a node binds, and the parts of this text."""
+    op, args = one.op, one.args
+    if op == "number":
+        return _number(float(one.value))
+    if op == "symbol":
+        name = str(one.value)
+        return ATOM, [name if PLAIN.fullmatch(name) and name not in WORDS else f"`{name}`"]
+    if op in ("time", "true", "false"):
+        return ATOM, [op]
+    if op == "not" or (op == "-" and len(args) == 1):
+        # `-3` is a number; the opposite of the number 3 is `-(3)`
+        number = op == "-" and args[0].op == "number" and _number(float(args[0].value))[0] == ATOM
+        return UNARY, ["!" if op == "not" else "-", (args[0], ATOM + 1 if number else UNARY)]
+    if op in INFIX and _is_infix(one):
+        return _infix(one)
+    if op in ("root", "log") and is_number(args[0], 2.0 if op == "root" else 10.0):
+        return ATOM, ["sqrt(" if op == "root" else "log10(", (args[1], 0), ")"]
+    parts: list[_Part] = [f"{CALLED.get(op, op)}("]
+    for k, arg in enumerate(args):
+        parts += [", ", (arg, 0)] if k else [(arg, 0)]
+    return ATOM, [*parts, ")"]
 
 
-def _within(part: tuple[str, int], binds: int) -> str:
-    return part[0] if part[1] >= binds else f"({part[0]})"
+def _is_infix(one: Expression) -> bool:
+    return len(one.args) == 2 or (len(one.args) > 2 and one.op in ("+", "*", "and", "or"))
 
 
-def _number(value: float) -> tuple[str, int]:
-    if math.isnan(value):
-        return "nan", _ATOM
-    if math.isinf(value):
-        return ("inf", _ATOM) if value > 0 else ("(-inf)", _ATOM)
-    shown = repr(value)
-    shown = shown.removesuffix(".0")
-    return (f"({shown})", _ATOM) if value < 0 or shown.startswith("-") else (shown, _ATOM)
+def _infix(one: Expression) -> tuple[int, list[_Part]]:
+    binds, sign = INFIX[one.op]
+    first, *rest = one.args
+    if one.op == "^":  # to the right, and a sign may follow it
+        return binds, [(first, ATOM), "^", (rest[0], UNARY)]
+    # a first operand of the same operation would be read as the beginning of a longer one
+    tighter = one.op not in ("-", "/") if first.op == one.op else one.op in ("and", "or") or binds == 2
+    parts: list[_Part] = [(first, binds + tighter)]
+    for arg in rest:
+        parts += [f" {sign} ", (arg, binds + 1)]
+    return binds, parts
+
+
+def _number(value: float) -> tuple[int, list[_Part]]:
+    """Return how tightly the text of a number binds, and this text; a sign binds like any other."""
+    written = _NAMES.get(value) or ("nan" if math.isnan(value) else repr(value).removesuffix(".0"))
+    if value in (-math.inf, -math.pi, -math.e):
+        written = f"-{_NAMES[-value]}"
+    return (UNARY if written.startswith("-") else ATOM), [written]

@@ -1,8 +1,18 @@
-"""The tree of an expression: immutable, and each distinct node once, so that equal trees are the same object."""
+"""The tree of an expression: immutable, and each distinct node once, so that equal trees are the same object.
 
+Nothing here recurses, so that a tree may be thousands of nodes deep, and everything visits a node once, however often
+it is shared.
+"""
+
+import numbers
+import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from qspjax._checks import refuse
 
@@ -26,21 +36,29 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
 """The least and greatest number of arguments of each operation."""
 
 _interned: "weakref.WeakValueDictionary[tuple, Expression]" = weakref.WeakValueDictionary()
+_lock = threading.RLock()
 
 
 class Expression:
     """A node of an expression: an operation of other expressions, a number, a symbol, or the time.
 
-    Build expressions with the operators of Python (`+ - * / **`, comparisons, `& | ~` for and, or, not), with `call`
-    and with `parse`. Two equal expressions are the same object, so `==` is identity.
+    Build expressions with the operators of Python (`+ - * / **`, comparisons, `& | ~ ^` for and, or, not, xor), with
+    `call`, with the functions (`exp`, `ln`, ...), and with `parse`. Two equal expressions are the same object, so `==`
+    is identity; `equal` is the condition.
 
     Attributes:
         op: The operation, by its name in MathML, or `+ - * / ^`; `number`, `symbol`, `time`, `true`, `false`.
         args: What it is applied to.
         value: The number, or the name of the symbol; else None.
+
+    Example:
+        >>> k, drug = symbol("k"), symbol("drug")
+        >>> k * drug is k * drug, str(2 * k / (1 + drug) ** 2)
+        (True, '2 * k / (1 + drug)^2')
     """
 
     __slots__ = ("__weakref__", "_hash", "args", "op", "value")
+    __array_ufunc__ = None  # a number of numpy on the left leaves the operation to us
 
     op: str
     args: tuple["Expression", ...]
@@ -56,8 +74,11 @@ class Expression:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("An expression cannot be changed.")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("An expression cannot be changed.")
+
     def __reduce__(self) -> tuple:
-        return node, (self.op, self.args, self.value)
+        return _unpacked, (_packed(self),)
 
     def __copy__(self) -> "Expression":
         return self
@@ -69,9 +90,9 @@ class Expression:
         raise TypeError("An expression has no truth value: join conditions with `&`, `|` and `~`.")
 
     def __str__(self) -> str:
-        from qspjax._expression._text import text
+        from qspjax._expression._text import shown
 
-        return text(self)
+        return shown(self)
 
     def __repr__(self) -> str:
         return f"parse({str(self)!r})"
@@ -100,6 +121,12 @@ class Expression:
     def __rtruediv__(self, other: Any) -> "Expression":
         return _operator("/", other, self)
 
+    def __mod__(self, other: Any) -> "Expression":
+        return _operator("rem", self, other)
+
+    def __rmod__(self, other: Any) -> "Expression":
+        return _operator("rem", other, self)
+
     def __pow__(self, other: Any) -> "Expression":
         return _operator("^", self, other)
 
@@ -108,6 +135,9 @@ class Expression:
 
     def __neg__(self) -> "Expression":
         return call("-", self)
+
+    def __pos__(self) -> "Expression":
+        return self
 
     def __abs__(self) -> "Expression":
         return call("abs", self)
@@ -127,24 +157,54 @@ class Expression:
     def __and__(self, other: Any) -> "Expression":
         return _operator("and", self, other)
 
+    def __rand__(self, other: Any) -> "Expression":
+        return _operator("and", other, self)
+
     def __or__(self, other: Any) -> "Expression":
         return _operator("or", self, other)
+
+    def __ror__(self, other: Any) -> "Expression":
+        return _operator("or", other, self)
+
+    def __xor__(self, other: Any) -> "Expression":
+        return _operator("xor", self, other)
+
+    def __rxor__(self, other: Any) -> "Expression":
+        return _operator("xor", other, self)
 
     def __invert__(self) -> "Expression":
         return call("not", self)
 
 
 def node(op: str, args: tuple[Expression, ...] = (), value: float | str | None = None) -> Expression:
-    known = value.hex() if isinstance(value, float) else value
-    key = (op, known, *map(id, args))
-    found = _interned.get(key)
-    if found is None:
-        found = object.__new__(Expression)
-        for name, own in (("op", op), ("args", args), ("value", value)):
-            object.__setattr__(found, name, own)
-        object.__setattr__(found, "_hash", hash((op, known, *(arg._hash for arg in args))))
-        _interned[key] = found
+    """Return the one node of an operation, its arguments and its value; nothing is checked."""
+    # repr tells 0.0 from -0.0, and takes every NaN for the same; an id is as good as the object, which the node holds
+    known = repr(value) if isinstance(value, float) else value
+    key = (op, known, isinstance(value, float), *map(id, args))
+    with _lock:
+        found = _interned.get(key)
+        if found is None:
+            found = object.__new__(Expression)
+            # the same in every process, so that nothing depends on the seed of the hashes of text
+            own = hash((zlib.crc32(f"{op} {known}".encode()), *(arg._hash for arg in args)))
+            for name, field in (("op", op), ("args", args), ("value", value), ("_hash", own)):
+                object.__setattr__(found, name, field)
+            _interned[key] = found
     return found
+
+
+def _packed(expression: Expression) -> tuple:
+    """Return the nodes of an expression in a flat table, arguments before what is made of them."""
+    order = nodes(expression)
+    place = {one: i for i, one in enumerate(order)}
+    return tuple((one.op, tuple(place[arg] for arg in one.args), one.value) for one in order)
+
+
+def _unpacked(table: tuple) -> Expression:
+    made: list[Expression] = []
+    for op, args, value in table:
+        made.append(node(op, tuple(made[arg] for arg in args), value))
+    return made[-1]
 
 
 TIME = node("time")
@@ -154,11 +214,15 @@ FALSE = node("false")
 
 def number(x: float) -> Expression:
     """Return a number as an expression."""
+    if not isinstance(x, (numbers.Real, np.generic)):
+        refuse("x", "be a number", _found(x))
     return node("number", (), float(x))
 
 
 def symbol(name: str) -> Expression:
     """Return a symbol as an expression."""
+    if not isinstance(name, str) or not name or "`" in name:
+        refuse("name", "be a name, without backticks", _found(name))
     return node("symbol", (), name)
 
 
@@ -170,14 +234,19 @@ def as_expression(value: Any) -> Expression:
     """
     if isinstance(value, Expression):
         return value
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return TRUE if value else FALSE
-    if isinstance(value, (int, float)):
-        return number(value)
-    try:
-        return number(float(value))
-    except (TypeError, ValueError):
-        refuse("value", "be an expression or a number", repr(value))
+    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
+        return as_expression(value.item())
+    if not isinstance(value, numbers.Real):
+        refuse("value", "be an expression or a number", _found(value))
+    return number(float(value))
+
+
+def _found(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "empty"
+    return "a value that JAX traces" if isinstance(value, jax.core.Tracer) else f"of type {type(value).__name__}"
 
 
 def call(op: str, *args: Any) -> Expression:
@@ -186,6 +255,8 @@ def call(op: str, *args: Any) -> Expression:
     Raises:
         ValueError: If there is no such operation, or the number of arguments is not one that it takes.
     """
+    if op in _CONSTANTS and not args:
+        return _CONSTANTS[op]
     if op not in FUNCTIONS:
         refuse("op", "be an operation of SBML", op)
     least, most = FUNCTIONS[op]
@@ -198,15 +269,24 @@ def call(op: str, *args: Any) -> Expression:
     return node(op, own)
 
 
+_CONSTANTS = {"time": TIME, "true": TRUE, "false": FALSE}
+
+
 def piecewise(*pieces: Any) -> Expression:
     """Return the value whose condition is the first that holds: value, condition, value, condition, ..., otherwise."""
     return call("piecewise", *pieces)
 
 
 def _operator(op: str, left: Any, right: Any) -> Any:
-    if not all(isinstance(side, (Expression, int, float)) for side in (left, right)):
-        return NotImplemented
-    return call(op, left, right)
+    for side in (left, right):
+        if not isinstance(side, (Expression, numbers.Real, np.bool_)) and np.ndim(side) > 0:
+            return NotImplemented
+        if isinstance(side, str) or side is None:
+            return NotImplemented
+    left, right = as_expression(left), as_expression(right)
+    if op in ("+", "*", "and", "or") and left.op == op and len(left.args) > 1:  # a + b + c is one sum, as it is written
+        return node(op, (*left.args, right))
+    return node(op, (left, right))
 
 
 def nodes(*expressions: Expression) -> list[Expression]:
@@ -217,12 +297,17 @@ def nodes(*expressions: Expression) -> list[Expression]:
         one, ready = stack.pop()
         if one in order:
             continue
-        if ready:
+        if ready or not one.args:
             order[one] = None
         else:
             stack.append((one, True))
             stack.extend((arg, False) for arg in reversed(one.args) if arg not in order)
     return list(order)
+
+
+def size(*expressions: Expression) -> int:
+    """Return the number of distinct nodes of expressions."""
+    return len(nodes(*expressions))
 
 
 def symbols(*expressions: Expression) -> frozenset[str]:
@@ -242,6 +327,34 @@ def rebuilt(expressions: Iterable[Expression], change: Callable[[Expression], Ex
     return [known[one] for one in wanted]
 
 
-def substitute(expression: Expression, mapping: Mapping[str, Expression]) -> Expression:
-    """Return an expression in which symbols are replaced."""
-    return rebuilt([expression], lambda one: mapping.get(str(one.value)) if one.op == "symbol" else None)[0]
+def substitute(expression: Expression, mapping: Mapping[str, Any]) -> Expression:
+    """Return an expression in which symbols are replaced by expressions or numbers, all at once.
+
+    Raises:
+        ValueError: If the symbol of a `rateOf` is replaced by anything but a symbol.
+    """
+    known: dict[Expression, Expression] = {}
+    for one in nodes(expression):
+        args = tuple(known[arg] for arg in one.args)
+        if one.op == "symbol":
+            other = mapping.get(str(one.value))
+            known[one] = one if other is None else as_expression(other)
+        elif one.op == "rate" and args[0].op != "symbol":
+            refuse("mapping", f"replace the symbol of `{one}` by a symbol", str(args[0]))
+        else:
+            same = all(a is b for a, b in zip(args, one.args, strict=True))
+            known[one] = one if same else node(one.op, args, one.value)
+    return known[expression]
+
+
+def written_size(expression: Expression) -> int:
+    """Return the number of nodes of an expression when each is written out as often as it occurs."""
+    sizes: dict[Expression, int] = {}
+    for one in nodes(expression):
+        sizes[one] = 1 + sum(sizes[arg] for arg in one.args)
+    return sizes[expression]
+
+
+def is_number(expression: Expression, value: float) -> bool:
+    """Return whether an expression is a number, and this one."""
+    return expression.op == "number" and expression.value == value

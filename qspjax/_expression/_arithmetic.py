@@ -1,0 +1,127 @@
+"""Arithmetic of numbers that are known, in numpy, and of values in JAX, in lax: `m.add(x, y)` for both.
+
+Operations of `jax.numpy` are small compiled programs, slow to trace; those of `jax.lax` are one line of a program each,
+but want operands of one shape and one precision. Here they get them.
+"""
+
+import math
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+
+def is_traced(value: Any) -> bool:
+    """Return whether a value is one of JAX, to be computed in its program."""
+    return isinstance(value, jax.Array)
+
+
+def is_boolean(value: Any) -> bool:
+    """Return whether a value is true or false, not a number."""
+    return value.dtype == bool if isinstance(value, (jax.Array, np.ndarray, np.generic)) else isinstance(value, bool)
+
+
+def as_number(value: Any) -> Any:
+    """Return a Boolean as 1 or 0, and a number as it is."""
+    if not is_boolean(value):
+        return value
+    if is_traced(value):
+        return lax.convert_element_type(value, jax.dtypes.canonicalize_dtype(float))
+    return np.asarray(value, float)[()]
+
+
+def as_numbers(values: Sequence[Any]) -> Sequence[Any]:
+    """Return values in which a Boolean is 1 or 0, in the precision of the others."""
+    if not any(map(is_boolean, values)):
+        return values
+    dtypes = [value.dtype for value in values if is_traced(value) and value.dtype != bool]
+    convert = lambda value: _cast(value, dtypes[0]) if dtypes and is_traced(value) else as_number(value)  # noqa: E731
+    return [convert(value) for value in values]
+
+
+def as_truth(value: Any) -> Any:
+    """Return a number as whether it is other than zero, and a Boolean as it is."""
+    if is_boolean(value):
+        return value
+    return m.ne(value, 0.0)
+
+
+def matched(*values: Any) -> list[Any]:
+    """Return values, at least one of JAX, in one shape, and numbers in one precision."""
+    traced = [value for value in values if is_traced(value)]
+    dtype = traced[0].dtype
+    if any(other.dtype != dtype for other in traced[1:]):
+        dtype = np.result_type(*(other.dtype for other in traced))
+    shapes = [np.shape(value) for value in values]
+    shape = shapes[0] if all(other == shapes[0] for other in shapes) else np.broadcast_shapes(*shapes)
+    return [_spread(_cast(value, dtype), shape) for value in values]
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    if is_traced(value):
+        return value if value.dtype == dtype else lax.convert_element_type(value, dtype)
+    return np.asarray(value, dtype)
+
+
+def _spread(value: Any, shape: tuple[int, ...]) -> Any:
+    own = np.shape(value)
+    if own == shape:
+        return value
+    missing = len(shape) - len(own)
+    kept = [i for i, length in enumerate(own) if length == shape[missing + i]]
+    if len(kept) < len(own):
+        value = lax.reshape(value, [own[i] for i in kept])
+    return lax.broadcast_in_dim(value, shape, [missing + i for i in kept])
+
+
+def _of_one(in_jax: Callable[..., Any], known: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x: in_jax(x) if is_traced(x) else known(x)
+
+
+def _of_two(in_jax: Callable[..., Any], known: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, y: in_jax(*matched(x, y)) if is_traced(x) or is_traced(y) else known(x, y)
+
+
+def _select(which: Any, x: Any, y: Any) -> Any:
+    """Choose x where `which` holds, else y."""
+    if not any(map(is_traced, (which, x, y))):
+        return np.where(which, x, y)[()]
+    if not is_traced(x) and not is_traced(y):
+        dtype = bool if is_boolean(x) and is_boolean(y) else jax.dtypes.canonicalize_dtype(float)
+        x, y = np.asarray(x, dtype), np.asarray(y, dtype)
+    else:
+        x, y = matched(x, y)
+    which = which if is_traced(which) else np.asarray(which)
+    shape = x.shape if which.shape == x.shape == y.shape else np.broadcast_shapes(which.shape, x.shape, y.shape)
+    return lax.select(*(_spread(value, shape) for value in (which, x, y)))
+
+
+def _lgamma(x: Any) -> Any:
+    return np.vectorize(lambda one: math.lgamma(one) if one > 0.0 else math.inf, otypes=[float])(x)[()]
+
+
+_TWO = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power, "rem": np.fmod,
+    "min": np.minimum, "max": np.maximum, "atan2": np.arctan2,
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
+    "bitwise_and": np.logical_and, "bitwise_or": np.logical_or, "bitwise_xor": np.logical_xor,
+}  # fmt: skip
+_ONE = {
+    "neg": np.negative, "abs": np.abs, "exp": np.exp, "expm1": np.expm1, "log": np.log, "sqrt": np.sqrt,
+    "cbrt": np.cbrt, "floor": np.floor, "ceil": np.ceil, "sin": np.sin, "cos": np.cos, "tan": np.tan,
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
+    "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "lgamma": _lgamma, "bitwise_not": np.logical_not,
+}  # fmt: skip
+
+m = types.SimpleNamespace(
+    **{name: _of_two(getattr(lax, name), known) for name, known in _TWO.items()},
+    **{name: _of_one(getattr(lax, name), known) for name, known in _ONE.items()},
+    round=_of_one(lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), np.round),
+    fixed=_of_one(lax.stop_gradient, lambda x: x),
+    integer_pow=lambda x, n: lax.integer_pow(x, n) if is_traced(x) else np.power(x, float(n)),
+    select=_select,
+)
+"""Arithmetic, by the names of lax; `fixed` is without a derivative, and the logic is `bitwise`."""
