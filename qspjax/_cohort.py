@@ -10,7 +10,7 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._model import AbstractModel
-from qspjax._names import at, follow, names
+from qspjax._names import at, follow, names, path_of
 
 
 def as_array(argument: str, value: Any) -> jax.Array:
@@ -84,7 +84,7 @@ class Cohort(eqx.Module):
     def axes_mask(self) -> Any:
         """Return a tree like the model: true for the leaves that vary, false for those that are shared."""
         tree = jax.tree.map(lambda _: False, self.model)
-        paths = [name.split(".") for name in self.varying]
+        paths = [path_of(self.model, name) for name in self.varying]
         return eqx.tree_at(lambda m: [follow(m, path) for path in paths], tree, [True] * len(paths))
 
     def patient(self, i: int) -> AbstractModel:

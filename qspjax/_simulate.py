@@ -13,10 +13,10 @@ from qspjax._checks import check_finite, check_increasing, check_instance, check
 from qspjax._cohort import Cohort
 from qspjax._events import events_of
 from qspjax._model import AbstractModel, as_state
-from qspjax._names import state_names
+from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
-from qspjax._types import Scalar, State
+from qspjax._types import Observed, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
@@ -213,7 +213,7 @@ class _Patient(eqx.Module):
         seen = jax.vmap(lambda fine, t, y: _stilled(model, ~fine).observe(t, y))(
             arrived, jnp.where(arrived, ts, t0), safe
         )
-        observed = {name: jnp.where(arrived, value, jnp.nan) for name, value in seen.items()}
+        observed = _where(arrived, seen)
         if varied:
             states = states.state
             stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
@@ -225,11 +225,16 @@ class _Patient(eqx.Module):
         """Return what a model observes that has no states, so that there is nothing to solve."""
         states, none = model.initial(), jnp.zeros((), int)
         seen = jax.vmap(lambda t: model.observe(t, states))(ts)
-        observed = {name: jnp.where(jnp.isfinite(ts), value, jnp.nan) for name, value in seen.items()}
+        observed = _where(jnp.isfinite(ts), seen)
         stats = {"steps": none, "rejected": none, "last_time": jnp.max(ts), "culprit": none}
         everything = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
         return Outcome(*self.save.keep(observed, states), RESULTS.successful, stats, reduced)
+
+
+def _where(arrived: jax.Array, observed: Observed) -> Observed:
+    """Return what is observed, NaN at the times that were not reached."""
+    return jax.tree.map(lambda x: jnp.where(arrived.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan), observed)
 
 
 def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:
@@ -271,6 +276,8 @@ def _observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     seen: list[Any] = []
     jax.eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
     (observed,) = seen
+    if isinstance(observed, Numbers):
+        return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
         refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
     for name, value in observed.items():

@@ -12,7 +12,7 @@ import numpy as np
 from qspjax._checks import check_names, check_one_of, concrete
 from qspjax._extras import require
 from qspjax._model import Units
-from qspjax._names import leaf_names, state_names
+from qspjax._names import Numbers, leaf_names, state_names
 from qspjax._types import Observed, State, Times
 
 if TYPE_CHECKING:
@@ -191,9 +191,11 @@ class Save(NamedTuple):
     def of(cls, wanted: Sequence[str] | None, observed: tuple[str, ...], state: State) -> "Save":
         """Sort the names that the user gave into observed values and states; None keeps everything."""
         by_leaf = leaf_names(state)
-        wanted = (*observed, *state_names(state)) if wanted is None else check_names("save", wanted)
+        known = dict.fromkeys((*observed, *state_names(state)))
+        wanted = known if wanted is None else dict.fromkeys(check_names("save", wanted))
         for name in wanted:
-            check_one_of("save", name, (*observed, *state_names(state)), "observed values or states")
+            if name not in known:
+                check_one_of("save", name, known, "observed values or states")
         leaves = tuple(any(name in wanted for name in leaf) for leaf in by_leaf)
         states = tuple(name for leaf, kept in zip(by_leaf, leaves, strict=True) if kept for name in leaf)
         return cls(tuple(name for name in observed if name in wanted), leaves, states)
@@ -203,4 +205,6 @@ class Save(NamedTuple):
         leaves, structure = jax.tree.flatten(states)
         kept = [leaf if wanted else None for leaf, wanted in zip(leaves, self.leaves, strict=True)]
         states = jax.tree.unflatten(structure, kept) if any(self.leaves) else None
+        if isinstance(observed, Numbers):
+            return observed.only(self.observed), states
         return {name: observed[name] for name in self.observed}, states

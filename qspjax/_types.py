@@ -1,5 +1,6 @@
 """The types that appear in public signatures."""
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
 State: TypeAlias = PyTree
 """The state of a model: a `NamedTuple` (or any pytree) with one leaf a state."""
 
-Observed: TypeAlias = dict[str, Any]
+Observed: TypeAlias = Mapping[str, Any]
 """What can be observed of a model: one value a name."""
 
 Times: TypeAlias = Float[Array, " times"] | Float[Array, "patients times"]

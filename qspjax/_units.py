@@ -66,6 +66,15 @@ def check_unit(unit: str, *, argument: str = "unit") -> None:
         _unit(unit, unit, argument)
 
 
+def known_unit(unit: str, *, argument: str = "unit") -> Any:
+    """Return a unit as pint has it, that without a dimension for `""`.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    return _unit(unit, unit, argument)
+
+
 def per(unit: str, divisor: str) -> str:
     """Return the unit of a quotient.
 

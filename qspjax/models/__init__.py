@@ -23,3 +23,21 @@ from qspjax.models._pk import (
     TwoCompartmentOral as TwoCompartmentOral,
 )
 from qspjax.models._tmdd import TMDD as TMDD, TMDDSubcutaneous as TMDDSubcutaneous
+from qspjax.models.network import (
+    AbstractLaw as AbstractLaw,
+    Compartment as Compartment,
+    Definition as Definition,
+    Equations as Equations,
+    Hill as Hill,
+    MassAction as MassAction,
+    MichaelisMenten as MichaelisMenten,
+    Moiety as Moiety,
+    Network as Network,
+    NetworkEvent as NetworkEvent,
+    NetworkProblems as NetworkProblems,
+    Parameter as Parameter,
+    Participant as Participant,
+    Problem as Problem,
+    Reaction as Reaction,
+    Species as Species,
+)

@@ -52,7 +52,7 @@ class _Form(NamedTuple):
 
 def structure_of(model: AbstractModel, start: State) -> Structure | None:
     """Return the structure of a model that is linear and small, else None."""
-    if isinstance(model, AbstractAlgebraic):
+    if isinstance(model, AbstractAlgebraic) and model.algebraic():
         return None
     leaves, tree = jax.tree.flatten(start)
     n = sum(leaf.size for leaf in leaves)

@@ -1,0 +1,184 @@
+"""From what one writes in Python to a definition."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from qspjax._checks import check_instance, refuse
+from qspjax._expression import TIME, Expression, symbol, symbols
+from qspjax.models.network._definition import (
+    Compartment,
+    Definition,
+    NetworkEvent,
+    Parameter,
+    Participant,
+    Reaction,
+    Species,
+)
+from qspjax.models.network._laws import AbstractLaw, Side, as_expression
+from qspjax.models.network._terms import ONE, minus, times
+
+
+def definition_of(
+    *,
+    compartments: Mapping[str, Any],
+    species: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    reactions: Mapping[str, Reaction],
+    rules: Mapping[str, Any],
+    rates: Mapping[str, Any],
+    algebraic: Sequence[Any],
+    initial: Mapping[str, Any],
+    events: Sequence[NetworkEvent],
+    name: str,
+    time_unit: str,
+    dose_unit: str,
+    conversion: str | None,
+) -> tuple[Definition, dict[str, Any]]:
+    """Return the definition, and the numbers that are arrays (traced ones, say), which it cannot hold."""
+    for argument, table in (("rules", rules), ("rates", rates), ("initial", initial), ("reactions", reactions)):
+        check_instance(argument, table, Mapping, "a dict by id")
+    arrays: dict[str, Any] = {}
+    rules = _expressions("rules", rules)
+    rates = _expressions("rates", rates)
+    events = tuple(_event(number, event) for number, event in enumerate(events))
+    changing = {*rules, *rates, *(id for event in events for id in event.assign)}
+    tables = {
+        "compartments": _table("compartments", compartments, Compartment, arrays, changing),
+        "species": _table("species", species, Species, arrays, changing),
+        "parameters": _table("parameters", parameters, Parameter, arrays, changing),
+    }
+    named = {one.name for reaction in reactions.values() for _, one in _participants(reaction)}
+    known = {*tables["compartments"], *tables["species"], *named}
+    new = {id: Parameter(constant=False) for id in rules if id not in known and id not in tables["parameters"]}
+    tables["parameters"] |= new
+    initial = _expressions("initial", initial)
+    tables["parameters"] |= {id: Parameter() for id in initial if id not in known and id not in tables["parameters"]}
+    draft = Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion, **tables)
+    found = {}
+    for id, reaction in reactions.items():
+        check_instance(id, reaction, Reaction, "a Reaction")
+        found[id] = _reaction(reaction, draft)
+    definition = Definition(
+        name=name,
+        time_unit=time_unit,
+        dose_unit=dose_unit,
+        conversion=conversion,
+        reactions=found,
+        assignments=rules,
+        rates=rates,
+        algebraic=tuple(as_expression("algebraic", rule) for rule in algebraic),
+        initial=initial,
+        events=events,
+        **tables,
+    )
+    return definition, arrays
+
+
+def _table(argument: str, items: Mapping[str, Any], kind: type, arrays: dict[str, Any], changing: set[str]) -> dict:
+    check_instance(argument, items, Mapping, "a dict by id")
+    return {id: _item(id, value, kind, arrays, id in changing) for id, value in items.items()}
+
+
+def _item(id: str, value: Any, kind: type, arrays: dict[str, Any], changing: bool) -> Any:
+    if isinstance(value, kind):
+        if not (changing and value.constant) or kind is Species:
+            return value
+        fields = {name: getattr(value, name) for name in vars(value) if name != "constant"}
+        first = "size" if kind is Compartment else "value"
+        return kind(fields.pop(first), constant=False, **fields)
+    if isinstance(value, (jax.Array, np.ndarray)) and np.shape(value) == ():
+        arrays[id] = value
+        value = 0.0
+    if value is not None and (isinstance(value, (str, bool)) or not isinstance(value, (int, float, np.number))):
+        what = "Species" if kind is Species else kind.__name__
+        refuse(id, f"be a number or a {what}", value if isinstance(value, str) else f"of type {type(value).__name__}")
+    constant = {} if kind is Species else {"constant": not changing}
+    return kind(value, **constant)
+
+
+def _expressions(argument: str, items: Mapping[str, Any]) -> dict[str, Expression]:
+    return {id: _math(argument, value) for id, value in items.items()}
+
+
+def _math(argument: str, value: Any) -> Expression:
+    return _called(value) if inspect.isfunction(value) else as_expression(argument, value)
+
+
+def _event(number: int, event: NetworkEvent) -> NetworkEvent:
+    check_instance("events", event, NetworkEvent, "a NetworkEvent")
+    return NetworkEvent(
+        trigger=_math("trigger", event.trigger),
+        assign=_expressions("assign", event.assign),
+        delay=None if event.delay is None else _math("delay", event.delay),
+        priority=None if event.priority is None else _math("priority", event.priority),
+        persistent=event.persistent,
+        initial_value=event.initial_value,
+        from_trigger_time=event.from_trigger_time,
+        name=event.name or f"event{number + 1}",
+    )
+
+
+def _called(function: Callable) -> Expression:
+    """Call a function with the symbols that its arguments are named after (`time` and `t` for the time)."""
+    arguments = [TIME if name in ("t", "time") else symbol(name) for name in inspect.signature(function).parameters]
+    return as_expression("rate", function(*arguments))
+
+
+def _participants(reaction: Any) -> Iterable[tuple[float, Participant]]:
+    return reaction.participants() if isinstance(reaction, Reaction) else ()
+
+
+def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
+    rate = reaction.rate
+    if isinstance(rate, AbstractLaw):
+        rate = _of_law(rate, reaction, draft)
+    elif inspect.isfunction(rate):
+        rate = _called(rate)
+    elif rate is not None:
+        rate = as_expression("rate", rate)
+    used = dict.fromkeys(one.species for _, one in reaction.participants())
+    modifiers = dict.fromkeys(reaction.modifiers)
+    if rate is not None:
+        modifiers |= dict.fromkeys(name for name in sorted(symbols(rate)) if name in draft.species and name not in used)
+    return Reaction(
+        reaction.reactants,
+        reaction.products,
+        rate,
+        modifiers=modifiers,
+        reversible=reaction.reversible,
+        name=reaction.name,
+    )
+
+
+def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition) -> Expression:
+    """Return the rate of a law, an amount per time."""
+    sides = [
+        [Side(symbol(one.species), float(one.stoichiometry)) for one in side]
+        for side in (reaction.reactants, reaction.products)
+    ]
+    forwards, backwards = law.rates(*sides)
+    places = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
+    if backwards is None:
+        return times(places[0], forwards)
+    if not reaction.products:
+        places[1] = places[0]
+    if places[0] is places[1]:
+        return times(places[0], minus(forwards, backwards))
+    return minus(times(places[0], forwards), times(places[1], backwards))
+
+
+def _size(side: Iterable[Participant], draft: Definition) -> Expression:
+    """Return the size of the compartment that one side of a reaction is in, 1 if it has no name or amounts react."""
+    sizes = set()
+    for one in side:
+        if one.species in draft.species:
+            place = draft.compartment_of(one.species)
+            sizes.add("" if draft.in_amount(one.species) or place not in draft.compartments else place)
+    if len(sizes) > 1:
+        refuse("rate", "be written as text where reactants are in several compartments", f"a law for {sorted(sizes)}")
+    place = next(iter(sizes), "")
+    return symbol(place) if place else ONE

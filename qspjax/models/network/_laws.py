@@ -1,0 +1,147 @@
+"""Rate laws: how fast a reaction is, from the concentrations of what takes part in it."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from qspjax._checks import refuse
+from qspjax._expression import Expression, number, parse
+from qspjax.models.network._terms import times
+
+
+class Side(NamedTuple):
+    """A reactant or a product: its symbol, and how many take part."""
+
+    symbol: Expression
+    count: float
+
+
+class AbstractLaw(abc.ABC):
+    """A rate law: a rate per volume, which the network multiplies by the size of the compartment.
+
+    What runs forwards is multiplied by the size of the compartment of the substrates, what runs backwards by that of
+    the products, so that a first-order law between two compartments moves k times the amount.
+    """
+
+    @abc.abstractmethod
+    def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
+        """Return the rate forwards and the rate backwards (None for none), both per volume."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MassAction(AbstractLaw):
+    """The law of mass action.
+
+    $$ v = k \\prod_i S_i^{n_i} - k_r \\prod_j P_j^{m_j} $$
+
+    with concentrations S of the substrates and P of the products, and their stoichiometries n and m. A rate without
+    substrates is constant.
+
+    Args:
+        k: The rate constant forwards: an id, a number, or text such as `"2 * kon"`.
+        reverse: The rate constant backwards; None for a reaction that runs one way.
+
+    Reference: Guldberg and Waage 1864; Voit et al. 2015, doi:10.1371/journal.pcbi.1004012.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.models.MassAction("kon", reverse="koff")
+        MassAction(k='kon', reverse='koff')
+    """
+
+    k: Any
+    reverse: Any = None
+
+    def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
+        forwards = _product(as_expression("k", self.k), substrates)
+        return forwards, None if self.reverse is None else _product(as_expression("reverse", self.reverse), products)
+
+
+@dataclasses.dataclass(frozen=True)
+class MichaelisMenten(AbstractLaw):
+    """Saturable kinetics of Michaelis and Menten, one way or reversible.
+
+    $$ v = V_{max} S / (K_m + S), \\qquad
+       v = (V_{max} S / K_m - V_r P / K_r) / (1 + S / K_m + P / K_r) $$
+
+    with the concentration S of the only substrate and, if it is reversible, P of the only product (Haldane).
+
+    Args:
+        Vmax: The greatest rate forwards, concentration per time.
+        Km: The concentration of the substrate at half of it.
+        reverse: The greatest rate backwards; None for a reaction that runs one way.
+        Kr: The concentration of the product at half of that.
+
+    Raises:
+        ValueError: If only one of `reverse` and `Kr` is given.
+
+    Reference: Michaelis and Menten 1913, translated in doi:10.1021/bi201284u; Haldane 1930.
+    """
+
+    Vmax: Any
+    Km: Any
+    reverse: Any = None
+    Kr: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.reverse is None) != (self.Kr is None):
+            refuse("Kr", "be given with `reverse`, and only with it", self.Kr)
+
+    def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
+        S, Vmax, Km = _only(substrates, "substrate"), as_expression("Vmax", self.Vmax), as_expression("Km", self.Km)
+        if self.reverse is None:
+            return Vmax * S / (Km + S), None
+        P, back, Kr = _only(products, "product"), as_expression("reverse", self.reverse), as_expression("Kr", self.Kr)
+        share = number(1.0) + S / Km + P / Kr
+        return Vmax * S / Km / share, back * P / Kr / share
+
+
+@dataclasses.dataclass(frozen=True)
+class Hill(AbstractLaw):
+    """A rate that a concentration turns on, or off, in the sigmoid way of Hill.
+
+    $$ v = V_{max} X^n / (K^n + X^n), \\qquad v = V_{max} K^n / (K^n + X^n) \\text{ if it represses} $$
+
+    Args:
+        Vmax: The greatest rate, concentration per time.
+        K: The concentration X at half of it.
+        n: The Hill coefficient.
+        by: The species X, by id; by default the only substrate.
+        represses: Whether X turns the rate off.
+
+    Reference: Hill 1910, J Physiol 40:iv-vii; Weiss 1997, doi:10.1096/fasebj.11.11.9285481.
+    """
+
+    Vmax: Any
+    K: Any
+    n: Any
+    by: Any = None
+    represses: bool = False
+
+    def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
+        Vmax, K, n = (as_expression(name, getattr(self, name)) for name in ("Vmax", "K", "n"))
+        X = _only(substrates, "substrate") if self.by is None else as_expression("by", self.by)
+        return Vmax * (K if self.represses else X) ** n / (K**n + X**n), None
+
+
+def as_expression(argument: str, value: Any) -> Expression:
+    """Return an expression from an id or other text, a number, or an expression."""
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, str):
+        return parse(value)
+    try:
+        return number(float(value))
+    except (TypeError, ValueError):
+        refuse(argument, "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}")
+
+
+def _product(k: Expression, sides: Sequence[Side]) -> Expression:
+    return times(k, *(symbol if count == 1 else symbol ** number(count) for symbol, count in sides))
+
+
+def _only(sides: Sequence[Side], what: str) -> Expression:
+    if len(sides) != 1 or sides[0].count != 1:
+        refuse("rate", f"be a law for one {what}", f"one for {len(sides)}: write the rate as text")
+    return sides[0].symbol

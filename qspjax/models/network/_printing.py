@@ -1,0 +1,83 @@
+"""A network as equations that can be read."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from qspjax._expression import Expression
+from qspjax.models.network._definition import Definition, NetworkEvent
+from qspjax.models.network._moieties import signed
+from qspjax.models.network._resolve import Formulas
+from qspjax.models.network._terms import ONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Equations:
+    """The equations of a network, as text.
+
+    A prime is a slope in time; `(plasma * drug)'` is that of an amount, the concentration times the size of the
+    compartment.
+
+    Attributes:
+        slopes: Of species, compartments and parameters.
+        rates: Of the reactions.
+        rules: What is so at all times.
+        start: What is so at time 0.
+        events: What happens when a condition turns true.
+    """
+
+    slopes: tuple[str, ...]
+    rates: tuple[str, ...]
+    rules: tuple[str, ...]
+    start: tuple[str, ...]
+    events: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join((*self.slopes, *self.rates, *self.rules, *self.start, *self.events))
+
+
+def equations(definition: Definition, formulas: Formulas) -> Equations:
+    """Return the equations of a network."""
+    d = definition
+    return Equations(
+        slopes=tuple(_slopes(d, formulas)),
+        rates=tuple(f"{id} = {reaction.rate}" for id, reaction in d.reactions.items()),
+        rules=(
+            *(f"{id} = {rule}" for id, rule in d.assignments.items()),
+            *(f"0 = {rule}" for rule in d.algebraic),
+        ),
+        start=tuple(f"{id}(0) = {value}" for id, value in d.initial.items()),
+        events=tuple(map(_event, d.events)),
+    )
+
+
+def _slopes(d: Definition, formulas: Formulas) -> Iterator[str]:
+    for id in d.species:
+        if id in formulas.moved and id not in formulas.rules:
+            amount = id if formulas.size(id) is ONE else f"({formulas.size(id)} * {id})"
+            factor = d.species[id].conversion or d.conversion
+            terms = formulas.terms[id]
+            total = signed(_term(count, reaction) for count, reaction in terms)
+            if factor is not None:
+                total = f"{factor} * ({total})"
+            yield f"{amount}' = {total}"
+    yield from (f"{id}' = {rule}" for id, rule in d.rates.items())
+
+
+def _term(count: Expression, reaction: str) -> tuple[float, str]:
+    if count.op == "number":
+        return float(count.value), reaction
+    if count.op == "*" and count.args[0].op == "number" and len(count.args) == 2:
+        return float(count.args[0].value), f"{_bracketed(count.args[1])} * {reaction}"
+    return 1.0, f"{_bracketed(count)} * {reaction}"
+
+
+def _bracketed(expression: Expression) -> str:
+    return str(expression) if not expression.args else f"({expression})"
+
+
+def _event(event: NetworkEvent) -> str:
+    changes = ", ".join(f"{id} = {value}" for id, value in event.assign.items())
+    delay = "" if event.delay is None else f" after {event.delay}"
+    when = " (with the values of that moment)" if event.delay is not None and event.from_trigger_time else ""
+    priority = "" if event.priority is None else f", priority {event.priority}"
+    return f"{event.name + ': ' if event.name else ''}when {event.trigger}{priority}{delay}: {changes}{when}"

@@ -1,0 +1,398 @@
+"""What every id of a network is, written out over the states and the numbers alone.
+
+The mathematics of a network is in terms of its ids. Here each id gets a formula, and the formulas are put into each
+other in the order of their dependence, until only these are left:
+
+- `x#v`, the number of x: a leaf of the model;
+- `x#y`, the state of x;
+- the time.
+
+Beside the id `x` itself (the value its symbol has in mathematics) there are `x#amount` of a species, `x#rate` (what
+SBML calls rateOf), `x#slope` (of the state), and any of them at time 0: `x#0`, `x#amount#0`, `x#y#0`.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from qspjax._expression import TIME, Expression, nodes, number, substitute, symbol, symbols
+from qspjax._expression._tree import rebuilt
+from qspjax.models.network._definition import Definition, Participant, Reaction
+from qspjax.models.network._delays import held_still
+from qspjax.models.network._problems import Problem, changed, used
+from qspjax.models.network._terms import ONE, ZERO, Unresolvable, minus, over, plus, rate_of, times, weighted
+
+
+def leaf(id: str) -> Expression:
+    """Return the symbol of a number of the model."""
+    return symbol(f"{id}#v")
+
+
+def state(id: str) -> Expression:
+    """Return the symbol of a state."""
+    return symbol(f"{id}#y")
+
+
+class Formulas:
+    """The formulas of a network, one a node, before they are put into each other.
+
+    Args:
+        definition: The network.
+        determined: What algebraic rules say, by id: formulas over nodes.
+        unknown: Ids that algebraic rules determine only implicitly, each with what must be 0.
+    """
+
+    def __init__(
+        self, definition: Definition, determined: Mapping[str, Expression], unknown: Mapping[str, Expression]
+    ) -> None:
+        self.definition = definition
+        self.rules = {**definition.assignments, **determined}
+        self.unknown = unknown
+        self._used = used(definition)
+        self.moved = changed(definition)
+        self.assigned = dict.fromkeys(id for event in definition.events for id in event.assign)
+        self.late = {
+            id
+            for event in definition.events
+            if event.delay is not None and event.from_trigger_time
+            for id in event.assign
+        }
+        self.terms: dict[str, list[tuple[Expression, str]]] = {id: [] for id in definition.species}
+        for id, reaction in definition.reactions.items():
+            for species, count in self._counts(reaction):
+                self.terms[species].append((count, id))
+        self.states = tuple(id for id in definition.ids() if self.is_state(id))
+        self.by_concentration = frozenset(
+            id for id in definition.species if self.is_state(id) and self._is_concentration(id)
+        )
+        self._made: dict[str, Expression] = {}
+
+    def is_state(self, id: str) -> bool:
+        """Whether an id has a state."""
+        if id in self.rules:
+            return False
+        species = self.definition.species.get(id)
+        if species is not None and not (species.constant or species.boundary):
+            return True
+        return id in self.definition.rates or id in self.assigned or id in self.unknown
+
+    def varies(self, id: str) -> bool:
+        """Whether the value of an id can change with time."""
+        return id in self.rules or self.is_state(id)
+
+    def has_value(self, id: str) -> bool:
+        """Whether the definition gives a number for an id that is needed."""
+        if id in self.rules or id in self.definition.initial:
+            return False
+        return self.given(id)
+
+    def given(self, id: str) -> bool:
+        """Whether the definition has a number for an id."""
+        d = self.definition
+        if id in d.species:
+            return d.species[id].initial is not None
+        if id in d.compartments:
+            return d.compartments[id].size is not None
+        if id in d.parameters:
+            return d.parameters[id].value is not None
+        return id in d.participants and isinstance(d.participants[id].stoichiometry, float)
+
+    def __getitem__(self, node: str) -> Expression:
+        """Return the formula of a node, over nodes, numbers, states and the time."""
+        if node not in self._made:
+            self._made[node] = self._formula(node)
+        return self._made[node]
+
+    def _formula(self, node: str) -> Expression:
+        if node.endswith("#0"):
+            return self._at_start(node[:-2])
+        id, _, part = node.partition("#")
+        if part == "":
+            return self._value(id)
+        if part == "amount":
+            return self._amount(id)
+        return self._rate(id) if part == "rate" else self.slope(id)
+
+    # --- the value of an id -----------------------------------------------------------------------------------------
+
+    def _value(self, id: str) -> Expression:
+        d = self.definition
+        if id in self.rules:
+            return plain(self.rules[id])
+        if id in d.reactions:
+            return plain(d.reactions[id].rate)
+        if id in d.species:
+            return self._concentration(id)
+        if self.is_state(id):
+            return state(id)
+        if id in d.initial:
+            return symbol(f"{id}#0")
+        if id in d.participants:
+            stoichiometry = d.participants[id].stoichiometry
+            if isinstance(stoichiometry, Expression):
+                return plain(stoichiometry)
+            if stoichiometry is not None and not self.uses(id):
+                return number(stoichiometry)
+        return leaf(id)
+
+    def size(self, id: str) -> Expression:
+        """Return the factor between the symbol of a species and its amount: 1, or the size of its compartment."""
+        place = self.definition.compartment_of(id)
+        return ONE if self.definition.in_amount(id) or place not in self.definition.compartments else symbol(place)
+
+    def size_varies(self, id: str) -> bool:
+        """Whether the factor between the symbol of a species and its amount can change with time."""
+        return self.size(id) is not ONE and self.varies(self.definition.compartment_of(id))
+
+    def _concentration(self, id: str) -> Expression:
+        if self.is_state(id):
+            return state(id) if id in self.by_concentration else over(state(id), self.size(id))
+        return over(symbol(f"{id}#amount#0"), self.size(id)) if self.size_varies(id) else symbol(f"{id}#0")
+
+    def _amount(self, id: str) -> Expression:
+        if id in self.rules or id in self.by_concentration:
+            return times(symbol(id), self.size(id))
+        return state(id) if self.is_state(id) else symbol(f"{id}#amount#0")
+
+    def _is_concentration(self, id: str) -> bool:
+        """Whether the state of a species is its concentration: where its amount would not do."""
+        if self.size(id) is ONE:
+            return False
+        place = self.definition.compartment_of(id)
+        if id in self.unknown or (id not in self.moved and not self._has_size(place)):
+            return True
+        return self.size_varies(id) and (id in self.late or (id in self.definition.rates and place in self.rules))
+
+    def _has_size(self, place: str) -> bool:
+        """Whether anything says how large a compartment is."""
+        return self.given(place) or self.varies(place) or place in self.definition.initial
+
+    # --- at time 0 --------------------------------------------------------------------------------------------------
+
+    def _at_start(self, node: str) -> Expression:
+        id, _, part = node.partition("#")
+        d = self.definition
+        if part == "y":
+            return (
+                symbol(f"{id}#amount#0") if id in d.species and id not in self.by_concentration else symbol(f"{id}#0")
+            )
+        if part == "" and id in d.initial and id not in self.rules:
+            return at_start(plain(d.initial[id]))
+        if id in d.species and id not in self.rules and part in ("", "amount"):
+            return self._species_at_start(id, part)
+        if part == "" and id not in self.rules and id not in d.reactions:
+            participant = d.participants.get(id)
+            if participant is not None and isinstance(participant.stoichiometry, Expression):
+                return at_start(plain(participant.stoichiometry))
+            return self._guess(id)
+        return at_start(self[node])
+
+    def _species_at_start(self, id: str, part: str) -> Expression:
+        d, size = self.definition, at_start(self.size(id))
+        if id in d.initial:
+            return times(symbol(f"{id}#0"), size)
+        species, place = d.species[id], d.compartment_of(id)
+        if id in self.unknown and species.initial is None:
+            return ONE
+        if d.in_amount(id):
+            whole = species.is_amount or place not in d.compartments
+            if whole or (d.compartments[place].dimensions == 0 and not self._has_size(place)):
+                return leaf(id)
+            return times(leaf(id), symbol(f"{place}#0"))
+        if species.is_amount:
+            return leaf(id) if part == "amount" else over(leaf(id), size)
+        return times(leaf(id), size) if part == "amount" else leaf(id)
+
+    def _guess(self, id: str) -> Expression:
+        """Return the number of an id, or where to start looking for what an algebraic rule says it is."""
+        return ONE if id in self.unknown and not self.given(id) else leaf(id)
+
+    def before(self, id: str) -> Expression | None:
+        """Return a state before time 0, over numbers and the time; None where it is what it is at time 0.
+
+        Raises:
+            Unresolvable: If it follows other values that change before time 0.
+        """
+        formula = self.definition.initial.get(id.partition("@")[0])
+        if formula is None or not self._on_time(formula):
+            return None
+        if "@" in id or not all(self.has_value(name) and not self.is_state(name) for name in symbols(formula)):
+            raise Unresolvable(Problem(id, "not supported: delay of what follows others before the start."))
+        inner = substitute(plain(formula), {name: leaf(name) for name in symbols(formula)})
+        size = self.size(id) if id in self.definition.species and id not in self.by_concentration else ONE
+        if size is not ONE and not self.has_value(str(size.value)):
+            raise Unresolvable(Problem(id, "not supported: delay of what follows others before the start."))
+        return times(inner, size if size is ONE else leaf(str(size.value)))
+
+    def _on_time(self, formula: Expression) -> bool:
+        """Whether a formula depends on the time, directly or through what it is made of."""
+        seen: set[str] = set()
+        todo = [formula]
+        while todo:
+            here = todo.pop()
+            if any(node is TIME for node in nodes(here)):
+                return True
+            new = symbols(here) - seen
+            seen |= new
+            for name in new:
+                todo += [table[name] for table in (self.rules, self.definition.initial) if name in table]
+        return False
+
+    # --- slopes -----------------------------------------------------------------------------------------------------
+
+    def slope(self, id: str) -> Expression:
+        """Return the slope of a state."""
+        d = self.definition
+        if id in self.unknown:
+            return self.unknown[id]
+        if id not in d.species:
+            return plain(d.rates[id]) if id in d.rates else ZERO
+        size, dilution = self.size(id), self._dilution(id)
+        if id in d.rates:
+            rule = plain(d.rates[id])
+            return rule if id in self.by_concentration else plus([times(rule, size), dilution])
+        gained = self._gained(id)
+        return over(minus(gained, dilution), size) if id in self.by_concentration else gained
+
+    def parts(self, id: str) -> list[tuple[float, Expression]]:
+        """Return the slope of a state as a sum of formulas, each with a weight: those of one reaction are the same."""
+        plainly = id in self.moved and id not in self.by_concentration and id not in self.unknown
+        if not plainly or id in self.definition.rates:
+            return [(1.0, symbol(f"{id}#slope"))]
+        factor = self.definition.species[id].conversion or self.definition.conversion
+        parts = []
+        for count, reaction in self.terms[id]:
+            weight, rate = (
+                (count.value, symbol(reaction)) if count.op == "number" else (1.0, times(count, symbol(reaction)))
+            )
+            parts.append((weight, rate if factor is None else times(symbol(factor), rate)))
+        return parts
+
+    def _gained(self, id: str) -> Expression:
+        """Return how fast reactions change the amount of a species."""
+        if id not in self.moved:
+            return ZERO
+        factor = self.definition.species[id].conversion or self.definition.conversion
+        terms = weighted([(count, symbol(reaction)) for count, reaction in self.terms[id]])
+        return terms if factor is None else times(symbol(factor), terms)
+
+    def _dilution(self, id: str) -> Expression:
+        """Return what a change of the compartment adds to the slope of the amount at a given concentration."""
+        if not self.size_varies(id):
+            return ZERO
+        return times(symbol(id), symbol(f"{self.definition.compartment_of(id)}#rate"))
+
+    def _rate(self, id: str) -> Expression:
+        """Return how fast the value of an id changes."""
+        d = self.definition
+        if id in self.rules or id in d.reactions:
+            return rate_of(self[id])
+        if id in self.unknown:
+            raise Unresolvable(Problem(id, "not supported: rateOf of what an algebraic rule determines."))
+        if id not in d.species:
+            return symbol(f"{id}#slope") if self.is_state(id) else ZERO
+        if id in d.rates:
+            return plain(d.rates[id])
+        return over(minus(self._gained(id), self._dilution(id)), self.size(id))
+
+    def _counts(self, reaction: Reaction) -> Iterator[tuple[str, Expression]]:
+        """Yield the stoichiometry of each species in a reaction; numbers of one species are added."""
+        known: dict[str, float] = {}
+        for sign, one in reaction.participants():
+            count = self._count(one)
+            if count.op == "number":
+                known[one.species] = known.get(one.species, 0.0) + sign * count.value
+            else:
+                yield one.species, count if sign > 0 else times(number(-1.0), count)
+        yield from ((species, number(count)) for species, count in known.items() if count)
+
+    def _count(self, one: Participant) -> Expression:
+        """Return the stoichiometry of a participant."""
+        if one.name and self.uses(one.name):
+            return symbol(one.name)
+        if isinstance(one.stoichiometry, Expression):
+            return plain(one.stoichiometry)
+        return symbol(one.name) if one.stoichiometry is None else number(one.stoichiometry)
+
+    def uses(self, name: str) -> bool:
+        """Whether the name of a participant occurs in mathematics, so that its stoichiometry is no mere number."""
+        return name in self._used
+
+
+class Resolved(dict[str, Expression]):
+    """Nodes over numbers, states and the time alone; made where they are asked for.
+
+    Args:
+        formulas: The formulas.
+    """
+
+    def __init__(self, formulas: Formulas) -> None:
+        super().__init__()
+        self.formulas = formulas
+
+    def of(self, node: str) -> Expression:
+        """Return a node."""
+        return self.written_out(symbol(node))
+
+    def written_out(self, expression: Expression) -> Expression:
+        """Return an expression over nodes, written out.
+
+        Raises:
+            Unresolvable: If something depends on itself.
+        """
+        for node in self._ordered(expression):
+            self[node] = substitute(self.formulas[node], self)
+        return substitute(expression, self)
+
+    def _ordered(self, expression: Expression) -> list[str]:
+        """Return the nodes that are still to be made for an expression, each after those it depends on."""
+        ordered: dict[str, None] = {}
+        path: dict[str, None] = {}
+        todo = [iter(self._needs(expression))]
+        names: list[str] = []
+        while todo:
+            node = next(todo[-1], None)
+            if node is None:
+                todo.pop()
+                if names:
+                    done = names.pop()
+                    del path[done]
+                    ordered[done] = None
+                continue
+            if node in self or node in ordered:
+                continue
+            if node in path:
+                raise Unresolvable(_cycle([*path], node))
+            path[node] = None
+            names.append(node)
+            todo.append(iter(self._needs(self.formulas[node])))
+        return [*ordered]
+
+    @staticmethod
+    def _needs(expression: Expression) -> list[str]:
+        return [name for name in sorted(symbols(expression)) if not name.endswith(("#v", "#y"))]
+
+
+def _cycle(path: list[str], node: str) -> Problem:
+    around = [name.partition("#")[0] for name in [*path[path.index(node) :], node]]
+    ids = [id for place, id in enumerate(around) if place == 0 or id != around[place - 1]]
+    return Problem(ids[0], f"must not depend on itself, but does: {' -> '.join(ids if len(ids) > 1 else ids * 2)}.")
+
+
+def plain(expression: Expression) -> Expression:
+    """Return an expression in which `rate(x)` is the node `x#rate`."""
+    change = lambda node: symbol(f"{node.args[0].value}#rate") if node.op == "rate" else None  # noqa: E731
+    return rebuilt([held_still(expression)], change)[0]
+
+
+def at_start(expression: Expression) -> Expression:
+    """Return an expression over nodes at time 0."""
+
+    def change(node: Expression) -> Expression | None:
+        if node is TIME:
+            return ZERO
+        if node.op == "delay":
+            raise Unresolvable(Problem("delay", "not supported: delay in what holds at the start."))
+        if node.op == "symbol" and not node.value.endswith(("#v", "#0")):
+            return symbol(f"{node.value}#0")
+        return None
+
+    return rebuilt([expression], change)[0]

@@ -1,0 +1,86 @@
+"""Many short sums at once, without scatter or matrix product, which XLA has no loop for inside the kernel's own.
+
+Each sum is cut into pieces of a few terms. Pieces are gathered column by column, the long ones first; sums of several
+pieces are summed again.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WIDTH = 4
+"""Terms of a piece."""
+
+Terms = Sequence[tuple[float, int]]
+
+
+class Sums:
+    """Weighted sums of elements of a vector.
+
+    $$ s_i = \\sum_j w_{ij} x_{k_{ij}} $$
+
+    Args:
+        rows: For each sum its weights w and the places k.
+
+    Example:
+        >>> Sums([[(1.0, 0), (-2.0, 1)], [], [(1.0, 1)]])(jnp.array([3.0, 1.0]))
+        Array([1., 0., 1.], dtype=float64)
+    """
+
+    def __init__(self, rows: Sequence[Terms]) -> None:
+        """Cut the sums into pieces."""
+        self._levels: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        place = np.zeros(len(rows), int)
+        todo = {number: list(terms) for number, terms in enumerate(rows) if terms}
+        done = 0
+        while todo:
+            pieces = [
+                (number, terms[i : i + WIDTH]) for number, terms in todo.items() for i in range(0, len(terms), WIDTH)
+            ]
+            pieces.sort(key=lambda piece: -len(piece[1]))
+            columns = []
+            for c in range(len(pieces[0][1])):
+                own = [terms[c] for _, terms in pieces if len(terms) > c]
+                columns.append((np.array([w for w, _ in own]), np.array([k for _, k in own], int)))
+            self._levels.append(columns)
+            again: dict[int, list[tuple[float, int]]] = {}
+            for i, (number, _) in enumerate(pieces):
+                again.setdefault(number, []).append((1.0, i))
+            for number, terms in again.items():
+                place[number] = done + terms[0][1] if len(terms) == 1 else -1
+            done += len(pieces)
+            todo = {number: terms for number, terms in again.items() if len(terms) > 1}
+        self._place = np.where([bool(terms) for terms in rows], place, done)
+        self._empty = not all(rows)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the sums of the elements of a vector."""
+        parts = []
+        for columns in self._levels:
+            total = None
+            for weights, places in columns:
+                term = taken(x, places)
+                if not (weights == 1.0).all():
+                    term = weights * term
+                if total is None:
+                    total = term
+                elif len(term) == len(total):
+                    total = total + term
+                else:
+                    total = jnp.concatenate([total[: len(term)] + term, total[len(term) :]])
+            parts.append(total)
+            x = total
+        if self._empty:
+            parts.append(jnp.zeros((1,), x.dtype))
+        everything = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        return taken(everything, self._place)
+
+
+def taken(x: jax.Array, places: np.ndarray) -> jax.Array:
+    """Return elements of a vector; a slice where they follow each other."""
+    first = int(places[0]) if len(places) else 0
+    if len(places) and np.array_equal(places, np.arange(first, first + len(places))):
+        return x if len(places) == x.shape[0] else jax.lax.slice(x, (first,), (first + len(places),))
+    return x.at[places].get(mode="promise_in_bounds", unique_indices=False)

@@ -1,0 +1,182 @@
+"""Whether the units of a network agree: in every sum, comparison and equation both sides have the same unit.
+
+A number has whatever unit it needs; an id without a unit agrees with everything.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from qspjax._expression import Expression
+from qspjax._units import check_unit, known_unit, per, product
+from qspjax.models.network._definition import Definition
+from qspjax.models.network._problems import Problem, event_name
+
+_ALIKE = {"+", "-", "lt", "leq", "gt", "geq", "eq", "neq", "max", "min", "rem"}
+_SAME = {"abs", "floor", "ceil"}
+_PURE = {"exp", "ln", "sin", "cos", "tan", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "factorial"}
+
+
+def unit_problems(definition: Definition) -> list[Problem]:
+    """Return where the units of a network do not agree."""
+    return list(dict.fromkeys(_Checker(definition).problems()))
+
+
+class _Any:
+    """The unit of a number: whatever is needed."""
+
+
+ANY = _Any()
+
+
+class _Checker:
+    """The units of a network.
+
+    A unit is one of pint's, None if it is not known, or `ANY` for a number.
+    """
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.found: list[Problem] = []
+        self.here = ""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what does not agree."""
+        d = self.definition
+        for id, reaction in d.reactions.items():
+            units = [self._amount(one.species) for _, one in reaction.participants()]
+            amount = next((unit for unit in units if unit), "")
+            yield from self._equation(id, reaction.rate, per(amount, d.time_unit) if amount and d.time_unit else "")
+        for table in (d.assignments, d.initial):
+            for id, expression in table.items():
+                yield from self._equation(id, expression, self._text(id))
+        for id, expression in d.rates.items():
+            unit = self._text(id)
+            yield from self._equation(id, expression, per(unit, d.time_unit) if unit and d.time_unit else "")
+        for number, rule in enumerate(d.algebraic):
+            yield from self._equation(f"algebraic rule {number + 1}", rule, "")
+        for number, event in enumerate(d.events):
+            name = event_name(d, number)
+            yield from self._equation(name, event.trigger, "")
+            for id, expression in event.assign.items():
+                yield from self._equation(name, expression, self._text(id))
+            if event.delay is not None:
+                yield from self._equation(name, event.delay, d.time_unit)
+
+    def _equation(self, id: str, expression: Expression | None, unit: str) -> Iterator[Problem]:
+        if expression is None:
+            return
+        self.found, self.here = [], id
+        known: dict[Expression, Any] = {}
+        todo = [expression]
+        while todo:
+            node = todo[-1]
+            missing = [arg for arg in node.args if arg not in known]
+            if missing and node not in known:
+                todo.extend(missing)
+                continue
+            todo.pop()
+            if node not in known:
+                known[node] = self._unit(node, [known[arg] for arg in node.args])
+        own = known[expression]
+        if unit and not _agree(own, known_unit(unit)):
+            self.found.append(Problem(id, f"must be in {unit}, but `{expression}` is in {own:~}."))
+        yield from self.found
+
+    def _unit(self, node: Expression, units: Sequence[Any]) -> Any:
+        if node.op == "number":
+            return ANY
+        if node.op == "time":
+            return _read(self.definition.time_unit)
+        if node.op == "symbol":
+            return _read(self._text(node.value))
+        if node.op == "*":
+            return _combined(units, lambda a, b: a * b)
+        if node.op == "/":
+            return _combined(units, lambda a, b: a / b)
+        if node.op == "^":
+            return self._power(node, units)
+        if node.op == "piecewise":
+            values = [unit for i, unit in enumerate(units) if i % 2 == 0]
+            return self._alike(node, values, [arg for i, arg in enumerate(node.args) if i % 2 == 0])
+        if node.op in _ALIKE:
+            unit = self._alike(node, units, node.args)
+            return unit if node.op in ("+", "-", "max", "min", "rem") else ANY
+        if node.op in _SAME:
+            return units[0]
+        if node.op in _PURE and not _agree(units[0], known_unit("")):
+            message = f"must take `{node.op}` of a number without a unit, but `{node.args[0]}` is in {units[0]:~}."
+            self.found.append(Problem(self.here, message))
+        return ANY
+
+    def _power(self, node: Expression, units: Sequence[Any]) -> Any:
+        base, exponent = node.args
+        if isinstance(units[0], _Any) or units[0] is None:
+            return units[0]
+        if exponent.op == "number" and math.isfinite(exponent.value):
+            return units[0] ** exponent.value
+        return units[0] if units[0].dimensionless else None
+
+    def _alike(self, node: Expression, units: Sequence[Any], args: Sequence[Expression]) -> Any:
+        first = next(((unit, arg) for unit, arg in zip(units, args, strict=True) if _known(unit)), None)
+        if first is None:
+            return None if None in units else ANY
+        for unit, arg in zip(units, args, strict=True):
+            if not _agree(unit, first[0]):
+                message = f"must add or compare what has one unit, but `{first[1]}` is in {first[0]:~}"
+                self.found.append(Problem(self.here, f"{message} and `{arg}` in {unit:~}."))
+        return first[0]
+
+    def _amount(self, id: str) -> str:
+        species = self.definition.species[id]
+        place = self.definition.compartments.get(self.definition.compartment_of(id))
+        size = "" if place is None else place.unit
+        return species.unit if species.is_amount or not species.unit else product(species.unit, size)
+
+    def _text(self, id: str) -> str:
+        """Return the unit that the symbol of an id has, `""` if it is not known."""
+        d = self.definition
+        if id in d.species:
+            species, place = d.species[id], d.compartments.get(d.compartment_of(id))
+            if not species.unit or d.in_amount(id):
+                return self._amount(id)
+            return (
+                species.unit
+                if not species.is_amount or place is None or not place.unit
+                else per(species.unit, place.unit)
+            )
+        if id in d.reactions:
+            units = [self._amount(one.species) for _, one in d.reactions[id].participants()]
+            amount = next((unit for unit in units if unit), "")
+            return per(amount, d.time_unit) if amount and d.time_unit else ""
+        one = d.compartments.get(id) or d.parameters.get(id)
+        return "" if one is None else one.unit
+
+
+def _read(text: str) -> Any:
+    if not text:
+        return None
+    check_unit(text)
+    return known_unit(text)
+
+
+def _known(unit: Any) -> bool:
+    return unit is not None and not isinstance(unit, _Any)
+
+
+def _combined(units: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
+    if all(isinstance(unit, _Any) for unit in units):
+        return ANY
+    if None in units:
+        return None
+    return functools.reduce(combine, [known_unit("") if isinstance(unit, _Any) else unit for unit in units])
+
+
+def _agree(unit: Any, other: Any) -> bool:
+    """Whether two units are the same, but for how they are written."""
+    if not _known(unit) or not _known(other):
+        return True
+    if unit.dimensionality != other.dimensionality:
+        return False
+    return math.isclose((1.0 * unit).to(other).magnitude, 1.0, rel_tol=1e-9)
