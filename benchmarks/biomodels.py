@@ -43,7 +43,7 @@ def run(folder, name):
         return "refused", issues.issues[0].message, time.process_time() - begun
     wanted = tuple(header[1:])
     peak = np.abs(reference[:, 1:]).max(axis=0)
-    atol = 0.01 * RTOL * float(peak[peak > 0].min(initial=1.0))
+    atol = max(0.01 * RTOL * float(peak[peak > 0].min(initial=1.0)), 1e-16 * float(peak.max(initial=1.0)))
     method = qsp.solve.Rosenbrock(rtol=RTOL, atol=atol, max_steps=400_000)
 
     def solve(model, ts):

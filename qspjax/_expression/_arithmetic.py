@@ -110,15 +110,28 @@ _TWO = {
     "bitwise_and": np.logical_and, "bitwise_or": np.logical_or, "bitwise_xor": np.logical_xor,
 }  # fmt: skip
 _ONE = {
-    "neg": np.negative, "abs": np.abs, "exp": np.exp, "expm1": np.expm1, "log": np.log, "sqrt": np.sqrt,
+    "neg": np.negative, "abs": np.abs, "expm1": np.expm1, "log": np.log, "sqrt": np.sqrt,
     "cbrt": np.cbrt, "floor": np.floor, "ceil": np.ceil, "sin": np.sin, "cos": np.cos, "tan": np.tan,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
     "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "lgamma": _lgamma, "bitwise_not": np.logical_not,
 }  # fmt: skip
 
+
+def _exp(x: Any) -> Any:
+    """Return exp(x); where it overflows the derivative is 0, so that `1 / (1 + exp(x))` has one."""
+    most = np.log(np.finfo(x.dtype).max)
+    beyond = lax.stop_gradient(lax.max(lax.sub(x, _like(x, most)), _like(x, 0.0)))
+    return lax.add(lax.exp(lax.min(x, _like(x, most))), lax.mul(beyond, _like(x, np.finfo(x.dtype).max)))
+
+
+def _like(x: Any, value: float) -> Any:
+    return lax.full_like(x, value)
+
+
 m = types.SimpleNamespace(
     **{name: _of_two(getattr(lax, name), known) for name, known in _TWO.items()},
     **{name: _of_one(getattr(lax, name), known) for name, known in _ONE.items()},
+    exp=_of_one(_exp, np.exp),
     round=_of_one(lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), np.round),
     fixed=_of_one(lax.stop_gradient, lambda x: x),
     integer_pow=lambda x, n: lax.integer_pow(x, n) if is_traced(x) else np.power(x, float(n)),

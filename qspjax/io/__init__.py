@@ -1,6 +1,8 @@
 """Files: trials and data sets to read, results and data sets to write."""
 
+from qspjax.io._antimony import read_antimony as read_antimony, write_antimony as write_antimony
 from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue
+from qspjax.io._model_files import ModelContents as ModelContents, contents_of as contents_of
 from qspjax.io._nonmem import NonmemData as NonmemData, read_nonmem as read_nonmem
 from qspjax.io._nonmem_write import write_nonmem as write_nonmem
 from qspjax.io._outputs import (
@@ -10,6 +12,12 @@ from qspjax.io._outputs import (
     version as version,
     write_trial as write_trial,
 )
+from qspjax.io._simulation import (
+    DOSE as DOSE,
+    described_model as described_model,
+    read_doses as read_doses,
+    write_solution as write_solution,
+)
 from qspjax.io._trial_file import (
     MOST_PATIENTS as MOST_PATIENTS,
     TrialFile as TrialFile,
@@ -17,3 +25,4 @@ from qspjax.io._trial_file import (
     read_trial as read_trial,
 )
 from qspjax.io._validate import contents as contents, validate as validate
+from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml

@@ -19,6 +19,8 @@ class Issue:
         message: What it must be and what it is: "must ..., but is ...".
         line: Number of the line from 1, if it is known.
         column: The name of the column, where the file is a table.
+        element: What the element is called, where the file is in SBML: `reaction J1`.
+        place: Number of the character in the line from 1, if it is known.
     """
 
     file: str
@@ -26,6 +28,8 @@ class Issue:
     message: str
     line: int | None = None
     column: str = ""
+    element: str = ""
+    place: int | None = None
 
     @property
     def key(self) -> str:
@@ -34,8 +38,8 @@ class Issue:
 
     def __str__(self) -> str:
         table, key = ".".join(map(_quoted, self.path[:-1])), "".join(map(_quoted, self.path[-1:]))
-        place = " ".join(part for part in (f"[{table}]" if table else "", key or self.column) if part)
-        head = self.file if self.line is None else f"{self.file}:{self.line}"
+        place = " ".join(part for part in (f"[{table}]" if table else "", key or self.column or self.element) if part)
+        head = ":".join(str(part) for part in (self.file, self.line, self.place) if part is not None)
         return ": ".join(part for part in (head, place, self.message) if part)
 
 

@@ -12,8 +12,10 @@ import numpy as np
 
 from qspjax._cohort import Cohort
 from qspjax._extras import require
+from qspjax._model import AbstractModel
 from qspjax._names import at
 from qspjax.io._trial_file import TrialFile
+from qspjax.models import Network
 from qspjax.population import ArmResult, Categorical, Population, SamePatients, TrialResult, summary_text
 
 FILES = (
@@ -94,7 +96,7 @@ def summary(file: TrialFile, result: TrialResult) -> str:
     members = "the same in every arm" if isinstance(file.trial.allocation, SamePatients) else "randomised"
     head = {
         "Trial": file.title,
-        "Model": type(file.population.model).__name__,
+        "Model": name_of(file.population.model),
         "Patients": f"{result.cohort.size}, {members}",
         "Seed": file.seed,
         "Method": result.arms[0].solution.labels.method,
@@ -102,6 +104,11 @@ def summary(file: TrialFile, result: TrialResult) -> str:
     }
     lines = "\n".join(f"{key + ':':<10}{value}" for key, value in head.items())
     return lines + "\n\n" + summary_text(result, units=file.endpoint_units)
+
+
+def name_of(model: AbstractModel) -> str:
+    """Return what a model is called: a network by its own name, any other by its class."""
+    return (isinstance(model, Network) and model.plan.definition.name) or type(model).__name__
 
 
 def version(package: str = "qspjax") -> str:

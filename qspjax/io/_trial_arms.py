@@ -27,9 +27,9 @@ def read_arms(table: Table, described: Described) -> list[Arm]:
 
 def _arm(name: str, table: Table, described: Described) -> Arm | None:
     if "regimen" not in table:
-        regimen = _regimen(table, described) if table.values else no_doses()
+        regimen = read_regimen(table, described) if table.values else no_doses()
         return None if regimen is None else Arm(name, regimen)
-    parts = [_regimen(part, described) for part in table.tables("regimen")]
+    parts = [read_regimen(part, described) for part in table.tables("regimen")]
     table.close()
     given = [part for part in parts if part is not None]
     if table.bad:
@@ -37,7 +37,8 @@ def _arm(name: str, table: Table, described: Described) -> Arm | None:
     return Arm(name, functools.reduce(operator.add, given) if given else no_doses())
 
 
-def _regimen(table: Table, described: Described) -> Regimen | None:
+def read_regimen(table: Table, described: Described) -> Regimen | None:
+    """Read one part of a treatment: a dose, and how it is repeated."""
     units = described.units
     amount: Any = _amount(table, described)
     to = table.name("to", described.targets, "a dose target of the model")

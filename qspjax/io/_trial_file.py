@@ -2,7 +2,8 @@
 
     title, patients, seed      what it is called, how many patients, which random numbers
     randomised                 true to put each patient in one arm; by default the same patients are in every arm
-    [model]                    name, and parameters that differ from the defaults
+    [model]                    name, in the catalogue or of a file in SBML or Antimony beside this one (or as a whole
+                               `model = "tumour.xml"`), and parameters that differ from the defaults
     [population]               between patients, covariates, effects of covariates, correlation
     [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
     [[arms.NAME.regimen]]      the same keys, once for each part of a treatment that has several
@@ -36,6 +37,8 @@ from qspjax.population import Population, Randomised, SamePatients, Trial
 
 MOST_PATIENTS = 100_000_000
 _MOST_TIMES = 100_000
+_MOST_PANELS = 12
+"""The most panels of a picture where the file does not say which."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,10 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     text = _bytes(file, source)
     values = _toml(text, source)
     found: list[tuple[tuple[str, ...], str]] = []
-    trial = _trial_file(Table(values, (), found), source, text)
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
+    folder = file.resolve().parent if isinstance(file, Path) else None
+    trial = _trial_file(Table(values, (), found), source, text, folder)
     if trial is None or found:
         lines = lines_of(_decoded(text))
         issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
@@ -165,7 +171,7 @@ def _toml(text: bytes, source: str) -> dict[str, Any]:
         raise FileIssues([Issue(source, (), message)]) from None
 
 
-def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
+def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> TrialFile | None:
     title = top.text("title", default=Path(source).stem)
     patients = top.whole("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
     seed = top.whole("seed", default=1)
@@ -173,7 +179,7 @@ def _trial_file(top: Table, source: str, text: bytes) -> TrialFile | None:
     opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
     opened |= {key: top.table(key) for key in ("population", "endpoints")}
     top.close()
-    described = None if opened["model"].bad else read_model(opened["model"])
+    described = None if opened["model"].bad else read_model(opened["model"], folder)
     if described is None:
         return None
     population, described = read_population(opened["population"], described)
@@ -192,10 +198,10 @@ def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tupl
     times = _times(table, described.units.time)
     observed = tuple(described.observed)
     what = "a value that the model observes, or a state"
-    save = table.names("save", (*observed, *described.states), what, default=observed)
+    save = table.names("save", (*observed, *described.states), what, default=described.main)
     panels = [_panel(own, described, save or observed) for own in table.tables("panels")]
     table.close()
-    kept = [name for name in observed if name in (save or ())]
+    kept = [name for name in observed if name in (save or ())][:_MOST_PANELS]
     return times, save or (), tuple(panels) or tuple({"output": name} for name in kept)
 
 

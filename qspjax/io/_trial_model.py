@@ -2,17 +2,22 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 
 from qspjax import models
+from qspjax._checks import concrete
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
 from qspjax._model import AbstractModel, Units, as_state, deliveries_of
-from qspjax._names import names, state_names
+from qspjax._names import at, names, state_names
 from qspjax._units import convert
+from qspjax.io._model_files import ENDINGS, is_model_file, open_model
 from qspjax.io._table import REQUIRED, Table, shown
+from qspjax.models import Network
 from qspjax.population import Allometric, ByCategory, Categorical, Population, Power, SetBy
 
 _MOST_COMPARTMENTS = 1000
@@ -24,7 +29,8 @@ _LARGEST_CV = 10.0
 class Described:
     """What the rest of a trial file must know of its model: names, and the unit of each.
 
-    `covariates` are those of the population that are numbers, `categories` the names of those that are not.
+    `covariates` are those of the population that are numbers, `categories` the names of those that are not; `main` is
+    what is saved and drawn unless a file says otherwise.
     """
 
     model: AbstractModel
@@ -33,14 +39,25 @@ class Described:
     observed: dict[str, str]
     states: dict[str, str]
     targets: tuple[str, ...]
+    main: tuple[str, ...]
     covariates: dict[str, str | None] = dataclasses.field(default_factory=dict)
     categories: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-def read_model(table: Table) -> Described | None:
-    """Read the model; where only some of its parameters are wrong, go on with others in their place."""
-    available = available_models()
-    name = table.name("name", available, "a model whose parameters are numbers")
+def read_model(table: Table, folder: Path | None = None) -> Described | None:
+    """Read the model, of the catalogue or from a file; where some of its parameters are wrong, go on with others.
+
+    Args:
+        table: Its table.
+        folder: Where files are, None if there are none.
+
+    Raises:
+        FileIssues: If the file of the model has mistakes or what is not supported.
+    """
+    available, name = available_models(), table.values.get("name")
+    if folder is not None and isinstance(name, str) and is_model_file(name):
+        return _from_file(table, folder / name)
+    name = table.name("name", available, f"a file ({', '.join(ENDINGS)}) or a model whose parameters are numbers")
     given = table.table("parameters")
     table.close()
     if name is None:
@@ -49,7 +66,24 @@ def read_model(table: Table) -> Described | None:
     values = {field.name: _field(given, field) for field in dataclasses.fields(kind) if field.init}
     given.close("a parameter of the model")
     model = given.make(kind, **values)
-    return _described(kind(**{name: _stand_in(kind, name) for name in values}) if model is None else model)
+    return described(kind(**{name: _stand_in(kind, name) for name in values}) if model is None else model)
+
+
+def _from_file(table: Table, path: Path) -> Described:
+    table.name("name", [table.values["name"]], "a file")
+    given = table.table("parameters")
+    table.close()
+    found = described(open_model(path))
+    new = {name: given.number(name, unit, default=None) for name, unit in found.parameters.items() if name in given}
+    given.close("a number of the model", found.parameters)
+    return dataclasses.replace(found, model=with_numbers(found.model, new))
+
+
+def with_numbers(model: AbstractModel, new: Mapping[str, float | None]) -> AbstractModel:
+    """Return a model in which numbers that are given have taken the place of its own."""
+    for name, value in new.items():
+        model = model if value is None else at(model, name).set(value)
+    return model
 
 
 def read_population(table: Table, described: Described) -> tuple[Population | None, Described]:
@@ -106,17 +140,22 @@ def _stand_in(kind: type, name: str) -> Any:
     return 1 if default is dataclasses.MISSING else default
 
 
-def _described(model: AbstractModel) -> Described:
+def described(model: AbstractModel) -> Described:
+    """Return what is to be known of a model."""
     start = as_state(model, None)
     observed = eqx.filter_eval_shape(lambda: model.observe(0.0, start))
-    states, units = state_names(start), model.units
+    states, units, deliveries = state_names(start), model.units, deliveries_of(model)
+    closed = {name for name, delivery in deliveries.items() if np.isnan(concrete(delivery.scale))}
+    targets = [name for name in dict.fromkeys((*deliveries, *states)) if name not in closed]
+    own = model.definition.species if isinstance(model, Network) else observed
     return Described(
         model=model,
         units=units,
         parameters={parameter.name: parameter.unit for parameter in names(model)},
         observed={name: units.observed.get(name, "") for name in observed},
         states={name: units.of_state(name) for name in states},
-        targets=tuple(dict.fromkeys((*deliveries_of(model), *states))),
+        targets=tuple(targets),
+        main=tuple(name for name in observed if name in own),
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qspjax.io._issues import FileIssues, Issue
+from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io._nonmem import read_nonmem
 from qspjax.io._trial_file import read_trial
 
@@ -12,7 +13,8 @@ def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
     """Return what is wrong with a file, nothing if it is fine.
 
     Args:
-        path: A trial file (`.toml`), or a data set in the format of NONMEM (any other ending).
+        path: A trial file (`.toml`), a model in SBML (`.xml`, `.sbml`) or Antimony (`.ant`), or a data set in the
+            format of NONMEM (any other ending).
         **options: The arguments of `read_nonmem`.
 
     Raises:
@@ -45,4 +47,9 @@ def contents(path: str | Path, **options: Any) -> str:
         file = read_trial(path)
         arms = ", ".join(arm.name for arm in file.trial.arms)
         return f"Trial:    {file.title}\nPatients: {file.patients}\nArms:     {arms}"
+    if is_model_file(path):
+        model = contents_of(path)
+        if model.issues:
+            raise FileIssues(model.issues)
+        return str(model)
     return str(read_nonmem(path, **options))

@@ -1,0 +1,196 @@
+"""Files that hold a model, in SBML or Antimony: opened as a network, and described."""
+
+import dataclasses
+import re
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from qspjax.io._antimony import ENDINGS as ANTIMONY, read_antimony, sbml_of_antimony
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.sbml import read_definition, read_sbml
+from qspjax.models import Network
+
+SBML = (".xml", ".sbml")
+ENDINGS = (*SBML, *ANTIMONY)
+"""Endings of files that hold a model."""
+
+_MOST_SHOWN = 20
+_UNCHECKED = re.compile(r"(?i)no (\w+ )?units (\w+ )?defined|no declared units|not been declared|unit declarations")
+"""What libsbml says where it cannot check units because one is missing."""
+
+_KINDS = {
+    "listOfCompartments": "Compartments",
+    "listOfSpecies": "Species",
+    "listOfParameters": "Parameters",
+    "listOfReactions": "Reactions",
+    "listOfRules": "Rules",
+    "listOfInitialAssignments": "Initial assignments",
+    "listOfEvents": "Events",
+    "listOfFunctionDefinitions": "Function definitions",
+    "listOfUnitDefinitions": "Unit definitions",
+    "listOfConstraints": "Constraints",
+    "listOfSubmodels": "Submodels",
+}
+"""What is counted in a model, by the list that it stands in."""
+
+_PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d+/(\w+)/version\d+")
+_CORE = ("core", "l3v2extendedmath")
+
+
+def is_model_file(name: str | Path) -> bool:
+    """Whether a name is that of a file with a model, by its ending."""
+    return Path(name).suffix.lower() in ENDINGS
+
+
+def open_model(path: str | Path) -> Network:
+    """Read a model from a file in SBML or Antimony, by its ending.
+
+    Raises:
+        FileIssues: If the file has mistakes or what is not supported.
+    """
+    return (read_antimony if _in_antimony(path) else read_sbml)(Path(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelContents:
+    """What a file with a model contains, and what of it is supported.
+
+    Attributes:
+        file: Name of the file.
+        format: Such as "SBML Level 3 Version 2".
+        name: What the model is called.
+        packages: The packages of SBML that the file uses.
+        counts: How many there are of each kind of element, as the file has them.
+        issues: What is wrong or not supported; if there is nothing, the model can be simulated.
+        noticed: What is worth knowing and leaves the file usable, such as units that do not agree.
+    """
+
+    file: str
+    format: str
+    name: str
+    packages: tuple[str, ...]
+    counts: dict[str, int]
+    issues: tuple[Issue, ...]
+    noticed: tuple[Issue, ...]
+
+    def __str__(self) -> str:
+        head = {"File": self.file, "Format": self.format, "Name": self.name, "Packages": ", ".join(self.packages)}
+        rows = {key: value for key, value in head.items() if value}
+        rows |= {kind: str(count) for kind, count in self.counts.items() if count}
+        refused = refusals(self.issues)
+        rows["Supported"] = "yes" if not self.issues else "no"
+        width = max(map(len, rows)) + 2
+        lines = [f"{key + ':':<{width}}{value}" for key, value in rows.items()]
+        if refused:
+            lines += ["", "Not supported"] + [f"{count:5}  {what}" for what, count in refused.items()]
+        shown = [issue for issue in self.noticed if not _UNCHECKED.search(issue.message)]
+        lines += ["", "Warnings"] if self.noticed else []
+        lines += [f"  {textwrap.shorten(str(issue), 200, placeholder=' ...')}" for issue in shown[:_MOST_SHOWN]]
+        if len(shown) > _MOST_SHOWN:
+            lines.append(f"  ... and {len(shown) - _MOST_SHOWN} more")
+        if len(shown) < len(self.noticed):
+            unchecked = len(self.noticed) - len(shown)
+            lines.append(f"  units are not checked in {unchecked} places, where one is missing")
+        return "\n".join(lines)
+
+
+def refusals(issues: tuple[Issue, ...]) -> dict[str, int]:
+    """Return the constructs that are not supported, each with how often it is used."""
+    start = "not supported: "
+    found = (issue.message.removeprefix(start).rstrip(".") for issue in issues if issue.message.startswith(start))
+    return dict(Counter(found).most_common())
+
+
+def contents_of(path: str | Path) -> ModelContents:
+    """Look into a file with a model.
+
+    Raises:
+        FileIssues: If it cannot be opened as SBML or Antimony at all.
+    """
+    path = Path(path)
+    known = _in_antimony(path)
+    text = sbml_of_antimony(path) if known else None
+    issues, noticed = _judged(path, text)
+    if known:  # the lines are those of the SBML that antimony made
+        issues, noticed = _without_lines(issues), _without_lines(noticed)
+    outline = _Outline()
+    try:
+        outline.read(path.read_bytes() if text is None else text.encode())
+    except (OSError, ValueError, expat.ExpatError):
+        if issues:
+            raise FileIssues(issues) from None
+        raise
+    level = f"SBML Level {outline.level} Version {outline.version}"
+    packages = tuple(outline.packages)
+    return ModelContents(
+        path.name, "Antimony" if known else level, outline.name, packages, outline.counts, issues, noticed
+    )
+
+
+class _Outline:
+    """What a text in SBML contains, counted without libsbml, so also where that must not see it."""
+
+    def __init__(self) -> None:
+        self.level = self.version = self.name = ""
+        self.packages: dict[str, None] = {}
+        self.counts = dict.fromkeys(_KINDS.values(), 0)
+        self._path: list[str] = []
+
+    def read(self, text: bytes) -> None:
+        """Read a text.
+
+        Raises:
+            ExpatError: If it is not well-formed.
+            ValueError: If it is not SBML, or has a document type.
+        """
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
+        parser.StartNamespaceDeclHandler = self._namespace
+        parser.StartDoctypeDeclHandler = self._refuse
+        parser.Parse(text, True)
+
+    def _namespace(self, _: str | None, uri: str) -> None:
+        found = _PACKAGE.fullmatch(uri)
+        if found and found[1] not in _CORE:
+            self.packages[found[1]] = None
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        local = name.rpartition(" ")[2]
+        self._path.append(local)
+        if len(self._path) == 1:
+            if local != "sbml":
+                raise ValueError(f"must be SBML, but is <{local}>")
+            self.level, self.version = attributes.get("level", "?"), attributes.get("version", "?")
+        elif self._path == ["sbml", "model"]:
+            self.name = attributes.get("name") or attributes.get("id", "")
+        elif len(self._path) == 4 and self._path[1] == "model" and self._path[2] in _KINDS:
+            self.counts[_KINDS[self._path[2]]] += local not in ("notes", "annotation")
+
+    def _end(self, _: str) -> None:
+        self._path.pop()
+
+    def _refuse(self, *_: object) -> None:
+        raise ValueError("must have no document type")
+
+
+def _judged(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issue, ...]]:
+    try:
+        reading = read_definition(path if text is None else text, units=True)
+    except FileIssues as error:
+        return _named(error.issues, path), ()
+    return (), _named(reading.noticed, path)
+
+
+def _named(issues: Any, path: Path) -> tuple[Issue, ...]:
+    return tuple(dataclasses.replace(issue, file=path.name) for issue in issues)
+
+
+def _without_lines(issues: tuple[Issue, ...]) -> tuple[Issue, ...]:
+    return tuple(dataclasses.replace(issue, line=None, place=None) for issue in issues)
+
+
+def _in_antimony(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in ANTIMONY

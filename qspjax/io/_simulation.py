@@ -1,0 +1,105 @@
+"""What a simulation needs, from text: a model of the catalogue or of a file, numbers to change, doses in words."""
+
+import functools
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from qspjax._doses import no_doses
+from qspjax._regimen import Regimen
+from qspjax._solution import Solution
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io._table import Table
+from qspjax.io._trial_arms import read_regimen
+from qspjax.io._trial_model import Described, read_model
+from qspjax.io.sbml._write import write_whole
+
+DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
+"""How a dose is written."""
+
+_WORDS = {"at": "start", "over": "over", "rate": "rate", "every": "every", "times": "doses"}
+"""The words of a dose, and the keys of a trial file that they stand for."""
+
+_WORDS_OF = {"start": "at", "doses": "times", "dose": "amount", "to": "into"}
+
+
+def described_model(name: str, numbers: Mapping[str, str | float] | None = None) -> Described:
+    """Return a model of the catalogue by its name, or of a file in SBML or Antimony, with numbers changed.
+
+    Raises:
+        FileIssues: If the file has mistakes or what is not supported, or there is no such model or number.
+    """
+    found: list[tuple[tuple[str, ...], str]] = []
+    table = Table({"name": name, "parameters": dict(numbers or {})}, (), found)
+    model = read_model(table, Path())
+    if model is None or found:
+        raise FileIssues([_issue(path, message) for path, message in found])
+    return model
+
+
+def _issue(path: tuple[str, ...], message: str) -> Issue:
+    if path[:1] == ("parameters",):
+        return Issue("argument --set", path[1:], message)
+    return Issue("argument MODEL", (), message)
+
+
+def read_doses(texts: Iterable[str], model: Described) -> Regimen:
+    """Return the regimen of doses in words, such as "100 mg into central at 2 h over 30 min every 24 h times 7".
+
+    The words are those of a trial file: amounts and times have a unit or are in that of the model.
+
+    Raises:
+        FileIssues: If something is wrong with one.
+
+    Example:
+        >>> model = described_model("OneCompartment", {"CL": 3.0, "V": 30.0})
+        >>> read_doses(["100 into central every 24 times 7"], model).time.shape
+        (7,)
+    """
+    found: list[Issue] = []
+    regimens = []
+    for text in texts:
+        issues: list[tuple[tuple[str, ...], str]] = []
+        values = _parts(text)
+        if values is None:
+            found.append(Issue("argument --dose", (), f"must be {DOSE}, but is {text}."))
+            continue
+        regimen = read_regimen(Table(values, (), issues), model)
+        for path, message in issues:
+            found.append(Issue("argument --dose", tuple(_WORDS_OF.get(key, key) for key in path), message))
+        if regimen is not None:
+            regimens.append(regimen)
+    if found:
+        raise FileIssues(found)
+    return functools.reduce(operator.add, regimens) if regimens else no_doses()
+
+
+def _parts(text: str) -> dict[str, str | int] | None:
+    """Return the keys of a trial file that a dose in words stands for, None if it is none."""
+    start = re.fullmatch(r"\s*(.+?)\s+into\s+(\S+)((?:\s.*)?)", text)
+    if start is None:
+        return None
+    values: dict[str, str | int] = {"dose": start[1], "to": start[2]}
+    words = re.split(rf"\s+({'|'.join(_WORDS)})\s+", start[3].rstrip())
+    if words[0].strip():
+        return None
+    for word, value in zip(words[1::2], words[2::2], strict=True):
+        key = _WORDS[word]
+        if key in values or not value.strip():
+            return None
+        values[key] = int(value) if key == "doses" and value.isdecimal() and len(value) < 10 else value.strip()
+    return values
+
+
+def write_solution(path: str | Path, solution: Solution, names: Sequence[str]) -> Path:
+    """Write the solution of one patient as a table: the time and what is named, with all digits.
+
+    Raises:
+        OSError: If it cannot be written. Nothing is left half-written.
+    """
+    table = solution.to_dataframe()
+    head = ("time", *names)
+    rows = zip(*(table[name].tolist() for name in head), strict=True)
+    write_whole(Path(path), "\n".join([",".join(head), *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    return Path(path)

@@ -1,0 +1,95 @@
+"""libsbml: how it is reached, and its errors as issues."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qspjax._extras import require
+from qspjax.io.sbml import _apart
+from qspjax.io.sbml._apart import errors
+from qspjax.io.sbml._notes import Notes
+
+LONGEST = 120.0
+"""Seconds that libsbml may take in a process of its own."""
+
+_DRAWINGS = re.compile(r"\b(layout|render)", re.IGNORECASE)
+_SCHEMA = (10102, 10103)
+_READ = ("", "core", "comp", "l3v2extendedmath")
+"""The packages that are read; what is wrong with another one changes nothing."""
+
+_WARNING, _ERROR = 1, 2
+
+
+def libsbml() -> ModuleType:
+    """Import libsbml.
+
+    Raises:
+        ImportError: If it is missing.
+    """
+    return require("libsbml", extra="sbml")
+
+
+def read(text: str, notes: Notes) -> Any:
+    """Return the document that libsbml makes of a text.
+
+    Of its checks only those that it makes while it reads are used. The others call functions by putting them in, which
+    never ends for a function that calls itself and grows exponentially for others, or look for cycles in a time that
+    grows with the third power of the rules; what they say is checked by the reader.
+
+    Raises:
+        FileIssues: If it finds an error.
+    """
+    document = libsbml().readSBMLFromString(text)
+    gather(errors(document), notes)
+    if document.getModel() is None:
+        notes.add("must have a model, but has none.", "sbml", line=document.getLine())
+    notes.close()
+    return document
+
+
+def apart(text: str, checks: Sequence[int], *, location: str = "", flatten: bool = False) -> dict[str, Any] | None:
+    """Let libsbml check, and flatten, a text in a process of its own; return what it said, None if it failed."""
+    given = json.dumps({"text": text, "location": location, "checks": list(checks), "flatten": flatten})
+    command = [sys.executable, "-P", str(Path(_apart.__file__))]
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=LONGEST, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+
+
+def gather(found: Iterable[dict[str, Any]], notes: Notes) -> None:
+    """Note errors of libsbml; what is wrong with a drawing is only noticed."""
+    for error in found:
+        if error["severity"] < _ERROR:
+            continue
+        drawing = error["id"] in _SCHEMA and _DRAWINGS.search(_detail(error))
+        if drawing or error["package"] not in _READ:
+            notes.notice(_message(error), line=error["line"])
+        else:
+            notes.add(_message(error), line=error["line"], place=error["place"])
+
+
+def gather_warnings(found: Iterable[dict[str, Any]], category: int, notes: Notes) -> None:
+    """Notice the warnings and errors of one category."""
+    for error in found:
+        if error["severity"] >= _WARNING and error["category"] == category:
+            notes.notice(_message(error), line=error["line"])
+
+
+def _message(error: dict[str, Any]) -> str:
+    short, detail = error["short"].strip().rstrip("."), _detail(error)
+    package = f" of the package {error['package']}" if error["package"] not in ("", "core") else ""
+    return f"must keep rule {error['id']} of SBML{package}, but does not: {short}. {detail}".strip()
+
+
+def _detail(error: dict[str, Any]) -> str:
+    """Return what an error says about this file: what follows the text of the rule, in one line."""
+    _, found, after = error["text"].partition("\nReference:")
+    lines = after.splitlines()[1:] if found else error["text"].splitlines()
+    return " ".join(" ".join(lines).split())[:300]

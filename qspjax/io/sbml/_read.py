@@ -1,0 +1,138 @@
+"""Read SBML: a file or text becomes a network."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from qspjax._checks import check_instance
+from qspjax.io._issues import Issue
+from qspjax.io.sbml._document import document_of, notice_units
+from qspjax.io.sbml._math import Mathematics
+from qspjax.io.sbml._notes import Notes
+from qspjax.io.sbml._parts import (
+    Ids,
+    compartments,
+    each,
+    local_parameters,
+    parameters,
+    reaction,
+    species,
+)
+from qspjax.io.sbml._rules import Rules, changed_in_level_1, events
+from qspjax.io.sbml._text import Source, source_of
+from qspjax.io.sbml._units import Units
+from qspjax.models import Network
+from qspjax.models.network import Definition, problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was read of a file.
+
+    Attributes:
+        definition: The network as data.
+        level: Level of SBML.
+        version: Version of the level.
+        noticed: What is worth knowing and leaves the file usable: units that do not agree, what was ignored.
+    """
+
+    definition: Definition
+    level: int
+    version: int
+    noticed: tuple[Issue, ...]
+
+
+def read_sbml(path_or_text: str | Path) -> Network:
+    """Read a model in SBML, Level 1 to 3, with the package comp.
+
+    Nothing of a file is executed, no entity is expanded, and no other file is opened, except, for models that a
+    hierarchical model takes from other files, files of the same folder.
+
+    Args:
+        path_or_text: The file, or text that begins with `<`.
+
+    Returns:
+        The network; parameters of one reaction alone are called `reaction.parameter`.
+
+    Raises:
+        FileIssues: If the file has mistakes or what is not supported: all that is wrong, with lines and elements.
+        ImportError: If libsbml is missing (extra `sbml`).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> network = qsp.io.read_sbml('''
+        ...     <sbml xmlns="http://www.sbml.org/sbml/level3/version2/core" level="3" version="2">
+        ...       <model timeUnits="second">
+        ...         <listOfParameters><parameter id="x" value="8" constant="false"/></listOfParameters>
+        ...         <listOfRules>
+        ...           <rateRule variable="x">
+        ...             <math xmlns="http://www.w3.org/1998/Math/MathML">
+        ...               <apply><minus/><apply><divide/><ci> x </ci><cn> 2 </cn></apply></apply>
+        ...             </math>
+        ...           </rateRule>
+        ...         </listOfRules>
+        ...       </model>
+        ...     </sbml>''')
+        >>> print(network.equations())
+        x' = -(x / 2)
+    """
+    return Network.of(read_definition(path_or_text).definition)
+
+
+def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading:
+    """Read a model in SBML as data.
+
+    Args:
+        path_or_text: The file, or text that begins with `<`.
+        units: Whether to look for units that do not agree.
+
+    Raises:
+        FileIssues: If the file has mistakes or what is not supported.
+        ImportError: If libsbml is missing (extra `sbml`).
+    """
+    check_instance("path_or_text", path_or_text, (str, Path), "a path, or text that begins with <")
+    source = source_of(path_or_text)
+    notes = Notes(source.name)
+    document = document_of(source, notes)
+    definition = _definition(document.getModel(), source, notes)
+    if units:
+        notice_units(source, notes)
+    return Reading(definition, document.getLevel(), document.getVersion(), tuple(notes.noticed))
+
+
+def _definition(model: Any, source: Source, notes: Notes) -> Definition:
+    ids, units = Ids(model, notes), Units(model)
+    mathematics = Mathematics(model, ids.__contains__, notes)
+    locals_: dict[str, Any] = {}
+    reactions = {}
+    for item in each(model.getListOfReactions()):
+        locals_ |= local_parameters(item, units, notes)
+        reactions[item.getIdAttribute()] = reaction(item, mathematics, notes)
+    rules = Rules(model, ids, mathematics, notes)
+    changed = changed_in_level_1(rules)
+    definition = Definition(
+        name=model.getName() or model.getIdAttribute() or Path(source.name).stem,
+        time_unit=units.time,
+        compartments=compartments(model, units, changed, rules),
+        species=species(model, units),
+        parameters=parameters(model, units, changed) | locals_,
+        reactions=reactions,
+        assignments=rules.assignments,
+        rates=rules.rates,
+        algebraic=tuple(rules.algebraic),
+        initial=rules.initial,
+        events=tuple(events(model, ids, mathematics, notes)),
+        conversion=model.getConversionFactor() if model.isSetConversionFactor() else None,
+        dose_unit=units.substance,
+    )
+    if model.getNumConstraints():
+        notes.notice(f"ignored: {model.getNumConstraints()} constraints.", "model", line=model.getLine())
+    notes.close()
+    for problem in problems(definition):
+        item = ids.items.get(problem.id)
+        if item is not None:
+            notes.at(item, problem.message)
+        else:
+            notes.add(problem.message, problem.id)
+    notes.close()
+    return definition

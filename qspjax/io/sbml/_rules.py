@@ -1,0 +1,100 @@
+"""Rules, initial assignments and events."""
+
+from typing import Any
+
+from qspjax._expression import Expression, symbols
+from qspjax.io.sbml._math import Mathematics
+from qspjax.io.sbml._notes import Notes
+from qspjax.io.sbml._parts import Ids, each
+from qspjax.models.network import NetworkEvent
+
+
+class Rules:
+    """What determines the ids of a model; what has no mathematics has no effect.
+
+    Attributes:
+        assignments: What an id is at all times.
+        rates: Its slope.
+        algebraic: What is 0 at all times.
+        initial: What an id is at the start.
+    """
+
+    def __init__(self, model: Any, ids: Ids, mathematics: Mathematics, notes: Notes):
+        """Read all rules and initial assignments."""
+        self.assignments: dict[str, Expression] = {}
+        self.rates: dict[str, Expression] = {}
+        self.algebraic: list[Expression] = []
+        self.initial: dict[str, Expression] = {}
+        self._ids, self._notes = ids, notes
+        seen: dict[str, Any] = {}
+        for rule in each(model.getListOfRules()):
+            expression = mathematics.of(rule)
+            if rule.isAlgebraic():
+                if expression is not None:
+                    self.algebraic.append(expression)
+                continue
+            id = rule.getVariable()
+            self._check(id, rule, seen, "rule")
+            if expression is not None:
+                (self.rates if rule.isRate() else self.assignments)[id] = expression
+        seen = {}
+        for item in each(model.getListOfInitialAssignments()):
+            expression = mathematics.of(item)
+            self._check(item.getSymbol(), item, seen, "initial assignment")
+            if expression is not None:
+                self.initial[item.getSymbol()] = expression
+
+    def __contains__(self, id: str) -> bool:
+        """Whether a rule or an initial assignment gives an id its value."""
+        return id in self.assignments or id in self.rates or id in self.initial
+
+    def _check(self, id: str, item: Any, seen: dict[str, Any], what: str) -> None:
+        if id not in self._ids:
+            self._notes.at(item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
+        elif id in seen:
+            self._notes.at(item, f"must be the only {what} of {id}, but there is another one.")
+        seen[id] = item
+
+
+def changed_in_level_1(rules: Rules) -> frozenset[str]:
+    """Return what rules may change; in Level 1 all else is constant."""
+    return frozenset((*rules.assignments, *rules.rates)) | symbols(*rules.algebraic)
+
+
+def events(model: Any, ids: Ids, mathematics: Mathematics, notes: Notes) -> list[NetworkEvent]:
+    """Return the events of a model, without those that never fire because they have no trigger."""
+    found = []
+    for item in each(model.getListOfEvents()):
+        trigger = mathematics.of(item.getTrigger() if item.isSetTrigger() else None)
+        if trigger is None:
+            notes.notice("ignored: an event without a trigger.", "event " + item.getIdAttribute(), line=item.getLine())
+            continue
+        latest = item.getLevel() >= 3
+        found.append(
+            NetworkEvent(
+                trigger,
+                _assigned(item, ids, mathematics, notes),
+                delay=mathematics.of(item.getDelay() if item.isSetDelay() else None),
+                priority=mathematics.of(item.getPriority() if item.isSetPriority() else None),
+                persistent=item.getTrigger().getPersistent() if latest else True,
+                initial_value=item.getTrigger().getInitialValue() if latest else True,
+                from_trigger_time=item.getUseValuesFromTriggerTime(),
+                name=item.getIdAttribute(),
+            )
+        )
+    return found
+
+
+def _assigned(event: Any, ids: Ids, mathematics: Mathematics, notes: Notes) -> dict[str, Expression]:
+    found: dict[str, Expression] = {}
+    seen: set[str] = set()
+    for item in each(event.getListOfEventAssignments()):
+        id, expression = item.getVariable(), mathematics.of(item)
+        if id not in ids:
+            notes.at(item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
+        elif id in seen:
+            notes.at(item, "must be the only one of this event, but there is another one.")
+        seen.add(id)
+        if expression is not None:
+            found[id] = expression
+    return found

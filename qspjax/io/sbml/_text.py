@@ -1,0 +1,224 @@
+"""The text of an SBML file, looked through before libsbml sees it.
+
+A file is data that anyone may have made, and libsbml is a large program in C++ that keeps what it is given: it goes
+through elements by recursion, reads `1,5` as 1 and skips what it does not know. So the text is read once by expat,
+which opens nothing else and expands no entity of a file, for what would be dangerous (a document type, elements nested
+without end) or would be read wrongly (see `_mathml`).
+"""
+
+import codecs
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from qspjax.io.sbml._mathml import MATHML, Mathematics
+from qspjax.io.sbml._notes import Notes
+
+MOST_BYTES = 64 * 2**20
+"""The largest file that is read."""
+
+MOST_DEEP = 400
+"""The most elements that may stand in one another; libsbml would crash from a few thousand on."""
+
+MOST_FORMULA = 10_000
+"""The most characters of a formula of Level 1, which has mathematics as text."""
+
+SBML = "http://www.sbml.org/sbml/level"
+
+_NAMESPACES = {
+    "1": (("1", "1"), ("1", "2")),
+    "2": (("2", "1"),),
+    **{f"2/version{version}": (("2", str(version)),) for version in (2, 3, 4, 5)},
+    **{f"3/version{version}/core": (("3", str(version)),) for version in (1, 2)},
+}
+"""The ends of the namespaces of SBML, and the levels and versions that they stand for."""
+
+_HANDLED = ("comp", "l3v2extendedmath")
+_PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d/(\w+)/version\d")
+_DECLARATION = re.compile(r"\s*<\?xml\s[^>]*?\?>", re.ASCII)
+_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+_ENCODINGS = ("utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252", "utf-16", "utf-16-le", "utf-16-be")
+_NUMBERS = ("value", "size", "volume", "initialAmount", "initialConcentration", "stoichiometry", "spatialDimensions")
+_NO_DECIMAL = re.compile(r"\s*[+-]?0[xX]")
+_NO_MODEL = ("notes", "annotation", "message")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A text in SBML.
+
+    Attributes:
+        name: What it is called in messages: the name of its file.
+        text: The text; its declaration, if any, says UTF-8.
+        folder: Where its file lies, None for text that is of no file.
+        ignored: The packages of SBML that the file uses, does not require, and that are not read.
+    """
+
+    name: str
+    text: str
+    folder: Path | None
+    ignored: tuple[str, ...]
+
+
+def source_of(path_or_text: str | Path) -> Source:
+    """Read a file, or take text that begins with `<`, and look it through.
+
+    Raises:
+        FileIssues: If it cannot be read, is too large, is not well-formed, or has what no file must have.
+    """
+    if isinstance(path_or_text, str) and path_or_text.lstrip("\ufeff \t\r\n").startswith("<"):
+        notes = Notes("text")
+        size = len(path_or_text.encode("utf-8", "replace"))
+        if size > MOST_BYTES:
+            notes.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
+        return _looked_through("text", path_or_text, None, notes)
+    path = Path(path_or_text)
+    notes = Notes(path.name)
+    return _looked_through(path.name, _decoded(_content(path, notes), notes), path.resolve().parent, notes)
+
+
+def _content(path: Path, notes: Notes) -> bytes:
+    size = None
+    try:
+        if path.is_file():
+            size = path.stat().st_size
+            content = path.read_bytes() if size <= MOST_BYTES else b""
+    except OSError as error:
+        notes.stop(f"must be a file that can be read, but is not ({error.strerror}).")
+    if size is None:
+        notes.stop("must be a file, but " + ("is none." if path.exists() else "does not exist."))
+    if size > MOST_BYTES:
+        notes.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
+    return content
+
+
+def _decoded(content: bytes, notes: Notes) -> str:
+    """Return the text of a file, by its mark of byte order, else by its declaration, else UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        name = "utf-16"
+    else:
+        found = _ENCODING.match(content[3:] if content.startswith(codecs.BOM_UTF8) else content)
+        given = found[1].decode("ascii") if found else "utf-8"
+        try:
+            name = codecs.lookup(given).name
+        except LookupError:
+            name = given
+        if name not in _ENCODINGS:
+            notes.stop(f"must be in UTF-8, UTF-16 or ISO-8859-1, but is in {given}.", line=1)
+    try:
+        text = content.decode("utf-8-sig" if name == "utf-8" else name)
+    except UnicodeDecodeError as error:
+        notes.stop(f"must be text in {name.upper()}, but is not.", line=content[: error.start].count(b"\n") + 1)
+    return text
+
+
+def _looked_through(name: str, text: str, folder: Path | None, notes: Notes) -> Source:
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        notes.stop("must be text, but is binary.", line=text[: text.index("\0")].count("\n") + 1)
+    declaration = _DECLARATION.match(text)
+    if declaration:
+        text = "\n" * declaration[0].count("\n") + text[declaration.end() :]
+    text = '<?xml version="1.0" encoding="UTF-8"?>' + text
+    look = _Look(notes)
+    look.read(text)
+    notes.close()
+    return Source(name, text, folder, tuple(look.ignored))
+
+
+class _Look:
+    """What is noted while the text is read, element by element."""
+
+    def __init__(self, notes: Notes):
+        self.notes = notes
+        self.depth = 0
+        self.ignored: list[str] = []
+        self.outside: list[int] = []
+        self.mathematics = Mathematics(self._issue)
+        self.parser: Any = None
+
+    def read(self, text: str) -> None:
+        """Read a text; what is wrong is noted."""
+        self.parser = parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self.mathematics.text
+        parser.StartDoctypeDeclHandler = self._document_type
+        try:
+            parser.Parse(text.encode("utf-8", "surrogatepass"), True)
+        except expat.ExpatError as error:
+            problem = expat.ErrorString(error.code)
+            self.notes.stop(
+                f"must be well-formed XML, but is not: {problem}.", line=error.lineno, place=error.offset + 1
+            )
+
+    @property
+    def _here(self) -> tuple[int, int]:
+        return self.parser.CurrentLineNumber, self.parser.CurrentColumnNumber + 1
+
+    def _issue(self, message: str, element: str = "", where: tuple[int, int] | None = None) -> None:
+        line, place = where or self._here
+        self.notes.add(message, element, line=line, place=place)
+
+    def _document_type(self, *_: object) -> None:
+        self._issue("must have no document type (<!DOCTYPE ...>), but has one.")
+        self.notes.close()
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        namespace, _, local = name.rpartition(" ")
+        if self.depth == 1:
+            self._root(namespace, local, attributes)
+        if self.depth > MOST_DEEP:
+            self._issue(f"must have at most {MOST_DEEP} elements in one another, but has more.", local)
+            self.notes.close()
+        if self.outside or (local in _NO_MODEL and namespace.startswith(SBML)):
+            self.outside.append(self.depth)
+        elif namespace == MATHML:
+            self.mathematics.start(local, attributes, self._here)
+        elif self.mathematics.inside:
+            self._issue(f"must have only elements of MathML in it, but has <{local}>.", "math")
+        else:
+            self._attributes(local, attributes)
+
+    def _root(self, namespace: str, local: str, attributes: dict[str, str]) -> None:
+        """Check that the namespace, the level and the version agree; libsbml ends the process if they do not."""
+        if local != "sbml" or not namespace.startswith(SBML):
+            self._issue(f"must be SBML, but is <{local}>" + (f" of {namespace}." if namespace else "."))
+            self.notes.close()
+        stated = attributes.get("level", "none").strip(), attributes.get("version", "none").strip()
+        if stated not in _NAMESPACES.get(namespace.removeprefix(SBML), ()):
+            known = namespace.removeprefix(SBML) in _NAMESPACES
+            found = f"has level {stated[0]} and version {stated[1]}"
+            if known or stated not in {pair for pairs in _NAMESPACES.values() for pair in pairs}:
+                self._issue(f"must have the level and version that its namespace says, but {found[:60]}.", "sbml")
+            else:
+                self._issue(f"must have a namespace of SBML, but has {namespace[:80]}.", "sbml")
+            self.notes.close()
+        for name, value in attributes.items():
+            space, _, part = name.rpartition(" ")
+            package = _PACKAGE.sub(r"\1", space)[:80]
+            if not space or part != "required" or package in _HANDLED:
+                continue
+            if value.strip() in ("false", "0"):
+                self.ignored.append(package)
+            else:
+                self._issue(f"not supported: the package {package}.", "sbml")
+
+    def _attributes(self, local: str, attributes: dict[str, str]) -> None:
+        for key in _NUMBERS:
+            if _NO_DECIMAL.match(attributes.get(key, "")):
+                self._issue(f"must be a decimal number, but is {attributes[key]}.", f"{local} {key}")
+        if len(attributes.get("formula", "")) > MOST_FORMULA:
+            length = len(attributes["formula"])
+            self._issue(f"must have at most {MOST_FORMULA} characters, but has {length}.", f"{local} formula")
+
+    def _end(self, name: str) -> None:
+        self.depth -= 1
+        if self.outside:
+            self.outside.pop()
+        elif name.startswith(MATHML + " "):
+            self.mathematics.end()

@@ -1,0 +1,326 @@
+"""Write a network as SBML Level 3 Version 2.
+
+Specification: Hucka et al., J Integr Bioinform 2019;16:20190021, doi:10.1515/jib-2019-0021.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qspjax._checks import check_instance
+from qspjax._expression import Expression, symbols
+from qspjax._extras import require
+from qspjax.io.sbml._write_ids import Ids, is_legal
+from qspjax.io.sbml._write_math import Mathematics, Numbers
+from qspjax.io.sbml._write_units import UnitDefinitions
+from qspjax.models import Network
+from qspjax.models.network import Definition, NetworkEvent, Participant, Reaction, Species
+
+MOST_CHECKED = 200
+"""Rules and reactions up to which libsbml looks at the meaning too; its time grows with their third power."""
+
+
+def write_sbml(network: Network, path: str | Path | None = None) -> str:
+    """Write a network as SBML Level 3 Version 2, with the numbers that it has now.
+
+    Ids that SBML does not allow get others: parameters of one reaction alone (`binding.kon`) become its local
+    parameters, any other character an underscore. Units become unit definitions where pint can read them (extra
+    `cli`). Numbers keep all their digits. A file that is already there is replaced at the very end.
+
+    Args:
+        network: The network; any other model has no reactions to write.
+        path: Where to write; nowhere if None.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If the model is no network, or SBML cannot say what is in it.
+        OSError: If the file cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> network = qsp.models.Network(
+        ...     species={"drug": 100.0},
+        ...     parameters={"k": 0.1},
+        ...     reactions={"loss": qsp.models.Reaction("drug ->", "k * drug")},
+        ... )
+        >>> text = qsp.io.write_sbml(network)
+        >>> qsp.io.read_sbml(text).values["k"]
+        Array(0.1, dtype=float64)
+    """
+    check_instance("network", network, Network, "a network (models.Network)")
+    text = sbml_of(network.definition)
+    if path is not None:
+        write_whole(Path(path), text)
+    return text
+
+
+def sbml_of(definition: Definition) -> str:
+    """Return a definition as SBML.
+
+    Raises:
+        ValueError: If SBML cannot say what is in it.
+    """
+    libsbml = require("libsbml", extra="sbml")
+    document = libsbml.SBMLDocument(3, 2)
+    numbers = Numbers()
+    _Model(document.createModel(), definition, numbers).write()
+    _check(document)
+    return numbers.filled(libsbml.writeSBMLToString(document))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name and rename it, so that it is whole or not there."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        new.write_text(text, encoding="utf-8", newline="\n")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _check(document: Any) -> None:
+    """Ask libsbml whether the document is consistent; units may stay without agreement, as they are in the network."""
+    libsbml = require("libsbml", extra="sbml")
+    model = document.getModel()
+    formulas = model.getNumRules() + model.getNumInitialAssignments() + model.getNumReactions()
+    for category, wanted in (
+        (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, False),
+        (libsbml.LIBSBML_CAT_MODELING_PRACTICE, False),
+        (libsbml.LIBSBML_CAT_GENERAL_CONSISTENCY, formulas <= MOST_CHECKED),
+    ):
+        document.setConsistencyChecks(category, wanted)
+    document.checkConsistency()
+    errors = [document.getError(i) for i in range(document.getNumErrors())]
+    wrong = [error for error in errors if error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR]
+    if wrong:
+        told = "\n".join(dict.fromkeys(" ".join(error.getMessage().split()) for error in wrong))
+        raise ValueError(f"Argument `network` must be what SBML can say, but is not:\n{told}")
+
+
+class _Model:
+    """The model of libsbml that a definition is written to, part by part."""
+
+    def __init__(self, model: Any, definition: Definition, numbers: Numbers):
+        """Give everything its id."""
+        self.model, self.d, self.numbers = model, definition, numbers
+        self.local = _local_parameters(definition)
+        own = {parameter for names in self.local.values() for parameter in names}
+        events = [event.name for event in definition.events if event.name]
+        self.ids = Ids([*(id for id in definition.ids() if id not in own), *events])
+        self.mathematics = Mathematics(self.ids, numbers)
+        self.units = UnitDefinitions(model)
+        self.place = self._implicit_compartment()
+        varied = (*definition.assignments, *definition.rates, *(id for e in definition.events for id in e.assign))
+        self.varied = frozenset(varied)
+
+    def write(self) -> None:
+        """Write everything."""
+        d = self.d
+        self._head()
+        for id, compartment in d.compartments.items():
+            self._compartment(id, compartment)
+        for id, species in d.species.items():
+            self._species(id, species)
+        for id, parameter in d.parameters.items():
+            if id in self.ids:
+                self._parameter(id, parameter)
+        for id, expression in d.initial.items():
+            self._formula(self.model.createInitialAssignment(), expression, symbol=id)
+        for id, expression in d.assignments.items():
+            self._formula(self.model.createAssignmentRule(), expression, variable=id)
+        for id, expression in d.rates.items():
+            self._formula(self.model.createRateRule(), expression, variable=id)
+        for expression in d.algebraic:
+            self._formula(self.model.createAlgebraicRule(), expression)
+        for id, reaction in d.reactions.items():
+            self._reaction(id, reaction)
+        for event in d.events:
+            self._event(event)
+
+    def _head(self) -> None:
+        d, model = self.d, self.model
+        if d.name:
+            id = self.ids.new(d.name, "model")
+            model.setId(id)
+            if id != d.name:
+                model.setName(d.name)
+        if d.conversion is not None:
+            model.setConversionFactor(self.ids[d.conversion])
+        # the unit of substance of a model is that of every species without one
+        substance = d.dose_unit if all(species.unit for species in d.species.values()) else ""
+        for unit, set_unit in ((d.time_unit, model.setTimeUnits), (substance, model.setSubstanceUnits)):
+            id = self.units.of(unit)
+            if id is not None:
+                set_unit(id)
+
+    def _implicit_compartment(self) -> str | None:
+        """Make the compartment of species that name none; None if there is no need of it."""
+        d = self.d
+        if all(d.compartment_of(id) in d.compartments for id in d.species):
+            return None
+        compartment = self.model.createCompartment()
+        compartment.setId(self.ids.new("compartment"))
+        compartment.setSpatialDimensions(3)
+        compartment.setSize(1.0)
+        compartment.setConstant(True)
+        return compartment.getId()
+
+    def _compartment(self, id: str, own: Any) -> None:
+        compartment = self.model.createCompartment()
+        self._named(compartment, id, own.doc)
+        compartment.setSpatialDimensions(own.dimensions)
+        if own.size is not None:
+            compartment.setSize(self.numbers.place(own.size))
+        compartment.setConstant(own.constant and id not in self.varied)
+        self._unit(compartment, own.unit)
+
+    def _species(self, id: str, own: Species) -> None:
+        species, place = self.model.createSpecies(), self.d.compartment_of(id)
+        self._named(species, id, own.doc)
+        species.setCompartment(self.ids[place] if place in self.d.compartments else self.place)
+        if own.initial is not None:
+            (species.setInitialAmount if own.is_amount else species.setInitialConcentration)(
+                self.numbers.place(own.initial)
+            )
+        species.setHasOnlySubstanceUnits(own.only_substance)
+        species.setBoundaryCondition(own.boundary)
+        species.setConstant(own.constant)
+        if own.conversion is not None:
+            species.setConversionFactor(self.ids[own.conversion])
+        self._unit(species, own.unit if own.is_amount else self._substance(own.unit, place))
+
+    def _substance(self, unit: str, place: str) -> str:
+        """Return the unit of the amount of a species whose concentration has a unit, `""` if it is not known."""
+        size = self.d.compartments[place].unit if place in self.d.compartments else ""
+        return f"({unit})*({size})" if unit and size else ""
+
+    def _parameter(self, id: str, own: Any) -> None:
+        parameter = self.model.createParameter()
+        self._named(parameter, id, own.doc)
+        if own.value is not None:
+            parameter.setValue(self.numbers.place(own.value))
+        parameter.setConstant(own.constant and id not in self.varied)
+        self._unit(parameter, own.unit)
+
+    def _formula(self, element: Any, expression: Expression, **attributes: str) -> None:
+        for name, id in attributes.items():
+            getattr(element, f"set{name.capitalize()}")(self.ids[id])
+        element.setMath(self.mathematics.tree(expression))
+
+    def _reaction(self, id: str, own: Reaction) -> None:
+        reaction = self.model.createReaction()
+        self._named(reaction, id, own.name)
+        reaction.setReversible(own.reversible)
+        for participant in own.reactants:
+            self._participant(reaction.createReactant(), participant, id)
+        for participant in own.products:
+            self._participant(reaction.createProduct(), participant, id)
+        taking_part = {participant.species for _, participant in own.participants()}
+        used = sorted(name for name in symbols(own.rate) if name in self.d.species and name not in taking_part)
+        for name in dict.fromkeys((*own.modifiers, *used)):
+            reaction.createModifier().setSpecies(self.ids[name])
+        law, local = reaction.createKineticLaw(), self.local.get(id, {})
+        for parameter, name in local.items():
+            one, value = law.createLocalParameter(), self.d.parameters[parameter]
+            one.setId(name)
+            if value.doc:
+                one.setName(value.doc)
+            one.setValue(self.numbers.place(value.value))
+            self._unit(one, value.unit)
+        law.setMath(self.mathematics.tree(own.rate, local))
+
+    def _participant(self, reference: Any, own: Participant, reaction: str) -> None:
+        reference.setSpecies(self.ids[own.species])
+        count = own.stoichiometry
+        formula = isinstance(count, Expression) and count.op != "number"
+        id = self.ids[own.name] if own.name else self.ids.new(f"{reaction}_{own.species}") if formula else ""
+        if id:
+            reference.setId(id)
+        if formula:
+            rule = self.model.createAssignmentRule()
+            rule.setVariable(id)
+            rule.setMath(self.mathematics.tree(count))
+        elif count is not None:
+            reference.setStoichiometry(self.numbers.place(count.value if isinstance(count, Expression) else count))
+        reference.setConstant(own.constant and not formula and own.name not in self.varied)
+
+    def _event(self, own: NetworkEvent) -> None:
+        event = self.model.createEvent()
+        if own.name:
+            event.setId(self.ids[own.name])
+        event.setUseValuesFromTriggerTime(own.from_trigger_time)
+        trigger = event.createTrigger()
+        trigger.setPersistent(own.persistent)
+        trigger.setInitialValue(own.initial_value)
+        trigger.setMath(self.mathematics.tree(own.trigger))
+        for expression, create in ((own.priority, event.createPriority), (own.delay, event.createDelay)):
+            if expression is not None:
+                create().setMath(self.mathematics.tree(expression))
+        for id, expression in own.assign.items():
+            self._formula(event.createEventAssignment(), expression, variable=id)
+
+    def _named(self, element: Any, id: str, doc: str) -> None:
+        element.setId(self.ids[id])
+        if doc or self.ids[id] != id:
+            element.setName(doc or id)
+
+    def _unit(self, element: Any, unit: str) -> None:
+        """Say the unit of an element; one that SBML cannot say becomes a note."""
+        id = self.units.of(unit)
+        if id is not None:
+            set_unit = element.setSubstanceUnits if element.getElementName() == "species" else element.setUnits
+            set_unit(id)
+        elif unit:
+            text = unit.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            element.setNotes(f'<body xmlns="http://www.w3.org/1999/xhtml"><p>Unit: {text}</p></body>')
+
+
+def _local_parameters(d: Definition) -> Mapping[str, Mapping[str, str]]:
+    """Return the parameters that can be written as those of one reaction, `{reaction: {id: name}}`.
+
+    These are called `reaction.name`, are constant numbers, and are used in the rate of that reaction alone, where
+    nothing else has that name, nor a species that takes part in it.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for id, parameter in d.parameters.items():
+        reaction, dot, name = id.partition(".")
+        if dot and reaction in d.reactions and is_legal(name) and parameter.constant and parameter.value is not None:
+            found.setdefault(reaction, {})[id] = name
+    if not found:
+        return {}
+    elsewhere = _used_outside_rates(d)
+    taken: dict[str, set[str]] = {}
+    places: dict[str, set[str]] = {}
+    for id, reaction in d.reactions.items():
+        own = symbols(reaction.rate)
+        taken[id] = {*own, *reaction.modifiers, *(one.species for _, one in reaction.participants())}
+        for name in own:
+            places.setdefault(name, set()).add(id)
+
+    def fits(reaction: str, id: str, name: str) -> bool:
+        return id not in elsewhere and places.get(id, set()) <= {reaction} and name not in taken[reaction]
+
+    return {
+        reaction: {id: name for id, name in names.items() if fits(reaction, id, name)}
+        for reaction, names in found.items()
+    }
+
+
+def _used_outside_rates(d: Definition) -> frozenset[str]:
+    factors = [d.conversion, *(species.conversion for species in d.species.values())]
+    determined = (*d.assignments, *d.rates, *d.initial, *(id for event in d.events for id in event.assign))
+    formulas = dict.fromkeys(_formulas_outside_rates(d))
+    return frozenset().union(filter(None, factors), determined, *map(symbols, formulas))
+
+
+def _formulas_outside_rates(d: Definition) -> Iterable[Expression]:
+    yield from (*d.assignments.values(), *d.rates.values(), *d.initial.values(), *d.algebraic)
+    for reaction in d.reactions.values():
+        counts = (participant.stoichiometry for _, participant in reaction.participants())
+        yield from (count for count in counts if isinstance(count, Expression))
+    for event in d.events:
+        parts = (event.trigger, event.delay, event.priority, *event.assign.values())
+        yield from (part for part in parts if part is not None)

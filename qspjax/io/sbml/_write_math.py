@@ -1,0 +1,169 @@
+"""Expressions as trees of libsbml, and numbers to the last bit, which libsbml would write in 15 digits."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qspjax._checks import refuse
+from qspjax._expression import TIME, Expression, nodes
+from qspjax._extras import require
+
+MOST_NODES = 500_000
+"""The most nodes of one formula when its shared parts are written out."""
+
+MOST_DEEP = 350
+"""The most levels of one formula: a reader is right to refuse more."""
+
+MOST_NESTED = 5_000
+"""The most levels of a tree of libsbml, which is written by recursion."""
+
+AVOGADRO = 6.02214179e23
+"""Avogadro's number as SBML has it (CODATA 2006)."""
+
+_ARCS = {f"arc{name}": f"AST_FUNCTION_ARC{name.upper()}" for name in ("sin", "cos", "tan", "sec", "csc", "cot")}
+_TYPES = {
+    "+": "AST_PLUS",
+    "*": "AST_TIMES",
+    "-": "AST_MINUS",
+    "/": "AST_DIVIDE",
+    "^": "AST_POWER",
+    "ceil": "AST_FUNCTION_CEILING",
+    "rate": "AST_FUNCTION_RATE_OF",
+    "true": "AST_CONSTANT_TRUE",
+    "false": "AST_CONSTANT_FALSE",
+    **{name: f"AST_RELATIONAL_{name.upper()}" for name in ("lt", "leq", "gt", "geq", "eq", "neq")},
+    **{name: f"AST_LOGICAL_{name.upper()}" for name in ("and", "or", "xor", "not", "implies")},
+}
+"""The names of the types of libsbml where they are not `AST_FUNCTION_` and the operation."""
+
+_PLACE = re.compile(
+    r'( (?:value|size|initialAmount|initialConcentration|stoichiometry)="|<cn> )(731\d{6}\.25)("| </cn>)'
+)
+_FIRST_PLACE = 731_000_000.25
+_MOST_PLACES = 1_000_000
+
+
+class Numbers:
+    """Numbers that 15 digits do not give: libsbml gets a place in their stead, and its text is filled in at the end.
+
+    Example:
+        >>> numbers = Numbers()
+        >>> numbers.filled(f' value="{numbers.place(0.1 + 0.2)}"'), numbers.place(0.25)
+        (' value="0.30000000000000004"', 0.25)
+    """
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._held: list[float] = []
+
+    def place(self, number: float) -> float:
+        """Return what libsbml is to be given for a number."""
+        looks_like_one = 0 <= number - _FIRST_PLACE < _MOST_PLACES
+        if not math.isfinite(number) or (float(f"{number:.15g}") == number and not looks_like_one):
+            return number
+        if len(self._held) == _MOST_PLACES:
+            refuse("network", f"have at most {_MOST_PLACES} numbers of more than 15 digits", "one with more")
+        self._held.append(number)
+        return _FIRST_PLACE + len(self._held) - 1
+
+    def filled(self, text: str) -> str:
+        """Return text of libsbml with the numbers in their places."""
+        return _PLACE.sub(self._number, text)
+
+    def _number(self, found: re.Match) -> str:
+        before, place, after = found.groups()
+        digits = repr(self._held[int(float(place) - _FIRST_PLACE)])
+        mantissa, exponent, power = digits.partition("e")
+        if before == "<cn> " and exponent:
+            return f'<cn type="e-notation"> {mantissa} <sep/> {int(power)} </cn>'
+        return f"{before}{digits}{after}"
+
+
+class Mathematics:
+    """Turns expressions into trees of libsbml.
+
+    Args:
+        ids: The id in the file of each id of the network.
+        numbers: Where numbers of more than 15 digits are kept.
+    """
+
+    def __init__(self, ids: Mapping[str, str], numbers: Numbers):
+        """Look up the types."""
+        self._libsbml = require("libsbml", extra="sbml")
+        self._ids, self._numbers = ids, numbers
+
+    def tree(self, expression: Expression, local: Mapping[str, str] | None = None) -> Any:
+        """Return a new tree.
+
+        Args:
+            expression: The formula.
+            local: Ids that have another id in this formula alone.
+
+        Raises:
+            ValueError: If it is too large or too deep for a file.
+        """
+        _check_size(expression)
+        ids = self._ids if not local else {**self._ids, **local}
+        # every occurrence is a node of its own: (expression, parent), children in the order in which they are made
+        root = self._node(expression, ids)
+        todo = [(expression, root, 0)]
+        while todo:
+            node, tree, made = todo.pop()
+            if made == len(node.args):
+                continue
+            todo.append((node, tree, made + 1))
+            child = self._node(node.args[made], ids)
+            if tree.addChild(child) != self._libsbml.LIBSBML_OPERATION_SUCCESS:
+                raise AssertionError(f"libsbml took no part of {node.op}")
+            if node.args[made].args:
+                todo.append((node.args[made], child, 0))
+        return root
+
+    def _node(self, expression: Expression, ids: Mapping[str, str]) -> Any:
+        libsbml = self._libsbml
+        if expression.op == "number":
+            return self._number(expression.value)
+        if expression is TIME:
+            return self._named(libsbml.AST_NAME_TIME, "time")
+        if expression.op == "symbol":
+            return self._named(libsbml.AST_NAME, ids[expression.value])
+        name = _TYPES.get(expression.op) or _ARCS.get(expression.op) or f"AST_FUNCTION_{expression.op.upper()}"
+        node = libsbml.ASTNode(getattr(libsbml, name))
+        if expression.op == "rate":
+            node.setName("rateOf")
+        return node
+
+    def _number(self, number: float) -> Any:
+        libsbml = self._libsbml
+        if number == AVOGADRO:
+            return self._named(libsbml.AST_NAME_AVOGADRO, "avogadro")
+        for constant, kind in ((math.pi, libsbml.AST_CONSTANT_PI), (math.e, libsbml.AST_CONSTANT_E)):
+            if number == constant:
+                return libsbml.ASTNode(kind)
+        whole = number.is_integer() and abs(number) < 2**31 and (number != 0.0 or math.copysign(1.0, number) > 0.0)
+        node = libsbml.ASTNode(libsbml.AST_INTEGER if whole else libsbml.AST_REAL)
+        node.setValue(int(number) if whole else self._numbers.place(number))
+        return node
+
+    def _named(self, kind: int, name: str) -> Any:
+        node = self._libsbml.ASTNode(kind)
+        node.setName(name)
+        return node
+
+
+def _check_size(expression: Expression) -> None:
+    """Refuse what is too large once written; libsbml writes sums of sums and products of products as one."""
+    sizes: dict[Expression, tuple[int, int, int]] = {}
+    for node in nodes(expression):
+        parts = [(arg, *sizes[arg]) for arg in node.args]
+        own = 2 if node.op == "piecewise" else 1
+        joined = node.op in ("+", "*")
+        shown = (depth - (1 if joined and arg.op == node.op else 0) for arg, _, depth, _ in parts)
+        depth = own + max(shown, default=0)
+        sizes[node] = 1 + sum(part[1] for part in parts), depth, 1 + max((part[3] for part in parts), default=0)
+    size, depth, nested = sizes[expression]
+    if depth > MOST_DEEP or nested > MOST_NESTED:
+        refuse("network", f"have formulas of at most {MOST_DEEP} levels to be written as SBML", f"one with {depth}")
+    if size > MOST_NODES:
+        refuse("network", f"have formulas of at most {MOST_NODES} parts to be written as SBML", f"one with {size}")

@@ -1,0 +1,46 @@
+"""Several outputs of one solution over time, a panel each."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qspjax._extras import require
+from qspjax._solution import Solution
+from qspjax.plot._trajectory import trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, title: str | None = None) -> "Figure":
+    """Draw observed values over time, a panel each.
+
+    Args:
+        solution: Of one patient or of a cohort.
+        outputs: Names of observed values; by default all.
+        title: Above everything.
+
+    Returns:
+        A matplotlib Figure; `figure.savefig("simulation.png", dpi=200)` saves it.
+
+    Raises:
+        ValueError: If the solution has no such output.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+        >>> solution = qsp.simulate(patient, qsp.bolus(200.0, to="depot"), [0.0, 1.0, 2.0, 4.0, 8.0])
+        >>> len(qsp.plot.trajectories(solution).axes)
+        1
+    """
+    outputs = list(solution.observed) if outputs is None else list(outputs)
+    columns = min(2 if len(outputs) <= 4 else 3, max(len(outputs), 1))
+    rows = max(-(-len(outputs) // columns), 1)
+    with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):
+        figure = require("matplotlib.figure", extra="plot").Figure(
+            figsize=(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.3), layout="constrained"
+        )
+        for place, output in enumerate(outputs, start=1):
+            trajectory(solution, output, figure.add_subplot(rows, columns, place))
+        if title:
+            figure.suptitle(title)
+    return figure
