@@ -1,0 +1,64 @@
+"""What commands say: exit codes, last words, progress."""
+
+import sys
+import time
+
+from qspjax._extras import require
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def say(message: str, code: int) -> int:
+    """Print a message to stderr and return the exit code."""
+    print(message, file=sys.stderr)
+    return code
+
+
+class Progress:
+    """A progress bar on stderr, or only a plain last line where stderr is no terminal.
+
+    Args:
+        total: How many things there are to do.
+        things: What they are, in the plural.
+        bad: What one that went wrong did.
+        first: What is said before the first one is done.
+        includes: What the time includes, for the last line.
+    """
+
+    def __init__(self, total: int, *, things: str, bad: str, first: str, includes: str = ""):
+        """Prepare the bar."""
+        rich, console = require("rich.progress", extra="cli"), require("rich.console", extra="cli")
+        self._console = console.Console(stderr=True)
+        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.MofNCompleteColumn())
+        ends = (rich.TextColumn(f"{things}  {{task.fields[note]}}", markup=False), rich.TimeElapsedColumn())
+        self._bar = rich.Progress(*columns, *ends, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task(first, total=total, note="")
+        self._words = (things, bad, includes)
+        self._done, self._bad, self._start = 0, 0, time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if error[0] is None:
+            things, _, includes = self._words
+            seconds = time.perf_counter() - self._start
+            print(f"{self._done} {things} in {seconds:.1f} s{includes}, {self._note()}", file=sys.stderr)
+
+    @property
+    def done(self) -> int:
+        """How many are done."""
+        return self._done
+
+    def update(self, done: int, *, bad: int, description: str) -> None:
+        """Say how many are done in all, and how many more went wrong."""
+        self._done, self._bad = done, self._bad + bad
+        self._bar.update(self._task, completed=done, description=description, note=self._note())
+
+    def _note(self) -> str:
+        rate = self._done / (time.perf_counter() - self._start)
+        return f"{rate:{'.0f' if rate >= 10 else '.1f'}} a second, {self._bad} {self._words[1]}"

@@ -1,0 +1,91 @@
+"""`qspjax simulate MODEL`: simulate a model of the catalogue, or of a file in SBML or Antimony."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax import io, plot
+from qspjax._checks import ArgumentError
+from qspjax._extras import require
+from qspjax._simulate import simulate
+from qspjax._solution import Solution
+from qspjax.cli._console import FAILED, say
+from qspjax.cli._options import at_least, parts, positive
+from qspjax.solve import Rosenbrock
+
+_MOST_PANELS = 12
+_MOST_POINTS = 1_000_000
+_NEEDED = ("pint", "pandas", "matplotlib")
+
+
+def add_simulate(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "simulate",
+        help="simulate a model",
+        description="Simulate a model of the catalogue, or of a file in SBML (.xml, .sbml) or Antimony (.ant), and "
+        "write a table (CSV) and a picture.",
+    )
+    command.add_argument("model", metavar="MODEL", help="a file, or the name of a model of the catalogue")
+    command.add_argument("--end", metavar="TIME", type=positive, required=True, help="time of the last output")
+    points = at_least(2, _MOST_POINTS)
+    command.add_argument("--points", metavar="N", type=points, default=101, help="outputs from 0 to the end (101)")
+    command.add_argument("--dose", metavar="DOSE", action="append", default=[], help=f"{io.DOSE}; once for each")
+    number = parts("NAME=VALUE", "=")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", type=number, action="append", default=[], help="change a number"
+    )
+    names = parts("names, separated by commas")
+    command.add_argument(
+        "--save", metavar="A,B", type=names, help="what to write (by default species, or observed values)"
+    )
+    command.add_argument(
+        "--output", metavar="FILE.csv", help="the table (by default the name of the model, -simulation)"
+    )
+    command.add_argument("--plot", metavar="FILE.png", help="the picture (by default beside the table)")
+    command.add_argument("--rtol", metavar="R", type=positive, help="relative tolerance")
+    command.add_argument("--atol", metavar="A", type=positive, help="absolute tolerance")
+    command.set_defaults(run=_simulate)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    for package in _NEEDED:
+        require(package, extra="cli")
+    model = io.described_model(arguments.model, dict(arguments.set))
+    save = tuple(dict.fromkeys(arguments.save or model.main))
+    tolerances = {name: getattr(arguments, name) for name in ("rtol", "atol") if getattr(arguments, name) is not None}
+    try:
+        solution = simulate(
+            model.model,
+            io.read_doses(arguments.dose, model),
+            np.linspace(0.0, arguments.end, arguments.points),
+            save=save,
+            method=Rosenbrock(**tolerances) if tolerances else None,
+            throw=False,
+        )
+    except ArgumentError as error:
+        raise ValueError(f"argument --{error.argument}: {error.must}") from error
+    for failure in solution.failures():
+        return say(f"Not solved: at {failure.time:g}, state {failure.state}. {failure.reason}", FAILED)
+    stem = Path(arguments.model).stem
+    table = Path(arguments.output or f"{stem}-simulation.csv")
+    picture = Path(arguments.plot or table.with_suffix(".png"))
+    io.write_solution(table, solution, save)
+    _draw(picture, solution, [name for name in save if name in solution.observed][:_MOST_PANELS], stem)
+    head = {"Model": stem, "Method": solution.labels.method, "Steps": int(solution.stats["steps"])}
+    print("\n".join(f"{key + ':':<9}{value}" for key, value in {**head, "Table": table, "Picture": picture}.items()))
+    return 0
+
+
+def _draw(path: Path, solution: Solution, outputs: list[str], title: str) -> None:
+    """Save the picture under another name and rename it, so that it is whole or not there."""
+    figure = plot.trajectories(solution, outputs, title=title)
+    new = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+    try:
+        figure.savefig(new, dpi=200, metadata={"Software": None} if path.suffix == ".png" else None)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
