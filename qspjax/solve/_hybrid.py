@@ -44,8 +44,13 @@ class Look(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """What events remember: `held` has shape (events,), the others (events, pending) and (events, pending, values)."""
+    """What events remember.
 
+    `count` is the number of changes so far, `held` has shape (events,), the others (events, pending) and (events,
+    pending, values).
+    """
+
+    count: jax.Array
     held: jax.Array
     waits: jax.Array
     until: jax.Array
@@ -74,7 +79,7 @@ class Hybrid:
         self._assigned = sorted({i for targets in self._targets for i in targets})
         self._states = len(states)
         self._mass = mass_of(model, states)
-        self.size = self._events * (1 + self._pending * (2 + self._width))
+        self.size = self._events * (1 + self._pending * (2 + self._width)) + bool(events)
 
         seen: list[np.ndarray] = []
 
@@ -102,13 +107,14 @@ class Hybrid:
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return state, memory and whether all is well, after the events that fire at the start."""
-        held = jnp.asarray([float(event.initial_value) for event in events_of(model)], y.dtype)
-        slots = jnp.zeros((self.size - self._events,), y.dtype)
-        return self.act(model, t, y, jnp.concatenate([held, slots]), bounded=True)
+        held = [float(event.initial_value) for event in events_of(model)]
+        memory = np.zeros(self.size)
+        memory[1 : 1 + len(held)] = held
+        return self.act(model, t, y, jnp.asarray(memory, y.dtype), bounded=True)
 
     def look(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> Look:
         """Look at the triggers."""
-        events, state, kept = events_of(model), self._unravel(y), self._parted(memory)
+        events, state = events_of(model), self._unravel(y)
         watching = [watched(event.trigger, t, state) for event in events]
         gaps, sizes = [seen.gaps for seen in watching], [seen.sizes for seen in watching]
         if self._field.size:
@@ -117,6 +123,7 @@ class Hybrid:
             sizes.append(seen.sizes[self._field])
         if not events:
             return Look(jnp.zeros((), bool), jnp.concatenate(gaps), jnp.concatenate(sizes), memory)
+        kept = self._parted(memory)
         holds = jnp.stack([_truth(seen.value) for seen in watching])
         waits = kept.waits > 0.0
         late = waits & (kept.until <= t + _rounding(t))
@@ -208,6 +215,8 @@ class Hybrid:
         due = waits & (until <= t + _rounding(t))
         ranks = jnp.stack([_number(event.priority, t, state, y.dtype, -jnp.inf) for event in events])[:, None]
         best = due & (ranks == jnp.max(jnp.where(due, ranks, -jnp.inf)))
+        drawn = jnp.where(best & (ranks > -jnp.inf), _draw(kept.count, self._events)[:, None], 0.0)
+        best &= drawn == jnp.max(drawn)
         chosen = best & (jnp.arange(best.size) == first_true(best.ravel())).reshape(best.shape)
         early = np.asarray([event.from_trigger_time for event in events])[:, None]
         old = jnp.where(chosen[..., None], stored, 0.0).sum(axis=1)
@@ -216,7 +225,7 @@ class Hybrid:
         waits &= ~chosen
         until = jnp.where(waits, until, 0.0)
         stored = jnp.where(waits[..., None], stored, 0.0)
-        kept = _Memory(holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
+        kept = _Memory(kept.count + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
         return y, kept, due.any(), room
 
     def _put(self, y: jax.Array, chosen: jax.Array, values: jax.Array) -> jax.Array:
@@ -238,8 +247,8 @@ class Hybrid:
 
     def _parted(self, memory: jax.Array) -> _Memory:
         E, Q = self._events, self._pending
-        held, waits, until, values = jnp.split(memory, [E, E + E * Q, E + 2 * E * Q])
-        return _Memory(held, waits.reshape(E, Q), until.reshape(E, Q), values.reshape(E, Q, self._width))
+        count, held, waits, until, values = jnp.split(memory, np.cumsum([1, E, E * Q, E * Q]))
+        return _Memory(count[0], held, waits.reshape(E, Q), until.reshape(E, Q), values.reshape(E, Q, self._width))
 
     def _joined(self, kept: _Memory) -> jax.Array:
         return jnp.concatenate([part.ravel() for part in kept])
@@ -318,6 +327,14 @@ def repeated(
     after, kept, _ = hybrid.act(model, time, state, memory, bounded=True, ahead=seen)
     wanted = cause >= 0
     return jnp.where(wanted, time, t), jnp.where(wanted, after, y), jnp.where(wanted, kept, memory)
+
+
+def _draw(count: jax.Array, events: int) -> jax.Array:
+    """Return a number in (0, 1] for each event: of equal priorities chance decides, the same in every run."""
+    x = count.astype(jnp.uint32) * np.uint32(2654435769) + jnp.arange(events, dtype=jnp.uint32) * np.uint32(2246822507)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x = (x ^ (x >> shift)) * np.uint32(factor)
+    return (x.astype(count.dtype) + 1.0) / 2.0**32
 
 
 def _rounding(t: jax.Array) -> jax.Array:

@@ -150,7 +150,8 @@ def judged(
         fires: Whether something is due at its end.
         before: Whether that was so already just before its end.
     """
-    exact = (h <= sight.precise) | ((sight.known <= h + sight.precise) & ~before)
+    # a step that lands on a boundary may be longer than its limit, by the precision
+    exact = (h <= 2.0 * sight.precise) | ((sight.known <= h + sight.precise) & ~before)
     happens = good & fires & exact
     number = gaps.shape[0]
     if not number:

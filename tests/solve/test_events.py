@@ -314,3 +314,52 @@ def test_events_without_end_are_a_result():
 def test_errors_in_words(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Draws(qsp.AbstractEventful):
+    """Two events of one priority at each full hour, of which the first to act forbids the other."""
+
+    def initial(self):
+        return Marks(0.0, 0.0, 1.0, *[0.0] * 7)
+
+    def vector_field(self, t, y):
+        return Marks(*[0.0] * 10)
+
+    def observe(self, t, y):
+        return {"first": y.early, "second": y.late}
+
+    def events(self):
+        due = lambda t, y: t - y.clock >= 1.0  # noqa: E731
+        one = lambda t, y: 1.0  # noqa: E731
+        return (
+            qsp.Event(due, lambda t, y: {"clock": t, "early": y.early + 1.0}, priority=one, persistent=False),
+            qsp.Event(due, lambda t, y: {"clock": t, "late": y.late + 1.0}, priority=one, persistent=False),
+        )
+
+
+def test_chance_decides_between_equal_priorities():
+    seen = qsp.simulate(Draws(), qsp.no_doses(), [400.5], method=qsp.solve.Explicit()).observed
+    first, second = float(seen["first"][0]), float(seen["second"][0])
+    assert first + second == 400.0
+    assert abs(first - second) < 60.0  # three standard deviations
+
+
+class Pulse(qsp.AbstractModel):
+    """An infusion written into the vector field, an hour in a year."""
+
+    start: jax.Array = qsp.parameter(unit="h", doc="start")
+
+    def initial(self):
+        return Pair(first=0.0, second=1.0)
+
+    def vector_field(self, t, y):
+        return Pair(first=jnp.where((t > self.start) & (t <= self.start + 1.0), 5.0, 0.0), second=-0.001 * y.second)
+
+    def observe(self, t, y):
+        return {"given": y.first}
+
+
+@pytest.mark.parametrize("method", [qsp.solve.Rosenbrock(), qsp.solve.Diffrax()], ids=["Rosenbrock", "Diffrax"])
+def test_a_pulse_in_the_vector_field_is_not_missed(method):
+    seen = qsp.simulate(Pulse(start=5000.0), qsp.no_doses(), [8760.0], method=method).observed["given"]
+    np.testing.assert_allclose(seen, 5.0, rtol=1e-10)
