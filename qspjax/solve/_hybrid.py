@@ -63,6 +63,7 @@ class Hybrid:
     Attributes:
         size: Numbers in a memory.
         gaps: Number of gaps.
+        own: How many of them, the first ones, are those of triggers.
         timed: Which gaps depend on the time other than through the state.
         squeezed: Whether the vector field itself compares with the time, so that steps keep off the ends.
     """
@@ -93,6 +94,7 @@ class Hybrid:
         flat = ravel_pytree(start)[0]
         eqx.filter_eval_shape(trace, model, jnp.zeros(()), flat)
         own, field = seen
+        self.own = own.size
         self._field = np.flatnonzero(field)
         waiting = np.ones(self._events * self._pending if any(delayed) else 0, bool)
         self.timed = np.concatenate([own, np.ones(self._field.size, bool), waiting])

@@ -138,7 +138,7 @@ class Verdict(NamedTuple):
 
 
 def judged(
-    sight: Sight, h: jax.Array, gaps: jax.Array, *, good: jax.Array, fires: jax.Array, before: jax.Array
+    sight: Sight, h: jax.Array, gaps: jax.Array, *, own: int, good: jax.Array, fires: jax.Array, before: jax.Array
 ) -> Verdict:
     """Return what a step of length `h` came upon.
 
@@ -146,6 +146,7 @@ def judged(
         sight: What was seen ahead of it.
         h: Its length.
         gaps: The gaps at its end.
+        own: How many of them, the first ones, are those of triggers.
         good: Whether its error is small enough.
         fires: Whether something is due at its end.
         before: Whether that was so already just before its end.
@@ -157,6 +158,9 @@ def judged(
     if not number:
         return Verdict(good & fires & ~exact, happens, jnp.where(happens, 0, NO_EVENT).astype(jnp.int32))
     passed = crossed(sight.gaps, gaps)
+    # where two comparisons changed, a trigger may have held in between: look at them one after the other
+    window = good & ~fires & (h > 2.0 * sight.precise) & (passed[:own].sum(axis=0) > 1)
     shares = jnp.where(passed, share(sight.gaps, gaps), jnp.inf)
     place = jnp.where(passed.any(axis=0), place_of_greatest(-shares, axis=0), number)
-    return Verdict(good & fires & ~exact, happens, jnp.where(happens, place, NO_EVENT).astype(jnp.int32))
+    met = (good & fires & ~exact) | window
+    return Verdict(met, happens, jnp.where(happens, place, NO_EVENT).astype(jnp.int32))

@@ -51,7 +51,7 @@ class Watch(NamedTuple):
         before = jnp.ones_like(seen.fires)
         if self.hybrid.timed.any():
             before = self.look(t - 2.0 * sight.precise - 64.0 * jnp.finfo(t.dtype).eps * jnp.abs(t), y, memory).fires
-        return judged(sight, h, seen.gaps, good=good, fires=seen.fires, before=before), seen
+        return judged(sight, h, seen.gaps, own=self.hybrid.own, good=good, fires=seen.fires, before=before), seen
 
     def apply(
         self, wanted: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array

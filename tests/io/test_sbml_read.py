@@ -7,7 +7,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.io import FileIssues, read_sbml
-from qspjax.io.sbml import read_definition
+from qspjax.io.sbml import _math, read_definition
 from qspjax.io.sbml._hierarchy import MOST_ELEMENTS
 from qspjax.io.sbml._text import MOST_BYTES, MOST_DEEP
 from tests.io.sbml_texts import (
@@ -36,6 +36,7 @@ from tests.io.sbml_texts import (
     species,
     submodel,
     units,
+    value,
 )
 
 pytest.importorskip("libsbml")
@@ -243,19 +244,21 @@ def test_functions_that_cannot_be_called(functions, call, element, message):
     assert (one.element, one.message) == (element, message)
 
 
-def test_functions_that_grow_without_end_are_refused():
+def test_functions_that_grow_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr(_math, "MOST_NODES", 5000)
     functions = function("f0", "x", "x") + "".join(
         function(f"f{i}", apply("plus", *(apply(f"<ci>f{i - 1}</ci>", apply("times", "x", k)) for k in (2, 3))), "x")
         for i in range(1, 40)
     )
-    assert "must have at most 500000 operations" in issue(calling(functions, "f39", "x")).message
+    assert "must have at most 5000 operations" in issue(calling(functions, "f39", "x")).message
 
 
 def test_functions_that_share_are_no_problem():
     functions = function("f0", "x", "x") + "".join(
         function(f"f{i}", apply("plus", *2 * (apply(f"<ci>f{i - 1}</ci>", "x"),)), "x") for i in range(1, 200)
     )
-    assert definition(calling(functions, "f199", "x")).assignments["it"].op == "+"
+    assert definition(calling(functions, "f15", "x")).assignments["it"].op == "+"
+    assert "must have at most 1000000 operations" in issue(calling(functions, "f199", "x")).message
 
 
 def test_what_has_no_mathematics_has_no_effect():
@@ -389,6 +392,15 @@ def test_a_cycle_and_a_missing_value():
     one = issue(level3(parameters(k=missing, x=changing) + rules(rate("x", "<ci> k </ci>"))))
     assert (one.element, one.message, one.line) == ("parameter k", "must have a value, but has none.", 5)
     assert definition(level3(parameters(k=missing, x=changing) + rules(rate("x", 1)))).parameters["k"].value is None
+
+
+def test_long_messages_are_cut_and_many_algebraic_rules_refused():
+    ids = [f"parameter_{i}" for i in range(201)]
+    unknown = parameters(**dict.fromkeys(ids))
+    cycle = rules(*(assignment(a, value(b)) for a, b in zip(ids, (*ids[1:], ids[0]), strict=True)))
+    assert all(len(one.message) <= 400 for one in issues(level3(unknown + cycle)))
+    algebraic = rules(*(element("algebraicRule", math(apply("minus", id, 1))) for id in ids))
+    assert issue(level3(unknown + algebraic)).message == "not supported: more than 200 algebraic rules."
 
 
 def test_fast_reactions_are_refused_by_name():

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._expression import TIME, evaluate, symbol
+from qspjax._expression import TIME, evaluate, symbol, symbols
+from qspjax._model import as_state
 from qspjax._names import Labelled, Numbers, names, state_names
 from qspjax.models import Compartment, MassAction, MichaelisMenten, Network, NetworkEvent, Reaction, Species
 from qspjax.models.network._grouped import Grouped
 from qspjax.models.network._moieties import left_null_space
 from qspjax.models.network._sums import Sums
+from qspjax.solve.kernel._layout import system_of
 
 PAIRS = 30
 
@@ -81,6 +83,16 @@ def test_groups_give_what_the_formulas_say():
     assert {name: float(value) for name, value in event.assign(0.0, y).items()} == pytest.approx(
         {"x": float(y["x"]) + 1.0, "S6": float(y["S5"])}, rel=1e-14
     )
+
+
+@pytest.mark.parametrize("network", [pairs(), varied()], ids=["pairs", "varied"])
+def test_the_jacobian_is_as_sparse_as_the_formulas(network):
+    start = as_state(network, None)
+    pattern = system_of(network, start)[0].pattern
+    needed = np.array([[f"{id}#y" in symbols(slope) for id in start.labels] for slope in network.plan.slopes])
+    assert not (pattern & ~needed).any()
+    if not network.plan.firings:
+        np.testing.assert_array_equal(pattern, needed)
 
 
 def test_sixty_species_have_the_solution_of_thirty_pairs():

@@ -16,6 +16,9 @@ AVOGADRO = 6.02214179e23
 MOST_NODES = 500_000
 """The most operations that all calls of functions may put in: functions that call functions grow exponentially."""
 
+MOST_WRITTEN = 1_000_000
+"""The most operations that an expression may have when it is written out."""
+
 _EMPTY = {"+": number(0.0), "*": number(1.0), "and": TRUE, "or": FALSE, "xor": FALSE}
 _WRONG = number(math.nan)
 """What stands for mathematics with an issue."""
@@ -45,7 +48,10 @@ class Mathematics:
             own = (local or {}).get(name, name)
             return symbol(own) if own != name or self._known(name) else None
 
-        return self._walk(root, leaf, item, "an id of the model that has a value")
+        found = self._walk(root, leaf, item, "an id of the model that has a value")
+        if _written(found) > MOST_WRITTEN:
+            return self._issue(item, f"must have at most {MOST_WRITTEN} operations with its functions put in.")
+        return found
 
     def _prepare(self, root: Any, item: Any) -> None:
         """Read the functions that a tree calls, those that they call first."""
@@ -188,6 +194,14 @@ def _nodes(root: Any) -> list[Any]:
 
 def _all(items: Any) -> list[Any]:
     return [items.get(i) for i in range(items.size())]
+
+
+def _written(expression: Expression) -> int:
+    """Return how many operations an expression has when it is written out, what is shared as often as it is used."""
+    counts: dict[Expression, int] = {}
+    for one in nodes(expression):
+        counts[one] = 1 + sum(counts[arg] for arg in one.args)
+    return counts[expression]
 
 
 def _e_notation(one: Any) -> Expression:

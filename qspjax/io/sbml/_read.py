@@ -1,6 +1,7 @@
 """Read SBML: a file or text becomes a network."""
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from qspjax.io.sbml._text import Source, source_of
 from qspjax.io.sbml._units import Units
 from qspjax.models import Network
 from qspjax.models.network import Definition, problems
+
+MOST_MESSAGE = 400
+"""The most characters of a message: a cycle may be long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +134,10 @@ def _definition(model: Any, source: Source, notes: Notes) -> Definition:
     notes.close()
     for problem in problems(definition):
         item = ids.items.get(problem.id)
+        message = textwrap.shorten(problem.message, MOST_MESSAGE, placeholder=" ...")
         if item is not None:
-            notes.at(item, problem.message)
+            notes.at(item, message)
         else:
-            notes.add(problem.message, problem.id)
+            notes.add(message, problem.id)
     notes.close()
     return definition

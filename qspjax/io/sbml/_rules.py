@@ -8,6 +8,9 @@ from qspjax.io.sbml._notes import Notes
 from qspjax.io.sbml._parts import Ids, each
 from qspjax.models.network import NetworkEvent
 
+MOST_ALGEBRAIC = 200
+"""The most algebraic rules; which variables they determine takes a time that grows with the third power."""
+
 
 class Rules:
     """What determines the ids of a model; what has no mathematics has no effect.
@@ -37,6 +40,8 @@ class Rules:
             self._check(id, rule, seen, "rule")
             if expression is not None:
                 (self.rates if rule.isRate() else self.assignments)[id] = expression
+        if len(self.algebraic) > MOST_ALGEBRAIC:
+            notes.at(model, f"not supported: more than {MOST_ALGEBRAIC} algebraic rules.")
         seen = {}
         for item in each(model.getListOfInitialAssignments()):
             expression = mathematics.of(item)

@@ -180,7 +180,7 @@ _ELEMENTWISE = (
 
 _RULES: dict[str, Callable[[JaxprEqn, Sequence[_Value], int], Any]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(("concatenate", "split", "squeeze", "rev", "cumsum", "cumprod"), _same),
+    **dict.fromkeys(("concatenate", "stack", "split", "squeeze", "rev", "cumsum", "cumprod"), _same),
     **dict.fromkeys(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"), _same),
     "slice": _changed(_sliced),
     "broadcast_in_dim": _changed(_broadcast),

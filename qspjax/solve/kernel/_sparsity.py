@@ -220,6 +220,11 @@ def _concatenated(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     return np.concatenate(parts, axis=equation.params["dimension"])
 
 
+def _piled(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
+    parts = [_sets(x, atom.aval.shape) for x, atom in zip(operands, equation.invars, strict=True)]
+    return np.stack(parts, axis=equation.params["axis"])
+
+
 def _split(equation: JaxprEqn, operands: list[_Array]) -> list[np.ndarray]:
     sizes, axis = equation.params["sizes"], equation.params["axis"]
     return np.split(operands[0].sets, np.cumsum(sizes)[:-1], axis=axis)
@@ -452,6 +457,7 @@ _RULES: dict[str, Callable[[JaxprEqn, list[_Array]], Any]] = {
     "transpose": lambda equation, operands: operands[0].sets.transpose(equation.params["permutation"]),
     "rev": lambda equation, operands: np.flip(operands[0].sets, equation.params["dimensions"]),
     "concatenate": _concatenated,
+    "stack": _piled,
     "split": _split,
     "unstack": _unstacked,
     "pad": _padded,
