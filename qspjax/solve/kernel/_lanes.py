@@ -214,7 +214,7 @@ class Solved(NamedTuple):
 def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> Any:
     """Return a field of the patients in the lanes, the lanes last; a shared one, or None, as it is."""
 
-    def pick(leaf: jax.Array | None, laned: bool) -> jax.Array | None:
+    def pick(leaf: jax.Array | None, laned: bool | None) -> jax.Array | None:
         return jnp.moveaxis(leaf.at[patient].get(mode="clip"), 0, -1) if laned and leaf is not None else leaf
 
     return jax.tree.map(pick, getattr(patients, name), getattr(program.laned, name), is_leaf=lambda x: x is None)
