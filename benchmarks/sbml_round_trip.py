@@ -62,7 +62,8 @@ def trip(folder, antimony=False):
     if plain(first.definition) == plain(again.definition):
         return folder.name, "same definition", 0.0
     settings = _suite.read_settings(folder / f"{folder.name}-settings.txt")
-    settings = dataclasses.replace(settings, relative=min(settings.relative, 1e-8))
+    shared = tuple(name for name in settings.variables if name in again.definition.ids())  # Antimony renames its words
+    settings = dataclasses.replace(settings, relative=min(settings.relative, 1e-8), variables=shared)
     try:
         own = _suite.computed(first, settings)
     except _suite.Refused:

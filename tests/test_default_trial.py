@@ -1,12 +1,12 @@
 """The bundled trial: typical patients and percentiles of omalizumab and IgE (see io/trials/omalizumab.toml)."""
 
-import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
 import qspjax as qsp
 from qspjax.io import bundled_trial, read_trial
+from tests.systems.compiled import compiled
 
 # total drug ug/mL, total IgE ng/mL, free IgE ng/mL on days 7, 98 and 112 of the typical patient
 TYPICAL = {
@@ -45,12 +45,14 @@ def test_placebo_gradient_is_finite():
     def free(model):
         return qsp.simulate(model, qsp.no_doses(), [112.0], throw=False).observed["free_ige"][0]
 
-    gradient = eqx.filter_grad(free)(qsp.models.Omalizumab())
+    gradient = compiled(jax.grad(free))(qsp.models.Omalizumab())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    dosed = jax.grad(
-        lambda amount: qsp.simulate(
-            qsp.models.Omalizumab(), qsp.bolus(amount, to="depot"), [28.0], throw=False
-        ).observed["free_ige"][0]
+    dosed = compiled(
+        jax.grad(
+            lambda amount: qsp.simulate(
+                qsp.models.Omalizumab(), qsp.bolus(amount, to="depot"), [28.0], throw=False
+            ).observed["free_ige"][0]
+        )
     )(0.0)
     assert np.isfinite(dosed)
 

@@ -4,6 +4,7 @@ Truth is a superposition of doses (`systems.linear_pk`), a steady state being ma
 are complex steps. The derivative at an output that coincides with a dose is that of the side after the dose.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import qspjax as qsp
 from qspjax._regimen import Regimen
 from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
+from tests.systems.compiled import compiled
 from tests.systems.linear_pk import Dose
 from tests.systems.stacked import stacked
 
@@ -29,14 +31,11 @@ VALUES = {
 NAMES = tuple(VALUES)
 X = jnp.asarray(list(VALUES.values()))
 TS = np.array([0.5, 1.0, 1.4, 1.7, 3.0, 4.1, 9.3, 13.0, 13.4, 14.0, 20.0, 25.1, 26.0, 27.5, 30.0, 41.0, 52.0, 70.0])
-OPTIONS = {"xla_backend_optimization_level": 0}
-"""Compiling is most of the time of these tests."""
 METHODS = {
     "MatrixExponential": qsp.solve.MatrixExponential(),
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-12),
     "Diffrax": qsp.solve.Diffrax(rtol=1e-10, atol=1e-12),
 }
-methods = pytest.mark.parametrize("method", METHODS)
 LONG = 400
 """Doses before a steady state, as many as matter to rounding and more."""
 
@@ -208,7 +207,6 @@ STEADY = {
     ),
 }
 GROUPS = {"pulses": PULSES, "steady": STEADY}
-groups = pytest.mark.parametrize("group", GROUPS)
 
 
 def concentrations(x, group, method):
@@ -230,8 +228,7 @@ def derived(group, method, mode):
         found = concentrations(x, group, method)
         return found, found
 
-    compiled = jax.jit(jacobian(both, has_aux=True), compiler_options=OPTIONS)
-    return compiled(X)
+    return compiled(jacobian(both, has_aux=True))(X)
 
 
 def check(got, reference, tolerance, name):
@@ -240,9 +237,16 @@ def check(got, reference, tolerance, name):
     assert error.max(initial=0.0) <= tolerance, (name, error.max(), TS[np.argmax(error)])
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
-@methods
-@groups
+LONGEST = ("steady", "Diffrax", "reverse")
+
+
+@pytest.mark.parametrize(
+    ("group", "method", "mode"),
+    [
+        pytest.param(*one, marks=pytest.mark.slow if one == LONGEST else ())
+        for one in itertools.product(GROUPS, METHODS, ("forward", "reverse"))
+    ],
+)
 def test_values_and_gradients(group, method, mode):
     jacobian, found = derived(group, method, mode)
     for (name, case), value, got in zip(GROUPS[group].items(), found, jacobian, strict=True):
@@ -300,12 +304,13 @@ def test_steady_state_of_a_nonlinear_model_is_that_of_many_doses():
     def outcome(x, many):
         model = Saturable(**dict(zip(names, x[:5], strict=True)))
         doses = regimen(x, 40, 300.0 - 37 * x[6]) if many else regimen(x, 3, 300.0).at_steady_state()
-        solution = qsp.simulate(model, doses, ts, method=METHODS["Rosenbrock"], throw=False, t0=-250.0)
+        method = qsp.solve.Explicit(rtol=1e-10, atol=1e-13) if many else METHODS["Rosenbrock"]
+        solution = qsp.simulate(model, doses, ts, method=method, throw=False, t0=-250.0)
         return solution.observed["amount"]
 
     x = jnp.asarray([0.9, 12.0, 40.0, 1.0, 0.3, 60.0, 12.0])
     forward, reverse, simulated = (
-        jax.jit(jacobian(lambda x, many=many: (outcome(x, many),) * 2, has_aux=True), compiler_options=OPTIONS)(x)
+        compiled(jacobian(lambda x, many=many: (outcome(x, many),) * 2, has_aux=True))(x)
         for jacobian, many in ((jax.jacfwd, False), (jax.jacrev, False), (jax.jacfwd, True))
     )
     np.testing.assert_allclose(forward[1], simulated[1], rtol=1e-7)
@@ -323,8 +328,8 @@ def test_second_derivative_of_a_steady_state():
         regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=1).at_steady_state()
         return qsp.simulate(Saturable(vmax=vmax), regimen, [6.0], method=method, throw=False).observed["amount"][0]
 
-    slope = jax.jit(jax.grad(last), compiler_options=OPTIONS)
-    bend = jax.jit(jax.jacfwd(jax.grad(last)), compiler_options=OPTIONS)(12.0)
+    slope = compiled(jax.grad(last))
+    bend = compiled(jax.jacfwd(jax.grad(last)))(12.0)
     assert float(bend) == pytest.approx(float(slope(12.01) - slope(11.99)) / 0.02, rel=1e-3)
 
 
@@ -344,16 +349,17 @@ def test_no_steady_state_is_a_failure_that_says_so():
     regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=2).at_steady_state()
     ts = jnp.asarray([0.0, 6.0])
 
+    @compiled
     def simulate(vmax):
-        cohort = qsp.Cohort.of(Saturable(), {"vmax": jnp.asarray(vmax)})
+        cohort = qsp.Cohort.of(Saturable(), {"vmax": vmax})
         return qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit())
 
-    solution = simulate([12.0, 4.0, 15.0])
+    solution = simulate(jnp.asarray([12.0, 4.0, 15.0]))
     (failure,) = solution.failures()
     assert failure.patient == 1
     assert failure.reason.startswith("No steady state of the doses was found.")
     assert np.isnan(solution.observed["amount"][1]).all()
-    others = simulate([12.0, 20.0, 15.0]).observed["amount"]
+    others = simulate(jnp.asarray([12.0, 20.0, 15.0])).observed["amount"]
     np.testing.assert_array_equal(solution.observed["amount"][np.array([0, 2])], others[np.array([0, 2])])
     with pytest.raises(RuntimeError, match="No steady state of the doses was found"):
         qsp.simulate(Saturable(vmax=4.0), regimen, ts, method=qsp.solve.Explicit())
@@ -363,7 +369,7 @@ def test_no_steady_state_is_a_failure_that_says_so():
         seen = qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit()).observed["amount"]
         return jnp.where(jnp.isnan(seen), 0.0, seen).sum()
 
-    assert np.isfinite(jax.jit(jax.grad(total), compiler_options=OPTIONS)(40.0))
+    assert np.isfinite(compiled(jax.grad(total))(40.0))
 
 
 def test_no_steady_state_of_a_linear_model():

@@ -25,7 +25,7 @@ row = st.fixed_dictionaries(
         "time": st.floats(0.0, 80.0),
         "kind": st.sampled_from([Action.BOLUS, Action.INFUSION_OVER, Action.INFUSION_RATE]),
         "index": st.integers(0, 2),
-        "amount": st.just(0.0) | st.floats(1e-6, 500.0),
+        "amount": st.just(0.0) | st.floats(0.1, 500.0),  # at most 100 an hour: the rounding of times is small
         "duration": st.floats(0.1, 30.0),
         "rate": st.floats(1.0, 100.0),
     }
@@ -88,7 +88,7 @@ def test_scaling_doses_and_volumes_together_changes_nothing(found, factor):
     close(concentration(patient, regimen_of(larger)), concentration(PATIENT, regimen_of(found)))
 
 
-@settings(max_examples=40, deadline=None)
+@examples
 @given(rows, st.floats(0.5, 100.0))
 def test_a_shift_in_time_shifts_everything(found, shift):
     later = [{**one, "time": one["time"] + shift} for one in found]

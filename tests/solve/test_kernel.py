@@ -26,9 +26,8 @@ from qspjax.solve.kernel import _primitives
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._primitives import sized, steps_p
 from qspjax.solve.kernel._replay import replay
+from tests.systems.compiled import compiled
 
-OPTIONS = {"xla_backend_optimization_level": 0}
-"""Compiling is most of the time of these tests."""
 ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-4, order=3, max_steps=192)
 METHODS = {
     "Rosenbrock": ROSENBROCK,
@@ -98,10 +97,6 @@ def concentration(x, method=ROSENBROCK):
         Saturable(**p["parameters"]), regimen_of(p), p["ts"], initial=p["initial"], method=method, throw=False
     )
     return solution.observed["concentration"]
-
-
-def compiled(function):
-    return jax.jit(function, compiler_options=OPTIONS)
 
 
 class Replayed(qsp.solve.AbstractMethod):
@@ -278,12 +273,14 @@ ONE = {
     ),
 }
 SHORT = ("grad", "jacfwd", "forward over reverse")
+LONGEST = "reverse over forward over forward"
 
 
 @pytest.mark.parametrize(
     ("name", "transformation"),
     [
-        *(("Rosenbrock", t) for t in ONE if t != "forward over reverse"),
+        *(("Rosenbrock", t) for t in ONE if t != "forward over reverse" and t != LONGEST),
+        pytest.param("Rosenbrock", LONGEST, marks=pytest.mark.slow),
         *(("Explicit", t) for t in SHORT),
         *(("Automatic", t) for t in SHORT[:2]),
     ],

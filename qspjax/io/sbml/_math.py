@@ -206,7 +206,11 @@ def _written(expression: Expression) -> int:
 
 def _e_notation(one: Any) -> Expression:
     """Return a number as its text says: a product of mantissa and power of 10 would be rounded twice."""
-    return number(float(f"{one.getMantissa()!r}e{one.getExponent()}"))
+    mantissa = one.getMantissa()
+    if not math.isfinite(mantissa):
+        return number(mantissa)
+    digits, _, power = repr(mantissa).partition("e")
+    return number(float(f"{digits}e{int(power or 0) + one.getExponent()}"))
 
 
 class _Kinds(NamedTuple):

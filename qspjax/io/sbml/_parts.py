@@ -151,8 +151,8 @@ def reaction(item: Any, mathematics: Mathematics, notes: Notes) -> Reaction:
         rate = mathematics.of(law, local_names(item))
         rate = number(0.0) if rate is None else rate
     return Reaction(
-        tuple(_participant(one, mathematics) for one in each(item.getListOfReactants())),
-        tuple(_participant(one, mathematics) for one in each(item.getListOfProducts())),
+        tuple(_participant(one, mathematics, notes) for one in each(item.getListOfReactants())),
+        tuple(_participant(one, mathematics, notes) for one in each(item.getListOfProducts())),
         rate,
         modifiers=tuple(dict.fromkeys(one.getSpecies() for one in each(item.getListOfModifiers()))),
         reversible=item.getReversible(),
@@ -160,7 +160,7 @@ def reaction(item: Any, mathematics: Mathematics, notes: Notes) -> Reaction:
     )
 
 
-def _participant(one: Any, mathematics: Mathematics) -> Participant:
+def _participant(one: Any, mathematics: Mathematics, notes: Notes) -> Participant:
     name = one.getIdAttribute() if one.getLevel() >= 3 else ""
     constant = one.getConstant() if one.getLevel() >= 3 else True
     stoichiometry: Expression | float | None
@@ -170,7 +170,10 @@ def _participant(one: Any, mathematics: Mathematics) -> Participant:
     elif one.getLevel() >= 3:
         stoichiometry = one.getStoichiometry() if one.isSetStoichiometry() else None
     else:
-        stoichiometry = one.getStoichiometry() / (one.getDenominator() if one.getLevel() == 1 else 1)
+        divisor = one.getDenominator() if one.getLevel() == 1 else 1
+        if divisor == 0:
+            notes.at(one, "must have a denominator that is not 0, but has 0.")
+        stoichiometry = one.getStoichiometry() / (divisor or 1)
     return Participant(one.getSpecies(), stoichiometry, name, constant)
 
 
