@@ -60,6 +60,11 @@ def test_binding_is_what_one_writes_by_hand():
     assert found == pytest.approx({"drug": -v - 0.5 * 4.0, "target": -v, "complex": v}, rel=1e-14)
 
 
+def test_an_id_with_an_initial_value_and_a_slope_is_declared_by_both():
+    network = Network(parameters={"k": 2.0}, rates={"x": "-k * x"}, initial={"x": "3 * k"})
+    assert slopes(network) == {"x": -12.0}
+
+
 def test_it_is_target_mediated_disposition():
     turnover = {
         "synthesis": Reaction("-> target", "kdeg * R0 * plasma"),

@@ -52,11 +52,9 @@ def definition_of(
         "parameters": _table("parameters", parameters, Parameter, arrays, changing),
     }
     named = {one.name for reaction in reactions.values() for _, one in _participants(reaction)}
-    known = {*tables["compartments"], *tables["species"], *named}
-    new = {id: Parameter(constant=False) for id in rules if id not in known and id not in tables["parameters"]}
-    tables["parameters"] |= new
+    known = {*tables["compartments"], *tables["species"], *tables["parameters"], *named}
     initial = _expressions("initial", initial)
-    tables["parameters"] |= {id: Parameter() for id in initial if id not in known and id not in tables["parameters"]}
+    tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *initial) if id not in known}
     draft = Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion, **tables)
     found = {}
     for id, reaction in reactions.items():
