@@ -32,6 +32,7 @@ from qspjax._model import (
     AbstractAlgebraic as AbstractAlgebraic,
     AbstractDelivered as AbstractDelivered,
     AbstractModel as AbstractModel,
+    AbstractSized as AbstractSized,
     Delivery as Delivery,
     Units as Units,
     parameter as parameter,

@@ -205,6 +205,33 @@ def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
     return mass
 
 
+class AbstractSized(AbstractModel):
+    """A model that knows how large its states are, where that is far from 1.
+
+    An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is as good as zero below 1e-21.
+    """
+
+    @abc.abstractmethod
+    def sizes(self) -> Mapping[str, float]:
+        """Return the nominal size of states by name; any other has size 1."""
+
+
+def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None:
+    """Return the nominal size of each state, shape (states,); None if all are 1.
+
+    Raises:
+        ValueError: If a name is no state of the model, or a size is not positive.
+    """
+    declared = model.sizes() if isinstance(model, AbstractSized) else {}
+    if not declared:
+        return None
+    sizes = np.ones(len(states))
+    for name, size in declared.items():
+        check_above("sizes", size, 0.0)
+        sizes[match(name, states, "sizes", "a state of the model")] = size
+    return sizes
+
+
 def check_slope(slope: State, start: State) -> None:
     """Check that what a vector field returns has the structure and the shapes of the state."""
     must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"

@@ -36,6 +36,7 @@ PUBLIC = [
     "AbstractInterpolation",
     "AbstractModel",
     "AbstractRule",
+    "AbstractSized",
     "Allometric",
     "Arm",
     "Banded",

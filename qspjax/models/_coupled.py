@@ -7,7 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 
 from qspjax._checks import check_one_of
-from qspjax._model import AbstractDelivered, AbstractModel, Delivery, Units, deliveries_of
+from qspjax._model import AbstractDelivered, AbstractModel, AbstractSized, Delivery, Units, deliveries_of
 from qspjax._types import Observed, Scalar, State
 from qspjax.models._pd import AbstractResponse
 
@@ -19,7 +19,7 @@ class CoupledState(NamedTuple):
     pd: State
 
 
-class Coupled(AbstractDelivered):
+class Coupled(AbstractDelivered, AbstractSized):
     """A pharmacokinetic model and the response it drives.
 
     $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
@@ -86,3 +86,7 @@ class Coupled(AbstractDelivered):
             target: dataclasses.replace(delivery, state=f"pk.{delivery.state}")
             for target, delivery in deliveries_of(self.pk).items()
         }
+
+    def sizes(self) -> Mapping[str, float]:
+        sizes = self.pk.sizes() if isinstance(self.pk, AbstractSized) else {}
+        return {f"pk.{name}": size for name, size in sizes.items()}

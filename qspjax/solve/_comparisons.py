@@ -14,6 +14,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 _COMPARED = {"gt", "ge", "lt", "le"}
+_EQUAL = {"eq", "ne"}
+"""Compared with the time only: a moment is met, where a state is equal to a number for no time."""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _LOOPS = {"cond", "while", "scan"}
 
@@ -83,7 +85,9 @@ def _walk(
         if body is not None and name not in _LOOPS:
             inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
             _, out_timed = _walk(inner, inner_consts, operands, here, found)
-        elif name in _COMPARED and jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
+        elif (name in _COMPARED or (name in _EQUAL and any(here))) and jnp.issubdtype(
+            jnp.result_type(operands[0]), jnp.inexact
+        ):
             found.append(_gap(operands[0], operands[1], any(here)))
         elif name == "floor":
             found.append(_gap(operands[0], out[0] + 1.0, here[0]))

@@ -20,7 +20,7 @@ from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
-from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
+from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._replay import Record, replay
 from qspjax.solve._rodas5p import Rodas5P
 from qspjax.solve._schedule import Schedule
@@ -180,9 +180,10 @@ def _integrate(
     record: bool,
 ) -> tuple[State, Path]:
     one = _flatten(_stepping(method, differentiated=False), model, schedule, ts, initial, t0)
+    atol = absolute(method.atol, model, state_names(as_state(model, initial)))
     path = integrate(
         one.stepper,
-        Tolerance(method.rtol, method.atol, one.stepper.solver.order(one.stepper.term)),
+        Tolerance(method.rtol, atol, one.stepper.solver.order(one.stepper.term)),
         model,
         one.lines,
         one.y0,

@@ -19,7 +19,7 @@ from qspjax._model import AbstractModel, as_state, mass_of
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._method import AbstractMethod, Trajectory, check_settings
+from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import timeline
 from qspjax.solve._watch import begun, events_over_leaves
@@ -55,7 +55,8 @@ class Rosenbrock(AbstractMethod):
 
     Args:
         rtol: Relative tolerance.
-        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero.
+        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero. A model that knows
+            the sizes of its states (a `Network` does) has it in these.
         order: 5 (Rodas5P), 4 (Rodas4) or 3 (Rodas3): a lower order is for loose tolerances.
         max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
             end of an infusion and output.
@@ -239,6 +240,8 @@ def _solve(
     _, unravel = ravel_pytree(start)
     states = state_names(start)
     mass = mass_of(model, states)
+    atol = absolute(scheme.control.atol, model, states)
+    control = scheme.control._replace(atol=atol if isinstance(atol, float) else tuple(atol.tolist()))
     if not scheme.implicit and not mass.all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(schedule, ts)
@@ -264,7 +267,7 @@ def _solve(
     program = Program(
         system=system,
         step=scheme.step,
-        control=scheme.control,
+        control=control,
         outputs=outputs,
         max_steps=16384 + 64 * lines.time.size if scheme.max_steps is None else scheme.max_steps,
         gives_up=scheme.gives_up,
@@ -281,7 +284,7 @@ def _solve(
     code = CODES[0]
     for number, item in enumerate(CODES[1:], start=1):
         code = RESULTS.where(end.code == number, item, code)
-    blamed = _culprit(system, patients, scheme.control, end)
+    blamed = _culprit(system, patients, control, end)
     stats = {
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
@@ -324,7 +327,7 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
             return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
 
         here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
-        culprit = place_of_greatest(jnp.abs(here) / (control.atol + control.rtol * jnp.abs(y)))
+        culprit = place_of_greatest(jnp.abs(here) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
         for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
             bad = ~jnp.isfinite(vector)
             culprit = jnp.where((end.code == NONFINITE) & bad.any(), first_true(bad), culprit)

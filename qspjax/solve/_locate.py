@@ -61,10 +61,8 @@ def share(before: jax.Array, after: jax.Array) -> jax.Array:
 
 def length(bracket: Bracket, gaps: jax.Array, precise: jax.Array) -> jax.Array:
     """Return the length of the next step towards a change, inf where none is known."""
-    if not gaps.shape[0]:
-        return bracket.wall
     shares = jnp.where(crossed(gaps, bracket.gaps), share(gaps, bracket.gaps), jnp.inf)
-    nearest = jnp.min(shares, axis=0)
+    nearest = jnp.min(shares, axis=0, initial=jnp.inf)
     nearest = jnp.where(jnp.isfinite(nearest), nearest, 0.5)
     turn = bracket.tries % 4
     further = jnp.where(nearest < 0.5, 1.5 * nearest, 1.0 - 1.5 * (1.0 - nearest))

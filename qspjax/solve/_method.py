@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 
 from qspjax._checks import check_above, check_number
-from qspjax._model import AbstractModel
+from qspjax._model import AbstractModel, sizes_of
 from qspjax._types import Scalar, State
 from qspjax.solve._schedule import Schedule
 
@@ -44,6 +44,12 @@ class AbstractMethod(eqx.Module):
     @abc.abstractmethod
     def describe(self) -> str:
         """Return the method and its tolerances in a few words."""
+
+
+def absolute(atol: float, model: AbstractModel, states: tuple[str, ...]) -> Any:
+    """Return the absolute tolerance of each state, shape (states,), in its nominal size; one number if all are 1."""
+    sizes = sizes_of(model, states)
+    return atol if sizes is None else atol * sizes
 
 
 def check_settings(**settings: float | None) -> None:

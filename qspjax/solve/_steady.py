@@ -22,9 +22,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
 from qspjax._regimen import Extent
 from qspjax.solve._exponential import MatrixExponential
-from qspjax.solve._method import AbstractMethod
+from qspjax.solve._method import AbstractMethod, absolute
 from qspjax.solve._schedule import Pattern, Schedule
 from qspjax.solve.kernel._layout import system_of
 
@@ -78,7 +79,10 @@ def steady_state(
         return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], states))[0][free]
 
     exact = isinstance(method, MatrixExponential)
-    near = None if exact else Near(method.rtol, method.atol)
+    near = None
+    if not exact:
+        atol = np.broadcast_to(absolute(method.atol, model, state_names(start)), y0.shape)
+        near = Near(method.rtol, atol[free])
     found = []
     interval = jnp.where(repeats, pattern.interval, 1.0)
     size = jnp.max(jnp.abs(pattern.jump) + jnp.abs(pattern.rate) * interval)
@@ -107,7 +111,7 @@ class Near(NamedTuple):
     """What counts as the same state."""
 
     rtol: float
-    atol: float
+    atol: Any
 
     def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
         """Return the largest change in units of the tolerance, inf if it is not finite."""

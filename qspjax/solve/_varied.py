@@ -5,7 +5,7 @@ two values an infusion. The vector field keeps its signature, and derivatives, f
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import refuse
 from qspjax._events import AbstractEventful, Event, events_of
-from qspjax._model import AbstractAlgebraic, AbstractModel
+from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized
 from qspjax._names import at
 from qspjax._types import Observed, Scalar, State
 
@@ -45,7 +45,7 @@ def parameters_now(model: AbstractModel, names: tuple[str, ...]) -> tuple[Scalar
     return values
 
 
-class Varied(AbstractAlgebraic, AbstractEventful):
+class Varied(AbstractAlgebraic, AbstractEventful, AbstractSized):
     """A model some of whose parameters are states."""
 
     model: AbstractModel
@@ -89,3 +89,7 @@ class Varied(AbstractAlgebraic, AbstractEventful):
     def algebraic(self) -> tuple[str, ...]:
         names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
         return tuple(f"state.{name}" for name in names)
+
+    def sizes(self) -> Mapping[str, float]:
+        sizes = self.model.sizes() if isinstance(self.model, AbstractSized) else {}
+        return {f"state.{name}": size for name, size in sizes.items()}

@@ -295,3 +295,38 @@ def test_problems_of_a_definition_are_listed():
         ("x", "must use ids of the network, but uses `k`."),
         ("x", "must be a species, a compartment, a parameter or a named participant to be determined."),
     ]
+
+
+def in_a_cell(unit, litres):
+    """Return a binding reaction with concentrations in a unit (1e-9: nM), in a compartment of so many litres."""
+    return Network(
+        compartments={"cell": litres},
+        species={"drug": Species(3e-9 / unit, is_amount=False), "target": Species(1e-9 / unit, is_amount=False)}
+        | {"complex": 0.0},
+        parameters={"kon": 2e9 * unit, "koff": 0.5, "kel": 0.3},
+        reactions={
+            "binding": Reaction("drug + target -> complex", MassAction("kon", reverse="koff")),
+            "elimination": Reaction("drug ->", MassAction("kel")),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [qsp.solve.Rosenbrock(), qsp.solve.Explicit(), qsp.solve.Diffrax()], ids=lambda m: type(m).__name__
+)
+def test_tolerances_count_in_the_sizes_of_the_states(method):
+    """The same cell in nM and litres, and in M and femtolitres, where every amount is far below the tolerance."""
+    ts = [0.0, 1.0, 3.0, 10.0]
+    plain, small = (
+        qsp.simulate(in_a_cell(*units), qsp.no_doses(), ts, method=method).observed
+        for units in ((1e-9, 1.0), (1.0, 1e-15))
+    )
+    for name in ("drug", "target", "complex"):
+        np.testing.assert_allclose(small[name], 1e-9 * plain[name], rtol=1e-4, atol=1e-15)
+
+
+def test_sizes_are_powers_of_ten_of_what_the_states_begin_with():
+    assert in_a_cell(1.0, 1e-15).sizes() == {"drug": 1e-24, "target": 1e-24, "complex": 1e-24}
+    assert binding().sizes() == {}
+    coupled = qsp.models.Coupled(in_a_cell(1.0, 1.0), qsp.models.Emax(E0=0.0, Emax=1.0, EC50=1.0), driver="drug")
+    assert coupled.sizes() == {"pk.drug": 1e-9, "pk.target": 1e-9, "pk.complex": 1e-9}

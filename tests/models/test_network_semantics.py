@@ -206,3 +206,12 @@ def test_what_an_event_assigns_is_a_state():
 def test_rate_of_what_cannot_have_one_is_refused():
     with pytest.raises(ValueError, match="not supported: rateOf of what an assignment rule determines"):
         Network(rules={"a": "sin(time)", "b": "rateOf(a)"})
+
+
+@pytest.mark.parametrize("method", [qsp.solve.Rosenbrock(), qsp.solve.Diffrax()], ids=["Rosenbrock", "Diffrax"])
+def test_an_event_at_a_moment(method):
+    """A condition that holds at one time only, which no output falls on."""
+    events = [NetworkEvent("time == 2", {"z": "time"})]
+    network = Network(parameters={"x": 1.0, "z": 0.0}, rates={"x": "-x"}, events=events)
+    seen = qsp.simulate(network, qsp.no_doses(), [0.0, 1.5, 2.7], method=method).observed["z"]
+    np.testing.assert_array_equal(seen, [0.0, 0.0, 2.0])

@@ -293,12 +293,8 @@ def _first_reason(issues: Sequence[Issue]) -> str:
 
 def _solved(network: Network, settings: Settings, save: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
-        sizes = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(network.initial())] or [np.zeros(0)]))
-        sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
-        smallest = min((1e-4 * settings.absolute, 1e-6 * sizes.min(initial=math.inf)))
-        method = Rosenbrock(
-            rtol=min(1e-8, 1e-2 * settings.relative), atol=float(max(smallest, 1e-25)), max_steps=MOST_STEPS
-        )
+        atol = min(1e-4 * settings.absolute, 1e-6)
+        method = Rosenbrock(rtol=min(1e-8, 1e-2 * settings.relative), atol=atol, max_steps=MOST_STEPS)
         arrays, rest = eqx.partition(network, eqx.is_array)
 
         def run(arrays: Any, ts: Any) -> Any:

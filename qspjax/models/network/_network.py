@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_instance
 from qspjax._events import AbstractEventful, Event
-from qspjax._model import AbstractAlgebraic, AbstractDelivered, Delivery, Units
+from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractSized, Delivery, Units
 from qspjax._names import Labelled, Numbers, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product
@@ -22,6 +22,7 @@ from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
 from qspjax.models.network._moieties import Moiety, conserved, reduced
 from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, parted
 from qspjax.models.network._printing import Equations, equations
+from qspjax.models.network._sizes import nominal_sizes
 from qspjax.models.network._unit_checks import unit_problems
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _described(network: "Network", id: str) -> tuple[str, str, str]:
     return ("", "stoichiometry", "") if one is None else (one.unit, one.doc, "")
 
 
-class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered):
+class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSized):
     """A network of reactions.
 
     $$ dA_S/dt = \\sum_r n_{Sr} v_r $$
@@ -68,6 +69,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered):
     Attributes:
         values: Every number by id, natural scale: constants and initial values; `qsp.at(network, "kon").set(0.2)`.
         plan: What is computed, the same for all networks that differ in numbers alone.
+        nominal: Sizes of states that begin below 1, in powers of 10: absolute tolerances count in them.
 
     Raises:
         ValueError: If something is wrong; the text has a line for each problem.
@@ -97,6 +99,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered):
 
     values: Numbers = table(_described)
     plan: Plan = eqx.field(static=True)
+    nominal: tuple[tuple[str, float], ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -137,6 +140,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered):
         check_instance("definition", definition, Definition, "a Definition")
         self.plan, numbers = parted(definition)
         self.values = Numbers.of({id: arrays.get(id, number) for id, number in numbers.items()})
+        self.nominal = nominal_sizes(self.plan, self.values.known())
 
     @classmethod
     def of(cls, definition: Definition) -> "Network":
@@ -176,6 +180,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered):
 
     def algebraic(self) -> tuple[str, ...]:
         return self.plan.implicit
+
+    def sizes(self) -> Mapping[str, float]:
+        return dict(self.nominal)
 
     def deliveries(self) -> Mapping[str, Delivery]:
         """Return how doses enter species whose state is no amount; NaN for those that must not have any."""

@@ -92,6 +92,8 @@ class Plan:
         leaves: The ids of these.
         states: The ids of the states.
         implicit: The ids of the algebraic states.
+        start: The states at time 0.
+        spaces: The sizes at time 0 of the compartments of those that are amounts, 1 for others.
     """
 
     def __init__(self, definition: Definition) -> None:
@@ -143,6 +145,7 @@ class Plan:
         self.slopes += [slope for slope, _ in past.copies.values()]
         self.start += [start for _, start in past.copies.values()]
         self.places = {id: place for place, id in enumerate(self.states)}
+        self.spaces = [self._space(id.partition("@")[0]) for id in self.states]
         self._events = [self._firing(*parts) for parts in fired]
 
     def _of(self, node: str) -> Expression:
@@ -196,6 +199,10 @@ class Plan:
                     raise Unresolvable(Problem(event_name(self.definition, place), f"{problem} of `{id}`."))
                 new[id] = times(new.get(id, state(id)), over(size, substitute(size, after)))
         return new
+
+    def _space(self, id: str) -> Expression:
+        """Return what a state is divided by to be the symbol of an id at time 0: the size of a compartment, or 1."""
+        return self._resolved.of(f"{self.definition.compartment_of(id)}#0") if self._by_amount(id) else ONE
 
     def _by_amount(self, id: str) -> bool:
         """Whether a value given to an id has to become an amount."""

@@ -7,10 +7,11 @@ little about the next. Its two powers are taken in float32: a step size needs no
 Reference: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4, doi:10.1007/978-3-540-78862-1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._rows import total
@@ -19,27 +20,33 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 
 
 class Control(NamedTuple):
-    """Tolerances, and the order of the method."""
+    """Tolerances, and the order of the method; the absolute one is the same for all states, or one for each."""
 
     rtol: float
-    atol: float
+    atol: float | tuple[float, ...]
     order: int
 
     def squared_ratio(self, error: Rows, y0: Rows, y1: Rows) -> jax.Array:
         """Return the mean over the states of (error / tolerance)^2, NaN where y1 is not finite, shape (lanes,)."""
 
-        def ratio(error: jax.Array, y0: jax.Array, y1: jax.Array) -> jax.Array:
-            return error / (self.atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1)))
+        def ratio(atol: Any, error: jax.Array, y0: jax.Array, y1: jax.Array) -> jax.Array:
+            return error / (atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1)))
 
-        mean = _mean_square(jax.tree.map(ratio, error, y0, y1))
+        mean = _mean_square(jax.tree.map(ratio, self._absolute(y0), error, y0, y1))
         return jnp.where(jnp.isfinite(total(jax.tree.map(jnp.abs, y1))), jnp.minimum(mean, 1e30), jnp.nan)
 
     def first_step(self, y: Rows, slope: Rows) -> jax.Array:
         """Return a safe step after a jump: 1 % of the time in which the state would change by itself."""
-        scale = jax.tree.map(lambda y: 1.0 / (self.atol + self.rtol * jnp.abs(y)), y)
+        scale = jax.tree.map(lambda atol, y: 1.0 / (atol + self.rtol * jnp.abs(y)), self._absolute(y), y)
         size = _mean_square(jax.tree.map(jnp.multiply, y, scale))
         speed = _mean_square(jax.tree.map(jnp.multiply, slope, scale))
         return jnp.where((size < 1e-10) | ~(speed >= 1e-10), 1e-6, 0.01 * jnp.sqrt(size / speed))
+
+    def _absolute(self, rows: Rows) -> Any:
+        """Return the absolute tolerances, for rows as they are."""
+        if not isinstance(self.atol, tuple):
+            return jax.tree.map(lambda _: self.atol, rows)
+        return self.atol if isinstance(rows, tuple) else np.array(self.atol)[:, None]
 
     def factor(self, squared_ratio: jax.Array) -> jax.Array:
         """Return the factor for the next step, after an accepted step (ratio <= 1) or a rejected one."""
