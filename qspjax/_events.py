@@ -35,7 +35,7 @@ class Event:
         delay: Time from the trigger to the change, `(t, y) -> number >= 0`; None for none.
         priority: Of several changes at one time the highest comes first, `(t, y) -> number`; None for the last.
         persistent: Whether a change takes place even if the trigger turns false before it.
-        initial_value: What the trigger was before the start: if False, a condition that holds at the start fires.
+        initial_value: What the trigger was before the start: if false, a condition that holds at the start fires.
         from_trigger_time: Whether `assign` is evaluated when the trigger fires, else when the change takes place.
         pending: Most changes of this event that may wait at one time; more end the solve with a result code.
         name: What the event is called.
@@ -57,7 +57,7 @@ class Event:
     delay: Callable[[Scalar, State], Any] | None = None
     priority: Callable[[Scalar, State], Any] | None = None
     persistent: bool = True
-    initial_value: bool = True
+    initial_value: Any = True
     from_trigger_time: bool = True
     pending: int = 8
     name: str = ""

@@ -421,6 +421,27 @@ def table(
     return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), extent=extent)
 
 
+def stacked(regimens: Sequence[Regimen]) -> Regimen:
+    """Return regimens as one of as many patients, so that one program solves them all."""
+    targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))
+    rows = max(regimen.rows for regimen in regimens)
+    extent = regimens[0].extent
+    for regimen in regimens[1:]:
+        most = {name: max(getattr(extent, name), getattr(regimen.extent, name)) for name in ("resets", "steady")}
+        extent = extent.joined(regimen.extent)._replace(**most)
+
+    def column(name: str, regimen: Regimen) -> jax.Array:
+        values = getattr(regimen, name)
+        if name != "index" or not regimen.targets:
+            return values
+        return jnp.asarray([targets.index(target) for target in regimen.targets], dtype=int)[values]
+
+    padded = [regimen.padded(rows) for regimen in regimens]
+    columns = {name: jnp.stack([column(name, one) for one in padded]) for name in _COLUMNS}
+    ends = jnp.stack([regimen.end for regimen in regimens])
+    return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, extent=extent)
+
+
 def _most(mask: np.ndarray) -> int:
     return int(mask.sum(axis=-1).max(initial=0))
 

@@ -117,7 +117,8 @@ def simulate_cohort(
         regimen: The doses, the same for all patients or with columns of shape (patients, rows).
         ts: Times to report, shape (times,) or (patients, times), not decreasing; trailing inf is padding.
         initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients.
-        t0: Where to start; by default the smallest of 0, the first dose time and the first of `ts` of each patient.
+        t0: Where to start, one time or one a patient; by default the smallest of 0, the first dose time and the first
+            of `ts` of each patient.
         order: What happens first at equal times, of the shape of `ts`; see `simulate`.
         save: Names of observed values and states to keep; by default all. `save=()` keeps no trajectories.
         reduce: A function of one patient's `Solution` (with everything in it), whose results are kept as `reduced`.
@@ -161,9 +162,9 @@ def simulate_cohort(
         _split(ts, 1, "ts", cohort.size),
         _split(initial, jax.tree.map(jnp.ndim, base), "initial", cohort.size),
         _split(_order(order, ts), 1, "order", cohort.size),
+        _split(t0, 0, "t0", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
-    shared = (*shared, None if t0 is None else jnp.asarray(t0, dtype=float))
     return Solution(ts, *executor.map(_Joined(patient), each, shared, size=cohort.size), labels)
 
 
@@ -251,8 +252,7 @@ class _Joined(eqx.Module):
     patient: _Patient
 
     def __call__(self, each: tuple, shared: tuple) -> Outcome:
-        *parts, t0 = shared
-        return self.patient(*_combined(each, parts), t0)
+        return self.patient(*_combined(each, shared))
 
 
 @eqx.filter_jit
@@ -263,7 +263,7 @@ def _jitted(patient: _Patient, *arguments: Any) -> Outcome:
 def _prepare(
     model: AbstractModel, start: State, save: Sequence[str] | None, reduce: Any, method: AbstractMethod
 ) -> tuple[_Patient, Labels]:
-    names = _observed_names(model, start)
+    names = observed_names(model, start)
     kept = Save.of(save, names, start)
     states = state_names(start)
     described = method.describe()
@@ -271,7 +271,7 @@ def _prepare(
     return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
 
 
-def _observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
+def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return what a model observes; check that it is numbers by name."""
     seen: list[Any] = []
     jax.eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
@@ -346,14 +346,13 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     check_modelled(model, regimen)
     if events_of(model) and (regimen.extent.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
-    start_time, first, doses = concrete(t0), concrete(ts), concrete(regimen.time)
+    start_time, first, doses = concrete(t0), concrete(ts[..., 0]), concrete(regimen.time.min(axis=-1, initial=jnp.inf))
     if t0 is not None:
         check_number("t0", t0)
         check_finite("t0", t0)
-    if start_time is not None and first is not None and start_time > first.min():
-        refuse("t0", f"not be after the first of `ts` ({first.min():g})", start_time)
-    if start_time is not None and doses is not None and start_time > doses.min():
-        refuse("t0", f"not be after the first dose ({doses.min():g})", start_time)
+    for what, time in (("of `ts`", first), ("dose", doses)):
+        if start_time is not None and time is not None and (start_time > time).any():
+            refuse("t0", f"not be after the first {what} ({time.min():g})", start_time.max())
     return regimen
 
 

@@ -45,7 +45,7 @@ from qspjax._expression._functions import (
     xor as xor,
 )
 from qspjax._expression._grouped import Form as Form, evaluate_grouped as evaluate_grouped, grouped as grouped
-from qspjax._expression._parse import parse as parse
+from qspjax._expression._parse import PETAB as PETAB, parse as parse
 from qspjax._expression._text import text as text
 from qspjax._expression._tree import (
     FALSE as FALSE,

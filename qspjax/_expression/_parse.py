@@ -8,7 +8,7 @@ Reference: Pratt (1973), Top down operator precedence, doi:10.1145/512927.512931
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import NamedTuple, NoReturn
 
 from qspjax._expression._text import CALLED, INFIX, NUMBERS, PLAIN, UNARY
@@ -37,7 +37,7 @@ _OPERATIONS = {
     "pow": "^",
     "ceiling": "ceil",
 }
-_FIRST = {"sqrt": ("root", 2.0), "log10": ("log", 10.0)}
+_FIRST = {"sqrt": ("root", 2.0), "log10": ("log", 10.0), "log2": ("log", 2.0)}
 """Functions that are another one with a first argument."""
 
 _Reading = Generator[int, Expression, Expression]
@@ -49,13 +49,37 @@ class _Token(NamedTuple):
     at: int
 
 
-def parse(text: str) -> Expression:
+class Dialect(NamedTuple):
+    """What differs between the infix syntaxes of standards.
+
+    Attributes:
+        natural: Whether `log(x)` is the natural logarithm, and `log(x, base)` that to a base.
+        loose: Whether `&&` and `||` bind alike, so that no brackets are needed where they meet.
+        named: Words that are no symbols.
+    """
+
+    natural: bool = False
+    loose: bool = False
+    named: Mapping[str, Expression] = _NAMED
+
+
+SBML = Dialect()
+"""Level 3 of SBML."""
+PETAB = Dialect(natural=True, loose=True, named={name: _NAMED[name] for name in ("time", "true", "false", "inf", "pi")})
+"""The mathematics of PEtab 2."""
+
+
+def parse(text: str, dialect: Dialect = SBML) -> Expression:
     """Read an expression from infix text, such as `Vmax * S / (Km + S)`.
 
     Numbers, names (also dotted, as `reaction.k`; any other name in backticks), `+ - * / ^ %`, comparisons, `&& || !`,
     calls of functions, `piecewise(value, condition, ..., otherwise)`, `rateOf(x)`, `time`, `true`, `false`, `pi`,
     `exponentiale`, `avogadro`, `inf`, `nan`. `^` binds tighter than a sign and goes to the right; `a < b < c` is a
     chain; `log(x)` is the logarithm to base 10, as in SBML, and `log(base, x)` that to another one.
+
+    Args:
+        text: The text.
+        dialect: `SBML` or `PETAB`.
 
     Raises:
         ValueError: If it is no expression; the message shows where.
@@ -70,7 +94,7 @@ def parse(text: str) -> Expression:
     """
     if len(text) > LONGEST:
         raise ValueError(f"An expression must have at most {LONGEST} characters, but has {len(text)}.")
-    reader = _Reader(text)
+    reader = _Reader(text, dialect)
     stack = [reader.operand(0)]
     given: Expression | None = None
     while stack:
@@ -93,8 +117,8 @@ def parse(text: str) -> Expression:
 class _Reader:
     """The tokens of a text, and the operands that they make."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, dialect: Dialect) -> None:
+        self.text, self.dialect = text, dialect
         self.place = 0
         self.token = self._following()
 
@@ -140,7 +164,7 @@ class _Reader:
             strength, op = _BINARY[self.token.text]
             if strength <= binds:
                 break
-            if op == "and" and ops[-1:] == ["or"]:
+            if op == "and" and ops[-1:] == ["or"] and not self.dialect.loose:
                 self.fail("brackets that say which of `||` and `&&` is first")
             if ops and not (op == ops[-1] and op in _ANY_NUMBER or op in _RELATIONS and ops[-1] in _RELATIONS):
                 run, ops = [_joined(run, ops)], []
@@ -165,7 +189,8 @@ class _Reader:
         if token.kind == "name":
             if self._is("("):
                 return (yield from self._called(token))
-            return _NAMED[token.text] if token.text in _NAMED else symbol(token.text)
+            named = self.dialect.named
+            return named[token.text] if token.text in named else symbol(token.text)
         if token.kind == "sign" and token.text == "(":
             inner = yield 0
             self._expect(")", "an operator or `)`")
@@ -174,7 +199,7 @@ class _Reader:
 
     def _called(self, name: _Token) -> _Reading:
         """Read the arguments of a function."""
-        if name.text not in _OPERATIONS and name.text not in _FIRST and name.text not in ("log", "sqr"):
+        if name.text not in _OPERATIONS and name.text not in _FIRST and name.text not in ("log", "sqr", "sign"):
             self.fail("a known function", name)
         self._take()
         args: list[Expression] = []
@@ -187,6 +212,10 @@ class _Reader:
         try:
             if name.text == "sqr":
                 return call("^", *args, 2.0)
+            if name.text == "sign":
+                return call("piecewise", 1.0, call("gt", *args, 0.0), -1.0, call("lt", *args, 0.0), 0.0)
+            if name.text == "log" and self.dialect.natural:
+                return call("ln", *args) if len(args) == 1 else call("log", *args[::-1])
             if name.text == "log" and len(args) == 1:
                 return call("log", 10.0, *args)
             if name.text in _FIRST:

@@ -109,10 +109,10 @@ class Hybrid:
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return state, memory and whether all is well, after the events that fire at the start."""
-        held = [float(event.initial_value) for event in events_of(model)]
-        memory = np.zeros(self.size)
-        memory[1 : 1 + len(held)] = held
-        return self.act(model, t, y, jnp.asarray(memory, y.dtype), bounded=True)
+        held = [jnp.asarray(event.initial_value, y.dtype) for event in events_of(model)]
+        memory = jnp.zeros(self.size, y.dtype)
+        memory = memory.at[1 : 1 + len(held)].set(jnp.stack(held)) if held else memory
+        return self.act(model, t, y, memory, bounded=True)
 
     def look(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> Look:
         """Look at the triggers."""

@@ -20,7 +20,7 @@ from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
 from tests.systems.compiled import compiled
 from tests.systems.linear_pk import Dose
-from tests.systems.stacked import stacked
+from qspjax._regimen import stacked
 
 SYSTEM = exact.ONE_COMPARTMENT_ORAL
 MODEL = ("CL", "V", "ka", "tlag", "F")

@@ -11,7 +11,7 @@ import pytest
 import qspjax as qsp
 from tests.systems.advan2 import COLUMNS, Advan2
 from tests.systems.data import data_folder, needs_data
-from tests.systems.stacked import stacked
+from qspjax._regimen import stacked
 
 METHODS = {
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-8),

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_instance
+from qspjax._checks import check_instance, check_one_of
 from qspjax._events import AbstractEventful, Event
 from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractSized, Delivery, Units
 from qspjax._names import Labelled, Numbers, table
@@ -196,6 +196,37 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
     def events(self) -> tuple[Event, ...]:
         found = [event for event in self.plan.definition.events if event.assign]
         return tuple(self._event(*pair) for pair in zip(found, self.plan.firings, strict=True))
+
+    def placed(self, t: Scalar, y: Labelled, values: Mapping[str, Any], *, before: "Network | None" = None) -> Labelled:
+        """Return a state in which ids have new values, and all others the ones that they had.
+
+        Species are given as their symbols, and keep these: a concentration does not change with its compartment. (An
+        event that changes a compartment keeps amounts.)
+
+        Args:
+            t: The time.
+            y: The state.
+            values: New values by id.
+            before: The network until now, if its numbers (sizes of compartments) were others.
+
+        Raises:
+            ValueError: If an id is no state.
+        """
+        plan = self.plan
+        for id in values:
+            check_one_of("values", id, plan.places, "a state")
+        seen = (before or self).observe(t, y)
+        new = {id: values.get(id, seen[id]) if id in seen else y[id] for id in y.labels}
+        moved = self._state_of(y, new)
+        compartments = {id: plan.definition.compartment_of(id) for id in y.labels if plan.is_amount(id)}
+        if not compartments:
+            return moved
+        sizes = self.observe(t, moved)
+        return self._state_of(y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()})
+
+    def _state_of(self, y: Labelled, values: Mapping[str, Any]) -> Labelled:
+        new = tuple(jnp.asarray(values[id], dtype=float) for id in y.labels)
+        return Labelled(y.labels, new if isinstance(y.values, tuple) else jnp.stack(new))
 
     def equations(self) -> Equations:
         """Return the network as equations that can be read."""

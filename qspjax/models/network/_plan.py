@@ -189,7 +189,7 @@ class Plan:
         new = {id: written_out(plain(value)) for id, value in event.assign.items()}
         after = {f"{id}#y": value for id, value in new.items() if id not in self.definition.species}
         for id in event.assign:
-            if self._by_amount(id):
+            if self.is_amount(id):
                 new[id] = times(new[id], written_out(formulas.size(id)))
         for id in formulas.by_concentration:
             size = written_out(formulas.size(id))
@@ -202,10 +202,10 @@ class Plan:
 
     def _space(self, id: str) -> Expression:
         """Return what a state is divided by to be the symbol of an id at time 0: the size of a compartment, or 1."""
-        return self._resolved.of(f"{self.definition.compartment_of(id)}#0") if self._by_amount(id) else ONE
+        return self._resolved.of(f"{self.definition.compartment_of(id)}#0") if self.is_amount(id) else ONE
 
-    def _by_amount(self, id: str) -> bool:
-        """Whether a value given to an id has to become an amount."""
+    def is_amount(self, id: str) -> bool:
+        """Whether a value given to an id has to become an amount to be its state."""
         formulas = self.formulas
         return id in self.definition.species and id not in formulas.by_concentration and formulas.size(id) is not ONE
 

@@ -1,0 +1,165 @@
+"""The steady state that a system without doses comes to: found by simulation and Newton, differentiated implicitly.
+
+    f(y; p) = 0,  L (y - y0) = 0
+
+The rows of L are the conserved quantities: the Jacobian J is singular where there are any, and J + L'L is not. The
+simulation decides which steady state it is (the one that is reached), Newton's method makes it exact, and the derivative
+is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and of second order too.
+
+Reference: Fiedler et al., BMC Syst Biol 2016;10:80, doi:10.1186/s12918-016-0319-7 (steady states and their
+sensitivities).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from qspjax._arrays import first_true
+from qspjax._doses import no_doses
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
+from qspjax._simulate import default_method, simulate
+from qspjax._solution import RESULTS
+from qspjax._types import Scalar, State
+from qspjax.solve._method import AbstractMethod, absolute
+
+DECADES = range(-1, 11)
+"""The system is looked at after 10^k units of time."""
+POLISH = 4
+"""Steps of Newton's method after the simulation."""
+SETTLED = 1e3
+"""The state has settled where it changes in a decade by less than so many tolerances."""
+
+
+class Equilibrium(NamedTuple):
+    """A steady state.
+
+    Attributes:
+        state: The state, in the structure of the model's.
+        result: `RESULTS` item: successful, why the simulation failed, or `steady_state_not_found`.
+        time: When the simulation had come close.
+    """
+
+    state: State
+    result: Any
+    time: Any
+
+
+def steady_state(
+    model: AbstractModel, *, initial: State | None = None, t0: Scalar = 0.0, method: AbstractMethod | None = None
+) -> Equilibrium:
+    """Return the steady state that a model comes to without doses.
+
+    It can be differentiated with respect to the parameters and the initial state, and mapped over patients with `vmap`.
+    Time must not appear in the model but for its beginning.
+
+    Args:
+        model: The patient.
+        initial: Where it begins; by default the model's own initial state.
+        t0: When.
+        method: How to simulate, and the tolerances; by default that of `simulate`.
+
+    Returns:
+        An `Equilibrium`; where none is found within 10^10 units of time, its `result` says so.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.equilibrium import steady_state
+        >>> response = qsp.models.Network(
+        ...     species={"R": 5.0},
+        ...     parameters={"kin": 6.0, "kout": 0.5},
+        ...     reactions={
+        ...         "production": qsp.models.Reaction("-> R", "kin"), "loss": qsp.models.Reaction("R ->", "kout * R"),
+        ...     },
+        ... )
+        >>> steady_state(response).state["R"].round(6)
+        Array(12., dtype=float64)
+    """
+    start = as_state(model, initial)
+    y0, unravel = ravel_pytree(start)
+    if not y0.size:
+        return Equilibrium(start, RESULTS.successful, jnp.asarray(t0, float))
+    method = default_method(model) if method is None else method
+    states = state_names(start)
+    rtol, atol = getattr(method, "rtol", 1e-8), jnp.asarray(absolute(getattr(method, "atol", 1e-12), model, states))
+
+    def slope(model: AbstractModel, y: jax.Array) -> jax.Array:
+        moved = model.vector_field(jnp.asarray(t0, float), unravel(y))
+        return ravel_pytree(jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, start))[0]
+
+    still, begin = jax.lax.stop_gradient((model, y0))
+    times = jnp.asarray([10.0**k for k in DECADES])
+    solution = simulate(still, no_doses(), t0 + times, initial=unravel(begin), t0=t0, method=method, throw=False)
+    passed = jax.vmap(lambda y: ravel_pytree(y)[0])(solution.states)
+    near = _Near(lambda y: slope(still, y), rtol, atol)
+    place, settled = near.place(passed)
+    y = jnp.where(settled, passed[place], begin)
+    linear = near.linear(y)
+    for _ in range(POLISH):
+        y = y - linear.solve(slope(still, y))
+        linear = near.linear(y)
+    found = settled & (near.size(linear.solve(slope(still, y)), y) < 1.0)
+    y = jnp.where(found, y, begin)
+    matrix = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), linear)
+    for _ in range(2):  # the derivative of the equations, of first and second order
+        residual = slope(model, y) + linear.held(y - y0 - jax.lax.stop_gradient(y - y0))
+        y = jnp.where(found, y - matrix.solve(residual), y)
+    result = RESULTS.where(found, RESULTS.successful, RESULTS.steady_state_not_found)
+    failed = ~settled & (solution.result != RESULTS.successful)
+    return Equilibrium(unravel(y), RESULTS.where(failed, solution.result, result), t0 + times[place])
+
+
+class _Linear(NamedTuple):
+    """The Jacobian at a steady state, made regular by what is conserved.
+
+    Attributes:
+        inverse: The inverse of J + L'L.
+        conserved: L'L.
+    """
+
+    inverse: jax.Array
+    conserved: jax.Array
+
+    def solve(self, residual: jax.Array) -> jax.Array:
+        """Return the change of state that a residual asks for."""
+        return self.inverse @ residual
+
+    def held(self, change: jax.Array) -> jax.Array:
+        """Return the residual of what is conserved."""
+        return self.conserved @ change
+
+
+class _Near(NamedTuple):
+    """How far a state is from a steady state."""
+
+    slope: Any
+    rtol: float
+    atol: jax.Array
+
+    def scale(self, y: jax.Array) -> jax.Array:
+        return self.atol + self.rtol * jnp.abs(y)
+
+    def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
+        """Return the largest change in tolerances, inf if it is not finite."""
+        size = jnp.max(jnp.abs(change) / self.scale(y))
+        return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+    def linear(self, y: jax.Array) -> _Linear:
+        """Return the linear system at a state; rows of L span what no direction of the state changes."""
+        jacobian = jax.jacfwd(self.slope)(y)
+        jacobian = jnp.where(jnp.isfinite(jacobian).all(), jacobian, jnp.eye(y.size))
+        scale = jnp.abs(y) + self.atol / self.rtol
+        left, sizes, _ = jnp.linalg.svd(jacobian * scale / scale[:, None], full_matrices=True)
+        none = sizes <= 10 * y.size * jnp.finfo(y.dtype).eps * sizes[0]
+        rows = jnp.where(none[:, None], left.T, 0.0) / scale  # in the units of the state
+        conserved = (jnp.where(sizes[0] > 0, sizes[0], 1.0) * scale[:, None]) * (left @ rows)
+        return _Linear(jnp.linalg.inv(jacobian + conserved), conserved)
+
+    def place(self, passed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return which of the states passed is the first that has settled, and whether there is one."""
+        distance = jax.lax.map(lambda y: self.size(self.linear(y).solve(self.slope(y)), y), passed)
+        moved = jax.vmap(self.size)(passed[1:] - passed[:-1], passed[:-1])
+        settled = (distance[:-1] < SETTLED) & (moved < SETTLED)
+        return first_true(settled), settled.any()

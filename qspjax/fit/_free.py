@@ -1,0 +1,83 @@
+"""A parameter that is looked for: where the search begins, where it may go, on which scale, and what is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
+from qspjax._distribution import AbstractDistribution
+from qspjax._transform import AbstractTransform, Identity, Log
+
+
+class Free(eqx.Module):
+    """A parameter to estimate.
+
+    Args:
+        start: Where the search begins, on the natural scale.
+        bounds: The least and the greatest value, on the natural scale; every method keeps to them. By default 1e-6 and
+            1e6 times the start on a logarithmic scale, and none otherwise.
+        transform: The scale of the search; by default `Log()`, and `Identity()` if the start or a bound is not
+            positive.
+        prior: What is known beforehand: a distribution of the natural value, or a function that gives its log density.
+        prior_scaled: Whether the prior is one of the transformed value.
+
+    Raises:
+        ValueError: If the start lies outside the bounds, or the bounds outside the domain of the transform.
+
+    Example:
+        >>> Free(3.0, bounds=(0.1, 100.0)).searched_bounds()[1].round(3)
+        Array(4.605, dtype=float64)
+    """
+
+    start: float = eqx.field(static=True)
+    lower: float = eqx.field(static=True)
+    upper: float = eqx.field(static=True)
+    transform: AbstractTransform
+    prior: AbstractDistribution | Callable[[Any], Any] | None
+    prior_scaled: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        start: float,
+        *,
+        bounds: tuple[float, float] | None = None,
+        transform: AbstractTransform | None = None,
+        prior: AbstractDistribution | Callable[[Any], Any] | None = None,
+        prior_scaled: bool = False,
+    ) -> None:
+        """Check everything."""
+        check_number("start", start)
+        check_finite("start", start)
+        positive = start > 0 and (bounds is None or bounds[0] > 0)
+        self.transform = (Log() if positive else Identity()) if transform is None else transform
+        check_instance("transform", self.transform, AbstractTransform, "a transform such as Log()")
+        if bounds is None:
+            bounds = (1e-6 * start, 1e6 * start) if isinstance(self.transform, Log) else (-jnp.inf, jnp.inf)
+        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+            refuse("bounds", "be the least and the greatest value", bounds)
+        if not bounds[0] <= start <= bounds[1]:
+            refuse("start", f"lie within the bounds {bounds[0]:g} to {bounds[1]:g}", start)
+        self.start, self.lower, self.upper = float(start), float(bounds[0]), float(bounds[1])
+        self.prior, self.prior_scaled = prior, prior_scaled
+
+    def __check_init__(self) -> None:
+        if not jnp.isfinite(self.transform.forward(self.start)):
+            kind = type(self.transform).__name__
+            raise ArgumentError("start", f"must lie in the domain of its transform {kind}, but is {self.start:g}.")
+        if jnp.isnan(jnp.asarray(self.searched_bounds())).any():
+            kind = type(self.transform).__name__
+            refuse("bounds", f"lie in the domain of the transform {kind}", (self.lower, self.upper))
+
+    def searched_bounds(self) -> tuple[Array, Array]:
+        """Return the bounds on the scale of the search."""
+        return self.transform.forward(self.lower), self.transform.forward(self.upper)
+
+    def log_prior(self, natural: Any) -> Any:
+        """Return the log density of the prior, 0 if there is none."""
+        if self.prior is None:
+            return 0.0
+        value = self.transform.forward(natural) if self.prior_scaled else natural
+        return self.prior.log_prob(value) if isinstance(self.prior, AbstractDistribution) else self.prior(value)

@@ -1,0 +1,304 @@
+"""The layout of a problem: which number of the pool goes where, made once, in numpy."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qspjax._checks import ArgumentError, check_one_of, refuse
+from qspjax._events import events_of
+from qspjax._expression import Expression, symbol
+from qspjax._model import as_state
+from qspjax._names import at, names, state_names
+from qspjax._simulate import observed_names
+from qspjax.fit._colours import Colours
+from qspjax.fit._formula import names_in
+from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit._pool import Pool
+from qspjax.fit._rows import Rows, chosen
+from qspjax.fit._stages import (
+    NOT_PUT,
+    Equilibrated,
+    Stage,
+    Stages,
+    begins,
+    parameters_of,
+    place_of,
+    stage_change,
+    windows,
+)
+from qspjax.models.network import Network
+
+if TYPE_CHECKING:
+    from qspjax.fit._problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where everything of a problem stands."""
+
+    pool: Pool
+    stages: Stages
+    rows: tuple[Rows, ...]
+    colours: Colours
+
+
+def layout_of(problem: "Problem") -> Layout:
+    """Lay a problem out.
+
+    Raises:
+        ValueError: If there are no data, a name is not known, or nothing depends on a parameter.
+    """
+    return _Builder(problem).layout()
+
+
+class _Builder:
+    """What is known of a problem while it is laid out."""
+
+    def __init__(self, problem: "Problem") -> None:
+        self.problem, self.model = problem, problem.model
+        self.experiments = [*problem.experiments.values()]
+        self.leaves = parameters_of(self.model)
+        self.start = as_state(self.model, None)
+        self.states = frozenset(state_names(self.start))
+        self.observed = observed_names(self.model, self.start)
+        self.set_somewhere = {
+            name for one in self.experiments for change in _changes_of(one) for name in change.set
+        }
+        self.pool = Pool([*problem.names, *problem.fixed], self._defaults())
+        self.events = bool(events_of(self.model))
+        if any(event.delay is not None for event in events_of(self.model)):
+            if any(one.changes for one in self.experiments):
+                refuse("model", "have no delayed events where an experiment has changes", "one that has")
+        self.begin = [begins(one) for one in self.experiments]
+
+    def _defaults(self) -> Mapping[str, Any]:
+        """Return the numbers of the model's parameters that formulas may use."""
+        found = {one.name: one.value for one in names(self.model) if np.ndim(one.value) == 0 and one.value is not None}
+        return {name: value for name, value in found.items() if name not in self.problem.parameters}
+
+    def layout(self) -> Layout:
+        self._check_names()
+        own = {name for name in self.set_somewhere if name in self.leaves}
+        shared = {
+            name: self.pool.place_of_parameter(name)
+            for name in (*self.problem.names, *self.problem.fixed)
+            if name in self.leaves and name not in own
+        }
+        times, rows = self._measured()
+        save = self._saved(rows)
+        stages = self._stages(times)
+        steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
+        whole = Stages(self.model, shared, stages, self._equilibrated(), steady, save, self.problem.method)
+        rows = tuple(rows)
+        depends = self.pool.depends()
+        varies = depends[:, : len(self.problem.names)].any(axis=1)
+        uses = whole.uses(self.pool)
+        self._check_used(uses, depends, rows)
+        return Layout(self.pool, whole, rows, Colours.of(uses, varies))
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    def _check_names(self) -> None:
+        known = {*self.problem.parameters, *self.leaves, *self.observed, *self.set_somewhere}
+        for name, output in self.problem.outputs.items():
+            columns = {column for one in self.experiments for column in one.measurements.given}
+            for used in sorted(output.names() - {"prediction"}):
+                what = f"an observed value or a parameter, in output `{name}`"
+                check_one_of(used, used, known | columns, what)
+        for name, one in self.problem.experiments.items():
+            for used in sorted(one.names()):
+                check_one_of(used, used, known, f"an observed value or a parameter, in experiment `{name}`")
+            for output in dict.fromkeys(one.measurements.output):
+                check_one_of("output", output, self.problem.outputs, "an output")
+            for change in _changes_of(one):
+                for put in change.put:
+                    if not isinstance(self.model, Network):
+                        place_of(self.start, put)
+                    else:
+                        check_one_of("put", put, self.states, "a state")
+            if one.regimen.rules or one.regimen.decision is not None:
+                refuse("regimen", "have amounts that are numbers, and no rule", "one that has others")
+        used = frozenset().union(
+            *(output.names() for output in self.problem.outputs.values()), *(one.names() for one in self.experiments)
+        )
+        for name in self.problem.names:
+            if name not in self.leaves and name not in used:
+                raise ArgumentError(
+                    "parameters", f"must be parameters that something depends on, but nothing depends on `{name}`."
+                )
+
+    def _check_used(self, uses: np.ndarray, depends: np.ndarray, rows: tuple[Rows, ...]) -> None:
+        """Check that a measurement depends on each parameter, as far as formulas tell."""
+        direct = frozenset().union(*(one.output.names() for one in rows))
+        for number, name in enumerate(self.problem.names):
+            given = any(depends[np.unique(places), number].any() for one in rows for places in one.given.values())
+            if name not in direct and not given and not uses[:, depends[:, number]].any():
+                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
+                raise ArgumentError("parameters", f"must {must}")
+
+    # --- measurements -----------------------------------------------------------------------------------------------
+
+    def _measured(self) -> tuple[list[list[np.ndarray]], list[Rows]]:
+        """Return the times of each stage of each experiment, and the measurements by output."""
+        most = max(1 + len(one.changes) for one in self.experiments)
+        times: list[list[np.ndarray]] = []
+        parts: dict[str, list[tuple]] = {}
+        for number, one in enumerate(self.experiments):
+            data = one.measurements
+            edges = np.array([change.at for change in one.changes])
+            stage = np.searchsorted(edges, data.time, side="right")
+            stage = np.where(np.isinf(data.time), most, stage)
+            times.append([np.unique(data.time[stage == k]) for k in range(most)])
+            outputs = np.array(data.output, dtype=object)
+            for name in dict.fromkeys(data.output):
+                output = self.problem.outputs[name]
+                mine = outputs == name
+                kept, censored = chosen(output, data.value[mine], None if data.censored is None else data.censored[mine])
+                which = np.flatnonzero(mine)[kept]
+                parts.setdefault(name, []).append((number, which, stage[which], censored[kept]))
+        widths = [max((len(own[k]) for own in times), default=0) for k in range(most)]
+        ends = [any(k < len(one.changes) for one in self.experiments) for k in range(most)]
+        offsets = np.cumsum([0, *(max(w, 1) + e for w, e in zip(widths, ends, strict=True))])
+        rows = [self._rows(name, own, times, offsets) for name, own in parts.items()]
+        rows = [one for one in rows if one.value.size]
+        if not rows:
+            empty = all(one.measurements.rows == 0 for one in self.experiments)
+            is_now = "there are none" if empty else "all are missing or left out below the limit of quantification"
+            raise ArgumentError("experiments", f"must have measurements, but {is_now}.")
+        if all(one.censored.all() for one in rows):
+            raise ArgumentError(
+                "experiments", "must have measurements above the limit of quantification, but all are below."
+            )
+        return times, rows
+
+    def _rows(self, name: str, parts: list[tuple], times: list, offsets: np.ndarray) -> Rows:
+        output = self.problem.outputs[name]
+        columns: dict[str, list] = {key: [] for key in ("experiment", "place", "time", "value", "censored")}
+        given: dict[str, list] = {}
+        needed = [one for one in output.names() if one != "prediction"]
+        for number, which, stage, censored in parts:
+            one = self.experiments[number]
+            data = one.measurements
+            own = data.time[which]
+            inside = [
+                0 if np.isinf(t) else int(np.searchsorted(times[number][k], t)) for t, k in zip(own, stage, strict=True)
+            ]
+            columns["experiment"] += [number] * len(which)
+            columns["place"] += (offsets[stage] + np.array(inside, int)).tolist()
+            columns["time"] += own.tolist()
+            columns["value"] += data.value[which].tolist()
+            columns["censored"] += censored.tolist()
+            for used in needed:
+                if used in data.given:
+                    cells = [self.pool.place(data.given[used][i]) for i in which]
+                elif used in self.set_somewhere:
+                    cells = [self._set_at(one, number, used, int(k)) for k in stage]
+                elif used in self.problem.parameters and used not in self.states:
+                    cells = [self.pool.place_of_parameter(used)] * len(which)
+                elif used in self.observed:
+                    continue
+                else:
+                    cells = [self.pool.place(symbol(used))] * len(which)
+                given.setdefault(used, []).extend(cells)
+        arrays = {key: np.array(values) for key, values in columns.items()}
+        arrays["experiment"], arrays["place"] = arrays["experiment"].astype(int), arrays["place"].astype(int)
+        arrays["censored"] = arrays["censored"].astype(bool)
+        for used, cells in given.items():
+            if len(cells) != len(arrays["value"]):
+                refuse("given", f"have the column `{used}` wherever output `{name}` is measured", "without it somewhere")
+        return Rows(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
+
+    def _set_at(self, one: Experiment, number: int, name: str, stage: int) -> int:
+        """Return the place of what an experiment sets, at a stage."""
+        for change in reversed([one.begin, *one.changes[:stage]]):
+            if name in change.set:
+                return self.pool.place(change.set[name])
+        return self._default(name)
+
+    def _default(self, name: str) -> int:
+        if name in self.problem.parameters:
+            return self.pool.place_of_parameter(name)
+        if name not in self.leaves:
+            refuse(name, "be set in all experiments, or be a parameter", "set in some experiments only")
+        return self.pool.place(symbol(name) if "[" not in name else self._element(name))
+
+    def _element(self, name: str) -> float:
+        return float(at(self.model, name).get())
+
+    def _saved(self, rows: list[Rows]) -> tuple[str, ...]:
+        used = frozenset().union(*(one.output.names() - one.given.keys() for one in rows))
+        return tuple(name for name in self.observed if name in used)
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _stages(self, times: list[list[np.ndarray]]) -> tuple[Stage, ...]:
+        most = len(times[0])
+        own = sorted(name for name in self.set_somewhere if name in self.leaves)
+        regimens = windows(self.experiments, self.begin)
+        current = {name: np.array([self._default(name) for _ in self.experiments]) for name in own}
+        found = []
+        for k in range(most):
+            ends = any(k < len(one.changes) for one in self.experiments)
+            width = max(1, *(len(mine[k]) for mine in times)) + ends
+            ts = np.full((len(self.experiments), width), np.inf)
+            start = np.array(self.begin)
+            puts: dict[str, np.ndarray] = {}
+            later: dict[int, list] = {}
+            current = {name: places.copy() for name, places in current.items()}
+            for number, one in enumerate(self.experiments):
+                change = stage_change(one, k)
+                if change is None:
+                    start[number] = max([self.begin[number], *(c.at for c in one.changes)])
+                    continue
+                start[number] = self.begin[number] if k == 0 else change.at
+                mine = times[number][k]
+                ts[number, : len(mine)] = mine
+                if k < len(one.changes):
+                    # events at the very time of a change come after it
+                    end = one.changes[k].at
+                    ts[number, len(mine) :] = np.nextafter(end, -np.inf) if self.events else end
+                for is_state, table in ((False, change.set), (True, change.put)):
+                    for name, formula in table.items():
+                        if not self.pool.knows(formula) or self._is_observed(formula):
+                            later.setdefault(number, []).append((is_state, name, formula))
+                        elif is_state:
+                            empty = np.full(len(self.experiments), NOT_PUT)
+                            puts.setdefault(name, empty)[number] = self.pool.place(formula)
+                        elif name in current:
+                            current[name][number] = self.pool.place(formula)
+            found.append(Stage(start, ts, current, puts, later, regimens[k]))
+        return tuple(found)
+
+    def _is_observed(self, formula: float | Expression) -> bool:
+        """Whether a formula uses something that changes with time."""
+        return bool(names_in(formula) & (self.states | (set(self.observed) - self.leaves)))
+
+    def _equilibrated(self) -> Equilibrated | None:
+        """Return the distinct conditions that experiments are equilibrated in."""
+        conditions: dict[tuple, int] = {}
+        of = np.full(len(self.experiments), -1)
+        mine = {name for one in self.experiments if one.equilibrated for name in one.equilibrated.set}
+        names = sorted(mine & self.leaves)
+        put = list(dict.fromkeys(n for one in self.experiments if one.equilibrated for n in one.equilibrated.put))
+        for number, one in enumerate(self.experiments):
+            if one.equilibrated is None:
+                continue
+            own = one.equilibrated
+            for formula in (*own.set.values(), *own.put.values()):
+                if not self.pool.knows(formula):
+                    refuse("equilibrated", "have formulas over parameters only", str(formula))
+            sets = tuple(self.pool.place(own.set[n]) if n in own.set else self._default(n) for n in names)
+            puts = tuple(self.pool.place(own.put[n]) if n in own.put else NOT_PUT for n in put)
+            of[number] = conditions.setdefault((sets, puts), len(conditions))
+        if not conditions:
+            return None
+        keys = [*conditions]
+        sets = {name: np.array([key[0][i] for key in keys]) for i, name in enumerate(names)}
+        puts = {name: np.array([key[1][i] for key in keys]) for i, name in enumerate(put)}
+        return Equilibrated(sets, puts, of, float(min(self.begin)))
+
+
+def _changes_of(one: Experiment) -> tuple[Change, ...]:
+    return (one.begin, *one.changes, *([] if one.equilibrated is None else [one.equilibrated]))

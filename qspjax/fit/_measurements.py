@@ -1,0 +1,210 @@
+"""What was measured: rows of time, output and value, in experiments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qspjax._checks import check_instance, check_one_of, refuse
+from qspjax._doses import no_doses
+from qspjax._expression import Expression
+from qspjax._regimen import Regimen
+from qspjax.fit._censoring import AbstractCensoring
+from qspjax.fit._error_models import AbstractErrorModel, formulas_of
+from qspjax.fit._formula import Formula, as_formula, names_in
+
+
+class Output:
+    """A quantity that is measured: how it follows from the model, and how measurements scatter about it.
+
+    Args:
+        prediction: A formula over observed values, parameters of the model and of the fit, and `time`:
+            `"concentration"`, `"scale * (receptor + complex)"`.
+        error: The error model.
+        below: What becomes of measurements below a limit of quantification.
+
+    Raises:
+        ValueError: If the formula cannot be read.
+
+    Example:
+        >>> from qspjax.fit import Output, Proportional
+        >>> str(Output("scale * complex", Proportional("cv")).prediction)
+        'scale * complex'
+    """
+
+    def __init__(
+        self, prediction: Formula, error: AbstractErrorModel, *, below: AbstractCensoring | None = None
+    ) -> None:
+        """Read the formula."""
+        check_instance("error", error, AbstractErrorModel, "an error model such as Additive('sigma')")
+        if below is not None:
+            check_instance("below", below, AbstractCensoring, "M1(limit), M3(limit) or M4(limit)")
+        self.prediction, self.error, self.below = as_formula("prediction", prediction), error, below
+
+    def names(self) -> frozenset[str]:
+        """Return the names that its formulas use."""
+        return names_in(self.prediction, *formulas_of(self.error).values())
+
+
+class Measurements:
+    """Rows of data: when, which output, and what was found; replicates are rows, NaN is a missing value.
+
+    Args:
+        time: Times, shape (rows,).
+        value: What was measured, shape (rows,).
+        output: The name of the output of each row, or one name for all.
+        censored: Which rows lie below the limit of quantification (then their value does not matter); by default those
+            whose value is below the limit of their output.
+        given: More columns by name, for formulas: numbers, or names and formulas over parameters.
+
+    Raises:
+        ValueError: If columns differ in length or hold no numbers.
+
+    Example:
+        >>> from qspjax.fit import Measurements
+        >>> Measurements([0.0, 1.0, 1.0], [9.8, 3.9, 4.1], output="concentration").rows
+        3
+    """
+
+    def __init__(
+        self,
+        time: Any,
+        value: Any,
+        *,
+        output: str | Sequence[str],
+        censored: Any = None,
+        given: Mapping[str, Sequence[Formula] | Formula] | None = None,
+    ) -> None:
+        """Bring all columns to one length."""
+        self.time, self.value = (_column(name, x) for name, x in (("time", time), ("value", value)))
+        if self.time.shape != self.value.shape:
+            refuse("value", f"have one element a time ({self.time.size})", f"of shape {self.value.shape}")
+        if not np.isfinite(self.time).all():
+            refuse("time", "hold numbers", "NaN or infinite somewhere")
+        several = [output] * self.rows if isinstance(output, str) else list(output)
+        self.output = tuple(map(str, several))
+        if len(self.output) != self.rows:
+            refuse("output", f"name one output a row ({self.rows})", f"of {len(self.output)} names")
+        self.censored = None if censored is None else np.asarray(censored, bool)
+        if self.censored is not None and self.censored.shape != self.time.shape:
+            refuse("censored", f"have one element a row ({self.rows})", f"of shape {self.censored.shape}")
+        self.given: dict[str, tuple[float | Expression, ...]] = {}
+        for name, column in (given or {}).items():
+            one = isinstance(column, (str, float, int, Expression))
+            cells = [column] * self.rows if one else list(column)
+            if len(cells) != self.rows:
+                refuse(name, f"have one element a row ({self.rows})", f"of {len(cells)} elements")
+            self.given[name] = tuple(as_formula(name, _plain(cell)) for cell in cells)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.time.size
+
+    @classmethod
+    def of(cls, table: Any, *, output: str | None = None, time: str = "time", value: str = "value") -> "Measurements":
+        """Return the measurements in a table.
+
+        Args:
+            table: A mapping of columns, such as a data frame of pandas; the column `output` names outputs, `censored`
+                marks rows below the limit of quantification.
+            output: The name of the output, if the table has no column `output`.
+            time: The column of times.
+            value: The column of values.
+        """
+        for name in (time, value):
+            check_one_of("table", name, list(table), "a column")
+        names = [str(one) for one in table["output"]] if output is None else output
+        censored = table["censored"] if "censored" in table else None
+        return cls(table[time], table[value], output=names, censored=censored)
+
+
+class Change:
+    """What is set at a moment: parameters of the model, and states.
+
+    Args:
+        at: The time.
+        set: By name, new values of parameters of the model, until they are set again: numbers, or formulas over the
+            parameters of the fit and the model and what is observed at that moment.
+        put: By name, new values of states, in the same way.
+    """
+
+    def __init__(
+        self, at: float, *, set: Mapping[str, Formula] | None = None, put: Mapping[str, Formula] | None = None
+    ) -> None:
+        """Read the formulas."""
+        self.at = float(at)
+        self.set = {name: as_formula(name, value) for name, value in (set or {}).items()}
+        self.put = {name: as_formula(name, value) for name, value in (put or {}).items()}
+
+    def names(self) -> frozenset[str]:
+        """Return the names that its formulas use."""
+        return names_in(*self.set.values(), *self.put.values())
+
+
+class Experiment:
+    """Measurements under one regimen and one set of conditions.
+
+    Args:
+        measurements: The data.
+        regimen: The doses.
+        set: By name, parameters of the model that have their own value here: numbers, or formulas over the parameters
+            of the fit, such as `{"kon": "kon_mutant"}`. A name that is no parameter of the model can be used in
+            formulas of outputs.
+        put: By name, states that begin with their own value here, in the same way.
+        equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time means nothing.
+        changes: What is set later on.
+
+    Raises:
+        ValueError: If changes are not in the order of time.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Experiment, Measurements
+        >>> data = Measurements([1.0, 4.0], [8.1, 4.2], output="concentration")
+        >>> Experiment(data, qsp.bolus(300.0, to="central")).measurements.rows
+        2
+    """
+
+    def __init__(
+        self,
+        measurements: Measurements,
+        regimen: Regimen | None = None,
+        *,
+        set: Mapping[str, Formula] | None = None,
+        put: Mapping[str, Formula] | None = None,
+        equilibrated: Change | None = None,
+        changes: Sequence[Change] = (),
+        start: float | None = None,
+    ) -> None:
+        """Keep the parts."""
+        check_instance("measurements", measurements, Measurements, "Measurements")
+        regimen = no_doses() if regimen is None else regimen
+        check_instance("regimen", regimen, Regimen, "a regimen")
+        self.measurements, self.regimen, self.equilibrated = measurements, regimen, equilibrated
+        self.start = start
+        self.begin = Change(0.0 if start is None else start, set=set, put=put)
+        times = [one.at for one in changes]
+        if times != sorted(times):
+            refuse("changes", "be in the order of time", times)
+        self.changes = tuple(changes)
+
+    def names(self) -> frozenset[str]:
+        """Return the names that its formulas use."""
+        stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]
+        given = [names_in(*column) for column in self.measurements.given.values()]
+        return frozenset().union(*(stage.names() for stage in stages), *given)
+
+
+def _column(name: str, values: Any) -> np.ndarray:
+    try:
+        column = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        refuse(name, "hold numbers", f"of type {type(values).__name__}")
+    if column.ndim != 1:
+        refuse(name, "have shape (rows,)", f"of shape {column.shape}")
+    return column
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if isinstance(cell, np.generic) else cell

@@ -1,0 +1,285 @@
+"""A calibration problem: a model, experiments, outputs and parameters, as one pure log density."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import check_instance, check_one_of, refuse
+from qspjax._expression import Expression
+from qspjax._model import AbstractModel
+from qspjax._solution import RESULTS
+from qspjax._transform import Identity, Log
+from qspjax.fit._colours import coloured
+from qspjax.fit._formula import as_formula
+from qspjax.fit._free import Free
+from qspjax.fit._layout import Layout, layout_of
+from qspjax.fit._measurements import Experiment, Output
+from qspjax.fit._rows import Rows
+from qspjax.fit._stages import Outcomes
+from qspjax.solve import AbstractMethod
+
+
+class Evaluation(NamedTuple):
+    """The log density at a point, and what a search needs of it.
+
+    Attributes:
+        value: The log density, -inf where it cannot be computed.
+        gradient: Its gradient on the scale of the search, shape (parameters,).
+        curvature: The expected negative second derivative (Fisher information, and that of the priors), shape
+            (parameters, parameters), positive semidefinite.
+        result: The `RESULTS` item of the simulation of each experiment.
+        time: When each simulation ended.
+    """
+
+    value: Array
+    gradient: Array
+    curvature: Array
+    result: Any
+    time: Array
+
+
+class Problem:
+    """What to fit: a pure function of the parameters that are free.
+
+    $$ log p(x) = \\sum_i log p(y_i | f_i(x)) + \\sum_j log p(\\theta_j) $$
+
+    The parameters of the model keep the values that it has, unless they are named here. All experiments are one cohort,
+    so that they are simulated side by side.
+
+    Args:
+        model: The typical model.
+        experiments: By name, or one.
+        outputs: By name, what is measured.
+        parameters: By name, `Free(start, ...)` for what is estimated, numbers for what is fixed: parameters of the
+            model by their dotted names, and any other names that formulas use (scales, offsets, noise).
+        method: How to simulate; by default as `simulate` does.
+        reference: Natural values to compare with, such as published ones.
+
+    Attributes:
+        names: The names of the free parameters, in the order of a point x.
+        start: The point where the search begins, shape (parameters,), on the scale of the search.
+        bounds: The least and the greatest point.
+
+    Raises:
+        ValueError: If there are no data, a name is not known, or no output depends on a parameter.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive("sigma"))},
+        ...     {"CL": Free(3.0), "V": Free(30.0), "sigma": 0.1},
+        ... )
+        >>> problem.names, problem.log_density(problem.start).round(3)
+        (('CL', 'V'), Array(2.774, dtype=float64))
+    """
+
+    def __init__(
+        self,
+        model: AbstractModel,
+        experiments: Mapping[str, Experiment] | Experiment,
+        outputs: Mapping[str, Output],
+        parameters: Mapping[str, Free | float],
+        *,
+        method: AbstractMethod | None = None,
+        reference: Mapping[str, float] | None = None,
+    ) -> None:
+        """Check and lay out everything."""
+        check_instance("model", model, AbstractModel, "a model")
+        if isinstance(experiments, Experiment):
+            experiments = {"experiment": experiments}
+        for name, one in experiments.items():
+            check_instance(f'experiments["{name}"]', one, Experiment, "an Experiment")
+        for name, one in outputs.items():
+            check_instance(f'outputs["{name}"]', one, Output, "an Output")
+        self.model, self.method, self.reference = model, method, dict(reference or {})
+        self.experiments, self.outputs, self.parameters = dict(experiments), dict(outputs), dict(parameters)
+        self.free = {name: one for name, one in parameters.items() if isinstance(one, Free)}
+        fixed = {name: as_formula(name, one) for name, one in parameters.items() if name not in self.free}
+        self.fixed = {name: value for name, value in fixed.items() if not isinstance(value, Expression)}
+        if len(fixed) > len(self.fixed):
+            refuse("parameters", "be Free(...) or numbers", next(n for n in fixed if n not in self.fixed))
+        if not self.free:
+            refuse("parameters", "have at least one that is Free(...)", "without any")
+        self.names = tuple(self.free)
+        self._layout: Layout = layout_of(self)
+        self.start = jnp.stack([one.transform.forward(one.start) for one in self.free.values()])
+        edges = [one.searched_bounds() for one in self.free.values()]
+        self.bounds = jnp.stack([a for a, _ in edges]), jnp.stack([b for _, b in edges])
+
+    def natural(self, x: Any) -> Array:
+        """Return the natural values of the free parameters at a point, shape (parameters,)."""
+        x = jnp.asarray(x, float)
+        free = [*self.free.values()]
+        scale = np.array([np.log(f.transform.base) if isinstance(f.transform, Log) else 0.0 for f in free])
+        values = jnp.where(scale > 0, jnp.exp(jnp.where(scale > 0, x * scale, 0.0)), x)
+        for i, one in enumerate(free):
+            if not isinstance(one.transform, (Log, Identity)):
+                values = values.at[i].set(one.transform.inverse(x[i]))
+        return values
+
+    def point(self, values: Mapping[str, Any]) -> Array:
+        """Return the point with these natural values, others as they start.
+
+        Raises:
+            ValueError: If a name is not that of a free parameter.
+        """
+        for name in values:
+            check_one_of("values", name, self.names, "a free parameter")
+        return jnp.stack([one.transform.forward(values.get(name, one.start)) for name, one in self.free.items()])
+
+    def values(self, x: Any) -> dict[str, Array]:
+        """Return the natural values of all parameters at a point, by name."""
+        natural = self.natural(x)
+        return {name: natural[i] for i, name in enumerate(self.names)} | {
+            name: jnp.asarray(value, float) for name, value in self.fixed.items()
+        }
+
+    def log_prior(self, x: Any) -> Array:
+        """Return the log density of the priors at a point."""
+        natural = self.natural(x)
+        terms = [jnp.asarray(one.log_prior(natural[i]), float) for i, one in enumerate(self.free.values())]
+        return jnp.sum(jnp.stack(terms))
+
+    def log_jacobian(self, x: Any) -> Array:
+        """Return log |d theta / d x|: with it a density of natural values becomes one of points, for sampling."""
+        natural = self.natural(x)
+        return jnp.sum(jnp.stack([f.transform.log_det(natural[i]) for i, f in enumerate(self.free.values())]))
+
+    def log_likelihood(self, x: Any) -> Array:
+        """Return the log likelihood at a point; -inf where a simulation fails."""
+        pool, known = self._pooled(x)
+        outcomes = self._layout.stages.simulate(pool, known)
+        terms = [jnp.sum(rows.log_density(one)) for rows, one in self._predictors(pool, outcomes, known)]
+        return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes)
+
+    def log_density(self, x: Any) -> Array:
+        """Return the log density at a point: log likelihood and log prior."""
+        return self.log_likelihood(x) + self.log_prior(x)
+
+    def quadratic(self, x: Any) -> Evaluation:
+        """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities.
+
+        Parameters that no simulation depends on (scales, noise) cost no simulation, and those that different
+        experiments depend on share one.
+        """
+        x = jnp.asarray(x, float)
+        layout = self._layout
+        (pool, known), slopes = self._pooled(x), jax.jacfwd(lambda x: self._pooled(x)[0])(x)
+
+        def simulate(pool: Array) -> tuple[dict[str, Array], Any]:
+            outcomes = layout.stages.simulate(pool, known)
+            return outcomes.observed, (outcomes.result, outcomes.time)
+
+        observed, moved, (result, time) = coloured(simulate, pool, slopes, layout.colours)
+
+        def terms(x: Array, observed: dict[str, Array]) -> list:
+            pool, known = self._pooled(x)
+            return [rows.predicted(pool, observed, known)[1] for rows in layout.rows]
+
+        predictors = terms(x, observed)
+        unit = jnp.eye(x.size)
+        sensitivities = jax.vmap(lambda e, o: jax.jvp(terms, (x, observed), (e, o))[1], in_axes=(0, 0))(unit, moved)
+        value, gradient, curvature = self._prior_terms(x)
+        for rows, own, by in zip(layout.rows, predictors, sensitivities, strict=True):
+            density, score, weight = _scores(rows, own)
+            value += density
+            for s, w, d in zip(score, weight, by, strict=True):
+                gradient += d @ s
+                curvature += (d * w) @ d.T
+        outcomes = Outcomes(observed, result, time)
+        fine = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
+        value = jnp.where(fine, _or_minus_infinity(value, outcomes), -jnp.inf)
+        good = jnp.isfinite(value)
+        return Evaluation(
+            value, jnp.where(good, gradient, 0.0), jnp.where(good, curvature, jnp.eye(x.size)), result, time
+        )
+
+    def simulate(self, x: Any) -> Outcomes:
+        """Return what is observed in all experiments at a point, and how the simulations went."""
+        pool, known = self._pooled(x)
+        return self._layout.stages.simulate(pool, known)
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        """The measurements, output by output."""
+        return self._layout.rows
+
+    def predictions(self, x: Any) -> list[tuple[Rows, Array, Array]]:
+        """Return the measurements with prediction and standardised residual of each, output by output."""
+        pool, known = self._pooled(x)
+        observed = self._layout.stages.simulate(pool, known).observed
+        found = []
+        for rows in self._layout.rows:
+            prediction, predictors = rows.predicted(pool, observed, known)
+            found.append((rows, prediction, rows.residual(predictors)))
+        return found
+
+    def failures(self, x: Any) -> list[str]:
+        """Say which experiments fail at a point, where and why; an empty list if none does."""
+        outcomes = self._simulated(jnp.asarray(x, float))
+        shown = ", ".join(f"{name} = {float(value):.6g}" for name, value in self.values(x).items())
+        lines = []
+        for i, name in enumerate(self.experiments):
+            code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
+            if bool(code != RESULTS.successful):
+                lines.append(f"Experiment `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]} ({shown})")
+        for rows, prediction, _ in self.predictions(x) if not lines else []:
+            bad = np.flatnonzero(~np.isfinite(np.asarray(prediction)))
+            if bad.size:
+                where = [*self.experiments][rows.experiment[bad[0]]]
+                at = f"at time {rows.time[bad[0]]:g} in experiment `{where}`"
+                lines.append(f"Output `{rows.name}` is {float(prediction[bad[0]])} {at}. ({shown})")
+        return lines
+
+    @cached_property
+    def _simulated(self) -> Any:
+        return eqx.filter_jit(self.simulate)
+
+    def _pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
+        known = self.values(x)
+        pool = self._layout.pool
+        return pool.values(jnp.stack([known[name] for name in pool.parameters])), known
+
+    def _predictors(self, pool: Array, outcomes: Outcomes, known: Mapping[str, Any]) -> list[tuple[Rows, Any]]:
+        return [(rows, rows.predicted(pool, outcomes.observed, known)[1]) for rows in self._layout.rows]
+
+    def _prior_terms(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return value and gradient of the log prior, and the part of its curvature that is not negative."""
+        if all(one.prior is None for one in self.free.values()):
+            return jnp.zeros(()), jnp.zeros_like(x), jnp.zeros((x.size, x.size))
+        value, gradient = jax.value_and_grad(self.log_prior)(x)
+        bend = jax.jvp(jax.grad(self.log_prior), (x,), (jnp.ones_like(x),))[1]
+        return value, gradient, jnp.diag(jnp.maximum(-bend, 0.0))
+
+
+def _or_minus_infinity(value: Array, outcomes: Outcomes) -> Array:
+    fine = (outcomes.result == RESULTS.successful).all() & jnp.isfinite(value)
+    return jnp.where(fine, value, -jnp.inf)
+
+
+def _scores(rows: Rows, predictors: tuple) -> tuple[Array, tuple, tuple]:
+    """Return the log likelihood of some measurements, its slope and its expected curvature in each predictor."""
+
+    def total(predictors: tuple) -> Array:
+        return jnp.sum(rows.log_density(predictors))
+
+    density, score = jax.value_and_grad(total)(predictors)
+    expected = rows.output.error.information(predictors)
+    if rows.output.below is None:
+        return density, score, expected
+    weights = []
+    for k, weight in enumerate(expected):
+        ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
+        bend = jax.jvp(jax.grad(total), (predictors,), (ones,))[1][k]
+        weights.append(jnp.where(rows.censored, jnp.maximum(-bend, 0.0), weight))
+    return density, score, tuple(weights)

@@ -1,0 +1,59 @@
+"""A model that goes on after a change from outside: its events remember what their triggers were before it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from qspjax._events import AbstractEventful, Event, events_of
+from qspjax._model import (
+    AbstractAlgebraic,
+    AbstractDelivered,
+    AbstractModel,
+    AbstractSized,
+    Delivery,
+    Units,
+    deliveries_of,
+)
+from qspjax._types import Observed, Scalar, State
+
+
+class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEventful, AbstractSized):
+    """A model whose triggers had these values until now, so that one that a change makes true fires."""
+
+    model: AbstractModel
+    held: jax.Array
+
+    @property
+    def units(self) -> Units:
+        return self.model.units
+
+    def initial(self) -> State:
+        return self.model.initial()
+
+    def vector_field(self, t: Scalar, y: State) -> State:
+        return self.model.vector_field(t, y)
+
+    def observe(self, t: Scalar, y: State) -> Observed:
+        return self.model.observe(t, y)
+
+    def events(self) -> tuple[Event, ...]:
+        own = events_of(self.model)
+        return tuple(dataclasses.replace(event, initial_value=self.held[i]) for i, event in enumerate(own))
+
+    def algebraic(self) -> tuple[str, ...]:
+        return self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
+
+    def deliveries(self) -> Mapping[str, Delivery]:
+        return deliveries_of(self.model)
+
+    def sizes(self) -> Mapping[str, float]:
+        return self.model.sizes() if isinstance(self.model, AbstractSized) else {}
+
+
+def triggers(model: AbstractModel, t: Any, y: State) -> jax.Array:
+    """Return what the triggers of a model are, shape (events,), 1 for true."""
+    return jnp.stack([jnp.asarray(event.trigger(t, y), float) for event in events_of(model)])

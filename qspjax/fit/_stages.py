@@ -1,0 +1,332 @@
+"""What the experiments of a fit need of a simulation, as one cohort: stage after stage, from pooled numbers to outputs.
+
+An experiment begins in its own state or in a steady state, and goes on in stages between changes; all experiments go
+through their k-th stage together. Which stage has what is data: tables of places in the pool.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import refuse
+from qspjax._cohort import Cohort
+from qspjax._events import events_of
+from qspjax._expression import Expression
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import at, leaf_names, match, names, state_names
+from qspjax._regimen import Regimen, stacked
+from qspjax._simulate import simulate_cohort
+from qspjax._solution import RESULTS
+from qspjax.equilibrium import steady_state
+from qspjax.fit._formula import names_in, value_of
+from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit._pool import Pool
+from qspjax.fit._resumed import Resumed, triggers
+from qspjax.models.network import Network
+from qspjax.solve import AbstractMethod
+
+NOT_PUT = -1
+"""The place of a state that begins where it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """The k-th stage of all experiments.
+
+    Attributes:
+        start: When it begins, shape (experiments,).
+        ts: The times of its measurements, shape (experiments, times), padded with inf; where another stage follows,
+            padded with its end instead, and that is the last.
+        sets: By name, places in the pool, shape (experiments,).
+        puts: By name, places in the pool, or `NOT_PUT`.
+        later: By experiment, formulas over what is observed at its beginning: (is it a state, name, formula).
+        regimen: The doses.
+    """
+
+    start: np.ndarray
+    ts: np.ndarray
+    sets: Mapping[str, np.ndarray]
+    puts: Mapping[str, np.ndarray]
+    later: Mapping[int, Sequence[tuple[bool, str, Expression]]]
+    regimen: Regimen
+
+
+@dataclasses.dataclass(frozen=True)
+class Equilibrated:
+    """The conditions whose steady states experiments begin in: places in the pool, and which experiment has which."""
+
+    sets: Mapping[str, np.ndarray]
+    puts: Mapping[str, np.ndarray]
+    of: np.ndarray
+    start: float
+
+
+class Outcomes(NamedTuple):
+    """What a simulation of all experiments gives: observed values of shape (experiments, times), and how it went."""
+
+    observed: dict[str, jax.Array]
+    result: Any
+    time: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """All stages of all experiments.
+
+    Attributes:
+        model: The typical model.
+        shared: By name, places in the pool of parameters that are the same in all experiments.
+        stages: The stages.
+        equilibrated: The steady states.
+        save: What is observed.
+        method: How to solve.
+    """
+
+    model: AbstractModel
+    shared: Mapping[str, int]
+    stages: tuple[Stage, ...]
+    equilibrated: Equilibrated | None
+    steady: np.ndarray
+    save: tuple[str, ...]
+    method: AbstractMethod | None
+
+    def uses(self, pool: Pool) -> np.ndarray:
+        """Return which experiment depends on which value of the pool, shape (experiments, values)."""
+        found = np.zeros((len(self.stages[0].start), pool.size), bool)
+        found[:, [*self.shared.values()]] = True
+
+        def mark(rows: np.ndarray, places: np.ndarray) -> None:
+            found[rows[places >= 0], places[places >= 0]] = True
+
+        for stage in self.stages:
+            rows = np.arange(len(stage.start))
+            for places in (*stage.sets.values(), *stage.puts.values()):
+                mark(rows, places)
+            for row, formulas in stage.later.items():
+                used = frozenset().union(*(names_in(formula) for _, _, formula in formulas))
+                found[row, [place for place, name in enumerate(pool.parameters) if name in used]] = True
+        if self.equilibrated is not None:
+            for places in (*self.equilibrated.sets.values(), *self.equilibrated.puts.values()):
+                for row in np.flatnonzero(self.equilibrated.of >= 0):
+                    mark(np.array([row]), places[[self.equilibrated.of[row]]])
+        return found
+
+    def simulate(self, pool: jax.Array, known: Mapping[str, Any]) -> Outcomes:
+        """Simulate all experiments.
+
+        Args:
+            pool: The values of the pool.
+            known: The parameters of the fit by name, for formulas over what is observed.
+        """
+        model = self.model
+        for name, place in self.shared.items():
+            model = at(model, name).set(pool[place])
+        cohort = states = result = time = None
+        parts = []
+        for number, stage in enumerate(self.stages):
+            last = number == len(self.stages) - 1
+            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known)
+            keep = (*self.save, *(() if last and not self.steady.any() else state_names(model.initial())))
+            solution = simulate_cohort(
+                going, stage.regimen, stage.ts, initial=states, t0=stage.start, save=keep, method=self.method
+            )
+            own, when = solution.result, solution.stats["last_time"]
+            for item, then in ((began, jnp.asarray(stage.start)), (own, when)):
+                if item is not None:
+                    time = then if result is None else jnp.where(result == RESULTS.successful, then, time)
+                    result = item if result is None else _first_failure(result, item)
+            parts.append({name: solution.observed[name] for name in self.save})
+            if not last:
+                states = _ended(solution.states, states, np.isfinite(stage.ts[:, -1]))
+            elif self.steady.any():
+                at_rest, rested = self._at_rest(cohort, states)
+                parts.append(at_rest)
+                result = _first_failure(result, rested)
+        observed = {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in self.save}
+        return Outcomes(observed, result, time)
+
+    def _through(
+        self, model: AbstractModel, cohort: Cohort | None, states: Any, stage: Stage, pool: Any, known: Mapping
+    ) -> tuple[Cohort, Any, Any, Cohort]:
+        """Return cohort and states after a change, how a steady state to begin in was found, and what to simulate."""
+        sets = {name: pool[places] for name, places in stage.sets.items()}
+        puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in stage.puts.items()}
+        began, before, size = None, cohort, len(stage.start)
+        if before is None:
+            before = Cohort.of(model, sets, size=size)
+            states, began = self._begin(model, before, pool, stage)
+        for (is_state, name), (rows, values) in _observed_changes(stage, before, states, known).items():
+            if is_state:
+                mask, old = puts.get(name, (np.zeros(size, bool), jnp.zeros(size)))
+                puts[name] = mask | np.isin(np.arange(size), rows), old.at[rows].set(values)
+            else:
+                old = sets.get(name, jnp.broadcast_to(at(model, name).get(), (size,)))
+                sets[name] = old.at[rows].set(values)
+        after = Cohort.of(model, sets, size=size)
+        if puts or (cohort is not None and isinstance(model, Network) and sets):
+            old, states = states, _placed(after, before, stage.start, states, puts)
+        else:
+            old = states
+        if cohort is None or not events_of(model):
+            return after, states, began, after
+        held = _mapped(before, lambda one, t, y: triggers(one, t, y), np.nextafter(stage.start, -np.inf), old)
+        within = {f"model.{name}": values for name, values in sets.items()}
+        return after, states, began, Cohort.of(Resumed(model, held[0]), {**within, "held": held}, size=size)
+
+    def _begin(self, model: AbstractModel, cohort: Cohort, pool: jax.Array, stage: Stage) -> tuple[Any, Any]:
+        """Return the state in which each experiment begins, and how its steady state was found."""
+        start = _initial(cohort)
+        if self.equilibrated is None:
+            return start, None
+        conditions, of = self.equilibrated, self.equilibrated.of
+        size = int(of.max()) + 1
+        own = Cohort.of(model, {name: pool[places] for name, places in conditions.sets.items()}, size=size)
+        states = _initial(own)
+        puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in conditions.puts.items()}
+        if puts:
+            states = _placed(own, None, np.full(size, conditions.start), states, puts)
+        found = _mapped(own, lambda one, y: steady_state(one, initial=y, t0=conditions.start, method=self.method), states)
+        rows = np.flatnonzero(of >= 0)
+        moved = jax.tree.map(lambda mine, rest: mine.at[rows].set(rest[of[rows]]), start, found.state)
+        if isinstance(model, Network):
+            moved = _placed(cohort, own.take(np.maximum(of, 0)), stage.start, moved, {}) if (of >= 0).all() else moved
+        fine = jax.tree.map(lambda code: jnp.broadcast_to(code, of.shape), RESULTS.successful)
+        return moved, jax.tree.map(lambda mine, own: mine.at[rows].set(own[of[rows]]), fine, found.result)
+
+    def _at_rest(self, cohort: Cohort, states: Any) -> tuple[dict[str, jax.Array], Any]:
+        """Return what is observed in the steady state that each experiment comes to, and how it was found."""
+        start = self.stages[-1].start
+
+        def one(model: AbstractModel, y: Any, t: Any) -> tuple[Any, Any]:
+            found = steady_state(model, initial=y, t0=t, method=self.method)
+            seen = model.observe(t, found.state)
+            return found.result, {name: seen[name] for name in self.save}
+
+        result, seen = _mapped(cohort, one, states, jnp.asarray(start))
+        waits = jnp.asarray(self.steady)
+        result = jax.tree.map(lambda code, fine: jnp.where(waits, code, fine), result, RESULTS.successful)
+        return {name: jnp.where(waits, value, jnp.nan)[:, None] for name, value in seen.items()}, result
+
+
+def _observed_changes(stage: Stage, before: Cohort, states: Any, known: Mapping[str, Any]) -> dict:
+    """Return the changes that depend on what is observed: by (is it a state, name), experiments and values."""
+    found: dict[tuple[bool, str], tuple[list[int], list[Any]]] = {}
+    for row, formulas in stage.later.items():
+        state = jax.tree.map(lambda leaf, row=row: leaf[row], states)
+        seen = {**dict(before.patient(row).observe(stage.start[row], state)), **known}
+        for is_state, name, formula in formulas:
+            rows, values = found.setdefault((is_state, name), ([], []))
+            rows.append(row)
+            values.append(jnp.asarray(value_of(formula, seen, stage.start[row]), float))
+    return {key: (np.array(rows), jnp.stack(values)) for key, (rows, values) in found.items()}
+
+
+def _mapped(cohort: Cohort, function: Any, *arguments: Any) -> Any:
+    """Apply a function of a model, and of arguments with a leading axis, to each patient."""
+    each, shared = eqx.partition(cohort.model, cohort.axes_mask())
+    if not jax.tree.leaves(each) and not arguments:
+        one = function(cohort.model)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (cohort.size, *jnp.shape(leaf))), one)
+    return jax.vmap(lambda own, *rest: function(eqx.combine(own, shared), *rest))(each, *arguments)
+
+
+def _first_failure(result: Any, following: Any) -> Any:
+    """Return how something went, and where it went well how the next went."""
+    fine = result == RESULTS.successful
+    return jax.tree.map(lambda code, after: jnp.where(fine, after, code), result, following)
+
+
+def _initial(cohort: Cohort) -> Any:
+    return _mapped(cohort, lambda model: as_state(model, None))
+
+
+def _ended(states: Any, before: Any, goes_on: np.ndarray) -> Any:
+    """Return the states at the end of a stage; where there is no other stage, as they were before it."""
+
+    def last(leaf: jax.Array, own: jax.Array) -> jax.Array:
+        return jnp.where(goes_on.reshape(-1, *[1] * (own.ndim - 1)), leaf[:, -1], own)
+
+    return jax.tree.map(last, states, before)
+
+
+def _placed(cohort: Cohort, before: Cohort | None, times: Any, states: Any, puts: Mapping[str, tuple]) -> Any:
+    """Return states in which some have new values, where the mask says so."""
+    wanted = {name: mask for name, (mask, _) in puts.items()}
+    values = {name: value for name, (_, value) in puts.items()}
+    earlier = cohort if before is None else before
+    each, shared = eqx.partition(earlier.model, earlier.axes_mask())
+
+    def one(model: AbstractModel, y: Any, t: Any, mask: Any, new: Any, own: Any) -> Any:
+        old = eqx.combine(own, shared)
+        if isinstance(model, Network):
+            seen = old.observe(t, y)
+            given = {name: jnp.where(mask[name], new[name], seen[name]) for name in new}
+            return model.placed(t, y, given, before=old)
+        leaves, structure = jax.tree.flatten(y)
+        for name, value in new.items():
+            leaf, element = place_of(y, name)
+            flat = jnp.ravel(leaves[leaf])
+            flat = flat.at[element].set(jnp.where(mask[name], value, flat[element]))
+            leaves[leaf] = flat.reshape(jnp.shape(leaves[leaf]))
+        return jax.tree.unflatten(structure, leaves)
+
+    return _mapped(cohort, one, states, jnp.asarray(times), wanted, values, each)
+
+
+def place_of(state: Any, name: str) -> tuple[int, int]:
+    """Return the leaf of a state that a name means, and the element of it."""
+    flat = match(name, state_names(state), "put", "a state of the model")
+    for leaf, elements in enumerate(leaf_names(state)):
+        if flat < len(elements):
+            return leaf, flat
+        flat -= len(elements)
+    raise AssertionError("unreachable")
+
+
+def windows(experiments: Sequence[Experiment], starts: Sequence[float]) -> list[Regimen]:
+    """Return the doses of each stage: those between its start and the next change."""
+    most = max(1 + len(one.changes) for one in experiments)
+    found = []
+    for k in range(most):
+        cut = []
+        for one, start in zip(experiments, starts, strict=True):
+            edges = [start, *(change.at for change in one.changes), np.inf]
+            first, last = (edges[k], edges[k + 1]) if k < len(edges) - 1 else (np.inf, np.inf)
+            regimen = one.regimen
+            if len(edges) > 2:
+                if regimen.extent.infuses or regimen.extent.steady:
+                    refuse("regimen", "have boluses only in an experiment with changes", "one with others")
+                inside = (regimen.time >= first) & (regimen.time < last)
+                regimen = eqx.tree_at(lambda r: r.time, regimen, jnp.where(inside, regimen.time, jnp.inf))
+            cut.append(regimen)
+        found.append(cut[0] if len(cut) == 1 else stacked(cut))
+    return found
+
+
+def stage_change(experiment: Experiment, k: int) -> Change | None:
+    """Return what changes at the beginning of the k-th stage, None if there is no such stage."""
+    changes = (experiment.begin, *experiment.changes)
+    return changes[k] if k < len(changes) else None
+
+
+def begins(experiment: Experiment) -> float:
+    """Return when an experiment begins."""
+    if experiment.start is not None:
+        return experiment.start
+    doses = np.asarray(experiment.regimen.time)
+    finite = experiment.measurements.time[np.isfinite(experiment.measurements.time)]
+    return float(min(0.0, finite.min(initial=0.0), doses.min(initial=0.0)))
+
+
+def parameters_of(model: AbstractModel) -> frozenset[str]:
+    """Return the names of the parameters of a model, elements of arrays as well."""
+    found = set()
+    for one in names(model):
+        found.add(one.name)
+        found |= {f"{one.name}[{i}]" for i in range(np.size(one.value))} if np.ndim(one.value) else set()
+    return frozenset(found)
