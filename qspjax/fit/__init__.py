@@ -1,6 +1,6 @@
 """Calibration: data and likelihood, parameters, and how they are found."""
 
-from qspjax.fit._censoring import AbstractCensoring as AbstractCensoring, M1 as M1, M3 as M3, M4 as M4
+from qspjax.fit._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring
 from qspjax.fit._error_models import (
     AbstractErrorModel as AbstractErrorModel,
     Additive as Additive,
@@ -12,7 +12,11 @@ from qspjax.fit._error_models import (
     Proportional as Proportional,
     TimeToEvent as TimeToEvent,
 )
+from qspjax.fit._estimate import Fit as Fit, Standing as Standing, estimate as estimate
+from qspjax.fit._evolution import DifferentialEvolution as DifferentialEvolution
+from qspjax.fit._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit._free import Free as Free
+from qspjax.fit._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit._measurements import (
     Change as Change,
     Experiment as Experiment,
@@ -20,9 +24,17 @@ from qspjax.fit._measurements import (
     Output as Output,
 )
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
+from qspjax.fit._profile import Profile as Profile, profiles as profiles
+from qspjax.fit._search import AbstractSearch as AbstractSearch
+from qspjax.fit._starts import MultiStart as MultiStart
 from qspjax.fit._tails import (
     AbstractTails as AbstractTails,
     Gaussian as Gaussian,
     Laplace as Laplace,
     StudentT as StudentT,
+)
+from qspjax.fit._uncertainty import (
+    Uncertainty as Uncertainty,
+    fisher_information as fisher_information,
+    observed_information as observed_information,
 )

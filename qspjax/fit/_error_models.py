@@ -268,7 +268,9 @@ class Ordinal(AbstractErrorModel):
         cut = jnp.take_along_axis(cuts, jnp.broadcast_to(place, cuts.shape[1:])[None], axis=0)[0]
         inside = k < len(predictors)
         below = jnp.where(inside, -jax.nn.softplus(-cut), 0.0)
-        return jnp.where(k < 0, -jnp.inf, below), jnp.where(k < 0, 0.0, jnp.where(inside, -jax.nn.softplus(cut), -jnp.inf))
+        return jnp.where(k < 0, -jnp.inf, below), jnp.where(
+            k < 0, 0.0, jnp.where(inside, -jax.nn.softplus(cut), -jnp.inf)
+        )
 
     def log_density(self, y: Any, predictors: Predictors) -> Array:
         upto, before = self._log_at_most(y, predictors)[0], self._log_at_most(jnp.asarray(y) - 1, predictors)[0]

@@ -63,9 +63,7 @@ class _Builder:
         self.start = as_state(self.model, None)
         self.states = frozenset(state_names(self.start))
         self.observed = observed_names(self.model, self.start)
-        self.set_somewhere = {
-            name for one in self.experiments for change in _changes_of(one) for name in change.set
-        }
+        self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = Pool([*problem.names, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
         if any(event.delay is not None for event in events_of(self.model)):
@@ -155,7 +153,9 @@ class _Builder:
             for name in dict.fromkeys(data.output):
                 output = self.problem.outputs[name]
                 mine = outputs == name
-                kept, censored = chosen(output, data.value[mine], None if data.censored is None else data.censored[mine])
+                kept, censored = chosen(
+                    output, data.value[mine], None if data.censored is None else data.censored[mine]
+                )
                 which = np.flatnonzero(mine)[kept]
                 parts.setdefault(name, []).append((number, which, stage[which], censored[kept]))
         widths = [max((len(own[k]) for own in times), default=0) for k in range(most)]
@@ -207,7 +207,9 @@ class _Builder:
         arrays["censored"] = arrays["censored"].astype(bool)
         for used, cells in given.items():
             if len(cells) != len(arrays["value"]):
-                refuse("given", f"have the column `{used}` wherever output `{name}` is measured", "without it somewhere")
+                refuse(
+                    "given", f"have the column `{used}` wherever output `{name}` is measured", "without it somewhere"
+                )
         return Rows(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
 
     def _set_at(self, one: Experiment, number: int, name: str, stage: int) -> int:

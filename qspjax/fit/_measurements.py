@@ -189,6 +189,12 @@ class Experiment:
             refuse("changes", "be in the order of time", times)
         self.changes = tuple(changes)
 
+    def measuring(self, measurements: Measurements) -> "Experiment":
+        """Return the same experiment with other measurements."""
+        new = object.__new__(Experiment)
+        vars(new).update(vars(self), measurements=measurements)
+        return new
+
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
         stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]

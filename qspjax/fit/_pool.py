@@ -51,7 +51,9 @@ class Pool:
     def depends(self) -> np.ndarray:
         """Return which values depend on each parameter, shape (values, parameters)."""
         names = [frozenset({name}) for name in self.parameters] + [names_in(one) for one in self._formulas]
-        return np.array([[name in used for name in self.parameters] for used in names], bool).reshape(-1, len(self.parameters))
+        return np.array([[name in used for name in self.parameters] for used in names], bool).reshape(
+            -1, len(self.parameters)
+        )
 
     def values(self, parameters: Any) -> Any:
         """Return all values, for parameters in their order."""

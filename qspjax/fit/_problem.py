@@ -19,7 +19,7 @@ from qspjax.fit._colours import coloured
 from qspjax.fit._formula import as_formula
 from qspjax.fit._free import Free
 from qspjax.fit._layout import Layout, layout_of
-from qspjax.fit._measurements import Experiment, Output
+from qspjax.fit._measurements import Experiment, Measurements, Output
 from qspjax.fit._rows import Rows
 from qspjax.fit._stages import Outcomes
 from qspjax.solve import AbstractMethod
@@ -224,6 +224,60 @@ class Problem:
             found.append((rows, prediction, rows.residual(predictors)))
         return found
 
+    def table(self, x: Any) -> dict[str, np.ndarray]:
+        """Return every measurement with its prediction, as columns: the data of pictures.
+
+        The columns are `experiment`, `output`, `time`, `observed`, `prediction`, `residual` (standardised, NaN where
+        censored) and `censored`.
+        """
+        return self._tabulated(x)
+
+    def curves(self, x: Any, *, points: int = 200) -> dict[str, np.ndarray]:
+        """Return predictions at times that lie close, for each output that an experiment measures, as columns.
+
+        Args:
+            x: Where, on the scale of the search.
+            points: Times of each curve.
+        """
+        return self._dense(points)._tabulated(x)
+
+    def _tabulated(self, x: Any) -> dict[str, np.ndarray]:
+        names = np.array([*self.experiments], dtype=object)
+        columns: dict[str, list] = {}
+        for rows, prediction, residual in self._predicted(jnp.asarray(x, float)):
+            parts = {
+                "experiment": names[rows.experiment],
+                "output": np.full(rows.value.size, rows.name, dtype=object),
+                "time": rows.time,
+                "observed": rows.value,
+                "prediction": np.asarray(prediction),
+                "residual": np.asarray(residual),
+                "censored": rows.censored,
+            }
+            for name, part in parts.items():
+                columns.setdefault(name, []).append(part)
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    def _dense(self, points: int) -> "Problem":
+        """Return the same problem with measurements at many times, whose values mean nothing."""
+        experiments = {}
+        for name, one in self.experiments.items():
+            data = one.measurements
+            times, outputs, given = [], [], {column: [] for column in data.given}
+            for output in dict.fromkeys(data.output):
+                mine = [i for i, other in enumerate(data.output) if other == output]
+                finite = data.time[mine][np.isfinite(data.time[mine])]
+                first = min(0.0 if one.start is None else one.start, finite.min(initial=0.0))
+                grid = np.linspace(first, max(finite.max(initial=0.0), first + 1e-9), points)
+                times += grid.tolist()
+                outputs += [output] * points
+                for column in given:
+                    given[column] += [data.given[column][mine[0]]] * points
+            dense = Measurements(times, np.ones(len(times)), output=outputs, given=given)
+            experiments[name] = one.measuring(dense)
+        outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
+        return Problem(self.model, experiments, outputs, self.parameters, method=self.method)
+
     def failures(self, x: Any) -> list[str]:
         """Say which experiments fail at a point, where and why; an empty list if none does."""
         outcomes = self._simulated(jnp.asarray(x, float))
@@ -232,8 +286,10 @@ class Problem:
         for i, name in enumerate(self.experiments):
             code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
             if bool(code != RESULTS.successful):
-                lines.append(f"Experiment `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]} ({shown})")
-        for rows, prediction, _ in self.predictions(x) if not lines else []:
+                lines.append(
+                    f"Experiment `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]} ({shown})"
+                )
+        for rows, prediction, _ in self._predicted(jnp.asarray(x, float)) if not lines else []:
             bad = np.flatnonzero(~np.isfinite(np.asarray(prediction)))
             if bad.size:
                 where = [*self.experiments][rows.experiment[bad[0]]]
@@ -244,6 +300,10 @@ class Problem:
     @cached_property
     def _simulated(self) -> Any:
         return eqx.filter_jit(self.simulate)
+
+    def _predicted(self, x: Array) -> list[tuple[Rows, Array, Array]]:
+        parts = eqx.filter_jit(lambda x: [pair[1:] for pair in self.predictions(x)])(x)
+        return [(rows, *pair) for rows, pair in zip(self.rows, parts, strict=True)]
 
     def _pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
         known = self.values(x)

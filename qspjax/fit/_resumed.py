@@ -1,9 +1,8 @@
 """A model that goes on after a change from outside: its events remember what their triggers were before it."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp

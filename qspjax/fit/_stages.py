@@ -190,7 +190,9 @@ class Stages:
         puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in conditions.puts.items()}
         if puts:
             states = _placed(own, None, np.full(size, conditions.start), states, puts)
-        found = _mapped(own, lambda one, y: steady_state(one, initial=y, t0=conditions.start, method=self.method), states)
+        found = _mapped(
+            own, lambda one, y: steady_state(one, initial=y, t0=conditions.start, method=self.method), states
+        )
         rows = np.flatnonzero(of >= 0)
         moved = jax.tree.map(lambda mine, rest: mine.at[rows].set(rest[of[rows]]), start, found.state)
         if isinstance(model, Network):

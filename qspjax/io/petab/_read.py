@@ -157,7 +157,9 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
         free = row.get("estimate").lower() in ("1", "true", "1.0")
         if not free:
             if math.isnan(value):
-                problems.add(row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty.")
+                problems.add(
+                    row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty."
+                )
             found[id] = value
             continue
         scale = row.get("parameterScale") or "lin"
@@ -172,10 +174,16 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
             continue
         transform: AbstractTransform = {"lin": Identity(), "log": Log(), "log10": Log(10.0)}[scale]
         lower = lower if scale == "lin" else max(lower, 0.0)
-        middle = value if math.isfinite(value) else float(transform.inverse(0.5 * (transform.forward(lower) + transform.forward(upper))))
+        middle = (
+            value
+            if math.isfinite(value)
+            else float(transform.inverse(0.5 * (transform.forward(lower) + transform.forward(upper))))
+        )
         start = min(max(middle, lower), upper)
         if not math.isfinite(start) or (scale != "lin" and start <= 0):
-            problems.add(row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}.")
+            problems.add(
+                row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}."
+            )
             continue
         prior, scaled = _prior(row, problems, version, lower, upper, scale)
         found[id] = Free(start, bounds=(lower, upper), transform=transform, prior=prior, prior_scaled=scaled)
@@ -188,7 +196,11 @@ def _prior(
     row: Row, problems: Problems, version: str, lower: float, upper: float, scale: str
 ) -> tuple[PetabPrior | None, bool]:
     """Return the prior of a parameter, and whether it is one of the transformed value."""
-    kinds, numbers = ("objectivePriorType", "objectivePriorParameters") if version == "1" else ("priorDistribution", "priorParameters")
+    kinds, numbers = (
+        ("objectivePriorType", "objectivePriorParameters")
+        if version == "1"
+        else ("priorDistribution", "priorParameters")
+    )
     kind, scaled = plain_kind(row.get(kinds)), False
     if not kind:
         return None, False
@@ -305,7 +317,9 @@ def _parted(network: Network, period: Period, row: Row, problems: Problems) -> t
         elif id in network.values or id not in definition.ids():
             sets[id] = formula
         else:
-            problems.of_file(row.file, f"must have conditions that set what is free, but a rule of the model sets {id}.")
+            problems.of_file(
+                row.file, f"must have conditions that set what is free, but a rule of the model sets {id}."
+            )
     return sets, puts
 
 
@@ -318,10 +332,17 @@ def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measur
         time.append(problems.number(row, "time"))
         value.append(problems.number(row, "measurement"))
         output.append(id)
-        for column, names in (("observableParameters", observable.placeholders), ("noiseParameters", observable.noise_placeholders)):
+        for column, names in (
+            ("observableParameters", observable.placeholders),
+            ("noiseParameters", observable.noise_placeholders),
+        ):
             formulas = problems.formulas(row, column)
             if len(formulas) != len(names):
-                problems.add(row, column, f"must have a value for each of {len(names)} placeholders of {id}, but has {len(formulas)}.")
+                problems.add(
+                    row,
+                    column,
+                    f"must have a value for each of {len(names)} placeholders of {id}, but has {len(formulas)}.",
+                )
                 continue
             for placeholder, formula in zip(names, formulas, strict=True):
                 given.setdefault(placeholder, [0.0] * len(rows))[number] = formula

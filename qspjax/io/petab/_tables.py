@@ -90,7 +90,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
-        raise FileIssues([Issue(path.name, (), f"must be YAML, but {getattr(error, 'problem', error)}.", line=line)]) from None
+        raise FileIssues(
+            [Issue(path.name, (), f"must be YAML, but {getattr(error, 'problem', error)}.", line=line)]
+        ) from None
     if not isinstance(content, dict):
         raise FileIssues([Issue(path.name, (), "must name the files of a PEtab problem, but does not.")])
     return content
@@ -105,10 +107,14 @@ def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], probl
         columns = [cell.strip() for cell in header[1]]
         for column in needed:
             if column not in columns:
-                problems.of_file(Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}.")
+                problems.of_file(
+                    Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}."
+                )
         for line, cells in body:
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
-                problems.of_file(Path(name).name, f"must have {len(columns)} cells in line {line}, but has {len(cells)}.")
+                problems.of_file(
+                    Path(name).name, f"must have {len(columns)} cells in line {line}, but has {len(cells)}."
+                )
             values = {column: _plain(cell) for column, cell in zip(columns, cells, strict=False)}
             if any(values.values()):
                 rows.append(Row(Path(name).name, line, values))

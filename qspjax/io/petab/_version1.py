@@ -25,7 +25,9 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
 
     parameters = table("parameter_file", content.get("parameter_file"), "parameterId", "estimate")
     conditions = table("condition_files", files.get("condition_files"), "conditionId")
-    observables = table("observable_files", files.get("observable_files"), "observableId", "observableFormula", "noiseFormula")
+    observables = table(
+        "observable_files", files.get("observable_files"), "observableId", "observableFormula", "noiseFormula"
+    )
     columns = ("observableId", "simulationConditionId", "time", "measurement")
     measurements = table("measurement_files", files.get("measurement_files"), *columns)
     models = listed(files.get("sbml_files"))
@@ -43,7 +45,9 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
             if (id or column.startswith("sim")) and id not in targets:
                 problems.add(row, column, f"must be a condition ({', '.join(targets)}), but is {id or 'empty'}.")
         if row.get("observableId") not in found:
-            problems.add(row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}.")
+            problems.add(
+                row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
+            )
         name = f"{before}+{during}" if before else during
         if name not in experiments:
             periods = [Period(-float("inf"), targets.get(before, {}))] if before else []
@@ -72,4 +76,6 @@ def _observable(row: Row, problems: Problems) -> Observable:
         return tuple(f"{kind}Parameter{n}_{id}" for n in numbers)
 
     base, tails = noise or (0.0, None)
-    return Observable(formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise"))
+    return Observable(
+        formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise")
+    )

@@ -20,7 +20,9 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
     if not isinstance(model, dict) or str(model.get("language", "")).lower() != "sbml":
         raise FileIssues([Issue(path.name, ("model_files", str(model_id)), "must be a model in SBML, but is not.")])
     if content.get("extensions"):
-        raise FileIssues([Issue(path.name, ("extensions",), f"not supported: extension {next(iter(content['extensions']))}.")])
+        raise FileIssues(
+            [Issue(path.name, ("extensions",), f"not supported: extension {next(iter(content['extensions']))}.")]
+        )
 
     def table(key: str, *needed: str) -> list[Row]:
         return read_tables(folder, listed(content.get(key)), needed, problems)
@@ -54,7 +56,9 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
         if name and name not in periods:
             problems.add(row, "experimentId", f"must be an experiment ({', '.join(periods)}), but is {name}.")
         if row.get("observableId") not in found:
-            problems.add(row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}.")
+            problems.add(
+                row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
+            )
         if not name:
             name = "without_experiment"
             periods.setdefault(name, [Period(0.0, {})])

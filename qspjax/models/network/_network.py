@@ -222,7 +222,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
         if not compartments:
             return moved
         sizes = self.observe(t, moved)
-        return self._state_of(y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()})
+        return self._state_of(
+            y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()}
+        )
 
     def _state_of(self, y: Labelled, values: Mapping[str, Any]) -> Labelled:
         new = tuple(jnp.asarray(values[id], dtype=float) for id in y.labels)

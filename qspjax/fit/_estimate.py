@@ -1,0 +1,321 @@
+"""Maximum likelihood or a posteriori: from starts to optima, all in one program, resumable.
+
+Starts wait in a queue for one of a fixed number of places, so that one compiled program serves them all, and a start
+that is done makes room at once.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, check_whole, refuse
+from qspjax._extras import require
+from qspjax._files import replaced
+from qspjax.fit._evolution import DifferentialEvolution
+from qspjax.fit._gauss_newton import TrustRegion
+from qspjax.fit._problem import Problem
+from qspjax.fit._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, stepped
+from qspjax.fit._starts import MultiStart
+
+if TYPE_CHECKING:
+    import pandas
+
+SAVED_EVERY = 10.0
+"""Seconds between two checkpoints."""
+
+
+class Standing(NamedTuple):
+    """How an estimation stands: starts that are done, and all, the best log density, and steps taken."""
+
+    done: int
+    total: int
+    best: float
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Optima from one or more starts, the best first.
+
+    Attributes:
+        problem: What was fitted.
+        method: How, in words.
+        starts: Where each search began, shape (starts, parameters), on the scale of the search.
+        points: Where it ended.
+        values: The log density there, -inf where the start failed.
+        status: How it ended, see `status_text`.
+        steps: Evaluations of each.
+        failures: Evaluations that failed, of each.
+        number: The number of each start, in the order of the starts.
+        history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
+        seconds: What it took.
+    """
+
+    problem: Problem
+    method: str
+    starts: np.ndarray
+    points: np.ndarray
+    values: np.ndarray
+    status: np.ndarray
+    steps: np.ndarray
+    failures: np.ndarray
+    number: np.ndarray
+    history: np.ndarray
+    seconds: float
+
+    @property
+    def x(self) -> np.ndarray:
+        """The best point, on the scale of the search."""
+        return self.points[0]
+
+    @property
+    def log_density(self) -> float:
+        """The log density at the best point."""
+        return float(self.values[0])
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The natural values of the free parameters at the best point."""
+        return dict(zip(self.problem.names, np.asarray(self.problem.natural(self.x)).tolist(), strict=True))
+
+    def reached(self, within: float = 0.1) -> int:
+        """Return how many starts came within a distance of the best log density."""
+        return int(np.sum(self.values >= self.values[0] - within))
+
+    def status_text(self, start: int) -> str:
+        """Return in words how the search of a start ended."""
+        return STATUS[int(self.status[start])]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row a start, the best first, and the natural value of each parameter."""
+        pandas = require("pandas", extra="data")
+        natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
+        table = {
+            "start": self.number,
+            "log_density": self.values,
+            "status": [STATUS[int(code)] for code in self.status],
+            "steps": self.steps,
+            "failures": self.failures,
+        }
+        return pandas.DataFrame(table | dict(zip(self.problem.names, natural.T, strict=True)))
+
+    def __str__(self) -> str:
+        rows = [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
+        done = (
+            f"{self.reached()} of {len(self.values)} starts within 0.1 of it"
+            if len(self.values) > 1
+            else self.status_text(0)
+        )
+        return "\n".join([f"log density {self.log_density:.6g} by {self.method}; {done}", *rows])
+
+
+def estimate(
+    problem: Problem,
+    *,
+    method: AbstractSearch | DifferentialEvolution | None = None,
+    starts: MultiStart | Any = None,
+    lanes: int = 16,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[Standing], None] | None = None,
+) -> Fit:
+    """Find the parameters at which the log density is greatest.
+
+    Args:
+        problem: What to fit.
+        method: How to search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
+            `DifferentialEvolution()`.
+        starts: Where from: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
+            or None for the start of each parameter.
+        lanes: How many starts are searched side by side.
+        checkpoint: A file in which the state is kept every few seconds; where it is there already, the estimation goes
+            on from it, and ends with the same optima as without the interruption.
+        progress: Called after every step.
+
+    Returns:
+        A `Fit`; a start that fails is in it with its status.
+
+    Raises:
+        ValueError: If starts have a wrong shape, or the checkpoint is that of another estimation.
+        RuntimeError: If no start can be evaluated; the message says which experiment fails, where and why.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=1.0, V=50.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(1.0), "V": Free(50.0)},
+        ... )
+        >>> {name: round(value, 2) for name, value in estimate(problem).parameters.items()}
+        {'CL': 2.96, 'V': 29.93}
+    """
+    check_instance("problem", problem, Problem, "a Problem")
+    method = TrustRegion() if method is None else method
+    check_instance("method", method, (AbstractSearch, DifferentialEvolution), "a method such as TrustRegion()")
+    check_whole("lanes", lanes, 1)
+    began = time.perf_counter()
+    if isinstance(method, DifferentialEvolution):
+        points = method.search(problem, None if progress is None else lambda s, b: progress(Standing(0, 1, b, s)))
+        described, search = method.describe(), method.polish
+    else:
+        points, described, search = _points(problem, starts), method.describe(), method
+    run = _Run(problem, search, points, min(lanes, len(points)))
+    file = None if checkpoint is None else Path(checkpoint)
+    if file is not None and file.exists():
+        run.load(file)
+    saved = time.perf_counter()
+    while run.going:
+        run.advance()
+        if progress is not None:
+            progress(Standing(int(run.done.sum()), len(points), run.best, int(run.total_steps)))
+        if file is not None and time.perf_counter() - saved > SAVED_EVERY:
+            run.save(file)
+            saved = time.perf_counter()
+    if file is not None:
+        run.save(file)
+    return run.fit(described, time.perf_counter() - began)
+
+
+def _points(problem: Problem, starts: Any) -> np.ndarray:
+    if starts is None:
+        return np.asarray(problem.start)[None]
+    if isinstance(starts, MultiStart):
+        return starts.points(problem)
+    points = np.asarray(starts, float)
+    if points.ndim != 2 or points.shape[1] != len(problem.names) or not len(points):
+        refuse("starts", f"have shape (starts, {len(problem.names)})", f"of shape {points.shape}")
+    if not np.isfinite(points).all():
+        refuse("starts", "be finite", "not")
+    outside = (points < np.asarray(problem.bounds[0]) - 1e-9) | (points > np.asarray(problem.bounds[1]) + 1e-9)
+    if outside.any():
+        start, parameter = np.argwhere(outside)[0]
+        refuse("starts", "lie within the bounds", f"outside in `{problem.names[parameter]}` of start {start}")
+    return points
+
+
+class _Run:
+    """Starts in their places and in the queue, and what has come of them."""
+
+    def __init__(self, problem: Problem, method: AbstractSearch, points: np.ndarray, lanes: int) -> None:
+        self.problem, self.method, self.points = problem, method, points
+        count, size = points.shape
+        self.ended = points.copy()
+        self.values = np.full(count, -np.inf)
+        self.status = np.full(count, RUNNING)
+        self.steps, self.failures = np.zeros(count, int), np.zeros(count, int)
+        self.history: list[tuple[int, int, float]] = []
+        self.owner = np.arange(lanes)
+        self.waiting = lanes
+        self.total_steps = 0
+        self._begin = eqx.filter_jit(jax.vmap(lambda x: begun(method, problem, x)))
+        free = jnp.zeros(size, bool)
+        self._step = eqx.filter_jit(jax.vmap(lambda search: stepped(method, problem, search, free)))
+        self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
+
+    @property
+    def done(self) -> np.ndarray:
+        """Which starts have ended."""
+        return self.status != RUNNING
+
+    @property
+    def going(self) -> bool:
+        """Whether any start has not."""
+        return not self.done.all()
+
+    @property
+    def best(self) -> float:
+        """The greatest log density so far."""
+        return float(np.max(self.values))
+
+    def advance(self) -> None:
+        """Take one step with all starts in their places; where one ends, the next one from the queue begins."""
+        self.slots = self._step(self.slots)
+        status, steps, value, failures = (
+            np.asarray(x) for x in (self.slots.status, self.slots.steps, self.slots.value, self.slots.failures)
+        )
+        points = np.asarray(self.slots.x)
+        fresh = []
+        for place, start in enumerate(self.owner):
+            if start < 0:
+                continue
+            self.total_steps += 1
+            self.history.append((int(start), int(steps[place]), -float(value[place])))
+            self.values[start], self.ended[start] = -value[place], points[place]
+            self.status[start], self.steps[start] = status[place], steps[place]
+            self.failures[start] = failures[place]
+            if status[place] != RUNNING:
+                following = self.waiting < len(self.points)
+                self.owner[place] = self.waiting if following else -1
+                self.waiting += following
+                if following:
+                    fresh.append(place)
+        if fresh:
+            where = np.zeros(len(self.owner), bool)
+            where[fresh] = True
+            begin = self._begin(jnp.asarray(self.points[np.maximum(self.owner, 0)]))
+            self.slots = jax.tree.map(
+                lambda new, old: jnp.where(where.reshape(-1, *[1] * (old.ndim - 1)), new, old), begin, self.slots
+            )
+
+    def fit(self, method: str, seconds: float) -> Fit:
+        """Return the optima, the best first."""
+        if (self.status == FAILED).all():
+            reasons = self.problem.failures(jnp.asarray(self.points[0])) or ["The log density is not a number."]
+            raise RuntimeError(f"No start can be evaluated ({len(self.points)} tried). The first: {reasons[0]}")
+        order = np.argsort(-self.values, kind="stable")
+        history = np.full((len(self.points), int(self.steps.max(initial=1))), np.nan)
+        for start, step, value in self.history:
+            history[start, step - 1] = value
+        columns = (self.points, self.ended, self.values, self.status, self.steps, self.failures)
+        return Fit(self.problem, method, *(x[order] for x in columns), order, history[order], seconds)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _fingerprint(self) -> str:
+        """Return what tells this estimation from others."""
+        problem = self.problem
+        data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in problem.rows]
+        bounds = [np.asarray(edge).tobytes() for edge in problem.bounds]
+        said = (problem.names, sorted(problem.fixed.items()), data, bounds, repr(self.method), self.points.tobytes())
+        return hashlib.sha256(repr((said, len(self.owner))).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        own = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
+        names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
+        state = {name: np.asarray(getattr(self, name)) for name in names}
+        history = np.array(self.history, float).reshape(-1, 3)
+        with replaced(path) as file:
+            np.savez(file, fingerprint=self._fingerprint(), history=history, **own, **state)
+
+    def load(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: If it is that of another estimation, or none.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as state:
+                held = {name: state[name] for name in state.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
+        if str(held.get("fingerprint")) != self._fingerprint():
+            raise ValueError(
+                f"{path} must be the checkpoint of this estimation, but is that of another one: remove it."
+            )
+        leaves, structure = jax.tree.flatten(self.slots)
+        self.slots = jax.tree.unflatten(structure, [jnp.asarray(held[f"slot{i}"]) for i in range(len(leaves))])
+        for name in ("ended", "values", "status", "steps", "failures", "owner"):
+            setattr(self, name, held[name].copy())
+        self.waiting, self.total_steps = int(held["waiting"]), int(held["total_steps"])
+        self.history = [(int(a), int(b), float(c)) for a, b, c in held["history"]]

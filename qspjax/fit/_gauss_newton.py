@@ -1,0 +1,264 @@
+"""Bounded searches on a quadratic model with the Gauss-Newton curvature: trust region, and Levenberg-Marquardt.
+
+    m(s) = g's + s'Hs / 2
+
+Both use forward sensitivities of all measurements, one evaluation a step, and never leave the bounds.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._arrays import place_of_greatest
+from qspjax.fit._problem import Problem
+from qspjax.fit._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
+
+SHRINK, GROW = 0.25, 0.75
+"""The quality of a step below which the next ones are shorter, and above which they may be longer."""
+LEAST_GAIN = 1e-4
+"""The least quality of a step that is taken."""
+BISECTIONS = 60
+
+
+class Quadratic(NamedTuple):
+    """What both methods remember: slope and curvature at the best point, and how far to trust them."""
+
+    gradient: Array
+    curvature: Array
+    trust: Array
+
+
+class TrustRegion(AbstractSearch):
+    """A trust-region method with interior reflection at the bounds: the standard of calibration in systems biology.
+
+    Args:
+        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
+            smaller).
+        gtol: Or where the scaled slope is smaller.
+        max_steps: Most evaluations.
+        radius: How far the first step may go, on the scale of the search.
+
+    Reference: Coleman and Li, SIAM J Optim 1996;6:418, doi:10.1137/0806023; Froehlich and Sorger, PLoS Comput Biol
+    2022;18:e1010322, doi:10.1371/journal.pcbi.1010322.
+    """
+
+    ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    max_steps: int = eqx.field(default=500, static=True, kw_only=True)
+    radius: float = eqx.field(default=1.0, static=True, kw_only=True)
+
+    def begin(self, problem: Problem, x: Array) -> Quadratic:
+        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.radius))
+
+    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+        lower, upper = problem.bounds
+        model: Quadratic = search.own
+        gradient = jnp.where(held, 0.0, model.gradient)
+        curvature = jnp.where(held[:, None] | held[None, :], 0.0, model.curvature)
+        x = _inside(search.x, lower, upper, held)
+        edge = jnp.where(gradient < 0, upper, lower)
+        bounded = jnp.isfinite(edge)
+        distance = jnp.where(bounded, jnp.abs(x - edge), 1.0)
+        scale = jnp.where(held, 0.0, jnp.sqrt(distance))
+        bend = scale[:, None] * curvature * scale + jnp.diag(jnp.where(bounded, jnp.abs(gradient), 0.0))
+        slope = scale * gradient
+        long, move = _chosen_step(x, gradient, curvature, bend, slope, scale, model.trust, lower, upper)
+
+        def trust(quality: Array, fine: Array) -> Array:
+            shorter = 0.25 * jnp.minimum(model.trust, long)
+            longer = jnp.where(long > 0.9 * model.trust, 2.0 * model.trust, model.trust)
+            return jnp.where(fine & (quality > SHRINK), jnp.where(quality > GROW, longer, model.trust), shorter)
+
+        flat = jnp.max(jnp.abs(slope * scale), initial=0.0) < self.gtol
+        return _taken(self, problem, search._replace(x=x), move, gradient, curvature, trust, flat, long)
+
+    def describe(self) -> str:
+        return f"trust region to {self.ftol:g}"
+
+
+class LevenbergMarquardt(AbstractSearch):
+    """Levenberg-Marquardt with active bounds: parameters at a bound that the slope points across stay there.
+
+    $$ (H + \\lambda\\, diag(H)) s = -g $$
+
+    Args:
+        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
+            smaller).
+        gtol: Or where the slope is smaller.
+        max_steps: Most evaluations.
+        damping: The first lambda.
+
+    Reference: Marquardt, J Soc Indust Appl Math 1963;11:431, doi:10.1137/0111030; Kanzow et al., J Comput Appl Math
+    2004;172:375, doi:10.1016/j.cam.2004.02.013 (bounds).
+    """
+
+    ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    max_steps: int = eqx.field(default=500, static=True, kw_only=True)
+    damping: float = eqx.field(default=1e-2, static=True, kw_only=True)
+
+    def begin(self, problem: Problem, x: Array) -> Quadratic:
+        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.damping))
+
+    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+        lower, upper = problem.bounds
+        model: Quadratic = search.own
+        x, gradient = search.x, model.gradient
+        stays = held | ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+        slope = jnp.where(stays, 0.0, gradient)
+        bend = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
+        weight = jnp.where(stays, 1.0, jnp.maximum(jnp.diag(bend), 1e-10 * jnp.max(jnp.diag(bend)) + 1e-12))
+        move = -jnp.linalg.solve(bend + jnp.diag(jnp.where(stays, 1.0, model.trust * weight)), slope)
+        move = jnp.clip(x + move, lower, upper) - x
+        long = jnp.max(jnp.abs(move), initial=0.0)
+
+        def trust(quality: Array, fine: Array) -> Array:
+            less = jnp.where(quality > GROW, 0.2, 1.0) * model.trust
+            return jnp.clip(jnp.where(fine & (quality > SHRINK), less, 4.0 * model.trust), 1e-12, 1e12)
+
+        flat = jnp.max(jnp.abs(slope), initial=0.0) < self.gtol
+        return _taken(self, problem, search, move, slope, bend, trust, flat, long)
+
+    def describe(self) -> str:
+        return f"Levenberg-Marquardt to {self.ftol:g}"
+
+
+def _taken(
+    method: Any,
+    problem: Problem,
+    search: Search,
+    move: Array,
+    gradient: Array,
+    curvature: Array,
+    trust: Any,
+    flat: Array,
+    long: Array,
+) -> Search:
+    """Evaluate a step, and take it if it is good."""
+    fresh = search.steps == 0
+    move = jnp.where(fresh, 0.0, move)
+    found = problem.quadratic(search.x + move)
+    value = -found.value
+    finite = jnp.isfinite(value)
+    expected = -(gradient @ move + 0.5 * move @ curvature @ move)
+    gained = search.value - value
+    noise = 1e-14 * jnp.abs(search.value)
+    quality = jnp.where(expected > noise, gained / jnp.where(expected > noise, expected, 1.0), 0.0)
+    better = finite & (fresh | ((gained > 0) & (quality > LEAST_GAIN)))
+    own = Quadratic(
+        jnp.where(better, -found.gradient, search.own.gradient),
+        jnp.where(better, found.curvature, search.own.curvature),
+        jnp.where(fresh, search.own.trust, trust(quality, finite)),
+    )
+    steps = search.steps + 1
+    small = method.ftol * jnp.maximum(1.0, jnp.abs(search.value))
+    settled = ~fresh & finite & (expected < small) & (jnp.abs(gained) < small)
+    stuck = ~fresh & (long < 1e-12)
+    status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
+    status = jnp.where(settled | stuck | (flat & ~fresh), CONVERGED, status)
+    status = jnp.where(fresh & ~finite, FAILED, status)
+    return Search(
+        jnp.where(better, search.x + move, search.x),
+        jnp.where(better, value, search.value),
+        status,
+        steps,
+        search.failures + ~finite,
+        own,
+    )
+
+
+def _inside(x: Array, lower: Array, upper: Array, held: Array) -> Array:
+    """Return a point strictly inside the bounds, but for what is held."""
+    span = jnp.where(jnp.isfinite(upper - lower), upper - lower, 1.0)
+    gap = 1e-10 * jnp.maximum(span, 1e-6)
+    return jnp.where(held, x, jnp.clip(x, lower + gap, upper - gap))
+
+
+def _chosen_step(
+    x: Array,
+    gradient: Array,
+    curvature: Array,
+    bend: Array,
+    slope: Array,
+    scale: Array,
+    radius: Array,
+    lower: Array,
+    upper: Array,
+) -> tuple[Array, Array]:
+    """Return the best of some steps by the quadratic model, and its length on the scale of the trust region.
+
+    They are the step of the trust region, that step reflected where it meets a bound, and steepest descent, each cut
+    short of the bounds.
+    """
+    best = _within_radius(bend, slope, radius)
+    steepest = -slope * (jnp.minimum(radius, _along(bend, slope)) / jnp.maximum(jnp.linalg.norm(slope), 1e-300))
+    theta = jnp.maximum(0.95, 1.0 - jnp.linalg.norm(slope))
+    first, part, met = _to_bound(x, scale * best, lower, upper)
+    onward = jnp.where(met, -1.0, 1.0) * scale * best * (1.0 - part)
+    reflected = first + _cut(x + first, onward, lower, upper, theta)
+    moves = jnp.stack(
+        [
+            _cut(x, scale * best, lower, upper, theta),
+            jnp.where(part < 1.0, reflected, first * theta),
+            _cut(x, scale * steepest, lower, upper, theta),
+        ]
+    )
+    extra = jnp.where(
+        scale > 0, (jnp.diag(bend) - scale**2 * jnp.diag(curvature)) / jnp.maximum(scale, 1e-300) ** 2, 0.0
+    )
+    models = moves @ gradient + 0.5 * jnp.sum((moves @ curvature + moves * extra) * moves, axis=1)
+    place = place_of_greatest(-models)
+    move = moves[place]
+    return jnp.linalg.norm(jnp.where(scale > 0, move / jnp.maximum(scale, 1e-300), 0.0)), move
+
+
+def _within_radius(bend: Array, slope: Array, radius: Array) -> Array:
+    """Return the minimum of slope's + s'(bend)s / 2 within a radius, by eigenvalues and bisection on the shift."""
+    sizes, vectors = jnp.linalg.eigh(bend)
+    rotated = vectors.T @ slope
+    least = jnp.maximum(-sizes[0], 0.0)
+    floor = 1e-14 * jnp.maximum(jnp.abs(sizes[-1]), 1e-12)
+
+    def length(shift: Array) -> Array:
+        return jnp.linalg.norm(rotated / jnp.maximum(sizes + shift, floor))
+
+    def halve(_: Any, edges: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = edges
+        middle = jnp.sqrt(low * high)
+        over = length(least + middle) > radius
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    most = jnp.linalg.norm(slope) / radius + floor
+    _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (floor, jnp.maximum(most, 2.0 * floor)))
+    shift = jnp.where(length(least) > radius, least + high, least)
+    return -vectors @ (rotated / jnp.maximum(sizes + shift, floor))
+
+
+def _along(bend: Array, slope: Array) -> Array:
+    """Return how far steepest descent goes to its minimum."""
+    length = jnp.linalg.norm(slope)
+    unit = slope / jnp.maximum(length, 1e-300)
+    curve = unit @ bend @ unit
+    return jnp.where(curve > 0, length / jnp.where(curve > 0, curve, 1.0), jnp.inf)
+
+
+def _parts(x: Array, move: Array, lower: Array, upper: Array) -> Array:
+    """Return which part of a step leads to the bound of each parameter."""
+    room = jnp.where(move > 0, upper - x, lower - x)
+    return jnp.where(move == 0, jnp.inf, room / jnp.where(move == 0, 1.0, move))
+
+
+def _to_bound(x: Array, move: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
+    """Return the step as far as the first bound, which part of it that is, and which parameter meets it."""
+    parts = _parts(x, move, lower, upper)
+    part = jnp.clip(jnp.min(parts, initial=jnp.inf), 0.0, 1.0)
+    return part * move, part, (parts <= part) & (part < 1.0)
+
+
+def _cut(x: Array, move: Array, lower: Array, upper: Array, theta: Array) -> Array:
+    """Return a step that stays strictly inside the bounds."""
+    part = jnp.min(_parts(x, move, lower, upper), initial=jnp.inf)
+    return jnp.where(part <= 1.0, theta * jnp.maximum(part, 0.0), 1.0) * move

@@ -1,0 +1,76 @@
+"""What all searches share: a state for each start, and one evaluation of the problem a step.
+
+Many starts are searched side by side: `step` is mapped over them, so that all their simulations are one cohort. The
+first step of a start only evaluates it, so that a start that waits can take the place of one that is done.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax.fit._problem import Problem
+
+RUNNING, CONVERGED, EXHAUSTED, FAILED = range(4)
+"""How a search stands: it goes on, found an optimum, used up its steps, or could not evaluate its start."""
+
+STATUS = ("running", "converged", "steps used up", "start failed")
+
+
+class Search(NamedTuple):
+    """The state of one search; values are negative log densities.
+
+    Attributes:
+        x: The best point so far, shape (parameters,).
+        value: Its value, inf before the first step.
+        status: A code, see `STATUS`.
+        steps: Steps taken.
+        failures: Evaluations that failed.
+        own: What the method remembers.
+    """
+
+    x: Array
+    value: Array
+    status: Array
+    steps: Array
+    failures: Array
+    own: Any
+
+
+class AbstractSearch(eqx.Module):
+    """A local search: from a start to an optimum, within the bounds."""
+
+    @abc.abstractmethod
+    def begin(self, problem: Problem, x: Array) -> Any:
+        """Return what the method remembers at a start, before anything is evaluated."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+        """Return the state after one evaluation.
+
+        Args:
+            problem: What is searched.
+            search: The state, running.
+            held: Which parameters stay where they are, shape (parameters,).
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return the method in a few words."""
+
+
+def begun(method: AbstractSearch, problem: Problem, x: Array) -> Search:
+    """Return the state of a search at its start."""
+    none = jnp.zeros((), int)
+    inside = jnp.clip(x, *problem.bounds)
+    return Search(inside, jnp.asarray(jnp.inf), none + RUNNING, none, none, method.begin(problem, inside))
+
+
+def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Array) -> Search:
+    """Return the state after one step; a search that is done stays as it is."""
+    new = method.step(problem, search, held)
+    going = search.status == RUNNING
+    return jax.tree.map(lambda after, before: jnp.where(going, after, before), new, search)

@@ -1,0 +1,48 @@
+"""Where searches begin: points that fill the bounds evenly."""
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import numpy as np
+
+from qspjax._checks import check_whole, refuse
+
+if TYPE_CHECKING:
+    from qspjax.fit._problem import Problem
+
+
+class MultiStart(eqx.Module):
+    """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
+
+    Args:
+        starts: How many; the start of the problem itself is not among them.
+        seed: Of the random numbers.
+        sobol: Whether to draw a scrambled Sobol sequence instead of a Latin hypercube.
+
+    Raises:
+        ValueError: If `starts` is not positive.
+    """
+
+    starts: int = eqx.field(static=True)
+    seed: int = eqx.field(default=0, static=True, kw_only=True)
+    sobol: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_whole("starts", self.starts, 1)
+        check_whole("seed", self.seed, 0)
+
+    def points(self, problem: "Problem") -> np.ndarray:
+        """Return the starts, shape (starts, parameters).
+
+        Raises:
+            ValueError: If a parameter has no bounds.
+        """
+        from scipy.stats import qmc
+
+        lower, upper = (np.asarray(edge) for edge in problem.bounds)
+        for name, low, high in zip(problem.names, lower, upper, strict=True):
+            if not np.isfinite(low) or not np.isfinite(high):
+                refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
+        kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
+        drawn = kind(len(lower), seed=self.seed).random(self.starts)
+        return lower + (upper - lower) * drawn

@@ -1,0 +1,179 @@
+"""How well parameters are known at an optimum: Fisher information, what it leaves open, and bands of predictions."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, refuse
+from qspjax._extras import require
+from qspjax.fit._problem import Problem
+
+if TYPE_CHECKING:
+    import pandas
+
+OPEN = 1e-8
+"""A direction is open where the data say less about it than this part of the most that they say about one."""
+
+
+def fisher_information(problem: Problem, x: Any) -> np.ndarray:
+    """Return the expected information at a point, of measurements and priors, shape (parameters, parameters).
+
+    $$ I = \\sum_i E[\\nabla log p_i \\nabla log p_i'] $$
+
+    It is positive semidefinite, and exact where the problem is least squares.
+
+    Args:
+        problem: What was fitted.
+        x: Where, on the scale of the search.
+    """
+    return np.asarray(eqx.filter_jit(problem.quadratic)(jnp.asarray(x, float)).curvature)
+
+
+def observed_information(problem: Problem, x: Any) -> np.ndarray:
+    """Return the negative second derivative of the log density at a point, shape (parameters, parameters).
+
+    By central differences of exact gradients, with steps of 1e-4 on the scale of the search.
+
+    Args:
+        problem: What was fitted.
+        x: Where, on the scale of the search.
+    """
+    x = jnp.asarray(x, float)
+    step = 1e-4 * jnp.eye(x.size)
+    gradients = eqx.filter_jit(jax.vmap(jax.grad(problem.log_density)))(jnp.concatenate([x + step, x - step]))
+    bend = (gradients[: x.size] - gradients[x.size :]) / 2e-4
+    return np.asarray(-0.5 * (bend + bend.T))
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """What an information matrix says about the parameters at a point.
+
+    Args:
+        problem: What was fitted.
+        x: The optimum, on the scale of the search.
+        information: The information there, such as `fisher_information(problem, x)`.
+
+    Raises:
+        ValueError: If the information has another shape or is not finite.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import (
+        ...     Additive, Experiment, Free, Measurements, Output, Problem, Uncertainty, estimate, fisher_information,
+        ... )
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=1.0, V=50.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(1.0), "V": Free(50.0)},
+        ... )
+        >>> x = estimate(problem).x
+        >>> Uncertainty(problem, x, fisher_information(problem, x)).relative_standard_errors.round(3)
+        array([0.02 , 0.014])
+    """
+
+    problem: Problem
+    x: np.ndarray
+    information: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_instance("problem", self.problem, Problem, "a Problem")
+        size = len(self.problem.names)
+        information = np.asarray(self.information, float)
+        if information.shape != (size, size) or not np.isfinite(information).all():
+            refuse(
+                "information", f"be a matrix of shape ({size}, {size})", f"of shape {information.shape}, or not finite"
+            )
+        object.__setattr__(self, "information", information)
+        object.__setattr__(self, "x", np.asarray(self.x, float))
+
+    @property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """The eigenvalues of the information, the greatest first, and the directions, shape (directions, parameters)."""
+        sizes, vectors = np.linalg.eigh(self.information)
+        return sizes[::-1], vectors.T[::-1]
+
+    @property
+    def open_directions(self) -> list[dict[str, float]]:
+        """The directions that the data say nothing about: by name, the share of the parameters that take part."""
+        sizes, directions = self.spectrum
+        found = []
+        for size, direction in zip(sizes, directions, strict=True):
+            if size <= OPEN * max(sizes[0], 0.0):
+                order = np.argsort(-np.abs(direction))
+                found.append({self.problem.names[i]: float(direction[i]) for i in order if abs(direction[i]) > 0.05})
+        return found
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """The covariance on the scale of the search; infinite variances for parameters of open directions."""
+        sizes, directions = self.spectrum
+        known = sizes > OPEN * max(sizes[0], 0.0)
+        covariance = (directions[known].T / sizes[known]) @ directions[known]
+        if not known.all():
+            lost = (np.abs(directions[~known]) > 0.05).any(axis=0)
+            covariance[lost, lost] = np.inf
+        return covariance
+
+    @property
+    def standard_errors(self) -> np.ndarray:
+        """The standard errors on the scale of the search, inf where the data say nothing."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+    @property
+    def _slopes(self) -> np.ndarray:
+        return np.asarray(jnp.diag(jax.jacfwd(self.problem.natural)(jnp.asarray(self.x))))
+
+    @property
+    def natural_standard_errors(self) -> np.ndarray:
+        """The standard errors of the natural values, by the delta method."""
+        return self.standard_errors * np.abs(self._slopes)
+
+    @property
+    def relative_standard_errors(self) -> np.ndarray:
+        """The standard errors of the natural values, as parts of these."""
+        return self.natural_standard_errors / np.abs(np.asarray(self.problem.natural(self.x)))
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """The correlation of the estimates on the scale of the search, NaN for open directions."""
+        covariance = np.where(np.isfinite(self.covariance), self.covariance, np.nan)
+        errors = np.sqrt(np.diag(covariance))
+        return covariance / errors[:, None] / errors
+
+    def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Return Wald confidence intervals of the natural values: symmetric on the scale of the search.
+
+        Args:
+            level: The confidence.
+        """
+        from scipy.stats import norm
+
+        reach = norm.ppf(0.5 + level / 2) * self.standard_errors
+        lower, upper = (np.asarray(edge) for edge in self.problem.bounds)
+        low, high = np.maximum(self.x - reach, lower), np.minimum(self.x + reach, upper)
+        return tuple(np.asarray(self.problem.natural(edge)) for edge in (low, high))
+
+    def to_dataframe(self, level: float = 0.95) -> "pandas.DataFrame":
+        """Return a table with a row a parameter: estimate, standard error, its percentage, interval.
+
+        Args:
+            level: The confidence of the intervals.
+        """
+        pandas = require("pandas", extra="data")
+        low, high = self.intervals(level)
+        columns = {
+            "parameter": self.problem.names,
+            "estimate": np.asarray(self.problem.natural(self.x)),
+            "standard_error": self.natural_standard_errors,
+            "rse_percent": 100 * self.relative_standard_errors,
+            "lower": low,
+            "upper": high,
+        }
+        return pandas.DataFrame(columns)

@@ -1,0 +1,93 @@
+"""The extended Fourier amplitude sensitivity test: Sobol indices from the spectrum along one curve for each input."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qspjax._checks import refuse
+from qspjax._extras import require
+from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Fast:
+    """First-order and total indices, shape (inputs, outputs).
+
+    Attributes:
+        names: The inputs.
+        first: First-order indices.
+        total: Total indices.
+    """
+
+    names: tuple[str, ...]
+    first: np.ndarray
+    total: np.ndarray
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row an input and output."""
+        pandas = require("pandas", extra="data")
+        count, outputs = self.first.shape
+        columns = {name: getattr(self, name).ravel() for name in ("first", "total")}
+        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
+        return pandas.DataFrame(places | columns)
+
+
+def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics: int = 4, seed: int = 0) -> Fast:
+    """Estimate first-order and total indices by eFAST.
+
+    Args:
+        function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
+        inputs: What varies.
+        samples: Points on the curve of each input, more than 4 `harmonics`^2.
+        harmonics: Harmonics of the frequency of an input that count as its own.
+        seed: Of the random phases.
+
+    Raises:
+        ValueError: If there are too few samples, or an evaluation fails (a curve cannot do without one).
+
+    Reference: Saltelli, Tarantola and Chan, Technometrics 1999;41:39, doi:10.1080/00401706.1999.10485594.
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, efast
+        >>> efast(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})).first[:, 0].round(2)
+        array([0.2, 0.8])
+    """
+    check_samples("samples", samples, 4 * harmonics**2 + 1)
+    count = len(inputs.names)
+    rng = np.random.default_rng(seed)
+    curve = np.linspace(-np.pi, np.pi, samples, endpoint=False)
+    highest = (samples - 1) // (2 * harmonics)
+    others = _others(highest // (2 * harmonics), count - 1)
+    unit = []
+    for k in range(count):
+        frequencies = np.insert(others, k, highest)
+        phases = rng.uniform(0.0, 2.0 * np.pi, count)
+        unit.append(0.5 + np.arcsin(np.sin(frequencies * curve[:, None] + phases)) / np.pi)
+    values = evaluated(function, inputs.from_unit(np.concatenate(unit)))
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        refuse("function", "succeed at every sample", f"one that fails at {bad} of {len(values)}")
+    return fast_of(values.reshape(count, samples, -1), highest, harmonics, inputs.names)
+
+
+def _others(most: int, count: int) -> np.ndarray:
+    """Return frequencies of the inputs that wait."""
+    if count == 0:
+        return np.zeros(0, int)
+    if most >= count:
+        return np.floor(np.linspace(1, most, count)).astype(int)
+    return np.arange(count) % max(most, 1) + 1
+
+
+def fast_of(values: np.ndarray, highest: int, harmonics: int, names: tuple[str, ...]) -> Fast:
+    """Return the indices from outputs along the curves, shape (inputs, samples, outputs)."""
+    spectrum = np.abs(np.fft.rfft(values, axis=1))[:, 1 : (values.shape[1] + 1) // 2] ** 2
+    variance = spectrum.sum(axis=1)
+    safe = np.where(variance > 0, variance, np.nan)
+    own = spectrum[:, np.arange(1, harmonics + 1) * highest - 1].sum(axis=1)
+    rest = spectrum[:, : highest // 2].sum(axis=1)
+    return Fast(names, own / safe, 1.0 - rest / safe)

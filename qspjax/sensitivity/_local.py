@@ -1,0 +1,123 @@
+"""Local sensitivities: derivatives of outputs over time, or of endpoints, with respect to parameters."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, check_names
+from qspjax._extras import require
+from qspjax._model import AbstractModel
+from qspjax._names import at
+from qspjax._regimen import Regimen
+from qspjax._simulate import simulate
+from qspjax._solution import Solution
+from qspjax.solve import AbstractMethod
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """Derivatives of outputs with respect to parameters.
+
+    Attributes:
+        parameters: The parameters.
+        outputs: The outputs.
+        ts: The times, or None for endpoints.
+        values: The outputs, shape (outputs, times) or (outputs,).
+        derivatives: Their derivatives, shape (parameters, outputs, times) or (parameters, outputs).
+        log_derivatives: d ln output / d ln parameter: the percentage by which an output changes for one of a parameter;
+            NaN where the output is 0.
+    """
+
+    parameters: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ts: np.ndarray | None
+    values: np.ndarray
+    derivatives: np.ndarray
+    log_derivatives: np.ndarray
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row a parameter, output and time."""
+        pandas = require("pandas", extra="data")
+        shape = self.derivatives.shape
+        grid = np.indices(shape).reshape(len(shape), -1)
+        table = {"parameter": np.array(self.parameters)[grid[0]], "output": np.array(self.outputs)[grid[1]]}
+        if self.ts is not None:
+            table["time"] = self.ts[grid[2]]
+        columns = {"derivative": self.derivatives.ravel(), "log_derivative": self.log_derivatives.ravel()}
+        return pandas.DataFrame(table | columns)
+
+
+def local(
+    model: AbstractModel,
+    regimen: Regimen,
+    ts: Any,
+    names: Sequence[str],
+    outputs: Sequence[str] | dict[str, Callable[[Solution], Any]],
+    *,
+    method: AbstractMethod | None = None,
+    adjoint: bool | None = None,
+) -> Local:
+    """Return sensitivities at a point, exact for what is computed.
+
+    $$ \\partial z / \\partial \\theta, \\quad \\partial \\ln z / \\partial \\ln \\theta $$
+
+    Args:
+        model: The patient.
+        regimen: The doses.
+        ts: Times of the simulation.
+        names: The parameters.
+        outputs: Names of observed values, for sensitivities over time; or endpoints by name, functions of the solution.
+        method: How to solve.
+        adjoint: Whether to use the adjoint (one solve a number of the output) instead of forward sensitivities (one a
+            parameter); by default whichever needs fewer.
+
+    Raises:
+        ValueError: If a name is not known.
+        RuntimeError: If the solve fails.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.sensitivity import local
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> found = local(patient, qsp.bolus(300.0, to="central"), [0.0, 10.0], ["CL", "V"], ["concentration"])
+        >>> found.log_derivatives[:, 0].round(3)
+        array([[ 0., -1.],
+               [-1.,  0.]])
+    """
+    check_instance("model", model, AbstractModel, "a model")
+    names = check_names("names", names)
+    theta = jnp.asarray([at(model, name).get() for name in names], float)
+    wanted = tuple(outputs)
+    over_time = not isinstance(outputs, dict)
+
+    def values(theta: Any) -> Any:
+        patient = model
+        for k, name in enumerate(names):
+            patient = at(patient, name).set(theta[k])
+        save = list(wanted) if over_time else None
+        solution = simulate(patient, regimen, ts, save=save, method=method, throw=False)
+        if over_time:
+            return jnp.stack([solution.observed[name] for name in wanted]), solution
+        return jnp.stack([jnp.asarray(function(solution), float) for function in outputs.values()]), solution
+
+    found, solution = eqx.filter_jit(values)(theta)
+    for failure in solution.failures():
+        raise RuntimeError(
+            f"The simulation failed at time {failure.time:g}, in state `{failure.state}`. {failure.reason}"
+        )
+    backwards = found.size < len(names) if adjoint is None else adjoint
+    slope = (jax.jacrev if backwards else jax.jacfwd)(lambda theta: values(theta)[0])
+    derivatives = np.moveaxis(np.asarray(eqx.filter_jit(slope)(theta)), -1, 0)
+    whole = np.asarray(found)
+    scale = np.asarray(theta).reshape(-1, *[1] * whole.ndim)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(whole == 0, np.nan, derivatives * scale / whole)
+    return Local(names, wanted, np.asarray(ts, float) if over_time else None, whole, derivatives, logs)

@@ -1,0 +1,105 @@
+"""Elementary effects: which inputs matter at all, from few evaluations.
+
+EE_i = (Y(x + delta e_i) - Y(x)) / delta,  mu* = mean |EE_i|,  sigma = SD(EE_i)
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated, without_failures
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Morris:
+    """Elementary effects of each input, on the unit cube, shape (inputs, outputs).
+
+    Attributes:
+        names: The inputs.
+        mu: Their mean.
+        mu_star: The mean of their absolute values: how much the input matters.
+        sigma: Their standard deviation: how much that depends on where, and on other inputs.
+        failed: Trajectories that were left out because an evaluation failed.
+    """
+
+    names: tuple[str, ...]
+    mu: np.ndarray
+    mu_star: np.ndarray
+    sigma: np.ndarray
+    failed: int
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row an input and output."""
+        pandas = require("pandas", extra="data")
+        count, outputs = self.mu.shape
+        columns = {name: getattr(self, name).ravel() for name in ("mu", "mu_star", "sigma")}
+        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
+        return pandas.DataFrame(places | columns)
+
+
+def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels: int = 4, seed: int = 0) -> Morris:
+    """Screen inputs by their elementary effects.
+
+    Args:
+        function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
+        inputs: What varies.
+        trajectories: Random paths through the grid, each with one step an input.
+        levels: Points of the grid in each direction, even.
+        seed: Of the random numbers.
+
+    Raises:
+        ValueError: If `levels` is not even, or no path succeeds.
+
+    Reference: Morris, Technometrics 1991;33:161, doi:10.2307/1269043; Campolongo et al., Environ Model Softw
+    2007;22:1509, doi:10.1016/j.envsoft.2006.10.004 (mu*).
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, morris
+        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> found.mu_star[:, 0].round(3), found.sigma[:, 0].round(3)
+        (array([1., 2.]), array([0., 0.]))
+    """
+    check_samples("trajectories", trajectories, 1)
+    check_samples("levels", levels)
+    if levels % 2:
+        raise ValueError(f"Argument `levels` must be even, but is {levels}.")
+    unit, order, delta = paths(len(inputs.names), trajectories, levels, seed)
+    values = evaluated(function, inputs.from_unit(unit.reshape(-1, unit.shape[2])))
+    return morris_of(values.reshape(*unit.shape[:2], -1), order, delta, inputs.names)
+
+
+def paths(count: int, trajectories: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return paths on the unit cube (paths, inputs + 1, inputs), which input each step moves, and how far."""
+    rng = np.random.default_rng(seed)
+    jump = levels / (2 * (levels - 1))
+    start = rng.integers(0, levels, (trajectories, count)) / (levels - 1)
+    delta = np.where(start + jump <= 1 + 1e-12, jump, -jump)
+    order = np.argsort(rng.random((trajectories, count)), axis=1)
+    unit = np.repeat(start[:, None], count + 1, axis=1)
+    for path in range(trajectories):
+        for step, moved in enumerate(order[path]):
+            unit[path, step + 1 :, moved] += delta[path, moved]
+    return np.clip(unit, 0.0, 1.0), order, delta
+
+
+def morris_of(values: np.ndarray, order: np.ndarray, delta: np.ndarray, names: tuple[str, ...]) -> Morris:
+    """Return the effects from outputs along paths, shape (paths, inputs + 1, outputs).
+
+    Raises:
+        ValueError: If no path succeeds.
+    """
+    fine = without_failures(values)
+    if not fine.any():
+        raise ValueError(f"At least one trajectory must succeed, but none of {fine.size} does.")
+    steps = np.diff(values, axis=1)
+    effects = np.empty_like(steps)
+    for path, moved in enumerate(order):
+        effects[path, moved] = steps[path] / delta[path, moved][:, None]
+    kept = effects[fine]
+    spread = kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(kept.shape[1:], np.nan)
+    return Morris(names, kept.mean(axis=0), np.abs(kept).mean(axis=0), spread, int((~fine).sum()))

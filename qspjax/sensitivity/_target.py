@@ -1,0 +1,79 @@
+"""What a global analysis asks of a model: endpoints of a simulation, as a function of some of its parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qspjax._checks import check_instance, check_names
+from qspjax._cohort import Cohort
+from qspjax._model import AbstractModel
+from qspjax._names import at
+from qspjax._regimen import Regimen
+from qspjax._simulate import simulate_cohort
+from qspjax._solution import Solution
+from qspjax.execute import AbstractExecutor, Chunked
+from qspjax.solve import AbstractMethod
+
+
+class OfModel:
+    """Numbers that follow from a simulation, for many values of some parameters: all simulated as one cohort.
+
+    Args:
+        model: The typical patient.
+        regimen: The doses.
+        ts: The times of the simulation.
+        names: The parameters that vary, in the order of the inputs.
+        outputs: By name, functions of one patient's solution to a number, such as `endpoints.AUC("concentration")`.
+        method: How to solve.
+        executor: Where to compute; by default 4,096 patients at a time.
+
+    Raises:
+        ValueError: If a name is no parameter of the model.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.sensitivity import OfModel
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> peak = {"peak": qsp.endpoints.Cmax("concentration")}
+        >>> function = OfModel(patient, qsp.bolus(300.0, to="central"), [0.0, 1.0], ["V"], peak)
+        >>> function(np.array([[30.0], [60.0]])).round(3)
+        array([[10.],
+               [ 5.]])
+    """
+
+    def __init__(
+        self,
+        model: AbstractModel,
+        regimen: Regimen,
+        ts: Any,
+        names: Sequence[str],
+        outputs: Mapping[str, Callable[[Solution], Any]],
+        *,
+        method: AbstractMethod | None = None,
+        executor: AbstractExecutor | None = None,
+    ) -> None:
+        """Check the names."""
+        check_instance("model", model, AbstractModel, "a model")
+        self.names = check_names("names", names)
+        for name in self.names:
+            at(model, name)
+        self._model, self._regimen, self._ts, self._outputs = model, regimen, ts, dict(outputs)
+        self._method, self._executor = method, Chunked(4096) if executor is None else executor
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(self._outputs)
+
+    def _reduce(self, solution: Solution) -> dict[str, Any]:
+        return {name: function(solution) for name, function in self._outputs.items()}
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Return the outputs, shape (samples, outputs); NaN for a patient that failed."""
+        cohort = Cohort.of(self._model, {name: points[:, k] for k, name in enumerate(self.names)}, size=len(points))
+        solution = simulate_cohort(
+            cohort, self._regimen, self._ts, save=(), reduce=self._reduce, method=self._method, executor=self._executor
+        )
+        values = np.stack([np.asarray(solution.reduced[name]) for name in self._outputs], axis=1)
+        return np.where(np.asarray(solution.failed)[:, None], np.nan, values)
