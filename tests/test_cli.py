@@ -153,12 +153,12 @@ def test_other_directories_are_left_alone(trial, tmp_path, capsys):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     assert main(["trial", trial, "--out", str(out)]) == 1
-    expected = f"{out} must be new, empty or hold an earlier trial, but holds other files.\n"
+    expected = f"{out} must be new, empty or hold an earlier result, but holds other files.\n"
     assert capsys.readouterr().err == expected
     for name in ("summary.txt", "trial.toml"):
         (out / name).write_text("")
     assert main(["trial", trial, "--out", str(out)]) == 1
-    expected = f"{out} must hold nothing but an earlier trial to be replaced, but holds thesis.txt.\n"
+    expected = f"{out} must hold nothing but an earlier result to be replaced, but holds thesis.txt.\n"
     assert capsys.readouterr().err == expected
     assert main(["trial", trial, "--out", "/proc/x/y"]) == 1
     assert capsys.readouterr().err == "/proc/x/y must be in a directory that can be written, but /proc cannot.\n"

@@ -3,8 +3,8 @@
     f(y; p) = 0,  L (y - y0) = 0
 
 The rows of L are the conserved quantities: the Jacobian J is singular where there are any, and J + L'L is not. The
-simulation decides which steady state it is (the one that is reached), Newton's method makes it exact, and the derivative
-is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and of second order too.
+simulation decides which steady state it is (the one that is reached), Newton's method makes it exact, and the
+derivative is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and of second order too.
 
 Reference: Fiedler et al., BMC Syst Biol 2016;10:80, doi:10.1186/s12918-016-0319-7 (steady states and their
 sensitivities).

@@ -51,7 +51,7 @@ class TrustRegion(AbstractSearch):
     radius: float = eqx.field(default=1.0, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.radius))
+        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.radius, float))
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         lower, upper = problem.bounds
@@ -101,7 +101,7 @@ class LevenbergMarquardt(AbstractSearch):
     damping: float = eqx.field(default=1e-2, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.damping))
+        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.damping, float))
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         lower, upper = problem.bounds

@@ -66,9 +66,9 @@ class _Builder:
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = Pool([*problem.names, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
-        if any(event.delay is not None for event in events_of(self.model)):
-            if any(one.changes for one in self.experiments):
-                refuse("model", "have no delayed events where an experiment has changes", "one that has")
+        delayed = any(event.delay is not None for event in events_of(self.model))
+        if delayed and any(one.changes for one in self.experiments):
+            refuse("model", "have no delayed events where an experiment has changes", "one that has")
         self.begin = [begins(one) for one in self.experiments]
 
     def _defaults(self) -> Mapping[str, Any]:

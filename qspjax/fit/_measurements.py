@@ -50,7 +50,7 @@ class Measurements:
     """Rows of data: when, which output, and what was found; replicates are rows, NaN is a missing value.
 
     Args:
-        time: Times, shape (rows,).
+        time: Times, shape (rows,); inf for the steady state that the experiment comes to.
         value: What was measured, shape (rows,).
         output: The name of the output of each row, or one name for all.
         censored: Which rows lie below the limit of quantification (then their value does not matter); by default those
@@ -79,8 +79,8 @@ class Measurements:
         self.time, self.value = (_column(name, x) for name, x in (("time", time), ("value", value)))
         if self.time.shape != self.value.shape:
             refuse("value", f"have one element a time ({self.time.size})", f"of shape {self.value.shape}")
-        if not np.isfinite(self.time).all():
-            refuse("time", "hold numbers", "NaN or infinite somewhere")
+        if np.isnan(self.time).any():
+            refuse("time", "hold numbers, or inf for the steady state", "NaN somewhere")
         several = [output] * self.rows if isinstance(output, str) else list(output)
         self.output = tuple(map(str, several))
         if len(self.output) != self.rows:
@@ -115,7 +115,7 @@ class Measurements:
         for name in (time, value):
             check_one_of("table", name, list(table), "a column")
         names = [str(one) for one in table["output"]] if output is None else output
-        censored = table["censored"] if "censored" in table else None
+        censored = table.get("censored")
         return cls(table[time], table[value], output=names, censored=censored)
 
 

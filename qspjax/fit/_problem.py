@@ -116,6 +116,17 @@ class Problem:
         edges = [one.searched_bounds() for one in self.free.values()]
         self.bounds = jnp.stack([a for a, _ in edges]), jnp.stack([b for _, b in edges])
 
+    def __str__(self) -> str:
+        measured = sum(rows.value.size for rows in self.rows)
+        fixed = f", {len(self.fixed)} fixed" if self.fixed else ""
+        rows = {
+            "Experiments": len(self.experiments),
+            "Measurements": f"{measured} of {len(self.rows)} outputs",
+            "Parameters": f"{len(self.names)} free{fixed}",
+            "Directions": f"{len(self._layout.colours.groups)} forward sensitivities serve all parameters",
+        }
+        return "\n".join(f"{key + ':':<14}{value}" for key, value in rows.items())
+
     def natural(self, x: Any) -> Array:
         """Return the natural values of the free parameters at a point, shape (parameters,)."""
         x = jnp.asarray(x, float)

@@ -134,7 +134,7 @@ class _Walk:
 
         def settle(x: Any, held: Any) -> Search:
             none = jnp.zeros((), int)
-            search = Search(x, jnp.asarray(jnp.inf), none + RUNNING, none, none, method.begin(problem, x))
+            search = Search(x, jnp.asarray(jnp.inf, float), none + RUNNING, none, none, method.begin(problem, x))
             return jax.lax.fori_loop(0, inner, lambda _, s: stepped(method, problem, s, held), search)
 
         self._settle = eqx.filter_jit(jax.vmap(settle))

@@ -66,7 +66,7 @@ def begun(method: AbstractSearch, problem: Problem, x: Array) -> Search:
     """Return the state of a search at its start."""
     none = jnp.zeros((), int)
     inside = jnp.clip(x, *problem.bounds)
-    return Search(inside, jnp.asarray(jnp.inf), none + RUNNING, none, none, method.begin(problem, inside))
+    return Search(inside, jnp.asarray(jnp.inf, float), none + RUNNING, none, none, method.begin(problem, inside))
 
 
 def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Array) -> Search:

@@ -95,7 +95,7 @@ class Uncertainty:
 
     @property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """The eigenvalues of the information, the greatest first, and the directions, shape (directions, parameters)."""
+        """The eigenvalues of the information, the greatest first, and the directions, (directions, parameters)."""
         sizes, vectors = np.linalg.eigh(self.information)
         return sizes[::-1], vectors.T[::-1]
 

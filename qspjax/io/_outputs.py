@@ -1,10 +1,8 @@
 """The results of a trial as a directory of files, written whole or not at all."""
 
 import importlib.metadata
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from qspjax._cohort import Cohort
 from qspjax._extras import require
+from qspjax._files import replaced_directory
 from qspjax._model import AbstractModel
 from qspjax._names import at
 from qspjax.io._trial_file import TrialFile
@@ -32,8 +31,15 @@ FILES = (
 _MARKERS = {"summary.txt", "trial.toml"}
 
 
-def check_destination(directory: str | Path) -> Path:
+def check_destination(
+    directory: str | Path, files: Collection[str] = FILES, markers: Collection[str] = _MARKERS
+) -> Path:
     """Return the directory as a path, if results can be written there.
+
+    Args:
+        directory: New, empty, or with an earlier result.
+        files: What a directory of results may hold.
+        markers: What it holds at least.
 
     Raises:
         OSError: If it holds something that is not an earlier result, or cannot be written.
@@ -44,11 +50,13 @@ def check_destination(directory: str | Path) -> Path:
     if path.is_mount():
         raise PermissionError(f"{directory} must not be a mount point: name a directory inside it.")
     held = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    if held and not held >= _MARKERS:
-        raise FileExistsError(f"{directory} must be new, empty or hold an earlier trial, but holds other files.")
-    if held - set(FILES):
-        others = ", ".join(sorted(held - set(FILES))[:3])
-        raise FileExistsError(f"{directory} must hold nothing but an earlier trial to be replaced, but holds {others}.")
+    if held and not held >= {*markers}:
+        raise FileExistsError(f"{directory} must be new, empty or hold an earlier result, but holds other files.")
+    if held - {*files}:
+        others = ", ".join(sorted(held - {*files})[:3])
+        raise FileExistsError(
+            f"{directory} must hold nothing but an earlier result to be replaced, but holds {others}."
+        )
     above = next(parent for parent in path.parents if parent.exists())
     try:  # permissions do not tell: nobody can write in /proc
         with tempfile.TemporaryDirectory(prefix=".qspjax.", dir=above):
@@ -81,13 +89,13 @@ def write_trial(
     def write(to: Path) -> None:
         (to / "trial.toml").write_bytes(file.text)
         (to / "summary.txt").write_text(summary(file, result), encoding="utf-8")
-        _write_csv(to / "patients.csv", patients(file.population, result.cohort))
-        _write_csv(to / "endpoints.csv", endpoints(result))
-        _write_csv(to / "trial.csv", _columns(bands))
+        write_csv(to / "patients.csv", patients(file.population, result.cohort))
+        write_csv(to / "endpoints.csv", endpoints(result))
+        write_csv(to / "trial.csv", _columns(bands))
         _write_trajectories(to / "trajectories.nc", file, result)
         figure.savefig(to / "trial.png", dpi=200, metadata={"Software": None})
 
-    _replace(path, write)
+    replaced_directory(path, write)
     return path
 
 
@@ -172,31 +180,10 @@ def _write_trajectories(path: Path, file: TrialFile, result: TrialResult) -> Non
     everything.to_netcdf(path, engine="h5netcdf")
 
 
-def _write_csv(path: Path, columns: dict[str, Any]) -> None:
+def write_csv(path: Path, columns: Any) -> None:
+    """Write a table: columns by name, or a data frame."""
     require("pandas", extra="data").DataFrame(columns).to_csv(path, index=False, lineterminator="\n")
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Fill a new directory beside `path` and let it take its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        new.mkdir()
-        write(new)
-        try:
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-        except BaseException:
-            if old.exists() and not path.exists():
-                old.rename(path)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)

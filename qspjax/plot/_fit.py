@@ -1,4 +1,4 @@
-"""Pictures of a calibration; the table of each is that of its argument (`fit.to_dataframe()`, `profile.to_dataframe()`)."""
+"""Pictures of a calibration; the table of each is that of its argument, such as `fit.to_dataframe()`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -192,4 +192,23 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
         if one.values.min() > 0 and one.values.max() > 20 * one.values.min():
             axes.set_xscale("log")
         axes.set_title(one.name if one.identifiable else f"{one.name}: not identifiable", fontsize="small")
+    return figure
+
+
+def diagnostics(fit: Fit) -> "Figure":
+    """Draw a calibration on one page: data against predictions, residuals, starts, parameters and progress.
+
+    Args:
+        fit: What `estimate` returned.
+    """
+    tall = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
+    figure = _figure(12.0, 4.0 + tall)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(4.0, tall))
+    first, second = upper.subplots(1, 2)
+    observed_vs_predicted(fit.problem, fit.x, first)
+    residuals(fit.problem, fit.x, second)
+    axes = lower.subplots(1, 3)
+    waterfall(fit, axes[0])
+    optimiser_history(fit, axes[1])
+    parameter_agreement(fit, axes[2])
     return figure

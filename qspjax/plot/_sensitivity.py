@@ -1,14 +1,16 @@
 """Pictures of sensitivities; the table of each is that of its argument."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qspjax._extras import require
-from qspjax.sensitivity import Local, Morris, Ranks, Sobol
+from qspjax.sensitivity import Fast, Local, Morris, Ranks, Sobol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def _axes(ax: "Axes | None", names: tuple[str, ...]) -> "Axes":
@@ -47,23 +49,47 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
     return axes
 
 
-def sobol(result: Sobol, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
+def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
     """Draw first-order and total indices with their confidence intervals.
 
     Args:
-        result: What `sensitivity.sobol` returned.
+        result: What `sensitivity.sobol` or `sensitivity.efast` returned.
         ax: Where to draw; by default on a new figure.
         output: Which output, by its number.
     """
     axes = _axes(ax, result.names)
     order = np.argsort(result.total[:, output])
     rows = np.arange(len(order))
-    for shift, name, values, errors in (
-        (0.2, "total", result.total, result.total_error),
-        (-0.2, "first order", result.first, result.first_error),
+    errors = (result.total_error, result.first_error) if isinstance(result, Sobol) else (None, None)
+    for shift, name, values, error in (
+        (0.2, "total", result.total, errors[0]),
+        (-0.2, "first order", result.first, errors[1]),
     ):
-        axes.barh(rows + shift, values[order, output], 0.38, xerr=errors[order, output], label=name, ecolor="0.3")
+        wide = None if error is None else error[order, output]
+        axes.barh(rows + shift, values[order, output], 0.38, xerr=wide, label=name, ecolor="0.3")
     axes.set_yticks(rows, [result.names[i] for i in order], fontsize="small")
     axes.set_xlabel("part of the variance")
     axes.legend(fontsize="small", loc="lower right")
     return axes
+
+
+def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = None) -> "Figure":
+    """Draw the result of a global analysis, a panel an output.
+
+    Args:
+        result: What a function of `sensitivity` returned.
+        outputs: The names of the outputs.
+        title: Above everything.
+    """
+    columns = min(3, len(outputs))
+    rows = -(-len(outputs) // columns)
+    tall = max(2.4, 0.28 * len(result.names) + 1.0)
+    figure = require("matplotlib.figure", extra="plot").Figure(
+        figsize=(4.6 * columns, tall * rows + 0.4), layout="constrained"
+    )
+    draw = sobol if isinstance(result, (Sobol, Fast)) else tornado
+    for k, name in enumerate(outputs):
+        draw(result, figure.add_subplot(rows, columns, k + 1), output=k).set_title(name, fontsize="medium")
+    if title:
+        figure.suptitle(title)
+    return figure

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._regimen import Regimen
+from qspjax._regimen import Regimen, stacked
 from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
 from tests.systems.compiled import compiled
 from tests.systems.linear_pk import Dose
-from qspjax._regimen import stacked
 
 SYSTEM = exact.ONE_COMPARTMENT_ORAL
 MODEL = ("CL", "V", "ka", "tlag", "F")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._regimen import stacked
 from tests.systems.advan2 import COLUMNS, Advan2
 from tests.systems.data import data_folder, needs_data
-from qspjax._regimen import stacked
 
 METHODS = {
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-8),

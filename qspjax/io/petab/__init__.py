@@ -1,3 +1,3 @@
-"""PEtab: calibration problems of a model in SBML, with tables of measurements, conditions, observables and parameters."""
+"""PEtab: calibration problems, a model in SBML with tables of measurements, conditions, observables, parameters."""
 
 from qspjax.io.petab._read import read_petab as read_petab

@@ -115,7 +115,7 @@ def read_model(path: Path, name: str) -> Network:
 def _problem(name: str, tables: Tables, problems: Problems, method: AbstractMethod | None, version: str) -> Problem:
     parameters, nominal = _parameters(tables, problems, version)
     network = _overridable(tables, parameters)
-    outputs = {id: _output(id, tables.observables, problems) for id in tables.observables}
+    outputs = {id: _output(id, tables.observables) for id in tables.observables}
     problems.stop()
     by_experiment: dict[str, list[Row]] = {}
     for experiment, row in tables.measurements:
@@ -185,16 +185,14 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
                 row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}."
             )
             continue
-        prior, scaled = _prior(row, problems, version, lower, upper, scale)
+        prior, scaled = _prior(row, problems, version, lower, upper)
         found[id] = Free(start, bounds=(lower, upper), transform=transform, prior=prior, prior_scaled=scaled)
         if math.isfinite(value):
             nominal[id] = value
     return found, nominal
 
 
-def _prior(
-    row: Row, problems: Problems, version: str, lower: float, upper: float, scale: str
-) -> tuple[PetabPrior | None, bool]:
+def _prior(row: Row, problems: Problems, version: str, lower: float, upper: float) -> tuple[PetabPrior | None, bool]:
     """Return the prior of a parameter, and whether it is one of the transformed value."""
     kinds, numbers = (
         ("objectivePriorType", "objectivePriorParameters")
@@ -251,7 +249,7 @@ def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
 # --- observables ----------------------------------------------------------------------------------------------------
 
 
-def _output(id: str, observables: Mapping[str, Observable], problems: Problems) -> Output:
+def _output(id: str, observables: Mapping[str, Observable]) -> Output:
     one = observables[id]
     formulas = {name: other.formula for name, other in observables.items()}
     prediction = _inserted(one.formula, formulas)

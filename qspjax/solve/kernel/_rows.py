@@ -111,6 +111,15 @@ def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
     return eqn.primitive.bind(*arrays, **eqn.params)
 
 
+def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    """Select between cases, which must have one shape; what selects may be one number for all."""
+    shape = eqn.outvars[0].aval.shape
+    which, *cases = operands
+    one = not which.laned and jnp.ndim(which.array) == 0
+    chosen = which.array if one else _widened(which, shape, lanes)
+    return eqn.primitive.bind(chosen, *(_widened(case, shape, lanes) for case in cases), **eqn.params)
+
+
 def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
     """Apply a primitive whose axes are counted from the front."""
     arrays = [_widened(value, atom.aval.shape, lanes) for value, atom in zip(operands, eqn.invars, strict=True)]
@@ -175,13 +184,14 @@ _ELEMENTWISE = (
     *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "log", "log1p", "expm1", "logistic", "tanh", "sinh", "cosh", "asinh"),
     *("acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "erf", "erfc", "erf_inv", "lgamma"),
     *("digamma", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not"),
-    *("select_n", "clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter"),
+    *("clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter"),
 )
 
 _RULES: dict[str, Callable[[JaxprEqn, Sequence[_Value], int], Any]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(("concatenate", "stack", "split", "squeeze", "rev", "cumsum", "cumprod"), _same),
     **dict.fromkeys(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"), _same),
+    "select_n": _selected,
     "slice": _changed(_sliced),
     "broadcast_in_dim": _changed(_broadcast),
     "reshape": _changed(_reshaped),
