@@ -16,6 +16,7 @@ FUNCTIONS = {
     "arithmetic": lambda a, y: jnp.exp(-a * y) / (1.0 + y**2) - 2.0 + jnp.maximum(y, a[0]),
     "a scalar with lanes beside an array without": lambda a, y: jnp.sum(y) * a,
     "select": lambda a, y: jnp.where(y > 0.3, a, y[0]),
+    "select a number": lambda a, y: jnp.stack([jax.lax.select(y[0] > 0.3, jnp.asarray(2.0), y[1]), y[2]]),
     "clip": lambda a, y: jnp.clip(y, 0.1, a),
     "gather": lambda a, y: a[INDEX] * y[INDEX],
     "gather of rows": lambda a, y: y.reshape(2, 2)[jnp.array([1, 0, 1])].ravel() * a[0],
