@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,7 @@ from qspjax._files import replaced
 from qspjax.fit._evolution import DifferentialEvolution
 from qspjax.fit._gauss_newton import TrustRegion
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, stepped
+from qspjax.fit._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, quickly_compiled, stepped
 from qspjax.fit._starts import MultiStart
 
 if TYPE_CHECKING:
@@ -217,9 +216,9 @@ class _Run:
         self.owner = np.arange(lanes)
         self.waiting = lanes
         self.total_steps = 0
-        self._begin = eqx.filter_jit(jax.vmap(lambda x: begun(method, problem, x)))
         free = jnp.zeros(size, bool)
-        self._step = eqx.filter_jit(jax.vmap(lambda search: stepped(method, problem, search, free)))
+        self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x)))
+        self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free)))
         self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
 
     @property

@@ -21,18 +21,46 @@ SHRINK, GROW = 0.25, 0.75
 LEAST_GAIN = 1e-4
 """The least quality of a step that is taken."""
 BISECTIONS = 60
+SLOW, LITTLE = 8, 0.05
+"""After so many steps in a row that gained less than this, a search is in a valley."""
+CAUGHT = 1e-3
+"""A parameter so close to the bound that the slope points to is put on it, until the slope turns."""
 
 
 class Quadratic(NamedTuple):
-    """What both methods remember: slope and curvature at the best point, and how far to trust them."""
+    """What both methods remember.
+
+    Attributes:
+        gradient: The slope at the best point.
+        curvature: The curvature there.
+        radius: How far a step may go.
+        damping: How much a step is damped.
+        slow: How many steps in a row gained little.
+    """
 
     gradient: Array
     curvature: Array
-    trust: Array
+    radius: Array
+    damping: Array
+    slow: Array
+
+
+class _Move(NamedTuple):
+    """A step that is proposed, the quadratic model that it is judged by, and its length."""
+
+    step: Array
+    gradient: Array
+    curvature: Array
+    length: Array
+    flat: Array
 
 
 class TrustRegion(AbstractSearch):
-    """A trust-region method with interior reflection at the bounds: the standard of calibration in systems biology.
+    """A trust-region method that stays inside the bounds, then Levenberg-Marquardt: robust far off, fast in valleys.
+
+    The trust region is a ball on the scale of the search (in decades, for `Log(10)`), so that a start does not rush to
+    the bounds along directions that the data say little about. Near the optimum such directions are long, curved
+    valleys; once steps gain little, they are damped in proportion to the curvature instead.
 
     Args:
         ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
@@ -51,29 +79,15 @@ class TrustRegion(AbstractSearch):
     radius: float = eqx.field(default=1.0, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.radius, float))
+        return _nothing_known(x, self.radius, 1e-3)
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        lower, upper = problem.bounds
         model: Quadratic = search.own
-        gradient = jnp.where(held, 0.0, model.gradient)
-        curvature = jnp.where(held[:, None] | held[None, :], 0.0, model.curvature)
-        x = _inside(search.x, lower, upper, held)
-        edge = jnp.where(gradient < 0, upper, lower)
-        bounded = jnp.isfinite(edge)
-        distance = jnp.where(bounded, jnp.abs(x - edge), 1.0)
-        scale = jnp.where(held, 0.0, jnp.sqrt(distance))
-        bend = scale[:, None] * curvature * scale + jnp.diag(jnp.where(bounded, jnp.abs(gradient), 0.0))
-        slope = scale * gradient
-        long, move = _chosen_step(x, gradient, curvature, bend, slope, scale, model.trust, lower, upper)
-
-        def trust(quality: Array, fine: Array) -> Array:
-            shorter = 0.25 * jnp.minimum(model.trust, long)
-            longer = jnp.where(long > 0.9 * model.trust, 2.0 * model.trust, model.trust)
-            return jnp.where(fine & (quality > SHRINK), jnp.where(quality > GROW, longer, model.trust), shorter)
-
-        flat = jnp.max(jnp.abs(slope * scale), initial=0.0) < self.gtol
-        return _taken(self, problem, search._replace(x=x), move, gradient, curvature, trust, flat, long)
+        valley = model.slow >= SLOW
+        inside = _interior(search.x, model, held, problem)
+        damped = _damped(search.x, model, held, problem)
+        move = jax.tree.map(lambda far, near: jnp.where(valley, near, far), inside, damped)
+        return _taken(self, problem, search, move)
 
     def describe(self) -> str:
         return f"trust region to {self.ftol:g}"
@@ -101,80 +115,85 @@ class LevenbergMarquardt(AbstractSearch):
     damping: float = eqx.field(default=1e-2, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), jnp.asarray(self.damping, float))
+        return _nothing_known(x, 1.0, self.damping)
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        lower, upper = problem.bounds
-        model: Quadratic = search.own
-        x, gradient = search.x, model.gradient
-        stays = held | ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
-        slope = jnp.where(stays, 0.0, gradient)
-        bend = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
-        weight = jnp.where(stays, 1.0, jnp.maximum(jnp.diag(bend), 1e-10 * jnp.max(jnp.diag(bend)) + 1e-12))
-        move = -jnp.linalg.solve(bend + jnp.diag(jnp.where(stays, 1.0, model.trust * weight)), slope)
-        move = jnp.clip(x + move, lower, upper) - x
-        long = jnp.max(jnp.abs(move), initial=0.0)
-
-        def trust(quality: Array, fine: Array) -> Array:
-            less = jnp.where(quality > GROW, 0.2, 1.0) * model.trust
-            return jnp.clip(jnp.where(fine & (quality > SHRINK), less, 4.0 * model.trust), 1e-12, 1e12)
-
-        flat = jnp.max(jnp.abs(slope), initial=0.0) < self.gtol
-        return _taken(self, problem, search, move, slope, bend, trust, flat, long)
+        return _taken(self, problem, search, _damped(search.x, search.own, held, problem))
 
     def describe(self) -> str:
         return f"Levenberg-Marquardt to {self.ftol:g}"
 
 
-def _taken(
-    method: Any,
-    problem: Problem,
-    search: Search,
-    move: Array,
-    gradient: Array,
-    curvature: Array,
-    trust: Any,
-    flat: Array,
-    long: Array,
-) -> Search:
+def _nothing_known(x: Array, radius: float, damping: float) -> Quadratic:
+    numbers = (jnp.asarray(value, float) for value in (radius, damping))
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *numbers, jnp.zeros((), int))
+
+
+def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
+    """Return the step of the trust region, in variables scaled by the distance to the bounds (Coleman and Li)."""
+    lower, upper = problem.bounds
+    edge = jnp.where(model.gradient < 0, upper, lower)
+    bounded = jnp.isfinite(edge)
+    distance = jnp.where(bounded, jnp.abs(x - edge), 1.0)
+    caught = ~held & bounded & (distance < CAUGHT)  # by the bound that the slope points to
+    stays = held | caught
+    gradient = jnp.where(stays, 0.0, model.gradient)
+    curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
+    scale = jnp.where(stays, 0.0, jnp.sqrt(distance))
+    bend = scale[:, None] * curvature * scale + jnp.diag(jnp.where(bounded, jnp.abs(gradient), 0.0))
+    slope = scale * gradient
+    length, step = _chosen_step(x, gradient, curvature, bend, slope, scale, model.radius, lower, upper)
+    flat = jnp.max(jnp.abs(slope * scale), initial=0.0)
+    return _Move(jnp.where(caught, edge - x, step), gradient, curvature, length, flat)
+
+
+def _damped(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
+    """Return the step damped in proportion to the curvature, cut off at the bounds."""
+    lower, upper = problem.bounds
+    stays = held | ((x <= lower) & (model.gradient > 0)) | ((x >= upper) & (model.gradient < 0))
+    gradient = jnp.where(stays, 0.0, model.gradient)
+    curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
+    sizes = jnp.diag(curvature)
+    weight = jnp.where(stays, 1.0, jnp.maximum(sizes, 1e-10 * jnp.max(sizes) + 1e-12))
+    step = -jnp.linalg.solve(curvature + jnp.diag(jnp.where(stays, 1.0, model.damping * weight)), gradient)
+    step = jnp.where(held, 0.0, jnp.clip(x + step, lower, upper) - x)
+    most = jnp.max(jnp.abs(gradient), initial=0.0)
+    return _Move(step, gradient, curvature, jnp.max(jnp.abs(step), initial=0.0), most)
+
+
+def _taken(method: Any, problem: Problem, search: Search, move: _Move) -> Search:
     """Evaluate a step, and take it if it is good."""
-    fresh = search.steps == 0
-    move = jnp.where(fresh, 0.0, move)
-    found = problem.quadratic(search.x + move)
+    fresh, model = search.steps == 0, search.own
+    step = jnp.where(fresh, 0.0, move.step)
+    found = problem.quadratic(search.x + step)
     value = -found.value
     finite = jnp.isfinite(value)
-    expected = -(gradient @ move + 0.5 * move @ curvature @ move)
+    expected = -(move.gradient @ step + 0.5 * step @ move.curvature @ step)
     gained = search.value - value
     noise = 1e-14 * jnp.abs(search.value)
     quality = jnp.where(expected > noise, gained / jnp.where(expected > noise, expected, 1.0), 0.0)
     better = finite & (fresh | ((gained > 0) & (quality > LEAST_GAIN)))
+    good, best = finite & (quality > SHRINK), finite & (quality > GROW)
+    longer = jnp.where(best & (move.length > 0.9 * model.radius), 2.0 * model.radius, model.radius)
+    radius = jnp.where(good, longer, 0.25 * jnp.minimum(model.radius, move.length))
+    damping = jnp.where(good, jnp.where(best, 0.2, 1.0) * model.damping, 4.0 * model.damping)
+    little = (gained < LITTLE * jnp.maximum(1.0, 1e-3 * jnp.abs(search.value))) & ~fresh
     own = Quadratic(
-        jnp.where(better, -found.gradient, search.own.gradient),
-        jnp.where(better, found.curvature, search.own.curvature),
-        jnp.where(fresh, search.own.trust, trust(quality, finite)),
+        jnp.where(better, -found.gradient, model.gradient),
+        jnp.where(better, found.curvature, model.curvature),
+        jnp.where(fresh, model.radius, jnp.maximum(radius, 1e-12)),
+        jnp.where(fresh, model.damping, jnp.clip(damping, 1e-12, 1e12)),
+        jnp.where(model.slow >= SLOW, model.slow, jnp.where(little, model.slow + 1, 0)),
     )
     steps = search.steps + 1
     small = method.ftol * jnp.maximum(1.0, jnp.abs(search.value))
-    settled = ~fresh & finite & (expected < small) & (jnp.abs(gained) < small)
-    stuck = ~fresh & (long < 1e-12)
+    settled = finite & (expected < small) & (jnp.abs(gained) < small)
+    done = ~fresh & (settled | (move.length < 1e-12) | (move.flat < method.gtol))
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
-    status = jnp.where(settled | stuck | (flat & ~fresh), CONVERGED, status)
+    status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
-    return Search(
-        jnp.where(better, search.x + move, search.x),
-        jnp.where(better, value, search.value),
-        status,
-        steps,
-        search.failures + ~finite,
-        own,
-    )
-
-
-def _inside(x: Array, lower: Array, upper: Array, held: Array) -> Array:
-    """Return a point strictly inside the bounds, but for what is held."""
-    span = jnp.where(jnp.isfinite(upper - lower), upper - lower, 1.0)
-    gap = 1e-10 * jnp.maximum(span, 1e-6)
-    return jnp.where(held, x, jnp.clip(x, lower + gap, upper - gap))
+    x, value = jnp.where(better, search.x + step, search.x), jnp.where(better, value, search.value)
+    return Search(x, value, status, steps, search.failures + ~finite, own)
 
 
 def _chosen_step(

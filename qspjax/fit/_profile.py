@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from qspjax._checks import check_names, check_one_of, refuse
 from qspjax._extras import require
 from qspjax.fit._gauss_newton import LevenbergMarquardt, Quadratic
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import FAILED, RUNNING, Search, stepped
+from qspjax.fit._search import FAILED, Search, begun, quickly_compiled, stepped
 
 if TYPE_CHECKING:
     import pandas
@@ -97,7 +96,7 @@ def profiles(
     for name in names:
         check_one_of("names", name, problem.names, "a free parameter")
     x = jnp.asarray(x, float)
-    first = eqx.filter_jit(problem.quadratic)(x)
+    first = quickly_compiled(problem.quadratic)(x)
     if not np.isfinite(first.value):
         refuse("x", "be a point at which the log density is finite", float(first.value))
     drop = float(chi2.ppf(level, 1)) / 2
@@ -133,11 +132,10 @@ class _Walk:
         method = LevenbergMarquardt(ftol=1e-7, max_steps=1000, damping=1e-4)
 
         def settle(x: Any, held: Any) -> Search:
-            none = jnp.zeros((), int)
-            search = Search(x, jnp.asarray(jnp.inf, float), none + RUNNING, none, none, method.begin(problem, x))
+            search = begun(method, problem, x)
             return jax.lax.fori_loop(0, inner, lambda _, s: stepped(method, problem, s, held), search)
 
-        self._settle = eqx.filter_jit(jax.vmap(settle))
+        self._settle = quickly_compiled(jax.vmap(settle))
 
     def _first_length(self, curvature: np.ndarray, i: int) -> float:
         """Return a first step, by the curvature of the profile (the Schur complement)."""

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from qspjax._checks import check_instance, refuse
 from qspjax._extras import require
 from qspjax.fit._problem import Problem
+from qspjax.fit._search import quickly_compiled
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def fisher_information(problem: Problem, x: Any) -> np.ndarray:
         problem: What was fitted.
         x: Where, on the scale of the search.
     """
-    return np.asarray(eqx.filter_jit(problem.quadratic)(jnp.asarray(x, float)).curvature)
+    return np.asarray(quickly_compiled(problem.quadratic)(jnp.asarray(x, float)).curvature)
 
 
 def observed_information(problem: Problem, x: Any) -> np.ndarray:
@@ -44,7 +44,7 @@ def observed_information(problem: Problem, x: Any) -> np.ndarray:
     """
     x = jnp.asarray(x, float)
     step = 1e-4 * jnp.eye(x.size)
-    gradients = eqx.filter_jit(jax.vmap(jax.grad(problem.log_density)))(jnp.concatenate([x + step, x - step]))
+    gradients = quickly_compiled(jax.vmap(jax.grad(problem.log_density)))(jnp.concatenate([x + step, x - step]))
     bend = (gradients[: x.size] - gradients[x.size :]) / 2e-4
     return np.asarray(-0.5 * (bend + bend.T))
 
