@@ -83,7 +83,13 @@ class Fit:
     @property
     def parameters(self) -> dict[str, float]:
         """The natural values of the free parameters at the best point."""
-        return dict(zip(self.problem.names, np.asarray(self.problem.natural(self.x)).tolist(), strict=True))
+        return dict(zip(self.problem.names, self._natural()[0].tolist(), strict=True))
+
+    def _natural(self) -> np.ndarray:
+        """Return the natural values of all points, shape (starts, parameters); rounding leaves no bound."""
+        values = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
+        free = self.problem.free.values()
+        return np.clip(values, [one.lower for one in free], [one.upper for one in free])
 
     def reached(self, within: float = 0.1) -> int:
         """Return how many starts came within a distance of the best log density."""
@@ -96,7 +102,6 @@ class Fit:
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row a start, the best first, and the natural value of each parameter."""
         pandas = require("pandas", extra="data")
-        natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
         table = {
             "start": self.number,
             "log_density": self.values,
@@ -104,7 +109,7 @@ class Fit:
             "steps": self.steps,
             "failures": self.failures,
         }
-        return pandas.DataFrame(table | dict(zip(self.problem.names, natural.T, strict=True)))
+        return pandas.DataFrame(table | dict(zip(self.problem.names, self._natural().T, strict=True)))
 
     def __str__(self) -> str:
         rows = [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]

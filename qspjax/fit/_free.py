@@ -54,6 +54,9 @@ class Free(eqx.Module):
         positive = start > 0 and (bounds is None or bounds[0] > 0)
         self.transform = (Log() if positive else Identity()) if transform is None else transform
         check_instance("transform", self.transform, AbstractTransform, "a transform such as Log()")
+        if not jnp.isfinite(self.transform.forward(start)):
+            kind = type(self.transform).__name__
+            raise ArgumentError("start", f"must lie in the domain of its transform {kind}, but is {start:g}.")
         if bounds is None:
             bounds = (1e-6 * start, 1e6 * start) if isinstance(self.transform, Log) else (-jnp.inf, jnp.inf)
         if len(bounds) != 2 or not bounds[0] < bounds[1]:
@@ -64,9 +67,6 @@ class Free(eqx.Module):
         self.prior, self.prior_scaled = prior, prior_scaled
 
     def __check_init__(self) -> None:
-        if not jnp.isfinite(self.transform.forward(self.start)):
-            kind = type(self.transform).__name__
-            raise ArgumentError("start", f"must lie in the domain of its transform {kind}, but is {self.start:g}.")
         if jnp.isnan(jnp.asarray(self.searched_bounds())).any():
             kind = type(self.transform).__name__
             refuse("bounds", f"lie in the domain of the transform {kind}", (self.lower, self.upper))

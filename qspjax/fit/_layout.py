@@ -62,7 +62,7 @@ class _Builder:
         self.leaves = parameters_of(self.model)
         self.start = as_state(self.model, None)
         self.states = frozenset(state_names(self.start))
-        self.observed = observed_names(self.model, self.start)
+        self.observed = tuple(dict.fromkeys((*observed_names(self.model, self.start), *state_names(self.start))))
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = Pool([*problem.names, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
@@ -88,7 +88,9 @@ class _Builder:
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
-        whole = Stages(self.model, shared, stages, self._equilibrated(), steady, save, self.problem.method)
+        whole = Stages(
+            self.model, shared, stages, self._equilibrated(), steady, self.pool.parameters, save, self.problem.method
+        )
         rows = tuple(rows)
         depends = self.pool.depends()
         varies = depends[:, : len(self.problem.names)].any(axis=1)
@@ -103,11 +105,11 @@ class _Builder:
         for name, output in self.problem.outputs.items():
             columns = {column for one in self.experiments for column in one.measurements.given}
             for used in sorted(output.names() - {"prediction"}):
-                what = f"an observed value or a parameter, in output `{name}`"
+                what = f"an observed value, a state or a parameter, in output `{name}`"
                 check_one_of(used, used, known | columns, what)
         for name, one in self.problem.experiments.items():
             for used in sorted(one.names()):
-                check_one_of(used, used, known, f"an observed value or a parameter, in experiment `{name}`")
+                check_one_of(used, used, known, f"an observed value, a state or a parameter, in experiment `{name}`")
             for output in dict.fromkeys(one.measurements.output):
                 check_one_of("output", output, self.problem.outputs, "an output")
             for change in _changes_of(one):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from qspjax._checks import check_instance, check_one_of, refuse
+from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
@@ -97,6 +97,8 @@ class Problem:
         check_instance("model", model, AbstractModel, "a model")
         if isinstance(experiments, Experiment):
             experiments = {"experiment": experiments}
+        if not experiments:
+            raise ArgumentError("experiments", "must have measurements, but there are none.")
         for name, one in experiments.items():
             check_instance(f'experiments["{name}"]', one, Experiment, "an Experiment")
         for name, one in outputs.items():
@@ -169,7 +171,7 @@ class Problem:
     def log_likelihood(self, x: Any) -> Array:
         """Return the log likelihood at a point; -inf where a simulation fails."""
         pool, known = self._pooled(x)
-        outcomes = self._layout.stages.simulate(pool, known)
+        outcomes = self._layout.stages.simulate(pool)
         terms = [jnp.sum(rows.log_density(one)) for rows, one in self._predictors(pool, outcomes, known)]
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes)
 
@@ -185,10 +187,10 @@ class Problem:
         """
         x = jnp.asarray(x, float)
         layout = self._layout
-        (pool, known), slopes = self._pooled(x), jax.jacfwd(lambda x: self._pooled(x)[0])(x)
+        (pool, _), slopes = self._pooled(x), jax.jacfwd(lambda x: self._pooled(x)[0])(x)
 
         def simulate(pool: Array) -> tuple[dict[str, Array], Any]:
-            outcomes = layout.stages.simulate(pool, known)
+            outcomes = layout.stages.simulate(pool)
             return outcomes.observed, (outcomes.result, outcomes.time)
 
         observed, moved, (result, time) = coloured(simulate, pool, slopes, layout.colours)
@@ -217,8 +219,8 @@ class Problem:
 
     def simulate(self, x: Any) -> Outcomes:
         """Return what is observed in all experiments at a point, and how the simulations went."""
-        pool, known = self._pooled(x)
-        return self._layout.stages.simulate(pool, known)
+        pool, _ = self._pooled(x)
+        return self._layout.stages.simulate(pool)
 
     @property
     def rows(self) -> tuple[Rows, ...]:
@@ -228,7 +230,7 @@ class Problem:
     def predictions(self, x: Any) -> list[tuple[Rows, Array, Array]]:
         """Return the measurements with prediction and standardised residual of each, output by output."""
         pool, known = self._pooled(x)
-        observed = self._layout.stages.simulate(pool, known).observed
+        observed = self._layout.stages.simulate(pool).observed
         found = []
         for rows in self._layout.rows:
             prediction, predictors = rows.predicted(pool, observed, known)

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import refuse
 from qspjax._cohort import Cohort
@@ -21,7 +22,7 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._regimen import Regimen, stacked
 from qspjax._simulate import simulate_cohort
-from qspjax._solution import RESULTS
+from qspjax._solution import RESULTS, Solution
 from qspjax.equilibrium import steady_state
 from qspjax.fit._formula import names_in, value_of
 from qspjax.fit._measurements import Change, Experiment
@@ -82,7 +83,9 @@ class Stages:
         model: The typical model.
         shared: By name, places in the pool of parameters that are the same in all experiments.
         stages: The stages.
-        equilibrated: The steady states.
+        equilibrated: The steady states that experiments begin in.
+        steady: Which experiments are measured in the steady state that they come to.
+        parameters: The parameters of the fit.
         save: What is observed.
         method: How to solve.
     """
@@ -92,6 +95,7 @@ class Stages:
     stages: tuple[Stage, ...]
     equilibrated: Equilibrated | None
     steady: np.ndarray
+    parameters: tuple[str, ...]
     save: tuple[str, ...]
     method: AbstractMethod | None
 
@@ -116,14 +120,14 @@ class Stages:
                     mark(np.array([row]), places[[self.equilibrated.of[row]]])
         return found
 
-    def simulate(self, pool: jax.Array, known: Mapping[str, Any]) -> Outcomes:
+    def simulate(self, pool: jax.Array) -> Outcomes:
         """Simulate all experiments.
 
         Args:
             pool: The values of the pool.
-            known: The parameters of the fit by name, for formulas over what is observed.
         """
         model = self.model
+        known = dict(zip(self.parameters, pool, strict=False))  # they come first
         for name, place in self.shared.items():
             model = at(model, name).set(pool[place])
         cohort = states = result = time = None
@@ -131,7 +135,7 @@ class Stages:
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
             cohort, states, began, going = self._through(model, cohort, states, stage, pool, known)
-            keep = (*self.save, *(() if last and not self.steady.any() else state_names(model.initial())))
+            keep = self.save if last and not self.steady.any() else (*self.save, *state_names(model.initial()))
             solution = simulate_cohort(
                 going, stage.regimen, stage.ts, initial=states, t0=stage.start, save=keep, method=self.method
             )
@@ -140,7 +144,8 @@ class Stages:
                 if item is not None:
                     time = then if result is None else jnp.where(result == RESULTS.successful, then, time)
                     result = item if result is None else _first_failure(result, item)
-            parts.append({name: solution.observed[name] for name in self.save})
+            seen = {**_columns(solution), **solution.observed}
+            parts.append({name: seen[name] for name in self.save})
             if not last:
                 states = _ended(solution.states, states, np.isfinite(stage.ts[:, -1]))
             elif self.steady.any():
@@ -206,7 +211,8 @@ class Stages:
 
         def one(model: AbstractModel, y: Any, t: Any) -> tuple[Any, Any]:
             found = steady_state(model, initial=y, t0=t, method=self.method)
-            seen = model.observe(t, found.state)
+            flat = ravel_pytree(found.state)[0]
+            seen = {**dict(zip(state_names(y), flat, strict=True)), **dict(model.observe(t, found.state))}
             return found.result, {name: seen[name] for name in self.save}
 
         result, seen = _mapped(cohort, one, states, jnp.asarray(start))
@@ -220,7 +226,9 @@ def _observed_changes(stage: Stage, before: Cohort, states: Any, known: Mapping[
     found: dict[tuple[bool, str], tuple[list[int], list[Any]]] = {}
     for row, formulas in stage.later.items():
         state = jax.tree.map(lambda leaf, row=row: leaf[row], states)
-        seen = {**dict(before.patient(row).observe(stage.start[row], state)), **known}
+        model = before.patient(row)
+        named = dict(zip(state_names(state), ravel_pytree(state)[0], strict=True))
+        seen = {**named, **dict(model.observe(stage.start[row], state)), **known}
         for is_state, name, formula in formulas:
             rows, values = found.setdefault((is_state, name), ([], []))
             rows.append(row)
@@ -235,6 +243,13 @@ def _mapped(cohort: Cohort, function: Any, *arguments: Any) -> Any:
         one = function(cohort.model)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (cohort.size, *jnp.shape(leaf))), one)
     return jax.vmap(lambda own, *rest: function(eqx.combine(own, shared), *rest))(each, *arguments)
+
+
+def _columns(solution: Solution) -> dict[str, jax.Array]:
+    """Return the states of a cohort by name, each of shape (patients, times)."""
+    leaves = [jnp.moveaxis(leaf.reshape(*leaf.shape[:2], -1), -1, 0) for leaf in jax.tree.leaves(solution.states)]
+    columns = [column for leaf in leaves for column in leaf]
+    return dict(zip(solution.labels.kept_states, columns, strict=True))
 
 
 def _first_failure(result: Any, following: Any) -> Any:

@@ -1,0 +1,133 @@
+"""Searches: to a known optimum, within bounds, from many starts, interrupted and resumed."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qspjax as qsp
+from qspjax.fit import (
+    LBFGS,
+    Adam,
+    Additive,
+    DifferentialEvolution,
+    Experiment,
+    Free,
+    LevenbergMarquardt,
+    Measurements,
+    MultiStart,
+    Output,
+    Problem,
+    TrustRegion,
+    estimate,
+)
+
+TIMES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0])
+TRUE = {"CL": 2.6, "V": 27.0, "ka": 1.7}
+
+
+def oral(CL, V, ka):
+    k = CL / V
+    return 200.0 * ka / V / (ka - k) * (np.exp(-k * TIMES) - np.exp(-ka * TIMES))
+
+
+def problem(data, **parameters):
+    free = {
+        "CL": Free(5.0, bounds=(0.1, 50.0)),
+        "V": Free(60.0, bounds=(3.0, 300.0)),
+        "ka": Free(0.9, bounds=(0.3, 20.0)),
+        "sigma": 0.1,
+    }
+    model = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+    experiment = Experiment(Measurements(TIMES, data, output="concentration"), qsp.bolus(200.0, to="depot"))
+    return Problem(model, experiment, {"concentration": Output("concentration", Additive("sigma"))}, free | parameters)
+
+
+EXACT = problem(oral(**TRUE))
+
+
+@pytest.mark.parametrize(
+    ("method", "within"),
+    [
+        (TrustRegion(), 1e-5),
+        (LevenbergMarquardt(), 1e-5),
+        (LBFGS(), 1e-3),
+        (Adam(learning_rate=0.03, max_steps=600), 3e-2),
+        (DifferentialEvolution(population=5, generations=15), 1e-5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_method_finds_the_truth(method, within):
+    found = estimate(EXACT, method=method)
+    for name, value in TRUE.items():
+        assert found.parameters[name] == pytest.approx(value, rel=within)
+    assert method.describe() in str(found)
+
+
+@pytest.mark.parametrize("method", [TrustRegion(), LevenbergMarquardt(), LBFGS()], ids=lambda m: type(m).__name__)
+def test_bounds_are_kept_and_reached(method):
+    bounded = problem(oral(**TRUE), V=Free(60.0, bounds=(35.0, 300.0)))
+    found = estimate(bounded, method=method)
+    assert 35.0 <= found.parameters["V"] < 35.0 * 1.002
+    free = problem(oral(**TRUE), V=35.0)
+    assert found.log_density == pytest.approx(estimate(free).log_density, abs=2e-2)
+
+
+def test_many_starts_wait_for_their_place():
+    standings = []
+    found = estimate(EXACT, starts=MultiStart(11, seed=1), lanes=4, progress=standings.append)
+    assert sorted(found.number) == list(range(11))
+    assert np.all(np.diff(found.values) <= 0)
+    assert found.reached() >= 8
+    assert standings[-1].done == 11
+    assert standings[-1].steps == found.steps.sum()
+    alone = estimate(EXACT, starts=MultiStart(11, seed=1).points(EXACT)[found.number[0]][None])
+    np.testing.assert_allclose(alone.x, found.x, rtol=1e-6)
+    table = found.to_dataframe()
+    assert list(table["start"]) == list(found.number)
+    assert np.isfinite(found.history[0, : found.steps[0]]).all()
+
+
+def test_sobol_starts_fill_the_bounds():
+    points = MultiStart(16, sobol=True).points(EXACT)
+    lower, upper = EXACT.bounds
+    assert np.all((points > np.asarray(lower)) & (points < np.asarray(upper)))
+    assert not np.array_equal(points, MultiStart(16).points(EXACT))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
+    monkeypatch.setattr("qspjax.fit._estimate.SAVED_EVERY", 0.0)
+    path, starts = tmp_path / "fit.npz", MultiStart(9, seed=3)
+    whole = estimate(EXACT, starts=starts, lanes=4)
+    calls = []
+
+    def kill(standing):
+        calls.append(standing)
+        if len(calls) == 12:
+            raise Killed
+
+    with pytest.raises(Killed):
+        estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=kill)
+    steps = []
+    resumed = estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=steps.append)
+    assert 0 < steps[0].steps < steps[-1].steps == whole.steps.sum()
+    for name in ("points", "values", "status", "steps", "number"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+    with pytest.raises(ValueError, match="must be the checkpoint of this estimation, but is that of another one"):
+        estimate(EXACT, starts=MultiStart(9, seed=4), lanes=4, checkpoint=path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="must be a checkpoint, but cannot be read"):
+        estimate(EXACT, starts=starts, lanes=4, checkpoint=path)
+
+
+def test_starts_that_are_refused():
+    with pytest.raises(ValueError, match=r"`starts` must have shape \(starts, 3\)"):
+        estimate(EXACT, starts=jnp.zeros(3))
+    with pytest.raises(ValueError, match="outside in `CL` of start 0"):
+        estimate(EXACT, starts=jnp.full((1, 3), 99.0))
+    unbounded = problem(oral(**TRUE), V=Free(60.0, bounds=(-np.inf, np.inf), transform=qsp.Identity()))
+    with pytest.raises(ValueError, match="must have bounds to be drawn within for `V`"):
+        estimate(unbounded, starts=MultiStart(2))
