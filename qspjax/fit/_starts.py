@@ -44,5 +44,5 @@ class MultiStart(eqx.Module):
             if not np.isfinite(low) or not np.isfinite(high):
                 refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
-        drawn = kind(len(lower), seed=self.seed).random(self.starts)
+        drawn = kind(len(lower), rng=self.seed).random(self.starts)
         return lower + (upper - lower) * drawn

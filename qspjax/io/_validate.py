@@ -7,7 +7,7 @@ from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io._nonmem import read_nonmem
 from qspjax.io._trial_file import read_trial
-from qspjax.io.petab import read_petab
+from qspjax.io.petab import lint, read_petab
 
 
 def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
@@ -45,7 +45,11 @@ def contents(path: str | Path, **options: Any) -> str:
         ValueError: If an option is wrong.
     """
     if Path(path).suffix.lower() in (".yaml", ".yml"):
-        return str(read_petab(path))
+        problem = read_petab(path)
+        found = lint(path)
+        if found:
+            raise FileIssues(found)
+        return str(problem)
     if Path(path).suffix.lower() == ".toml":
         file = read_trial(path)
         arms = ", ".join(arm.name for arm in file.trial.arms)

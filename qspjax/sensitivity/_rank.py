@@ -61,7 +61,7 @@ def prcc(function: Function, inputs: Inputs, *, samples: int = 1000, seed: int =
     from scipy.stats import qmc
 
     check_samples("samples", samples, len(inputs.names) + 3)
-    unit = qmc.LatinHypercube(len(inputs.names), seed=seed).random(samples)
+    unit = qmc.LatinHypercube(len(inputs.names), rng=seed).random(samples)
     points = inputs.from_unit(unit)
     return ranks_of(points, evaluated(function, points), inputs.names)
 

@@ -97,7 +97,7 @@ def saltelli(inputs: Inputs, samples: int, seed: int) -> np.ndarray:
     count = len(inputs.names)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The balance properties", category=UserWarning)
-        unit = qmc.Sobol(2 * count, seed=seed).random(samples)
+        unit = qmc.Sobol(2 * count, rng=seed).random(samples)
     first, second = unit[:, :count], unit[:, count:]
     blocks = [first, second]
     for k in range(count):
