@@ -1,7 +1,15 @@
 """Differentiable quantitative systems pharmacology in JAX."""
 
 from qspjax import _precision as _precision  # isort: skip  (the precision is decided first)
-from qspjax import execute as execute, models as models, population as population, solve as solve
+from qspjax import (
+    equilibrium as equilibrium,
+    execute as execute,
+    fit as fit,
+    models as models,
+    population as population,
+    sensitivity as sensitivity,
+    solve as solve,
+)
 from qspjax._amount import (
     AbstractAmount as AbstractAmount,
     Banded as Banded,
@@ -47,6 +55,12 @@ from qspjax._rules import (
 )
 from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
 from qspjax._solution import RESULTS as RESULTS, Solution as Solution
+from qspjax._transform import (
+    AbstractTransform as AbstractTransform,
+    Identity as Identity,
+    Log as Log,
+    Logit as Logit,
+)
 from qspjax._varying import (
     LOCF as LOCF,
     NOCB as NOCB,

@@ -13,19 +13,20 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_arrays", "_checks", "_expression", "_extras", "_names", "_units"},
+    {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"},
     {"_model", "_events", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
     | {"_solution"},
     {"models", "solve", "execute"},
     {"_simulate"},
-    {"population"},
+    {"population", "equilibrium", "sensitivity"},
+    {"fit"},
     {"io", "plot"},
     {"cli", "__main__"},
 ]
-UNITS_APART = [{"models", "solve", "execute"}, {"io", "plot"}]
+UNITS_APART = [{"models", "solve", "execute"}, {"population", "equilibrium", "sensitivity"}, {"io", "plot"}]
 """Packages of one layer that must not know each other."""
 
-OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony"}
+OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony", "petab", "yaml"}
 
 PUBLIC = [
     "AbstractAlgebraic",
@@ -37,6 +38,7 @@ PUBLIC = [
     "AbstractModel",
     "AbstractRule",
     "AbstractSized",
+    "AbstractTransform",
     "Allometric",
     "Arm",
     "Banded",
@@ -46,10 +48,13 @@ PUBLIC = [
     "Computed",
     "Delivery",
     "Event",
+    "Identity",
     "LOCF",
     "Limited",
+    "Log",
     "LinearInterpolation",
     "LogNormal",
+    "Logit",
     "MODELLED",
     "NOCB",
     "Normal",
@@ -76,7 +81,9 @@ PUBLIC = [
     "at",
     "bolus",
     "endpoints",
+    "equilibrium",
     "execute",
+    "fit",
     "infusion",
     "io",
     "models",
@@ -86,6 +93,7 @@ PUBLIC = [
     "plot",
     "population",
     "reset",
+    "sensitivity",
     "set_parameter",
     "simulate",
     "simulate_cohort",

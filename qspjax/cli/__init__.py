@@ -1,4 +1,4 @@
-"""The command line: virtual trials, simulations, and checks of files; `qspjax COMMAND --help` says more."""
+"""The command line: trials, simulations, fits, sensitivities, checks of files; `qspjax COMMAND --help` says more."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ import jax
 from qspjax import io
 from qspjax.cli._check import add_check
 from qspjax.cli._console import BAD_INPUT, FAILED, INTERRUPTED, say
+from qspjax.cli._fit import add_fit
 from qspjax.cli._import import add_import
+from qspjax.cli._sensitivity import add_sensitivity
 from qspjax.cli._simulate import add_simulate
 from qspjax.cli._suite import add_suite
 from qspjax.cli._trial import add_trial
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qspjax", description="Quantitative systems pharmacology in JAX.")
     parser.add_argument("--version", action="version", version=f"qspjax {io.version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_trial, add_simulate, add_check, add_import, add_suite):
+    for add in (add_trial, add_simulate, add_fit, add_sensitivity, add_check, add_import, add_suite):
         add(commands)
     return parser
 

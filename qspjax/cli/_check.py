@@ -13,9 +13,9 @@ def add_check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="check a trial file, a model or a data set",
-        description="Say what a file holds, or all that is wrong with it: a trial file (.toml), a model in SBML (.xml, "
-        ".sbml) or Antimony (.ant), or a data set in the format of NONMEM (any other ending), for which the options "
-        "are.",
+        description="Say what a file holds, or all that is wrong with it: a trial file (.toml), a PEtab problem "
+        "(.yaml), a model in SBML (.xml, .sbml) or Antimony (.ant), or a data set in the format of NONMEM (any other "
+        "ending), for which the options are.",
     )
     check.add_argument("file", metavar="FILE", help="the file")
     names = parts("names, separated by commas")

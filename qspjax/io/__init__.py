@@ -1,6 +1,14 @@
 """Files: trials and data sets to read, results and data sets to write."""
 
 from qspjax.io._antimony import read_antimony as read_antimony, write_antimony as write_antimony
+from qspjax.io._fit_data import experiments as experiments
+from qspjax.io._fit_file import FitFile as FitFile, read_fit as read_fit
+from qspjax.io._fit_outputs import (
+    FIT_FILES as FIT_FILES,
+    FIT_MARKERS as FIT_MARKERS,
+    fit_summary as fit_summary,
+    write_fit as write_fit,
+)
 from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue
 from qspjax.io._model_files import ModelContents as ModelContents, contents_of as contents_of
 from qspjax.io._nonmem import NonmemData as NonmemData, read_nonmem as read_nonmem
@@ -11,6 +19,13 @@ from qspjax.io._outputs import (
     summary as summary,
     version as version,
     write_trial as write_trial,
+)
+from qspjax.io._sensitivity import (
+    SENSITIVITY_FILES as SENSITIVITY_FILES,
+    SENSITIVITY_MARKERS as SENSITIVITY_MARKERS,
+    named as named,
+    sensitivity_problem as sensitivity_problem,
+    write_sensitivity as write_sensitivity,
 )
 from qspjax.io._simulation import (
     DOSE as DOSE,
@@ -25,4 +40,5 @@ from qspjax.io._trial_file import (
     read_trial as read_trial,
 )
 from qspjax.io._validate import contents as contents, validate as validate
+from qspjax.io.petab import read_petab as read_petab
 from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml

@@ -178,6 +178,13 @@ def _varied(table: Table, unit: str) -> AbstractDistribution | None:
     return _truncated(table, unit, read(table, unit, location=None))
 
 
+def read_distribution(table: Table) -> AbstractDistribution | None:
+    """Read a distribution of a number without a unit: `distribution` says which, its keys are those of a covariate."""
+    kinds: dict[str, Callable] = {"normal": _normal, "lognormal": _lognormal, "uniform": _uniform}
+    kind = table.name("distribution", kinds, "a distribution")
+    return None if kind is None else _truncated(table, "", kinds[kind](table, "", location=REQUIRED))
+
+
 def _covariate(table: Table) -> tuple[AbstractDistribution | Categorical | None, str | None]:
     kinds: dict[str, Callable] = {"normal": _normal, "lognormal": _lognormal, "uniform": _uniform}
     kind, unit = table.name("distribution", (*kinds, "categorical"), "a distribution"), table.unit("unit")

@@ -7,14 +7,15 @@ from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io._nonmem import read_nonmem
 from qspjax.io._trial_file import read_trial
+from qspjax.io.petab import lint, read_petab
 
 
 def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
     """Return what is wrong with a file, nothing if it is fine.
 
     Args:
-        path: A trial file (`.toml`), a model in SBML (`.xml`, `.sbml`) or Antimony (`.ant`), or a data set in the
-            format of NONMEM (any other ending).
+        path: A trial file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony (`.ant`),
+            or a data set in the format of NONMEM (any other ending).
         **options: The arguments of `read_nonmem`.
 
     Raises:
@@ -43,6 +44,12 @@ def contents(path: str | Path, **options: Any) -> str:
         FileIssues: If anything in the file is wrong.
         ValueError: If an option is wrong.
     """
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        problem = read_petab(path)
+        found = lint(path)
+        if found:
+            raise FileIssues(found)
+        return str(problem)
     if Path(path).suffix.lower() == ".toml":
         file = read_trial(path)
         arms = ", ".join(arm.name for arm in file.trial.arms)

@@ -1,5 +1,16 @@
 """Pictures of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows."""
 
+from qspjax.plot._fit import (
+    diagnostics as diagnostics,
+    fits as fits,
+    observed_vs_predicted as observed_vs_predicted,
+    optimiser_history as optimiser_history,
+    parameter_agreement as parameter_agreement,
+    profile as profile,
+    residuals as residuals,
+    waterfall as waterfall,
+)
+from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory
 from qspjax.plot._trial import Panel as Panel, bands as bands, trial as trial

@@ -1,0 +1,78 @@
+"""`qspjax fit FILE`: calibrate a model to data and write the results."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from qspjax import fit, io, plot
+from qspjax._extras import require
+from qspjax.cli._console import Progress
+from qspjax.cli._options import at_least
+
+_NEEDED = ("rich", "pandas", "matplotlib")
+
+
+def add_fit(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "fit",
+        help="calibrate a model to data",
+        description="Fit a model to data, from a fit file (.toml) with a table of data or a PEtab problem (.yaml), and "
+        "write estimates, uncertainty, diagnostics and pictures. Interrupted, it goes on where it stopped when it is "
+        "called again.",
+    )
+    parser.add_argument("file", metavar="FILE", help="fit file in TOML, or the YAML file of a PEtab problem")
+    parser.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -fit)")
+    parser.add_argument("--starts", type=at_least(1), metavar="N", help="starts drawn within the bounds")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=None, help="random seed of the starts")
+    parser.add_argument("--lanes", type=at_least(1), metavar="N", default=16, help="starts side by side (16)")
+    parser.add_argument("--profiles", action="store_true", help="profile likelihoods of all parameters")
+    parser.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    for package in _NEEDED:
+        require(package, extra="cli")
+    file = io.read_fit(arguments.file)
+    if arguments.starts or arguments.seed is not None:
+        before = file.starts or fit.MultiStart(arguments.starts or 1)
+        starts = fit.MultiStart(arguments.starts or before.starts, seed=arguments.seed or 0, sobol=before.sobol)
+        file = dataclasses.replace(file, starts=starts)
+    if arguments.profiles:
+        file = dataclasses.replace(file, profiles=file.problem.names)
+    out = io.check_destination(arguments.out or f"{Path(arguments.file).stem}-fit", io.FIT_FILES, io.FIT_MARKERS)
+    checkpoint = out.with_name(f"{out.name}.checkpoint.npz")
+    if checkpoint.exists():
+        print(f"Going on from {checkpoint.name}.", file=sys.stderr)
+    total = 1 if file.starts is None else file.starts.starts
+    with Progress(total, things="starts", bad="failed", first="compiling", includes=" with compilation") as progress:
+        found = fit.estimate(
+            file.problem,
+            method=file.method,
+            starts=file.starts,
+            lanes=arguments.lanes,
+            checkpoint=checkpoint,
+            progress=lambda standing: progress.update(
+                standing.done, bad=0, description=f"best {standing.best:.6g}, {standing.steps} steps"
+            ),
+        )
+    _write(file, found, out)
+    checkpoint.unlink(missing_ok=True)
+    return 0
+
+
+def _write(file: io.FitFile, found: fit.Fit, out: Path) -> None:
+    problem, x = found.problem, found.x
+    uncertainty = fit.Uncertainty(problem, x, fit.fisher_information(problem, x))
+    profiles, figures = {}, {"diagnostics.png": plot.diagnostics(found), "fits.png": plot.fits(problem, x)}
+    if file.profiles:
+        began = time.perf_counter()
+        profiles = fit.profiles(problem, x, file.profiles)
+        print(f"{len(profiles)} profiles in {time.perf_counter() - began:.1f} s", file=sys.stderr)
+        figures["profiles.png"] = plot.profile(profiles)
+    io.write_fit(out, file, found, uncertainty, profiles, figures)
+    print(io.fit_summary(file, found, uncertainty, profiles), end="")
+    print(f"\nResults: {out}")

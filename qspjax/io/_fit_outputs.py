@@ -1,0 +1,131 @@
+"""The results of a fit as a directory of files, written whole or not at all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax._files import replaced_directory
+from qspjax.fit import Fit, Profile, Uncertainty
+from qspjax.io._fit_file import FitFile
+from qspjax.io._outputs import version, write_csv
+
+FIT_FILES = (
+    "summary.txt",
+    "estimates.csv",
+    "correlation.csv",
+    "starts.csv",
+    "predictions.csv",
+    "curves.csv",
+    "history.csv",
+    "profiles.csv",
+    "diagnostics.png",
+    "fits.png",
+    "profiles.png",
+)
+"""What a directory of the results of a fit may hold."""
+
+FIT_MARKERS = ("summary.txt", "estimates.csv")
+
+
+def write_fit(
+    path: Path,
+    file: FitFile,
+    fit: Fit,
+    uncertainty: Uncertainty,
+    profiles: Mapping[str, Profile],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the results of a fit; an earlier result in the directory is replaced at the very end.
+
+    Args:
+        path: The directory.
+        file: What was fitted.
+        fit: The optima.
+        uncertainty: At the best.
+        profiles: By parameter, none if none were wanted.
+        figures: By name of the file, figures of matplotlib.
+
+    Raises:
+        OSError: If it cannot be written. Nothing is left half-written.
+    """
+    names, pandas = fit.problem.names, require("pandas", extra="data")
+
+    def write(to: Path) -> None:
+        (to / "summary.txt").write_text(fit_summary(file, fit, uncertainty, profiles), encoding="utf-8")
+        write_csv(to / "estimates.csv", _estimates(uncertainty, profiles))
+        correlation = pandas.DataFrame(uncertainty.correlation, columns=list(names))
+        correlation.insert(0, "parameter", names)
+        write_csv(to / "correlation.csv", correlation)
+        write_csv(to / "starts.csv", fit.to_dataframe())
+        write_csv(to / "predictions.csv", fit.problem.table(fit.x))
+        write_csv(to / "curves.csv", _without(fit.problem.curves(fit.x), "observed", "residual", "censored"))
+        write_csv(to / "history.csv", _history(fit))
+        if profiles:
+            write_csv(to / "profiles.csv", pandas.concat([one.to_dataframe() for one in profiles.values()]))
+        for name, figure in figures.items():
+            figure.savefig(to / name, dpi=200, metadata={"Software": None})
+
+    replaced_directory(path, write)
+
+
+def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> str:
+    """Return the results of a fit in words and numbers."""
+    problem = fit.problem
+    measured = sum(rows.value.size for rows in problem.rows)
+    censored = sum(int(rows.censored.sum()) for rows in problem.rows)
+    head = {
+        "Fit": file.title,
+        "Data": f"{measured} measurements in {len(problem.experiments)} experiments"
+        + (f", {censored} below the limit of quantification" if censored else ""),
+        "Method": fit.method,
+        "Log density": f"{fit.log_density:.6g}",
+        "Starts": f"{len(fit.values)}, {fit.reached()} within 0.1 of the best, {int((fit.status == 3).sum())} failed",
+        "Ended": fit.status_text(0),
+        "Evaluations": f"{int(fit.steps.sum())}, {int(fit.failures.sum())} of them failed; {fit.seconds:.1f} s",
+        "Versions": ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax")),
+    }
+    lines = [f"{key + ':':<13}{value}" for key, value in head.items()]
+    low, high = uncertainty.intervals()
+    columns = ("parameter", "estimate", "RSE %", "95% interval")
+    if profiles:
+        columns += ("by profile",)
+    rows = []
+    for i, name in enumerate(problem.names):
+        error = 100 * uncertainty.relative_standard_errors[i]
+        cells = [name, f"{fit.parameters[name]:.5g}", f"{error:.1f}", f"{low[i]:.4g} to {high[i]:.4g}"]
+        if profiles:
+            one = profiles.get(name)
+            cells.append("" if one is None else f"{one.interval[0]:.4g} to {one.interval[1]:.4g}")
+        rows.append(cells)
+    widths = [max(len(row[k]) for row in [list(columns), *rows]) for k in range(len(columns))]
+    lines += [
+        "",
+        *(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [columns, *rows]
+        ),
+    ]
+    for direction in uncertainty.open_directions:
+        shown = ", ".join(f"{name} {share:+.2f}" for name, share in list(direction.items())[:6])
+        lines.append(f"\nThe data say nothing about the direction: {shown}")
+    return "\n".join(lines) + "\n"
+
+
+def _estimates(uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> Any:
+    table = uncertainty.to_dataframe()
+    if profiles:
+        for k, edge in enumerate(("profile_lower", "profile_upper")):
+            table[edge] = [profiles[name].interval[k] if name in profiles else np.nan for name in table["parameter"]]
+    return table
+
+
+def _history(fit: Fit) -> dict[str, np.ndarray]:
+    starts, steps = np.nonzero(np.isfinite(fit.history))
+    return {"start": fit.number[starts], "step": steps + 1, "log_density": fit.history[starts, steps]}
+
+
+def _without(columns: Mapping[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
+    return {name: values for name, values in columns.items() if name not in names}

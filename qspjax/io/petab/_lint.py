@@ -1,0 +1,67 @@
+"""The checks of the package petab: what the standard asks beyond what a fit needs."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from qspjax._extras import require
+from qspjax.io._issues import Issue
+from qspjax.io.petab._tables import read_yaml
+
+
+class _Kept(logging.Handler):
+    """Keep what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.messages.append(record.getMessage())
+
+
+def lint(path: str | Path) -> tuple[Issue, ...]:
+    """Return what the package petab finds wrong with a problem, an empty tuple if nothing.
+
+    Raises:
+        FileIssues: If the YAML file cannot be read.
+        ImportError: If the extra `petab` is not installed.
+    """
+    path = Path(path)
+    version = str(read_yaml(path).get("format_version", "")).split(".")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _second(path) if version == "2" else _first(path)
+    return tuple(Issue(path.name, (), _sentence(message)) for message in dict.fromkeys(found))
+
+
+def _first(path: Path) -> list[str]:
+    petab, linter = require("petab.v1", extra="petab"), require("petab.v1.lint", extra="petab")
+    kept, logger = _Kept(), logging.getLogger("petab")
+    before = logger.propagate
+    logger.addHandler(kept)
+    logger.propagate = False
+    try:
+        linter.lint_problem(petab.Problem.from_yaml(str(path)))
+    except Exception as error:  # noqa: BLE001  (whatever the package trips over is wrong with the files)
+        kept.messages.append(f"petab: {error}")
+    finally:
+        logger.removeHandler(kept)
+        logger.propagate = before
+    return kept.messages
+
+
+def _second(path: Path) -> list[str]:
+    linter = require("petab.v2.lint", extra="petab")
+    try:
+        found: Any = linter.lint_problem(path)
+    except Exception as error:  # noqa: BLE001  (whatever the package trips over is wrong with the files)
+        return [f"petab: {error}"]
+    return [str(one.message) for one in found if one.level >= linter.ValidationIssueSeverity.ERROR]
+
+
+def _sentence(message: str) -> str:
+    text = " ".join(message.split())
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,348 @@
+"""A PEtab problem, of version 1 or 2, as a `fit.Problem`.
+
+References: Schmiester et al., PLoS Comput Biol 2021;17:e1008646, doi:10.1371/journal.pcbi.1008646; the specification of
+version 2 at petab.readthedocs.io.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qspjax._expression import Expression, as_expression, substitute, symbol, symbols
+from qspjax._simulate import default_method
+from qspjax._transform import AbstractTransform, Identity, Log
+from qspjax.fit import (
+    AbstractErrorModel,
+    Additive,
+    Change,
+    Experiment,
+    Free,
+    Gaussian,
+    Laplace,
+    LogNormalError,
+    Measurements,
+    Output,
+    Problem,
+)
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind
+from qspjax.io.petab._tables import Problems, Row, read_yaml
+from qspjax.io.sbml import read_sbml
+from qspjax.models import Network
+from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
+
+Formula = float | Expression
+
+
+@dataclasses.dataclass
+class Period:
+    """What an experiment sets from a time on; -inf is the equilibration before it."""
+
+    time: float
+    targets: dict[str, Formula]
+
+
+@dataclasses.dataclass
+class Tables:
+    """A problem of either version, in the same words.
+
+    Attributes:
+        network: The model.
+        parameters: The rows of the table of parameters.
+        observables: By id: formula, noise formula, scale of the measurement, distribution, placeholders of both.
+        experiments: By name, the periods.
+        measurements: The rows of data, with the name of the experiment of each.
+    """
+
+    network: Network
+    parameters: list[Row]
+    observables: dict[str, "Observable"]
+    experiments: dict[str, list[Period]]
+    measurements: list[tuple[str, Row]]
+
+
+@dataclasses.dataclass
+class Observable:
+    """A row of the table of observables."""
+
+    formula: Formula
+    noise: Formula
+    base: float
+    tails: Any
+    placeholders: tuple[str, ...]
+    noise_placeholders: tuple[str, ...]
+
+
+def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Problem:
+    """Read a calibration problem from the YAML file of a PEtab problem, version 1 or 2.
+
+    All conditions are simulated as one cohort. Nominal values are where the search starts, and the `reference` of the
+    problem.
+
+    Args:
+        path: The YAML file.
+        method: How to simulate; by default exactly if the model is linear, else `Rosenbrock(rtol=1e-8, atol=1e-12)`.
+
+    Raises:
+        FileIssues: If anything in the files is wrong or not supported: a list with file, line and column.
+        ImportError: If the extra `petab` or `sbml` is not installed.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    version = str(content.get("format_version", "")).split(".")[0]
+    if version not in ("1", "2"):
+        raise FileIssues([Issue(path.name, ("format_version",), f"must be 1 or 2, but is {version or 'missing'}.")])
+    problems = Problems()
+    if version == "1":
+        from qspjax.io.petab._version1 import tables_of
+    else:
+        from qspjax.io.petab._version2 import tables_of
+    tables = tables_of(path, content, problems)
+    problems.stop()
+    return _problem(path.name, tables, problems, method, version)
+
+
+def read_model(path: Path, name: str) -> Network:
+    """Read the model of a problem."""
+    file = path.parent / name
+    if not file.is_file():
+        raise FileIssues([Issue(path.name, (), f"must name a model that is there, but {file} is no file.")])
+    return read_sbml(file)
+
+
+def _problem(name: str, tables: Tables, problems: Problems, method: AbstractMethod | None, version: str) -> Problem:
+    parameters, nominal = _parameters(tables, problems, version)
+    network = _overridable(tables, parameters)
+    outputs = {id: _output(id, tables.observables) for id in tables.observables}
+    problems.stop()
+    by_experiment: dict[str, list[Row]] = {}
+    for experiment, row in tables.measurements:
+        by_experiment.setdefault(experiment, []).append(row)
+    experiments = {
+        experiment: _experiment(network, tables, experiment, rows, problems)
+        for experiment, rows in by_experiment.items()
+    }
+    problems.stop()
+    if method is None:
+        method = default_method(network)
+        if not isinstance(method, MatrixExponential):
+            method = Rosenbrock(rtol=1e-8, atol=1e-12)
+    used = {row.get("observableId") for _, row in tables.measurements}
+    try:
+        return Problem(
+            network,
+            experiments,
+            {id: output for id, output in outputs.items() if id in used},
+            parameters,
+            method=method,
+            reference=nominal,
+        )
+    except ValueError as error:
+        raise FileIssues([Issue(name, (), str(error))]) from None
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[str, Free | float], dict[str, float]]:
+    found: dict[str, Free | float] = {}
+    nominal: dict[str, float] = {}
+    for row in tables.parameters:
+        id = row.get("parameterId")
+        if id in found:
+            problems.add(row, "parameterId", f"must be there once, but {id} is there again.")
+        value = problems.number(row, "nominalValue")
+        free = row.get("estimate").lower() in ("1", "true", "1.0")
+        if not free:
+            if math.isnan(value):
+                problems.add(
+                    row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty."
+                )
+            found[id] = value
+            continue
+        scale = row.get("parameterScale") or "lin"
+        lower, upper = problems.number(row, "lowerBound", -math.inf), problems.number(row, "upperBound", math.inf)
+        if version == "2" and lower > 0:
+            scale = "log10"
+        if scale not in ("lin", "log", "log10"):
+            problems.add(row, "parameterScale", f"must be lin, log or log10, but is {scale}.")
+            continue
+        if not lower < upper:
+            problems.add(row, "lowerBound", f"must be less than the upper bound {upper:g}, but is {lower:g}.")
+            continue
+        transform: AbstractTransform = {"lin": Identity(), "log": Log(), "log10": Log(10.0)}[scale]
+        lower = lower if scale == "lin" else max(lower, 0.0)
+        middle = (
+            value
+            if math.isfinite(value)
+            else float(transform.inverse(0.5 * (transform.forward(lower) + transform.forward(upper))))
+        )
+        start = min(max(middle, lower), upper)
+        if not math.isfinite(start) or (scale != "lin" and start <= 0):
+            problems.add(
+                row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}."
+            )
+            continue
+        prior, scaled = _prior(row, problems, version, lower, upper)
+        found[id] = Free(start, bounds=(lower, upper), transform=transform, prior=prior, prior_scaled=scaled)
+        if math.isfinite(value):
+            nominal[id] = value
+    return found, nominal
+
+
+def _prior(row: Row, problems: Problems, version: str, lower: float, upper: float) -> tuple[PetabPrior | None, bool]:
+    """Return the prior of a parameter, and whether it is one of the transformed value."""
+    kinds, numbers = (
+        ("objectivePriorType", "objectivePriorParameters")
+        if version == "1"
+        else ("priorDistribution", "priorParameters")
+    )
+    kind, scaled = plain_kind(row.get(kinds)), False
+    if not kind:
+        return None, False
+    if kind.startswith("parameterscale"):
+        kind, scaled = kind.removeprefix("parameterscale"), True
+    if kind not in DENSITIES:
+        problems.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
+        return None, False
+    given = [part for part in row.get(numbers).split(";") if part.strip()]
+    try:
+        parameters = tuple(float(part) for part in given)
+    except ValueError:
+        problems.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
+        return None, False
+    if not parameters and kind == "uniform":
+        parameters = (lower, upper)
+    if len(parameters) != DENSITIES[kind][0]:
+        problems.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
+        return None, False
+    mass = log_mass(kind, parameters, lower, upper) if version == "2" else 0.0
+    return PetabPrior(kind, parameters, mass), scaled
+
+
+def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
+    """Return the network with a plain number for each constant that a table gives, also where a formula stood."""
+    network = tables.network
+    definition = network.definition
+    targets = {id for periods in tables.experiments.values() for period in periods for id in period.targets}
+    constants = {
+        id
+        for id in (targets | parameters.keys()) & definition.initial.keys()
+        if id not in network.plan.states and id not in definition.species
+    }
+    if not constants:
+        return network
+    seen = network.observe(0.0, network.initial())
+    initial = {id: formula for id, formula in definition.initial.items() if id not in constants}
+    kinds = {}
+    for table, field in (("parameters", "value"), ("compartments", "size")):
+        rows = getattr(definition, table)
+        kinds[table] = type(rows)(
+            (id, dataclasses.replace(one, **{field: float(seen[id])}) if id in constants else one)
+            for id, one in rows.items()
+        )
+    return Network.of(dataclasses.replace(definition, initial=type(definition.initial)(initial), **kinds))
+
+
+# --- observables ----------------------------------------------------------------------------------------------------
+
+
+def _output(id: str, observables: Mapping[str, Observable]) -> Output:
+    one = observables[id]
+    formulas = {name: other.formula for name, other in observables.items()}
+    prediction = _inserted(one.formula, formulas)
+    noise = _inserted(_inserted(one.noise, {id: symbol("prediction")}), formulas)
+    error: AbstractErrorModel = (
+        LogNormalError(noise, base=one.base, tails=one.tails) if one.base else Additive(noise, tails=one.tails)
+    )
+    return Output(prediction, error)
+
+
+def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
+    """Return a formula with other observables written out."""
+    if not isinstance(formula, Expression):
+        return formula
+    for _ in range(len(others)):
+        used = symbols(formula) & others.keys()
+        if not used:
+            break
+        formula = substitute(formula, {name: as_expression(others[name]) for name in used})
+    return formula
+
+
+def noise_of(scale: str, distribution: str) -> tuple[float, Any] | None:
+    """Return the base of the logarithm (0 for none) and the tails that words of the tables mean."""
+    kind = plain_kind(distribution or "normal")
+    if kind.startswith("log"):
+        scale, kind = "log", kind.removeprefix("log")
+    base = {"": 0.0, "lin": 0.0, "log": math.e, "log10": 10.0}.get(scale)
+    tails = {"normal": Gaussian(), "laplace": Laplace()}.get(kind)
+    return None if base is None or tails is None else (base, tails)
+
+
+# --- experiments ----------------------------------------------------------------------------------------------------
+
+
+def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], problems: Problems) -> Experiment:
+    changes, equilibrated, kept = [], None, {}
+    for period in tables.experiments[name]:
+        sets, puts = _parted(network, period, rows[0], problems)
+        if period.time == -math.inf:
+            equilibrated, kept = Change(0.0, set=sets, put=puts), sets
+        else:
+            changes.append(Change(period.time, set={**kept, **sets}, put=puts))
+            kept = {}
+    begin, *later = changes or [Change(0.0, set=kept)]
+    return Experiment(
+        _measurements(tables, rows, problems),
+        set=begin.set,
+        put=begin.put,
+        equilibrated=equilibrated,
+        changes=later,
+        start=begin.at,
+    )
+
+
+def _parted(network: Network, period: Period, row: Row, problems: Problems) -> tuple[dict, dict]:
+    """Return which targets are parameters (or no part of the model), and which are states."""
+    sets, puts = {}, {}
+    definition = network.definition
+    for id, formula in period.targets.items():
+        if id in network.plan.states:
+            puts[id] = formula
+        elif id in network.values or id not in definition.ids():
+            sets[id] = formula
+        else:
+            problems.of_file(
+                row.file, f"must have conditions that set what is free, but a rule of the model sets {id}."
+            )
+    return sets, puts
+
+
+def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measurements:
+    time, value, output = [], [], []
+    given: dict[str, list[Formula]] = {}
+    for number, row in enumerate(rows):
+        id = row.get("observableId")
+        observable = tables.observables[id]
+        time.append(problems.number(row, "time"))
+        value.append(problems.number(row, "measurement"))
+        output.append(id)
+        for column, names in (
+            ("observableParameters", observable.placeholders),
+            ("noiseParameters", observable.noise_placeholders),
+        ):
+            formulas = problems.formulas(row, column)
+            if len(formulas) != len(names):
+                problems.add(
+                    row,
+                    column,
+                    f"must have a value for each of {len(names)} placeholders of {id}, but has {len(formulas)}.",
+                )
+                continue
+            for placeholder, formula in zip(names, formulas, strict=True):
+                given.setdefault(placeholder, [0.0] * len(rows))[number] = formula
+    problems.stop()
+    return Measurements(time, value, output=output, given=given)

@@ -1,0 +1,81 @@
+"""PEtab 1: conditions as a table with a column a target, parameters on scales."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from qspjax._expression import symbols
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.petab._read import Observable, Period, Tables, noise_of, read_model
+from qspjax.io.petab._tables import Problems, Row, listed, read_tables
+
+
+def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables:
+    """Read the tables of a problem."""
+    several = content.get("problems")
+    if not isinstance(several, list) or len(several) != 1 or not isinstance(several[0], dict):
+        raise FileIssues([Issue(path.name, ("problems",), "must be one problem: several models are not supported.")])
+    files = several[0]
+    folder = path.parent
+
+    def table(key: str, names: Any, *needed: str) -> list[Row]:
+        if not listed(names):
+            raise FileIssues([Issue(path.name, (key,), "must name a file, but is missing.")])
+        return read_tables(folder, listed(names), needed, problems)
+
+    parameters = table("parameter_file", content.get("parameter_file"), "parameterId", "estimate")
+    conditions = table("condition_files", files.get("condition_files"), "conditionId")
+    observables = table(
+        "observable_files", files.get("observable_files"), "observableId", "observableFormula", "noiseFormula"
+    )
+    columns = ("observableId", "simulationConditionId", "time", "measurement")
+    measurements = table("measurement_files", files.get("measurement_files"), *columns)
+    models = listed(files.get("sbml_files"))
+    problems.stop()
+    if len(models) != 1:
+        raise FileIssues([Issue(path.name, ("sbml_files",), f"must be one model, but is {len(models)}.")])
+    network = read_model(path, models[0])
+    targets = {row.get("conditionId"): _targets(row, problems) for row in conditions}
+    found = {row.get("observableId"): _observable(row, problems) for row in observables}
+    experiments: dict[str, list[Period]] = {}
+    named: list[tuple[str, Row]] = []
+    for row in measurements:
+        before, during = row.get("preequilibrationConditionId"), row.get("simulationConditionId")
+        for column, id in (("preequilibrationConditionId", before), ("simulationConditionId", during)):
+            if (id or column.startswith("sim")) and id not in targets:
+                problems.add(row, column, f"must be a condition ({', '.join(targets)}), but is {id or 'empty'}.")
+        if row.get("observableId") not in found:
+            problems.add(
+                row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
+            )
+        name = f"{before}+{during}" if before else during
+        if name not in experiments:
+            periods = [Period(-float("inf"), targets.get(before, {}))] if before else []
+            experiments[name] = [*periods, Period(0.0, dict(targets.get(during, {})))]
+        named.append((name, row))
+    return Tables(network, parameters, found, experiments, named)
+
+
+def _targets(row: Row, problems: Problems) -> dict:
+    columns = [name for name in row.cells if name not in ("conditionId", "conditionName") and row.get(name)]
+    return {name: problems.formula(row, name) for name in columns}
+
+
+def _observable(row: Row, problems: Problems) -> Observable:
+    id = row.get("observableId")
+    noise = noise_of(row.get("observableTransformation"), row.get("noiseDistribution"))
+    if noise is None:
+        problems.add(row, "noiseDistribution", "must be normal or laplace on the scale lin, log or log10, but is not.")
+    formula, scatter = problems.formula(row, "observableFormula"), problems.formula(row, "noiseFormula")
+
+    def placeholders(formula: Any, kind: str) -> tuple[str, ...]:
+        if isinstance(formula, float):
+            return ()
+        pattern = re.compile(rf"{kind}Parameter(\d+)_{re.escape(id)}")
+        numbers = sorted(int(match.group(1)) for name in symbols(formula) if (match := pattern.fullmatch(name)))
+        return tuple(f"{kind}Parameter{n}_{id}" for n in numbers)
+
+    base, tails = noise or (0.0, None)
+    return Observable(
+        formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise")
+    )

@@ -1,0 +1,214 @@
+"""Pictures of a calibration; the table of each is that of its argument, such as `fit.to_dataframe()`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax.fit import Fit, Problem, Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_PANELS = 16
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    if ax is not None:
+        return ax
+    return _figure(5.0, 3.5).subplots()
+
+
+def _figure(width: float, height: float) -> "Figure":
+    return require("matplotlib.figure", extra="plot").Figure(figsize=(width, height), layout="constrained")
+
+
+def waterfall(fit: Fit, ax: "Axes | None" = None) -> "Axes":
+    """Draw the optima of all starts in order: plateaus are optima that several starts reached.
+
+    Args:
+        fit: From several starts.
+        ax: Where to draw; by default on a new figure.
+    """
+    axes = _axes(ax)
+    finite = np.isfinite(fit.values)
+    behind = fit.values[0] - fit.values[finite]
+    axes.semilogy(np.arange(1, behind.size + 1), behind + 1e-3, "o-", markersize=3.5, linewidth=0.8, color="C0")
+    axes.axhline(0.1, color="0.6", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("start, the best first")
+    axes.set_ylabel("log density below the best, + 0.001")
+    axes.set_title(f"{fit.reached()} of {len(fit.values)} starts within 0.1 of the best", fontsize="medium")
+    return axes
+
+
+def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -> "Axes":
+    """Draw where the best starts ended, each parameter between its bounds.
+
+    Args:
+        fit: From several starts.
+        ax: Where to draw; by default on a new figure.
+        best: How many starts.
+    """
+    names = fit.problem.names
+    axes = _figure(6.0, max(2.0, 0.22 * len(names) + 1.0)).subplots() if ax is None else ax
+    lower, upper = _edges(fit)
+    rows = np.arange(len(names))
+    shown = min(best, int(np.isfinite(fit.values).sum()))
+    for k in range(shown - 1, -1, -1):
+        near = np.exp(-max(fit.values[0] - fit.values[k], 0.0))
+        colour = (0.12, 0.47, 0.71, 0.15 + 0.85 * near)
+        axes.plot((fit.points[k] - lower) / (upper - lower), rows, "-o", color=colour, markersize=3, linewidth=0.7)
+    if fit.problem.reference:
+        point = np.asarray(fit.problem.point(fit.problem.reference))
+        axes.plot((point - lower) / (upper - lower), rows, "x", color="C3", markersize=5, label="reference")
+        axes.legend(loc="best", fontsize="small")
+    axes.set_yticks(rows, names, fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("between the bounds, on the scale of the search")
+    return axes
+
+
+def _edges(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    lower, upper = (np.asarray(edge, float) for edge in fit.problem.bounds)
+    known = fit.points[np.isfinite(fit.values)]
+    low, high = known.min(axis=0) - 1.0, known.max(axis=0) + 1.0
+    return np.where(np.isfinite(lower), lower, low), np.where(np.isfinite(upper), upper, high)
+
+
+def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
+    """Draw how the log density of each start rose, step by step.
+
+    Args:
+        fit: What `estimate` returned.
+        ax: Where to draw; by default on a new figure.
+    """
+    axes = _axes(ax)
+    top = fit.values[0]
+    for row in fit.history[::-1]:
+        known = np.isfinite(row)
+        if known.any():
+            axes.semilogy(np.flatnonzero(known) + 1, top - row[known] + 1e-3, color="C0", alpha=0.4, linewidth=0.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("log density below the best, + 0.001")
+    return axes
+
+
+def observed_vs_predicted(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
+    """Draw every measurement against its prediction; the table is `problem.table(x)`.
+
+    Args:
+        problem: What was fitted.
+        x: Where, on the scale of the search.
+        ax: Where to draw; by default on a new figure.
+    """
+    axes = _axes(ax)
+    table = problem.table(x)
+    _by_output(axes, table, "prediction", "observed")
+    known = np.concatenate([table["prediction"], table["observed"]])
+    known = known[np.isfinite(known)]
+    if known.size and known.min() > 0 and known.max() > 30 * known.min():
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    if known.size:
+        axes.axline((known.min(), known.min()), (known.max(), known.max()), color="0.5", linewidth=0.8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("observed")
+    return axes
+
+
+def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
+    """Draw standardised residuals over time; the table is `problem.table(x)`.
+
+    Args:
+        problem: What was fitted.
+        x: Where, on the scale of the search.
+        ax: Where to draw; by default on a new figure.
+    """
+    axes = _axes(ax)
+    _by_output(axes, problem.table(x), "time", "residual")
+    for level, style in ((0.0, "-"), (-1.96, "--"), (1.96, "--")):
+        axes.axhline(level, color="0.5", linewidth=0.8, linestyle=style)
+    axes.set_xlabel("time")
+    axes.set_ylabel("standardised residual")
+    return axes
+
+
+def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], across: str, up: str) -> None:
+    outputs = list(dict.fromkeys(table["output"]))
+    for number, output in enumerate(outputs):
+        mine = (table["output"] == output) & ~table["censored"]
+        label = output if len(outputs) <= 8 else None
+        axes.plot(table[across][mine], table[up][mine], ".", color=f"C{number % 10}", markersize=4, label=label)
+    if 1 < len(outputs) <= 8:
+        axes.legend(fontsize="small")
+
+
+def fits(problem: Problem, x: Any, *, experiments: Sequence[str] | None = None) -> "Figure":
+    """Draw data and predicted curves, a panel an output, a colour an experiment.
+
+    Args:
+        problem: What was fitted.
+        x: Where, on the scale of the search.
+        experiments: Which; by default the first ten.
+    """
+    table, curves = problem.table(x), problem.curves(x)
+    chosen = list(problem.experiments)[:10] if experiments is None else list(experiments)
+    outputs = list(dict.fromkeys(table["output"]))[:_MOST_PANELS]
+    columns = min(3, len(outputs))
+    rows = -(-len(outputs) // columns)
+    figure = _figure(4.0 * columns + 1.0, 2.8 * rows + 0.3)
+    for place, output in enumerate(outputs, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for number, experiment in enumerate(chosen):
+            colour = f"C{number % 10}"
+            for source, style, up in ((curves, "-", "prediction"), (table, ".", "observed")):
+                mine = (source["output"] == output) & (source["experiment"] == experiment)
+                axes.plot(source["time"][mine], source[up][mine], style, color=colour, markersize=5, linewidth=1.2)
+        axes.set_title(output, fontsize="medium")
+        axes.set_xlabel("time")
+    return figure
+
+
+def profile(profiles: Mapping[str, Profile]) -> "Figure":
+    """Draw profile likelihoods with their confidence thresholds, a panel a parameter.
+
+    Args:
+        profiles: What `fit.profiles` returned.
+    """
+    shown = list(profiles.values())
+    columns = min(4, max(len(shown), 1))
+    rows = max(-(-len(shown) // columns), 1)
+    figure = _figure(2.9 * columns + 0.3, 2.4 * rows + 0.3)
+    for place, one in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.plot(one.values, one.log_density, "o-", markersize=2.5, linewidth=1.0, color="C0")
+        axes.axhline(one.threshold, color="C3", linewidth=0.8, linestyle="--")
+        for edge in one.interval:
+            if np.isfinite(edge):
+                axes.axvline(edge, color="0.6", linewidth=0.8)
+        if one.values.min() > 0 and one.values.max() > 20 * one.values.min():
+            axes.set_xscale("log")
+        axes.set_title(one.name if one.identifiable else f"{one.name}: not identifiable", fontsize="small")
+    return figure
+
+
+def diagnostics(fit: Fit) -> "Figure":
+    """Draw a calibration on one page: data against predictions, residuals, starts, parameters and progress.
+
+    Args:
+        fit: What `estimate` returned.
+    """
+    tall = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
+    figure = _figure(12.0, 4.0 + tall)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(4.0, tall))
+    first, second = upper.subplots(1, 2)
+    observed_vs_predicted(fit.problem, fit.x, first)
+    residuals(fit.problem, fit.x, second)
+    axes = lower.subplots(1, 3)
+    waterfall(fit, axes[0])
+    optimiser_history(fit, axes[1])
+    parameter_agreement(fit, axes[2])
+    return figure

@@ -1,0 +1,95 @@
+"""Pictures of sensitivities; the table of each is that of its argument."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax.sensitivity import Fast, Local, Morris, Ranks, Sobol
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _axes(ax: "Axes | None", names: tuple[str, ...]) -> "Axes":
+    if ax is not None:
+        return ax
+    figure = require("matplotlib.figure", extra="plot").Figure
+    return figure(figsize=(5.5, max(2.2, 0.28 * len(names) + 1.0)), layout="constrained").subplots()
+
+
+def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
+    """Draw one bar a parameter, the longest on top.
+
+    Args:
+        result: Local sensitivities of endpoints (their logarithmic derivatives; of outputs over time, the one that is
+            largest in size), rank correlations, or elementary effects (mu).
+        ax: Where to draw; by default on a new figure.
+        output: Which output, by its number.
+    """
+    if isinstance(result, Local):
+        names, label = result.parameters, "d ln output / d ln parameter"
+        values = result.log_derivatives[:, output]
+        if values.ndim > 1:
+            place = np.nanargmax(np.abs(np.where(np.isfinite(values), values, 0.0)), axis=1)
+            values = np.take_along_axis(values, place[:, None], axis=1)[:, 0]
+    elif isinstance(result, Ranks):
+        names, values, label = result.names, result.coefficients[:, output], "partial rank correlation"
+    else:
+        names, values, label = result.names, result.mu[:, output], "mean elementary effect"
+    axes = _axes(ax, names)
+    order = np.argsort(np.abs(values))
+    colours = ["C0" if values[i] >= 0 else "C3" for i in order]
+    axes.barh(np.arange(len(order)), values[order], color=colours)
+    axes.set_yticks(np.arange(len(order)), [names[i] for i in order], fontsize="small")
+    axes.axvline(0.0, color="0.3", linewidth=0.8)
+    axes.set_xlabel(label)
+    return axes
+
+
+def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
+    """Draw first-order and total indices with their confidence intervals.
+
+    Args:
+        result: What `sensitivity.sobol` or `sensitivity.efast` returned.
+        ax: Where to draw; by default on a new figure.
+        output: Which output, by its number.
+    """
+    axes = _axes(ax, result.names)
+    order = np.argsort(result.total[:, output])
+    rows = np.arange(len(order))
+    errors = (result.total_error, result.first_error) if isinstance(result, Sobol) else (None, None)
+    for shift, name, values, error in (
+        (0.2, "total", result.total, errors[0]),
+        (-0.2, "first order", result.first, errors[1]),
+    ):
+        wide = None if error is None else error[order, output]
+        axes.barh(rows + shift, values[order, output], 0.38, xerr=wide, label=name, ecolor="0.3")
+    axes.set_yticks(rows, [result.names[i] for i in order], fontsize="small")
+    axes.set_xlabel("part of the variance")
+    axes.legend(fontsize="small", loc="lower right")
+    return axes
+
+
+def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = None) -> "Figure":
+    """Draw the result of a global analysis, a panel an output.
+
+    Args:
+        result: What a function of `sensitivity` returned.
+        outputs: The names of the outputs.
+        title: Above everything.
+    """
+    columns = min(3, len(outputs))
+    rows = -(-len(outputs) // columns)
+    tall = max(2.4, 0.28 * len(result.names) + 1.0)
+    figure = require("matplotlib.figure", extra="plot").Figure(
+        figsize=(4.6 * columns, tall * rows + 0.4), layout="constrained"
+    )
+    draw = sobol if isinstance(result, (Sobol, Fast)) else tornado
+    for k, name in enumerate(outputs):
+        draw(result, figure.add_subplot(rows, columns, k + 1), output=k).set_title(name, fontsize="medium")
+    if title:
+        figure.suptitle(title)
+    return figure
