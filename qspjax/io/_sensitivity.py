@@ -64,8 +64,9 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
         covariates[key] = jnp.asarray(middle)
     regimen = arms[name].regimen.prescribe(covariates)
     pairs = zip(population.between_names, population.between, strict=True)
+    endpoints = dict(zip(trial.endpoint_names, trial.endpoints, strict=True))
     inputs = Inputs({key: Around(one, at(population.model, key).get()) for key, one in pairs})
-    function = OfModel(population.model, regimen, trial.ts, inputs.names, trial.endpoints, executor=Chunked(chunk))
+    function = OfModel(population.model, regimen, trial.ts, inputs.names, endpoints, executor=Chunked(chunk))
     return function, inputs
 
 
