@@ -3,23 +3,25 @@
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside a path, which takes its place when all is written."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file beside a path, which takes its place when all is written."""
+    new = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, whole or not at all."""
+    with replaced(path) as new:
+        new.write_text(text, encoding="utf-8", newline="\n")
 
 
 def replaced_directory(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,7 +1,6 @@
 """`qspjax simulate MODEL`: simulate a model of the catalogue, or of a file in SBML or Antimony."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from qspjax import io, plot
 from qspjax._checks import ArgumentError
 from qspjax._extras import require
+from qspjax._files import replaced
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax.cli._console import FAILED, say
@@ -83,9 +83,5 @@ def _simulate(arguments: argparse.Namespace) -> int:
 def _draw(path: Path, solution: Solution, outputs: list[str], title: str) -> None:
     """Save the picture under another name and rename it, so that it is whole or not there."""
     figure = plot.trajectories(solution, outputs, title=title)
-    new = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
-    try:
+    with replaced(path) as new:
         figure.savefig(new, dpi=200, metadata={"Software": None} if path.suffix == ".png" else None)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

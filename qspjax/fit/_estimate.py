@@ -299,7 +299,7 @@ class _Run:
         names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
         state = {name: np.asarray(getattr(self, name)) for name in names}
         history = np.array(self.history, float).reshape(-1, 3)
-        with replaced(path) as file:
+        with replaced(path) as new, new.open("wb") as file:
             np.savez(file, fingerprint=self._fingerprint(), history=history, **own, **state)
 
     def load(self, path: Path) -> None:

@@ -154,6 +154,7 @@ class Experiment:
         put: By name, states that begin with their own value here, in the same way.
         equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time means nothing.
         changes: What is set later on.
+        start: When it begins; by default at 0, or with the first dose or measurement if that is earlier.
 
     Raises:
         ValueError: If changes are not in the order of time.

@@ -1,14 +1,14 @@
 """The measurements of a fit, output by output: from pooled numbers and observed values to log likelihoods."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from qspjax._expression import Expression
-from qspjax.fit._error_models import AbstractErrorModel, Predictors, formulas_of
+from qspjax.fit._error_models import Predictors, formulas_of
 from qspjax.fit._formula import names_in, value_of
 from qspjax.fit._measurements import Output
 
@@ -86,8 +86,3 @@ def chosen(output: Output, value: np.ndarray, censored: np.ndarray | None) -> tu
             censored = value < output.below.limit
     known = np.isfinite(value) & ~censored
     return known | (censored & output.below.keeps()), censored
-
-
-def error_of(rows: Sequence[Rows]) -> list[AbstractErrorModel]:
-    """Return the error models."""
-    return [one.output.error for one in rows]

@@ -18,11 +18,12 @@ from typing import NoReturn
 
 from qspjax._checks import check_instance
 from qspjax._extras import require
+from qspjax._files import write_text
 from qspjax.io import _antimony_apart
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.sbml import read_definition
 from qspjax.io.sbml._text import source_of
-from qspjax.io.sbml._write import sbml_of, write_whole
+from qspjax.io.sbml._write import sbml_of
 from qspjax.models import Network
 from qspjax.models.network import Definition
 
@@ -107,7 +108,7 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
     if done["text"] is None:
         raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(done['error'])}")
     if path is not None:
-        write_whole(Path(path), done["text"])
+        write_text(Path(path), done["text"])
     return done["text"]
 
 

@@ -1,12 +1,12 @@
 """Write a data set as a table with commas, whose numbers give the same bits when they are read again."""
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
 from qspjax._checks import check_instance, refuse
+from qspjax._files import write_text
 from qspjax.io._nonmem import NonmemData
 from qspjax.io._nonmem_notes import written
 
@@ -42,12 +42,7 @@ def write_nonmem(path: str | Path, data: NonmemData) -> Path:
     path = Path(path)
     columns = [_texts(values, data.labels.get(name)) for name, values in data.records.items()]
     lines = [",".join(map(_quoted, data.records)), *map(",".join, zip(*columns, strict=True))]
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        new.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qspjax._doses import no_doses
+from qspjax._files import write_text
 from qspjax._regimen import Regimen
 from qspjax._solution import Solution
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._table import Table
 from qspjax.io._trial_arms import read_regimen
 from qspjax.io._trial_model import Described, read_model
-from qspjax.io.sbml._write import write_whole
 
 DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
 """How a dose is written."""
@@ -101,5 +101,5 @@ def write_solution(path: str | Path, solution: Solution, names: Sequence[str]) -
     table = solution.to_dataframe()
     head = ("time", *names)
     rows = zip(*(table[name].tolist() for name in head), strict=True)
-    write_whole(Path(path), "\n".join([",".join(head), *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    write_text(Path(path), "\n".join([",".join(head), *(",".join(map(repr, row)) for row in rows)]) + "\n")
     return Path(path)

@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._doses import no_doses
+from qspjax._files import write_text
 from qspjax._simulate import simulate
 from qspjax._solution import RESULTS
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.sbml._read import read_sbml
-from qspjax.io.sbml._write import write_whole
 from qspjax.models import Network
 from qspjax.solve import Rosenbrock
 
@@ -137,7 +137,7 @@ def write_case(folder: str | Path, out: str | Path, *, level: int = 0, version: 
     found = computed(network_of(model_of(folder, level, version)), settings)
     rows = zip(*(column.tolist() for column in found.values()), strict=True)
     lines = [",".join(found), *(",".join(map(_spelled, row)) for row in rows)]
-    write_whole(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -3,7 +3,6 @@
 Specification: Hucka et al., J Integr Bioinform 2019;16:20190021, doi:10.1515/jib-2019-0021.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from qspjax._checks import check_instance
 from qspjax._expression import Expression, symbols
 from qspjax._extras import require
+from qspjax._files import write_text
 from qspjax.io.sbml._write_ids import Ids, is_legal
 from qspjax.io.sbml._write_math import Mathematics, Numbers
 from qspjax.io.sbml._write_units import UnitDefinitions
@@ -53,7 +53,7 @@ def write_sbml(network: Network, path: str | Path | None = None) -> str:
     check_instance("network", network, Network, "a network (models.Network)")
     text = sbml_of(network.definition)
     if path is not None:
-        write_whole(Path(path), text)
+        write_text(Path(path), text)
     return text
 
 
@@ -69,16 +69,6 @@ def sbml_of(definition: Definition) -> str:
     _Model(document.createModel(), definition, numbers).write()
     _check(document)
     return numbers.filled(libsbml.writeSBMLToString(document))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name and rename it, so that it is whole or not there."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        new.write_text(text, encoding="utf-8", newline="\n")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _check(document: Any) -> None:
