@@ -161,7 +161,7 @@ def estimate(
         ...     {"CL": Free(1.0), "V": Free(50.0)},
         ... )
         >>> {name: round(value, 2) for name, value in estimate(problem).parameters.items()}
-        {'CL': 2.96, 'V': 29.93}
+        {'CL': 2.98, 'V': 30.03}
     """
     check_instance("problem", problem, Problem, "a Problem")
     method = TrustRegion() if method is None else method

@@ -80,7 +80,7 @@ class Problem:
         ...     {"CL": Free(3.0), "V": Free(30.0), "sigma": 0.1},
         ... )
         >>> problem.names, problem.log_density(problem.start).round(3)
-        (('CL', 'V'), Array(2.774, dtype=float64))
+        (('CL', 'V'), Array(2.916, dtype=float64))
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class Uncertainty:
         ... )
         >>> x = estimate(problem).x
         >>> Uncertainty(problem, x, fisher_information(problem, x)).relative_standard_errors.round(3)
-        array([0.02 , 0.014])
+        array([0.026, 0.013])
     """
 
     problem: Problem

@@ -88,9 +88,8 @@ def local(
         >>> from qspjax.sensitivity import local
         >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
         >>> found = local(patient, qsp.bolus(300.0, to="central"), [0.0, 10.0], ["CL", "V"], ["concentration"])
-        >>> found.log_derivatives[:, 0].round(3)
-        array([[ 0., -1.],
-               [-1.,  0.]])
+        >>> found.log_derivatives[:, 0, 0]  # at the time of the dose
+        array([ 0., -1.])
     """
     check_instance("model", model, AbstractModel, "a model")
     names = check_names("names", names)
