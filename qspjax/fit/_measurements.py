@@ -53,7 +53,7 @@ class Measurements:
         time: Times, shape (rows,); inf for the steady state that the experiment comes to.
         value: What was measured, shape (rows,).
         output: The name of the output of each row, or one name for all.
-        censored: Which rows lie below the limit of quantification (then their value does not matter); by default those
+        censored: Which rows lie below the limit of quantification (then their value does not matter), besides those
             whose value is below the limit of their output.
         given: More columns by name, for formulas: numbers, or names and formulas over parameters.
 

@@ -81,8 +81,8 @@ def chosen(output: Output, value: np.ndarray, censored: np.ndarray | None) -> tu
     """Return which rows stay in the likelihood of an output, and which of all are censored."""
     if output.below is None:
         return np.isfinite(value), np.zeros(value.shape, bool)
-    if censored is None:
-        with np.errstate(invalid="ignore"):
-            censored = value < output.below.limit
+    with np.errstate(invalid="ignore"):
+        below = value < output.below.limit
+    censored = below if censored is None else below | censored
     known = np.isfinite(value) & ~censored
     return known | (censored & output.below.keeps()), censored
