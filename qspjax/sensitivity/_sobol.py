@@ -135,7 +135,7 @@ def _indices(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     both = np.concatenate([first, second])
     variance = both.var(axis=0)
     safe = np.where(variance > 0, variance, np.nan)
-    middle = both.mean(axis=0)
+    middle = parts.mean(axis=(0, 1))
     main = np.mean((second - middle) * (mixed - first), axis=1) / safe
     total = 0.5 * np.mean((first - mixed) ** 2, axis=1) / safe
     return main, total, variance
