@@ -57,6 +57,7 @@ def test_a_linear_problem_is_exact():
     np.testing.assert_allclose(np.diag(known.correlation), 1.0)
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_curved_problem():
     one = problem()
     x = estimate(one).x
