@@ -27,7 +27,7 @@ def add_fit(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="fit file in TOML, or the YAML file of a PEtab problem")
     parser.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -fit)")
     parser.add_argument("--starts", type=at_least(1), metavar="N", help="starts drawn within the bounds")
-    parser.add_argument("--seed", type=at_least(0), metavar="N", default=None, help="random seed of the starts")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help="random seed of the starts")
     parser.add_argument("--lanes", type=at_least(1), metavar="N", default=16, help="starts side by side (16)")
     parser.add_argument("--profiles", action="store_true", help="profile likelihoods of all parameters")
     parser.set_defaults(run=_fit)
@@ -39,7 +39,11 @@ def _fit(arguments: argparse.Namespace) -> int:
     file = io.read_fit(arguments.file)
     if arguments.starts or arguments.seed is not None:
         before = file.starts or fit.MultiStart(arguments.starts or 1)
-        starts = fit.MultiStart(arguments.starts or before.starts, seed=arguments.seed or 0, sobol=before.sobol)
+        starts = fit.MultiStart(
+            arguments.starts or before.starts,
+            seed=before.seed if arguments.seed is None else arguments.seed,
+            sobol=before.sobol,
+        )
         file = dataclasses.replace(file, starts=starts)
     if arguments.profiles:
         file = dataclasses.replace(file, profiles=file.problem.names)

@@ -43,7 +43,7 @@ class M1(AbstractCensoring):
     limit: float = _limit()
 
     def __check_init__(self) -> None:
-        _check_limit(self.limit)
+        check_number("limit", self.limit)
 
     def keeps(self) -> bool:
         return False
@@ -62,7 +62,7 @@ class M3(AbstractCensoring):
     limit: float = _limit()
 
     def __check_init__(self) -> None:
-        _check_limit(self.limit)
+        check_number("limit", self.limit)
 
     def keeps(self) -> bool:
         return True
@@ -93,10 +93,6 @@ class M4(AbstractCensoring):
         below, negative = error.log_below(self.limit, predictors), error.log_below(0.0, predictors)
         known = error.log_density(jnp.where(censored, self.limit, y), predictors)
         return jnp.where(censored, _log_difference(below, negative), known) - _log1mexp(negative)
-
-
-def _check_limit(limit: Any) -> None:
-    check_number("limit", limit)
 
 
 def _log1mexp(x: Array) -> Array:

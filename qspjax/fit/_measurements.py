@@ -1,5 +1,6 @@
 """What was measured: rows of time, output and value, in experiments."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -192,8 +193,8 @@ class Experiment:
 
     def measuring(self, measurements: Measurements) -> "Experiment":
         """Return the same experiment with other measurements."""
-        new = object.__new__(Experiment)
-        vars(new).update(vars(self), measurements=measurements)
+        new = copy.copy(self)
+        new.measurements = measurements
         return new
 
     def names(self) -> frozenset[str]:

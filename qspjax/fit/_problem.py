@@ -114,6 +114,7 @@ class Problem:
             refuse("parameters", "have at least one that is Free(...)", "without any")
         self.names = tuple(self.free)
         self._layout: Layout = layout_of(self)
+        self._densely: dict[int, Problem] = {}
         self.start = jnp.stack([one.transform.forward(one.start) for one in self.free.values()])
         edges = [one.searched_bounds() for one in self.free.values()]
         self.bounds = jnp.stack([a for a, _ in edges]), jnp.stack([b for _, b in edges])
@@ -243,18 +244,6 @@ class Problem:
         The columns are `experiment`, `output`, `time`, `observed`, `prediction`, `residual` (standardised, NaN where
         censored) and `censored`.
         """
-        return self._tabulated(x)
-
-    def curves(self, x: Any, *, points: int = 200) -> dict[str, np.ndarray]:
-        """Return predictions at times that lie close, for each output that an experiment measures, as columns.
-
-        Args:
-            x: Where, on the scale of the search.
-            points: Times of each curve.
-        """
-        return self._dense(points)._tabulated(x)
-
-    def _tabulated(self, x: Any) -> dict[str, np.ndarray]:
         names = np.array([*self.experiments], dtype=object)
         columns: dict[str, list] = {}
         for rows, prediction, residual in self._predicted(jnp.asarray(x, float)):
@@ -270,6 +259,17 @@ class Problem:
             for name, part in parts.items():
                 columns.setdefault(name, []).append(part)
         return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    def curves(self, x: Any, *, points: int = 200) -> dict[str, np.ndarray]:
+        """Return predictions at times that lie close, for each output that an experiment measures, as columns.
+
+        Args:
+            x: Where, on the scale of the search.
+            points: Times of each curve.
+        """
+        if points not in self._densely:
+            self._densely[points] = self._dense(points)
+        return self._densely[points].table(x)
 
     def _dense(self, points: int) -> "Problem":
         """Return the same problem with measurements at many times, whose values mean nothing."""
@@ -314,9 +314,12 @@ class Problem:
     def _simulated(self) -> Any:
         return eqx.filter_jit(self.simulate)
 
+    @cached_property
+    def _predicted_parts(self) -> Any:
+        return eqx.filter_jit(lambda x: [pair[1:] for pair in self.predictions(x)])
+
     def _predicted(self, x: Array) -> list[tuple[Rows, Array, Array]]:
-        parts = eqx.filter_jit(lambda x: [pair[1:] for pair in self.predictions(x)])(x)
-        return [(rows, *pair) for rows, pair in zip(self.rows, parts, strict=True)]
+        return [(rows, *pair) for rows, pair in zip(self.rows, self._predicted_parts(x), strict=True)]
 
     def _pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
         known = self.values(x)
