@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_one_of, refuse
-from qspjax._distribution import AbstractDistribution
 from qspjax._extras import require
 from qspjax._files import replaced_directory
 from qspjax._names import at
@@ -19,22 +18,6 @@ from qspjax.sensitivity import Inputs, OfModel
 
 SENSITIVITY_FILES = ("summary.txt", "sensitivity.csv", "sensitivity.png")
 SENSITIVITY_MARKERS = ("summary.txt", "sensitivity.csv")
-
-
-class Around(AbstractDistribution):
-    """A distribution around a typical value."""
-
-    distribution: AbstractDistribution
-    typical: Any
-
-    def from_normal(self, z: Any, typical: Any = None) -> Any:
-        return self.distribution.from_normal(z, self.typical)
-
-    def to_normal(self, x: Any, typical: Any = None) -> Any:
-        return self.distribution.to_normal(x, self.typical)
-
-    def log_prob(self, x: Any, typical: Any = None) -> Any:
-        return self.distribution.log_prob(x, self.typical)
 
 
 def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int = 1024) -> tuple[OfModel, Inputs]:
@@ -63,9 +46,9 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
         middle = 0 if isinstance(own, Categorical) else own.from_normal(0.0)
         covariates[key] = jnp.asarray(middle)
     regimen = arms[name].regimen.prescribe(covariates)
-    pairs = zip(population.between_names, population.between, strict=True)
     endpoints = dict(zip(trial.endpoint_names, trial.endpoints, strict=True))
-    inputs = Inputs({key: Around(one, at(population.model, key).get()) for key, one in pairs})
+    varied = dict(zip(population.between_names, population.between, strict=True))
+    inputs = Inputs(varied, typical={key: at(population.model, key).get() for key in varied})
     function = OfModel(population.model, regimen, trial.ts, inputs.names, endpoints, executor=Chunked(chunk))
     return function, inputs
 

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from qspjax._checks import check_instance, check_number, check_whole, refuse
+from qspjax._checks import check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
 
 Function: TypeAlias = Callable[[np.ndarray], Any]
@@ -17,6 +17,7 @@ class Inputs:
 
     Args:
         inputs: By name, a distribution or a pair of bounds.
+        typical: By name, typical values, for distributions that leave their location to the model.
 
     Raises:
         ValueError: If bounds are not increasing, or there is no input.
@@ -27,12 +28,17 @@ class Inputs:
         array([[3. , 0.5]])
     """
 
-    def __init__(self, inputs: Mapping[str, AbstractDistribution | tuple[float, float]]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, AbstractDistribution | tuple[float, float]],
+        *,
+        typical: Mapping[str, Any] | None = None,
+    ) -> None:
         """Check them."""
         check_instance("inputs", inputs, Mapping, "a mapping of names to distributions or bounds")
         if not inputs:
             refuse("inputs", "have at least one input", "empty")
-        self._each = dict(inputs)
+        self._each, self._typical = dict(inputs), dict(typical or {})
         for name, one in inputs.items():
             if isinstance(one, AbstractDistribution):
                 continue
@@ -53,9 +59,11 @@ class Inputs:
         from scipy.special import ndtri
 
         columns = []
-        for k, one in enumerate(self._each.values()):
+        for k, (name, one) in enumerate(self._each.items()):
             if isinstance(one, AbstractDistribution):
-                columns.append(np.asarray(one.from_normal(ndtri(np.clip(u[:, k], 1e-16, 1 - 1e-16)))))
+                columns.append(
+                    np.asarray(one.from_normal(ndtri(np.clip(u[:, k], 1e-16, 1 - 1e-16)), self._typical.get(name)))
+                )
             else:
                 columns.append(one[0] + (one[1] - one[0]) * u[:, k])
         return np.stack(columns, axis=1)
@@ -72,11 +80,6 @@ def evaluated(function: Function, points: np.ndarray) -> np.ndarray:
     if values.ndim != 2 or values.shape[0] != len(points):
         refuse("function", f"return one row a sample ({len(points)})", f"one that returns shape {values.shape}")
     return values
-
-
-def check_samples(argument: str, value: int, minimum: int = 2) -> None:
-    """Check a number of samples."""
-    check_whole(argument, value, minimum)
 
 
 def without_failures(*parts: np.ndarray) -> np.ndarray:

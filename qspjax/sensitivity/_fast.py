@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._checks import refuse
+from qspjax._checks import check_whole, refuse
 from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated
+from qspjax.sensitivity._design import Function, Inputs, evaluated
 
 if TYPE_CHECKING:
     import pandas
@@ -56,7 +56,7 @@ def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics:
         >>> efast(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})).first[:, 0].round(2)
         array([0.2, 0.8])
     """
-    check_samples("samples", samples, 4 * harmonics**2 + 1)
+    check_whole("samples", samples, 4 * harmonics**2 + 1)
     count = len(inputs.names)
     rng = np.random.default_rng(seed)
     curve = np.linspace(-np.pi, np.pi, samples, endpoint=False)

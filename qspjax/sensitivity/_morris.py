@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qspjax._checks import check_whole
 from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -64,8 +65,8 @@ def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels
         >>> found.mu_star[:, 0].round(3), found.sigma[:, 0].round(3)
         (array([1., 2.]), array([0., 0.]))
     """
-    check_samples("trajectories", trajectories, 1)
-    check_samples("levels", levels)
+    check_whole("trajectories", trajectories, 1)
+    check_whole("levels", levels, 2)
     if levels % 2:
         raise ValueError(f"Argument `levels` must be even, but is {levels}.")
     unit, order, delta = paths(len(inputs.names), trajectories, levels, seed)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qspjax._checks import check_whole
 from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -60,7 +61,7 @@ def prcc(function: Function, inputs: Inputs, *, samples: int = 1000, seed: int =
     """
     from scipy.stats import qmc
 
-    check_samples("samples", samples, len(inputs.names) + 3)
+    check_whole("samples", samples, len(inputs.names) + 3)
     unit = qmc.LatinHypercube(len(inputs.names), rng=seed).random(samples)
     points = inputs.from_unit(unit)
     return ranks_of(points, evaluated(function, points), inputs.names)

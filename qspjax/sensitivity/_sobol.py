@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qspjax._checks import check_whole
 from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, check_samples, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +83,7 @@ def sobol(
         >>> found.first[:, 0].round(2)
         array([0.2, 0.8])
     """
-    check_samples("samples", samples)
+    check_whole("samples", samples, 2)
     points = saltelli(inputs, samples, seed)
     values = evaluated(function, points)
     return sobol_of(values, inputs.names, level=level, resamples=resamples, seed=seed)
