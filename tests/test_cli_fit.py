@@ -104,7 +104,7 @@ def test_a_fit(folder, capsys):
         ('data = "two.csv"', 'data = "three.csv"', "three.csv: must be"),
         ("[estimation]", "[estimations]", "estimations: must be a key that is known here"),
         ('profiles = ["V"]', 'profiles = ["ka"]', "profiles: must be a parameter (CLpop, V, cv), but is"),
-        ("title =", "title", "fit.toml: must be TOML, but"),
+        ("title =", "title", "fit.toml:2: must be TOML, but is not: "),
     ],
 )
 def test_what_is_wrong_with_a_file(folder, capsys, old, new, said):

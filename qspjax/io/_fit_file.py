@@ -14,7 +14,6 @@ A name in quotes of `sd` and `cv` is a formula over parameters. A PEtab problem 
 """
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from qspjax.io._fit_data import experiments
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._nonmem import read_nonmem
 from qspjax.io._table import Table, line_of, lines_of
+from qspjax.io._toml import decoded, parsed, read_bytes
 from qspjax.io._trial_model import read_distribution, read_model
 from qspjax.io.petab import read_petab
 
@@ -91,19 +91,12 @@ def read_fit(path: str | Path) -> FitFile:
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         return FitFile(path.name, path.stem, read_petab(path), TrustRegion(), None, ())
-    try:
-        text = path.read_bytes().decode("utf-8")
-        values = tomllib.loads(text)
-    except OSError as error:
-        raise FileIssues([Issue(path.name, (), f"must be a file that can be read, but: {error.strerror}.")]) from None
-    except UnicodeDecodeError:
-        raise FileIssues([Issue(path.name, (), "must be text in UTF-8, but is not.")]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise FileIssues([Issue(path.name, (), f"must be TOML, but: {error}.")]) from None
+    text = read_bytes(path, path.name)
+    values = parsed(text, path.name)
     issues: list[tuple[tuple[str, ...], str]] = []
     found = _read(Table(values, (), issues), path)
     if issues or found is None:
-        lines = lines_of(text)
+        lines = lines_of(decoded(text))
         raise FileIssues([Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues])
     return found
 

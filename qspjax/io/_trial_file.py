@@ -17,8 +17,6 @@ Text is only ever read as names and quantities; nothing in a file is evaluated.
 
 import dataclasses
 import importlib.resources
-import re
-import tomllib
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from qspjax._cohort import Cohort
 from qspjax._types import Key
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._table import Table, line_of, lines_of
+from qspjax.io._toml import decoded, parsed, read_bytes
 from qspjax.io._trial_arms import read_arms
 from qspjax.io._trial_endpoints import read_endpoints
 from qspjax.io._trial_model import Described, read_model, read_population
@@ -97,7 +96,7 @@ class TrialFile:
             path = ("population", place, error.argument)
             remedy = "Truncate it" if place == "between" else "Truncate the covariate that it depends on"
             message = f"{error.must[:-1]} in a sampled patient. {remedy}: truncate = [low, high]."
-            issue = Issue(self.source, path, message, line_of(path, lines_of(_decoded(self.text))))
+            issue = Issue(self.source, path, message, line_of(path, lines_of(decoded(self.text))))
             raise FileIssues([issue]) from error
 
     def _varied(self) -> dict[str, str]:
@@ -125,50 +124,18 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     """
     file = Path(file) if isinstance(file, str) else file
     source = str(file) if isinstance(file, Path) else file.name
-    text = _bytes(file, source)
-    values = _toml(text, source)
+    text = read_bytes(file, source)
+    values = parsed(text, source)
     found: list[tuple[tuple[str, ...], str]] = []
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     folder = file.resolve().parent if isinstance(file, Path) else None
     trial = _trial_file(Table(values, (), found), source, text, folder)
     if trial is None or found:
-        lines = lines_of(_decoded(text))
+        lines = lines_of(decoded(text))
         issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
         raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
     return trial
-
-
-def _bytes(file: Path | Traversable, source: str) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise FileIssues([Issue(source, (), "must be a file, but does not exist.")]) from None
-    except OSError as error:
-        message = f"must be a file that can be read, but is not ({error.strerror})."
-        raise FileIssues([Issue(source, (), message)]) from None
-
-
-def _decoded(text: bytes) -> str:
-    """Return the text of a file in UTF-8; some editors put a byte order mark before it."""
-    return text.decode("utf-8-sig")
-
-
-def _toml(text: bytes, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(_decoded(text))
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        raise FileIssues([Issue(source, (), "must be text in UTF-8, but is not.", line)]) from None
-    except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at ")
-        line = re.match(r"line (\d+)", place)
-        last = text.count(b"\n") + 1
-        issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
-        raise FileIssues([issue]) from None
-    except (RecursionError, ValueError):
-        message = "must be TOML, but has a number or a nesting too long to read."
-        raise FileIssues([Issue(source, (), message)]) from None
 
 
 def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> TrialFile | None:

@@ -19,60 +19,18 @@ from qspjax.fit import (
     Change,
     Experiment,
     Free,
-    Gaussian,
-    Laplace,
     LogNormalError,
     Measurements,
     Output,
     Problem,
 )
 from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.petab import _version1, _version2
+from qspjax.io.petab._parts import Formula, Observable, Period, Tables
 from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind
 from qspjax.io.petab._tables import Problems, Row, read_yaml
-from qspjax.io.sbml import read_sbml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
-
-Formula = float | Expression
-
-
-@dataclasses.dataclass
-class Period:
-    """What an experiment sets from a time on; -inf is the equilibration before it."""
-
-    time: float
-    targets: dict[str, Formula]
-
-
-@dataclasses.dataclass
-class Tables:
-    """A problem of either version, in the same words.
-
-    Attributes:
-        network: The model.
-        parameters: The rows of the table of parameters.
-        observables: By id: formula, noise formula, scale of the measurement, distribution, placeholders of both.
-        experiments: By name, the periods.
-        measurements: The rows of data, with the name of the experiment of each.
-    """
-
-    network: Network
-    parameters: list[Row]
-    observables: dict[str, "Observable"]
-    experiments: dict[str, list[Period]]
-    measurements: list[tuple[str, Row]]
-
-
-@dataclasses.dataclass
-class Observable:
-    """A row of the table of observables."""
-
-    formula: Formula
-    noise: Formula
-    base: float
-    tails: Any
-    placeholders: tuple[str, ...]
-    noise_placeholders: tuple[str, ...]
 
 
 def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Problem:
@@ -95,21 +53,9 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
     if version not in ("1", "2"):
         raise FileIssues([Issue(path.name, ("format_version",), f"must be 1 or 2, but is {version or 'missing'}.")])
     problems = Problems()
-    if version == "1":
-        from qspjax.io.petab._version1 import tables_of
-    else:
-        from qspjax.io.petab._version2 import tables_of
-    tables = tables_of(path, content, problems)
+    tables = (_version1 if version == "1" else _version2).tables_of(path, content, problems)
     problems.stop()
     return _problem(path.name, tables, problems, method, version)
-
-
-def read_model(path: Path, name: str) -> Network:
-    """Read the model of a problem."""
-    file = path.parent / name
-    if not file.is_file():
-        raise FileIssues([Issue(path.name, (), f"must name a model that is there, but {file} is no file.")])
-    return read_sbml(file)
 
 
 def _problem(name: str, tables: Tables, problems: Problems, method: AbstractMethod | None, version: str) -> Problem:
@@ -270,16 +216,6 @@ def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
             break
         formula = substitute(formula, {name: as_expression(others[name]) for name in used})
     return formula
-
-
-def noise_of(scale: str, distribution: str) -> tuple[float, Any] | None:
-    """Return the base of the logarithm (0 for none) and the tails that words of the tables mean."""
-    kind = plain_kind(distribution or "normal")
-    if kind.startswith("log"):
-        scale, kind = "log", kind.removeprefix("log")
-    base = {"": 0.0, "lin": 0.0, "log": math.e, "log10": 10.0}.get(scale)
-    tails = {"normal": Gaussian(), "laplace": Laplace()}.get(kind)
-    return None if base is None or tails is None else (base, tails)
 
 
 # --- experiments ----------------------------------------------------------------------------------------------------

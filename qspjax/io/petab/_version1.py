@@ -6,7 +6,7 @@ from typing import Any
 
 from qspjax._expression import symbols
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io.petab._read import Observable, Period, Tables, noise_of, read_model
+from qspjax.io.petab._parts import Observable, Period, Tables, noise_of, read_model
 from qspjax.io.petab._tables import Problems, Row, listed, read_tables
 
 

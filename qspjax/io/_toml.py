@@ -1,0 +1,51 @@
+"""A file in TOML, read with issues that name the line."""
+
+import re
+import tomllib
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from qspjax.io._issues import FileIssues, Issue
+
+
+def read_bytes(file: Path | Traversable, source: str) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        FileIssues: If it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise FileIssues([Issue(source, (), "must be a file, but does not exist.")]) from None
+    except OSError as error:
+        message = f"must be a file that can be read, but is not ({error.strerror})."
+        raise FileIssues([Issue(source, (), message)]) from None
+
+
+def decoded(text: bytes) -> str:
+    """Return the text of a file in UTF-8; some editors put a byte order mark before it."""
+    return text.decode("utf-8-sig")
+
+
+def parsed(text: bytes, source: str) -> dict[str, Any]:
+    """Return what a file in TOML says.
+
+    Raises:
+        FileIssues: If it is no TOML; with the line.
+    """
+    try:
+        return tomllib.loads(decoded(text))
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        raise FileIssues([Issue(source, (), "must be text in UTF-8, but is not.", line)]) from None
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", place)
+        last = text.count(b"\n") + 1
+        issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
+        raise FileIssues([issue]) from None
+    except (RecursionError, ValueError):
+        message = "must be TOML, but has a number or a nesting too long to read."
+        raise FileIssues([Issue(source, (), message)]) from None

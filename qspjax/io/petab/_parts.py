@@ -1,0 +1,73 @@
+"""A PEtab problem of either version, in the same words."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from qspjax._expression import Expression
+from qspjax.fit import Gaussian, Laplace
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.petab._priors import plain_kind
+from qspjax.io.petab._tables import Row
+from qspjax.io.sbml import read_sbml
+from qspjax.models import Network
+
+Formula = float | Expression
+
+
+@dataclasses.dataclass
+class Period:
+    """What an experiment sets from a time on; -inf is the equilibration before it."""
+
+    time: float
+    targets: dict[str, Formula]
+
+
+@dataclasses.dataclass
+class Tables:
+    """A problem of either version, in the same words.
+
+    Attributes:
+        network: The model.
+        parameters: The rows of the table of parameters.
+        observables: By id: formula, noise formula, scale of the measurement, distribution, placeholders of both.
+        experiments: By name, the periods.
+        measurements: The rows of data, with the name of the experiment of each.
+    """
+
+    network: Network
+    parameters: list[Row]
+    observables: dict[str, "Observable"]
+    experiments: dict[str, list[Period]]
+    measurements: list[tuple[str, Row]]
+
+
+@dataclasses.dataclass
+class Observable:
+    """A row of the table of observables."""
+
+    formula: Formula
+    noise: Formula
+    base: float
+    tails: Any
+    placeholders: tuple[str, ...]
+    noise_placeholders: tuple[str, ...]
+
+
+def read_model(path: Path, name: str) -> Network:
+    """Read the model of a problem."""
+    file = path.parent / name
+    if not file.is_file():
+        raise FileIssues([Issue(path.name, (), f"must name a model that is there, but {file} is no file.")])
+    return read_sbml(file)
+
+
+def noise_of(scale: str, distribution: str) -> tuple[float, Any] | None:
+    """Return the base of the logarithm (0 for none) and the tails that words of the tables mean."""
+    kind = plain_kind(distribution or "normal")
+    if kind.startswith("log"):
+        scale, kind = "log", kind.removeprefix("log")
+    base = {"": 0.0, "lin": 0.0, "log": math.e, "log10": 10.0}.get(scale)
+    tails = {"normal": Gaussian(), "laplace": Laplace()}.get(kind)
+    return None if base is None or tails is None else (base, tails)
