@@ -192,6 +192,7 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
         if one.values.min() > 0 and one.values.max() > 20 * one.values.min():
             axes.set_xscale("log")
         axes.set_title(one.name if one.identifiable else f"{one.name}: not identifiable", fontsize="small")
+    figure.supylabel("log density", fontsize="small")
     return figure
 
 

@@ -1,12 +1,16 @@
 """The inputs of a global analysis: by name, what they may be."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from qspjax._checks import check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
+from qspjax._extras import require
+
+if TYPE_CHECKING:
+    import pandas
 
 Function: TypeAlias = Callable[[np.ndarray], Any]
 """From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs)."""
@@ -80,6 +84,14 @@ def evaluated(function: Function, points: np.ndarray) -> np.ndarray:
     if values.ndim != 2 or values.shape[0] != len(points):
         refuse("function", f"return one row a sample ({len(points)})", f"one that returns shape {values.shape}")
     return values
+
+
+def by_input(names: tuple[str, ...], **columns: np.ndarray) -> "pandas.DataFrame":
+    """Return a table with a row an input and output, from arrays of shape (inputs, outputs)."""
+    pandas = require("pandas", extra="data")
+    outputs = next(iter(columns.values())).shape[1]
+    places = {"input": np.repeat(names, outputs), "output": np.tile(np.arange(outputs), len(names))}
+    return pandas.DataFrame(places | {name: values.ravel() for name, values in columns.items()})
 
 
 def without_failures(*parts: np.ndarray) -> np.ndarray:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
-from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, evaluated
+from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated
 
 if TYPE_CHECKING:
     import pandas
@@ -29,11 +28,7 @@ class Fast:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""
-        pandas = require("pandas", extra="data")
-        count, outputs = self.first.shape
-        columns = {name: getattr(self, name).ravel() for name in ("first", "total")}
-        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
-        return pandas.DataFrame(places | columns)
+        return by_input(self.names, first=self.first, total=self.total)
 
 
 def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics: int = 4, seed: int = 0) -> Fast:

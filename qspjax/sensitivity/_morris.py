@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
-from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -36,11 +35,7 @@ class Morris:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""
-        pandas = require("pandas", extra="data")
-        count, outputs = self.mu.shape
-        columns = {name: getattr(self, name).ravel() for name in ("mu", "mu_star", "sigma")}
-        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
-        return pandas.DataFrame(places | columns)
+        return by_input(self.names, mu=self.mu, mu_star=self.mu_star, sigma=self.sigma)
 
 
 def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels: int = 4, seed: int = 0) -> Morris:

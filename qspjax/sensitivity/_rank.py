@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
-from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -34,11 +33,7 @@ class Ranks:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""
-        pandas = require("pandas", extra="data")
-        count, outputs = self.coefficients.shape
-        columns = {name: getattr(self, name).ravel() for name in ("coefficients", "p_values")}
-        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
-        return pandas.DataFrame(places | columns)
+        return by_input(self.names, coefficients=self.coefficients, p_values=self.p_values)
 
 
 def prcc(function: Function, inputs: Inputs, *, samples: int = 1000, seed: int = 0) -> Ranks:

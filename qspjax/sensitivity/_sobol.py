@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
-from qspjax._extras import require
-from qspjax.sensitivity._design import Function, Inputs, evaluated, without_failures
+from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
     import pandas
@@ -42,11 +41,9 @@ class Sobol:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""
-        pandas = require("pandas", extra="data")
-        count, outputs = self.first.shape
-        columns = {name: getattr(self, name).ravel() for name in ("first", "first_error", "total", "total_error")}
-        places = {"input": np.repeat(self.names, outputs), "output": np.tile(np.arange(outputs), count)}
-        return pandas.DataFrame(places | columns)
+        return by_input(
+            self.names, first=self.first, first_error=self.first_error, total=self.total, total_error=self.total_error
+        )
 
 
 def sobol(
