@@ -4,7 +4,8 @@
 
 FOLDER holds PEtab problems, one a folder. Starts are a Latin hypercube within the bounds of the table of parameters, on
 its scale. A start succeeds that ends within 0.1 of the log density at the nominal (published) parameters, or above;
-beside that, how many end within 0.1 of the best of all.
+beside that, how many end within 0.1 of the best of all. Where scales, offsets and noise parameters can be solved for,
+a second row has them searched too.
 The peer is `scipy.optimize.least_squares` (trust region reflective), start after start, on the same residuals (those of
 the data, and the square root of 2 log sd + a constant) with our sensitivities; it counts for `--peer` starts. Seconds
 are CPU seconds of the process, compilation apart.
@@ -38,8 +39,8 @@ def peer(problem, starts):
     from scipy.optimize import least_squares
 
     def residuals(x):
-        pool, known = problem._pooled(x)
-        observed = problem._layout.stages.simulate(pool).observed
+        pool, known = problem.pooled(x)
+        observed = problem.layout.stages.simulate(pool).observed
         parts = []
         for rows in problem.rows:
             (_, log_scale) = own = rows.predicted(pool, observed, known)[1]
@@ -68,6 +69,25 @@ def peer(problem, starts):
     return np.array(reached), float(np.mean(spent))
 
 
+def ours(name, problem, nominal, starts, lanes, analytic):
+    """Return the row of our searches."""
+    stamps = []
+    began = time.process_time()
+    found = fit.estimate(
+        problem,
+        starts=starts,
+        analytic=analytic,
+        lanes=lanes,
+        progress=lambda _: stamps.append(time.process_time()),
+    )
+    first, last = stamps[0] - began, stamps[-1] - stamps[0]
+    count = len(found.values)
+    success, best = (100 * np.mean(found.values >= level - WITHIN) for level in (nominal, found.log_density))
+    cells = (f"{nominal:.3f}", f"{found.log_density:.3f}", f"{success:.0f}", f"{best:.0f}", int(found.steps.sum()))
+    program = "qspjax" if analytic is None else "qspjax, analytic"
+    return (name, program, count, *cells, f"{first:.1f}", f"{last / count:.3f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -94,16 +114,13 @@ def main():
         problem = io.read_petab(arguments.folder / name / f"{name}.yaml")
         nominal = float(jax.jit(problem.log_density)(problem.point(problem.reference)))
         starts = fit.MultiStart(arguments.starts or PROBLEMS[name], seed=1)
-        stamps = []
-        began = time.process_time()
-        found = fit.estimate(
-            problem, starts=starts, lanes=arguments.lanes, progress=lambda _, s=stamps: s.append(time.process_time())
-        )
-        first, last = stamps[0] - began, stamps[-1] - stamps[0]
-        count = len(found.values)
-        success, best = (100 * np.mean(found.values >= level - WITHIN) for level in (nominal, found.log_density))
-        cells = (f"{nominal:.3f}", f"{found.log_density:.3f}", f"{success:.0f}", f"{best:.0f}", int(found.steps.sum()))
-        rows = [(name, "qspjax", count, *cells, f"{first:.1f}", f"{last / count:.3f}")]
+        rows = []
+        for analytic in (fit.Analytic(), None):
+            try:
+                rows.append(ours(name, problem, nominal, starts, arguments.lanes, analytic))
+            except ValueError as error:
+                if "there are none" not in str(error):
+                    raise
         if arguments.peer:
             reached, spent = peer(problem, starts.points(problem)[: arguments.peer])
             success = np.mean(reached >= nominal - WITHIN)

@@ -29,6 +29,7 @@ def add_fit(commands: Any) -> None:
     parser.add_argument("--starts", type=at_least(1), metavar="N", help="starts drawn within the bounds")
     parser.add_argument("--seed", type=at_least(0), metavar="N", help="random seed of the starts")
     parser.add_argument("--lanes", type=at_least(1), metavar="N", default=16, help="starts side by side (16)")
+    parser.add_argument("--analytic", action="store_true", help="solve for scales, offsets and noise parameters")
     parser.add_argument("--profiles", action="store_true", help="profile likelihoods of all parameters")
     parser.set_defaults(run=_fit)
 
@@ -45,6 +46,8 @@ def _fit(arguments: argparse.Namespace) -> int:
             sobol=before.sobol,
         )
         file = dataclasses.replace(file, starts=starts)
+    if arguments.analytic:
+        file = dataclasses.replace(file, analytic=fit.Analytic())
     if arguments.profiles:
         file = dataclasses.replace(file, profiles=file.problem.names)
     out = io.check_destination(arguments.out or f"{Path(arguments.file).stem}-fit", io.FIT_FILES, io.FIT_MARKERS)
@@ -57,6 +60,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             file.problem,
             method=file.method,
             starts=file.starts,
+            analytic=file.analytic,
             lanes=arguments.lanes,
             checkpoint=checkpoint,
             progress=lambda standing: progress.update(
@@ -71,7 +75,10 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _write(file: io.FitFile, found: fit.Fit, out: Path) -> None:
     problem, x = found.problem, found.x
     uncertainty = fit.Uncertainty(problem, x, fit.fisher_information(problem, x))
-    profiles, figures = {}, {"diagnostics.png": plot.diagnostics(found), "fits.png": plot.fits(problem, x)}
+    profiles, figures = (
+        {},
+        {"diagnostics.png": plot.diagnostics(found), "fits.png": plot.fits(problem, x, uncertainty=uncertainty)},
+    )
     if file.profiles:
         began = time.perf_counter()
         profiles = fit.profiles(problem, x, file.profiles)

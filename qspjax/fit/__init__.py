@@ -1,5 +1,6 @@
 """Calibration: data and likelihood, parameters, and how they are found."""
 
+from qspjax.fit._analytic import Analytic as Analytic
 from qspjax.fit._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring
 from qspjax.fit._error_models import (
     AbstractErrorModel as AbstractErrorModel,

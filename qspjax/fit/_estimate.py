@@ -18,6 +18,7 @@ import numpy as np
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._extras import require
 from qspjax._files import replaced
+from qspjax.fit._analytic import Analytic
 from qspjax.fit._evolution import DifferentialEvolution
 from qspjax.fit._gauss_newton import TrustRegion
 from qspjax.fit._problem import Problem
@@ -126,6 +127,7 @@ def estimate(
     *,
     method: AbstractSearch | DifferentialEvolution | None = None,
     starts: MultiStart | Any = None,
+    analytic: Analytic | None = None,
     lanes: int = 16,
     checkpoint: str | Path | None = None,
     progress: Callable[[Standing], None] | None = None,
@@ -138,6 +140,7 @@ def estimate(
             `DifferentialEvolution()`.
         starts: Where from: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
             or None for the start of each parameter.
+        analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.
         lanes: How many starts are searched side by side.
         checkpoint: A file in which the state is kept every few seconds; where it is there already, the estimation goes
             on from it, and ends with the same optima as without the interruption.
@@ -167,13 +170,16 @@ def estimate(
     method = TrustRegion() if method is None else method
     check_instance("method", method, (AbstractSearch, DifferentialEvolution), "a method such as TrustRegion()")
     check_whole("lanes", lanes, 1)
+    if analytic is not None:
+        check_instance("analytic", analytic, Analytic, "Analytic()")
+    searched = problem if analytic is None else problem.solving(analytic)
     began = time.perf_counter()
     if isinstance(method, DifferentialEvolution):
-        points = method.search(problem, None if progress is None else lambda s, b: progress(Standing(0, 1, b, s)))
+        points = method.search(searched, None if progress is None else lambda s, b: progress(Standing(0, 1, b, s)))
         described, search = method.describe(), method.polish
     else:
         points, described, search = _points(problem, starts), method.describe(), method
-    run = _Run(problem, search, points, min(lanes, len(points)))
+    run = _Run(searched, search, analytic, points, min(lanes, len(points)))
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None and file.exists():
         run.load(file)
@@ -187,7 +193,7 @@ def estimate(
             saved = time.perf_counter()
     if file is not None:
         run.save(file)
-    return run.fit(described, time.perf_counter() - began)
+    return dataclasses.replace(run.fit(described, time.perf_counter() - began), problem=problem)
 
 
 def _points(problem: Problem, starts: Any) -> np.ndarray:
@@ -210,8 +216,11 @@ def _points(problem: Problem, starts: Any) -> np.ndarray:
 class _Run:
     """Starts in their places and in the queue, and what has come of them."""
 
-    def __init__(self, problem: Problem, method: AbstractSearch, points: np.ndarray, lanes: int) -> None:
+    def __init__(
+        self, problem: Problem, method: AbstractSearch, analytic: Analytic | None, points: np.ndarray, lanes: int
+    ) -> None:
         self.problem, self.method, self.points = problem, method, points
+        self.named = f"{method!r} {analytic!r}"
         count, size = points.shape
         self.ended = points.copy()
         self.values = np.full(count, -np.inf)
@@ -290,7 +299,7 @@ class _Run:
         problem = self.problem
         data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in problem.rows]
         bounds = [np.asarray(edge).tobytes() for edge in problem.bounds]
-        said = (problem.names, sorted(problem.fixed.items()), data, bounds, repr(self.method), self.points.tobytes())
+        said = (problem.names, sorted(problem.fixed.items()), data, bounds, self.named, self.points.tobytes())
         return hashlib.sha256(repr((said, len(self.owner))).encode()).hexdigest()
 
     def save(self, path: Path) -> None:

@@ -51,7 +51,7 @@ class LBFGS(AbstractSearch):
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         fresh, own = search.steps == 0, search.own
         trial = jnp.clip(search.x + own.length * own.direction, *problem.bounds)
-        value, gradient = _slope(problem, trial, held)
+        value, gradient, trial = _slope(problem, trial, held)
         finite = jnp.isfinite(value)
         promised = -own.gradient @ (trial - search.x)
         gained = search.value - value
@@ -94,7 +94,7 @@ class Adam(AbstractSearch):
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         fresh = search.steps == 0
         state, here = search.own
-        value, gradient = _slope(problem, here, held)
+        value, gradient, here = _slope(problem, here, held)
         finite = jnp.isfinite(value)
         move, following = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, here)
         back = search.x  # a point that fails is left for the best one
@@ -106,10 +106,16 @@ class Adam(AbstractSearch):
         return f"Adam at {self.learning_rate:g}"
 
 
-def _slope(problem: Problem, x: Array, held: Array) -> tuple[Array, Array]:
-    value, gradient = jax.value_and_grad(problem.log_density)(x)
+def _slope(problem: Problem, x: Array, held: Array) -> tuple[Array, Array, Array]:
+    """Return value and slope at a point, and that point with the parameters that are solved for."""
+
+    def density(x: Array) -> tuple[Array, Array]:
+        likelihood, settled = problem.settled(x)
+        return likelihood + problem.log_prior(settled), settled
+
+    (value, settled), gradient = jax.value_and_grad(density, has_aux=True)(x)
     fine = jnp.isfinite(value) & jnp.isfinite(gradient).all()
-    return jnp.where(fine, -value, jnp.inf), jnp.where(fine & ~held, -gradient, 0.0)
+    return jnp.where(fine, -value, jnp.inf), jnp.where(fine & ~held, -gradient, 0.0), settled
 
 
 def _blocked(x: Array, gradient: Array, problem: Problem) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
@@ -23,6 +24,8 @@ class Free(eqx.Module):
             positive.
         prior: What is known beforehand: a distribution of the natural value, or a function that gives its log density.
         prior_scaled: Whether the prior is one of the transformed value.
+        quantile: How starts are drawn: the natural value below which a start lies with a probability, shape and result
+            (starts,); by default evenly between the bounds, on the scale of the search.
 
     Raises:
         ValueError: If the start lies outside the bounds, or the bounds outside the domain of the transform.
@@ -38,6 +41,7 @@ class Free(eqx.Module):
     transform: AbstractTransform
     prior: AbstractDistribution | Callable[[Any], Any] | None
     prior_scaled: bool = eqx.field(static=True)
+    quantile: Callable[[np.ndarray], np.ndarray] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Free(eqx.Module):
         transform: AbstractTransform | None = None,
         prior: AbstractDistribution | Callable[[Any], Any] | None = None,
         prior_scaled: bool = False,
+        quantile: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Check everything."""
         check_number("start", start)
@@ -64,7 +69,7 @@ class Free(eqx.Module):
         if not bounds[0] <= start <= bounds[1]:
             refuse("start", f"lie within the bounds {bounds[0]:g} to {bounds[1]:g}", start)
         self.start, self.lower, self.upper = float(start), float(bounds[0]), float(bounds[1])
-        self.prior, self.prior_scaled = prior, prior_scaled
+        self.prior, self.prior_scaled, self.quantile = prior, prior_scaled, quantile
 
     def __check_init__(self) -> None:
         if jnp.isnan(jnp.asarray(self.searched_bounds())).any():
@@ -74,6 +79,23 @@ class Free(eqx.Module):
     def searched_bounds(self) -> tuple[Array, Array]:
         """Return the bounds on the scale of the search."""
         return self.transform.forward(self.lower), self.transform.forward(self.upper)
+
+    def drawn(self, name: str, probability: np.ndarray) -> np.ndarray:
+        """Return starts on the scale of the search, within the bounds.
+
+        Args:
+            name: What the parameter is called.
+            probability: Evenly distributed numbers between 0 and 1, shape (starts,).
+
+        Raises:
+            ValueError: If they are drawn between bounds and there are none.
+        """
+        lower, upper = (float(edge) for edge in self.searched_bounds())
+        if self.quantile is not None:
+            return np.clip(np.asarray(self.transform.forward(self.quantile(probability))), lower, upper)
+        if not np.isfinite(lower) or not np.isfinite(upper):
+            refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {lower:g} and {upper:g}")
+        return lower + (upper - lower) * probability
 
     def log_prior(self, natural: Any) -> Any:
         """Return the log density of the prior, 0 if there is none."""

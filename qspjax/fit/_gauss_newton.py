@@ -192,7 +192,7 @@ def _taken(method: Any, problem: Problem, search: Search, move: _Move) -> Search
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
     status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
-    x, value = jnp.where(better, search.x + step, search.x), jnp.where(better, value, search.value)
+    x, value = jnp.where(better, found.x, search.x), jnp.where(better, value, search.value)
     return Search(x, value, status, steps, search.failures + ~finite, own)
 
 

@@ -36,12 +36,23 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where everything of a problem stands."""
+    """Where everything of a problem stands.
+
+    Attributes:
+        pool: Every number that depends on the parameters.
+        stages: The simulations.
+        rows: The measurements, output by output.
+        colours: Which forward sensitivities serve which numbers.
+        simulated: Which free parameters a simulation depends on, shape (parameters,).
+        direct: Which free parameters the formulas of an output use, shape (outputs, parameters).
+    """
 
     pool: Pool
     stages: Stages
     rows: tuple[Rows, ...]
     colours: Colours
+    simulated: np.ndarray
+    direct: np.ndarray
 
 
 def layout_of(problem: "Problem") -> Layout:
@@ -95,8 +106,20 @@ class _Builder:
         depends = self.pool.depends()
         varies = depends[:, : len(self.problem.names)].any(axis=1)
         uses = whole.uses(self.pool)
-        self._check_used(uses, depends, rows)
-        return Layout(self.pool, whole, rows, Colours.of(uses, varies))
+        free = depends[:, : len(self.problem.names)]
+        simulated = uses.any(axis=0) @ free
+        direct = np.array([self._direct(one, free) for one in rows])
+        for name, used in zip(self.problem.names, simulated | direct.any(axis=0), strict=True):
+            if not used:
+                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
+                raise ArgumentError("parameters", f"must {must}")
+        return Layout(self.pool, whole, rows, Colours.of(uses, varies), simulated, direct)
+
+    def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
+        """Return which free parameters the formulas of an output use, as far as names tell."""
+        own = rows.output.names()
+        given = [free[np.unique(places)].any(axis=0) for places in rows.given.values()]
+        return np.array([[name in own for name in self.problem.names], *given]).any(axis=0)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -128,15 +151,6 @@ class _Builder:
                 raise ArgumentError(
                     "parameters", f"must be parameters that something depends on, but nothing depends on `{name}`."
                 )
-
-    def _check_used(self, uses: np.ndarray, depends: np.ndarray, rows: tuple[Rows, ...]) -> None:
-        """Check that a measurement depends on each parameter, as far as formulas tell."""
-        direct = frozenset().union(*(one.output.names() for one in rows))
-        for number, name in enumerate(self.problem.names):
-            given = any(depends[np.unique(places), number].any() for one in rows for places in one.given.values())
-            if name not in direct and not given and not uses[:, depends[:, number]].any():
-                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
-                raise ArgumentError("parameters", f"must {must}")
 
     # --- measurements -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """A calibration problem: a model, experiments, outputs and parameters, as one pure log density."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,6 +17,7 @@ from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._transform import Identity, Log
 from qspjax.fit._colours import coloured
+from qspjax.fit._error_models import Predictors
 from qspjax.fit._formula import as_formula
 from qspjax.fit._free import Free
 from qspjax.fit._layout import Layout, layout_of
@@ -23,6 +25,9 @@ from qspjax.fit._measurements import Experiment, Measurements, Output
 from qspjax.fit._rows import Rows
 from qspjax.fit._stages import Outcomes
 from qspjax.solve import AbstractMethod
+
+if TYPE_CHECKING:
+    from qspjax.fit._analytic import Analytic
 
 
 class Evaluation(NamedTuple):
@@ -33,6 +38,7 @@ class Evaluation(NamedTuple):
         gradient: Its gradient on the scale of the search, shape (parameters,).
         curvature: The expected negative second derivative (Fisher information, and that of the priors), shape
             (parameters, parameters), positive semidefinite.
+        x: The point: that of the call, but for parameters that are solved for.
         result: The `RESULTS` item of the simulation of each experiment.
         time: When each simulation ended.
     """
@@ -40,8 +46,25 @@ class Evaluation(NamedTuple):
     value: Array
     gradient: Array
     curvature: Array
+    x: Array
     result: Any
     time: Array
+
+
+class Linearised(NamedTuple):
+    """Measurements and their slopes at a point, output by output.
+
+    Attributes:
+        x: The point: that of the call, but for parameters that are solved for.
+        outcomes: The simulations.
+        predicted: The prediction of each measurement and the predictors of its density, shape (measurements,) each.
+        slopes: Their slopes, shape (parameters, measurements) each.
+    """
+
+    x: Array
+    outcomes: Outcomes
+    predicted: list[tuple[Array, Predictors]]
+    slopes: list[tuple[Array, Predictors]]
 
 
 class Problem:
@@ -65,6 +88,7 @@ class Problem:
         names: The names of the free parameters, in the order of a point x.
         start: The point where the search begins, shape (parameters,), on the scale of the search.
         bounds: The least and the greatest point.
+        layout: Where everything stands.
 
     Raises:
         ValueError: If there are no data, a name is not known, or no output depends on a parameter.
@@ -113,8 +137,9 @@ class Problem:
         if not self.free:
             refuse("parameters", "have at least one that is Free(...)", "without any")
         self.names = tuple(self.free)
-        self._layout: Layout = layout_of(self)
-        self._densely: dict[int, Problem] = {}
+        self.layout: Layout = layout_of(self)
+        self._dense: dict[int, Problem] = {}
+        self._solver: Callable[[Array, dict[str, Array]], Array] | None = None
         self.start = jnp.stack([one.transform.forward(one.start) for one in self.free.values()])
         edges = [one.searched_bounds() for one in self.free.values()]
         self.bounds = jnp.stack([a for a, _ in edges]), jnp.stack([b for _, b in edges])
@@ -126,7 +151,7 @@ class Problem:
             "Experiments": len(self.experiments),
             "Measurements": f"{measured} of {len(self.rows)} outputs",
             "Parameters": f"{len(self.names)} free{fixed}",
-            "Directions": f"{len(self._layout.colours.groups)} forward sensitivities serve all parameters",
+            "Directions": f"{len(self.layout.colours.groups)} forward sensitivities serve all parameters",
         }
         return "\n".join(f"{key + ':':<14}{value}" for key, value in rows.items())
 
@@ -171,24 +196,47 @@ class Problem:
 
     def log_likelihood(self, x: Any) -> Array:
         """Return the log likelihood at a point; -inf where a simulation fails."""
-        pool, known = self._pooled(x)
-        outcomes = self._layout.stages.simulate(pool)
-        terms = [jnp.sum(rows.log_density(one)) for rows, one in self._predictors(pool, outcomes, known)]
-        return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes)
+        return self.settled(x)[0]
 
     def log_density(self, x: Any) -> Array:
         """Return the log density at a point: log likelihood and log prior."""
         return self.log_likelihood(x) + self.log_prior(x)
 
-    def quadratic(self, x: Any) -> Evaluation:
-        """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities.
+    def solving(self, analytic: "Analytic") -> "Problem":
+        """Return the same problem, with some parameters at their best values wherever it is evaluated.
+
+        Its log density is the greatest over these parameters, and does not depend on theirs in a point.
+
+        Args:
+            analytic: Which parameters.
+
+        Raises:
+            ValueError: If a parameter cannot be solved for.
+        """
+        other = copy.copy(self)
+        other._solver = analytic.solver(self)
+        return other
+
+    def settled(self, x: Any) -> tuple[Array, Array]:
+        """Return the log likelihood at a point, and that point with the parameters that are solved for."""
+        x = jnp.asarray(x, float)
+        outcomes = self.layout.stages.simulate(self.pooled(x)[0])
+        x = self._solved(x, outcomes.observed)
+        pool, known = self.pooled(x)
+        terms = [
+            jnp.sum(rows.log_density(rows.predicted(pool, outcomes.observed, known)[1])) for rows in self.layout.rows
+        ]
+        return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
+
+    def linearised(self, x: Any) -> Linearised:
+        """Return what is predicted at a point, and how it moves with the parameters, by forward sensitivities.
 
         Parameters that no simulation depends on (scales, noise) cost no simulation, and those that different
         experiments depend on share one.
         """
         x = jnp.asarray(x, float)
-        layout = self._layout
-        (pool, _), slopes = self._pooled(x), jax.jacfwd(lambda x: self._pooled(x)[0])(x)
+        layout = self.layout
+        (pool, _), slopes = self.pooled(x), jax.jacfwd(lambda x: self.pooled(x)[0])(x)
 
         def simulate(pool: Array) -> tuple[dict[str, Array], Any]:
             outcomes = layout.stages.simulate(pool)
@@ -197,43 +245,47 @@ class Problem:
         observed, moved, (result, time) = coloured(simulate, pool, slopes, layout.colours)
 
         def terms(x: Array, observed: dict[str, Array]) -> list:
-            pool, known = self._pooled(x)
-            return [rows.predicted(pool, observed, known)[1] for rows in layout.rows]
+            pool, known = self.pooled(x)
+            return [rows.predicted(pool, observed, known) for rows in layout.rows]
 
-        predictors = terms(x, observed)
+        x = self._solved(x, observed)
         unit = jnp.eye(x.size)
-        sensitivities = jax.vmap(lambda e, o: jax.jvp(terms, (x, observed), (e, o))[1], in_axes=(0, 0))(unit, moved)
+        slopes = jax.vmap(lambda e, o: jax.jvp(terms, (x, observed), (e, o))[1], in_axes=(0, 0))(unit, moved)
+        return Linearised(x, Outcomes(observed, result, time), terms(x, observed), slopes)
+
+    def quadratic(self, x: Any) -> Evaluation:
+        """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities."""
+        found = self.linearised(x)
+        x, outcomes = found.x, found.outcomes
         value, gradient, curvature = self._prior_terms(x)
-        for rows, own, by in zip(layout.rows, predictors, sensitivities, strict=True):
+        for rows, (_, own), (_, by) in zip(self.layout.rows, found.predicted, found.slopes, strict=True):
             density, score, weight = _scores(rows, own)
             value += density
             for s, w, d in zip(score, weight, by, strict=True):
                 gradient += d @ s
                 curvature += (d * w) @ d.T
-        outcomes = Outcomes(observed, result, time)
         fine = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
         value = jnp.where(fine, _or_minus_infinity(value, outcomes), -jnp.inf)
         good = jnp.isfinite(value)
-        return Evaluation(
-            value, jnp.where(good, gradient, 0.0), jnp.where(good, curvature, jnp.eye(x.size)), result, time
-        )
+        gradient, curvature = jnp.where(good, gradient, 0.0), jnp.where(good, curvature, jnp.eye(x.size))
+        return Evaluation(value, gradient, curvature, x, outcomes.result, outcomes.time)
 
     def simulate(self, x: Any) -> Outcomes:
         """Return what is observed in all experiments at a point, and how the simulations went."""
-        pool, _ = self._pooled(x)
-        return self._layout.stages.simulate(pool)
+        pool, _ = self.pooled(x)
+        return self.layout.stages.simulate(pool)
 
     @property
     def rows(self) -> tuple[Rows, ...]:
         """The measurements, output by output."""
-        return self._layout.rows
+        return self.layout.rows
 
     def predictions(self, x: Any) -> list[tuple[Rows, Array, Array]]:
         """Return the measurements with prediction and standardised residual of each, output by output."""
-        pool, known = self._pooled(x)
-        observed = self._layout.stages.simulate(pool).observed
+        pool, known = self.pooled(x)
+        observed = self.layout.stages.simulate(pool).observed
         found = []
-        for rows in self._layout.rows:
+        for rows in self.layout.rows:
             prediction, predictors = rows.predicted(pool, observed, known)
             found.append((rows, prediction, rows.residual(predictors)))
         return found
@@ -267,12 +319,16 @@ class Problem:
             x: Where, on the scale of the search.
             points: Times of each curve.
         """
-        if points not in self._densely:
-            self._densely[points] = self._dense(points)
-        return self._densely[points].table(x)
+        table = self.densely(points).table(x)
+        return {name: table[name] for name in ("experiment", "output", "time", "prediction")}
 
-    def _dense(self, points: int) -> "Problem":
+    def densely(self, points: int) -> "Problem":
         """Return the same problem with measurements at many times, whose values mean nothing."""
+        if points not in self._dense:
+            self._dense[points] = self._made_dense(points)
+        return self._dense[points]
+
+    def _made_dense(self, points: int) -> "Problem":
         experiments = {}
         for name, one in self.experiments.items():
             data = one.measurements
@@ -321,13 +377,14 @@ class Problem:
     def _predicted(self, x: Array) -> list[tuple[Rows, Array, Array]]:
         return [(rows, *pair) for rows, pair in zip(self.rows, self._predicted_parts(x), strict=True)]
 
-    def _pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
+    def pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
+        """Return every number that depends on the parameters, as simulations and measurements refer to it."""
         known = self.values(x)
-        pool = self._layout.pool
+        pool = self.layout.pool
         return pool.values(jnp.stack([known[name] for name in pool.parameters])), known
 
-    def _predictors(self, pool: Array, outcomes: Outcomes, known: Mapping[str, Any]) -> list[tuple[Rows, Any]]:
-        return [(rows, rows.predicted(pool, outcomes.observed, known)[1]) for rows in self._layout.rows]
+    def _solved(self, x: Array, observed: dict[str, Array]) -> Array:
+        return x if self._solver is None else self._solver(x, observed)
 
     def _prior_terms(self, x: Array) -> tuple[Array, Array, Array]:
         """Return value and gradient of the log prior, and the part of its curvature that is not negative."""

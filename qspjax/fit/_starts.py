@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import numpy as np
 
-from qspjax._checks import check_whole, refuse
+from qspjax._checks import check_whole
 
 if TYPE_CHECKING:
     from qspjax.fit._problem import Problem
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 class MultiStart(eqx.Module):
     """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
+
+    Parameters with a `quantile` of their own are drawn by it.
 
     Args:
         starts: How many; the start of the problem itself is not among them.
@@ -39,10 +41,6 @@ class MultiStart(eqx.Module):
         """
         from scipy.stats import qmc
 
-        lower, upper = (np.asarray(edge) for edge in problem.bounds)
-        for name, low, high in zip(problem.names, lower, upper, strict=True):
-            if not np.isfinite(low) or not np.isfinite(high):
-                refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
-        drawn = kind(len(lower), rng=self.seed).random(self.starts)
-        return lower + (upper - lower) * drawn
+        unit = kind(len(problem.names), rng=self.seed).random(self.starts)
+        return np.stack([one.drawn(name, u) for (name, one), u in zip(problem.free.items(), unit.T, strict=True)], 1)

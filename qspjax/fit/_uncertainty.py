@@ -1,6 +1,7 @@
 """How well parameters are known at an optimum: Fisher information, what it leaves open, and bands of predictions."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,11 +10,15 @@ import numpy as np
 
 from qspjax._checks import check_instance, refuse
 from qspjax._extras import require
+from qspjax.fit._error_models import AbstractScaled, LogNormalError
 from qspjax.fit._problem import Problem
 from qspjax.fit._search import quickly_compiled
+from qspjax.fit._tails import Gaussian
 
 if TYPE_CHECKING:
     import pandas
+
+BANDS = ("lower", "upper", "lower_measured", "upper_measured")
 
 OPEN = 1e-8
 """A direction is open where the data say less about it than this part of the most that they say about one."""
@@ -159,6 +164,44 @@ class Uncertainty:
         lower, upper = (np.asarray(edge) for edge in self.problem.bounds)
         low, high = np.maximum(self.x - reach, lower), np.minimum(self.x + reach, upper)
         return tuple(np.asarray(self.problem.natural(edge)) for edge in (low, high))
+
+    def curves(self, level: float = 0.95, *, points: int = 200) -> dict[str, np.ndarray]:
+        """Return predictions at times that lie close, with their bands, as columns.
+
+        $$ f \\pm z \\sqrt{\\nabla f' C \\nabla f}, \\quad f \\pm z \\sqrt{\\nabla f' C \\nabla f + \\sigma^2} $$
+
+        The columns are `experiment`, `output`, `time`, `prediction`, the band of the prediction `lower` and `upper`
+        (without end where it depends on open directions), and that of a new measurement `lower_measured` and
+        `upper_measured`, NaN where errors are not normal. With log-normal errors both are bands of the
+        logarithm.
+
+        Args:
+            level: The confidence.
+            points: Times of each curve.
+        """
+        from scipy.stats import norm
+
+        dense, x, reach = self.problem.densely(points), jnp.asarray(self.x), norm.ppf(0.5 + level / 2)
+        found = quickly_compiled(dense.linearised)(x)
+        sizes, directions = self.spectrum
+        known = sizes > OPEN * max(sizes[0], 0.0)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in BANDS}
+        for rows, (value, own), (slope, _) in zip(dense.rows, found.predicted, found.slopes, strict=True):
+            value, error = np.asarray(value), rows.output.error
+            on_log = isinstance(error, LogNormalError)
+            along = directions @ np.asarray(slope) / (value if on_log else 1.0)
+            variance = np.sum(along[known] ** 2 / sizes[known, None], axis=0)
+            size = np.sqrt(np.sum(along**2, axis=0))
+            variance[(np.abs(along[~known]) > 1e-3 * size).any(axis=0)] = np.inf
+            noise = np.full_like(value, np.nan)
+            if isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian):
+                noise = np.exp(2 * np.asarray(own[1])) * (math.log(error.base) ** 2 if on_log else 1.0)
+            for names, width in zip((BANDS[:2], BANDS[2:]), (variance, variance + noise), strict=True):
+                away = reach * np.sqrt(width)
+                edges = (value * np.exp(-away), value * np.exp(away)) if on_log else (value - away, value + away)
+                for name, edge in zip(names, edges, strict=True):
+                    parts[name].append(edge)
+        return self.problem.curves(x, points=points) | {name: np.concatenate(part) for name, part in parts.items()}
 
     def to_dataframe(self, level: float = 0.95) -> "pandas.DataFrame":
         """Return a table with a row a parameter: estimate, standard error, its percentage, interval.

@@ -8,7 +8,8 @@
     [outputs.NAME]             prediction, error ("additive", "proportional", "combined" or "lognormal"), sd, cv, dvid;
                                below ("M1", "M3" or "M4") and limit
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
-                               evolution"), starts, seed, sobol, max_steps, profiles (names, or true for all)
+                               evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
+                               parameters that are solved for) and profiles: names, or true for all
 
 A name in quotes of `sd` and `cv` is a formula over parameters. A PEtab problem (`.yaml`) takes the place of a fit file.
 """
@@ -26,6 +27,7 @@ from qspjax.fit import (
     AbstractSearch,
     Adam,
     Additive,
+    Analytic,
     Combined,
     DifferentialEvolution,
     Free,
@@ -71,6 +73,7 @@ class FitFile:
         problem: What to fit.
         method: How to search.
         starts: Where from, None for the starts of the parameters.
+        analytic: What is solved for instead of searched.
         profiles: The parameters whose profile likelihoods are wanted.
     """
 
@@ -79,6 +82,7 @@ class FitFile:
     problem: Problem
     method: AbstractSearch | DifferentialEvolution
     starts: MultiStart | None
+    analytic: Analytic | None
     profiles: tuple[str, ...]
 
 
@@ -90,7 +94,7 @@ def read_fit(path: str | Path) -> FitFile:
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return FitFile(path.name, path.stem, read_petab(path), TrustRegion(), None, ())
+        return FitFile(path.name, path.stem, read_petab(path), TrustRegion(), None, None, ())
     text = read_bytes(path, path.name)
     values = parsed(text, path.name)
     issues: list[tuple[tuple[str, ...], str]] = []
@@ -112,7 +116,7 @@ def _read(top: Table, path: Path) -> FitFile | None:
         outputs[name] = _output(own, name)
     rules = top.table("set")
     formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}
-    method, starts, names = _estimation(top.table("estimation"), tuple(parameters))
+    estimation = _estimation(top.table("estimation"), tuple(parameters))
     top.close()
     if top.issues or described is None or data is None:
         return None
@@ -123,7 +127,7 @@ def _read(top: Table, path: Path) -> FitFile | None:
     except ValueError as error:
         top.issue("", str(error))
         return None
-    return FitFile(path.name, title, problem, method, starts, names)
+    return FitFile(path.name, title, problem, *estimation)
 
 
 def _parameter(table: Table) -> Free | float | None:
@@ -163,20 +167,28 @@ def _formula(value: Any) -> Any:
     return value
 
 
-def _estimation(table: Table, parameters: tuple[str, ...]) -> tuple[Any, MultiStart | None, tuple[str, ...]]:
+def _estimation(
+    table: Table, parameters: tuple[str, ...]
+) -> tuple[Any, MultiStart | None, Analytic | None, tuple[str, ...]]:
     kind = table.name("method", METHODS, "a method", default="trust region")
     starts = table.whole("starts", default=0)
     seed, sobol = table.whole("seed", default=0), table.flag("sobol", default=False)
     steps = table.whole("max_steps", default=None, minimum=1)
-    if table.values.get("profiles") is True:
-        table.flag("profiles", default=True)
-        names = parameters
-    else:
-        names = table.names("profiles", parameters, "a parameter", default=())
+    profiles = _names_or_all(table, "profiles", parameters)
+    solved = _names_or_all(table, "analytic", parameters)
     table.close()
     if table.bad:
-        return None, None, ()
+        return None, None, None, ()
     options = {} if steps is None else {"generations" if kind == "differential evolution" else "max_steps": steps}
     if kind == "differential evolution":
         options["seed"] = seed
-    return METHODS[kind](**options), MultiStart(starts, seed=seed, sobol=sobol) if starts else None, names
+    drawn = MultiStart(starts, seed=seed, sobol=sobol) if starts else None
+    analytic = Analytic(None if table.values.get("analytic") is True else solved) if solved else None
+    return METHODS[kind](**options), drawn, analytic, profiles
+
+
+def _names_or_all(table: Table, key: str, parameters: tuple[str, ...]) -> tuple[str, ...]:
+    if table.values.get(key) is True:
+        table.flag(key, default=True)
+        return parameters
+    return table.names(key, parameters, "a parameter", default=())

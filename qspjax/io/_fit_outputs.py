@@ -61,7 +61,7 @@ def write_fit(
         write_csv(to / "correlation.csv", correlation)
         write_csv(to / "starts.csv", fit.to_dataframe())
         write_csv(to / "predictions.csv", fit.problem.table(fit.x))
-        write_csv(to / "curves.csv", _without(fit.problem.curves(fit.x), "observed", "residual", "censored"))
+        write_csv(to / "curves.csv", uncertainty.curves())
         write_csv(to / "history.csv", _history(fit))
         if profiles:
             write_csv(to / "profiles.csv", pandas.concat([one.to_dataframe() for one in profiles.values()]))
@@ -125,7 +125,3 @@ def _estimates(uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> Any
 def _history(fit: Fit) -> dict[str, np.ndarray]:
     starts, steps = np.nonzero(np.isfinite(fit.history))
     return {"start": fit.number[starts], "step": steps + 1, "log_density": fit.history[starts, steps]}
-
-
-def _without(columns: Mapping[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
-    return {name: values for name, values in columns.items() if name not in names}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qspjax._extras import require
-from qspjax.fit import Fit, Problem, Profile
+from qspjax.fit import Fit, Problem, Profile, Uncertainty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,15 +146,18 @@ def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], across: str, up: s
         axes.legend(fontsize="small")
 
 
-def fits(problem: Problem, x: Any, *, experiments: Sequence[str] | None = None) -> "Figure":
+def fits(
+    problem: Problem, x: Any, *, uncertainty: Uncertainty | None = None, experiments: Sequence[str] | None = None
+) -> "Figure":
     """Draw data and predicted curves, a panel an output, a colour an experiment.
 
     Args:
         problem: What was fitted.
         x: Where, on the scale of the search.
+        uncertainty: What is known there, to draw 95 % bands of the predictions.
         experiments: Which; by default the first ten.
     """
-    table, curves = problem.table(x), problem.curves(x)
+    table, curves = problem.table(x), problem.curves(x) if uncertainty is None else uncertainty.curves()
     chosen = list(problem.experiments)[:10] if experiments is None else list(experiments)
     outputs = list(dict.fromkeys(table["output"]))[:_MOST_PANELS]
     columns = min(3, len(outputs))
@@ -164,6 +167,12 @@ def fits(problem: Problem, x: Any, *, experiments: Sequence[str] | None = None) 
         axes = figure.add_subplot(rows, columns, place)
         for number, experiment in enumerate(chosen):
             colour = f"C{number % 10}"
+            if uncertainty is not None:
+                mine = (curves["output"] == output) & (curves["experiment"] == experiment)
+                time, *band = (curves[name][mine] for name in ("time", "lower", "upper"))
+                axes.fill_between(
+                    time, *band, where=np.isfinite(band).all(axis=0), color=colour, alpha=0.2, linewidth=0
+                )
             for source, style, up in ((curves, "-", "prediction"), (table, ".", "observed")):
                 mine = (source["output"] == output) & (source["experiment"] == experiment)
                 axes.plot(source["time"][mine], source[up][mine], style, color=colour, markersize=5, linewidth=1.2)

@@ -52,6 +52,12 @@ def test_a_linear_problem_is_exact():
         assert profile.name == name
         assert profile.identifiable
     assert not known.open_directions
+    curves = known.curves(points=5)
+    at = np.column_stack([np.ones(5), curves["time"]])
+    variance = np.sum((at @ np.linalg.inv(information)) * at, axis=1)
+    for name, width in (("upper", variance), ("upper_measured", variance + 0.25)):
+        np.testing.assert_allclose(curves[name] - curves["prediction"], 1.959964 * np.sqrt(width), rtol=1e-6)
+    np.testing.assert_allclose(curves["lower"] + curves["upper"], 2 * curves["prediction"], rtol=1e-9)
     table = known.to_dataframe()
     np.testing.assert_allclose(table["upper"] - table["lower"], 2 * 1.959964 * table["standard_error"], rtol=1e-5)
     np.testing.assert_allclose(np.diag(known.correlation), 1.0)

@@ -97,6 +97,21 @@ def test_a_problem_by_hand(tmp_path):
     assert "3 of 1 outputs" in qsp.io.contents(tmp_path / "problem.yaml")
 
 
+def test_starts_are_drawn_by_their_own_priors(tmp_path):
+    table = VERSION_1["parameters.tsv"].splitlines()
+    columns = "initializationPriorType\tinitializationPriorParameters"
+    own = (columns, "parameterScaleNormal\t-1;0.2", "normal\t5;1", "\t", "\t")
+    rows = [f"{row}\t{more}" for row, more in zip(table, own, strict=True)]
+    problem = read_petab(written(tmp_path, **{"parameters.tsv": "\n".join(rows) + "\n"}))
+    k1, scale, offset = qsp.fit.MultiStart(400, seed=1).points(problem).T
+    np.testing.assert_allclose([k1.mean(), k1.std()], [-1.0, 0.2], atol=0.01)
+    np.testing.assert_allclose([scale.mean(), scale.std()], [5.0, 1.0], atol=0.03)
+    np.testing.assert_allclose([offset.min(), offset.max()], [-1.0, 1.0], atol=0.01)
+    text = "\n".join(rows).replace("normal\t5;1", "normal\t5")
+    with pytest.raises(FileIssues, match="initializationPriorParameters: must have 2 numbers, but has 1"):
+        read_petab(written(tmp_path, **{"parameters.tsv": text}))
+
+
 def issues(path):
     with pytest.raises(FileIssues) as caught:
         read_petab(path)

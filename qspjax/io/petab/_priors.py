@@ -81,10 +81,23 @@ def plain_kind(name: str) -> str:
 
 def log_mass(kind: str, parameters: Sequence[float], lower: float, upper: float) -> float:
     """Return the log of the probability that a prior has between bounds."""
+    exact = _exact(kind, parameters)
+    return float(math.log(max(exact.cdf(upper) - exact.cdf(lower), 1e-300)))
+
+
+def quantile(kind: str, parameters: Sequence[float], lower: float, upper: float) -> Callable[[Any], Any]:
+    """Return the quantile function of a prior that is cut off at bounds."""
+    exact = _exact(kind, parameters)
+    low, high = exact.cdf(lower), exact.cdf(upper)
+    return lambda probability: exact.ppf(low + probability * (high - low))
+
+
+def _exact(kind: str, parameters: Sequence[float]) -> Any:
+    """Return a prior as scipy has it."""
     from scipy import stats as exact
 
     a, b = (*parameters, 0.0)[:2]
-    frozen = {
+    return {
         "uniform": lambda: exact.uniform(a, b - a),
         "normal": lambda: exact.norm(a, b),
         "laplace": lambda: exact.laplace(a, b),
@@ -97,4 +110,3 @@ def log_mass(kind: str, parameters: Sequence[float], lower: float, upper: float)
         "gamma": lambda: exact.gamma(a, scale=b),
         "rayleigh": lambda: exact.rayleigh(scale=a),
     }[kind]()
-    return float(math.log(max(frozen.cdf(upper) - frozen.cdf(lower), 1e-300)))

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qspjax._expression import Expression, as_expression, substitute, symbol, symbols
 from qspjax._simulate import default_method
@@ -27,7 +27,7 @@ from qspjax.fit import (
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab import _version1, _version2
 from qspjax.io.petab._parts import Formula, Observable, Period, Tables
-from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind
+from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind, quantile
 from qspjax.io.petab._tables import Problems, Row, read_yaml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
@@ -131,41 +131,79 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
                 row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}."
             )
             continue
-        prior, scaled = _prior(row, problems, version, lower, upper)
-        found[id] = Free(start, bounds=(lower, upper), transform=transform, prior=prior, prior_scaled=scaled)
+        bounds = Bounds(lower, upper, transform)
+        prior, scaled = _prior(row, problems, version, bounds)
+        found[id] = Free(
+            start,
+            bounds=bounds[:2],
+            transform=transform,
+            prior=prior,
+            prior_scaled=scaled,
+            quantile=_quantile(row, problems, bounds),
+        )
         if math.isfinite(value):
             nominal[id] = value
     return found, nominal
 
 
-def _prior(row: Row, problems: Problems, version: str, lower: float, upper: float) -> tuple[PetabPrior | None, bool]:
+class Bounds(NamedTuple):
+    """The bounds of a parameter, and its scale."""
+
+    lower: float
+    upper: float
+    transform: AbstractTransform
+
+    def on_scale(self, scaled: bool) -> tuple[float, float]:
+        """Return them, transformed or not."""
+        forward = self.transform.forward if scaled else float
+        return float(forward(self.lower)), float(forward(self.upper))
+
+
+def _prior(row: Row, problems: Problems, version: str, bounds: Bounds) -> tuple[PetabPrior | None, bool]:
     """Return the prior of a parameter, and whether it is one of the transformed value."""
     kinds, numbers = (
         ("objectivePriorType", "objectivePriorParameters")
         if version == "1"
         else ("priorDistribution", "priorParameters")
     )
-    kind, scaled = plain_kind(row.get(kinds)), False
+    kind, parameters, scaled = _distribution(row, problems, kinds, numbers)
     if not kind:
         return None, False
+    edges = bounds.on_scale(scaled)
+    mass = log_mass(kind, parameters or edges, *edges) if version == "2" else 0.0
+    return PetabPrior(kind, parameters or edges, mass), scaled
+
+
+def _quantile(row: Row, problems: Problems, bounds: Bounds) -> Any:
+    """Return how starts are drawn, None where evenly between the bounds on the scale of the search."""
+    kind, parameters, scaled = _distribution(row, problems, "initializationPriorType", "initializationPriorParameters")
+    if not kind or (kind == "uniform" and scaled and not parameters):
+        return None
+    edges = bounds.on_scale(scaled)
+    own = quantile(kind, parameters or edges, *edges)
+    return (lambda probability: bounds.transform.inverse(own(probability))) if scaled else own
+
+
+def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
+    """Return the name and the parameters of a distribution, and whether it is one of the transformed value."""
+    kind, scaled, nothing = plain_kind(row.get(kinds)), False, ("", (), False)
+    if not kind:
+        return nothing
     if kind.startswith("parameterscale"):
         kind, scaled = kind.removeprefix("parameterscale"), True
     if kind not in DENSITIES:
         problems.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
-        return None, False
+        return nothing
     given = [part for part in row.get(numbers).split(";") if part.strip()]
     try:
         parameters = tuple(float(part) for part in given)
     except ValueError:
         problems.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
-        return None, False
-    if not parameters and kind == "uniform":
-        parameters = (lower, upper)
-    if len(parameters) != DENSITIES[kind][0]:
+        return nothing
+    if len(parameters) != DENSITIES[kind][0] and (parameters or kind != "uniform"):
         problems.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
-        return None, False
-    mass = log_mass(kind, parameters, lower, upper) if version == "2" else 0.0
-    return PetabPrior(kind, parameters, mass), scaled
+        return nothing
+    return kind, parameters, scaled
 
 
 def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
