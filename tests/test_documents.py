@@ -7,6 +7,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from tests.systems.marks import slow_for
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -36,7 +38,7 @@ def test_ci_runs_the_command_of_the_readme():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_for(EXAMPLES, *EXAMPLES[2:4]), ids=lambda path: path.stem)
 def test_example_runs(path, tmp_path, monkeypatch):
     assert len(path.read_text().splitlines()) <= 120
     monkeypatch.chdir(tmp_path)

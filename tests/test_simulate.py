@@ -115,6 +115,7 @@ class TestTransformations:
         moved = jax.jvp(one, (values[0],), (jnp.array([0.0, 1.0]),))[1]
         np.testing.assert_allclose(moved, gradients[0, 1], rtol=1e-9)
 
+    @pytest.mark.slow
     def test_hessian_is_symmetric_and_both_ways(self, patient, regimen):
         def one(values):
             changed = qsp.at(qsp.at(patient, "CL").set(values[0]), "V").set(values[1])

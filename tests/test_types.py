@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import functools, re, sys
 from beartype import BeartypeConf, beartype
@@ -20,6 +22,7 @@ sys.exit(main(["trial", "--patients", "3", "--out", out]))
 """
 
 
+@pytest.mark.slow
 def test_annotations_are_true(tmp_path):
     readme = Path(__file__).resolve().parents[1] / "README.md"
     arguments = [sys.executable, "-c", CODE, str(readme), str(tmp_path / "out")]

@@ -14,6 +14,7 @@ from qspjax._model import as_state
 from qspjax._names import Labelled, names, state_names
 from qspjax.models import Compartment, Hill, MassAction, MichaelisMenten, Network, NetworkEvent, Parameter, Reaction
 from qspjax.models.network import Definition, Species, problems
+from tests.systems.marks import slow_for
 
 BINDING = {
     "binding": Reaction("drug + target -> complex", MassAction("kon", reverse="koff")),
@@ -312,7 +313,9 @@ def in_a_cell(unit, litres):
 
 
 @pytest.mark.parametrize(
-    "method", [qsp.solve.Rosenbrock(), qsp.solve.Explicit(), qsp.solve.Diffrax()], ids=lambda m: type(m).__name__
+    "method",
+    slow_for([qsp.solve.Rosenbrock(), *(OTHERS := (qsp.solve.Explicit(), qsp.solve.Diffrax()))], *OTHERS),
+    ids=lambda m: type(m).__name__,
 )
 def test_tolerances_count_in_the_sizes_of_the_states(method):
     """The same cell in nM and litres, and in M and femtolitres, where every amount is far below the tolerance."""

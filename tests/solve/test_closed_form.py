@@ -8,6 +8,7 @@ import pytest
 
 import qspjax as qsp
 from tests.systems import linear_pk as exact
+from tests.systems.marks import slow_for
 
 DOSES, INTERVAL, AMOUNT = 7, 12.0, 100.0
 DISPOSITION = {
@@ -36,9 +37,13 @@ CASES = [
     *((system, parameters, "bolus", "depot") for system, parameters in ORAL.items()),
     *((exact.ONE_COMPARTMENT_ORAL, ORAL[exact.ONE_COMPARTMENT_ORAL], route, "depot") for route in list(ROUTES)[1:]),
 ]
-cases = pytest.mark.parametrize(
-    ("system", "parameters", "route", "to"), CASES, ids=[f"{system.name}-{route}" for system, _, route, _ in CASES]
-)
+IDS = [f"{system.name}-{route}" for system, _, route, _ in CASES]
+cases = pytest.mark.parametrize(("system", "parameters", "route", "to"), CASES, ids=IDS)
+LONGEST = [
+    case
+    for case in CASES
+    if case[0].name.startswith("Three") or (case[0].name.startswith("Two") and case[2] != "bolus")
+]
 
 
 def setting(system, parameters, route, to):
@@ -78,8 +83,9 @@ def test_values(system, parameters, route, to, tight):
 
 
 @pytest.mark.parametrize("jacobian", [forward, reverse])
-@cases
-def test_gradients(system, parameters, route, to, jacobian, tight):
+@pytest.mark.parametrize("case", slow_for(CASES, *LONGEST), ids=IDS)
+def test_gradients(case, jacobian, tight):
+    system, parameters, route, to = case
     model, regimen, doses = setting(system, parameters, route, to)
     columns = jax.tree.map(lambda _: False, regimen)
     columns = eqx.tree_at(lambda r: (r.time, r.amount, r.duration, r.rate), columns, (True,) * 4)

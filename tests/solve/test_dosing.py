@@ -20,6 +20,7 @@ from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
 from tests.systems.compiled import compiled
 from tests.systems.linear_pk import Dose
+from tests.systems.marks import slow_for
 
 SYSTEM = exact.ONE_COMPARTMENT_ORAL
 MODEL = ("CL", "V", "ka", "tlag", "F")
@@ -236,13 +237,20 @@ def check(got, reference, tolerance, name):
     assert error.max(initial=0.0) <= tolerance, (name, error.max(), TS[np.argmax(error)])
 
 
-LONGEST = ("steady", "Diffrax", "reverse")
+LONGEST = {
+    ("steady", "Diffrax", "reverse"),
+    ("steady", "Diffrax", "forward"),
+    ("steady", "Rosenbrock", "forward"),
+    ("steady", "MatrixExponential", "forward"),
+    ("pulses", "Diffrax", "reverse"),
+    ("pulses", "Diffrax", "forward"),
+}
 
 
 @pytest.mark.parametrize(
     ("group", "method", "mode"),
     [
-        pytest.param(*one, marks=pytest.mark.slow if one == LONGEST else ())
+        pytest.param(*one, marks=pytest.mark.slow if one in LONGEST else ())
         for one in itertools.product(GROUPS, METHODS, ("forward", "reverse"))
     ],
 )
@@ -291,6 +299,7 @@ class Saturable(qsp.AbstractDelivered):
         return {"depot": qsp.Delivery("depot", lag=self.tlag)}
 
 
+@pytest.mark.slow
 def test_steady_state_of_a_nonlinear_model_is_that_of_many_doses():
     """Value and gradients, in both modes; the accumulating state is left at its initial value."""
     ts = np.array([300.0, 301.0, 306.0, 312.0, 330.0])
@@ -332,7 +341,7 @@ def test_second_derivative_of_a_steady_state():
     assert float(bend) == pytest.approx(float(slope(12.01) - slope(11.99)) / 0.02, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["Rosenbrock", "Diffrax"])
+@pytest.mark.parametrize("method", slow_for(["Rosenbrock", "Diffrax"], "Diffrax"))
 def test_constant_infusion_of_a_nonlinear_model(method):
     def balanced(rate):
         regimen = qsp.infusion(0.0, to="central", rate=rate, at=5.0).at_steady_state()
@@ -343,6 +352,7 @@ def test_constant_infusion_of_a_nonlinear_model(method):
     assert float(slope) == pytest.approx(40.0 * 12.0 / (12.0 - 7.0) ** 2, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_no_steady_state_is_a_failure_that_says_so():
     """More is given than can be eliminated; the other patients are the same to the last bit."""
     regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=2).at_steady_state()

@@ -9,6 +9,7 @@ import pytest
 
 import qspjax as qsp
 from tests.systems.compiled import compiled
+from tests.systems.marks import slow_for
 
 METHODS = {
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-13),
@@ -81,8 +82,9 @@ def derivative(function, p, *arguments):
     return np.stack(columns, axis=-1)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_threshold_dosing_after_a_delay(method):
+@pytest.mark.parametrize("name", slow_for(METHODS, "Explicit", "Diffrax"))
+def test_threshold_dosing_after_a_delay(name):
+    method = METHODS[name]
     ts = np.array([0.5, 4.0, 9.0, 14.0, 20.0])
     p = np.array([0.5, 3.0, 7.0, 0.4])
 
@@ -129,8 +131,9 @@ class Crossing(qsp.AbstractEventful):
         )
 
 
-@pytest.mark.parametrize("method", [METHODS["Rosenbrock"], METHODS["Diffrax"]], ids=["Rosenbrock", "Diffrax"])
-def test_two_events_at_one_instant(method):
+@pytest.mark.parametrize("name", slow_for(["Rosenbrock", "Diffrax"], "Diffrax"))
+def test_two_events_at_one_instant(name):
+    method = METHODS[name]
     """At t* = level / a: (exp(0.3 t*) + 2) 2, then exponential growth."""
     ts = jnp.asarray([1.0, 3.0])
 
@@ -198,8 +201,9 @@ class Rules(qsp.AbstractEventful):
         )
 
 
-@pytest.mark.parametrize("method", [METHODS["Rosenbrock"], METHODS["Diffrax"]], ids=["Rosenbrock", "Diffrax"])
-def test_rules_of_sbml(method):
+@pytest.mark.parametrize("name", slow_for(["Rosenbrock", "Diffrax"], "Diffrax"))
+def test_rules_of_sbml(name):
+    method = METHODS[name]
     ts = jnp.asarray([0.0, 1.5, 1.9, 3.1, 5.0])
     seen = qsp.simulate(Rules(1.0), qsp.no_doses(), ts, method=method).observed
     np.testing.assert_allclose(seen["early"], 1.0)

@@ -253,6 +253,7 @@ def test_derivatives_of_second_and_third_order():
         np.testing.assert_allclose(third, (ahead[1] - back[1]) / (2 * e), rtol=2e-6, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_and_derivatives_commute():
     """For a parameter, a lag, a dose's time and amount, and an infusion's duration."""
     xs = jnp.stack([X, X * 1.1, X * 0.9])

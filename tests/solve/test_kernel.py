@@ -27,6 +27,7 @@ from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._primitives import sized, steps_p
 from qspjax.solve.kernel._replay import replay
 from tests.systems.compiled import compiled
+from tests.systems.marks import slow_for
 
 ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-4, order=3, max_steps=192)
 METHODS = {
@@ -272,17 +273,22 @@ ONE = {
         lambda t: t.third,
     ),
 }
-SHORT = ("grad", "jacfwd", "forward over reverse")
-LONGEST = "reverse over forward over forward"
+SHORT = ("grad", "jacfwd")
+LONGEST = (
+    "reverse over forward over forward",
+    "forward over forward over forward",
+    "reverse over reverse",
+    "hessian",
+)
 
 
 @pytest.mark.parametrize(
     ("name", "transformation"),
     [
-        *(("Rosenbrock", t) for t in ONE if t != "forward over reverse" and t != LONGEST),
-        pytest.param("Rosenbrock", LONGEST, marks=pytest.mark.slow),
+        *(("Rosenbrock", t) for t in ONE if t not in LONGEST),
+        *(pytest.param("Rosenbrock", t, marks=pytest.mark.slow) for t in LONGEST),
         *(("Explicit", t) for t in SHORT),
-        *(("Automatic", t) for t in SHORT[:2]),
+        ("Automatic", "grad"),
     ],
 )
 def test_derivatives_of_one_patient(name, transformation):
@@ -338,7 +344,10 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("transformation", MANY)
+@pytest.mark.parametrize(
+    "transformation",
+    slow_for(MANY, "forward over reverse of shared parameters", "vmap of forward over reverse"),
+)
 def test_derivatives_of_many_patients(transformation):
     function, expected = MANY[transformation]
     tolerance = 1e-6 if "over" in transformation else 1e-8
@@ -610,6 +619,7 @@ def test_another_call_traces_nothing(name):
 
 FLOAT32 = """
 import jax, jax.numpy as jnp, qspjax as qsp
+from tests.systems.marks import slow_for
 
 def derivative(amount):
     model = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)

@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 import qspjax as qsp
 from qspjax.solve._dense import factorise
 from qspjax.solve._rodas5p import SLOPES, TIMES
+from tests.systems.marks import slow_for
 
 
 class Plane(NamedTuple):
@@ -106,7 +107,7 @@ SOLVERS = [
 ]
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", slow_for(SOLVERS, *SOLVERS[1::2], SOLVERS[4]), ids=lambda s: type(s).__name__)
 def test_values_and_derivatives_of_each_solver(solver):
     """Smooth problem, all solvers: value and both modes of derivative, to the tolerance."""
     ts = np.linspace(0.0, 3.0, 7)
@@ -146,6 +147,7 @@ def test_robertson():
     np.testing.assert_allclose(end, reference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_stiff_binding_against_an_independent_solver():
     """Full TMDD with a fast target, four doses, against scipy's Radau."""
     model = qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=10.0, koff=1.0, kdeg=10.0, kint=5.0, R0=1.0)

@@ -22,6 +22,7 @@ from qspjax.solve.kernel._layout import system_of
 from qspjax.solve.kernel._rosenbrock import Lanes, rosenbrock_step, slope_of
 from qspjax.solve.kernel._tableau import RODAS3, RODAS4, RODAS5P
 from tests.systems.data import data_folder, needs_data
+from tests.systems.marks import slow_for
 
 
 class Robertson(qsp.AbstractModel):
@@ -440,7 +441,7 @@ def doses(first):
     return qsp.bolus(10.0, to=1, at=first) + qsp.infusion(5.0, to=1, over=2.0, at=4.0) + qsp.bolus(2.0, to=1, at=5.0)
 
 
-@pytest.mark.parametrize("first", [1.0, 0.0])
+@pytest.mark.parametrize("first", slow_for([1.0, 0.0], 0.0))
 def test_algebraic_state_follows_the_doses(first):
     """The complex is that of the explicit form, and so is its derivative; `first` = 0 is a dose at the start."""
     method = qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-11)
@@ -567,7 +568,9 @@ class Forced(qsp.AbstractModel):
         return {"seen": y.x + 2.0 * y.y}
 
 
-@pytest.mark.parametrize("model", [Forced, Rhythm, Fisher], ids=["scalars", "nested", "60 cells"])
+@pytest.mark.parametrize(
+    "model", slow_for([Forced, Rhythm, Fisher], Rhythm, Fisher), ids=["scalars", "nested", "60 cells"]
+)
 def test_shapes_of_state_against_diffrax(model):
     ts = np.array([0.0, 0.5, 2.0])
 

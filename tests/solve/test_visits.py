@@ -113,6 +113,7 @@ def test_stop_on_progression_is_for_good():
     assert factors == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_parameters_over_time_and_steady_state_go_with_it():
     steady = qsp.bolus(300.0, to="depot").every(24.0, doses=4).at_steady_state()
     rule = Scripted(jnp.asarray([0.5]))
