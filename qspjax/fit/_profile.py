@@ -3,7 +3,7 @@
     p_i(c) = max { log p(x) : x_i = c }
 
 All parameters and both directions go side by side, each a search in which one parameter is held. A step goes along the
-tangent of the profile, as far as costs a given part of the threshold, and a few Gauss-Newton steps follow.
+tangent of the profile, as far as costs a given part of the threshold, and Gauss-Newton steps to the optimum follow.
 
 Reference: Raue et al., Bioinformatics 2009;25:1923, doi:10.1093/bioinformatics/btp358.
 """
@@ -20,7 +20,7 @@ from qspjax._checks import check_names, check_one_of, refuse
 from qspjax._extras import require
 from qspjax.fit._gauss_newton import LevenbergMarquardt, Quadratic
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import FAILED, Search, begun, quickly_compiled, stepped
+from qspjax.fit._search import FAILED, RUNNING, Search, begun, quickly_compiled, stepped
 
 if TYPE_CHECKING:
     import pandas
@@ -71,7 +71,7 @@ def profiles(
     *,
     level: float = 0.95,
     max_points: int = 60,
-    inner_steps: int = 8,
+    inner_steps: int = 40,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Profile]:
     """Follow the profile likelihoods of parameters from an optimum, in both directions.
@@ -132,8 +132,11 @@ class _Walk:
         method = LevenbergMarquardt(ftol=1e-7, max_steps=1000, damping=1e-4)
 
         def settle(x: Any, held: Any) -> Search:
-            search = begun(method, problem, x)
-            return jax.lax.fori_loop(0, inner, lambda _, s: stepped(method, problem, s, held), search)
+            return jax.lax.while_loop(
+                lambda search: (search.status == RUNNING) & (search.steps < inner),
+                lambda search: stepped(method, problem, search, held),
+                begun(method, problem, x),
+            )
 
         self._settle = quickly_compiled(jax.vmap(settle))
 
@@ -164,7 +167,7 @@ class _Walk:
         for lane in np.flatnonzero(self.going):
             i = self.index[lane]
             fell = self.value[lane] - values[lane]
-            if status[lane] == FAILED or not np.isfinite(values[lane]) or fell > 3 * self.drop / PARTS + self.drop:
+            if status[lane] == FAILED or not np.isfinite(values[lane]) or fell > 2 * self.drop / PARTS:
                 self.length[lane] *= 0.3
                 self.going[lane] = self.length[lane] > 1e-6
                 continue
