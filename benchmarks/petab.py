@@ -54,7 +54,7 @@ def examined(path, reference):
     steps = STEP, STEP / 2
     wide, narrow = (float(density(x + h * direction) - density(x - h * direction)) / (2 * h) for h in steps)
     central = (4 * narrow - wide) / 3
-    size = max(float(jnp.linalg.norm(gradient)), 1.0)
+    size = max(float(jnp.linalg.norm(found.gradient)), 1.0)
     checks = [abs(float(one @ direction) - central) / size for one in (found.gradient, gradient)]
     return (
         len(problem.experiments), len(problem.names), f"{likelihood:.6g}", error,

@@ -86,6 +86,9 @@ class Uncertainty:
     problem: Problem
     x: np.ndarray
     information: np.ndarray
+    _curves: dict[tuple[float, int], dict[str, np.ndarray]] = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         check_instance("problem", self.problem, Problem, "a Problem")
@@ -179,6 +182,11 @@ class Uncertainty:
             level: The confidence.
             points: Times of each curve.
         """
+        if (level, points) not in self._curves:
+            self._curves[level, points] = self._found_curves(level, points)
+        return dict(self._curves[level, points])
+
+    def _found_curves(self, level: float, points: int) -> dict[str, np.ndarray]:
         from scipy.stats import norm
 
         dense, x, reach = self.problem.densely(points), jnp.asarray(self.x), norm.ppf(0.5 + level / 2)
