@@ -75,10 +75,8 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _write(file: io.FitFile, found: fit.Fit, out: Path) -> None:
     problem, x = found.problem, found.x
     uncertainty = fit.Uncertainty(problem, x, fit.fisher_information(problem, x))
-    profiles, figures = (
-        {},
-        {"diagnostics.png": plot.diagnostics(found), "fits.png": plot.fits(problem, x, uncertainty=uncertainty)},
-    )
+    fits = plot.fits(problem, x, uncertainty=uncertainty)
+    profiles, figures = {}, {"diagnostics.png": plot.diagnostics(found), "fits.png": fits}
     if file.profiles:
         began = time.perf_counter()
         profiles = fit.profiles(problem, x, file.profiles)

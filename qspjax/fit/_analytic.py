@@ -78,13 +78,14 @@ class Analytic(eqx.Module):
         """
         for name in self.names or ():
             check_one_of("names", name, problem.names, "a free parameter")
-        found = _Classes(problem, problem.names if self.names is None else self.names).solver()
-        solved = {problem.names[i] for i in (*found.location, *found.noise)}
+        classes = _Classes(problem, problem.names if self.names is None else self.names)
+        found = classes.solver() if classes.places.size else None
+        solved = set() if found is None else {problem.names[i] for i in (*found.location, *found.noise)}
         for name in self.names or ():
             if name not in solved:
                 must = "be scales, offsets or noise parameters that can be solved for"
                 raise ArgumentError("names", f"must {must}, but `{name}` is none.")
-        if not solved:
+        if found is None or not solved:
             must = "have scales, offsets or noise parameters that can be solved for"
             raise ArgumentError("analytic", f"must {must}, but there are none.")
         return found
@@ -213,9 +214,9 @@ class _Classes:
         self.observed = {name: jnp.asarray(np.exp(rng.normal(size=shape))) for name in layout.stages.save}
         self.start = np.asarray(problem.natural(problem.start))
         self.other = self.start + rng.uniform(0.1, 0.3, self.start.size) * np.where(self.start == 0, 1.0, self.start)
-        self._slopes = quickly_compiled(self._moved)
+        self._moved = quickly_compiled(self._slopes)
 
-    def _moved(self, natural: Array) -> tuple[Array, Array]:
+    def _slopes(self, natural: Array) -> tuple[Array, Array]:
         """Return the slopes of locations and log scales, shape (measurements, places)."""
 
         def at(own: Array) -> tuple[Array, Array]:
@@ -238,7 +239,7 @@ class _Classes:
         kinds = self._kinds(alone) if alone else {}
         noise = [k for k in alone if kinds[k] == "noise"]
         location = [k for k in alone if kinds[k] != "noise"]
-        member = self._noise(self.start)[:, noise]
+        member = self._at(self.start)[1][:, noise]
         return Solver(
             self.problem,
             self.places[location],
@@ -248,16 +249,16 @@ class _Classes:
             np.array([self.power[member[:, j] > 0][0] for j in range(len(noise))]),
         )
 
-    def _noise(self, natural: np.ndarray) -> np.ndarray:
-        """Return the slopes of log scales in the logarithms of the parameters."""
-        return np.asarray(self._slopes(jnp.asarray(natural))[1]) * natural[self.places]
+    def _at(self, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slopes of locations, and those of log scales in the logarithms of the parameters."""
+        location, log_scale = self._moved(jnp.asarray(natural))
+        return np.asarray(location), np.asarray(log_scale) * natural[self.places]
 
     def _kinds(self, members: Sequence[int]) -> dict[int, str]:
         """Return what each parameter is while all members move: "linear", "log" (linear in it), "noise", or nothing."""
         there = self.start.copy()
         there[self.places[members]] = self.other[self.places[members]]
-        ends = [(np.asarray(self._slopes(jnp.asarray(one))[0]), self._noise(one), one) for one in (self.start, there)]
-        (slope, noise, here), (slope2, noise2, _) = ends
+        here, (slope, noise), (slope2, noise2) = self.start, self._at(self.start), self._at(there)
         crowded = (np.abs(noise[:, members]) > 0).sum(axis=1) > 1
         found = {}
         for k in members:

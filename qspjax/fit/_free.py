@@ -80,21 +80,15 @@ class Free(eqx.Module):
         """Return the bounds on the scale of the search."""
         return self.transform.forward(self.lower), self.transform.forward(self.upper)
 
-    def drawn(self, name: str, probability: np.ndarray) -> np.ndarray:
+    def drawn(self, probability: np.ndarray) -> np.ndarray:
         """Return starts on the scale of the search, within the bounds.
 
         Args:
-            name: What the parameter is called.
             probability: Evenly distributed numbers between 0 and 1, shape (starts,).
-
-        Raises:
-            ValueError: If they are drawn between bounds and there are none.
         """
         lower, upper = (float(edge) for edge in self.searched_bounds())
         if self.quantile is not None:
             return np.clip(np.asarray(self.transform.forward(self.quantile(probability))), lower, upper)
-        if not np.isfinite(lower) or not np.isfinite(upper):
-            refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {lower:g} and {upper:g}")
         return lower + (upper - lower) * probability
 
     def log_prior(self, natural: Any) -> Any:

@@ -296,21 +296,22 @@ class Problem:
         The columns are `experiment`, `output`, `time`, `observed`, `prediction`, `residual` (standardised, NaN where
         censored) and `censored`.
         """
+        found = self._predicted(jnp.asarray(x, float))
+        return self.columns() | {
+            "observed": np.concatenate([rows.value for rows in self.rows]),
+            "prediction": np.concatenate([np.asarray(prediction) for _, prediction, _ in found]),
+            "residual": np.concatenate([np.asarray(residual) for *_, residual in found]),
+            "censored": np.concatenate([rows.censored for rows in self.rows]),
+        }
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return experiment, output and time of every measurement, as columns."""
         names = np.array([*self.experiments], dtype=object)
-        columns: dict[str, list] = {}
-        for rows, prediction, residual in self._predicted(jnp.asarray(x, float)):
-            parts = {
-                "experiment": names[rows.experiment],
-                "output": np.full(rows.value.size, rows.name, dtype=object),
-                "time": rows.time,
-                "observed": rows.value,
-                "prediction": np.asarray(prediction),
-                "residual": np.asarray(residual),
-                "censored": rows.censored,
-            }
-            for name, part in parts.items():
-                columns.setdefault(name, []).append(part)
-        return {name: np.concatenate(parts) for name, parts in columns.items()}
+        return {
+            "experiment": np.concatenate([names[rows.experiment] for rows in self.rows]),
+            "output": np.concatenate([np.full(rows.value.size, rows.name, dtype=object) for rows in self.rows]),
+            "time": np.concatenate([rows.time for rows in self.rows]),
+        }
 
     def curves(self, x: Any, *, points: int = 200) -> dict[str, np.ndarray]:
         """Return predictions at times that lie close, for each output that an experiment measures, as columns.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import numpy as np
 
-from qspjax._checks import check_whole
+from qspjax._checks import check_whole, refuse
 
 if TYPE_CHECKING:
     from qspjax.fit._problem import Problem
@@ -41,6 +41,9 @@ class MultiStart(eqx.Module):
         """
         from scipy.stats import qmc
 
+        for name, one, low, high in zip(problem.names, problem.free.values(), *problem.bounds, strict=True):
+            if one.quantile is None and not (np.isfinite(low) and np.isfinite(high)):
+                refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
         unit = kind(len(problem.names), rng=self.seed).random(self.starts)
-        return np.stack([one.drawn(name, u) for (name, one), u in zip(problem.free.items(), unit.T, strict=True)], 1)
+        return np.stack([one.drawn(u) for one, u in zip(problem.free.values(), unit.T, strict=True)], axis=1)

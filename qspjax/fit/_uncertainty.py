@@ -193,7 +193,7 @@ class Uncertainty:
         found = quickly_compiled(dense.linearised)(x)
         sizes, directions = self.spectrum
         known = sizes > OPEN * max(sizes[0], 0.0)
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in BANDS}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("prediction", *BANDS)}
         for rows, (value, own), (slope, _) in zip(dense.rows, found.predicted, found.slopes, strict=True):
             value, error = np.asarray(value), rows.output.error
             on_log = isinstance(error, LogNormalError)
@@ -209,7 +209,8 @@ class Uncertainty:
                 edges = (value * np.exp(-away), value * np.exp(away)) if on_log else (value - away, value + away)
                 for name, edge in zip(names, edges, strict=True):
                     parts[name].append(edge)
-        return self.problem.curves(x, points=points) | {name: np.concatenate(part) for name, part in parts.items()}
+            parts["prediction"].append(value)
+        return dense.columns() | {name: np.concatenate(part) for name, part in parts.items()}
 
     def to_dataframe(self, level: float = 0.95) -> "pandas.DataFrame":
         """Return a table with a row a parameter: estimate, standard error, its percentage, interval.

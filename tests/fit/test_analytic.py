@@ -17,6 +17,7 @@ from qspjax.fit import (
     Measurements,
     MultiStart,
     Output,
+    Poisson,
     Problem,
     Proportional,
     TrustRegion,
@@ -144,5 +145,8 @@ def test_what_cannot_be_solved_for_is_searched():
         estimate(one, analytic=Analytic(["hill"]))
     with pytest.raises(ValueError, match="must name a free parameter"):
         estimate(one, analytic=Analytic(["nothing"]))
+    counts = problem({"a": Output("scale * concentration", Poisson())}, [CURVE.round()], scale=Free(1.0))
+    with pytest.raises(ValueError, match="but there are none"):
+        estimate(counts, analytic=Analytic())
     with pytest.raises(ValueError, match="but there are none"):
         estimate(problem({"a": Output("concentration", Additive(1.0))}, [CURVE]), analytic=Analytic())

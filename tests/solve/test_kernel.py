@@ -288,7 +288,9 @@ LONGEST = (
         *(("Rosenbrock", t) for t in ONE if t not in LONGEST),
         *(pytest.param("Rosenbrock", t, marks=pytest.mark.slow) for t in LONGEST),
         *(("Explicit", t) for t in SHORT),
+        pytest.param("Explicit", "forward over reverse", marks=pytest.mark.slow),
         ("Automatic", "grad"),
+        pytest.param("Automatic", "jacfwd", marks=pytest.mark.slow),
     ],
 )
 def test_derivatives_of_one_patient(name, transformation):
