@@ -153,8 +153,8 @@ class _Loop(NamedTuple):
         fits = good = finite & (ratio <= 1.0)
         happens, cause, seen = jnp.zeros((), bool), NO_EVENT, None
         if watch is not None:
-            (met, happens, cause), seen = watch.find(sight, h, t, y, now.memory, good)
-            good, lands = good & ~met, lands & ~happens
+            (met, happens, switches, cause), seen = watch.find(sight, h, t, y, now.memory, good)
+            good, lands = good & ~met, lands & ~happens & ~switches
         factor = jnp.where(finite, tolerance.factor(ratio), SHRINK)
         clipped = (h < 0.5 * wanted) & (lands if watch is None else True)
         following = jnp.where(fits & clipped, jnp.maximum(wanted, h * factor), h * factor)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._arrays import first_true
+from qspjax._arrays import first_true, place_of_greatest
 from qspjax._events import Event, assigned_names, events_of
 from qspjax._model import AbstractModel, as_parameter, mass_of
 from qspjax._names import match, state_names
@@ -41,6 +41,22 @@ class Look(NamedTuple):
     gaps: jax.Array
     sizes: jax.Array
     memory: jax.Array
+
+
+class Ahead(NamedTuple):
+    """What is known of the changes ahead.
+
+    Attributes:
+        known: How far the next one is whose time is known, inf if there is none.
+        leaves: Whether one is here.
+        switch: How far the next one of the vector field is, inf if there is none.
+        place: Which gap that is.
+    """
+
+    known: jax.Array
+    leaves: jax.Array
+    switch: jax.Array
+    place: jax.Array
 
 
 class _Memory(NamedTuple):
@@ -150,14 +166,16 @@ class Hybrid:
 
     def ahead(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Return how far the next change is whose time is known, inf if there is none, and whether one is here."""
+    ) -> Ahead:
+        """Return what is known of the changes ahead."""
         gaps, rates = self.rates(model, t, y, memory, slope)
-        gaps, rates = gaps[self.timed], rates[self.timed]
-        away = jnp.where(rates == 0.0, jnp.inf, -gaps / jnp.where(rates == 0.0, 1.0, rates))
+        moves = self.timed & (rates != 0.0)
+        away = jnp.where(moves, -gaps / jnp.where(moves, rates, 1.0), jnp.inf)
         here = jnp.abs(away) <= _rounding(t)
-        known = jnp.min(jnp.where((away > 0.0) & ~here, away, jnp.inf), initial=jnp.inf)
-        return known, here.any()
+        away = jnp.where((away > 0.0) & ~here, away, jnp.inf)
+        switches = away[self.own : self.own + self._field.size]
+        place = self.own + place_of_greatest(-switches) if switches.size else jnp.zeros((), int)
+        return Ahead(jnp.min(away, initial=jnp.inf), here.any(), jnp.min(switches, initial=jnp.inf), place)
 
     def act(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, *, bounded: bool, ahead: Any = None
@@ -269,20 +287,21 @@ def hybrid_of(model: AbstractModel, start: State) -> Hybrid | None:
 def moved_to_cause(
     hybrid: Hybrid, model: AbstractModel, rate: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, cause: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Return time and state at an event as functions of what decides its time; their values stay what they are.
+    """Return time and state at a change as functions of what decides its time; their values stay what they are.
 
     $$ dt^* = -dg / (g_t + g_y f), \\quad dy^* = dy + f dt^* $$
 
-    Two steps of Newton's method on a parabola along the solution, so that second derivatives are right as well.
+    with the slope f just before it, so that whatever follows, a jump of the state or of the slope, starts at a time
+    that moves. Two steps of Newton's method on a parabola along the solution, so that second derivatives are right as well.
 
     Args:
         hybrid: The events.
         model: The patient, differentiated.
         rate: The running infusions.
-        t: The time of the event.
+        t: The time of the change.
         y: The state there.
         memory: The memory.
-        cause: The number of the gap that passed through zero, negative or the number of gaps for none.
+        cause: What caused it, see `Verdict`.
     """
     if not hybrid.gaps:
         return t, y
@@ -290,9 +309,10 @@ def moved_to_cause(
     def field(t: jax.Array, y: jax.Array) -> jax.Array:
         return hybrid.field(model, t, y) + rate
 
-    here = jnp.clip(cause, 0, hybrid.gaps - 1)
-    located = (cause >= 0) & (cause < hybrid.gaps)
-    slope, bend = jax.jvp(field, (t, y), (jnp.ones_like(t), field(t, y)))
+    here = jnp.where(cause > hybrid.gaps, cause - hybrid.gaps - 1, jnp.clip(cause, 0, hybrid.gaps - 1))
+    located = (cause >= 0) & (cause != hybrid.gaps)
+    before = t - inset(t) if hybrid.squeezed else t
+    slope, bend = jax.jvp(field, (before, y), (jnp.ones_like(t), field(before, y)))
     gaps, rates = hybrid.rates(model, t, y, memory, slope)
     pace = jnp.where(located & (rates[here] != 0.0), rates[here], 1.0)
 
@@ -317,7 +337,7 @@ def repeated(
     cause: jax.Array,
     span: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return time, state and memory after a recorded event, as `moved_to_cause` and `Hybrid.act` have it.
+    """Return time, state and memory after a recorded change, as `moved_to_cause` and `Hybrid.act` have it.
 
     What a repeated solve finds at the event differs from the recorded one by rounding error, which must not decide
     whether a trigger holds: triggers are looked at a little further along, 1e-10 of `span`.
@@ -327,8 +347,14 @@ def repeated(
     little = jnp.where(located, 1e-10 * span, 0.0)
     seen = jax.lax.stop_gradient((t + little, y + little * (hybrid.field(model, t, y) + rate)))
     after, kept, _ = hybrid.act(model, time, state, memory, bounded=True, ahead=seen)
-    wanted = cause >= 0
-    return jnp.where(wanted, time, t), jnp.where(wanted, after, y), jnp.where(wanted, kept, memory)
+    moves, acts = cause >= 0, (cause >= 0) & (cause <= hybrid.gaps)
+    after = jnp.where(acts, after, state)
+    return jnp.where(moves, time, t), jnp.where(moves, after, y), jnp.where(acts, kept, memory)
+
+
+def inset(t: jax.Array) -> jax.Array:
+    """Return by how much steps keep off a time at which the vector field jumps."""
+    return 4.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
 
 
 def _draw(count: jax.Array, events: int) -> jax.Array:

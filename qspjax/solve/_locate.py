@@ -6,6 +6,7 @@ time from half as much further beyond it, seen from the nearer end, so that both
 fourth time from halving. All functions work element by element, for one patient or for lanes.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -96,6 +97,8 @@ class Sight(NamedTuple):
         gaps: The gaps at its start.
         known: How far the next change is whose time is known.
         leaves: Whether the step starts at such a change.
+        switch: How far the next one of the vector field is.
+        place: Which gap that is.
         precise: The length to which a change is bracketed.
         limit: The longest step.
     """
@@ -103,6 +106,8 @@ class Sight(NamedTuple):
     gaps: jax.Array
     known: jax.Array
     leaves: jax.Array
+    switch: jax.Array
+    place: jax.Array
     precise: jax.Array
     limit: jax.Array
 
@@ -110,15 +115,23 @@ class Sight(NamedTuple):
 def sighted(
     gaps: jax.Array,
     sizes: jax.Array,
-    known: jax.Array,
-    leaves: jax.Array,
+    ahead: Sequence[jax.Array],
     bracket: Bracket,
     t: jax.Array,
     remaining: jax.Array,
 ) -> Sight:
-    """Return what is seen ahead; `remaining` is the time to the next boundary."""
+    """Return what is seen ahead of a step.
+
+    Args:
+        gaps: The gaps at its start.
+        sizes: What is subtracted in each.
+        ahead: `known`, `leaves`, `switch` and `place` of `Sight`.
+        bracket: What is known of a change ahead whose time is not.
+        t: The time at its start.
+        remaining: The time to the next boundary.
+    """
     precise = precision(bracket, gaps, sizes, t, remaining)
-    return Sight(gaps, known, leaves, precise, jnp.minimum(known, length(bracket, gaps, precise)))
+    return Sight(gaps, *ahead, precise, jnp.minimum(ahead[0], length(bracket, gaps, precise)))
 
 
 class Verdict(NamedTuple):
@@ -127,11 +140,14 @@ class Verdict(NamedTuple):
     Attributes:
         met: Whether it went past a change, and has to be taken again.
         happens: Whether it ends where an event takes place.
-        cause: The gap that passed through zero there; their number if none did, `NO_EVENT` where nothing happens.
+        switches: Whether it ends where the vector field compares with the time, and no event takes place.
+        cause: The gap that passed through zero there; their number if none did; 1 + their number + the gap where the
+            vector field switches; `NO_EVENT` otherwise.
     """
 
     met: jax.Array
     happens: jax.Array
+    switches: jax.Array
     cause: jax.Array
 
 
@@ -154,11 +170,14 @@ def judged(
     happens = good & fires & exact
     number = gaps.shape[0]
     if not number:
-        return Verdict(good & fires & ~exact, happens, jnp.where(happens, 0, NO_EVENT).astype(jnp.int32))
+        cause = jnp.where(happens, 0, NO_EVENT).astype(jnp.int32)
+        return Verdict(good & fires & ~exact, happens, jnp.zeros_like(happens), cause)
     passed = crossed(sight.gaps, gaps)
     # where two comparisons changed, a trigger may have held in between: look at them one after the other
     window = good & ~fires & (h > 2.0 * sight.precise) & (passed[:own].sum(axis=0) > 1)
     shares = jnp.where(passed, share(sight.gaps, gaps), jnp.inf)
     place = jnp.where(passed.any(axis=0), place_of_greatest(-shares, axis=0), number)
     met = (good & fires & ~exact) | window
-    return Verdict(met, happens, jnp.where(happens, place, NO_EVENT).astype(jnp.int32))
+    switches = good & ~met & ~happens & (h > 2.0 * sight.precise) & (sight.switch <= h + sight.precise)
+    cause = jnp.where(happens, place, jnp.where(switches, 1 + number + sight.place, NO_EVENT))
+    return Verdict(met, happens, switches, cause.astype(jnp.int32))

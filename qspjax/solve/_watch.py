@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel
 from qspjax._types import State
-from qspjax.solve._hybrid import Hybrid, Look, hybrid_of, repeated
+from qspjax.solve._hybrid import Ahead, Hybrid, Look, hybrid_of, inset, repeated
 from qspjax.solve._locate import Bracket, Sight, Verdict, judged, sighted
 
 
@@ -22,14 +22,14 @@ class Watch(NamedTuple):
     Attributes:
         hybrid: What is static about the events.
         look: `(t, y, memory) -> Look`.
-        ahead: `(t, y, memory, slope) -> (time to the next change that is known, whether one is here)`.
+        ahead: `(t, y, memory, slope) -> Ahead`.
         act: `(t, y, memory) -> (y, memory, whether it came to an end)`.
-        again: `(rate, t, y, memory, cause, span) -> (t, y, memory)` after a recorded event, to be differentiated.
+        again: `(rate, t, y, memory, cause, span) -> (t, y, memory)` after a recorded change, to be differentiated.
     """
 
     hybrid: Hybrid
     look: Callable[..., Look]
-    ahead: Callable[..., tuple[jax.Array, jax.Array]]
+    ahead: Callable[..., Ahead]
     act: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
     again: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -38,10 +38,12 @@ class Watch(NamedTuple):
     ) -> Sight:
         """Return what is seen ahead of a step from `t`; `remaining` is the time to the next boundary."""
         seen = self.look(t, y, memory)
-        known, leaves = jnp.full_like(t, jnp.inf), jnp.zeros(t.shape, bool)
         if self.hybrid.timed.any():
-            known, leaves = self.ahead(t, y, memory, slope)
-        return sighted(seen.gaps, seen.sizes, known, leaves, bracket, t, remaining)
+            ahead = self.ahead(t, y, memory, slope)
+        else:
+            never = jnp.full_like(t, jnp.inf)
+            ahead = Ahead(never, jnp.zeros(t.shape, bool), never, jnp.zeros(t.shape, int))
+        return sighted(seen.gaps, seen.sizes, ahead, bracket, t, remaining)
 
     def find(
         self, sight: Sight, h: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, good: jax.Array
@@ -70,7 +72,7 @@ class Watch(NamedTuple):
     def repeat(
         self, rate: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, cause: jax.Array, span: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return time, state and memory after a recorded step, where `cause` is one after the event it ended with."""
+        """Return time, state and memory after a recorded step, `cause` telling of the change it ended with."""
         memory = self.look(t, y, memory).memory
 
         def rest(_: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, *__: Any) -> tuple:
@@ -80,15 +82,18 @@ class Watch(NamedTuple):
         return jax.lax.cond(eqxi.unvmap_any(cause >= 0), self.again, rest, *operands)
 
     def within(self, t0: jax.Array, t1: jax.Array, sight: Sight | None = None) -> tuple[jax.Array, jax.Array]:
-        """Return the ends of a step, drawn in by rounding error where the vector field jumps there."""
+        """Return the ends of a step, drawn in by rounding error where the vector field jumps there.
+
+        The difference of the ends has the derivative of that of the times, however short the step is.
+        """
         if not self.hybrid.squeezed:
             return t0, t1
-        inset = 4.0 * jnp.finfo(t0.dtype).eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
-        start, end = inset, inset
+        start = end = inset(jnp.maximum(jnp.abs(t0), jnp.abs(t1)))
         if sight is not None:
-            start = jnp.where(sight.leaves, inset, 0.0)
-            end = jnp.where(sight.known <= t1 - t0 + sight.precise, inset, 0.0)
-        return t0 + start, jnp.maximum(t1 - end, t0 + start)
+            start = jnp.where(sight.leaves, start, 0.0)
+            end = jnp.where(sight.known <= t1 - t0 + sight.precise, end, 0.0)
+        start, end = jax.lax.stop_gradient((start, jnp.minimum(end, t1 - t0 - start)))
+        return t0 + start, t1 - end
 
 
 class Begun(NamedTuple):

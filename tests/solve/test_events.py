@@ -368,3 +368,51 @@ class Pulse(qsp.AbstractModel):
 def test_a_pulse_in_the_vector_field_is_not_missed(method):
     seen = qsp.simulate(Pulse(start=5000.0), qsp.no_doses(), [8760.0], method=method).observed["given"]
     np.testing.assert_allclose(seen, 5.0, rtol=1e-10)
+
+
+class Switched(qsp.AbstractModel):
+    """An amount whose supply changes at a time that is a parameter."""
+
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination rate constant")
+    before: jax.Array = qsp.parameter(unit="mg/h", doc="supply before the change")
+    after: jax.Array = qsp.parameter(unit="mg/h", doc="supply after it")
+    change: jax.Array = qsp.parameter(unit="h", doc="time of the change")
+
+    def initial(self):
+        return {"amount": 1.0}
+
+    def vector_field(self, t, y):
+        supply = jnp.where(t < self.change, self.before, self.after)
+        return {"amount": supply - self.k * y["amount"]}
+
+    def observe(self, t, y):
+        return y
+
+
+def switched_truth(p, ts):
+    """The amount at `ts`: two relaxations, the second from where the first ended."""
+    k, before, after, change = p
+    relaxed = lambda supply, amount, t: supply / k + (amount - supply / k) * jnp.exp(-k * t)  # noqa: E731
+    at_change = relaxed(before, 1.0, change)
+    return jnp.where(ts < change, relaxed(before, 1.0, ts), relaxed(after, at_change, ts - change))
+
+
+@pytest.mark.parametrize("name", slow_for(METHODS, "Explicit", "Diffrax"))
+def test_derivatives_in_a_time_that_the_vector_field_compares_with(name):
+    ts = jnp.asarray([1.0, 2.0, 2.5, 9.0])
+
+    def amount(p):
+        model = Switched(*p)
+        return qsp.simulate(model, qsp.no_doses(), ts, method=METHODS[name]).observed["amount"]
+
+    value, forward, backward = (compiled(f) for f in (amount, jax.jacfwd(amount), jax.jacrev(amount)))
+    twice = compiled(jax.jacfwd(jax.jacrev(amount)))
+    # the change within an interval, and at an output, which is that of just after it
+    for change in (1.7, 2.0):
+        p = jnp.asarray([0.3, 5.0, 0.5, change])
+        np.testing.assert_allclose(value(p), switched_truth(p, ts), rtol=1e-8)
+        truth = jax.jacfwd(switched_truth)(p, ts)
+        np.testing.assert_allclose(forward(p), truth, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(backward(p), truth, rtol=1e-7, atol=1e-8)
+        second = jax.jacfwd(jax.jacfwd(switched_truth))(p, ts)
+        np.testing.assert_allclose(twice(p), second, rtol=1e-6, atol=1e-7)

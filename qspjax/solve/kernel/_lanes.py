@@ -337,8 +337,8 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     good, cause, seen, happens = fits, None, None, jnp.zeros_like(live)
     if watch is not None:
         t1 = jnp.where(lands & live, now.due, now.t + h)
-        (met, happens, cause), seen = watch.find(sight, h, t1, system.join(y1), now.memory, fits)
-        good, lands = fits & ~met, lands & ~happens
+        (met, happens, switches, cause), seen = watch.find(sight, h, t1, system.join(y1), now.memory, fits)
+        good, lands = fits & ~met, lands & ~happens & ~switches
     factor = control.factor(ratio)
     following = h * factor
     clipped = (h < 0.5 * wanted) & (lands if watch is None else True)
