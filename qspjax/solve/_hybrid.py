@@ -164,9 +164,7 @@ class Hybrid:
 
         return jax.jvp(gaps, (t, y), (jnp.ones_like(t), slope))
 
-    def ahead(
-        self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
-    ) -> Ahead:
+    def ahead(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array) -> Ahead:
         """Return what is known of the changes ahead."""
         gaps, rates = self.rates(model, t, y, memory, slope)
         moves = self.timed & (rates != 0.0)
@@ -292,7 +290,7 @@ def moved_to_cause(
     $$ dt^* = -dg / (g_t + g_y f), \\quad dy^* = dy + f dt^* $$
 
     with the slope f just before it, so that whatever follows, a jump of the state or of the slope, starts at a time
-    that moves. Two steps of Newton's method on a parabola along the solution, so that second derivatives are right as well.
+    that moves. Two steps of Newton's method on a parabola along the solution make second derivatives right as well.
 
     Args:
         hybrid: The events.
