@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._events import events_of
+from qspjax._guarded import observe
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
@@ -211,7 +212,7 @@ class _Patient(eqx.Module):
         for leaf in jax.tree.leaves(states):
             arrived &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
         safe = jax.tree.map(lambda leaf, own: jnp.where(arrived.reshape(-1, *[1] * own.ndim), leaf, own), states, start)
-        seen = jax.vmap(lambda fine, t, y: _stilled(model, ~fine).observe(t, y))(
+        seen = jax.vmap(lambda fine, t, y: observe(_stilled(model, ~fine), t, y))(
             arrived, jnp.where(arrived, ts, t0), safe
         )
         observed = _where(arrived, seen)
@@ -225,7 +226,7 @@ class _Patient(eqx.Module):
     def _observed(self, model: AbstractModel, ts: jax.Array) -> Outcome:
         """Return what a model observes that has no states, so that there is nothing to solve."""
         states, none = model.initial(), jnp.zeros((), int)
-        seen = jax.vmap(lambda t: model.observe(t, states))(ts)
+        seen = jax.vmap(lambda t: observe(model, t, states))(ts)
         observed = _where(jnp.isfinite(ts), seen)
         stats = {"steps": none, "rejected": none, "last_time": jnp.max(ts), "culprit": none}
         everything = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)

@@ -14,7 +14,7 @@ PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
     {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"},
-    {"_model", "_events", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
+    {"_model", "_events", "_guarded", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
     | {"_solution"},
     {"models", "solve", "execute"},
     {"_simulate"},

@@ -18,6 +18,7 @@ from qspjax._checks import refuse
 from qspjax._cohort import Cohort
 from qspjax._events import events_of
 from qspjax._expression import Expression
+from qspjax._guarded import observe
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._regimen import Regimen, stacked
@@ -212,7 +213,7 @@ class Stages:
         def one(model: AbstractModel, y: Any, t: Any) -> tuple[Any, Any]:
             found = steady_state(model, initial=y, t0=t, method=self.method)
             flat = ravel_pytree(found.state)[0]
-            seen = {**dict(zip(state_names(y), flat, strict=True)), **dict(model.observe(t, found.state))}
+            seen = {**dict(zip(state_names(y), flat, strict=True)), **observe(model, t, found.state)}
             return found.result, {name: seen[name] for name in self.save}
 
         result, seen = _mapped(cohort, one, states, jnp.asarray(start))
@@ -228,7 +229,7 @@ def _observed_changes(stage: Stage, before: Cohort, states: Any, known: Mapping[
         state = jax.tree.map(lambda leaf, row=row: leaf[row], states)
         model = before.patient(row)
         named = dict(zip(state_names(state), ravel_pytree(state)[0], strict=True))
-        seen = {**named, **dict(model.observe(stage.start[row], state)), **known}
+        seen = {**named, **observe(model, stage.start[row], state), **known}
         for is_state, name, formula in formulas:
             rows, values = found.setdefault((is_state, name), ([], []))
             rows.append(row)
@@ -281,7 +282,7 @@ def _placed(cohort: Cohort, before: Cohort | None, times: Any, states: Any, puts
     def one(model: AbstractModel, y: Any, t: Any, mask: Any, new: Any, own: Any) -> Any:
         old = eqx.combine(own, shared)
         if isinstance(model, Network):
-            seen = old.observe(t, y)
+            seen = observe(old, t, y)
             given = {name: jnp.where(mask[name], new[name], seen[name]) for name in new}
             return model.placed(t, y, given, before=old)
         leaves, structure = jax.tree.flatten(y)

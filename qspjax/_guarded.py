@@ -1,0 +1,90 @@
+"""What is observed, such that a value that is not finite spoils no derivative but its own.
+
+A ratio of two amounts is 0/0 before the first dose. Nobody measures it there, but the slope of 0/0 is not a number, and
+zero times that is not zero: one such value makes the whole gradient NaN, in reverse mode. Here a value that is not
+finite is a constant of every derivative.
+"""
+
+from itertools import compress
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Jaxpr, Literal
+
+from qspjax._model import AbstractModel
+from qspjax._types import Observed, Scalar, State
+
+_GUARDED = {
+    "acos",
+    "asin",
+    "atanh",
+    "div",
+    "exp",
+    "exp2",
+    "expm1",
+    "integer_pow",
+    "log",
+    "log1p",
+    "mul",
+    "pow",
+    "rsqrt",
+}
+_GUARDED |= {"cosh", "digamma", "lgamma", "sinh", "sqrt", "square", "tan"}
+_INLINED = {"jit", "pjit", "closed_call", "core_call"}
+_HARMLESS = 0.5
+"""Where all of these functions have a slope."""
+
+
+def observe(model: AbstractModel, t: Scalar, y: State) -> Observed:
+    """Return what is observed of a model; the values are those of `model.observe`."""
+    arrays, static = eqx.partition((model, t, y), eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def of_leaves(*leaves: Any) -> Observed:
+        model, t, y = eqx.combine(jax.tree.unflatten(structure, leaves), static)
+        return jax.tree.map(jnp.asarray, model.observe(t, y))
+
+    values = jax.custom_jvp(of_leaves)
+
+    def along(primals: tuple, tangents: tuple) -> tuple[Observed, Observed]:
+        moves = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
+
+        def of_moving(*moving: Any) -> Observed:
+            rest = iter(moving)
+            return _guarded(of_leaves, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
+
+        return jax.jvp(of_moving, tuple(compress(primals, moves)), tuple(compress(tangents, moves)))
+
+    values.defjvp(along, symbolic_zeros=True)
+    return values(*leaves)
+
+
+def _guarded(function: Any, operands: list) -> Any:
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(*operands)
+    return jax.tree.unflatten(jax.tree.structure(shape), _walk(traced.jaxpr, traced.consts, operands))
+
+
+def _walk(jaxpr: Jaxpr, consts: Any, values: Any) -> list:
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+    for eqn in jaxpr.eqns:
+        operands = [atom.val if isinstance(atom, Literal) else known[atom] for atom in eqn.invars]
+        if eqn.primitive.name in _INLINED:
+            body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            out = _walk(body.jaxpr, body.consts, operands)
+        else:
+            params = eqn.primitive.get_bind_params(eqn.params)
+            out = eqn.primitive.bind(*operands, **params)
+            if eqn.primitive.name in _GUARDED and jnp.issubdtype(out.dtype, jnp.floating):
+                bad = ~jnp.isfinite(out)
+                safe = [jnp.where(bad, _HARMLESS, x) if _real(x) else x for x in operands]
+                out = jnp.where(bad, jax.lax.stop_gradient(out), eqn.primitive.bind(*safe, **params))
+            out = out if eqn.primitive.multiple_results else [out]
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [atom.val if isinstance(atom, Literal) else known[atom] for atom in jaxpr.outvars]
+
+
+def _real(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
