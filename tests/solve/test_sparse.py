@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import qspjax  # noqa: F401
+import qspjax as qsp
 from qspjax.solve.kernel._jacobian import coloured_jacobian, colouring, columns_jacobian
+from qspjax.solve.kernel._layout import system_of
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.kernel._sparsity import jacobian_pattern
 
@@ -234,6 +235,68 @@ def test_derivatives_of_the_coloured_jacobian():
     second = jax.jvp(gradient, (y,), (direction,))[1]
     difference = (gradient(y + step * direction) - gradient(y - step * direction)) / (2 * step)
     np.testing.assert_allclose(second, difference, rtol=1e-6, atol=1e-7)
+
+
+class Hub(qsp.AbstractModel):
+    """Complexes of one ligand with many receptors: dy/dt sums two rates of each over the receptors."""
+
+    kon: jax.Array = qsp.parameter(unit="1/h", doc="association rate constants")
+    koff: jax.Array = qsp.parameter(unit="1/h", doc="dissociation rate constants")
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination rate constant")
+
+    def initial(self):
+        n = self.kon.size
+        return {"ligand": jnp.asarray(5.0), "free": jnp.linspace(1.0, 2.0, n), "bound": jnp.zeros(n)}
+
+    def vector_field(self, t, y):
+        on, off = self.kon * y["free"] * y["ligand"], self.koff * y["bound"]
+        net = jnp.concatenate([on, off]).reshape(2, -1)
+        bound = net[0] - net[1] - jnp.pad(0.1 * jnp.sin(y["bound"][1:]), (1, 0))
+        free = -bound.at[0].add(2.0 * jnp.exp(-t))
+        return {"bound": bound, "free": free, "ligand": -(net[0] - net[1]).sum() - self.k * y["ligand"]}
+
+    def observe(self, t, y):
+        return {"ligand": y["ligand"]}
+
+
+def test_jacobian_by_rates():
+    n, lanes = 30, 3
+    rng = np.random.default_rng(0)
+    model = Hub(*(jnp.asarray(rng.uniform(0.5, 2.0, n)) for _ in range(2)), k=0.3)
+    system, leaves = system_of(model, model.initial())
+    plan, lu = system.rates_jacobian, system.elimination
+    assert plan.colours.max() < 4 < n < system.colours.max()
+    assert len(plan.levels) == 5  # the entry of the ligand on the diagonal has 31 terms
+    constants = [jnp.stack([leaf] * lanes, -1) for leaf in system.prepare(leaves)]
+    laned = (True,) * len(constants)
+    t = jnp.asarray(rng.uniform(0.0, 1.0, lanes))
+    y, direction = (jnp.asarray(rng.uniform(0.5, 2.0, (system.size, lanes))) for _ in range(2))
+
+    def entries(y):
+        return plan(lambda y: system.rates(constants, laned, t, y), y)
+
+    def field(t, y):
+        return system.slope([c[..., 0] for c in constants], t, y)
+
+    dense = jax.vmap(jax.jacfwd(field, argnums=1), (0, -1))(t, y)
+    rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
+    np.testing.assert_allclose(jax.jit(entries)(y), dense[:, rows, cols].T, rtol=1e-13, atol=1e-14)
+    _, forward = jax.jvp(entries, (y,), (direction,))
+    second = jax.jvp(jax.vmap(jax.jacfwd(field, argnums=1), (0, -1)), (t, y), (jnp.zeros_like(t), direction))[1]
+    np.testing.assert_allclose(forward, second[:, rows, cols].T, rtol=1e-12, atol=1e-13)
+    backward = jax.vjp(entries, y)[1](forward)[0]
+    np.testing.assert_allclose(jnp.vdot(backward, direction), jnp.vdot(forward, forward), rtol=1e-12)
+
+
+def test_a_field_without_rates_keeps_its_colours():
+    """A rate constant after the sum, or a nonlinear end, is not a matrix of numbers."""
+
+    class Scaled(Hub):
+        def vector_field(self, t, y):
+            return jax.tree.map(lambda row: row * self.k, super().vector_field(t, y))
+
+    model = Scaled(jnp.ones(30), jnp.ones(30), k=0.3)
+    assert system_of(model, model.initial())[0].rates_jacobian is None
 
 
 def system(n, lanes=3):

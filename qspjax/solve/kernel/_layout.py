@@ -16,18 +16,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
 from qspjax.solve.kernel._jacobian import colouring
+from qspjax.solve.kernel._program import evaluated, parted, variables_in
+from qspjax.solve.kernel._rates import Parts, RatesJacobian, matrix_of, parts_of
 from qspjax.solve.kernel._rows import evaluate
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.kernel._sparsity import jacobian_pattern
 
 WRITTEN_OUT = 40
 """States up to which the arithmetic is written out, one row of lanes a state."""
+FEW_COLOURS = 16
+"""Colours up to which a Jacobian is computed as it is."""
 UNROLLED = 12
 """States up to which the stages of a step, and its derivative, are written out as well: both compile slowly."""
 
@@ -49,8 +53,8 @@ class System:
         jaxpr = slope.jaxpr
         self.size, self.written, self.mass = size, written, mass
         leaves, moving = jaxpr.invars[:parameters], jaxpr.invars[parameters:]
-        fixed, own, rest = _split(jaxpr, leaves)
-        used = _read(rest, jaxpr.outvars)
+        fixed, own, rest = parted(jaxpr, leaves)
+        used = variables_in(rest, jaxpr.outvars)
         kept = [var for var in [*leaves, *(var for eqn in own for var in eqn.outvars)] if var in used]
         self._fixed = (jaxpr.constvars, slope.consts, fixed)
         self._prepare = (leaves, own, kept)
@@ -61,14 +65,14 @@ class System:
         """Return the constants of one patient from the leaves of the model."""
         leaves, own, kept = self._prepare
         constvars, consts, fixed = self._fixed
-        return _evaluate([*constvars, *leaves], [*consts, *parameters], [*fixed, *own], kept)
+        return evaluated([*constvars, *leaves], [*consts, *parameters], [*fixed, *own], kept)
 
     def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: Any) -> Any:
         """Return dy/dt of one patient: n scalars if written out, else shape (n,)."""
         kept, moving, rest, outvars = self._slope
         constvars, consts, fixed = self._fixed
         y = list(y) if self.written else [y]
-        out = _evaluate([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars)
+        out = evaluated([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars)
         return tuple(out) if self.written else out[0]
 
     def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
@@ -76,16 +80,26 @@ class System:
         if self.written:
             axes = [-1 if own else None for own in laned]
             return jax.vmap(self.slope, in_axes=(axes, -1, -1), out_axes=-1)(list(constants), t, y)
-        kept, moving, rest, outvars = self._slope
+        _, _, rest, outvars = self._slope
+        return self._in_lanes(constants, laned, t, y, rest, outvars)[0]
+
+    def rates(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: jax.Array) -> jax.Array:
+        """Return the rates, shape (rates, lanes), of which dy/dt is a fixed linear function (see `_rates`)."""
+        found = self._in_lanes(constants, laned, t, y, self._parts.head, self._parts.rates)
+        return jnp.concatenate([rates.reshape(-1, rates.shape[-1]) for rates in found])
+
+    def _in_lanes(
+        self, constants: Sequence[jax.Array], laned: Sequence[bool], t: Any, y: Any, eqns: Sequence, wanted: Sequence
+    ) -> list[jax.Array]:
+        kept, moving, _, _ = self._slope
         constvars, consts, fixed = self._fixed
-        (slopes,) = evaluate(
+        return evaluate(
             [*constvars, *kept, *moving],
             [*consts, *constants, t, y],
             [*[False] * len(consts), *laned, True, True],
-            [*fixed, *rest],
-            outvars,
+            [*fixed, *eqns],
+            wanted,
         )
-        return slopes
 
     @functools.cached_property
     def pattern(self) -> np.ndarray:
@@ -105,6 +119,43 @@ class System:
     def colours(self) -> np.ndarray:
         """A colour for each column of the Jacobian; columns of one colour share no row."""
         return colouring(self.pattern | np.eye(self.size, dtype=bool))
+
+    @functools.cached_property
+    def rates_jacobian(self) -> RatesJacobian | None:
+        """How to sum up the Jacobian from that of the rates; None where that needs no fewer colours."""
+        _, consts, _ = self._fixed
+        traced = any(isinstance(value, jax.core.Tracer) for value in consts)
+        if self.written or traced or self.colours.max(initial=0) < FEW_COLOURS or not self._parts.tail:
+            return None
+        parts, numbers = self._parts, self._numbers
+        kept, moving, _, outvars = self._slope
+        constants = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in kept]
+        t, y = (jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in moving)
+
+        def rates(y: jax.Array, t: jax.Array, *constants: jax.Array) -> list:
+            known = [*numbers, *kept, *moving], [*numbers.values(), *constants, t, y]
+            return evaluated(*known, parts.head, parts.rates)
+
+        pattern = jacobian_pattern(rates, y, t, *constants)
+        colours = colouring(pattern)
+        if 2 * colours.max(initial=0) > self.colours.max():
+            return None
+        lu = self.elimination
+        matrix = matrix_of(parts, outvars[0], numbers)
+        return RatesJacobian.of(matrix, pattern, colours, lu.rows[: lu.given], lu.cols[: lu.given])
+
+    @functools.cached_property
+    def _parts(self) -> Parts:
+        _, _, rest, outvars = self._slope
+        return parts_of(rest, outvars[0], self._numbers)
+
+    @functools.cached_property
+    def _numbers(self) -> dict:
+        """What is computed from numbers alone."""
+        constvars, consts, fixed = self._fixed
+        made = [var for eqn in fixed for var in eqn.outvars]
+        with jax.ensure_compile_time_eval():
+            return dict(zip([*constvars, *made], evaluated(constvars, consts, fixed, [*constvars, *made]), strict=True))
 
     @functools.cached_property
     def compact(self) -> "System":
@@ -154,39 +205,3 @@ def system_of(model: AbstractModel, start: State, mass: np.ndarray | None = None
     traced = jax.make_jaxpr(slope)(shapes, number, *y)
     mass = np.ones(flat.size) if mass is None else mass
     return System(traced, len(leaves), size=flat.size, written=written, mass=mass), leaves
-
-
-def _split(jaxpr: Jaxpr, leaves: Sequence) -> tuple[list, list, list]:
-    """Part the equations: those of numbers alone, those of the leaves of the model, and the rest."""
-    numbers, known = set(jaxpr.constvars), set(leaves)
-    fixed, own, rest = [], [], []
-    for eqn in jaxpr.eqns:
-        atoms = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
-        if not eqn.effects and all(atom in numbers for atom in atoms):
-            fixed.append(eqn)
-            numbers.update(eqn.outvars)
-        elif not eqn.effects and all(atom in numbers or atom in known for atom in atoms):
-            own.append(eqn)
-            known.update(eqn.outvars)
-        else:
-            rest.append(eqn)
-    return fixed, own, rest
-
-
-def _read(eqns: Sequence, outvars: Sequence) -> set:
-    atoms = [*(atom for eqn in eqns for atom in eqn.invars), *outvars]
-    return {atom for atom in atoms if not isinstance(atom, Literal)}
-
-
-def _evaluate(variables: Sequence, values: Sequence, eqns: Sequence, wanted: Sequence) -> list:
-    """Evaluate equations of a traced program."""
-    known = dict(zip(variables, values, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else known[atom]
-
-    for eqn in eqns:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        out = eqn.primitive.bind(*map(read, eqn.invars), **params)
-        known.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
-    return [read(atom) for atom in wanted]

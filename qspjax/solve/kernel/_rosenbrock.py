@@ -61,7 +61,7 @@ def rosenbrock_step(
     """
     slope = slope_of(system, lanes, rate)
     pace = _pace(system, h)
-    solve = _solver(tableau, system, functools.partial(slope, t), y, pace)
+    solve = _solver(tableau, system, lanes, functools.partial(slope, t), t, y, pace)
     in_time = None
     if not system.autonomous:
         in_time = jax.jvp(lambda t: slope(t, y), (t,), (jnp.ones_like(t),))[1]
@@ -151,7 +151,7 @@ def _pace(system: System, h: jax.Array) -> Rows:
 
 
 def _solver(
-    tableau: Tableau, system: System, field: Callable[[Rows], Rows], y: Rows, pace: Rows
+    tableau: Tableau, system: System, lanes: Lanes, field: Callable[[Rows], Rows], t: jax.Array, y: Rows, pace: Rows
 ) -> Callable[[Rows], Rows]:
     """Return the solver of (M/gamma - h J) x = b, factorised once."""
     lu = system.elimination
@@ -169,7 +169,11 @@ def _solver(
         solve, transposed = lu.solve, lu.solve_transposed
     else:
         rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
-        entries = -(pace if pace.ndim == 1 else pace[rows]) * coloured_jacobian(field, y, rows, cols, system.colours)
+        if system.rates_jacobian is None:
+            jacobian = coloured_jacobian(field, y, rows, cols, system.colours)
+        else:
+            jacobian = system.rates_jacobian(functools.partial(system.rates, lanes.constants, lanes.laned, t), y)
+        entries = -(pace if pace.ndim == 1 else pace[rows]) * jacobian
         entries = entries + jnp.asarray(np.where(rows == cols, shift[rows], 0.0), entries.dtype)[:, None]
 
         def product(x: Rows) -> Rows:
