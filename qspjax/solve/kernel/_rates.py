@@ -90,9 +90,9 @@ def matrix_of(parts: Parts, wanted: Any, numbers: Mapping[Any, Any]) -> tuple[np
 
     found = []
     with jax.ensure_compile_time_eval():
+        columns_of = jax.jit(jax.vmap(column), compiler_options={"xla_backend_optimization_level": 0})
         for first in range(0, ends[-1], COLUMNS):
-            units = np.eye(min(COLUMNS, ends[-1] - first), ends[-1], first)
-            columns = np.asarray(jax.vmap(column)(jnp.asarray(units)))
+            columns = np.asarray(columns_of(jnp.eye(COLUMNS, ends[-1], first)))
             place = np.nonzero(columns)
             found.append((place[1], place[0] + first, columns[place]))
     rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
