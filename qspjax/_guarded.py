@@ -18,21 +18,10 @@ from qspjax._model import AbstractModel
 from qspjax._types import Observed, Scalar, State
 
 _GUARDED = {
-    "acos",
-    "asin",
-    "atanh",
-    "div",
-    "exp",
-    "exp2",
-    "expm1",
-    "integer_pow",
-    "log",
-    "log1p",
-    "mul",
-    "pow",
-    "rsqrt",
+    *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
+    *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma"),
 }
-_GUARDED |= {"cosh", "digamma", "lgamma", "sinh", "sqrt", "square", "tan"}
+"""What makes a value that is not finite, or multiplies one."""
 _INLINED = {"jit", "pjit", "closed_call", "core_call"}
 _HARMLESS = 0.5
 """Where all of these functions have a slope."""

@@ -122,7 +122,9 @@ class RatesJacobian:
     last: np.ndarray
 
     @classmethod
-    def of(cls, matrix: tuple, pattern: np.ndarray, colours: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> Any:
+    def of(
+        cls, matrix: tuple, pattern: np.ndarray, colours: np.ndarray, rows: np.ndarray, cols: np.ndarray
+    ) -> "RatesJacobian":
         """Plan the entries of J at `rows` and `cols`, from N, and from the pattern and the colours of dv/dy."""
         own_rows, own_cols = np.nonzero(pattern)
         starts = np.searchsorted(own_rows, np.arange(len(pattern) + 1))
