@@ -1,12 +1,17 @@
-"""Settings for all tests: no display, and a bounded number of compiled programs in a process."""
+"""Settings for all tests: no display, programs that compile quickly, and a bounded number of them in a process.
+
+Most of the time of a test is the compiler's, so programs are compiled without optimisation; where every bit counts, a
+test asks for the programs that users have (`optimised`), and `JAX_DISABLE_MOST_OPTIMIZATIONS=0` gives them to all.
+"""
 
 import os
 from pathlib import Path
 
-import jax
-import pytest
-
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 import qspjax as qsp  # noqa: E402
 
@@ -15,6 +20,18 @@ import qspjax as qsp  # noqa: E402
 def tight():
     """Return the method for comparisons with closed forms."""
     return qsp.solve.Diffrax(rtol=1e-10, atol=1e-16)
+
+
+@pytest.fixture
+def optimised():
+    """Compile programs as users have them."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.clear_caches()
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -95,6 +95,7 @@ def test_a_trial_writes_its_results(trial, tmp_path, capsys):
         np.testing.assert_allclose(stored["concentration"].values[1, :, 2], 100 / 30 * decay, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_the_same_seed_gives_the_same_bytes(trial, tmp_path):
     for name, options in {"a": [], "b": ["--chunk", "4"], "c": ["--seed", "4"]}.items():
         assert main(["trial", trial, "--out", str(tmp_path / name), *options]) == 0

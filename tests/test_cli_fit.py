@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from qspjax.cli import main
-from tests.systems.compiled import OPTIONS
 
 TIMES = [0.5, 1.0, 2.0, 4.0, 8.0, 12.0]
-
-
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch):
-    monkeypatch.setattr("qspjax.fit._search.QUICKLY", OPTIONS)
 
 
 FIT = """

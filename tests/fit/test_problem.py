@@ -9,7 +9,6 @@ from scipy import stats
 import qspjax as qsp
 from qspjax.fit import M1, M3, Additive, Change, Experiment, Free, Measurements, Output, Problem, Proportional
 from qspjax.models import MassAction, Network, Reaction
-from tests.systems.compiled import compiled
 
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 12.0])
 PATIENT = qsp.models.OneCompartment(CL=3.0, V=30.0)
@@ -48,8 +47,8 @@ def test_the_log_density_is_that_of_the_data():
 def test_gradients_in_both_modes_and_by_sensitivities():
     one = problem(sigma=Free(0.2))
     x = one.point({"CL": 2.0, "V": 33.0, "sigma": 0.4})
-    found = compiled(one.quadratic)(x)
-    reverse, forward = (compiled(mode(one.log_density))(x) for mode in (jax.grad, jax.jacfwd))
+    found = jax.jit(one.quadratic)(x)
+    reverse, forward = (jax.jit(mode(one.log_density))(x) for mode in (jax.grad, jax.jacfwd))
     step = 1e-5
     central = [
         (one.log_density(x.at[i].add(step)) - one.log_density(x.at[i].add(-step))) / (2 * step) for i in range(3)
@@ -71,7 +70,7 @@ def test_the_curvature_is_that_of_least_squares():
     slopes = jax.jacfwd(predicted)(x) / 0.4
     expected = np.array(slopes.T @ slopes)
     expected[2, 2] += 2 * TIMES.size
-    np.testing.assert_allclose(compiled(one.quadratic)(x).curvature, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(one.quadratic)(x).curvature, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_experiments_share_parameters_and_have_their_own():
@@ -89,8 +88,8 @@ def test_experiments_share_parameters_and_have_their_own():
     data = [DATA, 2 * DATA, DATA]
     expected = sum(stats.norm(f, 0.2 * f).logpdf(y).sum() for f, y in zip(curves, data, strict=True))
     np.testing.assert_allclose(one.log_density(x), expected, rtol=1e-10)
-    found = compiled(one.quadratic)(x)
-    np.testing.assert_allclose(found.gradient, compiled(jax.grad(one.log_density))(x), rtol=1e-9)
+    found = jax.jit(one.quadratic)(x)
+    np.testing.assert_allclose(found.gradient, jax.jit(jax.grad(one.log_density))(x), rtol=1e-9)
 
 
 def test_parameters_of_different_experiments_share_a_direction():
@@ -98,8 +97,8 @@ def test_parameters_of_different_experiments_share_a_direction():
     outputs = {"concentration": Output("concentration", Additive(0.2))}
     one = Problem(PATIENT, own, outputs, {f"CL{i}": Free(3.0 + i) for i in range(4)})
     assert "1 forward sensitivities" in str(one)
-    found = compiled(one.quadratic)(one.start)
-    np.testing.assert_allclose(found.gradient, compiled(jax.grad(one.log_density))(one.start), rtol=1e-9)
+    found = jax.jit(one.quadratic)(one.start)
+    np.testing.assert_allclose(found.gradient, jax.jit(jax.grad(one.log_density))(one.start), rtol=1e-9)
 
 
 def test_changes_of_parameters_and_states():
@@ -112,7 +111,7 @@ def test_changes_of_parameters_and_states():
     at4 = 300.0 * np.exp(-2.0 / 30.0 * 4.0) + 80.0
     expected = [10.0 * np.exp(-2.0 / 30.0 * 3.0), *(at4 / 30.0 * np.exp(-5.0 / 30.0 * np.array([1.0, 2.0])))]
     np.testing.assert_allclose(one.table(x)["prediction"], expected, rtol=1e-10)
-    np.testing.assert_allclose(compiled(one.quadratic)(x).gradient, compiled(jax.grad(one.log_density))(x), rtol=1e-8)
+    np.testing.assert_allclose(jax.jit(one.quadratic)(x).gradient, jax.jit(jax.grad(one.log_density))(x), rtol=1e-8)
 
 
 CONVERSION = Network(
@@ -136,7 +135,7 @@ def test_an_experiment_begins_in_a_steady_state():
     np.testing.assert_allclose(table["prediction"], expected, rtol=1e-7)
     scaled = (np.array([0.6, 0.5, 0.4]) - np.array(expected)) / 0.1**2
     shift = np.array([-0.7 / 0.95**2 * 0.5, -0.7 / 0.95**2 * 0.5 * np.exp(-1.5), 0.0])
-    gradient = compiled(one.quadratic)(x).gradient
+    gradient = jax.jit(one.quadratic)(x).gradient
     np.testing.assert_allclose(gradient[0], scaled @ shift * 0.5, rtol=1e-6)
 
 
@@ -160,7 +159,7 @@ def test_a_failed_simulation_is_a_density_of_zero_that_says_why():
     growing = Network(species={"N": 1.0}, parameters={"r": 1.0}, reactions={"growth": Reaction("-> N", "r * N^2")})
     experiment = Experiment(Measurements([0.5, 5.0], [1.0, 2.0], output="N"))
     one = Problem(growing, {"culture": experiment}, {"N": Output("N", Additive(0.1))}, {"r": Free(1.0)})
-    found = compiled(one.quadratic)(one.start)
+    found = jax.jit(one.quadratic)(one.start)
     assert float(found.value) == -np.inf
     assert np.isfinite(found.gradient).all()
     (line,) = one.failures(one.start)

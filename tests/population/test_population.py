@@ -53,6 +53,7 @@ def test_a_parameter_set_by_a_covariate():
     np.testing.assert_array_equal(cohort.model.V, cohort.covariates["volume"])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_patients_do_not_depend_on_the_size():
     parts = {"between": {"CL": qsp.LogNormal(cv=0.3)}, "covariates": WEIGHT}
     few, many = sample(size=7, **parts), sample(size=100, **parts)

@@ -18,7 +18,6 @@ import qspjax as qsp
 from qspjax._regimen import Regimen, stacked
 from qspjax.solve._schedule import aimed
 from tests.systems import linear_pk as exact
-from tests.systems.compiled import compiled
 from tests.systems.linear_pk import Dose
 from tests.systems.marks import slow_for
 
@@ -228,7 +227,7 @@ def derived(group, method, mode):
         found = concentrations(x, group, method)
         return found, found
 
-    return compiled(jacobian(both, has_aux=True))(X)
+    return jax.jit(jacobian(both, has_aux=True))(X)
 
 
 def check(got, reference, tolerance, name):
@@ -318,7 +317,7 @@ def test_steady_state_of_a_nonlinear_model_is_that_of_many_doses():
 
     x = jnp.asarray([0.9, 12.0, 40.0, 1.0, 0.3, 60.0, 12.0])
     forward, reverse, simulated = (
-        compiled(jacobian(lambda x, many=many: (outcome(x, many),) * 2, has_aux=True))(x)
+        jax.jit(jacobian(lambda x, many=many: (outcome(x, many),) * 2, has_aux=True))(x)
         for jacobian, many in ((jax.jacfwd, False), (jax.jacrev, False), (jax.jacfwd, True))
     )
     np.testing.assert_allclose(forward[1], simulated[1], rtol=1e-7)
@@ -336,8 +335,8 @@ def test_second_derivative_of_a_steady_state():
         regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=1).at_steady_state()
         return qsp.simulate(Saturable(vmax=vmax), regimen, [6.0], method=method, throw=False).observed["amount"][0]
 
-    slope = compiled(jax.grad(last))
-    bend = compiled(jax.jacfwd(jax.grad(last)))(12.0)
+    slope = jax.jit(jax.grad(last))
+    bend = jax.jit(jax.jacfwd(jax.grad(last)))(12.0)
     assert float(bend) == pytest.approx(float(slope(12.01) - slope(11.99)) / 0.02, rel=1e-3)
 
 
@@ -358,7 +357,7 @@ def test_no_steady_state_is_a_failure_that_says_so():
     regimen = qsp.bolus(60.0, to="depot").every(12.0, doses=2).at_steady_state()
     ts = jnp.asarray([0.0, 6.0])
 
-    @compiled
+    @jax.jit
     def simulate(vmax):
         cohort = qsp.Cohort.of(Saturable(), {"vmax": vmax})
         return qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit())
@@ -378,7 +377,7 @@ def test_no_steady_state_is_a_failure_that_says_so():
         seen = qsp.simulate_cohort(cohort, regimen, ts, method=qsp.solve.Explicit()).observed["amount"]
         return jnp.where(jnp.isnan(seen), 0.0, seen).sum()
 
-    assert np.isfinite(compiled(jax.grad(total))(40.0))
+    assert np.isfinite(jax.jit(jax.grad(total))(40.0))
 
 
 def test_no_steady_state_of_a_linear_model():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from tests.systems.compiled import compiled
 from tests.systems.marks import slow_for
 
 METHODS = {
@@ -92,11 +91,11 @@ def test_threshold_dosing_after_a_delay(name):
         patient = Threshold(*p)
         return qsp.simulate(patient, qsp.no_doses(), ts, method=method, throw=False).observed["amount"]
 
-    forward, value = compiled(jax.jacfwd(lambda p: (amount(p),) * 2, has_aux=True))(jnp.asarray(p))
+    forward, value = jax.jit(jax.jacfwd(lambda p: (amount(p),) * 2, has_aux=True))(jnp.asarray(p))
     np.testing.assert_allclose(value, threshold_truth(p, ts), rtol=1e-8)
     np.testing.assert_allclose(forward, derivative(threshold_truth, p, ts), rtol=1e-6, atol=1e-7)
     weights = jnp.asarray([0.3, -1.0, 0.7, 2.0, 0.4])
-    reverse = compiled(jax.grad(lambda p: weights @ amount(p)))(jnp.asarray(p))
+    reverse = jax.jit(jax.grad(lambda p: weights @ amount(p)))(jnp.asarray(p))
     np.testing.assert_allclose(reverse, weights @ derivative(threshold_truth, p, ts), rtol=1e-6)
 
 
@@ -145,10 +144,10 @@ def test_two_events_at_one_instant(name):
         return qsp.simulate(Crossing(*p), qsp.no_doses(), ts, method=method, throw=False).observed["second"]
 
     p = jnp.asarray([0.8, 1.7])
-    slope, value = compiled(jax.jacfwd(lambda p: (second(p),) * 2, has_aux=True))(p)
+    slope, value = jax.jit(jax.jacfwd(lambda p: (second(p),) * 2, has_aux=True))(p)
     np.testing.assert_allclose(value, truth(p), rtol=1e-8)
     np.testing.assert_allclose(slope, jax.jacfwd(truth)(p), rtol=1e-6, atol=1e-9)
-    reverse = compiled(jax.grad(lambda p: second(p)[1]))(p)
+    reverse = jax.jit(jax.grad(lambda p: second(p)[1]))(p)
     np.testing.assert_allclose(reverse, jax.grad(lambda p: truth(p)[1])(p), rtol=1e-6, atol=1e-9)
 
 
@@ -405,8 +404,8 @@ def test_derivatives_in_a_time_that_the_vector_field_compares_with(name):
         model = Switched(*p)
         return qsp.simulate(model, qsp.no_doses(), ts, method=METHODS[name]).observed["amount"]
 
-    value, forward, backward = (compiled(f) for f in (amount, jax.jacfwd(amount), jax.jacrev(amount)))
-    twice = compiled(jax.jacfwd(jax.jacrev(amount)))
+    value, forward, backward = (jax.jit(f) for f in (amount, jax.jacfwd(amount), jax.jacrev(amount)))
+    twice = jax.jit(jax.jacfwd(jax.jacrev(amount)))
     # the change within an interval, and at an output, which is that of just after it
     for change in (1.7, 2.0):
         p = jnp.asarray([0.3, 5.0, 0.5, change])

@@ -19,8 +19,6 @@ from tests.solve.test_closed_form import AMOUNT, DISPOSITION, DOSES, ORAL, TS, f
 from tests.systems import linear_pk as exact
 
 METHOD = MatrixExponential()
-# derivatives of high order are compiled without optimisation: they run for milliseconds
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PK = {
     "OneCompartment": {"CL": 3.0, "V": 30.0},
     "TwoCompartment": {"CL": 3.0, "V1": 30.0, "Q": 6.0, "V2": 60.0},
@@ -126,7 +124,7 @@ def test_gradients(system, parameters, route, to, jacobian):
     columns = jax.tree.map(lambda _: False, regimen)
     columns = eqx.tree_at(lambda r: (r.time, r.amount, r.duration, r.rate), columns, (True,) * 4)
     differentiated, static = eqx.partition((model, regimen), (jax.tree.map(eqx.is_inexact_array, model), columns))
-    d_model, d_regimen = jit(lambda d: jacobian(d, static, METHOD))(differentiated)
+    d_model, d_regimen = jax.jit(lambda d: jacobian(d, static, METHOD))(differentiated)
     for name in parameters:
         close(getattr(d_model, name), exact.gradient(system, parameters, doses, TS, name), 1e-11, floor=1e-3)
     moved = ["amount", "time"] + (["rate"] if "rate" in route else [])
@@ -244,7 +242,7 @@ def test_derivatives_of_second_and_third_order():
         (value, first), (_, second) = jax.jvp(lambda x: jax.jvp(total, (x,), (v,)), (x,), (v,))
         return value, first, second
 
-    gradients = jit(jax.jacrev(course))
+    gradients = jax.jit(jax.jacrev(course))
     e = 1e-4
     for v in np.concatenate([np.eye(3), 1.0 - np.eye(3)]):  # with the sums of two, all entries
         _, hessian, third = gradients(X, v)
@@ -264,10 +262,10 @@ def test_batches_and_derivatives_commute():
         seen = qsp.simulate(model, regimen, [0.0, 1.0, 2.5, 3.5, 4.5, 5.5], method=METHOD, throw=False)
         return jnp.sum(seen.observed["concentration"] ** 2)
 
-    each = jit(jax.vmap(jax.grad(total)))(xs)
-    whole = jit(jax.grad(lambda xs: jnp.sum(jax.vmap(total)(xs))))(xs)
-    ahead = jit(jax.vmap(jax.jacfwd(total)))(xs)
-    gradient = jit(jax.jacfwd(total))
+    each = jax.jit(jax.vmap(jax.grad(total)))(xs)
+    whole = jax.jit(jax.grad(lambda xs: jnp.sum(jax.vmap(total)(xs))))(xs)
+    ahead = jax.jit(jax.vmap(jax.jacfwd(total)))(xs)
+    gradient = jax.jit(jax.jacfwd(total))
     alone = jnp.stack([gradient(x) for x in xs])
     for other in (whole, ahead, alone):
         np.testing.assert_allclose(other, each, rtol=1e-11)
@@ -284,6 +282,7 @@ def run(CL, executor=None):
     return qsp.simulate_cohort(cohort, regimen, np.arange(0.0, 40.0, 0.1), method=METHOD, executor=executor)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_same_bits_in_every_batch():
     """A batch of 8 to 1e-15 only: on some versions of jax, code for so few lanes rounds one of them differently."""
     whole = run(clearances()).observed["concentration"]
@@ -294,6 +293,7 @@ def test_same_bits_in_every_batch():
         np.testing.assert_array_equal(run(clearances()[i : i + 1]).observed["concentration"][0], whole[i])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_failed_patient_changes_nothing_for_the_others():
     bad = jnp.asarray(clearances()).at[3].set(jnp.nan)
     solution, fine = run(bad), run(clearances())
@@ -313,7 +313,7 @@ def test_a_failed_patient_changes_no_derivative_of_the_others():
         seen = qsp.simulate_cohort(cohort, regimen, jnp.arange(4.0), method=METHOD).observed["concentration"]
         return jnp.sum(weight[:, None] * jnp.where(jnp.isfinite(seen), seen, 0.0))
 
-    @jit
+    @jax.jit
     def gradients(CL, ka, weight):
         """Return the gradients of the total and of its derivative by the shared parameter."""
 

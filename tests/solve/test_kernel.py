@@ -26,7 +26,6 @@ from qspjax.solve.kernel import _primitives
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._primitives import sized, steps_p
 from qspjax.solve.kernel._replay import replay
-from tests.systems.compiled import compiled
 from tests.systems.marks import slow_for
 
 ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-4, order=3, max_steps=192)
@@ -138,7 +137,7 @@ def recorder(method):
             method.solve(model, schedule_of(model, doses), p["ts"], p["initial"], jnp.asarray(0.0))
         return caught[0]
 
-    return compiled(record)
+    return jax.jit(record)
 
 
 def recorded_steps(x, method):
@@ -153,7 +152,7 @@ def replayed(method):
         value = concentration(x, Replayed(method, steps))
         return value, value
 
-    return compiled(jax.jacfwd(twice, has_aux=True))
+    return jax.jit(jax.jacfwd(twice, has_aux=True))
 
 
 def second_of(x, direction, h=2e-3):
@@ -197,8 +196,8 @@ def test_replay_against_differences_and_against_diffrax():
     jacobian = np.asarray(replayed(ROSENBROCK)(X, steps)[0])
     moved = [replayed(ROSENBROCK)(X + k * h * V, steps)[1] for k in (-2, -1, 1, 2)]
     assert_close((8 * (moved[2] - moved[1]) - (moved[3] - moved[0])) / (12 * h), jacobian @ V, 1e-9)
-    got = compiled(jax.jacrev(lambda x: concentration(x, qsp.solve.Rosenbrock(max_steps=192))))(X)
-    assert_close(got, compiled(jax.jacfwd(lambda x: concentration(x, qsp.solve.Diffrax(max_steps=192))))(X))
+    got = jax.jit(jax.jacrev(lambda x: concentration(x, qsp.solve.Rosenbrock(max_steps=192))))(X)
+    assert_close(got, jax.jit(jax.jacfwd(lambda x: concentration(x, qsp.solve.Diffrax(max_steps=192))))(X))
 
 
 def along(f, x):
@@ -297,7 +296,7 @@ def test_derivatives_of_one_patient(name, transformation):
     """With respect to parameters, initial state, amount and times of doses, duration and rate, lag, F and outputs."""
     transform, expected = ONE[transformation]
     reference = expected(truth(name))
-    got = compiled(transform(lambda x: concentration(x, METHODS[name])))(X)
+    got = jax.jit(transform(lambda x: concentration(x, METHODS[name])))(X)
     tolerance = 1e-6 if "over" in transformation or transformation == "hessian" else 1e-8
     jax.tree.map(lambda got, reference: assert_close(got, reference, tolerance), got, reference)
 
@@ -353,7 +352,7 @@ MANY = {
 def test_derivatives_of_many_patients(transformation):
     function, expected = MANY[transformation]
     tolerance = 1e-6 if "over" in transformation else 1e-8
-    assert_close(compiled(function)(PATIENTS), expected(), tolerance)
+    assert_close(jax.jit(function)(PATIENTS), expected(), tolerance)
 
 
 @pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
@@ -380,7 +379,7 @@ def test_derivatives_of_a_cohort(mode):
         "ts": jnp.stack([row["ts"] for row in rows]),
     }
     q = p["parameters"]
-    got = compiled(mode(together))((own, q["weights"], p["at"], q["F"]))
+    got = jax.jit(mode(together))((own, q["weights"], p["at"], q["F"]))
     expected = []
     for row in rows:
         x = ravel_pytree(row)[0]
@@ -457,7 +456,7 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("mode", DERIVATIVES)
 def test_failed_patients_are_out_of_every_derivative(mode):
-    derivative = compiled(DERIVATIVES[mode])
+    derivative = jax.jit(DERIVATIVES[mode])
     got = derivative((GROWTH, SPEED))
     # the same patients, with copies of the first in the place of those that failed
     other = derivative((jnp.where(FAILED, GROWTH[0], GROWTH), jnp.where(FAILED, SPEED[0], SPEED)))
@@ -498,6 +497,7 @@ def crowd_together():
     return crowd_values(crowd())
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_failure_changes_no_bit_of_the_others():
     values = {name: np.where(np.arange(SIZE) == 3, np.nan, value) for name, value in crowd().items()}
     got = crowd_values(values)
@@ -509,6 +509,7 @@ def test_a_failure_changes_no_bit_of_the_others():
     jax.tree.map(same, got, crowd_together())
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("chunk", [8, 128, 300, 600])
 def test_chunks_have_the_same_bits(chunk):
     """Chunks have other numbers of lanes, and are computed on one core or on several."""
@@ -519,6 +520,7 @@ def test_chunks_have_the_same_bits(chunk):
     np.testing.assert_array_equal(got, crowd_together()[0][: len(got)])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_one_patient_is_as_in_the_cohort():
     """To rounding: where all constants are shared, a newer XLA rounds otherwise than where some have lanes."""
     for i in (0, 17, 700):
@@ -553,11 +555,11 @@ def test_derivatives_over_several_segments(memory, speed):
 
     original = _primitives.sized
     with mock.patch.object(_primitives, "sized", noted):
-        several = compiled(functools.partial(derivatives, memory=memory))(values)
+        several = jax.jit(functools.partial(derivatives, memory=memory))(values)
     assert min(segments) > 1
     segments.clear()
     with mock.patch.object(_primitives, "sized", whole):
-        one = compiled(functools.partial(derivatives, memory=(1 << 40) + memory))(values)
+        one = jax.jit(functools.partial(derivatives, memory=(1 << 40) + memory))(values)
     assert segments[-1] == 1
     for got, expected in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-13 * np.abs(expected).max())
