@@ -415,3 +415,13 @@ def test_derivatives_in_a_time_that_the_vector_field_compares_with(name):
         np.testing.assert_allclose(backward(p), truth, rtol=1e-7, atol=1e-8)
         second = jax.jacfwd(jax.jacfwd(switched_truth))(p, ts)
         np.testing.assert_allclose(twice(p), second, rtol=1e-6, atol=1e-7)
+
+
+def test_many_patients_in_vmap_skip_the_steps_that_none_of_them_took():
+    def amount(p):
+        return qsp.simulate(Switched(*p), qsp.no_doses(), [1.0, 9.0], method=METHODS["Rosenbrock"]).observed["amount"]
+
+    p = jnp.asarray([0.3, 5.0, 0.5, 1.7])
+    alone = str(jax.make_jaxpr(jax.jacfwd(amount))(p))
+    together = str(jax.make_jaxpr(jax.vmap(jax.jacfwd(amount)))(jnp.stack([p, 2.0 * p])))
+    assert together.count(" cond[") == alone.count(" cond[") > 1

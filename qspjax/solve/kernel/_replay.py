@@ -7,6 +7,7 @@ higher order use. Blocks of steps are checkpointed, and skipped past the last st
 
 from typing import Any, NamedTuple
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
@@ -153,7 +154,8 @@ def replay(
 
     def segment(carry: tuple, recorded: tuple) -> tuple:
         now, states = carry
-        now, (slots, values) = jax.lax.cond(jnp.isnan(recorded[0]).all(), skip, stretch, now, recorded)
+        going = eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
+        now, (slots, values) = jax.lax.cond(going, stretch, skip, now, recorded)
         return (now, states.at[everyone, slots].set(values, mode="drop")), None
 
     states = jnp.zeros((program.patients, program.outputs, program.system.size), patients.y0.dtype)
