@@ -39,3 +39,15 @@ from qspjax.fit._uncertainty import (
     fisher_information as fisher_information,
     observed_information as observed_information,
 )
+from qspjax.fit.mixed import (
+    FO as FO,
+    FOCE as FOCE,
+    FOCEI as FOCEI,
+    AbstractApproximation as AbstractApproximation,
+    Laplacian as Laplacian,
+    Mixed as Mixed,
+    MixedFit as MixedFit,
+    Progress as Progress,
+    Random as Random,
+    nlme as nlme,
+)

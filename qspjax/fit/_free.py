@@ -1,6 +1,6 @@
 """A parameter that is looked for: where the search begins, where it may go, on which scale, and what is known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -97,3 +97,19 @@ class Free(eqx.Module):
             return 0.0
         value = self.transform.forward(natural) if self.prior_scaled else natural
         return self.prior.log_prob(value) if isinstance(self.prior, AbstractDistribution) else self.prior(value)
+
+
+def natural_values(free: Sequence[Free], x: Any) -> Array:
+    """Return the natural values of parameters at a point, shape (parameters,)."""
+    x = jnp.asarray(x, float)
+    scale = np.array([np.log(f.transform.base) if isinstance(f.transform, Log) else 0.0 for f in free])
+    values = jnp.where(scale > 0, jnp.exp(jnp.where(scale > 0, x * scale, 0.0)), x)
+    for i, one in enumerate(free):
+        if not isinstance(one.transform, (Log, Identity)):
+            values = values.at[i].set(one.transform.inverse(x[i]))
+    return values
+
+
+def log_priors(free: Sequence[Free], natural: Any) -> Array:
+    """Return the log density of all priors."""
+    return jnp.sum(jnp.stack([jnp.asarray(one.log_prior(natural[i]), float) for i, one in enumerate(free)]))

@@ -1,7 +1,7 @@
 """The layout of a problem: which number of the pool goes where, made once, in numpy."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,13 +61,25 @@ def layout_of(problem: "Problem") -> Layout:
     Raises:
         ValueError: If there are no data, a name is not known, or nothing depends on a parameter.
     """
-    return _Builder(problem).layout()
+    return _Builder(problem, Pool).layout()
+
+
+def parts_of(problem: Any, pool: Callable[..., Pool]) -> tuple[Pool, Stages, tuple[Rows, ...]]:
+    """Return pool, simulations and measurements of a problem whose pool may have numbers of each experiment.
+
+    Args:
+        problem: What has the attributes of a `Problem`.
+        pool: Makes an empty pool from the names of the parameters and the numbers of the model.
+    """
+    builder = _Builder(problem, pool)
+    stages, rows = builder.parts()
+    return builder.pool, stages, rows
 
 
 class _Builder:
     """What is known of a problem while it is laid out."""
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: "Problem", pool: Callable[..., Pool]) -> None:
         self.problem, self.model = problem, problem.model
         self.experiments = [*problem.experiments.values()]
         self.leaves = parameters_of(self.model)
@@ -75,7 +87,7 @@ class _Builder:
         self.states = frozenset(state_names(self.start))
         self.observed = tuple(dict.fromkeys((*observed_names(self.model, self.start), *state_names(self.start))))
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
-        self.pool = Pool([*problem.names, *problem.fixed], self._defaults())
+        self.pool = pool([*problem.free, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
         delayed = any(event.delay is not None for event in events_of(self.model))
         if delayed and any(one.changes for one in self.experiments):
@@ -88,11 +100,25 @@ class _Builder:
         return {name: value for name, value in found.items() if name not in self.problem.parameters}
 
     def layout(self) -> Layout:
+        whole, rows = self.parts()
+        depends = self.pool.depends()
+        free = depends[:, : len(self.problem.free)]
+        uses = whole.uses(self.pool)
+        simulated = uses.any(axis=0) @ free
+        direct = np.array([self._direct(one, free) for one in rows])
+        for name, used in zip(self.problem.free, simulated | direct.any(axis=0), strict=True):
+            if not used:
+                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
+                raise ArgumentError("parameters", f"must {must}")
+        return Layout(self.pool, whole, rows, Colours.of(uses, free.any(axis=1)), simulated, direct)
+
+    def parts(self) -> tuple[Stages, tuple[Rows, ...]]:
+        """Return simulations and measurements."""
         self._check_names()
         own = {name for name in self.set_somewhere if name in self.leaves}
         shared = {
             name: self.pool.place_of_parameter(name)
-            for name in (*self.problem.names, *self.problem.fixed)
+            for name in (*self.problem.free, *self.problem.fixed)
             if name in self.leaves and name not in own
         }
         times, rows = self._measured()
@@ -102,29 +128,18 @@ class _Builder:
         whole = Stages(
             self.model, shared, stages, self._equilibrated(), steady, self.pool.parameters, save, self.problem.method
         )
-        rows = tuple(rows)
-        depends = self.pool.depends()
-        varies = depends[:, : len(self.problem.names)].any(axis=1)
-        uses = whole.uses(self.pool)
-        free = depends[:, : len(self.problem.names)]
-        simulated = uses.any(axis=0) @ free
-        direct = np.array([self._direct(one, free) for one in rows])
-        for name, used in zip(self.problem.names, simulated | direct.any(axis=0), strict=True):
-            if not used:
-                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
-                raise ArgumentError("parameters", f"must {must}")
-        return Layout(self.pool, whole, rows, Colours.of(uses, varies), simulated, direct)
+        return whole, tuple(rows)
 
     def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
         """Return which free parameters the formulas of an output use, as far as names tell."""
         own = rows.output.names()
         given = [free[np.unique(places)].any(axis=0) for places in rows.given.values()]
-        return np.array([[name in own for name in self.problem.names], *given]).any(axis=0)
+        return np.array([[name in own for name in self.problem.free], *given]).any(axis=0)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
     def _check_names(self) -> None:
-        known = {*self.problem.parameters, *self.leaves, *self.observed, *self.set_somewhere}
+        known = {*self.problem.parameters, *self.leaves, *self.observed, *self.set_somewhere, *self.pool.individual}
         for name, output in self.problem.outputs.items():
             columns = {column for one in self.experiments for column in one.measurements.given}
             for used in sorted(output.names() - {"prediction"}):
@@ -146,7 +161,7 @@ class _Builder:
         used = frozenset().union(
             *(output.names() for output in self.problem.outputs.values()), *(one.names() for one in self.experiments)
         )
-        for name in self.problem.names:
+        for name in self.problem.free:
             if name not in self.leaves and name not in used:
                 raise ArgumentError(
                     "parameters", f"must be parameters that something depends on, but nothing depends on `{name}`."
@@ -208,7 +223,7 @@ class _Builder:
             columns["censored"] += censored.tolist()
             for used in needed:
                 if used in data.given:
-                    cells = [self.pool.place(data.given[used][i]) for i in which]
+                    cells = [self.pool.place(data.given[used][i], number) for i in which]
                 elif used in self.set_somewhere:
                     cells = [self._set_at(one, number, used, int(k)) for k in stage]
                 elif used in self.problem.parameters and used not in self.states:
@@ -232,7 +247,7 @@ class _Builder:
         """Return the place of what an experiment sets, at a stage."""
         for change in reversed([one.begin, *one.changes[:stage]]):
             if name in change.set:
-                return self.pool.place(change.set[name])
+                return self.pool.place(change.set[name], number)
         return self._default(name)
 
     def _default(self, name: str) -> int:
@@ -283,9 +298,9 @@ class _Builder:
                             later.setdefault(number, []).append((is_state, name, formula))
                         elif is_state:
                             empty = np.full(len(self.experiments), NOT_PUT)
-                            puts.setdefault(name, empty)[number] = self.pool.place(formula)
+                            puts.setdefault(name, empty)[number] = self.pool.place(formula, number)
                         elif name in current:
-                            current[name][number] = self.pool.place(formula)
+                            current[name][number] = self.pool.place(formula, number)
             found.append(Stage(start, ts, current, puts, later, regimens[k]))
         return tuple(found)
 
@@ -307,8 +322,8 @@ class _Builder:
             for formula in (*own.set.values(), *own.put.values()):
                 if not self.pool.knows(formula):
                     refuse("equilibrated", "have formulas over parameters only", str(formula))
-            sets = tuple(self.pool.place(own.set[n]) if n in own.set else self._default(n) for n in names)
-            puts = tuple(self.pool.place(own.put[n]) if n in own.put else NOT_PUT for n in put)
+            sets = tuple(self.pool.place(own.set[n], number) if n in own.set else self._default(n) for n in names)
+            puts = tuple(self.pool.place(own.put[n], number) if n in own.put else NOT_PUT for n in put)
             of[number] = conditions.setdefault((sets, puts), len(conditions))
         if not conditions:
             return None

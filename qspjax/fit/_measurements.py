@@ -197,6 +197,12 @@ class Experiment:
         new.measurements = measurements
         return new
 
+    def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
+        """Return the same experiment with other settings."""
+        new = copy.copy(self)
+        new.begin, new.changes = begin, tuple(changes)
+        return new
+
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
         stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]

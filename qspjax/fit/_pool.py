@@ -16,15 +16,20 @@ class Pool:
     Args:
         parameters: The names of the parameters, which come first.
         defaults: Other names that formulas may use, with their numbers.
+
+    Attributes:
+        individual: Names of numbers that each experiment has its own of.
     """
 
     def __init__(self, parameters: Sequence[str], defaults: Mapping[str, Any]) -> None:
         self.parameters, self.defaults = tuple(parameters), defaults
         self._places: dict[Any, int] = {name: i for i, name in enumerate(self.parameters)}
         self._formulas: list[float | Expression] = []
+        self.individual: frozenset[str] = frozenset()
 
-    def place(self, formula: float | Expression) -> int:
-        """Return where the value of a formula stands."""
+    def place(self, formula: float | Expression, experiment: int = 0) -> int:
+        """Return where the value of a formula stands for an experiment; here it is the same for all."""
+        del experiment
         key: Any = formula
         if isinstance(formula, Expression) and formula.op == "symbol" and formula.value in self._places:
             key = formula.value

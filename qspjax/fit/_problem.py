@@ -15,11 +15,10 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
-from qspjax._transform import Identity, Log
 from qspjax.fit._colours import coloured
 from qspjax.fit._error_models import Predictors
 from qspjax.fit._formula import as_formula
-from qspjax.fit._free import Free
+from qspjax.fit._free import Free, log_priors, natural_values
 from qspjax.fit._layout import Layout, layout_of
 from qspjax.fit._measurements import Experiment, Measurements, Output
 from qspjax.fit._rows import Rows
@@ -157,14 +156,7 @@ class Problem:
 
     def natural(self, x: Any) -> Array:
         """Return the natural values of the free parameters at a point, shape (parameters,)."""
-        x = jnp.asarray(x, float)
-        free = [*self.free.values()]
-        scale = np.array([np.log(f.transform.base) if isinstance(f.transform, Log) else 0.0 for f in free])
-        values = jnp.where(scale > 0, jnp.exp(jnp.where(scale > 0, x * scale, 0.0)), x)
-        for i, one in enumerate(free):
-            if not isinstance(one.transform, (Log, Identity)):
-                values = values.at[i].set(one.transform.inverse(x[i]))
-        return values
+        return natural_values([*self.free.values()], x)
 
     def point(self, values: Mapping[str, Any]) -> Array:
         """Return the point with these natural values, others as they start.
@@ -185,9 +177,7 @@ class Problem:
 
     def log_prior(self, x: Any) -> Array:
         """Return the log density of the priors at a point."""
-        natural = self.natural(x)
-        terms = [jnp.asarray(one.log_prior(natural[i]), float) for i, one in enumerate(self.free.values())]
-        return jnp.sum(jnp.stack(terms))
+        return log_priors([*self.free.values()], self.natural(x))
 
     def log_jacobian(self, x: Any) -> Array:
         """Return log |d theta / d x|: with it a density of natural values becomes one of points, for sampling."""
@@ -259,8 +249,8 @@ class Problem:
         x, outcomes = found.x, found.outcomes
         value, gradient, curvature = self._prior_terms(x)
         for rows, (_, own), (_, by) in zip(self.layout.rows, found.predicted, found.slopes, strict=True):
-            density, score, weight = _scores(rows, own)
-            value += density
+            density, score, weight = rows.scores(own)
+            value += jnp.sum(density)
             for s, w, d in zip(score, weight, by, strict=True):
                 gradient += d @ s
                 curvature += (d * w) @ d.T
@@ -399,21 +389,3 @@ class Problem:
 def _or_minus_infinity(value: Array, outcomes: Outcomes) -> Array:
     fine = (outcomes.result == RESULTS.successful).all() & jnp.isfinite(value)
     return jnp.where(fine, value, -jnp.inf)
-
-
-def _scores(rows: Rows, predictors: tuple) -> tuple[Array, tuple, tuple]:
-    """Return the log likelihood of some measurements, its slope and its expected curvature in each predictor."""
-
-    def total(predictors: tuple) -> Array:
-        return jnp.sum(rows.log_density(predictors))
-
-    density, score = jax.value_and_grad(total)(predictors)
-    expected = rows.output.error.information(predictors)
-    if rows.output.below is None:
-        return density, score, expected
-    weights = []
-    for k, weight in enumerate(expected):
-        ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
-        bend = jax.jvp(jax.grad(total), (predictors,), (ones,))[1][k]
-        weights.append(jnp.where(rows.censored, jnp.maximum(-bend, 0.0), weight))
-    return density, score, tuple(weights)

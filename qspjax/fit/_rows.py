@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -71,6 +72,27 @@ class Rows:
         if below is None:
             return error.log_density(self.value, predictors)
         return below.log_density(error, self.value, self.censored, predictors)
+
+    def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Predictors]:
+        """Return the log likelihood of each row, its slope and its expected curvature in each predictor.
+
+        The curvature of a censored row is that which is observed, where that is not negative.
+        """
+
+        def total(predictors: Predictors) -> tuple[Any, Any]:
+            density = self.log_density(predictors)
+            return jnp.sum(density), density
+
+        (_, density), score = jax.value_and_grad(total, has_aux=True)(predictors)
+        expected = self.output.error.information(predictors)
+        if self.output.below is None:
+            return density, score, expected
+        weights = []
+        for k, weight in enumerate(expected):
+            ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
+            _, (bend, _) = jax.jvp(jax.grad(total, has_aux=True), (predictors,), (ones,))
+            weights.append(jnp.where(self.censored, jnp.maximum(-bend[k], 0.0), weight))
+        return density, score, tuple(weights)
 
     def residual(self, predictors: Predictors) -> Any:
         """Return the standardised residual of each row, NaN where it is censored."""

@@ -1,0 +1,13 @@
+"""Nonlinear mixed effects: whole populations estimated at once."""
+
+from qspjax.fit.mixed._approximations import (
+    FO as FO,
+    FOCE as FOCE,
+    FOCEI as FOCEI,
+    AbstractApproximation as AbstractApproximation,
+    Laplacian as Laplacian,
+)
+from qspjax.fit.mixed._mixed import Mixed as Mixed
+from qspjax.fit.mixed._nlme import Progress as Progress, nlme as nlme
+from qspjax.fit.mixed._random import Random as Random
+from qspjax.fit.mixed._result import MixedFit as MixedFit

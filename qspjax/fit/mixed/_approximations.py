@@ -1,0 +1,198 @@
+"""Approximations of the likelihood of a subject, in which the random effects u are integrated out.
+
+With l(u) = -2 log p(y | u) + u^T u and its minimum at u*, Laplace's method gives
+
+    -2 log p(y) = l(u*) + log |H / 2|,   H = d^2 l / du^2 at u*
+
+The first-order conditional methods put the expected information into H; first order alone takes u* from one linear step
+from 0. All are written in the whitened effects u, eta = L u, where Omega needs no inverse. As in NONMEM the constant
+n log 2 pi of normal measurements is left out.
+
+References: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087; Wang, J Pharmacokinet Pharmacodyn
+2007;34:575, doi:10.1007/s10928-007-9060-6.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._solution import RESULTS
+from qspjax.fit.mixed._conditional import (
+    conditional,
+    log_determinants,
+    observed_information,
+    predictors_of,
+    solve_each,
+    twice_of,
+)
+from qspjax.fit.mixed._individuals import Expansion
+from qspjax.fit.mixed._mixed import Mixed
+
+
+class AbstractApproximation(eqx.Module):
+    """How the likelihood of a subject is approximated.
+
+    Attributes:
+        conditional: Whether it is expanded about the mode of the random effects, and not about zero.
+        interaction: Whether the standard deviation of a measurement follows the random effects.
+    """
+
+    conditional: eqx.AbstractClassVar[bool]
+    interaction: eqx.AbstractClassVar[bool]
+
+    @abc.abstractmethod
+    def order(self, mixed: Mixed) -> int:
+        """Return how many derivatives of the simulations the objective has in it."""
+
+    @abc.abstractmethod
+    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+        """Return -2 log p(y) of each subject, shape (subjects,); arguments as in `predictors_of`."""
+
+
+class FO(AbstractApproximation):
+    """First order: the model is linear in the random effects, about zero.
+
+    $$ -2 \\log p(y) = \\log |V| + r^T V^{-1} r, \\quad V = A \\Omega A^T + R, \\quad r = y - f(0) $$
+
+    Example:
+        >>> from qspjax.fit import FO
+        >>> FO()
+        FO()
+    """
+
+    conditional = False
+    interaction = False
+
+    def order(self, mixed: Mixed) -> int:
+        return 1
+
+    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+        zero = jnp.zeros_like(u)
+        at = conditional(mixed, x, zero, here, here)
+        H = at.information + jnp.eye(u.shape[1])
+        return at.twice - jnp.sum(at.slope * solve_each(H, at.slope), axis=-1) + log_determinants(H)
+
+
+class FOCE(AbstractApproximation):
+    """First-order conditional estimation: expanded about the mode, with the standard deviations of a typical subject.
+
+    Example:
+        >>> from qspjax.fit import FOCE
+        >>> FOCE()
+        FOCE()
+    """
+
+    conditional = True
+    interaction = False
+
+    def order(self, mixed: Mixed) -> int:
+        return 2 if mixed.censored.any() else 1
+
+    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+        return _about_mode(mixed, x, u, here, typical)
+
+
+class FOCEI(AbstractApproximation):
+    """First-order conditional estimation with interaction: standard deviations are those of the subject at its mode.
+
+    Subjects with measurements below the limit of quantification have the curvature of `Laplacian`.
+
+    Example:
+        >>> from qspjax.fit import FOCEI
+        >>> FOCEI()
+        FOCEI()
+    """
+
+    conditional = True
+    interaction = True
+
+    def order(self, mixed: Mixed) -> int:
+        return 2 if mixed.censored.any() else 1
+
+    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+        return _about_mode(mixed, x, u, here, typical)
+
+
+class Laplacian(AbstractApproximation):
+    """Laplace's method: the curvature at the mode is that of the likelihood itself.
+
+    Reference: Tierney and Kadane, J Am Stat Assoc 1986;81:82, doi:10.1080/01621459.1986.10478240.
+
+    Example:
+        >>> from qspjax.fit import Laplacian
+        >>> Laplacian()
+        Laplacian()
+    """
+
+    conditional = True
+    interaction = True
+
+    def order(self, mixed: Mixed) -> int:
+        return 2
+
+    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+        twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
+        H = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
+        return twice + jnp.sum(u * u, axis=-1) + log_determinants(H)
+
+
+def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    at = conditional(mixed, x, u, here, typical)
+    information = at.information
+    if mixed.censored.any():
+        observed = observed_information(mixed, x, u, here, typical)
+        information = jnp.where(jnp.asarray(mixed.censored)[:, None, None], observed, information)
+    return at.twice + jnp.sum(u * u, axis=-1) + log_determinants(information + jnp.eye(u.shape[1]))
+
+
+def subject_objectives(
+    mixed: Mixed, method: AbstractApproximation, x: Array, u: Array, *, slopes: bool
+) -> tuple[Array, Array, Array | None, Array]:
+    """Return the objective of each subject at its mode, its derivative in x, and the mode, improved by Newton's step.
+
+    One expansion of the simulations at `u`, one order higher than the objective has in it, gives the derivative: the
+    mode moves by the implicit function theorem, du*/dx = -(d^2 l / du^2)^-1 d^2 l / du dx.
+
+    Args:
+        mixed: The problem.
+        method: The approximation.
+        x: The point, shape (names,).
+        u: The modes there, shape (subjects, effects).
+        slopes: Whether to differentiate.
+
+    Returns:
+        The objective, shape (subjects,); its derivative, shape (subjects, names), or None; the modes; and which
+        subjects failed.
+    """
+    order = method.order(mixed) + (1 if slopes else 0)
+    u = u if method.conditional else jnp.zeros_like(u)
+    needed = max(order, 2) if method.conditional else order
+    here = jax.lax.stop_gradient(mixed.expanded(x, u, needed))
+    typical = None
+    if method.conditional and not method.interaction:
+        typical = jax.lax.stop_gradient(mixed.expanded(x, jnp.zeros_like(u), 1 if slopes else 0))
+
+    def penalised(x: Array, u: Array) -> Array:
+        twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
+        return 0.5 * jnp.sum(twice) + 0.5 * jnp.sum(u * u)
+
+    if method.conditional:
+        bend = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
+
+    def at(x: Array) -> tuple[Array, Array]:
+        mode = u - solve_each(bend, jax.grad(penalised, argnums=1)(x, u)) if method.conditional else u
+        value = method.objective(mixed, x, mode, here, typical)
+        return value, (value, mode)
+
+    if slopes:
+        slope, (value, mode) = jax.jacfwd(at, has_aux=True)(x)
+    else:
+        slope, (value, mode) = None, at(x)[1]
+    return value, slope, mode, _failed(here, value)
+
+
+def _failed(here: Expansion, value: Array) -> Array:
+    return (here.result != RESULTS.successful) | ~jnp.isfinite(value)

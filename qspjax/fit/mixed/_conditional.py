@@ -1,0 +1,108 @@
+"""What is known of each subject at given random effects: its log likelihood, the slope and the information on these.
+
+Random effects are written as eta = L u with Omega = L L^T, so that u is standard normal and a variance near zero does
+no harm:
+
+    -2 log p(y, u) = -2 log p(y | L u) + u^T u + E log 2 pi
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
+from qspjax.fit.mixed._individuals import Expansion
+from qspjax.fit.mixed._mixed import Mixed, without_constant
+
+
+class Conditional(NamedTuple):
+    """Each subject at its random effects; without the constant n log 2 pi of normal measurements, as NONMEM has it.
+
+    Attributes:
+        twice: -2 log p(y | u), shape (subjects,).
+        slope: The derivative of log p(y | u) in u, shape (subjects, effects).
+        information: The expected information of y on u, shape (subjects, effects, effects).
+    """
+
+    twice: Array
+    slope: Array
+    information: Array
+
+
+def predictors_of(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> list[Predictors]:
+    """Return the predictors of the densities of all measurements, output by output.
+
+    Args:
+        mixed: The problem.
+        x: The point.
+        u: The random effects, shape (subjects, effects).
+        here: The simulations, expanded near `u`.
+        typical: Those of subjects whose random effects are zero, where standard deviations are theirs (no interaction).
+    """
+    found = [predictors for _, predictors in mixed.predicted(x, u, here)]
+    if typical is None:
+        return found
+    middle = [predictors for _, predictors in mixed.predicted(x, jnp.zeros_like(u), typical)]
+    pairs = zip(mixed.rows, found, middle, strict=True)
+    return [(own[0], *at_zero[1:]) if _is_scaled(rows.output.error) else own for rows, own, at_zero in pairs]
+
+
+def twice_of(mixed: Mixed, predictors: list[Predictors]) -> Array:
+    """Return -2 log p(y | u) of each subject, without n log 2 pi."""
+    total = jnp.zeros(mixed.count)
+    for rows, own in zip(mixed.rows, predictors, strict=True):
+        total = total.at[rows.experiment].add(-2.0 * rows.log_density(own) - without_constant(rows))
+    return total
+
+
+def conditional(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:
+    """Return what is known of each subject at its random effects; arguments as in `predictors_of`."""
+    effects = u.shape[1]
+
+    def predicted(u: Array) -> list[Predictors]:
+        return predictors_of(mixed, x, u, here, typical)
+
+    def along(direction: Array) -> tuple:
+        return jax.jvp(predicted, (u,), (jnp.broadcast_to(direction, u.shape),))
+
+    found, moved = jax.vmap(along, out_axes=(None, 0))(jnp.eye(effects))
+    twice, slope = jnp.zeros(mixed.count), jnp.zeros((mixed.count, effects))
+    information = jnp.zeros((mixed.count, effects, effects))
+    for rows, own, by in zip(mixed.rows, found, moved, strict=True):
+        density, score, weight = rows.scores(own)
+        at = rows.experiment
+        twice = twice.at[at].add(-2.0 * density - without_constant(rows))
+        for s, w, d in zip(score, weight, by, strict=True):
+            slope = slope.at[at].add((s * d).T)
+            information = information.at[at].add(jnp.einsum("r,ar,br->rab", w, d, d))
+    return Conditional(twice, slope, information)
+
+
+def observed_information(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    """Return minus the second derivative of log p(y | u) of each subject, shape (subjects, effects, effects)."""
+
+    def slope(u: Array) -> Array:
+        return jax.grad(lambda u: 0.5 * jnp.sum(twice_of(mixed, predictors_of(mixed, x, u, here, typical))))(u)
+
+    def along(direction: Array) -> Array:
+        return jax.jvp(slope, (u,), (jnp.broadcast_to(direction, u.shape),))[1]
+
+    return jnp.moveaxis(jax.vmap(along)(jnp.eye(u.shape[1])), 0, -1)
+
+
+def log_determinants(matrices: Array) -> Array:
+    """Return log |A| of symmetric positive definite matrices, NaN of others."""
+    factors = jnp.linalg.cholesky(matrices)
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+
+
+def solve_each(matrices: Array, vectors: Array) -> Array:
+    """Return A^-1 b for symmetric positive definite matrices and one vector each."""
+    factors = jnp.linalg.cholesky(matrices)
+    return jax.scipy.linalg.cho_solve((factors, True), vectors[..., None])[..., 0]
+
+
+def _is_scaled(error: object) -> bool:
+    return isinstance(error, (AbstractScaled, LogNormalError))

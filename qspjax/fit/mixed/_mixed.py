@@ -1,0 +1,321 @@
+"""A mixed-effects model: a model, the individuals it was measured in, and how their parameters differ."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
+from qspjax._expression import Expression, substitute, symbol
+from qspjax._model import AbstractModel
+from qspjax._solution import RESULTS
+from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
+from qspjax.fit._formula import Formula, as_formula, names_in
+from qspjax.fit._free import Free, log_priors, natural_values
+from qspjax.fit._layout import parts_of
+from qspjax.fit._measurements import Change, Experiment, Output
+from qspjax.fit._rows import Rows
+from qspjax.fit._stages import parameters_of
+from qspjax.fit._tails import Gaussian
+from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
+from qspjax.fit.mixed._random import Random
+from qspjax.solve import AbstractMethod
+
+
+class Mixed:
+    """A nonlinear mixed-effects model and its data.
+
+    $$ y_{ij} \\sim p(y | f(t_{ij}, \\phi_i)), \\quad \\phi_i = h(\\theta, \\eta_i, x_i), \\quad
+       \\eta_i \\sim N(0, \\Omega) $$
+
+    Args:
+        model: The typical model.
+        subjects: By name, the experiment of each subject: its doses, its measurements, and in `set` its covariates x_i
+            (names that are no parameters of the model, with numbers).
+        outputs: By name, what is measured.
+        parameters: By name, `Free(start, ...)` for what is estimated, numbers for what is fixed: the typical values and
+            any other names that formulas use (exponents of covariates, noise).
+        individual: By name, formulas for what each subject has its own value of: parameters of the model, or other
+            names that formulas of outputs use. They use parameters, random effects and covariates:
+            `{"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}`.
+        random: The random effects.
+        method: How to simulate; by default as `simulate` does.
+
+    Attributes:
+        names: The names of what is estimated: free parameters, and elements of Omega.
+        effects: The names of the random effects.
+        start: The point where a search begins, shape (names,), on the scale of the search.
+        bounds: The least and the greatest point.
+
+    Raises:
+        ValueError: If a name is not known or has two meanings, a covariate is missing in a subject, a subject has no
+            measurements, or an output is not measured.
+
+    Reference: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> subjects = {
+        ...     name: Experiment(
+        ...         Measurements([1.0, 8.0], values, output="concentration"), qsp.bolus(300.0, to="central")
+        ...     )
+        ...     for name, values in {"anna": [9.1, 4.6], "otto": [7.6, 5.2]}.items()
+        ... }
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     subjects,
+        ...     {"concentration": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(3.0), "V": Free(30.0)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> mixed.names
+        ('tCL', 'V', 'var(eta_CL)')
+    """
+
+    def __init__(
+        self,
+        model: AbstractModel,
+        subjects: Mapping[str, Experiment],
+        outputs: Mapping[str, Output],
+        *,
+        parameters: Mapping[str, Free | float],
+        individual: Mapping[str, Formula],
+        random: Sequence[Random],
+        method: AbstractMethod | None = None,
+    ) -> None:
+        """Check and lay out everything."""
+        check_instance("model", model, AbstractModel, "a model")
+        self.model, self.outputs, self.parameters, self.method = model, dict(outputs), dict(parameters), method
+        self.random = tuple(random)
+        for i, one in enumerate(self.random):
+            check_instance(f"random[{i}]", one, Random, "a block such as Random({'eta_CL': 0.1})")
+        self.effects = tuple(name for one in self.random for name in one.names)
+        self.free = {name: one for name, one in parameters.items() if isinstance(one, Free)}
+        self.fixed = {name: as_formula(name, one) for name, one in parameters.items() if name not in self.free}
+        for name, value in self.fixed.items():
+            if isinstance(value, Expression):
+                refuse("parameters", "be Free(...) or numbers", name)
+        self.individual = {name: as_formula(name, one) for name, one in individual.items()}
+        leaves = parameters_of(model)
+        own = {name: symbol(name) for name in self.free if name in leaves and name not in self.individual}
+        self.individual |= own
+        self.subjects = tuple(subjects)
+        self.covariates = _covariates(subjects, leaves)
+        self._check_names(leaves)
+        self.experiments = {name: self._experiment(one) for name, one in subjects.items()}
+
+        def pool(names: Sequence[str], defaults: Mapping[str, Any]) -> IndividualPool:
+            own = (*self.effects, *self.covariates)
+            return IndividualPool(names, defaults, individual=own, count=len(subjects))
+
+        self.individuals = Individuals(*parts_of(self, pool))
+        self._check_measured()
+        thetas = [one.transform.forward(one.start) for one in self.free.values()]
+        self.start = np.concatenate([np.asarray(thetas, float), *(one.point() for one in self.random)])
+        self._programs: dict[str, Any] = {}
+        edges = [one.searched_bounds() for one in self.free.values()]
+        omegas = np.full(self.start.size - len(edges), np.inf)
+        lower, upper = (np.array([float(pair[k]) for pair in edges]) for k in range(2))
+        self.bounds = np.concatenate([lower, -omegas]), np.concatenate([upper, omegas])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.free, *(label for one in self.random for label in one.labels()))
+
+    @property
+    def count(self) -> int:
+        """Number of subjects."""
+        return len(self.subjects)
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        """The measurements, output by output."""
+        return self.individuals.rows
+
+    @property
+    def censored(self) -> np.ndarray:
+        """Which subjects have measurements below the limit of quantification, shape (subjects,)."""
+        found = np.zeros(self.count, bool)
+        for rows in self.rows:
+            found[rows.experiment[rows.censored]] = True
+        return found
+
+    def values(self, x: Any) -> dict[str, Array]:
+        """Return the natural values of all parameters at a point, by name."""
+        natural = natural_values([*self.free.values()], jnp.asarray(x, float)[: len(self.free)])
+        return {name: natural[i] for i, name in enumerate(self.free)} | {
+            name: jnp.asarray(value, float) for name, value in self.fixed.items()
+        }
+
+    def factor(self, x: Any) -> Array:
+        """Return the lower Cholesky factor of Omega at a point, shape (effects, effects)."""
+        blocks, at = [], len(self.free)
+        for one in self.random:
+            blocks.append(one.factor(jnp.asarray(x, float)[at : at + one.size]))
+            at += one.size
+        return jax.scipy.linalg.block_diag(*blocks) if blocks else jnp.zeros((0, 0))
+
+    def covariance(self, x: Any) -> Array:
+        """Return Omega at a point, shape (effects, effects)."""
+        factor = self.factor(x)
+        return factor @ factor.T
+
+    def natural(self, x: Any) -> Array:
+        """Return the natural values of what is estimated, in the order of `names`."""
+        known, omega, at = self.values(x), self.covariance(x), 0
+        pieces = [jnp.stack([known[name] for name in self.free])] if self.free else []
+        for one in self.random:
+            end = at + len(one.names)
+            pieces.append(one.elements(omega[at:end, at:end]))
+            at = end
+        return jnp.concatenate(pieces)
+
+    def log_prior(self, x: Any) -> Array:
+        """Return the log density of the priors of the parameters at a point."""
+        if not self.free:
+            return jnp.zeros(())
+        return log_priors(
+            [*self.free.values()], natural_values([*self.free.values()], jnp.asarray(x)[: len(self.free)])
+        )
+
+    # --- one evaluation ---------------------------------------------------------------------------------------------
+
+    def pooled(self, x: Any, u: Any) -> tuple[Array, dict[str, Array]]:
+        """Return every number of the individuals, for random effects eta = L u, and the parameters by name."""
+        known = self.values(x)
+        etas = u @ self.factor(x).T
+        own = {name: etas[:, k] for k, name in enumerate(self.effects)} | self.covariates
+        pool = self.individuals.pool
+        return pool.values([known[name] for name in pool.parameters], own), known
+
+    def expanded(self, x: Any, u: Any, order: int) -> Expansion:
+        """Return the simulations of all individuals, expanded about where they are."""
+        return self.individuals.expanded(self.pooled(x, u)[0], order)
+
+    def predicted(self, x: Any, u: Any, expansion: Expansion) -> list[tuple[Array, Predictors]]:
+        """Return the prediction of each measurement and the predictors of its density, output by output."""
+        pool, known = self.pooled(x, u)
+        observed = self.individuals.observed(expansion, pool)
+        return [rows.predicted(pool, observed, known) for rows in self.rows]
+
+    def failures(self, x: Any, u: Any = None) -> list[str]:
+        """Say which subjects cannot be simulated at a point, where and why; an empty list if all can.
+
+        Args:
+            x: The point.
+            u: The random effects eta = L u, shape (subjects, effects); by default zero.
+        """
+        u = np.zeros((self.count, len(self.effects))) if u is None else u
+        outcomes = self._simulated(jnp.asarray(x, float), jnp.asarray(u, float))
+        lines = []
+        for i, name in enumerate(self.subjects):
+            code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
+            if bool(code != RESULTS.successful):
+                lines.append(f"Subject `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]}")
+        return lines
+
+    @cached_property
+    def _simulated(self) -> Any:
+        return jax.jit(lambda x, u: self.individuals.expanded(self.pooled(x, u)[0], 0))
+
+    def program(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return a compiled program of this problem, made once."""
+        if name not in self._programs:
+            self._programs[name] = make()
+        return self._programs[name]
+
+    # --- checks -----------------------------------------------------------------------------------------------------
+
+    def _experiment(self, one: Experiment) -> Experiment:
+        """Return the experiment of a subject, with its own parameters at the start, and where covariates change."""
+        given = {name: value for name, value in one.begin.set.items() if name in self.covariates}
+        set_here = {name: value for name, value in one.begin.set.items() if name not in given}
+        changes = []
+        now = dict(given)
+        for change in one.changes:
+            now |= {name: value for name, value in change.set.items() if name in self.covariates}
+            moved = {
+                name: substitute(formula, {key: value for key, value in now.items() if value != given[key]})
+                for name, formula in self.individual.items()
+                if isinstance(formula, Expression) and names_in(formula) & change.set.keys()
+            }
+            rest = {name: value for name, value in change.set.items() if name not in self.covariates}
+            changes.append(Change(change.at, set=moved | rest, put=change.put))
+        return one.changed(
+            begin=Change(one.begin.at, set=self.individual | set_here, put=one.begin.put), changes=changes
+        )
+
+    def _check_names(self, leaves: frozenset[str]) -> None:
+        if not self.effects:
+            raise ArgumentError("random", "must have at least one random effect, but has none.")
+        if len(set(self.effects)) < len(self.effects):
+            twice = next(name for name in self.effects if self.effects.count(name) > 1)
+            refuse("random", "name every effect once", f"with `{twice}` twice")
+        for name in self.effects:
+            for what, others in (("a parameter", {*self.parameters, *leaves}), ("a covariate", self.covariates)):
+                if name in others:
+                    refuse("random", f"have names that mean nothing else, and not that of {what}", name)
+        known = {*self.parameters, *self.effects, *self.covariates, *leaves}
+        used = frozenset().union(*(names_in(one) for one in self.individual.values()))
+        for name, formula in self.individual.items():
+            for one in sorted(names_in(formula)):
+                what = f"a parameter, a random effect or a covariate of all subjects, in the formula of `{name}`"
+                check_one_of("individual", one, known, what)
+        used |= frozenset().union(*(output.names() for output in self.outputs.values()))
+        for kind, names in (("random", self.effects), ("parameters", self.free)):
+            for name in names:
+                if name not in used:
+                    must = f"have names that something depends on, but nothing depends on `{name}`."
+                    raise ArgumentError(kind, f"must {must}")
+
+    def _check_measured(self) -> None:
+        measured = np.zeros(self.count, int)
+        for rows in self.rows:
+            measured += np.bincount(rows.experiment, minlength=self.count)
+        for name, count in zip(self.subjects, measured, strict=True):
+            if not count:
+                raise ArgumentError("subjects", f"must have measurements, but subject `{name}` has none.")
+        for name in self.outputs:
+            if name not in {rows.name for rows in self.rows}:
+                raise ArgumentError("outputs", f"must be measured, but nothing is measured of output `{name}`.")
+        if any(stage.later for stage in self.individuals.stages.stages):
+            refuse(
+                "individual", "have formulas over parameters, random effects and covariates", "over what is observed"
+            )
+
+
+def without_constant(rows: Rows) -> np.ndarray:
+    """Return the part of -2 log p of each row that NONMEM leaves out: log 2 pi of what is normal and measured."""
+    error = rows.output.error
+    normal = isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian)
+    return np.where(rows.censored | (not normal), 0.0, np.log(2.0 * np.pi))
+
+
+def _covariates(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> dict[str, np.ndarray]:
+    """Return what subjects set that is no parameter of the model, shape (subjects,)."""
+    if not subjects:
+        raise ArgumentError("subjects", "must have measurements, but there are none.")
+    for name, one in subjects.items():
+        check_instance(f'subjects["{name}"]', one, Experiment, "an Experiment")
+    names = dict.fromkeys(name for one in subjects.values() for name in one.begin.set if name not in leaves)
+    found = {}
+    for name in names:
+        column = []
+        for subject, one in subjects.items():
+            if name not in one.begin.set:
+                raise ArgumentError("subjects", f"must all have the covariate `{name}`, but `{subject}` has none.")
+            value = one.begin.set[name]
+            if isinstance(value, Expression) or not np.isfinite(value):
+                raise ArgumentError(
+                    "subjects", f"must have numbers as covariates, but `{name}` of `{subject}` is {value}."
+                )
+            column.append(value)
+        found[name] = np.array(column, float)
+    return found

@@ -1,0 +1,110 @@
+"""The modes of the random effects of all subjects, side by side.
+
+    u* = argmin -2 log p(y | u) + u^T u
+
+by Levenberg's method with the expected information, each subject with a damping of its own. A trial costs one
+simulation of the cohort with its sensitivities; subjects that are done wait for the others.
+
+Reference: More, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 1978;630:105, doi:10.1007/BFb0067700.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._solution import RESULTS
+from qspjax.fit.mixed._conditional import conditional, solve_each
+from qspjax.fit.mixed._mixed import Mixed
+
+MOST = 60
+"""Trials until a mode has to be found."""
+CLOSE = 1e-14
+"""A mode is found where the next step would gain no more than this."""
+
+
+class Modes(NamedTuple):
+    """Where the subjects are.
+
+    Attributes:
+        u: The random effects, shape (subjects, effects).
+        value: -2 log p(y | u) + u^T u, shape (subjects,), inf where a subject could not be simulated.
+        found: Whether it is the mode.
+        trials: How many trials it took.
+    """
+
+    u: Array
+    value: Array
+    found: Array
+    trials: Array
+
+
+class _Search(NamedTuple):
+    u: Array
+    value: Array
+    gradient: Array
+    curvature: Array
+    damping: Array
+    found: Array
+    trials: Array
+
+
+def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True) -> Modes:
+    """Return the modes of the random effects.
+
+    Args:
+        mixed: The problem.
+        x: The point, shape (names,).
+        start: Where to begin, shape (subjects, effects).
+        interaction: Whether standard deviations follow the random effects.
+    """
+    effects = start.shape[1]
+    unit = jnp.eye(effects)
+    typical = None if interaction else mixed.expanded(x, jnp.zeros_like(start), 0)
+
+    def at(u: Array) -> tuple[Array, Array, Array]:
+        here = mixed.expanded(x, u, 1)
+        seen = conditional(mixed, x, u, here, typical)
+        value = seen.twice + jnp.sum(u * u, axis=-1)
+        fine = (here.result == RESULTS.successful) & jnp.isfinite(value)
+        fine &= jnp.isfinite(seen.slope).all(axis=-1) & jnp.isfinite(seen.information).all(axis=(-2, -1))
+        gradient = jnp.where(fine[:, None], u - seen.slope, 0.0)
+        curvature = jnp.where(fine[:, None, None], seen.information, 0.0) + unit
+        return jnp.where(fine, value, jnp.inf), gradient, curvature
+
+    def step(now: _Search) -> _Search:
+        damped = now.curvature + now.damping[:, None, None] * unit
+        move = -solve_each(damped, now.gradient)
+        trial = jnp.where(now.found[:, None], now.u, now.u + move)
+        value, gradient, curvature = at(trial)
+        expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", now.curvature, move)), axis=-1)
+        begun = jnp.isfinite(now.value)  # the first trial is the start itself
+        rounding = 1e-13 * (1.0 + jnp.abs(now.value))
+        better = (value <= now.value + rounding) & jnp.isfinite(value)
+        ratio = jnp.where(begun, (now.value - value) / jnp.maximum(expected, 1e-300), 1.0)
+        damping = jnp.where(better, jnp.where(ratio > 0.5, 0.2 * now.damping, now.damping), 4.0 * now.damping + 0.1)
+        damping = jnp.where(damping < 1e-3, 0.0, damping)
+        taken = better & ~now.found
+
+        def kept(new: Array, old: Array) -> Array:
+            return jnp.where(taken.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return _Search(
+            kept(trial, now.u),
+            kept(value, now.value),
+            kept(gradient, now.gradient),
+            kept(curvature, now.curvature),
+            jnp.where(now.found, now.damping, damping),
+            now.found | (taken & begun & (expected < CLOSE)),
+            now.trials + ~now.found,
+        )
+
+    def going(now: _Search) -> Array:
+        return (~now.found & (now.trials < MOST)).any()
+
+    none = jnp.zeros(mixed.count)
+    flat = jnp.broadcast_to(unit, (mixed.count, effects, effects))
+    begun = _Search(start, none + jnp.inf, jnp.zeros_like(start), flat, none, none.astype(bool), none.astype(int))
+    now = jax.lax.while_loop(going, step, begun)
+    return Modes(now.u, now.value, now.found, now.trials)

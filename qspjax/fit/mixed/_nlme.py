@@ -1,0 +1,231 @@
+"""Maximum likelihood of a mixed-effects model: from a start to estimates, resumable."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, check_whole, refuse
+from qspjax._files import replaced
+from qspjax.fit._search import quickly_compiled
+from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation, subject_objectives
+from qspjax.fit.mixed._descent import Descent, direction, products, updated
+from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._modes import modes
+from qspjax.fit.mixed._result import MixedFit
+
+HALVINGS = 12
+"""How often a step is halved before the search gives up."""
+
+
+class Progress(NamedTuple):
+    """How an estimation stands: iterations that are done, the objective, and how much the next one should gain."""
+
+    iterations: int
+    objective: float
+    gain: float
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point: of each subject, with its slopes, and the modes of the random effects."""
+
+    values: np.ndarray
+    slopes: np.ndarray
+    modes: np.ndarray
+    failed: np.ndarray
+    found: np.ndarray
+
+
+def nlme(
+    mixed: Mixed,
+    *,
+    method: AbstractApproximation | None = None,
+    start: Any = None,
+    iterations: int = 200,
+    tolerance: float = 1e-6,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> MixedFit:
+    """Find the parameters of a population, its covariance and its noise, at which the likelihood is greatest.
+
+    The random effects of all subjects are found side by side at every point, each from where it was before; the
+    gradient of the objective is exact (see `AbstractApproximation`). A subject that cannot be simulated at the start is
+    left out and named in the result; a step at which another one fails is shortened.
+
+    Args:
+        mixed: The model and the data.
+        method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`.
+        start: Where to begin, on the scale of the search; by default `mixed.start`.
+        iterations: The most that are made.
+        tolerance: The search ends where the next step should lower the objective by less than this.
+        checkpoint: A file in which the state is kept after every iteration; where it is there already, the estimation
+            goes on from it.
+        progress: Called after every iteration.
+
+    Returns:
+        A `MixedFit`.
+
+    Raises:
+        ValueError: If the start has a wrong shape, or the checkpoint is that of another estimation.
+        RuntimeError: If no subject can be evaluated at the start.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"concentration": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(3.5)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> fit = nlme(mixed)
+        >>> round(fit.parameters["tCL"], 1)
+        2.8
+    """
+    check_instance("mixed", mixed, Mixed, "a Mixed")
+    method = FOCEI() if method is None else method
+    check_instance("method", method, AbstractApproximation, "a method such as FOCEI()")
+    check_whole("iterations", iterations, 0)
+    x = np.asarray(mixed.start if start is None else start, float)
+    if x.shape != mixed.start.shape or not np.isfinite(x).all():
+        refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
+    run = _Run(mixed, method, np.clip(x, *mixed.bounds))
+    file = None if checkpoint is None else Path(checkpoint)
+    if file is not None and file.exists():
+        run.load(file)
+    while not run.ended and len(run.history) <= iterations:
+        run.advance(tolerance)
+        if progress is not None:
+            progress(Progress(len(run.history) - 1, run.now.value, run.gain))
+        if file is not None:
+            run.save(file)
+    return run.result()
+
+
+def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.Array) -> Evaluation:
+    found = jnp.ones(mixed.count, bool)
+    if method.conditional:
+        near = modes(mixed, x, u, interaction=method.interaction)
+        u, found = near.u, near.found
+    values, slopes, better, failed = subject_objectives(mixed, method, x, u, slopes=True)
+    return Evaluation(values, slopes, better, failed, found)
+
+
+class _Run:
+    """An estimation under way."""
+
+    def __init__(self, mixed: Mixed, method: AbstractApproximation, x: np.ndarray) -> None:
+        self.mixed, self.method, self.start = mixed, method, x
+        self.began = time.perf_counter()
+        self.program = mixed.program(repr(method), lambda: quickly_compiled(partial(_evaluate, mixed, method)))
+        self.u = np.zeros((mixed.count, len(mixed.effects)))
+        first = self.evaluated(x, self.u)
+        self.kept = ~first.failed
+        if not self.kept.any():
+            raise RuntimeError(f"No subject can be evaluated at the start: {'; '.join(mixed.failures(x))}")
+        self.now = Descent(x, *self._total(x, first), products(first.slopes[self.kept]))
+        self.u, self.last = first.modes, first
+        self.gain, self.ended = np.inf, ""
+        self.history = [self.now.value]
+        self.path = [x]
+
+    def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation:
+        """Return the objective at a point, the modes being looked for from `u`."""
+        return Evaluation(*(np.asarray(part) for part in self.program(jnp.asarray(x), jnp.asarray(u))))
+
+    def _total(self, x: np.ndarray, one: Evaluation) -> tuple[float, np.ndarray]:
+        if (one.failed & self.kept).any():
+            return np.inf, np.zeros_like(x)
+        prior, slope = (np.asarray(part) for part in _prior(self.mixed, x))
+        return float(one.values[self.kept].sum() - 2.0 * prior), one.slopes[self.kept].sum(axis=0) - 2.0 * slope
+
+    def advance(self, tolerance: float) -> None:
+        """Take a step; note that the search has ended where there is none."""
+        step, self.gain = direction(self.now, self.mixed.bounds)
+        if self.gain < tolerance:
+            self.ended = "converged"
+            return
+        size = 1.0
+        for _ in range(HALVINGS):
+            x = np.clip(self.now.x + size * step, *self.mixed.bounds)
+            one = self.evaluated(x, self.u)
+            value, slope = self._total(x, one)
+            if value <= self.now.value + 1e-4 * float(self.now.slope @ (x - self.now.x)):
+                self.now = updated(self.now, x, value, slope)
+                self.u, self.last = one.modes, one
+                self.history.append(value)
+                self.path.append(x)
+                return
+            size *= 0.5
+        fresh = products(self.last.slopes[self.kept])
+        if np.allclose(fresh, self.now.bend):
+            self.ended = "no lower point was found along the last direction"
+        self.now = self.now._replace(bend=fresh)
+
+    def result(self) -> MixedFit:
+        """Return what was found."""
+        return MixedFit(
+            mixed=self.mixed,
+            method=self.method,
+            x=self.now.x,
+            u=self.u,
+            subject_objectives=np.where(self.kept, self.last.values, np.nan),
+            slopes=self.last.slopes,
+            kept=self.kept,
+            found=self.last.found,
+            history=np.array(self.history),
+            path=np.array(self.path),
+            status=self.ended or "iterations used up",
+            seconds=time.perf_counter() - self.began,
+            program=self.program,
+        )
+
+    def _fingerprint(self) -> str:
+        data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in self.mixed.rows]
+        said = (self.mixed.names, self.mixed.fixed, data, repr(self.method), self.start.tobytes())
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        own = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
+        state = {"ended": self.ended, "fingerprint": self._fingerprint(), **self.now._asdict(), **own}
+        with replaced(path) as new, new.open("wb") as file:
+            np.savez(file, **state, **{f"last_{name}": value for name, value in self.last._asdict().items()})
+
+    def load(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: If it is that of another estimation, or none.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as state:
+                held = {name: state[name] for name in state.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
+        if str(held.get("fingerprint")) != self._fingerprint():
+            raise ValueError(
+                f"{path} must be the checkpoint of this estimation, but is that of another one: remove it."
+            )
+        self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"])
+        self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
+        self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
+        self.history, self.path = held["history"].tolist(), [*held["path"]]
+
+
+def _prior(mixed: Mixed, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    if all(one.prior is None for one in mixed.free.values()):
+        return jnp.zeros(()), jnp.zeros(x.size)
+    return jax.value_and_grad(mixed.log_prior)(jnp.asarray(x))

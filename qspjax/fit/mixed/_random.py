@@ -1,0 +1,119 @@
+"""Random effects: blocks of normal numbers, each with a covariance to be estimated.
+
+A block is searched by the Cholesky factor of its covariance, Omega = L L^T, with the logarithms of its diagonal: every
+point of the search is a covariance, and a variance may come as close to zero as it likes.
+
+Reference: Pinheiro and Bates, Stat Comput 1996;6:289, doi:10.1007/BF00140873.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import ArgumentError, check_finite, refuse
+
+
+class Random:
+    """A block of random effects, normal with mean 0 and a covariance of their own.
+
+    Args:
+        effects: The variance of one effect or of several independent ones by name, where the search begins; or names,
+            with a `covariance`.
+        covariance: The covariance of the names, shape (names, names): all of its elements are estimated.
+        fixed: Whether the covariance is known.
+
+    Attributes:
+        names: The names.
+        start: The covariance at the start, shape (names, names).
+        full: Whether the effects are correlated.
+
+    Raises:
+        ValueError: If a variance is not positive, or a covariance not symmetric and positive definite.
+
+    Example:
+        >>> from qspjax.fit import Random
+        >>> Random({"eta_ka": 0.4}).names
+        ('eta_ka',)
+        >>> Random(["eta_CL", "eta_V"], [[0.07, 0.01], [0.01, 0.02]]).size
+        3
+    """
+
+    def __init__(
+        self, effects: Mapping[str, float] | Sequence[str], covariance: Any = None, *, fixed: bool = False
+    ) -> None:
+        """Check the covariance."""
+        self.names = tuple(effects)
+        self.full, self.fixed = covariance is not None, fixed
+        if not self.names:
+            raise ArgumentError("effects", "must name one effect or several, but are empty.")
+        if len(set(self.names)) < len(self.names):
+            refuse("effects", "have names of their own", ", ".join(self.names))
+        if isinstance(effects, Mapping) == self.full:
+            raise ArgumentError(
+                "effects", "must be variances by name, or names and a covariance, but are neither or both."
+            )
+        self.start = _covariance(self.names, covariance) if self.full else _variances(effects)
+
+    @property
+    def size(self) -> int:
+        """How many numbers describe the covariance, 0 if it is fixed."""
+        count = len(self.names)
+        return 0 if self.fixed else count * (count + 1) // 2 if self.full else count
+
+    def point(self) -> np.ndarray:
+        """Return the start on the scale of the search, shape (size,)."""
+        return np.zeros(0) if self.fixed else self.point_of(self.start)
+
+    def point_of(self, covariance: np.ndarray) -> np.ndarray:
+        """Return a covariance on the scale of the search, shape (size,)."""
+        factor = np.linalg.cholesky(covariance)
+        diagonal = np.log(np.diag(factor))
+        return np.concatenate([diagonal, factor[np.tril_indices(len(self.names), -1)]]) if self.full else diagonal
+
+    def factor(self, x: jax.Array) -> jax.Array:
+        """Return the lower Cholesky factor at a point of the search, shape (names, names)."""
+        count = len(self.names)
+        if self.fixed:
+            return jnp.asarray(np.linalg.cholesky(self.start))
+        whole = jnp.diag(jnp.exp(x[:count]))
+        return whole.at[np.tril_indices(count, -1)].set(x[count:]) if self.full else whole
+
+    def labels(self) -> tuple[str, ...]:
+        """Return names for the elements of the covariance that are estimated: variances, then covariances."""
+        variances = tuple(f"var({name})" for name in self.names)
+        if self.fixed or not self.full:
+            return () if self.fixed else variances
+        rows, cols = np.tril_indices(len(self.names), -1)
+        pairs = zip(rows, cols, strict=True)
+        return (*variances, *(f"cov({self.names[i]}, {self.names[j]})" for i, j in pairs))
+
+    def elements(self, covariance: jax.Array) -> jax.Array:
+        """Return the elements of a covariance in the order of `labels`."""
+        if self.fixed:
+            return jnp.zeros((0,), covariance.dtype)
+        variances = jnp.diagonal(covariance)
+        below = np.tril_indices(len(self.names), -1)
+        return jnp.concatenate([variances, covariance[below]]) if self.full else variances
+
+
+def _variances(effects: Mapping[str, float]) -> np.ndarray:
+    for name, value in effects.items():
+        check_finite(f'effects["{name}"]', value)
+        if not value > 0:
+            refuse(f'effects["{name}"]', "be a positive variance", value)
+    return np.diag([float(value) for value in effects.values()])
+
+
+def _covariance(names: tuple[str, ...], covariance: Any) -> np.ndarray:
+    found = np.asarray(covariance, float)
+    if found.shape != (len(names), len(names)):
+        refuse("covariance", f"have shape ({len(names)}, {len(names)})", f"of shape {found.shape}")
+    if not np.isfinite(found).all() or not np.allclose(found, found.T, rtol=1e-9, atol=0.0):
+        refuse("covariance", "be finite and symmetric", "not")
+    least = float(np.linalg.eigvalsh(found).min())
+    if least <= 0:
+        raise ArgumentError("covariance", f"must be positive definite, but its least eigenvalue is {least:.3g}.")
+    return found

@@ -1,0 +1,147 @@
+"""What an estimation of a mixed-effects model has found."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_one_of
+from qspjax._extras import require
+from qspjax.fit.mixed._mixed import Mixed
+
+if TYPE_CHECKING:
+    import pandas
+
+    from qspjax.fit.mixed._approximations import AbstractApproximation
+
+COVARIANCES = ("sandwich", "hessian", "products")
+STEP = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedFit:
+    """Estimates of a mixed-effects model.
+
+    The objective is -2 log L without n log 2 pi of the normal measurements, as NONMEM has it.
+
+    Attributes:
+        mixed: What was fitted.
+        method: How.
+        x: The estimate, on the scale of the search, shape (names,).
+        u: The modes of the random effects, eta = L u, shape (subjects, effects).
+        subject_objectives: The part of each subject, shape (subjects,), NaN of one that was left out.
+        slopes: The derivatives of these, shape (subjects, names).
+        kept: Which subjects are in the fit.
+        found: Whether the mode of each subject was found.
+        history: The objective after each iteration.
+        path: The points, shape (iterations, names).
+        status: How the search ended.
+        seconds: What it took.
+        program: The objective as one program, for standard errors.
+    """
+
+    mixed: Mixed
+    method: "AbstractApproximation"
+    x: np.ndarray
+    u: np.ndarray
+    subject_objectives: np.ndarray
+    slopes: np.ndarray
+    kept: np.ndarray
+    found: np.ndarray
+    history: np.ndarray
+    path: np.ndarray
+    status: str
+    seconds: float
+    program: Callable[..., Any] = dataclasses.field(repr=False)
+
+    @property
+    def objective(self) -> float:
+        """The objective at the estimate."""
+        return float(self.history[-1])
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The natural values of the estimates: parameters, then elements of Omega."""
+        return dict(zip(self.mixed.names, np.asarray(self.mixed.natural(self.x)).tolist(), strict=True))
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Omega, shape (effects, effects)."""
+        return np.asarray(self.mixed.covariance(self.x))
+
+    @property
+    def etas(self) -> np.ndarray:
+        """The random effects of the subjects, shape (subjects, effects)."""
+        return self.u @ np.asarray(self.mixed.factor(self.x)).T
+
+    @property
+    def shrinkage(self) -> dict[str, tuple[float, float]]:
+        """Eta shrinkage in per cent: 100 (1 - SD(eta) / omega), and in variances 100 (1 - var(eta) / omega^2)."""
+        omega = np.sqrt(np.diag(self.covariance))
+        ratio = self.etas[self.kept].std(axis=0, ddof=1) / omega if self.kept.sum() > 1 else np.zeros_like(omega)
+        pairs = zip(self.mixed.effects, ratio, strict=True)
+        return {name: (100.0 * (1.0 - float(r)), 100.0 * (1.0 - float(r) ** 2)) for name, r in pairs}
+
+    def hessian(self) -> np.ndarray:
+        """Return the second derivative of the objective, by central differences of exact slopes."""
+        columns = []
+        for direction in np.eye(self.x.size):
+            step = STEP * direction
+            ends = [self.program(jnp.asarray(self.x + s * step), jnp.asarray(self.u)) for s in (1.0, -1.0)]
+            ahead, behind = (np.asarray(end[1])[self.kept].sum(axis=0) for end in ends)
+            columns.append((ahead - behind) / (2.0 * STEP))
+        prior = np.asarray(jax.hessian(self.mixed.log_prior)(jnp.asarray(self.x)))
+        whole = np.array(columns) - 2.0 * prior
+        return 0.5 * (whole + whole.T)
+
+    def covariance_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
+        """Return the covariance of the estimates in their natural values, shape (names, names).
+
+        Args:
+            kind: `"sandwich"` R^-1 S R^-1, `"hessian"` R^-1 or `"products"` S^-1, with R the second derivative of
+                -log L and S the sum of the outer products of its slopes over subjects.
+
+        Raises:
+            ValueError: If the kind is another one.
+        """
+        check_one_of("kind", kind, COVARIANCES, "one of these")
+        slopes = 0.5 * self.slopes[self.kept]
+        S = slopes.T @ slopes
+        if kind == "products":
+            found = np.linalg.inv(S)
+        else:
+            inverse = np.linalg.inv(0.5 * self.hessian())
+            found = inverse if kind == "hessian" else inverse @ S @ inverse
+        chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
+        return chain @ found @ chain.T
+
+    def to_dataframe(self, kind: str = "sandwich") -> "pandas.DataFrame":
+        """Return a table with a row an estimate: value, standard error, its per cent (RSE), and a 95 % interval.
+
+        Args:
+            kind: Which standard errors, see `covariance_of_estimates`.
+        """
+        pandas = require("pandas", extra="data")
+        values = np.array([*self.parameters.values()])
+        errors = np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+        table = {
+            "name": [*self.parameters],
+            "estimate": values,
+            "se": errors,
+            "rse": 100.0 * errors / np.abs(values),
+            "lower": values - 1.96 * errors,
+            "upper": values + 1.96 * errors,
+        }
+        return pandas.DataFrame(table)
+
+    def __str__(self) -> str:
+        left_out = [name for name, kept in zip(self.mixed.subjects, self.kept, strict=True) if not kept]
+        lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
+        lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
+        lines += [f"shrinkage of {name}: {own[0]:.1f} %" for name, own in self.shrinkage.items()]
+        if left_out:
+            lines.append(f"left out, since they cannot be simulated at the start: {', '.join(left_out)}")
+        return "\n".join(lines)

@@ -1,0 +1,344 @@
+"""Mixed effects: closed forms, published objectives, gradients, failures, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import qspjax as qsp
+from qspjax.fit import (
+    FO,
+    FOCE,
+    FOCEI,
+    M3,
+    Additive,
+    Change,
+    Experiment,
+    Free,
+    Laplacian,
+    Measurements,
+    Mixed,
+    Output,
+    Proportional,
+    Random,
+    nlme,
+)
+from qspjax.fit.mixed._approximations import subject_objectives
+from qspjax.fit.mixed._modes import modes
+from tests.systems.data import data_folder, needs_data
+from tests.systems.marks import slow_for
+
+METHODS = [FO(), FOCE(), FOCEI(), Laplacian()]
+TIMES = np.array([1.0, 3.0, 8.0])
+
+
+def named(method):
+    return type(method).__name__
+
+
+class Level(qsp.AbstractModel):
+    """A level that stays: linear in everything."""
+
+    base: jax.Array = qsp.parameter(unit="mg", doc="The level.", above=None)
+    slope: jax.Array = qsp.parameter(unit="mg/h", doc="Its slope.", above=None)
+
+    def initial(self):
+        return {"level": self.base}
+
+    def vector_field(self, t, y):
+        return {"level": self.slope}
+
+    def observe(self, t, y):
+        return {"level": y["level"]}
+
+
+def levels(subjects=6, **settings):
+    """Return a linear mixed-effects model with correlated effects, and its measurements, shape (subjects, times)."""
+    rng = np.random.default_rng(1)
+    values = 5.0 + 0.3 * TIMES + rng.normal(size=(subjects, 1)) + 0.3 * rng.normal(size=(subjects, 1)) * TIMES
+    values = values + 0.2 * rng.normal(size=values.shape)
+    people = {f"{i}": Experiment(Measurements(TIMES, row, output="level")) for i, row in enumerate(values)}
+    random = [Random(["eta_base", "eta_slope"], [[1.0, 0.1], [0.1, 0.08]])]
+    mixed = Mixed(
+        Level(base=5.0, slope=0.3),
+        people,
+        {"level": Output("level", Additive("sigma"))},
+        parameters={"mu": Free(4.5, transform=qsp.Identity()), "slope": Free(0.25), "sigma": Free(0.3)},
+        individual={"base": "mu + eta_base", "slope": "slope + eta_slope"},
+        random=random,
+        **settings,
+    )
+    return mixed, values
+
+
+def exact(mixed, values, x):
+    """Return the objective of the linear model: normal with covariance A Omega A^T + sigma^2."""
+    known = mixed.values(x)
+    A = np.stack([np.ones_like(TIMES), TIMES], axis=1)
+    V = A @ np.asarray(mixed.covariance(x)) @ A.T + float(known["sigma"]) ** 2 * np.eye(3)
+    law = stats.multivariate_normal(float(known["mu"]) + float(known["slope"]) * TIMES, V)
+    return -2.0 * law.logpdf(values).sum() - values.size * np.log(2.0 * np.pi)
+
+
+def objective(mixed, method):
+    """Return the objective with its gradient as one program."""
+
+    def program(x):
+        u = jnp.zeros((mixed.count, len(mixed.effects)))
+        if method.conditional:
+            u = modes(mixed, x, u, interaction=method.interaction).u
+        values, slopes, _, failed = subject_objectives(mixed, method, x, u, slopes=True)
+        return values.sum(), slopes.sum(axis=0), failed.any()
+
+    return jax.jit(program)
+
+
+@pytest.mark.parametrize("method", slow_for(METHODS, METHODS[1], METHODS[3]), ids=named)
+def test_all_are_exact_where_the_model_is_linear(method):
+    mixed, values = levels()
+    found, slope, failed = objective(mixed, method)(jnp.asarray(mixed.start))
+    assert not failed
+    np.testing.assert_allclose(found, exact(mixed, values, mixed.start), rtol=1e-9)
+    step = 1e-5 * np.eye(mixed.start.size)
+    central = [(exact(mixed, values, mixed.start + h) - exact(mixed, values, mixed.start - h)) / 2e-5 for h in step]
+    np.testing.assert_allclose(slope, central, rtol=1e-5, atol=1e-5)
+
+
+def test_the_estimates_of_a_linear_model_are_those_of_its_likelihood():
+    from scipy.optimize import minimize
+
+    mixed, values = levels(subjects=12)
+    fit = nlme(mixed)
+    truth = minimize(lambda x: exact(mixed, values, x), mixed.start, method="BFGS")
+    assert fit.status == "converged"
+    np.testing.assert_allclose(fit.objective, truth.fun, atol=1e-5)
+    np.testing.assert_allclose(fit.x, truth.x, atol=2e-3)
+    np.testing.assert_allclose(fit.subject_objectives.sum(), fit.objective, rtol=1e-12)
+    assert (fit.covariance[0, 1], fit.parameters["cov(eta_slope, eta_base)"]) == (fit.covariance[1, 0],) * 2
+
+
+def curve(CL, V, times=TIMES):
+    return 300.0 / V * np.exp(-CL / V * times)
+
+
+def decays(method=None, below=None, sd=0.1, **settings):
+    """Return a nonlinear model with proportional error, and a covariate."""
+    rng = np.random.default_rng(3)
+    people = {}
+    for i in range(5):
+        weight = 50.0 + 10.0 * i
+        values = curve(3.0 * np.exp(0.3 * rng.normal()) * (weight / 70.0), 30.0) * (1.0 + sd * rng.normal(size=3))
+        data = Measurements(TIMES, values, output="concentration")
+        people[f"{i}"] = Experiment(data, qsp.bolus(300.0, to="central"), set={"WT": weight})
+    return Mixed(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        people,
+        {"concentration": Output("concentration", Proportional("cv"), below=below)},
+        **{
+            "parameters": {"tCL": Free(2.5), "V": Free(28.0), "power": 1.0, "cv": Free(0.15)},
+            "individual": {"CL": "tCL * exp(eta_CL) * (WT / 70)^power"},
+            "random": [Random({"eta_CL": 0.05})],
+            "method": method,
+        }
+        | settings,
+    )
+
+
+GRADIENTS = [*((method, None) for method in METHODS), *((method, M3(5.0)) for method in METHODS)]
+
+
+@pytest.mark.parametrize("case", slow_for(GRADIENTS, GRADIENTS[0], *GRADIENTS[4:6], GRADIENTS[7]))
+def test_gradients_against_central_differences(case):
+    method, below = case
+    mixed = decays(method=qsp.solve.MatrixExponential(), below=below)
+    assert mixed.censored.any() == (below is not None)
+    program, x = objective(mixed, method), jnp.asarray(mixed.start)
+    _, slope, failed = program(x)
+    assert not failed
+    step = 1e-4 * jnp.eye(x.size)
+    central = [(program(x + h)[0] - program(x - h)[0]) / 2e-4 for h in step]
+    np.testing.assert_allclose(slope, central, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_solve_in_steps():
+    mixed = decays(method=qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12))
+    program, x = objective(mixed, FOCEI()), jnp.asarray(mixed.start)
+    exactly = objective(decays(method=qsp.solve.MatrixExponential()), FOCEI())
+    np.testing.assert_allclose(program(x)[0], exactly(x)[0], rtol=1e-7)
+    np.testing.assert_allclose(program(x)[1], exactly(x)[1], rtol=1e-5)
+
+
+def test_an_estimation_goes_on_from_where_it_was(tmp_path):
+    mixed, file = decays(), tmp_path / "state.npz"
+    whole = nlme(mixed)
+    first = nlme(mixed, iterations=2, checkpoint=file)
+    assert (first.status, len(first.history)) == ("iterations used up", 3)
+    later = nlme(mixed, checkpoint=file)
+    np.testing.assert_array_equal(later.x, whole.x)
+    np.testing.assert_array_equal(later.history, whole.history)
+    with pytest.raises(ValueError, match="must be the checkpoint of this estimation, but is that of another one"):
+        nlme(mixed, method=FO(), checkpoint=file)
+
+
+class Fragile(Level):
+    """A level whose slope is no number above 100."""
+
+    def vector_field(self, t, y):
+        return {"level": jnp.where(self.base > 100.0, jnp.nan, self.slope)}
+
+
+def test_a_subject_that_fails_is_left_out_and_named():
+    people = {
+        name: Experiment(Measurements(TIMES, base + 0.2 * np.cos(TIMES), output="level"), set={"base0": base})
+        for name, base in {"one": 4.0, "two": 5.0, "three": 200.0, "four": 6.0}.items()
+    }
+    settings = {
+        "parameters": {"sigma": Free(0.3), "factor": Free(1.0)},
+        "individual": {"base": "base0 * factor + eta"},
+        "random": [Random({"eta": 0.5})],
+    }
+    outputs = {"level": Output("level", Additive("sigma"))}
+    mixed = Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings)
+    fit = nlme(mixed)
+    assert fit.kept.tolist() == [True, True, False, True]
+    assert str(fit).endswith("left out, since they cannot be simulated at the start: three")
+    (message,) = mixed.failures(fit.x)
+    assert message.startswith("Subject `three` failed at time 0. ")
+    del people["three"]
+    others = nlme(Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings))
+    np.testing.assert_allclose(fit.x, others.x, rtol=1e-8)
+
+
+def test_a_covariate_may_change():
+    """The clearance doubles with a covariate at 3 h; a regimen of boluses."""
+    data = Measurements([2.0, 3.0, 5.0], [8.0, 7.0, 4.0], output="concentration")
+    change = Change(3.0, set={"INFECTED": 1.0})
+    person = Experiment(data, qsp.bolus(300.0, to="central"), set={"INFECTED": 0.0}, changes=[change])
+    mixed = Mixed(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        {"one": person},
+        {"concentration": Output("concentration", Additive(0.1))},
+        parameters={"tCL": Free(3.0), "effect": Free(1.0)},
+        individual={"CL": "tCL * exp(eta) * (1 + effect * INFECTED)"},
+        random=[Random({"eta": 0.1})],
+    )
+    x, u = jnp.asarray(mixed.start), jnp.zeros((1, 1))
+    ((prediction, _),) = mixed.predicted(x, u, mixed.expanded(x, u, 0))
+    expected = 10.0 * np.exp(-np.array([0.2, 0.3, 0.3 + 0.4]))
+    np.testing.assert_allclose(prediction, expected, rtol=1e-6)
+
+
+WRONG = {
+    "no effect": ({"random": []}, "Argument `random` must have at least one random effect, but has none."),
+    "not positive definite": (
+        {"random": lambda: [Random(["a", "b"], [[1.0, 2.0], [2.0, 1.0]])]},
+        "Argument `covariance` must be positive definite, but its least eigenvalue is -1.",
+    ),
+    "unknown name": (
+        {"individual": {"CL": "tCL * exp(eta_CL) * WTT"}},
+        "Argument `individual` must name a parameter, a random effect or a covariate of all subjects, in the formula "
+        "of `CL` (",
+    ),
+    "unused effect": (
+        {"random": lambda: [Random({"eta_CL": 0.1, "eta_V": 0.1})]},
+        "Argument `random` must have names that something depends on, but nothing depends on `eta_V`.",
+    ),
+    "a name twice": (
+        {"random": lambda: [Random({"tCL": 0.1})]},
+        "Argument `random` must have names that mean nothing else, and not that of a parameter, but is `tCL`.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input(case):
+    settings, message = WRONG[case]
+    with pytest.raises(ValueError) as found:
+        decays(**{name: value() if callable(value) else value for name, value in settings.items()})
+    assert str(found.value).startswith(message)
+
+
+def test_bad_subjects():
+    def mixed(people, outputs=("concentration",)):
+        return Mixed(
+            qsp.models.OneCompartment(CL=3.0, V=30.0),
+            people,
+            {name: Output("concentration", Additive(0.1)) for name in outputs},
+            parameters={"tCL": Free(3.0)},
+            individual={"CL": "tCL * exp(eta)"},
+            random=[Random({"eta": 0.1})],
+        )
+
+    data = Measurements([1.0], [8.0], output="concentration")
+    missing = Measurements([1.0], [np.nan], output="concentration")
+    for people, outputs, message in (
+        (
+            {"anna": Experiment(data, set={"WT": 70.0}), "otto": Experiment(data)},
+            ("concentration",),
+            "Argument `subjects` must all have the covariate `WT`, but `otto` has none.",
+        ),
+        (
+            {"anna": Experiment(data), "otto": Experiment(missing)},
+            ("concentration",),
+            "Argument `subjects` must have measurements, but subject `otto` has none.",
+        ),
+        (
+            {"anna": Experiment(data)},
+            ("concentration", "effect"),
+            "Argument `outputs` must be measured, but nothing is measured of output `effect`.",
+        ),
+        ({}, ("concentration",), "Argument `subjects` must have measurements, but there are none."),
+    ):
+        with pytest.raises(ValueError) as found:
+            mixed(people, outputs)
+        assert str(found.value) == message
+
+
+def shared_subjects(name, dose_to):
+    table = np.genfromtxt(data_folder() / "nlmixr2data" / name, delimiter=",", names=True)
+    names = {column.upper(): column for column in table.dtype.names}
+    people = {}
+    for subject in np.unique(table["ID"]):
+        rows = table[table["ID"] == subject]
+        dosing = rows[names["EVID"]] != 0 if "EVID" in names else np.zeros(len(rows), bool)
+        amount = rows[names["AMT"]][dosing][0] if dosing.any() else 10.0
+        data = Measurements(
+            rows[names["TIME"]][~dosing], rows[names.get("DV", names.get("Y"))][~dosing], output="concentration"
+        )
+        people[f"{subject:.0f}"] = Experiment(data, qsp.bolus(float(amount), to=dose_to))
+    return people
+
+
+PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}
+"""Objectives of Wang, J Pharmacokinet Pharmacodyn 2007;34:575, doi:10.1007/s10928-007-9060-6."""
+
+
+@needs_data
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_the_objectives_of_wang(method):
+    mixed = Mixed(
+        qsp.models.OneCompartment(CL=0.5, V=1.0),
+        shared_subjects("Wang2007.csv", "central"),
+        {"concentration": Output("concentration", Proportional(float(np.sqrt(0.1))))},
+        parameters={"k": Free(0.5)},
+        individual={"CL": "k * exp(eta)"},
+        random=[Random({"eta": 0.04})],
+    )
+    assert round(float(objective(mixed, method)(jnp.asarray(mixed.start))[0]), 3) == PRINTED[named(method)]
+
+
+@needs_data
+def test_theophylline_as_nonmem_has_it():
+    mixed = Mixed(
+        qsp.models.OneCompartmentOral(CL=2.75, V=31.8, ka=1.59),
+        shared_subjects("theo_sd.csv", "depot"),
+        {"concentration": Output("concentration", Additive("sigma"))},
+        parameters={"tka": Free(1.5), "tCL": Free(3.0), "tV": Free(30.0), "sigma": Free(0.7)},
+        individual={"ka": "tka * exp(eta_ka)", "CL": "tCL * exp(eta_CL)", "V": "tV * exp(eta_V)"},
+        random=[Random({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],
+    )
+    fit = nlme(mixed)
+    assert fit.objective == pytest.approx(116.8038, abs=1e-3)
+    published = [1.591, 2.751, 31.82, 0.694, 0.40463, 0.068796, 0.019222]
+    np.testing.assert_allclose([*fit.parameters.values()], published, rtol=0.01)
