@@ -16,12 +16,15 @@ from qspjax.fit import (
     Change,
     Experiment,
     Free,
+    ImportanceSampling,
     Laplacian,
     Measurements,
     Mixed,
     Output,
     Proportional,
+    Quadrature,
     Random,
+    marginal,
     nlme,
 )
 from qspjax.fit.mixed._approximations import subject_objectives
@@ -310,14 +313,25 @@ def shared_subjects(name, dose_to):
     return people
 
 
+def test_random_effects_are_integrated_out():
+    mixed, values = levels()
+    np.testing.assert_allclose(marginal(mixed, mixed.start, Quadrature(2)).objective, exact(mixed, values, mixed.start))
+    mixed = decays(sd=0.3, parameters={"tCL": Free(2.5), "V": 28.0, "power": 1.0, "cv": Free(0.3)})
+    fine = marginal(mixed, mixed.start, Quadrature(25))
+    sampled = marginal(mixed, mixed.start, ImportanceSampling(4096))
+    np.testing.assert_allclose(marginal(mixed, mixed.start, Quadrature(9)).objective, fine.objective, atol=1e-3)
+    assert fine.standard_error == 0.0 < sampled.standard_error < 0.1
+    np.testing.assert_allclose(sampled.subject_objectives, fine.subject_objectives, atol=0.05)
+    with pytest.raises(ValueError, match=r"must give at most 100,000 points, but is .400\^2"):
+        Quadrature(400).points(2)
+
+
 PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}
 """Objectives of Wang, J Pharmacokinet Pharmacodyn 2007;34:575, doi:10.1007/s10928-007-9060-6."""
 
 
-@needs_data
-@pytest.mark.parametrize("method", METHODS, ids=named)
-def test_the_objectives_of_wang(method):
-    mixed = Mixed(
+def wang():
+    return Mixed(
         qsp.models.OneCompartment(CL=0.5, V=1.0),
         shared_subjects("Wang2007.csv", "central"),
         {"concentration": Output("concentration", Proportional(float(np.sqrt(0.1))))},
@@ -325,7 +339,18 @@ def test_the_objectives_of_wang(method):
         individual={"CL": "k * exp(eta)"},
         random=[Random({"eta": 0.04})],
     )
+
+
+@needs_data
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_the_objectives_of_wang(method):
+    mixed = wang()
     assert round(float(objective(mixed, method)(jnp.asarray(mixed.start))[0]), 3) == PRINTED[named(method)]
+
+
+@needs_data
+def test_the_likelihood_of_wang():
+    assert marginal(wang(), wang().start, Quadrature(15)).objective == pytest.approx(39.355, abs=5e-4)
 
 
 @needs_data

@@ -7,6 +7,13 @@ from qspjax.fit.mixed._approximations import (
     AbstractApproximation as AbstractApproximation,
     Laplacian as Laplacian,
 )
+from qspjax.fit.mixed._marginal import (
+    AbstractIntegral as AbstractIntegral,
+    ImportanceSampling as ImportanceSampling,
+    Marginal as Marginal,
+    Quadrature as Quadrature,
+    marginal as marginal,
+)
 from qspjax.fit.mixed._mixed import Mixed as Mixed
 from qspjax.fit.mixed._nlme import Progress as Progress, nlme as nlme
 from qspjax.fit.mixed._random import Random as Random
