@@ -53,6 +53,8 @@ from qspjax.fit.mixed import (
     Progress as Progress,
     Quadrature as Quadrature,
     Random as Random,
+    diagnostics as diagnostics,
     marginal as marginal,
     nlme as nlme,
+    simulated as simulated,
 )

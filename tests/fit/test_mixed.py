@@ -24,6 +24,7 @@ from qspjax.fit import (
     Proportional,
     Quadrature,
     Random,
+    diagnostics,
     marginal,
     nlme,
 )
@@ -324,6 +325,35 @@ def test_random_effects_are_integrated_out():
     np.testing.assert_allclose(sampled.subject_objectives, fine.subject_objectives, atol=0.05)
     with pytest.raises(ValueError, match=r"must give at most 100,000 points, but is .400\^2"):
         Quadrature(400).points(2)
+
+
+def test_diagnostics_of_a_linear_model():
+    mixed, values = levels(subjects=8)
+    fit = nlme(mixed, iterations=0)
+    table = diagnostics(fit, replicates=2000)
+    assert len(table["ID"]) == values.size
+    known = mixed.values(fit.x)
+    mean = float(known["mu"]) + float(known["slope"]) * TIMES
+    A = np.stack([np.ones_like(TIMES), TIMES], axis=1)
+    V = A @ fit.covariance @ A.T + float(known["sigma"]) ** 2 * np.eye(3)
+    spread, turned = np.linalg.eigh(V)
+    away = values - mean
+    np.testing.assert_allclose(table["PRED"].reshape(values.shape), np.broadcast_to(mean, values.shape))
+    np.testing.assert_allclose(table["RES"].reshape(values.shape), away, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(table["CWRES"].reshape(values.shape), away @ (turned / np.sqrt(spread) @ turned.T))
+    etas = np.linalg.solve(np.linalg.inv(fit.covariance) + A.T @ A / known["sigma"] ** 2, A.T @ away.T) / (
+        known["sigma"] ** 2
+    )
+    np.testing.assert_allclose(fit.etas.T, etas, rtol=1e-6)
+    np.testing.assert_allclose(table["ETA_eta_base"][::3], etas[0], rtol=1e-6)
+    ipred = mean + (A @ etas).T
+    np.testing.assert_allclose(table["IWRES"].reshape(values.shape), (values - ipred) / known["sigma"], rtol=1e-6)
+    expected = np.linalg.solve(np.linalg.cholesky(V), away.T).T
+    inside = np.abs(expected) < 2.0  # beyond, a share of two thousand is coarse
+    np.testing.assert_allclose(table["NPDE"].reshape(values.shape)[inside], expected[inside], atol=0.25)
+    assert np.isnan(table["TAD"]).all()
+    relative = [100 * (1 - np.std(e, ddof=1) / np.sqrt(o)) for e, o in zip(etas, np.diag(fit.covariance), strict=True)]
+    np.testing.assert_allclose([own[0] for own in fit.shrinkage.values()], relative, rtol=1e-6)
 
 
 PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}

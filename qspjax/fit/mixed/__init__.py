@@ -7,6 +7,7 @@ from qspjax.fit.mixed._approximations import (
     AbstractApproximation as AbstractApproximation,
     Laplacian as Laplacian,
 )
+from qspjax.fit.mixed._diagnostics import diagnostics as diagnostics, simulated as simulated
 from qspjax.fit.mixed._marginal import (
     AbstractIntegral as AbstractIntegral,
     ImportanceSampling as ImportanceSampling,

@@ -1,0 +1,174 @@
+"""Diagnostics of a mixed-effects fit, in the words of the field.
+
+    PRED = f(0)              RES = DV - PRED
+    IPRED = f(eta)           IRES = DV - IPRED          IWRES = IRES / sd
+    CWRES = C^(-1/2) (DV - (f(eta) - A eta)),           C = A Omega A^T + R
+    NPDE = Phi^-1 of the share of simulated measurements below the observed one, both decorrelated
+
+References: Hooker, Staatz and Karlsson, Pharm Res 2007;24:2187, doi:10.1007/s11095-007-9361-x; Brendel, Comets,
+Laffont, Laveille and Mentre, Pharm Res 2006;23:2036, doi:10.1007/s11095-006-9067-5.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy.special import ndtri
+
+from qspjax._regimen import Action
+from qspjax.fit._draws import drawn
+from qspjax.fit._error_models import AbstractScaled, LogNormalError
+from qspjax.fit._search import quickly_compiled
+from qspjax.fit.mixed._conditional import predictors_of
+from qspjax.fit.mixed._mixed import Mixed
+
+if TYPE_CHECKING:
+    from qspjax.fit.mixed._result import MixedFit
+
+LANES = 16_384
+"""Simulations that are made side by side."""
+
+
+def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return every measurement with its predictions and residuals, as columns.
+
+    Args:
+        fit: The fit.
+        replicates: How many data sets are simulated for NPDE; without any there is no such column.
+        seed: Of the simulation.
+
+    Returns:
+        ID, OUTPUT, TIME, TAD (time after dose), DV, CENSORED, PRED, IPRED, RES, IRES, IWRES, CWRES, NPDE, and ETA of
+        every random effect. Residuals of censored measurements, and of subjects that were left out, are NaN.
+    """
+    mixed = fit.mixed
+    program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
+    found = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
+    samples = simulated(mixed, fit.x, replicates=replicates, seed=seed) if replicates else None
+    parts = []
+    for k, (rows, own) in enumerate(zip(mixed.rows, found, strict=True)):
+        part = {
+            "ID": np.array(mixed.subjects, dtype=object)[rows.experiment],
+            "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
+            "TIME": rows.time,
+            "TAD": _after_dose(mixed, rows.experiment, rows.time),
+            "DV": rows.value,
+            "CENSORED": rows.censored,
+            "PRED": own["pred"],
+            "IPRED": own["ipred"],
+            "RES": rows.value - own["pred"],
+            "IRES": rows.value - own["ipred"],
+            "IWRES": own["iwres"],
+            "CWRES": _conditional_residuals(rows, own),
+        }
+        if samples is not None:
+            part["NPDE"] = _npde(rows, samples[k])
+        hidden = rows.censored | ~fit.kept[rows.experiment]
+        for name in ("RES", "IRES", "IWRES", "CWRES", "NPDE"):
+            if name in part:
+                part[name] = np.where(hidden, np.nan, part[name])
+        etas = fit.etas[rows.experiment]
+        parts.append(part | {f"ETA_{name}": etas[:, i] for i, name in enumerate(mixed.effects)})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[np.ndarray]:
+    """Return measurements of new subjects with the doses, times and covariates of those in the data.
+
+    Args:
+        mixed: The model and the design.
+        x: The point, on the scale of the search.
+        replicates: How many data sets.
+        seed: Of the random effects and of the noise.
+
+    Returns:
+        Output by output, shape (replicates, measurements).
+    """
+
+    def one(x: Array, key: Array) -> list[Array]:
+        for_effects, for_noise = jax.random.split(key)
+        u = jax.random.normal(for_effects, (mixed.count, len(mixed.effects)))
+        predictors = predictors_of(mixed, x, u, mixed.expanded(x, u, 0), None)
+        keys = jax.random.split(for_noise, len(mixed.rows))
+        return [drawn(r.output.error, k, p) for r, k, p in zip(mixed.rows, keys, predictors, strict=True)]
+
+    program = mixed.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
+    chunk = min(max(1, LANES // mixed.count), replicates)
+    keys = jax.random.split(jax.random.key(seed), replicates + -replicates % chunk)
+    parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
+    return [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
+
+
+def _terms(mixed: Mixed, x: Array, u: Array) -> list[dict[str, Array]]:
+    """Return, output by output, predictions, and what the conditional residuals are made of."""
+    zero = jnp.zeros_like(u)
+    typical = mixed.predicted(x, zero, mixed.expanded(x, zero, 0))
+    here = mixed.expanded(x, u, 1)
+
+    def along(direction: Array) -> tuple:
+        tangent = jnp.broadcast_to(direction, u.shape)
+        return jax.jvp(lambda u: mixed.predicted(x, u, here), (u,), (tangent,))
+
+    own, moved = jax.vmap(along, out_axes=(None, 0))(jnp.eye(u.shape[1]))
+    found = []
+    for rows, (pred, _), (ipred, predictors), (_, slopes) in zip(mixed.rows, typical, own, moved, strict=True):
+        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(predictors)}
+        if isinstance(rows.output.error, (AbstractScaled, LogNormalError)):
+            # about the location: of log-normal errors that of the logarithm
+            expected = predictors[0] - jnp.einsum("er,re->r", slopes[0], u[rows.experiment])
+            part |= {"expected": expected, "slope": slopes[0].T, "sd": jnp.exp(predictors[1])}
+        found.append(part)
+    return found
+
+
+def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
+    """Return CWRES, NaN for an error model that has no standard deviation."""
+    found = np.full(rows.value.size, np.nan)
+    if "sd" not in own:
+        return found
+    error, value = rows.output.error, rows.value
+    if isinstance(error, LogNormalError):
+        value = np.log(np.where(value > 0, value, np.nan)) / np.log(error.base)
+    for subject in np.unique(rows.experiment):
+        mine = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
+        A, sd = own["slope"][mine], own["sd"][mine]
+        C = A @ A.T + np.diag(sd**2)
+        if np.isfinite(C).all():
+            values, vectors = np.linalg.eigh(C)
+            root = vectors / np.sqrt(values) @ vectors.T
+            found[mine] = root @ (value[mine] - own["expected"][mine])
+    return found
+
+
+def _npde(rows: Any, samples: np.ndarray) -> np.ndarray:
+    """Return normalised prediction distribution errors of one output."""
+    found = np.full(rows.value.size, np.nan)
+    for subject in np.unique(rows.experiment):
+        mine = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
+        ours = samples[:, mine]
+        ours = ours[np.isfinite(ours).all(axis=1)]
+        if len(ours) <= mine.size:
+            continue
+        middle = ours.mean(axis=0)
+        factor = np.linalg.cholesky(np.cov(ours, rowvar=False).reshape(mine.size, mine.size))
+        seen = np.linalg.solve(factor, rows.value[mine] - middle)
+        others = np.linalg.solve(factor, (ours - middle).T)
+        share = (others < seen[:, None]).mean(axis=1)
+        found[mine] = ndtri(np.clip(share, 0.5 / len(ours), 1.0 - 0.5 / len(ours)))
+    return found
+
+
+def _after_dose(mixed: Mixed, subject: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return the time after the last dose, NaN before the first."""
+    found = np.full(time.size, np.nan)
+    for number, one in enumerate(mixed.experiments.values()):
+        kind, given = np.asarray(one.regimen.kind), np.asarray(one.regimen.time)
+        given = np.sort(given[kind < Action.RESET])
+        mine = np.flatnonzero(subject == number)
+        place = np.searchsorted(given, time[mine], side="right") - 1
+        known = place >= 0
+        found[mine[known]] = time[mine[known]] - given[place[known]]
+    return found
