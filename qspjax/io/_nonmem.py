@@ -16,9 +16,11 @@ from qspjax._names import at, state_names
 from qspjax._regimen import Regimen, table
 from qspjax._types import Scalar
 from qspjax._varying import NOCB, AbstractInterpolation, varying
+from qspjax.fit import Experiment
 from qspjax.io._issues import Issue
 from qspjax.io._nonmem_dialect import translate
 from qspjax.io._nonmem_events import Layout, most_rows, occasions, regimen_of, rows_of, time_after_dose
+from qspjax.io._nonmem_experiments import experiments_of
 from qspjax.io._nonmem_notes import Notes
 from qspjax.io._nonmem_of import records_of
 from qspjax.io._nonmem_records import check_records, column, complete, is_dose
@@ -244,6 +246,26 @@ class NonmemData:
             else:
                 regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
         return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
+
+    def experiments(self, outputs: Mapping[Any, str] | str) -> dict[str, Experiment]:
+        """Return the subjects by their IDs, as experiments of `fit.Mixed` or `fit.Problem`.
+
+        Constant covariates are what each sets, where it has them; observations with CENS = 1 are censored.
+
+        Args:
+            outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
+                CMT) the name of its output.
+
+        Raises:
+            ValueError: If an observation has a kind that is not named, or lies above a limit.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> data = qsp.io.NonmemData.of(qsp.bolus(100.0, to=1), [1.0, 4.0], observed=[8.1, 4.2])
+            >>> data.experiments("concentration")["1"].measurements.rows
+            2
+        """
+        return experiments_of(self, outputs)
 
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
         """Return what is wrong with the records for a model: doses into compartments that it does not have.

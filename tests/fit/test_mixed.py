@@ -397,3 +397,33 @@ def test_theophylline_as_nonmem_has_it():
     assert fit.objective == pytest.approx(116.8038, abs=1e-3)
     published = [1.591, 2.751, 31.82, 0.694, 0.40463, 0.068796, 0.019222]
     np.testing.assert_allclose([*fit.parameters.values()], published, rtol=0.01)
+
+
+@needs_data
+def test_phenobarbital_as_nonmem_has_it():
+    """The objective to its seventh digit, estimates, and the standard errors of NONMEM's sandwich."""
+    data = qsp.io.read_nonmem(data_folder() / "pheno" / "pheno.dta")
+    for unused in ("FA1", "FA2"):
+        data.varying.pop(unused)
+    mixed = Mixed(
+        qsp.models.OneCompartment(CL=0.005, V=1.0),
+        data.experiments("concentration"),
+        {"concentration": Output("concentration", Proportional("cv"))},
+        parameters={
+            "tCL": Free(0.00469307),
+            "tV": Free(1.00916),
+            "small": Free(0.1, bounds=(-0.99, 5.0), transform=qsp.Identity()),
+            "cv": Free(0.115),
+        },
+        individual={"CL": "tCL * WGT * exp(eta_CL)", "V": "tV * WGT * piecewise(1 + small, APGR < 5, 1) * exp(eta_V)"},
+        random=[Random({"eta_CL": 0.0309626, "eta_V": 0.031128})],
+    )
+    fit = nlme(mixed)
+    assert fit.objective == pytest.approx(586.27605628, abs=1e-5)
+    np.testing.assert_allclose(
+        [*fit.parameters.values()], [4.69555e-3, 0.984258, 0.15892, 0.115069, 0.0293508, 0.027906], rtol=1e-3
+    )
+    errors = np.sqrt(np.diag(fit.covariance_of_estimates()))
+    np.testing.assert_allclose(
+        errors, [2.10036e-4, 2.68952e-2, 8.37623e-2, 9.90444e-3, 1.34153e-2, 7.47651e-3], rtol=0.01
+    )
