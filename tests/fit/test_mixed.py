@@ -92,7 +92,7 @@ def objective(mixed, method):
         u = jnp.zeros((mixed.count, len(mixed.effects)))
         if method.conditional:
             u = modes(mixed, x, u, interaction=method.interaction).u
-        values, slopes, _, failed = subject_objectives(mixed, method, x, u, slopes=True)
+        values, slopes, _, failed = subject_objectives(mixed, method, x, u)
         return values.sum(), slopes.sum(axis=0), failed.any()
 
     return jax.jit(program)
@@ -206,9 +206,9 @@ def test_a_subject_that_fails_is_left_out_and_named():
     mixed = Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings)
     fit = nlme(mixed)
     assert fit.kept.tolist() == [True, True, False, True]
-    assert str(fit).endswith("left out, since they cannot be simulated at the start: three")
-    (message,) = mixed.failures(fit.x)
-    assert message.startswith("Subject `three` failed at time 0. ")
+    (message,) = fit.reasons
+    assert message.startswith("Subject `three`: failed at time 0. ")
+    assert str(fit).endswith(f"left out, since they have no likelihood at the start: three\n{message}")
     del people["three"]
     others = nlme(Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings))
     np.testing.assert_allclose(fit.x, others.x, rtol=1e-8)

@@ -149,8 +149,8 @@ def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expa
 
 
 def subject_objectives(
-    mixed: Mixed, method: AbstractApproximation, x: Array, u: Array, *, slopes: bool
-) -> tuple[Array, Array, Array | None, Array]:
+    mixed: Mixed, method: AbstractApproximation, x: Array, u: Array
+) -> tuple[Array, Array, Array, Array]:
     """Return the objective of each subject at its mode, its derivative in x, and the mode, improved by Newton's step.
 
     One expansion of the simulations at `u`, one order higher than the objective has in it, gives the derivative: the
@@ -161,19 +161,15 @@ def subject_objectives(
         method: The approximation.
         x: The point, shape (names,).
         u: The modes there, shape (subjects, effects).
-        slopes: Whether to differentiate.
 
     Returns:
-        The objective, shape (subjects,); its derivative, shape (subjects, names), or None; the modes; and which
-        subjects failed.
+        The objective, shape (subjects,); its derivative, shape (subjects, names); the modes; and which subjects failed.
     """
-    order = method.order(mixed) + (1 if slopes else 0)
     u = u if method.conditional else jnp.zeros_like(u)
-    needed = max(order, 2) if method.conditional else order
-    here = jax.lax.stop_gradient(mixed.expanded(x, u, needed))
+    here = jax.lax.stop_gradient(mixed.expanded(x, u, method.order(mixed) + 1))
     typical = None
     if method.conditional and not method.interaction:
-        typical = jax.lax.stop_gradient(mixed.expanded(x, jnp.zeros_like(u), 1 if slopes else 0))
+        typical = jax.lax.stop_gradient(mixed.expanded(x, jnp.zeros_like(u), 1))
 
     def penalised(x: Array, u: Array) -> Array:
         twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
@@ -187,12 +183,5 @@ def subject_objectives(
         value = method.objective(mixed, x, mode, here, typical)
         return value, (value, mode)
 
-    if slopes:
-        slope, (value, mode) = jax.jacfwd(at, has_aux=True)(x)
-    else:
-        slope, (value, mode) = None, at(x)[1]
-    return value, slope, mode, _failed(here, value)
-
-
-def _failed(here: Expansion, value: Array) -> Array:
-    return (here.result != RESULTS.successful) | ~jnp.isfinite(value)
+    slopes, (values, found) = jax.jacfwd(at, has_aux=True)(x)
+    return values, slopes, found, (here.result != RESULTS.successful) | ~jnp.isfinite(values)

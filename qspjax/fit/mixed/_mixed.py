@@ -1,7 +1,6 @@
 """A mixed-effects model: a model, the individuals it was measured in, and how their parameters differ."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -206,24 +205,29 @@ class Mixed:
         return [rows.predicted(pool, observed, known) for rows in self.rows]
 
     def failures(self, x: Any, u: Any = None) -> list[str]:
-        """Say which subjects cannot be simulated at a point, where and why; an empty list if all can.
+        """Say which subjects have no likelihood at a point, where and why; an empty list if all have.
 
         Args:
             x: The point.
             u: The random effects eta = L u, shape (subjects, effects); by default zero.
         """
         u = np.zeros((self.count, len(self.effects))) if u is None else u
-        outcomes = self._simulated(jnp.asarray(x, float), jnp.asarray(u, float))
-        lines = []
-        for i, name in enumerate(self.subjects):
-            code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
-            if bool(code != RESULTS.successful):
-                lines.append(f"Subject `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]}")
-        return lines
 
-    @cached_property
-    def _simulated(self) -> Any:
-        return jax.jit(lambda x, u: self.individuals.expanded(self.pooled(x, u)[0], 0))
+        def once(x: Array, u: Array) -> tuple[Expansion, list[Array]]:
+            outcomes = self.expanded(x, u, 0)
+            return outcomes, [prediction for prediction, _ in self.predicted(x, u, outcomes)]
+
+        program = self.program("simulated once", lambda: jax.jit(once))
+        outcomes, predictions = program(jnp.asarray(x, float), jnp.asarray(u, float))
+        lines = {}
+        for rows, prediction in zip(self.rows, predictions, strict=True):
+            for k in np.flatnonzero(~np.isfinite(np.asarray(prediction))):
+                what = f"output `{rows.name}` is {float(prediction[k])} at time {rows.time[k]:g}."
+                lines.setdefault(int(rows.experiment[k]), f"Subject `{self.subjects[rows.experiment[k]]}`: {what}")
+        for i in np.flatnonzero(np.asarray(outcomes.result != RESULTS.successful)):
+            code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
+            lines[int(i)] = f"Subject `{self.subjects[i]}`: failed at time {float(outcomes.time[i]):g}. {RESULTS[code]}"
+        return [lines[i] for i in sorted(lines)]
 
     def program(self, name: str, make: Callable[[], Any]) -> Any:
         """Return a compiled program of this problem, made once."""

@@ -119,7 +119,7 @@ def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.
     if method.conditional:
         near = modes(mixed, x, u, interaction=method.interaction)
         u, found = near.u, near.found
-    values, slopes, better, failed = subject_objectives(mixed, method, x, u, slopes=True)
+    values, slopes, better, failed = subject_objectives(mixed, method, x, u)
     return Evaluation(values, slopes, better, failed, found)
 
 
@@ -133,8 +133,9 @@ class _Run:
         self.u = np.zeros((mixed.count, len(mixed.effects)))
         first = self.evaluated(x, self.u)
         self.kept = ~first.failed
+        self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
         if not self.kept.any():
-            raise RuntimeError(f"No subject can be evaluated at the start: {'; '.join(mixed.failures(x))}")
+            raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
         self.now = Descent(x, *self._total(x, first), products(first.slopes[self.kept]))
         self.u, self.last = first.modes, first
         self.gain, self.ended = np.inf, ""
@@ -184,6 +185,7 @@ class _Run:
             subject_objectives=np.where(self.kept, self.last.values, np.nan),
             slopes=self.last.slopes,
             kept=self.kept,
+            reasons=self.reasons,
             found=self.last.found,
             history=np.array(self.history),
             path=np.array(self.path),

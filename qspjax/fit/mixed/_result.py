@@ -35,6 +35,7 @@ class MixedFit:
         subject_objectives: The part of each subject, shape (subjects,), NaN of one that was left out.
         slopes: The derivatives of these, shape (subjects, names).
         kept: Which subjects are in the fit.
+        reasons: Why others are not.
         found: Whether the mode of each subject was found.
         history: The objective after each iteration.
         path: The points, shape (iterations, names).
@@ -50,6 +51,7 @@ class MixedFit:
     subject_objectives: np.ndarray
     slopes: np.ndarray
     kept: np.ndarray
+    reasons: tuple[str, ...]
     found: np.ndarray
     history: np.ndarray
     path: np.ndarray
@@ -143,5 +145,6 @@ class MixedFit:
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
         lines += [f"shrinkage of {name}: {own[0]:.1f} %" for name, own in self.shrinkage.items()]
         if left_out:
-            lines.append(f"left out, since they cannot be simulated at the start: {', '.join(left_out)}")
+            lines.append(f"left out, since they have no likelihood at the start: {', '.join(left_out)}")
+            lines += self.reasons
         return "\n".join(lines)
