@@ -57,4 +57,5 @@ from qspjax.fit.mixed import (
     marginal as marginal,
     nlme as nlme,
     simulated as simulated,
+    visual_predictive_check as visual_predictive_check,
 )

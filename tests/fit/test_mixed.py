@@ -27,6 +27,7 @@ from qspjax.fit import (
     diagnostics,
     marginal,
     nlme,
+    visual_predictive_check,
 )
 from qspjax.fit.mixed._approximations import subject_objectives
 from qspjax.fit.mixed._modes import modes
@@ -354,6 +355,34 @@ def test_diagnostics_of_a_linear_model():
     assert np.isnan(table["TAD"]).all()
     relative = [100 * (1 - np.std(e, ddof=1) / np.sqrt(o)) for e, o in zip(etas, np.diag(fit.covariance), strict=True)]
     np.testing.assert_allclose([own[0] for own in fit.shrinkage.values()], relative, rtol=1e-6)
+
+
+def test_a_visual_predictive_check_and_pictures():
+    mixed, values = levels(subjects=40)
+    fit = nlme(mixed, method=FO(), iterations=0)
+    table = visual_predictive_check(fit, replicates=300, corrected=False)
+    np.testing.assert_array_equal(table["TIME"], np.repeat(TIMES, 3))
+    np.testing.assert_array_equal(table["COUNT"], 40)
+    observed = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+    np.testing.assert_allclose(table["OBSERVED"].reshape(3, 3).T, observed)
+    # the simulated quantiles are those of the normal distribution of the model
+    known = mixed.values(fit.x)
+    A = np.stack([np.ones_like(TIMES), TIMES], axis=1)
+    sd = np.sqrt(np.diag(A @ fit.covariance @ A.T) + float(known["sigma"]) ** 2)
+    mean = float(known["mu"]) + float(known["slope"]) * TIMES
+    np.testing.assert_allclose(table["MEDIAN"][1::3], mean, atol=0.2)
+    np.testing.assert_allclose(table["MEDIAN"][2::3], mean + 1.6449 * sd, rtol=0.1)
+    assert (table["LOWER"] < table["MEDIAN"]).all()
+    assert (table["MEDIAN"] < table["UPPER"]).all()
+    two = visual_predictive_check(fit, replicates=20, bins=[0.0, 2.0, 10.0])
+    assert two["COUNT"].tolist() == [40, 40, 40, 80, 80, 80]
+    with pytest.raises(ValueError, match="must be increasing edges"):
+        visual_predictive_check(fit, replicates=20, bins=[2.0, 1.0])
+    axes = qsp.plot.vpc(table)
+    assert len(axes.lines) == 6
+    figure = qsp.plot.goodness_of_fit(diagnostics(fit))
+    assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["observed", "observed", "conditional", "conditional"]
+    assert [ax.get_xlabel() for ax in qsp.plot.random_effects(fit).axes] == ["eta_base", "eta_slope"]
 
 
 PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}
