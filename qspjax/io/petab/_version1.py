@@ -14,7 +14,7 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
     """Read the tables of a problem."""
     several = content.get("problems")
     if not isinstance(several, list) or len(several) != 1 or not isinstance(several[0], dict):
-        raise FileIssues([Issue(path.name, ("problems",), "must be one problem: several models are not supported.")])
+        raise FileIssues([Issue(path.name, ("problems",), "must be a list of one problem.")])
     files = several[0]
     folder = path.parent
 
