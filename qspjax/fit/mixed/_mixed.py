@@ -189,10 +189,13 @@ class Mixed:
     def pooled(self, x: Any, u: Any) -> tuple[Array, dict[str, Array]]:
         """Return every number of the individuals, for random effects eta = L u, and the parameters by name."""
         known = self.values(x)
-        etas = u @ self.factor(x).T
+        return self.numbers(known, u @ self.factor(x).T), known
+
+    def numbers(self, known: Mapping[str, Any], etas: Any) -> Array:
+        """Return every number of the individuals, for parameters by name and random effects (subjects, effects)."""
         own = {name: etas[:, k] for k, name in enumerate(self.effects)} | self.covariates
         pool = self.individuals.pool
-        return pool.values([known[name] for name in pool.parameters], own), known
+        return pool.values([known[name] for name in pool.parameters], own)
 
     def expanded(self, x: Any, u: Any, order: int) -> Expansion:
         """Return the simulations of all individuals, expanded about where they are."""
