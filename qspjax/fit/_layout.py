@@ -231,7 +231,7 @@ class _Builder:
                 elif used in self.observed:
                     continue
                 else:
-                    cells = [self.pool.place(symbol(used))] * len(which)
+                    cells = [self.pool.place(symbol(used), number)] * len(which)
                 given.setdefault(used, []).extend(cells)
         arrays = {key: np.array(values) for key, values in columns.items()}
         arrays["experiment"], arrays["place"] = arrays["experiment"].astype(int), arrays["place"].astype(int)

@@ -21,7 +21,7 @@ from qspjax._expression import Expression
 from qspjax._guarded import observe
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, leaf_names, match, names, state_names
-from qspjax._regimen import Regimen, stacked
+from qspjax._regimen import Action, Parameter, Regimen, stacked, table
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax.equilibrium import steady_state
@@ -68,6 +68,34 @@ class Equilibrated:
     start: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """A parameter of the model that follows covariates, which change in steps.
+
+    Attributes:
+        at: When they change, shape (experiments, changes), padded with inf.
+        formula: Its formula, over covariates and what does not change.
+        places: By name, places in the pool of what does not change, shape (experiments,).
+        covariates: By name, shape (experiments, changes + 1): at the beginning, and after each change.
+    """
+
+    at: np.ndarray
+    formula: Expression
+    places: Mapping[str, np.ndarray]
+    covariates: Mapping[str, np.ndarray]
+
+    def values(self, pool: jax.Array) -> jax.Array:
+        """Return its value at the beginning and after each change, shape (experiments, changes + 1)."""
+        own = {name: pool[places][:, None] for name, places in self.places.items()}
+        value = jnp.asarray(value_of(self.formula, {**own, **self.covariates}), float)
+        return jnp.broadcast_to(value, (self.at.shape[0], self.at.shape[1] + 1))
+
+    def rows(self, name: str, values: jax.Array) -> Regimen:
+        """Return its changes as rows of a regimen; doses and outputs at their time see the new value."""
+        kind = np.full(self.at.shape, Action.SET)
+        return table((Parameter(name),), time=self.at, kind=kind, amount=values[:, 1:], order=np.full(kind.shape, -2.0))
+
+
 class Outcomes(NamedTuple):
     """What a simulation of all experiments gives: observed values of shape (experiments, times), and how it went."""
 
@@ -89,6 +117,7 @@ class Stages:
         parameters: The parameters of the fit.
         save: What is observed.
         method: How to solve.
+        followed: By name, parameters of the model that follow covariates; only where there is one stage.
     """
 
     model: AbstractModel
@@ -99,6 +128,7 @@ class Stages:
     parameters: tuple[str, ...]
     save: tuple[str, ...]
     method: AbstractMethod | None
+    followed: Mapping[str, Followed] = dataclasses.field(default_factory=dict)
 
     def uses(self, pool: Pool) -> np.ndarray:
         """Return which experiment depends on which value of the pool, shape (experiments, values)."""
@@ -133,12 +163,16 @@ class Stages:
             model = at(model, name).set(pool[place])
         cohort = states = result = time = None
         parts = []
+        following = {name: one.values(pool) for name, one in self.followed.items()}
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
-            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known)
+            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known, following)
+            regimen = stage.regimen
+            for name, values in following.items():
+                regimen = regimen + self.followed[name].rows(name, values)
             keep = self.save if last and not self.steady.any() else (*self.save, *state_names(model.initial()))
             solution = simulate_cohort(
-                going, stage.regimen, stage.ts, initial=states, t0=stage.start, save=keep, method=self.method
+                going, regimen, stage.ts, initial=states, t0=stage.start, save=keep, method=self.method
             )
             own, when = solution.result, solution.stats["last_time"]
             for item, then in ((began, jnp.asarray(stage.start)), (own, when)):
@@ -157,10 +191,18 @@ class Stages:
         return Outcomes(observed, result, time)
 
     def _through(
-        self, model: AbstractModel, cohort: Cohort | None, states: Any, stage: Stage, pool: Any, known: Mapping
+        self,
+        model: AbstractModel,
+        cohort: Cohort | None,
+        states: Any,
+        stage: Stage,
+        pool: Any,
+        known: Mapping,
+        following: Mapping[str, jax.Array],
     ) -> tuple[Cohort, Any, Any, Cohort]:
         """Return cohort and states after a change, how a steady state to begin in was found, and what to simulate."""
         sets = {name: pool[places] for name, places in stage.sets.items()}
+        sets |= {name: values[:, 0] for name, values in following.items()}
         puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in stage.puts.items()}
         began, before, size = None, cohort, len(stage.start)
         if before is None:

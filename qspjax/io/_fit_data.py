@@ -11,6 +11,7 @@ from qspjax._expression import Expression, number as number_node, substitute, sy
 from qspjax.fit import Experiment, Measurements
 from qspjax.fit._formula import Formula, as_formula
 from qspjax.io._nonmem import NonmemData
+from qspjax.io._nonmem_experiments import before_doses
 
 
 def experiments(
@@ -47,7 +48,7 @@ def experiments(
         regimen = jax.tree.map(
             lambda leaf, ndim, i=i: leaf[i] if leaf.ndim > ndim else leaf, data.regimen, data.regimen.ndims()
         )
-        times = _before_doses(data.ts[i], data.order[i], np.asarray(regimen.time), np.asarray(regimen.order))
+        times = before_doses(data.ts[i], data.order[i], np.asarray(regimen.time), np.asarray(regimen.order))
         if (data.cens[i][seen] < 0).any():
             refuse("data", "have values that are censored below only (CENS = 1)", f"censored above in subject {id}")
         measurements = Measurements(times[seen], data.dv[i][seen], output=outputs, censored=data.cens[i][seen] > 0)
@@ -65,12 +66,6 @@ def _output(output: str | Mapping[int, str], data: NonmemData, subject: int, rec
     if int(kind) not in output:
         refuse("output", f"have an output for observations of kind {int(kind)}", f"for {', '.join(map(str, output))}")
     return output[int(kind)]
-
-
-def _before_doses(time: np.ndarray, order: np.ndarray, doses: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the times of records, those that stand before a dose of the same time just before it."""
-    same = (time[:, None] == doses[None, :]) & (places[None, :] > order[:, None]) & np.isfinite(time)[:, None]
-    return np.where(same.any(axis=1), np.nextafter(time, -np.inf), time)
 
 
 def _with_covariates(

@@ -247,17 +247,23 @@ class NonmemData:
                 regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
         return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
 
-    def experiments(self, outputs: Mapping[Any, str] | str) -> dict[str, Experiment]:
+    def experiments(
+        self, outputs: Mapping[Any, str] | str, *, covariates: Sequence[str] | None = None
+    ) -> dict[str, Experiment]:
         """Return the subjects by their IDs, as experiments of `fit.Mixed` or `fit.Problem`.
 
-        Constant covariates are what each sets, where it has them; observations with CENS = 1 are censored.
+        Covariates are what each sets, and what changes with its records if they vary: in steps, as `interpolation`
+        says. A subject in which one is missing does not have it. Observations with CENS = 1 are censored; one that
+        stands before a dose of the same time is taken just before it.
 
         Args:
             outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
                 CMT) the name of its output.
+            covariates: Which covariates; by default all.
 
         Raises:
-            ValueError: If an observation has a kind that is not named, or lies above a limit.
+            ValueError: If an observation has a kind that is not named, or lies above a limit, or covariates vary
+                linearly between records.
 
         Example:
             >>> import qspjax as qsp
@@ -265,7 +271,7 @@ class NonmemData:
             >>> data.experiments("concentration")["1"].measurements.rows
             2
         """
-        return experiments_of(self, outputs)
+        return experiments_of(self, outputs, covariates)
 
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
         """Return what is wrong with the records for a model: doses into compartments that it does not have.

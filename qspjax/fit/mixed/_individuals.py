@@ -169,6 +169,17 @@ class Individuals:
         return {name: jnp.where(seen, value, 0.0) for name, value in observed.items()}
 
 
+def used_places(individuals: Individuals) -> np.ndarray:
+    """Return which places of the pool anything depends on, shape (places,)."""
+    used = np.zeros(individuals.pool.size, bool)
+    simulated = _places(individuals.stages)
+    used[: simulated.size] = simulated
+    for rows in individuals.rows:
+        for places in rows.given.values():
+            used[places] = True
+    return used
+
+
 def combinations(numbers: int, order: int) -> list[tuple[int, ...]]:
     """Return the sorted combinations of numbers that a term of a Taylor polynomial has."""
     return [*itertools.combinations_with_replacement(range(numbers), order)]
@@ -185,6 +196,7 @@ def _places(stages: Stages) -> np.ndarray:
     tables = [table for stage in stages.stages for table in (*stage.sets.values(), *stage.puts.values())]
     if stages.equilibrated is not None:
         tables += [*stages.equilibrated.sets.values(), *stages.equilibrated.puts.values()]
+    tables += [places for one in stages.followed.values() for places in one.places.values()]
     tables.append(np.array([*stages.shared.values()], int))
     places = np.concatenate(tables)
     places = places[places != NOT_PUT]

@@ -1,5 +1,6 @@
 """A mixed-effects model: a model, the individuals it was measured in, and how their parameters differ."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from qspjax.fit._measurements import Change, Experiment, Output
 from qspjax.fit._rows import Rows
 from qspjax.fit._stages import parameters_of
 from qspjax.fit._tails import Gaussian
+from qspjax.fit.mixed._following import steps_of
 from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
 from qspjax.fit.mixed._random import Random
 from qspjax.solve import AbstractMethod
@@ -108,13 +110,11 @@ class Mixed:
         self.subjects = tuple(subjects)
         self.covariates = _covariates(subjects, leaves)
         self._check_names(leaves)
-        self.experiments = {name: self._experiment(one) for name, one in subjects.items()}
-
-        def pool(names: Sequence[str], defaults: Mapping[str, Any]) -> IndividualPool:
-            own = (*self.effects, *self.covariates)
-            return IndividualPool(names, defaults, individual=own, count=len(subjects))
-
-        self.individuals = Individuals(*parts_of(self, pool))
+        used = names_in(*self.individual.values()).union(*(output.names() for output in self.outputs.values()))
+        self.steps = steps_of(subjects, self.covariates, used)
+        self._later = {} if self.steps is None else self.steps.later()
+        self.experiments = {name: self._experiment(i, one) for i, (name, one) in enumerate(subjects.items())}
+        self.individuals = self._laid_out(leaves)
         self._check_measured()
         thetas = [one.transform.forward(one.start) for one in self.free.values()]
         self.start = np.concatenate([np.asarray(thetas, float), *(one.point() for one in self.random)])
@@ -193,7 +193,8 @@ class Mixed:
 
     def numbers(self, known: Mapping[str, Any], etas: Any) -> Array:
         """Return every number of the individuals, for parameters by name and random effects (subjects, effects)."""
-        own = {name: etas[:, k] for k, name in enumerate(self.effects)} | self.covariates
+        own = {name: etas[:, k] for k, name in enumerate(self.effects)}
+        own |= self.covariates | self._later
         pool = self.individuals.pool
         return pool.values([known[name] for name in pool.parameters], own)
 
@@ -240,10 +241,15 @@ class Mixed:
 
     # --- checks -----------------------------------------------------------------------------------------------------
 
-    def _experiment(self, one: Experiment) -> Experiment:
+    def _experiment(self, number: int, one: Experiment) -> Experiment:
         """Return the experiment of a subject, with its own parameters at the start, and where covariates change."""
         given = {name: value for name, value in one.begin.set.items() if name in self.covariates}
         set_here = {name: value for name, value in one.begin.set.items() if name not in given}
+        begin = Change(one.begin.at, set=self.individual | set_here, put=one.begin.put)
+        if self.steps is not None:
+            names = frozenset().union(*(output.names() for output in self.outputs.values()))
+            measured = self.steps.measured(number, one.measurements, names, self.individual)
+            return one.changed(begin=begin, changes=[]).measuring(measured)
         changes = []
         now = dict(given)
         for change in one.changes:
@@ -255,9 +261,25 @@ class Mixed:
             }
             rest = {name: value for name, value in change.set.items() if name not in self.covariates}
             changes.append(Change(change.at, set=moved | rest, put=change.put))
-        return one.changed(
-            begin=Change(one.begin.at, set=self.individual | set_here, put=one.begin.put), changes=changes
-        )
+        return one.changed(begin=begin, changes=changes)
+
+    def _laid_out(self, leaves: frozenset[str]) -> Individuals:
+        def empty(names: Sequence[str], defaults: Mapping[str, Any]) -> IndividualPool:
+            own = (*self.effects, *self.covariates, *self._later)
+            return IndividualPool(names, defaults, individual=own, count=self.count)
+
+        pool, stages, rows = parts_of(self, empty)
+        if self.steps is None or not self.steps.values:
+            return Individuals(pool, stages, rows)
+        followed = {
+            name: self.steps.followed(formula, self.fixed, pool.place)
+            for name, formula in self.individual.items()
+            if name in leaves and self.steps.of(formula)
+        }
+        (stage,) = stages.stages
+        sets = {name: places for name, places in stage.sets.items() if name not in followed}
+        stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), followed=followed)
+        return Individuals(pool, stages, rows)
 
     def _check_names(self, leaves: frozenset[str]) -> None:
         if not self.effects:

@@ -1,0 +1,132 @@
+"""Covariates that change in steps: parameters of the model follow them while an individual is simulated.
+
+    CL(t) = tCL exp(eta) (WT(t) / 70)^b        has two numbers of its own that do not change, tCL exp(eta) and b
+
+Only these are numbers of the individual, in which its simulation is expanded; how often a covariate changes, and to
+what, is data. So neither the compiler nor the derivatives have more to do where there are more records.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from qspjax._expression import Expression, call, nodes, substitute, symbol
+from qspjax.fit._formula import names_in
+from qspjax.fit._measurements import Experiment, Measurements
+from qspjax.fit._stages import Followed
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How covariates change.
+
+    Attributes:
+        at: When, shape (subjects, changes), padded with inf.
+        values: By name, what they are at the beginning and after each change, shape (subjects, changes + 1).
+    """
+
+    at: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    def of(self, formula: float | Expression) -> bool:
+        """Whether a formula uses a covariate that changes."""
+        return bool(names_in(formula) & self.values.keys())
+
+    def later(self) -> dict[str, np.ndarray]:
+        """Return what each covariate is after each change, shape (subjects,), by names such as `WT#1`."""
+        return {f"{name}#{k}": table[:, k] for name, table in self.values.items() for k in range(1, table.shape[1])}
+
+    def measured(
+        self, number: int, data: Measurements, names: Collection[str], formulas: Mapping[str, float | Expression]
+    ) -> Measurements:
+        """Return measurements of a subject with columns of what changes, for the formulas of outputs.
+
+        Args:
+            number: The number of the subject.
+            data: Its measurements.
+            names: The names that formulas of outputs use.
+            formulas: Those of individuals.
+        """
+        whole = {name: symbol(name) for name in self.values} | formulas
+        wanted = [name for name in whole if name in names and self.of(whole[name]) and name not in data.given]
+        stage = np.searchsorted(self.at[number], data.time, side="right")
+
+        def then(formula: float | Expression, k: int) -> float | Expression:
+            return substitute(formula, {one: symbol(f"{one}#{k}") for one in self.values}) if k else formula
+
+        new = copy.copy(data)
+        new.given = data.given | {name: tuple(then(whole[name], int(k)) for k in stage) for name in wanted}
+        return new
+
+    def followed(
+        self, formula: Expression, known: Mapping[str, float], place: Callable[[Expression, int], int]
+    ) -> Followed:
+        """Return how a parameter follows the covariates.
+
+        Args:
+            formula: Its formula.
+            known: The parameters that are fixed.
+            place: Returns the place in the pool of a formula for a subject.
+        """
+        whole, parts = apart(substitute(formula, dict(known)), self.values.keys())
+        subjects = range(self.at.shape[0])
+        places = {name: np.array([place(part, i) for i in subjects]) for name, part in parts.items()}
+        used = names_in(whole)
+        return Followed(self.at, whole, places, {name: own for name, own in self.values.items() if name in used})
+
+
+def steps_of(
+    subjects: Mapping[str, Experiment], covariates: Mapping[str, np.ndarray], used: Collection[str]
+) -> Steps | None:
+    """Return how the covariates that are used change; None if something else changes as well.
+
+    Raises:
+        ValueError: If a covariate changes to what is no number.
+    """
+    changes = [change for one in subjects.values() for change in one.changes]
+    if any(change.put or change.set.keys() - covariates.keys() for change in changes):
+        return None
+    moving = [name for name in covariates if name in used and any(name in change.set for change in changes)]
+    at, tables = [], {name: [] for name in moving}
+    for number, one in enumerate(subjects.values()):
+        mine = [change for change in one.changes if change.set.keys() & tables.keys()]
+        at.append([change.at for change in mine])
+        for name, table in tables.items():
+            values = [float(covariates[name][number])]
+            for change in mine:
+                values.append(float(change.set.get(name, values[-1])))
+            table.append(values)
+    most = max(map(len, at), default=0)
+    padded = {
+        name: np.array([own + own[-1:] * (most + 1 - len(own)) for own in table]) for name, table in tables.items()
+    }
+    times = np.array([own + [np.inf] * (most - len(own)) for own in at]).reshape(len(at), most)
+    return Steps(times, padded)
+
+
+def apart(formula: Expression, names: Collection[str]) -> tuple[Expression, dict[str, Expression]]:
+    """Return a formula in which the greatest parts without these names are symbols, and the parts by symbol."""
+    parts: dict[Expression, str] = {}
+
+    def part(own: Expression) -> Expression:
+        if own.op in ("number", "true", "false"):
+            return own
+        return symbol(parts.setdefault(own, f"#{len(parts)}"))
+
+    moves: dict[Expression, bool] = {}
+    found: dict[Expression, Expression] = {}
+    for one in nodes(formula):
+        moves[one] = one.op == "symbol" and one.value in names or any(moves[arg] for arg in one.args)
+        if not moves[one]:
+            continue
+        still = [arg for arg in one.args if not moves[arg]]
+        if one.op in ("+", "*") and len(still) > 1:
+            together = [part(call(one.op, *still))]
+            found[one] = call(one.op, *together, *(found[arg] for arg in one.args if moves[arg]))
+        elif one.op == "symbol":
+            found[one] = one
+        else:
+            found[one] = call(one.op, *(found[arg] if moves[arg] else part(arg) for arg in one.args))
+    return found[formula], {name: own for own, name in parts.items()}
