@@ -12,8 +12,8 @@ def add_check(commands: Any) -> None:
     """Add the command to the parser."""
     check = commands.add_parser(
         "check",
-        help="check a trial file, a model or a data set",
-        description="Say what a file holds, or all that is wrong with it: a trial file (.toml), a PEtab problem "
+        help="check a trial or fit file, a model or a data set",
+        description="Say what a file holds, or all that is wrong with it: a trial or fit file (.toml), a PEtab problem "
         "(.yaml), a model in SBML (.xml, .sbml) or Antimony (.ant), or a data set in the format of NONMEM (any other "
         "ending), for which the options are.",
     )

@@ -22,7 +22,7 @@ class Progress:
     Args:
         total: How many things there are to do.
         things: What they are, in the plural.
-        bad: What one that went wrong did.
+        bad: What one that went wrong did, empty if none can.
         first: What is said before the first one is done.
         includes: What the time includes, for the last line.
     """
@@ -61,4 +61,5 @@ class Progress:
 
     def _note(self) -> str:
         rate = self._done / (time.perf_counter() - self._start)
-        return f"{rate:{'.0f' if rate >= 10 else '.1f'}} a second, {self._bad} {self._words[1]}"
+        failed = f", {self._bad} {self._words[1]}" if self._words[1] else ""
+        return f"{rate:{'.0f' if rate >= 10 else '.1f'}} a second{failed}"

@@ -10,6 +10,7 @@ from typing import Any
 from qspjax import fit, io, plot
 from qspjax._extras import require
 from qspjax.cli._console import Progress
+from qspjax.cli._fit_mixed import fit_mixed
 from qspjax.cli._options import at_least
 
 _NEEDED = ("rich", "pandas", "matplotlib")
@@ -21,8 +22,8 @@ def add_fit(commands: Any) -> None:
         "fit",
         help="calibrate a model to data",
         description="Fit a model to data, from a fit file (.toml) with a table of data or a PEtab problem (.yaml), and "
-        "write estimates, uncertainty, diagnostics and pictures. Interrupted, it goes on where it stopped when it is "
-        "called again.",
+        "write estimates, uncertainty, diagnostics and pictures. A file with random effects is one of nonlinear mixed "
+        "effects. Interrupted, it goes on where it stopped when it is called again.",
     )
     parser.add_argument("file", metavar="FILE", help="fit file in TOML, or the YAML file of a PEtab problem")
     parser.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -fit)")
@@ -38,6 +39,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     for package in _NEEDED:
         require(package, extra="cli")
     file = io.read_fit(arguments.file)
+    if isinstance(file, io.MixedFile):
+        return fit_mixed(file, arguments)
     if arguments.starts or arguments.seed is not None:
         before = file.starts or fit.MultiStart(arguments.starts or 1)
         starts = fit.MultiStart(

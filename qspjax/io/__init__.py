@@ -10,6 +10,14 @@ from qspjax.io._fit_outputs import (
     write_fit as write_fit,
 )
 from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue
+from qspjax.io._mixed_file import MixedFile as MixedFile
+from qspjax.io._mixed_outputs import (
+    MIXED_FILES as MIXED_FILES,
+    MIXED_MARKERS as MIXED_MARKERS,
+    Estimates as Estimates,
+    mixed_summary as mixed_summary,
+    write_mixed as write_mixed,
+)
 from qspjax.io._model_files import ModelContents as ModelContents, contents_of as contents_of
 from qspjax.io._nonmem import NonmemData as NonmemData, read_nonmem as read_nonmem
 from qspjax.io._nonmem_write import write_nonmem as write_nonmem

@@ -1,7 +1,8 @@
 """Fit files: a calibration as text, in TOML, beside a table of data.
 
     title                      what it is called
-    data                       the table of data in the format of NONMEM, beside this file
+    data                       the table of data in the format of NONMEM, beside this file; or a table of it (file) and
+                               the options of `read_nonmem`
     [model]                    as in a trial file
     [set]                      parameters of the model as formulas over covariates and parameters
     [parameters.NAME]          start, bounds, scale ("log", "log10", "linear" or "logit"), prior; or fixed
@@ -12,39 +13,31 @@
                                parameters that are solved for) and profiles: names, or true for all
 
 A name in quotes of `sd` and `cv` is a formula over parameters. A PEtab problem (`.yaml`) takes the place of a fit file.
+A file with `[[random]]` is one of a mixed-effects fit, see `_mixed_file`.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from qspjax._transform import Identity, Log, Logit
 from qspjax.fit import (
     LBFGS,
-    M1,
-    M3,
-    M4,
     AbstractSearch,
     Adam,
-    Additive,
     Analytic,
-    Combined,
     DifferentialEvolution,
-    Free,
     LevenbergMarquardt,
-    LogNormalError,
     MultiStart,
-    Output,
     Problem,
-    Proportional,
     TrustRegion,
 )
 from qspjax.io._fit_data import experiments
+from qspjax.io._fit_parts import read_data, read_output, read_parameter
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io._nonmem import read_nonmem
+from qspjax.io._mixed_file import MixedFile, read_mixed
 from qspjax.io._table import Table, line_of, lines_of
 from qspjax.io._toml import decoded, parsed, read_bytes
-from qspjax.io._trial_model import read_distribution, read_model
+from qspjax.io._trial_model import read_model
 from qspjax.io.petab import read_petab
 
 METHODS: dict[str, Any] = {
@@ -54,13 +47,6 @@ METHODS: dict[str, Any] = {
     "adam": Adam,
     "differential evolution": DifferentialEvolution,
 }
-ERRORS = {
-    "additive": (Additive, ("sd",)),
-    "proportional": (Proportional, ("cv",)),
-    "combined": (Combined, ("sd", "cv")),
-    "lognormal": (LogNormalError, ("sd",)),
-}
-BELOW = {"M1": M1, "M3": M3, "M4": M4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +71,12 @@ class FitFile:
     analytic: Analytic | None
     profiles: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"Fit: {self.title}\n{self.problem}"
 
-def read_fit(path: str | Path) -> FitFile:
-    """Read a fit file (`.toml`) or a PEtab problem (`.yaml`).
+
+def read_fit(path: str | Path) -> FitFile | MixedFile:
+    """Read a fit file (`.toml`) or a PEtab problem (`.yaml`); a file with random effects is a `MixedFile`.
 
     Raises:
         FileIssues: If anything in the files is wrong.
@@ -98,29 +87,42 @@ def read_fit(path: str | Path) -> FitFile:
     text = read_bytes(path, path.name)
     values = parsed(text, path.name)
     issues: list[tuple[tuple[str, ...], str]] = []
-    found = _read(Table(values, (), issues), path)
-    if issues or found is None:
+    others: list[Issue] = []
+    found = _read(Table(values, (), issues), path, others)
+    if issues or others or found is None:
         lines = lines_of(decoded(text))
-        raise FileIssues([Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues])
+        own = [Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues]
+        raise FileIssues([*own, *others])
     return found
 
 
-def _read(top: Table, path: Path) -> FitFile | None:
+def is_fit(path: Path) -> bool:
+    """Whether a file in TOML is a fit file, as opposed to a trial file."""
+    values = parsed(read_bytes(path, path.name), path.name)
+    return "data" in values and not values.keys() & {"arms", "endpoints"}
+
+
+def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | None:
     title = top.text("title", default=path.stem)
-    data = top.text("data")
-    described = read_model(top.table("model", required=True), path.parent)
-    parameters = {name: _parameter(own) for name, own in top.table("parameters", required=True).children().items()}
+    table = read_data(top, path.parent, others)
+    try:
+        described = read_model(top.table("model", required=True), path.parent)
+    except FileIssues as error:
+        others.extend(error.issues)
+        described = None
+    if "random" in top or "individual" in top:
+        return read_mixed(top, path.name, title, described, table)
+    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
     outputs, kinds = {}, {}
     for number, (name, own) in enumerate(top.table("outputs", required=True).children().items(), start=1):
         kinds[own.whole("dvid", default=number)] = name
-        outputs[name] = _output(own, name)
+        outputs[name] = read_output(own, name)
     rules = top.table("set")
     formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}
     estimation = _estimation(top.table("estimation"), tuple(parameters))
     top.close()
-    if top.issues or described is None or data is None:
+    if top.issues or described is None or table is None:
         return None
-    table = read_nonmem(path.parent / data)
     try:
         own = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas)
         problem = Problem(described.model, own, outputs, parameters)
@@ -128,43 +130,6 @@ def _read(top: Table, path: Path) -> FitFile | None:
         top.issue("", str(error))
         return None
     return FitFile(path.name, title, problem, *estimation)
-
-
-def _parameter(table: Table) -> Free | float | None:
-    if "fixed" in table:
-        value = table.number("fixed")
-        table.close()
-        return value
-    start = table.number("start")
-    bounds = table.numbers("bounds", "", default=None, length=2)
-    scale = table.name("scale", ("log", "log10", "linear", "logit"), "a scale", default=None)
-    prior = read_distribution(table.table("prior")) if "prior" in table else None
-    kinds = {None: None, "log": Log(), "log10": Log(10.0), "linear": Identity()}
-    transform = Logit(*bounds) if scale == "logit" and bounds else kinds.get(scale)
-    return table.make(Free, start, bounds=bounds, transform=transform, prior=prior)
-
-
-def _output(table: Table, name: str) -> Output | None:
-    prediction = table.text("prediction", default=name)
-    kind = table.name("error", ERRORS, "an error model")
-    error = None
-    if kind is not None:
-        build, fields = ERRORS[kind]
-        given = {field: table.read(field, None, _formula) for field in fields}
-        for field, value in given.items():
-            if value is None and not table.bad:
-                table.issue(field, "must be given, but is missing.")
-        error = None if table.bad else build(**given)
-    how = table.name("below", BELOW, "M1, M3 or M4", default=None)
-    limit = table.number("limit", default=None if how is None else 0.0)
-    below = None if how is None or limit is None else BELOW[how](limit)
-    return table.make(Output, prediction, error, below=below)
-
-
-def _formula(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"must be a number or a formula, but is of type {type(value).__name__}.")
-    return value
 
 
 def _estimation(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from qspjax.io._fit_file import is_fit, read_fit
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io._nonmem import read_nonmem
@@ -14,8 +15,8 @@ def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
     """Return what is wrong with a file, nothing if it is fine.
 
     Args:
-        path: A trial file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony (`.ant`),
-            or a data set in the format of NONMEM (any other ending).
+        path: A trial or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony
+            (`.ant`), or a data set in the format of NONMEM (any other ending).
         **options: The arguments of `read_nonmem`.
 
     Raises:
@@ -51,6 +52,8 @@ def contents(path: str | Path, **options: Any) -> str:
             raise FileIssues(found)
         return str(problem)
     if Path(path).suffix.lower() == ".toml":
+        if is_fit(Path(path)):
+            return str(read_fit(path))
         file = read_trial(path)
         arms = ", ".join(arm.name for arm in file.trial.arms)
         return f"Trial:    {file.title}\nPatients: {file.patients}\nArms:     {arms}"

@@ -10,7 +10,14 @@ from qspjax.plot._fit import (
     residuals as residuals,
     waterfall as waterfall,
 )
-from qspjax.plot._mixed import goodness_of_fit as goodness_of_fit, random_effects as random_effects, vpc as vpc
+from qspjax.plot._mixed import (
+    convergence as convergence,
+    covariates as covariates,
+    goodness_of_fit as goodness_of_fit,
+    individual_fits as individual_fits,
+    random_effects as random_effects,
+    vpc as vpc,
+)
 from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory

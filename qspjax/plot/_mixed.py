@@ -1,11 +1,11 @@
 """Pictures of a mixed-effects fit; the table of each is its argument."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qspjax._checks import check_one_of
+from qspjax._checks import check_one_of, refuse
 from qspjax._extras import require
 from qspjax.fit import MixedFit
 
@@ -92,6 +92,122 @@ def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None) -> "Axes":
     axes.set_xlabel("time")
     axes.set_ylabel("quantiles: observed (points), expected (bands)")
     return axes
+
+
+def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
+    """Draw how the objective and the estimates went from iteration to iteration.
+
+    Args:
+        table: What `MixedFit.iterations` returns.
+    """
+    iteration = table["ITERATION"]
+    names = [name for name in table if name != "ITERATION" and np.isfinite(table[name]).any()]
+    axes, figure = _panels(len(names))
+    for ax, name in zip(axes, names, strict=False):
+        style = "o-" if np.isfinite(table[name]).sum() < 50 else "-"
+        ax.plot(
+            iteration, table[name], style, color="C1" if name == "OBJECTIVE" else "C0", markersize=2.5, linewidth=1.0
+        )
+        ax.set_title("objective" if name == "OBJECTIVE" else name, fontsize="small")
+        ax.set_xlabel("iteration", fontsize="small")
+    return figure
+
+
+def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 6) -> "Figure":
+    """Draw the random effects against covariates: a trend is what the model does not explain yet.
+
+    Numbers are drawn with Pearson's r, categories (text, or at most five different numbers) with their means.
+
+    Args:
+        table: What `MixedFit.individuals` returns, with columns of covariates: numbers or text, shape (subjects,).
+        names: The covariates.
+        most: The most that are drawn; the rest is left out.
+
+    Raises:
+        ValueError: If a covariate is not in the table, or none is named.
+    """
+    for name in names:
+        check_one_of("names", name, table, "a column of the table")
+    if not names:
+        refuse("names", "name at least one covariate", "empty")
+    effects, names = [name for name in table if name.startswith("ETA_")], list(names)[:most]
+    figure = _figure(2.6 * max(len(names), 2), 2.3 * len(effects))
+    for row, effect in zip(figure.subplots(len(effects), len(names), squeeze=False), effects, strict=True):
+        for ax, name in zip(row, names, strict=True):
+            x, y = np.asarray(table[name]), np.asarray(table[effect], float)
+            ax.axhline(0.0, color="0.4", linewidth=0.8)
+            kinds = list(dict.fromkeys(sorted(x.tolist(), key=str)))
+            if x.dtype.kind in "OUS" or len(kinds) <= 5:
+                for place, kind in enumerate(kinds):
+                    mine = y[x == kind]
+                    _cloud(ax, np.full(mine.size, place), mine)
+                    ax.plot([place - 0.2, place + 0.2], [mine.mean()] * 2, color="C1", linewidth=1.5)
+                labels = [f"{kind:g}" if isinstance(kind, float) else f"{kind}" for kind in kinds]
+                ax.set_xticks(range(len(kinds)), labels)
+                ax.set_xlim(-0.5, len(kinds) - 0.5)
+            else:
+                known = np.isfinite(x) & np.isfinite(y)
+                _cloud(ax, x[known], y[known])
+                ax.set_title(f"r = {_pearson(x[known], y[known]):.2f}", fontsize="small")
+            ax.set_xlabel(name)
+            ax.set_ylabel(effect.removeprefix("ETA_"))
+    return figure
+
+
+def individual_fits(
+    table: Mapping[str, np.ndarray], *, output: str | None = None, subjects: Sequence[str] | None = None, most: int = 16
+) -> "Figure":
+    """Draw what was measured in each subject, with individual and population predictions.
+
+    Args:
+        table: What `fit.diagnostics` returns.
+        output: Which output; by default the first.
+        subjects: Which subjects; by default the first.
+        most: The most that are drawn.
+
+    Raises:
+        ValueError: If the output or a subject is not in the table.
+    """
+    names = list(dict.fromkeys(table["OUTPUT"]))
+    output = names[0] if output is None else output
+    check_one_of("output", output, names, "an output of the table")
+    there = list(dict.fromkeys(table["ID"][table["OUTPUT"] == output]))
+    for name in subjects or ():
+        check_one_of("subjects", name, there, "a subject with measurements of the output")
+    chosen = list(there if subjects is None else subjects)[:most]
+    axes, figure = _panels(len(chosen))
+    for ax, name in zip(axes, chosen, strict=False):
+        mine = (table["OUTPUT"] == output) & (table["ID"] == name)
+        one = {key: values[mine] for key, values in table.items()}
+        order = np.argsort(one["TIME"], kind="stable")
+        ax.plot(one["TIME"][order], one["PRED"][order], "--", color="0.5", linewidth=0.9, label="population (PRED)")
+        ax.plot(one["TIME"][order], one["IPRED"][order], "-", color="C0", linewidth=1.1, label="individual (IPRED)")
+        seen = ~one["CENSORED"]
+        ax.plot(one["TIME"][seen], one["DV"][seen], "o", color="0.15", markersize=3.0, label="observed")
+        if not seen.all():
+            ax.plot(one["TIME"][~seen], one["DV"][~seen], "v", color="C3", markersize=3.0, label="below the limit")
+        ax.set_title(f"{name}", fontsize="small")
+    figure.supxlabel("time", fontsize="small")
+    figure.supylabel(output, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _panels(count: int) -> tuple[list, "Figure"]:
+    """Return axes beside and below each other, as many as are needed, and their figure."""
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = _figure(2.5 * max(columns, 2), 2.0 * rows + 0.6)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return axes, figure
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    if x.size < 2 or not x.std() or not y.std():
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _cloud(ax: Any, x: np.ndarray, y: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 
 from qspjax._checks import check_one_of
 from qspjax._extras import require
+from qspjax.fit._formula import names_in, value_of
+from qspjax.fit.mixed._diagnostics import diagnostics
 from qspjax.fit.mixed._mixed import Mixed
 
 if TYPE_CHECKING:
@@ -87,8 +90,74 @@ class MixedFit:
         pairs = zip(self.mixed.effects, ratio, strict=True)
         return {name: (100.0 * (1.0 - float(r)), 100.0 * (1.0 - float(r) ** 2)) for name, r in pairs}
 
+    @property
+    def epsilon_shrinkage(self) -> dict[str, float]:
+        """Epsilon shrinkage of each output in per cent, 100 (1 - SD(IWRES))."""
+        table = diagnostics(self)
+        found = {}
+        for name in dict.fromkeys(table["OUTPUT"]):
+            own = table["IWRES"][table["OUTPUT"] == name]
+            own = own[np.isfinite(own)]
+            found[name] = 100.0 * (1.0 - float(own.std(ddof=1))) if own.size > 1 else float("nan")
+        return found
+
+    @property
+    def coefficients_of_variation(self) -> dict[str, float]:
+        """%CV = 100 sqrt(exp(omega^2) - 1) of the effects that enter as exp(eta), as in CL = tCL exp(eta)."""
+        omega = np.diag(self.covariance)
+        found = zip(self.mixed.effects, omega, strict=True)
+        return {name: 100.0 * float(np.sqrt(np.expm1(value))) for name, value in found if self._is_exponential(name)}
+
+    def _is_exponential(self, effect: str) -> bool:
+        """Whether every number of an individual that depends on an effect is in proportion to its exponential."""
+        formulas = [one for one in self.mixed.individual.values() if effect in names_in(one)]
+        known = self._known(np.zeros_like(self.etas))
+        with np.errstate(all="ignore"):
+            middle = [np.asarray(value_of(one, known)) for one in formulas]
+            for eta in (-0.7, 0.4):
+                moved = [np.asarray(value_of(one, known | {effect: eta})) for one in formulas]
+                if not all(np.allclose(b, a * np.exp(eta), rtol=1e-9) for a, b in zip(middle, moved, strict=True)):
+                    return False
+        return bool(formulas)
+
+    def _known(self, etas: np.ndarray) -> dict[str, Any]:
+        """Return what formulas of individuals use, by name."""
+        mixed = self.mixed
+        own = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
+        return {**mixed.individuals.pool.defaults, **mixed.values(self.x), **mixed.covariates, **own}
+
+    def individuals(self) -> dict[str, np.ndarray]:
+        """Return a table with a row a subject: random effects, numbers of its own and covariates at its beginning.
+
+        Returns:
+            ID, OBJECTIVE (its part of the objective), ETA of every random effect, and by their names the numbers of
+            `individual` and the covariates.
+        """
+        etas, count = self.etas, self.mixed.count
+        known = self._known(etas)
+        own = {name: np.asarray(value_of(one, known), float) for name, one in self.mixed.individual.items()}
+        return {
+            "ID": np.array(self.mixed.subjects, dtype=object),
+            "OBJECTIVE": self.subject_objectives,
+            **{f"ETA_{name}": etas[:, k] for k, name in enumerate(self.mixed.effects)},
+            **{name: np.broadcast_to(value, (count,)) for name, value in own.items()},
+            **self.mixed.covariates,
+        }
+
+    def iterations(self) -> dict[str, np.ndarray]:
+        """Return a table with a row an iteration: ITERATION, OBJECTIVE (NaN if it is not known) and the estimates."""
+        points = len(self.path)
+        objective = self.history if len(self.history) == points else np.full(points, np.nan)
+        values = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self.path)))
+        named = {name: values[:, k] for k, name in enumerate(self.mixed.names)}
+        return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
+
     def hessian(self) -> np.ndarray:
         """Return the second derivative of the objective, by central differences of exact slopes."""
+        return self._hessian
+
+    @cached_property
+    def _hessian(self) -> np.ndarray:
         columns = []
         for direction in np.eye(self.x.size):
             step = STEP * direction
@@ -119,6 +188,21 @@ class MixedFit:
             found = inverse if kind == "hessian" else inverse @ S @ inverse
         chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
         return chain @ found @ chain.T
+
+    def correlation_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
+        """Return the correlation of the estimates in their natural values, shape (names, names)."""
+        covariance = self.covariance_of_estimates(kind)
+        with np.errstate(invalid="ignore"):
+            errors = np.sqrt(np.diag(covariance))
+            return covariance / np.outer(errors, errors)
+
+    def condition_number(self, kind: str = "sandwich") -> float:
+        """Return the greatest over the least eigenvalue of the correlation of the estimates."""
+        correlation = self.correlation_of_estimates(kind)
+        if not np.isfinite(correlation).all():
+            return float("nan")
+        values = np.linalg.eigvalsh(correlation)
+        return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
     def to_dataframe(self, kind: str = "sandwich") -> "pandas.DataFrame":
         """Return a table with a row an estimate: value, standard error, its per cent (RSE), and a 95 % interval.

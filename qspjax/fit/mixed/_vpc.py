@@ -77,7 +77,9 @@ def visual_predictive_check(
         inside = (time >= first) & ((time < last) if k < len(left) - 1 else (time <= last))
         if not inside.any():
             continue
-        factor = np.median(pred[inside]) / pred[inside] if corrected else np.ones(inside.sum())
+        factor = np.ones(inside.sum())
+        if corrected:  # where nothing is predicted, as before a dose, there is nothing to correct
+            np.divide(np.median(pred[inside]), pred[inside], out=factor, where=pred[inside] != 0.0)
         for quantile in quantiles:
             simulated_quantiles = _quantile(made[:, inside] * factor, quantile, rows)
             low, middle, high = (

@@ -1,0 +1,325 @@
+"""Fit files with random effects: nonlinear mixed effects as text, beside a data set in the format of NONMEM.
+
+title                      what it is called
+data                       the data set; or a table: file and the options of `read_nonmem` (ignore, accept, columns,
+                           rename, recode, categories, dialect), interpolation ("nocb", "locf")
+[model]                    as in a trial file
+[parameters.NAME]          as in any fit file: typical values, effects of covariates, noise
+[individual]               by name, formulas over parameters, random effects and covariates
+[[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
+                           by row); fixed
+[outputs.NAME]             as in any fit file; without limit that of the values that CENS marks
+[estimation]               method ("focei", "foce", "fo" or "laplace"), iterations, tolerance; standard_errors
+                           ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
+                           "importance" with samples)
+[simulation]               replicates, seed, corrected and bins of the visual predictive check
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qspjax._checks import ArgumentError
+from qspjax._expression import Expression
+from qspjax._names import names as names_of
+from qspjax.fit import (
+    FO,
+    FOCE,
+    FOCEI,
+    AbstractIntegral,
+    Free,
+    ImportanceSampling,
+    Laplacian,
+    Mixed,
+    Output,
+    Quadrature,
+    Random,
+)
+from qspjax.fit._formula import as_formula, names_in
+from qspjax.fit.mixed._result import COVARIANCES
+from qspjax.io._fit_parts import read_output, read_parameter
+from qspjax.io._nonmem import NonmemData
+from qspjax.io._table import Table, one_of, shown
+from qspjax.io._trial_model import Described
+
+METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplacian}
+"""The methods by name; what a class takes is read from keys of its own."""
+
+OPTIONS: dict[str, Sequence[str]] = {}
+"""The whole numbers that methods take, by name of the method."""
+
+INTEGRALS: dict[str, tuple[Any, str]] = {
+    "quadrature": (Quadrature, "points"),
+    "importance": (ImportanceSampling, "samples"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedFile:
+    """A mixed-effects fit as a file describes it.
+
+    Attributes:
+        source: Name of the file.
+        title: What it is called.
+        mixed: What to fit.
+        data: The data set.
+        method: How.
+        iterations: The most that are made, None for those of the method.
+        tolerance: Where the search ends.
+        errors: The kind of standard errors.
+        integral: How the likelihood itself is found at the end, None if it is not.
+        replicates: Data sets that are simulated for the visual predictive check and NPDE.
+        seed: Of these.
+        corrected: Whether the check is corrected by predictions.
+        bins: How many bins it has, None for its own choice.
+    """
+
+    source: str
+    title: str
+    mixed: Mixed
+    data: NonmemData
+    method: Any
+    iterations: int | None
+    tolerance: float
+    errors: str
+    integral: AbstractIntegral | None
+    replicates: int
+    seed: int
+    corrected: bool
+    bins: int | None
+
+    def __str__(self) -> str:
+        mixed = self.mixed
+        measured = sum(rows.value.size for rows in mixed.rows)
+        censored = sum(int(rows.censored.sum()) for rows in mixed.rows)
+        below = f", {censored} below the limit of quantification" if censored else ""
+        lines = {
+            "Fit": self.title,
+            "Data": f"{measured} measurements of {mixed.count} subjects{below}",
+            "Estimated": ", ".join(mixed.names),
+            "Covariates": ", ".join(mixed.covariates) or "none",
+            "Method": type(self.method).__name__,
+        }
+        return "\n".join(f"{key + ':':<12}{value}" for key, value in lines.items())
+
+
+def read_mixed(
+    top: Table, source: str, title: str, described: Described | None, data: NonmemData | None
+) -> MixedFile | None:
+    """Read the rest of a file with random effects.
+
+    Args:
+        top: The file; title, data and model have been read.
+        source: Its name.
+        title: What it is called.
+        described: The model, None if it has mistakes.
+        data: The data set, None if it has mistakes.
+    """
+    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
+    rules = top.table("individual", required=True)
+    formulas = {name: rules.read(name, None, lambda value: as_formula("", value)) for name in rules.values}
+    blocks = top.tables("random")
+    effects = [name for own in blocks for name in _effects(own)]
+    random = [_random(own) for own in blocks]
+    outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
+    estimation, simulation = _estimation(top.table("estimation")), _simulation(top.table("simulation"))
+    if "set" in top:
+        top.table("set").issue("", "must be [individual] in a fit with random effects, but is [set].")
+    top.close()
+    whole = not (top.issues or described is None or data is None)
+    if described is not None and data is not None:
+        used = _checked(top, rules, described, data, parameters, formulas, effects, outputs)
+        _check_observed(top, data, kinds if several else None)
+        whole = whole and not top.issues
+    if not whole:
+        return None
+    try:
+        subjects = data.experiments(kinds if several else next(iter(outputs)), covariates=used)
+        mixed = Mixed(described.model, subjects, outputs, parameters=parameters, individual=formulas, random=random)
+    except ArgumentError as error:
+        place = {"subjects": "data"}.get(error.argument, error.argument)
+        top.issue(place if place in top else "", error.must)
+        return None
+    except ValueError as error:
+        top.issue("", str(error))
+        return None
+    return MixedFile(source, title, mixed, data, *estimation, *simulation)
+
+
+def _random(table: Table) -> Random | None:
+    fixed = table.flag("fixed", default=False)
+    kind = table.only(("variances", "effects"), "kind of random effects", beside=("covariance",))
+    if kind == "variances":
+        own = table.table("variances")
+        variances = {name: own.number(name, above=0.0) for name in own.values}
+        if not variances:
+            own.issue("", "must have the variance of a random effect by its name, but is empty.")
+        return table.make(Random, variances, fixed=fixed)
+    if kind is None:
+        return None
+    effects = table.read("effects", None, _names)
+    covariance = table.read("covariance", None, lambda value: _symmetric(value, len(effects or ())))
+    if covariance is None and not table.bad:
+        table.issue("covariance", "must be given, but is missing.")
+    return table.make(Random, effects, covariance, fixed=fixed)
+
+
+def _effects(table: Table) -> list[str]:
+    """Return the names of random effects, whatever else is wrong with their table."""
+    variances, effects = (table.values.get(key) for key in ("variances", "effects"))
+    named = [*(variances if isinstance(variances, dict) else ()), *(effects if isinstance(effects, list) else ())]
+    return [name for name in named if isinstance(name, str)]
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"must be a list of names, but is {shown(value)}.")
+    return value
+
+
+def _symmetric(value: Any, size: int) -> np.ndarray:
+    """Return a covariance, of which there may be only the lower triangle."""
+    numbers = isinstance(value, list) and all(
+        isinstance(row, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row)
+        for row in value
+    )
+    lengths = [len(row) for row in value] if numbers else []
+    if lengths == [size] * size:
+        return np.array(value, float).reshape(size, size)
+    if lengths != [*range(1, size + 1)]:
+        raise ValueError(f"must be {size} rows of numbers, or their lower triangle, but is {shown(value)}.")
+    lower = np.array([[*row, *[0.0] * (size - len(row))] for row in value], float)
+    return lower + np.tril(lower, -1).T
+
+
+def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Any], dict[Any, str], bool]:
+    """Read the outputs; return also which kind of observation each is, and whether there is a choice of them."""
+    outputs, kinds = {}, {}
+    children = table.children()
+    for number, (name, own) in enumerate(children.items(), start=1):
+        kind = own.read("dvid", number, _kind)
+        if kind in kinds:
+            own.issue("dvid", f"must be that of no other output, but is that of `{kinds[kind]}`.")
+        kinds.setdefault(kind, name)
+        if data is not None and "below" in own and "limit" not in own:
+            several = len(children) > 1 or "dvid" in own
+            limits = np.unique(data.dv[(data.cens == 1) & (_kinds_of(data) == kind if several else True)])
+            if limits.size == 1:
+                own.values = own.values | {"limit": float(limits[0])}
+            else:
+                has = "there are none" if not limits.size else f"these have {limits.size} different ones"
+                own.issue("limit", f"must be given, unless the values that CENS marks say it, but {has}.")
+        outputs[name] = read_output(own, name)
+    return outputs, kinds, len(kinds) > 1 or any("dvid" in own for own in children.values())
+
+
+def _kind(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"must be the number or the name of a kind of observation, but is {shown(value)}.")
+    return value
+
+
+def _kinds_of(data: NonmemData) -> np.ndarray:
+    """Return the kind of each observation: its DVID, or without that its CMT, by label where there are any."""
+    seen = (data.evid == 0) & np.isfinite(data.dv)
+    column = "DVID" if seen.any() and np.isfinite(data.dvid[seen]).all() else "CMT"
+    given, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
+    found = np.full(data.dv.shape, None, dtype=object)
+    for code in np.unique(given[seen]):
+        found[seen & (given == code)] = labels[int(code)] if labels else int(code)
+    return found
+
+
+def _check_observed(top: Table, data: NonmemData, kinds: Mapping[Any, str] | None) -> None:
+    """Note observations without an output, outputs without observations, and subjects without any."""
+    found = _kinds_of(data)
+    seen = found != None  # noqa: E711
+    if kinds is not None:
+        for kind in sorted({*found[seen].tolist()} - kinds.keys(), key=str):
+            count = int((found == kind).sum())
+            must = "must have an output for every kind of observation"
+            top.table("outputs").issue("", f"{must}, but has none for the {count} observations with DVID {kind}.")
+        for kind, name in kinds.items():
+            if not (found == kind).any():
+                top.table("outputs").issue(
+                    name, f"must be observed, but the data have no observation with DVID {kind}."
+                )
+    without = [str(data.ids[i]) for i in np.flatnonzero(~seen.any(axis=1))]
+    if without:
+        named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+        who = "subject" if len(without) == 1 else "subjects"
+        hint = f'leave them out with ignore = "ID.EQ.{without[0]}"'
+        top.issue("data", f"must have observations of every subject, but has none of {who} {named}: {hint}.")
+
+
+def _checked(
+    top: Table,
+    rules: Table,
+    described: Described,
+    data: NonmemData,
+    parameters: Mapping[str, Free | float | None],
+    formulas: Mapping[str, float | Expression | None],
+    effects: Sequence[str],
+    outputs: Mapping[str, Output | None],
+) -> list[str]:
+    """Note names that are not known or mean two things, and covariates that are missing; return those that are used."""
+    leaves = [one.name for one in names_of(described.model)]
+    columns = [*data.covariates, *data.varying]
+    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    known = [*parameters, *effects, *columns, *leaves]
+    for name, formula in formulas.items():
+        if name not in measured:
+            _note(rules, name, name, leaves, "a parameter of the model, or a name that an output uses")
+        for one in sorted(names_in(formula)) if formula is not None else ():
+            if one not in known:
+                _note(rules, name, one, known, "a formula over parameters, random effects and covariates")
+    used = frozenset().union(measured, *(names_in(one) for one in formulas.values() if one is not None))
+    for name in sorted(used & {*columns} & {*parameters, *effects, *leaves, *formulas}):
+        top.issue(
+            "data", f"must have columns that mean nothing else, but `{name}` is the name of a number, too: rename it."
+        )
+    chosen = [name for name in columns if name in used and name not in {*parameters, *effects, *leaves, *formulas}]
+    for name in chosen:
+        values = data.covariates[name][:, None] if name in data.covariates else data.varying[name]
+        missing = [str(data.ids[i]) for i in np.flatnonzero(np.isnan(np.asarray(values, float)).any(axis=1))]
+        if missing:
+            where = next((key for key, one in formulas.items() if one is not None and name in names_in(one)), "")
+            many = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            who = "subject" if len(missing) == 1 else "subjects"
+            rules.issue(where, f"must use covariates that are known of all, but `{name}` is missing in {who} {many}.")
+    return chosen
+
+
+def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) -> None:
+    try:
+        one_of(name, allowed, what)
+    except ValueError as error:
+        table.issue(key, str(error))
+
+
+def _estimation(table: Table) -> tuple[Any, ...]:
+    kind = table.name("method", METHODS, "a method", default="focei")
+    options = {key: table.whole(key, default=None) for key in OPTIONS.get(kind, ())}
+    iterations = table.whole("iterations", default=None, minimum=0)
+    tolerance = table.number("tolerance", default=1e-6, above=0.0)
+    errors = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")
+    likelihood = table.name("likelihood", INTEGRALS, "a way to integrate", default=None)
+    integral = None
+    if likelihood is not None:
+        build, key = INTEGRALS[likelihood]
+        size = table.whole(key, default=None, minimum=1)
+        integral = table.make(build, *([] if size is None else [size]))
+    table.close()
+    given = {key: value for key, value in options.items() if value is not None}
+    method = None if table.bad else table.make(METHODS[kind], **given)
+    return method, iterations, tolerance, errors, integral
+
+
+def _simulation(table: Table) -> tuple[Any, ...]:
+    replicates = table.whole("replicates", default=500, minimum=2)
+    seed, corrected = table.whole("seed", default=0), table.flag("corrected", default=True)
+    bins = table.whole("bins", default=None, minimum=1)
+    table.close()
+    return replicates, seed, corrected, bins

@@ -1,0 +1,203 @@
+"""The results of a mixed-effects fit as a directory of files, written whole or not at all."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax._files import replaced_directory
+from qspjax.fit import FOCE, FOCEI, Marginal, MixedFit
+from qspjax.fit.mixed._mixed import without_constant
+from qspjax.io._mixed_file import MixedFile
+from qspjax.io._outputs import version, write_csv
+
+MIXED_FILES = (
+    "summary.txt",
+    "estimates.csv",
+    "correlation.csv",
+    "individuals.csv",
+    "diagnostics.csv",
+    "iterations.csv",
+    "vpc.csv",
+    "goodness_of_fit.png",
+    "random_effects.png",
+    "vpc.png",
+    "convergence.png",
+    "covariates.png",
+    "individual_fits.png",
+)
+"""What a directory of the results of a mixed-effects fit may hold."""
+
+MIXED_MARKERS = ("summary.txt", "estimates.csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimates:
+    """The estimates of a mixed-effects fit with their uncertainty.
+
+    Attributes:
+        table: Columns with a row an estimate, and a row for each number that is fixed.
+        correlation: Of the estimates, shape (names, names); NaN where it is not known.
+        condition: The condition number of this.
+        trouble: Why there are no standard errors, else empty.
+    """
+
+    table: dict[str, np.ndarray]
+    correlation: np.ndarray
+    condition: float
+    trouble: str
+
+    @classmethod
+    def of(cls, fit: MixedFit, kind: str) -> "Estimates":
+        """Return them.
+
+        Args:
+            fit: The fit.
+            kind: Which standard errors, see `MixedFit.covariance_of_estimates`.
+        """
+        count, trouble = len(fit.mixed.names), ""
+        correlation, condition = np.full((count, count), np.nan), np.nan
+        try:
+            errors = np.diag(fit.covariance_of_estimates(kind))
+            correlation, condition = fit.correlation_of_estimates(kind), fit.condition_number(kind)
+        except np.linalg.LinAlgError:
+            errors, trouble = np.full(count, np.nan), "the data say nothing about some direction of the estimates"
+        if (errors < 0).any():
+            trouble = "the objective has no minimum in some direction of the estimates"
+        errors = np.sqrt(np.where(errors < 0, np.nan, errors))
+        return cls(_table(fit, dict(zip(fit.mixed.names, errors, strict=True))), correlation, condition, trouble)
+
+
+def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return a row a parameter and an element of Omega: what is estimated, and what is fixed."""
+    mixed, omega, known = fit.mixed, fit.covariance, fit.parameters
+    rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free]
+    rows += [{"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()]
+    variation, shrinkage = fit.coefficients_of_variation, fit.shrinkage
+    at = 0
+    for block in mixed.random:
+        own = range(at, at := at + len(block.names))
+        for i, name in zip(own, block.names, strict=True):
+            more = {"sd": np.sqrt(omega[i, i]), "cv_percent": variation.get(name, np.nan)}
+            more |= dict(zip(("shrinkage_sd_percent", "shrinkage_var_percent"), shrinkage[name], strict=True))
+            rows.append({"name": f"var({name})", "kind": "variance", "estimate": omega[i, i], **more})
+        for i in own if block.full else ():
+            for j in range(own[0], i):
+                correlation = omega[i, j] / np.sqrt(omega[i, i] * omega[j, j])
+                name = f"cov({mixed.effects[i]}, {mixed.effects[j]})"
+                rows.append({"name": name, "kind": "covariance", "estimate": omega[i, j], "correlation": correlation})
+    for row in rows:
+        error, value = errors.get(row["name"], np.nan), row["estimate"]
+        row["fixed"] = row["name"] not in errors
+        row |= {"se": error, "rse_percent": 100.0 * error / abs(value) if value else np.nan}
+        row |= {"lower": value - 1.96 * error, "upper": value + 1.96 * error}
+    columns = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "upper")
+    columns += ("sd", "cv_percent", "correlation", "shrinkage_sd_percent", "shrinkage_var_percent")
+    return {column: np.array([row.get(column, np.nan) for row in rows]) for column in columns}
+
+
+def write_mixed(
+    path: Path,
+    summary: str,
+    fit: MixedFit,
+    estimates: Estimates,
+    tables: Mapping[str, Any],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the results of a mixed-effects fit; an earlier result in the directory is replaced at the very end.
+
+    Args:
+        path: The directory.
+        summary: The results in words and numbers.
+        fit: The fit.
+        estimates: With their uncertainty.
+        tables: By name of the file, columns.
+        figures: By name of the file, figures of matplotlib.
+
+    Raises:
+        OSError: If it cannot be written. Nothing is left half-written.
+    """
+    pandas = require("pandas", extra="data")
+
+    def write(to: Path) -> None:
+        (to / "summary.txt").write_text(summary, encoding="utf-8")
+        write_csv(to / "estimates.csv", estimates.table)
+        correlation = pandas.DataFrame(estimates.correlation, columns=list(fit.mixed.names))
+        correlation.insert(0, "name", fit.mixed.names)
+        write_csv(to / "correlation.csv", correlation)
+        for name, table in tables.items():
+            write_csv(to / name, table)
+        for name, figure in figures.items():
+            figure.savefig(to / name, dpi=200, metadata={"Software": None})
+
+    replaced_directory(path, write)
+
+
+def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrated: Marginal | None) -> str:
+    """Return the results of a mixed-effects fit in words and numbers."""
+    mixed = fit.mixed
+    measured = sum(rows.value.size for rows in mixed.rows)
+    censored = sum(int(rows.censored.sum()) for rows in mixed.rows)
+    below = f", {censored} below the limit of quantification" if censored else ""
+    left_out = sum((without_constant(rows) * fit.kept[rows.experiment]).sum() for rows in mixed.rows)
+    normal = round(left_out / np.log(2.0 * np.pi))
+    prior = -2.0 * float(mixed.log_prior(fit.x))
+    whole, count = fit.objective - prior + left_out, len(mixed.names)
+    convention = f"-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"
+    head = {
+        "Fit": file.title,
+        "Data": f"{measured} measurements of {mixed.count} subjects{below}",
+        "Method": f"{type(fit.method).__name__}: {fit.status}; {len(fit.path) - 1} iterations in {fit.seconds:.1f} s",
+        "Objective": f"{fit.objective:.4f} ({convention}{'; with -2 log prior' if prior else ''})",
+        "-2 log L": f"{whole:.4f} with it; AIC {whole + 2 * count:.2f} with {count} estimates",
+    }
+    if integrated is not None:
+        scatter = f", standard error {integrated.standard_error:.2g}" if integrated.standard_error else ""
+        head["Integrated"] = (
+            f"{integrated.objective:.4f} by {type(file.integral).__name__}{scatter}, in place of the objective"
+        )
+    errors = estimates.trouble and f"none, since {estimates.trouble}"
+    head["Errors"] = (
+        errors or f"{file.errors}; condition number of the correlation of estimates {estimates.condition:.4g}"
+    )
+    head["Versions"] = ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax"))
+    lines = [f"{key + ':':<12}{value}" for key, value in head.items()]
+    lines += ["", *_printed(estimates.table), ""]
+    lines += [
+        f"Shrinkage of {name}: {by_sd:.1f} % (SD), {by_variance:.1f} % (variance)"
+        for name, (by_sd, by_variance) in fit.shrinkage.items()
+    ]
+    lines += [f"Shrinkage of epsilon of {name}: {value:.1f} % (SD)" for name, value in fit.epsilon_shrinkage.items()]
+    return "\n".join([*lines, *_notes(fit)]) + "\n"
+
+
+def _notes(fit: MixedFit) -> list[str]:
+    """Return what one should know of single subjects."""
+    mixed, lines = fit.mixed, []
+    several = int(mixed.censored.sum())
+    if several and isinstance(fit.method, (FOCE, FOCEI)):
+        who = "the subject" if several == 1 else f"the {several} subjects"
+        lines += ["", f"{type(fit.method).__name__} uses Laplace's curvature for {who} with censored measurements."]
+    if not fit.kept.all():
+        names = [name for name, kept in zip(mixed.subjects, fit.kept, strict=True) if not kept]
+        lines += ["", f"Left out, since they have no likelihood at the start: {', '.join(names)}", *fit.reasons]
+    lost = [name for name, kept, found in zip(mixed.subjects, fit.kept, fit.found, strict=True) if kept and not found]
+    if lost:
+        lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(lost)}"]
+    return lines
+
+
+def _printed(table: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the estimates as aligned columns."""
+    rows = [["", "estimate", "RSE %", "95% interval", "SD", "CV %", "correlation"]]
+    for k, name in enumerate(table["name"]):
+        own = {column: values[k] for column, values in table.items()}
+        interval = f"{own['lower']:.4g} to {own['upper']:.4g}" if np.isfinite(own["se"]) else ""
+        error = "fixed" if own["fixed"] else f"{own['rse_percent']:.1f}"
+        more = [f"{own[key]:.4g}" if np.isfinite(own[key]) else "" for key in ("sd", "cv_percent", "correlation")]
+        rows.append([name, f"{own['estimate']:.5g}", error, interval, *more])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,248 @@
+"""`qspjax fit` with random effects as a user calls it: files and what is wrong with them, a run and what it writes."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qspjax as qsp
+from qspjax.cli import main
+from qspjax.cli._console import Progress
+
+FIT = """
+title = "Six subjects"
+data = "six.csv"
+
+[model]
+name = "OneCompartment"
+parameters = { CL = 3.0, V = 30.0 }
+
+[parameters]
+tCL = { start = 2.0, bounds = [0.1, 50.0] }
+tV = { start = 25.0 }
+power = { fixed = 0.75 }
+cv = { start = 0.2 }
+
+[individual]
+CL = "tCL * exp(eta_CL) * (WT / 70)^power"
+V = "tV * exp(eta_V)"
+
+[[random]]
+effects = ["eta_CL", "eta_V"]
+covariance = [[0.09], [0.01, 0.04]]
+
+[outputs.concentration]
+error = "proportional"
+cv = "cv"
+
+[estimation]
+method = "fo"
+iterations = 30
+
+[simulation]
+replicates = 20
+"""
+
+
+def data():
+    rng = np.random.default_rng(2)
+    lines = ["ID,TIME,AMT,DV,MDV,WT,SEX"]
+    for id in range(1, 7):
+        weight, sex = 45.0 + 10.0 * id, "fm"[id % 2]
+        CL = 2.6 * (weight / 70.0) ** 0.75 * np.exp(0.3 * rng.normal())
+        V = 27.0 * np.exp(0.15 * rng.normal())
+        lines.append(f"{id},0,300,.,1,{weight},{sex}")
+        for t in (1.0, 4.0, 12.0):
+            value = 300.0 / V * np.exp(-CL / V * t) * (1.0 + 0.1 * rng.normal())
+            lines.append(f"{id},{t},0,{value:.4f},0,{weight},{sex}")
+    return "\n".join(lines) + "\n"
+
+
+FIT = FIT.replace('data = "six.csv"', 'data = { file = "six.csv", categories = ["SEX"] }')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "fit.toml").write_text(FIT)
+    (tmp_path / "six.csv").write_text(data())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_fit_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
+    assert main(["fit", "fit.toml", "--out", "whole"]) == 0
+    said = capsys.readouterr()
+    assert "18 measurements of 6 subjects" in said.out
+    assert "iterations in" in said.err
+    update = Progress.update
+
+    def interrupted(self, done, **settings):
+        update(self, done, **settings)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "update", interrupted)
+        assert main(["fit", "fit.toml", "--out", "parts"]) == 130
+    assert "The same command goes on from parts.checkpoint.npz." in capsys.readouterr().err
+    assert not Path("parts").exists()
+    assert main(["fit", "fit.toml", "--out", "parts"]) == 0
+    assert "Going on from parts.checkpoint.npz." in capsys.readouterr().err
+    assert not list(folder.glob("*.npz"))
+    assert (folder / "parts" / "estimates.csv").read_text() == (folder / "whole" / "estimates.csv").read_text()
+    assert len(rows(folder / "parts" / "iterations.csv")) == len(rows(folder / "whole" / "iterations.csv"))
+    check_written(folder / "whole")
+    assert main(["fit", "fit.toml", "--starts", "3"]) == 2
+    assert "argument --starts: must be left out for a fit with random effects" in capsys.readouterr().err
+
+
+def check_written(out):
+    """Check that the numbers of all files agree."""
+    assert {path.name for path in out.iterdir()} == set(qsp.io.MIXED_FILES)
+    estimates = {row["name"]: row for row in rows(out / "estimates.csv")}
+    assert [*estimates] == [
+        "tCL",
+        "tV",
+        "cv",
+        "power",
+        "var(eta_CL)",
+        "var(eta_V)",
+        "cov(eta_V, eta_CL)",
+    ]
+    last = rows(out / "iterations.csv")[-1]
+    individuals = rows(out / "individuals.csv")
+    clearance, typical = estimates["var(eta_CL)"], float(estimates["tCL"]["estimate"])
+    assert float(last["tCL"]) == pytest.approx(typical)
+    omega = float(clearance["estimate"])
+    assert float(clearance["sd"]) == pytest.approx(np.sqrt(omega))
+    assert float(clearance["cv_percent"]) == pytest.approx(100.0 * np.sqrt(np.exp(omega) - 1.0))
+    together = omega * float(estimates["var(eta_V)"]["estimate"])
+    covariance = estimates["cov(eta_V, eta_CL)"]
+    assert float(covariance["correlation"]) == pytest.approx(float(covariance["estimate"]) / np.sqrt(together))
+    for row in individuals:
+        expected = typical * np.exp(float(row["ETA_eta_CL"])) * (float(row["WT"]) / 70.0) ** 0.75
+        assert float(row["CL"]) == pytest.approx(expected)
+    assert {row["SEX"] for row in individuals} == {"f", "m"}
+    assert sum(float(row["OBJECTIVE"]) for row in individuals) == pytest.approx(float(last["OBJECTIVE"]))
+    etas = np.array([float(row["ETA_eta_CL"]) for row in individuals])
+    shrinkage = 100.0 * (1.0 - etas.std(ddof=1) / np.sqrt(omega))
+    assert float(clearance["shrinkage_sd_percent"]) == pytest.approx(shrinkage)
+    assert (estimates["power"]["fixed"], estimates["power"]["se"]) == ("True", "")
+    value, error = (float(estimates["tCL"][key]) for key in ("estimate", "se"))
+    assert float(estimates["tCL"]["rse_percent"]) == pytest.approx(100.0 * error / value)
+    residuals = np.array([float(row["IWRES"]) for row in rows(out / "diagnostics.csv")])
+    summary = (out / "summary.txt").read_text()
+    assert f"Shrinkage of epsilon of concentration: {100.0 * (1.0 - residuals.std(ddof=1)):.1f} % (SD)" in summary
+    assert f"{float(last['OBJECTIVE']):.4f} (-2 log L without n log 2 pi of the 18 normal measurements" in summary
+    with (out / "correlation.csv").open() as file:
+        correlation = np.array([row[1:] for row in [*csv.reader(file)][1:]], float)
+    values = np.linalg.eigvalsh(correlation)
+    assert f"condition number of the correlation of estimates {values[-1] / values[0]:.4g}" in summary
+
+
+def test_check_says_what_a_fit_file_holds(folder, capsys):
+    assert main(["check", "fit.toml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Fit:        Six subjects",
+        "Data:       18 measurements of 6 subjects",
+        "Estimated:  tCL, tV, cv, var(eta_CL), var(eta_V), cov(eta_V, eta_CL)",
+        "Covariates: WT",
+        "Method:     FO",
+    ]
+    assert qsp.io.validate("fit.toml") == ()
+
+
+WRONG = [
+    ("WT / 70", "WTT / 70", "16: [individual] CL: must be a formula over parameters, random effects and covariates ("),
+    (
+        "[[0.09], [0.01, 0.04]]",
+        "[[0.09], [0.9, 0.04]]",
+        "21: [random[1]] covariance: must be positive definite, but its",
+    ),
+    ("[[0.09], [0.01, 0.04]]", "[[0.09, 1]]", "21: [random[1]] covariance: must be 2 rows of numbers, or their lower"),
+    (
+        'effects = ["eta_CL", "eta_V"]',
+        "",
+        "must have exactly one kind of random effects (variances, effects), but has none",
+    ),
+    ('"tCL * exp', '"tCL * * exp', "16: [individual] CL: must be a formula, but: "),
+    (
+        'CL = "tCL',
+        'CLL = "tCL',
+        'must be a parameter of the model, or a name that an output uses (CL, V), but is "CLL".',
+    ),
+    ('method = "fo"', 'method = "foci"', "must be a method (focei, foce, fo, laplace"),
+    (
+        'cv = "cv"',
+        'cv = "cv"\nbelow = "M3"',
+        "limit: must be given, unless the values that CENS marks say it, but there are none",
+    ),
+    ('cv = "cv"', 'cv = "cv"\ndvid = 2', "must be observed, but the data have no observation with DVID 2."),
+    ("[individual]", "[set]\n[individual]", "set: must be [individual] in a fit with random effects, but is [set]."),
+    ("tV = { start = 25.0 }", "tV = { start = 25.0 }\nb = { start = 1.0 }", "but nothing depends on `b`."),
+    ("six.csv", "seven.csv", "seven.csv: must be"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), WRONG)
+def test_what_is_wrong_with_a_file(folder, capsys, old, new, said):
+    assert old in FIT
+    (folder / "fit.toml").write_text(FIT.replace(old, new))
+    assert main(["check", "fit.toml"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_all_that_is_wrong_is_said_at_once(folder):
+    text = FIT.replace("WT / 70", "AGE / 70").replace("start = 25.0", "start = 25.0, bounds = [30, 40]")
+    (folder / "fit.toml").write_text(
+        text.replace('"fo"', '"fo"\nstandard_errors = "robust"').replace("[[0.09]", "[[-1]")
+    )
+    (folder / "six.csv").write_text(data() + "7,0,300,.,1,.,f\n")
+    found = [(issue.line, issue.key) for issue in qsp.io.validate("fit.toml")]
+    assert found == [
+        (11, "parameters.tV.start"),
+        (21, "random[1].covariance"),
+        (29, "estimation.standard_errors"),
+        (16, "individual.CL"),
+        (3, "data"),
+    ]
+
+
+def test_subjects_that_lack_something(folder):
+    (folder / "six.csv").write_text(data() + "7,0,300,.,1,.,f\n")
+    first, second = qsp.io.validate("fit.toml")
+    assert first.message == "must use covariates that are known of all, but `WT` is missing in subject 7."
+    assert second.message == (
+        'must have observations of every subject, but has none of subject 7: leave them out with ignore = "ID.EQ.7".'
+    )
+    text = FIT.replace('categories = ["SEX"]', 'categories = ["SEX"], ignore = "ID.EQ.7"')
+    (folder / "fit.toml").write_text(text)
+    assert qsp.io.validate("fit.toml") == ()
+
+
+def test_limits_of_quantification_that_the_data_say(folder):
+    text = data().replace("WT,SEX", "WT,SEX,CENS").splitlines()
+    lines = [text[0], *(f"{line},0" for line in text[1:])]
+    lines[4] = "1,12.0,0,0.01,0,55.0,m,1"
+    (folder / "six.csv").write_text("\n".join(lines) + "\n")
+    (folder / "fit.toml").write_text(FIT.replace('cv = "cv"', 'cv = "cv"\nbelow = "M3"'))
+    file = qsp.io.read_fit("fit.toml")
+    assert file.mixed.outputs["concentration"].below == qsp.fit.M3(0.01)
+    assert file.mixed.censored.tolist() == [True] + [False] * 5
+
+
+def test_kinds_of_observations_without_an_output(folder):
+    text = data().splitlines()
+    lines = [f"{text[0]},DVID", *(f"{line},{1 + k % 2}" for k, line in enumerate(text[1:]))]
+    (folder / "six.csv").write_text("\n".join(lines) + "\n")
+    (folder / "fit.toml").write_text(FIT.replace('cv = "cv"', 'cv = "cv"\ndvid = 1'))
+    (issue, *_) = qsp.io.validate("fit.toml")
+    assert issue.message == (
+        "must have an output for every kind of observation, but has none for the 12 observations with DVID 2."
+    )
