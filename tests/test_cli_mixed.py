@@ -246,3 +246,9 @@ def test_kinds_of_observations_without_an_output(folder):
     assert issue.message == (
         "must have an output for every kind of observation, but has none for the 12 observations with DVID 2."
     )
+
+
+def test_the_file_of_the_examples():
+    path = Path(__file__).resolve().parents[1] / "examples" / "data" / "theophylline.toml"
+    file = qsp.io.read_fit(path)
+    assert str(file).splitlines()[1] == "Data:       132 measurements of 12 subjects"
