@@ -252,3 +252,31 @@ def test_the_file_of_the_examples():
     path = Path(__file__).resolve().parents[1] / "examples" / "data" / "theophylline.toml"
     file = qsp.io.read_fit(path)
     assert str(file).splitlines()[1] == "Data:       132 measurements of 12 subjects"
+
+
+def test_a_subject_that_fails_is_named_in_the_summary(folder):
+    text = data().replace(",105.0,f", ",-1.0,f")
+    assert text != data()
+    (folder / "six.csv").write_text(text)
+    file = qsp.io.read_fit("fit.toml")
+    found = qsp.fit.nlme(file.mixed, method=file.method, iterations=0)
+    summary = qsp.io.mixed_summary(file, found, qsp.io.Estimates.of(found, file.errors), None)
+    assert "Left out, since they have no likelihood at the start: 6\nSubject `6`: failed at time" in summary
+    assert 'Standard errors of kind "sandwich" are of no use with 5 subjects for 6 estimates' in summary
+    assert "FO: iterations used up; 0 iterations" in summary
+    assert found.coefficients_of_variation.keys() == {"eta_CL", "eta_V"}
+
+
+def test_covariates_that_change_between_records(folder):
+    lines = data().splitlines()
+    lines[2] = lines[2].replace(",55.0,", ",60.0,")
+    (folder / "six.csv").write_text("\n".join(lines) + "\n")
+    mixed = qsp.io.read_fit("fit.toml").mixed
+    assert [*mixed.individuals.stages.followed] == ["CL"]
+    linear = FIT.replace('"six.csv",', '"six.csv", interpolation = "linear",')
+    (folder / "fit.toml").write_text(linear)
+    (issue,) = qsp.io.validate("fit.toml")
+    assert (issue.key, issue.line) == ("data", 3)
+    assert issue.message.startswith(
+        "must have covariates that change in steps, NOCB() or LOCF(), in a fit, but is linear"
+    )

@@ -7,7 +7,7 @@
     [set]                      parameters of the model as formulas over covariates and parameters
     [parameters.NAME]          start, bounds, scale ("log", "log10", "linear" or "logit"), prior; or fixed
     [outputs.NAME]             prediction, error ("additive", "proportional", "combined" or "lognormal"), sd, cv, dvid;
-                               below ("M1", "M3" or "M4") and limit
+                               below ("M1", "M3" or "M4") and limit, by default that of the values that CENS marks
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all
@@ -32,7 +32,7 @@ from qspjax.fit import (
     TrustRegion,
 )
 from qspjax.io._fit_data import experiments
-from qspjax.io._fit_parts import read_data, read_output, read_parameter
+from qspjax.io._fit_parts import read_data, read_output, read_parameter, with_limit
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._mixed_file import MixedFile, read_mixed
 from qspjax.io._table import Table, line_of, lines_of
@@ -114,8 +114,11 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
         return read_mixed(top, path.name, title, described, table)
     parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
     outputs, kinds = {}, {}
-    for number, (name, own) in enumerate(top.table("outputs", required=True).children().items(), start=1):
-        kinds[own.whole("dvid", default=number)] = name
+    children = top.table("outputs", required=True).children()
+    for number, (name, own) in enumerate(children.items(), start=1):
+        kind = own.whole("dvid", default=number)
+        kinds[kind] = name
+        with_limit(own, table, kind if len(children) > 1 else None)
         outputs[name] = read_output(own, name)
     rules = top.table("set")
     formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qspjax._transform import Identity, Log, Logit
 from qspjax._varying import LOCF, NOCB, LinearInterpolation
 from qspjax.fit import M1, M3, M4, Additive, Combined, Free, LogNormalError, Output, Proportional
@@ -69,6 +71,35 @@ def _mappings(value: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(value, dict):
         raise ValueError(f"must be a table of columns, but is {shown(value)}.")
     return {name: _mapping(own) for name, own in value.items()}
+
+
+def kinds_of(data: NonmemData) -> np.ndarray:
+    """Return the kind of each observation: its DVID, or without that its CMT, by label where there are any."""
+    seen = (data.evid == 0) & np.isfinite(data.dv)
+    column = "DVID" if seen.any() and np.isfinite(data.dvid[seen]).all() else "CMT"
+    given, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
+    found = np.full(data.dv.shape, None, dtype=object)
+    for code in np.unique(given[seen]):
+        found[seen & (given == code)] = labels[int(code)] if labels else int(code)
+    return found
+
+
+def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:
+    """Let an output without a limit of quantification have that of the values that CENS marks.
+
+    Args:
+        table: The output.
+        data: The data set, None if it cannot be read.
+        kind: Which kind of observation it is, None if there is only one.
+    """
+    if data is None or "below" not in table or "limit" in table:
+        return
+    limits = np.unique(data.dv[(data.cens == 1) & (True if kind is None else kinds_of(data) == kind)])
+    if limits.size == 1:
+        table.values = table.values | {"limit": float(limits[0])}
+    else:
+        has = "there are none" if not limits.size else f"these have {limits.size} different ones"
+        table.issue("limit", f"must be given, unless the values that CENS marks say it, but {has}.")
 
 
 def read_parameter(table: Table) -> Free | float | None:

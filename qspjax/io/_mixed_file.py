@@ -39,7 +39,7 @@ from qspjax.fit import (
 )
 from qspjax.fit._formula import as_formula, names_in
 from qspjax.fit.mixed._result import COVARIANCES
-from qspjax.io._fit_parts import read_output, read_parameter
+from qspjax.io._fit_parts import kinds_of, read_output, read_parameter, with_limit
 from qspjax.io._nonmem import NonmemData
 from qspjax.io._table import Table, one_of, shown
 from qspjax.io._trial_model import Described
@@ -203,14 +203,7 @@ def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Any], dic
         if kind in kinds:
             own.issue("dvid", f"must be that of no other output, but is that of `{kinds[kind]}`.")
         kinds.setdefault(kind, name)
-        if data is not None and "below" in own and "limit" not in own:
-            several = len(children) > 1 or "dvid" in own
-            limits = np.unique(data.dv[(data.cens == 1) & (_kinds_of(data) == kind if several else True)])
-            if limits.size == 1:
-                own.values = own.values | {"limit": float(limits[0])}
-            else:
-                has = "there are none" if not limits.size else f"these have {limits.size} different ones"
-                own.issue("limit", f"must be given, unless the values that CENS marks say it, but {has}.")
+        with_limit(own, data, kind if len(children) > 1 or "dvid" in own else None)
         outputs[name] = read_output(own, name)
     return outputs, kinds, len(kinds) > 1 or any("dvid" in own for own in children.values())
 
@@ -221,20 +214,9 @@ def _kind(value: Any) -> int | str:
     return value
 
 
-def _kinds_of(data: NonmemData) -> np.ndarray:
-    """Return the kind of each observation: its DVID, or without that its CMT, by label where there are any."""
-    seen = (data.evid == 0) & np.isfinite(data.dv)
-    column = "DVID" if seen.any() and np.isfinite(data.dvid[seen]).all() else "CMT"
-    given, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
-    found = np.full(data.dv.shape, None, dtype=object)
-    for code in np.unique(given[seen]):
-        found[seen & (given == code)] = labels[int(code)] if labels else int(code)
-    return found
-
-
 def _check_observed(top: Table, data: NonmemData, kinds: Mapping[Any, str] | None) -> None:
     """Note observations without an output, outputs without observations, and subjects without any."""
-    found = _kinds_of(data)
+    found = kinds_of(data)
     seen = found != None  # noqa: E711
     if kinds is not None:
         for kind in sorted({*found[seen].tolist()} - kinds.keys(), key=str):

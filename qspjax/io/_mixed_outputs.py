@@ -171,13 +171,17 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         for name, (by_sd, by_variance) in fit.shrinkage.items()
     ]
     lines += [f"Shrinkage of epsilon of {name}: {value:.1f} % (SD)" for name, value in fit.epsilon_shrinkage.items()]
-    return "\n".join([*lines, *_notes(fit)]) + "\n"
+    return "\n".join([*lines, *_notes(file, fit)]) + "\n"
 
 
-def _notes(fit: MixedFit) -> list[str]:
-    """Return what one should know of single subjects."""
+def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
+    """Return what one should know of subjects."""
     mixed, lines = fit.mixed, []
-    several = int(mixed.censored.sum())
+    subjects, count = int(fit.kept.sum()), len(mixed.names)
+    if subjects <= count and file.errors != "hessian":
+        must = f'Standard errors of kind "{file.errors}" are of no use with {subjects} subjects for {count} estimates'
+        lines += ["", f'{must}: see those of "hessian".']
+    several = int((mixed.censored & fit.kept).sum())
     if several and isinstance(fit.method, (FOCE, FOCEI)):
         who = "the subject" if several == 1 else f"the {several} subjects"
         lines += ["", f"{type(fit.method).__name__} uses Laplace's curvature for {who} with censored measurements."]

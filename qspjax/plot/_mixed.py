@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qspjax._checks import check_one_of, refuse
+from qspjax._checks import ArgumentError, check_one_of
 from qspjax._extras import require
 from qspjax.fit import MixedFit
 
@@ -129,7 +129,7 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
     for name in names:
         check_one_of("names", name, table, "a column of the table")
     if not names:
-        refuse("names", "name at least one covariate", "empty")
+        raise ArgumentError("names", "must name at least one covariate, but is empty.")
     effects, names = [name for name in table if name.startswith("ETA_")], list(names)[:most]
     figure = _figure(2.6 * max(len(names), 2), 2.3 * len(effects))
     for row, effect in zip(figure.subplots(len(effects), len(names), squeeze=False), effects, strict=True):

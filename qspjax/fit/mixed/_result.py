@@ -92,7 +92,10 @@ class MixedFit:
 
     @property
     def epsilon_shrinkage(self) -> dict[str, float]:
-        """Epsilon shrinkage of each output in per cent, 100 (1 - SD(IWRES))."""
+        """Epsilon shrinkage of each output in per cent, 100 (1 - SD(IWRES)).
+
+        Reference: Savic and Karlsson, AAPS J 2009;11:558, doi:10.1208/s12248-009-9133-0.
+        """
         table = diagnostics(self)
         found = {}
         for name in dict.fromkeys(table["OUTPUT"]):
@@ -116,7 +119,10 @@ class MixedFit:
             middle = [np.asarray(value_of(one, known)) for one in formulas]
             for eta in (-0.7, 0.4):
                 moved = [np.asarray(value_of(one, known | {effect: eta})) for one in formulas]
-                if not all(np.allclose(b, a * np.exp(eta), rtol=1e-9) for a, b in zip(middle, moved, strict=True)):
+                if not all(
+                    np.allclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
+                    for a, b in zip(middle, moved, strict=True)
+                ):
                     return False
         return bool(formulas)
 
