@@ -79,7 +79,22 @@ def read_fit(path: str | Path) -> FitFile | MixedFile:
     """Read a fit file (`.toml`) or a PEtab problem (`.yaml`); a file with random effects is a `MixedFile`.
 
     Raises:
-        FileIssues: If anything in the files is wrong.
+        FileIssues: If anything in the files is wrong; `issues` lists all of it, by line and key.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> qsp.io.read_fit(folder / "fit.toml").mixed.names
+        ('tV', 'var(eta_V)')
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):

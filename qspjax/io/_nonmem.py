@@ -259,7 +259,8 @@ class NonmemData:
         Args:
             outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
                 CMT) the name of its output.
-            covariates: Which covariates; by default all.
+            covariates: Which covariates; by default all. A `Problem` simulates stage by stage between changes, so
+                name only those that it uses.
 
         Raises:
             ValueError: If an observation has a kind that is not named, or lies above a limit, or covariates vary

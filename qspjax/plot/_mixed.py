@@ -99,6 +99,11 @@ def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
 
     Args:
         table: What `MixedFit.iterations` returns.
+
+    Example:
+        >>> table = {"ITERATION": np.arange(3), "OBJECTIVE": np.array([9.0, 7.0, 6.5]), "CL": np.array([3.0, 2.8, 2.7])}
+        >>> [axes.get_title() for axes in convergence(table).axes]
+        ['objective', 'CL']
     """
     iteration = table["ITERATION"]
     names = [name for name in table if name != "ITERATION" and np.isfinite(table[name]).any()]
@@ -116,7 +121,7 @@ def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
 def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 6) -> "Figure":
     """Draw the random effects against covariates: a trend is what the model does not explain yet.
 
-    Numbers are drawn with Pearson's r, categories (text, or at most five different numbers) with their means.
+    Numbers are drawn with Pearson's r, categories (text, or at most five numbers that recur) with their means.
 
     Args:
         table: What `MixedFit.individuals` returns, with columns of covariates: numbers or text, shape (subjects,).
@@ -125,6 +130,11 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
 
     Raises:
         ValueError: If a covariate is not in the table, or none is named.
+
+    Example:
+        >>> table = {"ETA_eta_CL": np.array([0.1, -0.2, 0.2]), "SEX": np.array(["f", "m", "f"])}
+        >>> [axes.get_xlabel() for axes in covariates(table, ["SEX"]).axes]
+        ['SEX']
     """
     for name in names:
         check_one_of("names", name, table, "a column of the table")
@@ -136,8 +146,10 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
         for ax, name in zip(row, names, strict=True):
             x, y = np.asarray(table[name]), np.asarray(table[effect], float)
             ax.axhline(0.0, color="0.4", linewidth=0.8)
-            kinds = list(dict.fromkeys(sorted(x.tolist(), key=str)))
-            if x.dtype.kind in "OUS" or len(kinds) <= 5:
+            if x.dtype.kind == "f":
+                x, y = x[np.isfinite(x)], y[np.isfinite(x)]
+            kinds = np.unique(x.astype(str) if x.dtype.kind in "OUS" else x).tolist()
+            if x.dtype.kind in "OUS" or len(kinds) <= min(5, x.size // 2):
                 for place, kind in enumerate(kinds):
                     mine = y[x == kind]
                     _cloud(ax, np.full(mine.size, place), mine)
@@ -146,9 +158,8 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
                 ax.set_xticks(range(len(kinds)), labels)
                 ax.set_xlim(-0.5, len(kinds) - 0.5)
             else:
-                known = np.isfinite(x) & np.isfinite(y)
-                _cloud(ax, x[known], y[known])
-                ax.set_title(f"r = {_pearson(x[known], y[known]):.2f}", fontsize="small")
+                _cloud(ax, x, y)
+                ax.set_title(f"r = {_pearson(x, y):.2f}", fontsize="small")
             ax.set_xlabel(name)
             ax.set_ylabel(effect.removeprefix("ETA_"))
     return figure
@@ -167,6 +178,13 @@ def individual_fits(
 
     Raises:
         ValueError: If the output or a subject is not in the table.
+
+    Example:
+        >>> columns = {"TIME": [1.0, 4.0], "DV": [9.0, 6.0], "PRED": [8.5, 5.0], "IPRED": [8.9, 6.1]}
+        >>> table = {name: np.array(values) for name, values in columns.items()}
+        >>> table |= {"ID": np.array(["7", "7"]), "OUTPUT": np.array(["conc", "conc"]), "CENSORED": np.zeros(2, bool)}
+        >>> [axes.get_title() for axes in individual_fits(table).axes]
+        ['7']
     """
     names = list(dict.fromkeys(table["OUTPUT"]))
     output = names[0] if output is None else output
