@@ -70,6 +70,22 @@ def test_outputs_see_what_holds_at_their_time(tmp_path):
     np.testing.assert_allclose(predictions(mixed_of(data, "concentration * V")), expected * volumes, rtol=1e-8)
 
 
+@pytest.mark.slow
+def test_the_gradient_where_covariates_change(tmp_path):
+    method = qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-12)
+    mixed = mixed_of(read(tmp_path), "concentration * V / 30", method=method)
+    x = mixed.start
+
+    def total(x):
+        fit = qsp.fit.nlme(mixed, start=x, iterations=0)
+        return fit.objective
+
+    fit = qsp.fit.nlme(mixed, iterations=0)
+    slope = np.asarray(fit.program(jnp.asarray(x), jnp.asarray(fit.u))[1]).sum(axis=0)
+    central = [(total(x + h) - total(x - h)) / 2e-4 for h in 1e-4 * np.eye(x.size)]
+    np.testing.assert_allclose(slope, central, rtol=1e-5, atol=1e-5)
+
+
 def test_formulas_of_outputs_have_the_numbers_of_each_subject():
     data = Measurements([1.0], [8.0], output="out")
     people = {
