@@ -39,10 +39,21 @@ from qspjax.fit._uncertainty import (
     fisher_information as fisher_information,
     observed_information as observed_information,
 )
+from qspjax.fit.bayes import (
+    NUTS as NUTS,
+    SMC as SMC,
+    AbstractSampler as AbstractSampler,
+    Calibration as Calibration,
+    Posterior as Posterior,
+    Sampling as Sampling,
+    sample as sample,
+    simulation_based_calibration as simulation_based_calibration,
+)
 from qspjax.fit.mixed import (
     FO as FO,
     FOCE as FOCE,
     FOCEI as FOCEI,
+    SAEM as SAEM,
     AbstractApproximation as AbstractApproximation,
     AbstractIntegral as AbstractIntegral,
     ImportanceSampling as ImportanceSampling,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from qspjax._solution import RESULTS
 from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit.mixed._individuals import Expansion
 from qspjax.fit.mixed._mixed import Mixed, without_constant
@@ -55,6 +56,13 @@ def twice_of(mixed: Mixed, predictors: list[Predictors]) -> Array:
     for rows, own in zip(mixed.rows, predictors, strict=True):
         total = total.at[rows.experiment].add(-2.0 * rows.log_density(own) - without_constant(rows))
     return total
+
+
+def twice_and_effects(mixed: Mixed, x: Array, u: Array) -> Array:
+    """Return -2 log p(y | u) + u^T u of each subject, inf where it cannot be simulated."""
+    here = mixed.expanded(x, u, 0)
+    value = twice_of(mixed, predictors_of(mixed, x, u, here, None)) + jnp.sum(u * u, axis=-1)
+    return jnp.where((here.result == RESULTS.successful) & jnp.isfinite(value), value, jnp.inf)
 
 
 def conditional(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:

@@ -23,9 +23,8 @@ from jaxtyping import Array
 from scipy import stats
 
 from qspjax._checks import check_above, check_whole, refuse
-from qspjax._solution import RESULTS
 from qspjax.fit._search import quickly_compiled
-from qspjax.fit.mixed._conditional import conditional, observed_information, predictors_of, twice_of
+from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import modes
 
@@ -155,9 +154,23 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
     method = Quadrature() if method is None else method
     x = jnp.asarray(x, float)
     about = mixed.program("about the modes", lambda: quickly_compiled(partial(_about, mixed)))
-    u, spread, log_volume = about(x)
+    return integrated(mixed, x, *about(x), method)
+
+
+def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: AbstractIntegral) -> Marginal:
+    """Return the likelihood at a point by points about the modes.
+
+    Args:
+        mixed: The model and the data.
+        x: The point.
+        u: The modes, shape (subjects, effects).
+        spread: C, with C C^T about the covariance of u given the data, shape (subjects, effects, effects).
+        method: The integral.
+    """
     z, logs = method.points(len(mixed.effects))
-    each = mixed.program("at points", lambda: quickly_compiled(jax.vmap(partial(_twice, mixed), in_axes=(None, 0))))
+    each = mixed.program(
+        "at points", lambda: quickly_compiled(jax.vmap(partial(twice_and_effects, mixed), in_axes=(None, 0)))
+    )
     chunk = min(max(1, LANES // mixed.count), len(z))
     padded = np.concatenate([z, np.zeros((-len(z) % chunk, z.shape[1]))])
     parts = [
@@ -167,15 +180,15 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
     terms = -0.5 * np.concatenate(parts)[: len(z)] + logs[:, None]
     terms -= 0.5 * z.shape[1] * np.log(2.0 * np.pi)
     total = np.asarray(logsumexp(terms, axis=0))
-    values = -2.0 * (total + np.asarray(log_volume))
+    values = -2.0 * (total + np.linalg.slogdet(np.asarray(spread))[1])
     shares = np.exp(terms - total)
     scatter = 4.0 * ((shares**2).sum(axis=0) - 1.0 / len(z)) if method.is_random() else np.zeros(mixed.count)
     error = float(np.sqrt(scatter.sum()))
     return Marginal(float(values.sum()), values, error)
 
 
-def _about(mixed: Mixed, x: Array) -> tuple[Array, Array, Array]:
-    """Return the modes, C, and log |C|."""
+def _about(mixed: Mixed, x: Array) -> tuple[Array, Array]:
+    """Return the modes and C."""
     u = modes(mixed, x, jnp.zeros((mixed.count, len(mixed.effects)))).u
     here = mixed.expanded(x, u, 2)
     unit = jnp.eye(u.shape[1])
@@ -183,11 +196,4 @@ def _about(mixed: Mixed, x: Array) -> tuple[Array, Array, Array]:
     expected = jnp.linalg.cholesky(conditional(mixed, x, u, here, None).information + unit)
     factor = jnp.where(jnp.isfinite(exact).all(axis=(-2, -1), keepdims=True), exact, expected)
     inverse = jax.scipy.linalg.solve_triangular(factor, jnp.broadcast_to(unit, factor.shape), lower=True)
-    return u, jnp.swapaxes(inverse, -1, -2), -jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
-
-
-def _twice(mixed: Mixed, x: Array, u: Array) -> Array:
-    """Return l(u) of each subject without its constant, inf where it cannot be simulated."""
-    here = mixed.expanded(x, u, 0)
-    value = twice_of(mixed, predictors_of(mixed, x, u, here, None)) + jnp.sum(u * u, axis=-1)
-    return jnp.where((here.result == RESULTS.successful) & jnp.isfinite(value), value, jnp.inf)
+    return u, jnp.swapaxes(inverse, -1, -2)

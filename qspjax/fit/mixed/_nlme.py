@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +12,14 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._files import replaced
-from qspjax.fit._search import quickly_compiled
-from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation, subject_objectives
+from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import Descent, direction, products, updated
 from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._modes import modes
+from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
+from qspjax.fit.mixed._saem import SAEM, StochasticRun
 
+ITERATIONS = 200
 HALVINGS = 12
 """How often a step is halved before the search gives up."""
 
@@ -32,22 +32,12 @@ class Progress(NamedTuple):
     gain: float
 
 
-class Evaluation(NamedTuple):
-    """The objective at a point: of each subject, with its slopes, and the modes of the random effects."""
-
-    values: np.ndarray
-    slopes: np.ndarray
-    modes: np.ndarray
-    failed: np.ndarray
-    found: np.ndarray
-
-
 def nlme(
     mixed: Mixed,
     *,
-    method: AbstractApproximation | None = None,
+    method: AbstractApproximation | SAEM | None = None,
     start: Any = None,
-    iterations: int = 200,
+    iterations: int | None = None,
     tolerance: float = 1e-6,
     checkpoint: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -60,9 +50,10 @@ def nlme(
 
     Args:
         mixed: The model and the data.
-        method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`.
+        method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`; or
+            `SAEM()`, which does not approximate it.
         start: Where to begin, on the scale of the search; by default `mixed.start`.
-        iterations: The most that are made.
+        iterations: The most that are made; by default 200, and all that `SAEM` has.
         tolerance: The search ends where the next step should lower the objective by less than this.
         checkpoint: A file in which the state is kept after every iteration; where it is there already, the estimation
             goes on from it.
@@ -96,31 +87,24 @@ def nlme(
     """
     check_instance("mixed", mixed, Mixed, "a Mixed")
     method = FOCEI() if method is None else method
-    check_instance("method", method, AbstractApproximation, "a method such as FOCEI()")
-    check_whole("iterations", iterations, 0)
+    check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
+    most = (method.iterations if isinstance(method, SAEM) else ITERATIONS) if iterations is None else iterations
+    check_whole("iterations", most, 0)
     x = np.asarray(mixed.start if start is None else start, float)
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
         refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
-    run = _Run(mixed, method, np.clip(x, *mixed.bounds))
+    x = np.clip(x, *mixed.bounds)
+    run = StochasticRun(mixed, method, x) if isinstance(method, SAEM) else _Run(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None and file.exists():
-        run.load(file)
-    while not run.ended and len(run.history) <= iterations:
+        run.restore(_loaded(file, _fingerprint(run)))
+    while not run.ended and run.iterations < most:
         run.advance(tolerance)
         if progress is not None:
-            progress(Progress(len(run.history) - 1, run.now.value, run.gain))
+            progress(Progress(run.iterations, *run.standing))
         if file is not None:
-            run.save(file)
+            _save(file, {"fingerprint": _fingerprint(run), **run.state()})
     return run.result()
-
-
-def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.Array) -> Evaluation:
-    found = jnp.ones(mixed.count, bool)
-    if method.conditional:
-        near = modes(mixed, x, u, interaction=method.interaction)
-        u, found = near.u, near.found
-    values, slopes, better, failed = subject_objectives(mixed, method, x, u)
-    return Evaluation(values, slopes, better, failed, found)
 
 
 class _Run:
@@ -129,7 +113,7 @@ class _Run:
     def __init__(self, mixed: Mixed, method: AbstractApproximation, x: np.ndarray) -> None:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
-        self.program = mixed.program(repr(method), lambda: quickly_compiled(partial(_evaluate, mixed, method)))
+        self.program = objective_program(mixed, method)
         self.u = np.zeros((mixed.count, len(mixed.effects)))
         first = self.evaluated(x, self.u)
         self.kept = ~first.failed
@@ -141,6 +125,16 @@ class _Run:
         self.gain, self.ended = np.inf, ""
         self.history = [self.now.value]
         self.path = [x]
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that are done."""
+        return len(self.history) - 1
+
+    @property
+    def standing(self) -> tuple[float, float]:
+        """The objective, and how much the next step should lower it."""
+        return self.now.value, self.gain
 
     def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation:
         """Return the objective at a point, the modes being looked for from `u`."""
@@ -183,7 +177,6 @@ class _Run:
             x=self.now.x,
             u=self.u,
             subject_objectives=np.where(self.kept, self.last.values, np.nan),
-            slopes=self.last.slopes,
             kept=self.kept,
             reasons=self.reasons,
             found=self.last.found,
@@ -194,37 +187,47 @@ class _Run:
             program=self.program,
         )
 
-    def _fingerprint(self) -> str:
-        data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in self.mixed.rows]
-        said = (self.mixed.names, self.mixed.fixed, data, repr(self.method), self.start.tobytes())
-        return hashlib.sha256(repr(said).encode()).hexdigest()
-
-    def save(self, path: Path) -> None:
-        """Write the state, whole or not at all."""
+    def state(self) -> dict[str, Any]:
+        """Return what has to be kept to go on later."""
         own = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
-        state = {"ended": self.ended, "fingerprint": self._fingerprint(), **self.now._asdict(), **own}
-        with replaced(path) as new, new.open("wb") as file:
-            np.savez(file, **state, **{f"last_{name}": value for name, value in self.last._asdict().items()})
+        last = {f"last_{name}": value for name, value in self.last._asdict().items()}
+        return {"ended": self.ended, **self.now._asdict(), **own, **last}
 
-    def load(self, path: Path) -> None:
-        """Go on from a state.
-
-        Raises:
-            ValueError: If it is that of another estimation, or none.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as state:
-                held = {name: state[name] for name in state.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
-        if str(held.get("fingerprint")) != self._fingerprint():
-            raise ValueError(
-                f"{path} must be the checkpoint of this estimation, but is that of another one: remove it."
-            )
+    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
         self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"])
         self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
         self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
         self.history, self.path = held["history"].tolist(), [*held["path"]]
+
+
+def _fingerprint(run: _Run | StochasticRun) -> str:
+    mixed = run.mixed
+    data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in mixed.rows]
+    said = (mixed.names, mixed.fixed, data, repr(run.method), run.start.tobytes())
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state, whole or not at all."""
+    with replaced(path) as new, new.open("wb") as file:
+        np.savez(file, **state)
+
+
+def _loaded(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
+    """Return a state that was kept.
+
+    Raises:
+        ValueError: If it is that of another estimation, or none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            held = {name: state[name] for name in state.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
+    if str(held.get("fingerprint")) != fingerprint:
+        raise ValueError(f"{path} must be the checkpoint of this estimation, but is that of another one: remove it.")
+    return held
 
 
 def _prior(mixed: Mixed, x: np.ndarray) -> tuple[jax.Array, jax.Array]:

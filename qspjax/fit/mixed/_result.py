@@ -36,7 +36,6 @@ class MixedFit:
         x: The estimate, on the scale of the search, shape (names,).
         u: The modes of the random effects, eta = L u, shape (subjects, effects).
         subject_objectives: The part of each subject, shape (subjects,), NaN of one that was left out.
-        slopes: The derivatives of these, shape (subjects, names).
         kept: Which subjects are in the fit.
         reasons: Why others are not.
         found: Whether the mode of each subject was found.
@@ -52,7 +51,6 @@ class MixedFit:
     x: np.ndarray
     u: np.ndarray
     subject_objectives: np.ndarray
-    slopes: np.ndarray
     kept: np.ndarray
     reasons: tuple[str, ...]
     found: np.ndarray
@@ -158,6 +156,10 @@ class MixedFit:
         named = {name: values[:, k] for k, name in enumerate(self.mixed.names)}
         return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
 
+    def _slopes(self, x: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the objectives of the subjects in the fit at a point, shape (subjects, names)."""
+        return np.asarray(self.program(jnp.asarray(x), jnp.asarray(self.u)).slopes)[self.kept]
+
     def hessian(self) -> np.ndarray:
         """Return the second derivative of the objective, by central differences of exact slopes."""
         return self._hessian
@@ -167,8 +169,7 @@ class MixedFit:
         columns = []
         for direction in np.eye(self.x.size):
             step = STEP * direction
-            ends = [self.program(jnp.asarray(self.x + s * step), jnp.asarray(self.u)) for s in (1.0, -1.0)]
-            ahead, behind = (np.asarray(end[1])[self.kept].sum(axis=0) for end in ends)
+            ahead, behind = (self._slopes(self.x + sign * step).sum(axis=0) for sign in (1.0, -1.0))
             columns.append((ahead - behind) / (2.0 * STEP))
         prior = np.asarray(jax.hessian(self.mixed.log_prior)(jnp.asarray(self.x)))
         whole = np.array(columns) - 2.0 * prior
@@ -185,7 +186,7 @@ class MixedFit:
             ValueError: If the kind is another one.
         """
         check_one_of("kind", kind, COVARIANCES, "one of these")
-        slopes = 0.5 * self.slopes[self.kept]
+        slopes = 0.5 * self._slopes(self.x)
         S = slopes.T @ slopes
         if kind == "products":
             found = np.linalg.inv(S)

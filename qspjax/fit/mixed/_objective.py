@@ -1,0 +1,37 @@
+"""The objective of an approximation at a point, from the modes on, as one program."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax.fit._search import quickly_compiled
+from qspjax.fit.mixed._approximations import AbstractApproximation, subject_objectives
+from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._modes import modes
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point: of each subject, with its slopes, and the modes of the random effects."""
+
+    values: np.ndarray
+    slopes: np.ndarray
+    modes: np.ndarray
+    failed: np.ndarray
+    found: np.ndarray
+
+
+def objective_program(mixed: Mixed, method: AbstractApproximation) -> Any:
+    """Return the program that evaluates the objective at a point, for modes to begin from."""
+    return mixed.program(repr(method), lambda: quickly_compiled(partial(_evaluate, mixed, method)))
+
+
+def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.Array) -> Evaluation:
+    found = jnp.ones(mixed.count, bool)
+    if method.conditional:
+        near = modes(mixed, x, u, interaction=method.interaction)
+        u, found = near.u, near.found
+    values, slopes, better, failed = subject_objectives(mixed, method, x, u)
+    return Evaluation(values, slopes, better, failed, found)

@@ -1,0 +1,117 @@
+"""Which parameters only move the means of random effects ("mu-referenced" ones), found by their slopes.
+
+In `CL = tCL * exp(eta_CL) * (WT / 70)^b` a subject depends on tCL, b and eta_CL only through
+
+    psi = eta_CL + log tCL + b log(WT / 70)
+
+With psi given, the data say nothing more about tCL and b: they are the coefficients of a linear regression of psi,
+which has a closed form. Every such formula is found, however it is written: the slopes of all numbers of a subject in
+the parameter are then a combination of those in its random effects, with weights that are the same at every point.
+
+Reference: Lavielle, Mixed Effects Models for the Population Approach, 2014, doi:10.1201/b17203, chapter 9.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax.fit._free import natural_values
+from qspjax.fit.mixed._individuals import used_places
+from qspjax.fit.mixed._mixed import Mixed
+
+POINTS = 3
+SAME = 1e-7
+"""How far, relatively, weights may differ from point to point."""
+
+
+class References(NamedTuple):
+    """Subject i depends on referenced parameters and random effects only through psi_i = eta_i + weight_i^T s.
+
+    Attributes:
+        weight: By subject, parameter and random effect; zero for parameters that are not referenced.
+        referenced: Which free parameters are, shape (free parameters,).
+        natural: For which of them s is the natural value, and not that on the scale of the search.
+        simulating: Which others a simulation depends on.
+        present: Which random effects a subject depends on, shape (subjects, effects).
+    """
+
+    weight: np.ndarray
+    referenced: np.ndarray
+    natural: np.ndarray
+    simulating: np.ndarray
+    present: np.ndarray
+
+
+def references(mixed: Mixed) -> References:
+    """Find the parameters that only move the means of random effects."""
+    rng = np.random.default_rng(0)
+    free, effects = [*mixed.free.values()], len(mixed.effects)
+    lower, upper = (edge[: len(free)] for edge in mixed.bounds)
+    omega = np.sqrt(np.diag(np.asarray(mixed.covariance(mixed.start))))
+    slopes = jax.jit(lambda x, etas: _slopes(mixed, x, etas))
+    found, simulating, present = [], [], []
+    for _ in range(POINTS):
+        x = np.clip(mixed.start[: len(free)] + 0.3 * rng.normal(size=len(free)), lower, upper)
+        etas = omega * rng.normal(size=(mixed.count, effects))
+        by_x, by_eta, alone, scale = (np.asarray(part) for part in slopes(x, etas))
+        weight = np.linalg.pinv(by_eta, rcond=1e-10) @ by_x  # (subjects, effects, parameters)
+        size = np.abs(by_x).max(axis=1, initial=0.0)
+        rest = np.abs(by_eta @ weight - by_x).max(axis=1, initial=0.0)
+        fits = (rest <= SAME * size).all(axis=0) & (alone == 0) & (size > 0).any(axis=0)
+        found.append((np.where(fits, weight, np.nan), np.where(fits, weight / scale, np.nan)))
+        simulating.append((size > 0).any(axis=0) | (alone > 0))
+        present.append(np.abs(by_eta).max(axis=1, initial=0.0) > 0)
+    named = frozenset().union(*(output.names() for output in mixed.outputs.values()))
+    direct = np.array([name in named for name in mixed.free], bool)
+    (searched, is_searched), (natural, is_natural) = (_constant([pair[k] for pair in found]) for k in range(2))
+    believed = np.array([one.prior is not None for one in free], bool)  # its slope is one on the scale of the search
+    is_searched, is_natural = is_searched & ~direct, is_natural & ~direct & ~is_searched & ~believed
+    weight = np.where(is_searched, searched, np.where(is_natural, natural, 0.0))
+    referenced = is_searched | is_natural
+    moves = np.any(simulating, axis=0) & ~referenced
+    return References(np.swapaxes(weight, 1, 2), referenced, is_natural, moves, np.any(present, axis=0))
+
+
+def regressed(mixed: Mixed, found: References, x: np.ndarray) -> np.ndarray:
+    """Return s of all free parameters at a point of the search."""
+    searched = np.asarray(x, float)[: len(mixed.free)]
+    return np.where(found.natural, np.asarray(natural_values([*mixed.free.values()], searched)), searched)
+
+
+def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the slopes of the numbers of subjects in parameters and in random effects, and what depends on no effect.
+
+    Returns:
+        Slopes in x, shape (subjects, numbers, parameters); in eta, shape (subjects, numbers, effects); the greatest
+        slope of what all subjects share, shape (parameters,); and d natural / dx.
+    """
+    free, pool = [*mixed.free.values()], mixed.individuals.pool
+    whole = jnp.asarray(mixed.start)
+
+    def numbers(x: jax.Array, etas: jax.Array) -> jax.Array:
+        return mixed.numbers(mixed.values(whole.at[: len(free)].set(x)), etas)
+
+    def along(direction: jax.Array) -> jax.Array:
+        return jax.jvp(lambda etas: numbers(x, etas), (etas,), (jnp.broadcast_to(direction, etas.shape),))[1]
+
+    by_x = jax.jacfwd(numbers)(x, etas)
+    by_eta = jax.vmap(along, out_axes=-1)(jnp.eye(etas.shape[1]))
+    used = used_places(mixed.individuals)
+    blocks = np.array([start for start in pool.blocks.values() if used[start : start + pool.count].any()], int)
+    places = blocks[None, :] + np.arange(pool.count)[:, None]
+    shared = used.copy()
+    shared[places] = False
+    alone = jnp.abs(by_x * shared[:, None]).max(axis=0, initial=0.0)
+    scale = jax.jvp(lambda x: natural_values(free, x), (x,), (jnp.ones_like(x),))[1] if free else x
+    seen = used[places][..., None]
+    return by_x[places] * seen, by_eta[places] * seen, alone, scale
+
+
+def _constant(weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights, and for which parameters they are the same at all points."""
+    stack = np.stack(weights)
+    size = np.abs(stack).max(axis=(0, 1, 2), initial=0.0)
+    spread = np.ptp(stack, axis=0).max(axis=(0, 1), initial=0.0)
+    return weights[0], spread <= SAME * size  # NaN is never the same

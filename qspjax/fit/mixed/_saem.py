@@ -1,0 +1,318 @@
+"""Stochastic approximation of the expectation-maximisation algorithm (SAEM).
+
+Each iteration moves Markov chains of the random effects of all subjects, averages what the likelihood needs to know of
+them over iterations,
+
+    S_k = S_{k-1} + gamma_k (S(psi_k) - S_{k-1}),
+
+and takes the parameters at which the complete likelihood is greatest: for Omega and for parameters that only move means
+of random effects in closed form, for others by a step of Fisher's scoring, x + gamma_k I^-1 slope. While it explores,
+gamma is 1 and variances fall slowly, so that poor starts are left; then gamma falls, and the estimate is the mean of
+the points since, which is as good as with the best of all sequences.
+
+References: Delyon, Lavielle and Moulines, Ann Stat 1999;27:94, doi:10.1214/aos/1018031103; Kuhn and Lavielle, Comput
+Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002; Polyak and Juditsky, SIAM J Control Optim 1992;30:838,
+doi:10.1137/0330046.
+"""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import check_whole
+from qspjax.fit._search import quickly_compiled
+from qspjax.fit.mixed._approximations import FOCEI
+from qspjax.fit.mixed._chains import Proposal, moved, proposal
+from qspjax.fit.mixed._conditional import predictors_of
+from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
+from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._objective import objective_program
+from qspjax.fit.mixed._references import References, references, regressed
+from qspjax.fit.mixed._result import MixedFit
+
+LEAST_CHAINS = 100
+"""Chains of all subjects together, by default."""
+ANNEALING = 0.95
+"""The least that remains of a variance after an iteration, in the first half of the exploration."""
+LONGEST = 0.3
+"""The longest step of a parameter that is no mean of random effects, on the scale of the search."""
+DECAY = 0.7
+AIMED_EVERY = 10
+"""Iterations after which the modes are looked for again while it explores; later five times as many."""
+
+
+class SAEM(eqx.Module):
+    """Stochastic approximation EM, which needs neither a linear model nor normal random effects given the data.
+
+    Args:
+        exploration: Iterations in which the search may go far.
+        smoothing: Iterations over which the estimate is averaged.
+        chains: Markov chains of each subject; by default as many as make 100 with all subjects.
+        sweeps: How often the chains move in an iteration.
+        seed: Of the chains.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Reference: Kuhn and Lavielle, Comput Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002.
+
+    Example:
+        >>> from qspjax.fit import SAEM
+        >>> SAEM(exploration=300).smoothing
+        200
+    """
+
+    exploration: int = eqx.field(default=200, static=True)
+    smoothing: int = eqx.field(default=200, static=True)
+    chains: int | None = eqx.field(default=None, static=True)
+    sweeps: int = eqx.field(default=2, static=True)
+    seed: int = eqx.field(default=0, static=True)
+
+    def __check_init__(self) -> None:
+        check_whole("exploration", self.exploration, 0)
+        for name in ("smoothing", "sweeps"):
+            check_whole(name, getattr(self, name), 1)
+        if self.chains is not None:
+            check_whole("chains", self.chains, 1)
+
+    @property
+    def iterations(self) -> int:
+        return self.exploration + self.smoothing
+
+
+class _Moments(NamedTuple):
+    """What the complete likelihood needs to know of the chains.
+
+    Attributes:
+        first: The mean of psi, shape (subjects, effects).
+        second: The mean of psi psi^T, shape (subjects, effects, effects).
+        information: On parameters that are no means of random effects, shape (others, others).
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    information: np.ndarray
+
+
+class StochasticRun:
+    """An estimation by SAEM under way."""
+
+    def __init__(self, mixed: Mixed, method: SAEM, x: np.ndarray) -> None:
+        self.mixed, self.method, self.start = mixed, method, x
+        self.began = time.perf_counter()
+        self.found = mixed.program("references", lambda: references(mixed))
+        self.others = np.flatnonzero(~self.found.referenced)
+        chains = method.chains or max(1, -(-LEAST_CHAINS // mixed.count))
+        self.aim = mixed.program("aim of chains", lambda: quickly_compiled(partial(proposal, mixed)))
+        self.program = mixed.program(
+            f"{method.sweeps} sweeps of chains",
+            lambda: quickly_compiled(partial(_iterated, mixed, self.found, self.others, method.sweeps)),
+        )
+        self.x, self.path, self.ended = x, [x], ""
+        width = np.full(mixed.count, 1.0)
+        around, fine = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width)
+        self.around, self.kept = around, np.asarray(fine)
+        self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
+        if not self.kept.any():
+            raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
+        self.psi = jnp.broadcast_to(around.middle, (chains, *around.middle.shape))
+        self.moments: _Moments | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that are done."""
+        return len(self.path) - 1
+
+    @property
+    def standing(self) -> tuple[float, float]:
+        """The objective and how much the next step should gain: neither is known."""
+        return np.nan, np.nan
+
+    def _mean(self, x: np.ndarray) -> np.ndarray:
+        s = regressed(self.mixed, self.found, x)
+        return np.einsum("npe,p->ne", self.found.weight, s)
+
+    def _whitened(self, psi: Array, mean: np.ndarray) -> np.ndarray:
+        return np.linalg.solve(np.asarray(self.mixed.factor(self.x)), (np.asarray(psi) - mean).T).T
+
+    def advance(self, tolerance: float) -> None:
+        """Make an iteration; the last one is known beforehand."""
+        del tolerance
+        done, method = self.iterations, self.method
+        mean = self._mean(self.x)
+        exploring = done < method.exploration
+        if done and done % (AIMED_EVERY if exploring else 5 * AIMED_EVERY) == 0:
+            near = self._whitened(self.around.middle, mean)
+            self.around, _ = self.aim(self.x, mean, near, self.around.width)
+        key = jax.random.fold_in(jax.random.key(method.seed), done)
+        self.psi, self.around, new, slope = self.program(self.x, mean, self.psi, self.around, self.kept, key)
+        gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
+        new = _Moments(*(np.asarray(part) for part in new))
+        old = new if self.moments is None else self.moments
+        self.moments = _Moments(*(a + gain * (b - a) for a, b in zip(old, new, strict=True)))
+        self.x = self._maximised(np.asarray(slope), gain, annealed=done < method.exploration // 2)
+        self.path.append(self.x)
+        if self.iterations >= method.iterations:
+            self.x = self.path[-1] = np.mean(self.path[-method.smoothing :], axis=0)
+            self.ended = "all iterations done"
+
+    def _maximised(self, slope: np.ndarray, gain: float, *, annealed: bool) -> np.ndarray:
+        """Return the point at which the complete likelihood is greatest."""
+        mixed, x = self.mixed, self.x.copy()
+        omega = np.asarray(mixed.covariance(x))
+        prior, bend = _prior(mixed, x)
+        others = self.others
+        if others.size:
+            whole = self.moments.information - bend[np.ix_(others, others)]
+            step = gain * np.linalg.lstsq(whole, slope + prior[others], rcond=1e-12)[0]
+            x[others] += np.clip(step, -LONGEST, LONGEST)
+        x = np.clip(self._regression(x, omega, prior, bend), *mixed.bounds)
+        mean, kept = self._mean(x)[self.kept], self.kept
+        first, second = self.moments.first[kept], self.moments.second[kept]
+        cross = np.einsum("na,nb->nab", first, mean)
+        spread = second - cross - np.swapaxes(cross, 1, 2) + np.einsum("na,nb->nab", mean, mean)
+        x[len(mixed.free) :] = _omega_point(mixed, spread, self.found.present[kept], omega, annealed=annealed)
+        return x
+
+    def _regression(self, x: np.ndarray, omega: np.ndarray, prior: np.ndarray, bend: np.ndarray) -> np.ndarray:
+        """Return the point with the parameters that only move means of random effects: generalised least squares."""
+        mixed, found = self.mixed, self.found
+        which = np.flatnonzero(found.referenced)
+        if not which.size:
+            return x
+        weight, s = found.weight[self.kept][:, which], regressed(mixed, found, x)
+        precision = np.linalg.inv(omega)
+        whole = np.einsum("npe,ef,nqf->pq", weight, precision, weight)
+        rest = self.moments.first[self.kept] - np.einsum("npe,p->ne", weight, s[which])
+        slope = np.einsum("npe,ef,nf->p", weight, precision, rest)
+        s[which] += np.linalg.lstsq(whole - bend[np.ix_(which, which)], slope + prior[which], rcond=1e-12)[0]
+        free = [*mixed.free.values()]
+        x = x.copy()
+        for p in which:
+            value = np.clip(s[p], free[p].lower, free[p].upper) if found.natural[p] else s[p]
+            x[p] = float(free[p].transform.forward(value)) if found.natural[p] else value
+        return x
+
+    def result(self) -> MixedFit:
+        """Return what was found, its objective by importance sampling and its standard errors by `FOCEI`."""
+        mixed, x, mean = self.mixed, self.x, self._mean(self.x)
+        around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width)
+        factor, u = mixed.factor(x), jnp.asarray(self._whitened(around.middle, mean))
+        sampled = integrated(mixed, x, u, jnp.linalg.solve(factor, around.spread), ImportanceSampling())
+        objectives = np.where(self.kept, sampled.subject_objectives, np.nan)
+        history = np.full(len(self.path), np.nan)
+        history[-1] = np.nansum(objectives) - 2.0 * float(mixed.log_prior(x))
+        return MixedFit(
+            mixed=mixed,
+            method=self.method,
+            x=x,
+            u=np.asarray(u),
+            subject_objectives=objectives,
+            kept=self.kept,
+            reasons=self.reasons,
+            found=np.asarray(found),
+            history=history,
+            path=np.array(self.path),
+            status=self.ended or "iterations used up",
+            seconds=time.perf_counter() - self.began,
+            program=objective_program(mixed, FOCEI()),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what has to be kept to go on later."""
+        moments = {} if self.moments is None else self.moments._asdict()
+        own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept, "psi": self.psi}
+        return own | self.around._asdict() | moments
+
+    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
+        self.x, self.path, self.ended = held["x"], [*held["path"]], str(held["ended"])
+        self.kept, self.psi = held["kept"], jnp.asarray(held["psi"])
+        self.around = Proposal(*(jnp.asarray(held[name]) for name in Proposal._fields))
+        self.moments = _Moments(*(held[name] for name in _Moments._fields)) if "first" in held else None
+
+
+def _iterated(
+    mixed: Mixed,
+    found: References,
+    others: np.ndarray,
+    sweeps: int,
+    x: Array,
+    mean: Array,
+    psi: Array,
+    around: Proposal,
+    kept: Array,
+    key: Array,
+) -> tuple[Array, Proposal, _Moments, Array]:
+    """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
+    psi, around = moved(mixed, x, mean, psi, around, key, sweeps)
+    first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
+    whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(psi.shape[2]), lower=True)
+    order = int(found.simulating[others].any())
+
+    def scores(u: Array) -> tuple[Array, Array]:
+        here = jax.lax.stop_gradient(mixed.expanded(x, u, order))
+
+        def predicted(own: Array) -> list:
+            return predictors_of(mixed, x.at[others].set(own), u, here, None)
+
+        def along(direction: Array) -> tuple:
+            return jax.jvp(predicted, (x[others],), (direction,))
+
+        predictors, by = jax.vmap(along, out_axes=(None, 0))(jnp.eye(others.size))
+        slope, information = jnp.zeros(others.size), jnp.zeros((others.size, others.size))
+        for rows, own, moves in zip(mixed.rows, predictors, by, strict=True):
+            _, score, weight = rows.scores(own)
+            for s, w, d in zip(score, weight, moves, strict=True):
+                d = jnp.where(kept[rows.experiment], d, 0.0)
+                slope += d @ jnp.where(kept[rows.experiment], s, 0.0)
+                information += (d * jnp.where(kept[rows.experiment], w, 0.0)) @ d.T
+        return slope, information
+
+    if not others.size:
+        return psi, around, _Moments(first, second, jnp.zeros((0, 0))), jnp.zeros(0)
+    slope, information = jax.tree.map(lambda part: part.mean(axis=0), jax.vmap(scores)((psi - mean) @ whiten.T))
+    return psi, around, _Moments(first, second, information), slope
+
+
+def _prior(mixed: Mixed, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope and second derivative of the log prior."""
+    if all(one.prior is None for one in mixed.free.values()):
+        return np.zeros(x.size), np.zeros((x.size, x.size))
+    at = jnp.asarray(x)
+    return np.asarray(jax.grad(mixed.log_prior)(at)), np.asarray(jax.hessian(mixed.log_prior)(at))
+
+
+def _omega_point(
+    mixed: Mixed, spread: np.ndarray, present: np.ndarray, before: np.ndarray, *, annealed: bool
+) -> np.ndarray:
+    """Return Omega on the scale of the search: the mean of E[eta eta^T] over the subjects that have the effects.
+
+    Args:
+        mixed: The problem.
+        spread: E[eta eta^T], shape (subjects, effects, effects).
+        present: Which effects a subject depends on, shape (subjects, effects).
+        before: Omega before.
+        annealed: Whether variances may only fall slowly.
+    """
+    points, at = [], 0
+    for one in mixed.random:
+        own = slice(at, at + len(one.names))
+        at = own.stop
+        if one.fixed:
+            continue
+        there = present[:, own].any(axis=1)
+        block = spread[there, own, own].mean(axis=0) if there.any() else before[own, own]
+        block = block if one.full else np.diag(np.diag(block))
+        if annealed:
+            raised = np.sqrt(np.maximum(1.0, ANNEALING * np.diag(before)[own] / np.diag(block)))
+            block = block * raised[:, None] * raised
+        points.append(one.point_of(block + 1e-12 * np.diag(np.diag(block)) + 1e-14 * np.eye(len(block))))
+    return np.concatenate(points) if points else np.zeros(0)
