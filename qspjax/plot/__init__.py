@@ -1,5 +1,6 @@
 """Pictures of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows."""
 
+from qspjax.plot._bayes import posteriors as posteriors, ranks as ranks, traces as traces
 from qspjax.plot._fit import (
     diagnostics as diagnostics,
     fits as fits,

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_finite, refuse
+from qspjax._checks import ArgumentError, check_above, check_finite, check_instance, check_number, refuse
+from qspjax._distribution import AbstractDistribution
 
 
 class Random:
@@ -24,6 +25,10 @@ class Random:
             with a `covariance`.
         covariance: The covariance of the names, shape (names, names): all of its elements are estimated.
         fixed: Whether the covariance is known.
+        sd_prior: What is known beforehand of each standard deviation, for `fit.sample` alone: a distribution, of which
+            the part above 0 counts; by default half-normal with scale 1, wide for effects that enter as exp(eta).
+        lkj: The concentration of the prior of their correlations, for `fit.sample` alone: 1 is even over all
+            correlation matrices, more is nearer to none.
 
     Attributes:
         names: The names.
@@ -42,9 +47,20 @@ class Random:
     """
 
     def __init__(
-        self, effects: Mapping[str, float] | Sequence[str], covariance: Any = None, *, fixed: bool = False
+        self,
+        effects: Mapping[str, float] | Sequence[str],
+        covariance: Any = None,
+        *,
+        fixed: bool = False,
+        sd_prior: AbstractDistribution | None = None,
+        lkj: float = 2.0,
     ) -> None:
         """Check the covariance."""
+        if sd_prior is not None:
+            check_instance("sd_prior", sd_prior, AbstractDistribution, "a distribution such as Normal(0.0, sd=0.5)")
+        check_number("lkj", lkj)
+        check_above("lkj", lkj, 0.0)
+        self.sd_prior, self.lkj = sd_prior, float(lkj)
         self.names = tuple(effects)
         self.full, self.fixed = covariance is not None, fixed
         if not self.names:

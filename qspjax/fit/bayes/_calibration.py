@@ -1,0 +1,204 @@
+"""Simulation-based calibration: does a sampler draw from the posterior that prior and model have?
+
+Parameters from the prior, measurements of these, and draws from their posterior: the rank of the parameters among the
+draws is even over 0 ... L, whatever the model is.
+
+    theta ~ p(theta),  y ~ p(y | theta),  theta_1 ... theta_L ~ p(theta | y),  rank = #(theta_l < theta)
+
+Reference: Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv:1804.06788.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import kstest
+
+from qspjax._checks import ArgumentError, check_instance, check_whole
+from qspjax._extras import require
+from qspjax.fit._problem import Problem
+from qspjax.fit.bayes import _convergence
+from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._nuts import NUTS, Chains
+from qspjax.fit.bayes._posterior import ranks_table
+from qspjax.fit.mixed._mixed import Mixed
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Ranks of true parameters among the draws from their posterior.
+
+    Attributes:
+        names: The parameters.
+        truth: Their natural values, shape (simulations, names).
+        rank: How many draws lie below, shape (simulations, names).
+        draws: How many draws, thinned by their effective sample size: ranks are 0 to `draws`.
+        rhat: The greatest split R-hat of each simulation, shape (simulations,).
+        divergences: Divergent trajectories of each.
+        failed: Simulations that had to be left out, since the model could not be simulated at a draw from the prior.
+        seed: Of the random numbers.
+        seconds: What it took.
+    """
+
+    names: tuple[str, ...]
+    truth: np.ndarray
+    rank: np.ndarray
+    draws: int
+    rhat: np.ndarray
+    divergences: np.ndarray
+    failed: int
+    seed: int
+    seconds: float
+
+    @property
+    def p_values(self) -> dict[str, float]:
+        """The p-value of Kolmogorov and Smirnov's test that ranks are even, by name; ties are broken at random."""
+        return {name: float(kstest(share[0], "uniform").pvalue) for name, share in self._shares().items()}
+
+    def ranks(self, *, bins: int = 10) -> dict[str, np.ndarray]:
+        """Return how often ranks fall into bins, the data of `plot.ranks`; columns as `Posterior.ranks` has them."""
+        check_whole("bins", bins, 2)
+        return ranks_table(self._shares(), bins)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row a simulation and parameter: truth, rank, R-hat and divergences."""
+        pandas = require("pandas", extra="data")
+        count = len(self.names)
+        table = {
+            "simulation": np.repeat(np.arange(len(self.rank)), count),
+            "parameter": np.tile(np.array(self.names, dtype=object), len(self.rank)),
+            "truth": self.truth.ravel(),
+            "rank": self.rank.ravel(),
+            "rhat": np.repeat(self.rhat, count),
+            "divergences": np.repeat(self.divergences, count),
+        }
+        return pandas.DataFrame(table)
+
+    def _shares(self) -> dict[str, np.ndarray]:
+        """Return ranks as numbers between 0 and 1, even if the ranks are, shape (1, simulations) by name."""
+        within = np.random.default_rng(self.seed).uniform(size=self.rank.shape)
+        share = (self.rank + within) / (self.draws + 1.0)
+        return {name: share[None, :, k] for k, name in enumerate(self.names)}
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.rank)} simulations, {self.draws} draws each, {int(self.divergences.sum())} divergences"]
+        if self.failed:
+            lines.append(f"{self.failed} more could not be simulated")
+        return "\n".join([*lines, *(f"{name:<24}p = {value:.3f}" for name, value in self.p_values.items())])
+
+
+def simulation_based_calibration(
+    problem: Problem | Mixed,
+    method: NUTS | None = None,
+    *,
+    simulations: int = 200,
+    lanes: int = 100,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Check a sampler, a model and its code: ranks of parameters from the prior among draws from their posterior.
+
+    $$ \\theta \\sim p(\\theta), \\quad y \\sim p(y | \\theta), \\quad \\theta_l \\sim p(\\theta | y), \\quad
+       \\#(\\theta_l < \\theta) \\sim U\\{0, ..., L\\} $$
+
+    One program samples all data sets side by side, a chain each; its draws are thinned to about as many as they are
+    worth (the effective sample size that 19 of 20 simulations and parameters have).
+
+    Args:
+        problem: The design, the model and the priors, which must be distributions; its measurements do not matter.
+        method: `NUTS(...)`, whose `chains` does not count; by default `NUTS()`.
+        simulations: How many data sets.
+        lanes: How many are sampled side by side.
+        seed: Of parameters and measurements.
+        progress: Called with the data sets that are done, and all.
+
+    Returns:
+        A `Calibration`.
+
+    Raises:
+        ValueError: If a prior cannot be drawn from, or measurements below a limit are left out (`M1`).
+
+    Reference: Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv:1804.06788.
+    """
+    method = NUTS() if method is None else method
+    check_instance("method", method, NUTS, "NUTS(...)")
+    check_whole("simulations", simulations, 2)
+    check_whole("lanes", lanes, 1)
+    check_whole("seed", seed, 0)
+    density = Density(problem)
+    for rows in density.likelihood.rows:
+        if rows.output.below is not None and not rows.output.below.keeps():
+            must = f"must keep measurements below the limit (M3 or M4), but output `{rows.name}` leaves them out."
+            raise ArgumentError("problem", must)
+    began = time.perf_counter()
+    lanes = min(lanes, simulations)
+    truth, values, failed = _data_sets(density, simulations, lanes, seed)
+    natural = jax.jit(jax.vmap(lambda z: density.natural(z)["natural"]))
+    found, divergences = [], []
+    start = jax.jit(jax.vmap(lambda z, values: _begin(density, z, values)))
+    for first in range(0, len(truth), lanes):
+        own = np.arange(first, first + lanes) % len(truth)
+        here = [jnp.asarray(one[own]) for one in values]
+        chains = Chains(density, method, start(jnp.asarray(truth[own]), here), here)
+        while chains.going:
+            chains.advance()
+        draws = chains.draws()
+        kept = min(lanes, len(truth) - first)
+        found.append(np.stack([np.asarray(natural(jnp.asarray(one))) for one in draws.z[:kept]]))
+        divergences.append(draws.stats["diverging"][:kept].sum(axis=1))
+        if progress is not None:
+            progress(first + kept, len(truth))
+    true = np.asarray(natural(jnp.asarray(truth)))
+    return _ranked(density, true, np.concatenate(found), np.concatenate(divergences), failed, seed, began)
+
+
+def _data_sets(density: Density, count: int, lanes: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """Return points from the prior, measurements of these, and how many more could not be simulated."""
+
+    def one(key: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        for_point, for_noise = jax.random.split(key)
+        z = density.drawn(for_point)
+        return z, density.simulated(z, for_noise)
+
+    program = jax.jit(jax.vmap(one))
+    keys = jax.random.split(jax.random.PRNGKey(seed), count + -count % lanes)
+    parts = [program(keys[k : k + lanes]) for k in range(0, count, lanes)]
+    z, values = jax.tree.map(lambda *own: np.concatenate([np.asarray(x) for x in own])[:count], *parts)
+    fine = np.isfinite(z).all(axis=1)
+    for own in values:
+        fine &= np.isfinite(own).all(axis=1)
+    if fine.sum() < 2:
+        raise ArgumentError("problem", "must have priors at which it can be simulated, but it can be at hardly any.")
+    return z[fine], [own[fine] for own in values], int((~fine).sum())
+
+
+def _begin(density: Density, truth: jax.Array, values: list[jax.Array]) -> jax.Array:
+    """Return where a chain begins: the start of the problem, or the truth where the density is zero there."""
+    return jnp.where(jnp.isfinite(density(density.start, values)), density.start, truth)
+
+
+def _ranked(
+    density: Density,
+    truth: np.ndarray,
+    draws: np.ndarray,
+    divergences: np.ndarray,
+    failed: int,
+    seed: int,
+    began: float,
+) -> Calibration:
+    count, samples, names = draws.shape
+    each = [[draws[i, None, :, k] for k in range(names)] for i in range(count)]
+    worth = np.array([[min(_convergence.bulk_ess(one), _convergence.tail_ess(one)) for one in row] for row in each])
+    rhat = np.array([max(_convergence.rhat(one) for one in row) for row in each])
+    every = max(1, int(np.ceil(samples / max(1.0, np.quantile(worth, 0.05)))))
+    thinned = draws[:, every - 1 :: every]
+    rank = (thinned < truth[:, None]).sum(axis=1)
+    seconds = time.perf_counter() - began
+    return Calibration(density.names, truth, rank, thinned.shape[1], rhat, divergences, failed, seed, seconds)

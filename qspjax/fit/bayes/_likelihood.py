@@ -1,0 +1,131 @@
+"""The log likelihood of a problem with its exact slope, by forward sensitivities: no solver runs backwards.
+
+Measurements may be given as an argument, so that one program serves many data sets.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._solution import RESULTS
+from qspjax.fit._error_models import Predictors
+from qspjax.fit._problem import Problem
+from qspjax.fit._rows import Rows
+from qspjax.fit.mixed._conditional import predictors_of
+from qspjax.fit.mixed._mixed import Mixed
+
+Values = Sequence[Array] | None
+"""Other measurements than those of the problem: output by output, shape (rows,)."""
+
+
+class AbstractLikelihood(abc.ABC):
+    """Measurements, and how probable they are at parameters x and whitened random effects u."""
+
+    @property
+    @abc.abstractmethod
+    def rows(self) -> tuple[Rows, ...]:
+        """The measurements, output by output."""
+
+    @property
+    @abc.abstractmethod
+    def effects(self) -> tuple[int, int]:
+        """The shape of u, (subjects, effects)."""
+
+    @abc.abstractmethod
+    def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
+        """Return the predictors of all densities, output by output, and whether all could be simulated."""
+
+    @abc.abstractmethod
+    def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
+        """Return the log likelihood, its slopes in x and u, and whether all could be simulated."""
+
+
+class Pooled(AbstractLikelihood):
+    """The likelihood of a `Problem`: no random effects."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        return self.problem.rows
+
+    @property
+    def effects(self) -> tuple[int, int]:
+        return 0, 0
+
+    def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
+        pool, known = self.problem.pooled(x)
+        outcomes = self.problem.layout.stages.simulate(pool)
+        found = [rows.predicted(pool, outcomes.observed, known)[1] for rows in self.rows]
+        return found, (outcomes.result == RESULTS.successful).all()
+
+    def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
+        found = self.problem.linearised(x)
+        value, slope = jnp.zeros(()), jnp.zeros_like(x)
+        for rows, (_, own), (_, moves) in zip(measured(self.rows, values), found.predicted, found.slopes, strict=True):
+            density, score, _ = rows.scores(own)
+            value += jnp.sum(density)
+            for s, d in zip(score, moves, strict=True):
+                slope += d @ s
+        return value, slope, u, (found.outcomes.result == RESULTS.successful).all()
+
+
+class Hierarchical(AbstractLikelihood):
+    """The likelihood of a `Mixed` at given random effects eta = L u."""
+
+    def __init__(self, mixed: Mixed) -> None:
+        self.mixed = mixed
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        return self.mixed.rows
+
+    @property
+    def effects(self) -> tuple[int, int]:
+        return self.mixed.count, len(self.mixed.effects)
+
+    def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
+        here = self.mixed.expanded(x, u, 0)
+        return predictors_of(self.mixed, x, u, here, None), (here.result == RESULTS.successful).all()
+
+    def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
+        here = self.mixed.expanded(jax.lax.stop_gradient(x), jax.lax.stop_gradient(u), 1)
+        rows = measured(self.rows, values)
+
+        def about(x: Array, u: Array) -> Array:
+            return jnp.sum(jnp.stack([jnp.sum(d) for d in log_densities(rows, self._near(x, u, here))]))
+
+        value, (slope_x, slope_u) = jax.value_and_grad(about, argnums=(0, 1))(x, u)
+        return value, slope_x, slope_u, (here.result == RESULTS.successful).all()
+
+    def _near(self, x: Array, u: Array, here: Any) -> list[Predictors]:
+        return predictors_of(self.mixed, x, u, here, None)
+
+
+def likelihood_of(problem: Problem | Mixed) -> AbstractLikelihood:
+    """Return the likelihood of a problem."""
+    return Pooled(problem) if isinstance(problem, Problem) else Hierarchical(problem)
+
+
+def measured(rows: Sequence[Rows], values: Values) -> list[Rows]:
+    """Return rows with other measurements; which are censored follows from these."""
+    if values is None:
+        return [*rows]
+    found = []
+    for one, value in zip(rows, values, strict=True):
+        below = one.output.below
+        censored = np.zeros(one.value.shape, bool) if below is None else value < below.limit
+        found.append(dataclasses.replace(one, value=value, censored=censored))
+    return found
+
+
+def log_densities(rows: Sequence[Rows], predictors: Sequence[Predictors]) -> list[Array]:
+    """Return the log likelihood of each measurement, output by output."""
+    return [one.log_density(own) for one, own in zip(rows, predictors, strict=True)]

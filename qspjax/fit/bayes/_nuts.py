@@ -1,0 +1,194 @@
+"""The no-U-turn sampler, all chains in one program.
+
+Reference: Hoffman and Gelman, J Mach Learn Res 2014;15:1593, arXiv:1111.4246; of numpyro: Phan, Pradhan and Jankowiak,
+arXiv:1912.11554.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import check_minimum, check_number, check_whole, refuse
+from qspjax._extras import require
+from qspjax.fit.bayes._density import Density, starts
+from qspjax.fit.bayes._likelihood import Values
+from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
+
+TOGETHER = 25
+"""Iterations between two reports."""
+
+
+class NUTS(AbstractSampler):
+    """The no-U-turn sampler: Hamiltonian trajectories that end where they turn back, with step and metric adapted.
+
+    Args:
+        warmup: Iterations of each chain in which step and metric are adapted; they are no draws.
+        samples: Iterations thereafter.
+        chains: How many chains, side by side.
+        target: The mean acceptance that the step is adapted to; nearer to 1, steps are shorter and divergences fewer.
+        depth: The most doublings of a trajectory.
+        dense: Whether the metric of the parameters has correlations; that of random effects has none.
+        jitter: The standard deviation of the starts of the chains about the start.
+        seed: Of the random numbers.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference: Hoffman and Gelman, J Mach Learn Res 2014;15:1593, arXiv:1111.4246.
+
+    Example:
+        >>> from qspjax.fit import NUTS
+        >>> NUTS(warmup=1000, target=0.95).samples
+        500
+    """
+
+    warmup: int = eqx.field(default=500, static=True)
+    samples: int = eqx.field(default=500, static=True)
+    chains: int = eqx.field(default=4, static=True)
+    target: float = eqx.field(default=0.8, static=True)
+    depth: int = eqx.field(default=10, static=True, kw_only=True)
+    dense: bool = eqx.field(default=True, static=True, kw_only=True)
+    jitter: float = eqx.field(default=0.1, static=True, kw_only=True)
+    seed: int = eqx.field(default=0, static=True)
+
+    def __check_init__(self) -> None:
+        for name, value, least in (
+            ("warmup", self.warmup, 0),
+            ("samples", self.samples, 1),
+            ("chains", self.chains, 1),
+            ("depth", self.depth, 1),
+            ("seed", self.seed, 0),
+        ):
+            check_whole(name, value, least)
+        check_number("target", self.target)
+        if not 0.0 < self.target < 1.0:
+            refuse("target", "lie between 0 and 1", self.target)
+        check_number("jitter", self.jitter)
+        check_minimum("jitter", self.jitter, 0.0)
+
+    def begin(self, density: Density, start: Any) -> AbstractRun:
+        return Chains(density, self, starts(density, start, self.chains, self.jitter, self.seed))
+
+
+class Chains(AbstractRun):
+    """Chains side by side.
+
+    Args:
+        density: The posterior.
+        method: How.
+        z: Where they begin, shape (chains, size).
+        values: Measurements of each chain, output by output, shape (chains, rows); by default those of the problem.
+    """
+
+    def __init__(self, density: Density, method: NUTS, z: np.ndarray, values: Values = None) -> None:
+        self.density, self.method, self.values, self.start = density, method, values, np.asarray(z)
+        self.total = method.warmup + method.samples
+        self._begin, self._advance = _programs(density, method)
+        keys = jax.random.split(jax.random.PRNGKey(method.seed), len(self.start))
+        self.now = self._begin(jnp.asarray(self.start), values, keys)
+        self.done = 0
+        self.kept: list[dict[str, np.ndarray]] = []
+
+    @property
+    def standing(self) -> Sampling:
+        return Sampling(self.done, self.total, int(sum(part["diverging"].sum() for part in self.kept)), 1.0)
+
+    @property
+    def going(self) -> bool:
+        return self.done < self.total
+
+    def advance(self) -> None:
+        limit = self.method.warmup if self.done < self.method.warmup else self.total
+        count = min(TOGETHER, limit - self.done)
+        self.now, found = self._advance(self.now, self.values, count)
+        self.done += count
+        if self.done > self.method.warmup:
+            self.kept.append({name: np.asarray(part)[:count] for name, part in found.items()})
+
+    def draws(self) -> Draws:
+        whole = {name: np.concatenate([part[name] for part in self.kept]).swapaxes(0, 1) for name in self.kept[0]}
+        steps = whole["n_steps"]
+        stats = {name: part for name, part in whole.items() if name != "z"}
+        return Draws(whole["z"], stats | {"tree_depth": np.floor(np.log2(np.maximum(steps, 1))).astype(int) + 1}, None)
+
+    def state(self) -> dict[str, Any]:
+        kept = {name: np.concatenate([part[name] for part in self.kept]) for name in (self.kept or [{}])[0]}
+        now = {f"now{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.now))}
+        return {"start": self.start, "done": self.done, **now, **{f"kept_{name}": part for name, part in kept.items()}}
+
+    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+        leaves, structure = jax.tree.flatten(self.now)
+        self.now = jax.tree.unflatten(structure, [jnp.asarray(held[f"now{k}"]) for k in range(len(leaves))])
+        self.done = int(held["done"])
+        kept = {name.removeprefix("kept_"): part for name, part in held.items() if name.startswith("kept_")}
+        self.kept = [kept] if kept else []
+
+
+def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
+    """Return programs that begin chains and that move them, with measurements as an argument."""
+    hmc = require("numpyro.infer.hmc", extra="bayes").hmc
+    info = require("numpyro.infer.util", extra="bayes").ParamInfo
+    count = len(density.names)
+
+    def potential(values: Values) -> Callable[[dict[str, Array]], Array]:
+        return lambda z: -density(_joined(z), values)
+
+    begin, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
+
+    @jax.jit
+    def evaluated(z: Array, values: Values) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+        own = _split(z, count)
+        return own, *jax.vmap(lambda z, values: jax.value_and_grad(potential(values))(z))(own, values)
+
+    def begun(z: Array, values: Values, keys: Array) -> Any:
+        def one(own: Any, values: Values, key: Array) -> Any:
+            return begin(
+                info(*own),
+                num_warmup=method.warmup,
+                dense_mass=[("x",)] if method.dense else False,
+                target_accept_prob=method.target,
+                max_tree_depth=method.depth,
+                model_args=(values,),
+                rng_key=key,
+            )
+
+        return jax.vmap(one)(evaluated(z, values), values, keys)
+
+    def step(k: Array, carried: tuple[Any, dict[str, Array]], values: Values) -> tuple[Any, dict[str, Array]]:
+        now, kept = carried
+        now = jax.vmap(lambda now, values: kernel(now, (values,)))(now, values)
+        found = {
+            "z": jax.vmap(_joined)(now.z),
+            "lp": -now.potential_energy,
+            "energy": now.energy,
+            "diverging": now.diverging,
+            "n_steps": now.num_steps,
+            "acceptance_rate": now.accept_prob,
+            "step_size": now.adapt_state.step_size,
+        }
+        return now, {name: kept[name].at[k].set(part) for name, part in found.items()}
+
+    @jax.jit
+    def moved(now: Any, values: Values, iterations: int) -> tuple[Any, dict[str, Array]]:
+        lanes = now.potential_energy.shape
+        shapes = {"z": (*lanes, density.size)}
+        kinds = {"diverging": bool, "n_steps": now.num_steps.dtype}
+        names = ("z", "lp", "energy", "diverging", "n_steps", "acceptance_rate", "step_size")
+        empty = {name: jnp.zeros((TOGETHER, *shapes.get(name, lanes)), kinds.get(name, float)) for name in names}
+        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), (now, empty))
+
+    return begun, moved
+
+
+def _split(z: Array, count: int) -> dict[str, Array]:
+    """Return parameters and random effects apart, so that each has its own metric."""
+    return {"x": z[..., :count]} | ({"u": z[..., count:]} if z.shape[-1] > count else {})
+
+
+def _joined(z: dict[str, Array]) -> Array:
+    return jnp.concatenate([z[name] for name in ("x", "u") if name in z])

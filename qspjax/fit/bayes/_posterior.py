@@ -1,0 +1,273 @@
+"""Draws from a posterior, and what is said about them."""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import binom, rankdata
+
+from qspjax._checks import check_whole
+from qspjax._extras import require
+from qspjax.fit._problem import Problem
+from qspjax.fit.bayes import _convergence, _groups
+from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._priors import deviation_law
+from qspjax.fit.bayes._sampler import AbstractSampler, Draws
+from qspjax.fit.mixed._mixed import Mixed
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+TOGETHER = 256
+"""Draws that are simulated side by side."""
+MOST = 5000
+"""Draws that a density estimate is made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """Draws from a posterior.
+
+    Attributes:
+        problem: What was sampled.
+        method: How.
+        z: Draws on the line, shape (chains, draws, size), see `fit.bayes`.
+        stats: By name, of each draw, shape (chains, draws): `lp` (the log density of z, without log p(y)),
+            `acceptance_rate`; of `NUTS` also `diverging`, `energy`, `tree_depth`, `n_steps` and `step_size`.
+        evidences: log p(y) of each run of `SMC`, None for `NUTS`.
+        seconds: What it took.
+    """
+
+    problem: Problem | Mixed
+    method: AbstractSampler
+    z: np.ndarray
+    stats: dict[str, np.ndarray]
+    evidences: np.ndarray | None
+    seconds: float
+    _density: Density = dataclasses.field(repr=False)
+
+    @property
+    def chains(self) -> int:
+        """How many chains there are; runs of `SMC`."""
+        return self.z.shape[0]
+
+    @cached_property
+    def _natural(self) -> dict[str, np.ndarray]:
+        return self._each(self._density.natural)
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """Draws of what is estimated on the scale of the search, shape (chains, draws, names)."""
+        return self._each(lambda z: self._density.parts(z)[0])
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Draws of natural values: parameters, then elements of Omega, shape (chains, draws) each."""
+        natural = self._natural["natural"]
+        return {name: natural[..., k] for k, name in enumerate(self.problem.names)}
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Draws of Omega, shape (chains, draws, effects, effects); without random effects (chains, draws, 0, 0)."""
+        return self._natural.get("covariance", np.zeros((*self.z.shape[:2], 0, 0)))
+
+    @property
+    def etas(self) -> np.ndarray:
+        """Draws of the random effects, shape (chains, draws, subjects, effects)."""
+        return self._natural.get("etas", np.zeros((*self.z.shape[:2], 0, 0)))
+
+    @property
+    def divergences(self) -> int:
+        """How many trajectories diverged after warm-up."""
+        return int(self.stats["diverging"].sum()) if "diverging" in self.stats else 0
+
+    @property
+    def log_evidence(self) -> float | None:
+        """The log of p(y), the mean over the runs of `SMC` of p(y); None for `NUTS`."""
+        return None if self.evidences is None else float(logsumexp(self.evidences) - np.log(len(self.evidences)))
+
+    def summary(self, *, effects: bool = False) -> "pandas.DataFrame":
+        """Return a table with a row a parameter.
+
+        Args:
+            effects: Whether the random effects of all subjects have rows too.
+
+        Returns:
+            `mean`, `sd`, `median`, `5%`, `95%`, `rhat` (rank-normalised, split), `ess_bulk` and `ess_tail`; of `SMC`,
+            `rhat` compares runs, and particles are taken in their order.
+
+        Reference: Vehtari et al., Bayesian Anal 2021;16:667, doi:10.1214/20-BA1221.
+        """
+        pandas = require("pandas", extra="data")
+        found = dict(self.parameters)
+        if effects and self._density.blocks:
+            for i, subject in enumerate(self.problem.subjects):
+                found |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(self.problem.effects)}
+        rows = {
+            name: {
+                "mean": one.mean(),
+                "sd": one.std(ddof=1),
+                "median": np.median(one),
+                "5%": np.quantile(one, 0.05),
+                "95%": np.quantile(one, 0.95),
+                "rhat": _convergence.rhat(one),
+                "ess_bulk": _convergence.bulk_ess(one),
+                "ess_tail": _convergence.tail_ess(one),
+            }
+            for name, one in found.items()
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
+
+    # --- tables of pictures -----------------------------------------------------------------------------------------
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return every draw as columns, the data of `plot.traces`: `CHAIN`, `DRAW`, `DIVERGING`, and the parameters."""
+        chains, draws = self.z.shape[:2]
+        diverging = self.stats.get("diverging", np.zeros((chains, draws), bool))
+        return {
+            "CHAIN": np.repeat(np.arange(chains), draws),
+            "DRAW": np.tile(np.arange(draws), chains),
+            "DIVERGING": diverging.ravel(),
+            **{name: one.ravel() for name, one in self.parameters.items()},
+        }
+
+    def ranks(self, *, bins: int = 20) -> dict[str, np.ndarray]:
+        """Return how often the ranks of each chain among all draws fall into bins, the data of `plot.ranks`.
+
+        Args:
+            bins: How many.
+
+        Returns:
+            `PARAMETER`, `CHAIN`, `LEFT` and `RIGHT` (edges of the bin, as parts of all ranks), `COUNT`, and `LOWER` and
+            `UPPER`, between which 95 % of the counts of independent draws lie.
+        """
+        check_whole("bins", bins, 2)
+        found = {}
+        for name, one in self.parameters.items():
+            share = (rankdata(one, method="ordinal").reshape(one.shape) - 0.5) / one.size
+            found[name] = share
+        return ranks_table(found, bins)
+
+    def densities(self, *, points: int = 200) -> dict[str, np.ndarray]:
+        """Return marginal densities of the natural values, the data of `plot.posteriors`.
+
+        Args:
+            points: Where each is computed, at so many values.
+
+        Returns:
+            `PARAMETER`, `VALUE`, `POSTERIOR` (a Gaussian kernel estimate on the scale of the search) and `PRIOR`, NaN
+            for covariances, and for parameters whose prior is no probability density.
+        """
+        check_whole("points", points, 2)
+        parts: dict[str, list] = {name: [] for name in ("PARAMETER", "VALUE", "POSTERIOR", "PRIOR")}
+        free = [one.free for one in self._density.priors]
+        for k, (name, natural) in enumerate(self.parameters.items()):
+            own = np.asarray(natural).ravel()
+            if k < len(free):
+                transform = free[k].transform
+                grid, estimated = _estimated(self.x[..., k].ravel(), points)
+                value = np.asarray(jax.vmap(transform.inverse)(grid))
+                slope = np.exp(-np.asarray(jax.vmap(transform.log_det)(value)))
+                prior = np.exp(np.asarray(jax.vmap(self._density.priors[k].log_density)(jnp.asarray(grid)))) * slope
+                prior = prior if self._density.priors[k].proper else np.full(points, np.nan)
+            elif name.startswith("var("):
+                grid, estimated = _estimated(np.log(own), points)
+                value, slope = np.exp(grid), np.exp(-grid)
+                law = deviation_law(next(b for b in self._density.blocks if name[4:-1] in b.names))
+                prior = np.exp(np.asarray(law.log_prob(jnp.sqrt(value)))) / (2.0 * np.sqrt(value))
+            else:
+                value, estimated = _estimated(own, points)
+                slope, prior = 1.0, np.full(points, np.nan)
+            columns = (np.full(points, name, dtype=object), value, estimated * slope, prior)
+            for column, part in zip(parts.values(), columns, strict=True):
+                column.append(part)
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    # --- measurements -----------------------------------------------------------------------------------------------
+
+    def pointwise_log_likelihood(self) -> list[np.ndarray]:
+        """Return the log likelihood of each measurement, output by output, shape (chains, draws, measurements)."""
+        return self._each(self._density.pointwise)
+
+    def predictive(self, *, seed: int = 0) -> list[np.ndarray]:
+        """Return measurements of the same subjects or experiments drawn anew, output by output.
+
+        Args:
+            seed: Of the noise.
+
+        Returns:
+            Shape (chains, draws, measurements) each, NaN where a simulation fails.
+        """
+        keys = np.asarray(jax.random.split(jax.random.PRNGKey(seed), self.z.shape[:2]))
+        return self._each(self._density.simulated, keys)
+
+    def groups(self, *, measurements: bool = True) -> "dict[str, xarray.Dataset]":
+        """Return the groups of an ArviZ data set by name.
+
+        Args:
+            measurements: Whether `log_likelihood` and `posterior_predictive` are among them, which are simulated.
+        """
+        return _groups.groups(self, measurements=measurements)
+
+    def to_netcdf(self, path: str | Path, *, measurements: bool = True) -> None:
+        """Write a NetCDF file that `arviz.from_netcdf` reads, whole or not at all; arguments as for `groups`."""
+        _groups.write(Path(path), self.groups(measurements=measurements))
+
+    def _each(self, function: Any, *more: np.ndarray) -> Any:
+        """Return a function of each draw, side by side in parts."""
+        flat = [part.reshape(-1, *part.shape[2:]) for part in (self.z, *more)]
+        count = len(flat[0])
+        chunk = min(TOGETHER, count)
+        padded = [np.concatenate([part, part[: -count % chunk]]) for part in flat]
+        program = jax.jit(jax.vmap(function))
+        parts = [program(*(jnp.asarray(part[k : k + chunk]) for part in padded)) for k in range(0, count, chunk)]
+        return jax.tree.map(
+            lambda *own: np.concatenate([np.asarray(one) for one in own])[:count].reshape(
+                *self.z.shape[:2], *own[0].shape[1:]
+            ),
+            *parts,
+        )
+
+    def __str__(self) -> str:
+        chains, draws = self.z.shape[:2]
+        head = f"{chains} x {draws} draws by {type(self.method).__name__} in {self.seconds:.1f} s"
+        if self.evidences is None:
+            head += f", {self.divergences} divergences"
+        else:
+            head += f", log evidence {self.log_evidence:.3f}"
+        return f"{head}\n{self.summary().round(4).to_string()}"
+
+
+def posterior_of(density: Density, method: AbstractSampler, draws: Draws, seconds: float) -> Posterior:
+    """Return the posterior with these draws."""
+    return Posterior(density.problem, method, draws.z, draws.stats, draws.log_evidence, seconds, density)
+
+
+def ranks_table(shares: dict[str, np.ndarray], bins: int) -> dict[str, np.ndarray]:
+    """Return counts of numbers between 0 and 1 in bins, which should be even, shape (chains, draws) by name."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    parts: dict[str, list] = {name: [] for name in ("PARAMETER", "CHAIN", "LEFT", "RIGHT", "COUNT", "LOWER", "UPPER")}
+    for name, share in shares.items():
+        for chain, own in enumerate(share):
+            count, _ = np.histogram(own, edges)
+            low, high = (binom.ppf(level, own.size, 1.0 / bins) for level in (0.025, 0.975))
+            columns = (np.full(bins, name, dtype=object), np.full(bins, chain), edges[:-1], edges[1:], count)
+            for column, part in zip(parts.values(), (*columns, np.full(bins, low), np.full(bins, high)), strict=True):
+                column.append(part)
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _estimated(values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return values that lie close over the range of draws, and the kernel estimate of their density there."""
+    from scipy.stats import gaussian_kde
+
+    few = values[:: -(-values.size // MOST)]
+    low, high = np.quantile(few, [0.001, 0.999])
+    grid = np.linspace(low - 0.2 * (high - low), high + 0.2 * (high - low), points)
+    return grid, gaussian_kde(few)(grid)

@@ -1,0 +1,138 @@
+"""Bayesian inference: draws from the posterior of a problem, resumable."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qspjax._checks import check_instance
+from qspjax._files import replaced
+from qspjax.fit._problem import Problem
+from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._nuts import NUTS
+from qspjax.fit.bayes._posterior import Posterior, posterior_of
+from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Sampling
+from qspjax.fit.mixed._mixed import Mixed
+
+SAVED_EVERY = 10.0
+"""Seconds between two checkpoints."""
+
+
+def sample(
+    problem: Problem | Mixed,
+    method: AbstractSampler | None = None,
+    *,
+    start: Any = None,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[Sampling], None] | None = None,
+) -> Posterior:
+    """Draw from the posterior of the parameters of a problem.
+
+    $$ p(\\theta | y) \\propto p(y | \\theta) p(\\theta) $$
+
+    and of a mixed-effects model that of parameters, Omega and the random effects of all subjects together:
+
+    $$ p(\\theta, \\Omega, \\eta | y) \\propto
+       \\prod_i p(y_i | \\theta, \\eta_i) N(\\eta_i; 0, \\Omega) p(\\theta) p(\\Omega) $$
+
+    The prior of a parameter is that of its `Free`, truncated to its bounds; without one it is even between the bounds
+    on the scale of the search (and improper if there is none: then the posterior may be so too). Standard deviations
+    and correlations of random effects have the priors of their `Random`. All chains are simulated side by side, and
+    slopes are exact, by forward sensitivities. Where a simulation fails the density is zero.
+
+    Args:
+        problem: What is measured: a `Problem` or a `Mixed`.
+        method: How: `NUTS()` (the default) or `SMC()`.
+        start: Where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape (names,); by
+            default the start of the problem.
+        checkpoint: A file in which the state is kept every few seconds; where it is there already, sampling goes on
+            from it, and the draws are those without the interruption.
+        progress: Called every few iterations.
+
+    Returns:
+        A `Posterior`.
+
+    Raises:
+        ValueError: If the start has a wrong shape, the checkpoint is that of another run, or `SMC` has priors that
+            cannot be drawn from.
+        RuntimeError: If the density is zero at the start; the message says which simulation fails, where and why.
+        ImportError: If numpyro (for `NUTS`) or blackjax (for `SMC`) is missing.
+
+    References: Carpenter et al., J Stat Softw 2017;76:1, doi:10.18637/jss.v076.i01; Gelman et al., Bayesian workflow,
+    arXiv:2011.01808.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import NUTS, Additive, Experiment, Free, Measurements, Output, Problem, sample
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(3.0, prior=qsp.LogNormal(3.0, cv=0.5)), "V": Free(30.0, prior=qsp.LogNormal(30.0, cv=0.5))},
+        ... )
+        >>> posterior = sample(problem, NUTS(warmup=200, samples=200, chains=2))  # doctest: +SKIP
+        >>> posterior.summary().loc["CL", ["mean", "sd"]].round(2).tolist()  # doctest: +SKIP
+        [2.98, 0.08]
+    """
+    check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
+    method = NUTS() if method is None else method
+    check_instance("method", method, AbstractSampler, "a method such as NUTS()")
+    began = time.perf_counter()
+    density = Density(problem)
+    run = method.begin(density, start)
+    file = None if checkpoint is None else Path(checkpoint)
+    mark = "" if file is None else _fingerprint(density, method, run)
+    if file is not None and file.exists():
+        run.restore(_loaded(file, mark))
+    saved = time.perf_counter()
+    while run.going:
+        run.advance()
+        if progress is not None:
+            progress(run.standing)
+        if file is not None and (time.perf_counter() - saved > SAVED_EVERY or not run.going):
+            _save(file, {"fingerprint": mark, **run.state()})
+            saved = time.perf_counter()
+    return posterior_of(density, method, run.draws(), time.perf_counter() - began)
+
+
+def _fingerprint(density: Density, method: AbstractSampler, run: AbstractRun) -> str:
+    """Return what tells this run from others: data, parameters, priors, the model, the method and the start."""
+    problem = density.problem
+    data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in density.likelihood.rows]
+    blocks = [(block.names, block.fixed, block.full, block.lkj, block.start.tobytes()) for block in density.blocks]
+    laws = [block.sd_prior for block in density.blocks]
+    numbers = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((problem.model, problem.free, laws)) if _is(leaf)]
+    start = np.asarray(run.state().get("start", ())).tobytes()
+    said = (problem.names, problem.fixed, data, blocks, repr(laws), repr(problem.free), numbers, repr(method), start)
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _is(leaf: Any) -> bool:
+    return isinstance(leaf, (int, float, np.ndarray, jax.Array))
+
+
+def _save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state, whole or not at all."""
+    with replaced(path) as new, new.open("wb") as file:
+        np.savez(file, **state)
+
+
+def _loaded(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
+    """Return a state that was kept.
+
+    Raises:
+        ValueError: If it is that of another run, or none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            held = {name: state[name] for name in state.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
+    if str(held.get("fingerprint")) != fingerprint:
+        raise ValueError(f"{path} must be the checkpoint of this sampling, but is that of another one: remove it.")
+    return held

@@ -1,0 +1,217 @@
+"""Sequential Monte Carlo from the prior to the posterior, by powers of the likelihood.
+
+    p_k(z) ~ p(z) p(y | z)^lambda_k,   0 = lambda_0 < ... < lambda_K = 1
+    log p(y) = sum_k log mean_i p(y | z_i)^(lambda_k - lambda_k-1)
+
+Each power is the greatest at which the weights of the particles are still worth a given share of them. Particles are
+then drawn again by their weights, and moved by Hamiltonian Monte Carlo.
+
+Reference: Del Moral, Doucet and Jasra, J R Stat Soc B 2006;68:411, doi:10.1111/j.1467-9868.2006.00553.x.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import check_number, check_whole, refuse
+from qspjax._extras import require
+from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
+
+ACCEPTED = 0.8
+"""The mean acceptance that the step of the moves is adapted to."""
+HALVINGS = 60
+"""How finely the next power is found."""
+
+
+class SMC(AbstractSampler):
+    """Tempered sequential Monte Carlo: particles from the prior become draws of the posterior, and give its evidence.
+
+    It finds several modes, and costs many more simulations than `NUTS`.
+
+    Args:
+        particles: How many, of each run.
+        runs: Independent runs, side by side, whose agreement R-hat and the spread of the evidence tell.
+        share: The effective sample size that the weights keep from one power of the likelihood to the next, as a part
+            of the particles.
+        moves: Moves of each particle at each power.
+        steps: Leapfrog steps of a move.
+        seed: Of the random numbers.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference: Del Moral, Doucet and Jasra, J R Stat Soc B 2006;68:411, doi:10.1111/j.1467-9868.2006.00553.x.
+
+    Example:
+        >>> from qspjax.fit import SMC
+        >>> SMC(particles=1000).runs
+        4
+    """
+
+    particles: int = eqx.field(default=500, static=True)
+    runs: int = eqx.field(default=4, static=True, kw_only=True)
+    share: float = eqx.field(default=0.5, static=True, kw_only=True)
+    moves: int = eqx.field(default=4, static=True, kw_only=True)
+    steps: int = eqx.field(default=8, static=True, kw_only=True)
+    seed: int = eqx.field(default=0, static=True, kw_only=True)
+
+    def __check_init__(self) -> None:
+        for name, value, least in (
+            ("particles", self.particles, 10),
+            ("runs", self.runs, 1),
+            ("moves", self.moves, 1),
+            ("steps", self.steps, 1),
+            ("seed", self.seed, 0),
+        ):
+            check_whole(name, value, least)
+        check_number("share", self.share)
+        if not 0.0 < self.share < 1.0:
+            refuse("share", "lie between 0 and 1", self.share)
+
+    def begin(self, density: Density, start: Any) -> AbstractRun:
+        if start is not None:
+            refuse("start", "be left out with SMC(), which begins with draws from the prior", "given")
+        return _Particles(density, self)
+
+
+class _Swarm(NamedTuple):
+    """Particles of a run.
+
+    Attributes:
+        z: Where they are, shape (particles, size).
+        likelihood: The log likelihood there.
+        power: That of the likelihood.
+        evidence: log p(y), so far.
+        step: The logarithm of the step of the moves.
+        accepted: The mean acceptance of the last moves.
+    """
+
+    z: Array
+    likelihood: Array
+    power: Array
+    evidence: Array
+    step: Array
+    accepted: Array
+
+
+class _Particles(AbstractRun):
+    """All runs side by side."""
+
+    def __init__(self, density: Density, method: SMC) -> None:
+        self.density, self.method, self.done = density, method, 0
+        keys = jax.random.split(jax.random.PRNGKey(method.seed), (method.runs, method.particles))
+        z = jax.jit(jax.vmap(jax.vmap(density.drawn)))(keys)
+        likelihood = jax.jit(jax.vmap(jax.vmap(density.log_likelihood)))(z)
+        if not np.isfinite(likelihood).any(axis=1).all():
+            raise RuntimeError("The likelihood is no number at any draw from the prior.")
+        zero = jnp.zeros(method.runs)
+        longest = math.log(0.5 * math.pi / method.steps)
+        self.now = _Swarm(z, likelihood, zero, zero, zero + longest, zero)
+        advanced = _step(density, method, longest)
+        self.program = jax.jit(jax.vmap(advanced))
+
+    @property
+    def standing(self) -> Sampling:
+        return Sampling(self.done, 0, 0, float(self.now.power.min()))
+
+    @property
+    def going(self) -> bool:
+        return self.standing.temperature < 1.0
+
+    def advance(self) -> None:
+        key = jax.random.fold_in(jax.random.PRNGKey(self.method.seed + 1), self.done)
+        self.now = self.program(jax.random.split(key, self.method.runs), self.now)
+        self.done += 1
+
+    def draws(self) -> Draws:
+        z = np.asarray(self.now.z)
+        prior = np.asarray(jax.jit(jax.vmap(jax.vmap(self.density.log_prior)))(self.now.z))
+        accepted = np.broadcast_to(np.asarray(self.now.accepted)[:, None], z.shape[:2])
+        stats = {"lp": prior + np.asarray(self.now.likelihood), "acceptance_rate": accepted}
+        return Draws(z, stats, np.asarray(self.now.evidence))
+
+    def state(self) -> dict[str, Any]:
+        return {"done": self.done, **{name: np.asarray(part) for name, part in self.now._asdict().items()}}
+
+    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+        self.done = int(held["done"])
+        self.now = _Swarm(*(jnp.asarray(held[name]) for name in _Swarm._fields))
+
+
+def _step(density: Density, method: SMC, longest: float) -> Callable[[Array, _Swarm], _Swarm]:
+    """Return what takes a run to its next power of the likelihood; at 1 particles only move."""
+    mcmc = require("blackjax.mcmc.hmc", extra="bayes")
+    systematic = require("blackjax.smc.resampling", extra="bayes").systematic
+    kernel = mcmc.build_kernel()
+
+    def moved(key: Array, z: Array, power: Array, step: Array, metric: Array) -> tuple[Array, Array]:
+        def tempered(z: Array) -> Array:
+            value = density.log_likelihood(z)
+            return density.log_prior(z) + jnp.where(jnp.isfinite(value), power * value, -jnp.inf)
+
+        def once(state: Any, key: Array) -> tuple[Any, Array]:
+            for_step, for_move = jax.random.split(key)
+            size = step * jax.random.uniform(for_step, minval=0.5, maxval=1.0)
+            state, info = kernel(for_move, state, tempered, size, metric, method.steps)
+            return state, info.acceptance_rate
+
+        state, accepted = jax.lax.scan(once, mcmc.init(z, tempered), jax.random.split(key, method.moves))
+        return state.position, accepted.mean()
+
+    def advanced(key: Array, now: _Swarm) -> _Swarm:
+        power = _next_power(now, method.share)
+        weight = (power - now.power) * _finite(now.likelihood)
+        evidence = now.evidence + jax.nn.logsumexp(weight) - math.log(method.particles)
+        weight = jax.nn.softmax(weight)
+        metric = _metric(now.z, weight)
+        for_places, for_moves = jax.random.split(key)
+        places = systematic(for_places, weight, method.particles)
+        keys = jax.random.split(for_moves, method.particles)
+        z, accepted = jax.vmap(lambda key, z: moved(key, z, power, jnp.exp(now.step), metric))(keys, now.z[places])
+        step = jnp.minimum(now.step + 2.0 * (accepted.mean() - ACCEPTED), longest)
+        likelihood = jax.vmap(density.log_likelihood)(z)
+        return _Swarm(z, likelihood, power, evidence, step, accepted.mean())
+
+    return advanced
+
+
+def _finite(likelihood: Array) -> Array:
+    return jnp.where(jnp.isfinite(likelihood), likelihood, -1e300)
+
+
+def _next_power(now: _Swarm, share: float) -> Array:
+    """Return the greatest power, at most 1, at which weights are worth that share of the particles, by bisection."""
+    value = now.likelihood
+    value = jnp.where(jnp.isfinite(value), value - jnp.max(jnp.where(jnp.isfinite(value), value, -jnp.inf)), -jnp.inf)
+    known = jnp.isfinite(value)
+
+    def enough(step: Array) -> Array:
+        weight = jnp.where(known, jnp.exp(step * jnp.where(known, value, 0.0)), 0.0)
+        return jnp.sum(weight) ** 2 / jnp.sum(weight**2) >= share * jnp.sum(known)
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        fine = enough(middle)
+        return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
+
+    rest = 1.0 - now.power
+    low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros(()), rest))
+    return jnp.where(enough(rest), 1.0, now.power + low)
+
+
+def _metric(z: Array, weight: Array) -> Array:
+    """Return the covariance of the particles, the inverse of the mass; its diagonal where particles are few."""
+    count, size = z.shape
+    away = z - weight @ z
+    variance = weight @ away**2 + 1e-12
+    if count < 10 * size:
+        return variance
+    return 0.95 * jnp.einsum("n,na,nb->ab", weight, away, away) + 0.05 * jnp.diag(variance)

@@ -1,0 +1,105 @@
+"""Pictures of posteriors; the table of each is its argument."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qspjax._checks import check_one_of, refuse
+from qspjax.plot._mixed import _panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INDICES = ("CHAIN", "DRAW", "DIVERGING")
+
+
+def traces(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
+    """Draw the draws of each chain one after the other: chains that mix look alike, and like noise.
+
+    Draws at the end of divergent trajectories have a mark at the lower edge.
+
+    Args:
+        table: What `Posterior.columns` returns.
+        names: Which parameters; by default the first.
+        most: The most that are drawn.
+
+    Raises:
+        ValueError: If a parameter is not in the table.
+    """
+    chosen = _chosen(names, [name for name in table if name not in INDICES], most)
+    axes, figure = _panels(len(chosen))
+    for ax, name in zip(axes, chosen, strict=False):
+        for chain in np.unique(table["CHAIN"]):
+            mine = table["CHAIN"] == chain
+            ax.plot(table["DRAW"][mine], table[name][mine], color=f"C{chain % 10}", linewidth=0.5, alpha=0.8)
+        lost = table["DRAW"][table["DIVERGING"]]
+        ax.plot(lost, np.zeros_like(lost), "|", color="0.1", markersize=6.0, transform=ax.get_xaxis_transform())
+        ax.set_title(name, fontsize="small")
+    figure.supxlabel("draw", fontsize="small")
+    return figure
+
+
+def ranks(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
+    """Draw how often ranks fall into bins: even for chains that mix, and for a sampler that is calibrated.
+
+    The band holds 95 % of the counts of independent draws.
+
+    Args:
+        table: What `Posterior.ranks` or `Calibration.ranks` returns.
+        names: Which parameters; by default the first.
+        most: The most that are drawn.
+
+    Raises:
+        ValueError: If a parameter is not in the table.
+
+    References: Vehtari et al., Bayesian Anal 2021;16:667, doi:10.1214/20-BA1221; Talts et al., arXiv:1804.06788.
+    """
+    chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
+    axes, figure = _panels(len(chosen))
+    for ax, name in zip(axes, chosen, strict=False):
+        one = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
+        ax.axhspan(one["LOWER"][0], one["UPPER"][0], color="0.85", linewidth=0.0)
+        for chain in np.unique(one["CHAIN"]):
+            mine = one["CHAIN"] == chain
+            edges = np.append(one["LEFT"][mine], one["RIGHT"][mine][-1])
+            ax.stairs(one["COUNT"][mine], edges, color=f"C{chain % 10}", linewidth=1.0)
+        ax.set_ylim(bottom=0.0)
+        ax.set_title(name, fontsize="small")
+    figure.supxlabel("rank, as a part of all", fontsize="small")
+    figure.supylabel("count", fontsize="small")
+    return figure
+
+
+def posteriors(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
+    """Draw the marginal density of each parameter, with that of its prior.
+
+    Args:
+        table: What `Posterior.densities` returns.
+        names: Which parameters; by default the first.
+        most: The most that are drawn.
+
+    Raises:
+        ValueError: If a parameter is not in the table.
+    """
+    chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
+    axes, figure = _panels(len(chosen))
+    for ax, name in zip(axes, chosen, strict=False):
+        one = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
+        ax.fill_between(one["VALUE"], one["POSTERIOR"], color="C0", alpha=0.3, linewidth=0.0)
+        ax.plot(one["VALUE"], one["POSTERIOR"], color="C0", linewidth=1.2, label="posterior")
+        ax.plot(one["VALUE"], one["PRIOR"], color="0.4", linewidth=1.0, linestyle="--", label="prior")
+        ax.set_ylim(bottom=0.0)
+        ax.set_yticks([])
+        ax.set_title(name, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _chosen(names: Sequence[str] | None, known: list[str], most: int) -> list[str]:
+    for name in names or ():
+        check_one_of("names", name, known, "a parameter of the table")
+    chosen = list(known if names is None else names)[:most]
+    if not chosen:
+        refuse("names", "name at least one parameter", "empty")
+    return chosen
