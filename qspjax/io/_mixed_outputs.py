@@ -77,17 +77,16 @@ def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
     rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free]
     rows += [{"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()]
     variation, shrinkage = fit.coefficients_of_variation, fit.shrinkage
-    at = 0
-    for block in mixed.random:
-        own = range(at, at := at + len(block.names))
-        for i, name in zip(own, block.names, strict=True):
+    for block in mixed.blocks:
+        own, names = range(block.effects[0].start, block.effects[0].stop), block.random.names
+        for i, name in zip(own, names, strict=True):
             more = {"sd": np.sqrt(omega[i, i]), "cv_percent": variation.get(name, np.nan)}
             more |= dict(zip(("shrinkage_sd_percent", "shrinkage_var_percent"), shrinkage[name], strict=True))
             rows.append({"name": f"var({name})", "kind": "variance", "estimate": omega[i, i], **more})
-        for i in own if block.full else ():
+        for i in own if block.random.full else ():
             for j in range(own[0], i):
                 correlation = omega[i, j] / np.sqrt(omega[i, i] * omega[j, j])
-                name = f"cov({mixed.effects[i]}, {mixed.effects[j]})"
+                name = f"cov({names[i - own[0]]}, {names[j - own[0]]})"
                 rows.append({"name": name, "kind": "covariance", "estimate": omega[i, j], "correlation": correlation})
     for row in rows:
         error, value = errors.get(row["name"], np.nan), row["estimate"]

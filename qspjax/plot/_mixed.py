@@ -56,13 +56,13 @@ def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = Non
 
 def random_effects(fit: MixedFit) -> "Figure":
     """Draw the random effects of all subjects with the normal density they are estimated to have, and shrinkage."""
-    names, etas = fit.mixed.effects, fit.etas[fit.kept]
+    names = [*(effects := fit.effects())]
     figure = _figure(3.2 * min(len(names), 4), 2.8 * -(-len(names) // 4))
     axes = np.atleast_1d(figure.subplots(-(-len(names) // 4), min(len(names), 4), squeeze=False)).ravel()
     for k, name in enumerate(names):
-        omega = float(np.sqrt(fit.covariance[k, k]))
+        etas, omega = effects[name]
         grid = np.linspace(-3.5 * omega, 3.5 * omega, 200)
-        axes[k].hist(etas[:, k], bins="auto", density=True, color="C0", alpha=0.5)
+        axes[k].hist(etas, bins="auto", density=True, color="C0", alpha=0.5)
         density = np.exp(-0.5 * (grid / omega) ** 2) / (omega * np.sqrt(2.0 * np.pi))
         axes[k].plot(grid, density, color="0.2", linewidth=1.0)
         axes[k].set_xlabel(name)

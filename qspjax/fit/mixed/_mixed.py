@@ -24,6 +24,7 @@ from qspjax.fit._stages import parameters_of
 from qspjax.fit._tails import Gaussian
 from qspjax.fit.mixed._following import steps_of
 from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
+from qspjax.fit.mixed._occasions import Occasions
 from qspjax.fit.mixed._random import Random
 from qspjax.solve import AbstractMethod
 
@@ -49,7 +50,9 @@ class Mixed:
 
     Attributes:
         names: The names of what is estimated: free parameters, and elements of Omega.
-        effects: The names of the random effects.
+        effects: The names of the random effects; those of an occasion with it, such as `kappa_CL@2`.
+        present: Which of them each subject has, shape (subjects, effects).
+        blocks: Where the blocks of random effects stand.
         start: The point where a search begins, shape (names,), on the scale of the search.
         bounds: The least and the greatest point.
 
@@ -97,7 +100,13 @@ class Mixed:
         self.random = tuple(random)
         for i, one in enumerate(self.random):
             check_instance(f"random[{i}]", one, Random, "a block such as Random({'eta_CL': 0.1})")
-        self.effects = tuple(name for one in self.random for name in one.names)
+        if not self.random:
+            raise ArgumentError("random", "must have at least one random effect, but has none.")
+        if not subjects:
+            raise ArgumentError("subjects", "must have measurements, but there are none.")
+        occasions = Occasions(self.random, subjects)
+        subjects = {name: occasions.indicated(one) for name, one in subjects.items()}
+        self.effects, self.present = occasions.effects(), occasions.present()
         self.free = {name: one for name, one in parameters.items() if isinstance(one, Free)}
         self.fixed = {name: as_formula(name, one) for name, one in parameters.items() if name not in self.free}
         for name, value in self.fixed.items():
@@ -107,6 +116,7 @@ class Mixed:
         leaves = parameters_of(model)
         own = {name: symbol(name) for name in self.free if name in leaves and name not in self.individual}
         self.individual |= own
+        self._add_effects(occasions)
         self.subjects = tuple(subjects)
         self.covariates = _covariates(subjects, leaves)
         self._check_names(leaves)
@@ -118,6 +128,7 @@ class Mixed:
         self._check_measured()
         thetas = [one.transform.forward(one.start) for one in self.free.values()]
         self.start = np.concatenate([np.asarray(thetas, float), *(one.point() for one in self.random)])
+        self.blocks = occasions.blocks(len(thetas))
         self._programs: dict[str, Any] = {}
         edges = [one.searched_bounds() for one in self.free.values()]
         omegas = np.full(self.start.size - len(edges), np.inf)
@@ -155,11 +166,9 @@ class Mixed:
 
     def factor(self, x: Any) -> Array:
         """Return the lower Cholesky factor of Omega at a point, shape (effects, effects)."""
-        blocks, at = [], len(self.free)
-        for one in self.random:
-            blocks.append(one.factor(jnp.asarray(x, float)[at : at + one.size]))
-            at += one.size
-        return jax.scipy.linalg.block_diag(*blocks) if blocks else jnp.zeros((0, 0))
+        x = jnp.asarray(x, float)
+        factors = [one.random.factor(x[one.point]) for one in self.blocks for _ in one.effects]
+        return jax.scipy.linalg.block_diag(*factors)
 
     def covariance(self, x: Any) -> Array:
         """Return Omega at a point, shape (effects, effects)."""
@@ -168,12 +177,9 @@ class Mixed:
 
     def natural(self, x: Any) -> Array:
         """Return the natural values of what is estimated, in the order of `names`."""
-        known, omega, at = self.values(x), self.covariance(x), 0
+        known, omega = self.values(x), self.covariance(x)
         pieces = [jnp.stack([known[name] for name in self.free])] if self.free else []
-        for one in self.random:
-            end = at + len(one.names)
-            pieces.append(one.elements(omega[at:end, at:end]))
-            at = end
+        pieces += [one.random.elements(omega[one.effects[0], one.effects[0]]) for one in self.blocks]
         return jnp.concatenate(pieces)
 
     def log_prior(self, x: Any) -> Array:
@@ -239,6 +245,12 @@ class Mixed:
             self._programs[name] = make()
         return self._programs[name]
 
+    def _add_effects(self, occasions: Occasions) -> None:
+        """Write the formulas of individuals with an effect an occasion, also those that outputs use as they are."""
+        used = frozenset().union(*(output.names() for output in self.outputs.values()))
+        apart = {name: symbol(name) for one in self.random if one.occasion for name in one.names if name in used}
+        self.individual = {name: occasions.written(formula) for name, formula in (self.individual | apart).items()}
+
     # --- checks -----------------------------------------------------------------------------------------------------
 
     def _experiment(self, number: int, one: Experiment) -> Experiment:
@@ -282,8 +294,6 @@ class Mixed:
         return Individuals(pool, stages, rows)
 
     def _check_names(self, leaves: frozenset[str]) -> None:
-        if not self.effects:
-            raise ArgumentError("random", "must have at least one random effect, but has none.")
         if len(set(self.effects)) < len(self.effects):
             twice = next(name for name in self.effects if self.effects.count(name) > 1)
             refuse("random", "name every effect once", f"with `{twice}` twice")
@@ -301,8 +311,10 @@ class Mixed:
         for kind, names in (("random", self.effects), ("parameters", self.free)):
             for name in names:
                 if name not in used:
-                    must = f"have names that something depends on, but nothing depends on `{name}`."
-                    raise ArgumentError(kind, f"must {must}")
+                    name = name.partition("@")[0]  # of an occasion
+                    raise ArgumentError(
+                        kind, f"must have names that something depends on, but nothing depends on `{name}`."
+                    )
 
     def _check_measured(self) -> None:
         measured = np.zeros(self.count, int)
@@ -329,10 +341,6 @@ def without_constant(rows: Rows) -> np.ndarray:
 
 def _covariates(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> dict[str, np.ndarray]:
     """Return what subjects set that is no parameter of the model, shape (subjects,)."""
-    if not subjects:
-        raise ArgumentError("subjects", "must have measurements, but there are none.")
-    for name, one in subjects.items():
-        check_instance(f'subjects["{name}"]', one, Experiment, "an Experiment")
     names = dict.fromkeys(name for one in subjects.values() for name in one.begin.set if name not in leaves)
     found = {}
     for name in names:

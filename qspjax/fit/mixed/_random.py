@@ -25,6 +25,8 @@ class Random:
             with a `covariance`.
         covariance: The covariance of the names, shape (names, names): all of its elements are estimated.
         fixed: Whether the covariance is known.
+        occasion: The covariate that says which occasion it is: effects are then drawn anew on each (inter-occasion
+            variability).
         sd_prior: What is known beforehand of each standard deviation, for `fit.sample` alone: a distribution, of which
             the part above 0 counts; by default half-normal with scale 1, wide for effects that enter as exp(eta).
         lkj: The concentration of the prior of their correlations, for `fit.sample` alone: 1 is even over all
@@ -42,6 +44,8 @@ class Random:
         >>> from qspjax.fit import Random
         >>> Random({"eta_ka": 0.4}).names
         ('eta_ka',)
+        >>> Random({"kappa_CL": 0.05}, occasion="OCC").occasion
+        'OCC'
         >>> Random(["eta_CL", "eta_V"], [[0.07, 0.01], [0.01, 0.02]]).size
         3
     """
@@ -52,6 +56,7 @@ class Random:
         covariance: Any = None,
         *,
         fixed: bool = False,
+        occasion: str | None = None,
         sd_prior: AbstractDistribution | None = None,
         lkj: float = 2.0,
     ) -> None:
@@ -62,7 +67,7 @@ class Random:
         check_above("lkj", lkj, 0.0)
         self.sd_prior, self.lkj = sd_prior, float(lkj)
         self.names = tuple(effects)
-        self.full, self.fixed = covariance is not None, fixed
+        self.full, self.fixed, self.occasion = covariance is not None, fixed, occasion
         if not self.names:
             raise ArgumentError("effects", "must name one effect or several, but are empty.")
         if len(set(self.names)) < len(self.names):

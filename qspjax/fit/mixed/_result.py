@@ -83,10 +83,21 @@ class MixedFit:
     @property
     def shrinkage(self) -> dict[str, tuple[float, float]]:
         """Eta shrinkage in per cent: 100 (1 - SD(eta) / omega), and in variances 100 (1 - var(eta) / omega^2)."""
-        omega = np.sqrt(np.diag(self.covariance))
-        ratio = self.etas[self.kept].std(axis=0, ddof=1) / omega if self.kept.sum() > 1 else np.zeros_like(omega)
-        pairs = zip(self.mixed.effects, ratio, strict=True)
-        return {name: (100.0 * (1.0 - float(r)), 100.0 * (1.0 - float(r) ** 2)) for name, r in pairs}
+        found = {}
+        for name, (etas, omega) in self.effects().items():
+            ratio = float(etas.std(ddof=1)) / omega if etas.size > 1 else 0.0
+            found[name] = (100.0 * (1.0 - ratio), 100.0 * (1.0 - ratio**2))
+        return found
+
+    def effects(self) -> dict[str, tuple[np.ndarray, float]]:
+        """Return each random effect of all subjects in the fit, on every occasion that they have, and its omega."""
+        found, etas, omega = {}, self.etas, np.sqrt(np.diag(self.covariance))
+        for block in self.mixed.blocks:
+            places = [range(own.start, own.stop) for own in block.effects]
+            for name, columns in zip(block.random.names, zip(*places, strict=True), strict=True):
+                seen = [etas[self.kept & self.mixed.present[:, k], k] for k in columns]
+                found[name] = (np.concatenate(seen), float(omega[columns[0]]))
+        return found
 
     @property
     def epsilon_shrinkage(self) -> dict[str, float]:
@@ -105,9 +116,12 @@ class MixedFit:
     @property
     def coefficients_of_variation(self) -> dict[str, float]:
         """%CV = 100 sqrt(exp(omega^2) - 1) of the effects that enter as exp(eta), as in CL = tCL exp(eta)."""
-        omega = np.diag(self.covariance)
-        found = zip(self.mixed.effects, omega, strict=True)
-        return {name: 100.0 * float(np.sqrt(np.expm1(value))) for name, value in found if self._is_exponential(name)}
+        names = {name.partition("@")[0]: name for name in self.mixed.effects}  # one of each occasion
+        return {
+            name: 100.0 * float(np.sqrt(np.expm1(omega**2)))
+            for name, (_, omega) in self.effects().items()
+            if self._is_exponential(names[name])
+        }
 
     def _is_exponential(self, effect: str) -> bool:
         """Whether every number of an individual that depends on an effect is in proportion to its exponential."""
@@ -117,11 +131,11 @@ class MixedFit:
             middle = [np.asarray(value_of(one, known)) for one in formulas]
             for eta in (-0.7, 0.4):
                 moved = [np.asarray(value_of(one, known | {effect: eta})) for one in formulas]
-                if not all(
-                    np.allclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
-                    for a, b in zip(middle, moved, strict=True)
-                ):
-                    return False
+                for a, b in zip(middle, moved, strict=True):
+                    grown = np.isclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
+                    # subjects that begin on another occasion stay as they are
+                    if not grown.any() or not (grown | (b == a)).all():
+                        return False
         return bool(formulas)
 
     def _known(self, etas: np.ndarray) -> dict[str, Any]:

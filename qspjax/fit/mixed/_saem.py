@@ -302,17 +302,17 @@ def _omega_point(
         before: Omega before.
         annealed: Whether variances may only fall slowly.
     """
-    points, at = [], 0
-    for one in mixed.random:
-        own = slice(at, at + len(one.names))
-        at = own.stop
-        if one.fixed:
+    points = []
+    for one in mixed.blocks:
+        if one.random.fixed:
             continue
-        there = present[:, own].any(axis=1)
-        block = spread[there, own, own].mean(axis=0) if there.any() else before[own, own]
-        block = block if one.full else np.diag(np.diag(block))
+        there = [(present[:, own].any(axis=1), own) for own in one.effects]
+        seen = np.concatenate([spread[who, own, own] for who, own in there])
+        old = before[one.effects[0], one.effects[0]]
+        block = seen.mean(axis=0) if len(seen) else old
+        block = block if one.random.full else np.diag(np.diag(block))
         if annealed:
-            raised = np.sqrt(np.maximum(1.0, ANNEALING * np.diag(before)[own] / np.diag(block)))
+            raised = np.sqrt(np.maximum(1.0, ANNEALING * np.diag(old) / np.diag(block)))
             block = block * raised[:, None] * raised
-        points.append(one.point_of(block + 1e-12 * np.diag(np.diag(block)) + 1e-14 * np.eye(len(block))))
+        points.append(one.random.point_of(block + 1e-12 * np.diag(np.diag(block)) + 1e-14 * np.eye(len(block))))
     return np.concatenate(points) if points else np.zeros(0)

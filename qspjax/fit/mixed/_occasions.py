@@ -1,0 +1,131 @@
+"""Random effects of each occasion of a subject, such as a visit or a dosing interval: inter-occasion variability.
+
+    CL = tCL exp(eta + kappa)   becomes   CL(t) = sum_k [OCC(t) = k] tCL exp(eta + kappa_k)
+
+with one effect an occasion, kappa@1, kappa@2, ..., all with the same covariance, and covariates OCC@1, OCC@2, ... that
+are 1 while their occasion lasts and 0 else.
+
+Reference: Karlsson and Sheiner, J Pharmacokinet Biopharm 1993;21:735, doi:10.1007/BF01113502.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qspjax._checks import ArgumentError, check_instance
+from qspjax._expression import Expression, call, substitute, symbol
+from qspjax.fit._formula import names_in
+from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit.mixed._random import Random
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Where a block of random effects stands.
+
+    Attributes:
+        random: The block.
+        point: Its numbers at a point of the search.
+        effects: Its effects among all, once for each occasion.
+    """
+
+    random: Random
+    point: slice
+    effects: tuple[slice, ...]
+
+
+class Occasions:
+    """The occasions of all subjects.
+
+    Args:
+        random: The blocks of random effects.
+        subjects: The experiments.
+
+    Attributes:
+        values: By covariate that says the occasion, its values, sorted.
+
+    Raises:
+        ValueError: If a subject does not say its occasion in numbers, or there is one occasion only.
+    """
+
+    def __init__(self, random: Sequence[Random], subjects: Mapping[str, Experiment]) -> None:
+        self.random = tuple(random)
+        names = dict.fromkeys(one.occasion for one in self.random if one.occasion is not None)
+        self._seen = {name: [_seen(name, subject, one) for subject, one in subjects.items()] for name in names}
+        self.values = {name: sorted(set().union(*seen)) for name, seen in self._seen.items()}
+        for name, values in self.values.items():
+            if len(values) < 2:
+                raise ArgumentError("random", f"must have several occasions, but `{name}` is {values[0]:g} throughout.")
+
+    def effects(self) -> tuple[str, ...]:
+        """Return the names of all effects, block by block and occasion by occasion."""
+        return tuple(own for one in self.random for at in self._of(one) for own in _named(one.names, at))
+
+    def blocks(self, start: int) -> tuple[Block, ...]:
+        """Return where every block stands, the first at a place of a point of the search."""
+        found, first = [], 0
+        for one in self.random:
+            size = len(one.names)
+            places = tuple(slice(first + k * size, first + (k + 1) * size) for k in range(len(self._of(one))))
+            found.append(Block(one, slice(start, start + one.size), places))
+            start, first = start + one.size, places[-1].stop
+        return tuple(found)
+
+    def present(self) -> np.ndarray:
+        """Return which effects each subject has, shape (subjects, effects)."""
+        columns = []
+        for one in self.random:
+            for at in self._of(one):
+                has = None if at is None else [at in seen for seen in self._seen[one.occasion]]
+                columns += [has] * len(one.names)
+        count = max((len(column) for column in columns if column is not None), default=1)
+        return np.array([np.ones(count, bool) if column is None else column for column in columns]).T
+
+    def indicated(self, experiment: Experiment) -> Experiment:
+        """Return an experiment with the covariates that say which occasion it is."""
+        if not self.values:
+            return experiment
+
+        def more(change: Change) -> Change:
+            known = [name for name in self.values if name in change.set]
+            own = {_one(name, value): float(change.set[name] == value) for name in known for value in self.values[name]}
+            return Change(change.at, set={**change.set, **own}, put=change.put)
+
+        changes = [more(change) for change in experiment.changes]
+        return experiment.changed(begin=more(experiment.begin), changes=changes)
+
+    def written(self, formula: float | Expression) -> float | Expression:
+        """Return a formula as the sum over occasions."""
+        for occasion, values in self.values.items():
+            names = {name for one in self.random if one.occasion == occasion for name in one.names}
+            used = names & names_in(formula)
+            if used:
+                each = [substitute(formula, {name: symbol(_one(name, value)) for name in used}) for value in values]
+                during = [symbol(_one(occasion, value)) for value in values]
+                terms = [call("*", when, one) for when, one in zip(during, each, strict=True)]
+                formula = call("+", *terms)
+        return formula
+
+    def _of(self, one: Random) -> list[float | None]:
+        return [None] if one.occasion is None else list(self.values[one.occasion])
+
+
+def _one(name: str, value: float) -> str:
+    return f"{name}@{value:g}"
+
+
+def _named(names: Sequence[str], value: float | None) -> list[str]:
+    return [name if value is None else _one(name, value) for name in names]
+
+
+def _seen(name: str, subject: str, one: Experiment) -> set[float]:
+    """Return the occasions of a subject."""
+    check_instance(f'subjects["{subject}"]', one, Experiment, "an Experiment")
+    if name not in one.begin.set:
+        raise ArgumentError("subjects", f"must all say the occasion `{name}`, but `{subject}` does not.")
+    said = [change.set[name] for change in (one.begin, *one.changes) if name in change.set]
+    for value in said:
+        if isinstance(value, Expression) or not np.isfinite(value):
+            raise ArgumentError("subjects", f"must have numbers as occasions, but `{name}` of `{subject}` is {value}.")
+    return {float(value) for value in said}
