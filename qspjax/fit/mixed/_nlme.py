@@ -1,6 +1,5 @@
 """Maximum likelihood of a mixed-effects model: from a start to estimates, resumable."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._files import replaced
+from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import Descent, direction, products, updated
 from qspjax.fit.mixed._mixed import Mixed
@@ -96,14 +96,15 @@ def nlme(
     x = np.clip(x, *mixed.bounds)
     run = StochasticRun(mixed, method, x) if isinstance(method, SAEM) else _Run(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
+    mark = "" if file is None else _mark(run)
     if file is not None and file.exists():
-        run.restore(_loaded(file, _fingerprint(run)))
+        run.restore(_loaded(file, mark))
     while not run.ended and run.iterations < most:
         run.advance(tolerance)
         if progress is not None:
             progress(Progress(run.iterations, *run.standing))
         if file is not None:
-            _save(file, {"fingerprint": _fingerprint(run), **run.state()})
+            _save(file, {"fingerprint": mark, **run.state()})
     return run.result()
 
 
@@ -201,11 +202,16 @@ class _Run:
         self.history, self.path = held["history"].tolist(), [*held["path"]]
 
 
-def _fingerprint(run: _Run | StochasticRun) -> str:
-    mixed = run.mixed
-    data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in mixed.rows]
-    said = (mixed.names, mixed.fixed, data, repr(run.method), run.start.tobytes())
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+def _mark(run: _Run | StochasticRun) -> str:
+    """Return what tells this estimation from others: the model, the data, the method and the start."""
+    return fingerprint(problem_of(run.mixed), run.method, run.start)
+
+
+def problem_of(mixed: Mixed) -> list[Any]:
+    """Return everything that the objective of a problem depends on."""
+    formulas = [mixed.individual, mixed.outputs, mixed.free, mixed.fixed, mixed.random]
+    data = [mixed.experiments, mixed.covariates, mixed.steps]
+    return [type(mixed), mixed.model, mixed.method, *formulas, *data]
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:

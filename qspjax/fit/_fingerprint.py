@@ -1,0 +1,123 @@
+"""What tells one calculation from another: a hash of everything that its result depends on.
+
+Values are described by what they hold (numbers bit by bit, formulas node by node, objects by their class and their
+fields, functions by their code) and never by where they lie in memory, so that the same model, made again in another
+process, has the same fingerprint.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from qspjax._expression import Expression, nodes
+from qspjax._model import AbstractModel
+
+
+def fingerprint(*values: Any) -> str:
+    """Return a hash of values: the same for equal ones, also in another process.
+
+    Example:
+        >>> from qspjax._expression import parse
+        >>> fingerprint({"CL": parse("tCL * 2")}) == fingerprint({"CL": parse("tCL * 2")})
+        True
+        >>> fingerprint({"CL": parse("tCL * 2")}) == fingerprint({"CL": parse("tCL * 3")})
+        False
+    """
+    return _Description().of(values).hexdigest()
+
+
+class _Description:
+    """A hash that grows as values are described; each node of a formula is described once.
+
+    Attributes:
+        hash: What has been described.
+        seen: The numbers of the nodes of formulas.
+        around: The objects that hold what is being described, which may hold them in turn.
+    """
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.seen: dict[Expression, int] = {}
+        self.around: list[int] = []
+
+    def of(self, value: Any) -> Any:
+        for part in self._parts(value):
+            self.hash.update(len(part).to_bytes(8, "little") + part)
+        return self.hash
+
+    def _parts(self, value: Any) -> Iterator[bytes]:
+        """Yield what describes a value."""
+        if isinstance(value, enum.Enum):
+            yield f"{type(value).__qualname__}.{value.name}".encode()
+        elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+            yield f"{type(value).__name__} {value!r}".encode()
+        elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            array = np.asarray(value)
+            yield f"array {array.dtype} {array.shape}".encode()
+            yield repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes()
+        elif isinstance(value, Mapping):
+            yield f"mapping {len(value)}".encode()
+            for key, one in value.items():
+                yield from self._parts(key)
+                yield from self._parts(one)
+        elif isinstance(value, (tuple, list)):
+            yield f"{type(value).__name__} {len(value)}".encode()
+            for one in value:
+                yield from self._parts(one)
+        elif isinstance(value, (set, frozenset)):
+            yield f"set {sorted(map(fingerprint, value))}".encode()
+        elif isinstance(value, Expression):
+            yield from self._formula(value)
+        else:
+            yield from self._object(value)
+
+    def _formula(self, formula: Expression) -> Iterator[bytes]:
+        for node in nodes(formula):
+            if node not in self.seen:
+                places = [self.seen[argument] for argument in node.args]
+                self.seen[node] = len(self.seen)
+                yield f"{node.op} {node.value!r} {places}".encode()
+        yield f"node {self.seen[formula]}".encode()
+
+    def _object(self, value: Any) -> Iterator[bytes]:
+        """Yield what describes an object, a class, a function or its code."""
+        if id(value) in self.around:
+            yield f"the object {self.around.index(id(value))} around".encode()
+            return
+        self.around.append(id(value))
+        if isinstance(value, types.CodeType):
+            yield value.co_code
+            yield from self._parts([value.co_names, value.co_varnames, value.co_freevars, value.co_consts])
+        elif isinstance(value, types.ModuleType):
+            yield value.__name__.encode()
+        elif isinstance(value, functools.partial):
+            yield from self._parts([value.func, value.args, value.keywords])
+        elif isinstance(value, type):
+            yield f"{value.__module__}.{value.__qualname__}".encode()
+            if issubclass(value, AbstractModel):  # what a user may have edited: its equations
+                yield from self._parts([function for _, function in inspect.getmembers(value, inspect.isfunction)])
+        elif isinstance(value, types.FunctionType):
+            inner = inspect.unwrap(value)
+            function = inner if inspect.isfunction(inner) else value
+            cells = inspect.getclosurevars(function).nonlocals
+            yield f"{function.__module__}.{function.__qualname__}".encode()
+            yield from self._parts([function.__code__, function.__defaults__, function.__kwdefaults__, cells])
+        else:
+            yield from self._parts(type(value))
+            yield from self._parts(_fields(value))
+        self.around.pop()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return what an object holds, by name."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    return dict(sorted(getattr(value, "__dict__", {}).items()))
