@@ -12,6 +12,7 @@ from qspjax.plot._fit import (
     waterfall as waterfall,
 )
 from qspjax.plot._mixed import (
+    bootstrap as bootstrap,
     convergence as convergence,
     covariates as covariates,
     goodness_of_fit as goodness_of_fit,

@@ -7,7 +7,7 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_one_of
 from qspjax._extras import require
-from qspjax.fit import MixedFit
+from qspjax.fit import Bootstrap, MixedFit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,6 +115,27 @@ def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
         )
         ax.set_title("objective" if name == "OBJECTIVE" else name, fontsize="small")
         ax.set_xlabel("iteration", fontsize="small")
+    return figure
+
+
+def bootstrap(result: Bootstrap) -> "Figure":
+    """Draw the estimates of the replicates that converged, with the estimate and the percentiles of the summary.
+
+    Args:
+        result: What `fit.bootstrap` returns; `Bootstrap.table` and `Bootstrap.to_dataframe` are what is drawn.
+    """
+    table, summary = result.table(), result.to_dataframe().set_index("name")
+    axes, figure = _panels(len(summary))
+    for ax, (name, row) in zip(axes, summary.iterrows(), strict=False):
+        ax.hist(table[name][table["CONVERGED"]], bins="auto", color="C0", alpha=0.5)
+        ax.axvline(row["estimate"], color="C1", linewidth=1.5, label="estimate")
+        for percentile, style in (("2.5%", "--"), ("50%", "-"), ("97.5%", "--")):
+            ax.axvline(
+                row[percentile], color="0.3", linewidth=0.9, linestyle=style, label=f"{percentile} of replicates"
+            )
+        ax.set_title(name, fontsize="small")
+    figure.supylabel("replicates", fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -7,6 +7,11 @@ from qspjax.fit.mixed._approximations import (
     AbstractApproximation as AbstractApproximation,
     Laplacian as Laplacian,
 )
+from qspjax.fit.mixed._bootstrap import (
+    Bootstrap as Bootstrap,
+    BootstrapProgress as BootstrapProgress,
+    bootstrap as bootstrap,
+)
 from qspjax.fit.mixed._diagnostics import diagnostics as diagnostics, simulated as simulated
 from qspjax.fit.mixed._marginal import (
     AbstractIntegral as AbstractIntegral,

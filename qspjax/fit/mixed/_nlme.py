@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_instance, check_whole, refuse
-from qspjax._files import replaced
+from qspjax.fit._checkpoint import loaded, save
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import Descent, direction, products, updated
@@ -94,34 +94,54 @@ def nlme(
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
         refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
     x = np.clip(x, *mixed.bounds)
-    run = StochasticRun(mixed, method, x) if isinstance(method, SAEM) else _Run(mixed, method, x)
+    run = StochasticRun(mixed, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(run)
     if file is not None and file.exists():
-        run.restore(_loaded(file, mark))
+        run.restore(loaded(file, mark, "estimation"))
     while not run.ended and run.iterations < most:
         run.advance(tolerance)
         if progress is not None:
             progress(Progress(run.iterations, *run.standing))
         if file is not None:
-            _save(file, {"fingerprint": mark, **run.state()})
+            save(file, mark, run.state())
     return run.result()
 
 
-class _Run:
-    """An estimation under way."""
+class DescentRun:
+    """An estimation under way.
 
-    def __init__(self, mixed: Mixed, method: AbstractApproximation, x: np.ndarray) -> None:
+    Args:
+        mixed: The problem.
+        method: How its likelihood is approximated.
+        x: Where to begin.
+        weights: How often each subject counts, shape (subjects,); by default once.
+        first: The objective there, if it is known.
+
+    Raises:
+        RuntimeError: If no subject can be evaluated at the start.
+    """
+
+    def __init__(
+        self,
+        mixed: Mixed,
+        method: AbstractApproximation,
+        x: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        first: Evaluation | None = None,
+    ) -> None:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
         self.program = objective_program(mixed, method)
         self.u = np.zeros((mixed.count, len(mixed.effects)))
-        first = self.evaluated(x, self.u)
+        first = self.evaluated(x, self.u) if first is None else first
         self.kept = ~first.failed
+        self.weights = np.ones(first.failed.size) if weights is None else weights
         self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
-        self.now = Descent(x, *self._total(x, first), products(first.slopes[self.kept]))
+        self.now = Descent(x, *self._total(x, first), self._products(first))
         self.u, self.last = first.modes, first
         self.gain, self.ended = np.inf, ""
         self.history = [self.now.value]
@@ -142,10 +162,16 @@ class _Run:
         return Evaluation(*(np.asarray(part) for part in self.program(jnp.asarray(x), jnp.asarray(u))))
 
     def _total(self, x: np.ndarray, one: Evaluation) -> tuple[float, np.ndarray]:
-        if (one.failed & self.kept).any():
+        mine = self.kept & (self.weights > 0)
+        if (one.failed & mine).any():
             return np.inf, np.zeros_like(x)
         prior, slope = (np.asarray(part) for part in _prior(self.mixed, x))
-        return float(one.values[self.kept].sum() - 2.0 * prior), one.slopes[self.kept].sum(axis=0) - 2.0 * slope
+        weights = self.weights[mine]
+        return float(weights @ one.values[mine] - 2.0 * prior), weights @ one.slopes[mine] - 2.0 * slope
+
+    def _products(self, one: Evaluation) -> np.ndarray:
+        mine = self.kept & (self.weights > 0)
+        return products(np.sqrt(self.weights[mine])[:, None] * one.slopes[mine])
 
     def advance(self, tolerance: float) -> None:
         """Take a step; note that the search has ended where there is none."""
@@ -165,7 +191,7 @@ class _Run:
                 self.path.append(x)
                 return
             size *= 0.5
-        fresh = products(self.last.slopes[self.kept])
+        fresh = self._products(self.last)
         if np.allclose(fresh, self.now.bend):
             self.ended = "no lower point was found along the last direction"
         self.now = self.now._replace(bend=fresh)
@@ -202,7 +228,7 @@ class _Run:
         self.history, self.path = held["history"].tolist(), [*held["path"]]
 
 
-def _mark(run: _Run | StochasticRun) -> str:
+def _mark(run: DescentRun | StochasticRun) -> str:
     """Return what tells this estimation from others: the model, the data, the method and the start."""
     return fingerprint(problem_of(run.mixed), run.method, run.start)
 
@@ -212,28 +238,6 @@ def problem_of(mixed: Mixed) -> list[Any]:
     formulas = [mixed.individual, mixed.outputs, mixed.free, mixed.fixed, mixed.random]
     data = [mixed.experiments, mixed.covariates, mixed.steps]
     return [type(mixed), mixed.model, mixed.method, *formulas, *data]
-
-
-def _save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state, whole or not at all."""
-    with replaced(path) as new, new.open("wb") as file:
-        np.savez(file, **state)
-
-
-def _loaded(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Return a state that was kept.
-
-    Raises:
-        ValueError: If it is that of another estimation, or none.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as state:
-            held = {name: state[name] for name in state.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
-    if str(held.get("fingerprint")) != fingerprint:
-        raise ValueError(f"{path} must be the checkpoint of this estimation, but is that of another one: remove it.")
-    return held
 
 
 def _prior(mixed: Mixed, x: np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,42 @@
+"""The state of a calculation in a file, with the fingerprint of what it belongs to."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._files import replaced
+
+
+def save(path: Path, mark: str, state: Mapping[str, Any]) -> None:
+    """Write a state, whole or not at all.
+
+    Args:
+        path: The file.
+        mark: The fingerprint of the calculation.
+        state: Arrays, numbers and text by name.
+    """
+    with replaced(path) as new, new.open("wb") as file:
+        np.savez(file, fingerprint=mark, **state)
+
+
+def loaded(path: Path, mark: str, what: str) -> dict[str, np.ndarray]:
+    """Return a state that was kept.
+
+    Args:
+        path: The file.
+        mark: The fingerprint of the calculation.
+        what: What it is in words, such as "estimation".
+
+    Raises:
+        ValueError: If it is that of another calculation, or none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            held = {name: state[name] for name in state.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
+    if str(held.get("fingerprint")) != mark:
+        raise ValueError(f"{path} must be the checkpoint of this {what}, but is that of another one: remove it.")
+    return held

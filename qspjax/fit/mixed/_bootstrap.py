@@ -1,0 +1,221 @@
+"""The nonparametric bootstrap of a mixed-effects fit: subjects drawn with replacement.
+
+The objective is a sum over subjects, so a replicate is the same sum in which subject i counts n_i times,
+
+    O*(x) = sum_i n_i o_i(x),   n ~ Multinomial(N; 1/N, ..., 1/N)
+
+with the same program as the fit: nothing is compiled anew. All replicates begin at the estimate, where the objectives
+of all subjects and their slopes are known already.
+
+References: Efron, Ann Stat 1979;7:1, doi:10.1214/aos/1176344552; Thai, Mentre, Holford, Veyrat-Follet and Comets,
+J Pharmacokinet Pharmacodyn 2014;41:15, doi:10.1007/s10928-013-9343-z.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, check_one_of, check_whole, refuse
+from qspjax._extras import require
+from qspjax.fit._checkpoint import loaded, save
+from qspjax.fit._fingerprint import fingerprint
+from qspjax.fit.mixed._approximations import AbstractApproximation
+from qspjax.fit.mixed._nlme import ITERATIONS, DescentRun, problem_of
+from qspjax.fit.mixed._result import MixedFit
+
+if TYPE_CHECKING:
+    import pandas
+
+PERCENTILES = (2.5, 50.0, 97.5)
+
+
+class BootstrapProgress(NamedTuple):
+    """How a bootstrap stands: replicates that are done, and how many of them converged."""
+
+    replicates: int
+    converged: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """Estimates of data sets whose subjects are drawn with replacement.
+
+    Attributes:
+        found: The fit.
+        counts: How often each subject is in each replicate, shape (replicates, subjects).
+        x: The estimates on the scale of the search, shape (replicates, names); NaN of a replicate that broke down.
+        objectives: Their objectives, shape (replicates,).
+        status: How each search ended.
+        seconds: What it took.
+    """
+
+    found: MixedFit
+    counts: np.ndarray
+    x: np.ndarray
+    objectives: np.ndarray
+    status: tuple[str, ...]
+    seconds: float
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Which replicates converged, shape (replicates,)."""
+        return np.array([status == "converged" for status in self.status])
+
+    @property
+    def values(self) -> np.ndarray:
+        """The natural values of all estimates, shape (replicates, names)."""
+        return np.asarray(jax.vmap(self.found.mixed.natural)(jnp.asarray(self.x)))
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return a table with a row a replicate: REPLICATE, STATUS, CONVERGED, OBJECTIVE and the estimates by name."""
+        named = dict(zip(self.found.mixed.names, self.values.T, strict=True))
+        return {
+            "REPLICATE": np.arange(len(self.status)),
+            "STATUS": np.array(self.status, dtype=object),
+            "CONVERGED": self.converged,
+            "OBJECTIVE": self.objectives,
+            **named,
+        }
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row an estimate, from the replicates that converged.
+
+        Its columns are the estimate, the mean of the replicates, the bias (mean - estimate), the standard error (their
+        standard deviation), and the percentiles 2.5, 50 and 97.5: the first and the last are a 95 % interval.
+        """
+        pandas = require("pandas", extra="data")
+        estimates, values = np.array([*self.found.parameters.values()]), self.values[self.converged]
+        few = len(values) < 2
+        percentiles = np.full((3, estimates.size), np.nan) if few else np.percentile(values, PERCENTILES, axis=0)
+        mean = np.full(estimates.size, np.nan) if few else values.mean(axis=0)
+        errors = np.full(estimates.size, np.nan) if few else values.std(axis=0, ddof=1)
+        named = {f"{p:g}%": row for p, row in zip(PERCENTILES, percentiles, strict=True)}
+        columns = {"name": [*self.found.parameters], "estimate": estimates, "mean": mean, "bias": mean - estimates}
+        return pandas.DataFrame({**columns, "se": errors, **named})
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.status)} replicates, {self.converged.sum()} of them converged"]
+        others = [status for status in self.status if status != "converged"]
+        lines += [f"{others.count(status)} not: {status}" for status in dict.fromkeys(others)]
+        return "\n".join([*lines, self.to_dataframe().to_string(index=False)])
+
+
+def bootstrap(
+    found: MixedFit,
+    *,
+    replicates: int = 200,
+    seed: int = 0,
+    strata: str | None = None,
+    iterations: int = ITERATIONS,
+    tolerance: float = 1e-4,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[BootstrapProgress], None] | None = None,
+) -> Bootstrap:
+    """Fit data sets whose subjects are drawn with replacement, for standard errors and intervals without a formula.
+
+    $$ x^* = \\arg\\min_x \\sum_i n_i o_i(x), \\quad n \\sim \\mathrm{Multinomial}(N; 1/N, ..., 1/N) $$
+
+    A replicate that does not converge is data: it is in the table with its reason, and left out of the summary.
+
+    Args:
+        found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplacian`. Subjects that it left out are not drawn.
+        replicates: How many data sets.
+        seed: Of the draws; those of a replicate are the same however many there are.
+        strata: A covariate: subjects are drawn among those that share its value at the beginning.
+        iterations: The most that a replicate has.
+        tolerance: A search ends where the next step should lower the objective by less than this; 1e-4 is a hundredth
+            of a standard error.
+        checkpoint: A file in which the replicates are kept; where it is there already, the bootstrap goes on from it.
+        progress: Called after every replicate.
+
+    Returns:
+        A `Bootstrap`.
+
+    Raises:
+        ValueError: If the fit is one by `SAEM`, the covariate is not known, or the checkpoint is that of another one.
+
+    Reference: Thai et al., J Pharmacokinet Pharmacodyn 2014;41:15, doi:10.1007/s10928-013-9343-z.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, FO, Free, Measurements, Mixed, Output, Random, bootstrap, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"concentration": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(3.5)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1}, fixed=True)],
+        ... )
+        >>> result = bootstrap(nlme(mixed, method=FO()), replicates=5)
+        >>> bool(result.converged.all()), result.values.shape
+        (True, (5, 1))
+    """
+    check_instance("found", found, MixedFit, "a fit that nlme has found")
+    check_whole("replicates", replicates, 1)
+    check_whole("iterations", iterations, 1)
+    if not isinstance(found.method, AbstractApproximation):
+        refuse("found", "be a fit by FOCEI, FOCE, FO or Laplacian", f"one by {type(found.method).__name__}")
+    if strata is not None:
+        check_one_of("strata", strata, found.mixed.covariates, "a covariate")
+    began = time.perf_counter()
+    refit = _Refit(found, iterations, tolerance)
+    counts = np.array([_counts(found, strata, seed, k) for k in range(replicates)])
+    file, done = None if checkpoint is None else Path(checkpoint), []
+    mark = "" if file is None else _mark(found, strata, seed, iterations, tolerance)
+    if file is not None and file.exists():
+        held = loaded(file, mark, "bootstrap")
+        done = [*zip(held["x"], held["objectives"].tolist(), held["status"].tolist(), strict=True)][:replicates]
+    for k in range(len(done), replicates):
+        done.append(refit(counts[k]))
+        if file is not None:
+            parts = (np.array(part) for part in zip(*done, strict=True))
+            save(file, mark, dict(zip(("x", "objectives", "status"), parts, strict=True)))
+        if progress is not None:
+            progress(BootstrapProgress(len(done), sum(status == "converged" for _, _, status in done)))
+    x, objectives, status = zip(*done, strict=True)
+    return Bootstrap(found, counts, np.array(x), np.array(objectives), status, time.perf_counter() - began)
+
+
+class _Refit:
+    """Replicates of a fit, each from the estimate on."""
+
+    def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
+        self.found, self.iterations, self.tolerance = found, iterations, tolerance
+        self.first = DescentRun(found.mixed, found.method, found.x).last
+
+    def __call__(self, counts: np.ndarray) -> tuple[np.ndarray, float, str]:
+        """Return the estimate of a replicate, its objective and how the search ended."""
+        found = self.found
+        try:
+            run = DescentRun(found.mixed, found.method, found.x, weights=counts, first=self.first)
+            while not run.ended and run.iterations < self.iterations:
+                run.advance(self.tolerance)
+        except np.linalg.LinAlgError as error:
+            return np.full(found.x.size, np.nan), np.nan, f"broke down: {error}"
+        return run.now.x, run.now.value, run.ended or "iterations used up"
+
+
+def _counts(found: MixedFit, strata: str | None, seed: int, number: int) -> np.ndarray:
+    """Return how often each subject is in a replicate, shape (subjects,)."""
+    random = np.random.default_rng([seed, number])
+    groups = np.zeros(found.kept.size) if strata is None else found.mixed.covariates[strata]
+    counts = np.zeros(found.kept.size)
+    for value in np.unique(groups[found.kept]):
+        own = np.flatnonzero(found.kept & (groups == value))
+        np.add.at(counts, random.choice(own, own.size), 1.0)
+    return counts
+
+
+def _mark(found: MixedFit, strata: str | None, *numbers: float) -> str:
+    return fingerprint(problem_of(found.mixed), found.method, found.x, found.kept, strata, numbers)
