@@ -12,6 +12,7 @@ from qspjax.fit.mixed._bootstrap import (
     BootstrapProgress as BootstrapProgress,
     bootstrap as bootstrap,
 )
+from qspjax.fit.mixed._compare import Comparison as Comparison, compare as compare
 from qspjax.fit.mixed._diagnostics import diagnostics as diagnostics, simulated as simulated
 from qspjax.fit.mixed._marginal import (
     AbstractIntegral as AbstractIntegral,

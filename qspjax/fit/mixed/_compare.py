@@ -1,0 +1,196 @@
+"""Models of the same data side by side: likelihood ratios and information criteria.
+
+    delta = -2 log L - (-2 log L_first),   AIC = -2 log L + 2 p,   BIC = -2 log L + p log n
+
+References: Akaike, IEEE Trans Autom Control 1974;19:716, doi:10.1109/TAC.1974.1100705; Schwarz, Ann Stat 1978;6:461,
+doi:10.1214/aos/1176344136; Stram and Lee, Biometrics 1994;50:1171, doi:10.2307/2533455.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from qspjax._checks import ArgumentError, check_instance, check_one_of
+from qspjax._extras import require
+from qspjax.fit.mixed._mixed import without_constant
+from qspjax.fit.mixed._result import MixedFit
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Fits of the same data side by side.
+
+    Attributes:
+        table: Columns with a row a fit: MODEL, ESTIMATES (how many), OBJECTIVE, DELTA (of the objective, to the first
+            fit), DF (estimates more than the first), TEST (the distribution under the smaller model), P, AIC, BIC and
+            STATUS.
+    """
+
+    table: dict[str, np.ndarray]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return the table."""
+        return require("pandas", extra="data").DataFrame(self.table)
+
+    def __str__(self) -> str:
+        heads = ("MODEL", "ESTIMATES", "OBJECTIVE", "DELTA", "DF", "TEST", "P", "AIC", "BIC", "STATUS")
+        shown = {
+            "OBJECTIVE": "{:.3f}",
+            "DELTA": "{:+.3f}",
+            "DF": "{:+d}",
+            "P": "{:.3g}",
+            "AIC": "{:.3f}",
+            "BIC": "{:.3f}",
+        }
+        rows = [heads]
+        for values in zip(*(self.table[head] for head in heads), strict=True):
+            cells = [shown.get(head, "{}").format(value) for head, value in zip(heads, values, strict=True)]
+            rows.append(tuple("" if cell in ("nan", "+nan") else cell for cell in cells))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        aligned = [
+            [
+                cell.ljust(width) if head in ("MODEL", "TEST", "STATUS") else cell.rjust(width)
+                for head, cell, width in each
+            ]
+            for each in (zip(heads, row, widths, strict=True) for row in rows)
+        ]
+        return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def compare(fits: Mapping[str, MixedFit], *, observations: str = "subjects") -> Comparison:
+    """Compare fits of the same data: likelihood-ratio tests against the first, AIC and BIC.
+
+    $$ P = P(\\chi^2_k > -\\Delta), \\quad \\mathrm{AIC} = -2 \\log L + 2 p, \\quad
+       \\mathrm{BIC} = -2 \\log L + p \\log n $$
+
+    P is right for nested models: that one is a special case of the other is for you to know. Where the larger model has
+    exactly one random effect more (its variance, and perhaps its covariances with the q others of its block), the
+    variance is at its bound 0 in the smaller one, and P is that of the even mixture of chi-squared distributions with q
+    and q + 1 degrees of freedom; where it has more than that besides, P is that of the whole number, which is too
+    large. There is none between fits with as many estimates, or with different numbers of subpopulations.
+
+    OBJECTIVE is that of the data: without priors, and without n log 2 pi of normal measurements; AIC and BIC have it.
+
+    Args:
+        fits: By name; the first is what the others are compared with.
+        observations: What n of the BIC is, the number of `"subjects"` or of `"measurements"`.
+
+    Raises:
+        ValueError: If the data differ, their subjects, or how the likelihood is approximated.
+
+    Reference: Stram and Lee, Biometrics 1994;50:1171, doi:10.2307/2533455.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, FO, Free, Measurements, Mixed, Output, Random, compare, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"concentration": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(3.0)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1}, fixed=True)],
+        ... )
+        >>> start, end = nlme(mixed, method=FO(), iterations=0), nlme(mixed, method=FO())
+        >>> table = compare({"start": start, "end": end}).table
+        >>> bool(table["DELTA"][1] < 0), table["DF"].tolist()
+        (True, [0, 0])
+    """
+    check_one_of("observations", observations, ("subjects", "measurements"), "one of these")
+    if not fits:
+        raise ArgumentError("fits", "must hold at least one fit, but hold none.")
+    for name, fit in fits.items():
+        check_instance(f'fits["{name}"]', fit, MixedFit, "a fit that nlme has found")
+    (first_name, first), *_ = fits.items()
+    for name, fit in fits.items():
+        _check_comparable(first_name, first, name, fit)
+    rows = [_row(name, fit, first, observations) for name, fit in fits.items()]
+    return Comparison({column: np.array([row[column] for row in rows]) for column in rows[0]})
+
+
+def _row(name: str, fit: MixedFit, first: MixedFit, observations: str) -> dict[str, object]:
+    count, twice = len(fit.mixed.names), _twice(fit)
+    delta, more = twice - _twice(first), count - len(first.mixed.names)
+    smaller, larger, gain = (first, fit, -delta) if more > 0 else (fit, first, delta)
+    test, p = ("", float("nan")) if fit is first else _tested(smaller, larger, gain)
+    subjects = int(fit.kept.sum())
+    size = subjects if observations == "subjects" else sum(int(_mine(fit, rows).sum()) for rows in fit.mixed.rows)
+    return {
+        "MODEL": name,
+        "ESTIMATES": count,
+        "OBJECTIVE": float(fit.subject_objectives[fit.kept].sum()),
+        "DELTA": delta,
+        "DF": more,
+        "TEST": test,
+        "P": p,
+        "AIC": twice + 2.0 * count,
+        "BIC": twice + count * np.log(size),
+        "STATUS": fit.status,
+    }
+
+
+def _tested(smaller: MixedFit, larger: MixedFit, gain: float) -> tuple[str, float]:
+    """Return the distribution of a likelihood ratio under the smaller model, and its probability beyond `gain`."""
+    df = len(larger.mixed.names) - len(smaller.mixed.names)
+    if df == 0:
+        return "", float("nan")
+    if _is_one_effect_more(smaller, larger):
+        name = f"chi2({df - 1}):chi2({df})"
+        lower = float(gain <= 0) if df == 1 else stats.chi2.sf(max(gain, 0.0), df - 1)
+        return name, 0.5 * float(lower) + 0.5 * float(stats.chi2.sf(max(gain, 0.0), df))
+    return f"chi2({df})", float(stats.chi2.sf(max(gain, 0.0), df))
+
+
+def _is_one_effect_more(smaller: MixedFit, larger: MixedFit) -> bool:
+    """Whether the larger model has one random effect more, with or without covariances, and nothing else."""
+    inside, there = {*smaller.mixed.names}, {name for one in smaller.mixed.random for name in one.names}
+    new = [name for one in larger.mixed.random for name in one.names if name not in there]
+    if len(new) != 1 or not inside <= {*larger.mixed.names}:
+        return False
+    more = {*larger.mixed.names} - inside
+    covariances = {name for name in more if name.startswith("cov(") and new[0] in name[4:-1].split(", ")}
+    return more == {f"var({new[0]})", *covariances}
+
+
+def _twice(fit: MixedFit) -> float:
+    """Return -2 log L of the data, with all constants."""
+    constant = sum(float(without_constant(rows)[_mine(fit, rows)].sum()) for rows in fit.mixed.rows)
+    return float(fit.subject_objectives[fit.kept].sum()) + constant
+
+
+def _mine(fit: MixedFit, rows: object) -> np.ndarray:
+    return fit.kept[rows.experiment]
+
+
+def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit) -> None:
+    """Check that two fits have the same data, and objectives of the same kind."""
+    what = f"but those of `{first_name}` and `{name}` differ."
+    if type(fit.method) is not type(first.method):
+        methods = f"{type(first.method).__name__} and {type(fit.method).__name__}"
+        raise ArgumentError("fits", f"must approximate the likelihood in one way, {what[:-1]}: {methods}.")
+    subjects = [np.array(one.mixed.subjects, dtype=object)[one.kept].tolist() for one in (first, fit)]
+    if subjects[0] != subjects[1]:
+        raise ArgumentError("fits", f"must have the same subjects, {what}")
+    if _data(first) != _data(fit):
+        raise ArgumentError("fits", f"must have the same measurements, {what}")
+
+
+def _data(fit: MixedFit) -> dict[str, list[tuple[str, float, float, bool]]]:
+    """Return the measurements by output: subject, time, value (0 if it is below the limit) and whether it is below."""
+    found = {}
+    for rows in fit.mixed.rows:
+        value = np.where(rows.censored, 0.0, rows.value)
+        columns = rows.experiment.tolist(), rows.time.tolist(), value.tolist(), rows.censored.tolist()
+        mine = _mine(fit, rows)
+        found[rows.name] = [(fit.mixed.subjects[i], *row) for keep, i, *row in zip(mine, *columns, strict=True) if keep]
+    return found
