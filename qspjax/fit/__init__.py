@@ -64,6 +64,7 @@ from qspjax.fit.mixed import (
     Marginal as Marginal,
     Mixed as Mixed,
     MixedFit as MixedFit,
+    Mixture as Mixture,
     Progress as Progress,
     Quadrature as Quadrature,
     Random as Random,

@@ -22,6 +22,7 @@ from qspjax.fit.mixed._marginal import (
     marginal as marginal,
 )
 from qspjax.fit.mixed._mixed import Mixed as Mixed
+from qspjax.fit.mixed._mixture import Mixture as Mixture
 from qspjax.fit.mixed._nlme import Progress as Progress, nlme as nlme
 from qspjax.fit.mixed._random import Random as Random
 from qspjax.fit.mixed._result import MixedFit as MixedFit

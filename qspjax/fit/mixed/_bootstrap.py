@@ -26,6 +26,7 @@ from qspjax._extras import require
 from qspjax.fit._checkpoint import loaded, save
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import AbstractApproximation
+from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._nlme import ITERATIONS, DescentRun, problem_of
 from qspjax.fit.mixed._result import MixedFit
 
@@ -192,13 +193,14 @@ class _Refit:
 
     def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
         self.found, self.iterations, self.tolerance = found, iterations, tolerance
-        self.first = DescentRun(found.mixed, found.method, found.x).last
+        self.mixed = whole_of(found.mixed)
+        self.first = DescentRun(self.mixed, found.method, found.x).last
 
     def __call__(self, counts: np.ndarray) -> tuple[np.ndarray, float, str]:
         """Return the estimate of a replicate, its objective and how the search ended."""
         found = self.found
         try:
-            run = DescentRun(found.mixed, found.method, found.x, weights=counts, first=self.first)
+            run = DescentRun(self.mixed, found.method, found.x, weights=counts, first=self.first)
             while not run.ended and run.iterations < self.iterations:
                 run.advance(self.tolerance)
         except np.linalg.LinAlgError as error:

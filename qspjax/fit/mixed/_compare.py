@@ -142,7 +142,7 @@ def _row(name: str, fit: MixedFit, first: MixedFit, observations: str) -> dict[s
 def _tested(smaller: MixedFit, larger: MixedFit, gain: float) -> tuple[str, float]:
     """Return the distribution of a likelihood ratio under the smaller model, and its probability beyond `gain`."""
     df = len(larger.mixed.names) - len(smaller.mixed.names)
-    if df == 0:
+    if df == 0 or len(smaller.memberships) != len(larger.memberships):
         return "", float("nan")
     if _is_one_effect_more(smaller, larger):
         name = f"chi2({df - 1}):chi2({df})"

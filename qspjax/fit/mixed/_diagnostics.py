@@ -24,6 +24,7 @@ from qspjax.fit._error_models import AbstractScaled, LogNormalError
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixture import Mixture, whole_of
 
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit
@@ -87,6 +88,7 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
     Returns:
         Output by output, shape (replicates, measurements).
     """
+    mixed = whole_of(mixed)
 
     def one(x: Array, key: Array) -> list[Array]:
         for_effects, for_noise = jax.random.split(key)
@@ -99,7 +101,8 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
     chunk = min(max(1, LANES // mixed.count), replicates)
     keys = jax.random.split(jax.random.key(seed), replicates + -replicates % chunk)
     parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
-    return [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
+    samples = [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
+    return mixed.drawn(x, samples, seed) if isinstance(mixed, Mixture) else samples
 
 
 def _terms(mixed: Mixed, x: Array, u: Array) -> list[dict[str, Array]]:

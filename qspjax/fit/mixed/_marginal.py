@@ -26,6 +26,7 @@ from qspjax._checks import check_above, check_whole, refuse
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._modes import modes
 
 MOST_POINTS = 100_000
@@ -152,7 +153,7 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
         True
     """
     method = Quadrature() if method is None else method
-    x = jnp.asarray(x, float)
+    mixed, x = whole_of(mixed), jnp.asarray(x, float)
     about = mixed.program("about the modes", lambda: quickly_compiled(partial(_about, mixed)))
     return integrated(mixed, x, *about(x), method)
 
@@ -183,6 +184,9 @@ def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: Abstract
     values = -2.0 * (total + np.linalg.slogdet(np.asarray(spread))[1])
     shares = np.exp(terms - total)
     scatter = 4.0 * ((shares**2).sum(axis=0) - 1.0 / len(z)) if method.is_random() else np.zeros(mixed.count)
+    if isinstance(mixed, Mixture):
+        values, shares = (np.asarray(part) for part in mixed.joined(x, values))
+        scatter = (shares.T**2 * scatter.reshape(shares.T.shape)).sum(axis=0)
     error = float(np.sqrt(scatter.sum()))
     return Marginal(float(values.sum()), values, error)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import Descent, direction, products, updated
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import SAEM, StochasticRun
@@ -88,6 +90,8 @@ def nlme(
     check_instance("mixed", mixed, Mixed, "a Mixed")
     method = FOCEI() if method is None else method
     check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
+    if isinstance(mixed, Mixture) and isinstance(method, SAEM):
+        refuse("method", "be FOCEI, FOCE, FO or Laplacian for a mixture", "SAEM")
     most = (method.iterations if isinstance(method, SAEM) else ITERATIONS) if iterations is None else iterations
     check_whole("iterations", most, 0)
     x = np.asarray(mixed.start if start is None else start, float)
@@ -198,11 +202,16 @@ class DescentRun:
 
     def result(self) -> MixedFit:
         """Return what was found."""
+        mixed, u, program, memberships = self.mixed, self.u, self.program, {}
+        if isinstance(mixed, Mixture):
+            program = partial(_from_all, program, u)
+            memberships = dict(zip(mixed.subpopulations, self.last.shares.T, strict=True))
+            mixed, u = mixed.classified(self.last.shares, u)
         return MixedFit(
-            mixed=self.mixed,
+            mixed=mixed,
             method=self.method,
             x=self.now.x,
-            u=self.u,
+            u=u,
             subject_objectives=np.where(self.kept, self.last.values, np.nan),
             kept=self.kept,
             reasons=self.reasons,
@@ -211,7 +220,8 @@ class DescentRun:
             path=np.array(self.path),
             status=self.ended or "iterations used up",
             seconds=time.perf_counter() - self.began,
-            program=self.program,
+            program=program,
+            memberships=memberships,
         )
 
     def state(self) -> dict[str, Any]:
@@ -226,6 +236,12 @@ class DescentRun:
         self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
         self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
         self.history, self.path = held["history"].tolist(), [*held["path"]]
+
+
+def _from_all(program: Callable[..., Any], modes: np.ndarray, x: Any, u: Any) -> Any:
+    """Evaluate the objective of a mixture, from the modes of all copies on, whatever those of the subjects are."""
+    del u
+    return program(x, jnp.asarray(modes))
 
 
 def _mark(run: DescentRun | StochasticRun) -> str:

@@ -1,7 +1,7 @@
 """What an estimation of a mixed-effects model has found."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class MixedFit:
         status: How the search ended.
         seconds: What it took.
         program: The objective as one program, for standard errors.
+        memberships: Of a mixture, the probability of each subpopulation given the data, by name, shape (subjects,). All
+            else is said of every subject in the subpopulation to which it most probably belongs.
     """
 
     mixed: Mixed
@@ -59,6 +61,7 @@ class MixedFit:
     status: str
     seconds: float
     program: Callable[..., Any] = dataclasses.field(repr=False)
+    memberships: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def objective(self) -> float:
@@ -149,7 +152,7 @@ class MixedFit:
 
         Returns:
             ID, OBJECTIVE (its part of the objective), ETA of every random effect, and by their names the numbers of
-            `individual` and the covariates.
+            `individual`, the covariates, and P of every subpopulation of a mixture.
         """
         etas, count = self.etas, self.mixed.count
         known = self._known(etas)
@@ -160,6 +163,7 @@ class MixedFit:
             **{f"ETA_{name}": etas[:, k] for k, name in enumerate(self.mixed.effects)},
             **{name: np.broadcast_to(value, (count,)) for name, value in own.items()},
             **self.mixed.covariates,
+            **{f"P_{name}": own for name, own in self.memberships.items()},
         }
 
     def iterations(self) -> dict[str, np.ndarray]:
