@@ -47,6 +47,7 @@ def two_levels(**changed):
         "parameters": {"mu": Free(4.5), "more": Free(2.5), "sigma": Free(0.4)},
         "individual": {"base": "mu + more * high + eta"},
         "random": [Random({"eta": 0.3})],
+        "method": qsp.solve.MatrixExponential(),
     } | changed
     people = {f"{i}": Experiment(Measurements(TIMES, row, output="level")) for i, row in enumerate(values)}
     return Mixture(
@@ -111,6 +112,7 @@ def test_estimates_and_memberships(population):
     np.testing.assert_allclose(fit.hessian(), hessian, rtol=1e-3, atol=1e-3 * np.abs(hessian).max())
 
 
+@pytest.mark.slow
 def test_the_marginal_likelihood(population):
     mixture, values, fit = population
     for problem in (mixture, fit.mixed):
