@@ -1,5 +1,7 @@
 """Comparison of fits: likelihood ratios, information criteria, and what cannot be compared."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -86,6 +88,12 @@ def test_a_variance_at_zero_has_half_the_weight():
     assert compare({"known": known, "apart": apart}).table["TEST"].tolist() == ["", "chi2(1)"]
     # a covariance alone has no bound
     assert compare({"apart": apart, "full": full}).table["TEST"].tolist() == ["", "chi2(1)"]
+
+
+def test_a_mixture_has_no_chi_squared_ratio():
+    base, more = fitted(60.0, random=ONE), fitted(50.0, random=ONE, slope=Free(0.3))
+    mixture = dataclasses.replace(more, memberships={"low": np.ones(3), "high": np.zeros(3)})
+    assert np.isnan(compare({"base": base, "two": mixture}).table["P"]).all()
 
 
 @pytest.mark.parametrize(

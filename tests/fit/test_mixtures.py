@@ -212,4 +212,6 @@ def test_bad_input(case):
 def test_saem_is_refused(population):
     with pytest.raises(ValueError, match="must be FOCEI, FOCE, FO or Laplacian for a mixture, but is `SAEM`"):
         nlme(population[0], method=SAEM())
-    assert isinstance(population[0], Mixed)
+    again = nlme(population[2].mixed, method=FO(), iterations=0)  # the problem of a fit is the whole mixture
+    np.testing.assert_allclose(again.objective, nlme(population[0], method=FO(), iterations=0).objective)
+    assert isinstance(again.mixed, Mixed)

@@ -16,7 +16,7 @@ from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import Descent, direction, products, updated
 from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture
+from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import SAEM, StochasticRun
@@ -51,7 +51,7 @@ def nlme(
     left out and named in the result; a step at which another one fails is shortened.
 
     Args:
-        mixed: The model and the data.
+        mixed: The model and the data: a `Mixed` or a `Mixture`.
         method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`; or
             `SAEM()`, which does not approximate it.
         start: Where to begin, on the scale of the search; by default `mixed.start`.
@@ -90,6 +90,7 @@ def nlme(
     check_instance("mixed", mixed, Mixed, "a Mixed")
     method = FOCEI() if method is None else method
     check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
+    mixed = whole_of(mixed)
     if isinstance(mixed, Mixture) and isinstance(method, SAEM):
         refuse("method", "be FOCEI, FOCE, FO or Laplacian for a mixture", "SAEM")
     most = (method.iterations if isinstance(method, SAEM) else ITERATIONS) if iterations is None else iterations
