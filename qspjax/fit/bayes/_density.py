@@ -20,6 +20,7 @@ from jaxtyping import Array
 from qspjax._checks import check_instance, refuse
 from qspjax.fit._draws import drawn as measurement_drawn
 from qspjax.fit._problem import Problem
+from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
 from qspjax.fit.bayes._line import Line
@@ -78,14 +79,14 @@ class Density:
     @property
     def start(self) -> Array:
         """Where the problem starts, with random effects of zero."""
-        return self.placed(jnp.asarray(self.problem.start, float), jnp.zeros(self.effects))
+        return self.joined(jnp.asarray(self.problem.start, float), jnp.zeros(self.effects))
 
     @property
     def proper(self) -> bool:
         """Whether the prior is a probability density that can be drawn from."""
         return all(one.proper for one in self.priors)
 
-    def placed(self, x: Array, u: Array) -> Array:
+    def joined(self, x: Array, u: Array) -> Array:
         """Return the point z of parameters x on the scale of the search and random effects u."""
         return jnp.concatenate([self.line.from_point(x), jnp.ravel(u)])
 
@@ -120,7 +121,7 @@ class Density:
         normal = jax.random.normal(for_x, (len(self.priors),))
         own = [one.from_normal(normal[k])[None] for k, one in enumerate(self.priors)]
         omega = [_priors.drawn(block, one) for block, one in zip(self.blocks, for_blocks, strict=True)]
-        return self.placed(jnp.concatenate([*own, *omega]), jax.random.normal(for_u, self.effects))
+        return self.joined(jnp.concatenate([*own, *omega]), jax.random.normal(for_u, self.effects))
 
     def simulated(self, z: Array, key: Array) -> list[Array]:
         """Return measurements drawn at z, output by output, NaN where a simulation fails."""
@@ -180,9 +181,9 @@ def starts(density: Density, given: Any, count: int, jitter: float, seed: int) -
         ValueError: If the point has a wrong shape.
         RuntimeError: If the density cannot be computed there; the message says why.
     """
-    middle = np.asarray(density.start if given is None else _placed(density, given))
+    middle = np.asarray(density.start if given is None else placed(density, given))
     away = jitter * np.random.default_rng(seed).standard_normal((count, density.size))
-    program = jax.jit(jax.vmap(density))
+    program = quickly_compiled(jax.vmap(density))
     found = middle + away
     for _ in range(8):
         lost = ~np.isfinite(np.asarray(program(jnp.asarray(found))))
@@ -196,11 +197,12 @@ def starts(density: Density, given: Any, count: int, jitter: float, seed: int) -
     raise RuntimeError(f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is no number there.'}")
 
 
-def _placed(density: Density, given: Any) -> Array:
+def placed(density: Density, given: Any) -> Array:
+    """Return the point z of a fit, or of a point on the scale of the search."""
     if isinstance(given, (int, float, list, tuple, np.ndarray, jax.Array)):
         x, u = np.asarray(given, float), np.zeros(density.effects)
     else:
         x, u = np.asarray(given.x, float), np.asarray(given.u if density.blocks else np.zeros((0, 0)), float)
     if x.shape != (len(density.names),) or not np.isfinite(x).all() or u.shape != density.effects:
         refuse("start", f"have {len(density.names)} finite numbers", f"of shape {x.shape}, or not finite")
-    return density.placed(jnp.asarray(x), jnp.asarray(u))
+    return density.joined(jnp.asarray(x), jnp.asarray(u))

@@ -45,6 +45,10 @@ class AbstractLikelihood(abc.ABC):
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
         """Return the log likelihood, its slopes in x and u, and whether all could be simulated."""
 
+    @abc.abstractmethod
+    def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
+        """Return the predictors, and their slopes in x and then u, shape (names + effects of all, rows) each."""
+
 
 class Pooled(AbstractLikelihood):
     """The likelihood of a `Problem`: no random effects."""
@@ -76,6 +80,10 @@ class Pooled(AbstractLikelihood):
                 slope += d @ s
         return value, slope, u, (found.outcomes.result == RESULTS.successful).all()
 
+    def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
+        found = self.problem.linearised(x)
+        return [own for _, own in found.predicted], [by for _, by in found.slopes]
+
 
 class Hierarchical(AbstractLikelihood):
     """The likelihood of a `Mixed` at given random effects eta = L u."""
@@ -104,6 +112,15 @@ class Hierarchical(AbstractLikelihood):
 
         value, (slope_x, slope_u) = jax.value_and_grad(about, argnums=(0, 1))(x, u)
         return value, slope_x, slope_u, (here.result == RESULTS.successful).all()
+
+    def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
+        here = jax.lax.stop_gradient(self.mixed.expanded(x, u, 1))
+
+        def along(direction: Array) -> tuple[list[Predictors], list[Predictors]]:
+            parts = direction[: x.size], direction[x.size :].reshape(u.shape)
+            return jax.jvp(lambda x, u: self._near(x, u, here), (x, u), parts)
+
+        return jax.vmap(along, out_axes=(None, 0))(jnp.eye(x.size + u.size))
 
     def _near(self, x: Array, u: Array, here: Any) -> list[Predictors]:
         return predictors_of(self.mixed, x, u, here, None)

@@ -15,8 +15,10 @@ from jaxtyping import Array
 
 from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
+from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes._density import Density, starts
 from qspjax.fit.bayes._likelihood import Values
+from qspjax.fit.bayes._metric import Local, local
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
 
 TOGETHER = 25
@@ -86,11 +88,11 @@ class Chains(AbstractRun):
     """
 
     def __init__(self, density: Density, method: NUTS, z: np.ndarray, values: Values = None) -> None:
-        self.density, self.method, self.values, self.start = density, method, values, np.asarray(z)
+        self.method, self.values = method, values
         self.total = method.warmup + method.samples
         self._begin, self._advance = _programs(density, method)
-        keys = jax.random.split(jax.random.PRNGKey(method.seed), len(self.start))
-        self.now = self._begin(jnp.asarray(self.start), values, keys)
+        keys = jax.random.split(jax.random.PRNGKey(method.seed), len(z))
+        self.now = self._begin(jnp.asarray(z), values, keys)
         self.done = 0
         self.kept: list[dict[str, np.ndarray]] = []
 
@@ -105,7 +107,7 @@ class Chains(AbstractRun):
     def advance(self) -> None:
         limit = self.method.warmup if self.done < self.method.warmup else self.total
         count = min(TOGETHER, limit - self.done)
-        self.now, found = self._advance(self.now, self.values, count)
+        self.now, found = jax.block_until_ready(self._advance(self.now, self.values, count))
         self.done += count
         if self.done > self.method.warmup:
             self.kept.append({name: np.asarray(part)[:count] for name, part in found.items()})
@@ -119,7 +121,7 @@ class Chains(AbstractRun):
     def state(self) -> dict[str, Any]:
         kept = {name: np.concatenate([part[name] for part in self.kept]) for name in (self.kept or [{}])[0]}
         now = {f"now{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.now))}
-        return {"start": self.start, "done": self.done, **now, **{f"kept_{name}": part for name, part in kept.items()}}
+        return {"done": self.done, **now, **{f"kept_{name}": part for name, part in kept.items()}}
 
     def restore(self, held: Mapping[str, np.ndarray]) -> None:
         leaves, structure = jax.tree.flatten(self.now)
@@ -140,24 +142,24 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
 
     begin, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
-    @jax.jit
-    def evaluated(z: Array, values: Values) -> tuple[dict[str, Array], Array, dict[str, Array]]:
-        own = _split(z, count)
-        return own, *jax.vmap(lambda z, values: jax.value_and_grad(potential(values))(z))(own, values)
+    evaluated = quickly_compiled(jax.vmap(lambda z, values: local(density, z, values)))
 
     def begun(z: Array, values: Values, keys: Array) -> Any:
-        def one(own: Any, values: Values, key: Array) -> Any:
+        def one(z: Array, here: Local, values: Values, key: Array) -> Any:
+            metric = here.covariance
+            effects = {("u",): jnp.diagonal(metric)[count:]} if density.size > count else {}
             return begin(
-                info(*own),
+                info(_split(z, count), -here.value, _split(-here.slope, count)),
                 num_warmup=method.warmup,
-                dense_mass=[("x",)] if method.dense else False,
+                inverse_mass_matrix={("x",): metric[:count, :count]} | effects,
+                dense_mass=[("x",)] if method.dense else [],
                 target_accept_prob=method.target,
                 max_tree_depth=method.depth,
                 model_args=(values,),
                 rng_key=key,
             )
 
-        return jax.vmap(one)(evaluated(z, values), values, keys)
+        return jax.vmap(one)(z, evaluated(z, values), values, keys)
 
     def step(k: Array, carried: tuple[Any, dict[str, Array]], values: Values) -> tuple[Any, dict[str, Array]]:
         now, kept = carried
@@ -186,8 +188,8 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
 
 
 def _split(z: Array, count: int) -> dict[str, Array]:
-    """Return parameters and random effects apart, so that each has its own metric."""
-    return {"x": z[..., :count]} | ({"u": z[..., count:]} if z.shape[-1] > count else {})
+    """Return parameters and random effects apart, so that each has a metric of its own."""
+    return {"x": z[:count]} | ({"u": z[count:]} if z.size > count else {})
 
 
 def _joined(z: dict[str, Array]) -> Array:

@@ -14,6 +14,7 @@ from scipy.stats import binom, rankdata
 from qspjax._checks import check_whole
 from qspjax._extras import require
 from qspjax.fit._problem import Problem
+from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes import _convergence, _groups
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._priors import deviation_law
@@ -225,7 +226,7 @@ class Posterior:
         count = len(flat[0])
         chunk = min(TOGETHER, count)
         padded = [np.concatenate([part, part[: -count % chunk]]) for part in flat]
-        program = jax.jit(jax.vmap(function))
+        program = quickly_compiled(jax.vmap(function))
         parts = [program(*(jnp.asarray(part[k : k + chunk]) for part in padded)) for k in range(0, count, chunk)]
         return jax.tree.map(
             lambda *own: np.concatenate([np.asarray(one) for one in own])[:count].reshape(

@@ -12,10 +12,10 @@ import numpy as np
 from qspjax._checks import check_instance
 from qspjax._files import replaced
 from qspjax.fit._problem import Problem
-from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._nuts import NUTS
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
-from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Sampling
+from qspjax.fit.bayes._sampler import AbstractSampler, Sampling
 from qspjax.fit.mixed._mixed import Mixed
 
 SAVED_EVERY = 10.0
@@ -84,11 +84,12 @@ def sample(
     check_instance("method", method, AbstractSampler, "a method such as NUTS()")
     began = time.perf_counter()
     density = Density(problem)
-    run = method.begin(density, start)
     file = None if checkpoint is None else Path(checkpoint)
-    mark = "" if file is None else _fingerprint(density, method, run)
-    if file is not None and file.exists():
-        run.restore(_loaded(file, mark))
+    mark = "" if file is None else _fingerprint(density, method, start)
+    held = _loaded(file, mark) if file is not None and file.exists() else None
+    run = method.begin(density, start)
+    if held is not None:
+        run.restore(held)
     saved = time.perf_counter()
     while run.going:
         run.advance()
@@ -100,15 +101,15 @@ def sample(
     return posterior_of(density, method, run.draws(), time.perf_counter() - began)
 
 
-def _fingerprint(density: Density, method: AbstractSampler, run: AbstractRun) -> str:
+def _fingerprint(density: Density, method: AbstractSampler, start: Any) -> str:
     """Return what tells this run from others: data, parameters, priors, the model, the method and the start."""
     problem = density.problem
     data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in density.likelihood.rows]
     blocks = [(block.names, block.fixed, block.full, block.lkj, block.start.tobytes()) for block in density.blocks]
     laws = [block.sd_prior for block in density.blocks]
     numbers = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((problem.model, problem.free, laws)) if _is(leaf)]
-    start = np.asarray(run.state().get("start", ())).tobytes()
-    said = (problem.names, problem.fixed, data, blocks, repr(laws), repr(problem.free), numbers, repr(method), start)
+    begin = b"" if start is None else np.asarray(placed(density, start)).tobytes()
+    said = (problem.names, problem.fixed, data, blocks, repr(laws), repr(problem.free), numbers, repr(method), begin)
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
