@@ -3,7 +3,7 @@
     python benchmarks/bayes.py [--warmup 500] [--samples 1000] [--simulations 200] [--only theophylline|calibration]
 
 `theophylline` is the population of twelve subjects in `examples/data`, one oral dose each: ka, CL and V log-normal,
-additive error, weak priors. Its 8 + 36 unknowns (typical values, Omega's variances, sigma, random effects) are sampled
+additive error, weak priors. Its 7 + 36 unknowns (typical values, Omega's variances, sigma, random effects) are sampled
 by four chains side by side; R-hat below 1.01 is the target. `calibration` is an oral dose with six samples and
 proportional error: parameters from the prior, data of these, and their ranks in the posterior, which must be even
 (Kolmogorov and Smirnov's p > 0.01 / parameters). Seconds are wall-clock seconds, with and without compilation.
@@ -65,7 +65,9 @@ def population(arguments):
     table = posterior.summary()
     (first, compiled), (last, ended) = stamps[0], stamps[-1]
     running = (ended - compiled) * last / (last - first)
-    print(f"theophylline: {method.chains} chains, {method.warmup} + {method.samples} iterations, {posterior.z.shape[2]}")
+    print(
+        f"theophylline: {method.chains} chains, {method.warmup} + {method.samples} iterations, {posterior.z.shape[2]}"
+    )
     print("unknowns;", f"{posterior.seconds:.0f} s, of which {ended - began - running:.0f} s compile")
     print(table.round(4).to_string())
     leapfrogs = posterior.stats["n_steps"].mean()

@@ -26,7 +26,11 @@ LAYERS = [
 UNITS_APART = [{"models", "solve", "execute"}, {"population", "equilibrium", "sensitivity"}, {"io", "plot"}]
 """Packages of one layer that must not know each other."""
 
-OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony", "petab", "yaml"}
+OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony", "petab", "yaml"} | {
+    "numpyro",
+    "blackjax",
+    "arviz",
+}
 
 PUBLIC = [
     "AbstractAlgebraic",

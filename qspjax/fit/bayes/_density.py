@@ -55,7 +55,7 @@ class Density:
         ... )
         >>> density = Density(problem)
         >>> density.size, density(density.start).round(3)
-        (1, Array(3.237, dtype=float64))
+        (1, Array(3.223, dtype=float64))
     """
 
     def __init__(self, problem: Problem | Mixed) -> None:
