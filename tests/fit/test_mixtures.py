@@ -28,6 +28,7 @@ from qspjax.fit import (
     diagnostics,
     marginal,
     nlme,
+    sample,
     simulated,
 )
 from qspjax.fit.mixed._objective import objective_program
@@ -209,9 +210,12 @@ def test_bad_input(case):
     assert str(found.value) == f"Argument `subpopulations` {message}"
 
 
-def test_saem_is_refused(population):
+def test_saem_and_posteriors_are_refused(population):
     with pytest.raises(ValueError, match="must be FOCEI, FOCE, FO or Laplacian for a mixture, but is `SAEM`"):
         nlme(population[0], method=SAEM())
+    for problem in (population[0], population[2].mixed):
+        with pytest.raises(ValueError, match="must have no subpopulations, but is a mixture"):
+            sample(problem)
     again = nlme(population[2].mixed, method=FO(), iterations=0)  # the problem of a fit is the whole mixture
     np.testing.assert_allclose(again.objective, nlme(population[0], method=FO(), iterations=0).objective)
     assert isinstance(again.mixed, Mixed)

@@ -25,6 +25,7 @@ from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
 from qspjax.fit.bayes._line import Line
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixture import Mixture, whole_of
 
 
 class Density:
@@ -62,6 +63,8 @@ class Density:
         check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
         if isinstance(problem, Problem) and problem._solver is not None:
             refuse("problem", "have parameters that are all sampled", "one in which some are solved for")
+        if isinstance(problem, Mixed) and isinstance(whole_of(problem), Mixture):
+            refuse("problem", "have no subpopulations", "a mixture")
         self.problem = problem
         self.likelihood = likelihood_of(problem)
         self.names = problem.names
