@@ -21,6 +21,8 @@ DF = 5.0
 """Degrees of freedom of the independent draws."""
 ACCEPTED = 0.35
 """The share of moves of the random walk that should be accepted."""
+TRIALS = 8
+"""Trials of the search for a mode, which only has to be near."""
 STAY, INDEPENDENT, WALK = range(3)
 
 
@@ -55,7 +57,7 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array) ->
         width: Of the random walk, shape (subjects,).
     """
     factor = mixed.factor(x)
-    found = modes(mixed, x, start)
+    found = modes(mixed, x, start, most=TRIALS)
     here = mixed.expanded(x, found.u, 1)
     precision = conditional(mixed, x, found.u, here, None).information + jnp.eye(start.shape[1])
     fine = jnp.isfinite(found.value) & jnp.isfinite(precision).all(axis=(-2, -1))

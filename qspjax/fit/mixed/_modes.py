@@ -2,8 +2,10 @@
 
     u* = argmin -2 log p(y | u) + u^T u
 
-by Levenberg's method with the expected information, each subject with a damping of its own. A trial costs one
-simulation of the cohort with its sensitivities; subjects that are done wait for the others.
+by Marquardt's method with the expected information, each subject with a damping of its own. A trial costs one
+simulation of the cohort with its sensitivities; subjects that are done wait for the others. Values scatter by the
+tolerance of the solver, and would refuse good steps near the mode: there the slope alone decides, until it no longer
+falls.
 
 Reference: More, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 1978;630:105, doi:10.1007/BFb0067700.
 """
@@ -19,9 +21,12 @@ from qspjax.fit.mixed._conditional import conditional, solve_each
 from qspjax.fit.mixed._mixed import Mixed
 
 MOST = 60
-"""Trials until a mode has to be found."""
-CLOSE = 1e-14
-"""A mode is found where the next step would gain no more than this."""
+CLOSE = 1e-10
+"""A mode is found where the next step would gain no more than this; another step, by Newton, follows elsewhere."""
+NEAR = 1e-4
+"""A step that should gain less than this is taken without comparing values."""
+FALLS = 0.7
+"""What should be gained falls at least by this factor from one such step to the next, or the mode is found."""
 
 
 class Modes(NamedTuple):
@@ -46,11 +51,12 @@ class _Search(NamedTuple):
     gradient: Array
     curvature: Array
     damping: Array
+    gain: Array
     found: Array
     trials: Array
 
 
-def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True) -> Modes:
+def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, most: int = MOST) -> Modes:
     """Return the modes of the random effects.
 
     Args:
@@ -58,6 +64,7 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True) -> 
         x: The point, shape (names,).
         start: Where to begin, shape (subjects, effects).
         interaction: Whether standard deviations follow the random effects.
+        most: Trials until a mode has to be found.
     """
     effects = start.shape[1]
     unit = jnp.eye(effects)
@@ -74,18 +81,23 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True) -> 
         return jnp.where(fine, value, jnp.inf), gradient, curvature
 
     def step(now: _Search) -> _Search:
-        damped = now.curvature + now.damping[:, None, None] * unit
+        damped = now.curvature * (1.0 + now.damping[:, None, None] * unit)
         move = -solve_each(damped, now.gradient)
         trial = jnp.where(now.found[:, None], now.u, now.u + move)
         value, gradient, curvature = at(trial)
         expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", now.curvature, move)), axis=-1)
         begun = jnp.isfinite(now.value)  # the first trial is the start itself
         rounding = 1e-13 * (1.0 + jnp.abs(now.value))
-        better = (value <= now.value + rounding) & jnp.isfinite(value)
+        near = begun & (expected < NEAR)
+        better = ((value <= now.value + rounding) | near) & jnp.isfinite(value)
         ratio = jnp.where(begun, (now.value - value) / jnp.maximum(expected, 1e-300), 1.0)
-        damping = jnp.where(better, jnp.where(ratio > 0.5, 0.2 * now.damping, now.damping), 4.0 * now.damping + 0.1)
-        damping = jnp.where(damping < 1e-3, 0.0, damping)
+        # where curvature is more than is expected, steps of full length go from side to side of the mode
+        short = jnp.where(ratio > 0.75, jnp.where(now.damping > 0.05, 0.3 * now.damping, 0.0), now.damping)
+        longer = jnp.maximum(2.0 * now.damping, 0.5)
+        damping = jnp.where(near, now.damping, jnp.where(ratio < 0.25, longer, short))
+        damping = jnp.where(better, damping, jnp.maximum(4.0 * now.damping, 1.0))
         taken = better & ~now.found
+        done = (expected < CLOSE) | (near & (expected > FALLS * now.gain))
 
         def kept(new: Array, old: Array) -> Array:
             return jnp.where(taken.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -96,15 +108,17 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True) -> 
             kept(gradient, now.gradient),
             kept(curvature, now.curvature),
             jnp.where(now.found, now.damping, damping),
-            now.found | (taken & begun & (expected < CLOSE)),
+            kept(jnp.where(begun, expected, jnp.inf), now.gain),
+            now.found | (taken & begun & done),
             now.trials + ~now.found,
         )
 
     def going(now: _Search) -> Array:
-        return (~now.found & (now.trials < MOST)).any()
+        return (~now.found & (now.trials < most)).any()
 
     none = jnp.zeros(mixed.count)
     flat = jnp.broadcast_to(unit, (mixed.count, effects, effects))
-    begun = _Search(start, none + jnp.inf, jnp.zeros_like(start), flat, none, none.astype(bool), none.astype(int))
+    far = none + jnp.inf
+    begun = _Search(start, far, jnp.zeros_like(start), flat, none, far, none.astype(bool), none.astype(int))
     now = jax.lax.while_loop(going, step, begun)
     return Modes(now.u, now.value, now.found, now.trials)
