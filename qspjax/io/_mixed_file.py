@@ -9,7 +9,7 @@ data                       the data set; or a table: file and the options of `re
 [[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
                            by row); fixed
 [outputs.NAME]             as in any fit file; without limit that of the values that CENS marks
-[estimation]               method ("focei", "foce", "fo" or "laplace"), iterations, tolerance; standard_errors
+[estimation]               method ("focei", "foce", "fo", "laplace" or "saem"), iterations, tolerance; standard_errors
                            ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
                            "importance" with samples)
 [simulation]               replicates, seed, corrected and bins of the visual predictive check
@@ -28,6 +28,7 @@ from qspjax.fit import (
     FO,
     FOCE,
     FOCEI,
+    SAEM,
     AbstractIntegral,
     Free,
     ImportanceSampling,
@@ -44,10 +45,10 @@ from qspjax.io._nonmem import NonmemData
 from qspjax.io._table import Table, one_of, shown
 from qspjax.io._trial_model import Described
 
-METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplacian}
+METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplacian, "saem": SAEM}
 """The methods by name; what a class takes is read from keys of its own."""
 
-OPTIONS: dict[str, Sequence[str]] = {}
+OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chains", "sweeps", "samples", "seed")}
 """The whole numbers that methods take, by name of the method."""
 
 INTEGRALS: dict[str, tuple[Any, str]] = {

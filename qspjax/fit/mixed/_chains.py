@@ -21,7 +21,7 @@ DF = 5.0
 """Degrees of freedom of the independent draws."""
 ACCEPTED = 0.35
 """The share of moves of the random walk that should be accepted."""
-TRIALS = 8
+TRIALS = 5
 """Trials of the search for a mode, which only has to be near."""
 STAY, INDEPENDENT, WALK = range(3)
 

@@ -169,15 +169,15 @@ class Individuals:
         return {name: jnp.where(seen, value, 0.0) for name, value in observed.items()}
 
 
-def used_places(individuals: Individuals) -> np.ndarray:
-    """Return which places of the pool anything depends on, shape (places,)."""
-    used = np.zeros(individuals.pool.size, bool)
-    simulated = _places(individuals.stages)
-    used[: simulated.size] = simulated
+def used_places(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
+    """Return which places of the pool simulations depend on, and which anything does, shape (places,)."""
+    places = _places(individuals.stages)
+    simulated = np.pad(places, (0, individuals.pool.size - places.size))
+    used = simulated.copy()
     for rows in individuals.rows:
-        for places in rows.given.values():
-            used[places] = True
-    return used
+        for given in rows.given.values():
+            used[given] = True
+    return simulated, used
 
 
 def combinations(numbers: int, order: int) -> list[tuple[int, ...]]:

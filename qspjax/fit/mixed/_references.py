@@ -55,13 +55,13 @@ def references(mixed: Mixed) -> References:
     for _ in range(POINTS):
         x = np.clip(mixed.start[: len(free)] + 0.3 * rng.normal(size=len(free)), lower, upper)
         etas = omega * rng.normal(size=(mixed.count, effects))
-        by_x, by_eta, alone, scale = (np.asarray(part) for part in slopes(x, etas))
+        by_x, by_eta, alone, moving, scale = (np.asarray(part) for part in slopes(x, etas))
         weight = np.linalg.pinv(by_eta, rcond=1e-10) @ by_x  # (subjects, effects, parameters)
         size = np.abs(by_x).max(axis=1, initial=0.0)
         rest = np.abs(by_eta @ weight - by_x).max(axis=1, initial=0.0)
         fits = (rest <= SAME * size).all(axis=0) & (alone == 0) & (size > 0).any(axis=0)
         found.append((np.where(fits, weight, np.nan), np.where(fits, weight / scale, np.nan)))
-        simulating.append((size > 0).any(axis=0) | (alone > 0))
+        simulating.append(moving > 0)
         present.append(np.abs(by_eta).max(axis=1, initial=0.0) > 0)
     named = frozenset().union(*(output.names() for output in mixed.outputs.values()))
     direct = np.array([name in named for name in mixed.free], bool)
@@ -85,7 +85,7 @@ def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...
 
     Returns:
         Slopes in x, shape (subjects, numbers, parameters); in eta, shape (subjects, numbers, effects); the greatest
-        slope of what all subjects share, shape (parameters,); and d natural / dx.
+        slopes of what all subjects share, and of what simulations depend on, shape (parameters,); and d natural / dx.
     """
     free, pool = [*mixed.free.values()], mixed.individuals.pool
     whole = jnp.asarray(mixed.start)
@@ -98,15 +98,15 @@ def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...
 
     by_x = jax.jacfwd(numbers)(x, etas)
     by_eta = jax.vmap(along, out_axes=-1)(jnp.eye(etas.shape[1]))
-    used = used_places(mixed.individuals)
+    simulated, used = used_places(mixed.individuals)
     blocks = np.array([start for start in pool.blocks.values() if used[start : start + pool.count].any()], int)
     places = blocks[None, :] + np.arange(pool.count)[:, None]
     shared = used.copy()
     shared[places] = False
-    alone = jnp.abs(by_x * shared[:, None]).max(axis=0, initial=0.0)
+    alone, moving = (jnp.abs(by_x * one[:, None]).max(axis=0, initial=0.0) for one in (shared, simulated))
     scale = jax.jvp(lambda x: natural_values(free, x), (x,), (jnp.ones_like(x),))[1] if free else x
     seen = used[places][..., None]
-    return by_x[places] * seen, by_eta[places] * seen, alone, scale
+    return by_x[places] * seen, by_eta[places] * seen, alone, moving, scale
 
 
 def _constant(weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -44,8 +44,8 @@ ANNEALING = 0.95
 LONGEST = 0.3
 """The longest step of a parameter that is no mean of random effects, on the scale of the search."""
 DECAY = 0.7
-AIMED_EVERY = 10
-"""Iterations after which the modes are looked for again while it explores; later five times as many."""
+AIMED = tuple(5 * 2**k for k in range(20))
+"""Iterations after which the modes are looked for again."""
 
 
 class SAEM(eqx.Module):
@@ -56,6 +56,7 @@ class SAEM(eqx.Module):
         smoothing: Iterations over which the estimate is averaged.
         chains: Markov chains of each subject; by default as many as make 100 with all subjects.
         sweeps: How often the chains move in an iteration.
+        samples: Points of the importance sampling that gives the objective at the end; 0 leaves it out.
         seed: Of the chains.
 
     Raises:
@@ -73,10 +74,12 @@ class SAEM(eqx.Module):
     smoothing: int = eqx.field(default=200, static=True)
     chains: int | None = eqx.field(default=None, static=True)
     sweeps: int = eqx.field(default=2, static=True)
+    samples: int = eqx.field(default=1024, static=True)
     seed: int = eqx.field(default=0, static=True)
 
     def __check_init__(self) -> None:
-        check_whole("exploration", self.exploration, 0)
+        for name in ("exploration", "samples"):
+            check_whole(name, getattr(self, name), 0)
         for name in ("smoothing", "sweeps"):
             check_whole(name, getattr(self, name), 1)
         if self.chains is not None:
@@ -148,7 +151,7 @@ class StochasticRun:
         done, method = self.iterations, self.method
         mean = self._mean(self.x)
         exploring = done < method.exploration
-        if done and done % (AIMED_EVERY if exploring else 5 * AIMED_EVERY) == 0:
+        if done in AIMED:
             near = self._whitened(self.around.middle, mean)
             self.around, _ = self.aim(self.x, mean, near, self.around.width)
         key = jax.random.fold_in(jax.random.key(method.seed), done)
@@ -205,10 +208,12 @@ class StochasticRun:
         mixed, x, mean = self.mixed, self.x, self._mean(self.x)
         around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width)
         factor, u = mixed.factor(x), jnp.asarray(self._whitened(around.middle, mean))
-        sampled = integrated(mixed, x, u, jnp.linalg.solve(factor, around.spread), ImportanceSampling())
-        objectives = np.where(self.kept, sampled.subject_objectives, np.nan)
-        history = np.full(len(self.path), np.nan)
-        history[-1] = np.nansum(objectives) - 2.0 * float(mixed.log_prior(x))
+        objectives, history = np.full(mixed.count, np.nan), np.full(len(self.path), np.nan)
+        if self.method.samples:
+            points = ImportanceSampling(self.method.samples)
+            sampled = integrated(mixed, x, u, jnp.linalg.solve(factor, around.spread), points)
+            objectives[self.kept] = sampled.subject_objectives[self.kept]
+            history[-1] = np.nansum(objectives) - 2.0 * float(mixed.log_prior(x))
         return MixedFit(
             mixed=mixed,
             method=self.method,
