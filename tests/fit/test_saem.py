@@ -24,6 +24,7 @@ def test_saem_finds_the_greatest_likelihood_of_a_linear_model():
     np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance_of_estimates("hessian")))[0], errors[0], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_saem_finds_parameters_without_random_effects_and_variances():
     mixed = decays(
         method=qsp.solve.MatrixExponential(),
