@@ -143,6 +143,21 @@ def test_a_subject_that_fails_is_left_out_and_named():
     np.testing.assert_allclose(fit.x, others.x, rtol=1e-8)
 
 
+def test_what_changes_nothing_is_not_estimated():
+    """Only the initial level is measured, before the slope can matter."""
+    data = Measurements([0.0], [5.0], output="level")
+    mixed = Mixed(
+        Level(base=5.0, slope=0.3),
+        {"anna": Experiment(data), "otto": Experiment(data)},
+        {"level": Output("level", Additive(0.3))},
+        parameters={"mu": Free(4.0), "slope": Free(0.2)},
+        individual={"base": "mu + eta"},
+        random=[Random({"eta": 1.0})],
+    )
+    with pytest.raises(ValueError, match="must be what measurements depend on, but none does on `slope`"):
+        nlme(mixed)
+
+
 def test_a_covariate_may_change():
     """The clearance doubles with a covariate at 3 h; a regimen of boluses."""
     data = Measurements([2.0, 3.0, 5.0], [8.0, 7.0, 4.0], output="concentration")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_instance, check_whole, refuse
+from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
 from qspjax.fit._checkpoint import loaded, save
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
@@ -65,7 +65,8 @@ def nlme(
         A `MixedFit`.
 
     Raises:
-        ValueError: If the start has a wrong shape, or the checkpoint is that of another estimation.
+        ValueError: If the start has a wrong shape, nothing depends on what is estimated, or the checkpoint is that of
+            another estimation.
         RuntimeError: If no subject can be evaluated at the start.
 
     Example:
@@ -146,6 +147,7 @@ class DescentRun:
         self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
+        _check_all_matter(mixed, first.slopes[self.kept])
         self.now = Descent(x, *self._total(x, first), self._products(first))
         self.u, self.last = first.modes, first
         self.gain, self.ended = np.inf, ""
@@ -255,6 +257,14 @@ def problem_of(mixed: Mixed) -> list[Any]:
     formulas = [mixed.individual, mixed.outputs, mixed.free, mixed.fixed, mixed.random]
     data = [mixed.experiments, mixed.covariates, mixed.steps]
     return [type(mixed), mixed.model, mixed.method, *formulas, *data]
+
+
+def _check_all_matter(mixed: Mixed, slopes: np.ndarray) -> None:
+    """Refuse what is estimated, but changes nothing: a search would give back where it began."""
+    believed = [one.prior is not None for one in mixed.free.values()]
+    for k, name in enumerate(mixed.names):
+        if not slopes[:, k].any() and not (k < len(believed) and believed[k]):
+            raise ArgumentError("parameters", f"must be what measurements depend on, but none does on `{name}`.")
 
 
 def _prior(mixed: Mixed, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
