@@ -5,9 +5,9 @@ that is done makes room at once.
 """
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._extras import require
-from qspjax._files import replaced
+from qspjax.fit import _checkpoint
 from qspjax.fit._analytic import Analytic
 from qspjax.fit._evolution import DifferentialEvolution
+from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit._gauss_newton import TrustRegion
 from qspjax.fit._problem import Problem
 from qspjax.fit._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, quickly_compiled, stepped
@@ -294,13 +295,10 @@ class _Run:
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
-    def _fingerprint(self) -> str:
+    @cached_property
+    def mark(self) -> str:
         """Return what tells this estimation from others."""
-        problem = self.problem
-        data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in problem.rows]
-        bounds = [np.asarray(edge).tobytes() for edge in problem.bounds]
-        said = (problem.names, sorted(problem.fixed.items()), data, bounds, self.named, self.points.tobytes())
-        return hashlib.sha256(repr((said, len(self.owner))).encode()).hexdigest()
+        return fingerprint(self.problem.content(), self.named, self.points, len(self.owner))
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
@@ -308,8 +306,7 @@ class _Run:
         names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
         state = {name: np.asarray(getattr(self, name)) for name in names}
         history = np.array(self.history, float).reshape(-1, 3)
-        with replaced(path) as new, new.open("wb") as file:
-            np.savez(file, fingerprint=self._fingerprint(), history=history, **own, **state)
+        _checkpoint.save(path, self.mark, {"history": history, **own, **state})
 
     def load(self, path: Path) -> None:
         """Go on from a state.
@@ -317,15 +314,7 @@ class _Run:
         Raises:
             ValueError: If it is that of another estimation, or none.
         """
-        try:
-            with np.load(path, allow_pickle=False) as state:
-                held = {name: state[name] for name in state.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
-        if str(held.get("fingerprint")) != self._fingerprint():
-            raise ValueError(
-                f"{path} must be the checkpoint of this estimation, but is that of another one: remove it."
-            )
+        held = _checkpoint.loaded(path, self.mark, "estimation")
         leaves, structure = jax.tree.flatten(self.slots)
         self.slots = jax.tree.unflatten(structure, [jnp.asarray(held[f"slot{i}"]) for i in range(len(leaves))])
         for name in ("ended", "values", "status", "steps", "failures", "owner"):

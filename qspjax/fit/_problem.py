@@ -265,6 +265,11 @@ class Problem:
         pool, _ = self.pooled(x)
         return self.layout.stages.simulate(pool)
 
+    def content(self) -> list[Any]:
+        """Return everything that the log density depends on, which tells problems apart."""
+        known = [self.outputs, self.free, self.fixed, self.reference]
+        return [type(self), self.model, self.method, self.experiments, *known]
+
     @property
     def rows(self) -> tuple[Rows, ...]:
         """The measurements, output by output."""

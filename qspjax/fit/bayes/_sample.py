@@ -1,16 +1,15 @@
 """Bayesian inference: draws from the posterior of a problem, resumable."""
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from qspjax._checks import check_instance
-from qspjax._files import replaced
+from qspjax.fit import _checkpoint
+from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._nuts import NUTS
@@ -85,8 +84,8 @@ def sample(
     began = time.perf_counter()
     density = Density(problem)
     file = None if checkpoint is None else Path(checkpoint)
-    mark = "" if file is None else _fingerprint(density, method, start)
-    held = _loaded(file, mark) if file is not None and file.exists() else None
+    mark = "" if file is None else _mark(density, method, start)
+    held = _checkpoint.loaded(file, mark, "sampling") if file is not None and file.exists() else None
     run = method.begin(density, start)
     if held is not None:
         run.restore(held)
@@ -96,44 +95,12 @@ def sample(
         if progress is not None:
             progress(run.standing)
         if file is not None and (time.perf_counter() - saved > SAVED_EVERY or not run.going):
-            _save(file, {"fingerprint": mark, **run.state()})
+            _checkpoint.save(file, mark, run.state())
             saved = time.perf_counter()
     return posterior_of(density, method, run.draws(), time.perf_counter() - began)
 
 
-def _fingerprint(density: Density, method: AbstractSampler, start: Any) -> str:
-    """Return what tells this run from others: data, parameters, priors, the model, the method and the start."""
-    problem = density.problem
-    data = [(rows.name, rows.value.tobytes(), rows.time.tobytes()) for rows in density.likelihood.rows]
-    blocks = [(block.names, block.fixed, block.full, block.lkj, block.start.tobytes()) for block in density.blocks]
-    laws = [block.sd_prior for block in density.blocks]
-    numbers = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((problem.model, problem.free, laws)) if _is(leaf)]
-    begin = b"" if start is None else np.asarray(placed(density, start)).tobytes()
-    said = (problem.names, problem.fixed, data, blocks, repr(laws), repr(problem.free), numbers, repr(method), begin)
-    return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
-def _is(leaf: Any) -> bool:
-    return isinstance(leaf, (int, float, np.ndarray, jax.Array))
-
-
-def _save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state, whole or not at all."""
-    with replaced(path) as new, new.open("wb") as file:
-        np.savez(file, **state)
-
-
-def _loaded(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Return a state that was kept.
-
-    Raises:
-        ValueError: If it is that of another run, or none.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as state:
-            held = {name: state[name] for name in state.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
-    if str(held.get("fingerprint")) != fingerprint:
-        raise ValueError(f"{path} must be the checkpoint of this sampling, but is that of another one: remove it.")
-    return held
+def _mark(density: Density, method: AbstractSampler, start: Any) -> str:
+    """Return what tells this run from others: the problem, the method and the start."""
+    begin = None if start is None else np.asarray(placed(density, start))
+    return fingerprint(density.problem.content(), method, begin)

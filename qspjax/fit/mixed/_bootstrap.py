@@ -27,7 +27,7 @@ from qspjax.fit._checkpoint import loaded, save
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import AbstractApproximation
 from qspjax.fit.mixed._mixture import whole_of
-from qspjax.fit.mixed._nlme import ITERATIONS, DescentRun, problem_of
+from qspjax.fit.mixed._nlme import ITERATIONS, DescentRun
 from qspjax.fit.mixed._result import MixedFit
 
 if TYPE_CHECKING:
@@ -220,4 +220,4 @@ def _counts(found: MixedFit, strata: str | None, seed: int, number: int) -> np.n
 
 
 def _mark(found: MixedFit, strata: str | None, *numbers: float) -> str:
-    return fingerprint(problem_of(found.mixed), found.method, found.x, found.kept, strata, numbers)
+    return fingerprint(found.mixed.content(), found.method, found.x, found.kept, strata, numbers)

@@ -214,6 +214,11 @@ class Mixed:
         observed = self.individuals.observed(expansion, pool)
         return [rows.predicted(pool, observed, known) for rows in self.rows]
 
+    def content(self) -> list[Any]:
+        """Return everything that the likelihood depends on, which tells problems apart."""
+        formulas = [self.individual, self.outputs, self.free, self.fixed, self.random]
+        return [type(self), self.model, self.method, *formulas, self.experiments, self.covariates, self.steps]
+
     def failures(self, x: Any, u: Any = None) -> list[str]:
         """Say which subjects have no likelihood at a point, where and why; an empty list if all have.
 

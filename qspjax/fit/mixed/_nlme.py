@@ -249,14 +249,7 @@ def _from_all(program: Callable[..., Any], modes: np.ndarray, x: Any, u: Any) ->
 
 def _mark(run: DescentRun | StochasticRun) -> str:
     """Return what tells this estimation from others: the model, the data, the method and the start."""
-    return fingerprint(problem_of(run.mixed), run.method, run.start)
-
-
-def problem_of(mixed: Mixed) -> list[Any]:
-    """Return everything that the objective of a problem depends on."""
-    formulas = [mixed.individual, mixed.outputs, mixed.free, mixed.fixed, mixed.random]
-    data = [mixed.experiments, mixed.covariates, mixed.steps]
-    return [type(mixed), mixed.model, mixed.method, *formulas, *data]
+    return fingerprint(run.mixed.content(), run.method, run.start)
 
 
 def _check_all_matter(mixed: Mixed, slopes: np.ndarray) -> None:
