@@ -267,6 +267,21 @@ def test_a_subject_that_fails_is_named_in_the_summary(folder):
     assert found.coefficients_of_variation.keys() == {"eta_CL", "eta_V"}
 
 
+def test_effects_of_occasions_and_saem(folder):
+    text = FIT.replace("eta_V)", "eta_V + kappa)").replace('"fo"\niterations = 30', '"saem"\nchains = 3')
+    block = '[[random]]\nvariances = { kappa = 0.02 }\noccasion = "VISIT"\n\n[outputs'
+    (folder / "fit.toml").write_text(text.replace("[outputs", block))
+    lines = [f"{line},{'VISIT' if k == 0 else 1 + (k - 1) % 4 // 2}" for k, line in enumerate(data().splitlines())]
+    (folder / "six.csv").write_text("\n".join(lines) + "\n")
+    file = qsp.io.read_fit("fit.toml")
+    assert file.mixed.effects == ("eta_CL", "eta_V", "kappa@1", "kappa@2")
+    assert file.mixed.present.all()
+    assert file.method == qsp.fit.SAEM(chains=3)
+    (folder / "fit.toml").write_text(text.replace("[outputs", block.replace("VISIT", "VISITS")))
+    (issue,) = qsp.io.validate("fit.toml")
+    assert (issue.key, issue.message.split("(")[0]) == ("random[2].occasion", "must be a column of the data ")
+
+
 def test_covariates_that_change_between_records(folder):
     lines = data().splitlines()
     lines[2] = lines[2].replace(",55.0,", ",60.0,")

@@ -7,7 +7,7 @@ data                       the data set; or a table: file and the options of `re
 [parameters.NAME]          as in any fit file: typical values, effects of covariates, noise
 [individual]               by name, formulas over parameters, random effects and covariates
 [[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
-                           by row); fixed
+                           by row); fixed; occasion, the column that says on which one effects are drawn anew
 [outputs.NAME]             as in any fit file; without limit that of the values that CENS marks
 [estimation]               method ("focei", "foce", "fo", "laplace" or "saem"), iterations, tolerance; standard_errors
                            ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
@@ -123,7 +123,8 @@ def read_mixed(
     formulas = {name: rules.read(name, None, lambda value: as_formula("", value)) for name in rules.values}
     blocks = top.tables("random")
     effects = [name for own in blocks for name in _effects(own)]
-    random = [_random(own) for own in blocks]
+    columns = [] if data is None else [*data.covariates, *data.varying]
+    random = [_random(own, columns) for own in blocks]
     outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
     estimation, simulation = _estimation(top.table("estimation")), _simulation(top.table("simulation"))
     if "set" in top:
@@ -131,7 +132,9 @@ def read_mixed(
     top.close()
     whole = not (top.issues or described is None or data is None)
     if described is not None and data is not None:
+        occasions = {one.occasion for one in random if one is not None} - {None}
         used = _checked(top, rules, described, data, parameters, formulas, effects, outputs)
+        used += [name for name in occasions if name not in used]
         _check_observed(top, data, kinds if several else None)
         whole = whole and not top.issues
     if not whole:
@@ -149,22 +152,23 @@ def read_mixed(
     return MixedFile(source, title, mixed, data, *estimation, *simulation)
 
 
-def _random(table: Table) -> Random | None:
+def _random(table: Table, columns: Sequence[str]) -> Random | None:
     fixed = table.flag("fixed", default=False)
+    occasion = table.name("occasion", columns, "a column of the data", default=None)
     kind = table.only(("variances", "effects"), "kind of random effects", beside=("covariance",))
     if kind == "variances":
         own = table.table("variances")
         variances = {name: own.number(name, above=0.0) for name in own.values}
         if not variances:
             own.issue("", "must have the variance of a random effect by its name, but is empty.")
-        return table.make(Random, variances, fixed=fixed)
+        return table.make(Random, variances, fixed=fixed, occasion=occasion)
     if kind is None:
         return None
     effects = table.read("effects", None, _names)
     covariance = table.read("covariance", None, lambda value: _symmetric(value, len(effects or ())))
     if covariance is None and not table.bad:
         table.issue("covariance", "must be given, but is missing.")
-    return table.make(Random, effects, covariance, fixed=fixed)
+    return table.make(Random, effects, covariance, fixed=fixed, occasion=occasion)
 
 
 def _effects(table: Table) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced_directory
-from qspjax.fit import FOCE, FOCEI, Marginal, MixedFit
+from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.io._mixed_file import MixedFile
 from qspjax.io._outputs import version, write_csv
@@ -145,7 +145,8 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
     normal = round(left_out / np.log(2.0 * np.pi))
     prior = -2.0 * float(mixed.log_prior(fit.x))
     whole, count = fit.objective - prior + left_out, len(mixed.names)
-    convention = f"-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"
+    by = "by importance sampling, " if isinstance(fit.method, SAEM) else ""
+    convention = f"{by}-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"
     head = {
         "Fit": file.title,
         "Data": f"{measured} measurements of {mixed.count} subjects{below}",

@@ -119,7 +119,7 @@ class MixedFit:
     @property
     def coefficients_of_variation(self) -> dict[str, float]:
         """%CV = 100 sqrt(exp(omega^2) - 1) of the effects that enter as exp(eta), as in CL = tCL exp(eta)."""
-        names = {name.partition("@")[0]: name for name in self.mixed.effects}  # one of each occasion
+        names = {name.partition("@")[0]: name for name in reversed(self.mixed.effects)}  # that of the first occasion
         return {
             name: 100.0 * float(np.sqrt(np.expm1(omega**2)))
             for name, (_, omega) in self.effects().items()
