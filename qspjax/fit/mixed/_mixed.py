@@ -44,7 +44,8 @@ class Mixed:
             any other names that formulas use (exponents of covariates, noise).
         individual: By name, formulas for what each subject has its own value of: parameters of the model, or other
             names that formulas of outputs use. They use parameters, random effects and covariates:
-            `{"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}`.
+            `{"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}`. Other distributions are formulas as well: logit-normal
+            `1 / (1 + exp(-(lF + eta)))`, Box-Cox `tCL * exp((exp(eta)^shape - 1) / shape)` with an estimated shape.
         random: The random effects.
         method: How to simulate; by default as `simulate` does.
 
@@ -60,7 +61,8 @@ class Mixed:
         ValueError: If a name is not known or has two meanings, a covariate is missing in a subject, a subject has no
             measurements, or an output is not measured.
 
-    Reference: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087.
+    References: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087; of shapes, Petersson et al., Pharm Res
+    2009;26:2174, doi:10.1007/s11095-009-9931-1.
 
     Example:
         >>> import qspjax as qsp
