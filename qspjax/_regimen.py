@@ -429,35 +429,19 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
     for regimen in regimens[1:]:
         most = {name: max(getattr(extent, name), getattr(regimen.extent, name)) for name in ("resets", "steady")}
         extent = extent.joined(regimen.extent)._replace(**most)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens)))
+    xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
 
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens))):
-        padded = [regimen.padded(rows) for regimen in regimens]
-        columns = {name: jnp.stack([_column(name, one, targets) for one in padded]) for name in _COLUMNS}
-        ends = jnp.stack([regimen.end for regimen in regimens])
-    else:  # by numpy: jax takes milliseconds for each of thousands of patients
-        columns = {
-            name: jnp.asarray(
-                np.stack([_filled(name, np.asarray(_column(name, one, targets)), rows) for one in regimens])
-            )
-            for name in _COLUMNS
-        }
-        ends = jnp.asarray(np.stack([np.asarray(regimen.end) for regimen in regimens]))
+    def column(name: str, regimen: Regimen) -> Any:
+        values = xp.asarray(getattr(regimen, name))
+        if name == "index" and regimen.targets:
+            values = xp.asarray([targets.index(target) for target in regimen.targets], dtype=int)[values]
+        spare = [(0, 0)] * (values.ndim - 1) + [(0, rows - values.shape[-1])]
+        return xp.pad(values, spare, constant_values=_COLUMNS[name])
+
+    columns = {name: jnp.asarray(xp.stack([column(name, one) for one in regimens])) for name in _COLUMNS}
+    ends = jnp.asarray(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
     return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, extent=extent)
-
-
-def _column(name: str, regimen: Regimen, targets: tuple[Any, ...]) -> Any:
-    """Return a column; the targets that its index counts become those of all."""
-    values = getattr(regimen, name)
-    if name != "index" or not regimen.targets:
-        return values
-    places = np.array([targets.index(target) for target in regimen.targets], int)
-    return jnp.asarray(places)[values] if isinstance(values, jax.core.Tracer) else places[np.asarray(values)]
-
-
-def _filled(name: str, values: np.ndarray, rows: int) -> np.ndarray:
-    """Return a column with padding rows up to `rows`."""
-    spare = [(0, 0)] * (values.ndim - 1) + [(0, rows - values.shape[-1])]
-    return np.pad(values, spare, constant_values=_COLUMNS[name])
 
 
 def _most(mask: np.ndarray) -> int:

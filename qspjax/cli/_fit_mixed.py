@@ -42,7 +42,7 @@ def fit_mixed(file: io.MixedFile, arguments: argparse.Namespace) -> int:
 
 def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
     options = {} if file.iterations is None else {"iterations": file.iterations}
-    total = file.iterations or getattr(file.method, "iterations", 200)
+    total = file.iterations or file.method.iterations
     try:
         with Progress(total, things="iterations", bad="", first="compiling", includes=" with compilation") as progress:
             return fit.nlme(
@@ -62,7 +62,7 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
 def _described(standing: fit.Progress) -> str:
     """Return the objective, and how much the next iteration should gain, as far as they are known."""
     if not np.isfinite(standing.objective):
-        return "exploring"
+        return "sampling"
     gain = f", next gain {standing.gain:.2g}" if np.isfinite(standing.gain) else ""
     return f"objective {standing.objective:.4f}{gain}"
 

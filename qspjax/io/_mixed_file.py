@@ -132,7 +132,7 @@ def read_mixed(
     top.close()
     whole = not (top.issues or described is None or data is None)
     if described is not None and data is not None:
-        occasions = {one.occasion for one in random if one is not None} - {None}
+        occasions = dict.fromkeys(one.occasion for one in random if one is not None and one.occasion is not None)
         used = _checked(top, rules, described, data, parameters, formulas, effects, outputs)
         used += [name for name in occasions if name not in used]
         _check_observed(top, data, kinds if several else None)

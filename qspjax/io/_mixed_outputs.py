@@ -143,7 +143,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
     below = f", {censored} below the limit of quantification" if censored else ""
     left_out = sum((without_constant(rows) * fit.kept[rows.experiment]).sum() for rows in mixed.rows)
     normal = round(left_out / np.log(2.0 * np.pi))
-    prior = -2.0 * float(mixed.log_prior(fit.x))
+    prior = -2.0 * float(mixed.prior(fit.x)[0])
     whole, count = fit.objective - prior + left_out, len(mixed.names)
     by = "by importance sampling, " if isinstance(fit.method, SAEM) else ""
     convention = f"{by}-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"

@@ -154,7 +154,7 @@ def test_what_changes_nothing_is_not_estimated():
         individual={"base": "mu + eta"},
         random=[Random({"eta": 1.0})],
     )
-    with pytest.raises(ValueError, match="must be what measurements depend on, but none does on `slope`"):
+    with pytest.raises(ValueError, match="must be what measurements depend on, but at the start none does on `slope`"):
         nlme(mixed)
 
 

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 import qspjax as qsp
 from qspjax.fit import SAEM, Additive, Experiment, Free, Measurements, Mixed, Output, Quadrature, Random, marginal, nlme
 from qspjax.fit.mixed._chains import Proposal, moved
+from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
 
@@ -32,6 +33,9 @@ def test_saem_finds_parameters_without_random_effects_and_variances():
     )
     assert references(mixed).referenced.tolist() == [True, False, False]
     fit = nlme(mixed, method=SAEM(exploration=150, smoothing=300))
+    assert fit.found.all()
+    near = modes(mixed, jnp.asarray(fit.x), jnp.zeros_like(fit.u)).u
+    np.testing.assert_allclose(fit.u, near, atol=1e-4)
     found = [
         marginal(mixed, fit.x + step * direction, Quadrature(7)).objective
         for direction in np.eye(fit.x.size)

@@ -68,7 +68,7 @@ class Density:
         self.problem = problem
         self.likelihood = likelihood_of(problem)
         self.names = problem.names
-        self.blocks = problem.random if isinstance(problem, Mixed) else ()
+        self.blocks = problem.blocks if isinstance(problem, Mixed) else ()
         self.priors = [_priors.ParameterPrior(name, one) for name, one in problem.free.items()]
         spare = np.full(len(self.names) - len(self.priors), np.inf)
         self.line = Line(
@@ -100,12 +100,11 @@ class Density:
 
     def log_prior_of(self, x: Array) -> Array:
         """Return the log density of the prior of x, on the scale of the search."""
-        total, at = jnp.zeros(()), len(self.priors)
+        total = jnp.zeros(())
         for k, one in enumerate(self.priors):
             total += one.log_density(x[k])
         for block in self.blocks:
-            total += _priors.log_density(block, x[at : at + block.size])
-            at += block.size
+            total += _priors.log_density(block.random, x[block.point])
         return total
 
     def log_prior(self, z: Array) -> Array:
@@ -123,7 +122,7 @@ class Density:
         for_x, for_u, *for_blocks = jax.random.split(key, 2 + len(self.blocks))
         normal = jax.random.normal(for_x, (len(self.priors),))
         own = [one.from_normal(normal[k])[None] for k, one in enumerate(self.priors)]
-        omega = [_priors.drawn(block, one) for block, one in zip(self.blocks, for_blocks, strict=True)]
+        omega = [_priors.drawn(block.random, one) for block, one in zip(self.blocks, for_blocks, strict=True)]
         return self.joined(jnp.concatenate([*own, *omega]), jax.random.normal(for_u, self.effects))
 
     def simulated(self, z: Array, key: Array) -> list[Array]:

@@ -61,8 +61,8 @@ def local(density: Density, z: Array, values: Values) -> Local:
 
 def _of_deviations(density: Density) -> np.ndarray:
     """Return what subjects say of the logarithms of standard deviations, shape (size,)."""
-    found, at = np.zeros(density.size), len(density.priors)
+    found = np.zeros(density.size)
     for block in density.blocks:
-        found[at : at + min(block.size, len(block.names))] = 2.0 * density.effects[0]
-        at += block.size
+        first, own = block.point.start, block.random
+        found[first : first + min(own.size, len(own.names))] = 2.0 * density.effects[0]
     return found

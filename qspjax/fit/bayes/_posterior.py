@@ -180,7 +180,7 @@ class Posterior:
             elif name.startswith("var("):
                 grid, estimated = _estimated(np.log(own), points)
                 value, slope = np.exp(grid), np.exp(-grid)
-                law = deviation_law(next(b for b in self._density.blocks if name[4:-1] in b.names))
+                law = deviation_law(next(one for one in self.problem.random if name[4:-1] in one.names))
                 prior = np.exp(np.asarray(law.log_prob(jnp.sqrt(value)))) / (2.0 * np.sqrt(value))
             else:
                 value, estimated = _estimated(own, points)

@@ -31,6 +31,9 @@ from qspjax.fit.mixed._conditional import (
 from qspjax.fit.mixed._individuals import Expansion
 from qspjax.fit.mixed._mixed import Mixed
 
+ITERATIONS = 200
+"""The most that a search has, by default."""
+
 
 class AbstractApproximation(eqx.Module):
     """How the likelihood of a subject is approximated.
@@ -42,6 +45,11 @@ class AbstractApproximation(eqx.Module):
 
     conditional: eqx.AbstractClassVar[bool]
     interaction: eqx.AbstractClassVar[bool]
+
+    @property
+    def iterations(self) -> int:
+        """The most that a search has, by default."""
+        return ITERATIONS
 
     @abc.abstractmethod
     def order(self, mixed: Mixed) -> int:

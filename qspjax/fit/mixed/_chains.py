@@ -15,14 +15,12 @@ from jaxtyping import Array
 
 from qspjax.fit.mixed._conditional import conditional, twice_and_effects
 from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._modes import modes
+from qspjax.fit.mixed._modes import Modes, modes
 
 DF = 5.0
 """Degrees of freedom of the independent draws."""
 ACCEPTED = 0.35
 """The share of moves of the random walk that should be accepted."""
-TRIALS = 5
-"""Trials of the search for a mode, which only has to be near."""
 STAY, INDEPENDENT, WALK = range(3)
 
 
@@ -46,8 +44,8 @@ class _Chain(NamedTuple):
     accepted: Array
 
 
-def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array) -> tuple[Proposal, Array]:
-    """Return where the chains are expected to be, and which subjects can be simulated there.
+def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, most: int) -> tuple[Proposal, Modes]:
+    """Return where the chains are expected to be, and the modes there.
 
     Args:
         mixed: The problem.
@@ -55,17 +53,18 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array) ->
         mean: The mean of psi, shape (subjects, effects).
         start: Random effects u where the modes are looked for, shape (subjects, effects).
         width: Of the random walk, shape (subjects,).
+        most: Trials of the search for the modes.
     """
     factor = mixed.factor(x)
-    found = modes(mixed, x, start, most=TRIALS)
+    found = modes(mixed, x, start, most=most)
     here = mixed.expanded(x, found.u, 1)
     precision = conditional(mixed, x, found.u, here, None).information + jnp.eye(start.shape[1])
-    fine = jnp.isfinite(found.value) & jnp.isfinite(precision).all(axis=(-2, -1))
+    fine = jnp.isfinite(found.value)
     root = jnp.linalg.cholesky(jnp.where(fine[:, None, None], precision, jnp.eye(start.shape[1])))
     unit = jnp.broadcast_to(jnp.eye(start.shape[1]), root.shape)
     inverse = jax.scipy.linalg.solve_triangular(root, unit, lower=True)
     spread = factor @ jnp.swapaxes(inverse, -1, -2)
-    return Proposal(mean + found.u @ factor.T, spread, width), fine
+    return Proposal(mean + found.u @ factor.T, spread, width), found
 
 
 def moved(

@@ -192,6 +192,18 @@ class Mixed:
             [*self.free.values()], natural_values([*self.free.values()], jnp.asarray(x)[: len(self.free)])
         )
 
+    def prior(self, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the log density of the priors at a point, its slope and its second derivative."""
+        x = jnp.asarray(x, float)
+        if all(one.prior is None for one in self.free.values()):
+            return np.zeros(()), np.zeros(x.size), np.zeros((x.size, x.size))
+
+        def all_of(x: Array) -> tuple[Array, Array, Array]:
+            return self.log_prior(x), jax.grad(self.log_prior)(x), jax.hessian(self.log_prior)(x)
+
+        value, slope, bend = self.program("prior", lambda: jax.jit(all_of))(x)
+        return np.asarray(value), np.asarray(slope), np.asarray(bend)
+
     # --- one evaluation ---------------------------------------------------------------------------------------------
 
     def pooled(self, x: Any, u: Any) -> tuple[Array, dict[str, Array]]:

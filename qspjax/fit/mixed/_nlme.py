@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +20,6 @@ from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import SAEM, StochasticRun
 
-ITERATIONS = 200
 HALVINGS = 12
 """How often a step is halved before the search gives up."""
 
@@ -94,7 +92,7 @@ def nlme(
     mixed = whole_of(mixed)
     if isinstance(mixed, Mixture) and isinstance(method, SAEM):
         refuse("method", "be FOCEI, FOCE, FO or Laplacian for a mixture", "SAEM")
-    most = (method.iterations if isinstance(method, SAEM) else ITERATIONS) if iterations is None else iterations
+    most = method.iterations if iterations is None else iterations
     check_whole("iterations", most, 0)
     x = np.asarray(mixed.start if start is None else start, float)
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
@@ -172,7 +170,7 @@ class DescentRun:
         mine = self.kept & (self.weights > 0)
         if (one.failed & mine).any():
             return np.inf, np.zeros_like(x)
-        prior, slope = (np.asarray(part) for part in _prior(self.mixed, x))
+        prior, slope, _ = self.mixed.prior(x)
         weights = self.weights[mine]
         return float(weights @ one.values[mine] - 2.0 * prior), weights @ one.slopes[mine] - 2.0 * slope
 
@@ -253,14 +251,9 @@ def _mark(run: DescentRun | StochasticRun) -> str:
 
 
 def _check_all_matter(mixed: Mixed, slopes: np.ndarray) -> None:
-    """Refuse what is estimated, but changes nothing: a search would give back where it began."""
-    believed = [one.prior is not None for one in mixed.free.values()]
-    for k, name in enumerate(mixed.names):
-        if not slopes[:, k].any() and not (k < len(believed) and believed[k]):
-            raise ArgumentError("parameters", f"must be what measurements depend on, but none does on `{name}`.")
-
-
-def _prior(mixed: Mixed, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    if all(one.prior is None for one in mixed.free.values()):
-        return jnp.zeros(()), jnp.zeros(x.size)
-    return jax.value_and_grad(mixed.log_prior)(jnp.asarray(x))
+    """Refuse a parameter that changes nothing: a search would give back where it began."""
+    shares = len(mixed.subpopulations) - 1 if isinstance(mixed, Mixture) else 0
+    for k, (name, one) in enumerate([*mixed.free.items()][: len(mixed.free) - shares]):
+        if one.prior is None and not slopes[:, k].any():
+            must = f"must be what measurements depend on, but at the start none does on `{name}`."
+            raise ArgumentError("parameters", must)

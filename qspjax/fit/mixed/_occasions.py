@@ -50,7 +50,7 @@ class Occasions:
     """
 
     def __init__(self, random: Sequence[Random], subjects: Mapping[str, Experiment]) -> None:
-        self.random = tuple(random)
+        self.random, self.count = tuple(random), len(subjects)
         names = dict.fromkeys(one.occasion for one in self.random if one.occasion is not None)
         self._seen = {name: [_seen(name, subject, one) for subject, one in subjects.items()] for name in names}
         self.values = {name: sorted(set().union(*seen)) for name, seen in self._seen.items()}
@@ -77,10 +77,9 @@ class Occasions:
         columns = []
         for one in self.random:
             for at in self._of(one):
-                has = None if at is None else [at in seen for seen in self._seen[one.occasion]]
+                has = [True] * self.count if at is None else [at in seen for seen in self._seen[one.occasion]]
                 columns += [has] * len(one.names)
-        count = max((len(column) for column in columns if column is not None), default=1)
-        return np.array([np.ones(count, bool) if column is None else column for column in columns]).T
+        return np.array(columns).T
 
     def indicated(self, experiment: Experiment) -> Experiment:
         """Return an experiment with the covariates that say which occasion it is."""

@@ -178,6 +178,10 @@ class MixedFit:
         """Return the derivatives of the objectives of the subjects in the fit at a point, shape (subjects, names)."""
         return np.asarray(self.program(jnp.asarray(x), jnp.asarray(self.u)).slopes)[self.kept]
 
+    @cached_property
+    def _slopes_here(self) -> np.ndarray:
+        return self._slopes(self.x)
+
     def hessian(self) -> np.ndarray:
         """Return the second derivative of the objective, by central differences of exact slopes."""
         return self._hessian
@@ -189,8 +193,7 @@ class MixedFit:
             step = STEP * direction
             ahead, behind = (self._slopes(self.x + sign * step).sum(axis=0) for sign in (1.0, -1.0))
             columns.append((ahead - behind) / (2.0 * STEP))
-        prior = np.asarray(jax.hessian(self.mixed.log_prior)(jnp.asarray(self.x)))
-        whole = np.array(columns) - 2.0 * prior
+        whole = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2]
         return 0.5 * (whole + whole.T)
 
     def covariance_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
@@ -204,7 +207,7 @@ class MixedFit:
             ValueError: If the kind is another one.
         """
         check_one_of("kind", kind, COVARIANCES, "one of these")
-        slopes = 0.5 * self._slopes(self.x)
+        slopes = 0.5 * self._slopes_here
         S = slopes.T @ slopes
         if kind == "products":
             found = np.linalg.inv(S)

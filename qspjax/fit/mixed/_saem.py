@@ -33,6 +33,7 @@ from qspjax.fit.mixed._chains import Proposal, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._modes import MOST
 from qspjax.fit.mixed._objective import objective_program
 from qspjax.fit.mixed._references import References, references, regressed
 from qspjax.fit.mixed._result import MixedFit
@@ -44,6 +45,8 @@ ANNEALING = 0.95
 LONGEST = 0.3
 """The longest step of a parameter that is no mean of random effects, on the scale of the search."""
 DECAY = 0.7
+TRIALS = 5
+"""Trials of the search for the modes that chains move about, which only have to be near."""
 AIMED = tuple(5 * 2**k for k in range(20))
 """Iterations after which the modes are looked for again."""
 
@@ -120,8 +123,8 @@ class StochasticRun:
         )
         self.x, self.path, self.ended = x, [x], ""
         width = np.full(mixed.count, 1.0)
-        around, fine = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width)
-        self.around, self.kept = around, np.asarray(fine)
+        around, found = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, TRIALS)
+        self.around, self.kept = around, np.isfinite(found.value)
         self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
@@ -153,7 +156,7 @@ class StochasticRun:
         exploring = done < method.exploration
         if done in AIMED:
             near = self._whitened(self.around.middle, mean)
-            self.around, _ = self.aim(self.x, mean, near, self.around.width)
+            self.around, _ = self.aim(self.x, mean, near, self.around.width, TRIALS)
         key = jax.random.fold_in(jax.random.key(method.seed), done)
         self.psi, self.around, new, slope = self.program(self.x, mean, self.psi, self.around, self.kept, key)
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
@@ -170,7 +173,7 @@ class StochasticRun:
         """Return the point at which the complete likelihood is greatest."""
         mixed, x = self.mixed, self.x.copy()
         omega = np.asarray(mixed.covariance(x))
-        prior, bend = _prior(mixed, x)
+        _, prior, bend = mixed.prior(x)
         others = self.others
         if others.size:
             whole = self.moments.information - bend[np.ix_(others, others)]
@@ -206,23 +209,23 @@ class StochasticRun:
     def result(self) -> MixedFit:
         """Return what was found, its objective by importance sampling and its standard errors by `FOCEI`."""
         mixed, x, mean = self.mixed, self.x, self._mean(self.x)
-        around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width)
-        factor, u = mixed.factor(x), jnp.asarray(self._whitened(around.middle, mean))
+        around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width, MOST)
         objectives, history = np.full(mixed.count, np.nan), np.full(len(self.path), np.nan)
         if self.method.samples:
             points = ImportanceSampling(self.method.samples)
-            sampled = integrated(mixed, x, u, jnp.linalg.solve(factor, around.spread), points)
+            spread = jnp.linalg.solve(mixed.factor(x), around.spread)
+            sampled = integrated(mixed, x, found.u, spread, points)
             objectives[self.kept] = sampled.subject_objectives[self.kept]
-            history[-1] = np.nansum(objectives) - 2.0 * float(mixed.log_prior(x))
+            history[-1] = np.nansum(objectives) - 2.0 * float(mixed.prior(x)[0])
         return MixedFit(
             mixed=mixed,
             method=self.method,
             x=x,
-            u=np.asarray(u),
+            u=np.asarray(found.u),
             subject_objectives=objectives,
             kept=self.kept,
             reasons=self.reasons,
-            found=np.asarray(found),
+            found=np.asarray(found.found),
             history=history,
             path=np.array(self.path),
             status=self.ended or "iterations used up",
@@ -285,14 +288,6 @@ def _iterated(
         return psi, around, _Moments(first, second, jnp.zeros((0, 0))), jnp.zeros(0)
     slope, information = jax.tree.map(lambda part: part.mean(axis=0), jax.vmap(scores)((psi - mean) @ whiten.T))
     return psi, around, _Moments(first, second, information), slope
-
-
-def _prior(mixed: Mixed, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and second derivative of the log prior."""
-    if all(one.prior is None for one in mixed.free.values()):
-        return np.zeros(x.size), np.zeros((x.size, x.size))
-    at = jnp.asarray(x)
-    return np.asarray(jax.grad(mixed.log_prior)(at)), np.asarray(jax.hessian(mixed.log_prior)(at))
 
 
 def _omega_point(
