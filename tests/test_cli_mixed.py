@@ -282,6 +282,16 @@ def test_effects_of_occasions_and_saem(folder):
     assert (issue.key, issue.message.split("(")[0]) == ("random[2].occasion", "must be a column of the data ")
 
 
+def test_one_mistake_is_one_issue(folder):
+    """What refers to data that cannot be read, or belongs to a method that is misspelt, is not at fault."""
+    text = FIT.replace('"fo"\niterations = 30', '"sam"\nchains = 3').replace("six.csv", "none.csv")
+    (folder / "fit.toml").write_text(text.replace("covariance = ", 'occasion = "VISIT"\ncovariance = '))
+    messages = [issue.message for issue in qsp.io.validate("fit.toml")]
+    assert len(messages) == 2
+    assert messages[0].startswith("must be a method (focei, foce, fo, laplace, saem)")
+    assert messages[1] == "must be a file, but does not exist."
+
+
 def test_covariates_that_change_between_records(folder):
     lines = data().splitlines()
     lines[2] = lines[2].replace(",55.0,", ",60.0,")

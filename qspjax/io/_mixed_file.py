@@ -123,7 +123,7 @@ def read_mixed(
     formulas = {name: rules.read(name, None, lambda value: as_formula("", value)) for name in rules.values}
     blocks = top.tables("random")
     effects = [name for own in blocks for name in _effects(own)]
-    columns = [] if data is None else [*data.covariates, *data.varying]
+    columns = None if data is None else [*data.covariates, *data.varying]
     random = [_random(own, columns) for own in blocks]
     outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
     estimation, simulation = _estimation(top.table("estimation")), _simulation(top.table("simulation"))
@@ -152,9 +152,12 @@ def read_mixed(
     return MixedFile(source, title, mixed, data, *estimation, *simulation)
 
 
-def _random(table: Table, columns: Sequence[str]) -> Random | None:
+def _random(table: Table, columns: Sequence[str] | None) -> Random | None:
     fixed = table.flag("fixed", default=False)
-    occasion = table.name("occasion", columns, "a column of the data", default=None)
+    if columns is None:  # the data are at fault, not what refers to them
+        occasion = table.text("occasion", default=None)
+    else:
+        occasion = table.name("occasion", columns, "a column of the data", default=None)
     kind = table.only(("variances", "effects"), "kind of random effects", beside=("covariance",))
     if kind == "variances":
         own = table.table("variances")
@@ -288,7 +291,8 @@ def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) 
 
 def _estimation(table: Table) -> tuple[Any, ...]:
     kind = table.name("method", METHODS, "a method", default="focei")
-    options = {key: table.whole(key, default=None) for key in OPTIONS.get(kind, ())}
+    known = OPTIONS.get(kind, ()) if kind is not None else [key for keys in OPTIONS.values() for key in keys]
+    options = {key: table.whole(key, default=None) for key in known}
     iterations = table.whole("iterations", default=None, minimum=0)
     tolerance = table.number("tolerance", default=1e-6, above=0.0)
     errors = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")

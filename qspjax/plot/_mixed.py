@@ -89,6 +89,8 @@ def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None) -> "Axes":
         axes.plot(one["TIME"], one["OBSERVED"], "o-", color="0.15", markersize=3.0, linewidth=0.9)
         label = f"{100 * quantile:g} %"
         axes.annotate(label, (one["TIME"][-1], one["MEDIAN"][-1]), textcoords="offset points", xytext=(4, 0))
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.06 * (right - left))  # room for the labels
     axes.set_xlabel("time")
     axes.set_ylabel("quantiles: observed (points), expected (bands)")
     return axes

@@ -325,7 +325,7 @@ class Mixed:
         for name, formula in self.individual.items():
             for one in sorted(names_in(formula)):
                 what = f"a parameter, a random effect or a covariate of all subjects, in the formula of `{name}`"
-                check_one_of("individual", one, known, what)
+                check_one_of("individual", one, sorted(known), what)
         used |= frozenset().union(*(output.names() for output in self.outputs.values()))
         for kind, names in (("random", self.effects), ("parameters", self.free)):
             for name in names:
