@@ -255,6 +255,10 @@ ONE = {
         lambda f: jax.grad(lambda x: jnp.vdot(V, jax.grad(lambda x: along(f, x))(x))),
         lambda t: t.second,
     ),
+    "reverse over forward": (
+        lambda f: jax.grad(lambda x: jax.jvp(lambda x: along(f, x), (x,), (V,))[1]),
+        lambda t: t.second,
+    ),
     "forward over forward": (
         lambda f: lambda x: C @ jax.jvp(lambda x: jax.jvp(f, (x,), (V,))[1], (x,), (X,))[1],
         lambda t: X @ t.second,
@@ -274,6 +278,7 @@ ONE = {
 }
 SHORT = ("grad", "jacfwd")
 LONGEST = (
+    "reverse over forward",
     "reverse over forward over forward",
     "forward over forward over forward",
     "reverse over reverse",
@@ -326,6 +331,14 @@ MANY = {
         lambda xs: jax.vmap(lambda x: jax.jvp(jax.grad(summed), (x,), (V,))[1])(xs),
         lambda: each_patient("second"),
     ),
+    "vmap of forward over forward": (
+        lambda xs: jax.vmap(lambda x: jax.jvp(lambda x: jax.jvp(summed, (x,), (V,))[1], (x,), (V,))[1])(xs),
+        lambda: each_patient("second") @ V,
+    ),
+    "forward over forward of vmap": (
+        lambda xs: jax.jacfwd(jax.jacfwd(lambda e: jax.vmap(summed)(xs + e * V)))(0.0),
+        lambda: each_patient("second") @ V,
+    ),
     "grad of shared parameters": (
         lambda xs: jax.grad(lambda shared: (jax.vmap(own_and_shared, (0, None))(xs, shared) @ C).sum())(X),
         lambda: np.where(SHARED, gradients(mixed=True).sum(0), 0.0),
@@ -342,12 +355,28 @@ MANY = {
         )[1],
         lambda: sum(jnp.where(SHARED, second_of(x, jnp.where(SHARED, V, 0.0)), 0.0) for x in MIXED),
     ),
+    "vmap of reverse over forward of shared parameters": (
+        lambda xs: jax.vmap(
+            jax.grad(
+                lambda shared, own: jax.jvp(
+                    lambda shared: C @ own_and_shared(own, shared), (shared,), (jnp.where(SHARED, V, 0.0),)
+                )[1]
+            ),
+            (None, 0),
+        )(X, xs),
+        lambda: np.stack([jnp.where(SHARED, second_of(x, jnp.where(SHARED, V, 0.0)), 0.0) for x in MIXED]),
+    ),
 }
 
 
 @pytest.mark.parametrize(
     "transformation",
-    slow_for(MANY, "forward over reverse of shared parameters", "vmap of forward over reverse"),
+    slow_for(
+        MANY,
+        "forward over reverse of shared parameters",
+        "vmap of forward over reverse",
+        "vmap of reverse over forward of shared parameters",
+    ),
 )
 def test_derivatives_of_many_patients(transformation):
     function, expected = MANY[transformation]
@@ -451,6 +480,7 @@ DERIVATIVES = {
     "reverse": lambda values: jax.grad(total)(values),
     "forward": lambda values: jax.jvp(total, (values,), ((jnp.ones(6), jnp.ones(6)),))[1],
     "second": lambda values: jax.jvp(jax.grad(total), (values,), ((jnp.ones(6), jnp.ones(6)),))[1],
+    "forward twice": lambda values: jax.jvp(DERIVATIVES["forward"], (values,), ((jnp.ones(6), jnp.ones(6)),))[1],
 }
 
 
@@ -460,7 +490,7 @@ def test_failed_patients_are_out_of_every_derivative(mode):
     got = derivative((GROWTH, SPEED))
     # the same patients, with copies of the first in the place of those that failed
     other = derivative((jnp.where(FAILED, GROWTH[0], GROWTH), jnp.where(FAILED, SPEED[0], SPEED)))
-    if mode == "forward":
+    if mode.startswith("forward"):
         one = derivative((jnp.full(6, GROWTH[0]), jnp.full(6, SPEED[0]))) / 6
         np.testing.assert_allclose(got, other - 3 * one, rtol=1e-12)
         return
@@ -541,7 +571,11 @@ def test_derivatives_over_several_segments(memory, speed):
 
     def derivatives(values, memory):
         value, pull = jax.vjp(lambda v: oscillation(v, memory), values)
-        return value, pull(jnp.ones_like(value)), jax.jvp(lambda v: oscillation(v, memory), (values,), (values,))[1]
+
+        def forward(v):
+            return jax.jvp(lambda v: oscillation(v, memory), (v,), (values,))[1]
+
+        return value, pull(jnp.ones_like(value)), *jax.jvp(forward, (values,), (values,))
 
     segments = []
 

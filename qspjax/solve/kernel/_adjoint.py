@@ -1,4 +1,4 @@
-"""First derivatives of a solve: the recorded iterations again, forwards with tangents or backwards with cotangents.
+"""Derivatives of a solve: the recorded iterations again, forwards with tangents or backwards with cotangents.
 
 The backward pass is the discrete adjoint: each step is computed again from the recorded state and its transpose
 applied (one factorisation a step, used transposed), so nothing inside a step is kept. Memory is the log: (states + 3)
@@ -39,59 +39,93 @@ from qspjax.solve.kernel._rows import put
 
 
 def push_forward(
-    program: Program, patients: Patients, record: Record, ended: jax.Array, tangents: Patients
+    program: Program, patients: Patients, record: Record, ended: jax.Array, ways: Sequence[Patients]
 ) -> jax.Array:
-    """Return the tangents of the states at outputs, shape (patients, outputs, states).
+    """Return the derivative of the states at outputs along some ways, d^k y / dw_1 ... dw_k.
 
     Args:
         program: The solve.
         patients: Where it was recorded.
         record: What it recorded.
         ended: The code with which each patient ended.
-        tangents: Tangents of the patients, None where zero.
+        ways: Tangents of the patients, None where zero: one for a first derivative, k for a derivative of order k. All
+            have the same fields.
+
+    Returns:
+        The derivative, shape (patients, outputs, states).
     """
     system, outputs = program.system, program.outputs
+    parts = range(1, 2 ** len(ways))  # part number 2^i is the derivative along way i, 2^i + 2^j that along both, ...
+    moving = _moving(ways[0])
 
-    def start(patient: jax.Array) -> Inputs:
+    def start(patient: jax.Array, tangents: Patients | None) -> Inputs:
+        """Return the part of a derivative at the start: tangents of the patients, or zero if None."""
         like = jnp.zeros((system.size, patient.size), patients.y0.dtype)
-        y = like if tangents.y0 is None else take(program, tangents, "y0", patient)
-        t = like[0] if tangents.t0 is None else take(program, tangents, "t0", patient)
+        y = like if tangents is None or tangents.y0 is None else take(program, tangents, "y0", patient)
+        t = like[0] if tangents is None or tangents.t0 is None else take(program, tangents, "t0", patient)
         rate = None if patients.rate is None else system.split(like)
         nothing = [None] * len(patients.constants)
-        return Inputs(nothing, system.split(y), rate, t if _moving(tangents) else None)
+        return Inputs(nothing, system.split(y), rate, t if moving else None)
+
+    def starts(patient: jax.Array) -> list[Inputs]:
+        return [start(patient, _way(ways, part)) for part in parts]
+
+    def given(step: Recorded, patient: jax.Array, tangents: Patients, moved: Inputs) -> Inputs:
+        """Return what a step is moved by: its state as far as it has been moved, and tangents of the patients."""
+        at = jnp.maximum(step.landed, 0)
+        column = {
+            name: None if getattr(tangents, name) is None else boundary_value(program, tangents, name, patient, at)
+            for name in ("time", "jump", "rate")
+        }
+        if moving and column["time"] is None:
+            column["time"] = jnp.zeros_like(step.t)
+        vector = vector_of(program, tangents, patient, step.code)
+        constants = take(program, tangents, "constants", patient)
+        return Inputs(constants, moved.y, moved.rate, moved.t, *column.values(), vector)
 
     def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
         before, moved, states = carry
         patient = log.patient[number]
-        moved = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), start(patient), moved)
+        moved = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), starts(patient), moved)
         lanes = lanes_of(program, patients, patient)
-        constants = take(program, tangents, "constants", patient)
 
         def advance(i: jax.Array, carry: tuple) -> tuple:
             moved, states = carry
             step, y, rate = _iteration(program, patients, log, number, i, patient, lanes, ended)
-            at = jnp.maximum(step.landed, 0)
-            column = {
-                name: None if getattr(tangents, name) is None else boundary_value(program, tangents, name, patient, at)
-                for name in ("time", "jump", "rate")
-            }
-            if _moving(tangents) and column["time"] is None:
-                column["time"] = jnp.zeros_like(step.t)
-            vector = vector_of(program, tangents, patient, step.code)
-            along = Inputs(constants, moved.y, moved.rate, moved.t, *column.values(), vector)
-            free = _free(step, y, rate, tangents)
-            _, after = jax.jvp(lambda free: move(program, step, free), (free,), (along,))
+            along = [_free(step, y, rate, ways[0])]
+            for part, own in zip(parts, moved, strict=True):
+                way = _way(ways, part)
+                if way is not None:
+                    along.append(given(step, patient, way, own))
+                else:  # the patients are linear in themselves
+                    still = jax.tree.map(jnp.zeros_like, along[1])
+                    along.append(still._replace(y=own.y, rate=own.rate, t=own.t))
+            after = _composed(lambda free: move(program, step, free), along)[1:]
             here = (step.landed >= 0) & (step.code >= 0)
             slot = jnp.where(here, patient * outputs + step.code, program.patients * outputs)
-            return after, put(states, slot, system.join(after.y).T)
+            return after, put(states, slot, system.join(after[-1].y).T)
 
         moved, states = jax.lax.fori_loop(0, BLOCK, advance, (moved, states))
         return patient, moved, states
 
     nobody = jnp.full((program.lanes,), -1, jnp.int32)
     states = jnp.zeros((program.patients * outputs, system.size), patients.y0.dtype)
-    _, _, states = _walk(program, patients, record, block, (nobody, start(nobody), states), backwards=False)
+    _, _, states = _walk(program, patients, record, block, (nobody, starts(nobody), states), backwards=False)
     return states.reshape(program.patients, outputs, system.size)
+
+
+def _way(ways: Sequence[Patients], part: int) -> Patients | None:
+    """Return the way along which a part of a derivative is the first, None for a mixed one."""
+    return ways[part.bit_length() - 1] if part.bit_count() == 1 else None
+
+
+def _composed(function: Callable[[Any], Any], parts: list) -> list:
+    """Return value and mixed derivatives of f(g) from those of g, in the order of `push_forward`."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    half = len(parts) // 2
+    first, rest = jax.jvp(lambda parts: _composed(function, parts), (parts[:half],), (parts[half:],))
+    return [*first, *rest]
 
 
 def pull_back(

@@ -2,8 +2,9 @@
 
 A rule of our own in both modes exists in no public form of JAX: `custom_vjp` forbids forward mode, and a loop of
 unknown length cannot be transposed. So there are primitives: `solve` has a tangent rule that records (`record`) and
-calls `tangent`, which is linear, and whose transpose is `adjoint`. The rules of these two, for derivatives of second
-and higher order, come from a replay in plain JAX of the steps of each patient (`steps`).
+calls `tangent`, which is linear, and whose transpose is `adjoint`. The tangent of `tangent` is `tangent` of one order
+more, and so on. What else derivatives of second and higher order need, that of `adjoint` and the transposes of these,
+comes from a replay in plain JAX of the steps of each patient (`steps`).
 
 The record belongs to the whole ensemble. Batching folds the mapped axis into the patients of all primitives alike, so
 a record is never mapped itself: under `vmap` it is that of the longer ensemble.
@@ -11,6 +12,7 @@ a record is never mapped itself: under `vmap` it is that of the longer ensemble.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -55,8 +57,8 @@ def sized(program: Program) -> Program:
 class Operands(NamedTuple):
     """The operands of `tangent` and `adjoint`: a record, how the patients ended, their leaves, and what moves.
 
-    `moved` are the tangents of those leaves that `wrt` marks, or the one cotangent of the states; each has an axis of
-    directions first.
+    `moved` are the tangents of those leaves that `wrt` marks, for a derivative of order k those of k ways one after the
+    other; or the one cotangent of the states. Each has an axis of directions first.
     """
 
     record: Record
@@ -108,13 +110,22 @@ def _tangent(*operands: jax.Array, program: Program, structure: Any, kept: Any, 
     record, ended, leaves, moved = _parted(operands, structure, kept)
     apart = _apart(program, leaves, structure, wrt)
     wide = [own for own, want in zip(apart, wrt, strict=True) if want]
-    moved = [_widened(x, program.patients, axis=1) if own else x for x, own in zip(moved, wide, strict=True)]
-    program, patients = _spread(program, leaves, structure, apart)
-    return [
-        _over_directions(
-            lambda moved: push_forward(program, patients, record, ended, _placed(structure, wrt, moved)), moved
-        )
+    moved = [
+        [_widened(x, program.patients, axis=1) if own else x for x, own in zip(way, wide, strict=True)]
+        for way in _ways(moved, wrt)
     ]
+    program, patients = _spread(program, leaves, structure, apart)
+
+    def push(moved: Sequence[Sequence[jax.Array]]) -> jax.Array:
+        ways = [_placed(structure, wrt, way) for way in moved]
+        return push_forward(program, patients, record, ended, ways)
+
+    return [_over_directions(push, moved)]
+
+
+def _ways(moved: Sequence[Any], wrt: Sequence[bool]) -> list[Sequence[Any]]:
+    """Return the tangents way by way."""
+    return [moved[k : k + sum(wrt)] for k in range(0, len(moved), sum(wrt))]
 
 
 def _adjoint(*operands: jax.Array, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
@@ -153,10 +164,10 @@ def _widened(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
     return jnp.repeat(jnp.expand_dims(x, axis), size, axis=axis)
 
 
-def _over_directions(function: Callable[[list], Any], moved: list[jax.Array]) -> Any:
+def _over_directions(function: Callable[[Any], Any], moved: Any) -> Any:
     """Map over the leading axis of directions; a single one is computed as it is."""
-    if moved[0].shape[0] == 1:
-        return jax.tree.map(lambda x: x[None], function([x[0] for x in moved]))
+    if jax.tree.leaves(moved)[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], moved)))
     return jax.vmap(function)(moved)
 
 
@@ -330,7 +341,8 @@ def _batch_moved(
             jnp.moveaxis(x, 0, 1).reshape(x.shape[1], size * N, *x.shape[3:])
             if own
             else jnp.repeat(jnp.moveaxis(x, 0, 1), N, axis=1)
-            for x, own in zip(flat, wanted, strict=True)
+            for way in _ways(flat, wrt)
+            for x, own in zip(way, wanted, strict=True)
         ]
     else:
         moved = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], size * N, *x.shape[3:]) for x in flat]
@@ -389,24 +401,69 @@ def _transpose_tangent(
     cotangents: Sequence[Any], *operands: Any, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]
 ) -> list:
     record, ended, leaves, moved = _parted(operands, structure, kept)
-    fixed = [None] * (len(operands) - len(moved))
-    if type(cotangents[0]) is ad.Zero:
+    (cotangent,) = cotangents
+    if type(cotangent) is ad.Zero:
         return [None] * len(operands)
-    found = adjoint_p.bind(
-        *jax.tree.leaves(record),
-        ended,
-        *leaves,
-        cotangents[0],
-        program=program,
-        structure=structure,
-        kept=kept,
-        wrt=wrt,
-    )
+    ways = _ways(moved, wrt)
+    if len(ways) == 1:
+        params = {"program": program, "structure": structure, "kept": kept, "wrt": wrt}
+        found = adjoint_p.bind(*jax.tree.leaves(record), ended, *leaves, cotangent, **params)
+    else:
+        found = _transposed(program, structure, leaves, ended, wrt, ways, cotangent)
+    fixed = [None] * (len(operands) - len(moved))
     return [*fixed, *(g if ad.is_undefined_primal(x) else None for g, x in zip(found, moved, strict=True))]
 
 
-def _second_order(
-    primitive: Primitive,
+def _transposed(
+    program: Program,
+    structure: Any,
+    leaves: Sequence[Any],
+    ended: jax.Array,
+    wrt: Sequence[bool],
+    ways: Sequence[Sequence[Any]],
+    cotangent: jax.Array,
+) -> list:
+    """Transpose a derivative of second or higher order in that of its ways which is not known; None for the others."""
+    replayed = _replayed(program, structure, leaves, ended)
+    smooth, directions = _smooth(leaves), len(cotangent)
+    # every number moves, some by zero: jax transposes no linear solve of which a part stands still
+    numbers = [leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves]
+    still = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in numbers]
+    marks = [want for want, moves in zip(wrt, smooth, strict=True) if moves]
+    unknown = next(k for k, way in enumerate(ways) if any(map(ad.is_undefined_primal, way)))
+    whole = [_replaced(still, marks, way) for k, way in enumerate(ways) if k != unknown]
+
+    def along(way: Sequence[Any]) -> jax.Array:
+        return jax.vmap(lambda *ways: _mixed(replayed, leaves, ways))(*whole, way)
+
+    (found,) = jax.vjp(along, still)[1](cotangent)
+    mine = [value for value, want in zip(found, marks, strict=True) if want]
+    return [g for k in range(len(ways)) for g in (mine if k == unknown else [None] * len(mine))]
+
+
+def _mixed(function: Callable[[Sequence[Any]], jax.Array], leaves: Sequence[Any], ways: Sequence[Any]) -> jax.Array:
+    """Return the derivative of a function of the leaves along ways, which have tangents of all smooth leaves."""
+    smooth = _smooth(leaves)
+
+    def derivative(numbers: Sequence[Any], ways: Sequence[Any]) -> jax.Array:
+        if not ways:
+            return function(_replaced(leaves, smooth, numbers))
+        return jax.jvp(lambda numbers: derivative(numbers, ways[1:]), (numbers,), (ways[0],))[1]
+
+    return derivative([leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves], ways)
+
+
+def _smooth(leaves: Sequence[Any]) -> list[bool]:
+    return [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+
+def _replaced(values: Sequence[Any], marks: Sequence[bool], new: Sequence[Any]) -> list:
+    """Return the values, with those that are marked replaced in order."""
+    following = iter(new)
+    return [next(following) if mark else value for value, mark in zip(values, marks, strict=True)]
+
+
+def _tangent_rule(
     primals: Sequence[Any],
     tangents: Sequence[Any],
     *,
@@ -415,29 +472,61 @@ def _second_order(
     kept: Any,
     wrt: tuple[bool, ...],
 ) -> tuple:
-    """Differentiate `tangent` or `adjoint`, which equal a derivative of the replay of the recorded steps."""
+    """Differentiate `tangent`: one order more along what the leaves are moved by, and it is linear in its ways."""
+    record, ended, leaves, moved = _parted(primals, structure, kept)
+    at = kept.num_leaves + 1
+    leaf_tangents, moved_tangents = tangents[at : at + len(leaves)], tangents[at + len(leaves) :]
+    params = {"program": program, "structure": structure, "kept": kept}
+    ways = _ways(moved, wrt)
+
+    def derivative(ways: Sequence[Sequence[Any]], wrt: tuple[bool, ...]) -> jax.Array:
+        (found,) = tangent_p.bind(
+            *jax.tree.leaves(record), ended, *leaves, *itertools.chain.from_iterable(ways), wrt=wrt, **params
+        )
+        return found
+
+    terms = []
+    for k, way in enumerate(_ways(moved_tangents, wrt)):
+        if any(type(tangent) is not ad.Zero for tangent in way):
+            terms.append(derivative([*ways[:k], _instantiated(way), *ways[k + 1 :]], wrt))
+    moves = [type(tangent) is not ad.Zero for tangent in leaf_tangents]
+    if any(moves):
+        directions = moved[0].shape[0]
+        both = tuple(want or move for want, move in zip(wrt, moves, strict=True))
+        still = [
+            jnp.zeros((directions, *leaf.shape), leaf.dtype) if own else None
+            for leaf, own in zip(leaves, both, strict=True)
+        ]
+        new = [_widened(tangent, directions) for tangent, move in zip(leaf_tangents, moves, strict=True) if move]
+        longer = [*(_replaced(still, wrt, way) for way in ways), _replaced(still, moves, new)]
+        terms.append(derivative([[x for x in way if x is not None] for way in longer], both))
+    value = derivative(ways, wrt)
+    return [value], [functools.reduce(jnp.add, terms)] if terms else _still([value])
+
+
+def _adjoint_rule(
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    program: Program,
+    structure: Any,
+    kept: Any,
+    wrt: tuple[bool, ...],
+) -> tuple:
+    """Differentiate `adjoint`, which equals the transposed derivative of the replay of the recorded steps."""
     _, ended, leaves, moved = _parted(primals, structure, kept)
     at = kept.num_leaves + 1
     leaf_tangents, moved_tangents = tangents[at : at + len(leaves)], tangents[at + len(leaves) :]
-    replayed = _replayed(program, structure, leaves, ended)
-    smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+    replayed, smooth = _replayed(program, structure, leaves, ended), _smooth(leaves)
 
-    def linear(smooth_leaves: Sequence[Any], moved: Sequence[Any]) -> list:
-        following = iter(smooth_leaves)
-        whole = [next(following) if is_smooth else leaf for leaf, is_smooth in zip(leaves, smooth, strict=True)]
-
-        def of_wanted(wanted: Sequence[Any]) -> jax.Array:
-            following = iter(wanted)
-            return replayed([next(following) if want else leaf for leaf, want in zip(whole, wrt, strict=True)])
-
+    def linear(numbers: Sequence[Any], moved: Sequence[Any]) -> list:
+        whole = _replaced(leaves, smooth, numbers)
         wanted = [leaf for leaf, want in zip(whole, wrt, strict=True) if want]
-        if primitive is tangent_p:
-            return [jax.vmap(lambda moved: jax.jvp(of_wanted, (wanted,), (moved,))[1])(list(moved))]
-        _, pull = jax.vjp(of_wanted, wanted)
+        _, pull = jax.vjp(lambda wanted: replayed(_replaced(whole, wrt, wanted)), wanted)
         return jax.vmap(lambda cotangent: pull(cotangent)[0])(moved[0])
 
-    chosen = [leaf for leaf, is_smooth in zip(leaves, smooth, strict=True) if is_smooth]
-    chosen_tangents = [tangent for tangent, is_smooth in zip(leaf_tangents, smooth, strict=True) if is_smooth]
+    chosen = [leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves]
+    chosen_tangents = [tangent for tangent, moves in zip(leaf_tangents, smooth, strict=True) if moves]
     return jax.jvp(
         linear,
         (chosen, list(moved)),
@@ -467,15 +556,8 @@ def _along_events(leaves: Sequence[Any], tangents: Sequence[Any], program: Progr
     if all(type(tangent) is ad.Zero for tangent in tangents):
         return solved, _still(solved)
     # every number moves, some by zero: jax transposes no linear solve of which a part stands still
-    smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-    def of_smooth(numbers: Sequence[Any]) -> jax.Array:
-        following = iter(numbers)
-        return replayed([next(following) if moves else leaf for leaf, moves in zip(leaves, smooth, strict=True)])
-
-    numbers = [leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves]
-    moved = _instantiated([tangent for tangent, moves in zip(tangents, smooth, strict=True) if moves])
-    _, states = jax.jvp(of_smooth, (numbers,), (moved,))
+    moved = [tangent for tangent, moves in zip(tangents, _smooth(leaves), strict=True) if moves]
+    states = _mixed(replayed, leaves, [_instantiated(moved)])
     return solved, [states, *_still(solved[1:])]
 
 
@@ -501,6 +583,6 @@ def _steps_rule(leaves: Sequence[Any], _: Sequence[Any], *, program: Program, st
 ad.primitive_jvps[solve_p] = _solve_rule
 ad.primitive_jvps[record_p] = _record_rule
 ad.primitive_jvps[steps_p] = _steps_rule
-ad.primitive_jvps[tangent_p] = functools.partial(_second_order, tangent_p)
-ad.primitive_jvps[adjoint_p] = functools.partial(_second_order, adjoint_p)
+ad.primitive_jvps[tangent_p] = _tangent_rule
+ad.primitive_jvps[adjoint_p] = _adjoint_rule
 ad.primitive_transposes[tangent_p] = _transpose_tangent

@@ -2,7 +2,7 @@
 
 Step sizes are constants of a derivative, except where a step lands on a boundary, whose time may move. `replay` is
 plain JAX in loops of fixed length, so it can be differentiated in every mode and order: what derivatives of second and
-higher order use. Blocks of steps are checkpointed, and skipped past the last step.
+higher order use, unless all are taken forwards. Blocks of steps are checkpointed, and skipped past the last step.
 """
 
 from typing import Any, NamedTuple
