@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 import qspjax as qsp
 from qspjax.fit import SAEM, Additive, Experiment, Free, Measurements, Mixed, Output, Quadrature, Random, marginal, nlme
-from qspjax.fit.mixed._chains import Proposal, moved
+from qspjax.fit.mixed._chains import Proposal, begun, moved
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
@@ -79,7 +79,8 @@ def test_references_are_found_however_they_are_written():
     assert dict(zip(mixed.free, found.simulating.tolist(), strict=True))["free"] is True
 
 
-def test_chains_have_the_distribution_of_the_random_effects_given_the_data():
+@pytest.mark.parametrize("again", [False, True], ids=["remembered", "simulated again"])
+def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again):
     """The linear model: normal, with a known mean and covariance."""
     mixed, values = levels(subjects=2)
     x = jnp.asarray(mixed.start)
@@ -89,12 +90,12 @@ def test_chains_have_the_distribution_of_the_random_effects_given_the_data():
     middle = (values - float(known["mu"]) - float(known["slope"]) * TIMES) @ A @ covariance / float(known["sigma"]) ** 2
     root, scale = np.linalg.cholesky(covariance), np.sqrt(np.diag(covariance))
     around = Proposal(jnp.asarray(middle + scale), jnp.broadcast_to(1.5 * root, (2, 2, 2)), jnp.ones(2))
-    begun = jnp.broadcast_to(around.middle, (4000, 2, 2))
-    program = jax.jit(lambda key: moved(mixed, x, jnp.zeros((2, 2)), begun, around, key, 40))
+    start = begun(mixed, jnp.broadcast_to(around.middle, (4000, 2, 2)))
+    program = jax.jit(lambda key: moved(mixed, x, jnp.zeros((2, 2)), start, around, key, sweeps=40, again=again))
     chains, later = program(jax.random.key(1))
     assert (np.abs(later.width - 1.0) < 0.5).all()
     for i in range(2):
-        drawn = np.asarray(chains[:, i])
+        drawn = np.asarray(chains.psi[:, i])
         np.testing.assert_allclose((drawn.mean(axis=0) - middle[i]) / scale, 0.0, atol=0.06)
         np.testing.assert_allclose(
             np.cov(drawn.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.08

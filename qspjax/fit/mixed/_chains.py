@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax.fit.mixed._conditional import conditional, twice_and_effects
+from qspjax.fit.mixed._conditional import observed_at, twice_and_effects_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import Modes, modes
 
@@ -21,7 +21,7 @@ DF = 5.0
 """Degrees of freedom of the independent draws."""
 ACCEPTED = 0.35
 """The share of moves of the random walk that should be accepted."""
-STAY, INDEPENDENT, WALK = range(3)
+INDEPENDENT, WALK = range(2)
 
 
 class Proposal(NamedTuple):
@@ -38,10 +38,29 @@ class Proposal(NamedTuple):
     width: Array
 
 
-class _Chain(NamedTuple):
+class Chains(NamedTuple):
+    """Where the chains are.
+
+    Attributes:
+        psi: Shape (chains, subjects, effects).
+        observed: By name, what is observed there, shape (chains, subjects, times); NaN where that is not known yet, or
+            cannot be simulated.
+    """
+
     psi: Array
+    observed: dict[str, Array]
+
+
+class _Moving(NamedTuple):
+    at: Chains
     density: Array
     accepted: Array
+
+
+def begun(mixed: Mixed, psi: Array) -> Chains:
+    """Return chains that begin at psi, where nothing has been simulated yet."""
+    like = jax.eval_shape(lambda u: observed_at(mixed, jnp.asarray(mixed.start), u), psi[0])
+    return Chains(psi, {name: jnp.full((len(psi), *one.shape), jnp.nan) for name, one in like.items()})
 
 
 def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, most: int) -> tuple[Proposal, Modes]:
@@ -57,10 +76,7 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, mo
     """
     factor = mixed.factor(x)
     found = modes(mixed, x, start, most=most)
-    here = mixed.expanded(x, found.u, 1)
-    precision = conditional(mixed, x, found.u, here, None).information + jnp.eye(start.shape[1])
-    fine = jnp.isfinite(found.value)
-    root = jnp.linalg.cholesky(jnp.where(fine[:, None, None], precision, jnp.eye(start.shape[1])))
+    root = jnp.linalg.cholesky(found.curvature)
     unit = jnp.broadcast_to(jnp.eye(start.shape[1]), root.shape)
     inverse = jax.scipy.linalg.solve_triangular(root, unit, lower=True)
     spread = factor @ jnp.swapaxes(inverse, -1, -2)
@@ -68,49 +84,57 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, mo
 
 
 def moved(
-    mixed: Mixed, x: Array, mean: Array, psi: Array, around: Proposal, key: Array, sweeps: int
-) -> tuple[Array, Proposal]:
+    mixed: Mixed, x: Array, mean: Array, chains: Chains, around: Proposal, key: Array, *, sweeps: int, again: bool
+) -> tuple[Chains, Proposal]:
     """Return the chains after some sweeps, and the proposal with a better width.
 
     Args:
         mixed: The problem.
         x: The point, shape (names,).
         mean: The mean of psi, shape (subjects, effects).
-        psi: The chains, shape (chains, subjects, effects).
+        chains: Where they are.
         around: The proposal.
         key: A random key.
         sweeps: How often both moves are made.
+        again: Whether what was observed has to be simulated again, as it depends on more than psi.
     """
-    effects = psi.shape[2]
+    effects = chains.psi.shape[2]
     whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(effects), lower=True)
     back = jnp.linalg.inv(around.spread)
 
-    def density(psi: Array) -> Array:
+    def simulated(psi: Array) -> Chains:
         u = (psi - mean) @ whiten.T
-        return -0.5 * jax.vmap(lambda u: twice_and_effects(mixed, x, u))(u)
+        return Chains(psi, jax.vmap(lambda u: observed_at(mixed, x, u))(u))
+
+    def density(at: Chains) -> Array:
+        u = (at.psi - mean) @ whiten.T
+        return -0.5 * jax.vmap(lambda u, seen: twice_and_effects_of(mixed, x, u, seen))(u, at.observed)
 
     def log_t(psi: Array) -> Array:
         away = jnp.einsum("nab,knb->kna", back, psi - around.middle)
         return -0.5 * (DF + effects) * jnp.log1p(jnp.sum(away**2, axis=-1) / DF)
 
-    def move(now: _Chain, kind_and_key: tuple[Array, Array]) -> tuple[_Chain, None]:
+    def move(now: _Moving, kind_and_key: tuple[Array, Array]) -> tuple[_Moving, None]:
         kind, key = kind_and_key
+        psi = now.at.psi
         normal, spread, chance = jax.random.split(key, 3)
         z = jnp.einsum("nab,knb->kna", around.spread, jax.random.normal(normal, psi.shape))
         heavy = jnp.sqrt(DF / (2.0 * jax.random.gamma(spread, 0.5 * DF, psi.shape[:2])))[..., None]
-        drawn = around.middle + heavy * z
-        walked = now.psi + around.width[:, None] * z
-        trial = jnp.where(kind == INDEPENDENT, drawn, jnp.where(kind == WALK, walked, now.psi))
+        independent = kind == INDEPENDENT
+        trial = simulated(jnp.where(independent, around.middle + heavy * z, psi + around.width[:, None] * z))
         value = density(trial)
-        gain = value - now.density + jnp.where(kind == INDEPENDENT, log_t(now.psi) - log_t(trial), 0.0)
-        # the first visit has no density yet; a chain that stands where nothing can be simulated takes any other place
-        taken = (jnp.log(jax.random.uniform(chance, gain.shape)) < gain) & jnp.isfinite(value)
-        taken |= (kind == STAY) | (~jnp.isfinite(now.density) & jnp.isfinite(value))
-        accepted = now.accepted + jnp.where(kind == WALK, taken.mean(axis=0), 0.0)
-        return _Chain(jnp.where(taken[..., None], trial, now.psi), jnp.where(taken, value, now.density), accepted), None
+        gain = value - now.density + jnp.where(independent, log_t(psi) - log_t(trial.psi), 0.0)
+        # a chain that stands where nothing has been, or can be, simulated takes any other place
+        taken = (jnp.log(jax.random.uniform(chance, gain.shape)) < gain) | ~jnp.isfinite(now.density)
+        taken &= jnp.isfinite(value)
+        accepted = now.accepted + jnp.where(independent, 0.0, taken.mean(axis=0))
+        at = jax.tree.map(lambda new, old: jnp.where(taken[..., None], new, old), trial, now.at)
+        return _Moving(at, jnp.where(taken, value, now.density), accepted), None
 
-    kinds = jnp.array([STAY, *[INDEPENDENT, WALK] * sweeps])
-    begun = _Chain(psi, jnp.full(psi.shape[:2], -jnp.inf), jnp.zeros(psi.shape[1]))
-    ended, _ = jax.lax.scan(move, begun, (kinds, jax.random.split(key, kinds.size)))
+    if again:
+        chains = simulated(chains.psi)
+    kinds = jnp.array([INDEPENDENT, WALK] * sweeps)
+    now = _Moving(chains, density(chains), jnp.zeros(chains.psi.shape[1]))
+    ended, _ = jax.lax.scan(move, now, (kinds, jax.random.split(key, kinds.size)))
     width = around.width * jnp.exp(ended.accepted / sweeps - ACCEPTED)
-    return ended.psi, around._replace(width=jnp.clip(width, 1e-3, 10.0))
+    return ended.at, around._replace(width=jnp.clip(width, 1e-3, 10.0))

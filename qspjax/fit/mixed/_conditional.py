@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from qspjax._solution import RESULTS
 from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
-from qspjax.fit.mixed._individuals import Expansion
+from qspjax.fit.mixed._individuals import Expansion, unexpanded
 from qspjax.fit.mixed._mixed import Mixed, without_constant
 
 
@@ -60,9 +60,20 @@ def twice_of(mixed: Mixed, predictors: list[Predictors]) -> Array:
 
 def twice_and_effects(mixed: Mixed, x: Array, u: Array) -> Array:
     """Return -2 log p(y | u) + u^T u of each subject, inf where it cannot be simulated."""
+    return twice_and_effects_of(mixed, x, u, observed_at(mixed, x, u))
+
+
+def observed_at(mixed: Mixed, x: Array, u: Array) -> dict[str, Array]:
+    """Simulate; return what is observed by name, shape (subjects, times), NaN of a subject that failed."""
     here = mixed.expanded(x, u, 0)
-    value = twice_of(mixed, predictors_of(mixed, x, u, here, None)) + jnp.sum(u * u, axis=-1)
-    return jnp.where((here.result == RESULTS.successful) & jnp.isfinite(value), value, jnp.inf)
+    fine = (here.result == RESULTS.successful)[:, None]
+    return {name: jnp.where(fine, value, jnp.nan) for name, value in here.terms[0].items()}
+
+
+def twice_and_effects_of(mixed: Mixed, x: Array, u: Array, observed: dict[str, Array]) -> Array:
+    """Return -2 log p(y | u) + u^T u of each subject from what is observed at `u`, inf where it failed."""
+    value = twice_of(mixed, predictors_of(mixed, x, u, unexpanded(observed), None)) + jnp.sum(u * u, axis=-1)
+    return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
 
 def conditional(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:

@@ -169,6 +169,11 @@ class Individuals:
         return {name: jnp.where(seen, value, 0.0) for name, value in observed.items()}
 
 
+def unexpanded(observed: dict[str, jax.Array]) -> Expansion:
+    """Return the expansion of order 0 of what is observed, which is a constant."""
+    return Expansion(jnp.zeros(()), (observed,), None, None)
+
+
 def used_places(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
     """Return which places of the pool simulations depend on, and which anything does, shape (places,)."""
     places = _places(individuals.stages)

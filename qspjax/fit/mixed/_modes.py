@@ -2,12 +2,13 @@
 
     u* = argmin -2 log p(y | u) + u^T u
 
-by Marquardt's method with the expected information, each subject with a damping of its own. A trial costs one
-simulation of the cohort with its sensitivities; subjects that are done wait for the others. Values scatter by the
-tolerance of the solver, and would refuse good steps near the mode: there the slope alone decides, until it no longer
-falls.
+by Marquardt's method, each subject with a damping of its own. What the expected information lacks of the curvature is
+learnt from how the slope turns, so that the last steps are as good as Newton's. A trial costs one simulation of the
+cohort with its sensitivities; subjects that are done wait for the others. Values scatter by the tolerance of the
+solver, and would refuse good steps near the mode: there the slope alone decides, until it no longer falls.
 
-Reference: More, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 1978;630:105, doi:10.1007/BFb0067700.
+References: More, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 1978;630:105, doi:10.1007/BFb0067700;
+Dennis, Gay and Welsch, ACM Trans Math Softw 1981;7:348, doi:10.1145/355958.355965 (secants beside known curvature).
 """
 
 from typing import NamedTuple
@@ -25,6 +26,8 @@ CLOSE = 1e-10
 """A mode is found where the next step would gain no more than this; another step, by Newton, follows elsewhere."""
 NEAR = 1e-4
 """A step that should gain less than this is taken without comparing values."""
+LEAST = 0.2
+"""The least curvature that is believed of a secant: that of the prior is 1."""
 FALLS = 0.7
 """What should be gained falls at least by this factor from one such step to the next, or the mode is found."""
 
@@ -35,12 +38,14 @@ class Modes(NamedTuple):
     Attributes:
         u: The random effects, shape (subjects, effects).
         value: -2 log p(y | u) + u^T u, shape (subjects,), inf where a subject could not be simulated.
+        curvature: The expected information and that of the prior, shape (subjects, effects, effects).
         found: Whether it is the mode.
         trials: How many trials it took.
     """
 
     u: Array
     value: Array
+    curvature: Array
     found: Array
     trials: Array
 
@@ -50,6 +55,7 @@ class _Search(NamedTuple):
     value: Array
     gradient: Array
     curvature: Array
+    secant: Array
     damping: Array
     gain: Array
     found: Array
@@ -81,20 +87,21 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, mos
         return jnp.where(fine, value, jnp.inf), gradient, curvature
 
     def step(now: _Search) -> _Search:
-        damped = now.curvature * (1.0 + now.damping[:, None, None] * unit)
-        move = -solve_each(damped, now.gradient)
+        whole = now.curvature + now.secant
+        convex = jnp.isfinite(jnp.linalg.cholesky(whole - LEAST * unit)).all(axis=(-2, -1))
+        bend = jnp.where(convex[:, None, None], whole, now.curvature)
+        move = -solve_each(bend * (1.0 + now.damping[:, None, None] * unit), now.gradient)
         trial = jnp.where(now.found[:, None], now.u, now.u + move)
         value, gradient, curvature = at(trial)
-        expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", now.curvature, move)), axis=-1)
+        expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", bend, move)), axis=-1)
         begun = jnp.isfinite(now.value)  # the first trial is the start itself
         rounding = 1e-13 * (1.0 + jnp.abs(now.value))
         near = begun & (expected < NEAR)
         better = ((value <= now.value + rounding) | near) & jnp.isfinite(value)
         ratio = jnp.where(begun, (now.value - value) / jnp.maximum(expected, 1e-300), 1.0)
-        # where curvature is more than is expected, steps of full length go from side to side of the mode
-        short = jnp.where(ratio > 0.75, jnp.where(now.damping > 0.05, 0.3 * now.damping, 0.0), now.damping)
-        longer = jnp.maximum(2.0 * now.damping, 0.5)
-        damping = jnp.where(near, now.damping, jnp.where(ratio < 0.25, longer, short))
+        less = jnp.where(now.damping > 0.05, 0.3 * now.damping, 0.0)
+        more = jnp.maximum(2.0 * now.damping, 0.5)
+        damping = jnp.where(near | (ratio > 0.75), less, jnp.where(ratio < 0.25, more, now.damping))
         damping = jnp.where(better, damping, jnp.maximum(4.0 * now.damping, 1.0))
         taken = better & ~now.found
         done = (expected < CLOSE) | (near & (expected > FALLS * now.gain))
@@ -107,6 +114,7 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, mos
             kept(value, now.value),
             kept(gradient, now.gradient),
             kept(curvature, now.curvature),
+            kept(_with_secant(now.secant, move, gradient - now.gradient, curvature, begun), 0.0 * now.secant),
             jnp.where(now.found, now.damping, damping),
             kept(jnp.where(begun, expected, jnp.inf), now.gain),
             now.found | (taken & begun & done),
@@ -119,6 +127,19 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, mos
     none = jnp.zeros(mixed.count)
     flat = jnp.broadcast_to(unit, (mixed.count, effects, effects))
     far = none + jnp.inf
-    begun = _Search(start, far, jnp.zeros_like(start), flat, none, far, none.astype(bool), none.astype(int))
+    begun = _Search(start, far, jnp.zeros_like(start), flat, 0.0 * flat, none, far, none.astype(bool), none.astype(int))
     now = jax.lax.while_loop(going, step, begun)
-    return Modes(now.u, now.value, now.found, now.trials)
+    return Modes(now.u, now.value, now.curvature, now.found, now.trials)
+
+
+def _with_secant(secant: Array, move: Array, turned: Array, curvature: Array, begun: Array) -> Array:
+    """Return what the expected information lacks of the curvature, after a step that turned the gradient.
+
+    An update of rank one, of the part that the expected information does not have.
+    """
+    rest = turned - jnp.einsum("nab,nb->na", curvature + secant, move)
+    along = jnp.sum(rest * move, axis=-1)
+    length = jnp.linalg.norm(rest, axis=-1) * jnp.linalg.norm(move, axis=-1)
+    fine = begun & (jnp.abs(along) > 1e-3 * length)
+    update = jnp.einsum("na,nb->nab", rest, rest) / jnp.where(fine, along, 1.0)[:, None, None]
+    return secant + jnp.where(fine[:, None, None], update, 0.0)

@@ -17,7 +17,7 @@ doi:10.1137/0330046.
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -29,8 +29,9 @@ from jaxtyping import Array
 from qspjax._checks import check_whole
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._approximations import FOCEI
-from qspjax.fit.mixed._chains import Proposal, moved, proposal
+from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
+from qspjax.fit.mixed._individuals import unexpanded
 from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import MOST
@@ -45,8 +46,8 @@ ANNEALING = 0.95
 LONGEST = 0.3
 """The longest step of a parameter that is no mean of random effects, on the scale of the search."""
 DECAY = 0.7
-TRIALS = 5
-"""Trials of the search for the modes that chains move about, which only have to be near."""
+TRIALS, FEW = 5, 3
+"""Trials of the search for the modes that chains move about, which only have to be near: at the start, and later."""
 AIMED = tuple(5 * 2**k for k in range(20))
 """Iterations after which the modes are looked for again."""
 
@@ -128,7 +129,7 @@ class StochasticRun:
         self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
-        self.psi = jnp.broadcast_to(around.middle, (chains, *around.middle.shape))
+        self.chains = begun(mixed, jnp.broadcast_to(around.middle, (chains, *around.middle.shape)))
         self.moments: _Moments | None = None
 
     @property
@@ -156,9 +157,9 @@ class StochasticRun:
         exploring = done < method.exploration
         if done in AIMED:
             near = self._whitened(self.around.middle, mean)
-            self.around, _ = self.aim(self.x, mean, near, self.around.width, TRIALS)
+            self.around, _ = self.aim(self.x, mean, near, self.around.width, FEW)
         key = jax.random.fold_in(jax.random.key(method.seed), done)
-        self.psi, self.around, new, slope = self.program(self.x, mean, self.psi, self.around, self.kept, key)
+        self.chains, self.around, new, slope = self.program(self.x, mean, self.chains, self.around, self.kept, key)
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
         new = _Moments(*(np.asarray(part) for part in new))
         old = new if self.moments is None else self.moments
@@ -236,13 +237,16 @@ class StochasticRun:
     def state(self) -> dict[str, Any]:
         """Return what has to be kept to go on later."""
         moments = {} if self.moments is None else self.moments._asdict()
-        own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept, "psi": self.psi}
-        return own | self.around._asdict() | moments
+        own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
+        seen = {f"observed_{name}": value for name, value in self.chains.observed.items()}
+        return own | self.around._asdict() | moments | seen | {"psi": self.chains.psi}
 
     def restore(self, held: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
         self.x, self.path, self.ended = held["x"], [*held["path"]], str(held["ended"])
-        self.kept, self.psi = held["kept"], jnp.asarray(held["psi"])
+        self.kept = held["kept"]
+        seen = {name: jnp.asarray(held[f"observed_{name}"]) for name in self.chains.observed}
+        self.chains = Chains(jnp.asarray(held["psi"]), seen)
         self.around = Proposal(*(jnp.asarray(held[name]) for name in Proposal._fields))
         self.moments = _Moments(*(held[name] for name in _Moments._fields)) if "first" in held else None
 
@@ -254,19 +258,20 @@ def _iterated(
     sweeps: int,
     x: Array,
     mean: Array,
-    psi: Array,
+    chains: Chains,
     around: Proposal,
     kept: Array,
     key: Array,
-) -> tuple[Array, Proposal, _Moments, Array]:
+) -> tuple[Chains, Proposal, _Moments, Array]:
     """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
-    psi, around = moved(mixed, x, mean, psi, around, key, sweeps)
+    simulates = bool(found.simulating[others].any())
+    chains, around = moved(mixed, x, mean, chains, around, key, sweeps=sweeps, again=simulates)
+    psi = chains.psi
     first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
     whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(psi.shape[2]), lower=True)
-    order = int(found.simulating[others].any())
 
-    def scores(u: Array) -> tuple[Array, Array]:
-        here = jax.lax.stop_gradient(mixed.expanded(x, u, order))
+    def scores(u: Array, observed: dict[str, Array]) -> tuple[Array, Array]:
+        here = jax.lax.stop_gradient(mixed.expanded(x, u, 1)) if simulates else unexpanded(observed)
 
         def predicted(own: Array) -> list:
             return predictors_of(mixed, x.at[others].set(own), u, here, None)
@@ -275,19 +280,22 @@ def _iterated(
             return jax.jvp(predicted, (x[others],), (direction,))
 
         predictors, by = jax.vmap(along, out_axes=(None, 0))(jnp.eye(others.size))
+        fine = [jnp.isfinite(value).all(axis=-1) for value in observed.values()]
+        whole = reduce(jnp.logical_and, fine, kept)
         slope, information = jnp.zeros(others.size), jnp.zeros((others.size, others.size))
         for rows, own, moves in zip(mixed.rows, predictors, by, strict=True):
             _, score, weight = rows.scores(own)
             for s, w, d in zip(score, weight, moves, strict=True):
-                d = jnp.where(kept[rows.experiment], d, 0.0)
-                slope += d @ jnp.where(kept[rows.experiment], s, 0.0)
-                information += (d * jnp.where(kept[rows.experiment], w, 0.0)) @ d.T
+                d = jnp.where(whole[rows.experiment], d, 0.0)
+                slope += d @ jnp.where(whole[rows.experiment], s, 0.0)
+                information += (d * jnp.where(whole[rows.experiment], w, 0.0)) @ d.T
         return slope, information
 
     if not others.size:
-        return psi, around, _Moments(first, second, jnp.zeros((0, 0))), jnp.zeros(0)
-    slope, information = jax.tree.map(lambda part: part.mean(axis=0), jax.vmap(scores)((psi - mean) @ whiten.T))
-    return psi, around, _Moments(first, second, information), slope
+        return chains, around, _Moments(first, second, jnp.zeros((0, 0))), jnp.zeros(0)
+    each = jax.vmap(scores)((psi - mean) @ whiten.T, chains.observed)
+    slope, information = jax.tree.map(lambda part: part.mean(axis=0), each)
+    return chains, around, _Moments(first, second, information), slope
 
 
 def _omega_point(
