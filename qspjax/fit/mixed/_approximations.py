@@ -187,7 +187,9 @@ def subject_objectives(
         bend = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
 
     def at(x: Array) -> tuple[Array, Array]:
-        mode = u - solve_each(bend, jax.grad(penalised, argnums=1)(x, u)) if method.conditional else u
+        mode = u
+        if method.conditional:  # not by Cholesky: rounding, or a saddle far from the optimum, may bend it down
+            mode = u - jnp.linalg.solve(bend, jax.grad(penalised, argnums=1)(x, u)[..., None])[..., 0]
         value = method.objective(mixed, x, mode, here, typical)
         return value, (value, mode)
 

@@ -13,7 +13,7 @@ from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
 from qspjax.fit._checkpoint import loaded, save
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
-from qspjax.fit.mixed._descent import Descent, direction, products, updated
+from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
@@ -176,7 +176,7 @@ class DescentRun:
 
     def _products(self, one: Evaluation) -> np.ndarray:
         mine = self.kept & (self.weights > 0)
-        return products(np.sqrt(self.weights[mine])[:, None] * one.slopes[mine])
+        return products(one.slopes[mine], self.weights[mine])
 
     def advance(self, tolerance: float) -> None:
         """Take a step; note that the search has ended where there is none."""
@@ -190,7 +190,10 @@ class DescentRun:
             one = self.evaluated(x, self.u)
             value, slope = self._total(x, one)
             if value <= self.now.value + 1e-4 * float(self.now.slope @ (x - self.now.x)):
-                self.now = updated(self.now, x, value, slope)
+                if self.gain > FAR and are_many(one.slopes):
+                    self.now = renewed(self.now, x, value, slope, self._products(one))
+                else:
+                    self.now = updated(self.now, x, value, slope)
                 self.u, self.last = one.modes, one
                 self.history.append(value)
                 self.path.append(x)
@@ -199,7 +202,7 @@ class DescentRun:
         fresh = self._products(self.last)
         if np.allclose(fresh, self.now.bend):
             self.ended = "no lower point was found along the last direction"
-        self.now = self.now._replace(bend=fresh)
+        self.now = self.now._replace(bend=fresh, stretch=1.0)
 
     def result(self) -> MixedFit:
         """Return what was found."""
@@ -233,7 +236,7 @@ class DescentRun:
 
     def restore(self, held: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
-        self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"])
+        self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"], float(held["stretch"]))
         self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
         self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
         self.history, self.path = held["history"].tolist(), [*held["path"]]
