@@ -80,7 +80,7 @@ FEWEST = 128
 
 def _on_all_cores(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
     """Compute the patients, in one part for each core if there are enough of them."""
-    parts = min(_cores(), size // FEWEST)
+    parts = min(cores(), size // FEWEST)
     leaves = jax.tree.leaves((each, shared))
     if parts < 2 or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
         return _vectorised(function, each, shared, size)
@@ -99,7 +99,7 @@ def _rows(each: Any, first: int, width: int, size: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[members], each)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -91,8 +91,8 @@ def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again
     root, scale = np.linalg.cholesky(covariance), np.sqrt(np.diag(covariance))
     around = Proposal(jnp.asarray(middle + scale), jnp.broadcast_to(1.5 * root, (2, 2, 2)), jnp.ones(2))
     start = begun(mixed, jnp.broadcast_to(around.middle, (4000, 2, 2)))
-    program = jax.jit(lambda key: moved(mixed, x, jnp.zeros((2, 2)), start, around, key, sweeps=40, again=again))
-    chains, later = program(jax.random.key(1))
+    program = jax.jit(lambda keys: moved(mixed, x, jnp.zeros((2, 2)), start, around, keys, sweeps=40, again=again))
+    chains, later = program(jax.random.split(jax.random.key(1)))
     assert (np.abs(later.width - 1.0) < 0.5).all()
     for i in range(2):
         drawn = np.asarray(chains.psi[:, i])

@@ -84,7 +84,7 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, mo
 
 
 def moved(
-    mixed: Mixed, x: Array, mean: Array, chains: Chains, around: Proposal, key: Array, *, sweeps: int, again: bool
+    mixed: Mixed, x: Array, mean: Array, chains: Chains, around: Proposal, keys: Array, *, sweeps: int, again: bool
 ) -> tuple[Chains, Proposal]:
     """Return the chains after some sweeps, and the proposal with a better width.
 
@@ -94,11 +94,11 @@ def moved(
         mean: The mean of psi, shape (subjects, effects).
         chains: Where they are.
         around: The proposal.
-        key: A random key.
+        keys: A random key for each subject, so that its chains do not depend on who else is there.
         sweeps: How often both moves are made.
         again: Whether what was observed has to be simulated again, as it depends on more than psi.
     """
-    effects = chains.psi.shape[2]
+    count, _, effects = chains.psi.shape
     whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(effects), lower=True)
     back = jnp.linalg.inv(around.spread)
 
@@ -114,18 +114,22 @@ def moved(
         away = jnp.einsum("nab,knb->kna", back, psi - around.middle)
         return -0.5 * (DF + effects) * jnp.log1p(jnp.sum(away**2, axis=-1) / DF)
 
-    def move(now: _Moving, kind_and_key: tuple[Array, Array]) -> tuple[_Moving, None]:
-        kind, key = kind_and_key
-        psi = now.at.psi
+    def drawn(key: Array) -> tuple[Array, Array, Array]:
         normal, spread, chance = jax.random.split(key, 3)
-        z = jnp.einsum("nab,knb->kna", around.spread, jax.random.normal(normal, psi.shape))
-        heavy = jnp.sqrt(DF / (2.0 * jax.random.gamma(spread, 0.5 * DF, psi.shape[:2])))[..., None]
+        heavy = jnp.sqrt(DF / (2.0 * jax.random.gamma(spread, 0.5 * DF, (count,))))
+        return jax.random.normal(normal, (count, effects)), heavy, jax.random.uniform(chance, (count,))
+
+    def move(now: _Moving, kind_and_keys: tuple[Array, Array]) -> tuple[_Moving, None]:
+        kind, keys = kind_and_keys
+        psi = now.at.psi
+        normal, heavy, chance = jax.vmap(drawn, out_axes=1)(keys)
+        z = jnp.einsum("nab,knb->kna", around.spread, normal)
         independent = kind == INDEPENDENT
-        trial = simulated(jnp.where(independent, around.middle + heavy * z, psi + around.width[:, None] * z))
+        trial = simulated(jnp.where(independent, around.middle + heavy[..., None] * z, psi + around.width[:, None] * z))
         value = density(trial)
         gain = value - now.density + jnp.where(independent, log_t(psi) - log_t(trial.psi), 0.0)
         # a chain that stands where nothing has been, or can be, simulated takes any other place
-        taken = (jnp.log(jax.random.uniform(chance, gain.shape)) < gain) | ~jnp.isfinite(now.density)
+        taken = (jnp.log(chance) < gain) | ~jnp.isfinite(now.density)
         taken &= jnp.isfinite(value)
         accepted = now.accepted + jnp.where(independent, 0.0, taken.mean(axis=0))
         at = jax.tree.map(lambda new, old: jnp.where(taken[..., None], new, old), trial, now.at)
@@ -135,6 +139,7 @@ def moved(
         chains = simulated(chains.psi)
     kinds = jnp.array([INDEPENDENT, WALK] * sweeps)
     now = _Moving(chains, density(chains), jnp.zeros(chains.psi.shape[1]))
-    ended, _ = jax.lax.scan(move, now, (kinds, jax.random.split(key, kinds.size)))
+    each = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, kinds.size))(keys), 0, 1)
+    ended, _ = jax.lax.scan(move, now, (kinds, each))
     width = around.width * jnp.exp(ended.accepted / sweeps - ACCEPTED)
     return ended.at, around._replace(width=jnp.clip(width, 1e-3, 10.0))

@@ -28,6 +28,7 @@ from qspjax.fit.mixed._conditional import conditional, observed_information, twi
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._modes import modes
+from qspjax.fit.mixed._parts import SHARED, on_all_cores
 
 MOST_POINTS = 100_000
 LANES = 16_384
@@ -169,8 +170,12 @@ def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: Abstract
         method: The integral.
     """
     z, logs = method.points(len(mixed.effects))
-    each = mixed.program(
-        "at points", lambda: quickly_compiled(jax.vmap(partial(twice_and_effects, mixed), in_axes=(None, 0)))
+    each = on_all_cores(
+        mixed,
+        "at points",
+        lambda part: jax.vmap(partial(twice_and_effects, part), in_axes=(None, 0)),
+        (SHARED, 1),
+        1,
     )
     chunk = min(max(1, LANES // mixed.count), len(z))
     padded = np.concatenate([z, np.zeros((-len(z) % chunk, z.shape[1]))])

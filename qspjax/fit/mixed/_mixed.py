@@ -99,13 +99,14 @@ class Mixed:
         """Check and lay out everything."""
         check_instance("model", model, AbstractModel, "a model")
         self.model, self.outputs, self.parameters, self.method = model, dict(outputs), dict(parameters), method
-        self.random = tuple(random)
+        self.random, self._written = tuple(random), dict(individual)
         for i, one in enumerate(self.random):
             check_instance(f"random[{i}]", one, Random, "a block such as Random({'eta_CL': 0.1})")
         if not self.random:
             raise ArgumentError("random", "must have at least one random effect, but has none.")
         if not subjects:
             raise ArgumentError("subjects", "must have measurements, but there are none.")
+        self._given = dict(subjects)
         occasions = Occasions(self.random, subjects)
         subjects = {name: occasions.indicated(one) for name, one in subjects.items()}
         self.effects, self.present = occasions.effects(), occasions.present()
@@ -203,6 +204,23 @@ class Mixed:
 
         value, slope, bend = self.program("prior", lambda: jax.jit(all_of))(x)
         return np.asarray(value), np.asarray(slope), np.asarray(bend)
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether a part of the subjects has the same names and random effects."""
+        return not any(one.occasion for one in self.random)
+
+    def part(self, span: slice) -> "Mixed":
+        """Return the problem of some of the subjects."""
+        return Mixed(
+            self.model,
+            {name: self._given[name] for name in self.subjects[span]},
+            self.outputs,
+            parameters=self.parameters,
+            individual=self._written,
+            random=self.random,
+            method=self.method,
+        )
 
     # --- one evaluation ---------------------------------------------------------------------------------------------
 

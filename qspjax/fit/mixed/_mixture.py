@@ -47,6 +47,10 @@ class _Divided(Mixed):
 
     subpopulations: tuple[str, ...]
 
+    @property
+    def is_divisible(self) -> bool:
+        return False
+
     def _begin(self, shares: Mapping[str, float], subjects: Mapping[str, Experiment], settings: dict[str, Any]) -> None:
         """Lay out everything, then put the probabilities behind the other parameters."""
         super().__init__(subjects=subjects, **settings)

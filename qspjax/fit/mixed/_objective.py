@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._approximations import AbstractApproximation, subject_objectives
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
+from qspjax.fit.mixed._parts import SHARED, on_all_cores
 
 
 class Evaluation(NamedTuple):
@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 
 def objective_program(mixed: Mixed, method: AbstractApproximation) -> Any:
     """Return the program that evaluates the objective at a point, for modes to begin from."""
-    return mixed.program(repr(method), lambda: quickly_compiled(partial(_evaluate, mixed, method)))
+    return on_all_cores(mixed, repr(method), lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
 
 
 def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.Array) -> Evaluation:

@@ -84,6 +84,12 @@ class MixedFit:
         return self.u @ np.asarray(self.mixed.factor(self.x)).T
 
     @property
+    def most_probable(self) -> np.ndarray:
+        """The subpopulation of a mixture to which each subject most probably belongs, "" if it was left out."""
+        names, shares = np.array([*self.memberships], dtype=object), np.array([*self.memberships.values()])
+        return np.where(self.kept, names[np.argmax(shares, axis=0)], "")
+
+    @property
     def shrinkage(self) -> dict[str, tuple[float, float]]:
         """Eta shrinkage in per cent: 100 (1 - SD(eta) / omega), and in variances 100 (1 - var(eta) / omega^2)."""
         found = {}
@@ -152,7 +158,8 @@ class MixedFit:
 
         Returns:
             ID, OBJECTIVE (its part of the objective), ETA of every random effect, and by their names the numbers of
-            `individual`, the covariates, and P of every subpopulation of a mixture.
+            `individual` and the covariates; of a mixture also SUBPOPULATION, where a subject most probably belongs, and
+            P of each.
         """
         etas, count = self.etas, self.mixed.count
         known = self._known(etas)
@@ -163,6 +170,7 @@ class MixedFit:
             **{f"ETA_{name}": etas[:, k] for k, name in enumerate(self.mixed.effects)},
             **{name: np.broadcast_to(value, (count,)) for name, value in own.items()},
             **self.mixed.covariates,
+            **({"SUBPOPULATION": self.most_probable} if self.memberships else {}),
             **{f"P_{name}": own for name, own in self.memberships.items()},
         }
 

@@ -27,7 +27,6 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import check_whole
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._approximations import FOCEI
 from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
@@ -36,7 +35,8 @@ from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import MOST
 from qspjax.fit.mixed._objective import objective_program
-from qspjax.fit.mixed._references import References, references, regressed
+from qspjax.fit.mixed._parts import ADDED, SHARED, on_all_cores
+from qspjax.fit.mixed._references import references, regressed
 from qspjax.fit.mixed._result import MixedFit
 
 LEAST_CHAINS = 100
@@ -117,11 +117,18 @@ class StochasticRun:
         self.found = mixed.program("references", lambda: references(mixed))
         self.others = np.flatnonzero(~self.found.referenced)
         chains = method.chains or max(1, -(-LEAST_CHAINS // mixed.count))
-        self.aim = mixed.program("aim of chains", lambda: quickly_compiled(partial(proposal, mixed)))
-        self.program = mixed.program(
-            f"{method.sweeps} sweeps of chains",
-            lambda: quickly_compiled(partial(_iterated, mixed, self.found, self.others, method.sweeps)),
+        self.aim = on_all_cores(
+            mixed, "aim of chains", lambda part: partial(proposal, part), (SHARED, 0, 0, 0, SHARED), 0
         )
+        simulates = bool(self.found.simulating[self.others].any())
+        self.program = on_all_cores(
+            mixed,
+            f"{method.sweeps} sweeps of chains",
+            lambda part: partial(_iterated, part, self.others, method.sweeps, simulates),
+            (SHARED, 0, 1, 0, 0, SHARED, 0),
+            (1, 0, _Moments(0, 0, ADDED), ADDED),
+        )
+        self.who = np.arange(mixed.count)
         self.x, self.path, self.ended = x, [x], ""
         width = np.full(mixed.count, 1.0)
         around, found = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, TRIALS)
@@ -159,7 +166,9 @@ class StochasticRun:
             near = self._whitened(self.around.middle, mean)
             self.around, _ = self.aim(self.x, mean, near, self.around.width, FEW)
         key = jax.random.fold_in(jax.random.key(method.seed), done)
-        self.chains, self.around, new, slope = self.program(self.x, mean, self.chains, self.around, self.kept, key)
+        self.chains, self.around, new, slope = self.program(
+            self.x, mean, self.chains, self.around, self.kept, key, self.who
+        )
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
         new = _Moments(*(np.asarray(part) for part in new))
         old = new if self.moments is None else self.moments
@@ -253,19 +262,20 @@ class StochasticRun:
 
 def _iterated(
     mixed: Mixed,
-    found: References,
     others: np.ndarray,
     sweeps: int,
+    simulates: bool,
     x: Array,
     mean: Array,
     chains: Chains,
     around: Proposal,
     kept: Array,
     key: Array,
+    who: Array,
 ) -> tuple[Chains, Proposal, _Moments, Array]:
     """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
-    simulates = bool(found.simulating[others].any())
-    chains, around = moved(mixed, x, mean, chains, around, key, sweeps=sweeps, again=simulates)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(who)
+    chains, around = moved(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)
     psi = chains.psi
     first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
     whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(psi.shape[2]), lower=True)

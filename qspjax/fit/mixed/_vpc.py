@@ -5,17 +5,24 @@ covariates can be looked at together:
 
     pcY = Y median(PRED in the bin) / PRED
 
+Of a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the one in which a subject most probably is
+was chosen by its measurements, and those that are simulated are of others.
+
 Reference: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_number, check_one_of, check_whole, refuse
 from qspjax.fit._rows import Rows
+from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._diagnostics import diagnostics, simulated
+from qspjax.fit.mixed._mixture import Mixture, whole_of
 
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit
@@ -66,7 +73,8 @@ def visual_predictive_check(
     rows = mixed.rows[place]
     table = diagnostics(fit)
     mine = table["OUTPUT"] == output
-    time, pred = table["TAD" if after_dose else "TIME"][mine], table["PRED"][mine]
+    time, whole = table["TAD" if after_dose else "TIME"][mine], whole_of(mixed)
+    pred = _expected(whole, fit.x)[place] if corrected and isinstance(whole, Mixture) else table["PRED"][mine]
     seen = np.where(rows.censored, -np.inf, rows.value)
     made = simulated(mixed, fit.x, replicates=replicates, seed=seed)[place]
     if rows.output.below is not None and rows.censored.any():
@@ -101,6 +109,19 @@ def visual_predictive_check(
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
+    """Return the mean over the subpopulations of each typical prediction, output by output."""
+    u = jnp.zeros((mixture.count, len(mixture.effects)))
+
+    def typical(x: jax.Array) -> list[jax.Array]:
+        shares = jnp.exp(mixture.log_shares(x))
+        predicted = mixture.predicted(x, u, mixture.expanded(x, u, 0))
+        return [shares @ own.reshape(shares.size, -1) for own, _ in predicted]
+
+    program = mixture.program("typical", lambda: quickly_compiled(typical))
+    return [np.asarray(own) for own in program(jnp.asarray(x))]
 
 
 def _quantile(values: np.ndarray, quantile: float, rows: Rows) -> np.ndarray:
