@@ -305,3 +305,172 @@ def test_covariates_that_change_between_records(folder):
     assert issue.message.startswith(
         "must have covariates that change in steps, NOCB() or LOCF(), in a fit, but is linear"
     )
+
+
+MIXTURE = """
+data = "levels.csv"
+model = { name = "OneCompartment", parameters = { CL = 3.0, V = 30.0 } }
+parameters = { fast = { start = 3.0 }, slow = { start = 0.6 } }
+
+[individual]
+CL = "piecewise(slow, poor > 0, fast) * exp(eta)"
+
+[[random]]
+variances = { eta = 0.05 }
+
+[subpopulations]
+extensive = 0.7
+poor = 0.3
+
+[outputs.concentration]
+error = "proportional"
+cv = 0.1
+
+[estimation]
+method = "fo"
+iterations = 12
+
+[simulation]
+replicates = 50
+"""
+
+
+def bimodal():
+    """Return data of 14 subjects, the last four of which clear slowly."""
+    rng = np.random.default_rng(4)
+    lines = ["ID,TIME,AMT,DV"]
+    for id in range(1, 15):
+        CL = (2.6 if id < 11 else 0.5) * np.exp(0.2 * rng.normal())
+        lines.append(f"{id},0,300,.")
+        lines += [f"{id},{t},.,{10.0 * np.exp(-CL / 30.0 * t) * (1.0 + 0.1 * rng.normal()):.4f}" for t in (4.0, 20.0)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def divided(tmp_path, monkeypatch):
+    (tmp_path / "mixture.toml").write_text(MIXTURE)
+    (tmp_path / "levels.csv").write_text(bimodal())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_mixture_says_where_subjects_belong(divided, capsys):
+    assert main(["check", "mixture.toml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Fit:        mixture",
+        "Data:       28 measurements of 14 subjects",
+        "Estimated:  fast, slow, P(extensive), var(eta)",
+        "Covariates: none",
+        "Mixture:    extensive, poor",
+        "Method:     FO",
+    ]
+    file = qsp.io.read_fit("mixture.toml")
+    found = qsp.fit.nlme(file.mixed, method=file.method)
+    estimates = qsp.io.Estimates.of(found, "hessian")
+    assert estimates.table["name"].tolist() == ["fast", "slow", "P(extensive)", "P(poor)", "var(eta)"]
+    assert estimates.table["kind"].tolist() == ["parameter"] * 2 + ["probability"] * 2 + ["variance"]
+    share, rest = estimates.table["estimate"][2:4]
+    assert share == pytest.approx(found.memberships["extensive"].mean(), abs=1e-3)
+    assert share + rest == pytest.approx(1.0)
+    assert estimates.table["se"][2] == pytest.approx(estimates.table["se"][3])
+    belong = found.individuals()["SUBPOPULATION"].tolist()
+    assert belong == ["extensive"] * 10 + ["poor"] * 4
+    summary = qsp.io.mixed_summary(file, found, estimates, None)
+    assert "28 measurements of 14 subjects" in summary
+    least = np.floor(1000.0 * found.memberships["poor"][10:].min()) / 1000.0
+    assert f"poor: most probably that of 4 subjects, each with a probability of at least {least:g}\n" in summary
+
+
+@pytest.mark.slow
+def test_a_mixture_that_is_interrupted_goes_on(divided, capsys, monkeypatch):
+    integrated = '"fo"\nlikelihood = "quadrature"\npoints = 3'
+    (divided / "mixture.toml").write_text(MIXTURE.replace('"fo"', integrated))
+    assert main(["fit", "mixture.toml", "--out", "whole"]) == 0
+    update = Progress.update
+
+    def interrupted(self, done, **settings):
+        update(self, done, **settings)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "update", interrupted)
+        assert main(["fit", "mixture.toml", "--out", "parts"]) == 130
+    assert main(["fit", "mixture.toml", "--out", "parts"]) == 0
+    said = capsys.readouterr()
+    assert "Going on from parts.checkpoint.npz." in said.err
+    assert "by Quadrature, in place of the objective" in said.out
+    whole, parts = divided / "whole", divided / "parts"
+    for name in ("estimates.csv", "individuals.csv", "vpc.csv"):
+        assert (parts / name).read_text() == (whole / name).read_text()
+    assert {path.name for path in whole.iterdir()} == {*qsp.io.MIXED_FILES} - {"covariates.png"}
+    for row in rows(whole / "individuals.csv"):
+        assert float(row["P_extensive"]) + float(row["P_poor"]) == pytest.approx(1.0)
+        assert float(row[f"P_{row['SUBPOPULATION']}"]) > 0.5
+    measured = [float(row["DV"]) for row in rows(whole / "diagnostics.csv") if row["TIME"] == "20.0"]
+    high = rows(whole / "vpc.csv")[-1]
+    # all have one typical prediction, so that there is nothing to correct
+    assert float(high["OBSERVED"]) == pytest.approx(np.quantile(measured, 0.95))
+    assert float(high["LOWER"]) < float(high["OBSERVED"]) < float(high["UPPER"])
+
+
+MISTAKEN = [
+    (
+        "poor = 0.3",
+        "poor = 0.4",
+        "12: subpopulations: must have probabilities that add up to 1, but their sum is 1.1.",
+    ),
+    ("poor = 0.3", "poor = -0.3", "14: [subpopulations] poor: must be positive, but is -0.3."),
+    ("poor = 0.3", 'poor = "few"', "14: [subpopulations] poor: must be"),
+    ("extensive = 0.7\n", "", "12: subpopulations: must be at least two, but there is 1."),
+    ("extensive = 0.7\npoor = 0.3", "", "12: subpopulations: must be at least two, but there are none."),
+    (
+        "poor > 0",
+        "fast > 0",
+        "12: subpopulations: must be told apart by formulas, but none uses extensive or poor.",
+    ),
+    ("extensive = 0.7", "extensive = 0.3\nmedium = 0.4", "but none uses extensive or medium."),
+    (
+        "extensive =",
+        "eta =",
+        "13: [subpopulations] eta: must have a name that means nothing else, but it is that of a random effect, too",
+    ),
+    (
+        "extensive =",
+        "V =",
+        "V: must have a name that means nothing else, but it is that of a parameter of the model, too",
+    ),
+    ("extensive =", "ID =", "ID: must have a name that means nothing else, but it is that of a column of the results"),
+    (
+        '"fo"',
+        '"saem"',
+        '[estimation] method: must be focei, foce, fo or laplace for a mixture of subpopulations, but is "saem".',
+    ),
+    ("[subpopulations]", "[subpopulation]", 'is "subpopulation". Did you mean `subpopulations`?'),
+    ("poor > 0", "pour > 0", '(fast, slow, eta, extensive, poor, CL, V), but is "pour".'),
+    (
+        '* exp(eta)"\n\n[[random]]\nvariances = { eta = 0.05 }',
+        '"',
+        "must have at least one random effect, but has none.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), MISTAKEN)
+def test_what_is_wrong_with_subpopulations(divided, capsys, old, new, said):
+    assert old in MIXTURE
+    (divided / "mixture.toml").write_text(MIXTURE.replace(old, new))
+    assert main(["check", "mixture.toml"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_all_that_is_wrong_with_a_mixture_is_said_at_once(divided):
+    text = MIXTURE.replace("poor = 0.3", "fast = 0.4").replace('"fo"', '"saem"').replace("poor > 0", "extensive > 0")
+    (divided / "mixture.toml").write_text(text.replace("start = 0.6", "start = 0.6, bounds = [1, 2]"))
+    found = [(issue.line, issue.key) for issue in qsp.io.validate("mixture.toml")]
+    assert found == [
+        (4, "parameters.slow.start"),
+        (12, "subpopulations"),
+        (14, "subpopulations.fast"),
+        (21, "estimation.method"),
+    ]

@@ -125,7 +125,7 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     except FileIssues as error:
         others.extend(error.issues)
         described = None
-    if "random" in top or "individual" in top:
+    if any(key in top for key in ("random", "individual", "subpopulations")):
         return read_mixed(top, path.name, title, described, table)
     parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
     outputs, kinds = {}, {}

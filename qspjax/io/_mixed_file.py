@@ -8,15 +8,18 @@ data                       the data set; or a table: file and the options of `re
 [individual]               by name, formulas over parameters, random effects and covariates
 [[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
                            by row); fixed; occasion, the column that says on which one effects are drawn anew
+[subpopulations]           of a mixture: by name, the probabilities where the search begins, which add up to 1; all but
+                           the last are estimated, as P(name). In formulas a name is 1 in its subpopulation and 0 in
+                           the others: CL = "piecewise(tCL_poor, poor > 0, tCL) * exp(eta_CL)"
 [outputs.NAME]             as in any fit file; without limit that of the values that CENS marks
 [estimation]               method ("focei", "foce", "fo", "laplace" or "saem"), iterations, tolerance; standard_errors
                            ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
-                           "importance" with samples)
+                           "importance" with samples); no "saem" of a mixture
 [simulation]               replicates, seed, corrected and bins of the visual predictive check
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,7 @@ from qspjax.fit import (
     ImportanceSampling,
     Laplacian,
     Mixed,
+    Mixture,
     Output,
     Quadrature,
     Random,
@@ -55,6 +59,9 @@ INTEGRALS: dict[str, tuple[Any, str]] = {
     "quadrature": (Quadrature, "points"),
     "importance": (ImportanceSampling, "samples"),
 }
+
+COLUMNS = ("ID", "OBJECTIVE", "SUBPOPULATION")
+"""What tables of individuals have, whatever the model, see `MixedFit.individuals`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +100,18 @@ class MixedFile:
 
     def __str__(self) -> str:
         mixed = self.mixed
-        measured = sum(rows.value.size for rows in mixed.rows)
-        censored = sum(int(rows.censored.sum()) for rows in mixed.rows)
+        subpopulations = mixed.subpopulations if isinstance(mixed, Mixture) else ()
+        copies = max(1, len(subpopulations))
+        measured = sum(rows.value.size for rows in mixed.rows) // copies
+        censored = sum(int(rows.censored.sum()) for rows in mixed.rows) // copies
         below = f", {censored} below the limit of quantification" if censored else ""
+        covariates = [name for name in mixed.covariates if name not in subpopulations]
         lines = {
             "Fit": self.title,
-            "Data": f"{measured} measurements of {mixed.count} subjects{below}",
+            "Data": f"{measured} measurements of {mixed.count // copies} subjects{below}",
             "Estimated": ", ".join(mixed.names),
-            "Covariates": ", ".join(mixed.covariates) or "none",
+            "Covariates": ", ".join(covariates) or "none",
+            **({"Mixture": ", ".join(subpopulations)} if subpopulations else {}),
             "Method": type(self.method).__name__,
         }
         return "\n".join(f"{key + ':':<12}{value}" for key, value in lines.items())
@@ -126,14 +137,16 @@ def read_mixed(
     columns = None if data is None else [*data.covariates, *data.varying]
     random = [_random(own, columns) for own in blocks]
     outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
-    estimation, simulation = _estimation(top.table("estimation")), _simulation(top.table("simulation"))
+    shares = _shares(top, described, parameters, effects, formulas, outputs)
+    estimation = _estimation(top.table("estimation"), is_mixture="subpopulations" in top)
+    simulation = _simulation(top.table("simulation"))
     if "set" in top:
         top.table("set").issue("", "must be [individual] in a fit with random effects, but is [set].")
     top.close()
     whole = not (top.issues or described is None or data is None)
     if described is not None and data is not None:
         occasions = dict.fromkeys(one.occasion for one in random if one is not None and one.occasion is not None)
-        used = _checked(top, rules, described, data, parameters, formulas, effects, outputs)
+        used = _checked(top, rules, described, data, parameters, formulas, [*effects, *shares], outputs)
         used += [name for name in occasions if name not in used]
         _check_observed(top, data, kinds if several else None)
         whole = whole and not top.issues
@@ -141,7 +154,11 @@ def read_mixed(
         return None
     try:
         subjects = data.experiments(kinds if several else next(iter(outputs)), covariates=used)
-        mixed = Mixed(described.model, subjects, outputs, parameters=parameters, individual=formulas, random=random)
+        settings = {"parameters": parameters, "individual": formulas, "random": random}
+        if shares:
+            mixed = Mixture(described.model, subjects, outputs, subpopulations=shares, **settings)
+        else:
+            mixed = Mixed(described.model, subjects, outputs, **settings)
     except ArgumentError as error:
         place = {"subjects": "data"}.get(error.argument, error.argument)
         top.issue(place if place in top else "", error.must)
@@ -200,6 +217,52 @@ def _symmetric(value: Any, size: int) -> np.ndarray:
         raise ValueError(f"must be {size} rows of numbers, or their lower triangle, but is {shown(value)}.")
     lower = np.array([[*row, *[0.0] * (size - len(row))] for row in value], float)
     return lower + np.tril(lower, -1).T
+
+
+def _shares(
+    top: Table,
+    described: Described | None,
+    parameters: Collection[str],
+    effects: Collection[str],
+    formulas: Mapping[str, float | Expression | None],
+    outputs: Mapping[str, Output | None],
+) -> dict[str, float | None]:
+    """Read the probabilities of the subpopulations, none where the file has no mixture; note names that do not serve.
+
+    Args:
+        top: The file.
+        described: The model, None if it has mistakes.
+        parameters: The names of the parameters.
+        effects: The names of the random effects.
+        formulas: Those of individuals, None where there are mistakes.
+        outputs: What is measured, None where there are mistakes.
+    """
+    table = top.table("subpopulations")
+    shares = {name: table.number(name, above=0.0) for name in table.values}
+    if "subpopulations" in top and not table.bad:
+        total = sum(shares.values())
+        if len(shares) < 2:
+            table.issue("", f"must be at least two, but there {'is 1' if shares else 'are none'}.")
+        elif abs(total - 1.0) > 1e-6:
+            table.issue("", f"must have probabilities that add up to 1, but their sum is {total:.7g}.")
+    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    kinds = {
+        "a parameter": parameters,
+        "a random effect": effects,
+        "a parameter of the model": [] if described is None else [one.name for one in names_of(described.model)],
+        "a formula of [individual]": measured & formulas.keys(),
+        "a column of the results": COLUMNS,
+    }
+    for name in shares:
+        what = next((what for what, names in kinds.items() if name in names), None)
+        if what is not None:
+            table.issue(name, f"must have a name that means nothing else, but it is that of {what}, too: rename it.")
+    if None not in (*formulas.values(), *outputs.values()):
+        used = measured | names_in(*formulas.values())
+        unused = [name for name in shares if name not in used]
+        if len(unused) > 1:
+            table.issue("", f"must be told apart by formulas, but none uses {' or '.join(unused)}.")
+    return shares
 
 
 def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Any], dict[Any, str], bool]:
@@ -289,8 +352,10 @@ def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) 
         table.issue(key, str(error))
 
 
-def _estimation(table: Table) -> tuple[Any, ...]:
+def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
     kind = table.name("method", METHODS, "a method", default="focei")
+    if kind == "saem" and is_mixture:
+        table.issue("method", 'must be focei, foce, fo or laplace for a mixture of subpopulations, but is "saem".')
     known = OPTIONS.get(kind, ()) if kind is not None else [key for keys in OPTIONS.values() for key in keys]
     options = {key: table.whole(key, default=None) for key in known}
     iterations = table.whole("iterations", default=None, minimum=0)

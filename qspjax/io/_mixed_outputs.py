@@ -59,23 +59,35 @@ class Estimates:
             kind: Which standard errors, see `MixedFit.covariance_of_estimates`.
         """
         count, trouble = len(fit.mixed.names), ""
-        correlation, condition = np.full((count, count), np.nan), np.nan
+        covariance, correlation, condition = *np.full((2, count, count), np.nan), np.nan
         try:
-            errors = np.diag(fit.covariance_of_estimates(kind))
+            covariance = fit.covariance_of_estimates(kind)
             correlation, condition = fit.correlation_of_estimates(kind), fit.condition_number(kind)
         except np.linalg.LinAlgError:
-            errors, trouble = np.full(count, np.nan), "the data say nothing about some direction of the estimates"
-        if (errors < 0).any():
+            trouble = "the data say nothing about some direction of the estimates"
+        variances = dict(zip(fit.mixed.names, np.diag(covariance), strict=True))
+        if any(variance < 0 for variance in variances.values()):
             trouble = "the objective has no minimum in some direction of the estimates"
-        errors = np.sqrt(np.where(errors < 0, np.nan, errors))
-        return cls(_table(fit, dict(zip(fit.mixed.names, errors, strict=True))), correlation, condition, trouble)
+        if shares := _shares(fit):
+            own = [fit.mixed.names.index(name) for name in shares[:-1]]
+            variances[shares[-1]] = covariance[np.ix_(own, own)].sum()
+        errors = {name: np.sqrt(variance) if variance >= 0 else np.nan for name, variance in variances.items()}
+        return cls(_table(fit, errors), correlation, condition, trouble)
+
+
+def _shares(fit: MixedFit) -> list[str]:
+    """Return the names of the probabilities of subpopulations; that of the last, what the others leave, as well."""
+    return [f"P({name})" for name in fit.memberships]
 
 
 def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return a row a parameter and an element of Omega: what is estimated, and what is fixed."""
     mixed, omega, known = fit.mixed, fit.covariance, fit.parameters
-    rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free]
+    shares = _shares(fit)
+    rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free if name not in shares]
     rows += [{"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()]
+    known |= {name: 1.0 - sum(known[other] for other in shares[:-1]) for name in shares[-1:]}
+    rows += [{"name": name, "kind": "probability", "estimate": known[name]} for name in shares]
     variation, shrinkage = fit.coefficients_of_variation, fit.shrinkage
     for block in mixed.blocks:
         own, names = range(block.effects[0].start, block.effects[0].stop), block.random.names
@@ -171,7 +183,18 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         for name, (by_sd, by_variance) in fit.shrinkage.items()
     ]
     lines += [f"Shrinkage of epsilon of {name}: {value:.1f} % (SD)" for name, value in fit.epsilon_shrinkage.items()]
-    return "\n".join([*lines, *_notes(file, fit)]) + "\n"
+    return "\n".join([*lines, *_belonging(fit), *_notes(file, fit)]) + "\n"
+
+
+def _belonging(fit: MixedFit) -> list[str]:
+    """Return how many subjects most probably belong to each subpopulation of a mixture, and how sure this is."""
+    lines = []
+    for name, shares in fit.memberships.items():
+        own = shares[fit.most_probable == name]
+        who = "1 subject" if own.size == 1 else f"{own.size} subjects"
+        sure = f", each with a probability of at least {np.floor(1e3 * own.min()) / 1e3:g}" if own.size else ""
+        lines.append(f"Subpopulation {name}: most probably that of {who}{sure}")
+    return lines
 
 
 def _notes(file: MixedFile, fit: MixedFit) -> list[str]:

@@ -86,8 +86,9 @@ class MixedFit:
     @property
     def most_probable(self) -> np.ndarray:
         """The subpopulation of a mixture to which each subject most probably belongs, "" if it was left out."""
-        names, shares = np.array([*self.memberships], dtype=object), np.array([*self.memberships.values()])
-        return np.where(self.kept, names[np.argmax(shares, axis=0)], "")
+        names, shares = np.array(["", *self.memberships], dtype=object), [*self.memberships.values()]
+        best = 1 + np.argmax(shares, axis=0) if shares else 0
+        return names[np.where(self.kept, best, 0)]
 
     @property
     def shrinkage(self) -> dict[str, tuple[float, float]]:
