@@ -22,14 +22,13 @@ from jaxtyping import Array
 from qspjax._solution import RESULTS
 from qspjax.fit.mixed._conditional import (
     conditional,
-    log_determinants,
     observed_information,
     predictors_of,
-    solve_each,
     twice_of,
 )
 from qspjax.fit.mixed._individuals import Expansion
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._symmetric import factorised
 
 ITERATIONS = 200
 """The most that a search has, by default."""
@@ -80,8 +79,8 @@ class FO(AbstractApproximation):
     def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         zero = jnp.zeros_like(u)
         at = conditional(mixed, x, zero, here, here)
-        H = at.information + jnp.eye(u.shape[1])
-        return at.twice - jnp.sum(at.slope * solve_each(H, at.slope), axis=-1) + log_determinants(H)
+        H = factorised(at.information + jnp.eye(u.shape[1]))
+        return at.twice - jnp.sum(at.slope * H.solve(at.slope), axis=-1) + H.log_determinant
 
 
 class FOCE(AbstractApproximation):
@@ -144,7 +143,7 @@ class Laplacian(AbstractApproximation):
     def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
         H = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
-        return twice + jnp.sum(u * u, axis=-1) + log_determinants(H)
+        return twice + jnp.sum(u * u, axis=-1) + factorised(H).log_determinant
 
 
 def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
@@ -153,7 +152,7 @@ def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expa
     if mixed.censored.any():
         observed = observed_information(mixed, x, u, here, typical)
         information = jnp.where(jnp.asarray(mixed.censored)[:, None, None], observed, information)
-    return at.twice + jnp.sum(u * u, axis=-1) + log_determinants(information + jnp.eye(u.shape[1]))
+    return at.twice + jnp.sum(u * u, axis=-1) + factorised(information + jnp.eye(u.shape[1])).log_determinant
 
 
 def subject_objectives(
@@ -184,12 +183,11 @@ def subject_objectives(
         return 0.5 * jnp.sum(twice) + 0.5 * jnp.sum(u * u)
 
     if method.conditional:
-        bend = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
+        bend = factorised(observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1]))
 
     def at(x: Array) -> tuple[Array, Array]:
-        mode = u
-        if method.conditional:  # not by Cholesky: rounding, or a saddle far from the optimum, may bend it down
-            mode = u - jnp.linalg.solve(bend, jax.grad(penalised, argnums=1)(x, u)[..., None])[..., 0]
+        # the curvature need not be positive: far from the optimum, a mode may be a saddle
+        mode = u - bend.solve(jax.grad(penalised, argnums=1)(x, u)) if method.conditional else u
         value = method.objective(mixed, x, mode, here, typical)
         return value, (value, mode)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from qspjax.fit.mixed._conditional import observed_at, twice_and_effects_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import Modes, modes
+from qspjax.fit.mixed._symmetric import backward, factorised, forward
 
 DF = 5.0
 """Degrees of freedom of the independent draws."""
@@ -76,10 +77,8 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, mo
     """
     factor = mixed.factor(x)
     found = modes(mixed, x, start, most=most)
-    root = jnp.linalg.cholesky(found.curvature)
-    unit = jnp.broadcast_to(jnp.eye(start.shape[1]), root.shape)
-    inverse = jax.scipy.linalg.solve_triangular(root, unit, lower=True)
-    spread = factor @ jnp.swapaxes(inverse, -1, -2)
+    root = factor @ backward(factorised(found.curvature).root, jnp.eye(start.shape[1]))
+    spread = factorised(root @ jnp.swapaxes(root, -1, -2)).root
     return Proposal(mean + found.u @ factor.T, spread, width), found
 
 
@@ -99,8 +98,7 @@ def moved(
         again: Whether what was observed has to be simulated again, as it depends on more than psi.
     """
     count, _, effects = chains.psi.shape
-    whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(effects), lower=True)
-    back = jnp.linalg.inv(around.spread)
+    whiten, back = (forward(lower, jnp.eye(effects)) for lower in (mixed.factor(x), around.spread))
 
     def simulated(psi: Array) -> Chains:
         u = (psi - mean) @ whiten.T

@@ -111,17 +111,5 @@ def observed_information(mixed: Mixed, x: Array, u: Array, here: Expansion, typi
     return jnp.moveaxis(jax.vmap(along)(jnp.eye(u.shape[1])), 0, -1)
 
 
-def log_determinants(matrices: Array) -> Array:
-    """Return log |A| of symmetric positive definite matrices, NaN of others."""
-    factors = jnp.linalg.cholesky(matrices)
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
-
-
-def solve_each(matrices: Array, vectors: Array) -> Array:
-    """Return A^-1 b for symmetric positive definite matrices and one vector each."""
-    factors = jnp.linalg.cholesky(matrices)
-    return jax.scipy.linalg.cho_solve((factors, True), vectors[..., None])[..., 0]
-
-
 def _is_scaled(error: object) -> bool:
     return isinstance(error, (AbstractScaled, LogNormalError))

@@ -29,6 +29,7 @@ from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
+from qspjax.fit.mixed._symmetric import backward, factorised
 
 MOST_POINTS = 100_000
 LANES = 16_384
@@ -201,8 +202,7 @@ def _about(mixed: Mixed, x: Array) -> tuple[Array, Array]:
     u = modes(mixed, x, jnp.zeros((mixed.count, len(mixed.effects)))).u
     here = mixed.expanded(x, u, 2)
     unit = jnp.eye(u.shape[1])
-    exact = jnp.linalg.cholesky(observed_information(mixed, x, u, here, None) + unit)
-    expected = jnp.linalg.cholesky(conditional(mixed, x, u, here, None).information + unit)
-    factor = jnp.where(jnp.isfinite(exact).all(axis=(-2, -1), keepdims=True), exact, expected)
-    inverse = jax.scipy.linalg.solve_triangular(factor, jnp.broadcast_to(unit, factor.shape), lower=True)
-    return u, jnp.swapaxes(inverse, -1, -2)
+    exact = factorised(observed_information(mixed, x, u, here, None) + unit)
+    expected = factorised(conditional(mixed, x, u, here, None).information + unit)
+    root = jnp.where(exact.positive[..., None, None], exact.root, expected.root)
+    return u, backward(root, unit)

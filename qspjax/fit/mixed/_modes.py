@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._solution import RESULTS
-from qspjax.fit.mixed._conditional import conditional, solve_each
+from qspjax.fit.mixed._conditional import conditional
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._symmetric import factorised
 
 MOST = 60
 CLOSE = 1e-10
@@ -88,9 +89,9 @@ def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, mos
 
     def step(now: _Search) -> _Search:
         whole = now.curvature + now.secant
-        convex = jnp.isfinite(jnp.linalg.cholesky(whole - LEAST * unit)).all(axis=(-2, -1))
+        convex = factorised(whole - LEAST * unit).positive
         bend = jnp.where(convex[:, None, None], whole, now.curvature)
-        move = -solve_each(bend * (1.0 + now.damping[:, None, None] * unit), now.gradient)
+        move = -factorised(bend * (1.0 + now.damping[:, None, None] * unit)).solve(now.gradient)
         trial = jnp.where(now.found[:, None], now.u, now.u + move)
         value, gradient, curvature = at(trial)
         expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", bend, move)), axis=-1)

@@ -8,7 +8,7 @@ them over iterations,
 and takes the parameters at which the complete likelihood is greatest: for Omega and for parameters that only move means
 of random effects in closed form, for others by a step of Fisher's scoring, x + gamma_k I^-1 slope. While it explores,
 gamma is 1 and variances fall slowly, so that poor starts are left; then gamma falls, and the estimate is the mean of
-the points since, which is as good as with the best of all sequences.
+the second half of the points since, which is as good as with the best of all sequences.
 
 References: Delyon, Lavielle and Moulines, Ann Stat 1999;27:94, doi:10.1214/aos/1018031103; Kuhn and Lavielle, Comput
 Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002; Polyak and Juditsky, SIAM J Control Optim 1992;30:838,
@@ -38,6 +38,7 @@ from qspjax.fit.mixed._objective import objective_program
 from qspjax.fit.mixed._parts import ADDED, SHARED, on_all_cores
 from qspjax.fit.mixed._references import references, regressed
 from qspjax.fit.mixed._result import MixedFit
+from qspjax.fit.mixed._symmetric import forward
 
 LEAST_CHAINS = 100
 """Chains of all subjects together, by default."""
@@ -57,7 +58,7 @@ class SAEM(eqx.Module):
 
     Args:
         exploration: Iterations in which the search may go far.
-        smoothing: Iterations over which the estimate is averaged.
+        smoothing: Iterations in which steps become smaller; the estimate is the mean of the second half of them.
         chains: Markov chains of each subject; by default as many as make 100 with all subjects.
         sweeps: How often the chains move in an iteration.
         samples: Points of the importance sampling that gives the objective at the end; 0 leaves it out.
@@ -176,7 +177,7 @@ class StochasticRun:
         self.x = self._maximised(np.asarray(slope), gain, annealed=done < method.exploration // 2)
         self.path.append(self.x)
         if self.iterations >= method.iterations:
-            self.x = self.path[-1] = np.mean(self.path[-method.smoothing :], axis=0)
+            self.x = self.path[-1] = np.mean(self.path[-((method.smoothing + 1) // 2) :], axis=0)
             self.ended = "all iterations done"
 
     def _maximised(self, slope: np.ndarray, gain: float, *, annealed: bool) -> np.ndarray:
@@ -223,7 +224,7 @@ class StochasticRun:
         objectives, history = np.full(mixed.count, np.nan), np.full(len(self.path), np.nan)
         if self.method.samples:
             points = ImportanceSampling(self.method.samples)
-            spread = jnp.linalg.solve(mixed.factor(x), around.spread)
+            spread = np.linalg.solve(np.asarray(mixed.factor(x)), np.asarray(around.spread))
             sampled = integrated(mixed, x, found.u, spread, points)
             objectives[self.kept] = sampled.subject_objectives[self.kept]
             history[-1] = np.nansum(objectives) - 2.0 * float(mixed.prior(x)[0])
@@ -278,7 +279,7 @@ def _iterated(
     chains, around = moved(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)
     psi = chains.psi
     first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
-    whiten = jax.scipy.linalg.solve_triangular(mixed.factor(x), jnp.eye(psi.shape[2]), lower=True)
+    whiten = forward(mixed.factor(x), jnp.eye(psi.shape[2]))
 
     def scores(u: Array, observed: dict[str, Array]) -> tuple[Array, Array]:
         here = jax.lax.stop_gradient(mixed.expanded(x, u, 1)) if simulates else unexpanded(observed)
