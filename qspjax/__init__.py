@@ -1,6 +1,6 @@
 """Differentiable quantitative systems pharmacology in JAX."""
 
-from qspjax import _precision as _precision  # isort: skip  (the precision is decided first)
+from qspjax import _precision as _precision, _threads as _threads  # isort: skip  (these are decided first)
 from qspjax import (
     equilibrium as equilibrium,
     execute as execute,

@@ -1,11 +1,14 @@
 """Factorise and solve one small dense system, written so that thousands of them side by side are fast.
 
-Up to `UNROLLED` unknowns the elimination is written out, without pivoting, so that XLA turns it into arithmetic over
-the batch instead of a library call a system. It is meant for `I/gamma - h J`, which becomes diagonally dominant as h
-shrinks; a vanishing pivot gives a value that is not finite, and the step is rejected.
+Up to `UNROLLED` unknowns the elimination is written out, else it is a loop; both without pivoting, so that XLA turns
+them into arithmetic over the batch instead of a library call a system. (Its batched calls of LAPACK wait for threads of
+the pool that they run in: where two of them run at a time, they may wait for ever.) It is meant for `I/gamma - h J`,
+which becomes diagonally dominant as h shrinks; a vanishing pivot gives a value that is not finite, and the step is
+rejected.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +20,7 @@ def factorise(columns: Sequence[jax.Array] | jax.Array) -> Callable[[jax.Array],
     """Return the solver x = solve(b) of A x = b, for A given as its columns."""
     n = len(columns)
     if n > UNROLLED:
-        factors = jax.scipy.linalg.lu_factor(jnp.stack(list(columns), axis=1))
-        return lambda b: jax.scipy.linalg.lu_solve(factors, b)
+        return _in_a_loop(jnp.stack(list(columns), axis=1))
 
     a = [[columns[j][i] for j in range(n)] for i in range(n)]
     reciprocal = []
@@ -41,3 +43,39 @@ def factorise(columns: Sequence[jax.Array] | jax.Array) -> Callable[[jax.Array],
         return jnp.stack(x)
 
     return solve
+
+
+def _in_a_loop(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Return the solver for a matrix of any size; its derivatives solve with the same factors."""
+    n = len(matrix)
+    places = jnp.arange(n)
+
+    def eliminate(k: jax.Array, a: jax.Array) -> jax.Array:
+        row, column = a[k], a[:, k]
+        multiples = jnp.where(places > k, column / row[k], 0.0)
+        a = a - multiples[:, None] * jnp.where(places > k, row, 0.0)
+        return jnp.where(places == k, jnp.where(places > k, multiples, column)[:, None], a)
+
+    lu = jax.lax.fori_loop(0, n, eliminate, jax.lax.stop_gradient(matrix))
+    pivots = jnp.diagonal(lu)
+
+    def substituted(rows: jax.Array, divisors: jax.Array, x: jax.Array, *, backwards: bool) -> jax.Array:
+        """Solve with the triangle of `rows` before, or after, its diagonal, which `divisors` holds."""
+
+        def step(j: jax.Array, x: jax.Array) -> jax.Array:
+            i = n - 1 - j if backwards else j
+            known = x[i] / divisors[i]
+            rest = places < i if backwards else places > i
+            return jnp.where(places == i, known, x - jnp.where(rest, rows[:, i] * known, 0.0))
+
+        return jax.lax.fori_loop(0, n, step, x)
+
+    def solve(_: Any, b: jax.Array) -> jax.Array:
+        y = substituted(lu, jnp.ones_like(pivots), b, backwards=False)
+        return substituted(lu, pivots, y, backwards=True)
+
+    def transposed(_: Any, b: jax.Array) -> jax.Array:
+        y = substituted(lu.T, pivots, b, backwards=False)
+        return substituted(lu.T, jnp.ones_like(pivots), y, backwards=True)
+
+    return lambda b: jax.lax.custom_linear_solve(lambda x: matrix @ x, b, solve, transposed)

@@ -24,6 +24,7 @@ from qspjax.fit import (
     estimate,
 )
 from qspjax.fit._search import quickly_compiled
+from tests.systems.marks import slow_for
 
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0])
 CURVE = 10.0 * np.exp(-0.1 * TIMES)
@@ -56,7 +57,7 @@ SCALED = problem(
 SOLVED = SCALED.solving(Analytic())
 
 
-@pytest.mark.parametrize("method", [TrustRegion(), LBFGS()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", slow_for([TrustRegion(), LBFGS()], LBFGS()), ids=lambda m: type(m).__name__)
 def test_the_same_optimum_as_with_a_search(method):
     searched = estimate(SCALED, starts=MultiStart(6, seed=1))
     solved = estimate(SCALED, method=method, starts=MultiStart(6, seed=1), analytic=Analytic())

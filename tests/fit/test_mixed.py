@@ -1,5 +1,7 @@
 """Mixed effects: closed forms, published objectives, gradients, failures, bad input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -319,6 +321,10 @@ def test_a_visual_predictive_check_and_pictures():
     assert (table["MEDIAN"] < table["UPPER"]).all()
     two = visual_predictive_check(fit, replicates=20, bins=[0.0, 2.0, 10.0])
     assert two["COUNT"].tolist() == [40, 40, 40, 80, 80, 80]
+    fewer = visual_predictive_check(dataclasses.replace(fit, kept=np.arange(40) != 3), replicates=300, corrected=False)
+    np.testing.assert_array_equal(fewer["COUNT"], 39)
+    observed = np.quantile(np.delete(values, 3, axis=0), [0.05, 0.5, 0.95], axis=0)
+    np.testing.assert_allclose(fewer["OBSERVED"].reshape(3, 3).T, observed)
     with pytest.raises(ValueError, match="must be increasing edges"):
         visual_predictive_check(fit, replicates=20, bins=[2.0, 1.0])
     axes = qsp.plot.vpc(table)

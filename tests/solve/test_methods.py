@@ -98,6 +98,19 @@ def test_factorise(n):
     np.testing.assert_allclose(got, np.linalg.solve(matrix, right), rtol=1e-12)
 
 
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+@pytest.mark.parametrize("argument", [0, 1])
+def test_derivatives_of_a_large_dense_solve(derivative, argument):
+    rng = np.random.default_rng(0)
+    matrix, right = rng.normal(size=(15, 15)) + 30.0 * np.eye(15), rng.normal(size=15)
+
+    def of(solved):
+        return derivative(lambda matrix, right: jnp.sin(solved(matrix, right)).sum(), argument)(matrix, right)
+
+    got = of(lambda matrix, right: factorise(matrix.T)(right))
+    np.testing.assert_allclose(got, of(jnp.linalg.solve), rtol=1e-10, atol=1e-13)
+
+
 SOLVERS = [
     qsp.solve.Rodas5P(),
     qsp.solve.Rodas5P(unrolled=False),

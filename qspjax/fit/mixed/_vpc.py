@@ -56,7 +56,7 @@ def visual_predictive_check(
 
     Returns:
         TIME (the median in the bin), LEFT and RIGHT (its edges), COUNT, QUANTILE, OBSERVED, LOWER, MEDIAN and UPPER. A
-        quantile that lies below the limit of quantification is NaN.
+        quantile that lies below the limit of quantification is NaN. Subjects that the fit left out are left out.
 
     Raises:
         ValueError: If the output is not known, or a number is out of range.
@@ -79,10 +79,11 @@ def visual_predictive_check(
     made = simulated(mixed, fit.x, replicates=replicates, seed=seed)[place]
     if rows.output.below is not None and rows.censored.any():
         made = np.where(made < rows.output.below.limit, -np.inf, made)
-    left, right = _edges(time, bins)
+    there = fit.kept[rows.experiment]
+    left, right = _edges(time[there], bins)
     found: dict[str, list] = {}
     for k, (first, last) in enumerate(zip(left, right, strict=True)):
-        inside = (time >= first) & ((time < last) if k < len(left) - 1 else (time <= last))
+        inside = there & (time >= first) & ((time < last) if k < len(left) - 1 else (time <= last))
         if not inside.any():
             continue
         factor = np.ones(inside.sum())
