@@ -75,6 +75,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
     assert main(["fit", "fit.toml", "--out", "whole"]) == 0
     said = capsys.readouterr()

@@ -40,6 +40,7 @@ def test_half_lives():
     assert float(np.log(2) * model.V / model.CLE / 24) == pytest.approx(2.400, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_placebo_gradient_is_finite():
     def free(model):
         return qsp.simulate(model, qsp.no_doses(), [112.0], throw=False).observed["free_ige"][0]

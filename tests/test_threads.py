@@ -21,7 +21,7 @@ def solved(b):
 b = jax.block_until_ready(solved(jnp.ones((1000, 12))))
 
 def several():
-    for _ in range(10):
+    for _ in range(4):
         jax.block_until_ready(solved(b))
 
 threads = [threading.Thread(target=several) for _ in range(os.cpu_count())]

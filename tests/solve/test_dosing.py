@@ -241,6 +241,7 @@ LONGEST = {
     ("steady", "Diffrax", "forward"),
     ("steady", "Rosenbrock", "forward"),
     ("steady", "MatrixExponential", "forward"),
+    ("steady", "MatrixExponential", "reverse"),
     ("pulses", "Diffrax", "reverse"),
     ("pulses", "Diffrax", "forward"),
 }

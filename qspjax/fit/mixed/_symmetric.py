@@ -9,7 +9,6 @@ Reference: Golub and Van Loan, Matrix Computations, 4th edition 2013, section 4.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -63,16 +62,15 @@ def forward(lower: Array, b: Array) -> Array:
     """Return L^-1 b, shape (..., n, k), for lower triangular matrices, whatever their diagonal."""
     rows = []
     for j in range(lower.shape[-1]):
-        row = b[..., j, :] - sum(lower[..., j, i, None] * rows[i] for i in range(j))
-        rows.append(row / lower[..., j, j, None])
+        rows.append(b[..., j, :] / lower[..., j, j, None])
+        b = b - lower[..., :, j, None] * rows[-1][..., None, :]
     return jnp.stack(rows, axis=-2)
 
 
 def backward(lower: Array, b: Array) -> Array:
     """Return L^-T b, shape (..., n, k), for lower triangular matrices, whatever their diagonal."""
-    n = lower.shape[-1]
-    rows: list[jax.Array] = [jnp.zeros(())] * n
-    for j in reversed(range(n)):
-        row = b[..., j, :] - sum(lower[..., i, j, None] * rows[i] for i in range(j + 1, n))
-        rows[j] = row / lower[..., j, j, None]
-    return jnp.stack(rows, axis=-2)
+    rows = []
+    for j in reversed(range(lower.shape[-1])):
+        rows.append(b[..., j, :] / lower[..., j, j, None])
+        b = b - lower[..., j, :, None] * rows[-1][..., None, :]
+    return jnp.stack(rows[::-1], axis=-2)
