@@ -129,7 +129,6 @@ class StochasticRun:
             (SHARED, 0, 1, 0, 0, SHARED, 0),
             (1, 0, _Moments(0, 0, ADDED), ADDED),
         )
-        self.who = np.arange(mixed.count)
         self.x, self.path, self.ended = x, [x], ""
         width = np.full(mixed.count, 1.0)
         around, found = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, TRIALS)
@@ -168,7 +167,7 @@ class StochasticRun:
             self.around, _ = self.aim(self.x, mean, near, self.around.width, FEW)
         key = jax.random.fold_in(jax.random.key(method.seed), done)
         self.chains, self.around, new, slope = self.program(
-            self.x, mean, self.chains, self.around, self.kept, key, self.who
+            self.x, mean, self.chains, self.around, self.kept, key, np.arange(self.mixed.count)
         )
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
         new = _Moments(*(np.asarray(part) for part in new))

@@ -434,14 +434,16 @@ def _transposed(
     whole = [_replaced(still, marks, way) for k, way in enumerate(ways) if k != unknown]
 
     def along(way: Sequence[Any]) -> jax.Array:
-        return jax.vmap(lambda *ways: _mixed(replayed, leaves, ways))(*whole, way)
+        return jax.vmap(lambda *ways: _derivative_along(replayed, leaves, ways))(*whole, way)
 
     (found,) = jax.vjp(along, still)[1](cotangent)
     mine = [value for value, want in zip(found, marks, strict=True) if want]
     return [g for k in range(len(ways)) for g in (mine if k == unknown else [None] * len(mine))]
 
 
-def _mixed(function: Callable[[Sequence[Any]], jax.Array], leaves: Sequence[Any], ways: Sequence[Any]) -> jax.Array:
+def _derivative_along(
+    function: Callable[[Sequence[Any]], jax.Array], leaves: Sequence[Any], ways: Sequence[Any]
+) -> jax.Array:
     """Return the derivative of a function of the leaves along ways, which have tangents of all smooth leaves."""
     smooth = _smooth(leaves)
 
@@ -474,8 +476,7 @@ def _tangent_rule(
 ) -> tuple:
     """Differentiate `tangent`: one order more along what the leaves are moved by, and it is linear in its ways."""
     record, ended, leaves, moved = _parted(primals, structure, kept)
-    at = kept.num_leaves + 1
-    leaf_tangents, moved_tangents = tangents[at : at + len(leaves)], tangents[at + len(leaves) :]
+    _, _, leaf_tangents, moved_tangents = _parted(tangents, structure, kept)
     params = {"program": program, "structure": structure, "kept": kept}
     ways = _ways(moved, wrt)
 
@@ -515,8 +516,7 @@ def _adjoint_rule(
 ) -> tuple:
     """Differentiate `adjoint`, which equals the transposed derivative of the replay of the recorded steps."""
     _, ended, leaves, moved = _parted(primals, structure, kept)
-    at = kept.num_leaves + 1
-    leaf_tangents, moved_tangents = tangents[at : at + len(leaves)], tangents[at + len(leaves) :]
+    _, _, leaf_tangents, moved_tangents = _parted(tangents, structure, kept)
     replayed, smooth = _replayed(program, structure, leaves, ended), _smooth(leaves)
 
     def linear(numbers: Sequence[Any], moved: Sequence[Any]) -> list:
@@ -557,7 +557,7 @@ def _along_events(leaves: Sequence[Any], tangents: Sequence[Any], program: Progr
         return solved, _still(solved)
     # every number moves, some by zero: jax transposes no linear solve of which a part stands still
     moved = [tangent for tangent, moves in zip(tangents, _smooth(leaves), strict=True) if moves]
-    states = _mixed(replayed, leaves, [_instantiated(moved)])
+    states = _derivative_along(replayed, leaves, [_instantiated(moved)])
     return solved, [states, *_still(solved[1:])]
 
 
