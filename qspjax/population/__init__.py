@@ -9,6 +9,15 @@ from qspjax.population._covariates import (
     Power as Power,
     SetBy as SetBy,
 )
+from qspjax.population._noncompartmental import (
+    NCA as NCA,
+    AbstractTerminal as AbstractTerminal,
+    BelowLimit as BelowLimit,
+    BestFit as BestFit,
+    LastPoints as LastPoints,
+    Window as Window,
+    nca as nca,
+)
 from qspjax.population._population import Population as Population
 from qspjax.population._summary import Row as Row, summarise as summarise, summary_text as summary_text
 from qspjax.population._trial import (

@@ -1,0 +1,73 @@
+"""The picture of a noncompartmental analysis; its table is `NCA.table`."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qspjax._checks import check_instance, check_whole
+from qspjax._extras import require
+from qspjax.population import NCA
+from qspjax.population._noncompartmental import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def nca(result: NCA, *, most: int = 16, time: str = "time after dose", value: str = "concentration") -> "Figure":
+    """Draw the samples of each dose on a logarithmic scale, with the terminal slope and the samples it takes filled.
+
+    Args:
+        result: What `population.nca` returns.
+        most: How many profiles to draw, from the first.
+        time: Label of the time axis, with its unit.
+        value: Label of the other, with its unit.
+
+    Returns:
+        A matplotlib Figure.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> time = np.array([1.0, 2.0, 4.0, 8.0])
+        >>> result = qsp.population.nca({"ID": np.ones(4), "TIME": time, "DV": np.exp(-0.3 * time)})
+        >>> len(qsp.plot.nca(result).axes)
+        1
+    """
+    check_instance("result", result, NCA, "what `population.nca` returns")
+    check_whole("most", most, 1)
+    drawn = result.profiles[:most]
+    columns = min(4, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = require("matplotlib.figure", extra="plot").Figure(
+        figsize=(2.8 * columns + 0.6, 2.4 * rows + 0.5), layout="constrained"
+    )
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=len(drawn) > 1, squeeze=False)).ravel()
+    several = max(result.table["DOSE"]) > 1
+    for ax, (place, _, curve) in zip(axes, drawn, strict=False):
+        _profile(ax, curve)
+        titles = [str(place.subject), f"dose {place.dose}" if several else "", str(place.kind or "")]
+        ax.set_title(", ".join(filter(None, titles)), fontsize="small")
+    for ax in axes[len(drawn) :]:
+        ax.set_visible(False)
+    figure.supxlabel(time, fontsize="medium")
+    figure.supylabel(value, fontsize="medium")
+    return figure
+
+
+def _profile(ax: "Axes", curve: Curve) -> None:
+    seen = curve.value > 0
+    ax.plot(curve.time[seen], curve.value[seen], color="C0", linewidth=0.8)
+    sampled = seen & (np.arange(seen.size) >= curve.added)
+    ax.plot(curve.time[sampled], curve.value[sampled], "o", color="C0", markersize=4, markerfacecolor="white")
+    ax.set_yscale("log")
+    if curve.line is None:
+        return
+    chosen = curve.line.chosen
+    ax.plot(curve.time[chosen], curve.value[chosen], "o", color="C1", markersize=4)
+    ends = np.array([curve.time[chosen][0], curve.time[chosen][-1]])
+    ax.plot(ends, np.exp(curve.line.intercept - curve.line.rate * ends), color="C1", linewidth=1.2)
+    half_life = math.log(2.0) / curve.line.rate
+    ax.annotate(
+        f"half-life {half_life:.3g}", (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize="small"
+    )
