@@ -5,7 +5,7 @@ changes results, so it is always a value of a class of its own, and printed.
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,7 +20,14 @@ _FIRST = -2.0
 
 
 class AbstractInterpolation(eqx.Module):
-    """What a covariate is between two records."""
+    """What a covariate is between two records.
+
+    Attributes:
+        comes: When it changes among what happens at the time of a record: less than 0 just before the record, whose own
+            dose and output see it then, and greater just after.
+    """
+
+    comes: eqx.AbstractClassVar[float]
 
     @abc.abstractmethod
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
@@ -34,6 +41,8 @@ class AbstractInterpolation(eqx.Module):
 class NOCB(AbstractInterpolation):
     """Next observation carried backward: between two records the value of the later one (NONMEM's rule)."""
 
+    comes: ClassVar[float] = 0.5
+
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
         return jnp.concatenate([value[..., 1:], value[..., -1:]], axis=-1), jnp.zeros_like(value)
 
@@ -42,7 +51,9 @@ class NOCB(AbstractInterpolation):
 
 
 class LOCF(AbstractInterpolation):
-    """Last observation carried forward: between two records the value of the earlier one."""
+    """Last observation carried forward: from a record on, its own dose and output included, its value."""
+
+    comes: ClassVar[float] = -0.5
 
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
         return value, jnp.zeros_like(value)
@@ -53,6 +64,8 @@ class LOCF(AbstractInterpolation):
 
 class LinearInterpolation(AbstractInterpolation):
     """A straight line between two records; constant after the last."""
+
+    comes: ClassVar[float] = -0.5
 
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
         return value, jnp.concatenate([value[..., 1:] - value[..., :-1], jnp.zeros_like(value[..., :1])], axis=-1)
@@ -74,8 +87,8 @@ def varying(
         time: Times of the records, shape (records,) or (patients, records), not decreasing; trailing inf is padding.
         value: The parameter at each record, of the same shape; differentiable.
         interpolation: What holds between two records: `NOCB()`, `LOCF()` or `LinearInterpolation()`.
-        order: Numbers that order what happens at equal times; a record sees the doses and outputs of its own number
-            before the value changes. By default doses and outputs at the time of a record see what holds after it.
+        order: Numbers that order what happens at equal times: doses and outputs of a record's own number see the
+            record's value. By default doses and outputs at the time of a record see what holds after it.
 
     Raises:
         ValueError: If times decrease, or values have another shape.
@@ -102,7 +115,7 @@ def varying(
     last = jnp.maximum(live.sum(axis=-1, keepdims=True) - 1, 0)
     value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
     after, change = interpolation.segments(time, value)
-    numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + 0.5, shape)
+    numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + interpolation.comes, shape)
     rows = _set(name, time[..., :1], value[..., :1], _FIRST)
     rows = rows + _set(name, time, after, numbers)
     constant = concrete(change)

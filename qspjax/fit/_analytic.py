@@ -175,7 +175,8 @@ def standardised(problem: "Problem", x: Array, observed: dict[str, Array]) -> tu
 def _power(rows: Rows) -> float:
     """Return the power of residuals whose mean gives their scale, 0 if there is none."""
     error = rows.output.error
-    if rows.output.below is not None or not isinstance(error, (AbstractScaled, LogNormalError)):
+    censored = rows.output.below is not None or rows.censored.any()
+    if censored or not isinstance(error, (AbstractScaled, LogNormalError)):
         return 0.0
     return POWERS.get(type(error.tails), 0.0)
 

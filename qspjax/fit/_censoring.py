@@ -1,75 +1,74 @@
-"""Measurements below the limit of quantification: three ways to take them (Beal 2001).
+"""Measurements that are not known but for bounds: beyond a limit of quantification, or between two numbers.
 
-The names M1, M3 and M4 are those of pharmacometrics. Reference: Beal, J Pharmacokinet Pharmacodyn 2001;28:481,
-doi:10.1023/A:1012299115260.
+A record that is censored says that y lies above `lower` and at or below `upper`, one of which may be infinite; its
+likelihood is the probability of that. The bounds are those of the record, as CENS, DV and LIMIT of a data set have
+them, or the limit of its output. What becomes of what lies below a limit is chosen by output, by the names M1, M3 and
+M4 of pharmacometrics.
+
+Reference: Beal, J Pharmacokinet Pharmacodyn 2001;28:481, doi:10.1023/A:1012299115260.
 """
 
 import abc
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array
 
 from qspjax._checks import check_above, check_number
-from qspjax.fit._error_models import AbstractErrorModel, Predictors
 
 
 class AbstractCensoring(eqx.Module):
-    """What becomes of the measurements of an output that lie below a limit."""
+    """What becomes of the measurements of an output that lie below a limit.
 
-    limit: eqx.AbstractVar[float]
+    Attributes:
+        limit: The lower limit of quantification of all measurements that have none of their own, None if there is none.
+        least: The least value that a measurement can have: every likelihood is one of y above it.
+    """
+
+    limit: eqx.AbstractVar[float | None]
+    least: eqx.AbstractClassVar[float]
 
     @abc.abstractmethod
     def keeps(self) -> bool:
-        """Return whether censored measurements stay in the likelihood."""
-
-    @abc.abstractmethod
-    def log_density(self, error: AbstractErrorModel, y: Any, censored: Any, predictors: Predictors) -> Array:
-        """Return the log likelihood of each measurement, censored or not."""
+        """Return whether measurements below the limit stay in the likelihood."""
 
 
 def _limit() -> Any:
-    return eqx.field(static=True)
+    return eqx.field(default=None, static=True)
 
 
 class M1(AbstractCensoring):
     """Leave measurements below the limit out.
 
     Args:
-        limit: The lower limit of quantification.
+        limit: The lower limit of quantification; by default that of each record.
     """
 
-    limit: float = _limit()
+    limit: float | None = _limit()
+    least: ClassVar[float] = -math.inf
 
     def __check_init__(self) -> None:
-        check_number("limit", self.limit)
+        _check(self.limit)
 
     def keeps(self) -> bool:
         return False
-
-    def log_density(self, error: AbstractErrorModel, y: Any, censored: Any, predictors: Predictors) -> Array:
-        return error.log_density(y, predictors)
 
 
 class M3(AbstractCensoring):
     """A measurement below the limit has the likelihood P(y < limit), for a normal error Phi((limit - f) / sd).
 
     Args:
-        limit: The lower limit of quantification.
+        limit: The lower limit of quantification; by default that of each record.
     """
 
-    limit: float = _limit()
+    limit: float | None = _limit()
+    least: ClassVar[float] = -math.inf
 
     def __check_init__(self) -> None:
-        check_number("limit", self.limit)
+        _check(self.limit)
 
     def keeps(self) -> bool:
         return True
-
-    def log_density(self, error: AbstractErrorModel, y: Any, censored: Any, predictors: Predictors) -> Array:
-        known = error.log_density(jnp.where(censored, self.limit, y), predictors)
-        return jnp.where(censored, error.log_below(self.limit, predictors), known)
 
 
 class M4(AbstractCensoring):
@@ -78,32 +77,20 @@ class M4(AbstractCensoring):
     $$ P(0 < y < limit) / P(y > 0), \\quad p(y) / P(y > 0) $$
 
     Args:
-        limit: The lower limit of quantification, positive.
+        limit: The lower limit of quantification, positive; by default that of each record.
     """
 
-    limit: float = _limit()
+    limit: float | None = _limit()
+    least: ClassVar[float] = 0.0
 
     def __check_init__(self) -> None:
-        check_above("limit", self.limit, 0.0)
+        _check(self.limit, above=0.0)
 
     def keeps(self) -> bool:
         return True
 
-    def log_density(self, error: AbstractErrorModel, y: Any, censored: Any, predictors: Predictors) -> Array:
-        below, negative = error.log_below(self.limit, predictors), error.log_below(0.0, predictors)
-        known = error.log_density(jnp.where(censored, self.limit, y), predictors)
-        return jnp.where(censored, _log_difference(below, negative), known) - _log1mexp(negative)
 
-
-def _log1mexp(x: Array) -> Array:
-    """Return log(1 - exp(x)) for x < 0, accurate at both ends."""
-    small = x > -0.6931471805599453
-    near, far = jnp.where(small, x, -1.0), jnp.where(small, -1.0, x)
-    return jnp.where(small, jnp.log(-jnp.expm1(near)), jnp.log1p(-jnp.exp(far)))
-
-
-def _log_difference(larger: Array, smaller: Array) -> Array:
-    """Return log(exp(larger) - exp(smaller))."""
-    none = jnp.isneginf(smaller)
-    gap = jnp.where(none, -1.0, smaller - larger)
-    return larger + jnp.where(none, 0.0, _log1mexp(gap))
+def _check(limit: Any, above: float = -math.inf) -> None:
+    if limit is not None:
+        check_number("limit", limit)
+        check_above("limit", limit, above)

@@ -14,13 +14,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
+from jax.scipy.special import gammainc, gammaincc, gammaln
 from jaxtyping import Array
 
 from qspjax._checks import check_above, check_instance, refuse
 from qspjax._expression import Expression
 from qspjax.fit._formula import Formula, as_formula
-from qspjax.fit._tails import AbstractTails, Gaussian
+from qspjax.fit._tails import AbstractTails, Gaussian, log_difference
 
 Predictors = tuple[Array, ...]
 
@@ -46,8 +46,8 @@ class AbstractErrorModel(eqx.Module):
         """Return the log density (or probability) of a measurement."""
 
     @abc.abstractmethod
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        """Return the log probability of a measurement at or below a limit."""
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        """Return the log probability of a measurement above `low` and at or below `high`; either may be infinite."""
 
     @abc.abstractmethod
     def information(self, predictors: Predictors) -> Predictors:
@@ -77,6 +77,12 @@ def _check(model: Any) -> None:
             check_above(name, value, 0.0)
 
 
+def _edge(model: AbstractErrorModel, limit: Array, predictors: Predictors) -> Array:
+    """Return a limit as a standardised residual; an infinite one stays, without a derivative."""
+    is_open = jnp.isinf(limit)
+    return jnp.where(is_open, limit, model.residual(jnp.where(is_open, 1.0, limit), predictors))
+
+
 class AbstractScaled(AbstractErrorModel):
     """A location, a log scale, and the shape of what lies about them."""
 
@@ -86,9 +92,8 @@ class AbstractScaled(AbstractErrorModel):
         location, log_scale = predictors
         return self.tails.log_density((y - location) * jnp.exp(-log_scale)) - log_scale
 
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        location, log_scale = predictors
-        return self.tails.log_cdf((limit - location) * jnp.exp(-log_scale))
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        return self.tails.log_between(*(_edge(self, jnp.asarray(limit, float), predictors) for limit in (low, high)))
 
     def information(self, predictors: Predictors) -> Predictors:
         on_location, on_log_scale = self.tails.information()
@@ -188,9 +193,10 @@ class LogNormalError(AbstractErrorModel):
         jacobian = jnp.log(y) + math.log(math.log(self.base))
         return self.tails.log_density(self.residual(y, predictors)) - predictors[1] - jacobian
 
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        positive = jnp.where(limit > 0, limit, 1.0)
-        return jnp.where(limit > 0, self.tails.log_cdf(self.residual(positive, predictors)), -jnp.inf)
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        limits = (jnp.asarray(limit, float) for limit in (low, high))
+        low, high = (_edge(self, jnp.where(limit > 0, limit, -jnp.inf), predictors) for limit in limits)
+        return jnp.where(jnp.isneginf(high), -jnp.inf, self.tails.log_between(low, high))
 
     def information(self, predictors: Predictors) -> Predictors:
         on_location, on_log_scale = self.tails.information()
@@ -209,8 +215,20 @@ class Poisson(AbstractErrorModel):
     def log_density(self, y: Any, predictors: Predictors) -> Array:
         return y * predictors[0] - jnp.exp(predictors[0]) - gammaln(jnp.asarray(y) + 1.0)
 
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        return jnp.log(jax.scipy.special.gammaincc(jnp.floor(limit) + 1.0, jnp.exp(predictors[0])))
+    def _log_at_most(self, k: Any, predictors: Predictors) -> tuple[Array, Array]:
+        """Return log P(y <= k) and log P(y > k)."""
+        k, mean = jnp.asarray(k, float), jnp.exp(predictors[0])
+        inside = (k >= 0) & jnp.isfinite(k)
+        shape = jnp.where(inside, jnp.floor(k) + 1.0, 1.0)
+        below, above = (jnp.log(jnp.maximum(share(shape, mean), 1e-300)) for share in (gammaincc, gammainc))
+        return jnp.where(inside, below, jnp.where(k < 0, -jnp.inf, 0.0)), jnp.where(
+            inside, above, jnp.where(k < 0, 0.0, -jnp.inf)
+        )
+
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        (before, after), (upto, beyond) = (self._log_at_most(k, predictors) for k in (low, high))
+        is_far = jnp.asarray(low) > jnp.exp(predictors[0])  # the probability is found in the tail that is nearer
+        return log_difference(jnp.where(is_far, after, upto), jnp.where(is_far, beyond, before))
 
     def information(self, predictors: Predictors) -> Predictors:
         return (jnp.exp(predictors[0]),)
@@ -228,8 +246,10 @@ class Binary(AbstractErrorModel):
     def log_density(self, y: Any, predictors: Predictors) -> Array:
         return y * predictors[0] - jax.nn.softplus(predictors[0])
 
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        return jnp.where(limit >= 1, 0.0, -jax.nn.softplus(predictors[0]))
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        no, yes = -jax.nn.softplus(predictors[0]), -jax.nn.softplus(-predictors[0])
+        has_no, has_yes = ((jnp.asarray(low) < y) & (y <= jnp.asarray(high)) for y in (0, 1))
+        return jnp.where(has_no, jnp.where(has_yes, 0.0, no), jnp.where(has_yes, yes, -jnp.inf))
 
     def information(self, predictors: Predictors) -> Predictors:
         probability = jax.nn.sigmoid(predictors[0])
@@ -273,12 +293,15 @@ class Ordinal(AbstractErrorModel):
         )
 
     def log_density(self, y: Any, predictors: Predictors) -> Array:
-        upto, before = self._log_at_most(y, predictors)[0], self._log_at_most(jnp.asarray(y) - 1, predictors)[0]
+        return self.log_between(jnp.asarray(y) - 1, y, predictors)
+
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        top = len(predictors)
+        before, upto = (
+            self._log_at_most(jnp.clip(jnp.floor(jnp.asarray(k, float)), -1, top), predictors)[0] for k in (low, high)
+        )
         gap = jnp.where(jnp.isfinite(before), before - upto, -1.0)
         return upto + jnp.where(jnp.isfinite(before), jnp.log(-jnp.expm1(jnp.minimum(gap, -1e-300))), 0.0)
-
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        return self._log_at_most(jnp.floor(limit), predictors)[0]
 
     def information(self, predictors: Predictors) -> Predictors:
         each = [jax.nn.sigmoid(cut) for cut in predictors]
@@ -310,8 +333,9 @@ class TimeToEvent(AbstractErrorModel):
     def log_density(self, y: Any, predictors: Predictors) -> Array:
         return jnp.where(jnp.asarray(y) > 0, predictors[0], 0.0) - predictors[1]
 
-    def log_below(self, limit: Any, predictors: Predictors) -> Array:
-        return jnp.log(-jnp.expm1(-predictors[1]))
+    def log_between(self, low: Any, high: Any, predictors: Predictors) -> Array:
+        """Return the log probability that the event happened by then (censored below), or did not (above)."""
+        return jnp.where(jnp.isposinf(jnp.asarray(high, float)), -predictors[1], jnp.log(-jnp.expm1(-predictors[1])))
 
     def information(self, predictors: Predictors) -> Predictors:
         return jnp.zeros_like(predictors[0]), 1.0 / jnp.maximum(predictors[1], 1e-9)

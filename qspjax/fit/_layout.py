@@ -182,13 +182,12 @@ class _Builder:
             times.append([np.unique(data.time[stage == k]) for k in range(most)])
             outputs = np.array(data.output, dtype=object)
             for name in dict.fromkeys(data.output):
-                output = self.problem.outputs[name]
                 mine = outputs == name
-                kept, censored = chosen(
-                    output, data.value[mine], None if data.censored is None else data.censored[mine]
-                )
+                kept, how = chosen(self.problem.outputs[name], data, mine)
                 which = np.flatnonzero(mine)[kept]
-                parts.setdefault(name, []).append((number, which, stage[which], censored[kept]))
+                parts.setdefault(name, []).append(
+                    (number, which, stage[which], {key: one[kept] for key, one in how.items()})
+                )
         widths = [max((len(own[k]) for own in times), default=0) for k in range(most)]
         ends = [any(k < len(one.changes) for one in self.experiments) for k in range(most)]
         offsets = np.cumsum([0, *(max(w, 1) + e for w, e in zip(widths, ends, strict=True))])
@@ -198,7 +197,7 @@ class _Builder:
             empty = all(one.measurements.rows == 0 for one in self.experiments)
             is_now = "there are none" if empty else "all are missing or left out below the limit of quantification"
             raise ArgumentError("experiments", f"must have measurements, but {is_now}.")
-        if all(one.censored.all() for one in rows):
+        if all((one.censored & np.isinf(one.upper - one.lower)).all() for one in rows):
             raise ArgumentError(
                 "experiments", "must have measurements above the limit of quantification, but all are below."
             )
@@ -206,10 +205,11 @@ class _Builder:
 
     def _rows(self, name: str, parts: list[tuple], times: list, offsets: np.ndarray) -> Rows:
         output = self.problem.outputs[name]
-        columns: dict[str, list] = {key: [] for key in ("experiment", "place", "time", "value", "censored")}
+        kinds = ("experiment", "place", "time", "value", "side", "lower", "upper")
+        columns: dict[str, list] = {key: [] for key in kinds}
         given: dict[str, list] = {}
         needed = [one for one in output.names() if one != "prediction"]
-        for number, which, stage, censored in parts:
+        for number, which, stage, how in parts:
             one = self.experiments[number]
             data = one.measurements
             own = data.time[which]
@@ -220,7 +220,8 @@ class _Builder:
             columns["place"] += (offsets[stage] + np.array(inside, int)).tolist()
             columns["time"] += own.tolist()
             columns["value"] += data.value[which].tolist()
-            columns["censored"] += censored.tolist()
+            for key, one_of in how.items():
+                columns[key] += one_of.tolist()
             for used in needed:
                 if used in data.given:
                     cells = [self.pool.place(data.given[used][i], number) for i in which]
@@ -234,8 +235,7 @@ class _Builder:
                     cells = [self.pool.place(symbol(used), number)] * len(which)
                 given.setdefault(used, []).extend(cells)
         arrays = {key: np.array(values) for key, values in columns.items()}
-        arrays["experiment"], arrays["place"] = arrays["experiment"].astype(int), arrays["place"].astype(int)
-        arrays["censored"] = arrays["censored"].astype(bool)
+        arrays |= {key: arrays[key].astype(int) for key in ("experiment", "place", "side")}
         for used, cells in given.items():
             if len(cells) != len(arrays["value"]):
                 refuse(

@@ -22,7 +22,8 @@ class Output:
         prediction: A formula over observed values, parameters of the model and of the fit, and `time`:
             `"concentration"`, `"scale * (receptor + complex)"`.
         error: The error model.
-        below: What becomes of measurements below a limit of quantification.
+        below: What becomes of measurements below a limit of quantification; by default censored ones have the
+            likelihood of lying beyond their own limit, as with `M3()`.
 
     Raises:
         ValueError: If the formula cannot be read.
@@ -54,8 +55,12 @@ class Measurements:
         time: Times, shape (rows,); inf for the steady state that the experiment comes to.
         value: What was measured, shape (rows,).
         output: The name of the output of each row, or one name for all.
-        censored: Which rows lie below the limit of quantification (then their value does not matter), besides those
-            whose value is below the limit of their output.
+        censored: Which rows are no measurements but limits, as CENS of a data set: 1 (or true) for what lies below, -1
+            for what lies above, 0 for what was measured. Values below the limit of their output are censored as well.
+        lower: What censored rows are known to lie above, NaN where that is not said: then it is the value of a row
+            that is censored above, and nothing for one below.
+        upper: What censored rows are known to lie below, NaN where that is not said: then it is the limit of the output
+            of a row that is censored below, or its value if there is none, and nothing for one above.
         given: More columns by name, for formulas: numbers, or names and formulas over parameters.
 
     Raises:
@@ -74,6 +79,8 @@ class Measurements:
         *,
         output: str | Sequence[str],
         censored: Any = None,
+        lower: Any = None,
+        upper: Any = None,
         given: Mapping[str, Sequence[Formula] | Formula] | None = None,
     ) -> None:
         """Bring all columns to one length."""
@@ -86,9 +93,15 @@ class Measurements:
         self.output = tuple(map(str, several))
         if len(self.output) != self.rows:
             refuse("output", f"name one output a row ({self.rows})", f"of {len(self.output)} names")
-        self.censored = None if censored is None else np.asarray(censored, bool)
-        if self.censored is not None and self.censored.shape != self.time.shape:
-            refuse("censored", f"have one element a row ({self.rows})", f"of shape {self.censored.shape}")
+        self.side = self._each("censored", 0 if censored is None else censored).astype(int)
+        self.lower, self.upper = (self._each(*pair) for pair in (("lower", lower), ("upper", upper)))
+        if not np.isin(self.side, (-1, 0, 1)).all():
+            refuse(
+                "censored", "be 1 (below a limit), -1 (above one) or 0", self.side[~np.isin(self.side, (-1, 0, 1))][0]
+            )
+        if (self.lower >= self.upper).any():
+            row = np.flatnonzero(self.lower >= self.upper)[0]
+            refuse("lower", f"be less than `upper` ({self.upper[row]:g})", f"{self.lower[row]:g}")
         self.given: dict[str, tuple[float | Expression, ...]] = {}
         for name, column in (given or {}).items():
             one = isinstance(column, (str, float, int, Expression))
@@ -96,6 +109,14 @@ class Measurements:
             if len(cells) != self.rows:
                 refuse(name, f"have one element a row ({self.rows})", f"of {len(cells)} elements")
             self.given[name] = tuple(as_formula(name, _plain(cell)) for cell in cells)
+
+    def _each(self, name: str, values: Any) -> np.ndarray:
+        """Return a column of numbers, one element a row; None is NaN."""
+        column = np.full(self.rows, np.nan if values is None else values, float) if np.ndim(values) == 0 else values
+        column = _column(name, column)
+        if column.shape != self.time.shape:
+            refuse(name, f"have one element a row ({self.rows})", f"of shape {column.shape}")
+        return column
 
     @property
     def rows(self) -> int:
@@ -108,7 +129,7 @@ class Measurements:
 
         Args:
             table: A mapping of columns, such as a data frame of pandas; the column `output` names outputs, `censored`
-                marks rows below the limit of quantification.
+                (1 below, -1 above) marks limits, `lower` and `upper` are bounds of such rows.
             output: The name of the output, if the table has no column `output`.
             time: The column of times.
             value: The column of values.
@@ -116,8 +137,8 @@ class Measurements:
         for name in (time, value):
             check_one_of("table", name, list(table), "a column")
         names = [str(one) for one in table["output"]] if output is None else output
-        censored = table.get("censored")
-        return cls(table[time], table[value], output=names, censored=censored)
+        more = {name: table[name] for name in ("censored", "lower", "upper") if name in table}
+        return cls(table[time], table[value], output=names, **more)
 
 
 class Change:

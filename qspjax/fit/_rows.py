@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qspjax._checks import refuse
 from qspjax._expression import Expression
 from qspjax.fit._error_models import Predictors, formulas_of
 from qspjax.fit._formula import names_in, value_of
-from qspjax.fit._measurements import Output
+from qspjax.fit._measurements import Measurements, Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Rows:
         experiment: The number of the experiment of each row, shape (rows,).
         place: Where its time stands among all times of the experiment, stages after each other.
         time: Its time.
-        value: What was measured.
-        censored: Whether it is below the limit of quantification.
+        value: What was measured; where it is censored, what the record says.
+        side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
+        lower: The lower bound of what is censored, else -inf.
+        upper: The upper bound of what is censored, else inf.
         given: Places in the pool of columns of the table, and of what the experiments set, by name.
     """
 
@@ -35,8 +38,26 @@ class Rows:
     place: np.ndarray
     time: np.ndarray
     value: np.ndarray
-    censored: np.ndarray
+    side: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
     given: Mapping[str, np.ndarray]
+
+    @property
+    def censored(self) -> np.ndarray:
+        """Which measurements are known by their bounds only."""
+        return self.side != 0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The limits between which every measurement would have been known: those of quantification, or infinite.
+
+        Where records have limits of their own, the narrowest: what lies between them is measured in all.
+        """
+        low = np.max(self.upper[self.side > 0], initial=-np.inf)
+        high = np.min(self.lower[self.side < 0], initial=np.inf)
+        own = None if self.output.below is None else self.output.below.limit
+        return float(low if own is None else max(low, own)), float(high)
 
     def predicted(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
         """Return the prediction of each row, and the predictors of its density.
@@ -67,11 +88,17 @@ class Rows:
         return jnp.broadcast_to(value, self.value.shape)
 
     def log_density(self, predictors: Predictors) -> Any:
-        """Return the log likelihood of each row."""
-        error, below = self.output.error, self.output.below
-        if below is None:
-            return error.log_density(self.value, predictors)
-        return below.log_density(error, self.value, self.censored, predictors)
+        """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
+        error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
+        density = error.log_density(jnp.where(self.censored, 1.0, self.value), predictors)  # 1.0 has one, whatever y
+        if self._may_be_censored:
+            inside = error.log_between(np.maximum(self.lower, least), self.upper, predictors)
+            density = jnp.where(self.censored, inside, density)
+        return density if np.isinf(least) else density - error.log_between(least, jnp.inf, predictors)
+
+    @property
+    def _may_be_censored(self) -> bool:
+        return not isinstance(self.side, np.ndarray) or bool(self.side.any())
 
     def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Predictors]:
         """Return the log likelihood of each row, its slope and its expected curvature in each predictor.
@@ -85,7 +112,7 @@ class Rows:
 
         (_, density), score = jax.value_and_grad(total, has_aux=True)(predictors)
         expected = self.output.error.information(predictors)
-        if self.output.below is None:
+        if self.output.below is None and not self._may_be_censored:
             return density, score, expected
         weights = []
         for k, weight in enumerate(expected):
@@ -99,12 +126,29 @@ class Rows:
         return jnp.where(self.censored, jnp.nan, self.output.error.residual(self.value, predictors))
 
 
-def chosen(output: Output, value: np.ndarray, censored: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows stay in the likelihood of an output, and which of all are censored."""
-    if output.below is None:
-        return np.isfinite(value), np.zeros(value.shape, bool)
-    with np.errstate(invalid="ignore"):
-        below = value < output.below.limit
-    censored = below if censored is None else below | censored
-    known = np.isfinite(value) & ~censored
-    return known | (censored & output.below.keeps()), censored
+def chosen(output: Output, data: Measurements, mine: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which measurements of an output stay in its likelihood, and how each of them is censored.
+
+    Args:
+        output: The output.
+        data: The measurements of an experiment.
+        mine: Which of them are of this output.
+
+    Raises:
+        ValueError: If a censored measurement has no limit.
+    """
+    value, side, lower, upper = (one[mine] for one in (data.value, data.side, data.lower, data.upper))
+    limit = None if output.below is None else output.below.limit
+    if limit is not None:
+        with np.errstate(invalid="ignore"):
+            side = np.where((side == 0) & (value < limit), 1, side)
+    lower = np.where((side < 0) & np.isnan(lower), value, lower)
+    upper = np.where((side > 0) & np.isnan(upper), value if limit is None else limit, upper)
+    lower, upper = np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper)
+    without = (side != 0) & ~(np.isfinite(lower) | np.isfinite(upper))
+    if without.any():
+        must = "have a limit where they are censored: their value, a bound, or `below` of the output"
+        refuse("measurements", must, "without one")
+    below = output.below is not None and not output.below.keeps()
+    kept = np.where(side == 0, np.isfinite(value), (side < 0) | (not below))
+    return kept, {"side": side, "lower": lower, "upper": upper}

@@ -29,6 +29,17 @@ class AbstractTails(eqx.Module):
     def information(self) -> tuple[Any, Any]:
         """Return the Fisher information on location, in units of 1 / scale^2, and on the log of the scale."""
 
+    def log_between(self, low: Any, high: Any) -> Array:
+        """Return log P(low < Z <= high), accurate in both tails; an infinite edge must be a constant."""
+        low, high = jnp.broadcast_arrays(low, high)
+        mirrored = low + high > 0.0  # the probability is found in the tail that is nearer
+        low, high = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
+        return log_difference(self._log_upto(high), self._log_upto(low))
+
+    def _log_upto(self, edge: Array) -> Array:
+        is_open = jnp.isinf(edge)
+        return jnp.where(is_open, jnp.where(edge > 0, 0.0, -jnp.inf), self.log_cdf(jnp.where(is_open, 0.0, edge)))
+
 
 class Gaussian(AbstractTails):
     """The standard normal distribution."""
@@ -84,3 +95,17 @@ class StudentT(AbstractTails):
 
     def information(self) -> tuple[Any, Any]:
         return (self.df + 1) / (self.df + 3), 2 * self.df / (self.df + 3)
+
+
+def log_difference(larger: Any, smaller: Any) -> Array:
+    """Return log(exp(larger) - exp(smaller))."""
+    none = jnp.isneginf(smaller)
+    gap = jnp.where(none, -1.0, smaller - larger)
+    return larger + jnp.where(none, 0.0, _log1mexp(gap))
+
+
+def _log1mexp(x: Array) -> Array:
+    """Return log(1 - exp(x)) for x < 0, accurate at both ends."""
+    small = x > -0.6931471805599453
+    near, far = jnp.where(small, x, -1.0), jnp.where(small, -1.0, x)
+    return jnp.where(small, jnp.log(-jnp.expm1(near)), jnp.log1p(-jnp.exp(far)))

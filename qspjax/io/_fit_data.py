@@ -11,7 +11,7 @@ from qspjax._expression import Expression, number as number_node, substitute, sy
 from qspjax.fit import Experiment, Measurements
 from qspjax.fit._formula import Formula, as_formula
 from qspjax.io._nonmem import NonmemData
-from qspjax.io._nonmem_experiments import before_doses
+from qspjax.io._nonmem_experiments import before_doses, censored
 
 
 def experiments(
@@ -49,9 +49,7 @@ def experiments(
             lambda leaf, ndim, i=i: leaf[i] if leaf.ndim > ndim else leaf, data.regimen, data.regimen.ndims()
         )
         times = before_doses(data.ts[i], data.order[i], np.asarray(regimen.time), np.asarray(regimen.order))
-        if (data.cens[i][seen] < 0).any():
-            refuse("data", "have values that are censored below only (CENS = 1)", f"censored above in subject {id}")
-        measurements = Measurements(times[seen], data.dv[i][seen], output=outputs, censored=data.cens[i][seen] > 0)
+        measurements = Measurements(times[seen], data.dv[i][seen], output=outputs, **censored(data, i, seen))
         own = {name: _with_covariates(name, one, covariates, data, id) for name, one in formulas.items()}
         found[str(id)] = Experiment(measurements, regimen, set=own)
     return found

@@ -7,7 +7,9 @@
     [set]                      parameters of the model as formulas over covariates and parameters
     [parameters.NAME]          start, bounds, scale ("log", "log10", "linear" or "logit"), prior; or fixed
     [outputs.NAME]             prediction, error ("additive", "proportional", "combined" or "lognormal"), sd, cv, dvid;
-                               below ("M1", "M3" or "M4") and limit, by default that of the values that CENS marks
+                               below ("M1", "M3" or "M4") and limit. What CENS marks has the limits of its records (DV
+                               and LIMIT), by default with the likelihood of M3; where these have one limit, it is that
+                               of the output
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all

@@ -85,7 +85,7 @@ def kinds_of(data: NonmemData) -> np.ndarray:
 
 
 def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:
-    """Let an output without a limit of quantification have that of the values that CENS marks.
+    """Let an output without a limit of quantification have that of the values that CENS marks, if it is one.
 
     Args:
         table: The output.
@@ -97,9 +97,8 @@ def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:
     limits = np.unique(data.dv[(data.cens == 1) & (True if kind is None else kinds_of(data) == kind)])
     if limits.size == 1:
         table.values = table.values | {"limit": float(limits[0])}
-    else:
-        has = "there are none" if not limits.size else f"these have {limits.size} different ones"
-        table.issue("limit", f"must be given, unless the values that CENS marks say it, but {has}.")
+    elif not limits.size:
+        table.issue("limit", "must be given, unless the values that CENS marks say it, but there are none.")
 
 
 def read_parameter(table: Table) -> Free | float | None:
@@ -130,8 +129,10 @@ def read_output(table: Table, name: str) -> Output | None:
                 table.issue(field, "must be given, but is missing.")
         error = None if table.bad else build(**given)
     how = table.name("below", BELOW, "M1, M3 or M4", default=None)
-    limit = table.number("limit", default=None if how is None else 0.0)
-    below = None if how is None or limit is None else BELOW[how](limit)
+    limit = table.number("limit", default=None)
+    if how is None and limit is not None and "below" not in table:
+        table.issue("limit", 'must be that of below = "M1", "M3" or "M4", but below is missing.')
+    below = None if how is None else table.make(BELOW[how], limit)
     return table.make(Output, prediction, error, below=below)
 
 

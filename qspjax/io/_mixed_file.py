@@ -11,7 +11,7 @@ data                       the data set; or a table: file and the options of `re
 [subpopulations]           of a mixture: by name, the probabilities where the search begins, which add up to 1; all but
                            the last are estimated, as P(name). In formulas a name is 1 in its subpopulation and 0 in
                            the others: CL = "piecewise(tCL_poor, poor > 0, tCL) * exp(eta_CL)"
-[outputs.NAME]             as in any fit file; without limit that of the values that CENS marks
+[outputs.NAME]             as in any fit file
 [estimation]               method ("focei", "foce", "fo", "laplace" or "saem"), iterations, tolerance; standard_errors
                            ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
                            "importance" with samples); no "saem" of a mixture

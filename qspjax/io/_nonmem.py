@@ -253,8 +253,9 @@ class NonmemData:
         """Return the subjects by their IDs, as experiments of `fit.Mixed` or `fit.Problem`.
 
         Covariates are what each sets, and what changes with its records if they vary: in steps, as `interpolation`
-        says. A subject in which one is missing does not have it. Observations with CENS = 1 are censored; one that
-        stands before a dose of the same time is taken just before it.
+        says. A subject in which one is missing does not have it. Observations with CENS = 1 lie between LIMIT (or
+        nothing) and DV, with CENS = -1 above DV and below LIMIT; one that stands before a dose of the same time is
+        taken just before it.
 
         Args:
             outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
@@ -263,8 +264,7 @@ class NonmemData:
                 name only those that it uses.
 
         Raises:
-            ValueError: If an observation has a kind that is not named, or lies above a limit, or covariates vary
-                linearly between records.
+            ValueError: If an observation has a kind that is not named, or covariates vary linearly between records.
 
         Example:
             >>> import qspjax as qsp

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_one_of, refuse
+from qspjax._checks import check_one_of, refuse
 from qspjax._varying import LOCF, NOCB
 from qspjax.fit import Change, Experiment, Measurements
 
@@ -38,16 +38,13 @@ def experiments_of(
     found = {}
     for i, subject in enumerate(data.ids):
         seen = (data.evid[i] == 0) & np.isfinite(data.dv[i])
-        censored = data.cens[i][seen]
-        if (censored < 0).any():
-            raise ArgumentError("data", f"must have no values above a limit, but subject {subject} has (CENS = -1).")
         regimen = jax.tree.map(lambda leaf, ndim, i=i: leaf[i] if leaf.ndim > ndim else leaf, data.regimen, one)
         times = before_doses(data.ts[i], data.order[i], np.asarray(regimen.time), np.asarray(regimen.order))
         measured = Measurements(
             times[seen],
             data.dv[i][seen],
             output=[str(name) for name in names[i][seen]],
-            censored=censored == 1,
+            **censored(data, i, seen),
         )
         own = {name: float(values[i]) for name, values in constant.items() if not np.isnan(values[i])}
         live = np.isfinite(data.ts[i])
@@ -55,6 +52,20 @@ def experiments_of(
         begin, changes = _changes(data.ts[i][live], records, carried_backward=isinstance(data.interpolation, NOCB))
         found[f"{subject}"] = Experiment(measured, regimen, set=own | begin, changes=changes)
     return found
+
+
+def censored(data: "NonmemData", subject: int, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """Return which observations of a subject are limits, and between what they lie: columns of `Measurements`.
+
+    CENS = 1 says LIMIT < y < DV, CENS = -1 says DV < y < LIMIT; without LIMIT there is no other bound.
+    """
+    side, dv, limit = (column[subject][seen] for column in (data.cens, data.dv, data.limit))
+    other = np.where(np.isnan(limit), np.where(side > 0, -np.inf, np.inf), limit)
+    return {
+        "censored": side,
+        "lower": np.where(side > 0, other, np.where(side < 0, dv, np.nan)),
+        "upper": np.where(side > 0, dv, np.where(side < 0, other, np.nan)),
+    }
 
 
 def before_doses(time: np.ndarray, order: np.ndarray, doses: np.ndarray, places: np.ndarray) -> np.ndarray:

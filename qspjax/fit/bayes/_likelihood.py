@@ -137,9 +137,12 @@ def measured(rows: Sequence[Rows], values: Values) -> list[Rows]:
         return [*rows]
     found = []
     for one, value in zip(rows, values, strict=True):
-        below = one.output.below
-        censored = np.zeros(one.value.shape, bool) if below is None else value < below.limit
-        found.append(dataclasses.replace(one, value=value, censored=censored))
+        low, high = one.limits
+        side = np.zeros(one.value.shape, int)
+        if np.isfinite([low, high]).any():
+            side = jnp.where(value < low, 1, jnp.where(value > high, -1, 0))
+        bounds = {"lower": jnp.where(side < 0, high, -jnp.inf), "upper": jnp.where(side > 0, low, jnp.inf)}
+        found.append(dataclasses.replace(one, value=value, side=side, **bounds))
     return found
 
 

@@ -185,12 +185,12 @@ def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit
         raise ArgumentError("fits", f"must have the same measurements, {what}")
 
 
-def _data(fit: MixedFit) -> dict[str, list[tuple[str, float, float, bool]]]:
-    """Return the measurements by output: subject, time, value (0 if it is below the limit) and whether it is below."""
+def _data(fit: MixedFit) -> dict[str, list[tuple[str, float, float, float, float]]]:
+    """Return the measurements by output: subject, time, value (0 where censored) and the bounds of a censored one."""
     found = {}
     for rows in fit.mixed.rows:
         value = np.where(rows.censored, 0.0, rows.value)
-        columns = rows.experiment.tolist(), rows.time.tolist(), value.tolist(), rows.censored.tolist()
+        columns = (column.tolist() for column in (rows.experiment, rows.time, value, rows.lower, rows.upper))
         mine = _mine(fit, rows)
         found[rows.name] = [(fit.mixed.subjects[i], *row) for keep, i, *row in zip(mine, *columns, strict=True) if keep]
     return found

@@ -56,7 +56,8 @@ def visual_predictive_check(
 
     Returns:
         TIME (the median in the bin), LEFT and RIGHT (its edges), COUNT, QUANTILE, OBSERVED, LOWER, MEDIAN and UPPER. A
-        quantile that lies below the limit of quantification is NaN. Subjects that the fit left out are left out.
+        quantile that lies beyond a limit of quantification is NaN: where records have limits of their own, beyond the
+        narrowest. Subjects that the fit left out are left out.
 
     Raises:
         ValueError: If the output is not known, or a number is out of range.
@@ -75,10 +76,10 @@ def visual_predictive_check(
     mine = table["OUTPUT"] == output
     time, whole = table["TAD" if after_dose else "TIME"][mine], whole_of(mixed)
     pred = _expected(whole, fit.x)[place] if corrected and isinstance(whole, Mixture) else table["PRED"][mine]
-    seen = np.where(rows.censored, -np.inf, rows.value)
     made = simulated(mixed, fit.x, replicates=replicates, seed=seed)[place]
-    if rows.output.below is not None and rows.censored.any():
-        made = np.where(made < rows.output.below.limit, -np.inf, made)
+    low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
+    seen = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
+    seen, made = (np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (seen, made))
     there = fit.kept[rows.experiment]
     left, right = _edges(time[there], bins)
     found: dict[str, list] = {}
@@ -126,7 +127,7 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
 
 
 def _quantile(values: np.ndarray, quantile: float, rows: Rows) -> np.ndarray:
-    """Return a quantile along the last axis, NaN where it lies below the limit of quantification."""
+    """Return a quantile along the last axis, NaN where it lies beyond a limit of quantification."""
     way = "inverted_cdf" if rows.censored.any() else "linear"
     found = np.quantile(values, quantile, axis=-1, method=way)
     return np.where(np.isfinite(found), found, np.nan)
