@@ -14,8 +14,8 @@ def add_check(commands: Any) -> None:
         "check",
         help="check a trial or fit file, a model or a data set",
         description="Say what a file holds, or all that is wrong with it: a trial or fit file (.toml), a PEtab problem "
-        "(.yaml), a model in SBML (.xml, .sbml) or Antimony (.ant), or a data set in the format of NONMEM (any other "
-        "ending), for which the options are.",
+        "(.yaml), a model in SBML (.xml, .sbml, .omex) or Antimony (.ant), or a data set in the format of NONMEM (any "
+        "other ending), for which the options are.",
     )
     check.add_argument("file", metavar="FILE", help="the file")
     names = parts("names, separated by commas")

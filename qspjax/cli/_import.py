@@ -12,8 +12,8 @@ def add_import(commands: Any) -> None:
     command = commands.add_parser(
         "import",
         help="say what a model file contains",
-        description="Say what a file in SBML (.xml, .sbml) or Antimony (.ant) contains and what of it is supported. "
-        "Exit status 0 if it can be simulated, 2 if not, with all that is wrong on stderr.",
+        description="Say what a file in SBML (.xml, .sbml, .omex) or Antimony (.ant) contains and what of it is "
+        "supported. Exit status 0 if it can be simulated, 2 if not, with all that is wrong on stderr.",
     )
     command.add_argument("file", metavar="FILE", help="the file")
     command.set_defaults(run=_import)

@@ -26,7 +26,7 @@ def add_simulate(commands: Any) -> None:
     command = commands.add_parser(
         "simulate",
         help="simulate a model",
-        description="Simulate a model of the catalogue, or of a file in SBML (.xml, .sbml) or Antimony (.ant), and "
+        description="Simulate a model of the catalogue, or of a file in SBML (.xml, .sbml, .omex) or Antimony, and "
         "write a table (CSV) and a picture.",
     )
     command.add_argument("model", metavar="MODEL", help="a file, or the name of a model of the catalogue")

@@ -14,18 +14,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn
 
 from qspjax._checks import check_instance
 from qspjax._extras import require
 from qspjax._files import write_text
 from qspjax.io import _antimony_apart
+from qspjax.io._antimony_formulas import as_antimony, with_places
+from qspjax.io._content import content_of, plain, stop, text_of, unpacked_name
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.sbml import read_definition
 from qspjax.io.sbml._text import source_of
-from qspjax.io.sbml._write import sbml_of
+from qspjax.io.sbml._write import with_places as sbml_with_places
+from qspjax.io.sbml._write_math import Numbers
 from qspjax.models import Network
 from qspjax.models.network import Definition
+from qspjax.models.network._rewriting import rewritten
 
 MOST_BYTES = 8 * 2**20
 """The largest file that is read."""
@@ -75,12 +78,14 @@ def read_antimony(path_or_text: str | Path) -> Network:
     except FileIssues as error:  # their lines are those of the SBML
         raise FileIssues([Issue(name, (), issue.message, element=issue.element) for issue in error.issues]) from None
     if definition.name == _UNNAMED:
-        definition = dataclasses.replace(definition, name="" if _is_text(path_or_text) else Path(name).stem)
+        definition = dataclasses.replace(
+            definition, name="" if _is_text(path_or_text) else Path(unpacked_name(name)).stem
+        )
     return Network.of(definition)
 
 
 def write_antimony(network: Network, path: str | Path | None = None) -> str:
-    """Write a network as Antimony, with the numbers that it has now, in 15 digits.
+    """Write a network as Antimony, with the numbers that it has now, to the last bit.
 
     Antimony gives ids that are words of its own an underscore (`compartment_`), and knows only compartments of three
     dimensions: a species in one that has none becomes one whose symbol is its amount.
@@ -104,12 +109,15 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
         // Created by libAnt
     """
     check_instance("network", network, Network, "a network (models.Network)")
-    done = _apart({"sbml": sbml_of(_in_three_dimensions(network.definition))})
+    numbers = Numbers(negative=True)
+    definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
+    done = _apart({"sbml": sbml_with_places(definition, numbers)})
     if done["text"] is None:
         raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(done['error'])}")
+    text = numbers.filled_bare(plain(done["text"], "text"))
     if path is not None:
-        write_text(Path(path), done["text"])
-    return done["text"]
+        write_text(Path(path), text)
+    return text
 
 
 def _in_three_dimensions(d: Definition) -> Definition:
@@ -137,10 +145,10 @@ def sbml_of_antimony(path_or_text: str | Path) -> str:
     path, name = None if _is_text(path_or_text) else Path(path_or_text), _name_of(path_or_text)
     with tempfile.TemporaryDirectory(prefix="qspjax-antimony-") as copies:
         files = _Files(Path(copies), None if path is None else path.resolve().parent)
-        files.add(name, str(path_or_text) if path is None else _content(path, name))
+        files.add(name, plain(str(path_or_text), name) if path is None else _content(path, name))
         done = _apart({"file": name}, copies)
     if done["text"] is not None:
-        return done["text"]
+        return files.numbers.filled(done["text"])
     found = _FAILURE.match(done["error"] or "")
     where, line, message = found.groups() if found else (name, None, done["error"])
     place = int(line) if line else None
@@ -159,7 +167,7 @@ class _Files:
     """The files of a model, looked through and copied to where antimony reads them."""
 
     def __init__(self, copies: Path, folder: Path | None):
-        self.copies, self.folder = copies, folder
+        self.copies, self.folder, self.numbers = copies, folder, Numbers()
 
     def add(self, name: str, text: str) -> None:
         """Look a file through and copy it, and the files that it imports before it."""
@@ -171,7 +179,7 @@ class _Files:
             if missing is not None:
                 file, line = missing
                 if len(done) >= MOST_FILES:
-                    _stop(name, f"must import at most {MOST_FILES} files, but imports more.", line)
+                    stop(name, f"must import at most {MOST_FILES} files, but imports more.", line)
                 inside = self._imported(name, file, line)
                 firsts.add(file)
                 done[file] = False
@@ -179,7 +187,7 @@ class _Files:
                 continue
             circular = next((one for one in imports if not done[one[0]]), None)
             if circular is not None:
-                _stop(name, f"must not import itself, but does through {circular[0]}.", circular[1])
+                stop(name, f"must not import itself, but does through {circular[0]}.", circular[1])
             self._copy(name, text, firsts)
             done[name] = True
             todo.pop()
@@ -193,7 +201,8 @@ class _Files:
                 return found[0]
             return found[0] if found[2] is None else ""
 
-        text = text if _is_sbml(text) else _IMPORT.sub(once, text)
+        if not _is_sbml(text):
+            text = _IMPORT.sub(once, with_places(name, text, _bare(text), self.numbers))
         (self.copies / name).write_text(text, encoding="utf-8", newline="\n")
 
     def _imports(self, name: str, text: str) -> list[tuple[str, int]]:
@@ -202,23 +211,21 @@ class _Files:
         What looks like an import in a comment or a string is looked at too: antimony might see it otherwise.
         """
         if len(text) > MOST_BYTES:
-            _stop(name, f"must have at most {MOST_BYTES} bytes, but has more.")
-        if "\0" in text:
-            _stop(name, "must be text, but is binary.", text[: text.index("\0")].count("\n") + 1)
+            stop(name, f"must have at most {MOST_BYTES} bytes, but has more.")
         if _is_sbml(text):
             try:
                 source_of(text)
             except FileIssues as error:
                 raise FileIssues([dataclasses.replace(issue, file=name) for issue in error.issues]) from None
             if "externalModelDefinition" in text:
-                _stop(name, "not supported: models from other files in an imported file in SBML.")
+                stop(name, "not supported: models from other files in an imported file in SBML.")
             return []
         _check_depth(name, text)
-        bare = _ASIDE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+        bare = _bare(text)
         foreign = re.search(r"[^\x00-\x7f]", bare)
         if foreign:
             line = text[: foreign.start()].count("\n") + 1
-            _stop(name, f"must have only letters of ASCII outside comments and quotations, but has {foreign[0]}.", line)
+            stop(name, f"must have only letters of ASCII outside comments and quotations, but has {foreign[0]}.", line)
         found = []
         for match in _IMPORT.finditer(text):
             line = text[: match.start()].count("\n") + 1
@@ -227,19 +234,19 @@ class _Files:
             if file is None and not seen:
                 continue
             if file is None:
-                _stop(name, "must import a file in quotation marks, but does not.", line)
+                stop(name, "must import a file in quotation marks, but does not.", line)
             if not re.fullmatch(r"[\w][\w. -]*", file):
-                _stop(name, f"must import files of the same folder, but imports {file[:80]}.", line)
+                stop(name, f"must import files of the same folder, but imports {file[:80]}.", line)
             if seen or (self.folder is not None and (self.folder / file).is_file()):
                 found.append((file, line))
         return found
 
     def _imported(self, name: str, file: str, line: int) -> str:
         if self.folder is None:
-            _stop(name, f"must import no file, because it is of no folder, but imports {file}.", line)
+            stop(name, f"must import no file, because it is of no folder, but imports {file}.", line)
         path = self.folder / file
         if not path.is_file() or path.resolve().parent != self.folder:
-            _stop(name, f"must import files of the same folder, but there is no {file}.", line)
+            stop(name, f"must import files of the same folder, but there is no {file}.", line)
         return _content(path, file)
 
 
@@ -258,17 +265,12 @@ def _apart(given: dict[str, str], folder: str | None = None) -> dict[str, str | 
 
 
 def _content(path: Path, name: str) -> str:
-    try:
-        if not path.is_file():
-            _stop(name, "must be a file, but " + ("is none." if path.exists() else "does not exist."))
-        if path.stat().st_size > MOST_BYTES:
-            _stop(name, f"must have at most {MOST_BYTES} bytes, but has {path.stat().st_size}.")
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        _stop(name, "must be text in UTF-8, but is not.")
-    except OSError as error:
-        _stop(name, f"must be a file that can be read, but is not ({error.strerror}).")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text_of(content_of(path, name, MOST_BYTES), name)
+
+
+def _bare(text: str) -> str:
+    """Return a text with blanks where comments and quotations are."""
+    return _ASIDE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def _check_depth(name: str, text: str) -> None:
@@ -277,7 +279,7 @@ def _check_depth(name: str, text: str) -> None:
         depth = max(0, depth + (1 if found[0] in "([{" else -1))
         if depth > MOST_DEEP:
             line = text[: found.start()].count("\n") + 1
-            _stop(name, f"must have at most {MOST_DEEP} brackets in one another, but has more.", line)
+            stop(name, f"must have at most {MOST_DEEP} brackets in one another, but has more.", line)
 
 
 def _is_sbml(text: str) -> bool:
@@ -287,7 +289,3 @@ def _is_sbml(text: str) -> bool:
 def _one_line(text: str | None) -> str:
     words = " ".join((text or "no reason given").split())
     return words if len(words) <= 300 else words[:297] + "..."
-
-
-def _stop(name: str, message: str, line: int | None = None) -> NoReturn:
-    raise FileIssues([Issue(name, (), message, line)])

@@ -33,12 +33,13 @@ from qspjax.fit import (
     Problem,
     TrustRegion,
 )
+from qspjax.io._content import text_of
 from qspjax.io._fit_data import experiments
 from qspjax.io._fit_parts import read_data, read_output, read_parameter, with_limit
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._mixed_file import MixedFile, read_mixed
 from qspjax.io._table import Table, line_of, lines_of
-from qspjax.io._toml import decoded, parsed, read_bytes
+from qspjax.io._toml import parsed, read_bytes
 from qspjax.io._trial_model import read_model
 from qspjax.io.petab import read_petab
 
@@ -107,7 +108,7 @@ def read_fit(path: str | Path) -> FitFile | MixedFile:
     others: list[Issue] = []
     found = _read(Table(values, (), issues), path, others)
     if issues or others or found is None:
-        lines = lines_of(decoded(text))
+        lines = lines_of(text_of(text, path.name))
         own = [Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues]
         raise FileIssues([*own, *others])
     return found

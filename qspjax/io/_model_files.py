@@ -1,4 +1,4 @@
-"""Files that hold a model, in SBML or Antimony: opened as a network, and described."""
+"""Files that hold a model, in SBML or Antimony, compressed or not: opened as a network, and described."""
 
 import dataclasses
 import re
@@ -9,13 +9,15 @@ from typing import Any
 from xml.parsers import expat
 
 from qspjax.io._antimony import ENDINGS as ANTIMONY, read_antimony, sbml_of_antimony
+from qspjax.io._content import ARCHIVES, content_of, unpacked_name
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.sbml import read_definition, read_sbml
+from qspjax.io.sbml._text import MOST_BYTES
 from qspjax.models import Network
 
-SBML = (".xml", ".sbml")
+SBML = (".xml", ".sbml", *ARCHIVES)
 ENDINGS = (*SBML, *ANTIMONY)
-"""Endings of files that hold a model."""
+"""Endings of files that hold a model; before `.gz`, `.bz2` or `.xz` where they are compressed."""
 
 _MOST_SHOWN = 20
 _UNCHECKED = re.compile(r"(?i)no (\w+ )?units (\w+ )?defined|no declared units|not been declared|unit declarations")
@@ -42,7 +44,7 @@ _CORE = ("core", "l3v2extendedmath")
 
 def is_model_file(name: str | Path) -> bool:
     """Whether a name is that of a file with a model, by its ending."""
-    return Path(name).suffix.lower() in ENDINGS
+    return Path(unpacked_name(name)).suffix.lower() in ENDINGS
 
 
 def open_model(path: str | Path) -> Network:
@@ -118,7 +120,7 @@ def contents_of(path: str | Path) -> ModelContents:
         issues, noticed = _without_lines(issues), _without_lines(noticed)
     outline = _Outline()
     try:
-        outline.read(path.read_bytes() if text is None else text.encode())
+        outline.read(content_of(path, path.name, MOST_BYTES, archives=True) if text is None else text.encode())
     except (OSError, ValueError, expat.ExpatError):
         if issues:
             raise FileIssues(issues) from None
@@ -193,4 +195,4 @@ def _without_lines(issues: tuple[Issue, ...]) -> tuple[Issue, ...]:
 
 
 def _in_antimony(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in ANTIMONY
+    return Path(unpacked_name(path)).suffix.lower() in ANTIMONY

@@ -1,11 +1,13 @@
 """A file in TOML, read with issues that name the line."""
 
+import math
 import re
 import tomllib
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 
 
@@ -24,28 +26,32 @@ def read_bytes(file: Path | Traversable, source: str) -> bytes:
         raise FileIssues([Issue(source, (), message)]) from None
 
 
-def decoded(text: bytes) -> str:
-    """Return the text of a file in UTF-8; some editors put a byte order mark before it."""
-    return text.decode("utf-8-sig")
-
-
 def parsed(text: bytes, source: str) -> dict[str, Any]:
     """Return what a file in TOML says.
 
     Raises:
         FileIssues: If it is no TOML; with the line.
     """
+    plain = text_of(text, source)
     try:
-        return tomllib.loads(decoded(text))
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        raise FileIssues([Issue(source, (), "must be text in UTF-8, but is not.", line)]) from None
+        return tomllib.loads(plain, parse_float=_finite)
+    except OverflowError as error:
+        line = plain.count("\n", 0, plain.find(str(error))) + 1
+        raise FileIssues([Issue(source, (), f"must be a number of at most 1.8e308, but is {error}.", line)]) from None
     except tomllib.TOMLDecodeError as error:
         message, _, place = str(error).partition(" (at ")
         line = re.match(r"line (\d+)", place)
-        last = text.count(b"\n") + 1
+        last = plain.count("\n") + 1
         issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
         raise FileIssues([issue]) from None
     except (RecursionError, ValueError):
         message = "must be TOML, but has a number or a nesting too long to read."
         raise FileIssues([Issue(source, (), message)]) from None
+
+
+def _finite(text: str) -> float:
+    """Read a number, which must not become infinite by its size alone."""
+    value = float(text)
+    if math.isinf(value) and "inf" not in text:
+        raise OverflowError(text)
+    return value

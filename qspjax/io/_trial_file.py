@@ -26,9 +26,10 @@ import numpy as np
 from qspjax._checks import ArgumentError, refuse
 from qspjax._cohort import Cohort
 from qspjax._types import Key
+from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._table import Table, line_of, lines_of
-from qspjax.io._toml import decoded, parsed, read_bytes
+from qspjax.io._toml import parsed, read_bytes
 from qspjax.io._trial_arms import read_arms
 from qspjax.io._trial_endpoints import read_endpoints
 from qspjax.io._trial_model import Described, read_model, read_population
@@ -96,7 +97,7 @@ class TrialFile:
             path = ("population", place, error.argument)
             remedy = "Truncate it" if place == "between" else "Truncate the covariate that it depends on"
             message = f"{error.must[:-1]} in a sampled patient. {remedy}: truncate = [low, high]."
-            issue = Issue(self.source, path, message, line_of(path, lines_of(decoded(self.text))))
+            issue = Issue(self.source, path, message, line_of(path, lines_of(text_of(self.text, self.source))))
             raise FileIssues([issue]) from error
 
     def _varied(self) -> dict[str, str]:
@@ -132,7 +133,7 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     folder = file.resolve().parent if isinstance(file, Path) else None
     trial = _trial_file(Table(values, (), found), source, text, folder)
     if trial is None or found:
-        lines = lines_of(decoded(text))
+        lines = lines_of(text_of(text, source))
         issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
         raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
     return trial

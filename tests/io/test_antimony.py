@@ -176,7 +176,7 @@ def test_files_that_are_none(tmp_path, monkeypatch):
     (tmp_path / "latin.ant").write_bytes(b"a = 1 // \xe4\n")
     for name, message in {
         "long.ant": "long.ant: must have at most 1000 bytes, but has 1200.",
-        "latin.ant": "latin.ant: must be text in UTF-8, but is not.",
+        "latin.ant": "latin.ant:1: must be text in UTF-8, but is not.",
         "none.ant": "none.ant: must be a file, but does not exist.",
         "": f"{tmp_path.name}: must be a file, but is none.",
     }.items():

@@ -139,7 +139,7 @@ def issues(path):
         ("problem.yaml", "format_version: 1", "format_version: 7",
          "problem.yaml: format_version: must be 1 or 2, but is 7."),
         ("problem.yaml", "[model.xml]", "[other.xml]", "problem.yaml: must name a model that is there, but "),
-        ("problem.yaml", "[conditions.tsv]", "[other.tsv]", "other.tsv: must be there, but "),
+        ("problem.yaml", "[conditions.tsv]", "[other.tsv]", "other.tsv: must be a file, but does not exist."),
         ("problem.yaml", "format_version: 1", "format_version: [", "problem.yaml:"),
     ],
 )  # fmt: skip

@@ -1,17 +1,26 @@
 """The files of a PEtab problem: a YAML file that names tables, and the tables, read as text."""
 
+import csv
 import dataclasses
+import functools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qspjax._expression import PETAB, Expression, parse, symbol
 from qspjax._extras import require
+from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
 
 LARGEST = 512 * 2**20
 """The most bytes of a file."""
+
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
+_MISSING = frozenset(("nan", "NaN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "NULL", "null", "None"))
+_MISSING = _MISSING | {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}
+"""Cells that are empty to pandas, and so to everyone who reads PEtab."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,19 +66,18 @@ class Problems:
         text = row.get(column)
         if not text:
             return otherwise
-        try:
-            return float(text)
-        except ValueError:
+        value = as_number(text)
+        if value is None:
             self.add(row, column, f"must be a number, but is {text}.")
             return otherwise
+        return value
 
     def formula(self, row: Row, column: str, text: str | None = None) -> float | Expression:
         """Return a cell (or a part of it) as a number or an expression."""
         text = row.get(column) if text is None else text
-        try:
-            return float(text)
-        except ValueError:
-            pass
+        value = as_number(text)
+        if value is not None:
+            return value
         try:
             return parse(text, PETAB)
         except ValueError as error:
@@ -82,11 +90,22 @@ class Problems:
         return [self.formula(row, column, part.strip()) for part in text.split(";")] if text else []
 
 
+def as_number(text: str) -> float | None:
+    """Return a number as all programs write it, None if it is none or too large to be one."""
+    if _NUMBER.fullmatch(text) is None:
+        return None
+    value = float(text)
+    return value if math.isfinite(value) or "inf" in text.lower() else None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return what a YAML file says; only plain data, nothing is executed."""
     yaml = require("yaml", extra="petab")
+    text = _text(path)
     try:
-        content = yaml.safe_load(_text(path))
+        content = yaml.load(text, Loader=_loader())
+    except RecursionError:
+        raise FileIssues([Issue(path.name, (), "must be YAML, but is nested too deep.")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
@@ -96,6 +115,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileIssues([Issue(path.name, (), "must name the files of a PEtab problem, but does not.")])
     return content
+
+
+@functools.cache
+def _loader() -> type:
+    """Return the loader of plain data, which takes no key twice."""
+    yaml = require("yaml", extra="petab")
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key, (where, _) in zip(keys, node.value, strict=False):
+                if keys.count(key) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"has the key {key} twice", where.start_mark)
+            return yaml.SafeLoader.construct_mapping(self, node, deep)
+
+    return Loader
 
 
 def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], problems: Problems) -> list[Row]:
@@ -122,28 +157,26 @@ def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], probl
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    import csv
-
-    lines = _text(path).splitlines()
-    for number, cells in enumerate(csv.reader(lines, delimiter="\t"), start=1):
-        if cells:
-            yield number, cells
+    """Yield the cells of each line that has any, with the number of the line that it begins in."""
+    lines = _text(path).split("\n")
+    reader, begins = csv.reader([f"{line}\n" for line in lines], delimiter="\t", strict=True), 1
+    try:
+        for cells in reader:
+            if cells:
+                yield begins, cells
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        message = f"must be a table whose cells are set apart by tabs, but a cell is not one: {error}."
+        raise FileIssues([Issue(path.name, (), message, begins)]) from None
 
 
 def _plain(cell: str) -> str:
     text = cell.strip()
-    return "" if text.lower() in ("nan", "na", "n/a", "null", "none") else text
+    return "" if text in _MISSING else text
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
-        raise FileIssues([Issue(path.name, (), f"must be there, but {path} is no file.")])
-    if path.stat().st_size > LARGEST:
-        raise FileIssues([Issue(path.name, (), f"must have at most {LARGEST} bytes, but has {path.stat().st_size}.")])
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise FileIssues([Issue(path.name, (), "must be text in UTF-8, but is not.")]) from None
+    return text_of(content_of(path, path.name, LARGEST), path.name)
 
 
 def listed(value: Any) -> list[str]:

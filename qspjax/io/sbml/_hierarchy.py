@@ -61,7 +61,9 @@ def _files(document: Any, source: Source, notes: Notes) -> dict[str, Any]:
 
 def _other(name: str, element: str, line: int, source: Source, notes: Notes) -> Any:
     if source.folder is None:
-        notes.stop("not supported: models of other files in a text that is of no file.", element, line=line)
+        notes.stop(
+            "not supported: models of other files in an archive, or in a text that is of no file.", element, line=line
+        )
     if not _FILE.fullmatch(name):
         notes.stop(f"must be the name of a file in the same folder, but is {name[:80]}.", element, line=line)
     path = source.folder / name

@@ -140,6 +140,8 @@ def _functions(element: _Element) -> str:
 def _apply(element: _Element) -> str:
     if not element.children:
         return "must begin with an operator or a function, but is empty."
+    if element.children == ["apply"]:  # brackets around brackets, which libsbml takes away
+        return ""
     first, *rest = element.children
     if first not in _OPERATORS and first not in _FUNCTIONS and first in _KNOWN:
         return f"must begin with an operator or a function, but begins with <{first}>."

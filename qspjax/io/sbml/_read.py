@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qspjax._checks import check_instance
+from qspjax.io._content import unpacked_name
 from qspjax.io._issues import Issue
 from qspjax.io.sbml._document import document_of, notice_units
 from qspjax.io.sbml._math import Mathematics
@@ -50,10 +51,12 @@ def read_sbml(path_or_text: str | Path) -> Network:
     """Read a model in SBML, Level 1 to 3, with the package comp.
 
     Nothing of a file is executed, no entity is expanded, and no other file is opened, except, for models that a
-    hierarchical model takes from other files, files of the same folder.
+    hierarchical model takes from other files, files of the same folder. Archives are read in memory.
 
     Args:
-        path_or_text: The file, or text that begins with `<`.
+        path_or_text: The file, or text that begins with `<`. The file may be compressed (`.xml.gz`, `.xml.bz2`,
+            `.xml.xz`, `.zip`), or a COMBINE archive (`.omex`), whose master is read, or its only model;
+            `"archive.omex/model.xml"` names one of several.
 
     Returns:
         The network; parameters of one reaction alone are called `reaction.parameter`.
@@ -115,7 +118,7 @@ def _definition(model: Any, source: Source, notes: Notes) -> Definition:
     rules = Rules(model, ids, mathematics, notes)
     changed = changed_in_level_1(rules)
     definition = Definition(
-        name=model.getName() or model.getIdAttribute() or Path(source.name).stem,
+        name=model.getName() or model.getIdAttribute() or Path(unpacked_name(source.name)).stem,
         time_unit=units.time,
         compartments=compartments(model, units, changed, rules),
         species=species(model, units),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from qspjax.io._content import ARCHIVES, content_of, in_archive, plain
 from qspjax.io.sbml._mathml import MATHML, Mathematics
 from qspjax.io.sbml._notes import Notes
 
@@ -63,7 +64,7 @@ class Source:
 
 
 def source_of(path_or_text: str | Path) -> Source:
-    """Read a file, or take text that begins with `<`, and look it through.
+    """Read a file, which may be compressed or in an archive, or take text that begins with `<`, and look it through.
 
     Raises:
         FileIssues: If it cannot be read, is too large, is not well-formed, or has what no file must have.
@@ -75,23 +76,12 @@ def source_of(path_or_text: str | Path) -> Source:
             notes.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
         return _looked_through("text", path_or_text, None, notes)
     path = Path(path_or_text)
-    notes = Notes(path.name)
-    return _looked_through(path.name, _decoded(_content(path, notes), notes), path.resolve().parent, notes)
-
-
-def _content(path: Path, notes: Notes) -> bytes:
-    size = None
-    try:
-        if path.is_file():
-            size = path.stat().st_size
-            content = path.read_bytes() if size <= MOST_BYTES else b""
-    except OSError as error:
-        notes.stop(f"must be a file that can be read, but is not ({error.strerror}).")
-    if size is None:
-        notes.stop("must be a file, but " + ("is none." if path.exists() else "does not exist."))
-    if size > MOST_BYTES:
-        notes.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
-    return content
+    inner = in_archive(path)
+    name = path.name if inner is None else f"{inner[0].name}/{inner[1]}"
+    content = content_of(path, name, MOST_BYTES, archives=True)
+    folder = None if inner is not None or path.suffix.lower() in ARCHIVES else path.resolve().parent
+    notes = Notes(name)
+    return _looked_through(name, _decoded(content, notes), folder, notes)
 
 
 def _decoded(content: bytes, notes: Notes) -> str:
@@ -115,9 +105,7 @@ def _decoded(content: bytes, notes: Notes) -> str:
 
 
 def _looked_through(name: str, text: str, folder: Path | None, notes: Notes) -> Source:
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if "\0" in text:
-        notes.stop("must be text, but is binary.", line=text[: text.index("\0")].count("\n") + 1)
+    text = plain(text, name)
     declaration = _DECLARATION.match(text)
     if declaration:
         text = "\n" * declaration[0].count("\n") + text[declaration.end() :]

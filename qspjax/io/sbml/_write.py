@@ -63,12 +63,17 @@ def sbml_of(definition: Definition) -> str:
     Raises:
         ValueError: If SBML cannot say what is in it.
     """
+    numbers = Numbers()
+    return numbers.filled(with_places(definition, numbers))
+
+
+def with_places(definition: Definition, numbers: Numbers) -> str:
+    """Return a definition as SBML with places for numbers that need one, which are kept in `numbers`."""
     libsbml = require("libsbml", extra="sbml")
     document = libsbml.SBMLDocument(3, 2)
-    numbers = Numbers()
     _Model(document.createModel(), definition, numbers).write()
     _check(document)
-    return numbers.filled(libsbml.writeSBMLToString(document))
+    return libsbml.writeSBMLToString(document)
 
 
 def _check(document: Any) -> None:

@@ -38,8 +38,9 @@ _TYPES = {
 """The names of the types of libsbml where they are not `AST_FUNCTION_` and the operation."""
 
 _PLACE = re.compile(
-    r'( (?:value|size|initialAmount|initialConcentration|stoichiometry)="|<cn> )(731\d{6}\.25)("| </cn>)'
+    r'( (?:value|size|initialAmount|initialConcentration|stoichiometry)="|<cn> )(-?)(731\d{6}\.25)("| </cn>)'
 )
+_BARE = re.compile(r"(?<![\w.])(= |)(731\d{6}\.25)(?![\w.])(;|)")
 _FIRST_PLACE = 731_000_000.25
 _MOST_PLACES = 1_000_000
 
@@ -47,20 +48,25 @@ _MOST_PLACES = 1_000_000
 class Numbers:
     """Numbers that 15 digits do not give: libsbml gets a place in their stead, and its text is filled in at the end.
 
+    Args:
+        negative: Whether negative numbers get one too: libantimony writes the square of -2 as `-2^2`.
+
     Example:
         >>> numbers = Numbers()
         >>> numbers.filled(f' value="{numbers.place(0.1 + 0.2)}"'), numbers.place(0.25)
         (' value="0.30000000000000004"', 0.25)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, negative: bool = False) -> None:
         """Start without any."""
         self._held: list[float] = []
+        self._negative = negative
 
     def place(self, number: float) -> float:
         """Return what libsbml is to be given for a number."""
         looks_like_one = 0 <= number - _FIRST_PLACE < _MOST_PLACES
-        if not math.isfinite(number) or (float(f"{number:.15g}") == number and not looks_like_one):
+        special = looks_like_one or (self._negative and number < 0)
+        if not math.isfinite(number) or (float(f"{number:.15g}") == number and not special):
             return number
         if len(self._held) == _MOST_PLACES:
             refuse("network", f"have at most {_MOST_PLACES} numbers of more than 15 digits", "one with more")
@@ -71,9 +77,23 @@ class Numbers:
         """Return text of libsbml with the numbers in their places."""
         return _PLACE.sub(self._number, text)
 
+    def filled_bare(self, text: str) -> str:
+        """Return a text in Antimony with the numbers in their places."""
+
+        def digits(found: re.Match) -> str:
+            before, place, after = found.groups()
+            number = self._of(place)
+            bracketed = number.startswith("-") and not (before and after)
+            return f"{before}({number}){after}" if bracketed else f"{before}{number}{after}"
+
+        return _BARE.sub(digits, text)
+
+    def _of(self, place: str) -> str:
+        return repr(self._held[int(float(place) - _FIRST_PLACE)])
+
     def _number(self, found: re.Match) -> str:
-        before, place, after = found.groups()
-        digits = repr(self._held[int(float(place) - _FIRST_PLACE)])
+        before, sign, place, after = found.groups()
+        digits = (sign + self._of(place)).removeprefix("--")
         mantissa, exponent, power = digits.partition("e")
         if before == "<cn> " and exponent:
             return f'<cn type="e-notation"> {mantissa} <sep/> {int(power)} </cn>'
@@ -141,9 +161,11 @@ class Mathematics:
         for constant, kind in ((math.pi, libsbml.AST_CONSTANT_PI), (math.e, libsbml.AST_CONSTANT_E)):
             if number == constant:
                 return libsbml.ASTNode(kind)
-        whole = number.is_integer() and abs(number) < 2**31 and (number != 0.0 or math.copysign(1.0, number) > 0.0)
+        placed = self._numbers.place(number)
+        zero = number == 0.0 and math.copysign(1.0, number) < 0.0
+        whole = placed == number and number.is_integer() and abs(number) < 2**31 and not zero
         node = libsbml.ASTNode(libsbml.AST_INTEGER if whole else libsbml.AST_REAL)
-        node.setValue(int(number) if whole else self._numbers.place(number))
+        node.setValue(int(number) if whole else placed)
         return node
 
     def _named(self, kind: int, name: str) -> Any:

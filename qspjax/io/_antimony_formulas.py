@@ -1,0 +1,68 @@
+"""Formulas in Antimony: what libantimony would read or write as another number is said in another way.
+
+It keeps 15 digits of a number, takes what follows one (`0x1F`) for a unit, and writes neither the brackets of
+`(a^b)^c` and `(-2)^c` nor those of `-(-a)`.
+"""
+
+import re
+
+from qspjax._expression import Expression, call
+from qspjax._expression._tree import rebuilt
+from qspjax.io._content import stop
+from qspjax.io.sbml._write_math import Numbers
+
+_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\w*)")
+_NO_DECIMAL = re.compile(r"[xX][0-9a-fA-F]+|_\d\w*|[dD]\d+")
+"""What follows a number that other programs write so (0x1F, 1_000, 1d2); to libantimony it is a unit."""
+
+
+def with_places(name: str, text: str, bare: str, numbers: Numbers) -> str:
+    """Return a text in Antimony with places for numbers that 15 digits do not give.
+
+    Args:
+        name: What the text is called in messages.
+        text: The text.
+        bare: The same with blanks where comments and quotations are.
+        numbers: Where the numbers are kept.
+
+    Raises:
+        FileIssues: If there is a number that libantimony would read as another one.
+    """
+    pieces, end = [], 0
+    for found in _LITERAL.finditer(bare):
+        literal, unit = found.groups()
+        line = 1 + bare.count("\n", 0, found.start())
+        if _NO_DECIMAL.fullmatch(unit) and not re.search(rf"\bunit\s+{unit}\b", bare):
+            stop(name, f"must be a decimal number, but is {found[0]}.", line)
+        value = float(literal)
+        if value == float("inf"):
+            stop(name, f"must be a number of at most 1.8e308, but is {literal}.", line)
+        place = numbers.place(value)
+        if place != value:
+            pieces += [text[end : found.start()], repr(place)]
+            end = found.start() + len(literal)
+    return "".join([*pieces, text[end:]])
+
+
+def as_antimony(formula: Expression) -> Expression:
+    """Return a formula of the same value, to the last bit, whose brackets libantimony writes."""
+
+    def change(node: Expression) -> Expression | None:
+        if _is_opposite(node) and _begins_with_sign(node.args[0]):
+            return call("*", -1.0, node.args[0])
+        if node.op == "^" and node.args[0].op == "^":
+            base, power = node.args
+            return call("^", call("*", 1.0, base), power)
+        return None
+
+    return rebuilt([formula], change)[0]
+
+
+def _is_opposite(node: Expression) -> bool:
+    return node.op == "-" and len(node.args) == 1
+
+
+def _begins_with_sign(node: Expression) -> bool:
+    while node.op in ("*", "/", "^"):
+        node = node.args[0]
+    return _is_opposite(node)
