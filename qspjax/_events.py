@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._checks import refuse
-from qspjax._model import AbstractModel
+from qspjax._model import AbstractModel, trait
 from qspjax._names import state_names
 from qspjax._types import Scalar, State
 
@@ -73,6 +73,7 @@ class Event:
             refuse("pending", "be a positive integer", self.pending)
 
 
+@trait
 class AbstractEventful(AbstractModel):
     """A model that says at which conditions its state changes.
 
@@ -105,6 +106,25 @@ class AbstractEventful(AbstractModel):
 def events_of(model: AbstractModel) -> tuple[Event, ...]:
     """Return the events that a model declares, none for a model that declares none."""
     return tuple(model.events()) if isinstance(model, AbstractEventful) else ()
+
+
+def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Callable[[str, State], str]) -> Event:
+    """Return an event of a part of a model as one of the whole.
+
+    Args:
+        event: The event of the part.
+        inner: What its functions take, from the time and the state of the whole.
+        outer: What the whole calls a name that the event assigns, from the name and the state of the whole.
+    """
+
+    def function(own: Callable[..., Any] | None) -> Callable[[Scalar, State], Any] | None:
+        return None if own is None else lambda t, y: own(*inner(t, y))
+
+    def assign(t: Scalar, y: State) -> dict[str, Any]:
+        return {outer(name, y): value for name, value in event.assign(*inner(t, y)).items()}
+
+    changed = {name: function(getattr(event, name)) for name in ("trigger", "delay", "priority")}
+    return dataclasses.replace(event, assign=assign, **changed)
 
 
 def assigned_parameters(model: AbstractModel, start: State) -> tuple[str, ...]:

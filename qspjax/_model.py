@@ -130,6 +130,7 @@ class AbstractModel(eqx.Module):
         """Return what can be observed, by name."""
 
     def __check_init__(self) -> None:
+        check_traits(self)
         check_parameters(self)
 
     def __str__(self) -> str:
@@ -137,6 +138,34 @@ class AbstractModel(eqx.Module):
         values = ((p.name, concrete(p.value), p.unit) for p in names(self))
         shown = (f"{name}={'?' if value is None else _shown(value)} {unit}".rstrip() for name, value, unit in values)
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+_TRAITS: dict[str, type[AbstractModel]] = {}
+
+
+def trait(base: type[AbstractModel]) -> type[AbstractModel]:
+    """Register what a model may say beside its equations: a base with one abstract method, read only with the base."""
+    (method,) = base.__abstractmethods__ - AbstractModel.__abstractmethods__
+    _TRAITS[method] = base
+    return base
+
+
+def check_traits(module: eqx.Module) -> None:
+    """Check that a class which defines the method of a trait has the base that declares it.
+
+    Raises:
+        ValueError: If it has not: nothing would ever call the method.
+    """
+    kind = type(module)
+    own = {field.name for field in dataclasses.fields(module) if "unit" in field.metadata}
+    for method, base in _TRAITS.items():
+        if isinstance(module, base) or method in own or getattr(module, method, None) is None:
+            continue
+        bases = ", ".join(one.__name__ for one in kind.__bases__)
+        raise ValueError(
+            f"Class `{kind.__name__}` must derive from `{base.__name__}` to define `{method}`, or nothing calls it, "
+            f"but derives from {bases}."
+        )
 
 
 def _shown(value: np.ndarray) -> str:
@@ -166,6 +195,7 @@ class Delivery(eqx.Module):
                 check_above(name, getattr(self, name), 0.0)
 
 
+@trait
 class AbstractDelivered(AbstractModel):
     """A model that says how doses enter it."""
 
@@ -179,6 +209,7 @@ def deliveries_of(model: AbstractModel) -> Mapping[str, Delivery]:
     return model.deliveries() if isinstance(model, AbstractDelivered) else {}
 
 
+@trait
 class AbstractAlgebraic(AbstractModel):
     """A model with algebraic states: for these, `vector_field` returns a residual that is zero, not a derivative.
 
@@ -193,6 +224,11 @@ class AbstractAlgebraic(AbstractModel):
         """Return the names of the algebraic states."""
 
 
+def algebraic_of(model: AbstractModel) -> tuple[str, ...]:
+    """Return the algebraic states that a model declares, none for a model that declares none."""
+    return tuple(model.algebraic()) if isinstance(model, AbstractAlgebraic) else ()
+
+
 def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
     """Return the diagonal of the mass matrix: 0 for the algebraic states that a model declares, else 1.
 
@@ -200,11 +236,12 @@ def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
         ValueError: If an algebraic state is no state of the model.
     """
     mass = np.ones(len(states))
-    for name in model.algebraic() if isinstance(model, AbstractAlgebraic) else ():
+    for name in algebraic_of(model):
         mass[match(name, states, "algebraic", "a state of the model")] = 0.0
     return mass
 
 
+@trait
 class AbstractSized(AbstractModel):
     """A model that knows how large its states are, where that is far from 1.
 
@@ -216,13 +253,18 @@ class AbstractSized(AbstractModel):
         """Return the nominal size of states by name; any other has size 1."""
 
 
+def declared_sizes(model: AbstractModel) -> Mapping[str, float]:
+    """Return the sizes that a model declares, none for a model that declares none."""
+    return model.sizes() if isinstance(model, AbstractSized) else {}
+
+
 def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None:
     """Return the nominal size of each state, shape (states,); None if all are 1.
 
     Raises:
         ValueError: If a name is no state of the model, or a size is not positive.
     """
-    declared = model.sizes() if isinstance(model, AbstractSized) else {}
+    declared = declared_sizes(model)
     if not declared:
         return None
     sizes = np.ones(len(states))

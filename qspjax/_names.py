@@ -301,6 +301,12 @@ def match(name: str | int, candidates: tuple[str, ...], argument: str, what: str
     return ends[0]
 
 
+def in_full(name: str, states: tuple[str, ...]) -> str:
+    """Return the full name of the one state that a name or its last part means; any other name as it is."""
+    ends = [state for state in states if state.split(".")[-1] == name]
+    return ends[0] if name not in states and len(ends) == 1 else name
+
+
 def follow(module: Any, path: Iterable[str]) -> Any:
     """Return what lies at the end of a path of attributes, and keys of tables."""
     for attribute in path:

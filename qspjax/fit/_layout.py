@@ -23,6 +23,7 @@ from qspjax.fit._stages import (
     Stage,
     Stages,
     begins,
+    check_carried,
     parameters_of,
     place_of,
     stage_change,
@@ -89,9 +90,7 @@ class _Builder:
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = pool([*problem.free, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
-        delayed = any(event.delay is not None for event in events_of(self.model))
-        if delayed and any(one.changes for one in self.experiments):
-            refuse("model", "have no delayed events where an experiment has changes", "one that has")
+        check_carried(self.model, self.experiments)
         self.begin = [begins(one) for one in self.experiments]
 
     def _defaults(self) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ from qspjax._model import (
     AbstractSized,
     Delivery,
     Units,
+    algebraic_of,
+    declared_sizes,
     deliveries_of,
 )
 from qspjax._types import Observed, Scalar, State
@@ -44,13 +46,13 @@ class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEventful, AbstractSi
         return tuple(dataclasses.replace(event, initial_value=self.held[i]) for i, event in enumerate(own))
 
     def algebraic(self) -> tuple[str, ...]:
-        return self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
+        return algebraic_of(self.model)
 
     def deliveries(self) -> Mapping[str, Delivery]:
         return deliveries_of(self.model)
 
     def sizes(self) -> Mapping[str, float]:
-        return self.model.sizes() if isinstance(self.model, AbstractSized) else {}
+        return declared_sizes(self.model)
 
 
 def triggers(model: AbstractModel, t: Any, y: State) -> jax.Array:

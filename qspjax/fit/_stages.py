@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import refuse
 from qspjax._cohort import Cohort
-from qspjax._events import events_of
+from qspjax._events import assigned_parameters, events_of
 from qspjax._expression import Expression
 from qspjax._guarded import observe
 from qspjax._model import AbstractModel, as_state
@@ -31,6 +31,7 @@ from qspjax.fit._pool import Pool
 from qspjax.fit._resumed import Resumed, triggers
 from qspjax.models.network import Network
 from qspjax.solve import AbstractMethod
+from qspjax.solve._schedule import aimed, resolved, slack
 
 NOT_PUT = -1
 """The place of a state that begins where it is."""
@@ -366,6 +367,34 @@ def windows(experiments: Sequence[Experiment], starts: Sequence[float]) -> list[
             cut.append(regimen)
         found.append(cut[0] if len(cut) == 1 else stacked(cut))
     return found
+
+
+def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> None:
+    """Check that no experiment has anything that a change in it would forget: a stage hands on the state alone.
+
+    Raises:
+        ValueError: If one has: a delayed event, a parameter that an event or the regimen sets, or a dose on its way.
+    """
+    experiments = [one for one in experiments if one.changes]
+    if not experiments:
+        return
+    if any(event.delay is not None for event in events_of(model)):
+        refuse("model", "have no delayed events where an experiment has changes", "one that has")
+    start = as_state(model, None)
+    for name in assigned_parameters(model, start):
+        must = "have no event that sets a parameter where an experiment has changes"
+        refuse("model", must, f"one whose event sets `{name}`")
+    for one in experiments:
+        for name in one.regimen.parameters:
+            refuse("regimen", "set no parameter in an experiment with changes", f"one that sets `{name}`")
+        aim = aimed(model, one.regimen, state_names(start))
+        given, enters = np.asarray(aim.time), np.asarray(resolved(model, aim).start)
+        for change in one.changes:
+            late = (given < change.at) & (enters > change.at + slack(change.at)) & np.isfinite(enters)
+            if late.any():
+                must = "have doses that enter, with their lag, before the next change of an experiment"
+                found = f"one with a dose at {given[late][0]:g} that enters at {enters[late][0]:g}"
+                refuse("regimen", must, f"{found}, after the change at {change.at:g}")
 
 
 def stage_change(experiment: Experiment, k: int) -> Change | None:

@@ -1,13 +1,25 @@
 """Pharmacokinetics and pharmacodynamics as one model."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import equinox as eqx
 
 from qspjax._checks import check_one_of
-from qspjax._model import AbstractDelivered, AbstractModel, AbstractSized, Delivery, Units, deliveries_of
+from qspjax._events import AbstractEventful, Event, events_of, of_whole
+from qspjax._model import (
+    AbstractAlgebraic,
+    AbstractDelivered,
+    AbstractModel,
+    AbstractSized,
+    Delivery,
+    Units,
+    algebraic_of,
+    declared_sizes,
+    deliveries_of,
+)
+from qspjax._names import in_full, state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.models._pd import AbstractResponse
 
@@ -19,17 +31,18 @@ class CoupledState(NamedTuple):
     pd: State
 
 
-class Coupled(AbstractDelivered, AbstractSized):
+class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSized):
     """A pharmacokinetic model and the response it drives.
 
     $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
 
     `driver` names the value that drives the response among those that `pk` observes. Dose targets keep their names,
-    parameters and states become `pk.CL`, `pk.central`, `pd.response`. A `Coupled` may be the `pk` of another one.
+    parameters and states become `pk.CL`, `pk.central`, `pd.response`. A `Coupled` may be the `pk` of another one. The
+    events, algebraic states, deliveries and sizes of both parts are its own.
 
     Raises:
-        ValueError: If `pk` does not observe `driver`, both parts observe a value of the same name, or state different
-            units of time.
+        ValueError: If `pk` does not observe `driver`, both parts observe a value of the same name, deliver doses to the
+            same target, or state different units of time.
 
     Example:
         >>> import qspjax as qsp
@@ -57,6 +70,11 @@ class Coupled(AbstractDelivered, AbstractSized):
             raise ValueError(
                 f"Argument `pd` must not observe a name that `pk` observes too, but both observe `{both[0]}`."
             )
+        twice = [target for target in deliveries_of(pd) if target in deliveries_of(pk)]
+        if twice:
+            raise ValueError(
+                f"Argument `pd` must not have a dose target that `pk` has too, but both have `{twice[0]}`."
+            )
         if pk.units.time and pd.units.time and pk.units.time != pd.units.time:
             raise ValueError(
                 f"Argument `pd` must compute in the unit of time of `pk`, `{pk.units.time}`, "
@@ -74,19 +92,47 @@ class Coupled(AbstractDelivered, AbstractSized):
         return CoupledState(pk=self.pk.initial(), pd=self.pd.initial())
 
     def vector_field(self, t: Scalar, y: CoupledState) -> CoupledState:
-        C = self.pk.observe(t, y.pk)[self.driver]
-        return CoupledState(pk=self.pk.vector_field(t, y.pk), pd=self.pd.vector_field(t, y.pd, C))
+        return CoupledState(pk=self.pk.vector_field(t, y.pk), pd=self.pd.vector_field(*self._driven(t, y)))
 
     def observe(self, t: Scalar, y: CoupledState) -> Observed:
         observed = self.pk.observe(t, y.pk)
         return {**observed, **self.pd.observe(t, y.pd, observed[self.driver])}
 
+    def events(self) -> tuple[Event, ...]:
+        pk = [of_whole(event, lambda t, y: (t, y.pk), self._name_of_pk) for event in events_of(self.pk)]
+        pd = [of_whole(event, self._driven, self._name_of_pd) for event in events_of(self.pd)]
+        return (*pk, *pd)
+
+    def algebraic(self) -> tuple[str, ...]:
+        return (*self._states_of("pk", algebraic_of(self.pk)), *self._states_of("pd", algebraic_of(self.pd)))
+
     def deliveries(self) -> Mapping[str, Delivery]:
-        return {
-            target: dataclasses.replace(delivery, state=f"pk.{delivery.state}")
-            for target, delivery in deliveries_of(self.pk).items()
-        }
+        found = {}
+        if deliveries_of(self.pd) and not deliveries_of(self.pk):  # the default target is the first of `pk`
+            found = {state: Delivery(state) for state in self._states_of("pk", state_names(self.pk.initial())[:1])}
+        for part in ("pk", "pd"):
+            own = deliveries_of(getattr(self, part))
+            states = self._states_of(part, [delivery.state for delivery in own.values()])
+            for (target, delivery), state in zip(own.items(), states, strict=True):
+                found[target] = dataclasses.replace(delivery, state=state)
+        return found
 
     def sizes(self) -> Mapping[str, float]:
-        sizes = self.pk.sizes() if isinstance(self.pk, AbstractSized) else {}
-        return {f"pk.{name}": size for name, size in sizes.items()}
+        pk, pd = declared_sizes(self.pk), declared_sizes(self.pd)
+        names = (*self._states_of("pk", pk), *self._states_of("pd", pd))
+        return dict(zip(names, (*pk.values(), *pd.values()), strict=True))
+
+    def _driven(self, t: Scalar, y: CoupledState) -> tuple[Scalar, State, Scalar]:
+        """Return what the functions of the response take."""
+        return t, y.pd, self.pk.observe(t, y.pk)[self.driver]
+
+    def _states_of(self, part: str, names: Iterable[str]) -> list[str]:
+        """Return what states of a part are called here."""
+        states = state_names(getattr(self, part).initial())
+        return [f"{part}.{in_full(name, states)}" for name in names]
+
+    def _name_of_pk(self, name: str, y: CoupledState) -> str:
+        return f"pk.{in_full(name, state_names(y.pk))}"
+
+    def _name_of_pd(self, name: str, y: CoupledState) -> str:
+        return f"pd.{in_full(name, state_names(y.pd))}"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._checks import concrete, refuse
-from qspjax._model import Units, check_parameters, parameter
+from qspjax._model import Units, check_parameters, check_traits, parameter
 from qspjax._types import Observed, Scalar, State
 
 
@@ -20,6 +20,9 @@ class AbstractResponse(eqx.Module):
     """A response to a concentration: as `AbstractModel`, but driven by `C`.
 
     $$ dy/dt = f(t, y, C), \\quad y(t_0) = y_0, \\quad z = g(t, y, C) $$
+
+    One with events, algebraic states, deliveries or sizes derives from `AbstractEventful`, ... as well; the functions
+    of its events take `C` too.
     """
 
     units: ClassVar[Units] = Units()
@@ -37,6 +40,7 @@ class AbstractResponse(eqx.Module):
         """Return what can be observed, by name."""
 
     def __check_init__(self) -> None:
+        check_traits(self)
         check_parameters(self)
 
 

@@ -22,7 +22,7 @@ from qspjax._arrays import place_of_greatest
 from qspjax._checks import concrete, refuse
 from qspjax._events import assigned_parameters
 from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of
-from qspjax._names import match, state_names
+from qspjax._names import in_full, match, state_names
 from qspjax._regimen import Action, Parameter, Regimen
 from qspjax._types import State
 from qspjax.solve._varied import parameters_now, with_parameters
@@ -117,7 +117,7 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
         ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
     """
     deliveries = deliveries_of(model)
-    by_state = {delivery.state: name for name, delivery in deliveries.items()}
+    by_state = {in_full(delivery.state, states): name for name, delivery in deliveries.items()}
     doses = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
     parameters_now(model, regimen.parameters)
     changing = [target for target in regimen.targets if isinstance(target, Parameter)]

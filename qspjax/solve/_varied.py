@@ -12,9 +12,9 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from qspjax._checks import refuse
-from qspjax._events import AbstractEventful, Event, events_of
-from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized
-from qspjax._names import at
+from qspjax._events import AbstractEventful, Event, events_of, of_whole
+from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized, algebraic_of, declared_sizes
+from qspjax._names import at, in_full, state_names
 from qspjax._types import Observed, Scalar, State
 
 
@@ -78,18 +78,19 @@ class Varied(AbstractAlgebraic, AbstractEventful, AbstractSized):
 
             return function
 
-        def assign(t: Scalar, y: VariedState) -> dict[str, Any]:
-            own = now("assign")(t, y)
-            place = {name: f"parameters.{i}" for i, name in enumerate(self.names)}
-            return {place.get(name, f"state.{name}"): value for name, value in own.items()}
-
-        changed = {name: now(name) for name in ("delay", "priority") if getattr(event, name) is not None}
-        return dataclasses.replace(event, trigger=now("trigger"), assign=assign, **changed)
+        place = {name: f"parameters.{i}" for i, name in enumerate(self.names)}
+        given = ("trigger", "assign", "delay", "priority")
+        current = dataclasses.replace(event, **{name: now(name) for name in given if getattr(event, name) is not None})
+        return of_whole(
+            current,
+            lambda t, y: (t, y),
+            lambda name, y: place.get(name) or f"state.{in_full(name, state_names(y.state))}",
+        )
 
     def algebraic(self) -> tuple[str, ...]:
-        names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
-        return tuple(f"state.{name}" for name in names)
+        states = state_names(self.model.initial())
+        return tuple(f"state.{in_full(name, states)}" for name in algebraic_of(self.model))
 
     def sizes(self) -> Mapping[str, float]:
-        sizes = self.model.sizes() if isinstance(self.model, AbstractSized) else {}
-        return {f"state.{name}": size for name, size in sizes.items()}
+        sizes, states = declared_sizes(self.model), state_names(self.model.initial())
+        return {f"state.{in_full(name, states)}": size for name, size in sizes.items()}
