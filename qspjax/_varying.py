@@ -15,7 +15,7 @@ from qspjax._checks import check_increasing, check_instance, check_number, concr
 from qspjax._regimen import Action, Parameter, Regimen, table
 from qspjax._types import Scalar
 
-_FIRST = -2.0
+FIRST = -2.0
 """The order of the first value: before everything else at its time."""
 
 
@@ -116,7 +116,7 @@ def varying(
     value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
     after, change = interpolation.segments(time, value)
     numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + interpolation.comes, shape)
-    rows = _set(name, time[..., :1], value[..., :1], _FIRST)
+    rows = _set(name, time[..., :1], value[..., :1], FIRST)
     rows = rows + _set(name, time, after, numbers)
     constant = concrete(change)
     if constant is None or constant.any():

@@ -12,24 +12,27 @@ from qspjax._expression import Expression, symbol
 from qspjax._model import as_state
 from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
+from qspjax._varying import FIRST
 from qspjax.fit._colours import Colours
 from qspjax.fit._formula import names_in
-from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit._measurements import Change, Experiment, passed
 from qspjax.fit._pool import Pool
 from qspjax.fit._rows import Rows, chosen
 from qspjax.fit._stages import (
     NOT_PUT,
     Equilibrated,
+    Followed,
     Stage,
     Stages,
     begins,
     check_carried,
+    lasting,
     parameters_of,
     place_of,
-    stage_change,
     windows,
 )
 from qspjax.models.network import Network
+from qspjax.solve import MatrixExponential
 
 if TYPE_CHECKING:
     from qspjax.fit._problem import Problem
@@ -90,8 +93,39 @@ class _Builder:
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = pool([*problem.free, *problem.fixed], self._defaults())
         self.events = bool(events_of(self.model))
-        check_carried(self.model, self.experiments)
         self.begin = [begins(one) for one in self.experiments]
+        cut = self._goes_in_stages()
+        self.cuts = [[change for change in one.changes if cut and self._acts(change)] for one in self.experiments]
+        moving = {name for one in self.experiments for change in one.changes for name in change.set}
+        self.moving = [] if cut else sorted(moving & self.leaves)
+
+    def _acts(self, change: Change) -> bool:
+        """Whether a change is one of the simulation, and not of formulas of outputs only."""
+        return bool(change.put) or any(
+            name in self.leaves or self._is_observed(one) for name, one in change.set.items()
+        )
+
+    def _goes_in_stages(self) -> bool:
+        """Whether experiments stop at changes and go on; else parameters change while they are simulated.
+
+        Raises:
+            ValueError: If they must, but doses go on beyond changes.
+        """
+        changes = [change for one in self.experiments for change in one.changes if self._acts(change)]
+        if not changes:
+            return False
+        stays = not lasting(self.model, self.experiments)
+        put = any(change.put for change in changes)
+        seen = any(self._is_observed(one) or "[" in name for change in changes for name, one in change.set.items())
+        rests = any(np.isinf(one.measurements.time).any() for one in self.experiments)
+        exact = isinstance(self.problem.method, MatrixExponential)
+        if stays or put or seen or rests or exact or self.events or isinstance(self.model, Network):
+            check_carried(self.model, self.experiments)
+            if not stays:
+                must = "have boluses without a lag only in an experiment with such changes"
+                refuse("regimen", must, "one with others")
+            return True
+        return False
 
     def _defaults(self) -> Mapping[str, Any]:
         """Return the numbers of the model's parameters that formulas may use."""
@@ -124,10 +158,8 @@ class _Builder:
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
-        whole = Stages(
-            self.model, shared, stages, self._equilibrated(), steady, self.pool.parameters, save, self.problem.method
-        )
-        return whole, tuple(rows)
+        settings = self.pool.parameters, save, self.problem.method, self._followed()
+        return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings), tuple(rows)
 
     def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
         """Return which free parameters the formulas of an output use, as far as names tell."""
@@ -170,27 +202,28 @@ class _Builder:
 
     def _measured(self) -> tuple[list[list[np.ndarray]], list[Rows]]:
         """Return the times of each stage of each experiment, and the measurements by output."""
-        most = max(1 + len(one.changes) for one in self.experiments)
+        most = 1 + max(map(len, self.cuts))
         times: list[list[np.ndarray]] = []
         parts: dict[str, list[tuple]] = {}
         for number, one in enumerate(self.experiments):
             data = one.measurements
-            edges = np.array([change.at for change in one.changes])
-            stage = np.searchsorted(edges, data.time, side="right")
-            stage = np.where(np.isinf(data.time), most, stage)
-            times.append([np.unique(data.time[stage == k]) for k in range(most)])
+            stage = np.where(np.isinf(data.time), most, passed(self.cuts[number], data.time, one.seen))
+            moments, inside = np.stack([data.time, one.seen], axis=1), np.zeros(data.rows, int)
+            times.append([])
+            for k in range(most):
+                own, inside[stage == k] = np.unique(moments[stage == k], axis=0, return_inverse=True)
+                times[number].append(own)
             outputs = np.array(data.output, dtype=object)
             for name in dict.fromkeys(data.output):
                 mine = outputs == name
                 kept, how = chosen(self.problem.outputs[name], data, mine)
                 which = np.flatnonzero(mine)[kept]
-                parts.setdefault(name, []).append(
-                    (number, which, stage[which], {key: one[kept] for key, one in how.items()})
-                )
+                bounds = {key: column[kept] for key, column in how.items()}
+                parts.setdefault(name, []).append((number, which, stage[which], inside[which], bounds))
         widths = [max((len(own[k]) for own in times), default=0) for k in range(most)]
-        ends = [any(k < len(one.changes) for one in self.experiments) for k in range(most)]
+        ends = [any(k < len(cut) for cut in self.cuts) for k in range(most)]
         offsets = np.cumsum([0, *(max(w, 1) + e for w, e in zip(widths, ends, strict=True))])
-        rows = [self._rows(name, own, times, offsets) for name, own in parts.items()]
+        rows = [self._rows(name, own, offsets) for name, own in parts.items()]
         rows = [one for one in rows if one.value.size]
         if not rows:
             empty = all(one.measurements.rows == 0 for one in self.experiments)
@@ -202,22 +235,20 @@ class _Builder:
             )
         return times, rows
 
-    def _rows(self, name: str, parts: list[tuple], times: list, offsets: np.ndarray) -> Rows:
+    def _rows(self, name: str, parts: list[tuple], offsets: np.ndarray) -> Rows:
         output = self.problem.outputs[name]
-        kinds = ("experiment", "place", "time", "value", "side", "lower", "upper")
+        kinds = ("experiment", "place", "time", "order", "value", "side", "lower", "upper")
         columns: dict[str, list] = {key: [] for key in kinds}
         given: dict[str, list] = {}
         needed = [one for one in output.names() if one != "prediction"]
-        for number, which, stage, how in parts:
+        for number, which, stage, inside, how in parts:
             one = self.experiments[number]
             data = one.measurements
-            own = data.time[which]
-            inside = [
-                0 if np.isinf(t) else int(np.searchsorted(times[number][k], t)) for t, k in zip(own, stage, strict=True)
-            ]
+            changes = passed(one.changes, data.time[which], one.seen[which])
             columns["experiment"] += [number] * len(which)
-            columns["place"] += (offsets[stage] + np.array(inside, int)).tolist()
-            columns["time"] += own.tolist()
+            columns["place"] += (offsets[stage] + inside).tolist()
+            columns["time"] += data.time[which].tolist()
+            columns["order"] += one.seen[which].tolist()
             columns["value"] += data.value[which].tolist()
             for key, one_of in how.items():
                 columns[key] += one_of.tolist()
@@ -225,7 +256,7 @@ class _Builder:
                 if used in data.given:
                     cells = [self.pool.place(data.given[used][i], number) for i in which]
                 elif used in self.set_somewhere:
-                    cells = [self._set_at(one, number, used, int(k)) for k in stage]
+                    cells = [self._set_at(one, number, used, int(k)) for k in changes]
                 elif used in self.problem.parameters and used not in self.states:
                     cells = [self.pool.place_of_parameter(used)] * len(which)
                 elif used in self.observed:
@@ -242,9 +273,9 @@ class _Builder:
                 )
         return Rows(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
 
-    def _set_at(self, one: Experiment, number: int, name: str, stage: int) -> int:
-        """Return the place of what an experiment sets, at a stage."""
-        for change in reversed([one.begin, *one.changes[:stage]]):
+    def _set_at(self, one: Experiment, number: int, name: str, passed: int) -> int:
+        """Return the place of what an experiment sets, after some of its changes."""
+        for change in reversed([one.begin, *one.changes[:passed]]):
             if name in change.set:
                 return self.pool.place(change.set[name], number)
         return self._default(name)
@@ -268,29 +299,31 @@ class _Builder:
     def _stages(self, times: list[list[np.ndarray]]) -> tuple[Stage, ...]:
         most = len(times[0])
         own = sorted(name for name in self.set_somewhere if name in self.leaves)
-        regimens = windows(self.experiments, self.begin)
+        regimens = windows(self.experiments, self.begin, self.cuts)
+        ordered = any(np.isfinite(one.seen).any() for one in self.experiments)
         current = {name: np.array([self._default(name) for _ in self.experiments]) for name in own}
         found = []
         for k in range(most):
-            ends = any(k < len(one.changes) for one in self.experiments)
+            ends = any(k < len(cut) for cut in self.cuts)
             width = max(1, *(len(mine[k]) for mine in times)) + ends
-            ts = np.full((len(self.experiments), width), np.inf)
+            ts, order = np.full((2, len(self.experiments), width), np.inf)
             start = np.array(self.begin)
             puts: dict[str, np.ndarray] = {}
             later: dict[int, list] = {}
             current = {name: places.copy() for name, places in current.items()}
             for number, one in enumerate(self.experiments):
-                change = stage_change(one, k)
-                if change is None:
-                    start[number] = max([self.begin[number], *(c.at for c in one.changes)])
+                cut = self.cuts[number]
+                if k > len(cut):
+                    start[number] = max([self.begin[number], *(c.at for c in cut)])
                     continue
+                change = [one.begin, *cut][k]
                 start[number] = self.begin[number] if k == 0 else change.at
                 mine = times[number][k]
-                ts[number, : len(mine)] = mine
-                if k < len(one.changes):
+                ts[number, : len(mine)], order[number, : len(mine)] = mine.T
+                if k < len(cut):
                     # events at the very time of a change come after it
-                    end = one.changes[k].at
-                    ts[number, len(mine) :] = np.nextafter(end, -np.inf) if self.events else end
+                    end = cut[k].at
+                    ts[number, len(mine) :] = max(np.nextafter(end, -np.inf), start[number]) if self.events else end
                 for is_state, table in ((False, change.set), (True, change.put)):
                     for name, formula in table.items():
                         if not self.pool.knows(formula) or self._is_observed(formula):
@@ -300,8 +333,25 @@ class _Builder:
                             puts.setdefault(name, empty)[number] = self.pool.place(formula, number)
                         elif name in current:
                             current[name][number] = self.pool.place(formula, number)
-            found.append(Stage(start, ts, current, puts, later, regimens[k]))
+            within = {name: places for name, places in current.items() if name not in self.moving}
+            found.append(Stage(start, ts, order if ordered else None, within, puts, later, regimens[k]))
         return tuple(found)
+
+    def _followed(self) -> dict[str, Followed]:
+        """Return the parameters of the model that change while it is simulated."""
+        found = {}
+        for name in self.moving:
+            own = [[change for change in one.changes if name in change.set] for one in self.experiments]
+            shape = len(own), max(map(len, own))
+            at, order = np.full(shape, np.inf), np.full(shape, FIRST)
+            places = np.zeros((shape[0], shape[1] + 1), int)
+            for number, (one, changes) in enumerate(zip(self.experiments, own, strict=True)):
+                places[number] = self._set_at(one, number, name, 0)
+                for k, change in enumerate(changes):
+                    at[number, k], order[number, k] = change.at, change.order
+                    places[number, k + 1 :] = self.pool.place(change.set[name], number)
+            found[name] = Followed(at, order, symbol(name), {name: places}, {})
+        return found
 
     def _is_observed(self, formula: float | Expression) -> bool:
         """Whether a formula uses something that changes with time."""

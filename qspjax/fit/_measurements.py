@@ -10,6 +10,7 @@ from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._doses import no_doses
 from qspjax._expression import Expression
 from qspjax._regimen import Regimen
+from qspjax._varying import FIRST
 from qspjax.fit._censoring import AbstractCensoring
 from qspjax.fit._error_models import AbstractErrorModel, formulas_of
 from qspjax.fit._formula import Formula, as_formula, names_in
@@ -62,6 +63,8 @@ class Measurements:
         upper: What censored rows are known to lie below, NaN where that is not said: then it is the limit of the output
             of a row that is censored below, or its value if there is none, and nothing for one above.
         given: More columns by name, for formulas: numbers, or names and formulas over parameters.
+        order: Numbers that order what happens at equal times, as in `simulate`: a row sees the doses and changes of its
+            own time whose `order` is not greater. By default it sees them all.
 
     Raises:
         ValueError: If columns differ in length or hold no numbers.
@@ -82,6 +85,7 @@ class Measurements:
         lower: Any = None,
         upper: Any = None,
         given: Mapping[str, Sequence[Formula] | Formula] | None = None,
+        order: Any = None,
     ) -> None:
         """Bring all columns to one length."""
         self.time, self.value = (_column(name, x) for name, x in (("time", time), ("value", value)))
@@ -93,6 +97,7 @@ class Measurements:
         self.output = tuple(map(str, several))
         if len(self.output) != self.rows:
             refuse("output", f"name one output a row ({self.rows})", f"of {len(self.output)} names")
+        self.order = self._each("order", np.inf if order is None else order)
         self.side = self._each("censored", 0 if censored is None else censored).astype(int)
         self.lower, self.upper = (self._each(*pair) for pair in (("lower", lower), ("upper", upper)))
         if not np.isin(self.side, (-1, 0, 1)).all():
@@ -144,24 +149,45 @@ class Measurements:
 class Change:
     """What is set at a moment: parameters of the model, and states.
 
+    A change acts before everything else that happens at its time: a dose and a measurement at the same time see the new
+    values. Where `order` says so, it acts after some of them.
+
     Args:
         at: The time.
         set: By name, new values of parameters of the model, until they are set again: numbers, or formulas over the
             parameters of the fit and the model and what is observed at that moment.
         put: By name, new values of states, in the same way.
+        order: Its place among what happens at its time, as in `simulate`: doses and measurements of the same time whose
+            `order` is less come before it. By default none does.
+
+    Example:
+        >>> from qspjax.fit import Change
+        >>> Change(24.0, set={"CL": "CL_fasted"}).at
+        24.0
     """
 
     def __init__(
-        self, at: float, *, set: Mapping[str, Formula] | None = None, put: Mapping[str, Formula] | None = None
+        self,
+        at: float,
+        *,
+        set: Mapping[str, Formula] | None = None,
+        put: Mapping[str, Formula] | None = None,
+        order: float = FIRST,
     ) -> None:
         """Read the formulas."""
-        self.at = float(at)
+        self.at, self.order = float(at), float(order)
         self.set = {name: as_formula(name, value) for name, value in (set or {}).items()}
         self.put = {name: as_formula(name, value) for name, value in (put or {}).items()}
 
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
         return names_in(*self.set.values(), *self.put.values())
+
+    def setting(self, values: Mapping[str, Formula]) -> "Change":
+        """Return the same change with other values of parameters."""
+        new = copy.copy(self)
+        new.set = {name: as_formula(name, value) for name, value in values.items()}
+        return new
 
 
 class Experiment:
@@ -207,28 +233,61 @@ class Experiment:
         self.measurements, self.regimen, self.equilibrated = measurements, regimen, equilibrated
         self.start = start
         self.begin = Change(0.0 if start is None else start, set=set, put=put)
-        times = [one.at for one in changes]
-        if times != sorted(times):
-            refuse("changes", "be in the order of time", times)
+        moments = [(one.at, one.order) for one in changes]
+        if moments != sorted(moments):
+            must = "be in the order of time, and of `order` at equal times"
+            refuse("changes", must, ", ".join(f"{at:g}" for at, _ in moments))
         self.changes = tuple(changes)
+        self.seen = self._seen()
 
     def measuring(self, measurements: Measurements) -> "Experiment":
         """Return the same experiment with other measurements."""
         new = copy.copy(self)
         new.measurements = measurements
+        new.seen = new._seen()
         return new
 
     def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
-        """Return the same experiment with other settings."""
+        """Return the same experiment with other settings at the same moments, or without those that nothing needs."""
         new = copy.copy(self)
         new.begin, new.changes = begin, tuple(changes)
         return new
+
+    def _seen(self) -> np.ndarray:
+        """Return what orders the measurements: each sees what happens at its time up to this, inf where that is all.
+
+        Measurements with nothing between them have the same number, so that one output serves them.
+        """
+        data = self.measurements
+        if np.isinf(data.order).all():
+            return data.order
+        events = np.array([(one.at, one.order) for one in self.changes]).reshape(-1, 2)
+        time, order = (
+            np.concatenate([np.ravel(np.broadcast_to(np.asarray(column), np.shape(self.regimen.time))), own])
+            for column, own in zip((self.regimen.time, self.regimen.order), events.T, strict=True)
+        )
+        later = together(time[None], data.time[:, None]) & (order[None] > data.order[:, None])
+        following = np.where(later, order[None], np.inf).min(axis=1, initial=np.inf)
+        return np.where(np.isinf(following), np.inf, np.nextafter(following, -np.inf))
 
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
         stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]
         given = [names_in(*column) for column in self.measurements.given.values()]
         return frozenset().union(*(stage.names() for stage in stages), *given)
+
+
+def together(time: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return which times are the same but for rounding."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(time) & np.isfinite(other) & (np.abs(time - other) <= 1e-12 * np.abs(other))
+
+
+def passed(changes: Sequence[Change], time: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return how many changes come before each of some moments, which see what is at their time up to `order`."""
+    at, number = np.array([(one.at, one.order) for one in changes]).reshape(-1, 2).T
+    same = together(at[None], time[:, None])
+    return np.sum(np.where(same, number[None] <= order[:, None], at[None] < time[:, None]), axis=1)
 
 
 def _column(name: str, values: Any) -> np.ndarray:

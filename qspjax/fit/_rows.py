@@ -25,6 +25,7 @@ class Rows:
         experiment: The number of the experiment of each row, shape (rows,).
         place: Where its time stands among all times of the experiment, stages after each other.
         time: Its time.
+        order: What orders it among what happens at its time, see `Experiment`.
         value: What was measured; where it is censored, what the record says.
         side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
         lower: The lower bound of what is censored, else -inf.
@@ -37,6 +38,7 @@ class Rows:
     experiment: np.ndarray
     place: np.ndarray
     time: np.ndarray
+    order: np.ndarray
     value: np.ndarray
     side: np.ndarray
     lower: np.ndarray

@@ -19,14 +19,14 @@ from qspjax._cohort import Cohort
 from qspjax._events import assigned_parameters, events_of
 from qspjax._expression import Expression
 from qspjax._guarded import observe
-from qspjax._model import AbstractModel, as_state
+from qspjax._model import AbstractModel, as_state, deliveries_of
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._regimen import Action, Parameter, Regimen, stacked, table
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax.equilibrium import steady_state
 from qspjax.fit._formula import names_in, value_of
-from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit._measurements import Change, Experiment, passed
 from qspjax.fit._pool import Pool
 from qspjax.fit._resumed import Resumed, triggers
 from qspjax.models.network import Network
@@ -45,6 +45,7 @@ class Stage:
         start: When it begins, shape (experiments,).
         ts: The times of its measurements, shape (experiments, times), padded with inf; where another stage follows,
             padded with its end instead, and that is the last.
+        order: What orders these among what happens at their times, None where each sees all of it.
         sets: By name, places in the pool, shape (experiments,).
         puts: By name, places in the pool, or `NOT_PUT`.
         later: By experiment, formulas over what is observed at its beginning: (is it a state, name, formula).
@@ -53,6 +54,7 @@ class Stage:
 
     start: np.ndarray
     ts: np.ndarray
+    order: np.ndarray | None
     sets: Mapping[str, np.ndarray]
     puts: Mapping[str, np.ndarray]
     later: Mapping[int, Sequence[tuple[bool, str, Expression]]]
@@ -71,30 +73,33 @@ class Equilibrated:
 
 @dataclasses.dataclass(frozen=True)
 class Followed:
-    """A parameter of the model that follows covariates, which change in steps.
+    """A parameter of the model that changes in steps within a stage.
 
     Attributes:
-        at: When they change, shape (experiments, changes), padded with inf.
-        formula: Its formula, over covariates and what does not change.
-        places: By name, places in the pool of what does not change, shape (experiments,).
+        at: When, shape (experiments, changes), padded with inf.
+        order: Its places among what happens at these times, of the same shape.
+        formula: Its formula, over covariates and numbers of the pool.
+        places: By name, places in the pool, shape (experiments, 1) of what does not change, else (experiments,
+            changes + 1).
         covariates: By name, shape (experiments, changes + 1): at the beginning, and after each change.
     """
 
     at: np.ndarray
+    order: np.ndarray
     formula: Expression
     places: Mapping[str, np.ndarray]
     covariates: Mapping[str, np.ndarray]
 
     def values(self, pool: jax.Array) -> jax.Array:
         """Return its value at the beginning and after each change, shape (experiments, changes + 1)."""
-        own = {name: pool[places][:, None] for name, places in self.places.items()}
+        own = {name: pool[places] for name, places in self.places.items()}
         value = jnp.asarray(value_of(self.formula, {**own, **self.covariates}), float)
         return jnp.broadcast_to(value, (self.at.shape[0], self.at.shape[1] + 1))
 
     def rows(self, name: str, values: jax.Array) -> Regimen:
-        """Return its changes as rows of a regimen; doses and outputs at their time see the new value."""
+        """Return its changes as rows of a regimen."""
         kind = np.full(self.at.shape, Action.SET)
-        return table((Parameter(name),), time=self.at, kind=kind, amount=values[:, 1:], order=np.full(kind.shape, -2.0))
+        return table((Parameter(name),), time=self.at, kind=kind, amount=values[:, 1:], order=self.order)
 
 
 class Outcomes(NamedTuple):
@@ -118,7 +123,7 @@ class Stages:
         parameters: The parameters of the fit.
         save: What is observed.
         method: How to solve.
-        followed: By name, parameters of the model that follow covariates; only where there is one stage.
+        followed: By name, parameters of the model that change within a stage; only where there is one stage.
     """
 
     model: AbstractModel
@@ -143,6 +148,9 @@ class Stages:
             rows = np.arange(len(stage.start))
             for places in (*stage.sets.values(), *stage.puts.values()):
                 mark(rows, places)
+            for one in self.followed.values():
+                for places in one.places.values():
+                    mark(np.repeat(rows, places.shape[1]), places.ravel())
             for row, formulas in stage.later.items():
                 used = frozenset().union(*(names_in(formula) for _, _, formula in formulas))
                 found[row, [place for place, name in enumerate(pool.parameters) if name in used]] = True
@@ -173,7 +181,14 @@ class Stages:
                 regimen = regimen + self.followed[name].rows(name, values)
             keep = self.save if last and not self.steady.any() else (*self.save, *state_names(model.initial()))
             solution = simulate_cohort(
-                going, regimen, stage.ts, initial=states, t0=stage.start, save=keep, method=self.method
+                going,
+                regimen,
+                stage.ts,
+                initial=states,
+                t0=stage.start,
+                order=stage.order,
+                save=keep,
+                method=self.method,
             )
             own, when = solution.result, solution.stats["last_time"]
             for item, then in ((began, jnp.asarray(stage.start)), (own, when)):
@@ -349,21 +364,22 @@ def place_of(state: Any, name: str) -> tuple[int, int]:
     raise AssertionError("unreachable")
 
 
-def windows(experiments: Sequence[Experiment], starts: Sequence[float]) -> list[Regimen]:
-    """Return the doses of each stage: those between its start and the next change."""
-    most = max(1 + len(one.changes) for one in experiments)
+def windows(
+    experiments: Sequence[Experiment], starts: Sequence[float], cuts: Sequence[Sequence[Change]]
+) -> list[Regimen]:
+    """Return the doses of each stage: those between its start and the change that ends it."""
     found = []
-    for k in range(most):
+    for k in range(1 + max(map(len, cuts))):
         cut = []
-        for one, start in zip(experiments, starts, strict=True):
-            edges = [start, *(change.at for change in one.changes), np.inf]
-            first, last = (edges[k], edges[k + 1]) if k < len(edges) - 1 else (np.inf, np.inf)
+        for one, start, changes in zip(experiments, starts, cuts, strict=True):
             regimen = one.regimen
-            if len(edges) > 2:
-                if regimen.extent.infuses or regimen.extent.steady:
-                    refuse("regimen", "have boluses only in an experiment with changes", "one with others")
-                inside = (regimen.time >= first) & (regimen.time < last)
-                regimen = eqx.tree_at(lambda r: r.time, regimen, jnp.where(inside, regimen.time, jnp.inf))
+            if changes:
+                stage = passed(changes, np.asarray(regimen.time), np.asarray(regimen.order))
+                first = changes[k - 1].at if 0 < k <= len(changes) else start
+                time = jnp.where(stage == k, jnp.maximum(regimen.time, first), jnp.inf)
+                regimen = eqx.tree_at(lambda r: r.time, regimen, time)
+            elif k:
+                regimen = eqx.tree_at(lambda r: r.time, regimen, jnp.full_like(regimen.time, jnp.inf))
             cut.append(regimen)
         found.append(cut[0] if len(cut) == 1 else stacked(cut))
     return found
@@ -397,10 +413,14 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
                 refuse("regimen", must, f"{found}, after the change at {change.at:g}")
 
 
-def stage_change(experiment: Experiment, k: int) -> Change | None:
-    """Return what changes at the beginning of the k-th stage, None if there is no such stage."""
-    changes = (experiment.begin, *experiment.changes)
-    return changes[k] if k < len(changes) else None
+def lasting(model: AbstractModel, experiments: Sequence[Experiment]) -> bool:
+    """Return whether a dose may enter after a change that comes after it, so that no stage has it for itself."""
+    doses = [one.regimen for one in experiments if one.changes and np.isfinite(np.asarray(one.regimen.time)).any()]
+    if any(regimen.extent.infuses or regimen.extent.steady or regimen.parameters for regimen in doses):
+        return True
+    moved = jax.tree.map(lambda leaf: leaf + 1.0 if eqx.is_inexact_array(leaf) else leaf, model)  # a lag may be free
+    lags = [one.lag for own in (model, moved) for one in deliveries_of(own).values()]
+    return bool(doses) and any(bool(np.any(np.asarray(lag) != 0.0)) for lag in lags)
 
 
 def begins(experiment: Experiment) -> float:

@@ -100,6 +100,7 @@ class NonmemData:
         ts: Scalar,
         *,
         observed: Scalar | None = None,
+        order: Scalar | None = None,
         cmt: str | int = 0,
         ids: Sequence[Any] | None = None,
         covariates: Mapping[str, Scalar] | None = None,
@@ -107,12 +108,14 @@ class NonmemData:
     ) -> "NonmemData":
         """Return the data set of doses and outputs made in Python, such as a simulated trial, to be written to a file.
 
-        Every dose is a record of its own, without ADDL; at equal times doses come before outputs, as in `simulate`.
+        Every dose is a record of its own, without ADDL; at equal times doses come before outputs, as in `simulate`,
+        unless `order` says otherwise.
 
         Args:
             regimen: The doses, for one patient or for each.
             ts: Times of the outputs, shape (times,) or (patients, times), padded with inf.
             observed: The observed values, of the shape of the outputs; NaN or None where there is no data.
+            order: What happens first at equal times, of the shape of the outputs, as in `simulate`.
             cmt: The compartment that is observed.
             ids: The ID of each patient, by default 1, 2, ...
             covariates: By name, one number a patient.
@@ -128,7 +131,9 @@ class NonmemData:
             >>> data.records["TIME"], data.records["EVID"]
             (array([ 0.,  6., 12., 18.]), array([1., 0., 1., 0.]))
         """
-        values, labels = records_of(regimen, ts, observed=observed, cmt=cmt, ids=ids, covariates=covariates or {})
+        values, labels = records_of(
+            regimen, ts, observed=observed, order=order, cmt=cmt, ids=ids, covariates=covariates or {}
+        )
         notes, lines = Notes("regimen"), np.arange(values["ID"].size) + 2
         check_records(values, lines, np.zeros(lines.shape, dtype=bool), notes)
         notes.close()
@@ -244,6 +249,7 @@ class NonmemData:
             if values.shape[1] == 1:
                 constant[parameter] = values[:, 0]
             else:
+                constant[parameter] = values[:, 0]  # before the first record, and in the initial state
                 regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
         return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
 
@@ -253,9 +259,9 @@ class NonmemData:
         """Return the subjects by their IDs, as experiments of `fit.Mixed` or `fit.Problem`.
 
         Covariates are what each sets, and what changes with its records if they vary: in steps, as `interpolation`
-        says. A subject in which one is missing does not have it. Observations with CENS = 1 lie between LIMIT (or
-        nothing) and DV, with CENS = -1 above DV and below LIMIT; one that stands before a dose of the same time is
-        taken just before it.
+        says. A subject in which one is missing does not have it. At equal times records are in the order of the table,
+        each dose and observation with the values of its own record, as in `patients` and `simulate_cohort(order=)`.
+        Observations with CENS = 1 lie between LIMIT (or nothing) and DV, with CENS = -1 above DV and below LIMIT.
 
         Args:
             outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
@@ -264,7 +270,8 @@ class NonmemData:
                 name only those that it uses.
 
         Raises:
-            ValueError: If an observation has a kind that is not named, or covariates vary linearly between records.
+            ValueError: If an observation has a kind that is not named, covariates vary linearly between records, or a
+                subject is there twice.
 
         Example:
             >>> import qspjax as qsp

@@ -1,7 +1,7 @@
 """The subjects of a data set as experiments of a fit: their doses, covariates and observations.
 
-At equal times records are in the order of the table: what stands before a dose is observed just before it, and a
-covariate takes its next value just after the record.
+At equal times records are in the order of the table, as in `simulate_cohort(order=)`: doses and observations have the
+number of their record, and a covariate changes just before or just after one, as the interpolation says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from qspjax._checks import check_one_of, refuse
+from qspjax._checks import ArgumentError, check_one_of, refuse
 from qspjax._varying import LOCF, NOCB
 from qspjax.fit import Change, Experiment, Measurements
 
 if TYPE_CHECKING:
     from qspjax.io._nonmem import NonmemData
-
-JUST = 1e-11
-"""How far apart times of one moment are that must not be taken for the same, as a part of the time."""
 
 
 def experiments_of(
@@ -35,26 +32,36 @@ def experiments_of(
     )
     if varying and not isinstance(data.interpolation, (NOCB, LOCF)):
         refuse("data", "have covariates that change in steps, NOCB() or LOCF(), in a fit", str(data.interpolation))
+    after = {name: np.asarray(data.interpolation.segments(data.ts, values)[0]) for name, values in varying.items()}
     found = {}
     for i, subject in enumerate(data.ids):
-        seen = (data.evid[i] == 0) & np.isfinite(data.dv[i])
+        if f"{subject}" in found:
+            raise ArgumentError("data", f"must have every subject once, but subject {subject} is there again.")
         regimen = jax.tree.map(lambda leaf, ndim, i=i: leaf[i] if leaf.ndim > ndim else leaf, data.regimen, one)
-        times = before_doses(data.ts[i], data.order[i], np.asarray(regimen.time), np.asarray(regimen.order))
+        seen = (data.evid[i] == 0) & np.isfinite(data.dv[i])
         measured = Measurements(
-            times[seen],
+            data.ts[i][seen],
             data.dv[i][seen],
             output=[str(name) for name in names[i][seen]],
-            **censored(data, i, seen),
+            order=data.order[i][seen],
+            **_censored(data, i, seen),
         )
-        own = {name: float(values[i]) for name, values in constant.items() if not np.isnan(values[i])}
         live = np.isfinite(data.ts[i])
-        records = {name: values[i][live] for name, values in varying.items() if not np.isnan(values[i][live]).any()}
-        begin, changes = _changes(data.ts[i][live], records, carried_backward=isinstance(data.interpolation, NOCB))
-        found[f"{subject}"] = Experiment(measured, regimen, set=own | begin, changes=changes)
+        known = [name for name, values in varying.items() if not np.isnan(values[i][live]).any()]
+        begin = {name: float(values[i]) for name, values in constant.items() if not np.isnan(values[i])}
+        begin |= {name: float(varying[name][i][0]) for name in known}
+        changes = _changes(
+            data.ts[i][live],
+            data.order[i][live] + data.interpolation.comes,
+            {name: after[name][i][live] for name in known},
+            begin,
+        )
+        start = min(0.0, float(data.ts[i][0]))
+        found[f"{subject}"] = Experiment(measured, regimen, set=begin, changes=changes, start=start)
     return found
 
 
-def censored(data: "NonmemData", subject: int, seen: np.ndarray) -> dict[str, np.ndarray]:
+def _censored(data: "NonmemData", subject: int, seen: np.ndarray) -> dict[str, np.ndarray]:
     """Return which observations of a subject are limits, and between what they lie: columns of `Measurements`.
 
     CENS = 1 says LIMIT < y < DV, CENS = -1 says DV < y < LIMIT; without LIMIT there is no other bound.
@@ -68,30 +75,17 @@ def censored(data: "NonmemData", subject: int, seen: np.ndarray) -> dict[str, np
     }
 
 
-def before_doses(time: np.ndarray, order: np.ndarray, doses: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the times of records, those that stand before a dose of the same time just before it."""
-    same = (time[:, None] == doses[None, :]) & (places[None, :] > order[:, None]) & np.isfinite(time)[:, None]
-    moved = time.copy()
-    moved[same.any(axis=1)] -= JUST * np.maximum(1.0, np.abs(moved[same.any(axis=1)]))
-    return moved
-
-
 def _changes(
-    time: np.ndarray, records: Mapping[str, np.ndarray], *, carried_backward: bool
-) -> tuple[dict[str, float], list[Change]]:
-    """Return what covariates are at the first record, and how they change just after each."""
-    ahead = 1 if carried_backward else 0
-    now = {name: float(values[0]) for name, values in records.items()}
-    begin, changes = dict(now), []
-    for k, at in enumerate(time[: time.size - ahead].tolist()):
-        if k + 1 < time.size and time[k + 1] == at:
-            continue  # the last record of a moment says what follows
-        new = {name: float(values[k + ahead]) for name, values in records.items()}
-        moved = {name: value for name, value in new.items() if value != now[name]}
+    time: np.ndarray, order: np.ndarray, after: Mapping[str, np.ndarray], begin: Mapping[str, float]
+) -> list[Change]:
+    """Return how covariates change at each record."""
+    now, changes = dict(begin), []
+    for k, moment in enumerate(zip(time.tolist(), order.tolist(), strict=True)):
+        moved = {name: float(values[k]) for name, values in after.items() if values[k] != now[name]}
         if moved:
-            changes.append(Change(at + JUST * max(1.0, abs(at)), set=moved))
-        now = new
-    return begin, changes
+            changes.append(Change(moment[0], set=moved, order=moment[1]))
+        now |= moved
+    return changes
 
 
 def _names(data: "NonmemData", outputs: Mapping[Any, str] | str) -> np.ndarray:

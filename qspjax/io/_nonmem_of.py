@@ -19,6 +19,7 @@ def records_of(
     ts: Any,
     *,
     observed: Any,
+    order: Any = None,
     cmt: str | int,
     ids: Sequence[Any] | None,
     covariates: Mapping[str, Any],
@@ -37,9 +38,13 @@ def records_of(
     if values.shape not in (outputs.shape, outputs.shape[1:]):
         refuse("observed", f"have the shape of the outputs, {outputs.shape}", f"of shape {values.shape}")
     values = np.broadcast_to(values, outputs.shape)
+    numbers = np.asarray(np.inf if order is None else order, dtype=float)
+    if order is not None and numbers.shape not in (outputs.shape, outputs.shape[1:]):
+        refuse("order", f"have the shape of the outputs, {outputs.shape}", f"of shape {numbers.shape}")
+    numbers = np.broadcast_to(numbers, outputs.shape)
     rows = {name: np.broadcast_to(np.asarray(getattr(regimen, name)), (size, regimen.rows)) for name in _COLUMNS}
     _check_rows(rows)
-    columns = _columns(rows, outputs, values, regimen.targets, cmt)
+    columns = _columns(rows, outputs, values, numbers, regimen.targets, cmt)
     identity, labels = _identities(ids, size)
     subject = columns.pop("subject")
     silent = np.setdiff1d(np.arange(size), subject)
@@ -84,6 +89,7 @@ def _columns(
     rows: dict[str, np.ndarray],
     outputs: np.ndarray,
     values: np.ndarray,
+    numbers: np.ndarray,
     targets: tuple[Any, ...],
     cmt: str | int,
 ) -> Values:
@@ -113,9 +119,9 @@ def _columns(
         "subject": (subject, patient),
     }
     after = np.concatenate([np.zeros(subject.size), np.ones(size)])
-    order = np.concatenate([np.where(dose["order"] < 0, -1.0, dose["order"]), np.zeros(size)])
+    order = np.concatenate([np.where(dose["order"] < 0, -1.0, dose["order"]), numbers[patient, output]])
     whole = {name: np.concatenate(pair) for name, pair in parts.items()}
-    sequence = np.lexsort((order, after, whole["TIME"], whole["subject"]))
+    sequence = np.lexsort((after, order, whole["TIME"], whole["subject"]))
     whole = {name: column[sequence] for name, column in whole.items()}
     if not any(isinstance(target, str) for target in whole["CMT"].tolist()):
         whole["CMT"] = whole["CMT"].astype(int)

@@ -21,6 +21,8 @@ from scipy.special import ndtri
 from qspjax._regimen import Action
 from qspjax.fit._draws import drawn
 from qspjax.fit._error_models import AbstractScaled, LogNormalError
+from qspjax.fit._measurements import together
+from qspjax.fit._rows import Rows
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import Mixed
@@ -55,7 +57,7 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
             "ID": np.array(mixed.subjects, dtype=object)[rows.experiment],
             "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
             "TIME": rows.time,
-            "TAD": _after_dose(mixed, rows.experiment, rows.time),
+            "TAD": _after_dose(mixed, rows),
             "DV": rows.value,
             "CENSORED": rows.censored,
             "PRED": own["pred"],
@@ -164,14 +166,18 @@ def _npde(rows: Any, samples: np.ndarray) -> np.ndarray:
     return found
 
 
-def _after_dose(mixed: Mixed, subject: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Return the time after the last dose, NaN before the first."""
-    found = np.full(time.size, np.nan)
+def _after_dose(mixed: Mixed, rows: Rows) -> np.ndarray:
+    """Return the time after the last dose, NaN before the first and after a reset."""
+    found = np.full(rows.time.size, np.nan)
     for number, one in enumerate(mixed.experiments.values()):
-        kind, given = np.asarray(one.regimen.kind), np.asarray(one.regimen.time)
-        given = np.sort(given[kind < Action.RESET])
-        mine = np.flatnonzero(subject == number)
-        place = np.searchsorted(given, time[mine], side="right") - 1
-        known = place >= 0
-        found[mine[known]] = time[mine[known]] - given[place[known]]
+        kind, given, order = (np.asarray(column) for column in (one.regimen.kind, one.regimen.time, one.regimen.order))
+        mine = np.flatnonzero(rows.experiment == number)
+        time, seen = rows.time[mine, None], rows.order[mine, None]
+        before = np.where(together(given, time), order <= seen, given < time)
+        last, reset = (
+            np.max(np.where(before & which, given, -np.inf), axis=1, initial=-np.inf)
+            for which in (kind < Action.RESET, kind == Action.RESET)
+        )
+        known = np.isfinite(last) & (last >= reset)
+        found[mine[known]] = np.maximum(rows.time[mine] - last, 0.0)[known]
     return found

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from qspjax._expression import Expression, call, nodes, substitute, symbol
+from qspjax._varying import FIRST
 from qspjax.fit._formula import names_in
-from qspjax.fit._measurements import Experiment, Measurements
+from qspjax.fit._measurements import Change, Experiment, Measurements, passed
 from qspjax.fit._stages import Followed
 
 
@@ -24,11 +25,17 @@ class Steps:
 
     Attributes:
         at: When, shape (subjects, changes), padded with inf.
+        order: Their places among what happens at these times, of the same shape.
         values: By name, what they are at the beginning and after each change, shape (subjects, changes + 1).
     """
 
     at: np.ndarray
+    order: np.ndarray
     values: Mapping[str, np.ndarray]
+
+    def moves(self, change: Change) -> bool:
+        """Whether a change sets a covariate that is used."""
+        return bool(change.set.keys() & self.values.keys())
 
     def of(self, formula: float | Expression) -> bool:
         """Whether a formula uses a covariate that changes."""
@@ -39,19 +46,20 @@ class Steps:
         return {f"{name}#{k}": table[:, k] for name, table in self.values.items() for k in range(1, table.shape[1])}
 
     def measured(
-        self, number: int, data: Measurements, names: Collection[str], formulas: Mapping[str, float | Expression]
+        self, number: int, one: Experiment, names: Collection[str], formulas: Mapping[str, float | Expression]
     ) -> Measurements:
         """Return measurements of a subject with columns of what changes, for the formulas of outputs.
 
         Args:
             number: The number of the subject.
-            data: Its measurements.
+            one: Its experiment.
             names: The names that formulas of outputs use.
             formulas: Those of individuals.
         """
+        data = one.measurements
         whole = {name: symbol(name) for name in self.values} | formulas
         wanted = [name for name in whole if name in names and self.of(whole[name]) and name not in data.given]
-        stage = np.searchsorted(self.at[number], data.time, side="right")
+        stage = passed([change for change in one.changes if self.moves(change)], data.time, one.seen)
 
         def then(formula: float | Expression, k: int) -> float | Expression:
             return substitute(formula, {one: symbol(f"{one}#{k}") for one in self.values}) if k else formula
@@ -72,9 +80,11 @@ class Steps:
         """
         whole, parts = apart(substitute(formula, dict(known)), self.values.keys())
         subjects = range(self.at.shape[0])
-        places = {name: np.array([place(part, i) for i in subjects]) for name, part in parts.items()}
+        places = {name: np.array([[place(part, i)] for i in subjects]) for name, part in parts.items()}
         used = names_in(whole)
-        return Followed(self.at, whole, places, {name: own for name, own in self.values.items() if name in used})
+        return Followed(
+            self.at, self.order, whole, places, {name: own for name, own in self.values.items() if name in used}
+        )
 
 
 def steps_of(
@@ -89,21 +99,22 @@ def steps_of(
     if any(change.put or change.set.keys() - covariates.keys() for change in changes):
         return None
     moving = [name for name in covariates if name in used and any(name in change.set for change in changes)]
-    at, tables = [], {name: [] for name in moving}
+    moments, tables = [], {name: [] for name in moving}
     for number, one in enumerate(subjects.values()):
         mine = [change for change in one.changes if change.set.keys() & tables.keys()]
-        at.append([change.at for change in mine])
+        moments.append([(change.at, change.order) for change in mine])
         for name, table in tables.items():
             values = [float(covariates[name][number])]
             for change in mine:
                 values.append(float(change.set.get(name, values[-1])))
             table.append(values)
-    most = max(map(len, at), default=0)
+    most = max(map(len, moments), default=0)
     padded = {
         name: np.array([own + own[-1:] * (most + 1 - len(own)) for own in table]) for name, table in tables.items()
     }
-    times = np.array([own + [np.inf] * (most - len(own)) for own in at]).reshape(len(at), most)
-    return Steps(times, padded)
+    filled = [own + [(np.inf, FIRST)] * (most - len(own)) for own in moments]
+    at, order = np.moveaxis(np.array(filled, float).reshape(len(filled), most, 2), -1, 0)
+    return Steps(at, order, padded)
 
 
 def apart(formula: Expression, names: Collection[str]) -> tuple[Expression, dict[str, Expression]]:

@@ -18,7 +18,7 @@ from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free, log_priors, natural_values
 from qspjax.fit._layout import parts_of
-from qspjax.fit._measurements import Change, Experiment, Output
+from qspjax.fit._measurements import Experiment, Output
 from qspjax.fit._rows import Rows
 from qspjax.fit._stages import parameters_of
 from qspjax.fit._tails import Gaussian
@@ -294,11 +294,13 @@ class Mixed:
         """Return the experiment of a subject, with its own parameters at the start, and where covariates change."""
         given = {name: value for name, value in one.begin.set.items() if name in self.covariates}
         set_here = {name: value for name, value in one.begin.set.items() if name not in given}
-        begin = Change(one.begin.at, set=self.individual | set_here, put=one.begin.put)
+        names = frozenset().union(*(output.names() for output in self.outputs.values()))
         if self.steps is not None:
-            names = frozenset().union(*(output.names() for output in self.outputs.values()))
-            measured = self.steps.measured(number, one.measurements, names, self.individual)
-            return one.changed(begin=begin, changes=[]).measuring(measured)
+            measured = self.steps.measured(number, one, names, self.individual)
+            begin = one.begin.setting(self.individual | set_here)
+            return one.measuring(measured).changed(begin=begin, changes=[])
+        direct = {name: symbol(name) for name in names & given.keys()}  # outputs use these covariates as they are
+        begin = one.begin.setting(self.individual | set_here | direct)
         changes = []
         now = dict(given)
         for change in one.changes:
@@ -308,8 +310,8 @@ class Mixed:
                 for name, formula in self.individual.items()
                 if isinstance(formula, Expression) and names_in(formula) & change.set.keys()
             }
-            rest = {name: value for name, value in change.set.items() if name not in self.covariates}
-            changes.append(Change(change.at, set=moved | rest, put=change.put))
+            rest = {name: value for name, value in change.set.items() if name not in given or name in direct}
+            changes.append(change.setting(moved | rest))
         return one.changed(begin=begin, changes=changes)
 
     def _laid_out(self, leaves: frozenset[str]) -> Individuals:

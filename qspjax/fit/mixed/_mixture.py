@@ -28,7 +28,7 @@ from qspjax._model import AbstractModel
 from qspjax._transform import Identity
 from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free
-from qspjax.fit._measurements import Change, Experiment, Output
+from qspjax.fit._measurements import Experiment, Output
 from qspjax.fit._stages import parameters_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._random import Random
@@ -254,7 +254,7 @@ def _label(name: str) -> str:
 def _within(one: Experiment, name: str, names: Sequence[str] | Mapping[str, float]) -> Experiment:
     """Return an experiment as it is in a subpopulation."""
     own = {**one.begin.set, **{other: float(other == name) for other in names}}
-    return one.changed(begin=Change(one.begin.at, set=own, put=one.begin.put), changes=one.changes)
+    return one.changed(begin=one.begin.setting(own), changes=one.changes)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

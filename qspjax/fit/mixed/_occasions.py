@@ -89,7 +89,7 @@ class Occasions:
         def more(change: Change) -> Change:
             known = [name for name in self.values if name in change.set]
             own = {_one(name, value): float(change.set[name] == value) for name in known for value in self.values[name]}
-            return Change(change.at, set={**change.set, **own}, put=change.put)
+            return change.setting({**change.set, **own})
 
         changes = [more(change) for change in experiment.changes]
         return experiment.changed(begin=more(experiment.begin), changes=changes)
