@@ -132,7 +132,7 @@ def issues(path):
          "observables.tsv:2: observableFormula: must be a formula, but: In `scale * (A + observableParameter1_obs` "
          "there must be an operator or `)` at character 38, but there is its end."),
         ("observables.tsv", "sigma\tlog10", "noise\tlog10",
-         "problem.yaml: Argument `noise` must name an observed value, a state or a parameter, in output `obs`"),
+         "observables.tsv:2: noiseFormula: must use ids of the model and of the tables, but noise is none."),
         ("parameters.tsv", "lin\t0\t10", "lin\t10\t0",
          "parameters.tsv:3: lowerBound: must be less than the upper bound 0, but is 10."),
         ("parameters.tsv", "parameterId\t", "id\t", "parameters.tsv: must have a column parameterId, but has id,"),
@@ -172,3 +172,154 @@ def test_version_2_by_hand(tmp_path):
     normal = stats.norm(0.4, 0.2)
     mass = normal.cdf(10.0) - normal.cdf(0.01)
     np.testing.assert_allclose(problem.log_prior(x), np.log(normal.pdf(0.5) / mass), rtol=1e-9)
+
+
+OBSERVABLES_1, PARAMETERS_1 = VERSION_1["observables.tsv"], VERSION_1["parameters.tsv"]
+MEASUREMENTS_1, CONDITIONS_1 = VERSION_1["measurements.tsv"], VERSION_1["conditions.tsv"]
+REFUSED_1 = [
+    ("conditions.tsv", "\tk1\t", "\tkk1\t", "conditions.tsv:2: kk1: must be an id of the model, but kk1 is none."),
+    ("conditions.tsv", "\tk1\tA", "\tk1\t", "conditions.tsv: must have a name for each column, but column 3 has none."),
+    ("conditions.tsv", "\tk1\tA", "\tk1\tk1",
+     "conditions.tsv: must have columns with different names, but has k1 twice."),
+    ("conditions.tsv", "k1_b", "k9",
+     "conditions.tsv:3: k1: must use ids of the model and of the tables, but k9 is none."),
+    ("conditions.tsv", "c1\t", "c0\t",
+     "conditions.tsv:3: conditionId: must be there once, but c0 is there in line 2 too."),
+    ("conditions.tsv", "c1\t", "c 1\t",
+     "conditions.tsv:3: conditionId: must be an id (letters, digits and _), but is c 1."),
+    ("conditions.tsv", "\tk1\t", "\tscale\t",
+     "conditions.tsv:2: scale: must not be in the table of parameters too, but scale is."),
+    ("observables.tsv", "obs\tscale", "obs\tA\t1\t\nobs\tscale",
+     "observables.tsv:3: observableId: must be there once, but obs is there in line 2 too."),
+    ("observables.tsv", "obs\tscale", "A\tB\t1\t\nobs\tscale",
+     "observables.tsv:2: observableId: must be an id of its own, but A is a species of the model."),
+    ("observables.tsv", "obs\tscale", "sigma\tB\t1\t\nobs\tscale",
+     "observables.tsv:2: observableId: must be an id of its own, but sigma is a parameter too."),
+    ("observables.tsv", "sigma\tlog10", "\tlog10", "observables.tsv:2: noiseFormula: must be a formula, but: "),
+    ("observables.tsv", "sigma\tlog10", "-1\tlog10", "observables.tsv:2: noiseFormula: must be positive, but is -1."),
+    ("observables.tsv", "observableTransformation", "observableTranformation",
+     "observables.tsv: must have columns of PEtab, but has observableTranformation: did you mean observableTransf"),
+    ("measurements.tsv", "0.7\t0.1", "\t0.1", "measurements.tsv:2: measurement: must be a number, but is empty."),
+    ("measurements.tsv", "0.7\t0.1", "-0.7\t0.1",
+     "measurements.tsv:2: measurement: must be positive for a logarithm to be taken, but is -0.7."),
+    ("measurements.tsv", "0.7\t0.1", "0_7\t0.1", "measurements.tsv:2: measurement: must be a number, but is 0_7."),
+    ("measurements.tsv", "c0\t1\t0.7", "c0\t\t0.7",
+     "measurements.tsv:2: time: must be a number, or inf for a steady state, but is empty."),
+    ("measurements.tsv", "0.7\t0.1", "0.7\tk2",
+     "measurements.tsv:2: observableParameters: must be numbers or ids of the table of parameters, but k2 is a "),
+    ("measurements.tsv", "obs\tc0", '"obs\tc0',
+     "measurements.tsv:2: must be a table whose cells are set apart by tabs,"),
+    ("parameters.tsv", "offset\tlin", "scale\tlin",
+     "parameters.tsv:4: parameterId: must be there once, but scale is there in line 3 too."),
+    ("parameters.tsv", "offset\tlin", "A\tlin",
+     "parameters.tsv:4: parameterId: must be a parameter, but A is a species of"),
+    ("parameters.tsv", "sigma\tlog", "unused\tlin\t0\t1\t1\t0\nsigma\tlog",
+     "parameters.tsv:5: parameterId: must be an id that the model or a table uses, but unused is none."),
+    ("parameters.tsv", "0.01\t10", "0\t10",
+     "parameters.tsv:2: lowerBound: must be positive on the scale log10, but is 0."),
+    ("parameters.tsv", "0.01\t10", "\t10",
+     "parameters.tsv:2: lowerBound: must be a number for a parameter that is estimated, but is empty."),
+    ("parameters.tsv", "1.5\t1", "1.5\tyes", "parameters.tsv:3: estimate: must be 1 or 0, but is yes."),
+    ("parameters.tsv", "scale\tlin", "scale\tlinear",
+     "parameters.tsv:3: parameterScale: must be lin, log or log10, but is linear."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new", "expected"), REFUSED_1)
+def test_what_the_standard_refuses(tmp_path, name, old, new, expected):
+    assert VERSION_1[name].count(old) >= 1
+    path = written(tmp_path, **{name: VERSION_1[name].replace(old, new, 1)})
+    assert any(line.startswith(expected) for line in issues(path)), issues(path)
+
+
+REFUSED_2 = [
+    ("conditions.tsv", "slow\tk1\t", "slow\tkk\t",
+     "conditions.tsv:2: targetId: must be an id of the model, but kk is none."),
+    ("conditions.tsv", "more\tA", "slow\tk1",
+     "conditions.tsv:3: targetId: must be set once by a condition, but k1 is again by slow."),
+    ("conditions.tsv", "k1_b", "A",
+     "conditions.tsv:2: targetValue: must use ids of the table of parameters at the start"),
+    ("conditions.tsv", "k1_b", "", "conditions.tsv:2: targetValue: must be a formula, but: "),
+    ("experiments.tsv", "2\tmore", "2\tless",
+     "experiments.tsv:3: conditionId: must be a condition (slow, more), but is less."),
+    ("experiments.tsv", "2\tmore", "\tmore", "experiments.tsv:3: time: must be a number, or -inf, but is empty."),
+    ("experiments.tsv", "2\tmore", "0\tslow",
+     "experiments.tsv:3: conditionId: must set what nothing else sets at that time, but sets k1 again."),
+    ("observables.tsv", "obs\tA\t0.1", "k2\tA\t0.1\nobs\tA\t0.1",
+     "observables.tsv:2: observableId: must be an id of its own, but k2 is a parameter of the model."),
+    ("measurements.tsv", "e1\t3", "e9\t3", "measurements.tsv:3: experimentId: must be an experiment (e1), but is e9."),
+    ("measurements.tsv", "0.7", "nan", "measurements.tsv:2: measurement: must be a number, but is empty."),
+    ("parameters.tsv", "true", "1", "parameters.tsv:2: estimate: must be true or false, but is 1."),
+    ("parameters.tsv", "0.4;0.2", "0.4;-0.2",
+     "parameters.tsv:2: priorParameters: must have a positive number in place 2, but is 0.4;-0.2."),
+    ("problem.yaml", "format_version: 2.0.0", "format_version: 2.0.0\nformat_version: 2.0.0",
+     "problem.yaml:1: must be YAML, but has the key format_version twice."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new", "expected"), REFUSED_2)
+def test_what_the_standard_refuses_in_version_2(tmp_path, name, old, new, expected):
+    assert VERSION_2[name].count(old) >= 1
+    path = written(tmp_path, VERSION_2, **{name: VERSION_2[name].replace(old, new, 1)})
+    assert any(line.startswith(expected) for line in issues(path)), issues(path)
+
+
+def test_placeholders_are_names_of_one_observable_alone(tmp_path):
+    """A placeholder called like a parameter of the model, of the tables or of another observable captures none."""
+    path = written(
+        tmp_path,
+        VERSION_2,
+        **{
+            "observables.tsv": "observableId\tobservableFormula\tnoiseFormula\tobservablePlaceholders"
+            "\tnoisePlaceholders\nobs\tk2 * A + lambda\tsd\tk2;lambda\tsd\nother\tk2 * A\tsd\t\tsd\n"
+            "third\tk2 * concentration\tsd\t\t\n",
+            "measurements.tsv": "observableId\texperimentId\ttime\tmeasurement\tobservableParameters\tnoiseParameters\n"
+            "obs\t\t1\t1\t2;7\t0.1\nother\t\t1\t1\t\t0.2\nother\t\t1\t1\t\tk1_b\nthird\t\t1\t1\t\t\n",
+            "parameters.tsv": VERSION_2["parameters.tsv"] + "sd\t\t\t0.4\tfalse\t\t\nconcentration\t\t\t3\tfalse\t\t\n",
+        },
+    )
+    problem = read_petab(path)
+    x = problem.point(problem.reference)
+    a = amount(1.0, 0.8, 1.0)
+    table = problem.table(x)
+    np.testing.assert_allclose(table["prediction"], [2 * a + 7, 0.6 * a, 0.6 * a, 1.8], rtol=1e-8)
+    scale = (1.0 - table["prediction"]) / table["residual"]
+    np.testing.assert_allclose(scale, [0.1, 0.2, 0.5, 0.4], rtol=1e-8)
+
+
+def test_ids_that_pandas_takes_for_nothing_or_python_for_a_word(tmp_path):
+    names = ("na", "lambda", "e", "t", "sd", "concentration", "none", "values")
+    formula = " + ".join(names)
+    rows = "".join(f"{name}\tlin\t0\t9\t{i}\t0\n" for i, name in enumerate(names))
+    files = {
+        "observables.tsv": OBSERVABLES_1 + f"sum\t{formula} + time + k2\t1\tlin\none\tna\tlambda\tlin\n",
+        "measurements.tsv": MEASUREMENTS_1 + "sum\tc0\t2\t0\t\none\tc0\t2\t0\t\n",
+        "parameters.tsv": PARAMETERS_1 + rows,
+    }
+    problem = read_petab(written(tmp_path, **files))
+    table = problem.table(problem.point(problem.reference))
+    found = dict(zip(table["output"], table["prediction"], strict=True))
+    assert found["sum"] == pytest.approx(28 + 2.0 + 0.6)
+    assert found["one"] == 0.0
+
+
+def test_the_local_parameter_of_a_reaction_is_named(tmp_path):
+    files = VERSION_1 | {
+        "conditions.tsv": "conditionId\nc\n",
+        "observables.tsv": "observableId\tobservableFormula\tnoiseFormula\nobs\tA\t0.1\n",
+        "measurements.tsv": "observableId\tsimulationConditionId\ttime\tmeasurement\nobs\tc\t1\t0.4\n",
+        "parameters.tsv": "parameterId\tparameterScale\tlowerBound\tupperBound\tnominalValue\testimate\n"
+        "k\tlog10\t0.01\t10\t0.3\t1\n",
+    }
+    path = written(tmp_path, files)
+    local = Network(species={"A": 2.0}, parameters={"r.k": 1.0}, reactions={"r": Reaction("A ->", "`r.k` * A")})
+    (tmp_path / "model.xml").write_text(write_sbml(local))
+    assert "<localParameter" in (tmp_path / "model.xml").read_text()
+    (issue,) = issues(path)
+    assert issue == (
+        "parameters.tsv:2: parameterId: must be an id that the model or a table uses, but k is none; "
+        "parameters of one reaction alone are called r.k."
+    )
+    (tmp_path / "parameters.tsv").write_text(files["parameters.tsv"].replace("k\tlog10", "r.k\tlog10"))
+    problem = read_petab(path)
+    np.testing.assert_allclose(problem.table(problem.start)["prediction"], 2.0 * np.exp(-0.3), rtol=1e-8)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qspjax._expression import Expression
+from qspjax._expression import Expression, substitute, symbol
 from qspjax.fit import Gaussian, Laplace
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._priors import plain_kind
@@ -34,6 +35,8 @@ class Tables:
         observables: By id: formula, noise formula, scale of the measurement, distribution, placeholders of both.
         experiments: By name, the periods.
         measurements: The rows of data, with the name of the experiment of each.
+        targets: What conditions set.
+        renamed: The ids in the model of ids of the tables that are others.
     """
 
     network: Network
@@ -41,18 +44,53 @@ class Tables:
     observables: dict[str, "Observable"]
     experiments: dict[str, list[Period]]
     measurements: list[tuple[str, Row]]
+    targets: list["Target"]
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def in_model_ids(self, formula: Formula) -> Formula:
+        """Return a formula of the tables over ids of the model."""
+        return with_ids(formula, self.renamed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a condition sets.
+
+    Attributes:
+        id: What is set.
+        formula: To what; 0 where it stays as it is.
+        row: Where this stands.
+        column: The column of the id.
+        value_column: The column of the formula.
+        first: Whether it is set at the start of an experiment, where version 2 allows nothing but parameters.
+    """
+
+    id: str
+    formula: Formula
+    row: Row
+    column: str
+    value_column: str
+    first: bool = False
 
 
 @dataclasses.dataclass
 class Observable:
     """A row of the table of observables."""
 
+    row: Row
     formula: Formula
     noise: Formula
     base: float
     tails: Any
     placeholders: tuple[str, ...]
     noise_placeholders: tuple[str, ...]
+
+
+def with_ids(formula: Formula, renamed: Mapping[str, str]) -> Formula:
+    """Return a formula with other ids."""
+    if not isinstance(formula, Expression) or not renamed:
+        return formula
+    return substitute(formula, {new: symbol(old) for new, old in renamed.items()})
 
 
 def read_model(path: Path, name: str) -> Network:

@@ -26,7 +26,8 @@ from qspjax.fit import (
 )
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab import _version1, _version2
-from qspjax.io.petab._parts import Formula, Observable, Period, Tables
+from qspjax.io.petab._checks import check_names, check_numbers, check_prior
+from qspjax.io.petab._parts import Formula, Observable, Period, Tables, with_ids
 from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind, quantile
 from qspjax.io.petab._tables import Problems, Row, read_yaml
 from qspjax.models import Network
@@ -54,6 +55,9 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
         raise FileIssues([Issue(path.name, ("format_version",), f"must be 1 or 2, but is {version or 'missing'}.")])
     problems = Problems()
     tables = (_version1 if version == "1" else _version2).tables_of(path, content, problems)
+    problems.stop()
+    check_numbers(tables, problems)
+    check_names(tables, problems)
     problems.stop()
     return _problem(path.name, tables, problems, method, version)
 
@@ -96,24 +100,30 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
     found: dict[str, Free | float] = {}
     nominal: dict[str, float] = {}
     for row in tables.parameters:
-        id = row.get("parameterId")
-        if id in found:
-            problems.add(row, "parameterId", f"must be there once, but {id} is there again.")
+        id, estimated = row.get("parameterId"), _ESTIMATED[version].get(row.get("estimate").lower())
         value = problems.number(row, "nominalValue")
-        free = row.get("estimate").lower() in ("1", "true", "1.0")
-        if not free:
+        if estimated is None:
+            wanted = "1 or 0" if version == "1" else "true or false"
+            problems.add(row, "estimate", f"must be {wanted}, but is {row.get('estimate') or 'empty'}.")
+        if not estimated:
             if math.isnan(value):
                 problems.add(
                     row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty."
                 )
             found[id] = value
             continue
-        scale = row.get("parameterScale") or "lin"
+        scale = row.get("parameterScale") if version == "1" else "lin"
         lower, upper = problems.number(row, "lowerBound", -math.inf), problems.number(row, "upperBound", math.inf)
         if version == "2" and lower > 0:
             scale = "log10"
         if scale not in ("lin", "log", "log10"):
-            problems.add(row, "parameterScale", f"must be lin, log or log10, but is {scale}.")
+            problems.add(row, "parameterScale", f"must be lin, log or log10, but is {scale or 'empty'}.")
+            continue
+        for column in ("lowerBound", "upperBound"):
+            if not row.get(column):
+                problems.add(row, column, "must be a number for a parameter that is estimated, but is empty.")
+        if scale != "lin" and (lower < 0 or (lower == 0 and not row.get("initializationPriorType"))):
+            problems.add(row, "lowerBound", f"must be positive on the scale {scale}, but is {lower:g}.")
             continue
         if not lower < upper:
             problems.add(row, "lowerBound", f"must be less than the upper bound {upper:g}, but is {lower:g}.")
@@ -144,6 +154,10 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
         if math.isfinite(value):
             nominal[id] = value
     return found, nominal
+
+
+_ESTIMATED = {"1": {"1": True, "1.0": True, "0": False, "0.0": False}, "2": {"true": True, "false": False}}
+"""What says in each version whether a parameter is estimated."""
 
 
 class Bounds(NamedTuple):
@@ -203,7 +217,7 @@ def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tup
     if len(parameters) != DENSITIES[kind][0] and (parameters or kind != "uniform"):
         problems.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
         return nothing
-    return kind, parameters, scaled
+    return (kind, parameters, scaled) if check_prior(row, numbers, kind, parameters, problems) else nothing
 
 
 def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
@@ -234,14 +248,20 @@ def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
 
 
 def _output(id: str, observables: Mapping[str, Observable]) -> Output:
-    one = observables[id]
     formulas = {name: other.formula for name, other in observables.items()}
-    prediction = _inserted(one.formula, formulas)
-    noise = _inserted(_inserted(one.noise, {id: symbol("prediction")}), formulas)
+    one = observables[id]
+    own = {name: column_of(id, name) for name in (*one.placeholders, *one.noise_placeholders)}
+    prediction = with_ids(_inserted(one.formula, formulas), own)
+    noise = with_ids(_inserted(_inserted(one.noise, {id: symbol("prediction")}), formulas), own)
     error: AbstractErrorModel = (
         LogNormalError(noise, base=one.base, tails=one.tails) if one.base else Additive(noise, tails=one.tails)
     )
     return Output(prediction, error)
+
+
+def column_of(observable: str, placeholder: str) -> str:
+    """Return the name of the column with the values of a placeholder, which is one of this observable alone."""
+    return f"{placeholder} of {observable}"
 
 
 def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
@@ -308,7 +328,7 @@ def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measur
             ("observableParameters", observable.placeholders),
             ("noiseParameters", observable.noise_placeholders),
         ):
-            formulas = problems.formulas(row, column)
+            formulas = [*map(tables.in_model_ids, problems.formulas(row, column))]
             if len(formulas) != len(names):
                 problems.add(
                     row,
@@ -317,6 +337,6 @@ def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measur
                 )
                 continue
             for placeholder, formula in zip(names, formulas, strict=True):
-                given.setdefault(placeholder, [0.0] * len(rows))[number] = formula
+                given.setdefault(column_of(id, placeholder), [0.0] * len(rows))[number] = formula
     problems.stop()
     return Measurements(time, value, output=output, given=given)

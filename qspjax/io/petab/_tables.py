@@ -2,10 +2,11 @@
 
 import csv
 import dataclasses
+import difflib
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,18 @@ def _loader() -> type:
     return Loader
 
 
-def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], problems: Problems) -> list[Row]:
-    """Return the rows of tables below each other; a table without a column that is needed is noted."""
+def read_tables(
+    folder: Path, names: Sequence[str], needed: Sequence[str], others: Sequence[str], problems: Problems
+) -> list[Row]:
+    """Return the rows of tables below each other; a table without a column that is needed is noted.
+
+    Args:
+        folder: Where they are.
+        names: Their names.
+        needed: Columns that must be there.
+        others: Columns that may be there.
+        problems: Where to note what is wrong.
+    """
     rows: list[Row] = []
     for name in names:
         found = list(_rows(folder / name))
@@ -145,6 +156,7 @@ def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], probl
                 problems.of_file(
                     Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}."
                 )
+        check_columns(Path(name).name, columns, (*needed, *others), problems)
         for line, cells in body:
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
                 problems.of_file(
@@ -154,6 +166,20 @@ def read_tables(folder: Path, names: Sequence[str], needed: Sequence[str], probl
             if any(values.values()):
                 rows.append(Row(Path(name).name, line, values))
     return rows
+
+
+def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], problems: Problems) -> None:
+    """Note columns without a name, with the same one, or with nearly that of the standard."""
+    standard = tuple(standard)
+    for place, column in enumerate(columns, start=1):
+        if not column:
+            problems.of_file(file, f"must have a name for each column, but column {place} has none.")
+        elif column in columns[: place - 1]:
+            problems.of_file(file, f"must have columns with different names, but has {column} twice.")
+        elif column not in standard:
+            close = difflib.get_close_matches(column, [name for name in standard if name not in columns], 1, 0.88)
+            if close:
+                problems.of_file(file, f"must have columns of PEtab, but has {column}: did you mean {close[0]}?")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -6,8 +6,25 @@ from typing import Any
 
 from qspjax._expression import symbols
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io.petab._parts import Observable, Period, Tables, noise_of, read_model
+from qspjax.io.petab._checks import check_ids
+from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model
 from qspjax.io.petab._tables import Problems, Row, listed, read_tables
+
+_NAMES = ("conditionId", "conditionName")
+PARAMETERS = (
+    ("parameterId", "parameterScale", "lowerBound", "upperBound", "estimate"),
+    ("parameterName", "nominalValue", "initializationPriorType", "initializationPriorParameters")
+    + ("objectivePriorType", "objectivePriorParameters"),
+)
+OBSERVABLES = (
+    ("observableId", "observableFormula", "noiseFormula"),
+    ("observableName", "observableTransformation", "noiseDistribution"),
+)
+MEASUREMENTS = (
+    ("observableId", "simulationConditionId", "time", "measurement"),
+    ("preequilibrationConditionId", "observableParameters", "noiseParameters", "datasetId", "replicateId"),
+)
+"""Columns of tables: those that must be there, and those that may."""
 
 
 def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables:
@@ -18,23 +35,23 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
     files = several[0]
     folder = path.parent
 
-    def table(key: str, names: Any, *needed: str) -> list[Row]:
+    def table(key: str, names: Any, needed: tuple[str, ...], others: tuple[str, ...]) -> list[Row]:
         if not listed(names):
             raise FileIssues([Issue(path.name, (key,), "must name a file, but is missing.")])
-        return read_tables(folder, listed(names), needed, problems)
+        return read_tables(folder, listed(names), needed, others, problems)
 
-    parameters = table("parameter_file", content.get("parameter_file"), "parameterId", "estimate")
-    conditions = table("condition_files", files.get("condition_files"), "conditionId")
-    observables = table(
-        "observable_files", files.get("observable_files"), "observableId", "observableFormula", "noiseFormula"
-    )
-    columns = ("observableId", "simulationConditionId", "time", "measurement")
-    measurements = table("measurement_files", files.get("measurement_files"), *columns)
+    parameters = table("parameter_file", content.get("parameter_file"), *PARAMETERS)
+    conditions = table("condition_files", files.get("condition_files"), ("conditionId",), ("conditionName",))
+    observables = table("observable_files", files.get("observable_files"), *OBSERVABLES)
+    measurements = table("measurement_files", files.get("measurement_files"), *MEASUREMENTS)
     models = listed(files.get("sbml_files"))
     problems.stop()
     if len(models) != 1:
         raise FileIssues([Issue(path.name, ("sbml_files",), f"must be one model, but is {len(models)}.")])
     network = read_model(path, models[0])
+    check_ids(parameters, "parameterId", problems, own=network.definition.ids())
+    check_ids(conditions, "conditionId", problems)
+    check_ids(observables, "observableId", problems)
     targets = {row.get("conditionId"): _targets(row, problems) for row in conditions}
     found = {row.get("observableId"): _observable(row, problems) for row in observables}
     experiments: dict[str, list[Period]] = {}
@@ -53,11 +70,17 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
             periods = [Period(-float("inf"), targets.get(before, {}))] if before else []
             experiments[name] = [*periods, Period(0.0, dict(targets.get(during, {})))]
         named.append((name, row))
-    return Tables(network, parameters, found, experiments, named)
+    set_ = [
+        Target(name, targets[row.get("conditionId")].get(name, 0.0), row, name, name)
+        for row in conditions
+        for name in row.cells
+        if name not in _NAMES
+    ]
+    return Tables(network, parameters, found, experiments, named, set_)
 
 
 def _targets(row: Row, problems: Problems) -> dict:
-    columns = [name for name in row.cells if name not in ("conditionId", "conditionName") and row.get(name)]
+    columns = [name for name in row.cells if name not in _NAMES and row.get(name)]
     return {name: problems.formula(row, name) for name in columns}
 
 
@@ -77,5 +100,5 @@ def _observable(row: Row, problems: Problems) -> Observable:
 
     base, tails = noise or (0.0, None)
     return Observable(
-        formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise")
+        row, formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise")
     )

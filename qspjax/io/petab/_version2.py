@@ -1,13 +1,33 @@
 """PEtab 2: conditions as rows of targets, experiments of periods, placeholders by name."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qspjax._expression import Expression, substitute, symbol
+from qspjax._expression import Expression
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io.petab._parts import Observable, Period, Tables, noise_of, read_model
+from qspjax.io.petab._checks import check_ids
+from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model, with_ids
 from qspjax.io.petab._tables import Problems, Row, listed, read_tables
+
+WITHOUT = "without experiment"
+"""What measurements of no experiment are in; no id has a blank in it."""
+
+PARAMETERS = (
+    ("parameterId", "estimate", "lowerBound", "upperBound"),
+    ("parameterName", "nominalValue", "priorDistribution", "priorParameters"),
+)
+OBSERVABLES = (
+    ("observableId", "observableFormula", "noiseFormula"),
+    ("observableName", "noiseDistribution", "observablePlaceholders", "noisePlaceholders"),
+)
+MEASUREMENTS = (
+    ("observableId", "experimentId", "time", "measurement"),
+    ("modelId", "observableParameters", "noiseParameters", "datasetId", "replicateId"),
+)
+"""Columns of tables: those that must be there, and those that may."""
 
 
 def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables:
@@ -24,30 +44,42 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
             [Issue(path.name, ("extensions",), f"not supported: extension {next(iter(content['extensions']))}.")]
         )
 
-    def table(key: str, *needed: str) -> list[Row]:
-        return read_tables(folder, listed(content.get(key)), needed, problems)
+    def table(key: str, needed: tuple[str, ...], others: tuple[str, ...] = ()) -> list[Row]:
+        return read_tables(folder, listed(content.get(key)), needed, others, problems)
 
-    parameters = table("parameter_files", "parameterId", "estimate")
-    conditions = table("condition_files", "conditionId", "targetId", "targetValue")
-    experiments = table("experiment_files", "experimentId", "time", "conditionId")
-    observables = table("observable_files", "observableId", "observableFormula", "noiseFormula")
-    measurements = table("measurement_files", "observableId", "time", "measurement")
-    mapping = table("mapping_files", "petabEntityId", "modelEntityId")
+    parameters = table("parameter_files", *PARAMETERS)
+    conditions = table("condition_files", ("conditionId", "targetId", "targetValue"))
+    experiments = table("experiment_files", ("experimentId", "time", "conditionId"))
+    observables = table("observable_files", *OBSERVABLES)
+    measurements = table("measurement_files", *MEASUREMENTS)
+    mapping = table("mapping_files", ("petabEntityId", "modelEntityId"), ("petabEntityName", "name"))
+    for key, rows in (("parameter", parameters), ("observable", observables), ("measurement", measurements)):
+        if not rows:
+            problems.of_file(path.name, f"must name tables in {key}_files that have rows, but does not.")
     problems.stop()
     network = read_model(path, str(model.get("location")))
+    own = network.definition.ids()
+    check_ids(mapping, "petabEntityId", problems)
+    check_ids(parameters, "parameterId", problems, own=own)
+    check_ids(observables, "observableId", problems)
+    check_ids(conditions, "conditionId", problems, unique=False)
+    check_ids(experiments, "experimentId", problems, unique=False)
     renamed = {row.get("petabEntityId"): row.get("modelEntityId") for row in mapping if row.get("modelEntityId")}
-    renamed = {new: old for new, old in renamed.items() if new != old and old in network.definition.ids()}
+    renamed = {new: old for new, old in renamed.items() if new != old and old in own}
+    parameters = [_in_model_ids(row, "parameterId", renamed) for row in parameters]
 
     def read(row: Row, column: str) -> float | Expression:
-        formula = problems.formula(row, column)
-        if not isinstance(formula, Expression) or not renamed:
-            return formula
-        return substitute(formula, {new: symbol(old) for new, old in renamed.items()})
+        return with_ids(problems.formula(row, column), renamed)
 
     targets: dict[str, dict] = {}
+    set_: list[Target] = []
+    ids = {row.get("conditionId") for row in _starting(experiments)}
     for row in conditions:
-        target = row.get("targetId")
-        targets.setdefault(row.get("conditionId"), {})[renamed.get(target, target)] = read(row, "targetValue")
+        id, target = row.get("conditionId"), renamed.get(row.get("targetId"), row.get("targetId"))
+        if target in targets.setdefault(id, {}):
+            problems.add(row, "targetId", f"must be set once by a condition, but {target} is again by {id}.")
+        targets[id][target] = read(row, "targetValue")
+        set_.append(Target(target, targets[id][target], row, "targetId", "targetValue", first=id in ids))
     found = {row.get("observableId"): _observable(row, read, problems) for row in observables}
     periods = _periods(experiments, targets, problems)
     named: list[tuple[str, Row]] = []
@@ -60,10 +92,27 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
                 row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
             )
         if not name:
-            name = "without_experiment"
+            name = WITHOUT
             periods.setdefault(name, [Period(0.0, {})])
         named.append((name, row))
-    return Tables(network, parameters, found, periods, named)
+        if row.get("modelId") not in ("", model_id):
+            problems.add(row, "modelId", f"must be the model ({model_id}), but is {row.get('modelId')}.")
+    return Tables(network, parameters, found, periods, named, set_, renamed)
+
+
+def _in_model_ids(row: Row, column: str, renamed: Mapping[str, str]) -> Row:
+    id = row.get(column)
+    return dataclasses.replace(row, cells={**row.cells, column: renamed[id]}) if id in renamed else row
+
+
+def _starting(rows: list[Row]) -> list[Row]:
+    """Return the rows of the first period of each experiment."""
+    times = {id(row): Problems().number(row, "time") for row in rows}
+    first: dict[str, float] = {}
+    for row in rows:
+        name = row.get("experimentId")
+        first[name] = min(first.get(name, math.inf), times[id(row)])
+    return [row for row in rows if times[id(row)] == first[row.get("experimentId")]]
 
 
 def _periods(rows: list[Row], targets: dict[str, dict], problems: Problems) -> dict[str, list[Period]]:
@@ -71,11 +120,16 @@ def _periods(rows: list[Row], targets: dict[str, dict], problems: Problems) -> d
     found: dict[str, dict[float, Period]] = {}
     for row in rows:
         time = problems.number(row, "time")
+        if math.isnan(time) or time == math.inf:
+            problems.add(row, "time", f"must be a number, or -inf, but is {row.get('time') or 'empty'}.")
+            continue
         own = found.setdefault(row.get("experimentId"), {})
         period = own.setdefault(time, Period(time, {}))
         condition = row.get("conditionId")
         if condition and condition not in targets:
             problems.add(row, "conditionId", f"must be a condition ({', '.join(targets)}), but is {condition}.")
+        for target in period.targets.keys() & targets.get(condition, {}).keys():
+            problems.add(row, "conditionId", f"must set what nothing else sets at that time, but sets {target} again.")
         period.targets.update(targets.get(condition, {}))
     ordered = {name: [own[time] for time in sorted(own)] for name, own in found.items()}
     for periods in ordered.values():
@@ -95,4 +149,4 @@ def _observable(row: Row, read: Any, problems: Problems) -> Observable:
 
     base, tails = noise or (0.0, None)
     names = placeholders("observablePlaceholders"), placeholders("noisePlaceholders")
-    return Observable(read(row, "observableFormula"), read(row, "noiseFormula"), base, tails, *names)
+    return Observable(row, read(row, "observableFormula"), read(row, "noiseFormula"), base, tails, *names)
