@@ -34,9 +34,9 @@ def drawn(error: AbstractErrorModel, key: Any, predictors: Predictors) -> Array:
         value = first + jnp.exp(predictors[1]) * _standard(error.tails, key, first.shape)
         return error.base**value if isinstance(error, LogNormalError) else value
     if isinstance(error, Poisson):
-        return jax.random.poisson(key, jnp.exp(first)).astype(float)
+        return jax.random.poisson(key, first).astype(float)
     if isinstance(error, Binary):
-        return jax.random.bernoulli(key, jax.nn.sigmoid(first)).astype(float)
+        return jax.random.bernoulli(key, first).astype(float)
     if isinstance(error, Ordinal):
         uniform = jax.random.uniform(key, first.shape)
         return jnp.sum(uniform > jax.nn.sigmoid(jnp.stack(predictors)), axis=0).astype(float)

@@ -237,7 +237,7 @@ class _Builder:
 
     def _rows(self, name: str, parts: list[tuple], offsets: np.ndarray) -> Rows:
         output = self.problem.outputs[name]
-        kinds = ("experiment", "place", "time", "order", "value", "side", "lower", "upper")
+        kinds = ("experiment", "record", "place", "time", "order", "value", "side", "lower", "upper")
         columns: dict[str, list] = {key: [] for key in kinds}
         given: dict[str, list] = {}
         needed = [one for one in output.names() if one != "prediction"]
@@ -246,6 +246,7 @@ class _Builder:
             data = one.measurements
             changes = passed(one.changes, data.time[which], one.seen[which])
             columns["experiment"] += [number] * len(which)
+            columns["record"] += which.tolist()
             columns["place"] += (offsets[stage] + inside).tolist()
             columns["time"] += data.time[which].tolist()
             columns["order"] += one.seen[which].tolist()
@@ -265,7 +266,7 @@ class _Builder:
                     cells = [self.pool.place(symbol(used), number)] * len(which)
                 given.setdefault(used, []).extend(cells)
         arrays = {key: np.array(values) for key, values in columns.items()}
-        arrays |= {key: arrays[key].astype(int) for key in ("experiment", "place", "side")}
+        arrays |= {key: arrays[key].astype(int) for key in ("experiment", "record", "place", "side")}
         for used, cells in given.items():
             if len(cells) != len(arrays["value"]):
                 refuse(

@@ -15,6 +15,7 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
+from qspjax.fit._causes import why_undefined
 from qspjax.fit._colours import coloured
 from qspjax.fit._error_models import Predictors
 from qspjax.fit._formula import as_formula
@@ -185,7 +186,10 @@ class Problem:
         return jnp.sum(jnp.stack([f.transform.log_det(natural[i]) for i, f in enumerate(self.free.values())]))
 
     def log_likelihood(self, x: Any) -> Array:
-        """Return the log likelihood at a point; -inf where a simulation fails."""
+        """Return the log likelihood at a point; -inf where a simulation fails, or a measurement has no density.
+
+        `failures` says why.
+        """
         return self.settled(x)[0]
 
     def log_density(self, x: Any) -> Array:
@@ -344,7 +348,7 @@ class Problem:
         return Problem(self.model, experiments, outputs, self.parameters, method=self.method)
 
     def failures(self, x: Any) -> list[str]:
-        """Say which experiments fail at a point, where and why; an empty list if none does."""
+        """Say which experiments have no likelihood at a point, where, why and what helps; an empty list if all have."""
         outcomes = self._simulated(jnp.asarray(x, float))
         shown = ", ".join(f"{name} = {float(value):.6g}" for name, value in self.values(x).items())
         lines = []
@@ -354,13 +358,21 @@ class Problem:
                 lines.append(
                     f"Experiment `{name}` failed at time {float(outcomes.time[i]):g}. {RESULTS[code]} ({shown})"
                 )
-        for rows, prediction, _ in self._predicted(jnp.asarray(x, float)) if not lines else []:
-            bad = np.flatnonzero(~np.isfinite(np.asarray(prediction)))
-            if bad.size:
-                where = [*self.experiments][rows.experiment[bad[0]]]
-                at = f"at time {rows.time[bad[0]]:g} in experiment `{where}`"
-                lines.append(f"Output `{rows.name}` is {float(prediction[bad[0]])} {at}. ({shown})")
+        if lines:
+            return lines
+        for rows, parts in zip(self.rows, self._explained(jnp.asarray(x, float)), strict=True):
+            for number, why in why_undefined(rows, *parts).items():
+                lines.append(f"Experiment `{[*self.experiments][number]}`: {why} ({shown})")
         return lines
+
+    @cached_property
+    def _explained(self) -> Any:
+        def explained(x: Array) -> list:
+            pool, known = self.pooled(x)
+            observed = self.layout.stages.simulate(pool).observed
+            return [rows.explained(pool, observed, known) for rows in self.rows]
+
+        return eqx.filter_jit(explained)
 
     @cached_property
     def _simulated(self) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from qspjax._checks import refuse
 from qspjax._expression import Expression
-from qspjax.fit._error_models import Predictors, formulas_of
+from qspjax.fit._error_models import Predictors, formulas_of, since_previous
 from qspjax.fit._formula import names_in, value_of
 from qspjax.fit._measurements import Measurements, Output
 
@@ -23,6 +24,7 @@ class Rows:
         name: The output.
         output: Its formulas and error model.
         experiment: The number of the experiment of each row, shape (rows,).
+        record: Which measurement of the experiment it is, in the order of these.
         place: Where its time stands among all times of the experiment, stages after each other.
         time: Its time.
         order: What orders it among what happens at its time, see `Experiment`.
@@ -36,6 +38,7 @@ class Rows:
     name: str
     output: Output
     experiment: np.ndarray
+    record: np.ndarray
     place: np.ndarray
     time: np.ndarray
     order: np.ndarray
@@ -61,6 +64,15 @@ class Rows:
         own = None if self.output.below is None else self.output.below.limit
         return float(low if own is None else max(low, own)), float(high)
 
+    @cached_property
+    def previous(self) -> np.ndarray:
+        """The row before each one in its experiment, in the order of time and then of records; -1 of the first."""
+        order = np.lexsort((self.order, self.time, self.experiment))
+        follows = self.experiment[order[1:]] == self.experiment[order[:-1]]
+        found = np.full(order.size, -1)
+        found[order[1:][follows]] = order[:-1][follows]
+        return found
+
     def predicted(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
         """Return the prediction of each row, and the predictors of its density.
 
@@ -69,6 +81,13 @@ class Rows:
             observed: Observed values, shape (experiments, times).
             known: Parameters by name.
         """
+        prediction, given = self.quantities(pool, observed, known)
+        return prediction, self.output.error.predictors(prediction, given)
+
+    def quantities(
+        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         output = self.output
         needed = names_in(output.prediction, *formulas_of(output.error).values())
         values: dict[str, Any] = {}
@@ -81,18 +100,26 @@ class Rows:
                 values[name] = known[name]
         prediction = self._each(output.prediction, values)
         values["prediction"] = prediction
-        formulas = formulas_of(output.error)
-        given = {field: self._each(formula, values) for field, formula in formulas.items()}
-        return prediction, output.error.predictors(prediction, given)
+        given = {field: self._each(formula, values) for field, formula in formulas_of(output.error).items()}
+        for field in since_previous(output.error):
+            given[field] -= jnp.where(self.previous < 0, 0.0, given[field][self.previous])
+        return prediction, given
 
     def _each(self, formula: float | Expression, values: Mapping[str, Any]) -> Any:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
+    def explained(
+        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """Return `quantities`, and the log likelihood of each row: what `why_undefined` looks at."""
+        prediction, given = self.quantities(pool, observed, known)
+        return prediction, given, self.log_density(self.output.error.predictors(prediction, given))
+
     def log_density(self, predictors: Predictors) -> Any:
         """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
         error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
-        density = error.log_density(jnp.where(self.censored, 1.0, self.value), predictors)  # 1.0 has one, whatever y
+        density = error.log_density(jnp.where(self.censored, 0.0, self.value), predictors)
         if self._may_be_censored:
             inside = error.log_between(np.maximum(self.lower, least), self.upper, predictors)
             density = jnp.where(self.censored, inside, density)

@@ -101,7 +101,7 @@ def test_time_to_event():
 
 def rows(output, value, side, lower=-np.inf, upper=np.inf):
     """Return one measurement, censored or not."""
-    several = (np.array([one]) for one in (0, 0, 0.0, value, side, lower, upper))
+    several = (np.array([one]) for one in (0, 0, 0, 0.0, 0.0, value, side, lower, upper))
     return Rows("y", output, *several, given={})
 
 

@@ -14,6 +14,7 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression, substitute, symbol
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
+from qspjax.fit._causes import why_undefined
 from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free, log_priors, natural_values
@@ -27,6 +28,8 @@ from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
 from qspjax.fit.mixed._occasions import Occasions
 from qspjax.fit.mixed._random import Random
 from qspjax.solve import AbstractMethod
+
+NO_SLOPE = "its measurements have a likelihood, but that has no finite derivative in the random effects or parameters."
 
 
 class Mixed:
@@ -252,29 +255,48 @@ class Mixed:
         return [type(self), self.model, self.method, *formulas, self.experiments, self.covariates, self.steps]
 
     def failures(self, x: Any, u: Any = None) -> list[str]:
-        """Say which subjects have no likelihood at a point, where and why; an empty list if all have.
+        """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have.
 
         Args:
             x: The point.
             u: The random effects eta = L u, shape (subjects, effects); by default zero.
         """
+        found = self._causes(x, u)
+        return [found[i] for i in sorted(found)]
+
+    def reasons(self, lost: np.ndarray, x: Any, u: Any = None) -> tuple[str, ...]:
+        """Say of each subject that is lost at a point why.
+
+        Args:
+            lost: Which subjects are, shape (subjects,), of a mixture without their copies.
+            x: The point.
+            u: The random effects, as in `failures`.
+        """
+        known, found = self._causes(x, u), []
+        for i in np.flatnonzero(lost):
+            own = [known[k] for k in range(i, self.count, len(lost)) if k in known]
+            found += own or [f"Subject `{self.subjects[i]}`: {NO_SLOPE}"]
+        return tuple(found)
+
+    def _causes(self, x: Any, u: Any) -> dict[int, str]:
         u = np.zeros((self.count, len(self.effects))) if u is None else u
 
-        def once(x: Array, u: Array) -> tuple[Expansion, list[Array]]:
-            outcomes = self.expanded(x, u, 0)
-            return outcomes, [prediction for prediction, _ in self.predicted(x, u, outcomes)]
+        def once(x: Array, u: Array) -> tuple[Any, Array, list]:
+            here = self.expanded(x, u, 0)
+            pool, known = self.pooled(x, u)
+            observed = self.individuals.observed(here, pool)
+            return here.result, here.time, [rows.explained(pool, observed, known) for rows in self.rows]
 
-        program = self.program("simulated once", lambda: jax.jit(once))
-        outcomes, predictions = program(jnp.asarray(x, float), jnp.asarray(u, float))
+        program = self.program("explained", lambda: jax.jit(once))
+        result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))
         lines = {}
-        for rows, prediction in zip(self.rows, predictions, strict=True):
-            for k in np.flatnonzero(~np.isfinite(np.asarray(prediction))):
-                what = f"output `{rows.name}` is {float(prediction[k])} at time {rows.time[k]:g}."
-                lines.setdefault(int(rows.experiment[k]), f"Subject `{self.subjects[rows.experiment[k]]}`: {what}")
-        for i in np.flatnonzero(np.asarray(outcomes.result != RESULTS.successful)):
-            code = jax.tree.map(lambda leaf, i=i: leaf[i], outcomes.result)
-            lines[int(i)] = f"Subject `{self.subjects[i]}`: failed at time {float(outcomes.time[i]):g}. {RESULTS[code]}"
-        return [lines[i] for i in sorted(lines)]
+        for rows, own in zip(self.rows, parts, strict=True):
+            for i, why in why_undefined(rows, *own).items():
+                lines.setdefault(i, f"Subject `{self.subjects[i]}`: {why}")
+        for i in np.flatnonzero(np.asarray(result != RESULTS.successful)):
+            code = jax.tree.map(lambda leaf, i=i: leaf[i], result)
+            lines[int(i)] = f"Subject `{self.subjects[i]}`: failed at time {float(time[i]):g}. {RESULTS[code]}"
+        return lines
 
     def program(self, name: str, make: Callable[[], Any]) -> Any:
         """Return a compiled program of this problem, made once."""

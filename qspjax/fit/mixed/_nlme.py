@@ -142,7 +142,7 @@ class DescentRun:
         first = self.evaluated(x, self.u) if first is None else first
         self.kept = ~first.failed
         self.weights = np.ones(first.failed.size) if weights is None else weights
-        self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
+        self.reasons = () if self.kept.all() else mixed.reasons(~self.kept, x)
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
         _check_all_matter(mixed, first.slopes[self.kept])

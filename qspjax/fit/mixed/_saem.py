@@ -133,7 +133,7 @@ class StochasticRun:
         width = np.full(mixed.count, 1.0)
         around, found = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, TRIALS)
         self.around, self.kept = around, np.isfinite(found.value)
-        self.reasons = () if self.kept.all() else tuple(mixed.failures(x))
+        self.reasons = () if self.kept.all() else mixed.reasons(~self.kept, x)
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
         self.chains = begun(mixed, jnp.broadcast_to(around.middle, (chains, *around.middle.shape)))
