@@ -4,8 +4,12 @@ Every message reads "Argument `name` must ..., but is ...". Traced values pass: 
 number shows up as a result code instead.
 """
 
+import difflib
 import numbers
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -24,6 +28,14 @@ class ArgumentError(ValueError):
 def refuse(argument: str, must: str, found: Any) -> NoReturn:
     """Raise the `ArgumentError` that names the argument, what it must be and what it is."""
     raise ArgumentError(argument, f"must {must}, but is {_shown(found)}.")
+
+
+def warn(message: str) -> None:
+    """Warn, in the name of the line outside of qspjax that led here."""
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def check_instance(argument: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
@@ -106,10 +118,26 @@ def check_increasing(argument: str, value: Any) -> None:
 
 def check_one_of(argument: str, value: Any, allowed: Iterable[Any], what: str) -> None:
     """Check that `value` is one of the `allowed` names."""
-    allowed = list(allowed)
+    allowed = sorted(allowed, key=str) if isinstance(allowed, (set, frozenset)) else list(allowed)
     if value not in allowed:
-        listed = ", ".join(map(str, allowed)) or "it has none"
-        refuse(argument, f"name {what} ({listed})", value)
+        listed = in_a_row(allowed) or "it has none"
+        raise ArgumentError(
+            argument, f"must name {what} ({listed}), but is {_shown(value)}.{did_you_mean(value, allowed)}"
+        )
+
+
+def in_a_row(names: Iterable[Any], most: int = 30) -> str:
+    """Return names in a row for a message, the first of them where they are many."""
+    names = [str(name) for name in names]
+    more = [f"... and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
+def did_you_mean(value: Any, allowed: Iterable[Any]) -> str:
+    """Return " Did you mean ...?" with the name that is most like a wrong one; nothing where none is."""
+    by_small = {str(name).lower(): str(name) for name in allowed}
+    near = difflib.get_close_matches(str(value).lower(), by_small, n=1, cutoff=0.75)
+    return f" Did you mean `{by_small[near[0]]}`?" if near else ""
 
 
 def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> Any:

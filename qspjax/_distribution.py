@@ -16,9 +16,12 @@ import numpy as np
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jaxtyping import Array
 
-from qspjax._checks import check_above, check_finite, check_instance, check_number, concrete, refuse
+from qspjax._checks import check_above, check_finite, check_instance, check_number, concrete, refuse, warn
 from qspjax._model import as_parameter
 from qspjax._types import Scalar
+
+_PERCENT = 5.0
+"""A coefficient of variation from here on was most likely meant in percent."""
 
 
 class AbstractDistribution(eqx.Module):
@@ -99,6 +102,13 @@ class LogNormal(AbstractDistribution):
             if value is not None:
                 check_number(name, value)
                 check_above(name, value, 0.0)
+        known = concrete(cv)
+        if known is not None and (known >= _PERCENT).any():
+            percent = float(known.max())
+            warn(
+                f"Argument `cv` is a fraction, and {percent:g} is a spread of {100 * percent:g} %: "
+                f"{percent:g} % is {percent / 100:g}."
+            )
         self.median = as_parameter(median)
         self.omega = as_parameter(omega) if cv is None else jnp.sqrt(jnp.log1p(as_parameter(cv) ** 2))
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_above, check_finite, check_minimum, concrete, refuse
+from qspjax._checks import check_above, check_finite, check_minimum, concrete, did_you_mean, in_a_row, refuse
 from qspjax._names import leaf_names, match, names, state_names
 from qspjax._types import Observed, Scalar, State
 
@@ -117,6 +118,12 @@ class AbstractModel(eqx.Module):
 
     units: ClassVar[Units] = Units()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "AbstractModel":
+        """Check the names of what a model is built from before its constructor does."""
+        if cls.__init__ not in (object.__init__, eqx.Module.__init__):
+            _check_given(cls, args, kwargs)
+        return eqx.Module.__new__(cls)
+
     @abc.abstractmethod
     def initial(self) -> State:
         """Return the state before the first dose."""
@@ -166,6 +173,35 @@ def check_traits(module: eqx.Module) -> None:
             f"Class `{kind.__name__}` must derive from `{base.__name__}` to define `{method}`, or nothing calls it, "
             f"but derives from {bases}."
         )
+
+
+def _check_given(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that a constructor is given arguments that it has, and all that it needs.
+
+    Raises:
+        ValueError: If it is not; with its arguments, their units and what they are.
+    """
+    taken = inspect.signature(cls.__init__).parameters
+    _, *names = taken
+    kinds = {parameter.kind for parameter in taken.values()}
+    if not kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
+        return
+    for name in kwargs:
+        if name not in names:
+            has = f"`{cls.__name__}` must be given arguments that it has ({in_a_row(names)})"
+            raise ValueError(f"{has}, but is given `{name}`.{did_you_mean(name, names)}")
+    positional = [name for name in names if taken[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    given = {*positional[: len(args)], *kwargs}
+    missing = [name for name in names if taken[name].default is inspect.Parameter.empty and name not in given]
+    if missing:
+        fields = {field.name: field.metadata for field in dataclasses.fields(cls)}
+        needed = (f"{name}{_described(fields.get(name, {}))}" for name in missing)
+        raise ValueError(f"`{cls.__name__}` must be given {', '.join(needed)}, but is not.")
+
+
+def _described(metadata: Mapping[str, Any]) -> str:
+    words = [metadata.get("doc", ""), metadata.get("unit", "")]
+    return f" ({', '.join(filter(None, words))})" if any(words) else ""
 
 
 def _shown(value: np.ndarray) -> str:
@@ -281,7 +317,8 @@ def check_slope(slope: State, start: State) -> None:
         refuse("model", must, f"one that returns a {type(slope).__name__}")
     for name, own, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
         if jnp.shape(leaf) not in ((), jnp.shape(own)):
-            refuse("model", must, f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`")
+            found = f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`, whose shape is {jnp.shape(own)}"
+            refuse("model", must, found)
 
 
 def as_state(model: AbstractModel, state: State | None, *, batched: bool = False) -> State:
@@ -298,5 +335,5 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
     state = jax.tree.map(as_parameter, state)
     for name, leaf, own in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
         if jnp.shape(leaf) != own.shape and not (batched and jnp.shape(leaf)[1:] == own.shape):
-            refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`")
+            refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`, whose shape is {own.shape}")
     return state

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_one_of, concrete, refuse
+from qspjax._checks import check_one_of, concrete, did_you_mean, in_a_row, refuse
 
 M = TypeVar("M", bound=eqx.Module)
 
@@ -106,6 +106,43 @@ class Labelled:
 
 
 @jax.tree_util.register_pytree_node_class
+class ByName(dict):
+    """A dict that says which names it has when it is asked for another one.
+
+    Example:
+        >>> ByName({"concentration": 1.0})["concentraton"]
+        Traceback (most recent call last):
+        ...
+        qspjax._names.UnknownName: There is no `concentraton` among: concentration. Did you mean `concentration`?
+    """
+
+    def __missing__(self, name: Any) -> Any:
+        raise UnknownName(name, self)
+
+    def tree_flatten(self) -> tuple:
+        """Return the values."""
+        return tuple(self.values()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple, values: Iterable[Any]) -> "ByName":
+        """Return it from its values."""
+        return cls(zip(names, values, strict=True))
+
+
+class UnknownName(KeyError, ValueError):
+    """A name that is none of those that there are."""
+
+    def __init__(self, name: Any, known: Iterable[Any]) -> None:
+        """Compose the message."""
+        known = list(known)
+        message = f"There is no `{name}` among: {in_a_row(known) or 'nothing'}.{did_you_mean(name, known)}"
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+@jax.tree_util.register_pytree_node_class
 class Numbers(Mapping):
     """Numbers by name: a leaf each where there are few, else one array, but for those that have been replaced.
 
@@ -140,7 +177,10 @@ class Numbers(Mapping):
     def __getitem__(self, name: str) -> Any:
         if name in self.apart:
             return self.apart[name]
-        return self.array[..., _places(self.labels)[name]]
+        place = _places(self.labels).get(name)
+        if place is None or self.array is None:
+            raise UnknownName(name, self.labels)
+        return self.array[..., place]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.labels)

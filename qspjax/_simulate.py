@@ -17,6 +17,7 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
+from qspjax._traced import in_the_users_words
 from qspjax._types import Observed, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
@@ -27,6 +28,7 @@ from qspjax.solve._varied import Varied
 from qspjax.solve._visits import solve_in_visits
 
 
+@in_the_users_words()
 def simulate(
     model: AbstractModel,
     regimen: Regimen,
@@ -98,6 +100,7 @@ def simulate(
     return _thrown(solution) if throw else solution
 
 
+@in_the_users_words()
 def simulate_cohort(
     cohort: Cohort,
     regimen: Regimen,
@@ -272,6 +275,7 @@ def _prepare(
     return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
 
 
+@in_the_users_words()
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return what a model observes; check that it is numbers by name."""
     seen: list[Any] = []

@@ -12,7 +12,7 @@ import numpy as np
 from qspjax._checks import check_names, check_one_of, concrete
 from qspjax._extras import require
 from qspjax._model import Units
-from qspjax._names import Numbers, leaf_names, state_names
+from qspjax._names import ByName, Numbers, leaf_names, state_names
 from qspjax._types import Observed, State, Times
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Solution(eqx.Module):
     """
 
     ts: Times
-    observed: Observed
+    observed: Observed = eqx.field(converter=lambda values: ByName(values) if type(values) is dict else values)
     states: State
     result: Any
     stats: dict[str, Any]

@@ -426,7 +426,7 @@ def test_names():
         ("(a", "there must be an operator or `)` at character 3, but there is its end"),
         ("a)", "there must be an operator or the end at character 2, but there is `)`"),
         ("a $ b", "character 3, but there is `$`"),
-        ("a ** b", "character 4, but there is `*`"),
+        ("a ** b", "must be written `^`, as in `x^2`, but is `**` at character 3"),
         ("a = b", "there must be an operator or the end at character 3, but there is `=`"),
         ("f(x)", "there must be a known function at character 1, but there is `f`"),
         ("exp(x,)", "there must be a number, a name or a bracket at character 7, but there is `)`"),

@@ -134,6 +134,11 @@ class _Reader:
     def fail(self, wanted: str, token: _Token | None = None) -> NoReturn:
         """Refuse a token, the next one if none is given."""
         token = token or self.token
+        if token.text == "*" and self.text[token.at - 1 : token.at] == "*":
+            raise ValueError(
+                f"In {self._around(token.at)} a power must be written `^`, as in `x^2`, "
+                f"but is `**` at character {token.at}."
+            )
         found = "its end" if token.kind == "end" else f"`{token.text}`"
         raise ValueError(
             f"In {self._around(token.at)} there must be {wanted} at character {token.at + 1}, but there is {found}."

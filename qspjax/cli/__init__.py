@@ -1,7 +1,10 @@
 """The command line: trials, simulations, fits, sensitivities, checks of files; `qspjax COMMAND --help` says more."""
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -20,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 if interrupted."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warning
+            return arguments.run(arguments)
     except KeyboardInterrupt:
         return say("Interrupted: nothing was written.", INTERRUPTED)
     except ValueError as error:
@@ -38,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     for add in (add_trial, add_simulate, add_fit, add_sensitivity, add_check, add_import, add_suite):
         add(commands)
     return parser
+
+
+def _warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as a line of its own."""
+    print(f"Warning: {message}", file=sys.stderr)
 
 
 def _breakdown(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_one_of, refuse
+from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._events import events_of
 from qspjax._expression import Expression, symbol
 from qspjax._model import as_state
@@ -170,17 +170,23 @@ class _Builder:
     # --- names ------------------------------------------------------------------------------------------------------
 
     def _check_names(self) -> None:
-        known = {*self.problem.parameters, *self.leaves, *self.observed, *self.set_somewhere, *self.pool.individual}
+        leaves = sorted(self.leaves)
+        others = (*self.problem.parameters, *sorted(self.set_somewhere), *self.pool.individual)
+        known = [*dict.fromkeys((*self.observed, *leaves, *others))]
         for name, output in self.problem.outputs.items():
-            columns = {column for one in self.experiments for column in one.measurements.given}
+            columns = [column for one in self.experiments for column in one.measurements.given if column not in known]
             for used in sorted(output.names() - {"prediction"}):
                 what = f"an observed value, a state or a parameter, in output `{name}`"
-                check_one_of(used, used, known | columns, what)
+                check_one_of("outputs", used, [*known, *dict.fromkeys(columns)], what)
         for name, one in self.problem.experiments.items():
             for used in sorted(one.names()):
-                check_one_of(used, used, known, f"an observed value, a state or a parameter, in experiment `{name}`")
+                what = f"an observed value, a state or a parameter, in experiment `{name}`"
+                check_one_of("experiments", used, known, what)
             for output in dict.fromkeys(one.measurements.output):
-                check_one_of("output", output, self.problem.outputs, "an output")
+                if output not in self.problem.outputs:
+                    hint = did_you_mean(output, self.problem.outputs)
+                    must = f"name what is measured, but `{output}` of experiment `{name}` is missing in it.{hint}"
+                    raise ArgumentError("outputs", f"must {must}")
             for change in _changes_of(one):
                 for put in change.put:
                     if not isinstance(self.model, Network):
@@ -194,8 +200,11 @@ class _Builder:
         )
         for name in self.problem.free:
             if name not in self.leaves and name not in used:
+                of_model = f"a parameter of the model ({in_a_row(leaves)}) or a name in a formula"
                 raise ArgumentError(
-                    "parameters", f"must be parameters that something depends on, but nothing depends on `{name}`."
+                    "parameters",
+                    f"must be parameters that something depends on, {of_model}, but nothing depends on `{name}`."
+                    + did_you_mean(name, leaves),
                 )
 
     # --- measurements -----------------------------------------------------------------------------------------------

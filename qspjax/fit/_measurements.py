@@ -67,7 +67,7 @@ class Measurements:
             own time whose `order` is not greater. By default it sees them all.
 
     Raises:
-        ValueError: If columns differ in length or hold no numbers.
+        ValueError: If columns differ in length or hold no numbers, or a value is infinite.
 
     Example:
         >>> from qspjax.fit import Measurements
@@ -93,6 +93,9 @@ class Measurements:
             refuse("value", f"have one element a time ({self.time.size})", f"of shape {self.value.shape}")
         if np.isnan(self.time).any():
             refuse("time", "hold numbers, or inf for the steady state", "NaN somewhere")
+        if (infinite := np.flatnonzero(np.isinf(self.value))).size:
+            row = infinite[0]
+            refuse("value", f"be finite, or NaN where one is missing, in row {row + 1}", self.value[row])
         several = [output] * self.rows if isinstance(output, str) else list(output)
         self.output = tuple(map(str, several))
         if len(self.output) != self.rows:

@@ -19,6 +19,7 @@ from qspjax._varying import NOCB, AbstractInterpolation, varying
 from qspjax.fit import Experiment
 from qspjax.io._issues import Issue
 from qspjax.io._nonmem_dialect import translate
+from qspjax.io._nonmem_doubts import warn_of_doubts
 from qspjax.io._nonmem_events import Layout, most_rows, occasions, regimen_of, rows_of, time_after_dose
 from qspjax.io._nonmem_experiments import experiments_of
 from qspjax.io._nonmem_notes import Notes
@@ -322,7 +323,8 @@ def read_nonmem(
     are covariates. A field that is empty or "." is missing: 0 in a column of doses, no data in DV, NaN in a covariate.
     Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is not looked at where EVID is
     not 0, whatever MDV says. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing
-    is corrected: what no rule allows is an issue, and all issues are raised together.
+    is corrected: what no rule allows is an issue, and all issues are raised together. Of what is seldom meant (a dose
+    that stands there twice, a negative DV, no DV at all) a warning names the lines.
 
     Args:
         path: The file, in UTF-8, at most 256 MiB.
@@ -374,6 +376,7 @@ def read_nonmem(
     notes.close()
     if most_rows(values) > MOST_ROWS:
         notes.stop(f"must have at most {MOST_ROWS} doses, all subjects filled up, but has more.", column="ADDL")
+    warn_of_doubts(values, text.line, str(path))
     return _data(str(path), values, labels, text.line, interpolation)
 
 

@@ -200,6 +200,8 @@ def _check_names(names: Sequence[str], dropped: set[str], line: int | None, note
         if times > 1 and name:
             notes.add(f"must be there once, but is there {times} times.", line=line, column=name)
     kept = [name for name in names if name not in dropped]
+    if len(names) == 1 and ";" in names[0]:
+        notes.stop("must be separated by commas, tabs or blanks, but is by semicolons: save it with commas.", line=line)
     found = listed(kept)
     for name in ("ID", "TIME"):
         if name not in kept:

@@ -1,12 +1,11 @@
 """Read the tables of a TOML file: typed values with units, every issue collected, unknown keys found."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
-from qspjax._checks import ArgumentError
+from qspjax._checks import ArgumentError, did_you_mean
 from qspjax._units import check_unit, convert
 from qspjax.io._issues import Path
 
@@ -205,9 +204,7 @@ def one_of(value: Any, allowed: Iterable[str], what: str) -> str:
     allowed = list(allowed)
     if isinstance(value, str) and value in allowed:
         return value
-    by_small = {name.lower(): name for name in allowed}
-    near = difflib.get_close_matches(str(value).lower(), by_small, n=1, cutoff=0.75)
-    hint = f" Did you mean `{by_small[near[0]]}`?" if near else ""
+    hint = did_you_mean(value, allowed)
     raise ValueError(f"must be {what} ({', '.join(allowed) or 'there are none'}), but is {shown(value)}.{hint}")
 
 

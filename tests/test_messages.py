@@ -1,0 +1,212 @@
+"""Mistakes as users make them: each message says what, where, and what to do."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qspjax as qsp
+from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+from qspjax.models import MassAction, Network, OneCompartment, OneCompartmentOral, Reaction
+
+
+class Amounts(NamedTuple):
+    drug: jax.Array
+    effect: jax.Array
+
+
+class Patient(qsp.AbstractModel):
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination")
+
+    def initial(self):
+        return Amounts(1.0, 0.0)
+
+    def vector_field(self, t, y):
+        return Amounts(-self.k * y.drug, self.k * y.drug)
+
+    def observe(self, t, y):
+        return {"drug": y.drug}
+
+
+class Branches(Patient):
+    def vector_field(self, t, y):
+        if y.drug > 0.5:
+            return Amounts(-self.k * y.drug, 0.0)
+        return Amounts(0.0, 0.0)
+
+
+class Greatest(Patient):
+    def vector_field(self, t, y):
+        return Amounts(-self.k * max(y.drug, 0.0), 0.0)
+
+
+class Mathematics(Patient):
+    def vector_field(self, t, y):
+        return Amounts(-math.exp(y.drug), 0.0)
+
+
+class Numpy(Patient):
+    def vector_field(self, t, y):
+        return Amounts(-np.exp(y.drug), 0.0)
+
+
+class Number(Patient):
+    def vector_field(self, t, y):
+        return Amounts(-float(y.drug), 0.0)
+
+
+class Observes(Patient):
+    def observe(self, t, y):
+        return {"drug": y.drug if y.drug > 0 else 0.0}
+
+
+class Helped(Patient):
+    def vector_field(self, t, y):
+        return Amounts(-clipped(y.drug), 0.0)
+
+
+def clipped(x):
+    return min(x, 1.0)
+
+
+PYTHON = [
+    (Branches, r"`Branches.vector_field` must compute .* but `if y.drug > 0.5:` in line \d+ .*`jnp.where\(cond"),
+    (Greatest, r"`Greatest.vector_field` .*`jnp.maximum\(a, b\)` and `jnp.minimum\(a, b\)` instead of `max` and `min`"),
+    (Mathematics, r"`Mathematics.vector_field` .*`jnp.exp\(x\)` instead of `math.exp\(x\)` or `np.exp\(x\)`"),
+    (Numpy, r"`Numpy.vector_field` .*`jnp.exp\(x\)` instead"),
+    (Number, r"`Number.vector_field` .*the number itself instead of `float"),
+    (Observes, r"`Observes.observe` .*instead of `if`"),
+    (Helped, r"`clipped` must compute .*`return min\(x, 1.0\)` .*`jnp.minimum"),
+]
+
+
+def fitted(model):
+    data, outputs = Measurements([1.0], [0.5], output="y"), {"y": Output("drug", Additive("s"))}
+    problem = Problem(model, Experiment(data), outputs, {"k": Free(0.1), "s": 0.1})
+    return problem.log_likelihood(problem.start)
+
+
+WAYS = {
+    "simulate": lambda model: qsp.simulate(model, qsp.no_doses(), [0.0, 1.0]),
+    "cohort": lambda model: qsp.simulate_cohort(qsp.Cohort.of(model, {"k": [0.1, 0.2]}), qsp.no_doses(), [0.0, 1.0]),
+    "diffrax": lambda model: qsp.simulate(model, qsp.no_doses(), [0.0, 1.0], method=qsp.solve.Diffrax()),
+    "jit": lambda model: jax.jit(lambda model: qsp.simulate(model, qsp.no_doses(), [0.0, 1.0]).ts)(model),
+    "fit": fitted,
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), PYTHON, ids=lambda part: getattr(part, "__name__", ""))
+@pytest.mark.parametrize("way", WAYS)
+def test_python_on_traced_numbers_names_method_line_and_remedy(kind, message, way):
+    with pytest.raises(ValueError, match=message):
+        WAYS[way](kind(k=0.1))
+
+
+def simulated():
+    return qsp.simulate(OneCompartment(CL=1.0, V=2.0), qsp.bolus(1.0, to=1), [0.0, 1.0])
+
+
+def problem(parameters=None, prediction="concentration", output="c"):
+    data = Measurements([1.0, 2.0], [1.0, 2.0], output="c")
+    outputs = {output: Output(prediction, Additive("s"))}
+    model, regimen = OneCompartment(CL=1.0, V=2.0), qsp.bolus(1.0, to=1)
+    return Problem(model, Experiment(data, regimen), outputs, parameters or {"CL": Free(1.0), "s": 0.1})
+
+
+def network(rate):
+    reaction = Reaction("A ->", rate)
+    return Network(species={"A": 1.0}, parameters={"k": 1.0}, reactions={"r": reaction})
+
+
+MISTAKES = {
+    "constructor": (lambda: OneCompartmentOral(Cl=1.0, V=2.0, ka=1.0), "is given `Cl`. Did you mean `CL`?"),
+    "constructor lists": (
+        lambda: OneCompartment(CL=1.0, Vd=2.0),
+        "`OneCompartment` must be given arguments that it has (CL, V), but is given `Vd`.",
+    ),
+    "constructor lacks": (
+        lambda: OneCompartment(CL=1.0),
+        "`OneCompartment` must be given V (volume of distribution, L), but is not.",
+    ),
+    "observed": (
+        lambda: simulated().observed["concentraton"],
+        "There is no `concentraton` among: concentration. Did you mean `concentration`?",
+    ),
+    "endpoint": (lambda: qsp.endpoints.AUC("concentraton")(simulated()), "Did you mean `concentration`?"),
+    "dose target": (
+        lambda: qsp.simulate(OneCompartment(CL=1.0, V=2.0), qsp.bolus(1.0, to="centrall"), [0.0]),
+        "must name a dose target of the model (central), but is `centrall`. Did you mean `central`?",
+    ),
+    "parameter": (lambda: qsp.at(OneCompartment(CL=1.0, V=2.0), "cl"), "Did you mean `CL`?"),
+    "power": (lambda: network("k * A**2"), "In `k * A**2` a power must be written `^`, as in `x^2`, but is `**`"),
+    "rate of a network observed": (
+        lambda: qsp.simulate(network(MassAction("k")), qsp.no_doses(), [0.0]).observed["B"],
+        "There is no `B` among: A",
+    ),
+    "free parameter": (lambda: problem({"Cl": Free(1.0), "s": 0.1}), "(CL, V) or a name in a formula, but nothing"),
+    "output": (
+        lambda: problem(output="d"),
+        "Argument `outputs` must name what is measured, but `c` of experiment `experiment` is missing in it.",
+    ),
+    "prediction": (
+        lambda: problem(prediction="conc"),
+        "in output `c` (concentration, central, CL, V, s), but is `conc`.",
+    ),
+    "infinite measurement": (
+        lambda: Measurements([0.0, 1.0], [1.0, np.inf], output="c"),
+        "must be finite, or NaN where one is missing, in row 2, but is inf.",
+    ),
+    "slope": (
+        lambda: qsp.simulate(Wide(k=0.1), qsp.no_doses(), [0.0]),
+        "shape (2,) for `drug`, whose shape is ()",
+    ),
+    "initial": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0], initial=Amounts(jnp.ones(3), 0.0)),
+        "of shape (3,) in `drug`, whose shape is ()",
+    ),
+}
+
+
+class Wide(Patient):
+    def vector_field(self, t, y):
+        return Amounts(jnp.zeros(2), 0.0)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake):
+    make, message = MISTAKES[mistake]
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("ID,TIME,AMT,DV\n1,0,100,.\n1,1,.,-3\n1,2,.,3\n", "line 3: DV is negative."),
+        ("ID,TIME,AMT,DV\n1,0,100,.\n1,0,100,.\n1,1,.,3\n", "line 3: the dose stands there a second time"),
+        ("ID,TIME,AMT\n1,0,100\n1,1,.\n", "there is no column DV"),
+    ],
+)
+def test_what_is_seldom_meant_is_read_with_a_warning(table, message, tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text(table)
+    with pytest.warns(UserWarning, match=message) as found:
+        qsp.io.read_nonmem(path)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+
+
+def test_semicolons_are_named(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("ID;TIME;AMT;DV\n1;0;100;.\n1;1;.;3\n")
+    with pytest.raises(qsp.io.FileIssues, match="but is by semicolons: save it with commas"):
+        qsp.io.read_nonmem(path)
+
+
+def test_a_spread_in_percent_is_doubted():
+    with pytest.warns(UserWarning, match="`cv` is a fraction, and 30 is a spread of 3000 %: 30 % is 0.3"):
+        qsp.LogNormal(cv=30.0)
