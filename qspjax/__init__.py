@@ -1,4 +1,20 @@
-"""Differentiable quantitative systems pharmacology in JAX."""
+"""Differentiable quantitative systems pharmacology in JAX.
+
+A model is equations and numbers, doses are a table, and one verb joins them: `simulate` for a patient,
+`simulate_cohort` for thousands, `simulate_trial` for arms. `jit`, `vmap` and `grad` go through all of it.
+
+    models       the catalogue, and networks of reactions       solve        how a model is integrated
+    population   virtual patients, trials, endpoints, NCA       execute      where patients are computed
+    fit          calibration, mixed effects, posteriors         equilibrium  where a system comes to rest
+    sensitivity  which inputs matter                            io, plot     files, pictures
+
+Example:
+    >>> import qspjax as qsp
+    >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)  # L/h, L, 1/h
+    >>> solution = qsp.simulate(patient, qsp.bolus(200.0, to="depot"), [0.0, 2.0, 24.0])
+    >>> solution.observed["concentration"].round(3)
+    Array([0.   , 5.295, 0.66 ], dtype=float64)
+"""
 
 from qspjax import _precision as _precision, _threads as _threads  # isort: skip  (these are decided first)
 from qspjax import (
@@ -89,9 +105,18 @@ from qspjax.population import (
 
 
 def __getattr__(name: str) -> object:
-    """Import `io` and `plot`, which need optional packages, when they are first asked for."""
+    """Import `io` and `plot`, which need optional packages, when they are first asked for; look the version up."""
     if name in ("io", "plot"):
         import importlib
 
         return importlib.import_module(f"qspjax.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("qspjax")
     raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported later, too."""
+    return sorted({*globals(), "__version__", "io", "plot"})

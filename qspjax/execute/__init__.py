@@ -1,3 +1,12 @@
-"""Where the patients of a cohort are computed."""
+"""Where the patients of a cohort are computed: all at once (`Vmap`), or in parts of bounded memory (`Chunked`).
+
+Example:
+    >>> import jax, qspjax as qsp
+    >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    >>> cohort = qsp.Population(patient, between={"CL": qsp.LogNormal(cv=0.3)}).sample(key=jax.random.key(0), size=10)
+    >>> dose, parts = qsp.bolus(100.0, to="central"), qsp.execute.Chunked(4)
+    >>> qsp.simulate_cohort(cohort, dose, [1.0, 2.0], executor=parts).observed["concentration"].shape
+    (10, 2)
+"""
 
 from qspjax.execute._executor import AbstractExecutor as AbstractExecutor, Chunked as Chunked, Vmap as Vmap

@@ -1,4 +1,20 @@
-"""Calibration: data and likelihood, parameters, and how they are found."""
+"""Calibration: data and likelihood, parameters, and how they are found.
+
+`Problem` and `estimate` for one or several experiments, `Mixed` and `nlme` for populations, `sample` for posteriors.
+
+Example:
+    >>> import qspjax as qsp
+    >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+    >>> data = Measurements([1.0, 5.0, 10.0], [3.02, 2.02, 1.22], output="c")
+    >>> problem = Problem(
+    ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+    ...     Experiment(data, qsp.bolus(100.0, to="central")),
+    ...     outputs={"c": Output("concentration", Additive("sigma"))},
+    ...     parameters={"CL": Free(2.0), "sigma": 0.05},
+    ... )
+    >>> round(qsp.fit.estimate(problem).parameters["CL"], 1)
+    3.0
+"""
 
 from qspjax.fit._analytic import Analytic as Analytic
 from qspjax.fit._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring

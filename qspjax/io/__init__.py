@@ -1,4 +1,15 @@
-"""Files: trials and data sets to read, results and data sets to write."""
+"""Files: models, data sets, trials and fits to read, results and data sets to write; `validate` checks any of them.
+
+What is wrong with a file is a list of issues (`FileIssues`), each with its line.
+
+Example:
+    >>> import pathlib, tempfile, qspjax as qsp
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "one.csv"
+    >>> _ = path.write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n")
+    >>> data = qsp.io.read_nonmem(path)
+    >>> data.dv
+    array([[nan, 3.1]])
+"""
 
 from qspjax.io._antimony import read_antimony as read_antimony, write_antimony as write_antimony
 from qspjax.io._fit_data import experiments as experiments

@@ -1,4 +1,20 @@
-"""The catalogue of models."""
+"""The catalogue of models: pharmacokinetics, effects, target-mediated disposition, networks of reactions.
+
+Every model is an equinox module: parameters are its attributes, `print(model)` and `qspjax.names(model)` list them with
+units. `Coupled` joins a model of the drug and one of its effect; `Network` is written as reactions, or read from SBML.
+
+Example:
+    >>> import qspjax as qsp
+    >>> print(qsp.models.TwoCompartment(CL=3.0, V1=10.0, Q=2.0, V2=20.0))
+    TwoCompartment(CL=3 L/h, V1=10 L, Q=2 L/h, V2=20 L)
+    >>> binding = qsp.models.Network(
+    ...     species={"L": 10.0, "R": 5.0, "LR": 0.0},
+    ...     parameters={"kon": 0.1, "koff": 0.2},
+    ...     reactions={"bind": qsp.models.Reaction("L + R <-> LR", qsp.models.MassAction("kon", "koff"))},
+    ... )
+    >>> qsp.simulate(binding, qsp.no_doses(), [50.0]).observed["LR"].round(3)
+    Array([3.783], dtype=float64)
+"""
 
 from qspjax.models._absorption import TransitAbsorption as TransitAbsorption
 from qspjax.models._coupled import Coupled as Coupled

@@ -1,4 +1,12 @@
-"""Pictures of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows."""
+"""Pictures of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows.
+
+Example:
+    >>> import qspjax as qsp
+    >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    >>> solution = qsp.simulate(patient, qsp.bolus(100.0, to="central"), [0.0, 1.0, 2.0, 4.0])
+    >>> axes = qsp.plot.trajectory(solution, "concentration")
+    >>> axes.figure.savefig("/dev/null", format="png")
+"""
 
 from qspjax.plot._bayes import posteriors as posteriors, ranks as ranks, traces as traces
 from qspjax.plot._fit import (

@@ -1,4 +1,16 @@
-"""Virtual populations, trials and endpoints."""
+"""Virtual populations, trials, endpoints of simulations, and noncompartmental analysis of measured data.
+
+Example:
+    >>> import jax, qspjax as qsp
+    >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+    >>> cohort = qsp.Population(patient, between={"CL": qsp.LogNormal(cv=0.3)}).sample(key=jax.random.key(0), size=20)
+    >>> arms = [qsp.Arm(f"{dose:g} mg", qsp.bolus(dose, to="depot")) for dose in (100.0, 200.0)]
+    >>> trial = qsp.Trial(arms, [0.0, 2.0, 24.0], endpoints={"C24": qsp.endpoints.Value("concentration", at=24.0)})
+    >>> result = qsp.simulate_trial(trial, cohort)
+    >>> low, high = (row.median for row in qsp.summarise(result))
+    >>> round(float(high / low), 6)
+    2.0
+"""
 
 from qspjax.population import endpoints as endpoints
 from qspjax.population._covariates import (

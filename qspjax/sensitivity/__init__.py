@@ -1,4 +1,11 @@
-"""Which inputs matter: derivatives at a point, and what happens over whole ranges."""
+"""Which inputs matter: derivatives at a point (`local`), and what happens over whole ranges (`sobol`, `morris`, ...).
+
+Example:
+    >>> import qspjax as qsp
+    >>> inputs = qsp.sensitivity.Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+    >>> qsp.sensitivity.sobol(lambda x: x[:, 0] + 2.0 * x[:, 1], inputs, samples=512).total[:, 0].round(2)
+    array([0.2, 0.8])
+"""
 
 from qspjax.sensitivity._design import Inputs as Inputs
 from qspjax.sensitivity._fast import Fast as Fast, efast as efast

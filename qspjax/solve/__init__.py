@@ -1,4 +1,15 @@
-"""How a dosed model is solved over time."""
+"""How a dosed model is solved over time: a method is a value, given as `method=` of `simulate`.
+
+Without one, a linear model is solved exactly (`MatrixExponential`) and every other by `Rosenbrock`; `Explicit` is for
+what is not stiff, `Automatic` for what is stiff at times, `Diffrax` is the independent path.
+
+Example:
+    >>> import qspjax as qsp
+    >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(100.0, to="central")
+    >>> method = qsp.solve.Rosenbrock(rtol=1e-9)
+    >>> qsp.simulate(patient, dose, [10.0], method=method).observed["concentration"].round(6)
+    Array([1.226265], dtype=float64)
+"""
 
 from qspjax.solve._diffrax import Diffrax as Diffrax
 from qspjax.solve._ensemble import Automatic as Automatic, Explicit as Explicit, Rosenbrock as Rosenbrock
