@@ -187,10 +187,13 @@ CENSORED = {"concentration": Output("concentration", Additive(0.1), below=M3(100
         (lambda: Problem(PATIENT, GOOD, CENSORED, FREE), "must have measurements above the limit of quantification"),
         (lambda: Problem(PATIENT, GOOD, OUTPUT, {"CL": 3.0}), "must have at least one that is Free"),
         (lambda: Problem(PATIENT, GOOD, OUTPUT, FREE | {"k": Free(1.0)}), "but nothing depends on `k`"),
-        (lambda: Problem(PATIENT, GOOD, {}, FREE), "Argument `outputs` must name what is measured, but `concentration` of"),
+        (
+            lambda: Problem(PATIENT, GOOD, {}, FREE),
+            "Argument `outputs` must name what is measured, but `concentration` of",
+        ),
         (
             lambda: Problem(PATIENT, GOOD, {"concentration": Output("conc", Additive(0.1))}, FREE),
-            "Argument `outputs` must name an observed value, a state or a parameter, in output `concentration`",
+            "Argument `outputs` must name an observed value, a state or a parameter, in output `conc",
         ),
         (lambda: Free(3.0, bounds=(4.0, 5.0)), "Argument `start` must lie within the bounds 4 to 5, but is 3."),
         (lambda: Free(3.0, bounds=(5.0, 4.0)), "Argument `bounds` must be the least and the greatest value"),
