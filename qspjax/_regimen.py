@@ -248,6 +248,11 @@ class Regimen(eqx.Module):
         there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of that constant
         infusion, which ends at its time.
 
+        A steady state that the doses do not lead to, since as much is given as can be eliminated, or nothing is, is a
+        failure (`RESULTS.steady_state_not_found`). Lags and durations may be the interval, or multiples of it; an
+        output at the very time of a dose, or of the end of an infusion, has the derivative of the side on which that
+        comes before the output.
+
         Args:
             added: Whether to add the steady state to the current state instead of replacing it.
 

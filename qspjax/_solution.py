@@ -36,9 +36,15 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "The events at one moment did not come to an end, or more changes wait than `pending` of an event allows. Look "
         "for events that trigger each other in a circle, or raise `pending`."
     )
+    algebraic_unsolved = (
+        "The equations of the algebraic states have no solution near the values they had before: at the start, or "
+        "after a dose, an event or a change of a parameter. Look at the equation of the named state and at what it is "
+        "a function of, or give the model an initial state closer to a solution."
+    )
     steady_state_not_found = (
-        "No steady state of the doses was found. A state may accumulate without bound, or more may be given than the "
-        "patient can eliminate; inside `jit`, more than four earlier doses may still run or be on their way."
+        "No steady state of the doses was found. As much may be given as the patient can eliminate, or nothing may "
+        "leave, so that the named state accumulates without bound: lower the dose, or look at the elimination. "
+        "Inside `jit`, more than four earlier doses may still run or be on their way."
     )
 
 

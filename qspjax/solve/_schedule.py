@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import concrete, refuse
 from qspjax._events import assigned_parameters
-from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of
+from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of, mass_of
 from qspjax._names import in_full, match, state_names
 from qspjax._regimen import Action, Parameter, Regimen
 from qspjax._types import State
@@ -89,6 +89,11 @@ class Pattern(NamedTuple):
     jump: jax.Array
     rate: jax.Array
 
+    @property
+    def near(self) -> jax.Array:
+        """How far two times of the pattern may be apart that rounding alone separates, shape ()."""
+        return slack(jnp.abs(self.begins) + self.interval)
+
 
 SteadyState = Callable[[AbstractModel, Pattern], tuple[jax.Array, jax.Array]]
 """Finds the steady state of a model under a pattern of doses, flat; returns also whether it was found."""
@@ -134,13 +139,21 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
 
 
 def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
-    """Check that the model says the durations and rates that an aimed regimen leaves to it.
+    """Check that the model says the durations and rates that an aimed regimen leaves to it, and can take its doses.
 
     Raises:
-        ValueError: If it does not; the dose target is named.
+        ValueError: If it does not, or a dose is given to an algebraic state; the dose target is named.
     """
-    kind, index = concrete(regimen.kind), concrete(regimen.index)
+    kind, index, time = concrete(regimen.kind), concrete(regimen.index), concrete(regimen.time)
     declared = deliveries_of(model)
+    states = state_names(model.initial())
+    solved = {name for name, mass in zip(states, mass_of(model, states), strict=True) if mass == 0}
+    if solved and not any(x is None for x in (kind, index, time)):
+        kinds, places, times = np.broadcast_arrays(kind, index, time)
+        for target in np.unique(places[(kinds < Action.RESET) & np.isfinite(times)]):
+            name = str(regimen.targets[target])
+            if declared.get(name, Delivery(name)).state in solved:
+                refuse("regimen", "give doses to states that are not algebraic", f"one with a dose to `{name}`")
     for action, name in ((Action.INFUSION_MODEL_DURATION, "duration"), (Action.INFUSION_MODEL_RATE, "rate")):
         if kind is None or index is None or not (kind == action).any():
             continue
@@ -243,7 +256,8 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
         sets, runs = mine & (regimen.kind == Action.SET), mine & (regimen.kind == Action.INFUSION_OVER)
         last = place_of_greatest(jnp.where(before & sets, rank + 1, 0), axis=1)
         known = (before & sets).any(axis=1)
-        share = jnp.clip((now[:, None] - now[None]) / regimen.duration, 0.0, 1.0)
+        share = (now[:, None] - now[None]) / regimen.duration
+        share = jnp.where(share >= 1.0, 1.0, jnp.where(share > 0.0, share, 0.0))
         since = before & runs & (rank[None] > jnp.where(known, rank[last], -1)[:, None])
         climbed = jnp.sum(jnp.where(since, share * regimen.amount, 0.0), axis=1)
         found.append(jnp.where(known, regimen.amount[last], value) + climbed)
@@ -254,16 +268,23 @@ def earlier_doses(model: AbstractModel, regimen: Regimen) -> jax.Array:
     """Return how many doses before a steady state still run, or are on their way, when it begins."""
     one = resolved(model, regimen)
     rows = jnp.arange(regimen.rows)
-    late = one.start + one.lasts - regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
-    ratio = late / jnp.where(regimen.interval > 0, regimen.interval, 1.0)
-    repeated = jnp.where(one.infused, jnp.ceil(ratio - 1e-9) - 1.0, jnp.floor(ratio + 1e-9))
+    first = regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
+    late = one.start + one.lasts - first
+    near = slack(jnp.abs(first) + regimen.interval)
+    interval = jnp.where(regimen.interval > 0, regimen.interval, 1.0)
+    repeated = jnp.where(one.infused, jnp.ceil((late - near) / interval) - 1.0, jnp.floor((late + near) / interval))
     many = jnp.where(regimen.interval > 0, repeated, late > 0)
-    return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(ratio), many, 0.0))
+    return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(late), many, 0.0))
 
 
 def slack(time: jax.Array) -> jax.Array:
     """Return how far two times may be apart that rounding alone separates."""
     return 1e-12 * jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0))
+
+
+def not_below_zero(time: jax.Array) -> jax.Array:
+    """Return a time that is zero but for rounding, or above, and not below zero; its derivative stays what it is."""
+    return time - jax.lax.stop_gradient(jnp.where(time < 0.0, time, 0.0))
 
 
 class Cuts(NamedTuple):
@@ -313,7 +334,7 @@ class Doses(NamedTuple):
         """Return the doses without what is cut; only what enters a state, not a parameter, can be."""
         first = jnp.where(self.entry < states, first_cut(cuts, self.ordered, self.row), jnp.inf)
         start = jnp.where(self.start >= first - slack(first), jnp.inf, self.start)
-        return self._replace(start=start, stop=jnp.minimum(self.stop, first))
+        return self._replace(start=start, stop=jnp.where(self.stop <= first, self.stop, first))
 
 
 def schedule_of(
@@ -388,7 +409,7 @@ def _with_moments(
         doses = doses.beside(earlier)
         lost = (is_steady & ~fine).any() | ~enough
         vectors = jnp.concatenate([vectors[: extent.resets], found])
-        vectors = jnp.where(lost, jnp.nan, jnp.where(there[:, None], vectors, 0.0))
+        vectors = jnp.where(enough, jnp.where(there[:, None], vectors, 0.0), jnp.nan)
 
     number, none = jnp.arange(row.size), jnp.zeros(row.shape)
     total, no = states + len(names), jnp.zeros_like(there)
@@ -431,11 +452,11 @@ def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> 
     # a constant infusion ran all the time, and ends with the lag
     enters = jnp.where(interval > 0, shift - back * interval, 0.0)
     ends = jnp.where(interval > 0, enters + patterns.lasts[..., None], jnp.where(back == 1.0, shift, 0.0))
-    near = slack(jnp.abs(begins) + interval)
+    near = patterns.near[:, None, None]
     going = jnp.where(infused, ends > near, enters >= -near)
     going &= there[:, None, None] & jnp.isfinite(patterns.shift)[..., None]
     enough = ~going[..., most:].any()
-    start = jnp.where(going, begins + jnp.maximum(enters, 0.0), jnp.inf)
+    start = jnp.where(going, begins + jnp.where(enters >= -near, not_below_zero(enters), 0.0), jnp.inf)
     stop = jnp.where(going & infused, begins + ends, jnp.inf)
 
     def flat(values: jax.Array) -> jax.Array:

@@ -50,7 +50,11 @@ class Timeline(eqx.Module):
 
     def culprit(self, unknown: jax.Array, states: int) -> jax.Array:
         """Return the number of the state that the first unknown dose enters."""
-        return self.entry[first_true(unknown)] % states
+        entry = self.entry[first_true(unknown)]
+        if self.vectors is None:
+            return entry % states
+        lost = jnp.isnan(self.vectors[jnp.maximum(entry - 2 * states, 0) % self.vectors.shape[0]])
+        return jnp.where(entry >= 2 * states, first_true(lost), entry % states)
 
 
 def timeline(schedule: Schedule, ts: jax.Array) -> Timeline:

@@ -391,6 +391,72 @@ def test_no_steady_state_of_a_linear_model():
     assert solution.failures()[0].reason.startswith("No steady state of the doses was found.")
 
 
+class Cycle(NamedTuple):
+    central: jax.Array
+    active: jax.Array
+    resting: jax.Array
+
+
+class Switched(qsp.AbstractModel):
+    """An elimination, and a protein that is neither made nor lost; the drug activates it in proportion to `q`."""
+
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination, or growth", above=None)
+    q: jax.Array = qsp.parameter(unit="1/mg", doc="activation", default=0.0, minimum=0.0)
+    total: jax.Array = qsp.parameter(unit="nmol", doc="protein", default=2.0)
+
+    def initial(self):
+        return Cycle(0.0, 0.0, self.total)
+
+    def vector_field(self, t, y):
+        activated = 0.3 * (1.0 + self.q * y.central) * y.resting - 0.1 * y.active
+        return Cycle(-self.k * y.central, activated, -activated)
+
+    def observe(self, t, y):
+        return {"amount": y.central, "active": y.active}
+
+
+def test_steady_state_of_a_linear_model_that_keeps_or_gathers():
+    """What is neither made nor lost is that of the start; where the drug does not leave, or grows, there is none."""
+    cohort = qsp.Cohort.of(Switched(k=0.2), {"k": jnp.asarray([0.2, 1e-300, -0.05, 1e-6])})
+    regimen = qsp.bolus(60.0, to="central").every(12.0, doses=2).at_steady_state()
+    solution = qsp.simulate_cohort(cohort, regimen, [6.0])
+    assert [(f.patient, f.state) for f in solution.failures()] == [(1, "central"), (2, "central")]
+    for patient, k in ((0, 0.2), (3, 1e-6)):
+        expected = 60.0 * np.exp(-6.0 * k) / -np.expm1(-12.0 * k)
+        assert float(solution.observed["amount"][patient, 0]) == pytest.approx(expected, rel=1e-9)
+        assert float(solution.observed["active"][patient, 0]) == pytest.approx(1.5, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_constant_infusion_of_a_nonlinear_model_that_keeps_or_gathers():
+    """Value and gradient where the total of the protein is kept; none where nothing leaves."""
+    regimen = qsp.infusion(0.0, to="central", rate=10.0).at_steady_state()
+
+    def active(k, total):
+        solution = qsp.simulate(Switched(k=k, q=0.5, total=total), regimen, [0.0], throw=False)
+        return solution.observed["active"][0], solution.failed
+
+    gains = 0.3 * (1.0 + 0.5 * 50.0)  # at 10 / 0.2 mg
+    (value, failed), slopes = jax.value_and_grad(active, argnums=(0, 1), has_aux=True)(0.2, 2.0)
+    assert not failed
+    assert float(value) == pytest.approx(2.0 * gains / (gains + 0.1), rel=1e-7)
+    expected = 2.0 * 0.1 / (gains + 0.1) ** 2 * 0.3 * 0.5 * -50.0 / 0.2, gains / (gains + 0.1)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-6)
+    assert active(1e-300, 2.0)[1]
+    assert active(-0.05, 2.0)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [11.0, 12.0, 200.0])
+def test_constant_infusion_at_or_above_what_can_be_eliminated(rate):
+    """With what is made; the equation has a root beyond the pole, at a negative amount, where no patient gets to."""
+    regimen = qsp.infusion(0.0, to="central", rate=rate).at_steady_state()
+    solution = qsp.simulate(Saturable(), regimen, [0.0], method=METHODS["Rosenbrock"], throw=False)
+    (failure,) = solution.failures()
+    assert failure.reason.startswith("No steady state of the doses was found.")
+    assert failure.state == "central"
+
+
 def test_more_earlier_doses_than_provided_for_inside_jit():
     """Outside of `jit` as many rows are provided as are needed; inside, too many are a failure, not a wrong number."""
     patient = qsp.models.OneCompartment(CL=3.0, V=30.0)

@@ -1,0 +1,22 @@
+"""When two states are the same to a method."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Near(NamedTuple):
+    """What counts as the same state: a change below atol + rtol |y|, with `atol` one number or one a state."""
+
+    rtol: float
+    atol: Any
+
+    def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
+        """Return the largest change in units of the tolerance, inf if it is not finite."""
+        size = jnp.max(jnp.abs(change) / self.scale(y))
+        return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+    def scale(self, y: jax.Array) -> jax.Array:
+        """Return the tolerance of each state."""
+        return self.atol + self.rtol * jnp.abs(y)
