@@ -251,8 +251,10 @@ class AbstractAlgebraic(AbstractModel):
 
     $$ M y' = f(t, y), \\quad M = diag(1, ..., 1, 0, ..., 0) $$
 
-    The algebraic states must be determined by the others (index 1). They follow a dose with the next step, so an
-    output at the very time of a dose, or of the start, still shows them as they were.
+    The algebraic states must be determined by the others (index 1). At the start, and after every dose, event, reset
+    and change of a parameter, they are solved again, from what they were: an output at the time of a dose shows what
+    follows from it, and of several solutions the one nearby is found. Their initial values are guesses. Where there is
+    no solution the patient fails, and the state is named. They take no doses.
     """
 
     @abc.abstractmethod

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qspjax._arrays import place_of_greatest
+
 UNROLLED = 10
 
 
@@ -79,3 +81,21 @@ def _in_a_loop(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
         return substituted(lu.T, jnp.ones_like(pivots), y, backwards=True)
 
     return lambda b: jax.lax.custom_linear_solve(lambda x: matrix @ x, b, solve, transposed)
+
+
+def inverse(matrix: jax.Array) -> jax.Array:
+    """Return the inverse of a small matrix, by elimination with scaled partial pivoting; not finite if singular."""
+    n = len(matrix)
+    if n == 1:
+        return 1.0 / matrix
+    places = jnp.arange(n)
+    largest = jnp.max(jnp.abs(matrix), axis=1, keepdims=True)
+    rows = jnp.concatenate([matrix, jnp.eye(n, dtype=matrix.dtype)], axis=1) / jnp.where(largest > 0, largest, 1.0)
+
+    def eliminate(k: jax.Array, rows: jax.Array) -> jax.Array:
+        pivot = place_of_greatest(jnp.where(places >= k, jnp.abs(rows[:, k]), -1.0))
+        rows = rows[jnp.where(places == k, pivot, jnp.where(places == pivot, k, places))]
+        own = rows[k] / rows[k, k]
+        return jnp.where((places == k)[:, None], own, rows - rows[:, k][:, None] * own)
+
+    return jax.lax.fori_loop(0, n, eliminate, rows)[:, n:]

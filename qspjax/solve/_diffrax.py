@@ -21,6 +21,7 @@ from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
+from qspjax.solve._near import Near
 from qspjax.solve._replay import Record, replay
 from qspjax.solve._rodas5p import Rodas5P
 from qspjax.solve._schedule import Schedule
@@ -99,14 +100,16 @@ class _Flat(NamedTuple):
 
 
 def _flatten(
-    solver: diffrax.AbstractSolver,
+    method: Diffrax,
     model: AbstractModel,
     schedule: Schedule,
     ts: jax.Array,
     initial: State | None,
     t0: jax.Array,
+    *,
+    differentiated: bool,
 ) -> _Flat:
-    start = as_state(model, initial)
+    start, solver = as_state(model, initial), _stepping(method, differentiated=differentiated)
     if not mass_of(model, state_names(start)).all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "Diffrax")
     y0, unravel = ravel_pytree(start)
@@ -118,7 +121,7 @@ def _flatten(
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
-    y0, events = begun(model, start, t0)
+    y0, events, _ = begun(model, start, t0, Near(method.rtol, absolute(method.atol, model, state_names(start))))
     return _Flat(y0, unravel, timeline(schedule, ts), Stepper(solver=solver, term=diffrax.ODETerm(field)), events)
 
 
@@ -156,7 +159,7 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
     fine = path.end.code == SUCCESS
 
     def repeat(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
-        one = _flatten(_stepping(method, differentiated=True), model, schedule, ts, initial, t0)
+        one = _flatten(method, model, schedule, ts, initial, t0, differentiated=True)
         steps = jnp.where(fine, path.end.accepted, 0)
         record = Record(path.record, path.causes, steps)
         kept = replay(one.stepper, model, one.lines, one.y0, t0, record=record, outputs=ts.size, events=one.events)
@@ -179,7 +182,7 @@ def _integrate(
     method: Diffrax,
     record: bool,
 ) -> tuple[State, Path]:
-    one = _flatten(_stepping(method, differentiated=False), model, schedule, ts, initial, t0)
+    one = _flatten(method, model, schedule, ts, initial, t0, differentiated=False)
     atol = absolute(method.atol, model, state_names(as_state(model, initial)))
     path = integrate(
         one.stepper,

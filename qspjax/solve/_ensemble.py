@@ -11,6 +11,7 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
@@ -20,12 +21,13 @@ from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
+from qspjax.solve._near import Near
 from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import timeline
 from qspjax.solve._watch import begun, events_over_leaves
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
-from qspjax.solve.kernel._lanes import NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program
+from qspjax.solve.kernel._lanes import INCONSISTENT, NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program
 from qspjax.solve.kernel._layout import System, system_of
 from qspjax.solve.kernel._primitives import run
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
@@ -37,6 +39,7 @@ CODES = (
     RESULTS.state_nonfinite,
     RESULTS.step_too_small,
     RESULTS.events_unsettled,
+    RESULTS.algebraic_unsolved,
 )
 """Results in the order of the codes of the kernel."""
 
@@ -246,8 +249,8 @@ def _solve(
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(schedule, ts)
     system, leaves = system_of(model, start, mass)
-    y0, events = begun(model, start, t0)
     _check_determined(system, states)
+    y0, events, solved = begun(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
     unknown = lines.unknown()
     outputs = ts.shape[0]
     time = lines.time if wanted is None else jnp.where(wanted, lines.time, jnp.inf)
@@ -261,9 +264,11 @@ def _solve(
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
         code=jnp.where(lines.output < outputs, lines.output, -1 - lines.entry).astype(jnp.int32),
     )
+    if not mass.all():
+        patients = patients._replace(ended=jnp.where(solved, SUCCESS, INCONSISTENT).astype(jnp.int32))
     if events is not None:
-        ended = jnp.where(events.settled, SUCCESS, UNSETTLED).astype(jnp.int32)
-        patients = patients._replace(memory=events.memory, ended=ended, own=tuple(leaves))
+        ended = jnp.where(events.settled, SUCCESS if patients.ended is None else patients.ended, UNSETTLED)
+        patients = patients._replace(memory=events.memory, ended=ended.astype(jnp.int32), own=tuple(leaves))
     program = Program(
         system=system,
         step=scheme.step,
@@ -331,6 +336,9 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
         for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
             bad = ~jnp.isfinite(vector)
             culprit = jnp.where((end.code == NONFINITE) & bad.any(), first_true(bad), culprit)
+        if system.algebraic.size:
+            left = jnp.where(system.mass == 0, jnp.abs(here), -1.0)
+            culprit = jnp.where(end.code == INCONSISTENT, place_of_greatest(left), culprit)
         return jnp.where(end.code == SUCCESS, 0, culprit)
 
     return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.zeros((), int))

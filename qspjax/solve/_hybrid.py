@@ -18,10 +18,12 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._events import Event, assigned_names, events_of
-from qspjax._model import AbstractModel, as_parameter, mass_of
+from qspjax._model import AbstractModel, as_parameter
 from qspjax._names import match, state_names
 from qspjax._types import State
 from qspjax.solve._comparisons import watched
+from qspjax.solve._consistent import Equations
+from qspjax.solve._near import Near
 
 CASCADE = 32
 """Changes at one moment: so many, and four more for each event, before a patient is given up."""
@@ -77,6 +79,7 @@ class Hybrid:
     """The events of one structure of model; compared by identity.
 
     Attributes:
+        equations: The vector field over flat states.
         size: Numbers in a memory.
         gaps: Number of gaps.
         own: How many of them, the first ones, are those of triggers.
@@ -84,7 +87,8 @@ class Hybrid:
         squeezed: Whether the vector field itself compares with the time, so that steps keep off the ends.
     """
 
-    def __init__(self, model: AbstractModel, start: State) -> None:
+    def __init__(self, model: AbstractModel, start: State, near: Near) -> None:
+        self.equations = Equations(model, start, near)
         self._unravel = ravel_pytree(start)[1]
         states = state_names(start)
         events = events_of(model)
@@ -95,7 +99,6 @@ class Hybrid:
         self._pending = max([event.pending if late else 2 for event, late in zip(events, delayed, strict=True)] or [0])
         self._assigned = sorted({i for targets in self._targets for i in targets})
         self._states = len(states)
-        self._mass = mass_of(model, states)
         self.size = self._events * (1 + self._pending * (2 + self._width)) + bool(events)
 
         seen: list[np.ndarray] = []
@@ -116,12 +119,6 @@ class Hybrid:
         self.timed = np.concatenate([own, np.ones(self._field.size, bool), waiting])
         self.gaps = self.timed.size
         self.squeezed = bool(self._field.size)
-
-    def field(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> jax.Array:
-        """Return dy/dt, 0 for algebraic states."""
-        state = self._unravel(y)
-        slope = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), model.vector_field(t, state), state)
-        return ravel_pytree(slope)[0] * self._mass.astype(y.dtype)
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return state, memory and whether all is well, after the events that fire at the start."""
@@ -180,6 +177,8 @@ class Hybrid:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Apply all changes that are due; return state, memory and whether it came to an end.
 
+        Algebraic states are solved before each, so that every trigger sees what follows from the last change.
+
         Args:
             model: The patient.
             t: The time.
@@ -195,8 +194,10 @@ class Hybrid:
         def settle(carry: tuple, seen: tuple[jax.Array, jax.Array] | None = None) -> tuple:
             y, kept, _, fine, rounds = carry
             y, kept, acted, room = self._settle(model, t, y, kept, (t, y) if seen is None else seen)
+            y, _ = self.equations.solved(model, t, y)
             return y, kept, acted, fine & room, rounds + 1
 
+        y, _ = self.equations.solved(model, t, y)
         first = (y, self._parted(memory), jnp.ones((), bool), jnp.ones((), bool), jnp.zeros((), int))
         now = settle(first, ahead)
 
@@ -272,13 +273,13 @@ class Hybrid:
         return jnp.concatenate([part.ravel() for part in kept])
 
 
-def hybrid_of(model: AbstractModel, start: State) -> Hybrid | None:
+def hybrid_of(model: AbstractModel, start: State, near: Near) -> Hybrid | None:
     """Return the events of a model, and the times its vector field compares with; None if it has neither.
 
     Raises:
         ValueError: If an event assigns a state that the model does not have.
     """
-    found = Hybrid(model, jax.tree.map(as_parameter, start))
+    found = Hybrid(model, jax.tree.map(as_parameter, start), near)
     return found if found.gaps or found.size else None
 
 
@@ -305,7 +306,7 @@ def moved_to_cause(
         return t, y
 
     def field(t: jax.Array, y: jax.Array) -> jax.Array:
-        return hybrid.field(model, t, y) + rate
+        return hybrid.equations.field(model, t, y, rate)
 
     here = jnp.where(cause > hybrid.gaps, cause - hybrid.gaps - 1, jnp.clip(cause, 0, hybrid.gaps - 1))
     located = (cause >= 0) & (cause != hybrid.gaps)
@@ -343,7 +344,7 @@ def repeated(
     time, state = moved_to_cause(hybrid, model, rate, t, y, memory, cause)
     located = (cause >= 0) & (cause < hybrid.gaps)
     little = jnp.where(located, 1e-10 * span, 0.0)
-    seen = jax.lax.stop_gradient((t + little, y + little * (hybrid.field(model, t, y) + rate)))
+    seen = jax.lax.stop_gradient((t + little, y + little * hybrid.equations.field(model, t, y, rate)))
     after, kept, _ = hybrid.act(model, time, state, memory, bounded=True, ahead=seen)
     moves, acts = cause >= 0, (cause >= 0) & (cause <= hybrid.gaps)
     after = jnp.where(acts, after, state)

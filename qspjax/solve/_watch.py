@@ -12,8 +12,10 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel
 from qspjax._types import State
+from qspjax.solve._consistent import Equations
 from qspjax.solve._hybrid import Ahead, Hybrid, Look, hybrid_of, inset, repeated
 from qspjax.solve._locate import Bracket, Sight, Verdict, judged, sighted
+from qspjax.solve._near import Near
 
 
 class Watch(NamedTuple):
@@ -110,13 +112,19 @@ class Begun(NamedTuple):
     settled: jax.Array
 
 
-def begun(model: AbstractModel, start: State, t0: Any) -> tuple[jax.Array, Begun | None]:
-    """Return the flat state after the events that fire at the start, and all events, None if there are none."""
-    y0, hybrid = ravel_pytree(start)[0], hybrid_of(model, start)
+def begun(model: AbstractModel, start: State, t0: Any, near: Near) -> tuple[jax.Array, Begun | None, jax.Array]:
+    """Return the flat state with which a solve begins, all events, None if there are none, and whether it may begin.
+
+    Algebraic states satisfy their equations, else it may not; events that fire at the start have acted.
+    """
+    y0, hybrid = ravel_pytree(start)[0], hybrid_of(model, start, near)
+    t0 = jnp.asarray(t0, y0.dtype)
     if hybrid is None:
-        return y0, None
-    y0, memory, settled = hybrid.start(model, jnp.asarray(t0, y0.dtype), y0)
-    return y0, Begun(hybrid, memory, settled)
+        y0, solved = Equations(model, start, near).solved(model, t0, y0)
+        return y0, None, solved
+    y0, memory, settled = hybrid.start(model, t0, y0)
+    y0, solved = hybrid.equations.solved(model, t0, y0)
+    return y0, Begun(hybrid, memory, settled), solved
 
 
 class Events(NamedTuple):

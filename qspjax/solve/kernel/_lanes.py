@@ -19,18 +19,17 @@ import jax.numpy as jnp
 
 from qspjax.solve._locate import NO_EVENT, Bracket, narrowed, open_bracket
 from qspjax.solve._watch import Events, Watch, watch_lanes
+from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 from qspjax.solve.kernel._rows import put
 
 BLOCK = 16
-SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, STIFF = range(6)
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF = range(7)
 """Codes of the loop, all but the last in the order of `solve._ensemble.CODES`."""
 STIFF_STEPS, FREE_STEPS = 15, 6
 """A patient is stiff after so many steps held down by stability; a free step takes back one part in so many of one."""
-CONSISTENT = 1e-3
-"""A model with algebraic states starts, and goes on after a dose, with a step this much smaller than the first."""
 
 
 class Patients(NamedTuple):
@@ -46,7 +45,7 @@ class Patients(NamedTuple):
         vectors: What resets and steady states put or add, shape (vectors, states), or None.
         code: The number of the output that is due, or -1 - the `entry` of a dose, see `solve._schedule.Schedule`.
         memory: What events remember at t0, None without events.
-        ended: The code of the events at t0, None without events.
+        ended: The code of the events and the algebraic states at t0, None without any.
         own: The leaves of the model, for its events.
     """
 
@@ -314,8 +313,7 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
 
     moved = slope_of(system, lanes, now.rate)(now.t, now.y)
     first = control.first_step(now.y, moved)
-    algebraic = bool((system.mass == 0).any())
-    wanted = jnp.where(now.fresh, CONSISTENT * first if algebraic else first, now.h)
+    wanted = jnp.where(now.fresh, first, now.h)
     remaining = jnp.where(live, now.due - now.t, 0.0)
     lands = wanted >= remaining * (1.0 - 1e-12)
     h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
@@ -331,10 +329,7 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     y1, error, held = program.step(system, lanes, start, width, now.y, now.rate, moved)
     ratio = control.squared_ratio(error, now.y, y1)
     fits = live & (ratio <= 1.0)
-    if algebraic:
-        # the first step brings the algebraic states to where the others want them, however far that is
-        fits = live & ((ratio <= 1.0) | (now.fresh & jnp.isfinite(ratio)))
-    good, cause, seen, happens = fits, None, None, jnp.zeros_like(live)
+    good, cause, seen, happens, switches = fits, None, None, jnp.zeros_like(live), jnp.zeros_like(live)
     if watch is not None:
         t1 = jnp.where(lands & live, now.due, now.t + h)
         (met, happens, switches, cause), seen = watch.find(sight, h, t1, system.join(y1), now.memory, fits)
@@ -351,8 +346,10 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     if watch is not None:
         after = after._replace(bracket=narrowed(now.bracket, h, seen.gaps, met=met, passed=good, over=jumps))
         kept = jnp.where(good, seen.memory, now.memory)
-        y, kept, settled = watch.apply(jumps, t1, system.join(after.y), kept)
+        y, kept, ended = watch.apply(jumps, t1, system.join(after.y), kept)
         after = after._replace(y=system.split(y), memory=kept)
+    y, solved = settled(system, control, lanes, now.due if watch is None else t1, after.y, jumps | (good & switches))
+    after = after._replace(y=y)
     rounding = 0.45 * jnp.finfo(h.dtype).eps
     least = jnp.where(good, 0.0, 1e-10 * jnp.abs(now.due - now.t))
     smallest = rounding * jnp.maximum(jnp.abs(now.t), least)
@@ -362,8 +359,10 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(after.due)
     failed = jnp.where(jnp.isfinite(ratio), STEP_TOO_SMALL, NONFINITE)
     code_after = jnp.where(too_small, failed, jnp.where(too_many, MAX_STEPS, now.code))
+    if not system.mass.all():
+        code_after = jnp.where(solved, code_after, INCONSISTENT)
     if watch is not None:
-        code_after = jnp.where(settled, code_after, UNSETTLED)
+        code_after = jnp.where(ended, code_after, UNSETTLED)
     stiff = now.stiff
     if stiff is not None:
         stiff = jnp.where(good, jnp.where(held, now.stiff + FREE_STEPS, jnp.maximum(now.stiff - 1, 0)), now.stiff)

@@ -47,6 +47,7 @@ class System:
         written: Whether the state is written out, one row a state.
         autonomous: Whether the vector field ignores the time.
         mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
+        algebraic: The numbers of the algebraic states.
     """
 
     def __init__(self, slope: ClosedJaxpr, parameters: int, *, size: int, written: bool, mass: np.ndarray) -> None:
@@ -60,6 +61,7 @@ class System:
         self._prepare = (leaves, own, kept)
         self._slope = (kept, moving, rest, jaxpr.outvars)
         self.autonomous = moving[0] not in used
+        self.algebraic = np.flatnonzero(mass == 0)
 
     def prepare(self, parameters: Sequence[jax.Array]) -> list[jax.Array]:
         """Return the constants of one patient from the leaves of the model."""
@@ -113,7 +115,7 @@ class System:
     @functools.cached_property
     def elimination(self) -> Elimination:
         """The order and the fill of the sparse LU factorisation."""
-        return Elimination.of(self.pattern, algebraic=np.flatnonzero(self.mass == 0).tolist())
+        return Elimination.of(self.pattern, algebraic=self.algebraic.tolist())
 
     @functools.cached_property
     def colours(self) -> np.ndarray:

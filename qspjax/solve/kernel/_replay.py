@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from qspjax.solve._locate import NO_EVENT
 from qspjax.solve._watch import Watch
+from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
     SUCCESS,
     Patients,
@@ -88,6 +89,7 @@ def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None =
     moved = slope_of(program.system, lanes, inputs.rate)(start, inputs.y)
     y, _, _ = program.step(program.system, lanes, start, width, inputs.y, inputs.rate, moved)
     y, rate = arrive(program, step.code, arrives, jump, change, vector, y, inputs.rate)
+    y, _ = settled(program.system, program.control, lanes, jnp.where(arrives, due, t), y, arrives & (step.code < 0))
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
 
@@ -141,6 +143,8 @@ def replay(
             cause = jnp.where(lands & (one.code < 0), watch.hybrid.gaps, cause)
             running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
             t, y, memory = watch.repeat(running, t, y, memory, cause, span)
+            y = program.system.split(y)
+            y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
         slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
         return (boundary + lands, t, program.system.split(y), after.rate, memory), (slot, y.T)
 
