@@ -16,7 +16,10 @@ Example:
     Array([3.783], dtype=float64)
 """
 
-from qspjax.models._absorption import TransitAbsorption as TransitAbsorption
+from qspjax.models._absorption import (
+    SavicAbsorption as SavicAbsorption,
+    TransitAbsorption as TransitAbsorption,
+)
 from qspjax.models._coupled import Coupled as Coupled
 from qspjax.models._omalizumab import Omalizumab as Omalizumab
 from qspjax.models._pd import (
