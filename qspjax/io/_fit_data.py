@@ -8,6 +8,7 @@ from qspjax._expression import Expression, number as number_node, substitute, sy
 from qspjax.fit import Experiment
 from qspjax.fit._formula import Formula, as_formula
 from qspjax.io._nonmem import NonmemData
+from qspjax.io._nonmem_experiments import experiments_of, warn_of_kinds
 
 
 def experiments(
@@ -40,7 +41,8 @@ def experiments(
     formulas = {name: as_formula(name, value) for name, value in (set or {}).items()}
     used = frozenset().union(*(symbols(one) for one in formulas.values() if isinstance(one, Expression)))
     columns = used & {*data.covariates, *data.varying}
-    found = data.experiments(output, covariates=sorted(columns))
+    warn_of_kinds(data, output)
+    found = experiments_of(data, output, sorted(columns))
     return {id: _with_covariates(id, one, formulas, columns) for id, one in found.items()}
 
 

@@ -21,7 +21,7 @@ from qspjax.io._issues import Issue
 from qspjax.io._nonmem_dialect import translate
 from qspjax.io._nonmem_doubts import warn_of_doubts
 from qspjax.io._nonmem_events import Layout, most_rows, occasions, regimen_of, rows_of, time_after_dose
-from qspjax.io._nonmem_experiments import experiments_of
+from qspjax.io._nonmem_experiments import experiments_of, warn_of_kinds
 from qspjax.io._nonmem_notes import Notes
 from qspjax.io._nonmem_of import records_of
 from qspjax.io._nonmem_records import check_records, column, complete, is_dose
@@ -280,6 +280,7 @@ class NonmemData:
             >>> data.experiments("concentration")["1"].measurements.rows
             2
         """
+        warn_of_kinds(self, outputs)
         return experiments_of(self, outputs, covariates)
 
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
@@ -324,7 +325,8 @@ def read_nonmem(
     Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is not looked at where EVID is
     not 0, whatever MDV says. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing
     is corrected: what no rule allows is an issue, and all issues are raised together. Of what is seldom meant (a dose
-    that stands there twice, a negative DV, no DV at all) a warning names the lines.
+    that stands there twice, a negative DV, no DV at all) a warning names the lines, and of a column whose name is known
+    for a meaning, but that is not used (LIMIT without CENS; LLOQ), its name.
 
     Args:
         path: The file, in UTF-8, at most 256 MiB.

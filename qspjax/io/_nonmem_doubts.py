@@ -6,15 +6,25 @@ import numpy as np
 
 from qspjax._checks import warn
 from qspjax.io._nonmem_notes import listed
-from qspjax.io._nonmem_records import is_dose
+from qspjax.io._nonmem_records import column, is_dose
 from qspjax.io._nonmem_table import DOSING
 from qspjax.io._nonmem_values import Values
 
 _MOST = 5
 
+_ELSEWHERE = {
+    **dict.fromkeys(("LLOQ", "LOQ", "BLQ", "BLOQ", "BQL", "ULOQ"), "limits are CENS, DV and LIMIT"),
+    **dict.fromkeys(("YTYPE", "ADM"), "kinds of observations are DVID, dose targets CMT"),
+    **dict.fromkeys(("CALL", "CONT", "PCMT", "L2"), "it has no other meaning here"),
+}
+"""Names that other programs give a meaning to, and what has it here."""
+
 
 def warn_of_doubts(values: Values, lines: np.ndarray, source: str) -> None:
-    """Warn, once a kind and with the lines, of doses that are there twice, negative DV, and a table without DV."""
+    """Warn, once a kind and with the lines, of doses that are there twice, negative DV, and a table without DV.
+
+    A column whose name is known for a meaning, but that is not used, is named.
+    """
     for doubtful, what in _doubts(values):
         where = np.sort(lines[doubtful])
         if where.size:
@@ -22,6 +32,8 @@ def warn_of_doubts(values: Values, lines: np.ndarray, source: str) -> None:
             warn(f"{source}: line{'s' if where.size > 1 else ''} {listed(where[:_MOST].tolist())}{more}: {what}")
     if "DV" not in values:
         warn(f"{source}: there is no column DV, so nothing that was measured.")
+    for sentence in _not_used(values):
+        warn(f"{source}: {sentence}")
 
 
 def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
@@ -37,3 +49,15 @@ def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
     if "DV" in values:
         measured = (values["EVID"] == 0) & (values["MDV"] == 0)
         yield measured & (values["DV"] < 0), "DV is negative."
+
+
+def _not_used(values: Values) -> list[str]:
+    """Return a sentence for each column with a name that is known for a meaning, but that has none in this table."""
+    found = [
+        f"Column {name} is a covariate, which nothing uses that does not name it: {_ELSEWHERE[name.upper()]}."
+        for name in values
+        if name.upper() in _ELSEWHERE
+    ]
+    if "LIMIT" in values and not (column(values, "CENS") != 0).any():
+        found.append("Column LIMIT is not used: it bounds records with CENS 1 or -1, but there are none.")
+    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_one_of, refuse
+from qspjax._checks import ArgumentError, check_one_of, refuse, warn
 from qspjax._varying import LOCF, NOCB
 from qspjax.fit import Change, Experiment, Measurements
 
@@ -86,6 +86,15 @@ def _changes(
             changes.append(Change(moment[0], set=moved, order=moment[1]))
         now |= moved
     return changes
+
+
+def warn_of_kinds(data: "NonmemData", outputs: Mapping[Any, str] | str) -> None:
+    """Warn where several kinds of observations become one output."""
+    seen = (data.evid == 0) & np.isfinite(data.dv)
+    by_kind = seen.any() and np.isfinite(data.dvid[seen]).all()
+    if isinstance(outputs, str) and len({*(data.dvid if by_kind else data.cmt)[seen].tolist()}) > 1:
+        column = "DVID" if by_kind else "CMT"
+        warn(f"Column {column} is not used: all observations are of output `{outputs}`.")
 
 
 def _names(data: "NonmemData", outputs: Mapping[Any, str] | str) -> np.ndarray:

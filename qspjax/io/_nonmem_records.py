@@ -11,6 +11,7 @@ from qspjax.io._nonmem_values import Values, starts_of
 MOST_DOSES = 100_000
 """The largest ADDL."""
 
+
 _Rule = tuple[str, np.ndarray, str]
 """A column, the records in which it is wrong, and what it must be."""
 

@@ -226,7 +226,7 @@ def individual_fits(
         seen = ~one["CENSORED"]
         ax.plot(one["TIME"][seen], one["DV"][seen], "o", color="0.15", markersize=3.0, label="observed")
         if not seen.all():
-            ax.plot(one["TIME"][~seen], one["DV"][~seen], "v", color="C3", markersize=3.0, label="below the limit")
+            ax.plot(one["TIME"][~seen], one["DV"][~seen], "v", color="C3", markersize=3.0, label="beyond a limit")
         ax.set_title(f"{name}", fontsize="small")
     figure.supxlabel("time", fontsize="small")
     figure.supylabel(output, fontsize="small")

@@ -5,8 +5,11 @@
     CWRES = C^(-1/2) (DV - (f(eta) - A eta)),           C = A Omega A^T + R
     NPDE = Phi^-1 of the share of simulated measurements below the observed one, both decorrelated
 
+What is censored has no residual. For NPDE it is replaced by a draw from the simulated measurements within its bounds.
+
 References: Hooker, Staatz and Karlsson, Pharm Res 2007;24:2187, doi:10.1007/s11095-007-9361-x; Brendel, Comets,
-Laffont, Laveille and Mentre, Pharm Res 2006;23:2036, doi:10.1007/s11095-006-9067-5.
+Laffont, Laveille and Mentre, Pharm Res 2006;23:2036, doi:10.1007/s11095-006-9067-5; with censored measurements, Nguyen,
+Comets and Mentre, J Pharmacokinet Pharmacodyn 2012;39:499, doi:10.1007/s10928-012-9264-2.
 """
 
 from functools import partial
@@ -45,7 +48,8 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
 
     Returns:
         ID, OUTPUT, TIME, TAD (time after dose), DV, CENSORED, PRED, IPRED, RES, IRES, IWRES, CWRES, NPDE, and ETA of
-        every random effect. Residuals of censored measurements, and of subjects that were left out, are NaN.
+        every random effect. Residuals of censored measurements are NaN, but for NPDE; those of subjects that were left
+        out are.
     """
     mixed = fit.mixed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
@@ -68,11 +72,10 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
             "CWRES": _conditional_residuals(rows, own),
         }
         if samples is not None:
-            part["NPDE"] = _npde(rows, samples[k])
+            part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], seed), np.nan)
         hidden = rows.censored | ~fit.kept[rows.experiment]
-        for name in ("RES", "IRES", "IWRES", "CWRES", "NPDE"):
-            if name in part:
-                part[name] = np.where(hidden, np.nan, part[name])
+        for name in ("RES", "IRES", "IWRES", "CWRES"):
+            part[name] = np.where(hidden, np.nan, part[name])
         etas = fit.etas[rows.experiment]
         parts.append(part | {f"ETA_{name}": etas[:, i] for i, name in enumerate(mixed.effects)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -148,18 +151,22 @@ def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
     return found
 
 
-def _npde(rows: Any, samples: np.ndarray) -> np.ndarray:
+def _npde(rows: Rows, samples: np.ndarray, seed: int) -> np.ndarray:
     """Return normalised prediction distribution errors of one output."""
-    found = np.full(rows.value.size, np.nan)
+    found, rng = np.full(rows.value.size, np.nan), np.random.default_rng(seed)
     for subject in np.unique(rows.experiment):
-        mine = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
+        mine = np.flatnonzero(rows.experiment == subject)
         ours = samples[:, mine]
         ours = ours[np.isfinite(ours).all(axis=1)]
         if len(ours) <= mine.size:
             continue
         middle = ours.mean(axis=0)
         factor = np.linalg.cholesky(np.cov(ours, rowvar=False).reshape(mine.size, mine.size))
-        seen = np.linalg.solve(factor, rows.value[mine] - middle)
+        value = rows.value[mine]
+        for j in np.flatnonzero(rows.censored[mine]):
+            shares = [(ours[:, j] < bound[mine[j]]).mean() for bound in (rows.lower, rows.upper)]
+            value[j] = np.quantile(ours[:, j], rng.uniform(*shares))
+        seen = np.linalg.solve(factor, value - middle)
         others = np.linalg.solve(factor, (ours - middle).T)
         share = (others < seen[:, None]).mean(axis=1)
         found[mine] = ndtri(np.clip(share, 0.5 / len(ours), 1.0 - 0.5 / len(ours)))
