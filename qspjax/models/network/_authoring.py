@@ -1,5 +1,6 @@
 """From what one writes in Python to a definition."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,63 +23,68 @@ from qspjax.models.network._laws import AbstractLaw, Side, as_expression
 from qspjax.models.network._terms import ONE, minus, times
 
 
-def definition_of(
+def extended(
+    base: Definition,
     *,
-    compartments: Mapping[str, Any],
-    species: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    reactions: Mapping[str, Reaction],
-    rules: Mapping[str, Any],
-    rates: Mapping[str, Any],
-    algebraic: Sequence[Any],
-    initial: Mapping[str, Any],
-    events: Sequence[NetworkEvent],
-    name: str,
-    time_unit: str,
-    dose_unit: str,
-    conversion: str | None,
+    compartments: Mapping[str, Any] | None = None,
+    species: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    reactions: Mapping[str, Reaction] | None = None,
+    rules: Mapping[str, Any] | None = None,
+    rates: Mapping[str, Any] | None = None,
+    algebraic: Sequence[Any] = (),
+    initial: Mapping[str, Any] | None = None,
+    events: Sequence[NetworkEvent] = (),
 ) -> tuple[Definition, dict[str, Any]]:
-    """Return the definition, and the numbers that are arrays (traced ones, say), which it cannot hold."""
+    """Return a definition with more in it, and the numbers that are arrays (traced ones, say), which it cannot hold.
+
+    What has the id of something that is there takes its place; the arguments are those of `Network`.
+    """
+    reactions = reactions or {}
     for argument, table in (("rules", rules), ("rates", rates), ("initial", initial), ("reactions", reactions)):
-        check_instance(argument, table, Mapping, "a dict by id")
+        check_instance(argument, {} if table is None else table, Mapping, "a dict by id")
     arrays: dict[str, Any] = {}
-    rules = _expressions("rules", rules)
-    rates = _expressions("rates", rates)
-    events = tuple(_event(number, event) for number, event in enumerate(events))
-    changing = {*rules, *rates, *(id for event in events for id in event.assign)}
+    rules = {**base.assignments, **_expressions("rules", rules or {})}
+    rates = {**base.rates, **_expressions("rates", rates or {})}
+    starts = {**base.initial, **_expressions("initial", initial or {})}
+    fired = _merged(base.events, [_event(len(base.events) + number, event) for number, event in enumerate(events)])
+    changing = {*rules, *rates, *(id for event in fired for id in event.assign)}
+    given = {"compartments": compartments or {}, "species": species or {}, "parameters": parameters or {}}
+    kinds = {"compartments": Compartment, "species": Species, "parameters": Parameter}
+    for argument, table in given.items():
+        check_instance(argument, table, Mapping, "a dict by id")
     tables = {
-        "compartments": _table("compartments", compartments, Compartment, arrays, changing),
-        "species": _table("species", species, Species, arrays, changing),
-        "parameters": _table("parameters", parameters, Parameter, arrays, changing),
+        name: {
+            id: _item(id, value, kind, arrays, id in changing)
+            for id, value in {**getattr(base, name), **given[name]}.items()
+        }
+        for name, kind in kinds.items()
     }
-    named = {one.name for reaction in reactions.values() for _, one in _participants(reaction)}
+    whole = {**base.reactions, **reactions}
+    named = {one.name for reaction in whole.values() for _, one in _participants(reaction)}
     known = {*tables["compartments"], *tables["species"], *tables["parameters"], *named}
-    initial = _expressions("initial", initial)
-    tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *initial) if id not in known}
-    draft = Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion, **tables)
-    found = {}
+    tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *starts) if id not in known}
+    draft = dataclasses.replace(base, **tables)
     for id, reaction in reactions.items():
         check_instance(id, reaction, Reaction, "a Reaction")
-        found[id] = _reaction(reaction, draft)
-    definition = Definition(
-        name=name,
-        time_unit=time_unit,
-        dose_unit=dose_unit,
-        conversion=conversion,
-        reactions=found,
+        whole[id] = _reaction(reaction, draft)
+    definition = dataclasses.replace(
+        draft,
+        reactions=whole,
         assignments=rules,
         rates=rates,
-        algebraic=tuple(as_expression("algebraic", rule) for rule in algebraic),
-        initial=initial,
-        events=events,
-        **tables,
+        algebraic=(*base.algebraic, *(as_expression("algebraic", rule) for rule in algebraic)),
+        initial=starts,
+        events=fired,
     )
     return definition, arrays
 
 
-def _table(argument: str, items: Mapping[str, Any], kind: type, arrays: dict[str, Any], changing: set[str]) -> dict:
-    check_instance(argument, items, Mapping, "a dict by id")
-    return {id: _item(id, value, kind, arrays, id in changing) for id, value in items.items()}
+def _merged(events: Sequence[NetworkEvent], others: Sequence[NetworkEvent]) -> tuple[NetworkEvent, ...]:
+    """Return events, in which others take the places of those of their names."""
+    named = {one.name: one for one in others}
+    there = {one.name for one in events}
+    return (*(named.get(one.name, one) for one in events), *(one for one in others if one.name not in there))
 
 
 def _item(id: str, value: Any, kind: type, arrays: dict[str, Any], changing: bool) -> Any:

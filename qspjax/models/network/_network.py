@@ -17,8 +17,9 @@ from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractSized, D
 from qspjax._names import Labelled, Numbers, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product
-from qspjax.models.network._authoring import definition_of
+from qspjax.models.network._authoring import extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
+from qspjax.models.network._editing import added, dropped, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
 from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, parted
 from qspjax.models.network._printing import Equations, equations
@@ -122,20 +123,17 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
         """Make the plan and take the numbers out of the definition."""
         arrays: dict[str, Any] = {}
         if definition is None:
-            definition, arrays = definition_of(
-                compartments=compartments or {},
-                species=species or {},
-                parameters=parameters or {},
-                reactions=reactions or {},
-                rules=rules or {},
-                rates=rates or {},
+            definition, arrays = extended(
+                Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion),
+                compartments=compartments,
+                species=species,
+                parameters=parameters,
+                reactions=reactions,
+                rules=rules,
+                rates=rates,
                 algebraic=algebraic,
-                initial=initial or {},
+                initial=initial,
                 events=events,
-                name=name,
-                time_unit=time_unit,
-                dose_unit=dose_unit,
-                conversion=conversion,
             )
         check_instance("definition", definition, Definition, "a Definition")
         self.plan, numbers = parted(definition)
@@ -257,15 +255,164 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
             dosed: Species that take doses: moieties with one of them stay as they are. A dose into a species of an
                 eliminated moiety is refused, with a result code.
         """
-        smaller, totals = reduced(self.definition, self.plan.formulas, self.amounts(0.0, self.initial()), dosed)
-        network = Network(smaller)
-        known = {id: self.values[id] for id in network.values if id in self.values} | totals
-        new = Numbers.of({id: known.get(id, x) for id, x in network.values.items()})
-        return eqx.tree_at(lambda one: one.values, network, new, is_leaf=lambda x: x is network.values)
+        return self._edited(*reduced(self.definition, self.plan.formulas, self.amounts(0.0, self.initial()), dosed))
 
     def check_units(self) -> "list[Problem]":
         """Return where units do not agree, read by pint (extra `cli`); what has no unit agrees with everything."""
         return unit_problems(self.plan.definition)
+
+    def replace(self, id: str | None = None, new: Any = None, /, **fields: Any) -> "Network":
+        """Return the same network with something in it replaced; formulas are text, expressions or functions.
+
+        All other numbers stay as they are. What is given is what the constructor takes, and the result is the network
+        that it would have made, to the last bit.
+
+        Args:
+            id: A species, compartment, parameter, reaction or event. Without one, the keywords are tables as the
+                constructor takes them, `rules={"total": "A + B"}`, or `name`, `time_unit`, `dose_unit`, `conversion`.
+            new: What takes its place: a `Species`, `Compartment`, `Parameter`, `Reaction` or `NetworkEvent`, or a
+                number, which keeps unit and meaning.
+            **fields: What changes in it, by the names that these classes have: `initial`, `compartment`, `size`,
+                `value`, `unit`, `rate`, `trigger` and so on; `equation="A -> 2 B"` of a reaction; and of what has a
+                value `rule` (what it is at all times), `rate` (its slope) and `initial` (what it is at time 0), each a
+                formula, or None for none.
+
+        Raises:
+            ValueError: If there is no such thing, or the network would not be consistent; the text has a line for
+                each problem.
+
+        Example:
+            >>> from qspjax.models import MichaelisMenten, Network, Reaction
+            >>> network = Network(
+            ...     species={"drug": 10.0, "metabolite": 0.0},
+            ...     parameters={"k": 0.1},
+            ...     reactions={"turnover": Reaction("drug -> metabolite", "k * drug")},
+            ... )
+            >>> faster = network.replace("k", 0.3).replace("drug", initial=5.0)
+            >>> faster.replace("turnover", rate="k * drug^2 / (1 + drug)").equations().rates
+            ('turnover = k * drug^2 / (1 + drug)',)
+            >>> str(network.replace("k", rule="0.1 + 0.01 * metabolite").definition.assignments["k"])
+            '0.1 + 0.01 * metabolite'
+            >>> network.replace("turnover", rate="kk * drug")
+            Traceback (most recent call last):
+            ...
+            qspjax.models.network._problems.NetworkProblems: `turnover` must use ids of the network, but uses `kk`.
+        """
+        return self._edited(*replaced(self.definition, id, new, fields))
+
+    def add(
+        self,
+        *,
+        compartments: Mapping[str, Any] | None = None,
+        species: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        reactions: Mapping[str, Reaction] | None = None,
+        rules: Mapping[str, Any] | None = None,
+        rates: Mapping[str, Any] | None = None,
+        algebraic: Sequence[Any] = (),
+        initial: Mapping[str, Any] | None = None,
+        events: Sequence[NetworkEvent] = (),
+    ) -> "Network":
+        """Return the same network with more in it; the arguments are those of the constructor.
+
+        Raises:
+            ValueError: If something of this id is there already, or the network would not be consistent.
+
+        Example:
+            >>> from qspjax.models import MassAction, Network, Reaction
+            >>> network = Network(species={"drug": 10.0}, parameters={"k": 0.1})
+            >>> loss = {"loss": Reaction("drug ->", MassAction("k"))}
+            >>> print(network.add(reactions=loss, rules={"twice": "2 * drug"}).equations())
+            drug' = -loss
+            loss = k * drug
+            twice = 2 * drug
+        """
+        tables = {
+            "compartments": compartments,
+            "species": species,
+            "parameters": parameters,
+            "reactions": reactions,
+            "rules": rules,
+            "rates": rates,
+            "algebraic": algebraic,
+            "initial": initial,
+            "events": events,
+        }
+        return self._edited(*added(self.definition, {name: table for name, table in tables.items() if table}))
+
+    def drop(
+        self,
+        *ids: str,
+        rules: str | Sequence[str] = (),
+        rates: str | Sequence[str] = (),
+        initial: str | Sequence[str] = (),
+    ) -> "Network":
+        """Return the same network without some of what is in it.
+
+        With a species, a compartment or a parameter go its rule and its initial assignment, with a reaction the
+        parameters that it alone has (`reaction.k`).
+
+        Args:
+            *ids: Species, compartments, parameters, reactions and events.
+            rules: Ids that no rule is to determine any more; they stay, and are constant.
+            rates: Ids whose slope no rule is to say any more.
+            initial: Ids that are to begin with their number.
+
+        Raises:
+            ValueError: If something that stays uses what goes; the message lists what does.
+
+        Example:
+            >>> from qspjax.models import MassAction, Network, Reaction
+            >>> loss = {"loss": Reaction("drug ->", MassAction("k"))}
+            >>> network = Network(species={"drug": 10.0}, parameters={"k": 0.1}, reactions=loss)
+            >>> network.drop("k")
+            Traceback (most recent call last):
+            ...
+            ValueError: `k` must not be used by what stays, but is by reaction loss: drop or replace it too.
+            >>> network.drop("loss", "k").definition.ids()
+            ('drug',)
+        """
+        tables = {"rules": rules, "rates": rates, "initial": initial}
+        return self._edited(dropped(self.definition, ids, {name: one for name, one in tables.items() if one}), {})
+
+    def rename(self, names: Mapping[str, str]) -> "Network":
+        """Return the same network in which things have other ids, wherever these stand.
+
+        Args:
+            names: By id, the new one: of species, compartments, parameters, reactions, events and named
+                stoichiometries. Two may change places. The parameters of a reaction alone go with it.
+
+        Raises:
+            ValueError: If there is no such thing, or two would have one id.
+
+        Example:
+            >>> from qspjax.models import MassAction, Network, Reaction
+            >>> loss = {"loss": Reaction("drug ->", MassAction("k"))}
+            >>> network = Network(species={"drug": 10.0}, parameters={"k": 0.1}, reactions=loss)
+            >>> print(network.rename({"k": "CL", "loss": "elimination"}).equations())
+            drug' = -elimination
+            elimination = CL * drug
+        """
+        check_instance("names", names, Mapping, "a dict of new ids by id")
+        definition, old = renamed(self.definition, names)
+        return self._edited(definition, {}, old)
+
+    def _edited(
+        self, definition: Definition, new: Mapping[str, Any], old: Mapping[str, str] | None = None
+    ) -> "Network":
+        """Return the network of a definition with the numbers that this one has, but for new ones.
+
+        Args:
+            definition: The definition.
+            new: By id, numbers that are new: arrays, or None for those in the definition.
+            old: By id, what it is called here, if that is something else.
+        """
+        network, old = Network(definition), old or {}
+        values = {}
+        for id, value in network.values.items():
+            kept = self.values.get(old.get(id, id), value)
+            values[id] = value if new.get(id, self) is None else new.get(id, kept)
+        return eqx.tree_at(lambda one: one.values, network, Numbers.of(values), is_leaf=lambda x: x is network.values)
 
     def _state(self, numbers: Any) -> Labelled:
         states = self.plan.states

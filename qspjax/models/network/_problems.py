@@ -116,7 +116,9 @@ def _symbols(definition: Definition) -> Iterator[Problem]:
     known = set(definition.ids())
     for id, expression in mathematics(definition):
         for name in sorted(symbols(expression) - known):
-            yield Problem(id, f"must use ids of the network, but uses `{name}`.")
+            own = f"{id}.{name}"
+            meant = f"; did you mean `{own}`?" if own in known else "."
+            yield Problem(id, f"must use ids of the network, but uses `{name}`{meant}")
     targets = [*definition.assignments, *definition.rates, *definition.initial]
     for id in dict.fromkeys((*targets, *(name for event in definition.events for name in event.assign))):
         if id not in known or id in definition.reactions:
