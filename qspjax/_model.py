@@ -13,6 +13,7 @@ import numpy as np
 
 from qspjax._checks import check_above, check_finite, check_minimum, concrete, did_you_mean, in_a_row, refuse
 from qspjax._names import leaf_names, match, names, state_names
+from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
 
 
@@ -141,10 +142,12 @@ class AbstractModel(eqx.Module):
         check_parameters(self)
 
     def __str__(self) -> str:
-        """Return the parameters with their values and units."""
-        values = ((p.name, concrete(p.value), p.unit) for p in names(self))
-        shown = (f"{name}={'?' if value is None else _shown(value)} {unit}".rstrip() for name, value, unit in values)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        """Return the parameters as a table: value, unit, what each is."""
+        rows = [[type(self).__name__, "value", "unit", ""]]
+        for parameter in names(self):
+            value = concrete(parameter.value)
+            rows.append([parameter.name, "?" if value is None else _shown(value), parameter.unit, parameter.doc])
+        return aligned(rows)
 
 
 _TRAITS: dict[str, type[AbstractModel]] = {}

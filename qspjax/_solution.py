@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_names, check_one_of, concrete
+from qspjax._checks import check_names, check_one_of, concrete, in_a_row
 from qspjax._extras import require
 from qspjax._model import Units
 from qspjax._names import ByName, Numbers, leaf_names, state_names
+from qspjax._text import aligned, number
 from qspjax._types import Observed, State, Times
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "leave, so that the named state accumulates without bound: lower the dose, or look at the elimination. "
         "Inside `jit`, more than four earlier doses may still run or be on their way."
     )
+
+
+_FEW = 12
+"""Observed values that are shown without being asked for."""
 
 
 class Failure(NamedTuple):
@@ -129,6 +134,15 @@ class Solution(eqx.Module):
         table |= {name: value.ravel() for name, value in columns.items()}
         return pandas.DataFrame({name: value[real] for name, value in table.items()})
 
+    def main(self) -> tuple[str, ...]:
+        """Return the names of observed values that pictures and tables show without being told.
+
+        All of them where they are few; of a large network those that are states, not each constant and flux.
+        """
+        names = tuple(self.observed)
+        states = tuple(name for name in names if name in self.labels.states)
+        return states if len(names) > _FEW and states else names
+
     def result_ndim(self) -> int:
         """Return 0 for one patient, 1 for many."""
         return np.ndim(self.stats["steps"])
@@ -137,14 +151,27 @@ class Solution(eqx.Module):
         """Say what is in the solution, how it was solved and how many patients failed."""
         if concrete(self.stats["steps"]) is None:
             return eqx.tree_pformat(self)
-        names = ", ".join([*self.observed, *self.labels.kept_states]) or "no trajectories"
+        names = in_a_row(dict.fromkeys([*self.main(), *self.labels.kept_states]), _FEW) or "no trajectories"
         shape = " x ".join(map(str, np.broadcast_shapes(np.shape(self.stats["steps"]) + (1,), self.ts.shape)))
         steps = np.asarray(self.stats["steps"])
         failed = int(np.sum(np.asarray(self.failed)))
-        return (
+        head = (
             f"Solution of {names} at {shape} times; {self.labels.method}; "
             f"{steps.mean():.0f} steps on average, {steps.max()} at most; {failed} of {steps.size} failed"
         )
+        return f"{head}\n{self._numbers()}" if self.observed else head
+
+    def _numbers(self) -> str:
+        """Return a table of the main observed values: units, and numbers of the median patient."""
+        rows = [["" if self.result_ndim() == 0 else "median patient", "unit", "first", "last", "least", "greatest"]]
+        ends = np.maximum(np.isfinite(np.asarray(self.ts)).sum(axis=-1) - 1, 0)
+        for name in self.main():
+            values = np.asarray(self.observed[name])
+            last = np.take_along_axis(values, np.broadcast_to(ends, values.shape[:-1])[..., None], axis=-1)
+            least, greatest = np.fmin.reduce(values, axis=-1), np.fmax.reduce(values, axis=-1)
+            cells = [number(_middle(each)) for each in (values[..., 0], last, least, greatest)]
+            rows.append([name, self.labels.unit(name), *cells])
+        return aligned(rows, most=_FEW)
 
     __repr__ = __str__
 
@@ -156,6 +183,11 @@ class Solution(eqx.Module):
         return columns | {
             name: value for name, value in zip(self.labels.kept_states, values, strict=True) if name not in columns
         }
+
+
+def _middle(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else np.nan
 
 
 class Labels(NamedTuple):

@@ -13,7 +13,7 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"} | {"_traced"},
+    {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"} | {"_text", "_traced"},
     {"_model", "_events", "_guarded", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
     | {"_solution"},
     {"models", "solve", "execute"},

@@ -83,7 +83,12 @@ def test_plain_fields_are_refused():
 
 
 def test_prints_values_and_units():
-    assert str(qsp.models.OneCompartment(CL=3, V=30)) == "OneCompartment(CL=3 L/h, V=30 L)"
+    lines = str(qsp.models.OneCompartment(CL=3, V=30)).splitlines()
+    assert [line.split() for line in lines] == [
+        ["OneCompartment", "value", "unit"],
+        ["CL", "3", "L/h", "clearance"],
+        ["V", "30", "L", "volume", "of", "distribution"],
+    ]
 
 
 def test_replacing_works_under_transformations(model):

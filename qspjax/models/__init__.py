@@ -5,8 +5,10 @@ units. `Coupled` joins a model of the drug and one of its effect; `Network` is w
 
 Example:
     >>> import qspjax as qsp
-    >>> print(qsp.models.TwoCompartment(CL=3.0, V1=10.0, Q=2.0, V2=20.0))
-    TwoCompartment(CL=3 L/h, V1=10 L, Q=2 L/h, V2=20 L)
+    >>> print(qsp.models.OneCompartment(CL=3.0, V=30.0))
+    OneCompartment  value  unit
+    CL                  3  L/h   clearance
+    V                  30  L     volume of distribution
     >>> binding = qsp.models.Network(
     ...     species={"L": 10.0, "R": 5.0, "LR": 0.0},
     ...     parameters={"kon": 0.1, "koff": 0.2},

@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qspjax._checks import check_instance, check_one_of
 from qspjax._extras import require
 from qspjax.fit import Fit, Problem, Profile, Uncertainty
+from qspjax.plot._trajectory import with_unit
+from qspjax.plot._trial import styles_of
+from qspjax.population import TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,14 +29,34 @@ def _figure(width: float, height: float) -> "Figure":
     return require("matplotlib.figure", extra="plot").Figure(figsize=(width, height), layout="constrained")
 
 
-def waterfall(fit: Fit, ax: "Axes | None" = None) -> "Axes":
-    """Draw the optima of all starts in order: plateaus are optima that several starts reached.
+def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: str | None = None) -> "Axes":
+    """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of what they reached.
+
+    Of a trial each patient is a bar, the greatest first, in the colour of the arm. Of a fit, plateaus are optima that
+    several starts reached.
 
     Args:
-        fit: From several starts.
+        result: A trial, or a fit from several starts.
         ax: Where to draw; by default on a new figure.
+        endpoint: Of a trial, which endpoint, such as the change of tumour size; by default the first.
+
+    Raises:
+        ValueError: If the trial has no such endpoint.
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> cohort = qsp.Population(patient, between={"V": qsp.LogNormal(cv=0.3)}).sample(key=jax.random.key(0), size=9)
+        >>> arms = [qsp.Arm("100 mg", qsp.bolus(100.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0, 8.0], endpoints={"peak": qsp.endpoints.Value("concentration", at=0.0)})
+        >>> len(qsp.plot.waterfall(qsp.simulate_trial(trial, cohort), endpoint="peak").patches)
+        9
     """
+    check_instance("result", result, (Fit, TrialResult), "a fit or the result of a trial")
     axes = _axes(ax)
+    if isinstance(result, TrialResult):
+        return _patients(result, axes, endpoint)
+    fit = result
     finite = np.isfinite(fit.values)
     behind = fit.values[0] - fit.values[finite]
     axes.semilogy(np.arange(1, behind.size + 1), behind + 1e-3, "o-", markersize=3.5, linewidth=0.8, color="C0")
@@ -40,6 +64,30 @@ def waterfall(fit: Fit, ax: "Axes | None" = None) -> "Axes":
     axes.set_xlabel("start, the best first")
     axes.set_ylabel("log density below the best, + 0.001")
     axes.set_title(f"{fit.reached()} of {len(fit.values)} starts within 0.1 of the best", fontsize="medium")
+    return axes
+
+
+def _patients(result: TrialResult, axes: "Axes", endpoint: str | None) -> "Axes":
+    """Draw a bar a patient."""
+    names = result.trial.endpoint_names
+    endpoint = names[0] if endpoint is None and names else endpoint
+    check_one_of("endpoint", endpoint, names, "an endpoint of the trial")
+    styles = styles_of(result)
+    values = np.concatenate([np.asarray(arm.endpoints[endpoint]) for arm in result.arms])
+    arms = np.repeat([arm.name for arm in result.arms], [arm.members.size for arm in result.arms])
+    order = np.argsort(-values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    place = np.arange(1, order.size + 1)
+    for arm in result.arms:
+        mine = arms[order] == arm.name
+        axes.bar(place[mine], values[order][mine], width=0.9, color=styles[arm.name][0], label=arm.name)
+    axes.axhline(0.0, color="0.4", linewidth=0.8)
+    if order.size < values.size:
+        axes.set_title(f"{values.size - order.size} patients have no value", fontsize="small")
+    if len(result.arms) > 1:
+        axes.legend(fontsize="small", frameon=False)
+    axes.set_xlabel("patient, the greatest first")
+    axes.set_ylabel(endpoint)
     return axes
 
 
@@ -131,7 +179,7 @@ def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
     _by_output(axes, problem.table(x), "time", "residual")
     for level, style in ((0.0, "-"), (-1.96, "--"), (1.96, "--")):
         axes.axhline(level, color="0.5", linewidth=0.8, linestyle=style)
-    axes.set_xlabel("time")
+    axes.set_xlabel(with_unit("time", problem.model.units.time))
     axes.set_ylabel("standardised residual")
     return axes
 
@@ -177,8 +225,15 @@ def fits(
                 mine = (source["output"] == output) & (source["experiment"] == experiment)
                 axes.plot(source["time"][mine], source[up][mine], style, color=colour, markersize=5, linewidth=1.2)
         axes.set_title(output, fontsize="medium")
-        axes.set_xlabel("time")
+        axes.set_xlabel(with_unit("time", problem.model.units.time))
+        axes.set_ylabel(with_unit(output, _unit(problem, output)))
     return figure
+
+
+def _unit(problem: Problem, output: str) -> str:
+    """Return the unit of an output that is an observed value or a state as it stands, else nothing."""
+    prediction, units = str(problem.outputs[output].prediction), problem.model.units
+    return units.observed.get(prediction) or units.of_state(prediction)
 
 
 def profile(profiles: Mapping[str, Profile]) -> "Figure":

@@ -10,13 +10,15 @@ from qspjax.plot._trajectory import trajectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_PANELS = 16
+
 
 def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, title: str | None = None) -> "Figure":
     """Draw observed values over time, a panel each.
 
     Args:
         solution: Of one patient or of a cohort.
-        outputs: Names of observed values; by default all.
+        outputs: Names of observed values; by default all, of a network its species, and at most 16.
         title: Above everything.
 
     Returns:
@@ -32,7 +34,7 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
         >>> len(qsp.plot.trajectories(solution).axes)
         1
     """
-    outputs = list(solution.observed) if outputs is None else list(outputs)
+    outputs = list(solution.main()[:_MOST_PANELS] if outputs is None else outputs)
     columns = min(2 if len(outputs) <= 4 else 3, max(len(outputs), 1))
     rows = max(-(-len(outputs) // columns), 1)
     with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):

@@ -19,9 +19,12 @@ _GREY = "#6E6E6E"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Palette of Okabe and Ito (2008), told apart without colour vision; grey is for an arm without treatment."""
 _DASHES = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-_MOST_DOSE_MARKS = 12
-_KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients. Triangles: doses."
+_MOST_DOSE_MARKS = 60
+_KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients."
+_KEY_OF_DOSES = " Triangles: doses."
 _KEY_OF_BARS = " Whiskers: 95 % confidence interval of the share."
+_CHARACTERS_AN_INCH = 15
+"""How many characters of the key fit into an inch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +72,13 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     grid = figure.add_gridspec(rows, columns)
     axes = [figure.add_subplot(grid[divmod(i, columns)]) for i in range(count)]
+    doses = _doses(result)
     for ax, panel in zip(axes, panels, strict=False):
-        _draw_panel(ax, panel, result)
+        _draw_panel(ax, panel, result, doses)
     if responders:
-        _draw_responders(axes[-1], responders, _styles(result))
-    _head(figure, result, title, _KEY + _KEY_OF_BARS if responders else _KEY)
+        _draw_responders(axes[-1], responders, styles_of(result))
+    key = _KEY + (_KEY_OF_DOSES if doses.size else "") + (_KEY_OF_BARS if responders else "")
+    _head(figure, result, title, textwrap.fill(key, int(_CHARACTERS_AN_INCH * figure.get_figwidth())))
     return figure
 
 
@@ -94,7 +99,7 @@ def _panels(result: TrialResult, panels: Sequence[Panel | str] | None) -> list[P
     return [panel if isinstance(panel, Panel) else Panel(panel) for panel in panels]
 
 
-def _styles(result: TrialResult) -> dict[str, tuple[str, Any]]:
+def styles_of(result: TrialResult) -> dict[str, tuple[str, Any]]:
     """Return the colour and the dashes of each arm."""
     untreated = [arm.name for arm in result.trial.arms if not np.isfinite(np.asarray(arm.regimen.time)).any()]
     treated = [arm.name for arm in result.trial.arms if arm.name not in untreated]
@@ -102,8 +107,16 @@ def _styles(result: TrialResult) -> dict[str, tuple[str, Any]]:
     return styles | dict.fromkeys(untreated, (_GREY, (0, (1, 1.2))))
 
 
-def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult) -> None:
-    styles = _styles(result)
+def _doses(result: TrialResult) -> np.ndarray:
+    """Return the times of the doses of all arms within the picture; none if they are too many to be told apart."""
+    times = np.asarray(result.trial.ts)
+    doses = np.unique(np.concatenate([np.asarray(arm.regimen.time).ravel() for arm in result.trial.arms]))
+    doses = doses[np.isfinite(doses) & (doses >= times.min()) & (doses <= times.max())]
+    return doses if doses.size <= _MOST_DOSE_MARKS else doses[:0]
+
+
+def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult, doses: np.ndarray) -> None:
+    styles = styles_of(result)
     for arm in result.arms:
         colour, dashes = styles[arm.name]
         trajectory(arm.solution, panel.output, ax, colour=colour, label=arm.name, dashes=dashes)
@@ -118,6 +131,9 @@ def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult) -> None:
             va="center", fontsize=8,
         )  # fmt: skip
     _time_axis(ax, result)
+    if doses.size:
+        marks = {"linestyle": "none", "marker": "^", "color": "black", "markersize": 4.5 if doses.size <= 12 else 3.0}
+        ax.plot(doses, 0 * doses, **marks, transform=ax.get_xaxis_transform(), clip_on=False, zorder=4)
     _plain(ax)
 
 
@@ -130,7 +146,7 @@ def _logarithmic(ax: "Axes") -> None:
 
 
 def _time_axis(ax: "Axes", result: TrialResult) -> None:
-    """Mark the doses of all arms, and let days tick by weeks."""
+    """Let days tick by weeks."""
     ticker = require("matplotlib.ticker", extra="plot")
     times = np.asarray(result.trial.ts)
     first, last = float(times.min()), float(times.max())
@@ -140,11 +156,6 @@ def _time_axis(ax: "Axes", result: TrialResult) -> None:
     if unit == "d" and 14 <= span <= 400:
         weeks = next((step for step in (7, 14, 28) if span / step <= 6), 56)
         ax.xaxis.set_major_locator(ticker.MultipleLocator(weeks))
-    doses = np.unique(np.concatenate([np.asarray(arm.regimen.time).ravel() for arm in result.trial.arms]))
-    doses = doses[np.isfinite(doses) & (doses <= last)]
-    if 0 < doses.size <= _MOST_DOSE_MARKS:
-        marks = {"linestyle": "none", "marker": "^", "color": "black", "markersize": 4.5}
-        ax.plot(doses, 0 * doses, **marks, transform=ax.get_xaxis_transform(), clip_on=False, zorder=4)
 
 
 def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, Any]]) -> None:
@@ -180,7 +191,7 @@ def _head(figure: "Figure", result: TrialResult, title: str | None, key: str) ->
     handles = [
         lines.Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=arm.name)
         for arm in result.arms
-        for colour, dashes in (_styles(result)[arm.name],)
+        for colour, dashes in (styles_of(result)[arm.name],)
     ]
     figure.legend(
         handles=handles,

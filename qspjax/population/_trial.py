@@ -21,6 +21,7 @@ from qspjax._cohort import Cohort, as_array
 from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
+from qspjax._text import aligned, number
 from qspjax._types import Key, Times
 from qspjax.execute import AbstractExecutor
 from qspjax.population._endpoints import AbstractEndpoint
@@ -142,6 +143,15 @@ class TrialResult(eqx.Module):
     trial: Trial
     cohort: Cohort
     arms: tuple[ArmResult, ...]
+
+    def __str__(self) -> str:
+        rows = [["arm", "patients", "failed", *(f"{name}, median" for name in self.trial.endpoint_names)]]
+        for arm in self.arms:
+            values = (np.asarray(arm.endpoints[name]) for name in self.trial.endpoint_names)
+            middles = [number(np.median(known)) if (known := x[np.isfinite(x)]).size else "-" for x in values]
+            failed = int(np.asarray(arm.solution.failed).sum())
+            rows.append([arm.name, str(arm.members.size), str(failed), *middles])
+        return aligned(rows)
 
     def arm(self, name: str) -> ArmResult:
         """Return the result of the arm of that name."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
+from qspjax._text import by_output
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class Fast:
     names: tuple[str, ...]
     first: np.ndarray
     total: np.ndarray
+
+    def __str__(self) -> str:
+        return by_output(self.names, first=self.first, total=self.total)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""

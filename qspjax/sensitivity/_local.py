@@ -16,6 +16,7 @@ from qspjax._names import at
 from qspjax._regimen import Regimen
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
+from qspjax._text import aligned, number
 from qspjax.solve import AbstractMethod
 
 if TYPE_CHECKING:
@@ -43,6 +44,17 @@ class Local:
     derivatives: np.ndarray
     log_derivatives: np.ndarray
 
+    def __str__(self) -> str:
+        logs, slopes = self.log_derivatives, self.derivatives
+        if self.ts is not None:
+            logs, slopes = (np.take_along_axis(x, _greatest(x), axis=-1)[..., 0] for x in (logs, slopes))
+        of = "" if self.ts is None else ", greatest over time"
+        rows = [["parameter", "output", "derivative", f"log derivative{of}"]]
+        for i, parameter in enumerate(self.parameters):
+            for k, output in enumerate(self.outputs):
+                rows.append([parameter, output, number(slopes[i, k]), number(logs[i, k])])
+        return aligned(rows)
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row a parameter, output and time."""
         pandas = require("pandas", extra="data")
@@ -53,6 +65,10 @@ class Local:
             table["time"] = self.ts[grid[2]]
         columns = {"derivative": self.derivatives.ravel(), "log_derivative": self.log_derivatives.ravel()}
         return pandas.DataFrame(table | columns)
+
+
+def _greatest(values: np.ndarray) -> np.ndarray:
+    return np.argmax(np.nan_to_num(np.abs(values), nan=-1.0), axis=-1)[..., None]
 
 
 def local(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
+from qspjax._text import by_output
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Morris:
     mu_star: np.ndarray
     sigma: np.ndarray
     failed: int
+
+    def __str__(self) -> str:
+        return by_output(self.names, mu=self.mu, mu_star=self.mu_star, sigma=self.sigma)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
+from qspjax._text import by_output
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Sobol:
     total_error: np.ndarray
     variance: np.ndarray
     failed: int
+
+    def __str__(self) -> str:
+        return by_output(
+            self.names, first=self.first, first_error=self.first_error, total=self.total, total_error=self.total_error
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row an input and output."""

@@ -106,3 +106,35 @@ def test_panels_can_be_names(result):
     assert plot.bands(result, panels=["concentration"]) == plot.bands(result)
     with pytest.raises(ValueError, match=r"must name an observed value \(concentration\), but is `x`"):
         plot.trial(result, panels=["x"])
+
+
+def test_the_key_names_what_is_drawn(result):
+    assert "Triangles" in plot.trial(result)._supxlabel.get_text()
+    assert max(map(len, plot.trial(result)._supxlabel.get_text().splitlines())) < 16 * plot.trial(result).get_figwidth()
+    untreated = qsp.Trial(result.trial.arms[:1], TIMES)
+    assert "Triangles" not in plot.trial(qsp.simulate_trial(untreated, result.cohort))._supxlabel.get_text()
+
+
+def test_a_waterfall_of_a_trial_has_a_bar_a_patient(result):
+    ax = plot.waterfall(result, endpoint="peak")
+    values = np.concatenate([np.asarray(arm.endpoints["peak"]) for arm in result.arms])
+    heights = sorted((bar.get_x(), bar.get_height()) for bar in ax.patches)
+    np.testing.assert_allclose([height for _, height in heights], np.sort(values)[::-1])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["none", "100 mg"]
+    with pytest.raises(ValueError, match=r"must name an endpoint of the trial \(peak, above 1\), but is `size`"):
+        plot.waterfall(result, endpoint="size")
+
+
+def test_a_network_shows_its_species():
+    parameters = {f"k{i}": 1.0 for i in range(14)}
+    network = qsp.models.Network(
+        species={"A": 1.0, "B": 0.0},
+        parameters=parameters,
+        reactions={"r": qsp.models.Reaction("A -> B", qsp.models.MassAction("k0"))},
+    )
+    solution = qsp.simulate(network, qsp.no_doses(), [0.0, 1.0])
+    assert [ax.get_ylabel() for ax in plot.trajectories(solution).axes] == ["A", "B"]
+    assert [ax.get_ylabel() for ax in plot.trajectories(solution, ["k3"]).axes] == ["k3"]
+    head, *rows = str(solution).splitlines()
+    assert head.startswith("Solution of A, B at 2 times;")
+    assert [row.split()[0] for row in rows] == ["unit", "A", "B"]

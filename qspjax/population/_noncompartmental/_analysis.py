@@ -9,6 +9,7 @@ import numpy as np
 
 from qspjax._checks import check_above, check_instance, refuse
 from qspjax._extras import require
+from qspjax._text import aligned, number
 from qspjax.population._noncompartmental._profile import Curve, Profile, curve_of, parameters_of, partial_area
 from qspjax.population._noncompartmental._records import Place, profiles_of, records_of
 from qspjax.population._noncompartmental._rules import AbstractTerminal, BelowLimit, BestFit
@@ -60,8 +61,7 @@ class NCA:
         names = [name for name in self.table if name in ("ID", "DVID", "DOSE", *_SHOWN)]
         sampled = [i for i, analysed in enumerate(self.profiles) if analysed.profile.time.size]
         rows = [names] + [[_text(self.table[name][i]) for name in names] for i in sampled]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
-        lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+        lines = [aligned(rows)]
         for i in sampled:
             place, note = self.profiles[i].place, self.table["NOTE"][i]
             if note:
@@ -222,6 +222,4 @@ def _summary(name: str, kind: Any, dose: int, values: np.ndarray) -> Summary:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (float, np.floating)):
-        return "-" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+    return number(value) if isinstance(value, (float, np.floating)) else str(value)
