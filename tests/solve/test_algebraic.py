@@ -9,6 +9,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax._model import AbstractAlgebraic
+from qspjax.models import Network, NetworkEvent, Parameter, Reaction
 from qspjax.solve._consistent import consistent
 from qspjax.solve._near import Near
 
@@ -154,6 +155,25 @@ def test_events_that_look_at_algebraic_states():
     for transform in (lambda f: f, jax.jacfwd, jax.jacrev):
         found, expected = (transform(observed(model))(x) for model in (EventfulBinding, EventfulEquilibrium))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_algebraic_rule_of_a_network():
+    """0 = y^3 + y - S holds after a dose, an event and a change of a parameter, at their own times."""
+    network = Network(
+        species={"S": 10.0},
+        parameters={"y": Parameter(constant=False), "k": 0.3, "a": 1.0},
+        reactions={"out": Reaction("S ->", "k * y")},
+        algebraic=["y^3 + a * y - S"],
+        events=[NetworkEvent("y < 1", {"S": "S + 5"})],
+    )
+    assert network.algebraic() == ("y",)
+    regimen = qsp.bolus(20.0, to="S", at=1.0) + qsp.set_parameter("a", 40.0, at=15.0)
+    ts = np.array([0.0, 1.0, 5.0, 12.0, 15.0, 30.0, 60.0])
+    seen = qsp.simulate(network, regimen, ts).observed
+    a = np.where(ts < 15.0, 1.0, 40.0)
+    np.testing.assert_allclose(seen["y"] ** 3 + a * seen["y"], seen["S"], rtol=1e-7)
+    assert float(seen["S"][1] - seen["S"][0]) > 19.0 - 0.3 * 2.0
 
 
 class Level(NamedTuple):

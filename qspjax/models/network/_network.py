@@ -440,7 +440,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
 
 
 def _consistent(network: Network, start: Labelled) -> Labelled:
-    """Return a state whose algebraic part satisfies the rules, by Newton's method; its derivatives are exact."""
+    """Return a state whose algebraic part satisfies the rules, by Newton's method; its derivatives are exact.
+
+    Where the method does not arrive the state stays as it is, for the solver to search further or to give up.
+    """
     plan = network.plan
     places = [plan.places[id] for id in plan.implicit]
     apart = isinstance(start.values, tuple)
@@ -461,7 +464,9 @@ def _consistent(network: Network, start: Labelled) -> Labelled:
 
     x = jnp.stack([start.values[place] for place in places])
     found = jax.lax.stop_gradient(jax.lax.fori_loop(0, NEWTON, step, jax.lax.stop_gradient(x)))
-    return put(step(0, step(0, found)), start.values)
+    fine = jnp.isfinite(step(0, found)).all()
+    found = step(0, step(0, jnp.where(fine, found, x)))
+    return put(jnp.where(fine, found, x), start.values)
 
 
 def units_of(definition: Definition) -> Units:
