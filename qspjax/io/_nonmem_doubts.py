@@ -40,7 +40,8 @@ def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
     dose = is_dose(values)
     same = np.zeros(dose.size, dtype=bool)
     names = [name for name in ("ID", "TIME", "CMT", "EVID", *DOSING) if name in values]
-    rows = np.stack([np.unique(values[name], return_inverse=True)[1] for name in names], axis=1)[dose]
+    columns = [values[name].astype(str) if values[name].dtype == object else values[name] for name in names]
+    rows = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)[dose]
     _, first = np.unique(rows, axis=0, return_index=True)
     again = np.ones(rows.shape[0], dtype=bool)
     again[first] = False
