@@ -10,7 +10,9 @@ import numpy as np
 
 from qspjax._checks import (
     ArgumentError,
+    check_finite,
     check_instance,
+    check_names,
     check_number,
     check_one_of,
     check_whole,
@@ -19,10 +21,15 @@ from qspjax._checks import (
 )
 from qspjax._cohort import Cohort, as_array
 from qspjax._distribution import AbstractDistribution
+from qspjax._doses import no_doses
+from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
+from qspjax._regimen import Regimen
 from qspjax._types import Key
+from qspjax._varying import set_parameter
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
+from qspjax.population._individual import Individual, on_occasion
 
 Correlation = Mapping[tuple[str, str], Any] | Any
 
@@ -38,12 +45,21 @@ class Population(eqx.Module):
     log-normal parameters the correlation of their logarithms (with omega^2 = ln(1 + cv^2), OMEGA's off-diagonal is
     correlation x omega x omega).
 
+    Any other difference between patients is a formula over parameters, normal random effects and covariates, as in a
+    mixed-effects model: `individual={"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}` with `parameters={"tCL": 3.0}` and
+    `random={"eta_CL": 0.09}`.
+
     Args:
         model: The typical patient.
         between: Distributions by dotted parameter name.
-        covariates: Distributions of covariates by name, or `Categorical`.
+        covariates: Distributions of covariates by name, or `Categorical`; or observed values, shape (subjects,), of
+            which all that are given so are drawn together, a subject at a time.
         effects: What covariates do to parameters.
-        correlation: `{("CL", "V"): 0.5}`, or a whole matrix in the order of `between`.
+        correlation: `{("CL", "V"): 0.5}`, or a whole matrix in the order of `between` and then of `random`.
+        individual: Formulas by dotted parameter name.
+        parameters: Numbers that formulas use, by name.
+        random: Variances of random effects that formulas use, by name.
+        occasional: Which random effects are drawn anew on each occasion (see `occasions`).
 
     Raises:
         ValueError: If a name is no parameter or covariate, or the correlation is not positive definite.
@@ -68,24 +84,36 @@ class Population(eqx.Module):
     correlation: jax.Array
     between_names: tuple[str, ...] = eqx.field(static=True)
     covariate_names: tuple[str, ...] = eqx.field(static=True)
+    observed: dict[str, jax.Array]
+    individual: Individual
 
     def __init__(
         self,
         model: AbstractModel,
         *,
         between: Mapping[str, AbstractDistribution] | None = None,
-        covariates: Mapping[str, AbstractDistribution | Categorical] | None = None,
+        covariates: Mapping[str, AbstractDistribution | Categorical | Any] | None = None,
         effects: Sequence[AbstractCovariateEffect] = (),
         correlation: Correlation | None = None,
+        individual: Mapping[str, str | Expression | float] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        random: Mapping[str, Any] | None = None,
+        occasional: Sequence[str] = (),
     ):
         """Collect the parts and check that every name exists."""
         between, covariates = {} if between is None else between, {} if covariates is None else covariates
+        check_instance("covariates", covariates, Mapping, "a mapping of covariate names to distributions")
+        self.observed = _columns({name: one for name, one in covariates.items() if _is_column(one)})
+        covariates = {name: one for name, one in covariates.items() if name not in self.observed}
         _check_parts(model, between, covariates, effects)
         self.model = model
         self.between, self.between_names = tuple(between.values()), tuple(between)
         self.covariates, self.covariate_names = tuple(covariates.values()), tuple(covariates)
         self.effects = tuple(effects)
-        self.correlation = _correlation_matrix(correlation, self.between_names)
+        self.individual = Individual(
+            individual or {}, parameters or {}, random or {}, check_names("occasional", occasional)
+        )
+        self.correlation = _correlation_matrix(correlation, (*self.between_names, *self.individual.effects))
 
     def __check_init__(self) -> None:
         known = [parameter.name for parameter in names(self.model)]
@@ -93,39 +121,105 @@ class Population(eqx.Module):
             check_one_of("between", name, known, "a parameter of the model")
         for name in self._affected():
             check_one_of("effects", name, known, "a parameter of the model")
-        covariates = dict(zip(self.covariate_names, self.covariates, strict=True))
+        covariates = dict(zip(self.covariate_names, self.covariates, strict=True)) | self.observed
         for effect in self.effects:
             for name, categories in effect.needs().items():
                 check_one_of("effects", name, covariates, "a covariate of the population")
                 _check_categories(name, covariates[name], categories)
+        self.individual.check(self.model, tuple(covariates))
+        for name in self.individual.names:
+            if name in (*self._affected(), *self.between_names):
+                refuse("individual", "have formulas of what `between` and `effects` leave alone", name)
+        _check_occasional(self)
 
-    def sample(self, *, key: Key, size: int) -> Cohort:
+    def sample(self, *, key: Key, size: int, occasions: int = 1) -> Cohort:
         """Draw virtual patients; patient i is the same whatever the size.
 
         Args:
             key: `jax.random.key(seed)`.
             size: Number of patients.
+            occasions: Of how many occasions there are random effects: the patients are as on the first, and `occasions`
+                returns what changes on the others.
 
         Raises:
             ValueError: If `size` is not positive, or a sampled parameter is outside its range (truncate it).
         """
         check_whole("size", size, 1)
-        check_key(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
-        covariates, values = _sampled(self, keys)
-        values = {name: values[name] for name in dict.fromkeys((*self._affected(), *self.between_names))}
+        check_whole("occasions", occasions, 1)
+        covariates, values = _sampled(self, keys_of(key, size), occasions)
+        return self.cohort(covariates, values, size)
+
+    def cohort(self, covariates: Mapping[str, Any], values: Mapping[str, Any], size: int) -> Cohort:
+        """Return the cohort of patients that `draw` has drawn.
+
+        Args:
+            covariates: By name, shape (patients,).
+            values: Of parameters, by name, shape (patients, ...).
+            size: Number of patients.
+
+        Raises:
+            ValueError: If a parameter is outside its range.
+        """
+        own = dict.fromkeys((*self._affected(), *self.between_names, *self.individual.names))
+        values = {name: values[name] for name in own}
         try:
             return Cohort.of(self.model, values, covariates=covariates, size=size)
         except ArgumentError as error:
             varied = {name.split(".")[-1] for name in self.between_names}
-            where = "its distribution in `between`" if error.argument.split(".")[-1] in varied else "its covariate"
-            error.args = (f"{str(error).removesuffix('.')}: a sampled patient; truncate {where}.",)
+            own = error.argument.split(".")[-1]
+            where = "its distribution in `between`" if own in varied else "its covariate"
+            hint = "write its formula so that it cannot be" if own in self.individual.names else f"truncate {where}"
+            error.args = (f"{str(error).removesuffix('.')}: a sampled patient; {hint}.",)
             raise
+
+    def occasions(self, cohort: Cohort, *, at: Sequence[float]) -> Regimen:
+        """Return what changes on later occasions of patients that were drawn, to be added to their doses.
+
+        Args:
+            cohort: Patients from `sample(..., occasions=1 + len(at))`.
+            at: When the second, the third, ... occasion begins; doses at this time are given on it.
+
+        Raises:
+            ValueError: If nothing changes between occasions, or the patients have too few.
+
+        Example:
+            >>> import jax, qspjax as qsp
+            >>> population = qsp.Population(
+            ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+            ...     individual={"CL": "tCL * exp(eta_CL + kappa_CL)"},
+            ...     parameters={"tCL": 3.0},
+            ...     random={"eta_CL": 0.09, "kappa_CL": 0.04},
+            ...     occasional=["kappa_CL"],
+            ... )
+            >>> cohort = population.sample(key=jax.random.key(0), size=100, occasions=2)
+            >>> regimen = qsp.bolus(100.0, to="central").every(24.0, doses=2) + population.occasions(cohort, at=[24.0])
+            >>> qsp.simulate_cohort(cohort, regimen, [24.0, 48.0]).observed["concentration"].shape
+            (100, 2)
+        """
+        check_instance("cohort", cohort, Cohort, "a cohort (`sample` draws one)")
+        changing, effects = self.individual.changing(), self.individual.occasional
+        if not changing:
+            raise ValueError("Nothing changes between occasions here: no formula has an effect that is `occasional`.")
+        found = no_doses()
+        for number, time in enumerate(at, start=2):
+            later = {name: on_occasion(name, number) for name in effects}
+            if not {*later.values()} <= cohort.covariates.keys():
+                refuse("cohort", f"be drawn with occasions={1 + len(at)}", f"one with {number - 1}")
+            known = {**cohort.covariates, **{name: cohort.covariates[own] for name, own in later.items()}}
+            for name, value in self.individual.values(self.model, known, changing).items():
+                found = found + set_parameter(name, jnp.broadcast_to(value, (cohort.size,)), at=time)
+        return found
 
     def _affected(self) -> tuple[str, ...]:
         return tuple(name for effect in self.effects for name in effect.parameters())
 
-    def _draw(self, key: Key) -> tuple[dict[str, Any], dict[str, Any]]:
+    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the covariates (and random effects) of one patient, and the values of its parameters.
+
+        Args:
+            key: Of this patient.
+            occasions: As of `sample`.
+        """
         for_covariates, for_effects = jax.random.split(key)
         covariates = {}
         for i, (name, distribution) in enumerate(zip(self.covariate_names, self.covariates, strict=True)):
@@ -138,15 +232,33 @@ class Population(eqx.Module):
         for effect in self.effects:
             for name in effect.parameters():
                 values[name] = effect(name, values[name], covariates)
-        z = jnp.linalg.cholesky(self.correlation) @ jax.random.normal(for_effects, (len(self.between),))
+        if self.observed:
+            rows = next(iter(self.observed.values())).size
+            row = jax.random.randint(jax.random.fold_in(for_covariates, len(self.covariates)), (), 0, rows)
+            covariates |= {name: column[row] for name, column in self.observed.items()}
+        factor = jnp.linalg.cholesky(self.correlation)
+        z = factor @ jax.random.normal(for_effects, (len(factor),))
         for i, (name, distribution) in enumerate(zip(self.between_names, self.between, strict=True)):
             values[name] = distribution.from_normal(z[i], values[name])
-        return covariates, values
+        own = self.individual
+        covariates |= own.effects_of(z[len(self.between) :])
+        values |= own.values(self.model, covariates)
+        for number in range(2, occasions + 1):
+            normal = jax.random.normal(jax.random.fold_in(for_effects, number), (len(factor),))
+            later = own.effects_of((factor @ normal)[len(self.between) :])
+            covariates |= {on_occasion(name, number): later[name] for name in own.occasional}
+        return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
+
+
+def keys_of(key: Key, size: int) -> jax.Array:
+    """Return the key of each patient, the same whatever the size."""
+    check_key(key)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
 
 
 @eqx.filter_jit
-def _sampled(population: Population, keys: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    return jax.vmap(population._draw)(keys)
+def _sampled(population: Population, keys: Any, occasions: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    return jax.vmap(lambda key: population.draw(key, occasions))(keys)
 
 
 def check_key(key: Any) -> None:
@@ -161,16 +273,45 @@ def check_key(key: Any) -> None:
 def _check_parts(model: Any, between: Any, covariates: Any, effects: Any) -> None:
     check_instance("model", model, AbstractModel, "a model")
     check_instance("between", between, Mapping, "a mapping of parameter names to distributions")
-    check_instance("covariates", covariates, Mapping, "a mapping of covariate names to distributions")
     for name, value in between.items():
         check_instance(f'between["{name}"]', value, AbstractDistribution, "a distribution")
     for name, value in covariates.items():
         check_instance(
-            f'covariates["{name}"]', value, (AbstractDistribution, Categorical), "a distribution or `Categorical`"
+            f'covariates["{name}"]',
+            value,
+            (AbstractDistribution, Categorical),
+            "a distribution, `Categorical` or observed values",
         )
     check_instance("effects", effects, (list, tuple), "a list of covariate effects")
     for i, effect in enumerate(effects):
         check_instance(f"effects[{i}]", effect, AbstractCovariateEffect, "a covariate effect")
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray, jax.Array))
+
+
+def _columns(columns: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Return observed covariates, each of shape (subjects,)."""
+    found = {name: as_array(f'covariates["{name}"]', one).astype(float) for name, one in columns.items()}
+    sizes = {name: one.shape for name, one in found.items()}
+    for name, shape in sizes.items():
+        first = next(iter(sizes.values()))
+        if len(shape) != 1 or not shape[0] or shape != first:
+            refuse(
+                f'covariates["{name}"]', "have one value a subject, as many as other covariates", f"of shape {shape}"
+            )
+        check_finite(f'covariates["{name}"]', found[name])
+    return found
+
+
+def _check_occasional(population: Population) -> None:
+    """Refuse a correlation between effects of occasions and others: which of the occasions would it be with?"""
+    occasional = [name in population.individual.occasional for name in population.individual.effects]
+    again = np.array([*[False] * len(population.between), *occasional], bool)
+    found = concrete(population.correlation)
+    if found is not None and again.any() and found[np.ix_(again, ~again)].any():
+        refuse("correlation", "be none between effects of occasions and others", "one")
 
 
 def _check_categories(name: str, covariate: Any, categories: tuple[str, ...] | None) -> None:
@@ -189,7 +330,7 @@ def _correlation_matrix(correlation: Correlation | None, order: tuple[str, ...])
     else:
         matrix = as_array("correlation", correlation).astype(float)
         if matrix.shape != (size, size):
-            must = f"have shape ({size}, {size}), one row a name in `between`"
+            must = f"have shape ({size}, {size}), one row a name in `between` and `random`"
             refuse("correlation", must, f"of shape {matrix.shape}")
     found = concrete(matrix)
     if found is not None and size:
@@ -208,7 +349,7 @@ def _matrix_of_pairs(correlation: Mapping[tuple[str, str], Any], order: tuple[st
         if not isinstance(pair, tuple) or len(pair) != 2:
             refuse("correlation", 'be by pairs of names, such as {("CL", "V"): 0.5}', pair)
         for name in pair:
-            check_one_of("correlation", name, order, "parameters in `between`")
+            check_one_of("correlation", name, order, "parameters in `between` or effects in `random`")
         if pair[0] == pair[1]:
             refuse("correlation", "be between two different parameters", f"of `{pair[0]}` with itself")
         if frozenset(pair) in given:

@@ -136,7 +136,7 @@ ERRORS = {
     ),
     "covariates": (
         {"covariates": {"SEX": {"male": 0.5}}},
-        'Argument `covariates["SEX"]` must be a distribution or `Categorical`, but is of type dict.',
+        'Argument `covariates["SEX"]` must be a distribution, `Categorical` or observed values, but is of type dict.',
     ),
     "effects": (
         {"effects": qsp.SetBy("CL", "clearance")},
@@ -148,7 +148,7 @@ ERRORS = {
     ),
     "correlation of": (
         {"between": {"CL": qsp.LogNormal(cv=0.3)}, "correlation": {("CL", "V"): 0.2}},
-        "Argument `correlation` must name parameters in `between` (CL), but is `V`.",
+        "Argument `correlation` must name parameters in `between` or effects in `random` (CL), but is `V`.",
     ),
     "size": ({"size": 0}, "Argument `size` must be a whole number of at least 1, but is "),
     "size of": ({"size": 10.0}, "Argument `size` must be a whole number of at least 1, but is 10 of type float."),
@@ -194,3 +194,102 @@ def test_a_population_has_a_model_and_is_sampled_with_a_key():
 def test_allometry_of_one_name():
     effect = qsp.Allometric(clearances="CL", volumes="Vc")
     assert effect.parameters() == ("CL", "Vc")
+
+
+def formulas(**changed):
+    """Return a population whose parameters are formulas."""
+    settings = {
+        "individual": {"CL": "tCL * exp(eta_CL + kappa_CL) * (WT / 70)^power", "V": "30 / (1 + exp(-(1 + eta_V)))"},
+        "parameters": {"tCL": 3.0, "power": 0.75},
+        "random": {"eta_CL": 0.09, "eta_V": 0.04, "kappa_CL": 0.01},
+        "covariates": {"WT": [50.0, 70.0, 90.0], "AGE": [20.0, 40.0, 60.0]},
+        "correlation": {("eta_CL", "eta_V"): 0.5},
+        "occasional": ["kappa_CL"],
+    } | changed
+    return qsp.Population(qsp.models.OneCompartment(CL=3.0, V=30.0), **settings)
+
+
+def test_formulas_of_patients():
+    cohort = formulas().sample(key=jax.random.key(0), size=20_000)
+    known = {name: np.asarray(value) for name, value in cohort.covariates.items()}
+    expected = 3.0 * np.exp(known["eta_CL"] + known["kappa_CL"]) * (known["WT"] / 70.0) ** 0.75
+    np.testing.assert_allclose(cohort.model.CL, expected, rtol=1e-12)
+    np.testing.assert_allclose(cohort.model.V, 30.0 / (1.0 + np.exp(-(1.0 + known["eta_V"]))), rtol=1e-12)
+    etas = np.stack([known[name] for name in ("eta_CL", "eta_V", "kappa_CL")])
+    expected = [[0.09, 0.03, 0.0], [0.03, 0.04, 0.0], [0.0, 0.0, 0.01]]
+    np.testing.assert_allclose(np.cov(etas), expected, atol=2e-3)
+    np.testing.assert_array_equal(known["AGE"], known["WT"] - 30.0)  # a subject at a time
+    np.testing.assert_allclose([np.mean(known["WT"] == weight) for weight in (50.0, 70.0, 90.0)], 1 / 3, atol=0.02)
+
+
+def test_occasions_change_what_depends_on_their_effects():
+    population = formulas()
+    cohort = population.sample(key=jax.random.key(0), size=5, occasions=3)
+    again = population.sample(key=jax.random.key(0), size=5)
+    np.testing.assert_array_equal(cohort.model.CL, again.model.CL)
+    regimen = qsp.bolus(100.0, to="central") + population.occasions(cohort, at=[24.0, 48.0])
+    found = qsp.simulate_cohort(cohort, regimen, [24.0, 48.0, 72.0]).observed["concentration"]
+    known = {name: np.asarray(value) for name, value in cohort.covariates.items()}
+    for k, name in enumerate(("kappa_CL@2", "kappa_CL@3")):
+        CL = 3.0 * np.exp(known["eta_CL"] + known[name]) * (known["WT"] / 70.0) ** 0.75
+        np.testing.assert_allclose(np.log(found[:, k] / found[:, k + 1]), 24.0 * CL / cohort.model.V, rtol=1e-6)
+    with pytest.raises(ValueError, match="`cohort` must be drawn with occasions=4, but is one with 3"):
+        population.occasions(cohort, at=[24.0, 48.0, 72.0])
+    with pytest.raises(ValueError, match="Nothing changes between occasions"):
+        formulas(occasional=[]).occasions(cohort, at=[24.0])
+
+
+def test_formulas_are_differentiable_in_both_modes():
+    def clearance(value):
+        population = qsp.Population(
+            qsp.models.OneCompartment(CL=3.0, V=30.0),
+            individual={"CL": "tCL * exp(eta)"},
+            parameters={"tCL": value},
+            random={"eta": value / 30.0},
+        )
+        return population.draw(jax.random.key(1))[1]["CL"]
+
+    central = (clearance(3.0 + 1e-5) - clearance(3.0 - 1e-5)) / 2e-5
+    np.testing.assert_allclose([jax.grad(clearance)(3.0), jax.jacfwd(clearance)(3.0)], central, rtol=1e-8)
+
+
+FORMULA_ERRORS = {
+    "name": ({"individual": {"CLL": "tCL"}}, "`individual` must name a parameter of the model (CL, V), but is `CLL`"),
+    "symbol": (
+        {"individual": {"CL": "tCL * exp(eta_Q)"}},
+        "`individual` must name a parameter, a random effect or a covariate, in the formula of `CL`",
+    ),
+    "text": ({"individual": {"CL": "tCL *"}}, '`individual["CL"]` must be a formula, but: '),
+    "variance": ({"random": {"eta_CL": -0.1}}, '`random["eta_CL"]` must be positive, but is -0.1'),
+    "twice": (
+        {"random": {"WT": 0.1, "kappa_CL": 0.1}},
+        "`random` must have names that mean nothing else, and not that of a covariate",
+    ),
+    "both": (
+        {"between": {"CL": qsp.LogNormal(cv=0.3)}},
+        "`individual` must have formulas of what `between` and `effects` leave alone, but is `CL`",
+    ),
+    "occasional": ({"occasional": ["eta"]}, "`occasional` must name a random effect"),
+    "correlation": (
+        {"correlation": {("eta_CL", "kappa_CL"): 0.5}},
+        "`correlation` must be none between effects of occasions and others",
+    ),
+    "column": (
+        {"covariates": {"WT": [50.0, 70.0], "AGE": [20.0]}},
+        '`covariates["AGE"]` must have one value a subject, as many as other covariates',
+    ),
+    "missing": ({"covariates": {"WT": [50.0, np.nan]}}, '`covariates["WT"]` must be finite'),
+}
+
+
+@pytest.mark.parametrize("case", FORMULA_ERRORS)
+def test_errors_in_formulas(case):
+    parts, message = FORMULA_ERRORS[case]
+    with pytest.raises(ValueError) as error:
+        formulas(**parts)
+    assert message in str(error.value)
+
+
+def test_a_formula_out_of_range_is_named_with_a_remedy():
+    with pytest.raises(ValueError, match="write its formula so that it cannot be"):
+        formulas(individual={"CL": "tCL + 30 * eta_CL"}).sample(key=jax.random.key(0), size=100)

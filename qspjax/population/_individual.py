@@ -1,0 +1,117 @@
+"""Formulas for what each patient has its own value of: of parameters, random effects and covariates.
+
+    P_i = f_P(theta, eta_i, x_i),   eta_i = sd z_i,  z_i ~ N(0, R)
+
+Effects of an occasion are drawn anew on each: kappa is that of the first, kappa@2 and kappa@3 those of later ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._checks import ArgumentError, check_above, check_instance, check_number, check_one_of, refuse
+from qspjax._expression import Expression, as_number, evaluate, parse, symbols
+from qspjax._model import AbstractModel, as_parameter
+from qspjax._names import names
+
+
+class Individual(eqx.Module):
+    """Formulas of parameters of the model, and what they need besides covariates.
+
+    Args:
+        formulas: By name of the parameter of the model: text, expressions or numbers.
+        parameters: Numbers that formulas use, by name.
+        random: The variance of each random effect, by name.
+        occasional: The effects that are drawn anew on each occasion.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    formulas: tuple[Expression | float, ...] = eqx.field(static=True)
+    parameters: dict[str, jax.Array]
+    effects: tuple[str, ...] = eqx.field(static=True)
+    variances: tuple[jax.Array, ...]
+    occasional: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        formulas: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        random: Mapping[str, Any],
+        occasional: Sequence[str],
+    ) -> None:
+        """Read the formulas and check the numbers."""
+        for argument, value in (("individual", formulas), ("parameters", parameters), ("random", random)):
+            check_instance(argument, value, Mapping, "a mapping of names")
+        self.names, self.effects, self.occasional = tuple(formulas), tuple(random), tuple(occasional)
+        self.formulas = tuple(_formula(name, value) for name, value in formulas.items())
+        for argument, numbers in (("parameters", parameters), ("random", random)):
+            for name, value in numbers.items():
+                check_number(f'{argument}["{name}"]', value)
+        for name, value in random.items():
+            check_above(f'random["{name}"]', value, 0.0)
+        self.parameters = {name: as_parameter(value) for name, value in parameters.items()}
+        self.variances = tuple(as_parameter(value) for value in random.values())
+        for name in self.occasional:
+            check_one_of("occasional", name, self.effects, "a random effect")
+
+    def check(self, model: AbstractModel, covariates: Sequence[str]) -> None:
+        """Check that formulas are of parameters of the model and use names that have one meaning each."""
+        leaves = [one.name for one in names(model)]
+        for name in self.names:
+            check_one_of("individual", name, leaves, "a parameter of the model")
+        kinds = {"a parameter": self.parameters, "a covariate": covariates, "a parameter of the model": leaves}
+        for name in self.effects:
+            for what, others in kinds.items():
+                if name in others:
+                    refuse("random", f"have names that mean nothing else, and not that of {what}", name)
+        known = sorted({*self.parameters, *self.effects, *covariates, *leaves})
+        for name, formula in zip(self.names, self.formulas, strict=True):
+            for used in sorted(symbols(formula)) if isinstance(formula, Expression) else ():
+                what = f"a parameter, a random effect or a covariate, in the formula of `{name}`"
+                check_one_of("individual", used, known, what)
+
+    def effects_of(self, z: Any) -> dict[str, Any]:
+        """Return the random effects that belong to standard normal numbers, shape (effects,)."""
+        return {name: jnp.sqrt(self.variances[k]) * z[k] for k, name in enumerate(self.effects)}
+
+    def values(self, model: AbstractModel, known: Mapping[str, Any], only: Sequence[str] | None = None) -> dict:
+        """Return the values of the parameters of the model.
+
+        Args:
+            model: Its numbers may stand in formulas.
+            known: Random effects and covariates by name, and parameters that patients have of their own.
+            only: Which; by default all.
+        """
+        numbers = {one.name: one.value for one in names(model) if jnp.ndim(one.value) == 0}
+        known = {**numbers, **self.parameters, **known}
+        return {
+            name: as_number(evaluate([formula], known, 0.0)[0]) if isinstance(formula, Expression) else formula
+            for name, formula in zip(self.names, self.formulas, strict=True)
+            if only is None or name in only
+        }
+
+    def changing(self) -> tuple[str, ...]:
+        """Return the parameters of the model that depend on effects of the occasion."""
+        pairs = zip(self.names, self.formulas, strict=True)
+        return tuple(name for name, one in pairs if isinstance(one, Expression) and symbols(one) & {*self.occasional})
+
+
+def on_occasion(name: str, number: int) -> str:
+    """Return the name of an effect on an occasion, counted from 1."""
+    return name if number == 1 else f"{name}@{number}"
+
+
+def _formula(name: str, value: Any) -> Expression | float:
+    if isinstance(value, Expression):
+        return value
+    argument = f'individual["{name}"]'
+    if isinstance(value, str):
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ArgumentError(argument, f"must be a formula, but: {error}") from None
+    check_number(argument, value)
+    return float(value)
