@@ -42,6 +42,7 @@ from qspjax.fit._measurements import (
 )
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
+from qspjax.fit._saved import load as load, save as save
 from qspjax.fit._search import AbstractSearch as AbstractSearch
 from qspjax.fit._starts import MultiStart as MultiStart
 from qspjax.fit._tails import (

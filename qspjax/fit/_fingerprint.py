@@ -1,8 +1,8 @@
 """What tells one calculation from another: a hash of everything that its result depends on.
 
 Values are described by what they hold (numbers bit by bit, formulas node by node, objects by their class and their
-fields, functions by their code) and never by where they lie in memory, so that the same model, made again in another
-process, has the same fingerprint.
+fields, functions by their code and by the numbers and functions of their module that it uses) and never by where they
+lie, in memory or in which file, so that the same model, made again in another process, has the same fingerprint.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -101,19 +102,37 @@ class _Description:
         elif isinstance(value, functools.partial):
             yield from self._parts([value.func, value.args, value.keywords])
         elif isinstance(value, type):
-            yield f"{value.__module__}.{value.__qualname__}".encode()
-            if issubclass(value, AbstractModel):  # what a user may have edited: its equations
+            edited = issubclass(value, eqx.Module) and not _is_of_a_package(value)
+            yield (value.__qualname__ if edited else f"{value.__module__}.{value.__qualname__}").encode()
+            if edited or issubclass(value, AbstractModel):  # its equations
                 yield from self._parts([function for _, function in inspect.getmembers(value, inspect.isfunction)])
         elif isinstance(value, types.FunctionType):
             inner = inspect.unwrap(value)
             function = inner if inspect.isfunction(inner) else value
-            cells = inspect.getclosurevars(function).nonlocals
-            yield f"{function.__module__}.{function.__qualname__}".encode()
-            yield from self._parts([function.__code__, function.__defaults__, function.__kwdefaults__, cells])
+            known = inspect.getclosurevars(function)
+            around = {} if _is_of_a_package(function) else _own(known.globals, function.__module__)
+            yield function.__qualname__.encode()
+            yield from self._parts([function.__code__, function.__defaults__, function.__kwdefaults__])
+            yield from self._parts([known.nonlocals, around])
         else:
             yield from self._parts(type(value))
             yield from self._parts(_fields(value))
         self.around.pop()
+
+
+def _is_of_a_package(value: Any) -> bool:
+    """Whether a class or a function is that of a library, and not one that a user edits."""
+    return (value.__module__ or "").partition(".")[0] in ("builtins", "equinox", "jax", "qspjax")
+
+
+def _own(names: Mapping[str, Any], module: str) -> dict[str, Any]:
+    """Return which of the names that a function uses are numbers, text, or functions and classes of its module."""
+    plain = (bool, int, float, complex, str, bytes, tuple, list, dict, np.ndarray, np.generic, jax.Array)
+    return {
+        name: one
+        for name, one in sorted(names.items())
+        if isinstance(one, plain) or (isinstance(one, (types.FunctionType, type)) and one.__module__ == module)
+    }
 
 
 def _fields(value: Any) -> dict[str, Any]:

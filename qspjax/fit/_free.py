@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
-from qspjax._transform import AbstractTransform, Identity, Log
+from qspjax._transform import AbstractTransform, Identity, Log, Logit
 
 
 class Free(eqx.Module):
@@ -79,6 +79,17 @@ class Free(eqx.Module):
     def searched_bounds(self) -> tuple[Array, Array]:
         """Return the bounds on the scale of the search."""
         return self.transform.forward(self.lower), self.transform.forward(self.upper)
+
+    def scale(self, value: float) -> AbstractTransform:
+        """Return the scale on which uncertainty about a value is symmetric.
+
+        That of the search; where this is the natural one, the logarithm of what cannot be negative and the logit of
+        what lies between 0 and 1.
+        """
+        scale = self.transform
+        if isinstance(scale, Identity) and self.lower >= 0.0:
+            scale = Logit() if (self.lower, self.upper) == (0.0, 1.0) else Log()
+        return scale if np.isfinite(float(scale.forward(value))) else Identity()
 
     def drawn(self, probability: np.ndarray) -> np.ndarray:
         """Return starts on the scale of the search, within the bounds.

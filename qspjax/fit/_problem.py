@@ -269,10 +269,16 @@ class Problem:
         pool, _ = self.pooled(x)
         return self.layout.stages.simulate(pool)
 
-    def content(self) -> list[Any]:
-        """Return everything that the log density depends on, which tells problems apart."""
-        known = [self.outputs, self.free, self.fixed, self.reference]
-        return [type(self), self.model, self.method, self.experiments, *known]
+    def content(self) -> dict[str, Any]:
+        """Return everything that the log density depends on, by what it is in words, which tells problems apart."""
+        return {
+            "kind": type(self),
+            "model": self.model,
+            "method": self.method,
+            "experiments": self.experiments,
+            "outputs": self.outputs,
+            "parameters": [self.free, self.fixed],
+        }
 
     @property
     def rows(self) -> tuple[Rows, ...]:

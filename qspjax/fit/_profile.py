@@ -43,6 +43,7 @@ class Profile:
         threshold: The log density at the end of the confidence interval.
         interval: The confidence interval, natural values; infinite where the profile never falls so far.
         open: Whether the profile does not fall so far (below, above).
+        problem: What was fitted.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Profile:
     threshold: float
     interval: tuple[float, float]
     open: tuple[bool, bool]
+    problem: Problem = dataclasses.field(repr=False)
 
     @property
     def identifiable(self) -> bool:
@@ -200,7 +202,8 @@ class _Walk:
         points = np.array([point for *_, point in whole])
         values = np.asarray(transform.inverse(points[:, i]))
         densities = np.array([value for _, value, _ in whole])
-        return Profile(name, values, densities, points, threshold, (ends[0], ends[1]), (opens[0], opens[1]))
+        sides = (ends[0], ends[1]), (opens[0], opens[1])
+        return Profile(name, values, densities, points, threshold, *sides, self.problem)
 
 
 def _crossing(path: list[tuple[float, float, np.ndarray]], threshold: float) -> float | None:

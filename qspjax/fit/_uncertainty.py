@@ -14,6 +14,7 @@ from qspjax.fit._error_models import AbstractScaled, LogNormalError
 from qspjax.fit._problem import Problem
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit._tails import Gaussian
+from qspjax.fit._wald import wald_intervals
 
 if TYPE_CHECKING:
     import pandas
@@ -156,17 +157,20 @@ class Uncertainty:
         return covariance / errors[:, None] / errors
 
     def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Return Wald confidence intervals of the natural values: symmetric on the scale of the search.
+        """Return Wald confidence intervals of the natural values, which stay within their bounds.
+
+        $$ g^{-1}(g(\\theta) \\pm z \\, SE \\, g'(\\theta)) $$
+
+        with g the scale of the search; where this is the natural one, the logarithm of what cannot be negative, and the
+        logit of what lies between 0 and 1.
 
         Args:
             level: The confidence.
         """
-        from scipy.stats import norm
-
-        reach = norm.ppf(0.5 + level / 2) * self.standard_errors
-        lower, upper = (np.asarray(edge) for edge in self.problem.bounds)
-        low, high = np.maximum(self.x - reach, lower), np.minimum(self.x + reach, upper)
-        return tuple(np.asarray(self.problem.natural(edge)) for edge in (low, high))
+        free, values = [*self.problem.free.values()], np.asarray(self.problem.natural(self.x))
+        scales = [one.scale(value) for one, value in zip(free, values, strict=True)]
+        low, high = wald_intervals(scales, values, self.natural_standard_errors, level)
+        return np.maximum(low, [one.lower for one in free]), np.minimum(high, [one.upper for one in free])
 
     def curves(self, level: float = 0.95, *, points: int = 200) -> dict[str, np.ndarray]:
         """Return predictions at times that lie close, with their bands, as columns.

@@ -9,7 +9,9 @@ import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced_directory
+from qspjax._transform import Identity, Logit
 from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit
+from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.io._mixed_file import MixedFile
 from qspjax.io._outputs import version, write_csv
@@ -100,11 +102,15 @@ def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
                 correlation = omega[i, j] / np.sqrt(omega[i, i] * omega[j, j])
                 name = f"cov({names[i - own[0]]}, {names[j - own[0]]})"
                 rows.append({"name": name, "kind": "covariance", "estimate": omega[i, j], "correlation": correlation})
+    scales = dict(zip(mixed.names, mixed.scales(fit.x), strict=True)) | dict.fromkeys(shares, Logit())
     for row in rows:
         error, value = errors.get(row["name"], np.nan), row["estimate"]
         row["fixed"] = row["name"] not in errors
         row |= {"se": error, "rse_percent": 100.0 * error / abs(value) if value else np.nan}
-        row |= {"lower": value - 1.96 * error, "upper": value + 1.96 * error}
+        scale, bounds = scales.get(row["name"], Identity()), mixed.free.get(row["name"])
+        ends = np.ravel(wald_intervals([scale], np.array([value]), np.array([error]), 0.95))
+        ends = ends if bounds is None else np.clip(ends, bounds.lower, bounds.upper)
+        row |= dict(zip(("lower", "upper"), ends.tolist(), strict=True))
     columns = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "upper")
     columns += ("sd", "cv_percent", "correlation", "shrinkage_sd_percent", "shrinkage_var_percent")
     return {column: np.array([row.get(column, np.nan) for row in rows]) for column in columns}

@@ -39,7 +39,6 @@ def fitted(
         path=mixed.start[None],
         status="converged",
         seconds=0.0,
-        program=None,
     )
 
 

@@ -1,6 +1,7 @@
 """Fingerprints: the same for the same model, another one for every change that the result depends on."""
 
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -106,6 +107,34 @@ def scaled(factor):
 )
 def test_values_are_told_apart(one, other):
     assert fingerprint(one) == fingerprint(one) != fingerprint(other)
+
+
+FACTOR = 2.0
+
+
+def helped(x):
+    return FACTOR * x
+
+
+def helper(x):
+    return helped(x)
+
+
+def test_numbers_and_functions_of_the_module_belong_to_a_function(monkeypatch):
+    before = fingerprint(helper)
+    monkeypatch.setattr(f"{__name__}.FACTOR", 3.0)
+    assert fingerprint(helper) != before
+
+
+def test_a_model_is_the_same_in_another_file():
+    source = inspect.getsource(Decay)
+    spaces = [{"jax": jax, "qsp": qsp, "__name__": name} for name in ("__main__", "models")]
+    for space in spaces:
+        exec(source, space)
+    one, other = (fingerprint(space["Decay"](k=0.1)) for space in spaces)
+    assert one == other
+    exec(source.replace("-self.k", "-2 * self.k"), spaces[1])
+    assert fingerprint(spaces[1]["Decay"](k=0.1)) != one
 
 
 def test_what_holds_itself():

@@ -14,6 +14,7 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression, substitute, symbol
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
+from qspjax._transform import AbstractTransform, Log, Logit
 from qspjax.fit._causes import why_undefined
 from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit._formula import Formula, as_formula, names_in
@@ -188,6 +189,23 @@ class Mixed:
         pieces += [one.random.elements(omega[one.effects[0], one.effects[0]]) for one in self.blocks]
         return jnp.concatenate(pieces)
 
+    def scales(self, x: Any) -> tuple[AbstractTransform, ...]:
+        """Return the scale on which uncertainty about each of `names` is symmetric: see `Free`, and of Omega
+
+        log var,   atanh(cov / (sd sd'))
+
+        """
+        natural, omega = np.asarray(self.natural(x)), np.asarray(self.covariance(x))
+        found = [one.scale(float(natural[k])) for k, one in enumerate(self.free.values())]
+        for one in self.blocks:
+            sd = np.sqrt(np.diag(omega[one.effects[0], one.effects[0]]))
+            rows, cols = np.tril_indices(sd.size, -1)
+            labels = len(one.random.labels())
+            found += [Log()] * min(labels, sd.size)
+            if labels > sd.size:
+                found += [Logit(-most, most) for most in sd[rows] * sd[cols]]
+        return tuple(found)
+
     def log_prior(self, x: Any) -> Array:
         """Return the log density of the priors of the parameters at a point."""
         if not self.free:
@@ -249,10 +267,18 @@ class Mixed:
         observed = self.individuals.observed(expansion, pool)
         return [rows.predicted(pool, observed, known) for rows in self.rows]
 
-    def content(self) -> list[Any]:
-        """Return everything that the likelihood depends on, which tells problems apart."""
-        formulas = [self.individual, self.outputs, self.free, self.fixed, self.random]
-        return [type(self), self.model, self.method, *formulas, self.experiments, self.covariates, self.steps]
+    def content(self) -> dict[str, Any]:
+        """Return everything that the likelihood depends on, by what it is in words, which tells problems apart."""
+        return {
+            "kind": type(self),
+            "model": self.model,
+            "method": self.method,
+            "subjects": [self.experiments, self.covariates, self.steps],
+            "outputs": self.outputs,
+            "parameters": [self.free, self.fixed],
+            "formulas of individuals": self.individual,
+            "random effects": self.random,
+        }
 
     def failures(self, x: Any, u: Any = None) -> list[str]:
         """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have.

@@ -25,7 +25,7 @@ from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, refuse
 from qspjax._model import AbstractModel
-from qspjax._transform import Identity
+from qspjax._transform import AbstractTransform, Identity, Logit
 from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free
 from qspjax.fit._measurements import Experiment, Output
@@ -75,6 +75,12 @@ class _Divided(Mixed):
     def values(self, x: Any) -> dict[str, Array]:
         shares = jnp.exp(self.log_shares(x))
         return super().values(x) | {_label(name): shares[k] for k, name in enumerate(self.subpopulations[:-1])}
+
+    def scales(self, x: Any) -> tuple[AbstractTransform, ...]:
+        end = len(self.free)
+        found = super().scales(x)
+        shares = (Logit(),) * (len(self.subpopulations) - 1)
+        return (*found[: end - len(shares)], *shares, *found[end:])
 
 
 class Mixture(_Divided):

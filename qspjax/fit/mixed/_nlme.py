@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,11 +205,10 @@ class DescentRun:
 
     def result(self) -> MixedFit:
         """Return what was found."""
-        mixed, u, program, memberships = self.mixed, self.u, self.program, {}
+        mixed, u, modes, memberships = self.mixed, self.u, None, {}
         if isinstance(mixed, Mixture):
-            program = partial(_from_all, program, u)
             memberships = dict(zip(mixed.subpopulations, self.last.shares.T, strict=True))
-            mixed, u = mixed.classified(self.last.shares, u)
+            modes, (mixed, u) = u, mixed.classified(self.last.shares, u)
         return MixedFit(
             mixed=mixed,
             method=self.method,
@@ -224,8 +222,8 @@ class DescentRun:
             path=np.array(self.path),
             status=self.ended or "iterations used up",
             seconds=time.perf_counter() - self.began,
-            program=program,
             memberships=memberships,
+            modes=modes,
         )
 
     def state(self) -> dict[str, Any]:
@@ -240,12 +238,6 @@ class DescentRun:
         self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
         self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
         self.history, self.path = held["history"].tolist(), [*held["path"]]
-
-
-def _from_all(program: Callable[..., Any], modes: np.ndarray, x: Any, u: Any) -> Any:
-    """Evaluate the objective of a mixture, from the modes of all copies on, whatever those of the subjects are."""
-    del u
-    return program(x, jnp.asarray(modes))
 
 
 def _mark(run: DescentRun | StochasticRun) -> str:

@@ -1,7 +1,7 @@
 """What an estimation of a mixed-effects model has found."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,17 @@ import numpy as np
 from qspjax._checks import check_one_of
 from qspjax._extras import require
 from qspjax.fit._formula import names_in, value_of
+from qspjax.fit._wald import wald_intervals
+from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._diagnostics import diagnostics
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixture import whole_of
+from qspjax.fit.mixed._objective import Evaluation, objective_program
 
 if TYPE_CHECKING:
     import pandas
 
-    from qspjax.fit.mixed._approximations import AbstractApproximation
+    from qspjax.fit.mixed._saem import SAEM
 
 COVARIANCES = ("sandwich", "hessian", "products")
 STEP = 1e-3
@@ -43,13 +47,13 @@ class MixedFit:
         path: The points, shape (iterations, names).
         status: How the search ended.
         seconds: What it took.
-        program: The objective as one program, for standard errors.
         memberships: Of a mixture, the probability of each subpopulation given the data, by name, shape (subjects,). All
             else is said of every subject in the subpopulation to which it most probably belongs.
+        modes: Of a mixture, the modes of all subjects in all subpopulations, shape (copies, effects).
     """
 
     mixed: Mixed
-    method: "AbstractApproximation"
+    method: "AbstractApproximation | SAEM"
     x: np.ndarray
     u: np.ndarray
     subject_objectives: np.ndarray
@@ -60,8 +64,8 @@ class MixedFit:
     path: np.ndarray
     status: str
     seconds: float
-    program: Callable[..., Any] = dataclasses.field(repr=False)
     memberships: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    modes: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def objective(self) -> float:
@@ -183,9 +187,19 @@ class MixedFit:
         named = {name: values[:, k] for k, name in enumerate(self.mixed.names)}
         return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
 
+    def evaluated(self, x: np.ndarray) -> Evaluation:
+        """Return the objective at a point near the estimate, by `FOCEI` after `SAEM`.
+
+        Args:
+            x: The point, on the scale of the search.
+        """
+        method = self.method if isinstance(self.method, AbstractApproximation) else FOCEI()
+        program = objective_program(whole_of(self.mixed), method)
+        return program(jnp.asarray(x), jnp.asarray(self.u if self.modes is None else self.modes))
+
     def _slopes(self, x: np.ndarray) -> np.ndarray:
         """Return the derivatives of the objectives of the subjects in the fit at a point, shape (subjects, names)."""
-        return np.asarray(self.program(jnp.asarray(x), jnp.asarray(self.u)).slopes)[self.kept]
+        return np.asarray(self.evaluated(x).slopes)[self.kept]
 
     @cached_property
     def _slopes_here(self) -> np.ndarray:
@@ -215,16 +229,18 @@ class MixedFit:
         Raises:
             ValueError: If the kind is another one.
         """
+        chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
+        return chain @ self._covariance_of_x(kind) @ chain.T
+
+    def _covariance_of_x(self, kind: str) -> np.ndarray:
+        """Return the covariance of the estimates on the scale of the search."""
         check_one_of("kind", kind, COVARIANCES, "one of these")
         slopes = 0.5 * self._slopes_here
         S = slopes.T @ slopes
         if kind == "products":
-            found = np.linalg.inv(S)
-        else:
-            inverse = np.linalg.inv(0.5 * self.hessian())
-            found = inverse if kind == "hessian" else inverse @ S @ inverse
-        chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
-        return chain @ found @ chain.T
+            return np.linalg.inv(S)
+        inverse = np.linalg.inv(0.5 * self.hessian())
+        return inverse if kind == "hessian" else inverse @ S @ inverse
 
     def correlation_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
         """Return the correlation of the estimates in their natural values, shape (names, names)."""
@@ -241,22 +257,45 @@ class MixedFit:
         values = np.linalg.eigvalsh(correlation)
         return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
-    def to_dataframe(self, kind: str = "sandwich") -> "pandas.DataFrame":
-        """Return a table with a row an estimate: value, standard error, its per cent (RSE), and a 95 % interval.
+    def intervals(self, level: float = 0.95, *, kind: str = "sandwich") -> tuple[np.ndarray, np.ndarray]:
+        """Return Wald confidence intervals of the natural values, in the order of `parameters`.
+
+        $$ g^{-1}(g(\\theta) \\pm z \\, SE \\, g'(\\theta)) $$
+
+        Each is symmetric on a scale g that keeps it in its domain: that of the search, the logarithm of variances and
+        of other numbers that cannot be negative, the logit of probabilities, and of a covariance the inverse hyperbolic
+        tangent of the correlation that it is at these variances.
+
+        Args:
+            level: The confidence.
+            kind: Which standard errors, see `covariance_of_estimates`.
+        """
+        values = np.array([*self.parameters.values()])
+        with np.errstate(invalid="ignore"):
+            errors = np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+        low, high = wald_intervals(self.mixed.scales(self.x), values, errors, level)
+        for k, one in enumerate(self.mixed.free.values()):
+            low[k], high[k] = np.maximum(low[k], one.lower), np.minimum(high[k], one.upper)
+        return low, high
+
+    def to_dataframe(self, kind: str = "sandwich", *, level: float = 0.95) -> "pandas.DataFrame":
+        """Return a table with a row an estimate: value, standard error, its per cent (RSE), and its interval.
 
         Args:
             kind: Which standard errors, see `covariance_of_estimates`.
+            level: The confidence of the interval, see `intervals`.
         """
         pandas = require("pandas", extra="data")
         values = np.array([*self.parameters.values()])
         errors = np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+        low, high = self.intervals(level, kind=kind)
         table = {
             "name": [*self.parameters],
             "estimate": values,
             "se": errors,
             "rse": 100.0 * errors / np.abs(values),
-            "lower": values - 1.96 * errors,
-            "upper": values + 1.96 * errors,
+            "lower": low,
+            "upper": high,
         }
         return pandas.DataFrame(table)
 

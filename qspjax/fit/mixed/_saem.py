@@ -27,14 +27,12 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import check_whole
-from qspjax.fit.mixed._approximations import FOCEI
 from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._individuals import unexpanded
 from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._modes import MOST
-from qspjax.fit.mixed._objective import objective_program
 from qspjax.fit.mixed._parts import ADDED, SHARED, on_all_cores
 from qspjax.fit.mixed._references import references, regressed
 from qspjax.fit.mixed._result import MixedFit
@@ -240,7 +238,6 @@ class StochasticRun:
             path=np.array(self.path),
             status=self.ended or "iterations used up",
             seconds=time.perf_counter() - self.began,
-            program=objective_program(mixed, FOCEI()),
         )
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""Results in a file: a zip archive of one JSON text and of arrays; nothing is executed when it is read."""
+
+import importlib.metadata
+import json
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._files import replaced
+
+RECORD = "result.json"
+FORMAT = 1
+"""The number of the format, which grows when a reader of before could misunderstand it."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    try:
+        own = importlib.metadata.version("qspjax")
+    except importlib.metadata.PackageNotFoundError:
+        own = "unknown"
+    return {"qspjax": own, "Python": ".".join(map(str, sys.version_info[:2]))}
+
+
+def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write a result, whole or not at all; `numpy.load` reads the arrays.
+
+    Args:
+        path: The file.
+        record: What JSON can hold.
+        arrays: By name.
+    """
+    with replaced(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+        text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False)
+        archive.writestr(zipfile.ZipInfo(RECORD), text)
+        for name, value in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what was written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is another kind of file, is damaged, or was written by a later version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if RECORD not in archive.namelist():
+                raise ValueError(f"it has no {RECORD}")
+            record, arrays = json.loads(archive.read(RECORD)), {}
+            if record.get("format", FORMAT + 1) > FORMAT:
+                written = record.get("versions", {}).get("qspjax", "of later")
+                raise ValueError(f"it was written by the later version {written} of qspjax, which is needed to read it")
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as member:
+                        arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be a saved result of a fit, but cannot be read: {error}.") from None
+    return record, arrays

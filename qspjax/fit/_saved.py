@@ -1,0 +1,252 @@
+"""Results that are kept: written into one file, and read again with the problem that they belong to.
+
+A problem may hold any equations, so it is not in the file; the file knows it by the fingerprints of its parts, and a
+result that was read does all that a fresh one does, with the same numbers to the last bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from qspjax._checks import ArgumentError, check_instance, refuse
+from qspjax.fit import _archive
+from qspjax.fit._estimate import Fit
+from qspjax.fit._fingerprint import fingerprint
+from qspjax.fit._problem import Problem
+from qspjax.fit._profile import Profile
+from qspjax.fit.bayes import NUTS, SMC, Posterior
+from qspjax.fit.bayes._density import Density
+from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplacian, Mixed, MixedFit, Mixture
+from qspjax.fit.mixed._mixture import whole_of
+
+METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplacian, SAEM, NUTS, SMC)}
+MARK = 16
+"""Digits of a fingerprint."""
+
+Parts = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""What JSON can hold, and arrays, by name."""
+
+
+def save(path: str | Path, result: Fit | MixedFit | Posterior | Mapping[str, Profile]) -> None:
+    """Keep a result in a file, which `load` reads in another process, years later.
+
+    It is a zip archive of a JSON text and of numpy arrays (`numpy.load` opens it as well), in which nothing is executed
+    when it is read, and is written whole or not at all.
+
+    Args:
+        path: The file, such as `"warfarin.fit"`; one that is there already is replaced.
+        result: What `estimate`, `nlme`, `sample` or `profiles` has returned. The standard errors of a `MixedFit` are in
+            the file if they were asked for before.
+
+    Raises:
+        ValueError: If it is another kind of result, or one by a method that is not of qspjax.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate, load, save
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=1.0, V=50.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(1.0), "V": Free(50.0)},
+        ... )
+        >>> found = estimate(problem)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Path(folder) / "kept.fit", found)
+        ...     again = load(Path(folder) / "kept.fit", problem)
+        >>> again.parameters == found.parameters
+        True
+    """
+    kind = next((one for one in KINDS.values() if one.holds(result)), None)
+    if kind is None:
+        what = "be what estimate, nlme, sample or profiles has returned"
+        refuse("result", what, f"of type {type(result).__name__}")
+    problem = kind.problem_of(result)
+    record, arrays = kind.parts(result)
+    head = {
+        "kind": next(name for name, one in KINDS.items() if one is kind),
+        "versions": _archive.versions(),
+        "problem": {"type": type(problem).__name__, "names": [*problem.names], "parts": _marks(problem)},
+    }
+    _archive.write(Path(path), {**head, "result": record}, arrays)
+
+
+def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> Any:
+    """Read a result that was kept by `save`: without a new search, equal to the last bit.
+
+    Args:
+        path: The file.
+        problem: What was fitted, made again as it was: the model, the data, the formulas and the parameters.
+        strict: Whether a problem with any difference is refused; without, only what is estimated must agree in number
+            and names, as when the code of a model was rearranged, or Python has a new version.
+
+    Returns:
+        A `Fit`, a `MixedFit`, a `Posterior`, or the profiles by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is another one, or the result is that of another problem; the message names the parts
+            in which they differ.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> fit = qsp.fit.load("warfarin.fit", mixed)  # doctest: +SKIP
+        >>> table = qsp.fit.visual_predictive_check(fit)  # doctest: +SKIP
+    """
+    check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
+    path, problem = Path(path), whole_of(problem) if isinstance(problem, Mixed) else problem
+    record, arrays = _archive.read(path)
+    if record["kind"] not in KINDS:
+        raise ValueError(f"{path} must be a saved result of a fit, but is that of a {record['kind']}.")
+    _check_same(path, problem, record, strict=strict)
+    return KINDS[record["kind"]].made(problem, record["result"], arrays)
+
+
+def _marks(problem: Problem | Mixed) -> dict[str, str]:
+    return {name: fingerprint(part)[:MARK] for name, part in problem.content().items() if name != "kind"}
+
+
+def _check_same(path: Path, problem: Problem | Mixed, record: Mapping[str, Any], *, strict: bool) -> None:
+    before = record["problem"]
+    if type(problem).__name__ != before["type"]:
+        refuse("problem", f"be the {before['type']} whose result {path.name} is", f"a {type(problem).__name__}")
+    if [*problem.names] != before["names"]:
+        names = ", ".join(before["names"])
+        refuse("problem", f"be that whose result {path.name} is, with {names}", f"one with {', '.join(problem.names)}")
+    marks = _marks(problem)
+    other = [name for name, mark in before["parts"].items() if marks.get(name) != mark] if strict else []
+    if other:
+        must = f"must be that whose result {path.name} is, but is another one in its {' and '.join(other)}"
+        now = _archive.versions()
+        news = [f"{name} {old}" for name, old in record["versions"].items() if old != now.get(name)]
+        hint = f" (it was saved by {' and '.join(news)}; strict=False reads it nevertheless)" if news else ""
+        raise ArgumentError("problem", f"{must}{hint}.")
+
+
+# --- what each kind of result is made of ----------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A kind of result.
+
+    Attributes:
+        holds: Whether a result is of this kind.
+        problem_of: Returns its problem.
+        parts: Returns what JSON can hold of it, and its arrays.
+        made: Makes it again, from the problem and these.
+    """
+
+    holds: Callable[[Any], bool]
+    problem_of: Callable[[Any], Problem | Mixed]
+    parts: Callable[[Any], Parts]
+    made: Callable[[Any, Mapping[str, Any], Mapping[str, np.ndarray]], Any]
+
+
+def _arrays(result: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a result, by the names of its fields."""
+    found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: np.asarray(value) for name, value in found.items() if isinstance(value, (np.ndarray, jax.Array))}
+
+
+def _fit_parts(fit: Fit) -> Parts:
+    return {"method": fit.method, "seconds": fit.seconds}, _arrays(fit)
+
+
+def _fit(problem: Problem, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fit:
+    return Fit(problem=problem, **record, **arrays)
+
+
+def _method_parts(method: Any) -> dict[str, Any]:
+    name = type(method).__name__
+    if METHODS.get(name) is not type(method):
+        refuse("result", f"be found by one of {', '.join(METHODS)}", f"found by {name}")
+    settings = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {"name": name, "settings": settings}
+
+
+def _method(record: Mapping[str, Any]) -> Any:
+    return METHODS[record["name"]](**record["settings"])
+
+
+KNOWN_LATER = ("_hessian", "_slopes_here")
+"""What a `MixedFit` computes once, when it is first asked for."""
+
+
+def _mixed_parts(fit: MixedFit) -> Parts:
+    own = {name.strip("_"): vars(fit)[name] for name in KNOWN_LATER if name in vars(fit)}
+    shares = {"memberships": np.array([*fit.memberships.values()])} if fit.memberships else {}
+    record = {"reasons": [*fit.reasons], "status": fit.status, "seconds": fit.seconds}
+    named = {"method": _method_parts(fit.method), "subpopulations": [*fit.memberships]}
+    return {**named, **record}, {**_arrays(fit), **shares, **own}
+
+
+def _mixed(mixed: Mixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixedFit:
+    arrays, record = dict(arrays), dict(record)
+    later = {name: arrays.pop(name.strip("_"), None) for name in KNOWN_LATER}
+    shares, names = arrays.pop("memberships", ()), record.pop("subpopulations")
+    if arrays["kept"].shape != (len(mixed.people) if isinstance(mixed, Mixture) else mixed.count,):
+        refuse("problem", f"have {arrays['kept'].size} subjects", "another one")
+    if isinstance(mixed, Mixture):
+        mixed, _ = mixed.classified(np.transpose(shares), arrays["modes"])
+    record |= {"method": _method(record["method"]), "reasons": tuple(record["reasons"])}
+    found = MixedFit(mixed=mixed, memberships=dict(zip(names, shares, strict=True)), **record, **arrays)
+    vars(found).update({name: value for name, value in later.items() if value is not None})
+    return found
+
+
+def _posterior_parts(posterior: Posterior) -> Parts:
+    stats = {f"stats.{name}": value for name, value in posterior.stats.items()}
+    return {"method": _method_parts(posterior.method), "seconds": posterior.seconds}, {**_arrays(posterior), **stats}
+
+
+def _posterior(problem: Problem | Mixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Posterior:
+    density = Density(problem)
+    if arrays["z"].shape[-1] != density.size:
+        refuse("problem", f"have {arrays['z'].shape[-1]} numbers that are sampled", density.size)
+    stats = {name.removeprefix("stats."): value for name, value in arrays.items() if name.startswith("stats.")}
+    method, evidences = _method(record["method"]), arrays.get("evidences")
+    return Posterior(problem, method, arrays["z"], stats, evidences, record["seconds"], density)
+
+
+def _are_profiles(result: Any) -> bool:
+    return isinstance(result, Mapping) and bool(result) and all(isinstance(one, Profile) for one in result.values())
+
+
+def _problem_of_profiles(profiles: Mapping[str, Profile]) -> Problem:
+    first, *others = (one.problem for one in profiles.values())
+    if any(one is not first for one in others):
+        refuse("result", "be profiles of one problem", "of several")
+    return first
+
+
+def _profiles_parts(profiles: Mapping[str, Profile]) -> Parts:
+    arrays = {}
+    for k, one in enumerate(profiles.values()):
+        ends = {"threshold": one.threshold, "interval": one.interval, "open": one.open}
+        arrays |= {f"{k}.{name}": np.asarray(value) for name, value in {**_arrays(one), **ends}.items()}
+    return {"names": [*profiles]}, arrays
+
+
+def _profiles(problem: Problem, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Profile]:
+    found = {}
+    for k, name in enumerate(record["names"]):
+        own = {key: arrays[f"{k}.{key}"] for key in ("values", "log_density", "points")}
+        ends = {key: tuple(arrays[f"{k}.{key}"].tolist()) for key in ("interval", "open")}
+        found[name] = Profile(name=name, threshold=float(arrays[f"{k}.threshold"]), problem=problem, **own, **ends)
+    return found
+
+
+KINDS = {
+    "Fit": Kind(lambda one: isinstance(one, Fit), lambda one: one.problem, _fit_parts, _fit),
+    "MixedFit": Kind(lambda one: isinstance(one, MixedFit), lambda one: whole_of(one.mixed), _mixed_parts, _mixed),
+    "Posterior": Kind(lambda one: isinstance(one, Posterior), lambda one: one.problem, _posterior_parts, _posterior),
+    "profiles": Kind(_are_profiles, _problem_of_profiles, _profiles_parts, _profiles),
+}
+"""The results that can be kept."""

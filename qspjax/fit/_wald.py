@@ -1,0 +1,82 @@
+"""Wald intervals and draws of estimates, on scales on which nothing leaves its domain.
+
+    g(theta) +- z SE g'(theta),   g(theta*) ~ N(g(theta), G C G),  G = diag g'
+
+with g the scale of the search where it has one, the logarithm of what cannot be negative, and the logit of a share.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import norm
+
+from qspjax._checks import check_number, check_whole, refuse
+from qspjax._transform import AbstractTransform
+from qspjax._types import Key
+from qspjax.fit._free import Free, natural_values
+
+
+def check_level(level: float) -> None:
+    """Check that a confidence lies between 0 and 1."""
+    check_number("level", level)
+    if not 0.0 < level < 1.0:
+        refuse("level", "lie between 0 and 1", level)
+
+
+def wald_intervals(
+    scales: Sequence[AbstractTransform], values: np.ndarray, errors: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return confidence intervals of natural values, each symmetric on its scale.
+
+    Args:
+        scales: The scale of each.
+        values: The estimates, shape (names,).
+        errors: Their standard errors, shape (names,); inf where the data say nothing, NaN where they are not known.
+        level: The confidence.
+    """
+    check_level(level)
+    reach = norm.ppf(0.5 + level / 2) * np.asarray(errors, float) / np.exp(_log_slopes(scales, values))
+    middle = np.array([float(scale.forward(value)) for scale, value in zip(scales, values, strict=True)])
+    edges = [
+        np.array([float(scale.inverse(x)) for scale, x in zip(scales, edge, strict=True)])
+        for edge in (middle - reach, middle + reach)
+    ]
+    return edges[0], edges[1]
+
+
+def drawn_points(free: Sequence[Free], x: np.ndarray, covariance: np.ndarray, *, key: Key, size: int) -> np.ndarray:
+    """Return draws of estimates on the scale of the search, shape (size, names): normal on the scales of intervals.
+
+    Args:
+        free: The first of the estimates; others are normal on the scale of the search.
+        x: The estimates, shape (names,).
+        covariance: Theirs, on the scale of the search.
+        key: `jax.random.key(seed)`.
+        size: How many.
+
+    Raises:
+        ValueError: If the covariance is that of no distribution.
+    """
+    check_whole("size", size, 1)
+    natural = np.asarray(natural_values(free, x[: len(free)])) if len(free) else np.zeros(0)
+    scales = [one.scale(float(value)) for one, value in zip(free, natural, strict=True)]
+    slopes = np.ones(x.size)
+    slopes[: len(free)] = np.exp(_log_slopes([one.transform for one in free], natural) - _log_slopes(scales, natural))
+    known = np.isfinite(covariance).all()
+    sizes, vectors = np.linalg.eigh(np.where(known, covariance * slopes[:, None] * slopes, -np.eye(x.size)))
+    if sizes.min() < -1e-9 * np.abs(sizes).max():
+        raise ValueError("Estimates cannot be drawn: the data say nothing about some direction of them.")
+    normal = np.asarray(jax.random.normal(key, (size, x.size)))
+    away = (normal * np.sqrt(np.maximum(sizes, 0.0))) @ vectors.T
+    points = x + away
+    for k, (one, scale, value) in enumerate(zip(free, scales, natural, strict=True)):
+        drawn = scale.inverse(scale.forward(value) + away[:, k])
+        points[:, k] = np.asarray(one.transform.forward(jnp.clip(drawn, one.lower, one.upper)))
+    return points
+
+
+def _log_slopes(scales: Sequence[AbstractTransform], values: np.ndarray) -> np.ndarray:
+    """Return log |d theta / d g| of each."""
+    return np.array([float(scale.log_det(value)) for scale, value in zip(scales, values, strict=True)])
