@@ -65,12 +65,7 @@ qsp.plot.covariates(individuals, ["WT"]).savefig("theophylline_weight.png", dpi=
 # peak above 20 mg/L.
 
 # %%
-found, omega = fit.parameters, dict(zip(mixed.effects, np.sqrt(np.diag(fit.covariance)), strict=True))
-population = qsp.Population(
-    qsp.models.OneCompartmentOral(CL=found["tCL"], V=found["tV"], ka=found["tka"]),
-    between={name: qsp.LogNormal(omega=float(omega[f"eta_{name}"])) for name in ("ka", "CL", "V")},
-)
-cohort = population.sample(key=jax.random.key(1), size=1000)
+cohort = fit.population().sample(key=jax.random.key(1), size=1000)
 last = np.linspace(88.0, 96.0, 81)  # h
 doses = [200.0, 250.0, 300.0, 350.0]  # mg
 curves = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qspjax as qsp
 from qspjax.cli import main
 
 TIMES = [0.5, 1.0, 2.0, 4.0, 8.0, 12.0]
@@ -79,6 +80,10 @@ def test_a_fit(folder, capsys):
     with (out / "estimates.csv").open() as file:
         rows = {row["parameter"]: row for row in csv.DictReader(file)}
     assert float(rows["CLpop"]["estimate"]) == pytest.approx(2.6, rel=0.05)
+    problem = qsp.io.read_fit("fit.toml").problem
+    kept, profiles = (qsp.fit.load(out / f"{name}.fit", problem) for name in ("result", "profiles"))
+    assert kept.parameters["CLpop"] == pytest.approx(float(rows["CLpop"]["estimate"]))
+    assert profiles["V"].interval[0] == pytest.approx(float(rows["V"]["profile_lower"]))
     assert float(rows["V"]["profile_lower"]) < float(rows["V"]["estimate"]) < float(rows["V"]["profile_upper"])
     assert rows["CLpop"]["profile_lower"] == ""
     assert not list(folder.glob("*.npz"))

@@ -119,6 +119,9 @@ def check_written(out):
     last = rows(out / "iterations.csv")[-1]
     individuals = rows(out / "individuals.csv")
     clearance, typical = estimates["var(eta_CL)"], float(estimates["tCL"]["estimate"])
+    kept = qsp.fit.load(out / "result.fit", qsp.io.read_fit("fit.toml").mixed)
+    assert kept.parameters["tCL"] == pytest.approx(typical)
+    assert all(float(row["lower"]) > 0.0 for name, row in estimates.items() if name.startswith("var("))
     assert float(last["tCL"]) == pytest.approx(typical)
     omega = float(clearance["estimate"])
     assert float(clearance["sd"]) == pytest.approx(np.sqrt(omega))

@@ -16,15 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_instance, check_whole, refuse
+from qspjax._cohort import Cohort
 from qspjax._extras import require
+from qspjax._regimen import Regimen
+from qspjax._types import Key
 from qspjax.fit import _checkpoint
 from qspjax.fit._analytic import Analytic
 from qspjax.fit._evolution import DifferentialEvolution
 from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit._gauss_newton import TrustRegion
+from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
 from qspjax.fit._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, quickly_compiled, stepped
 from qspjax.fit._starts import MultiStart
+from qspjax.fit._uncertainty import Uncertainty, fisher_information
+from qspjax.fit._wald import drawn_points
+from qspjax.population import Population
 
 if TYPE_CHECKING:
     import pandas
@@ -100,6 +107,97 @@ class Fit:
     def status_text(self, start: int) -> str:
         """Return in words how the search of a start ended."""
         return STATUS[int(self.status[start])]
+
+    @cached_property
+    def _covariance(self) -> np.ndarray:
+        information = fisher_information(self.problem, self.x)
+        return Uncertainty(self.problem, self.x, information).covariance
+
+    def _points(self, key: Key, size: int) -> np.ndarray:
+        free = [*self.problem.free.values()]
+        return drawn_points(free, self.x, self._covariance, key=key, size=size)
+
+    def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
+        """Return draws of the parameters as far as they are known, natural values by name, shape (size,).
+
+        They are normal about the estimates with the inverse of the Fisher information, on the scales of
+        `Uncertainty.intervals`, and stay within their bounds.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+
+        Raises:
+            ValueError: If the data say nothing about some direction of the parameters.
+        """
+        natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
+        return dict(zip(self.problem.names, natural.T, strict=True))
+
+    def population(self, *, experiment: str | None = None) -> Population:
+        """Return patients with the estimates, who differ in nothing.
+
+        Args:
+            experiment: Whose settings they have; by default those that all experiments share.
+
+        Raises:
+            ValueError: If experiments have different settings and none is named, or do not begin as the model does.
+        """
+        return population_of(self.problem, self.x, experiment)
+
+    def patients(self, *, key: Key, size: int, experiment: str | None = None) -> Cohort:
+        """Return patients each of whom has its own draw of the parameters: they differ by what is not known.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+            experiment: As of `population`.
+        """
+        for_points, for_patients = split(key)
+        points = self._points(for_points, size)
+        return patients_of(lambda x: population_of(self.problem, x, experiment), points, key=for_patients)
+
+    def predict(
+        self,
+        regimen: Regimen,
+        ts: Any,
+        *,
+        key: Key,
+        size: int = 1000,
+        level: float = 0.9,
+        experiment: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return what a new regimen does, with a band of what is not known, as columns: the data of `plot.prediction`.
+
+        Args:
+            regimen: The doses.
+            ts: Times, shape (times,).
+            key: `jax.random.key(seed)`.
+            size: How many patients.
+            level: How much of them the band holds.
+            experiment: As of `population`.
+
+        Returns:
+            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            patients that did not fail.
+
+        Example:
+            >>> import jax, qspjax as qsp
+            >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+            >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+            >>> problem = Problem(
+            ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+            ...     Experiment(data, qsp.bolus(300.0, to="central")),
+            ...     {"concentration": Output("concentration", Additive(0.1))},
+            ...     {"CL": Free(3.0), "V": Free(30.0)},
+            ... )
+            >>> fit = estimate(problem)
+            >>> twice = qsp.bolus(150.0, to="central").every(12.0, doses=2)
+            >>> table = fit.predict(twice, [6.0, 12.0, 18.0], key=jax.random.key(1), size=200)
+            >>> qsp.plot.prediction(table).get_ylabel()
+            'concentration (mg/L)'
+        """
+        patients = self.patients(key=key, size=size, experiment=experiment)
+        return predicted(patients, regimen, ts, level=level, method=self.problem.method)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a table with a row a start, the best first, and the natural value of each parameter."""

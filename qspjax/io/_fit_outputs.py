@@ -8,12 +8,13 @@ import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced_directory
-from qspjax.fit import Fit, Profile, Uncertainty
+from qspjax.fit import Fit, Profile, Uncertainty, save
 from qspjax.io._fit_file import FitFile
 from qspjax.io._outputs import version, write_csv
 
 FIT_FILES = (
     "summary.txt",
+    "result.fit",
     "estimates.csv",
     "correlation.csv",
     "starts.csv",
@@ -21,6 +22,7 @@ FIT_FILES = (
     "curves.csv",
     "history.csv",
     "profiles.csv",
+    "profiles.fit",
     "diagnostics.png",
     "fits.png",
     "profiles.png",
@@ -55,6 +57,7 @@ def write_fit(
 
     def write(to: Path) -> None:
         (to / "summary.txt").write_text(fit_summary(file, fit, uncertainty, profiles), encoding="utf-8")
+        save(to / "result.fit", fit)
         write_csv(to / "estimates.csv", _estimates(uncertainty, profiles))
         correlation = pandas.DataFrame(uncertainty.correlation, columns=list(names))
         correlation.insert(0, "parameter", names)
@@ -65,6 +68,7 @@ def write_fit(
         write_csv(to / "history.csv", _history(fit))
         if profiles:
             write_csv(to / "profiles.csv", pandas.concat([one.to_dataframe() for one in profiles.values()]))
+            save(to / "profiles.fit", profiles)
         for name, figure in figures.items():
             figure.savefig(to / name, dpi=200, metadata={"Software": None})
 

@@ -10,7 +10,7 @@ import numpy as np
 from qspjax._extras import require
 from qspjax._files import replaced_directory
 from qspjax._transform import Identity, Logit
-from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit
+from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit, save
 from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.io._mixed_file import MixedFile
@@ -18,6 +18,7 @@ from qspjax.io._outputs import version, write_csv
 
 MIXED_FILES = (
     "summary.txt",
+    "result.fit",
     "estimates.csv",
     "correlation.csv",
     "individuals.csv",
@@ -141,6 +142,7 @@ def write_mixed(
 
     def write(to: Path) -> None:
         (to / "summary.txt").write_text(summary, encoding="utf-8")
+        save(to / "result.fit", fit)
         write_csv(to / "estimates.csv", estimates.table)
         correlation = pandas.DataFrame(estimates.correlation, columns=list(fit.mixed.names))
         correlation.insert(0, "name", fit.mixed.names)

@@ -29,6 +29,7 @@ from qspjax.plot._mixed import (
     vpc as vpc,
 )
 from qspjax.plot._nca import nca as nca
+from qspjax.plot._prediction import prediction as prediction
 from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory

@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 import qspjax as qsp
-from qspjax.fit import FO, Free, nlme
+from qspjax.fit import Free, Random
 from qspjax.fit._wald import drawn_points, wald_intervals
+from tests.fit.test_compare import fitted
 from tests.fit.test_mixtures import two_levels
-from tests.systems.mixed import levels
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,25 @@ def test_draws_have_the_covariance_and_stay_in_their_domain():
 
 
 def test_intervals_of_a_population_stay_in_their_domain():
-    fit = nlme(levels()[0], method=FO(), iterations=1)
-    low, high = fit.intervals(kind="hessian")
-    table = fit.to_dataframe("hessian")
+    random = [Random(["eta", "zeta"], [[1.0, 0.1], [0.1, 0.08]])]
+    fit = fitted(60.0, random=random, slope=Free(0.3), individual={"slope": "slope + zeta"})
+    vars(fit).update(_hessian=2.0 * np.eye(6), _slopes_here=2.0 * np.eye(6))  # a standard error of 1 for all
+    low, high = fit.intervals()
+    table = fit.to_dataframe().set_index("name")
     np.testing.assert_array_equal(table["lower"], low)
+    assert [*table.index][3:] == ["var(eta)", "var(zeta)", "cov(zeta, eta)"]
     values = np.array([*fit.parameters.values()])
     assert ((low < values) & (values < high)).all()
-    np.testing.assert_allclose(low[1:5] * high[1:5], values[1:5] ** 2)  # symmetric about the logarithm
+    z = stats.norm.ppf(0.975)
+    expected = values[:3] * np.exp(z * np.array([[-1.0], [1.0]]))
+    np.testing.assert_allclose([low[:3], high[:3]], expected)
+    np.testing.assert_allclose(np.log([low[3], high[3]]), [-2.0 * z, 2.0 * z])  # of log var = 2 log sd
+    np.testing.assert_allclose(low[4] * high[4], values[4] ** 2)
     most = np.sqrt(values[3] * values[4])
     assert -most < low[5] < high[5] < most
-    np.testing.assert_allclose(low[0] + high[0], 2.0 * values[0])
+    draws = fit.draws(key=jax.random.key(0), size=4000)
+    assert all((draws[name] > 0.0).all() for name in ("mu", "sigma", "var(eta)", "var(zeta)"))
+    assert (draws["cov(zeta, eta)"] ** 2 < draws["var(eta)"] * draws["var(zeta)"]).all()
 
 
 def test_scales_of_a_mixture():

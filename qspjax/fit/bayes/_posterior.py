@@ -1,7 +1,7 @@
 """Draws from a posterior, and what is said about them."""
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,11 @@ from scipy.special import logsumexp
 from scipy.stats import binom, rankdata
 
 from qspjax._checks import check_whole
+from qspjax._cohort import Cohort
 from qspjax._extras import require
+from qspjax._regimen import Regimen
+from qspjax._types import Key
+from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
 from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes import _convergence, _groups
@@ -20,6 +24,9 @@ from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._priors import deviation_law
 from qspjax.fit.bayes._sampler import AbstractSampler, Draws
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._population import mixed_population
+from qspjax.population import Population
+from qspjax.population._population import check_key
 
 if TYPE_CHECKING:
     import pandas
@@ -124,6 +131,71 @@ class Posterior:
             for name, one in found.items()
         }
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
+
+    # --- new patients -----------------------------------------------------------------------------------------------
+
+    def _points(self, key: Key, size: int) -> np.ndarray:
+        check_key(key)
+        check_whole("size", size, 1)
+        flat = self.x.reshape(-1, self.x.shape[-1])
+        return flat[np.asarray(jax.random.choice(key, len(flat), (size,), replace=size > len(flat)))]
+
+    def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
+        """Return some of the draws, natural values by name, shape (size,): without repetition while there are as many.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+        """
+        natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
+        return dict(zip(self.problem.names, natural.T, strict=True))
+
+    def population(self, **settings: Any) -> Population:
+        """Return the population at the mean of the draws on the scale of the search.
+
+        Args:
+            settings: As of `Fit.population` or `MixedFit.population`.
+        """
+        return self._population(self.x.mean(axis=(0, 1)), **settings)
+
+    def _population(self, x: Any, **settings: Any) -> Population:
+        if isinstance(self.problem, Problem):
+            return population_of(self.problem, x, **settings)
+        everyone = np.ones(self.problem.count, bool)
+        return mixed_population(self.problem, x, everyone, **{"covariates": None, **settings})
+
+    def patients(self, *, key: Key, size: int, occasions: int = 1, **settings: Any) -> Cohort:
+        """Return new patients, each with its own draw of the posterior, of random effects and of covariates.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+            occasions: As of `Population.sample`.
+            settings: As of `population`.
+        """
+        for_points, for_patients = split(key)
+        points = self._points(for_points, size)
+        return patients_of(partial(self._population, **settings), points, key=for_patients, occasions=occasions)
+
+    def predict(
+        self, regimen: Regimen, ts: Any, *, key: Key, size: int = 1000, level: float = 0.9, **settings: Any
+    ) -> dict[str, np.ndarray]:
+        """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
+
+        Args:
+            regimen: The doses.
+            ts: Times, shape (times,).
+            key: `jax.random.key(seed)`.
+            size: How many patients.
+            level: How much of them the band holds.
+            settings: As of `population`.
+
+        Returns:
+            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            patients that did not fail.
+        """
+        patients = self.patients(key=key, size=size, **settings)
+        return predicted(patients, regimen, ts, level=level, method=self.problem.method)
 
     # --- tables of pictures -----------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_one_of
+from qspjax._cohort import Cohort
 from qspjax._extras import require
+from qspjax._regimen import Regimen
+from qspjax._types import Key
 from qspjax.fit._formula import names_in, value_of
-from qspjax.fit._wald import wald_intervals
+from qspjax.fit._patients import patients_of, predicted, split
+from qspjax.fit._wald import drawn_points, wald_intervals
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._diagnostics import diagnostics
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
+from qspjax.fit.mixed._population import mixed_population
+from qspjax.population import Population
 
 if TYPE_CHECKING:
     import pandas
@@ -242,6 +248,113 @@ class MixedFit:
         inverse = np.linalg.inv(0.5 * self.hessian())
         return inverse if kind == "hessian" else inverse @ S @ inverse
 
+    def _points(self, key: Key, size: int, kind: str) -> np.ndarray:
+        try:
+            covariance = self._covariance_of_x(kind)
+        except np.linalg.LinAlgError:
+            covariance = np.full((self.x.size, self.x.size), np.inf)
+        return drawn_points([*self.mixed.free.values()], self.x, covariance, key=key, size=size)
+
+    def draws(self, *, key: Key, size: int, kind: str = "sandwich") -> dict[str, np.ndarray]:
+        """Return draws of the estimates as far as they are known, natural values by name, shape (size,).
+
+        They are normal on scales on which they stay within their bounds: parameters on those of `intervals`, Omega by
+        its Cholesky factor with the logarithm of its diagonal, so that every draw is a covariance.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+            kind: Of the covariance of the estimates, see `covariance_of_estimates`.
+
+        Raises:
+            ValueError: If the data say nothing about some direction of the estimates.
+        """
+        natural = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self._points(key, size, kind))))
+        return dict(zip(self.mixed.names, natural.T, strict=True))
+
+    def population(self, *, covariates: Mapping[str, Any] | None = None) -> Population:
+        """Return the population that was found: the same formulas of individuals, Omega and covariates.
+
+        Covariates are those with which the subjects of the fit began, drawn a subject at a time; effects of occasions
+        are drawn anew on each (`Population.occasions`); in a mixture the covariate SUBPOPULATION says where a patient
+        belongs.
+
+        Args:
+            covariates: Distributions or observed values of new patients, in place of these.
+
+        Raises:
+            ValueError: If subjects put states where they begin, or set a parameter of the model in different ways.
+
+        Example:
+            >>> import jax
+            >>> cohort = fit.population().sample(key=jax.random.key(1), size=1000)  # doctest: +SKIP
+        """
+        return mixed_population(self.mixed, self.x, self.kept, covariates)
+
+    def patients(
+        self,
+        *,
+        key: Key,
+        size: int,
+        covariates: Mapping[str, Any] | None = None,
+        kind: str = "sandwich",
+        occasions: int = 1,
+    ) -> Cohort:
+        """Return new patients, each with its own draw of the estimates, of random effects and of covariates.
+
+        They differ by what differs between patients and by what is not known of it; `population().sample(...)` has the
+        former alone.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+            covariates: As of `population`.
+            kind: As of `draws`.
+            occasions: As of `Population.sample`.
+        """
+        for_points, for_patients = split(key)
+        points = self._points(for_points, size, kind)
+        made = partial(mixed_population, self.mixed, kept=self.kept, covariates=covariates)
+        return patients_of(made, points, key=for_patients, occasions=occasions)
+
+    def predict(
+        self,
+        regimen: Regimen,
+        ts: Any,
+        *,
+        key: Key,
+        size: int = 1000,
+        level: float = 0.9,
+        covariates: Mapping[str, Any] | None = None,
+        kind: str = "sandwich",
+    ) -> dict[str, np.ndarray]:
+        """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
+
+        The band holds `level` of the patients: they differ, and what is not known of the estimates makes it wider. The
+        error of a measurement is not in it.
+
+        Args:
+            regimen: The doses.
+            ts: Times, shape (times,).
+            key: `jax.random.key(seed)`.
+            size: How many patients.
+            level: How much of them the band holds.
+            covariates: As of `population`.
+            kind: As of `draws`.
+
+        Returns:
+            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            patients that did not fail.
+
+        Example:
+            >>> import jax
+            >>> regimen = qsp.bolus(100.0, to="depot").every(24.0, doses=7)  # doctest: +SKIP
+            >>> table = fit.predict(regimen, jnp.linspace(0.0, 168.0, 169), key=jax.random.key(1))  # doctest: +SKIP
+            >>> qsp.plot.prediction(table)  # doctest: +SKIP
+        """
+        patients = self.patients(key=key, size=size, covariates=covariates, kind=kind)
+        return predicted(patients, regimen, ts, level=level, method=self.mixed.method)
+
     def correlation_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
         """Return the correlation of the estimates in their natural values, shape (names, names)."""
         covariance = self.covariance_of_estimates(kind)
@@ -257,6 +370,11 @@ class MixedFit:
         values = np.linalg.eigvalsh(correlation)
         return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
+    def _errors(self, kind: str) -> np.ndarray:
+        """Return the standard errors, NaN where there is no minimum."""
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+
     def intervals(self, level: float = 0.95, *, kind: str = "sandwich") -> tuple[np.ndarray, np.ndarray]:
         """Return Wald confidence intervals of the natural values, in the order of `parameters`.
 
@@ -271,9 +389,7 @@ class MixedFit:
             kind: Which standard errors, see `covariance_of_estimates`.
         """
         values = np.array([*self.parameters.values()])
-        with np.errstate(invalid="ignore"):
-            errors = np.sqrt(np.diag(self.covariance_of_estimates(kind)))
-        low, high = wald_intervals(self.mixed.scales(self.x), values, errors, level)
+        low, high = wald_intervals(self.mixed.scales(self.x), values, self._errors(kind), level)
         for k, one in enumerate(self.mixed.free.values()):
             low[k], high[k] = np.maximum(low[k], one.lower), np.minimum(high[k], one.upper)
         return low, high
@@ -286,8 +402,7 @@ class MixedFit:
             level: The confidence of the interval, see `intervals`.
         """
         pandas = require("pandas", extra="data")
-        values = np.array([*self.parameters.values()])
-        errors = np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+        values, errors = np.array([*self.parameters.values()]), self._errors(kind)
         low, high = self.intervals(level, kind=kind)
         table = {
             "name": [*self.parameters],

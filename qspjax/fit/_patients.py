@@ -1,0 +1,138 @@
+"""From what was found to new patients: each with its own draw of the estimates and its own random effects."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import ArgumentError, check_instance, check_one_of, check_whole, refuse
+from qspjax._cohort import Cohort
+from qspjax._expression import Expression, symbol
+from qspjax._model import AbstractModel
+from qspjax._names import at
+from qspjax._regimen import Regimen
+from qspjax._simulate import simulate_cohort
+from qspjax._types import Key
+from qspjax.fit._measurements import Experiment
+from qspjax.fit._problem import Problem
+from qspjax.fit._stages import parameters_of
+from qspjax.fit._wald import check_level
+from qspjax.population import Population
+from qspjax.population._population import check_key, keys_of
+from qspjax.solve import AbstractMethod
+
+
+def population_of(problem: Problem, x: Any, experiment: str | None = None) -> Population:
+    """Return patients as a problem has them at a point, who differ in nothing.
+
+    Args:
+        problem: What was fitted.
+        x: The point, on the scale of the search.
+        experiment: Whose settings they have; by default those that all experiments share.
+
+    Raises:
+        ValueError: If experiments have different settings and none is named, or patients do not begin as the model
+            does.
+    """
+    leaves = parameters_of(problem.model)
+    chosen = problem.experiments
+    if experiment is not None:
+        check_one_of("experiment", experiment, chosen, "an experiment of the problem")
+        chosen = {experiment: chosen[experiment]}
+    check_begins(chosen, "experiment")
+    (_, first), *others = chosen.items()
+    for name, other in others:
+        own = {**first.begin.set, **other.begin.set}
+        for key in own:
+            if first.begin.set.get(key) != other.begin.set.get(key):
+                must = f"must name one of {', '.join(chosen)}, but is None, and they set `{key}` to different values"
+                raise ArgumentError("experiment", f"{must}, such as `{name}`.")
+    numbers = {key: one for key, one in first.begin.set.items() if not isinstance(one, Expression)}
+    model, formulas = placed(problem.model, {**problem.free, **problem.fixed}, problem.values(x))
+    formulas |= {key: one for key, one in first.begin.set.items() if key in leaves}
+    return Population(model, individual=formulas, parameters={**problem.values(x), **numbers})
+
+
+def placed(model: AbstractModel, names: Any, values: Mapping[str, Any]) -> tuple[AbstractModel, dict[str, Expression]]:
+    """Return a model with elements of arrays at their values, and formulas of other parameters that are its own."""
+    leaves = parameters_of(model)
+    formulas = {name: symbol(name) for name in names if name in leaves and "[" not in name}
+    for name in names:
+        if name in leaves and name not in formulas:
+            model = at(model, name).set(values[name])
+    return model, formulas
+
+
+def check_begins(experiments: Mapping[str, Experiment], what: str) -> None:
+    """Refuse experiments that do not begin as the model does."""
+    for name, one in experiments.items():
+        for state in one.begin.put:
+            raise ValueError(
+                f"New patients begin as the model does, but {what} `{name}` puts `{state}` where it begins: make it "
+                "the initial value of the model, by a parameter."
+            )
+        if one.equilibrated is not None:
+            raise ValueError(f"New patients begin as the model does, but {what} `{name}` begins in a steady state.")
+
+
+def patients_of(population: Callable[[Any], Population], points: np.ndarray, *, key: Key, occasions: int = 1) -> Cohort:
+    """Return patients, each of the population at its own point.
+
+    Args:
+        population: Returns the population at a point.
+        points: On the scale of the search, shape (patients, names).
+        key: `jax.random.key(seed)`.
+        occasions: As of `Population.sample`.
+    """
+    check_whole("occasions", occasions, 1)
+
+    def one(x: Any, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        own = population(x)
+        covariates, values = own.draw(key, occasions)
+        return {**own.individual.parameters, **covariates}, values
+
+    covariates, values = jax.jit(jax.vmap(one))(jnp.asarray(points), keys_of(key, len(points)))
+    return population(points[0]).cohort(covariates, values, len(points))
+
+
+def split(key: Key) -> tuple[Any, Any]:
+    """Return a key for the estimates, and one for the patients."""
+    check_key(key)
+    return tuple(jax.random.split(key))
+
+
+def predicted(
+    patients: Cohort, regimen: Regimen, ts: Any, *, level: float, method: AbstractMethod | None
+) -> dict[str, np.ndarray]:
+    """Return quantiles of what patients would have, as columns: the data of `plot.prediction`.
+
+    Args:
+        patients: The patients.
+        regimen: Their doses.
+        ts: Times, shape (times,).
+        level: How much of the patients the band holds.
+        method: How to simulate.
+
+    Returns:
+        OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+        patients that did not fail.
+    """
+    check_level(level)
+    check_instance("regimen", regimen, Regimen, "a regimen")
+    ts = np.asarray(ts, float)
+    if ts.ndim != 1:
+        refuse("ts", "have shape (times,)", f"of shape {ts.shape}")
+    solution = simulate_cohort(patients, regimen, ts, method=method)
+    fine = ~np.asarray(solution.failed)
+    if not fine.any():
+        raise RuntimeError(f"No patient can be simulated. The first: {solution.failures()[0].reason}")
+    units, parts = solution.labels, []
+    for name, values in solution.observed.items():
+        edges = np.quantile(np.asarray(values)[fine], [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
+        said = {"OUTPUT": name, "UNIT": units.unit(name), "TIME_UNIT": units.units.time}
+        part = {key: np.full(ts.size, value, dtype=object) for key, value in said.items()}
+        part |= {"TIME": ts, **dict(zip(("LOWER", "MEDIAN", "UPPER"), edges, strict=True))}
+        parts.append(part | {"COUNT": np.full(ts.size, fine.sum())})
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
