@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from qspjax import fit, io, plot
-from qspjax._extras import require
 from qspjax.cli._console import Progress
 
 _OTHERS = ("starts", "seed", "analytic", "profiles")
@@ -92,7 +91,7 @@ def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any],
     figures = {
         "goodness_of_fit.png": plot.goodness_of_fit(table),
         "random_effects.png": plot.random_effects(found),
-        "vpc.png": _drawn(checks, file.corrected),
+        "vpc.png": plot.vpc_panels(*checks.values()),
         "convergence.png": plot.convergence(iterations),
         "individual_fits.png": plot.individual_fits(table),
     }
@@ -112,12 +111,3 @@ def _columns(file: io.MixedFile) -> dict[str, np.ndarray]:
         for name, own in found.items()
         if len(np.unique(own)) > 1
     }
-
-
-def _drawn(checks: dict[str, Any], corrected: bool) -> Any:
-    """Return a figure with the visual predictive check of every output."""
-    figure = require("matplotlib.figure", extra="plot").Figure(figsize=(6.0, 4.0 * len(checks)), layout="constrained")
-    for ax, (name, table) in zip(figure.subplots(len(checks), squeeze=False).ravel(), checks.items(), strict=True):
-        plot.vpc(table, ax)
-        ax.set_title(f"{name}{', prediction-corrected' if corrected else ''}", fontsize="medium")
-    return figure

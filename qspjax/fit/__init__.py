@@ -85,6 +85,7 @@ from qspjax.fit.mixed import (
     Progress as Progress,
     Quadrature as Quadrature,
     Random as Random,
+    VisualPredictiveCheck as VisualPredictiveCheck,
     bootstrap as bootstrap,
     compare as compare,
     diagnostics as diagnostics,

@@ -27,6 +27,7 @@ from qspjax.plot._mixed import (
     individual_fits as individual_fits,
     random_effects as random_effects,
     vpc as vpc,
+    vpc_panels as vpc_panels,
 )
 from qspjax.plot._nca import nca as nca
 from qspjax.plot._prediction import prediction as prediction

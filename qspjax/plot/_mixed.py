@@ -7,7 +7,7 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_one_of
 from qspjax._extras import require
-from qspjax.fit import Bootstrap, MixedFit
+from qspjax.fit import Bootstrap, MixedFit, VisualPredictiveCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,28 +72,104 @@ def random_effects(fit: MixedFit) -> "Figure":
     return figure
 
 
-def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None) -> "Axes":
-    """Draw quantiles of measurements over the intervals in which the fit expects them.
+def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None, *, stratum: str | None = None) -> "Axes":
+    """Draw quantiles of measurements over the intervals in which the fit expects them, and the measurements.
 
     Args:
-        table: What `fit.visual_predictive_check` returns.
+        table: What `fit.visual_predictive_check` returns, or its table.
         ax: Where to draw; by default on a new figure.
+        stratum: Which stratum; by default the first. `vpc_panels` draws all.
+
+    Raises:
+        ValueError: If the stratum is not in the table.
     """
     axes = _figure(6.0, 4.0).subplots() if ax is None else ax
+    strata = _strata(table)
+    stratum = strata[0] if stratum is None else stratum
+    check_one_of("stratum", stratum, strata, "a stratum of the table")
+    mine = _stratum_of(table) == stratum
+    if isinstance(table, VisualPredictiveCheck):
+        _points(axes, table.points, stratum)
     quantiles = np.unique(table["QUANTILE"])
     for quantile in quantiles:
-        one = {name: values[table["QUANTILE"] == quantile] for name, values in table.items()}
+        one = {name: values[mine & (table["QUANTILE"] == quantile)] for name, values in table.items()}
         colour = "C1" if quantile == np.median(quantiles) else "C0"
         axes.fill_between(one["TIME"], one["LOWER"], one["UPPER"], color=colour, alpha=0.25, linewidth=0.0)
         axes.plot(one["TIME"], one["MEDIAN"], color=colour, linewidth=0.8, linestyle="--")
         axes.plot(one["TIME"], one["OBSERVED"], "o-", color="0.15", markersize=3.0, linewidth=0.9)
-        label = f"{100 * quantile:g} %"
-        axes.annotate(label, (one["TIME"][-1], one["MEDIAN"][-1]), textcoords="offset points", xytext=(4, 0))
+        known = np.flatnonzero(np.isfinite(one["MEDIAN"]))
+        if known.size:
+            place = one["TIME"][known[-1]], one["MEDIAN"][known[-1]]
+            axes.annotate(f"{100 * quantile:g} %", place, textcoords="offset points", xytext=(4, 0))
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.06 * (right - left))  # room for the labels
     axes.set_xlabel("time")
-    axes.set_ylabel("quantiles: observed (points), expected (bands)")
+    axes.set_ylabel("quantiles: observed (lines), expected (bands)")
     return axes
+
+
+def vpc_panels(*checks: VisualPredictiveCheck) -> "Figure":
+    """Draw visual predictive checks: a panel a stratum, and below it the share below the limit of quantification.
+
+    Args:
+        *checks: What `fit.visual_predictive_check` returns, such as one an output; each is a row.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not checks:
+        raise ArgumentError("checks", "must be at least one visual predictive check, but there are none.")
+    columns = max(len(_strata(check)) for check in checks)
+    heights = [h for check in checks for h in ((3.4, 1.5) if np.isfinite(check["BELOW"]).any() else (3.4,))]
+    figure = _figure(5.0 * columns + 0.6, sum(heights) + 0.2 * any(check.reasons for check in checks))
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights, sharex="col", sharey="row")
+    row = 0
+    for check in checks:
+        has_share, strata = bool(np.isfinite(check["BELOW"]).any()), _strata(check)
+        for k, ax in enumerate(grid[row]):
+            if k >= len(strata):
+                for spare in grid[row : row + 1 + has_share, k]:
+                    spare.set_axis_off()
+                continue
+            vpc(check, ax, stratum=strata[k])
+            ax.set_title(strata[k], fontsize="medium")
+            ax.set_ylabel("" if k else f"{check.output}{', prediction-corrected' if check.corrected else ''}")
+            if has_share:
+                _share_below(grid[row + 1, k], check, strata[k])
+                ax.set_xlabel("")
+                grid[row + 1, k].set_ylabel("" if k else "share below limit")
+        row += 1 + has_share
+    if reasons := [reason for check in checks for reason in check.reasons]:
+        named = dict.fromkeys(reason.partition(":")[0].removeprefix("Subject ").strip("`") for reason in reasons)
+        figure.supxlabel(f"left out, see `reasons`: {', '.join(named)}", fontsize="small", x=0.01, ha="left")
+    return figure
+
+
+def _stratum_of(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    return table["STRATUM"] if "STRATUM" in table else np.full(table["TIME"].size, "", dtype=object)
+
+
+def _strata(table: Mapping[str, np.ndarray]) -> list[str]:
+    return list(dict.fromkeys(_stratum_of(table)))
+
+
+def _points(ax: Any, points: Mapping[str, np.ndarray], stratum: str) -> None:
+    """Draw what was measured, and the limits of what was not."""
+    mine = points["STRATUM"] == stratum
+    for hidden, style in ((False, {"marker": "o", "color": "0.6"}), (True, {"marker": "v", "color": "C3"})):
+        own = mine & (points["CENSORED"] == hidden)
+        if own.any():
+            ax.plot(points["TIME"][own], points["VALUE"][own], linewidth=0.0, markersize=2.5, alpha=0.5, **style)
+
+
+def _share_below(ax: Any, table: Mapping[str, np.ndarray], stratum: str) -> None:
+    """Draw the share of measurements below the limit, observed and expected."""
+    first = (_stratum_of(table) == stratum) & (table["QUANTILE"] == table["QUANTILE"][0])
+    one = {name: values[first] for name, values in table.items()}
+    ax.fill_between(one["TIME"], one["BELOW_LOWER"], one["BELOW_UPPER"], color="C2", alpha=0.25, linewidth=0.0)
+    ax.plot(one["TIME"], one["BELOW_MEDIAN"], color="C2", linewidth=0.8, linestyle="--")
+    ax.plot(one["TIME"], one["BELOW"], "o-", color="0.15", markersize=3.0, linewidth=0.9)
+    ax.set_xlabel("time")
 
 
 def convergence(table: Mapping[str, np.ndarray]) -> "Figure":

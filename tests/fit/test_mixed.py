@@ -328,7 +328,8 @@ def test_a_visual_predictive_check_and_pictures():
     with pytest.raises(ValueError, match="must be increasing edges"):
         visual_predictive_check(fit, replicates=20, bins=[2.0, 1.0])
     axes = qsp.plot.vpc(table)
-    assert len(axes.lines) == 6
+    assert len(axes.lines) == 7  # observed and median of each quantile, and the measurements
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), values.ravel())
     figure = qsp.plot.goodness_of_fit(diagnostics(fit))
     assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["observed", "observed", "conditional", "conditional"]
     assert [ax.get_xlabel() for ax in qsp.plot.random_effects(fit).axes] == ["eta_base", "eta_slope"]

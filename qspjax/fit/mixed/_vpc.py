@@ -3,16 +3,21 @@
 With prediction correction, measurements of a bin are brought to its typical prediction, so that different doses and
 covariates can be looked at together:
 
-    pcY = Y median(PRED in the bin) / PRED
+    pcY = Y median(PRED in the bin and stratum) / PRED
 
 Of a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the one in which a subject most probably is
 was chosen by its measurements, and those that are simulated are of others.
 
-Reference: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z.
+Measurements below the limit of quantification take part as such: the share of them has an interval of its own.
+
+References: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z; of shares,
+Bergstrand and Karlsson, AAPS J 2009;11:371, doi:10.1208/s12248-009-9112-5.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +32,40 @@ from qspjax.fit.mixed._mixture import Mixture, whole_of
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit
 
+FEW = 6
+"""Values of a covariate that are strata each; one with more is divided."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualPredictiveCheck(Mapping):
+    """A visual predictive check: a mapping of columns with a row a stratum, bin and quantile, and what was measured.
+
+    Attributes:
+        output: Which output.
+        table: STRATUM (if there are strata), TIME (the median in the bin), LEFT and RIGHT (its edges), COUNT, QUANTILE,
+            OBSERVED, LOWER, MEDIAN and UPPER; and BELOW, BELOW_LOWER, BELOW_MEDIAN and BELOW_UPPER, the share below the
+            limit of quantification, observed and simulated, NaN without a limit.
+        points: Every measurement, as columns: STRATUM, ID, TIME, VALUE (corrected if the check is; of what is censored
+            its limit) and CENSORED.
+        corrected: Whether measurements are corrected by their typical prediction.
+        reasons: Who is not in it, and why; and whose simulations failed, and how often.
+    """
+
+    output: str
+    table: Mapping[str, np.ndarray]
+    points: Mapping[str, np.ndarray]
+    corrected: bool
+    reasons: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
 
 def visual_predictive_check(
     fit: "MixedFit",
@@ -38,9 +77,11 @@ def visual_predictive_check(
     quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     interval: float = 0.95,
     after_dose: bool = False,
+    strata: str | Sequence[Any] | None = None,
+    cuts: Sequence[float] | None = None,
     seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Return quantiles of measurements, and of simulated ones with their interval, as columns: the data of `plot.vpc`.
+) -> VisualPredictiveCheck:
+    """Return quantiles of measurements, and of simulated ones with their interval: the data of `plot.vpc`.
 
     Args:
         fit: The fit.
@@ -52,15 +93,16 @@ def visual_predictive_check(
         quantiles: Which quantiles.
         interval: How much of the simulated quantiles their interval holds.
         after_dose: Whether times are those after the last dose.
+        strata: A covariate, or a value of each subject, shape (subjects,): each of its values is a check of its own.
+        cuts: Where strata of numbers are divided; by default at the median, if there are more than 6 of them.
         seed: Of the simulation.
 
     Returns:
-        TIME (the median in the bin), LEFT and RIGHT (its edges), COUNT, QUANTILE, OBSERVED, LOWER, MEDIAN and UPPER. A
-        quantile that lies beyond a limit of quantification is NaN: where records have limits of their own, beyond the
-        narrowest. Subjects that the fit left out are left out.
+        The check. A quantile that lies beyond a limit of quantification is NaN: where records have limits of their own,
+        beyond the narrowest. Subjects that the fit left out are left out, and named in `reasons`.
 
     Raises:
-        ValueError: If the output is not known, or a number is out of range.
+        ValueError: If the output or the covariate is not known, or a number is out of range.
     """
     mixed = fit.mixed
     names = [rows.name for rows in mixed.rows]
@@ -72,6 +114,8 @@ def visual_predictive_check(
         refuse("interval", "lie between 0 and 1", interval)
     place = names.index(output)
     rows = mixed.rows[place]
+    labels, named = _labels(fit, strata, cuts)
+    labels = labels[rows.experiment]
     table = diagnostics(fit)
     mine = table["OUTPUT"] == output
     time, whole = table["TAD" if after_dose else "TIME"][mine], whole_of(mixed)
@@ -80,37 +124,106 @@ def visual_predictive_check(
     low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
     seen = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
     seen, made = (np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (seen, made))
-    there = fit.kept[rows.experiment]
-    left, right = _edges(time[there], bins)
+    there, factors = fit.kept[rows.experiment] & np.isfinite(time), np.ones(time.size)
     found: dict[str, list] = {}
-    for k, (first, last) in enumerate(zip(left, right, strict=True)):
-        inside = there & (time >= first) & ((time < last) if k < len(left) - 1 else (time <= last))
-        if not inside.any():
-            continue
-        factor = np.ones(inside.sum())
+    for begins, inside in _bins(time, labels, named, there, bins):
         if corrected:  # where nothing is predicted, as before a dose, there is nothing to correct
-            np.divide(np.median(pred[inside]), pred[inside], out=factor, where=pred[inside] != 0.0)
+            known = np.flatnonzero(inside & (pred != 0.0))
+            factors[known] = np.median(pred[inside]) / pred[known]
+        below = _share(seen[inside], made[:, inside], interval, known=np.isfinite(low))
         for quantile in quantiles:
-            simulated_quantiles = _quantile(made[:, inside] * factor, quantile, rows)
-            low, middle, high = (
-                np.nanquantile(simulated_quantiles, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0])
-                if np.isfinite(simulated_quantiles).any()
-                else [np.nan] * 3
-            )
-            row = {
-                "TIME": np.median(time[inside]),
-                "LEFT": first,
-                "RIGHT": last,
-                "COUNT": int(inside.sum()),
-                "QUANTILE": quantile,
-                "OBSERVED": _quantile(seen[inside] * factor, quantile, rows),
-                "LOWER": low,
-                "MEDIAN": middle,
-                "UPPER": high,
-            }
+            band = _interval(_quantile(made[:, inside] * factors[inside], quantile, rows), interval)
+            observed = _quantile(seen[inside] * factors[inside], quantile, rows)
+            row = {**begins, "QUANTILE": quantile, "OBSERVED": observed, **_named("", band), **below}
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in found.items()}
+    shown = np.where(rows.side > 0, rows.upper, np.where(rows.side < 0, rows.lower, rows.value))
+    columns = {"STRATUM": labels, "ID": table["ID"][mine], "TIME": time, "VALUE": shown * factors}
+    return VisualPredictiveCheck(
+        output,
+        {name: np.array(values) for name, values in found.items() if name != "STRATUM" or strata is not None},
+        {name: values[there] for name, values in (columns | {"CENSORED": rows.censored}).items()},
+        corrected,
+        (*fit.reasons, *_failed(fit, rows, made)),
+    )
+
+
+def _bins(
+    time: np.ndarray, labels: np.ndarray, named: Sequence[str], there: np.ndarray, bins: int | Sequence[float] | None
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yield the columns of each stratum and bin that has measurements, and which these are."""
+    left, right = _edges(time[there], bins)
+    for label in named:
+        for k, (first, last) in enumerate(zip(left, right, strict=True)):
+            until = (time < last) if k < len(left) - 1 else (time <= last)
+            inside = there & (labels == label) & (time >= first) & until
+            if inside.any():
+                own = {"TIME": np.median(time[inside]), "LEFT": first, "RIGHT": last, "COUNT": int(inside.sum())}
+                yield {"STRATUM": label, **own}, inside
+
+
+def _labels(
+    fit: "MixedFit", strata: str | Sequence[Any] | None, cuts: Sequence[float] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Return the stratum of each subject, in words, and all of them in order."""
+    count = fit.mixed.count
+    if strata is None:
+        return np.full(count, "", dtype=object), [""]
+    name = strata if isinstance(strata, str) else ""
+    if name:
+        check_one_of("strata", name, fit.mixed.covariates, "a covariate")
+    values = np.asarray(fit.mixed.covariates[name] if name else strata)
+    if values.shape != (count,):
+        refuse("strata", f"be a covariate, or have a value a subject ({count})", f"of shape {values.shape}")
+    if values.dtype.kind not in "fiu":
+        words, place = np.unique(values.astype(str), return_inverse=True)
+    elif cuts is None and np.unique(values[fit.kept]).size <= FEW:
+        each, place = np.unique(values, return_inverse=True)
+        words = [f"{name} = {value:g}" if name else f"{value:g}" for value in each]
+    else:
+        edges = np.array([np.median(values[fit.kept])]) if cuts is None else np.asarray(cuts, float)
+        if edges.ndim != 1 or not edges.size or not (np.diff(edges) > 0).all():
+            refuse("cuts", "be increasing numbers", cuts)
+        what, inner = name or "value", zip(edges[:-1], edges[1:], strict=True)
+        words = [
+            f"{what} <= {edges[0]:g}",
+            *(f"{low:g} < {what} <= {high:g}" for low, high in inner),
+            f"{what} > {edges[-1]:g}",
+        ]
+        place = np.searchsorted(edges, values)
+    return np.array(words, dtype=object)[place], [str(word) for word in words]
+
+
+def _share(seen: np.ndarray, made: np.ndarray, interval: float, *, known: bool) -> dict[str, float]:
+    """Return the share below the limit, observed and simulated, NaN where there is no limit."""
+    share = float(np.isneginf(seen).mean()) if known else np.nan
+    counts = np.maximum((~np.isnan(made)).sum(axis=1), 1)
+    band = _interval(np.isneginf(made).sum(axis=1) / counts, interval) if known else [np.nan] * 3
+    return {"BELOW": share, **_named("BELOW_", band)}
+
+
+def _named(what: str, band: Sequence[float]) -> dict[str, float]:
+    return dict(zip((f"{what}LOWER", f"{what}MEDIAN", f"{what}UPPER"), band, strict=True))
+
+
+def _interval(values: np.ndarray, interval: float) -> Any:
+    """Return the interval of replicates about their median, and it, NaN where none has a value."""
+    known = values[np.isfinite(values)]
+    return np.quantile(known, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if known.size else [np.nan] * 3
+
+
+def _failed(fit: "MixedFit", rows: Rows, made: np.ndarray) -> list[str]:
+    """Say whose simulations failed, and how often."""
+    lost = np.isnan(made)
+    found = []
+    for i in np.unique(rows.experiment[lost.any(axis=0)]):
+        if fit.kept[i]:
+            times = int(lost[:, rows.experiment == i].any(axis=1).sum())
+            found.append(
+                f"Subject `{fit.mixed.subjects[i]}`: its simulation has no values of `{rows.name}` in {times} of "
+                f"{len(made)} replicates, where it is left out."
+            )
+    return found
 
 
 def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
@@ -129,7 +242,11 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
 def _quantile(values: np.ndarray, quantile: float, rows: Rows) -> np.ndarray:
     """Return a quantile along the last axis, NaN where it lies beyond a limit of quantification."""
     way = "inverted_cdf" if rows.censored.any() else "linear"
-    found = np.quantile(values, quantile, axis=-1, method=way)
+    # a subject whose simulation failed is left out of the replicate
+    take = np.nanquantile if np.isnan(values).any() else np.quantile
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        found = take(values, quantile, axis=-1, method=way)
     return np.where(np.isfinite(found), found, np.nan)
 
 
