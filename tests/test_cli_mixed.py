@@ -239,6 +239,21 @@ def test_limits_of_quantification_that_the_data_say(folder):
     file = qsp.io.read_fit("fit.toml")
     assert file.mixed.outputs["concentration"].below == qsp.fit.M3(0.01)
     assert file.mixed.censored.tolist() == [True] + [False] * 5
+    # without `below`, the limits of the records themselves; where there are several, below M3 as well
+    lines[0] += ",LIMIT"
+    lines = [lines[0], *(f"{line},." for line in lines[1:])]
+    lines[3], lines[4] = "1,4.0,0,3.5,0,55.0,m,-1,.", "1,12.0,0,0.01,0,55.0,m,1,0.001"
+    lines[8] = "2,12.0,0,0.02,0,65.0,f,1,."
+    (folder / "six.csv").write_text("\n".join(lines) + "\n")
+    for below in ("", '\nbelow = "M3"'):
+        (folder / "fit.toml").write_text(FIT.replace('cv = "cv"', f'cv = "cv"{below}'))
+        (rows,) = qsp.io.read_fit("fit.toml").mixed.rows
+        assert rows.side[[1, 2, 5]].tolist() == [-1, 1, 1]
+        assert rows.lower[[1, 2, 5]].tolist() == [3.5, 0.001, -np.inf]
+        assert rows.upper[[1, 2, 5]].tolist() == [np.inf, 0.01, 0.02]
+    (folder / "fit.toml").write_text(FIT.replace('cv = "cv"', 'cv = "cv"\nlimit = 0.1'))
+    (issue, *_) = qsp.io.validate("fit.toml")
+    assert issue.message == 'must be that of below = "M1", "M3" or "M4", but below is missing.'
 
 
 def test_kinds_of_observations_without_an_output(folder):

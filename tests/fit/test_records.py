@@ -220,6 +220,36 @@ def test_doses_and_observations_of_one_moment(tmp_path):
     np.testing.assert_array_equal(_after_dose(mixed, rows), [6, 6, 12, 0, 8, 8])
 
 
+class Bolus(qsp.AbstractDelivered):
+    """One compartment without a lag, so that a calibration goes on in stages."""
+
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination")
+    F: jax.Array = qsp.parameter(unit="", doc="bioavailability")
+
+    def initial(self):
+        return {"central": 0.0}
+
+    def vector_field(self, t, y):
+        return {"central": -self.k * y["central"]}
+
+    def observe(self, t, y):
+        return {"concentration": y["central"] / 30.0}
+
+    def deliveries(self):
+        return {"central": qsp.Delivery("central", bioavailability=self.F)}
+
+
+def test_stages_of_one_moment(tmp_path):
+    data = read(tmp_path, [",".join((*line.split(",")[:4], *line.split(",")[5:])) for line in THREE.splitlines()])
+    people = qsp.io.experiments(data, "out", set={"F": "Ftyp * BIO"})
+    problem = Problem(Bolus(k=0.1, F=1.0), people, {"out": Output("concentration", Additive(0.1))}, {"Ftyp": Free(1.0)})
+    assert len(problem.layout.stages.stages) > 5
+    times = np.array([6.0, 6.0, 12.0, 12.0, 20.0, 20.0])
+    given = np.array([0.0, 0.0, 0.0, 100.0, 150.0, 150.0])
+    right = (100.0 * np.exp(-0.1 * times) + given * np.exp(-0.1 * np.maximum(times - 12.0, 0.0))) / 30.0
+    np.testing.assert_allclose(problem.table(problem.start)["prediction"], right, rtol=1e-8)
+
+
 LOCF = """ID,TIME,AMT,DV,BIO,VOL
 1,0,100,.,1,30
 1,12,.,1,0.9,30
