@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -313,6 +313,35 @@ def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None
         check_above("sizes", size, 0.0)
         sizes[match(name, states, "sizes", "a state of the model")] = size
     return sizes
+
+
+class Echoes(NamedTuple):
+    """What changes once more some time later.
+
+    Attributes:
+        later: By the name of a state or a parameter, the names of its echoes, each with how much later it is.
+        lengths: The names of the parameters that these times are made of.
+    """
+
+    later: Mapping[str, Mapping[str, Scalar]]
+    lengths: tuple[str, ...]
+
+
+@trait
+class AbstractEchoing(AbstractModel):
+    """A model that needs the past: some states and parameters have the values that others had some time ago.
+
+    What a regimen does to one of these others, it does to its echoes as well, later.
+    """
+
+    @abc.abstractmethod
+    def echoes(self) -> Echoes:
+        """Return what echoes what."""
+
+
+def echoes_of(model: AbstractModel) -> Echoes:
+    """Return the echoes that a model declares, none for a model that declares none."""
+    return model.echoes() if isinstance(model, AbstractEchoing) else Echoes({}, ())
 
 
 def check_slope(slope: State, start: State) -> None:

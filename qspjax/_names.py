@@ -151,6 +151,8 @@ class Numbers(Mapping):
         array: One array, whose last axis is that of the labels; None if all are apart.
         apart: Numbers that are leaves of their own; the array's elements of these names mean nothing.
 
+    What `x` was some time ago, `x@1`, is no number of its own: it is `x`, unless it has been replaced.
+
     Example:
         >>> numbers = Numbers.of({"kon": 0.1, "koff": 0.2})
         >>> float(numbers["koff"]), [*numbers]
@@ -175,12 +177,18 @@ class Numbers(Mapping):
         return cls(tuple(numbers), array, apart)
 
     def __getitem__(self, name: str) -> Any:
+        name = self._meant(name)
         if name in self.apart:
             return self.apart[name]
         place = _places(self.labels).get(name)
         if place is None or self.array is None:
             raise UnknownName(name, self.labels)
         return self.array[..., place]
+
+    def _meant(self, name: str) -> str:
+        while "@" in name and name not in self.apart:
+            name = name.rpartition("@")[0]
+        return name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.labels)
@@ -218,13 +226,15 @@ class Numbers(Mapping):
     def replaced(self, name: str, value: Any) -> "Numbers":
         """Return them with another value for a name: a number in place, anything else as a leaf of its own."""
         value = _strong(value)
-        if name in self.apart or isinstance(value, jax.core.Tracer) or jnp.ndim(value) > 0 or self.array is None:
+        own = name in self.apart or name not in self
+        if own or isinstance(value, jax.core.Tracer) or jnp.ndim(value) > 0 or self.array is None:
             return Numbers(self.labels, self.array, self.apart | {name: value})
         return Numbers(self.labels, self.array.at[_places(self.labels)[name]].set(value), self.apart)
 
     def taken(self, names: Sequence[str]) -> jax.Array:
         """Return some of the numbers as one array, shape (names,)."""
         places = _places(self.labels)
+        names = [self._meant(name) for name in names]
         inside = [i for i, name in enumerate(names) if name not in self.apart]
         if len(inside) == len(names):
             return self.array[np.array([places[name] for name in names], int)]
@@ -395,6 +405,9 @@ def _resolve(model: eqx.Module, name: str) -> tuple[tuple[str, ...], int | None]
     index = int(rest[:-1]) if bracket and rest.endswith("]") and rest[:-1].isdigit() else None
     if index is not None and stem in paths and index < jnp.size(follow(model, paths[stem])):
         return paths[stem], index
+    now = name.partition("@")[0]
+    if now in paths and isinstance(follow(model, paths[now][:-1]), Numbers):
+        return (*paths[now][:-1], paths[now][-1] + name.removeprefix(now)), None
     check_one_of("name", name, paths, "a parameter of the model")
     raise AssertionError("unreachable")
 

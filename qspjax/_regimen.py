@@ -57,6 +57,13 @@ class Parameter(NamedTuple):
     name: str
 
 
+class Echo(NamedTuple):
+    """A target that is a state of the past: what goes to another target enters it later."""
+
+    target: str
+    state: str
+
+
 class Extent(NamedTuple):
     """The static side of a table: what a solve must provide for, at most for one patient.
 
@@ -136,7 +143,7 @@ class Regimen(eqx.Module):
     rules: tuple[AbstractAmount, ...]
     decision: Decision | None
     end: jax.Array
-    targets: tuple[str | int | Parameter, ...] = eqx.field(static=True)
+    targets: tuple[str | int | Parameter | Echo, ...] = eqx.field(static=True)
     extent: Extent = eqx.field(static=True)
 
     def __str__(self) -> str:
@@ -353,6 +360,21 @@ class Regimen(eqx.Module):
             value = rule(covariates)
             amount = jnp.where(self.rule == code, value[..., None] if jnp.ndim(value) else value, amount)
         return eqx.tree_at(lambda r: (r.amount, r.rule, r.rules), self, (amount, jnp.full_like(self.rule, -1), ()))
+
+    def echoed(self, echoes: Sequence[Sequence[int]]) -> "Regimen":
+        """Return the regimen in which what goes to the i-th target goes to others too, in rows of their own.
+
+        Args:
+            echoes: The numbers of these others, for each target.
+        """
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        for place in range(max(map(len, echoes), default=0)):
+            there = jnp.asarray([len(one) > place for one in echoes])[self.index]
+            number = jnp.asarray([one[place] if len(one) > place else 0 for one in echoes])[self.index]
+            changed = {"time": jnp.where(there, self.time, jnp.inf), "index": number}
+            changed["order"] = jnp.full_like(self.order, -1.0)  # no record: what is observed at its time comes after it
+            columns = {name: _joined(one, changed.get(name, getattr(self, name))) for name, one in columns.items()}
+        return dataclasses.replace(self, **columns)
 
     def padded(self, rows: int) -> "Regimen":
         """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program."""

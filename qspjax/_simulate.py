@@ -13,7 +13,7 @@ from qspjax._checks import check_finite, check_increasing, check_instance, check
 from qspjax._cohort import Cohort
 from qspjax._events import events_of
 from qspjax._guarded import observe
-from qspjax._model import AbstractModel, as_state
+from qspjax._model import AbstractModel, as_state, echoes_of
 from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
@@ -82,7 +82,7 @@ def simulate(
     check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
     ts = _times(ts, ndim=1)
     start = as_state(model, initial)
-    regimen = _check(model, regimen, ts, t0, start)
+    regimen = _check(model, regimen, ts, t0, start, goes_on=initial is not None)
     method = _method(method, model, regimen)
     if regimen.rules:
         raise ValueError(
@@ -150,7 +150,7 @@ def simulate_cohort(
     ts = _times(ts, ndim=None)
     one = cohort.patient(0)
     base = as_state(one, None)
-    regimen = _check(one, regimen, ts, t0, base).prescribe(cohort.covariates)
+    regimen = _check(one, regimen, ts, t0, base, goes_on=initial is not None).prescribe(cohort.covariates)
     method = _method(method, one, regimen)
     initial = None if initial is None else as_state(one, initial, batched=True)
     patient, labels = _prepare(one, base, save, reduce, method)
@@ -340,13 +340,14 @@ def _over_patients(function: Callable[..., Any], *parts: tuple[Any, Any]) -> Any
     return jax.vmap(one)(each) if jax.tree.leaves(each) else one(each)
 
 
-def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State) -> Regimen:
+def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State, *, goes_on: bool) -> Regimen:
     """Check the arguments of a simulation; return the regimen aimed at the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
     check_instance("regimen", regimen, Regimen, "a Regimen (from bolus, infusion or no_doses)")
-    regimen = aimed(model, regimen, state_names(start)).padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+    regimen = aimed(model, regimen, state_names(start))
+    regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
     regimen = dataclasses.replace(regimen, extent=regimen.extent._replace(repeated=False))  # told apart no more
     check_modelled(model, regimen)
     if events_of(model) and (regimen.extent.steady or regimen.decision is not None):
@@ -358,6 +359,10 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     for what, time in (("of `ts`", first), ("dose", doses)):
         if start_time is not None and time is not None and (start_time > time).any():
             refuse("t0", f"not be after the first {what} ({time.min():g})", start_time.max())
+    if echoes_of(model).later:
+        for time in (start_time, first, doses):
+            if time is not None and ((time < 0.0).any() or (time is start_time and not goes_on and time.any())):
+                refuse("t0", "be 0 for a model with delays, whose past is before 0", time.min())
     return regimen
 
 

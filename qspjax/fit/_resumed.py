@@ -11,18 +11,21 @@ from qspjax._events import AbstractEventful, Event, events_of
 from qspjax._model import (
     AbstractAlgebraic,
     AbstractDelivered,
+    AbstractEchoing,
     AbstractModel,
     AbstractSized,
     Delivery,
+    Echoes,
     Units,
     algebraic_of,
     declared_sizes,
     deliveries_of,
+    echoes_of,
 )
 from qspjax._types import Observed, Scalar, State
 
 
-class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEventful, AbstractSized):
+class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractEventful, AbstractSized):
     """A model whose triggers had these values until now, so that one that a change makes true fires."""
 
     model: AbstractModel
@@ -50,6 +53,9 @@ class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEventful, AbstractSi
 
     def deliveries(self) -> Mapping[str, Delivery]:
         return deliveries_of(self.model)
+
+    def echoes(self) -> Echoes:
+        return echoes_of(self.model)
 
     def sizes(self) -> Mapping[str, float]:
         return declared_sizes(self.model)

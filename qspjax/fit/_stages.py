@@ -19,7 +19,7 @@ from qspjax._cohort import Cohort
 from qspjax._events import assigned_parameters, events_of
 from qspjax._expression import Expression
 from qspjax._guarded import observe
-from qspjax._model import AbstractModel, as_state, deliveries_of
+from qspjax._model import AbstractModel, as_state, deliveries_of, echoes_of
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._regimen import Action, Parameter, Regimen, stacked, table
 from qspjax._simulate import simulate_cohort
@@ -396,11 +396,14 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
         return
     if any(event.delay is not None for event in events_of(model)):
         refuse("model", "have no delayed events where an experiment has changes", "one that has")
-    start = as_state(model, None)
+    start, echoes = as_state(model, None), echoes_of(model)
     for name in assigned_parameters(model, start):
         must = "have no event that sets a parameter where an experiment has changes"
         refuse("model", must, f"one whose event sets `{name}`")
     for one in experiments:
+        for name in (name for change in one.changes for name in (*change.set, *change.put)):
+            if name in echoes.later or name in echoes.lengths:
+                refuse("changes", "leave alone what the model has a delay of", f"one that sets `{name}`")
         for name in one.regimen.parameters:
             refuse("regimen", "set no parameter in an experiment with changes", f"one that sets `{name}`")
         aim = aimed(model, one.regimen, state_names(start))

@@ -11,13 +11,16 @@ from qspjax._events import AbstractEventful, Event, events_of, of_whole
 from qspjax._model import (
     AbstractAlgebraic,
     AbstractDelivered,
+    AbstractEchoing,
     AbstractModel,
     AbstractSized,
     Delivery,
+    Echoes,
     Units,
     algebraic_of,
     declared_sizes,
     deliveries_of,
+    echoes_of,
 )
 from qspjax._names import in_full, state_names
 from qspjax._types import Observed, Scalar, State
@@ -31,7 +34,7 @@ class CoupledState(NamedTuple):
     pd: State
 
 
-class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSized):
+class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized):
     """A pharmacokinetic model and the response it drives.
 
     $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
@@ -121,6 +124,15 @@ class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
         pk, pd = declared_sizes(self.pk), declared_sizes(self.pd)
         names = (*self._states_of("pk", pk), *self._states_of("pd", pd))
         return dict(zip(names, (*pk.values(), *pd.values()), strict=True))
+
+    def echoes(self) -> Echoes:
+        later, lengths = {}, []
+        for part in ("pk", "pd"):
+            own = echoes_of(getattr(self, part))
+            for name, copies in own.later.items():
+                later[f"{part}.{name}"] = {f"{part}.{copy}": length for copy, length in copies.items()}
+            lengths += [f"{part}.{name}" for name in own.lengths]
+        return Echoes(later, tuple(lengths))
 
     def _driven(self, t: Scalar, y: CoupledState) -> tuple[Scalar, State, Scalar]:
         """Return what the functions of the response take."""

@@ -9,7 +9,8 @@ The steady states themselves are found in `solve._steady`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,12 +20,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import place_of_greatest
-from qspjax._checks import concrete, refuse
+from qspjax._checks import check_minimum, concrete, refuse
 from qspjax._events import assigned_parameters
-from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of, mass_of
+from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of, echoes_of, mass_of
 from qspjax._names import in_full, match, state_names
-from qspjax._regimen import Action, Parameter, Regimen
-from qspjax._types import State
+from qspjax._regimen import Action, Echo, Parameter, Regimen
+from qspjax._types import Scalar, State
 from qspjax.solve._varied import parameters_now, with_parameters
 
 SPARE = 4
@@ -116,26 +117,56 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
 
     A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it. The
     number 0 is the model's default: its first delivery, or else its first state. Last stand the parameters that the
-    regimen, or an event of the model, changes.
+    regimen, or an event of the model, changes. What goes to a state or a parameter of which the model needs the past
+    has rows of its own for that.
 
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
     """
-    deliveries = deliveries_of(model)
+    deliveries, later = deliveries_of(model), echoes_of(model).later
+    past = {copy for copies in later.values() for copy in copies}
+    now = tuple(name for name in states if name not in past)
     by_state = {in_full(delivery.state, states): name for name, delivery in deliveries.items()}
-    doses = (*deliveries, *(name for name in states if name not in by_state and name not in deliveries))
+    doses = (*deliveries, *(name for name in now if name not in by_state and name not in deliveries))
     parameters_now(model, regimen.parameters)
-    changing = [target for target in regimen.targets if isinstance(target, Parameter)]
+    changing = [target for target in regimen.targets if isinstance(target, Parameter) and target.name not in past]
     changing += [Parameter(name) for name in assigned_parameters(model, model.initial())]
-    targets = (*doses, *dict.fromkeys(changing))
+    changing = [*dict.fromkeys(changing)]
+    entered = {name: in_full(deliveries[name].state, states) if name in deliveries else name for name in doses}
+    own: dict[Any, tuple] = {name: tuple(Echo(name, copy) for copy in later.get(entered[name], ())) for name in doses}
+    own |= {target: tuple(Parameter(copy) for copy in later.get(target.name, ())) for target in changing}
+    of_doses, of_changing = (chain.from_iterable(own[target] for target in some) for some in (doses, changing))
+    targets = (*doses, *of_doses, *changing, *of_changing)
+    if later:
+        _check_echoed(model, regimen)
     if regimen.targets == targets:
         return regimen
+    for name in past.intersection(regimen.parameters):
+        refuse("name", "be a parameter of the model, not one of the past", name)
     numbers = [
-        targets.index(target if isinstance(target, Parameter) else _target(model, target, by_state, doses, states))
+        targets.index(target if isinstance(target, Parameter) else _target(model, target, by_state, doses, now))
         for target in regimen.targets
     ]
     index = jnp.asarray(numbers, dtype=int)[regimen.index] if numbers else regimen.index
-    return dataclasses.replace(regimen, index=index, targets=targets)
+    found = dataclasses.replace(regimen, index=index, targets=targets)
+    return found.echoed([[targets.index(echo) for echo in own.get(target, ())] for target in targets])
+
+
+def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
+    """Check that a regimen is one that can be echoed.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    later, lengths = echoes_of(model)
+    for name in regimen.parameters:
+        if name in lengths:
+            refuse("name", "not be a parameter that the length of a delay is made of", name)
+    for copies in later.values():
+        for copy, length in copies.items():
+            check_minimum(f"delay of {copy.partition('@')[0]}", length, 0.0)
+    if regimen.extent.resets or regimen.extent.steady or regimen.decision is not None:
+        refuse("regimen", "have no reset, no steady state and no rule for a model with delays", "one that has")
 
 
 def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
@@ -158,10 +189,11 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
         if kind is None or index is None or not (kind == action).any():
             continue
         for target in np.unique(np.broadcast_arrays(index, kind)[0][np.broadcast_arrays(kind, index)[0] == action]):
-            delivery = declared.get(str(regimen.targets[target]))
+            aim = regimen.targets[target]
+            delivery = declared.get(aim.target if isinstance(aim, Echo) else str(aim))
             if delivery is None or getattr(delivery, name) is None:
                 must = f"have a delivery with a `{name}` for the target of an infusion that leaves it to the model"
-                refuse("model", must, f"one that has none for `{regimen.targets[target]}`")
+                refuse("model", must, f"one that has none for `{aim}`")
 
 
 def _target(
@@ -189,19 +221,17 @@ def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
     """Return what each row of an aimed regimen does in the model, with the parameters that hold at its time."""
     start = as_state(model, None)
     states, names = state_names(start), regimen.parameters
-    declared = deliveries_of(model)
     doses = [target for target in regimen.targets if not isinstance(target, Parameter)]
 
     def numbers(model: AbstractModel) -> dict[str, jax.Array]:
         """Return the numbers of every delivery, shape (targets,); a parameter is given as it is."""
-        found = deliveries_of(model)
-        each = [found.get(str(target), Delivery(str(target))) for target in doses]
+        each, late = _deliveries(model, doses), _lengths(model)
         ends = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
         return {
             name: jnp.stack(
                 [
                     *(jnp.asarray(none if (x := getattr(delivery, name)) is None else x, float) for delivery in each),
-                    *[jnp.asarray(none)] * len(names),
+                    *(jnp.asarray(late.get(one, none) if name == "lag" else none, float) for one in names),
                 ]
             )
             for name, none in ends.items()
@@ -215,9 +245,7 @@ def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
     else:
         here = {name: x[regimen.index] for name, x in numbers(model).items()}
 
-    entries = [
-        match(declared.get(str(t), Delivery(str(t))).state, states, "state", "a state of the model") for t in doses
-    ]
+    entries = [match(one.state, states, "state", "a state of the model") for one in _deliveries(model, doses)]
     total = len(states) + len(names)
     entry = jnp.asarray([*entries, *range(len(states), total)], dtype=int)[regimen.index]
     kind = regimen.kind
@@ -229,7 +257,7 @@ def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
     by_duration = here["bioavailability"] * regimen.amount / rate
     sets = kind == Action.SET
     return Resolved(
-        start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + jnp.where(sets, 0.0, here["lag"])),
+        start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + here["lag"]),
         infused=over | by_rate,
         lasts=jnp.where(over, duration, jnp.where(by_rate, by_duration, 0.0)),
         entry=jnp.where(sets, total + entry, entry),
@@ -237,6 +265,24 @@ def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
         rate=jnp.where(over, entering / duration, jnp.where(by_rate, here["scale"] * rate, 0.0)),
         parameters=parameters,
     )
+
+
+def _lengths(model: AbstractModel) -> dict[str, Scalar]:
+    """Return how much later each echo is."""
+    return {name: length for copies in echoes_of(model).later.values() for name, length in copies.items()}
+
+
+def _deliveries(model: AbstractModel, targets: Sequence[str | Echo]) -> list[Delivery]:
+    """Return the delivery of each dose target; that of an echo is the one that it echoes, later."""
+    declared, late = deliveries_of(model), _lengths(model)
+    found = []
+    for target in targets:
+        name = target.target if isinstance(target, Echo) else str(target)
+        one = declared.get(name, Delivery(name))
+        if isinstance(target, Echo):
+            one = dataclasses.replace(one, state=target.state, lag=one.lag + late[target.state])
+        found.append(one)
+    return found
 
 
 def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) -> tuple[jax.Array, ...]:

@@ -1,21 +1,25 @@
 """Values of the past: `delay(x, d)`, the value of x a constant time d ago.
 
-What is delayed is a formula over states. Each of its states x gets a copy that follows d later,
+What is delayed is a formula over states and numbers. Each of its states x gets a copy that follows d later,
 
 $$ x_d(t) = x(t - d), \\quad x_d'(t) = x'(t - d) \\text{ for } t \\ge d, \\quad x_d(t) = x(0) \\text{ before} $$
 
-whose slope is that of x over copies of the states that it depends on; so the past is integrated once more, exactly and
-with its derivatives, and nothing has to be remembered. This works as long as no state depends on its own past.
+whose slope is that of x over copies of the states and numbers that it depends on; so the past is integrated once more,
+exactly and with its derivatives, and nothing has to be remembered. An event that changes x has a copy that changes x_d,
+and whatever else changes x or a number, a dose or `set_parameter`, does so once more d later (`AbstractEchoing`). This
+works as long as no state depends on its own past, and time begins at 0.
 
 Reference: SBML Level 3 Version 2, section 3.4.6, doi:10.1515/jib-2019-0021.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from qspjax._expression import TIME, Expression, call, nodes, piecewise, symbol, symbols
 from qspjax._expression._tree import rebuilt
+from qspjax.models.network._definition import NetworkEvent
 from qspjax.models.network._problems import Problem
-from qspjax.models.network._terms import ZERO, Unresolvable, minus
+from qspjax.models.network._terms import ZERO, Unresolvable, minus, plus
 
 
 def held_still(expression: Expression) -> Expression:
@@ -30,18 +34,34 @@ def held_still(expression: Expression) -> Expression:
     return rebuilt([expression], change)[0]
 
 
-def _later(span: Expression) -> Callable[[Expression], Expression | None]:
-    return lambda node: minus(TIME, span) if node is TIME else None
+class Jump(NamedTuple):
+    """What an event changes, and when: formulas over states, numbers and the time.
+
+    Attributes:
+        event: The event.
+        assign: The new states.
+        parts: Its trigger, delay and priority.
+    """
+
+    event: NetworkEvent
+    assign: dict[str, Expression]
+    parts: tuple[Expression | None, ...]
 
 
 class Past:
-    """The copies of states that delays need.
+    """The copies of states, numbers and events that delays need.
 
     Args:
         slope: The slope of a state, over states and numbers; it may hold delays.
         start: A state at time 0.
-        before: A state before time 0 over numbers and the time, None where it is what it is at 0.
-        closed: States that cannot be copied: those that events change, or algebraic rules determine.
+        before: A state before time 0 over states, numbers and the time, None where it is what it is at 0.
+        closed: States that cannot be copied: those that algebraic rules determine.
+        jumps: The events; their formulas may hold delays.
+
+    Attributes:
+        copies: By the name of a copy, its slope and what it is at time 0.
+        echoes: By the name of a state or a number, its copies, each with how much later it is.
+        jumps: The events without delays, and then their copies.
     """
 
     def __init__(
@@ -50,14 +70,19 @@ class Past:
         start: Callable[[str], Expression],
         before: Callable[[str], Expression | None],
         closed: Collection[str],
+        jumps: Sequence[Jump],
     ) -> None:
         self._slope = slope
         self._start = start
         self._before = before
         self._closed = frozenset(closed)
+        self._given = jumps
         self._spans: dict[Expression, int] = {}
-        self._open: set[str] = set()
+        self._made: set[str] = set()
+        self._shifts: dict[tuple[int, Expression], int] = {}
         self.copies: dict[str, tuple[Expression, Expression]] = {}
+        self.echoes: dict[str, dict[str, Expression]] = {}
+        self.jumps: list[Jump | None] = [None] * len(jumps)
 
     def replaced(self, expression: Expression) -> Expression:
         """Return an expression over states, numbers and the time, in which delays are copies of states.
@@ -68,6 +93,10 @@ class Past:
         if not any(node.op == "delay" for node in nodes(expression)):
             return expression
         return rebuilt([expression], lambda node: self._past(*node.args) if node.op == "delay" else None)[0]
+
+    def finished(self) -> list[Jump]:
+        """Return the events, and their copies."""
+        return [self._jump(number) for number in range(len(self.jumps))]
 
     def _past(self, what: Expression, span: Expression) -> Expression:
         if any(node is TIME for node in nodes(span)) or any(not name.endswith("#v") for name in symbols(span)):
@@ -83,29 +112,65 @@ class Past:
         def change(node: Expression) -> Expression | None:
             if node is TIME:
                 return minus(TIME, span)
-            if node.op == "symbol" and str(node.value).endswith("#y"):
-                id = str(node.value)[:-2]
-                copy, before = symbol(f"{self._copy(id, span)}#y"), self._before(id)
-                if before is None:
-                    return copy
-                return piecewise(copy, call("geq", TIME, span), rebuilt([before], _later(span))[0])
-            return None
+            if node.op != "symbol":
+                return None
+            id, kind = node.value[:-2], node.value[-2:]
+            if kind == "#v":
+                return symbol(f"{self._echo(id, span)}#v")
+            copy, before = symbol(f"{self._copy(id, span)}#y"), None if "@" in id else self._before(id)
+            return copy if before is None else piecewise(copy, call("geq", TIME, span), self._shifted(before, span))
 
         return rebuilt([what], change)[0]
 
+    def _echo(self, id: str, span: Expression) -> str:
+        """Return the name of the copy of a state or a number."""
+        name, whole, later = f"{id}@{self._spans[span]}", id.partition("@")[0], span
+        if id != whole:
+            later = plus([self.echoes[whole][id], span])
+        self.echoes.setdefault(whole, {})[name] = later
+        return name
+
     def _copy(self, id: str, span: Expression) -> str:
         """Return the name of the copy of a state; make it if there is none."""
-        name = f"{id}@{self._spans[span]}"
+        name = self._echo(id, span)
         if name in self.copies:
             return name
         if id.partition("@")[0] in self._closed:
-            raise Unresolvable(Problem(id, "not supported: delay of what an event or an algebraic rule changes."))
-        if id in self._open:
-            raise Unresolvable(Problem(id, "not supported: delay of what depends on its own past."))
-        self._open.add(id)
+            raise Unresolvable(Problem(id, "not supported: delay of what an algebraic rule determines."))
+        if id in self._made:
+            raise Unresolvable(Problem(id.partition("@")[0], "not supported: delay of what depends on its own past."))
+        self._made.add(id)
         slope, start = self.copies[id] if id in self.copies else (self.replaced(self._slope(id)), self._start(id))
-        self._open.remove(id)
+        changing = [number for number, jump in enumerate(self.jumps) if id in (jump or self._given[number]).assign]
+        changing = [(number, self._jump(number)) for number in changing]
+        self._made.remove(id)
         self.copies[name] = (ZERO, start)  # known before its slope, which may need it
+        self._made.add(name)
         late = self._shifted(slope, span)
         self.copies[name] = (piecewise(late, call("geq", TIME, span), ZERO) if late is not ZERO else ZERO, start)
+        for number, jump in changing:
+            self._jump_later(number, jump, span).assign[name] = self._shifted(jump.assign[id], span)
+        self._made.remove(name)
         return name
+
+    def _jump(self, number: int) -> Jump:
+        """Return an event without delays."""
+        found = self.jumps[number]
+        if found is None:
+            event, assign, parts = self._given[number]
+            new = {id: self.replaced(value) for id, value in assign.items()}
+            found = Jump(event, new, tuple(None if part is None else self.replaced(part) for part in parts))
+            self.jumps[number] = found
+        return found
+
+    def _jump_later(self, number: int, jump: Jump, span: Expression) -> Jump:
+        """Return the copy of an event a time `span` later, without what it changes; before that nothing happens."""
+        if (number, span) not in self._shifts:
+            self._shifts[number, span] = len(self.jumps)
+            late = Jump(jump.event, {}, ())
+            self.jumps.append(late)
+            trigger, *others = (None if part is None else self._shifted(part, span) for part in jump.parts)
+            begun = call("geq", TIME, span)
+            waits = call("or", call("not", begun), trigger) if jump.event.initial_value else call("and", begun, trigger)
+            self.jumps[self._shifts[number, span]] = late._replace(parts=(waits, *others))
+        return self.jumps[self._shifts[number, span]]

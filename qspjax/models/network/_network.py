@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_instance, check_one_of
 from qspjax._events import AbstractEventful, Event
-from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractSized, Delivery, Units
+from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized, Delivery, Echoes, Units
 from qspjax._names import Labelled, Numbers, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product
@@ -39,7 +39,7 @@ def _described(network: "Network", id: str) -> tuple[str, str, str]:
     return ("", "stoichiometry", "") if one is None else (one.unit, one.doc, "")
 
 
-class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSized):
+class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized):
     """A network of reactions.
 
     $$ dA_S/dt = \\sum_r n_{Sr} v_r $$
@@ -191,9 +191,15 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
         seen = self.observe(0.0, self.initial()) if sizes else {}
         return found | {id: Delivery(id, scale=1.0 / seen[place]) for id, place in sizes.items()}
 
+    def echoes(self) -> Echoes:
+        """Return the states and numbers of the past that delays need."""
+        names, lengths = self.plan.echoes
+        each = iter(lengths(self.values, 0.0, None))
+        later = {id: {copy: jnp.asarray(next(each), float) for copy in copies} for id, copies in names.items()}
+        return Echoes(later, lengths.ids)
+
     def events(self) -> tuple[Event, ...]:
-        found = [event for event in self.plan.definition.events if event.assign]
-        return tuple(self._event(*pair) for pair in zip(found, self.plan.firings, strict=True))
+        return tuple(self._event(firing) for firing in self.plan.firings)
 
     def placed(self, t: Scalar, y: Labelled, values: Mapping[str, Any], *, before: "Network | None" = None) -> Labelled:
         """Return a state in which ids have new values, and all others the ones that they had.
@@ -420,13 +426,14 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractSi
             return Labelled(states, numbers)
         return Labelled(states, tuple(jnp.asarray(x, dtype=float) for x in numbers))
 
-    def _event(self, event: NetworkEvent, firing: Firing) -> Event:
+    def _event(self, firing: Firing) -> Event:
         def function(program: Program | None) -> Callable | None:
             return None if program is None else lambda t, y: program(self.values, t, y)[0]
 
         def assign(t: Scalar, y: Labelled) -> dict[str, Any]:
             return dict(zip(firing.assigned, firing.values(self.values, t, y), strict=True))
 
+        event = firing.event
         return Event(
             trigger=function(firing.trigger),
             assign=assign,

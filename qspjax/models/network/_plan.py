@@ -11,8 +11,8 @@ import numpy as np
 from qspjax._expression import Expression, evaluate, number, substitute, symbols
 from qspjax._names import Labelled, Numbers
 from qspjax.models.network._algebraic import settled
-from qspjax.models.network._definition import Definition, Table
-from qspjax.models.network._delays import Past
+from qspjax.models.network._definition import Definition, NetworkEvent, Table
+from qspjax.models.network._delays import Jump, Past
 from qspjax.models.network._grouped import Grouped
 from qspjax.models.network._problems import NetworkProblems, Problem, event_name, stated_problems, used
 from qspjax.models.network._resolve import Formulas, Resolved, plain, state
@@ -24,12 +24,13 @@ APART = 40
 
 
 class Program:
-    """Expressions over states and numbers, to be computed."""
+    """Expressions over states and numbers, to be computed; `ids` are those of the numbers."""
 
     def __init__(self, expressions: Sequence[Expression], places: Mapping[str, int]) -> None:
         self.expressions = tuple(expressions)
         needed = sorted(frozenset().union(*map(symbols, self.expressions)))
         self._leaves = [(name, name[:-2]) for name in needed if name.endswith("#v")]
+        self.ids = tuple(dict.fromkeys(whole(name) for name, _ in self._leaves))
         self._states = [(name, places[name[:-2]]) for name in needed if name.endswith("#y")]
 
     def __call__(self, values: Mapping[str, Any], t: Any, y: Labelled | None) -> list:
@@ -77,6 +78,7 @@ def _is(expression: Expression, kind: str) -> bool:
 class Firing(NamedTuple):
     """An event over states and numbers."""
 
+    event: NetworkEvent
     trigger: Program
     assigned: tuple[str, ...]
     values: Program
@@ -93,6 +95,7 @@ class Plan:
         states: The ids of the states.
         implicit: The ids of the algebraic states.
         start: The states at time 0.
+        echoes: By id, the names of the states and numbers of the past; and the program of their lengths.
         spaces: The sizes at time 0 of the compartments of those that are amounts, 1 for others.
     """
 
@@ -134,19 +137,26 @@ class Plan:
             if id not in d.reactions and formulas.has_value(id) and (id not in d.participants or formulas.uses(id))
         )
         slope, start = (lambda id: resolved.of(f"{id}#slope")), (lambda id: resolved.of(f"{id}#y#0"))
-        self._past = past = Past(slope, start, formulas.before, {*formulas.assigned, *self.implicit})
+        jumps = [self._jump(place) for place, event in enumerate(d.events) if event.assign]
+        self._past = past = Past(slope, start, self._before, self.implicit, jumps)
         self.slopes = [self._of(f"{id}#slope") for id in self.states]
         self.start = [start(id) for id in self.states]
         self.rules = {id: self._of(id) for id in formulas.rules}
         self.observed = {id: self._of(id) for id in d.ids()}
         self.amounts = {id: self._of(f"{id}#amount") for id in d.species}
-        fired = [self._fired(place) for place, event in enumerate(d.events) if event.assign]
+        jumps = past.finished()
         self.states += tuple(past.copies)
         self.slopes += [slope for slope, _ in past.copies.values()]
         self.start += [start for _, start in past.copies.values()]
         self.places = {id: place for place, id in enumerate(self.states)}
         self.spaces = [self._space(id.partition("@")[0]) for id in self.states]
-        self._events = [self._firing(*parts) for parts in fired]
+        lengths = [length for later in past.echoes.values() for length in later.values()]
+        self.echoes = {id: tuple(later) for id, later in past.echoes.items()}, Program(lengths, {})
+        self._events = [self._firing(jump) for jump in jumps]
+
+    def _before(self, id: str) -> Expression | None:
+        """Return a state before time 0, over states, numbers and the time; None where it is what it is at time 0."""
+        return self._resolved.of(f"{id}#y#before") if self.formulas.begins_in_time(id) else None
 
     def _of(self, node: str) -> Expression:
         """Return a node over states and numbers."""
@@ -162,22 +172,23 @@ class Plan:
         asked = [*self.slopes, *self.start, *self.rules.values(), *(e for part in parts for e in part.expressions)]
         needed = frozenset().union(*map(symbols, asked))
         known = {f"{id}#v" for id in self.leaves}
-        missing = sorted(name for name in needed - known if name.endswith("#v"))
+        missing = sorted({f"{whole(name)}#v" for name in needed if name.endswith("#v")} - known)
         for table in (self.observed, self.amounts):
             table.update({id: _without(expression, known) for id, expression in table.items()})
         return [Problem(name[:-2], "must have a value, but has none.") for name in missing]
 
     # --- events -----------------------------------------------------------------------------------------------------
 
-    def _fired(self, place: int) -> tuple[dict[str, Expression], list[Expression | None]]:
-        """Return what an event changes, and its trigger, delay and priority."""
-        event = self.definition.events[place]
-        parts = [event.trigger, event.delay, event.priority]
-        return self._changes(place), [None if part is None else self._written_out(plain(part)) for part in parts]
+    def _jump(self, place: int) -> Jump:
+        """Return an event over states and numbers; it may hold delays."""
+        event, written_out = self.definition.events[place], self._resolved.written_out
+        parts = (event.trigger, event.delay, event.priority)
+        return Jump(event, self._changes(place), tuple(None if p is None else written_out(plain(p)) for p in parts))
 
-    def _firing(self, changes: dict[str, Expression], parts: list[Expression | None]) -> Firing:
-        trigger, delay, priority = (None if part is None else Program([part], self.places) for part in parts)
-        return Firing(trigger, tuple(changes), Program([*changes.values()], self.places), delay, priority)
+    def _firing(self, jump: Jump) -> Firing:
+        trigger, delay, priority = (None if part is None else Program([part], self.places) for part in jump.parts)
+        values = Program([*jump.assign.values()], self.places)
+        return Firing(jump.event, trigger, tuple(jump.assign), values, delay, priority)
 
     def _changes(self, place: int) -> dict[str, Expression]:
         """Return the new states of an event.
@@ -185,7 +196,7 @@ class Plan:
         A concentration that is assigned is one in the compartment as it was; then compartments change, which keeps
         amounts (case 01506 of the SBML test suite).
         """
-        event, formulas, written_out = self.definition.events[place], self.formulas, self._written_out
+        event, formulas, written_out = self.definition.events[place], self.formulas, self._resolved.written_out
         new = {id: written_out(plain(value)) for id, value in event.assign.items()}
         after = {f"{id}#y": value for id, value in new.items() if id not in self.definition.species}
         for id in event.assign:
@@ -254,9 +265,14 @@ class Plan:
         return self._events
 
 
+def whole(name: str) -> str:
+    """Return the id that a symbol is about, without the numbers of its delays."""
+    return name[:-2].partition("@")[0]
+
+
 def _without(expression: Expression, known: set[str]) -> Expression:
     """Return NaN for what has no number."""
-    unknown = any(name.endswith("#v") and name not in known for name in symbols(expression))
+    unknown = any(name.endswith("#v") and f"{whole(name)}#v" not in known for name in symbols(expression))
     return number(float("nan")) if unknown else expression
 
 

@@ -8,12 +8,13 @@ other in the order of their dependence, until only these are left:
 - the time.
 
 Beside the id `x` itself (the value its symbol has in mathematics) there are `x#amount` of a species, `x#rate` (what
-SBML calls rateOf), `x#slope` (of the state), and any of them at time 0: `x#0`, `x#amount#0`, `x#y#0`.
+SBML calls rateOf), `x#slope` (of the state), and any of them at time 0: `x#0`, `x#amount#0`, `x#y#0`; before it:
+`x#before`; and at a time that may be before it, within a delay: `x#past`.
 """
 
 from collections.abc import Iterator, Mapping
 
-from qspjax._expression import TIME, Expression, nodes, number, substitute, symbol, symbols
+from qspjax._expression import TIME, Expression, call, nodes, number, piecewise, substitute, symbol, symbols
 from qspjax._expression._tree import rebuilt
 from qspjax.models.network._definition import Definition, Participant, Reaction
 from qspjax.models.network._delays import held_still
@@ -104,6 +105,10 @@ class Formulas:
     def _formula(self, node: str) -> Expression:
         if node.endswith("#0"):
             return self._at_start(node[:-2])
+        if node.endswith("#before"):
+            return self._before(node.removesuffix("#before"))
+        if node.endswith("#past"):
+            return self._past(node.removesuffix("#past"))
         id, _, part = node.partition("#")
         if part == "":
             return self._value(id)
@@ -205,22 +210,25 @@ class Formulas:
         """Return the number of an id, or where to start looking for what an algebraic rule says it is."""
         return ONE if id in self.unknown and not self.given(id) else leaf(id)
 
-    def before(self, id: str) -> Expression | None:
-        """Return a state before time 0, over numbers and the time; None where it is what it is at time 0.
+    # --- before time 0 ----------------------------------------------------------------------------------------------
 
-        Raises:
-            Unresolvable: If it follows other values that change before time 0.
-        """
-        formula = self.definition.initial.get(id.partition("@")[0])
-        if formula is None or not self._on_time(formula):
-            return None
-        if "@" in id or not all(self.has_value(name) and not self.is_state(name) for name in symbols(formula)):
-            raise Unresolvable(Problem(id, "not supported: delay of what follows others before the start."))
-        inner = substitute(plain(formula), {name: leaf(name) for name in symbols(formula)})
-        size = self.size(id) if id in self.definition.species and id not in self.by_concentration else ONE
-        if size is not ONE and not self.has_value(str(size.value)):
-            raise Unresolvable(Problem(id, "not supported: delay of what follows others before the start."))
-        return times(inner, size if size is ONE else leaf(str(size.value)))
+    def begins_in_time(self, id: str) -> bool:
+        """Whether an id has an initial value that is a function of time, so that it was another before."""
+        return id in self.definition.initial and id not in self.rules and self._on_time(self.definition.initial[id])
+
+    def _before(self, node: str) -> Expression:
+        """Return a value, or a state, before time 0."""
+        id, _, part = node.partition("#")
+        value = in_past(plain(self.definition.initial[id]))
+        amount = part == "amount" or (part == "y" and id in self.definition.species and id not in self.by_concentration)
+        return times(value, in_past(self.size(id))) if amount else value
+
+    def _past(self, node: str) -> Expression:
+        """Return a node as it is within a delay, where time may be before 0."""
+        id, _, part = node.partition("#")
+        if self.begins_in_time(id) and not self.is_state(id) and part in ("", "amount"):
+            return piecewise(symbol(f"{node}#0"), call("geq", TIME, ZERO), symbol(f"{node}#before"))
+        return in_past(self[node])
 
     def _on_time(self, formula: Expression) -> bool:
         """Whether a formula depends on the time, directly or through what it is made of."""
@@ -378,9 +386,25 @@ def _cycle(path: list[str], node: str) -> Problem:
 
 
 def plain(expression: Expression) -> Expression:
-    """Return an expression in which `rate(x)` is the node `x#rate`."""
-    change = lambda node: symbol(f"{node.args[0].value}#rate") if node.op == "rate" else None  # noqa: E731
+    """Return an expression in which `rate(x)` is the node `x#rate`, and nodes within a delay are those of the past."""
+
+    def change(node: Expression) -> Expression | None:
+        if node.op == "rate":
+            return symbol(f"{node.args[0].value}#rate")
+        return call("delay", in_past(node.args[0]), node.args[1]) if node.op == "delay" else None
+
     return rebuilt([held_still(expression)], change)[0]
+
+
+def in_past(expression: Expression) -> Expression:
+    """Return an expression over nodes as it is within a delay."""
+
+    def change(node: Expression) -> Expression | None:
+        if node.op == "symbol" and not node.value.endswith(("#v", "#y", "#0", "#past", "#before")):
+            return symbol(f"{node.value}#past")
+        return None
+
+    return rebuilt([expression], change)[0]
 
 
 def at_start(expression: Expression) -> Expression:
