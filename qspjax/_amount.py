@@ -17,7 +17,16 @@ Covariates = Mapping[str, Scalar]
 
 
 class AbstractAmount(eqx.Module):
-    """An amount as a function of covariates, each a number or an array with one element a patient."""
+    """An amount as a function of covariates, each a number or an array with one element a patient.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> class ByAge(qsp.AbstractAmount):
+        ...     def __call__(self, covariates):
+        ...         return 100.0 + covariates["AGE"]
+        >>> qsp.bolus(ByAge(), to="central").prescribe({"AGE": 20.0}).amount
+        Array([120.], dtype=float64)
+    """
 
     @abc.abstractmethod
     def __call__(self, covariates: Covariates) -> Scalar:
@@ -47,6 +56,11 @@ class PerSurfaceArea(AbstractAmount):
     """An amount per square metre of body surface, `dose * sqrt(height * weight / 3600)` with cm and kg.
 
     Reference: Mosteller, N Engl J Med 1987;317:1098, doi:10.1056/NEJM198710223171717.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.PerSurfaceArea(100.0)({"WT": 80.0, "HT": 180.0}))
+        200.0
     """
 
     dose: Scalar = eqx.field(converter=as_parameter)
@@ -81,7 +95,13 @@ class Banded(AbstractAmount):
 
 
 class Computed(AbstractAmount):
-    """An amount by any function of the covariates: `Computed(lambda covariates: ...)`."""
+    """An amount by any function of the covariates: `Computed(lambda covariates: ...)`.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Computed(lambda covariates: 5.0 * (covariates["CRCL"] + 25.0))({"CRCL": 75.0}))  # Calvert
+        500.0
+    """
 
     function: Callable[[Covariates], Scalar] = eqx.field(static=True)
 
@@ -90,7 +110,13 @@ class Computed(AbstractAmount):
 
 
 class Limited(AbstractAmount):
-    """Another amount, kept within `at_least` and `at_most`."""
+    """Another amount, kept within `at_least` and `at_most`.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Limited(qsp.Proportional(5.0, "WT"), at_most=400.0)({"WT": 100.0}))
+        400.0
+    """
 
     amount: AbstractAmount
     at_least: Scalar = eqx.field(default=0.0, converter=as_parameter, kw_only=True)
@@ -101,7 +127,13 @@ class Limited(AbstractAmount):
 
 
 class RoundedUp(AbstractAmount):
-    """Another amount, rounded up to whole multiples of `to` (a vial, a syringe). Its derivative is zero."""
+    """Another amount, rounded up to whole multiples of `to` (a vial, a syringe). Its derivative is zero.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.RoundedUp(qsp.Proportional(5.0, "WT"), to=150.0)({"WT": 70.0}))
+        450.0
+    """
 
     amount: AbstractAmount
     to: Scalar = eqx.field(converter=as_parameter, kw_only=True)
@@ -114,7 +146,13 @@ class RoundedUp(AbstractAmount):
 
 
 class Rounded(AbstractAmount):
-    """Another amount, rounded to the nearest multiple of `to`. Its derivative is zero."""
+    """Another amount, rounded to the nearest multiple of `to`. Its derivative is zero.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Rounded(qsp.Proportional(5.0, "WT"), to=150.0)({"WT": 70.0}))
+        300.0
+    """
 
     amount: AbstractAmount
     to: Scalar = eqx.field(converter=as_parameter, kw_only=True)

@@ -25,7 +25,14 @@ _PERCENT = 5.0
 
 
 class AbstractDistribution(eqx.Module):
-    """A continuous distribution of one quantity."""
+    """A continuous distribution of one quantity.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> distribution = qsp.LogNormal(3.0, cv=0.3)
+        >>> distribution.from_normal(0.0), distribution.to_normal(3.0)
+        (Array(3., dtype=float64), Array(0., dtype=float64))
+    """
 
     @abc.abstractmethod
     def from_normal(self, z: Any, typical: Any = None) -> Array:
@@ -49,6 +56,11 @@ class Normal(AbstractDistribution):
     Args:
         mean: The mean; left out, the typical value from the model.
         sd: The standard deviation.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Normal(70.0, sd=15.0).from_normal(2.0))
+        100.0
     """
 
     mean: Scalar | None = eqx.field(default=None, converter=as_parameter)
@@ -135,7 +147,13 @@ class LogNormal(AbstractDistribution):
 
 
 class Uniform(AbstractDistribution):
-    """Uniform distribution between `low` and `high`, both finite."""
+    """Uniform distribution between `low` and `high`, both finite.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Uniform(0.2, 0.8).from_normal(0.0))
+        0.5
+    """
 
     low: Scalar = eqx.field(converter=as_parameter)
     high: Scalar = eqx.field(converter=as_parameter)

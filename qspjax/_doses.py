@@ -115,7 +115,14 @@ def reset(*, at: Scalar) -> Regimen:
 
 
 def no_doses() -> Regimen:
-    """Return the regimen without doses (an untreated arm)."""
+    """Return the regimen without doses (an untreated arm).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> qsp.simulate(patient, qsp.no_doses(), [0.0, 24.0]).observed["concentration"]
+        Array([0., 0.], dtype=float64)
+    """
     return table((), time=np.zeros((0,)), end=jnp.zeros(()))
 
 

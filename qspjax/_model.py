@@ -74,6 +74,13 @@ class Units:
     """The units a model computes in; `""` where it does not say.
 
     `dose` is the unit of an amount given to a dose target, `states` and `observed` name those that have one.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> class Elimination(qsp.models.OneCompartment):
+        ...     units = qsp.Units(time="d", dose="mg", states={"central": "mg"}, observed={"concentration": "mg/L"})
+        >>> Elimination.units.of_state("central")
+        'mg'
     """
 
     time: str = ""
@@ -217,6 +224,12 @@ class Delivery(eqx.Module):
     A dose of `amount` at time `t` adds `bioavailability * scale * amount` to `state` at time `t + lag` (NONMEM's F and
     ALAG). `scale` carries the unit: mg become nmol by 1e6 / molar mass (g/mol), and nmol/L divided by a volume.
     `duration` and `rate` (in units of dose per time) are those of an infusion that leaves them to the model (D1, R1).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> absorbed = qsp.Delivery("depot", bioavailability=0.6, lag=0.5)
+        >>> float(absorbed.bioavailability), float(absorbed.lag)
+        (0.6, 0.5)
     """
 
     state: str = eqx.field(static=True)
@@ -236,7 +249,27 @@ class Delivery(eqx.Module):
 
 @trait
 class AbstractDelivered(AbstractModel):
-    """A model that says how doses enter it."""
+    """A model that says how doses enter it.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import jax, qspjax as qsp
+        >>> class Amount(NamedTuple):
+        ...     central: jax.Array
+        >>> class Elimination(qsp.AbstractDelivered):
+        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="elimination rate constant")
+        ...     F: jax.Array = qsp.parameter(unit="", doc="bioavailability")
+        ...     def initial(self):
+        ...         return Amount(central=0.0)
+        ...     def vector_field(self, t, y):
+        ...         return Amount(central=-self.k * y.central)
+        ...     def observe(self, t, y):
+        ...         return {"amount": y.central}
+        ...     def deliveries(self):
+        ...         return {"central": qsp.Delivery("central", bioavailability=self.F)}
+        >>> qsp.simulate(Elimination(k=0.1, F=0.5), qsp.bolus(100.0, to="central"), [0.0]).observed["amount"]
+        Array([50.], dtype=float64)
+    """
 
     @abc.abstractmethod
     def deliveries(self) -> Mapping[str, Delivery]:
@@ -258,6 +291,28 @@ class AbstractAlgebraic(AbstractModel):
     and change of a parameter, they are solved again, from what they were: an output at the time of a dose shows what
     follows from it, and of several solutions the one nearby is found. Their initial values are guesses. Where there is
     no solution the patient fails, and the state is named. They take no doses.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import jax, qspjax as qsp
+        >>> class State(NamedTuple):
+        ...     total: jax.Array
+        ...     free: jax.Array
+        >>> class Binding(qsp.AbstractAlgebraic):
+        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="elimination of free drug")
+        ...     R: jax.Array = qsp.parameter(unit="nmol/L", doc="receptor")
+        ...     KD: jax.Array = qsp.parameter(unit="nmol/L", doc="dissociation constant")
+        ...     def initial(self):
+        ...         return State(0.0, 0.0)
+        ...     def vector_field(self, t, y):
+        ...         return State(-self.k * y.free, y.total - y.free - self.R * y.free / (self.KD + y.free))
+        ...     def observe(self, t, y):
+        ...         return {"free": y.free}
+        ...     def algebraic(self):
+        ...         return ("free",)
+        >>> solution = qsp.simulate(Binding(k=0.2, R=2.0, KD=1.0), qsp.bolus(2.0, to="total"), [0.0])
+        >>> solution.observed["free"].round(6)
+        Array([1.], dtype=float64)
     """
 
     @abc.abstractmethod
@@ -287,6 +342,24 @@ class AbstractSized(AbstractModel):
     """A model that knows how large its states are, where that is far from 1.
 
     An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is as good as zero below 1e-21.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import jax, qspjax as qsp
+        >>> class Cell(NamedTuple):
+        ...     messenger: jax.Array
+        >>> class Decay(qsp.AbstractSized):
+        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="decay")
+        ...     def initial(self):
+        ...         return Cell(1e-15)  # mol
+        ...     def vector_field(self, t, y):
+        ...         return Cell(-self.k * y.messenger)
+        ...     def observe(self, t, y):
+        ...         return {"messenger": y.messenger}
+        ...     def sizes(self):
+        ...         return {"messenger": 1e-15}
+        >>> float(qsp.simulate(Decay(k=0.1), qsp.no_doses(), [10.0]).observed["messenger"][0])
+        3.67879...e-16
     """
 
     @abc.abstractmethod

@@ -125,6 +125,13 @@ class Regimen(eqx.Module):
         targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
             parameters.
         extent: What a solve must provide for.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> loading = qsp.bolus(200.0, to="depot")
+        >>> regimen = loading + qsp.bolus(100.0, to="depot", at=24.0).every(24.0, doses=2)
+        >>> regimen.time, regimen.amount
+        (Array([ 0., 24., 48.], dtype=float64), Array([200., 100., 100.], dtype=float64))
     """
 
     time: jax.Array

@@ -53,6 +53,14 @@ class ReduceAbove(AbstractRule):
         threshold: Above it the dose is reduced.
         by: What the factor is multiplied by, from 0 (stop) to 1.
         at_least: The factor does not get smaller; 0 unless given.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> rule = qsp.ReduceAbove("concentration", 2.5, by=0.5)
+        >>> regimen = qsp.bolus(100.0, to="central").every(24.0, doses=3).adapted(rule, at=[23.0, 47.0])
+        >>> patient = qsp.models.OneCompartment(CL=0.1, V=30.0)
+        >>> qsp.simulate(patient, regimen, [0.0, 24.0]).observed["concentration"].round(2)
+        Array([3.33, 4.74], dtype=float64)
     """
 
     name: str = eqx.field(static=True)
@@ -82,6 +90,12 @@ class TreatToTarget(AbstractRule):
         most_change: The greatest factor of one step, up or down; 2 unless given.
         at_least: Least factor in all.
         at_most: Greatest factor in all.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> factor, _ = qsp.TreatToTarget("concentration", 3.0)(24.0, {"concentration": 2.0}, 1.0, ())
+        >>> float(factor)
+        1.5
     """
 
     name: str = eqx.field(static=True)
@@ -114,6 +128,13 @@ class StopOnProgression(AbstractRule):
         share: How far above the nadir, as a share of it; 0.2 unless given.
 
     Reference: Eisenhauer et al., Eur J Cancer 2009;45:228, doi:10.1016/j.ejca.2008.10.026.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> rule = qsp.StopOnProgression("size")
+        >>> factor, nadir = rule(24.0, {"size": 25.0}, 1.0, 20.0)  # 25 % above the nadir of 20
+        >>> float(factor), float(nadir)
+        (0.0, 20.0)
     """
 
     name: str = eqx.field(static=True)

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 
 class RESULTS(diffrax.RESULTS):  # pyright: ignore
-    """How a solve ended; each item says what happened and what to change."""
+    """How a solve ended; each item says what happened and what to change.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> solution = qsp.simulate(patient, qsp.bolus(100.0, to="central"), [1.0])
+        >>> bool(solution.result == qsp.RESULTS.successful)
+        True
+    """
 
     state_nonfinite = (
         "The model or a dose gave NaN or infinity and smaller steps did not help. Look at the named state: a "
@@ -74,6 +82,13 @@ class Solution(eqx.Module):
             state that failed (of the worst error, or the first that was not finite).
         reduced: What `reduce` returned for each patient, else None.
         labels: Names and units for tables and pictures.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> solution = qsp.simulate(patient, qsp.bolus(100.0, to="central"), [0.0, 10.0])
+        >>> solution.observed["concentration"].round(3), solution.states.central.round(2), solution.failures()
+        (Array([3.333, 1.226], dtype=float64), Array([100.  ,  36.79], dtype=float64), [])
     """
 
     ts: Times

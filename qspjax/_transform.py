@@ -18,7 +18,14 @@ from qspjax._checks import check_number, concrete, refuse
 
 
 class AbstractTransform(eqx.Module):
-    """A monotone, differentiable function from a natural scale to another one, and back."""
+    """A monotone, differentiable function from a natural scale to another one, and back.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> transform = qsp.Log()
+        >>> transform.forward(1.0), transform.inverse(0.0), transform.log_det(1.0)
+        (Array(0., dtype=float64), Array(1., dtype=float64), Array(0., dtype=float64))
+    """
 
     @abc.abstractmethod
     def forward(self, natural: Any) -> Array:
@@ -34,7 +41,13 @@ class AbstractTransform(eqx.Module):
 
 
 class Identity(AbstractTransform):
-    """No transform, x = theta."""
+    """No transform, x = theta.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> float(qsp.Identity().forward(-2.0))
+        -2.0
+    """
 
     def forward(self, natural: Any) -> Array:
         return jnp.asarray(natural, float)

@@ -25,6 +25,11 @@ class AbstractInterpolation(eqx.Module):
     Attributes:
         comes: When it changes among what happens at the time of a record: less than 0 just before the record, whose own
             dose and output see it then, and greater just after.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> print(qsp.NOCB())
+        next observation carried backward
     """
 
     comes: eqx.AbstractClassVar[float]
@@ -39,7 +44,15 @@ class AbstractInterpolation(eqx.Module):
 
 
 class NOCB(AbstractInterpolation):
-    """Next observation carried backward: between two records the value of the later one (NONMEM's rule)."""
+    """Next observation carried backward: between two records the value of the later one (NONMEM's rule).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cl = qsp.varying("CL", [0.0, 10.0], [3.0, 6.0], interpolation=qsp.NOCB())
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> qsp.simulate(patient, dose + cl, [5.0]).observed["concentration"].round(4)  # exp(-6 / 30 * 5)
+        Array([0.3679], dtype=float64)
+    """
 
     comes: ClassVar[float] = 0.5
 
@@ -51,7 +64,15 @@ class NOCB(AbstractInterpolation):
 
 
 class LOCF(AbstractInterpolation):
-    """Last observation carried forward: from a record on, its own dose and output included, its value."""
+    """Last observation carried forward: from a record on, its own dose and output included, its value.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cl = qsp.varying("CL", [0.0, 10.0], [3.0, 6.0], interpolation=qsp.LOCF())
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> qsp.simulate(patient, dose + cl, [5.0]).observed["concentration"].round(4)  # exp(-3 / 30 * 5)
+        Array([0.6065], dtype=float64)
+    """
 
     comes: ClassVar[float] = -0.5
 
@@ -63,7 +84,15 @@ class LOCF(AbstractInterpolation):
 
 
 class LinearInterpolation(AbstractInterpolation):
-    """A straight line between two records; constant after the last."""
+    """A straight line between two records; constant after the last.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cl = qsp.varying("CL", [0.0, 10.0], [3.0, 6.0], interpolation=qsp.LinearInterpolation())
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> qsp.simulate(patient, dose + cl, [5.0]).observed["concentration"].round(4)  # exp(-3.75 / 30 * 5)
+        Array([0.5353], dtype=float64)
+    """
 
     comes: ClassVar[float] = -0.5
 

@@ -40,6 +40,16 @@ class Equilibrium(NamedTuple):
         state: The state, in the structure of the model's.
         result: `RESULTS` item: successful, why the simulation failed, or `steady_state_not_found`.
         time: When the simulation had come close.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> response = qsp.models.Network(
+        ...     species={"R": 5.0}, parameters={"kin": 6.0, "kout": 0.5},
+        ...     reactions={"in": qsp.models.Reaction("-> R", "kin"), "out": qsp.models.Reaction("R ->", "kout * R")},
+        ... )
+        >>> found = qsp.equilibrium.steady_state(response)
+        >>> float(found.state["R"].round(6)), bool(found.result == qsp.RESULTS.successful)
+        (12.0, True)
     """
 
     state: State

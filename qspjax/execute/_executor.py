@@ -24,7 +24,16 @@ PatientFunction = Callable[[Any, Any], Any]
 
 
 class AbstractExecutor(eqx.Module):
-    """Maps a function of one patient over many."""
+    """Maps a function of one patient over many.
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> class Double(eqx.Module):
+        ...     def __call__(self, each, shared):
+        ...         return 2 * each + shared
+        >>> qsp.execute.Vmap().map(Double(), jnp.arange(3), 1, size=3)
+        Array([1, 3, 5], dtype=int64)
+    """
 
     @abc.abstractmethod
     def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
@@ -39,7 +48,16 @@ class AbstractExecutor(eqx.Module):
 
 
 class Vmap(AbstractExecutor):
-    """All patients at once, on all cores of a CPU: fastest for small cohorts, memory grows with the cohort."""
+    """All patients at once, on all cores of a CPU: fastest for small cohorts, memory grows with the cohort.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> dose = qsp.bolus(30.0, to="central")
+        >>> qsp.simulate_cohort(cohort, dose, [0.0], executor=qsp.execute.Vmap()).observed["concentration"]
+        Array([[1. ],
+               [0.5]], dtype=float64)
+    """
 
     def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
         return _on_all_cores(function, each, shared, size)
@@ -54,6 +72,15 @@ class Chunked(AbstractExecutor):
 
     Raises:
         ValueError: If `size` is not positive.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0, 20.0]})
+        >>> dose = qsp.bolus(30.0, to="central")
+        >>> qsp.simulate_cohort(cohort, dose, [0.0], executor=qsp.execute.Chunked(2)).observed["concentration"]
+        Array([[1. ],
+               [0.5],
+               [1.5]], dtype=float64)
     """
 
     size: int = eqx.field(default=1024, static=True)

@@ -28,6 +28,12 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
             largest in size), rank correlations, or elementary effects (mu).
         ax: Where to draw; by default on a new figure.
         output: Which output, by its number.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> inputs = qsp.sensitivity.Inputs({"a": (0, 1), "b": (0, 1)})
+        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs)
+        >>> axes = qsp.plot.tornado(found)
     """
     if isinstance(result, Local):
         names, label = result.parameters, "d ln output / d ln parameter"
@@ -56,6 +62,13 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         result: What `sensitivity.sobol` or `sensitivity.efast` returned.
         ax: Where to draw; by default on a new figure.
         output: Which output, by its number.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.sensitivity import Inputs
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, samples=64)
+        >>> axes = qsp.plot.sobol(found)
     """
     axes = _axes(ax, result.names)
     order = np.argsort(result.total[:, output])
@@ -80,6 +93,13 @@ def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = No
         result: What a function of `sensitivity` returned.
         outputs: The names of the outputs.
         title: Above everything.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> inputs = qsp.sensitivity.Inputs({"a": (0, 1), "b": (0, 1)})
+        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs)
+        >>> len(qsp.plot.sensitivities(found, ["AUC"]).axes)
+        1
     """
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)

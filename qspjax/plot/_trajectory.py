@@ -67,6 +67,14 @@ def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, 
 
     A patient that failed counts nowhere, a value that is not defined (NaN) not at its time. For one patient all three
     are its values.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> solution = qsp.simulate_cohort(cohort, qsp.bolus(30.0, to="central"), [0.0])
+        >>> times, low, middle, high = qsp.plot.quantiles(solution, "concentration")
+        >>> middle
+        array([0.75])
     """
     check_one_of("output", output, solution.observed, "an observed value")
     if np.ndim(solution.ts) != 1:

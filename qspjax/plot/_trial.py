@@ -36,6 +36,10 @@ class Panel:
         label: What the axis calls it; by default its name.
         log: Whether the axis is logarithmic, if anything is positive.
         lines: Thresholds to draw across, in the unit of the output.
+
+    Example:
+        >>> Panel("concentration", label="drug", log=True).output
+        'concentration'
     """
 
     output: str
@@ -56,6 +60,14 @@ def trial(result: TrialResult, *, panels: Sequence[Panel | str] | None = None, t
 
     Returns:
         A matplotlib Figure of 8 inches by 6 for up to four panels; `figure.savefig("trial.png", dpi=200)` saves it.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> trial = qsp.Trial([qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))], [0.0, 8.0, 24.0])
+        >>> figure = qsp.plot.trial(qsp.simulate_trial(trial, cohort), title="A trial")
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['concentration (mg/L)']
     """
     with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):
         return _figure(result, _panels(result, panels), title)
@@ -83,7 +95,15 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
 
 
 def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -> list[dict[str, Any]]:
-    """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95."""
+    """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> trial = qsp.Trial([qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))], [0.0])
+        >>> [row["median"] for row in qsp.plot.bands(qsp.simulate_trial(trial, cohort))]
+        [0.75]
+    """
     rows = []
     for panel in _panels(result, panels):
         for arm in result.arms:

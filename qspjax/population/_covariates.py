@@ -47,7 +47,14 @@ class Categorical(eqx.Module):
 
 
 class AbstractCovariateEffect(eqx.Module):
-    """What covariates do to parameters: a function from typical values to the values of a patient."""
+    """What covariates do to parameters: a function from typical values to the values of a patient.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> effect = qsp.Power("CL", "WT", exponent=0.75, reference=70.0)
+        >>> effect.parameters(), effect.needs()
+        (('CL',), {'WT': None})
+    """
 
     @abc.abstractmethod
     def parameters(self) -> tuple[str, ...]:
@@ -108,6 +115,12 @@ class Allometric(AbstractCovariateEffect):
         reference: The weight of the typical patient.
         clearance_exponent: Exponent of the clearances.
         volume_exponent: Exponent of the volumes.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> effect = qsp.Allometric(clearances=["CL"], volumes=["V"])
+        >>> float(effect("V", 30.0, {"WT": 35.0}))
+        15.0
     """
 
     clearances: tuple[str, ...] = eqx.field(default=(), static=True, converter=_as_names, kw_only=True)
@@ -164,7 +177,13 @@ class ByCategory(AbstractCovariateEffect):
 
 
 class SetBy(AbstractCovariateEffect):
-    """A parameter that is a covariate: the measured baseline of a patient is the baseline of the model."""
+    """A parameter that is a covariate: the measured baseline of a patient is the baseline of the model.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.SetBy("R0", "IGE")("R0", 100.0, {"IGE": 250.0})
+        250.0
+    """
 
     parameter: str = eqx.field(static=True)
     covariate: str = eqx.field(static=True)

@@ -17,6 +17,15 @@ class Row(NamedTuple):
     `median`, `p5` and `p95` describe the patients; `mean_low` and `mean_high` are the 95 % confidence interval of the
     mean (for a responder endpoint `mean` is the share, with Wilson's interval). `undefined` counts patients who did
     not fail but have no value.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> arms = [qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0], endpoints={"C0": qsp.endpoints.Value("concentration", at=0.0)})
+        >>> row = qsp.summarise(qsp.simulate_trial(trial, cohort))[0]
+        >>> row.arm, row.patients, float(row.median)
+        ('30 mg', 2, 0.75)
     """
 
     endpoint: str
@@ -37,6 +46,14 @@ def summarise(result: TrialResult) -> list[Row]:
     """Summarise every endpoint in every arm.
 
     Reference: Wilson, J Am Stat Assoc 1927;22:209, doi:10.1080/01621459.1927.10502953 (interval of a share).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> arms = [qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0], endpoints={"C0": qsp.endpoints.Value("concentration", at=0.0)})
+        >>> [float(row.mean) for row in qsp.summarise(qsp.simulate_trial(trial, cohort))]
+        [0.75]
     """
     rows = []
     for name, endpoint in zip(result.trial.endpoint_names, result.trial.endpoints, strict=True):
@@ -59,6 +76,14 @@ def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None)
     Args:
         result: The trial.
         units: The unit of each endpoint by name, where it has one.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> arms = [qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0], endpoints={"C0": qsp.endpoints.Value("concentration", at=0.0)})
+        >>> print(qsp.summary_text(qsp.simulate_trial(trial, cohort), units={"C0": "mg/L"}).splitlines()[0])
+        30 mg  2 patients, 0 failed
     """
     width = max(len(arm.name) for arm in result.arms) + 2
     lines = []

@@ -30,7 +30,13 @@ from qspjax.solve import AbstractMethod
 
 
 class Arm(eqx.Module):
-    """An arm of a trial: a name and a regimen."""
+    """An arm of a trial: a name and a regimen.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.Arm("100 mg", qsp.bolus(100.0, to="central")).name
+        '100 mg'
+    """
 
     name: str = eqx.field(static=True)
     regimen: Regimen
@@ -41,7 +47,13 @@ class Arm(eqx.Module):
 
 
 class AbstractAllocation(eqx.Module):
-    """Which patients are in which arm."""
+    """Which patients are in which arm.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> [members.tolist() for members in qsp.SamePatients().members(3, 2, key=None)]
+        [[0, 1, 2], [0, 1, 2]]
+    """
 
     @abc.abstractmethod
     def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
@@ -49,7 +61,13 @@ class AbstractAllocation(eqx.Module):
 
 
 class SamePatients(AbstractAllocation):
-    """Every patient is in every arm: the difference between arms is the treatment alone."""
+    """Every patient is in every arm: the difference between arms is the treatment alone.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> [members.tolist() for members in qsp.SamePatients().members(3, 2, key=None)]
+        [[0, 1, 2], [0, 1, 2]]
+    """
 
     def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
         del key
@@ -57,7 +75,13 @@ class SamePatients(AbstractAllocation):
 
 
 class Randomised(AbstractAllocation):
-    """Each patient is in one arm, by random permutation, in the given ratio (1:1:... by default)."""
+    """Each patient is in one arm, by random permutation, in the given ratio (1:1:... by default).
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> [len(members) for members in qsp.Randomised([2, 1]).members(9, 2, key=jax.random.key(0))]
+        [6, 3]
+    """
 
     ratio: tuple[int, ...] | None = eqx.field(
         default=None, static=True, converter=lambda x: tuple(x) if isinstance(x, list) else x
@@ -89,6 +113,13 @@ class Trial(eqx.Module):
         ts: Times at which patients are observed, shape (times,).
         endpoints: By name.
         allocation: `SamePatients()` (common random numbers) or `Randomised()`.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> arms = [qsp.Arm("none", qsp.no_doses()), qsp.Arm("100 mg", qsp.bolus(100.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0, 8.0], endpoints={"C8": qsp.endpoints.Value("concentration", at=8.0)})
+        >>> trial.endpoint_names
+        ('C8',)
     """
 
     arms: tuple[Arm, ...]
@@ -129,6 +160,14 @@ class ArmResult(eqx.Module):
         members: Numbers of its patients in the cohort, shape (patients,).
         solution: The simulation of its patients.
         endpoints: By name, shape (patients,); NaN where a patient failed or the endpoint is not defined.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> trial = qsp.Trial([qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))], [0.0])
+        >>> qsp.simulate_trial(trial, cohort).arm("30 mg").solution.observed["concentration"]
+        Array([[1. ],
+               [0.5]], dtype=float64)
     """
 
     name: str = eqx.field(static=True)
@@ -138,7 +177,17 @@ class ArmResult(eqx.Module):
 
 
 class TrialResult(eqx.Module):
-    """A trial that was run: the protocol, the patients, and one result an arm."""
+    """A trial that was run: the protocol, the patients, and one result an arm.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> arms = [qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))]
+        >>> trial = qsp.Trial(arms, [0.0], endpoints={"C0": qsp.endpoints.Value("concentration", at=0.0)})
+        >>> print(qsp.simulate_trial(trial, cohort))
+        arm    patients  failed  C0, median
+        30 mg         2       0        0.75
+    """
 
     trial: Trial
     cohort: Cohort

@@ -21,6 +21,12 @@ class Fast:
         names: The inputs.
         first: First-order indices.
         total: Total indices.
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, efast
+        >>> found = efast(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> found.first.shape
+        (2, 1)
     """
 
     names: tuple[str, ...]

@@ -35,6 +35,13 @@ class Local:
         derivatives: Their derivatives, shape (parameters, outputs, times) or (parameters, outputs).
         log_derivatives: d ln output / d ln parameter: the percentage by which an output changes for one of a parameter;
             NaN where the output is 0.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(100.0, to="central")
+        >>> found = qsp.sensitivity.local(patient, dose, [0.0], ["V"], ["concentration"])
+        >>> found.log_derivatives.round(6)
+        array([[[-1.]]])
     """
 
     parameters: tuple[str, ...]

@@ -26,6 +26,12 @@ class Morris:
         mu_star: The mean of their absolute values: how much the input matters.
         sigma: Their standard deviation: how much that depends on where, and on other inputs.
         failed: Trajectories that were left out because an evaluation failed.
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, morris
+        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> found.mu_star[:, 0].round(6)
+        array([1., 2.])
     """
 
     names: tuple[str, ...]

@@ -25,6 +25,12 @@ class Ranks:
         coefficients: Between -1 and 1.
         p_values: How probable one so far from 0 is by chance.
         failed: Samples that were left out because an evaluation failed.
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, prcc
+        >>> found = prcc(lambda x: x[:, 0] - x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> (found.coefficients[:, 0] > 0).tolist()
+        [True, False]
     """
 
     names: tuple[str, ...]

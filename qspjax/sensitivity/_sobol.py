@@ -30,6 +30,12 @@ class Sobol:
         total_error: Half the width of that of `total`.
         variance: The variance of each output.
         failed: Samples that were left out because an evaluation failed.
+
+    Example:
+        >>> from qspjax.sensitivity import Inputs, sobol
+        >>> found = sobol(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}), samples=64)
+        >>> found.first.shape, found.failed
+        ((2, 1), 0)
     """
 
     names: tuple[str, ...]

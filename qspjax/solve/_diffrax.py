@@ -56,6 +56,13 @@ class Diffrax(AbstractMethod):
 
     Raises:
         ValueError: If a tolerance is not positive, or the solver has no error estimate.
+
+    Example:
+        >>> import diffrax, qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> method = qsp.solve.Diffrax(diffrax.Tsit5(), rtol=1e-8)
+        >>> qsp.simulate(patient, dose, [10.0], method=method).observed["concentration"].round(6)
+        Array([0.367879], dtype=float64)
     """
 
     solver: diffrax.AbstractSolver = Rodas5P()

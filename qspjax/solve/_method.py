@@ -17,6 +17,10 @@ class Trajectory(NamedTuple):
 
     `states` has a leading axis of times on every leaf and is NaN where the solve did not arrive; `stats` holds `steps`,
     `rejected`, `last_time` and `culprit` (the number of the state that failed).
+
+    Example:
+        >>> Trajectory._fields
+        ('states', 'result', 'stats')
     """
 
     states: State
@@ -25,7 +29,13 @@ class Trajectory(NamedTuple):
 
 
 class AbstractMethod(eqx.Module):
-    """A numerical strategy for a dosed model; an immutable value, chosen by the user as `method=`."""
+    """A numerical strategy for a dosed model; an immutable value, chosen by the user as `method=`.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> isinstance(qsp.solve.Rosenbrock(), qsp.solve.AbstractMethod)
+        True
+    """
 
     @abc.abstractmethod
     def solve(

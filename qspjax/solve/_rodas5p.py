@@ -33,6 +33,11 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         unrolled: Write the eight stages out, or loop over them (less to compile; what derivatives use).
 
     Reference: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.solve.Diffrax(qsp.solve.Rodas5P(), rtol=1e-8).describe()
+        'Rodas5P at rtol 1e-08, atol 1e-09'
     """
 
     unrolled: bool = eqx.field(default=True, static=True)

@@ -76,6 +76,11 @@ class Compartment:
 
     Raises:
         ValueError: If the size is no number.
+
+    Example:
+        >>> from qspjax.models import Compartment
+        >>> Compartment(3.0, unit="L").unit
+        'L'
     """
 
     size: float | None = 1.0
@@ -142,6 +147,11 @@ class Parameter:
 
     Raises:
         ValueError: If the value is no number.
+
+    Example:
+        >>> from qspjax.models import Parameter
+        >>> Parameter(0.1, unit="1/h").unit
+        '1/h'
     """
 
     value: float | None = None
@@ -163,6 +173,10 @@ class Participant:
         stoichiometry: How many take part; an expression; or None if a rule or an initial assignment says it.
         name: A symbol for the stoichiometry, which rules, events and initial assignments may then determine.
         constant: Whether the stoichiometry keeps its value, so that no algebraic rule determines it.
+
+    Example:
+        >>> Participant("A", 2.0).stoichiometry
+        2.0
     """
 
     species: str
@@ -296,6 +310,13 @@ class Definition:
         conversion: The parameter that converts the extent of reactions to amounts, 1 if None.
         dose_unit: The unit of an amount that is given as a dose.
         closed: Species that take no dose, because a conserved total that they are part of is a number.
+
+    Example:
+        >>> from qspjax.models import MassAction, Network, Reaction
+        >>> reactions = {"r": Reaction("A ->", MassAction("k"))}
+        >>> network = Network(species={"A": 1.0}, parameters={"k": 0.1}, reactions=reactions)
+        >>> [*network.definition.species], [*network.definition.reactions]
+        (['A'], ['r'])
     """
 
     name: str = ""

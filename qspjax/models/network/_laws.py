@@ -22,6 +22,10 @@ class AbstractLaw(abc.ABC):
 
     What runs forwards is multiplied by the size of the compartment of the substrates, what runs backwards by that of
     the products, so that a first-order law between two compartments moves k times the amount.
+
+    Example:
+        >>> isinstance(MassAction("k"), AbstractLaw)
+        True
     """
 
     @abc.abstractmethod
@@ -77,6 +81,14 @@ class MichaelisMenten(AbstractLaw):
         ValueError: If only one of `reverse` and `Kr` is given.
 
     Reference: Michaelis and Menten 1913, translated in doi:10.1021/bi201284u; Haldane 1930.
+
+    Example:
+        >>> from qspjax.models import Network, Reaction
+        >>> loss = Reaction("drug ->", MichaelisMenten("Vmax", "Km"))
+        >>> network = Network(species={"drug": 10.0}, parameters={"Vmax": 2.0, "Km": 5.0}, reactions={"loss": loss})
+        >>> print(network.equations())
+        drug' = -loss
+        loss = Vmax * drug / (Km + drug)
     """
 
     Vmax: Any
@@ -111,6 +123,14 @@ class Hill(AbstractLaw):
         represses: Whether X turns the rate off.
 
     Reference: Hill 1910, J Physiol 40:iv-vii; Weiss 1997, doi:10.1096/fasebj.11.11.9285481.
+
+    Example:
+        >>> from qspjax.models import Network, Reaction
+        >>> parameters = {"Vmax": 2.0, "K": 5.0, "n": 2.0}
+        >>> loss = Reaction("drug ->", Hill("Vmax", "K", "n"))
+        >>> network = Network(species={"drug": 10.0}, parameters=parameters, reactions={"loss": loss})
+        >>> float(network.vector_field(0.0, network.initial())["drug"])  # 2 * 100 / (25 + 100)
+        -1.6
     """
 
     Vmax: Any

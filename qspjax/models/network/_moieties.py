@@ -29,6 +29,13 @@ class Moiety:
     Attributes:
         coefficients: A whole number for each species in it.
         total: What the sum is.
+
+    Example:
+        >>> from qspjax.models import MassAction, Network, Reaction
+        >>> binding = {"r": Reaction("drug + target -> complex", MassAction("kon"))}
+        >>> species = {"drug": 10.0, "target": 5.0, "complex": 0.0}
+        >>> [str(moiety) for moiety in Network(species=species, parameters={"kon": 1.0}, reactions=binding).conserved()]
+        ['drug + complex = 10', 'target + complex = 5']
     """
 
     coefficients: Mapping[str, int]

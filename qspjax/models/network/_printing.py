@@ -23,6 +23,13 @@ class Equations:
         rules: What is so at all times.
         start: What is so at time 0.
         events: What happens when a condition turns true.
+
+    Example:
+        >>> from qspjax.models import MassAction, Network, Reaction
+        >>> reactions = {"loss": Reaction("drug ->", MassAction("k"))}
+        >>> print(Network(species={"drug": 10.0}, parameters={"k": 0.1}, reactions=reactions).equations())
+        drug' = -loss
+        loss = k * drug
     """
 
     slopes: tuple[str, ...]

@@ -14,6 +14,10 @@ class Problem:
     Attributes:
         id: The id it concerns; the name or the number of an event or an algebraic rule.
         message: What must be, and what is.
+
+    Example:
+        >>> str(Problem("r", "must use ids of the network, but uses `k`."))
+        '`r` must use ids of the network, but uses `k`.'
     """
 
     id: str
@@ -24,7 +28,16 @@ class Problem:
 
 
 class NetworkProblems(ValueError):
-    """A network that cannot be made; `problems` lists all that is wrong with it."""
+    """A network that cannot be made; `problems` lists all that is wrong with it.
+
+    Example:
+        >>> from qspjax.models import Network, Reaction
+        >>> try:
+        ...     Network(species={"A": 1.0}, reactions={"r": Reaction("A ->", "k * A")})
+        ... except NetworkProblems as error:
+        ...     print(error)
+        `r` must use ids of the network, but uses `k`.
+    """
 
     def __init__(self, problems: Sequence[Problem]):
         """Collect the problems."""

@@ -52,6 +52,13 @@ class NCA:
         table: A row a dose: ID, DVID (where there are several kinds), DOSE (its number), TIME (when), AMT, the
             parameters, and NOTE, what could not be had and why.
         profiles: The samples and the terminal slope behind each row.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> time = np.array([0.0, 1.0, 2.0, 4.0])
+        >>> result = qsp.population.nca({"ID": np.ones(4), "TIME": time, "DV": 8.0 * 0.5**time})
+        >>> float(result.table["half_life"][0].round(6))
+        1.0
     """
 
     table: dict[str, np.ndarray]

@@ -61,7 +61,12 @@ class Line(NamedTuple):
 
 
 class AbstractTerminal(abc.ABC):
-    """Which samples the terminal slope is estimated from."""
+    """Which samples the terminal slope is estimated from.
+
+    Example:
+        >>> isinstance(LastPoints(3), AbstractTerminal)
+        True
+    """
 
     @abc.abstractmethod
     def line(self, times: np.ndarray, values: np.ndarray) -> Line | str:
