@@ -97,6 +97,14 @@ def test_a_problem_by_hand(tmp_path):
     assert "3 of 1 outputs" in qsp.io.contents(tmp_path / "problem.yaml")
 
 
+def test_measurements_of_one_moment_have_parameters_of_their_own(tmp_path):
+    rows = "".join(f"obs\tc1\t1\t0.4\t{own}\n" for own in ("0.1", "offset", "-0.3"))
+    table = VERSION_1["measurements.tsv"].splitlines()[0] + "\n" + rows
+    problem = read_petab(written(tmp_path, **{"measurements.tsv": table}))
+    found = problem.table(problem.point(problem.reference))["prediction"]
+    np.testing.assert_allclose(found, 1.5 * amount(1.0, 0.5, 2.0) + np.array([0.1, 0.2, -0.3]), rtol=1e-8)
+
+
 def test_starts_are_drawn_by_their_own_priors(tmp_path):
     table = VERSION_1["parameters.tsv"].splitlines()
     columns = "initializationPriorType\tinitializationPriorParameters"
