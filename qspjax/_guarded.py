@@ -1,10 +1,11 @@
-"""What is observed, such that a value that is not finite spoils no derivative but its own.
+"""Functions of which a value that is not finite spoils no derivative but its own: what is observed, above all.
 
 A ratio of two amounts is 0/0 before the first dose. Nobody measures it there, but the slope of 0/0 is not a number, and
 zero times that is not zero: one such value makes the whole gradient NaN, in reverse mode. Here a value that is not
 finite is a constant of every derivative.
 """
 
+from collections.abc import Callable
 from itertools import compress
 from typing import Any
 
@@ -36,19 +37,24 @@ def observe(model: AbstractModel, t: Scalar, y: State) -> Observed:
         model, t, y = eqx.combine(jax.tree.unflatten(structure, leaves), static)
         return jax.tree.map(jnp.asarray, model.observe(t, y))
 
-    values = jax.custom_jvp(of_leaves)
+    return guarded(of_leaves)(*leaves)
 
-    def along(primals: tuple, tangents: tuple) -> tuple[Observed, Observed]:
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays with the same values, of which those that are not finite are constants."""
+    values = jax.custom_jvp(function)
+
+    def along(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
         moves = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
 
-        def of_moving(*moving: Any) -> Observed:
+        def of_moving(*moving: Any) -> Any:
             rest = iter(moving)
-            return _guarded(of_leaves, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
+            return _guarded(function, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
 
         return jax.jvp(of_moving, tuple(compress(primals, moves)), tuple(compress(tangents, moves)))
 
     values.defjvp(along, symbolic_zeros=True)
-    return values(*leaves)
+    return values
 
 
 def _guarded(function: Any, operands: list) -> Any:

@@ -26,6 +26,7 @@ from qspjax._names import state_names
 from qspjax._types import State
 from qspjax.solve._dense import inverse
 from qspjax.solve._near import Near
+from qspjax.solve._regular import regular
 
 ORDERS = 3
 """Up to this order derivatives are exact."""
@@ -54,7 +55,8 @@ class Equations:
         """Return what the vector field of a model says at a time: dy/dt, and the residuals of algebraic states."""
         model, t = inputs
         state = self._unravel(y)
-        slope = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), model.vector_field(t, state), state)
+        moved = regular(model.vector_field)(t, state)
+        slope = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, state)
         return ravel_pytree(slope)[0]
 
     def solved(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -22,6 +22,7 @@ from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
+from qspjax.solve._regular import not_below
 from qspjax.solve._schedule import Schedule
 from qspjax.solve._timeline import timeline
 from qspjax.solve._watch import begun, events_over_leaves
@@ -248,7 +249,7 @@ def _solve(
     if not scheme.implicit and not mass.all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(schedule, ts)
-    system, leaves = system_of(model, start, mass)
+    system, leaves = system_of(model, start, mass, atol)
     _check_determined(system, states)
     y0, events, solved = begun(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
     unknown = lines.unknown()
@@ -286,6 +287,7 @@ def _solve(
         events=None if events is None else events_over_leaves(events.hybrid, model),
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
+    reached = not_below(reached, system.floor) if system.floor.any() else reached
     code = CODES[0]
     for number, item in enumerate(CODES[1:], start=1):
         code = RESULTS.where(end.code == number, item, code)

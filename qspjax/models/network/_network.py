@@ -22,7 +22,7 @@ from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
 from qspjax.models.network._editing import added, dropped, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
 from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, parted
-from qspjax.models.network._printing import Equations, equations
+from qspjax.models.network._printing import Equations, equations, terms
 from qspjax.models.network._sizes import nominal_sizes
 from qspjax.models.network._unit_checks import unit_problems
 
@@ -237,6 +237,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def equations(self) -> Equations:
         """Return the network as equations that can be read."""
         return equations(self.definition, self.plan.formulas)
+
+    def terms(self, state: str) -> tuple[str, ...]:
+        """Return the equations of what moves a state: those that may be undefined somewhere, if there are any."""
+        return terms(self.definition, self.plan.formulas, state)
 
     def conserved(self) -> tuple[Moiety, ...]:
         """Return the conserved moieties: sums of amounts that no reaction changes.

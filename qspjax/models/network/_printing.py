@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from qspjax._expression import Expression
+from qspjax._expression import Expression, nodes
 from qspjax.models.network._definition import Definition, NetworkEvent
 from qspjax.models.network._moieties import signed
 from qspjax.models.network._resolve import Formulas
@@ -55,6 +55,19 @@ def equations(definition: Definition, formulas: Formulas) -> Equations:
         start=tuple(f"{id}(0) = {value}" for id, value in d.initial.items()),
         events=tuple(map(_event, d.events)),
     )
+
+
+def terms(definition: Definition, formulas: Formulas, state: str) -> tuple[str, ...]:
+    """Return the equations of what moves a state: those that may be undefined, if there are any."""
+    d = definition
+    found = {f"{id} = {d.reactions[id].rate}": d.reactions[id].rate for _, id in formulas.terms.get(state, ())}
+    if state in d.rates:
+        found[f"{state}' = {d.rates[state]}"] = d.rates[state]
+    partial = [text for text, formula in found.items() if any(node.op in _PARTIAL for node in nodes(formula))]
+    return tuple(partial or found)
+
+
+_PARTIAL = {"/", "^", "root", "ln", "log"}
 
 
 def _slopes(d: Definition, formulas: Formulas) -> Iterator[str]:

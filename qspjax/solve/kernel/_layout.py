@@ -19,8 +19,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.flatten_util import ravel_pytree
 
+from qspjax._guarded import guarded
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
+from qspjax.solve._regular import bound, not_below, under_roots
 from qspjax.solve.kernel._jacobian import colouring
 from qspjax.solve.kernel._program import evaluated, parted, variables_in
 from qspjax.solve.kernel._rates import Parts, RatesJacobian, matrix_of, parts_of
@@ -48,11 +50,14 @@ class System:
         autonomous: Whether the vector field ignores the time.
         mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
         algebraic: The numbers of the algebraic states.
+        floor: Of a state that a root is taken of: by how little it may be below zero, and is as good as zero; else 0.
     """
 
-    def __init__(self, slope: ClosedJaxpr, parameters: int, *, size: int, written: bool, mass: np.ndarray) -> None:
+    def __init__(
+        self, slope: ClosedJaxpr, parameters: int, *, size: int, written: bool, mass: np.ndarray, floor: np.ndarray
+    ) -> None:
         jaxpr = slope.jaxpr
-        self.size, self.written, self.mass = size, written, mass
+        self.size, self.written, self.mass, self.floor = size, written, mass, floor
         leaves, moving = jaxpr.invars[:parameters], jaxpr.invars[parameters:]
         fixed, own, rest = parted(jaxpr, leaves)
         used = variables_in(rest, jaxpr.outvars)
@@ -67,14 +72,19 @@ class System:
         """Return the constants of one patient from the leaves of the model."""
         leaves, own, kept = self._prepare
         constvars, consts, fixed = self._fixed
-        return evaluated([*constvars, *leaves], [*consts, *parameters], [*fixed, *own], kept)
+
+        def constants(*values: jax.Array) -> list[jax.Array]:
+            return evaluated([*constvars, *leaves], values, [*fixed, *own], kept)
+
+        return guarded(constants)(*consts, *parameters) if own else constants(*consts, *parameters)
 
     def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: Any) -> Any:
         """Return dy/dt of one patient: n scalars if written out, else shape (n,)."""
         kept, moving, rest, outvars = self._slope
         constvars, consts, fixed = self._fixed
+        y = self.raised(y)
         y = list(y) if self.written else [y]
-        out = evaluated([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars)
+        out = evaluated([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars, bound)
         return tuple(out) if self.written else out[0]
 
     def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
@@ -97,7 +107,7 @@ class System:
         constvars, consts, fixed = self._fixed
         return evaluate(
             [*constvars, *kept, *moving],
-            [*consts, *constants, t, y],
+            [*consts, *constants, t, self.raised(y)],
             [*[False] * len(consts), *laned, True, True],
             [*fixed, *eqns],
             wanted,
@@ -136,7 +146,7 @@ class System:
 
         def rates(y: jax.Array, t: jax.Array, *constants: jax.Array) -> list:
             known = [*numbers, *kept, *moving], [*numbers.values(), *constants, t, y]
-            return evaluated(*known, parts.head, parts.rates)
+            return evaluated(*known, parts.head, parts.rates, bound)
 
         pattern = jacobian_pattern(rates, y, t, *constants)
         colours = colouring(pattern)
@@ -174,7 +184,15 @@ class System:
             return jnp.concatenate([part.reshape(1) for part in self.slope(constants, t, parts)])
 
         traced = jax.make_jaxpr(slope)(shapes, t, state)
-        return System(traced, len(kept), size=self.size, written=False, mass=self.mass)
+        return System(traced, len(kept), size=self.size, written=False, mass=self.mass, floor=np.zeros(self.size))
+
+    def raised(self, y: Rows) -> Rows:
+        """Return a state, zero where it is so little below zero that it is as good as zero to a root."""
+        if not self.floor.any():
+            return y
+        if self.written:
+            return tuple(not_below(row, floor) if floor else row for row, floor in zip(y, self.floor, strict=True))
+        return not_below(y, self.floor.reshape(-1, *[1] * (y.ndim - 1)))
 
     def split(self, y: jax.Array) -> Rows:
         """Return an array (states, lanes) as rows."""
@@ -185,8 +203,17 @@ class System:
         return jnp.stack(rows) if self.written else rows
 
 
-def system_of(model: AbstractModel, start: State, mass: np.ndarray | None = None) -> tuple[System, list[jax.Array]]:
-    """Trace the vector field of a model; return it with the leaves of the model that it is a function of."""
+def system_of(
+    model: AbstractModel, start: State, mass: np.ndarray | None = None, atol: Any = 0.0
+) -> tuple[System, list[jax.Array]]:
+    """Trace the vector field of a model; return it with the leaves of the model that it is a function of.
+
+    Args:
+        model: The model.
+        start: A state.
+        mass: The diagonal of the mass matrix, by default 1.
+        atol: Below which a state is as good as zero, of all states or of each.
+    """
     arrays, static = eqx.partition(model, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
     flat, unravel = ravel_pytree(start)
@@ -206,4 +233,7 @@ def system_of(model: AbstractModel, start: State, mass: np.ndarray | None = None
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     traced = jax.make_jaxpr(slope)(shapes, number, *y)
     mass = np.ones(flat.size) if mass is None else mass
-    return System(traced, len(leaves), size=flat.size, written=written, mass=mass), leaves
+    marks = [{k} for k in range(flat.size)] if written else [set(range(flat.size))]
+    rooted = under_roots(traced.jaxpr, [*[set()] * (len(leaves) + 1), *marks])
+    floor = np.where(np.isin(np.arange(flat.size), list(rooted)), atol, 0.0)
+    return System(traced, len(leaves), size=flat.size, written=written, mass=mass, floor=floor), leaves

@@ -1,9 +1,9 @@
 """Traced programs in parts: what can be computed before a solve, and what a step computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 
 def parted(jaxpr: Jaxpr, leaves: Sequence) -> tuple[list, list, list]:
@@ -29,15 +29,21 @@ def variables_in(eqns: Sequence, outvars: Sequence) -> set:
     return {atom for atom in atoms if not isinstance(atom, Literal)}
 
 
-def evaluated(variables: Sequence, values: Sequence, eqns: Sequence, wanted: Sequence) -> list:
-    """Evaluate equations of a traced program."""
+def as_it_is(eqn: JaxprEqn, operands: Sequence[Any]) -> Any:
+    """Return what an equation computes."""
+    return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+
+
+def evaluated(
+    variables: Sequence, values: Sequence, eqns: Sequence, wanted: Sequence, apply: Callable[..., Any] = as_it_is
+) -> list:
+    """Evaluate equations of a traced program, each by `apply(equation, operands)`."""
     known = dict(zip(variables, values, strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else known[atom]
 
     for eqn in eqns:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        out = eqn.primitive.bind(*map(read, eqn.invars), **params)
+        out = apply(eqn, [read(atom) for atom in eqn.invars])
         known.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
     return [read(atom) for atom in wanted]

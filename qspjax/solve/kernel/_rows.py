@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
+from qspjax.solve._regular import bound
+
 
 class _Value(NamedTuple):
     """A value, and whether it has an axis of lanes at the end."""
@@ -41,7 +43,7 @@ def evaluate(
     for eqn in eqns:
         operands = [read(atom) for atom in eqn.invars]
         if not any(value.laned for value in operands):
-            out = eqn.primitive.bind(*(value.array for value in operands), **eqn.primitive.get_bind_params(eqn.params))
+            out = bound(eqn, [value.array for value in operands])
             out = [_Value(x, False) for x in (out if eqn.primitive.multiple_results else [out])]
         else:
             out = _RULES.get(eqn.primitive.name, _mapped)(eqn, operands, lanes)
@@ -95,11 +97,8 @@ def _widened(value: _Value, shape: tuple[int, ...], lanes: int) -> jax.Array:
 
 def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Any:
     """Apply any primitive, through `vmap`."""
-    params = eqn.primitive.get_bind_params(eqn.params)
     axes = tuple(-1 if value.laned else None for value in operands)
-    return jax.vmap(lambda *arrays: eqn.primitive.bind(*arrays, **params), in_axes=axes, out_axes=-1)(
-        *(value.array for value in operands)
-    )
+    return jax.vmap(lambda *arrays: bound(eqn, arrays), in_axes=axes, out_axes=-1)(*(value.array for value in operands))
 
 
 def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
@@ -108,7 +107,7 @@ def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
         value.array if not value.laned and jnp.ndim(value.array) == 0 else _widened(value, shape, lanes)
         for value in operands
     ]
-    return eqn.primitive.bind(*arrays, **eqn.params)
+    return bound(eqn, arrays)
 
 
 def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:

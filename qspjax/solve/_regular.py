@@ -1,0 +1,152 @@
+"""Vector fields that are finite where their slope is not: roots and powers of a state that is zero.
+
+    d/dx x^n = n x^(n - 1) -> infinity as x -> 0, for n < 1
+
+A solution passes through such a point, or rests there, and its dependence on parameters is finite: the infinite slope
+is met for no time, or multiplies what does not move. In derivatives of what is solved it counts as zero. A Rosenbrock
+method then is explicit in that term for a step, with an error that its error control sees; all values stay as they are.
+
+Where a root empties a state, the next number below zero is one at which there is no field at all. A state that the
+field takes a root or a power of, and that is negative by less than its absolute tolerance, is as good as zero, and the
+field is that at zero.
+
+Reference: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.7, doi:10.1007/978-3-642-05221-7
+(Rosenbrock methods with inexact Jacobians).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+_STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "asin", "acos", "acosh"}
+"""What can be finite, or be multiplied by zero, where its slope is infinite or undefined."""
+_ROOTS = {"pow", "sqrt"}
+"""What is not defined below zero, and zero or one at zero."""
+_INLINED = {"jit", "pjit", "closed_call", "core_call"}
+
+
+def bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Any:
+    """Return what an equation of a traced program computes; slopes that are infinite or undefined count as zero."""
+    if eqn.primitive.name in _STEEP:
+        return _primitive(eqn.primitive, tuple(eqn.params.items()))(*operands)
+    if eqn.primitive.name in _INLINED and _is_steep(_body(eqn).jaxpr):
+        return _run(_body(eqn).jaxpr, _body(eqn).consts, operands)
+    return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+
+
+def regular(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the same values, whose derivatives count slopes that are not finite as zero."""
+
+    @functools.wraps(function)
+    def same(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+        def of_arrays(*arrays: jax.Array) -> Any:
+            new = dict(zip(places, arrays, strict=True))
+            return function(*jax.tree.unflatten(structure, [new.get(k, leaf) for k, leaf in enumerate(leaves)]))
+
+        arrays = [leaves[k] for k in places]
+        traced, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+        if not _is_steep(traced.jaxpr):
+            return function(*arguments)
+        return jax.tree.unflatten(jax.tree.structure(shape), _run(traced.jaxpr, traced.consts, arrays))
+
+    return same
+
+
+def under_roots(jaxpr: Jaxpr, inputs: Sequence[set]) -> set:
+    """Return which marks of the inputs of a traced program a root or a power is taken of."""
+    found: set = set()
+    _mark(jaxpr, inputs, found)
+    return found
+
+
+def rooted(field: Callable[..., Any], state: Any) -> np.ndarray:
+    """Return which elements of the flattened state may be under a root or a power in `field(t, state)`."""
+    leaves = jax.tree.leaves(state)
+    traced = jax.make_jaxpr(lambda t, y: field(t, y))(jnp.zeros(()), state)
+    found = under_roots(traced.jaxpr, [set(), *({k} for k in range(len(leaves)))])
+    return np.repeat([k in found for k in range(len(leaves))], [leaf.size for leaf in leaves])
+
+
+def _mark(jaxpr: Jaxpr, inputs: Sequence[set], found: set) -> list[set]:
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> set:
+        return set() if isinstance(atom, Literal) else known.get(atom, set())
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        if eqn.primitive.name in _ROOTS:
+            found |= operands[0]
+        if eqn.primitive.name in _INLINED:
+            out = _mark(_body(eqn).jaxpr, operands, found)
+        else:
+            out = [set().union(*operands)] * len(eqn.outvars)
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def not_below(y: jax.Array, floor: Any) -> jax.Array:
+    """Return a state, zero where it is negative by less than `floor`; it keeps its derivatives."""
+    return y - jax.lax.stop_gradient(jnp.where((y < 0.0) & (y > -floor), y, 0.0))
+
+
+def _run(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list:
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        out = bound(eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, out if isinstance(out, (list, tuple)) else [out], strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _body(eqn: JaxprEqn) -> Any:
+    return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+
+
+def _is_steep(jaxpr: Jaxpr) -> bool:
+    return any(
+        eqn.primitive.name in _STEEP or (eqn.primitive.name in _INLINED and _is_steep(_body(eqn).jaxpr))
+        for eqn in jaxpr.eqns
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _primitive(primitive: Any, params: tuple) -> Callable[..., jax.Array]:
+    """Return an elementwise primitive with a slope of zero where its own is not finite."""
+    return _flat(lambda *operands: primitive.bind(*operands, **dict(params)))
+
+
+def _flat(value: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    flat = jax.custom_jvp(value)
+
+    @functools.cache
+    def slope(k: int) -> Callable[..., jax.Array]:
+        def own(*operands: jax.Array) -> jax.Array:
+            def of_one(x: jax.Array) -> jax.Array:
+                return value(*operands[:k], x, *operands[k + 1 :])
+
+            found = jax.jvp(of_one, (operands[k],), (jnp.ones_like(operands[k]),))[1]
+            return jnp.where(jnp.isfinite(found), found, 0.0)
+
+        return _flat(own)
+
+    def along(operands: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+        moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+        parts = [tangents[k] * slope(k)(*operands) for k in moving]
+        out = flat(*operands)
+        return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
+
+    flat.defjvp(along, symbolic_zeros=True)
+    return flat
