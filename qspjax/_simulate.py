@@ -13,6 +13,7 @@ from qspjax._checks import check_finite, check_increasing, check_instance, check
 from qspjax._cohort import Cohort
 from qspjax._events import events_of
 from qspjax._guarded import observe
+from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state, echoes_of
 from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
@@ -20,6 +21,7 @@ from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._traced import in_the_users_words
 from qspjax._types import Observed, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
+from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
 from qspjax.solve._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
@@ -97,7 +99,7 @@ def simulate(
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
     given = start if initial is not None else None
     solution = Solution(ts, *_jitted(patient, model, regimen, ts, given, _order(order, ts), start_time), labels)
-    return _thrown(solution) if throw else solution
+    return _thrown(solution, model) if throw else solution
 
 
 @in_the_users_words()
@@ -193,6 +195,7 @@ class _Patient(eqx.Module):
     def __call__(
         self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
     ) -> Outcome:
+        sources = jax.tree.map(jnp.asarray, eqx.filter((model, regimen, ts, initial, t0), eqx.is_inexact_array))
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
         if not jax.tree.leaves(model.initial()):
@@ -208,8 +211,7 @@ class _Patient(eqx.Module):
             states, result, stats = solve_in_visits(self.method, model, schedule, ts, initial, t0, regimen.decision)
         result = RESULTS.where(schedule.lost, RESULTS.steady_state_not_found, result)
 
-        # where the solve did not arrive, observe a harmless state of a constant model: derivatives stay finite
-        model = _stilled(model, result != RESULTS.successful)
+        # where the solve did not arrive, observe a harmless state of a constant model: other derivatives stay finite
         start = as_state(model, initial)
         arrived = jnp.isfinite(ts)
         for leaf in jax.tree.leaves(states):
@@ -218,7 +220,7 @@ class _Patient(eqx.Module):
         seen = jax.vmap(lambda fine, t, y: observe(_stilled(model, ~fine), t, y))(
             arrived, jnp.where(arrived, ts, t0), safe
         )
-        observed = _where(arrived, seen)
+        observed, states = lost((_where(arrived, seen), states), ~arrived & jnp.isfinite(ts), sources)
         if varied:
             states = states.state
             stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
@@ -279,7 +281,7 @@ def _prepare(
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return what a model observes; check that it is numbers by name."""
     seen: list[Any] = []
-    jax.eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
+    eqx.filter_eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
     (observed,) = seen
     if isinstance(observed, Numbers):
         return tuple(observed)
@@ -379,7 +381,7 @@ def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:
     return each, shared
 
 
-def _thrown(solution: Solution) -> Solution:
+def _thrown(solution: Solution, model: AbstractModel) -> Solution:
     failed = concrete(solution.failed)
     if failed is None:
         stats = solution.result.error_if(solution.stats, solution.failed)
@@ -389,7 +391,10 @@ def _thrown(solution: Solution) -> Solution:
         )
     if failed:
         (failure,) = solution.failures()
+        undefined = solution.result == RESULTS.state_nonfinite and isinstance(model, Network)
+        terms = model.terms(failure.state) if undefined else ()
+        moves = f" ({'; '.join(terms)})" if terms else ""
         raise RuntimeError(
-            f"The simulation failed at time {failure.time:g}, in state `{failure.state}`. {failure.reason}"
+            f"The simulation failed at time {failure.time:g}, in state `{failure.state}`{moves}. {failure.reason}"
         )
     return solution

@@ -15,7 +15,7 @@ LAYERS = [
     {"_precision", "_types"},
     {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"} | {"_text", "_traced"},
     {"_model", "_events", "_guarded", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
-    | {"_solution"},
+    | {"_lost", "_solution"},
     {"models", "solve", "execute"},
     {"_simulate"},
     {"population", "equilibrium", "sensitivity"},

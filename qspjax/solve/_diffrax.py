@@ -11,6 +11,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
@@ -19,9 +20,10 @@ from qspjax._model import AbstractModel, as_state, check_slope, mass_of
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._adaptive import SUCCESS, Path, Progress, Stepper, Tolerance, integrate
+from qspjax.solve._adaptive import Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
+from qspjax.solve._regular import not_below, regular, rooted
 from qspjax.solve._replay import Record, replay
 from qspjax.solve._rodas5p import Rodas5P
 from qspjax.solve._schedule import Schedule
@@ -104,6 +106,7 @@ class _Flat(NamedTuple):
     lines: Timeline
     stepper: Stepper
     events: Begun | None
+    floor: Any
 
 
 def _flatten(
@@ -116,20 +119,22 @@ def _flatten(
     *,
     differentiated: bool,
 ) -> _Flat:
-    start, solver = as_state(model, initial), _stepping(method, differentiated=differentiated)
-    if not mass_of(model, state_names(start)).all():
+    start, states = as_state(model, initial), state_names(as_state(model, initial))
+    if not mass_of(model, states).all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "Diffrax")
     y0, unravel = ravel_pytree(start)
+    floor = np.where(rooted(model.vector_field, start), absolute(method.atol, model, states), 0.0)
 
     def field(t: Any, y: jax.Array, args: tuple) -> jax.Array:
         model, rate = args
-        slope = model.vector_field(t, unravel(y))
+        slope = regular(model.vector_field)(t, unravel(not_below(y, floor)))
         check_slope(slope, start)
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
-    y0, events, _ = begun(model, start, t0, Near(method.rtol, absolute(method.atol, model, state_names(start))))
-    return _Flat(y0, unravel, timeline(schedule, ts), Stepper(solver=solver, term=diffrax.ODETerm(field)), events)
+    y0, events, _ = begun(model, start, t0, Near(method.rtol, absolute(method.atol, model, states)))
+    stepper = Stepper(solver=_stepping(method, differentiated=differentiated), term=diffrax.ODETerm(field))
+    return _Flat(y0, unravel, timeline(schedule, ts), stepper, events, floor)
 
 
 def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolver:
@@ -163,20 +168,19 @@ def _solve(
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
     reached, path = _integrate(*_frozen(primals), method=method, record=True)
-    fine = path.end.code == SUCCESS
+    started = path.end.accepted > 0
 
     def repeat(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
         one = _flatten(method, model, schedule, ts, initial, t0, differentiated=True)
-        steps = jnp.where(fine, path.end.accepted, 0)
-        record = Record(path.record, path.causes, steps)
+        record = Record(path.record, path.causes, path.end.accepted)
         kept = replay(one.stepper, model, one.lines, one.y0, t0, record=record, outputs=ts.size, events=one.events)
         return jax.vmap(one.unravel)(kept)
 
-    # a failed patient contributes a zero derivative of every order: its steps are not repeated, and both ends are
-    # masked, so that its NaN meets no cotangent
-    states, moved = eqx.filter_jvp(repeat, primals, _masked(tangents, fine))
-    states = jax.tree.map(lambda repeated, recorded: jnp.where(fine, repeated, recorded), states, reached)
-    return (states, path.end), (_masked(moved, fine), jax.tree.map(lambda _: None, path.end))
+    # a patient who took no step contributes a zero derivative of every order: both ends are masked, so that its NaN
+    # meets no cotangent
+    states, moved = eqx.filter_jvp(repeat, primals, _masked(tangents, started))
+    states = jax.tree.map(lambda repeated, recorded: jnp.where(started, repeated, recorded), states, reached)
+    return (states, path.end), (_masked(moved, started), jax.tree.map(lambda _: None, path.end))
 
 
 def _integrate(
@@ -203,12 +207,12 @@ def _integrate(
         record=record,
         events=one.events,
     )
-    return jax.vmap(one.unravel)(path.outputs), path
+    return jax.vmap(one.unravel)(not_below(path.outputs, one.floor)), path
 
 
 def _frozen(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
 
 
-def _masked(tree: Any, fine: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jnp.where(fine, x, jnp.zeros_like(x)), tree)
+def _masked(tree: Any, started: jax.Array) -> Any:
+    return jax.tree.map(lambda x: jnp.where(started, x, jnp.zeros_like(x)), tree)

@@ -98,7 +98,7 @@ class _Plan(NamedTuple):
     rate: Vector | None
 
 
-def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
+def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> _Plan:
     live = jnp.isfinite(lines.time)
     stop = jnp.where(live, lines.time, 0.0)
     before = jnp.concatenate([t0[None], stop[:-1]])
@@ -122,10 +122,14 @@ def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
     t0, none = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
     begin = (t0, jnp.zeros_like(t0), jnp.asarray(True))
     _, (used, fresh, still) = jax.lax.scan(pace, begin, (live, turns, jax.lax.stop_gradient(stop)))
+    if reached is not None:  # then nothing happens any more: there is no slope of a state that is infinite
+        live &= numbers < reached
+        used, still = jnp.where(live, used, 0.0), still | ~live
     keep, jump = jax.vmap(lambda number: put_down(lines, number, none))(numbers)
     rate = None
     if lines.rate is not None:
         _, rate = jax.lax.scan(infuse, (none, jnp.zeros(n, dtype=int)), numbers)
+        rate = rate if reached is None else jnp.where(live[:, None], rate, 0.0)
     puts = lines.sets or lines.vectors is not None
     return _Plan(
         jnp.where(live, stop - before, 0.0),
@@ -139,9 +143,11 @@ def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
 
 
 class _End(NamedTuple):
-    """How the solve of one patient went."""
+    """How the solve of one patient went: `reached` are the boundaries before anything was not finite."""
 
     fine: jax.Array
+    sound: jax.Array
+    reached: jax.Array
     steps: jax.Array
     last_time: jax.Array
     culprit: jax.Array
@@ -212,7 +218,7 @@ def _full(primal: Any, tangent: Any) -> Any:
     return jax.tree.map(lambda x, t: jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t, primal, tangent)
 
 
-def _run(one: _System, plan: _Plan, fine: jax.Array | None) -> tuple[Vector, Vector]:
+def _run(one: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Vector]:
     """Return the states after every boundary, and the last."""
     pattern = one.structure.pattern
 
@@ -227,7 +233,7 @@ def _run(one: _System, plan: _Plan, fine: jax.Array | None) -> tuple[Vector, Vec
         power, inputs = (entries(list(matrix.T), pattern) for matrix in flow)
         return power, dot(inputs, u)
 
-    compute = quickly if fine is None else compactly
+    compute = compactly if differentiated else quickly
 
     def advance(now: tuple, row: _Plan) -> tuple:
         y, *kept = now
@@ -242,7 +248,7 @@ def _run(one: _System, plan: _Plan, fine: jax.Array | None) -> tuple[Vector, Vec
         )
         moved = add(dot(power, y), driven)
         moved = jax.tree.map(lambda new, old: jnp.where(row.still, old, new), moved, y)
-        if fine is not None:
+        if differentiated:
             moved = _slid(_slope, moved, (one.a, u), row.h)
         if row.keep is not None:
             moved = jax.tree.map(lambda keep, y: jnp.where(keep == 0.0, 0.0, y), row.keep, moved)
@@ -279,51 +285,54 @@ def _course(
     initial: State | None,
     t0: jax.Array,
     *,
-    fine: jax.Array | None = None,
+    known: _End | None = None,
 ) -> tuple[State, Any]:
-    """Return the states at the outputs and how it went; the differentiated path where it is known who is `fine`."""
+    """Return the states at the outputs and how it went; the differentiated path where that is `known`."""
     start = as_state(model, initial)
-    differentiated = fine is not None
+    differentiated = known is not None
     if not differentiated:
         one = _system(model, start)
     else:
-        # a patient who failed stands still; its times and doses stay what they are, shared with the others
-        one = _system(_stilled(model, fine), _stilled(start, fine))
-        one = _System(*jax.tree.map(lambda x: jnp.where(fine, x, 0.0), one[:3]), one.structure)
+        # numbers that are not finite are constants
+        started = known.reached > 0
+        one = _system(_stilled(model, known.sound), _stilled(start, started))
+        a, b = jax.tree.map(lambda x: jnp.where(known.sound, x, 0.0), (one.a, one.b))
+        one = _System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), one.y0), one.structure)
     lines = timeline(schedule, ts)
     n = len(one.structure.pattern)
-    plan = _plan(lines, t0, n)
-    rows, last = _run(one, plan, fine)
+    plan = _plan(lines, t0, n, known.reached if differentiated else None)
+    rows, last = _run(one, plan, differentiated=differentiated)
     states = _outputs(rows, lines, ts, start)
     if differentiated:
         return states, None
 
     live = jnp.isfinite(lines.time)
     unknown = lines.unknown()
-    known = ~unknown.any()
-    states = jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), states)
+    certain = ~unknown.any()
+    states = jax.tree.map(lambda leaf: jnp.where(certain, leaf, jnp.nan), states)
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
     latest = jnp.max(jnp.where(live, lines.time, t0), initial=t0)
 
-    def blame() -> tuple[jax.Array, jax.Array]:
+    def blame() -> tuple[jax.Array, jax.Array, jax.Array]:
         values = rows if isinstance(rows, jax.Array) else jnp.stack(rows, axis=1)
         bad = ~jnp.isfinite(values)
         first = first_true(bad.any(axis=1))
-        good = (first > 0) & known
+        good = (first > 0) & certain
         y = jnp.where(good, values[first - 1], ravel_pytree(start)[0])
         slope = jnp.stack(list(add(dot(one.a, split(y)), one.b)))
         culprit = bad[first]
         for vector in (~jnp.isfinite(slope), ~jnp.isfinite(y)):
             culprit = jnp.where(vector.any(), vector, culprit)
-        where = jnp.where(known, first_true(culprit), lines.culprit(unknown, n))
-        return jnp.where(good, lines.time[first - 1], t0), where
+        where = jnp.where(certain, first_true(culprit), lines.culprit(unknown, n))
+        return jnp.where(good, lines.time[first - 1], t0), where, jnp.where(certain, first, 0)
 
-    fine = finite & known
-    nobody = jnp.zeros((), dtype=int)
-    last_time, culprit = jax.lax.cond(eqxi.unvmap_any(~fine), blame, lambda: (latest, nobody))
-    last_time, culprit = jnp.where(fine, latest, last_time), jnp.where(fine, nobody, culprit)
+    fine = finite & certain
+    best = (latest, jnp.zeros((), dtype=int), jnp.full((), live.size))
+    worst = jax.lax.cond(eqxi.unvmap_any(~fine), blame, lambda: best)
+    last_time, culprit, reached = (jnp.where(fine, *pair) for pair in zip(best, worst, strict=True))
     steps = jnp.sum(live & (lines.time <= last_time))
-    return states, _End(fine, steps, last_time, culprit)
+    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((one.a, one.b))]).all()
+    return states, _End(fine, sound, reached, steps, last_time, culprit)
 
 
 @eqx.filter_custom_jvp
@@ -338,12 +347,13 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     reached, end = _course(*_frozen(primals))
 
     def again(*arguments: Any) -> State:
-        return _course(*arguments, fine=end.fine)[0]
+        return _course(*arguments, known=end)[0]
 
-    # a failed patient contributes a zero derivative of every order: both ends are cut, so its NaN meets no cotangent
-    states, moved = eqx.filter_jvp(again, primals, _masked(tangents, end.fine))
-    states = jax.tree.map(lambda new, old: jnp.where(end.fine, new, old), states, reached)
-    return (states, end), (_masked(moved, end.fine), jax.tree.map(lambda _: None, end))
+    # nothing that was not reached has a derivative, of any order: both ends are cut, so that its NaN meets no cotangent
+    states, moved = eqx.filter_jvp(again, primals, _masked(tangents, end.reached > 0))
+    arrived = jax.tree.map(jnp.isfinite, reached)
+    states = jax.tree.map(jnp.where, arrived, states, reached)
+    return (states, end), (jax.tree.map(_masked, moved, arrived), jax.tree.map(lambda _: None, end))
 
 
 def _frozen(tree: Any) -> Any:

@@ -68,9 +68,11 @@ def replay(
     steps = tuple(column.reshape(blocks, BLOCK) for column in columns)
 
     def step(now: tuple, recorded: tuple) -> tuple:
-        t, y, rate, running, boundary, memory = now
         number, h = recorded[:2]
         live, lands = number < accepted, (number < accepted) & jnp.isinf(h)
+        t, y, rate, running, boundary, memory = now
+        # after the last step, where there is a slope: at the state at which a patient failed there may be none
+        t, y = jnp.where(live, t, t0), jnp.where(live, y, y0)
         here = jnp.minimum(boundary, boundaries - 1)
         time = timeline.time[here]
         t1 = jnp.where(lands, jnp.where(jnp.isfinite(time), time, t), t + jnp.where(live & ~lands, h, 0.0))
@@ -84,7 +86,8 @@ def replay(
             t1, y1, memory = watch.repeat(rate, t1, y1, memory, cause, span)
         slot = jnp.where(lands, output, outputs)
         new_rate, new_running = jnp.where(lands, new_rate, rate), jnp.where(lands, new_running, running)
-        return (t1, y1, new_rate, new_running, boundary + lands, memory), (slot, y1)
+        after = (t1, y1, new_rate, new_running, boundary + lands, memory)
+        return jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now), (slot, y1)
 
     @jax.checkpoint
     def block(now: tuple, recorded: tuple) -> tuple:

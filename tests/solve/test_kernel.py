@@ -108,7 +108,7 @@ class Replayed(qsp.solve.AbstractMethod):
     def solve(self, *arguments):
         def run(program, patients):
             zero = jnp.zeros((1,), jnp.int32)
-            states = replay(sized(program), patients, self.steps, zero)
+            states = replay(sized(program), patients, self.steps, jnp.sum(~jnp.isnan(self.steps), axis=0))
             return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero)
 
         with mock.patch.object(_ensemble, "run", run):

@@ -2,8 +2,8 @@
 
 The backward pass is the discrete adjoint: each step is computed again from the recorded state and its transpose
 applied (one factorisation a step, used transposed), so nothing inside a step is kept. Memory is the log: (states + 3)
-numbers an iteration and lane, at most `capacity` blocks; a longer run is computed again, segment by segment. The
-derivative of a patient that failed is zero.
+numbers an iteration and lane, at most `capacity` blocks; a longer run is computed again, segment by segment. Outputs
+that a patient did not reach have a derivative of zero, the others their own, whether or not it failed later.
 
 Whatever is differentiated has an axis of patients, except arrays of constants that all patients share (the weights of
 a network): their derivative is a sum over lanes in every step.
@@ -12,14 +12,13 @@ Reference: Zhang and Sandu, SIAM J Sci Comput 2014;36:C504, doi:10.1137/13091233
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qspjax.solve.kernel._lanes import (
     BLOCK,
-    SUCCESS,
     Kept,
     Log,
     Patients,
@@ -39,7 +38,7 @@ from qspjax.solve.kernel._rows import put
 
 
 def push_forward(
-    program: Program, patients: Patients, record: Record, ended: jax.Array, ways: Sequence[Patients]
+    program: Program, patients: Patients, record: Record, accepted: jax.Array, ways: Sequence[Patients]
 ) -> jax.Array:
     """Return the derivative of the states at outputs along some ways, d^k y / dw_1 ... dw_k.
 
@@ -47,7 +46,7 @@ def push_forward(
         program: The solve.
         patients: Where it was recorded.
         record: What it recorded.
-        ended: The code with which each patient ended.
+        accepted: How many steps each patient took.
         ways: Tangents of the patients, None where zero: one for a first derivative, k for a derivative of order k. All
             have the same fields.
 
@@ -87,20 +86,21 @@ def push_forward(
         before, moved, states = carry
         patient = log.patient[number]
         moved = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), starts(patient), moved)
-        lanes = lanes_of(program, patients, patient)
+        stand = _standing(program, patients, accepted, patient)
 
         def advance(i: jax.Array, carry: tuple) -> tuple:
             moved, states = carry
-            step, y, rate = _iteration(program, patients, log, number, i, patient, lanes, ended)
+            step, y, rate, still = _iteration(program, patients, log, number, i, patient, stand)
             along = [_free(step, y, rate, ways[0])]
             for part, own in zip(parts, moved, strict=True):
                 way = _way(ways, part)
                 if way is not None:
                     along.append(given(step, patient, way, own))
                 else:  # the patients are linear in themselves
-                    still = jax.tree.map(jnp.zeros_like, along[1])
-                    along.append(still._replace(y=own.y, rate=own.rate, t=own.t))
+                    nothing = jax.tree.map(jnp.zeros_like, along[1])
+                    along.append(nothing._replace(y=own.y, rate=own.rate, t=own.t))
             after = _composed(lambda free: move(program, step, free), along)[1:]
+            after = jax.tree.map(lambda new, old: jnp.where(still, old, new), after, moved)
             here = (step.landed >= 0) & (step.code >= 0)
             slot = jnp.where(here, patient * outputs + step.code, program.patients * outputs)
             return after, put(states, slot, system.join(after[-1].y).T)
@@ -129,7 +129,7 @@ def _composed(function: Callable[[Any], Any], parts: list) -> list:
 
 
 def pull_back(
-    program: Program, patients: Patients, record: Record, ended: jax.Array, wanted: Patients, cotangents: jax.Array
+    program: Program, patients: Patients, record: Record, accepted: jax.Array, wanted: Patients, cotangents: jax.Array
 ) -> Patients:
     """Return the cotangents of the patients, None where not wanted.
 
@@ -137,7 +137,7 @@ def pull_back(
         program: The solve.
         patients: Where it was recorded.
         record: What it recorded.
-        ended: The code with which each patient ended.
+        accepted: How many steps each patient took.
         wanted: Which cotangents are wanted, true or None.
         cotangents: Of the states at outputs, shape (patients, outputs, states).
     """
@@ -154,8 +154,8 @@ def pull_back(
         return Inputs(constants, rows, None if patients.rate is None else rows, t)
 
     def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
-        """Keep what has been gathered for the patients who leave their lanes, unless they failed."""
-        slot = jnp.where(leaves & _fine(program, ended, patient), patient, N)
+        """Keep what has been gathered for the patients who leave their lanes."""
+        slot = jnp.where(leaves, patient, N)
 
         def handed(total: jax.Array | None, own: jax.Array) -> jax.Array | None:
             if total is None:
@@ -172,18 +172,20 @@ def pull_back(
         leaves = patient != after
         total = hand_in(total, after, leaves & (after >= 0), back)
         back = jax.tree.map(lambda gathered: jnp.where(leaves, 0.0, gathered), back)
-        lanes = lanes_of(program, patients, patient)
+        stand = _standing(program, patients, accepted, patient)
 
         def retreat(i: jax.Array, carry: tuple) -> tuple:
             back, sums, total = carry
-            step, y, rate = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, lanes, ended)
+            step, y, rate, still = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, stand)
             arrives = step.landed >= 0
             slot = jnp.where(arrives & (step.code >= 0), patient * outputs + step.code, N * outputs)
             due = system.split(cotangents.at[slot].get(mode="fill", fill_value=0.0).T)
             free = _free(step, y, rate, wanted)
             _, pull = jax.vjp(lambda free: move(program, step, free), free)
             seen = jax.tree.map(jnp.add, back.y, due)
-            (before,) = pull(Inputs([None] * len(own), seen, back.rate, back.t))
+            after = Inputs([None] * len(own), seen, back.rate, back.t)
+            (before,) = pull(jax.tree.map(lambda seen: jnp.where(still, 0.0, seen), after))
+            y, rate, t = jax.tree.map(lambda new, old: jnp.where(still, old, new), before[1:4], after[1:4])
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
             def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
@@ -193,9 +195,10 @@ def pull_back(
                 time=add(total.time, before.due), jump=add(total.jump, before.jump), rate=add(total.rate, before.change)
             )
             total = _add_vector(program, patients, step, patient, before.vector, total)
-            gathered = jax.tree.map(jnp.add, back.constants, _chosen(before.constants, own))
+            mine = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, own)]
+            gathered = jax.tree.map(jnp.add, back.constants, mine)
             sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
-            return Inputs(gathered, before.y, before.rate, before.t), sums, total
+            return Inputs(gathered, y, rate, t), sums, total
 
         back, sums, total = jax.lax.fori_loop(0, BLOCK, retreat, (back, sums, total))
         return patient, back, sums, total
@@ -216,19 +219,18 @@ def pull_back(
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    tables = _by_patient(program, patients, ended, total)
+    tables = _by_patient(program, patients, total)
     return total._replace(constants=_merged(total.constants, own, sums, shared), **tables)
 
 
-def _by_patient(program: Program, patients: Patients, ended: jax.Array, total: Patients) -> dict[str, Any]:
-    """Return the cotangents of the tables with an axis of patients, zero for those who failed."""
+def _by_patient(program: Program, patients: Patients, total: Patients) -> dict[str, Any]:
+    """Return the cotangents of the tables with an axis of patients."""
     found = {}
     for name in ("time", "jump", "rate", "vectors"):
         column = getattr(total, name)
         if column is not None:
             shape = getattr(patients, name).shape
             column = column.reshape(program.patients, *(shape[1:] if getattr(program.laned, name) else shape))
-            column = jnp.where((ended == SUCCESS).reshape(-1, *[1] * (column.ndim - 1)), column, 0.0)
         found[name] = column
     return found
 
@@ -263,11 +265,6 @@ def _chosen(values: Sequence[Any], chosen: Sequence[bool]) -> list:
     return [value for value, wanted in zip(values, chosen, strict=True) if wanted]
 
 
-def _fine(program: Program, ended: jax.Array, patient: jax.Array) -> jax.Array:
-    """Whether the patient in each lane reached its end; false for an empty lane."""
-    return (ended.at[patient].get(mode="clip") == SUCCESS) & (patient < program.patients) & (patient >= 0)
-
-
 def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs:
     """Return the inputs of a step that are differentiated."""
     moving = _moving(differentiated)
@@ -287,23 +284,45 @@ def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs
     )
 
 
+class _Stand(NamedTuple):
+    """The patients in the lanes, and where they stand while nothing happens to them.
+
+    Their first step began at y0 and t0, so that the slope has a derivative there; at the state at which a patient
+    failed it may have none, and zero times that is not zero. Where no step was taken all numbers are 1.
+    """
+
+    lanes: Lanes
+    started: jax.Array
+    y: jax.Array
+    t: jax.Array
+
+
+def _standing(program: Program, patients: Patients, accepted: jax.Array, patient: jax.Array) -> _Stand:
+    present = (patient >= 0) & (patient < program.patients)
+    started = present & (accepted.at[patient].get(mode="clip") > 0)
+    lanes = lanes_of(program, patients, patient)
+    constants = [
+        jnp.where(started, value, 1.0) if own else value
+        for value, own in zip(lanes.constants, lanes.laned, strict=True)
+    ]
+    y0, t0 = (take(program, patients, name, patient) for name in ("y0", "t0"))
+    y0 = y0 if program.laned.y0 else y0[:, None]
+    y0, t0 = (jnp.where(started, x, 1.0) for x in (y0, t0))
+    return _Stand(lanes._replace(constants=constants), started, y0, t0)
+
+
 def _iteration(
-    program: Program,
-    patients: Patients,
-    log: Log,
-    block: jax.Array,
-    i: jax.Array,
-    patient: jax.Array,
-    lanes: Lanes,
-    ended: jax.Array,
-) -> tuple[Recorded, Any, Any]:
-    """Return a recorded iteration with its state and rate; one that stands still, for patients that failed."""
-    fine = _fine(program, ended, patient)
+    program: Program, patients: Patients, log: Log, block: jax.Array, i: jax.Array, patient: jax.Array, stand: _Stand
+) -> tuple[Recorded, Any, Any, jax.Array]:
+    """Return a recorded iteration with its state and rate, and where it took no step."""
     size, split = program.system.size, program.system.split
-    rows = jnp.where(fine, log.rows[block, i], 1.0)
-    h, landed = jnp.where(fine, rows[-1], 0.0), jnp.where(fine, log.landed[block, i], -1)
-    step = look_up(program, patients, lanes, patient, rows[-2], h, landed)
-    return step, split(rows[:size]), None if patients.rate is None else split(rows[size : 2 * size])
+    rows, landed = log.rows[block, i], log.landed[block, i]
+    still = ~stand.started | ((rows[-1] == 0.0) & (landed < 0))
+    h, landed = jnp.where(still, 0.0, rows[-1]), jnp.where(still, -1, landed)
+    y, t = jnp.where(still, stand.y, rows[:size]), jnp.where(still, stand.t, rows[-2])
+    step = look_up(program, patients, stand.lanes, patient, t, h, landed)
+    rate = None if patients.rate is None else split(jnp.where(still, 0.0, rows[size : 2 * size]))
+    return step, split(y), rate, still
 
 
 def _walk(

@@ -55,14 +55,14 @@ def sized(program: Program) -> Program:
 
 
 class Operands(NamedTuple):
-    """The operands of `tangent` and `adjoint`: a record, how the patients ended, their leaves, and what moves.
+    """The operands of `tangent` and `adjoint`: a record, how many steps each patient took, the leaves, and what moves.
 
     `moved` are the tangents of those leaves that `wrt` marks, for a derivative of order k those of k ways one after the
     other; or the one cotangent of the states. Each has an axis of directions first.
     """
 
     record: Record
-    ended: jax.Array
+    accepted: jax.Array
     leaves: list[jax.Array]
     moved: list[jax.Array]
 
@@ -107,7 +107,7 @@ def _steps(*leaves: jax.Array, program: Program, structure: Any) -> list:
 
 
 def _tangent(*operands: jax.Array, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
-    record, ended, leaves, moved = _parted(operands, structure, kept)
+    record, accepted, leaves, moved = _parted(operands, structure, kept)
     apart = _apart(program, leaves, structure, wrt)
     wide = [own for own, want in zip(apart, wrt, strict=True) if want]
     moved = [
@@ -118,7 +118,7 @@ def _tangent(*operands: jax.Array, program: Program, structure: Any, kept: Any, 
 
     def push(moved: Sequence[Sequence[jax.Array]]) -> jax.Array:
         ways = [_placed(structure, wrt, way) for way in moved]
-        return push_forward(program, patients, record, ended, ways)
+        return push_forward(program, patients, record, accepted, ways)
 
     return [_over_directions(push, moved)]
 
@@ -129,14 +129,14 @@ def _ways(moved: Sequence[Any], wrt: Sequence[bool]) -> list[Sequence[Any]]:
 
 
 def _adjoint(*operands: jax.Array, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]) -> list:
-    record, ended, leaves, moved = _parted(operands, structure, kept)
+    record, accepted, leaves, moved = _parted(operands, structure, kept)
     apart = _apart(program, leaves, structure, wrt)
     program, patients = _spread(program, leaves, structure, apart)
     wanted = _placed(structure, wrt, [True] * sum(wrt))
     wide = [own for own, want in zip(apart, wrt, strict=True) if want]
 
     def pull(moved: Sequence[jax.Array]) -> list:
-        found = jax.tree.leaves(pull_back(program, patients, record, ended, wanted, moved[0]))
+        found = jax.tree.leaves(pull_back(program, patients, record, accepted, wanted, moved[0]))
         return [value.sum(axis=0) if own else value for value, own in zip(found, wide, strict=True)]
 
     return _over_directions(pull, moved)
@@ -309,7 +309,7 @@ def _batch_moved(
     mapped: more directions, with the factorisations shared.
     """
     size, N = _size(operands, dims), program.patients
-    _, ended, leaves, moved = _parted(operands, structure, kept)
+    _, accepted, leaves, moved = _parted(operands, structure, kept)
     at, count = kept.num_leaves, structure.num_leaves
     leaf_dims, moved_dims = dims[at + 1 : at + 1 + count], dims[at + 1 + count :]
     params = {"structure": structure, "wrt": wrt}
@@ -317,9 +317,9 @@ def _batch_moved(
     record = [x if dim is None else jnp.take(x, 0, axis=dim) for x, dim in zip(operands[:at], dims[:at], strict=True)]
     if all(dim is None for dim in leaf_dims):
         if dims[at] is not None:
-            ended = jnp.take(ended, 0, axis=dims[at])
+            accepted = jnp.take(accepted, 0, axis=dims[at])
         moved = [_more_directions(x, dim, size) for x, dim in zip(moved, moved_dims, strict=True)]
-        out = primitive.bind(*record, ended, *leaves, *moved, program=program, kept=kept, **params)
+        out = primitive.bind(*record, accepted, *leaves, *moved, program=program, kept=kept, **params)
         return [_unfolded_directions(x, size) for x in out], [0] * len(out)
 
     # every differentiated leaf gets patients of its own: its derivative is one for each element of the mapped axis
@@ -328,7 +328,7 @@ def _batch_moved(
     for k, want in enumerate(wrt):
         if want and leaf_dims[k] is None and not before[k]:
             leaves[k], leaf_dims[k] = _widened(leaves[k], size), 0
-    ended = jnp.tile(ended, size) if dims[at] is None else jnp.moveaxis(ended, dims[at], 0).reshape(-1)
+    accepted = jnp.tile(accepted, size) if dims[at] is None else jnp.moveaxis(accepted, dims[at], 0).reshape(-1)
     longer, leaves = _fold(program, leaves, leaf_dims, structure, size)
     kept = jax.tree.structure(_blank(longer, leaves, structure))
     flat = [
@@ -346,7 +346,7 @@ def _batch_moved(
         ]
     else:
         moved = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], size * N, *x.shape[3:]) for x in flat]
-    out = primitive.bind(*record, ended, *leaves, *moved, program=longer, kept=kept, **params)
+    out = primitive.bind(*record, accepted, *leaves, *moved, program=longer, kept=kept, **params)
     out = [_unfolded(x, size, axis=1) for x in out]
     if primitive is adjoint_p:
         out = [x if own else x.sum(axis=2) for x, own in zip(out, wanted, strict=True)]
@@ -385,31 +385,31 @@ def _along(primitive: Primitive, leaves: Sequence[Any], tangents: Sequence[Any],
     wrt = tuple(type(tangent) is not ad.Zero for tangent in tangents)
     if not any(wrt):
         return solved, _still(solved)
-    record, ended = out[_SOLVED:], out[_ENDED]
+    record, accepted = out[_SOLVED:], out[_ACCEPTED]
     kept = jax.tree.structure(_blank(program, leaves, structure))
     moved = [tangent[None] for tangent, want in zip(tangents, wrt, strict=True) if want]
     (states,) = tangent_p.bind(
-        *record, ended, *leaves, *moved, program=program, structure=structure, kept=kept, wrt=wrt
+        *record, accepted, *leaves, *moved, program=program, structure=structure, kept=kept, wrt=wrt
     )
     return solved, [states[0], *_still(solved[1:])]
 
 
-_ENDED = 3
+_ACCEPTED = 4
 
 
 def _transpose_tangent(
     cotangents: Sequence[Any], *operands: Any, program: Program, structure: Any, kept: Any, wrt: tuple[bool, ...]
 ) -> list:
-    record, ended, leaves, moved = _parted(operands, structure, kept)
+    record, accepted, leaves, moved = _parted(operands, structure, kept)
     (cotangent,) = cotangents
     if type(cotangent) is ad.Zero:
         return [None] * len(operands)
     ways = _ways(moved, wrt)
     if len(ways) == 1:
         params = {"program": program, "structure": structure, "kept": kept, "wrt": wrt}
-        found = adjoint_p.bind(*jax.tree.leaves(record), ended, *leaves, cotangent, **params)
+        found = adjoint_p.bind(*jax.tree.leaves(record), accepted, *leaves, cotangent, **params)
     else:
-        found = _transposed(program, structure, leaves, ended, wrt, ways, cotangent)
+        found = _transposed(program, structure, leaves, accepted, wrt, ways, cotangent)
     fixed = [None] * (len(operands) - len(moved))
     return [*fixed, *(g if ad.is_undefined_primal(x) else None for g, x in zip(found, moved, strict=True))]
 
@@ -418,13 +418,13 @@ def _transposed(
     program: Program,
     structure: Any,
     leaves: Sequence[Any],
-    ended: jax.Array,
+    accepted: jax.Array,
     wrt: Sequence[bool],
     ways: Sequence[Sequence[Any]],
     cotangent: jax.Array,
 ) -> list:
     """Transpose a derivative of second or higher order in that of its ways which is not known; None for the others."""
-    replayed = _replayed(program, structure, leaves, ended)
+    replayed = _replayed(program, structure, leaves, accepted)
     smooth, directions = _smooth(leaves), len(cotangent)
     # every number moves, some by zero: jax transposes no linear solve of which a part stands still
     numbers = [leaf for leaf, moves in zip(leaves, smooth, strict=True) if moves]
@@ -475,14 +475,14 @@ def _tangent_rule(
     wrt: tuple[bool, ...],
 ) -> tuple:
     """Differentiate `tangent`: one order more along what the leaves are moved by, and it is linear in its ways."""
-    record, ended, leaves, moved = _parted(primals, structure, kept)
+    record, accepted, leaves, moved = _parted(primals, structure, kept)
     _, _, leaf_tangents, moved_tangents = _parted(tangents, structure, kept)
     params = {"program": program, "structure": structure, "kept": kept}
     ways = _ways(moved, wrt)
 
     def derivative(ways: Sequence[Sequence[Any]], wrt: tuple[bool, ...]) -> jax.Array:
         (found,) = tangent_p.bind(
-            *jax.tree.leaves(record), ended, *leaves, *itertools.chain.from_iterable(ways), wrt=wrt, **params
+            *jax.tree.leaves(record), accepted, *leaves, *itertools.chain.from_iterable(ways), wrt=wrt, **params
         )
         return found
 
@@ -515,9 +515,9 @@ def _adjoint_rule(
     wrt: tuple[bool, ...],
 ) -> tuple:
     """Differentiate `adjoint`, which equals the transposed derivative of the replay of the recorded steps."""
-    _, ended, leaves, moved = _parted(primals, structure, kept)
+    _, accepted, leaves, moved = _parted(primals, structure, kept)
     _, _, leaf_tangents, moved_tangents = _parted(tangents, structure, kept)
-    replayed, smooth = _replayed(program, structure, leaves, ended), _smooth(leaves)
+    replayed, smooth = _replayed(program, structure, leaves, accepted), _smooth(leaves)
 
     def linear(numbers: Sequence[Any], moved: Sequence[Any]) -> list:
         whole = _replaced(leaves, smooth, numbers)
@@ -535,7 +535,7 @@ def _adjoint_rule(
 
 
 def _replayed(
-    program: Program, structure: Any, leaves: Sequence[Any], ended: jax.Array
+    program: Program, structure: Any, leaves: Sequence[Any], accepted: jax.Array
 ) -> Callable[[Sequence[Any]], jax.Array]:
     """Return the states at outputs as a function of the leaves, by the steps that these leaves take."""
     fixed = [jax.lax.stop_gradient(leaf) for leaf in leaves]
@@ -543,7 +543,7 @@ def _replayed(
     causes = causes[0] if causes else None
 
     def replayed(leaves: Sequence[Any]) -> jax.Array:
-        return replay(program, jax.tree.unflatten(structure, leaves), steps, ended, causes)
+        return replay(program, jax.tree.unflatten(structure, leaves), steps, accepted, causes)
 
     return replayed
 
@@ -552,7 +552,7 @@ def _along_events(leaves: Sequence[Any], tangents: Sequence[Any], program: Progr
     """Solve; return what the solve returns, and the tangents of that by a replay, which knows of events."""
     program = dataclasses.replace(program, system=program.system.compact)
     solved = solve_p.bind(*leaves, program=program, structure=structure)
-    replayed = _replayed(program, structure, leaves, solved[_ENDED])
+    replayed = _replayed(program, structure, leaves, solved[_ACCEPTED])
     if all(type(tangent) is ad.Zero for tangent in tangents):
         return solved, _still(solved)
     # every number moves, some by zero: jax transposes no linear solve of which a part stands still

@@ -15,7 +15,6 @@ from qspjax.solve._locate import NO_EVENT
 from qspjax.solve._watch import Watch
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
-    SUCCESS,
     Patients,
     Program,
     arrive,
@@ -95,43 +94,45 @@ def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None =
 
 
 def replay(
-    program: Program, patients: Patients, steps: jax.Array, code: jax.Array, causes: jax.Array | None = None
+    program: Program, patients: Patients, steps: jax.Array, accepted: jax.Array, causes: jax.Array | None = None
 ) -> jax.Array:
-    """Return the states at outputs, shape (patients, outputs, states), zero for a patient that failed.
+    """Return the states at outputs, shape (patients, outputs, states), zero where the solve did not arrive.
 
     Args:
         program: The solve.
         patients: The patients, differentiated.
         steps: Accepted step sizes, shape (max_steps, patients), inf where a step landed, NaN after the last.
-        code: How each patient ended.
+        accepted: How many steps each patient took.
         causes: What caused the event at the end of each step, None without events.
     """
     everyone = jnp.arange(program.patients, dtype=jnp.int32)
-    fine = code == SUCCESS
+    started = accepted > 0
     start = load(program, patients, everyone)
-    # a patient that failed stands still at harmless values: its NaN would come back as 0 NaN from a reverse pass
-    start = start._replace(y=jax.tree.map(lambda row: jnp.where(fine, row, 1.0), start.y))
+    # nothing happens where there is a slope, see `_adjoint`: NaN would come back as 0 NaN from a reverse pass
+    start = start._replace(y=jax.tree.map(lambda row: jnp.where(started, row, 1.0), start.y))
     lanes = lanes_of(program, patients, everyone)
     lanes = lanes._replace(
         constants=[
-            jnp.where(fine if own else fine.any(), value, jnp.ones_like(value))
+            jnp.where(started if own else started.any(), value, jnp.ones_like(value))
             for value, own in zip(lanes.constants, lanes.laned, strict=True)
         ]
     )
-    t0 = jnp.where(fine, take(program, patients, "t0", everyone), 0.0)
+    t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
     steps = jnp.concatenate([steps, jnp.full((-steps.shape[0] % STRETCH, program.patients), jnp.nan, steps.dtype)])
-    steps = jnp.where(fine, steps, jnp.nan).reshape(-1, STRETCH, program.patients)
+    steps = steps.reshape(-1, STRETCH, program.patients)
     watch = None
     if causes is not None:
         spare = steps.shape[0] * STRETCH - causes.shape[0]
-        causes = jnp.pad(jnp.where(fine, causes, NO_EVENT), ((0, spare), (0, 0))).reshape(steps.shape)
+        causes = jnp.pad(causes, ((0, spare), (0, 0)), constant_values=NO_EVENT).reshape(steps.shape)
         watch = watch_of(program, patients, everyone)
         span = jnp.max(jnp.where(jnp.isfinite(patients.time), jnp.abs(patients.time), 0.0), axis=-1)
         span = jnp.broadcast_to(span, (program.patients,))
 
     def advance(carry: tuple, recorded: tuple) -> tuple:
-        (boundary, t, y, rate, memory), (h, cause) = carry, recorded
-        lands = jnp.isinf(h)
+        (boundary, *before), (h, cause) = carry, recorded
+        lands, still = jnp.isinf(h), jnp.isnan(h)
+        t, y, rate, memory = before
+        t, y = jax.tree.map(lambda here, there: jnp.where(still, there, here), (t, y), (t0, start.y))
         landed = jnp.where(lands, boundary, -1)
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         one = look_up(program, patients, lanes, everyone, t, h, landed)
@@ -146,7 +147,9 @@ def replay(
             y = program.system.split(y)
             y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
         slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
-        return (boundary + lands, t, program.system.split(y), after.rate, memory), (slot, y.T)
+        now = t, program.system.split(y), after.rate, memory
+        now = jax.tree.map(lambda new, old: jnp.where(still, old, new), now, tuple(before))
+        return (boundary + lands, *now), (slot, y.T)
 
     @jax.checkpoint
     def stretch(now: tuple, recorded: tuple) -> tuple:
