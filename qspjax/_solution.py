@@ -55,6 +55,14 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "leave, so that the named state accumulates without bound: lower the dose, or look at the elimination. "
         "Inside `jit`, more than four earlier doses may still run or be on their way."
     )
+    not_at_rest = (
+        "The model has not come to a steady state yet. Let it go on from another `initial` state, raise `max_steps` on "
+        "the method, or look for a state that changes without end."
+    )
+    oscillates = (
+        "The model oscillates and comes to no steady state. Simulate it over its period instead, or change the "
+        "parameters."
+    )
 
 
 _FEW = 12

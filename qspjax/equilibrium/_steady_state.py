@@ -10,20 +10,28 @@ Reference: Fiedler et al., BMC Syst Biol 2016;10:80, doi:10.1186/s12918-016-0319
 sensitivities).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._arrays import first_true
+from qspjax._arrays import first_true, place_of_greatest
+from qspjax._checks import concrete
 from qspjax._doses import no_doses
+from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._simulate import default_method, simulate
-from qspjax._solution import RESULTS
+from qspjax._solution import RESULTS, Solution
 from qspjax._types import Scalar, State
+from qspjax.equilibrium._oscillation import period_of
 from qspjax.solve._method import AbstractMethod, absolute
+from qspjax.solve._regular import regular
 
 DECADES = range(-1, 11)
 """The system is looked at after 10^k units of time."""
@@ -31,6 +39,8 @@ POLISH = 4
 """Steps of Newton's method after the simulation."""
 SETTLED = 1e3
 """The state has settled where it changes in a decade by less than so many tolerances."""
+SAMPLES, FEW, MANY = 256, 500, 5000
+"""Whether a model oscillates is looked at so many times within few steps, and again within many."""
 
 
 class Equilibrium(NamedTuple):
@@ -38,8 +48,10 @@ class Equilibrium(NamedTuple):
 
     Attributes:
         state: The state, in the structure of the model's.
-        result: `RESULTS` item: successful, why the simulation failed, or `steady_state_not_found`.
-        time: When the simulation had come close.
+        result: `RESULTS` item: successful, why the simulation failed, or that the model `oscillates` or is
+            `not_at_rest` yet.
+        time: When the simulation had come close; without a steady state, how far it came.
+        period: The period with which the model oscillates, about; NaN if it does not.
 
     Example:
         >>> import qspjax as qsp
@@ -55,10 +67,16 @@ class Equilibrium(NamedTuple):
     state: State
     result: Any
     time: Any
+    period: Any
 
 
 def steady_state(
-    model: AbstractModel, *, initial: State | None = None, t0: Scalar = 0.0, method: AbstractMethod | None = None
+    model: AbstractModel,
+    *,
+    initial: State | None = None,
+    t0: Scalar = 0.0,
+    method: AbstractMethod | None = None,
+    throw: bool = True,
 ) -> Equilibrium:
     """Return the steady state that a model comes to without doses.
 
@@ -70,9 +88,14 @@ def steady_state(
         initial: Where it begins; by default the model's own initial state.
         t0: When.
         method: How to simulate, and the tolerances; by default that of `simulate`.
+        throw: Raise an error if no steady state is found within 10^10 units of time; otherwise its state is NaN, and
+            its `result` says why.
 
     Returns:
-        An `Equilibrium`; where none is found within 10^10 units of time, its `result` says so.
+        An `Equilibrium`.
+
+    Raises:
+        RuntimeError: If none is found and `throw` is true (inside `jit`, jax's own error with the same reason).
 
     Example:
         >>> import qspjax as qsp
@@ -87,38 +110,134 @@ def steady_state(
         >>> steady_state(response).state["R"].round(6)
         Array(12., dtype=float64)
     """
+    found, course = _search(model, initial, t0, method)
+    if course is None:
+        return found
+    failed = concrete(found.result != RESULTS.successful)
+    if failed is None or failed:
+        found = _explained(found, course)
+    return _thrown(found, course) if throw else found
+
+
+def settled(
+    model: AbstractModel, *, initial: State | None = None, t0: Scalar = 0.0, method: AbstractMethod | None = None
+) -> Equilibrium:
+    """Return what `steady_state` finds; where it finds nothing, nobody asks whether the model oscillates."""
+    return _search(model, initial, t0, method)[0]
+
+
+class _Course(NamedTuple):
+    """What is known of a model that may not have come to rest.
+
+    Attributes:
+        simulate: The states at some times after another state and time, shape (times, states).
+        near: What counts as the same state.
+        names: Of the states.
+        y: The last state that was looked at.
+        t: Its time.
+        step: The mean step that the simulation took.
+        culprit: The number of the state that moves most, or that failed.
+    """
+
+    simulate: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    near: "_Near"
+    names: tuple[str, ...]
+    y: jax.Array
+    t: jax.Array
+    step: jax.Array
+    culprit: jax.Array
+
+
+def _search(
+    model: AbstractModel, initial: State | None, t0: Scalar, method: AbstractMethod | None
+) -> tuple[Equilibrium, _Course | None]:
     start = as_state(model, initial)
     y0, unravel = ravel_pytree(start)
+    nan = jnp.full((), jnp.nan)
     if not y0.size:
-        return Equilibrium(start, RESULTS.successful, jnp.asarray(t0, float))
+        return Equilibrium(start, RESULTS.successful, jnp.asarray(t0, float), nan), None
     method = default_method(model) if method is None else method
     states = state_names(start)
     rtol, atol = getattr(method, "rtol", 1e-8), jnp.asarray(absolute(getattr(method, "atol", 1e-12), model, states))
 
     def slope(model: AbstractModel, y: jax.Array) -> jax.Array:
-        moved = model.vector_field(jnp.asarray(t0, float), unravel(y))
+        moved = regular(model.vector_field)(jnp.asarray(t0, float), unravel(y))
         return ravel_pytree(jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, start))[0]
 
     still, begin = jax.lax.stop_gradient((model, y0))
+
+    def simulated(times: jax.Array, y: jax.Array, t: Any) -> Solution:
+        return simulate(still, no_doses(), times, initial=unravel(y), t0=t, method=method, throw=False)
+
+    def after(times: jax.Array, y: jax.Array, t: Any) -> jax.Array:
+        return jax.vmap(lambda y: ravel_pytree(y)[0])(simulated(times, y, t).states)
+
     times = jnp.asarray([10.0**k for k in DECADES])
-    solution = simulate(still, no_doses(), t0 + times, initial=unravel(begin), t0=t0, method=method, throw=False)
+    solution = simulated(t0 + times, begin, t0)
     passed = jax.vmap(lambda y: ravel_pytree(y)[0])(solution.states)
     near = _Near(lambda y: slope(still, y), rtol, atol)
-    place, settled = near.place(passed)
-    y = jnp.where(settled, passed[place], begin)
+    place, comes = near.place(passed)
+    y = jnp.where(comes, passed[place], begin)
     linear = near.linear(y)
     for _ in range(POLISH):
         y = y - linear.solve(slope(still, y))
         linear = near.linear(y)
-    found = settled & (near.size(linear.solve(slope(still, y)), y) < 1.0)
+    found = comes & (near.size(linear.solve(slope(still, y)), y) < 1.0)
     y = jnp.where(found, y, begin)
     matrix = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), linear)
     for _ in range(2):  # the derivative of the equations, of first and second order
         residual = slope(model, y) + linear.held(y - y0 - jax.lax.stop_gradient(y - y0))
         y = jnp.where(found, y - matrix.solve(residual), y)
-    result = RESULTS.where(found, RESULTS.successful, RESULTS.steady_state_not_found)
-    failed = ~settled & (solution.result != RESULTS.successful)
-    return Equilibrium(unravel(y), RESULTS.where(failed, solution.result, result), t0 + times[place])
+    broke = (solution.result != RESULTS.successful) & (solution.result != RESULTS.max_steps_reached)
+    result = RESULTS.where(found, RESULTS.successful, RESULTS.not_at_rest)
+    result = RESULTS.where(~comes & broke, solution.result, result)
+    (y,) = lost((jnp.where(found, y, jnp.nan)[None],), ~found[None], eqx.filter((model, y0), eqx.is_inexact_array))
+    last = t0 + jnp.where(comes, times[place], solution.stats["last_time"] - t0)
+
+    whole = jnp.concatenate([begin[None], passed])
+    reached = jnp.sum(jnp.isfinite(whole).all(axis=1)) - 1
+    moved = jnp.abs(whole[reached] - whole[jnp.maximum(reached - 1, 0)]) / near.scale(whole[reached])
+    course = _Course(
+        after,
+        near,
+        states,
+        whole[reached],
+        t0 + jnp.append(0.0, times)[reached],
+        (solution.stats["last_time"] - t0) / jnp.maximum(solution.stats["steps"], 1),
+        jnp.where(broke, solution.stats["culprit"], place_of_greatest(moved)),
+    )
+    return Equilibrium(unravel(y[0]), result, last, nan), course
+
+
+def _explained(found: Equilibrium, course: _Course) -> Equilibrium:
+    """Tell a model that oscillates from one that has not come to rest yet."""
+    asks = found.result == RESULTS.not_at_rest
+
+    def look(y: jax.Array) -> jax.Array:
+        first = jnp.linspace(0.0, FEW, SAMPLES + 1)
+        away = course.step * jnp.concatenate([first, jnp.linspace(FEW, MANY, SAMPLES + 1)[1:]])
+        passed = course.simulate(course.t + jnp.where(asks, away, jnp.inf), y, course.t)
+        least = SETTLED * course.near.scale(jnp.max(jnp.abs(passed), axis=0))
+        short, long = (period_of(away[:end], passed[:end], least) for end in (SAMPLES + 1, away.size))
+        return jnp.where(jnp.isfinite(short), short, long)
+
+    period = jax.lax.cond(eqxi.unvmap_any(asks), look, lambda _: jnp.full((), jnp.nan), course.y)
+    oscillates = asks & jnp.isfinite(period)
+    result = RESULTS.where(oscillates, RESULTS.oscillates, found.result)
+    return found._replace(result=result, period=jnp.where(asks, period, jnp.nan))
+
+
+def _thrown(found: Equilibrium, course: _Course) -> Equilibrium:
+    failed = concrete(found.result != RESULTS.successful)
+    if failed is None:
+        return found._replace(state=found.result.error_if(found.state, found.result != RESULTS.successful))
+    if failed:
+        period = "" if np.isnan(found.period) else f", with a period of about {float(found.period):.3g}"
+        raise RuntimeError(
+            f"No steady state was found: state `{course.names[int(course.culprit)]}` was still moving at time "
+            f"{float(found.time):g}{period}. {RESULTS[found.result]}"
+        )
+    return found
 
 
 class _Linear(NamedTuple):

@@ -24,7 +24,7 @@ from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._regimen import Action, Parameter, Regimen, stacked, table
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
-from qspjax.equilibrium import steady_state
+from qspjax.equilibrium._steady_state import settled
 from qspjax.fit._formula import names_in, value_of
 from qspjax.fit._measurements import Change, Experiment, passed
 from qspjax.fit._pool import Pool
@@ -254,9 +254,7 @@ class Stages:
         puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in conditions.puts.items()}
         if puts:
             states = _placed(own, None, np.full(size, conditions.start), states, puts)
-        found = _mapped(
-            own, lambda one, y: steady_state(one, initial=y, t0=conditions.start, method=self.method), states
-        )
+        found = _mapped(own, lambda one, y: settled(one, initial=y, t0=conditions.start, method=self.method), states)
         rows = np.flatnonzero(of >= 0)
         moved = jax.tree.map(lambda mine, rest: mine.at[rows].set(rest[of[rows]]), start, found.state)
         if isinstance(model, Network):
@@ -269,7 +267,7 @@ class Stages:
         start = self.stages[-1].start
 
         def one(model: AbstractModel, y: Any, t: Any) -> tuple[Any, Any]:
-            found = steady_state(model, initial=y, t0=t, method=self.method)
+            found = settled(model, initial=y, t0=t, method=self.method)
             flat = ravel_pytree(found.state)[0]
             seen = {**dict(zip(state_names(y), flat, strict=True)), **observe(model, t, found.state)}
             return found.result, {name: seen[name] for name in self.save}

@@ -7,6 +7,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.equilibrium import steady_state
+from qspjax.equilibrium._oscillation import period_of
 from qspjax.models import MassAction, Network, Reaction
 
 CONVERSION = Network(
@@ -62,10 +63,54 @@ def test_the_steady_state_that_is_reached():
 
 def test_no_steady_state():
     growth = Network(species={"N": 1.0}, parameters={"r": 0.1}, reactions={"growth": Reaction("-> N", "r * N")})
-    found = steady_state(growth)
+    found = steady_state(growth, throw=False)
     assert bool(found.result != qsp.RESULTS.successful)
-    derivative = jax.grad(lambda r: steady_state(qsp.at(growth, "r").set(r)).state["N"])(0.1)
-    assert np.isfinite(derivative)
+    assert np.isnan(found.state["N"])
+    derivative = jax.grad(lambda r: steady_state(qsp.at(growth, "r").set(r), throw=False).state["N"])(0.1)
+    assert np.isnan(derivative)
+
+
+BRUSSELATOR = Network(
+    parameters={"A": 1.0, "B": 3.0, "X": 1.0, "Y": 1.0},
+    rates={"X": "A + X^2 * Y - (B + 1) * X", "Y": "B * X - X^2 * Y"},
+)
+"""At rest in X = A, Y = B / A while B < 1 + A^2; beyond, a limit cycle (Prigogine and Lefever 1968)."""
+
+
+def test_a_model_that_oscillates_says_so():
+    text = r"state `[XY]` was still moving at time \d+.*, with a period of about 7\.16\. The model oscillates"
+    with pytest.raises(RuntimeError, match=text):
+        steady_state(BRUSSELATOR)
+
+    def of(B):
+        return steady_state(qsp.at(BRUSSELATOR, "B").set(B), throw=False)
+
+    @jax.jit
+    def several(B):
+        gradient = jax.grad(lambda B: jnp.sum(jnp.where(B < 2.0, jax.vmap(of)(B).state["Y"], 0.0)))
+        return jax.vmap(of)(B), gradient(B)
+
+    found, gradient = several(jnp.array([1.5, 3.0, 1.2]))
+    np.testing.assert_allclose(found.state["Y"], [1.5, np.nan, 1.2], rtol=1e-9)
+    np.testing.assert_allclose(gradient, [1.0, 0.0, 1.0], rtol=1e-8)  # the one that oscillates is not used
+    assert (found.result == qsp.RESULTS.oscillates).tolist() == [False, True, False]
+    assert np.isnan(found.period).tolist() == [True, False, True]
+
+
+def test_a_model_that_has_not_come_to_rest():
+    slow = Network(parameters={"x": 1.0}, rates={"x": "1e-12 * (3 - x)"})
+    with pytest.raises(RuntimeError, match=r"`x` was still moving at time 1e\+10\. The model has not come to a steady"):
+        steady_state(slow)
+
+
+def test_periods():
+    times = np.linspace(0.0, 100.0, 257)
+    waves = np.stack(
+        [np.sin(times), times, np.exp(-0.05 * times) * np.sin(times), 3.0 + np.sin(2 * times) ** 3], axis=1
+    )
+    for columns, period in (([0, 1], 2 * np.pi), ([1, 2], np.nan), ([1, 3], np.pi)):
+        found = period_of(jnp.asarray(times), jnp.asarray(waves[:, columns]), jnp.full(2, 1e-6))
+        np.testing.assert_allclose(found, period, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
