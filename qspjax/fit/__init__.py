@@ -1,6 +1,7 @@
 """Calibration: data and likelihood, parameters, and how they are found.
 
-`Problem` and `estimate` for one or several experiments, `Mixed` and `nlme` for populations, `sample` for posteriors.
+`Problem` and `estimate` for one or several experiments, `Mixed` and `nlme` for populations, `sample` for posteriors;
+`save` and `load` keep what was found, and its `predict` says what a new regimen does.
 
 Example:
     >>> import qspjax as qsp

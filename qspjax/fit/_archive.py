@@ -34,12 +34,19 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> N
         record: What JSON can hold.
         arrays: By name.
     """
-    with replaced(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replaced(path) as new, zipfile.ZipFile(new, "w") as archive:
         text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False)
-        archive.writestr(zipfile.ZipInfo(RECORD), text)
+        archive.writestr(_member(RECORD), text)
         for name, value in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            with archive.open(_member(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """Return the head of a part: without a date, so that equal results are equal files, and readable when unpacked."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o644 << 16
+    return info
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

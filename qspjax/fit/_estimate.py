@@ -109,13 +109,15 @@ class Fit:
         return STATUS[int(self.status[start])]
 
     @cached_property
-    def _covariance(self) -> np.ndarray:
-        information = fisher_information(self.problem, self.x)
-        return Uncertainty(self.problem, self.x, information).covariance
+    def _uncertainty(self) -> Uncertainty:
+        return Uncertainty(self.problem, self.x, fisher_information(self.problem, self.x))
 
     def _points(self, key: Key, size: int) -> np.ndarray:
+        for direction in self._uncertainty.open_directions:
+            shown = ", ".join(f"{name} {share:+.2f}" for name, share in direction.items())
+            raise ValueError(f"Parameters cannot be drawn: the data say nothing about the direction {shown}.")
         free = [*self.problem.free.values()]
-        return drawn_points(free, self.x, self._covariance, key=key, size=size)
+        return drawn_points(free, self.x, self._uncertainty.covariance, key=key, size=size)
 
     def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
         """Return draws of the parameters as far as they are known, natural values by name, shape (size,).

@@ -17,6 +17,7 @@ from qspjax.fit import (
     Output,
     Problem,
     Random,
+    Uncertainty,
 )
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._posterior import posterior_of
@@ -123,7 +124,7 @@ def test_a_fit_predicts_with_what_is_not_known():
     fit = found_at(decay())
     draws = fit.draws(key=KEY, size=4000)
     assert all((values > 0).all() for values in draws.values())
-    np.testing.assert_allclose(np.cov(np.log([*draws.values()])), fit._covariance, rtol=0.1)
+    np.testing.assert_allclose(np.cov(np.log([*draws.values()])), fit._uncertainty.covariance, rtol=0.1)
     patients = fit.patients(key=KEY, size=300)
     table = fit.predict(qsp.bolus(100.0, to="central"), [0.0, 5.0], key=KEY, size=300, level=0.8)
     by_hand = 100.0 / patients.model.V * np.exp(-patients.model.CL / patients.model.V * np.array([[0.0], [5.0]]))
@@ -135,6 +136,13 @@ def test_a_fit_predicts_with_what_is_not_known():
     np.testing.assert_allclose(single.model.CL, fit.parameters["CL"])
     with pytest.raises(ValueError, match="`level` must lie between 0 and 1, but is 90"):
         fit.predict(qsp.bolus(100.0, to="central"), [5.0], key=KEY, size=2, level=90)
+
+
+def test_what_the_data_say_nothing_about_is_named():
+    fit = found_at(decay())
+    vars(fit)["_uncertainty"] = Uncertainty(fit.problem, fit.x, np.array([[1.0, 1.0], [1.0, 1.0]]))
+    with pytest.raises(ValueError, match=r"say nothing about the direction (CL|V) [+-]0.71, (CL|V) [+-]0.71\."):
+        fit.draws(key=KEY, size=2)
 
 
 def test_settings_of_experiments():

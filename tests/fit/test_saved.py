@@ -128,11 +128,11 @@ def test_a_population_fit_in_another_process(tmp_path):
     assert_equal(bare, fit)
     assert not {"_hessian", "_slopes_here"} & vars(bare).keys()
     expected = shown(fit)
+    save(file, fit)
     done = subprocess.run(
         [sys.executable, "-c", OTHER_PROCESS, file], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.split() == [expected]
-    save(file, fit)
     again = load(file, decays(method=QUICK))
     for name in ("_hessian", "_slopes_here"):
         np.testing.assert_array_equal(vars(again)[name], vars(fit)[name])
