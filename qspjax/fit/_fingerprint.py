@@ -1,8 +1,9 @@
 """What tells one calculation from another: a hash of everything that its result depends on.
 
 Values are described by what they hold (numbers bit by bit, formulas node by node, objects by their class and their
-fields, functions by their code and by the numbers and functions of their module that it uses) and never by where they
-lie, in memory or in which file, so that the same model, made again in another process, has the same fingerprint.
+fields, functions by their code and by the numbers and functions of their module that it uses; those of libraries by
+their names) and never by where they lie, in memory or in which file, so that the same model, made again in another
+process, has the same fingerprint.
 """
 
 import dataclasses
@@ -19,7 +20,6 @@ import jax
 import numpy as np
 
 from qspjax._expression import Expression, nodes
-from qspjax._model import AbstractModel
 
 
 def fingerprint(*values: Any) -> str:
@@ -104,16 +104,16 @@ class _Description:
         elif isinstance(value, type):
             edited = issubclass(value, eqx.Module) and not _is_of_a_package(value)
             yield (value.__qualname__ if edited else f"{value.__module__}.{value.__qualname__}").encode()
-            if edited or issubclass(value, AbstractModel):  # its equations
+            if edited:  # its equations
                 yield from self._parts([function for _, function in inspect.getmembers(value, inspect.isfunction)])
         elif isinstance(value, types.FunctionType):
             inner = inspect.unwrap(value)
             function = inner if inspect.isfunction(inner) else value
             known = inspect.getclosurevars(function)
-            around = {} if _is_of_a_package(function) else _own(known.globals, function.__module__)
+            edited = not _is_of_a_package(function)
+            code = [function.__code__, _own(known.globals, function.__module__)] if edited else function.__module__
             yield function.__qualname__.encode()
-            yield from self._parts([function.__code__, function.__defaults__, function.__kwdefaults__])
-            yield from self._parts([known.nonlocals, around])
+            yield from self._parts([code, known.nonlocals, function.__defaults__, function.__kwdefaults__])
         else:
             yield from self._parts(type(value))
             yield from self._parts(_fields(value))

@@ -85,7 +85,7 @@ def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> 
         path: The file.
         problem: What was fitted, made again as it was: the model, the data, the formulas and the parameters.
         strict: Whether a problem with any difference is refused; without, only what is estimated must agree in number
-            and names, as when the code of a model was rearranged, or Python has a new version.
+            and names, as when the code of a model was rearranged, or qspjax or Python have a new version.
 
     Returns:
         A `Fit`, a `MixedFit`, a `Posterior`, or the profiles by name.
@@ -123,11 +123,9 @@ def _check_same(path: Path, problem: Problem | Mixed, record: Mapping[str, Any],
     marks = _marks(problem)
     other = [name for name, mark in before["parts"].items() if marks.get(name) != mark] if strict else []
     if other:
+        by = " and ".join(f"{name} {version}" for name, version in record["versions"].items())
         must = f"must be that whose result {path.name} is, but is another one in its {' and '.join(other)}"
-        now = _archive.versions()
-        news = [f"{name} {old}" for name, old in record["versions"].items() if old != now.get(name)]
-        hint = f" (it was saved by {' and '.join(news)}; strict=False reads it nevertheless)" if news else ""
-        raise ArgumentError("problem", f"{must}{hint}.")
+        raise ArgumentError("problem", f"{must}; if only the code has moved since {by}, strict=False reads it.")
 
 
 # --- what each kind of result is made of ----------------------------------------------------------------------------
