@@ -59,5 +59,5 @@ from qspjax.io._trial_file import (
     read_trial as read_trial,
 )
 from qspjax.io._validate import contents as contents, validate as validate
-from qspjax.io.petab import read_petab as read_petab
+from qspjax.io.petab import read_petab as read_petab, write_petab as write_petab
 from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml

@@ -1,0 +1,135 @@
+"""Formulas, ids, priors and error models as PEtab 2 says them."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from qspjax._checks import ArgumentError
+from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
+from qspjax._expression import Expression, call, number, substitute, symbol
+from qspjax._expression._tree import nodes, rebuilt
+from qspjax._transform import Identity
+from qspjax.fit import Additive, Combined, Free, Gaussian, Laplace, LogNormalError, Proportional
+from qspjax.fit._error_models import formulas_of
+from qspjax.io.petab._priors import PetabPrior
+
+_INFIX = {"+", "-", "*", "/", "^", "lt", "leq", "gt", "geq", "eq", "neq", "and", "or", "not"}
+_TRIGONOMETRIC = {
+    f"{arc}{name}{h}" for arc in ("", "arc") for name in ("sin", "cos", "tan", "sec", "csc", "cot") for h in ("", "h")
+}
+_KNOWN = _INFIX | _TRIGONOMETRIC | {"number", "symbol", "time", "true", "false", "exp", "ln", "abs", "min", "max"}
+_KNOWN |= {"piecewise", "root", "log"}
+_RESERVED = ("time", "true", "false", "inf", "nan", "pi", "prediction")
+_ERRORS = (Additive, Proportional, Combined, LogNormalError)
+_PRIORS = {
+    "lognormal": "log-normal",
+    "loglaplace": "log-laplace",
+    "loguniform": "log-uniform",
+}
+
+
+def refuse(must: str, found: str) -> NoReturn:
+    """Raise the error that says what PEtab has no words for."""
+    raise ArgumentError("problem", f"must {must} to be written as PEtab, but {found}.")
+
+
+class Ids:
+    """Ids that PEtab allows, each given once."""
+
+    def __init__(self) -> None:
+        """Start with the words that mean something else."""
+        self._taken = set(_RESERVED)
+
+    def new(self, wish: str) -> str:
+        """Return an id that nothing has, as near to what is wished as it can be."""
+        plain = re.sub(r"[^A-Za-z0-9_]+", "_", wish) or "id"
+        plain = f"_{plain}" if plain[0].isdigit() else plain
+        found, count = plain, 1
+        while found in self._taken:
+            count += 1
+            found = f"{plain}_{count}"
+        self._taken.add(found)
+        return found
+
+
+def text_of(formula: float | Expression, meaning: Callable[[str], Any]) -> str:
+    """Return a formula as PEtab writes it.
+
+    Args:
+        formula: The formula.
+        meaning: Returns what stands in place of a name: an id, a number or a formula.
+    """
+    if not isinstance(formula, Expression):
+        return repr(float(formula))
+    names = {str(one.value) for one in nodes(formula) if one.op == "symbol"}
+    found = {name: meaning(name) for name in names}
+    whole = {name: symbol(one) if isinstance(one, str) else one for name, one in found.items()}
+    return str(rebuilt([substitute(formula, whole)], _in_words)[0])
+
+
+def _in_words(node: Expression) -> Expression | None:
+    if node.op not in _KNOWN:
+        refuse("have formulas of what PEtab knows", f"one uses {node.op}")
+    if node.op == "number" and not math.isfinite(node.value):
+        refuse("have finite numbers in formulas", f"one has {node.value}")
+    if node.op == "root" and not _is_number(node.args[0], 2.0):
+        return call("^", node.args[1], call("/", 1.0, node.args[0]))
+    if node.op == "log" and not _is_number(node.args[0], 10.0):
+        return call("/", call("ln", node.args[1]), call("ln", node.args[0]))
+    return None
+
+
+def _is_number(node: Expression, value: float) -> bool:
+    return node.op == "number" and node.value == value
+
+
+def noise_of(name: str, output: Any) -> tuple[Expression, str]:
+    """Return the formula of the scale of an output's error, and the distribution."""
+    error, f = output.error, output.prediction
+    f = f if isinstance(f, Expression) else number(f)
+    tails = {Gaussian: "normal", Laplace: "laplace"}
+    parts = (error, error.tails) if isinstance(error, _ERRORS) else (error,)
+    if len(parts) == 1 or type(error.tails) not in tails:
+        found = f"that of `{name}` is {type(parts[-1]).__name__}"
+        refuse("have errors that are normal, Laplace or log-normal", found)
+    kind = tails[type(error.tails)]
+    given = formulas_of(error)
+
+    def part(field: str) -> Any:
+        value = given[field]
+        return substitute(value, {"prediction": f}) if isinstance(value, Expression) else number(value)
+
+    if isinstance(error, Additive):
+        return part("sd"), kind
+    if isinstance(error, Proportional):
+        return part("cv") * call("abs", f), kind
+    if isinstance(error, Combined):
+        return call("root", 2.0, part("sd") ** 2.0 + (part("cv") * f) ** 2.0), kind
+    sd = part("sd")
+    return (sd if error.base == math.e else sd * math.log(error.base)), f"log-{kind}"
+
+
+def prior_of(name: str, free: Free) -> tuple[str, Iterable[float], float, float]:
+    """Return the name and the numbers of a prior, and the bounds of the parameter with those of the prior."""
+    prior, low, high = free.prior, free.lower, free.upper
+    if prior is not None and free.prior_scaled and not isinstance(free.transform, Identity):
+        refuse("have priors of natural values", f"that of `{name}` is one of the transformed value")
+    if isinstance(prior, Truncated):
+        low, high = max(low, float(prior.low)), min(high, float(prior.high))
+        prior = prior.distribution
+    if prior is None:
+        return "", (), low, high
+    if isinstance(prior, PetabPrior):
+        return _PRIORS.get(prior.kind, prior.kind), prior.parameters, low, high
+    values = {field: getattr(prior, field, None) for field in ("mean", "median", "sd", "omega", "low", "high")}
+    if isinstance(prior, Normal) and values["mean"] is not None:
+        return "normal", (float(prior.mean), float(prior.sd)), low, high
+    if isinstance(prior, LogNormal) and values["median"] is not None:
+        return "log-normal", (float(np.log(prior.median)), float(prior.omega)), low, high
+    if isinstance(prior, Uniform):
+        return "uniform", (float(prior.low), float(prior.high)), low, high
+    what = type(prior).__name__ if isinstance(prior, AbstractDistribution) else "a function"
+    return refuse("have priors that PEtab knows, with numbers of their own", f"that of `{name}` is {what}")
