@@ -19,15 +19,15 @@ from qspjax._names import Numbers, state_names
 from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._traced import in_the_users_words
-from qspjax._types import Observed, Scalar, State
+from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
+from qspjax.solve._posed import Kept, Posed, where
 from qspjax.solve._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
 from qspjax.solve._steady import steady_state
 from qspjax.solve._varied import Varied
-from qspjax.solve._visits import solve_in_visits
 
 
 @in_the_users_words()
@@ -98,7 +98,8 @@ def simulate(
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
     given = start if initial is not None else None
-    solution = Solution(ts, *_jitted(patient, model, regimen, ts, given, _order(order, ts), start_time), labels)
+    outcome, source = _jitted(patient, model, regimen, ts, given, _order(order, ts), start_time)
+    solution = Solution(ts, *outcome, labels, source)
     return _thrown(solution, model) if throw else solution
 
 
@@ -195,61 +196,43 @@ class _Patient(eqx.Module):
     def __call__(
         self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
     ) -> Outcome:
+        return self.with_source(model, regimen, ts, initial, order, t0)[0]
+
+    def with_source(
+        self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
+    ) -> tuple[Outcome, Kept | None]:
+        """Return the outcome, and what it takes to solve again."""
         sources = jax.tree.map(jnp.asarray, eqx.filter((model, regimen, ts, initial, t0), eqx.is_inexact_array))
         if t0 is None:
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
         if not jax.tree.leaves(model.initial()):
-            return self._observed(model, ts)
+            return self._observed(model, ts), None
         schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.extent), order)
         varied = bool(regimen.parameters)
         if varied:
             model = Varied(model, regimen.parameters)
             initial = model.initial() if initial is None else model.extended(initial)
-        if regimen.decision is None:
-            states, result, stats = self.method.solve(model, schedule, ts, initial, t0)
-        else:
-            states, result, stats = solve_in_visits(self.method, model, schedule, ts, initial, t0, regimen.decision)
-        result = RESULTS.where(schedule.lost, RESULTS.steady_state_not_found, result)
-
-        # where the solve did not arrive, observe a harmless state of a constant model: other derivatives stay finite
-        start = as_state(model, initial)
-        arrived = jnp.isfinite(ts)
-        for leaf in jax.tree.leaves(states):
-            arrived &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
-        safe = jax.tree.map(lambda leaf, own: jnp.where(arrived.reshape(-1, *[1] * own.ndim), leaf, own), states, start)
-        seen = jax.vmap(lambda fine, t, y: observe(_stilled(model, ~fine), t, y))(
-            arrived, jnp.where(arrived, ts, t0), safe
-        )
-        observed, states = lost((_where(arrived, seen), states), ~arrived & jnp.isfinite(ts), sources)
+        posed = Posed(self.method, model, schedule, initial, t0, regimen.decision)
+        states, result, stats = found = posed.solve(ts)
+        arrived = posed.arrived(ts, found)
+        observed, states = lost((posed.observed(ts, found), states), ~arrived & jnp.isfinite(ts), sources)
         if varied:
             states = states.state
             stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
-        everything = Solution(ts, observed, states, result, stats, None, self.labels)
+        source = Kept.of(posed)
+        everything = Solution(ts, observed, states, result, stats, None, self.labels, source)
         reduced = None if self.reduce is None else self.reduce(everything)
-        return Outcome(*self.save.keep(observed, states), result, stats, reduced)
+        return Outcome(*self.save.keep(observed, states), result, stats, reduced), source
 
     def _observed(self, model: AbstractModel, ts: jax.Array) -> Outcome:
         """Return what a model observes that has no states, so that there is nothing to solve."""
         states, none = model.initial(), jnp.zeros((), int)
         seen = jax.vmap(lambda t: observe(model, t, states))(ts)
-        observed = _where(jnp.isfinite(ts), seen)
+        observed = where(jnp.isfinite(ts), seen)
         stats = {"steps": none, "rejected": none, "last_time": jnp.max(ts), "culprit": none}
         everything = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)
         reduced = None if self.reduce is None else self.reduce(everything)
         return Outcome(*self.save.keep(observed, states), RESULTS.successful, stats, reduced)
-
-
-def _where(arrived: jax.Array, observed: Observed) -> Observed:
-    """Return what is observed, NaN at the times that were not reached."""
-    return jax.tree.map(lambda x: jnp.where(arrived.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan), observed)
-
-
-def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:
-    """Return the model, as a constant of every derivative where `still`."""
-    return jax.tree.map(
-        lambda leaf: jnp.where(still, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
-        model,
-    )
 
 
 class _Joined(eqx.Module):
@@ -262,8 +245,8 @@ class _Joined(eqx.Module):
 
 
 @eqx.filter_jit
-def _jitted(patient: _Patient, *arguments: Any) -> Outcome:
-    return patient(*arguments)
+def _jitted(patient: _Patient, *arguments: Any) -> tuple[Outcome, Kept | None]:
+    return patient.with_source(*arguments)
 
 
 def _prepare(

@@ -90,6 +90,8 @@ class Solution(eqx.Module):
             state that failed (of the worst error, or the first that was not finite).
         reduced: What `reduce` returned for each patient, else None.
         labels: Names and units for tables and pictures.
+        source: What it takes to solve again, at other times or for an exposure; None for a solution of many patients,
+            or one made by hand, of which only the samples are known.
 
     Example:
         >>> import qspjax as qsp
@@ -106,6 +108,7 @@ class Solution(eqx.Module):
     stats: dict[str, Any]
     reduced: Any
     labels: "Labels" = eqx.field(static=True)
+    source: Any = None
 
     @property
     def failed(self) -> Any:

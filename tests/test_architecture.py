@@ -17,7 +17,7 @@ LAYERS = [
     {"_model", "_events", "_guarded", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
     | {"_lost", "_solution"},
     {"models", "solve", "execute"},
-    {"_simulate"},
+    {"_exposure", "_simulate"},
     {"population", "equilibrium", "sensitivity"},
     {"fit"},
     {"io", "plot"},

@@ -1,12 +1,18 @@
 """Endpoints of a trial: one number a patient, computed from the solution of that patient.
 
-Every endpoint is a function of one patient's `Solution`; map it over many with `jax.vmap`, or give it to
-`simulate_cohort(..., reduce=endpoint)`. It works under `jit`, `vmap` and `grad`. What is not defined is NaN: a failed
-patient (its samples are NaN), a time outside the samples, a window without enough of them. `_nca` holds the endpoints
-of noncompartmental analysis (AUC, half-life, trough).
+Every endpoint is a function of one patient's `Solution`; give it to `simulate_cohort(..., reduce=endpoint)`, or to a
+trial. It works under `jit`, `vmap` and `grad`. What is not defined is NaN: a failed patient (its samples are NaN), a
+time outside the samples, a window without enough of them.
+
+Exposure (areas, extremes, times above a level, troughs) is integrated with the model, to the tolerance of the method
+and with derivatives, whatever times the solution reports: the patient is solved again (`_exposure`), which costs
+another solve for all endpoints of a trial together. Where a solution has only samples (one made by hand, or that of a
+whole cohort after the fact) these endpoints are those of its samples, by the rules that each states, with a warning.
+`_nca` holds areas, terminal slopes and troughs.
 """
 
 import abc
+import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +21,7 @@ from jaxtyping import Array
 
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
+from qspjax._exposure import Beyond, Extreme, ask
 from qspjax._model import as_parameter
 from qspjax._solution import Solution
 from qspjax._types import Scalar
@@ -139,12 +146,22 @@ class RelativeChange(AbstractEndpoint):
 
 
 class Cmax(AbstractEndpoint):
-    """The largest sample, max c(t_i).
+    """The largest value, max c(t), wherever it is: at a dose, at an end of the window or where the slope is zero.
+
+    Of samples alone it is the largest of them.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included; None for all. Where the output jumps at a dose, end the
-            window before the next dose, whose peak is otherwise in it.
+        between: First and last time to look at, both included; None for the range of the reported times. Where the
+            output jumps at a dose, end the window before the next dose, whose peak is otherwise in it.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> regimen = qsp.bolus(300.0, to="central", at=1.0)
+        >>> peak = qsp.endpoints.Cmax("concentration", between=(0.0, 24.0))
+        >>> peak(qsp.simulate(patient, regimen, [24.0])).round(3)
+        Array(10., dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -154,17 +171,21 @@ class Cmax(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Extreme(self.output, 1, *window_of(solution, self.between)))[0]
         samples = samples_of(solution, self.output)
         chosen = inside(samples, self.between)
         return jnp.where(chosen.any(), jnp.max(jnp.where(chosen, samples.values, -jnp.inf)), jnp.nan)
 
 
 class Cmin(AbstractEndpoint):
-    """The smallest sample, min c(t_i).
+    """The smallest value, min c(t), wherever it is; just before a dose too, so that it is the trough of an interval.
+
+    Of samples alone it is the smallest of them.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included; None for all.
+        between: First and last time to look at, both included; None for the range of the reported times.
     """
 
     output: str = eqx.field(static=True)
@@ -174,18 +195,22 @@ class Cmin(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Extreme(self.output, -1, *window_of(solution, self.between)))[0]
         samples = samples_of(solution, self.output)
         chosen = inside(samples, self.between)
         return jnp.where(chosen.any(), jnp.min(jnp.where(chosen, samples.values, jnp.inf)), jnp.nan)
 
 
 class Tmax(AbstractEndpoint):
-    """The time of the largest sample, the first of several; it is as fine as the sampling, and has no derivative.
+    """The time of the largest value, the first of several.
+
+    Of samples alone it is the time of the largest of them, which has no derivative.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included, as in `Cmax`; None for all. The time returned counts
-            from the origin of the solution, not from the start of the window.
+        between: First and last time to look at, both included, as in `Cmax`; None for the range of the reported times.
+            The time returned counts from the origin of the solution, not from the start of the window.
     """
 
     output: str = eqx.field(static=True)
@@ -195,6 +220,8 @@ class Tmax(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Extreme(self.output, 1, *window_of(solution, self.between)))[1]
         samples = samples_of(solution, self.output)
         chosen = inside(samples, self.between)
         defined = chosen.any() & ~jnp.any(chosen & jnp.isnan(samples.values))
@@ -204,14 +231,22 @@ class Tmax(AbstractEndpoint):
 
 
 class TimeAbove(AbstractEndpoint):
-    """The time that an output spends above a threshold, crossings linear between samples.
+    """The time that an output spends above a threshold; every crossing is located.
 
-    The error of a crossing is of second order in the sample spacing. NaN if the samples do not cover the window.
+    Of samples alone crossings are linear between them, an error of second order in their spacing. NaN if the window is
+    not covered. Where the output only touches the threshold, the derivative is that of no time above it.
 
     Attributes:
         output: Name of the observed value.
         threshold: In the unit of the output.
-        between: Start and end of the window; None for the whole observed range.
+        between: Start and end of the window; None for the range of the reported times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> above = qsp.endpoints.TimeAbove("concentration", threshold=1.0, between=(0.0, 48.0))
+        >>> above(qsp.simulate(patient, qsp.bolus(300.0, to="central"), [48.0])).round(4)
+        Array(23.0259, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -223,19 +258,19 @@ class TimeAbove(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Beyond(self.output, 1, self.threshold, *window_of(solution, self.between)))
         parts = segments(samples_of(solution, self.output), self.between)
         return _time_positive(parts, parts.first - self.threshold, parts.last - self.threshold)
 
 
 class TimeBelow(AbstractEndpoint):
-    """The time that an output spends below a threshold, crossings linear between samples.
-
-    The error of a crossing is of second order in the sample spacing. NaN if the samples do not cover the window.
+    """The time that an output spends below a threshold, as `TimeAbove` has that above it.
 
     Attributes:
         output: Name of the observed value.
         threshold: In the unit of the output.
-        between: Start and end of the window; None for the whole observed range.
+        between: Start and end of the window; None for the range of the reported times.
     """
 
     output: str = eqx.field(static=True)
@@ -247,6 +282,8 @@ class TimeBelow(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Beyond(self.output, -1, self.threshold, *window_of(solution, self.between)))
         parts = segments(samples_of(solution, self.output), self.between)
         return _time_positive(parts, self.threshold - parts.first, self.threshold - parts.last)
 
@@ -285,6 +322,26 @@ class Responder(AbstractEndpoint):
 
     def _bound(self) -> Any:
         return self.at_most if self.at_least is None else self.at_least
+
+
+def integrated(solution: Solution, endpoint: AbstractEndpoint) -> bool:
+    """Return whether exposure can be integrated with the model; warn where there are samples alone."""
+    if solution.source is None:
+        warnings.warn(
+            f"`{type(endpoint).__name__}` is that of the samples alone: this solution does not know its model. It was "
+            "made by hand, or is that of many patients (there, use `simulate_cohort(..., reduce=endpoint)`).",
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
+def window_of(solution: Solution, between: tuple[Scalar, Scalar] | None) -> tuple[Scalar, Scalar]:
+    """Return a window of one patient: the range of the reported times for None."""
+    ts = jnp.asarray(solution.ts)
+    if ts.ndim != 1:
+        refuse("solution", "be that of one patient (use `jax.vmap` for many)", f"with times of shape {ts.shape}")
+    return (ts[0], jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))) if between is None else between
 
 
 class Samples(NamedTuple):

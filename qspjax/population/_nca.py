@@ -1,7 +1,9 @@
-"""Noncompartmental analysis: endpoints from the area under a curve and from its terminal slope.
+"""Endpoints from the area under a curve and from its terminal slope.
 
-Areas use the linear-up log-down rule: between two samples a rising curve is a line and a falling one an exponential, so
-that the area of an exponential decay is exact whatever the sampling. Where a value is not positive the curve is a line.
+The area under a simulated output is integrated with the model. The rules of noncompartmental analysis are those for
+samples: of terminal slopes always, of areas and troughs where a solution has nothing else. There areas use the
+linear-up log-down rule: between two samples a rising curve is a line and a falling one an exponential, so that the area
+of an exponential decay is exact whatever the sampling. Where a value is not positive the curve is a line.
 
     rising:   (c1 + c2) h / 2                   falling:   (c1 - c2) h / ln(c1 / c2)
 
@@ -12,6 +14,7 @@ Methods Mol Biol 929:377 (2012), doi:10.1007/978-1-62703-050-2_16.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,6 +23,7 @@ from jaxtyping import Array
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_whole
+from qspjax._exposure import Area, Before, ask
 from qspjax._solution import Solution
 from qspjax._types import Scalar
 from qspjax.population._endpoints import (
@@ -29,21 +33,33 @@ from qspjax.population._endpoints import (
     as_window,
     check_window,
     inside,
+    integrated,
     ratio,
     samples_of,
     segments,
+    window_of,
 )
 
 
 class AUC(AbstractEndpoint):
-    """The area under the curve, by the linear-up log-down rule.
+    """The area under the curve, integrated with the model.
 
     $$ \\int_{t_0}^{t_1} c(t) dt $$
 
+    Of samples alone it follows the linear-up log-down rule, also where an end of the window falls between two of them.
+
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.
-        between: Start and end of the window, interpolated by the same rule where they fall between samples; None for
-            the whole observed range. NaN if the samples do not cover the window.
+        between: Start and end of the window, which the simulation, or the samples, must cover, else it is NaN; None for
+            the range of the reported times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+        >>> regimen = qsp.bolus(100.0, to="depot").every(24.0, doses=14)
+        >>> area = qsp.endpoints.AUC("concentration", between=(0.0, 336.0))
+        >>> area(qsp.simulate(patient, regimen, [336.0])).round(4)
+        Array(463.0387, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -53,7 +69,7 @@ class AUC(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
-        return _area(segments(samples_of(solution, self.output), self.between))
+        return _area_of(solution, self, self.between)
 
 
 class Average(AbstractEndpoint):
@@ -61,7 +77,7 @@ class Average(AbstractEndpoint):
 
     Attributes:
         output: Name of the observed value.
-        between: Start and end of the window; None for the whole observed range.
+        between: Start and end of the window; None for the range of the reported times.
     """
 
     output: str = eqx.field(static=True)
@@ -71,8 +87,8 @@ class Average(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
-        parts = segments(samples_of(solution, self.output), self.between)
-        return ratio(_area(parts), jnp.sum(parts.width))
+        start, stop = window_of(solution, self.between)
+        return ratio(_area_of(solution, self, self.between), stop - start)
 
 
 class Accumulation(AbstractEndpoint):
@@ -95,17 +111,16 @@ class Accumulation(AbstractEndpoint):
         check_window("last", self.last)
 
     def __call__(self, solution: Solution) -> Scalar:
-        samples = samples_of(solution, self.output)
-        return ratio(_area(segments(samples, self.last)), _area(segments(samples, self.first)))
+        return ratio(_area_of(solution, self, self.last), _area_of(solution, self, self.first))
 
 
 class Trough(AbstractEndpoint):
     """The value at the end of a dosing interval, before the next dose.
 
-    It is extrapolated, by the linear-up log-down rule, from the last two samples in the half-open interval [t0, t1), so
-    the dose at t1 never enters; exact for an exponential decay, else of second order in the sample spacing. NaN with
-    fewer than two samples there, or if t1 is further from the last one than the two are apart: sample near the end. If
-    the output does not jump at a dose (after an oral or subcutaneous one), `Value(output, at=t1)` is the trough itself.
+    Of samples alone it is extrapolated, by the linear-up log-down rule, from the last two samples in the half-open
+    interval [t0, t1), so the dose at t1 never enters; exact for an exponential decay, else of second order in the
+    sample spacing. NaN with fewer than two samples there, or if t1 is further from the last one than the two are apart:
+    sample near the end.
 
     Attributes:
         output: Name of the observed value.
@@ -119,6 +134,8 @@ class Trough(AbstractEndpoint):
         check_window("between", self.between)
 
     def __call__(self, solution: Solution) -> Scalar:
+        if integrated(solution, self):
+            return ask(solution, Before(self.output, *self.between))
         samples = samples_of(solution, self.output)
         times, values = samples.times, samples.values
         start, end = self.between
@@ -170,7 +187,8 @@ class AUCInfinity(AbstractEndpoint):
 
     $$ AUC_{0-t_{last}} + c(t_{last}) / \\lambda_z $$
 
-    t_last is the time of the last positive sample and lambda_z as in `HalfLife`. 0 where nothing is positive.
+    The first part is that of `AUC`; t_last is the time of the last positive sample and lambda_z as in `HalfLife`. 0
+    where nothing is positive.
 
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.
@@ -184,7 +202,7 @@ class AUCInfinity(AbstractEndpoint):
         check_whole("points", self.points, 2)
 
     def __call__(self, solution: Solution) -> Scalar:
-        observed, beyond = _areas_to_infinity(samples_of(solution, self.output), self.points)
+        observed, beyond = _areas_to_infinity(solution, self)
         return observed + beyond
 
 
@@ -207,7 +225,7 @@ class ExtrapolatedShare(AbstractEndpoint):
         check_whole("points", self.points, 2)
 
     def __call__(self, solution: Solution) -> Scalar:
-        observed, beyond = _areas_to_infinity(samples_of(solution, self.output), self.points)
+        observed, beyond = _areas_to_infinity(solution, self)
         return ratio(beyond, observed + beyond)
 
 
@@ -219,12 +237,20 @@ def _area(parts: Segments) -> Array:
     return parts.total(parts.width * jnp.where(falls, average, line))
 
 
-def _areas_to_infinity(samples: Samples, points: int) -> tuple[Array, Array]:
+def _area_of(solution: Solution, endpoint: Any, between: tuple[Scalar, Scalar] | None) -> Array:
+    """Return the area of a window: integrated with the model, or by the rule for samples."""
+    if integrated(solution, endpoint):
+        return ask(solution, Area(endpoint.output, *window_of(solution, between)))
+    return _area(segments(samples_of(solution, endpoint.output), between))
+
+
+def _areas_to_infinity(solution: Solution, endpoint: Any) -> tuple[Array, Array]:
+    samples, points = samples_of(solution, endpoint.output), endpoint.points
     times, values, real, _ = samples
     positive = real & _positive(values)
     last = _last(positive)
     nothing = ~positive.any() & ~jnp.any(jnp.isnan(values))
-    observed = _area(segments(samples, (times[0], times[last])))
+    observed = _area_of(solution, endpoint, (times[0], times[last]))
     time = _terminal_time(samples, points)
     known = ~jnp.isnan(time)
     beyond = jnp.where(known, values[last] * jnp.where(known, time, 0.0), jnp.nan)

@@ -18,6 +18,7 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
+from qspjax._exposure import together
 from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
@@ -292,6 +293,9 @@ class _Endpoints(eqx.Module):
     endpoints: tuple[AbstractEndpoint, ...]
 
     def __call__(self, solution: Solution) -> dict[str, Any]:
+        return together(self._each, solution)
+
+    def _each(self, solution: Solution) -> dict[str, Any]:
         fine = ~solution.failed
         return {
             name: jnp.where(fine, endpoint(solution), jnp.nan)

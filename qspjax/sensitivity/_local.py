@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_instance, check_names
+from qspjax._exposure import together
 from qspjax._extras import require
 from qspjax._model import AbstractModel
 from qspjax._names import at
@@ -128,7 +129,11 @@ def local(
         solution = simulate(patient, regimen, ts, save=save, method=method, throw=False)
         if over_time:
             return jnp.stack([solution.observed[name] for name in wanted]), solution
-        return jnp.stack([jnp.asarray(function(solution), float) for function in outputs.values()]), solution
+
+        def each(one: Solution) -> jax.Array:
+            return jnp.stack([jnp.asarray(function(one), float) for function in outputs.values()])
+
+        return together(each, solution), solution
 
     found, solution = eqx.filter_jit(values)(theta)
     for failure in solution.failures():

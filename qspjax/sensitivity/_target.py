@@ -7,6 +7,7 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_names
 from qspjax._cohort import Cohort
+from qspjax._exposure import together
 from qspjax._model import AbstractModel
 from qspjax._names import at
 from qspjax._regimen import Regimen
@@ -67,7 +68,7 @@ class OfModel:
         return tuple(self._outputs)
 
     def _reduce(self, solution: Solution) -> dict[str, Any]:
-        return {name: function(solution) for name, function in self._outputs.items()}
+        return together(lambda one: {name: function(one) for name, function in self._outputs.items()}, solution)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the outputs, shape (samples, outputs); NaN for a patient that failed."""

@@ -16,6 +16,7 @@ from qspjax._names import state_names
 from qspjax._rules import Decision
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
+from qspjax.solve._exposed import Exposed
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._schedule import Schedule, slack
 from qspjax.solve._varied import Varied
@@ -95,7 +96,9 @@ def solve_in_visits(
 
 def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
     """Return the states by name, and what is observed of them."""
-    own = y.state if isinstance(model, Varied) else y
+    own, inner = y, model
+    while isinstance(inner, (Varied, Exposed)):
+        own, inner = own.state, inner.model
     flat, _ = ravel_pytree(own)
     return dict(zip(state_names(own), flat, strict=True)) | model.observe(t, y)
 

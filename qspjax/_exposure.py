@@ -1,0 +1,266 @@
+"""Exposure from a simulation: areas, extremes and times above a level, integrated with the model.
+
+A solution that knows what it was made of (its `source`) is solved again for what is asked of it, with the method and
+the tolerances it was made with, whatever the times that it reports. Several questions to one solution are one solve
+(`together`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._arrays import first_true
+from qspjax._checks import check_one_of
+from qspjax._model import as_state
+from qspjax._solution import Solution
+from qspjax._types import Scalar
+from qspjax.solve import MatrixExponential, Rosenbrock
+from qspjax.solve._exposed import AboveOf, Measures, PeakOf, exposed
+from qspjax.solve._linear import is_linear
+from qspjax.solve._posed import Kept, Posed
+from qspjax.solve._schedule import slack
+
+FINE = Rosenbrock(rtol=1e-10, atol=1e-13)
+"""How a linear model is solved for what is no linear function of its states."""
+
+BEFORE, AFTER = -jnp.inf, jnp.inf
+"""What an output at the time of a dose sees: the state before it, or after."""
+
+
+class Area(eqx.Module):
+    """The integral of an output over a window."""
+
+    output: str = eqx.field(static=True)
+    start: Scalar
+    stop: Scalar
+
+
+class Extreme(eqx.Module):
+    """The greatest value of an output in a window and its time, or with sign -1 the least one."""
+
+    output: str = eqx.field(static=True)
+    sign: int = eqx.field(static=True)
+    start: Scalar
+    stop: Scalar
+
+
+class Beyond(eqx.Module):
+    """How long an output is above a level in a window, or with sign -1 below it."""
+
+    output: str = eqx.field(static=True)
+    sign: int = eqx.field(static=True)
+    level: Scalar
+    start: Scalar
+    stop: Scalar
+
+
+class Before(eqx.Module):
+    """The value of an output at the end of a window, before what is given then."""
+
+    output: str = eqx.field(static=True)
+    start: Scalar
+    stop: Scalar
+
+
+Question = Area | Extreme | Beyond | Before
+
+
+def ask(solution: Solution, question: Question) -> Any:
+    """Return what is asked of the solution of one patient: a number, or for an `Extreme` its value and time.
+
+    NaN where the window does not lie between the start and the last time of the solution, or the solve failed.
+
+    Raises:
+        ValueError: If the model observes nothing of that name.
+    """
+    source = solution.source
+    if isinstance(source, _Asked):
+        source.questions.append(question)
+        nothing = jnp.full((), jnp.nan)
+        return (nothing, nothing) if isinstance(question, Extreme) else nothing
+    if isinstance(source, _Answers):
+        return next(source.answers)
+    return answers(source, _last(solution), (question,))[0]
+
+
+def together(function: Callable[[Solution], Any], solution: Solution) -> Any:
+    """Return a function of one patient's solution, with all that it asks of the solution answered by one solve."""
+    if not isinstance(solution.source, Kept):
+        return function(solution)
+    asked = _Asked([])
+    first = function(dataclasses.replace(solution, source=asked))
+    if not asked.questions:
+        return first
+    found = answers(solution.source, _last(solution), tuple(asked.questions))
+    return function(dataclasses.replace(solution, source=_Answers(iter(found))))
+
+
+class _Asked(NamedTuple):
+    """In place of a source: what is asked of it."""
+
+    questions: list
+
+
+class _Answers(NamedTuple):
+    """In place of a source: the answers, in the order of the questions."""
+
+    answers: Any
+
+
+def _last(solution: Solution) -> jax.Array:
+    ts = jnp.asarray(solution.ts, float)
+    return jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
+
+
+@eqx.filter_jit
+def answers(source: Kept, last: Scalar, questions: tuple[Question, ...]) -> list:
+    """Answer questions about a patient that was solved up to a time, in as few solves as the method allows."""
+    posed: Posed = source.value
+    known = _outputs_of(posed)
+    for question in questions:
+        check_one_of("output", question.output, known, "an observed value")
+    smooth = [isinstance(question, (Area, Before)) for question in questions]
+    found: dict[int, Any] = {}
+    apart = isinstance(posed.method, MatrixExponential)
+    for group in (smooth, [not own for own in smooth]) if apart else ([True] * len(smooth),):
+        mine = [i for i, own in enumerate(group) if own]
+        if mine:
+            found |= dict(zip(mine, _solved(posed, last, [questions[i] for i in mine]), strict=True))
+    return [found[i] for i in range(len(questions))]
+
+
+def _outputs_of(posed: Posed) -> tuple[str, ...]:
+    seen: list[Any] = []
+    start = as_state(posed.model, posed.initial)
+    jax.eval_shape(lambda y: seen.append(tuple(posed.model.observe(jnp.zeros(()), y))), start)
+    return seen[0]
+
+
+class _Window(NamedTuple):
+    """The window of a question, and whether it is covered; if not, it is an empty one at the start."""
+
+    start: jax.Array
+    stop: jax.Array
+    covered: jax.Array
+
+
+def _window(posed: Posed, last: jax.Array, question: Question) -> _Window:
+    start, stop = (jnp.asarray(time, last.dtype) for time in (question.start, question.stop))
+    near = slack(jnp.maximum(jnp.abs(start), jnp.abs(stop)))
+    covered = (start >= posed.t0 - near) & (stop <= last + near) & (start < stop)
+    return _Window(*(jnp.where(covered, jnp.maximum(time, posed.t0), posed.t0) for time in (start, stop)), covered)
+
+
+def _span(window: _Window) -> jax.Array:
+    return jnp.where(window.covered, window.stop - window.start, 1.0)
+
+
+def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
+    """Answer questions by one solve."""
+    windows = [_window(posed, last, question) for question in questions]
+    extremes = [i for i, question in enumerate(questions) if isinstance(question, Extreme)]
+    beyond = [i for i, question in enumerate(questions) if isinstance(question, Beyond)]
+    areas = tuple(dict.fromkeys(question.output for question in questions if isinstance(question, Area)))
+    measures = Measures(
+        areas,
+        tuple(PeakOf(questions[i].output, questions[i].sign, *windows[i][:2], _span(windows[i])) for i in extremes),
+        tuple(AboveOf(questions[i].output, questions[i].sign, questions[i].level, _span(windows[i])) for i in beyond),
+    )
+    sides = [(BEFORE if isinstance(question, Before) else AFTER) for question in questions]
+    times = [*(window.start for window in windows), *(window.stop for window in windows)]
+    jumps = _jumps(posed, windows) if extremes else None
+    course = _course(posed, measures, jnp.stack(times), jnp.asarray([AFTER] * len(sides) + sides), jumps)
+
+    found = []
+    for i, (question, window) in enumerate(zip(questions, windows, strict=True)):
+        begin, end = i, len(questions) + i
+        seen, states = course.observed[question.output], course.states
+        if isinstance(question, Area):
+            area = states.areas[areas.index(question.output)]
+            answer = area[end] - area[begin]
+        elif isinstance(question, Beyond):
+            time = states.aboves[beyond.index(i)].time
+            answer = jnp.where(jnp.isnan(seen[begin] + seen[end]), jnp.nan, time[end] - time[begin])
+        elif isinstance(question, Before):
+            answer = seen[end]
+        else:
+            peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[extremes.index(i)])
+            ends = (seen[jnp.asarray([begin, end])], jnp.stack(window[:2]), jnp.ones(2, bool))
+            inner = (peak.value[None], peak.time[None], (peak.found > 0.0)[None])
+            answer = _extreme(question.sign, window, ends, inner, course.at_jumps(question.output))
+        found.append(jax.tree.map(lambda x, known=window.covered: jnp.where(known, x, jnp.nan), answer))
+    return found
+
+
+def _jumps(posed: Posed, windows: list[_Window]) -> jax.Array:
+    """Return when something is given or stops, inf if after all windows."""
+    schedule = posed.schedule
+    times = schedule.start
+    if schedule.stop is not None:
+        ends = jnp.where(schedule.infused & jnp.isfinite(schedule.start), schedule.stop, jnp.inf)
+        times = jnp.concatenate([times, ends])
+    last = jnp.max(jnp.stack([window.stop for window in windows]))
+    return jnp.where((times <= last + slack(last)) & (times >= posed.t0), times, jnp.inf)
+
+
+class _Course(NamedTuple):
+    """What was found at the times asked for, and before and after each jump."""
+
+    states: Any
+    observed: Any
+    jumps: jax.Array | None
+    asked: int
+
+    def at_jumps(self, output: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return an output before each jump and after it, and the times."""
+        seen = self.observed[output][self.asked :]
+        before, after = jnp.split(seen, 2)
+        return before, after, self.jumps
+
+
+def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array, jumps: jax.Array | None) -> _Course:
+    """Solve again, with what is measured and outputs at some times and at jumps."""
+    asked = times.size
+    if jumps is not None:
+        times = jnp.concatenate([times, jumps, jumps])
+        sides = jnp.concatenate([sides, jnp.full(jumps.shape, BEFORE), jnp.full(jumps.shape, AFTER)])
+    by = jnp.lexsort((sides, jax.lax.stop_gradient(times)))
+    places = jnp.argsort(by)
+    schedule = posed.schedule
+    order = jnp.zeros_like(schedule.start) if schedule.order is None else schedule.order
+    schedule = dataclasses.replace(schedule, order=order, seen=sides[by])
+    model, schedule, initial = exposed(
+        posed.model, schedule, posed.initial, measures, adapts=posed.decision is not None
+    )
+    method = posed.method
+    if isinstance(method, MatrixExponential) and (measures.moments or not is_linear(model)):
+        method = FINE
+    again = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
+    found = again.solve(times[by])
+    found = found._replace(states=jax.tree.map(lambda leaf: leaf[places], found.states))
+    own = found._replace(states=found.states.state)
+    return _Course(found.states, posed.observed(times, own), jumps, asked)
+
+
+def _extreme(sign: int, window: _Window, ends: tuple, inner: tuple, jumps: tuple) -> tuple[jax.Array, jax.Array]:
+    """Return the greatest (or least) of an output in a window, and the first time that it is there.
+
+    It is at an end of the window, where the slope turns, or on either side of a jump; what a jump at the start leaves
+    behind it is outside.
+    """
+    before, after, times = jumps
+    near = slack(times)
+    closed = (times >= window.start - near) & (times <= window.stop + near)
+    open_ = (times > window.start + near) & (times <= window.stop + near)
+    columns = (ends, inner, (before, times, open_), (after, times, closed))
+    values, times, there = (jnp.concatenate(column) for column in zip(*columns, strict=True))
+    signed = jnp.where(there, sign * values, -jnp.inf)
+    best = jnp.max(signed)
+    first = jnp.min(jnp.where(signed == best, times, jnp.inf))
+    place = first_true((signed == best) & (times == first))
+    known = ~jnp.isnan(best)
+    return jnp.where(known, values[place], jnp.nan), jnp.where(known, times[place], jnp.nan)

@@ -1,0 +1,332 @@
+"""What is measured of a patient while it is solved: states beside those of the model, which change nothing of it.
+
+An area is an integral, area' = z(t, y). An extreme of an output between two jumps is where its slope along the solution
+changes its sign, and the time above a level goes on from one crossing to the next: both are events, located to rounding
+error, and so differentiated as every event is. What is measured stands behind the model's own states, where neither
+doses nor resets reach it, and the error control holds it to the tolerance of the method.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from qspjax._events import AbstractEventful, Event, events_of
+from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized, as_state, mass_of
+from qspjax._names import match, state_names
+from qspjax._types import Observed, Scalar, State
+from qspjax.solve._dense import factorise
+from qspjax.solve._schedule import Schedule
+from qspjax.solve.kernel._sparsity import jacobian_pattern
+
+FLAT = 1e-10
+"""An output that would change by less than this part of itself over the whole window has no extreme."""
+
+
+class Peak(NamedTuple):
+    """The greatest of the local extremes so far: its value, its time, and 1 if there was one."""
+
+    value: Scalar
+    time: Scalar
+    found: Scalar
+
+
+class Above(NamedTuple):
+    """Whether an output is above a level now, and whether it rises, 1 or 0; and how long it has been above."""
+
+    now: Scalar
+    rises: Scalar
+    time: Scalar
+
+
+class PeakOf(eqx.Module):
+    """The greatest local maximum of an output in a window of length `span`, or with sign -1 the least minimum."""
+
+    output: str = eqx.field(static=True)
+    sign: int = eqx.field(static=True)
+    start: Scalar
+    stop: Scalar
+    span: Scalar
+
+
+class AboveOf(eqx.Module):
+    """The time that an output is above a level, or with sign -1 below it, in a window of length `span`."""
+
+    output: str = eqx.field(static=True)
+    sign: int = eqx.field(static=True)
+    level: Scalar
+    span: Scalar
+
+
+class Measures(eqx.Module):
+    """What is measured."""
+
+    areas: tuple[str, ...] = eqx.field(static=True)
+    peaks: tuple[PeakOf, ...] = ()
+    aboves: tuple[AboveOf, ...] = ()
+
+    @property
+    def moments(self) -> bool:
+        """Whether there are moments to be located."""
+        return bool(self.peaks or self.aboves)
+
+
+class ExposedState(NamedTuple):
+    """The states of a model, what is measured of it, and the rates of infusion into states that are observed."""
+
+    state: State
+    areas: tuple[Scalar, ...]
+    peaks: tuple[Peak, ...]
+    aboves: tuple[Above, ...]
+    rates: tuple[Scalar, ...]
+
+
+class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
+    """A model with what is measured of it as further states.
+
+    Attributes:
+        model: The model.
+        measures: What is measured.
+        infused: The numbers of the states whose rates of infusion are states as well, so that slopes are known.
+    """
+
+    model: AbstractModel
+    measures: Measures
+    infused: tuple[int, ...] = eqx.field(static=True, default=())
+
+    def initial(self) -> ExposedState:
+        return self.extended(self.model.initial())
+
+    def extended(self, state: State) -> ExposedState:
+        """Return a state of the model with nothing measured yet."""
+        zero, measures = jnp.zeros(()), self.measures
+        return ExposedState(
+            state,
+            tuple(zero for _ in measures.areas),
+            tuple(Peak(zero, zero, zero) for _ in measures.peaks),
+            tuple(Above(zero, zero, zero) for _ in measures.aboves),
+            tuple(zero for _ in self.infused),
+        )
+
+    def vector_field(self, t: Scalar, y: ExposedState) -> ExposedState:
+        zero = jnp.zeros(())
+        seen = self.model.observe(t, y.state) if self.measures.areas else {}
+        return ExposedState(
+            self.model.vector_field(t, y.state),
+            tuple(jnp.asarray(seen[output], float) for output in self.measures.areas),
+            tuple(Peak(zero, zero, zero) for _ in y.peaks),
+            tuple(Above(zero, zero, above.now) for above in y.aboves),
+            tuple(zero for _ in y.rates),
+        )
+
+    def observe(self, t: Scalar, y: ExposedState) -> Observed:
+        return self.model.observe(t, y.state)
+
+    def events(self) -> tuple[Event, ...]:
+        own = [self._own(number, event) for number, event in enumerate(events_of(self.model))]
+        before = [self._beside(event, _first) for event in own] if self.measures.peaks else []
+        after = [self._beside(event, None) for event in own] if self.measures.peaks else []
+        peaks = [self._extreme(i, peak) for i, peak in enumerate(self.measures.peaks)]
+        aboves = [self._crossing(i, above) for i, above in enumerate(self.measures.aboves)]
+        return (*before, *own, *after, *peaks, *aboves)
+
+    def algebraic(self) -> tuple[str, ...]:
+        names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
+        return tuple(self._named(name) for name in names)
+
+    def sizes(self) -> Mapping[str, float]:
+        sizes = self.model.sizes() if isinstance(self.model, AbstractSized) else {}
+        return {self._named(name): size for name, size in sizes.items()}
+
+    def _named(self, name: str) -> str:
+        """Return the name here of a state of the model."""
+        states = state_names(self.model.initial())
+        return f"state.{states[match(name, states, 'name', 'a state of the model')]}"
+
+    def _own(self, number: int, event: Event) -> Event:
+        """Return an event of the model as one of this model."""
+
+        def now(name: str) -> Callable[[Scalar, ExposedState], Any]:
+            return lambda t, y: getattr(events_of(self.model)[number], name)(t, y.state)
+
+        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
+            return {self._named(name): value for name, value in now("assign")(t, y).items()}
+
+        changed = {name: now(name) for name in ("delay", "priority") if getattr(event, name) is not None}
+        return dataclasses.replace(event, trigger=now("trigger"), assign=assign, **changed)
+
+    def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Any] | None) -> Event:
+        """Return an event at the moments of another, before or after it, that looks at the extremes."""
+
+        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
+            new: dict[str, Any] = {}
+            for i in range(len(y.peaks)):
+                new |= self._looked(i, t, y)
+            return new
+
+        return dataclasses.replace(event, assign=assign, priority=priority, from_trigger_time=False)
+
+    def _looked(self, number: int, t: Scalar, y: ExposedState) -> dict[str, Any]:
+        """Return an extreme after a look at the output now."""
+        peak, old = self.measures.peaks[number], y.peaks[number]
+        seen = jnp.asarray(self.model.observe(t, y.state)[peak.output], float)
+        inside = (t > peak.start) & (t < peak.stop)
+        further = inside & ((old.found == 0.0) | (peak.sign * seen > peak.sign * old.value))
+        new = Peak(
+            jnp.where(further, seen, old.value), jnp.where(further, t, old.time), jnp.where(inside, 1.0, old.found)
+        )
+        return {f"peaks.{number}.{name}": value for name, value in new._asdict().items()}
+
+    def _extreme(self, number: int, peak: PeakOf) -> Event:
+        """Return the event of a local extreme: the slope turns."""
+
+        def trigger(t: Scalar, y: ExposedState) -> Any:
+            seen, slope = self._course(peak.output, t, y)
+            return peak.sign * slope < -_flat(seen, peak.span)
+
+        return Event(trigger, lambda t, y: self._looked(number, t, y), from_trigger_time=False)
+
+    def _crossing(self, number: int, above: AboveOf) -> Event:
+        """Return the event of a level: the output crosses it, or turns, which may be between two crossings."""
+
+        def trigger(t: Scalar, y: ExposedState) -> Any:
+            own = y.aboves[number]
+            seen, slope = self._course(above.output, t, y)
+            flat = _flat(seen, above.span)
+            turned = jnp.where(own.rises > 0.0, slope < -flat, slope > flat)
+            return turned | ((above.sign * (seen - above.level) > 0.0) != (own.now > 0.0))
+
+        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
+            seen, slope = self._course(above.output, t, y)
+            own = {"now": above.sign * (seen - above.level) > 0.0, "rises": slope > 0.0}
+            return {f"aboves.{number}.{name}": jnp.where(value, 1.0, 0.0) for name, value in own.items()}
+
+        return Event(trigger, assign, initial_value=False, from_trigger_time=False)
+
+    def _course(self, output: str, t: Scalar, y: ExposedState) -> tuple[Any, Any]:
+        """Return an output and its slope along the solution."""
+        flat, unravel = ravel_pytree(y.state)
+        moved = self.model.vector_field(t, y.state)
+        moved = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, jnp.shape(leaf)), moved, y.state)
+        slope = ravel_pytree(moved)[0].astype(flat.dtype)
+        for place, rate in zip(self.infused, y.rates, strict=True):
+            slope = slope.at[place].add(rate)
+        t = jnp.asarray(t, flat.dtype)
+        fixed = np.flatnonzero(mass_of(self.model, state_names(y.state)) == 0)
+        if fixed.size:
+            slope = self._consistent(t, flat, slope.at[fixed].set(0.0), fixed)
+
+        def seen(t: Scalar, flat: Any) -> Any:
+            return jnp.asarray(self.model.observe(t, unravel(flat))[output], flat.dtype)
+
+        return jax.jvp(seen, (t, flat), (jnp.ones_like(t), slope))
+
+    def _consistent(self, t: Scalar, flat: Any, slope: Any, fixed: np.ndarray) -> Any:
+        """Return the slope with that of the algebraic states, such that their equations go on to hold.
+
+        $$ g_z z' = -(g_t + g_y y') $$
+
+        by least squares, whose matrix is positive definite, so that it needs no pivots.
+        """
+        _, unravel = ravel_pytree(self.model.initial())
+
+        def residual(t: Scalar, flat: Any) -> Any:
+            return ravel_pytree(self.model.vector_field(t, unravel(flat)))[0][fixed]
+
+        left = -jax.jvp(residual, (t, flat), (jnp.ones_like(t), slope))[1]
+        unit = np.eye(flat.size)[fixed]
+        columns = [jax.jvp(lambda y: residual(t, y), (flat,), (jnp.asarray(row),))[1] for row in unit]
+        normal = [jnp.stack([jnp.dot(one, other) for one in columns]) for other in columns]
+        solved = factorise(normal)(jnp.stack([jnp.dot(column, left) for column in columns]))
+        return slope.at[fixed].set(solved)
+
+
+def _first(t: Scalar, y: ExposedState) -> Any:
+    """Return the priority of what comes before all else."""
+    del t, y
+    return jnp.inf
+
+
+def _flat(seen: Any, span: Any) -> Any:
+    """Return the slope below which an output counts as flat, so that rounding error alone has no extremes."""
+    return FLAT * jax.lax.stop_gradient(jnp.abs(seen) / span)
+
+
+def exposed(
+    model: AbstractModel, schedule: Schedule, initial: State | None, measures: Measures, *, adapts: bool
+) -> tuple[Exposed, Schedule, ExposedState | None]:
+    """Return a model with what is measured of it, its doses, and its state at the start.
+
+    Args:
+        model: The patient.
+        schedule: Its doses.
+        initial: Its state at the start, or None for the model's own.
+        measures: What is measured.
+        adapts: Whether doses are adapted.
+    """
+    start = as_state(model, initial)
+    states = sum(leaf.size for leaf in jax.tree.leaves(start))
+    outputs = dict.fromkeys(one.output for one in (*measures.peaks, *measures.aboves))
+    infused: tuple[int, ...] = ()
+    if outputs and schedule.stop is not None:
+        infused = tuple(np.flatnonzero(_seen_directly(model, start, tuple(outputs))).tolist())
+    whole = Exposed(model, measures, infused)
+    more = len(measures.areas) + 3 * len(measures.peaks) + 3 * len(measures.aboves) + len(infused)
+    schedule = _widened(schedule, states, more)
+    if infused:
+        schedule = _with_rates(schedule, states, states + more, infused, adapts=adapts)
+    return whole, schedule, None if initial is None else whole.extended(initial)
+
+
+def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> np.ndarray:
+    """Return on which states outputs depend."""
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def seen(y: State, t: Any, arrays: Any) -> list:
+        observed = eqx.combine(arrays, static).observe(t, y)
+        return [observed[output] for output in outputs]
+
+    return jacobian_pattern(seen, start, jnp.zeros(()), arrays).any(axis=0)
+
+
+def _widened(schedule: Schedule, states: int, more: int) -> Schedule:
+    """Return the doses of a model that gets more states behind its own."""
+    entry = schedule.entry
+    entry = entry + jnp.where(entry >= 2 * states, 2 * more, jnp.where(entry >= states, more, 0))
+    vectors = None if schedule.vectors is None else jnp.pad(schedule.vectors, ((0, 0), (0, more)))
+    return dataclasses.replace(schedule, entry=entry, vectors=vectors, held=schedule.held + more)
+
+
+def _with_rates(schedule: Schedule, states: int, total: int, infused: tuple[int, ...], *, adapts: bool) -> Schedule:
+    """Return the doses and, as jumps of the last states, the rates of infusion into some of the others."""
+    place = np.full(total, -1)
+    place[list(infused)] = total - len(infused) + np.arange(len(infused))
+    entry = jnp.asarray(place)[jnp.minimum(schedule.entry, total - 1)]
+    runs = schedule.infused & (entry >= 0) & (schedule.entry < states) & jnp.isfinite(schedule.start)
+    begins, ends = (jnp.where(runs, time, jnp.inf) for time in (schedule.start, schedule.stop))
+    entry = jnp.maximum(entry, 0)
+    # the factor of an adapted infusion at its end may be another one: what ran then stops as a whole
+    stops, left = (total + entry, jnp.zeros_like(schedule.rate)) if adapts else (entry, -schedule.rate)
+    rows = schedule.start.size
+    never, no, none = jnp.full((2 * rows,), jnp.inf), jnp.zeros((2 * rows,), bool), jnp.zeros((2 * rows,))
+
+    def joined(own: Any, *new: Any) -> Any:
+        return None if own is None else jnp.concatenate([own, *new])
+
+    return dataclasses.replace(
+        schedule,
+        start=joined(schedule.start, begins, ends),
+        entry=joined(schedule.entry, entry, stops),
+        jump=joined(schedule.jump, schedule.rate, left),
+        stop=joined(schedule.stop, never),
+        infused=joined(schedule.infused, no),
+        rate=joined(schedule.rate, none),
+        adapts=joined(schedule.adapts, schedule.adapts, schedule.adapts),
+        order=joined(schedule.order, schedule.order, jnp.full((rows,), -1.0)),
+        sets=schedule.sets or adapts,
+    )

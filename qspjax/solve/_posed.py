@@ -1,0 +1,99 @@
+"""A patient and its doses as a method takes them: all that it takes to solve, and to solve again."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from qspjax._guarded import observe
+from qspjax._model import AbstractModel, as_state
+from qspjax._rules import Decision
+from qspjax._solution import RESULTS
+from qspjax._types import Observed, Scalar, State
+from qspjax.solve._method import AbstractMethod, Trajectory
+from qspjax.solve._schedule import Schedule
+from qspjax.solve._visits import solve_in_visits
+
+
+class Posed(eqx.Module):
+    """What is to be solved for one patient.
+
+    Attributes:
+        method: How.
+        model: The patient; parameters that change are states of it.
+        schedule: The doses.
+        initial: The state at `t0`, or None for the model's own.
+        t0: Where to start.
+        decision: When and how doses are adapted, or None.
+    """
+
+    method: AbstractMethod
+    model: AbstractModel
+    schedule: Schedule
+    initial: State | None
+    t0: Scalar
+    decision: Decision | None
+
+    def solve(self, ts: jax.Array) -> Trajectory:
+        """Return the states at the times, shape (times,), padded with inf."""
+        arguments = (self.model, self.schedule, ts, self.initial, self.t0)
+        if self.decision is None:
+            states, result, stats = self.method.solve(*arguments)
+        else:
+            states, result, stats = solve_in_visits(self.method, *arguments, self.decision)
+        return Trajectory(states, RESULTS.where(self.schedule.lost, RESULTS.steady_state_not_found, result), stats)
+
+    def arrived(self, ts: jax.Array, found: Trajectory) -> jax.Array:
+        """Return which of the times the solve arrived at."""
+        there = jnp.isfinite(ts)
+        for leaf in jax.tree.leaves(found.states):
+            there &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
+        return there
+
+    def observed(self, ts: jax.Array, found: Trajectory) -> Observed:
+        """Return what is observed at the times, NaN where the solve did not arrive.
+
+        There a harmless state of a constant model is observed, so that other derivatives stay finite.
+        """
+        start, there = as_state(self.model, self.initial), self.arrived(ts, found)
+        safe = jax.tree.map(
+            lambda leaf, own: jnp.where(there.reshape(-1, *[1] * own.ndim), leaf, own), found.states, start
+        )
+        seen = jax.vmap(lambda fine, t, y: observe(_stilled(self.model, ~fine), t, y))(
+            there, jnp.where(there, ts, self.t0), safe
+        )
+        return where(there, seen)
+
+
+class Kept(eqx.Module):
+    """A value of any kind as a pytree of arrays alone, so that it may leave `jit` and `vmap`; the rest is static."""
+
+    arrays: list
+    static: Any = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, value: Any) -> "Kept":
+        """Keep a value."""
+        leaves, structure = jax.tree.flatten(value)
+        arrays, rest = eqx.partition(leaves, eqx.is_array)
+        return cls(arrays, (structure, tuple(rest)))
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        structure, rest = self.static
+        return jax.tree.unflatten(structure, eqx.combine(self.arrays, list(rest)))
+
+
+def where(arrived: jax.Array, observed: Observed) -> Observed:
+    """Return what is observed, NaN at the times that were not reached."""
+    return jax.tree.map(lambda x: jnp.where(arrived.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan), observed)
+
+
+def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:
+    """Return the model, as a constant of every derivative where `still`."""
+    return jax.tree.map(
+        lambda leaf: jnp.where(still, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
+        model,
+    )
