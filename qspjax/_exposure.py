@@ -19,7 +19,7 @@ from qspjax._model import as_state
 from qspjax._solution import Solution
 from qspjax._types import Scalar
 from qspjax.solve import MatrixExponential, Rosenbrock
-from qspjax.solve._exposed import AboveOf, Measures, PeakOf, exposed
+from qspjax.solve._exposed import AboveOf, Measures, PeakOf, TurnOf, exposed
 from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Kept, Posed
 from qspjax.solve._schedule import slack
@@ -83,7 +83,7 @@ def ask(solution: Solution, question: Question) -> Any:
         nothing = jnp.full((), jnp.nan)
         return (nothing, nothing) if isinstance(question, Extreme) else nothing
     if isinstance(source, _Answers):
-        return next(source.answers)
+        return next(source.left)
     return answers(source, _last(solution), (question,))[0]
 
 
@@ -91,24 +91,26 @@ def together(function: Callable[[Solution], Any], solution: Solution) -> Any:
     """Return a function of one patient's solution, with all that it asks of the solution answered by one solve."""
     if not isinstance(solution.source, Kept):
         return function(solution)
-    asked = _Asked([])
+    asked = _Asked()
     first = function(dataclasses.replace(solution, source=asked))
     if not asked.questions:
         return first
     found = answers(solution.source, _last(solution), tuple(asked.questions))
-    return function(dataclasses.replace(solution, source=_Answers(iter(found))))
+    return function(dataclasses.replace(solution, source=_Answers(found)))
 
 
-class _Asked(NamedTuple):
-    """In place of a source: what is asked of it."""
+class _Asked:
+    """In place of a source: collects what is asked of it."""
 
-    questions: list
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
 
 
-class _Answers(NamedTuple):
+class _Answers:
     """In place of a source: the answers, in the order of the questions."""
 
-    answers: Any
+    def __init__(self, answers: list) -> None:
+        self.left = iter(answers)
 
 
 def _last(solution: Solution) -> jax.Array:
@@ -155,8 +157,15 @@ def _window(posed: Posed, last: jax.Array, question: Question) -> _Window:
     return _Window(*(jnp.where(covered, jnp.maximum(time, posed.t0), posed.t0) for time in (start, stop)), covered)
 
 
-def _span(window: _Window) -> jax.Array:
-    return jnp.where(window.covered, window.stop - window.start, 1.0)
+def _span(questions: list[Question], windows: list[_Window], output: str) -> jax.Array:
+    """Return the length of the longest window of an output, 1 if there is none."""
+    lengths = [
+        window.stop - window.start
+        for question, window in zip(questions, windows, strict=True)
+        if question.output == output
+    ]
+    longest = jax.lax.stop_gradient(jnp.max(jnp.stack(lengths)))
+    return jnp.where(longest > 0.0, longest, 1.0)
 
 
 def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
@@ -165,10 +174,13 @@ def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
     extremes = [i for i, question in enumerate(questions) if isinstance(question, Extreme)]
     beyond = [i for i, question in enumerate(questions) if isinstance(question, Beyond)]
     areas = tuple(dict.fromkeys(question.output for question in questions if isinstance(question, Area)))
+    turning = dict.fromkeys(questions[i].output for i in (*extremes, *beyond))
+    spans = {output: _span(questions, windows, output) for output in turning}
     measures = Measures(
         areas,
-        tuple(PeakOf(questions[i].output, questions[i].sign, *windows[i][:2], _span(windows[i])) for i in extremes),
-        tuple(AboveOf(questions[i].output, questions[i].sign, questions[i].level, _span(windows[i])) for i in beyond),
+        tuple(TurnOf(output, span) for output, span in spans.items()),
+        tuple(PeakOf(questions[i].output, questions[i].sign, *windows[i][:2]) for i in extremes),
+        tuple(AboveOf(questions[i].output, questions[i].sign, questions[i].level) for i in beyond),
     )
     sides = [(BEFORE if isinstance(question, Before) else AFTER) for question in questions]
     times = [*(window.start for window in windows), *(window.stop for window in windows)]
@@ -237,7 +249,7 @@ def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array
         posed.model, schedule, posed.initial, measures, adapts=posed.decision is not None
     )
     method = posed.method
-    if isinstance(method, MatrixExponential) and (measures.moments or not is_linear(model)):
+    if isinstance(method, MatrixExponential) and (measures.turns or not is_linear(model)):
         method = FINE
     again = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
     found = again.solve(times[by])

@@ -7,7 +7,7 @@ doses nor resets reach it, and the error control holds it to the tolerance of th
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,8 +24,10 @@ from qspjax.solve._dense import factorise
 from qspjax.solve._schedule import Schedule
 from qspjax.solve.kernel._sparsity import jacobian_pattern
 
-FLAT = 1e-10
+FLAT = 1e-8
 """An output that would change by less than this part of itself over the whole window has no extreme."""
+ROUNDING = 256 * float(np.finfo(float).eps)
+"""Nor has one whose slope is smaller than this part of its terms."""
 
 
 class Peak(NamedTuple):
@@ -37,50 +39,54 @@ class Peak(NamedTuple):
 
 
 class Above(NamedTuple):
-    """Whether an output is above a level now, and whether it rises, 1 or 0; and how long it has been above."""
+    """Whether an output is above a level now, 1 or 0, and how long it has been."""
 
     now: Scalar
-    rises: Scalar
     time: Scalar
 
 
+class TurnOf(eqx.Module):
+    """Where an output turns; `span` is the length of the window, by which its slope is judged."""
+
+    output: str = eqx.field(static=True)
+    span: Scalar
+
+
 class PeakOf(eqx.Module):
-    """The greatest local maximum of an output in a window of length `span`, or with sign -1 the least minimum."""
+    """The greatest local maximum of an output in a window, or with sign -1 the least minimum."""
 
     output: str = eqx.field(static=True)
     sign: int = eqx.field(static=True)
     start: Scalar
     stop: Scalar
-    span: Scalar
 
 
 class AboveOf(eqx.Module):
-    """The time that an output is above a level, or with sign -1 below it, in a window of length `span`."""
+    """The time that an output is above a level, or with sign -1 below it."""
 
     output: str = eqx.field(static=True)
     sign: int = eqx.field(static=True)
     level: Scalar
-    span: Scalar
 
 
 class Measures(eqx.Module):
-    """What is measured."""
+    """What is measured: areas of outputs, extremes and times above a level of outputs whose turns are known."""
 
     areas: tuple[str, ...] = eqx.field(static=True)
+    turns: tuple[TurnOf, ...] = ()
     peaks: tuple[PeakOf, ...] = ()
     aboves: tuple[AboveOf, ...] = ()
 
-    @property
-    def moments(self) -> bool:
-        """Whether there are moments to be located."""
-        return bool(self.peaks or self.aboves)
-
 
 class ExposedState(NamedTuple):
-    """The states of a model, what is measured of it, and the rates of infusion into states that are observed."""
+    """The states of a model, what is measured of it, and the rates of infusion into states that are observed.
+
+    `rising` tells of each output that turns whether it rises, 1 or 0.
+    """
 
     state: State
     areas: tuple[Scalar, ...]
+    rising: tuple[Scalar, ...]
     peaks: tuple[Peak, ...]
     aboves: tuple[Above, ...]
     rates: tuple[Scalar, ...]
@@ -108,8 +114,9 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         return ExposedState(
             state,
             tuple(zero for _ in measures.areas),
+            tuple(zero for _ in measures.turns),
             tuple(Peak(zero, zero, zero) for _ in measures.peaks),
-            tuple(Above(zero, zero, zero) for _ in measures.aboves),
+            tuple(Above(zero, zero) for _ in measures.aboves),
             tuple(zero for _ in self.infused),
         )
 
@@ -119,8 +126,9 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         return ExposedState(
             self.model.vector_field(t, y.state),
             tuple(jnp.asarray(seen[output], float) for output in self.measures.areas),
+            tuple(zero for _ in y.rising),
             tuple(Peak(zero, zero, zero) for _ in y.peaks),
-            tuple(Above(zero, zero, above.now) for above in y.aboves),
+            tuple(Above(zero, above.now) for above in y.aboves),
             tuple(zero for _ in y.rates),
         )
 
@@ -131,9 +139,9 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         own = [self._own(number, event) for number, event in enumerate(events_of(self.model))]
         before = [self._beside(event, _first) for event in own] if self.measures.peaks else []
         after = [self._beside(event, None) for event in own] if self.measures.peaks else []
-        peaks = [self._extreme(i, peak) for i, peak in enumerate(self.measures.peaks)]
+        turns = [self._turn(i, turn) for i, turn in enumerate(self.measures.turns)]
         aboves = [self._crossing(i, above) for i, above in enumerate(self.measures.aboves)]
-        return (*before, *own, *after, *peaks, *aboves)
+        return (*before, *own, *after, *turns, *aboves)
 
     def algebraic(self) -> tuple[str, ...]:
         names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
@@ -164,49 +172,60 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         """Return an event at the moments of another, before or after it, that looks at the extremes."""
 
         def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
-            new: dict[str, Any] = {}
-            for i in range(len(y.peaks)):
-                new |= self._looked(i, t, y)
-            return new
+            return self._looked(t, y, self.measures.peaks)
 
         return dataclasses.replace(event, assign=assign, priority=priority, from_trigger_time=False)
 
-    def _looked(self, number: int, t: Scalar, y: ExposedState) -> dict[str, Any]:
-        """Return an extreme after a look at the output now."""
-        peak, old = self.measures.peaks[number], y.peaks[number]
-        seen = jnp.asarray(self.model.observe(t, y.state)[peak.output], float)
-        inside = (t > peak.start) & (t < peak.stop)
-        further = inside & ((old.found == 0.0) | (peak.sign * seen > peak.sign * old.value))
-        new = Peak(
-            jnp.where(further, seen, old.value), jnp.where(further, t, old.time), jnp.where(inside, 1.0, old.found)
-        )
-        return {f"peaks.{number}.{name}": value for name, value in new._asdict().items()}
+    def _looked(self, t: Scalar, y: ExposedState, wanted: Sequence[PeakOf]) -> dict[str, Any]:
+        """Return some of the extremes after a look at the outputs now."""
+        new: dict[str, Any] = {}
+        seen = self.model.observe(t, y.state)
+        for number, (peak, old) in enumerate(zip(self.measures.peaks, y.peaks, strict=True)):
+            if not any(peak is one for one in wanted):
+                continue
+            value = jnp.asarray(seen[peak.output], float)
+            inside = (t > peak.start) & (t < peak.stop)
+            further = inside & ((old.found == 0.0) | (peak.sign * value > peak.sign * old.value))
+            now = Peak(
+                jnp.where(further, value, old.value), jnp.where(further, t, old.time), jnp.where(inside, 1.0, old.found)
+            )
+            new |= {f"peaks.{number}.{name}": own for name, own in now._asdict().items()}
+        return new
 
-    def _extreme(self, number: int, peak: PeakOf) -> Event:
-        """Return the event of a local extreme: the slope turns."""
-
-        def trigger(t: Scalar, y: ExposedState) -> Any:
-            seen, slope = self._course(peak.output, t, y)
-            return peak.sign * slope < -_flat(seen, peak.span)
-
-        return Event(trigger, lambda t, y: self._looked(number, t, y), from_trigger_time=False)
-
-    def _crossing(self, number: int, above: AboveOf) -> Event:
-        """Return the event of a level: the output crosses it, or turns, which may be between two crossings."""
+    def _turn(self, number: int, turn: TurnOf) -> Event:
+        """Return the event of an output that turns: a look at its extremes, and at the levels between two crossings."""
 
         def trigger(t: Scalar, y: ExposedState) -> Any:
-            own = y.aboves[number]
-            seen, slope = self._course(above.output, t, y)
-            flat = _flat(seen, above.span)
-            turned = jnp.where(own.rises > 0.0, slope < -flat, slope > flat)
-            return turned | ((above.sign * (seen - above.level) > 0.0) != (own.now > 0.0))
+            seen, slope = self._course(turn.output, t, y)
+            terms = jax.lax.stop_gradient(self._terms(turn.output, t, y) + jnp.abs(slope))
+            flat = FLAT * jax.lax.stop_gradient(jnp.abs(seen)) / turn.span + ROUNDING * terms
+            rises = y.rising[number] > 0.0
+            # both sides with the terms of the slope: its rounding error is in proportion, and a turn no better known
+            return (rises & (slope + terms < terms - flat)) | (~rises & (slope + terms > terms + flat))
 
         def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
-            seen, slope = self._course(above.output, t, y)
-            own = {"now": above.sign * (seen - above.level) > 0.0, "rises": slope > 0.0}
-            return {f"aboves.{number}.{name}": jnp.where(value, 1.0, 0.0) for name, value in own.items()}
+            seen, slope = self._course(turn.output, t, y)
+            new = self._looked(t, y, [peak for peak in self.measures.peaks if peak.output == turn.output])
+            for i, above in enumerate(self.measures.aboves):
+                if above.output == turn.output:
+                    new[f"aboves.{i}.now"] = _number(above.sign * (seen - above.level) > 0.0)
+            return new | {f"rising.{number}": _number(slope > 0.0)}
 
         return Event(trigger, assign, initial_value=False, from_trigger_time=False)
+
+    def _crossing(self, number: int, above: AboveOf) -> Event:
+        """Return the event of an output that crosses a level."""
+
+        def beyond(t: Scalar, y: ExposedState) -> Any:
+            seen = jnp.asarray(self.model.observe(t, y.state)[above.output], float)
+            return above.sign * (seen - above.level) > 0.0
+
+        return Event(
+            lambda t, y: beyond(t, y) != (y.aboves[number].now > 0.0),
+            lambda t, y: {f"aboves.{number}.now": _number(beyond(t, y))},
+            initial_value=False,
+            from_trigger_time=False,
+        )
 
     def _course(self, output: str, t: Scalar, y: ExposedState) -> tuple[Any, Any]:
         """Return an output and its slope along the solution."""
@@ -225,6 +244,12 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
             return jnp.asarray(self.model.observe(t, unravel(flat))[output], flat.dtype)
 
         return jax.jvp(seen, (t, flat), (jnp.ones_like(t), slope))
+
+    def _terms(self, output: str, t: Scalar, y: ExposedState) -> Any:
+        """Return the size of what the slope of an output sums up: how it changes where all states grow alike."""
+        return jnp.abs(
+            jax.jvp(lambda own: self._course(output, t, y._replace(state=own))[1], (y.state,), (y.state,))[1]
+        )
 
     def _consistent(self, t: Scalar, flat: Any, slope: Any, fixed: np.ndarray) -> Any:
         """Return the slope with that of the algebraic states, such that their equations go on to hold.
@@ -252,9 +277,8 @@ def _first(t: Scalar, y: ExposedState) -> Any:
     return jnp.inf
 
 
-def _flat(seen: Any, span: Any) -> Any:
-    """Return the slope below which an output counts as flat, so that rounding error alone has no extremes."""
-    return FLAT * jax.lax.stop_gradient(jnp.abs(seen) / span)
+def _number(truth: Any) -> Any:
+    return jnp.where(truth, 1.0, 0.0)
 
 
 def exposed(
@@ -271,12 +295,12 @@ def exposed(
     """
     start = as_state(model, initial)
     states = sum(leaf.size for leaf in jax.tree.leaves(start))
-    outputs = dict.fromkeys(one.output for one in (*measures.peaks, *measures.aboves))
+    outputs = tuple(turn.output for turn in measures.turns)
     infused: tuple[int, ...] = ()
     if outputs and schedule.stop is not None:
-        infused = tuple(np.flatnonzero(_seen_directly(model, start, tuple(outputs))).tolist())
+        infused = tuple(np.flatnonzero(_seen_directly(model, start, outputs)).tolist())
     whole = Exposed(model, measures, infused)
-    more = len(measures.areas) + 3 * len(measures.peaks) + 3 * len(measures.aboves) + len(infused)
+    more = len(jax.tree.leaves(whole.initial())) - len(jax.tree.leaves(start))
     schedule = _widened(schedule, states, more)
     if infused:
         schedule = _with_rates(schedule, states, states + more, infused, adapts=adapts)

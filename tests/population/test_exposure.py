@@ -1,0 +1,98 @@
+"""Exposure of simulations against closed forms, whatever the times that are reported: values and derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+import qspjax as qsp
+from qspjax._exposure import together
+from qspjax.population.endpoints import AUC, Average, Cmax, Cmin, TimeAbove, TimeBelow, Tmax, Trough
+
+CL, V, KA, LAG = 3.0, 30.0, 1.2, 0.25
+AMOUNT, EVERY, DOSES, END, LEVEL = 100.0, 24.0, 14, 336.0, 1.0
+GRIDS = {"6 h": np.arange(0.0, END + 1.0, 6.0), "2 h": np.arange(0.0, END + 1.0, 2.0), "last": np.array([END])}
+REGIMEN = qsp.bolus(AMOUNT, to="depot").every(EVERY, doses=DOSES)
+LAST = (END - EVERY, END)
+ASKED = (
+    AUC("concentration", between=(0.0, END)),
+    AUC("concentration", between=LAST),
+    Average("concentration", between=LAST),
+    Cmax("concentration", between=(0.0, END)),
+    Tmax("concentration", between=(0.0, END)),
+    Cmin("concentration", between=LAST),
+    TimeAbove("concentration", LEVEL, between=(0.0, END)),
+    TimeBelow("concentration", LEVEL, between=(100.0, END)),
+    Trough("concentration", between=LAST),
+)
+
+
+def padded(ts, size=170):
+    return np.concatenate([ts, np.full(size - len(ts), np.inf)])
+
+
+def closed(theta):
+    """Return the same by the closed form, extremes and crossings by bisection."""
+    CL, V, ka, lag = theta
+    k = CL / V
+
+    def concentration(t):
+        since = t - lag - EVERY * np.arange(DOSES)
+        since = since[since > 0.0]
+        return np.sum(AMOUNT * ka / (V * (ka - k)) * (np.exp(-k * since) - np.exp(-ka * since)))
+
+    def area(t):
+        since = t - lag - EVERY * np.arange(DOSES)
+        since = since[since > 0.0]
+        rest = np.exp(-k * since) / k - np.exp(-ka * since) / ka
+        return np.sum(AMOUNT * ka / (V * (ka - k)) * (1 / k - 1 / ka - rest))
+
+    def slope(t):
+        since = t - lag - EVERY * np.arange(DOSES)
+        since = since[since > 0.0]
+        return np.sum(ka * np.exp(-ka * since) - k * np.exp(-k * since))
+
+    def crossings():
+        for dose in range(DOSES):
+            begin = lag + EVERY * dose
+            peak = brentq(slope, begin + 1e-3, begin + 20.0, xtol=1e-13)
+            yield brentq(lambda t: concentration(t) - LEVEL, begin, peak, xtol=1e-13)
+            yield brentq(lambda t: concentration(t) - LEVEL, peak, min(begin + EVERY, END), xtol=1e-13)
+
+    times = np.array(list(crossings()))
+    above = np.sum(times[1::2] - times[::2])
+    late = np.clip(times, 100.0, None)
+    peak = brentq(slope, END - EVERY + lag + 1e-3, END - 1.0, xtol=1e-13)
+    trough = concentration(END - EVERY + lag)
+    last = area(END) - area(END - EVERY)
+    return np.array(
+        [
+            *(area(END), last, last / EVERY),
+            *(concentration(peak), peak, trough),
+            *(above, END - 100.0 - np.sum(late[1::2] - late[::2]), concentration(END)),
+        ]
+    )
+
+
+def asked(theta, ts):
+    patient = qsp.models.OneCompartmentOral(*theta[:3], tlag=theta[3])
+    solution = qsp.simulate(patient, REGIMEN, ts, throw=False)
+    return together(lambda one: jnp.stack([endpoint(one) for endpoint in ASKED]), solution)
+
+
+THETA = np.array([CL, V, KA, LAG])
+values = jax.jit(asked)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_repeated_doses_have_the_exposure_of_the_closed_form_on_any_grid(grid):
+    np.testing.assert_allclose(values(THETA, padded(GRIDS[grid])), closed(THETA), rtol=1e-8)
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, pytest.param(jax.jacrev, marks=pytest.mark.slow)])
+def test_derivatives_are_those_of_the_closed_form(mode):
+    found = jax.jit(mode(asked))(THETA, padded(GRIDS["last"]))
+    steps = 1e-5 * THETA
+    apart = [(closed(THETA + row) - closed(THETA - row)) / (2 * row.max()) for row in np.diag(steps)]
+    np.testing.assert_allclose(found, np.transpose(apart), rtol=1e-5, atol=1e-6)
