@@ -367,7 +367,7 @@ class TestResults:
 
     def test_save_and_reduce(self, cohort, regimen):
         solution = qsp.simulate_cohort(
-            cohort, regimen, TS, save=("central",), reduce=qsp.endpoints.Cmax("concentration")
+            cohort, regimen, TS, save=("central",), reduce=lambda one: one.observed["concentration"].max()
         )
         assert solution.observed == {}
         assert solution.states.depot is None
