@@ -16,9 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._events import AbstractEventful, Event, events_of
-from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized, as_state, mass_of
-from qspjax._names import match, state_names
+from qspjax._events import AbstractEventful, Event, events_of, of_whole
+from qspjax._model import (
+    AbstractAlgebraic,
+    AbstractModel,
+    AbstractSized,
+    algebraic_of,
+    as_state,
+    declared_sizes,
+    mass_of,
+)
+from qspjax._names import in_full, state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.solve._dense import factorise
 from qspjax.solve._schedule import Schedule
@@ -136,7 +144,10 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         return self.model.observe(t, y.state)
 
     def events(self) -> tuple[Event, ...]:
-        own = [self._own(number, event) for number, event in enumerate(events_of(self.model))]
+        own = [
+            of_whole(event, lambda t, y: (t, y.state), lambda name, y: f"state.{in_full(name, state_names(y.state))}")
+            for event in events_of(self.model)
+        ]
         before = [self._beside(event, _first) for event in own] if self.measures.peaks else []
         after = [self._beside(event, None) for event in own] if self.measures.peaks else []
         turns = [self._turn(i, turn) for i, turn in enumerate(self.measures.turns)]
@@ -144,29 +155,12 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
         return (*before, *own, *after, *turns, *aboves)
 
     def algebraic(self) -> tuple[str, ...]:
-        names = self.model.algebraic() if isinstance(self.model, AbstractAlgebraic) else ()
-        return tuple(self._named(name) for name in names)
+        states = state_names(self.model.initial())
+        return tuple(f"state.{in_full(name, states)}" for name in algebraic_of(self.model))
 
     def sizes(self) -> Mapping[str, float]:
-        sizes = self.model.sizes() if isinstance(self.model, AbstractSized) else {}
-        return {self._named(name): size for name, size in sizes.items()}
-
-    def _named(self, name: str) -> str:
-        """Return the name here of a state of the model."""
-        states = state_names(self.model.initial())
-        return f"state.{states[match(name, states, 'name', 'a state of the model')]}"
-
-    def _own(self, number: int, event: Event) -> Event:
-        """Return an event of the model as one of this model."""
-
-        def now(name: str) -> Callable[[Scalar, ExposedState], Any]:
-            return lambda t, y: getattr(events_of(self.model)[number], name)(t, y.state)
-
-        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
-            return {self._named(name): value for name, value in now("assign")(t, y).items()}
-
-        changed = {name: now(name) for name in ("delay", "priority") if getattr(event, name) is not None}
-        return dataclasses.replace(event, trigger=now("trigger"), assign=assign, **changed)
+        sizes, states = declared_sizes(self.model), state_names(self.model.initial())
+        return {f"state.{in_full(name, states)}": size for name, size in sizes.items()}
 
     def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Any] | None) -> Event:
         """Return an event at the moments of another, before or after it, that looks at the extremes."""
