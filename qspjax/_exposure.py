@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from qspjax._arrays import first_true
 from qspjax._checks import check_one_of
+from qspjax._lost import lost
 from qspjax._model import as_state
 from qspjax._solution import Solution
 from qspjax._types import Scalar
@@ -251,11 +252,15 @@ def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array
     method = posed.method
     if isinstance(method, MatrixExponential) and (measures.turns or not is_linear(model)):
         method = FINE
+    if getattr(method, "max_steps", None) is not None:  # events and outputs take steps of their own
+        method = dataclasses.replace(method, max_steps=4 * method.max_steps + 64 * times.size)
     again = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
     found = again.solve(times[by])
     found = found._replace(states=jax.tree.map(lambda leaf: leaf[places], found.states))
     own = found._replace(states=found.states.state)
-    return _Course(found.states, posed.observed(times, own), jumps, asked)
+    missed = ~posed.arrived(times, own) & jnp.isfinite(times)
+    sources = eqx.filter(posed, eqx.is_inexact_array)
+    return _Course(*lost((found.states, posed.observed(times, own)), missed, sources), jumps, asked)
 
 
 def _extreme(sign: int, window: _Window, ends: tuple, inner: tuple, jumps: tuple) -> tuple[jax.Array, jax.Array]:
