@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say(str(error), FAILED)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         return say(_breakdown(error), FAILED)
+    except RuntimeError as error:
+        return say(str(error), FAILED)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,9 +26,12 @@ from qspjax.fit import (
     Poisson,
     Problem,
     Proportional,
+    Quadrature,
     Random,
     TimeToEvent,
+    bootstrap,
     estimate,
+    marginal,
     nlme,
     sample,
 )
@@ -279,6 +282,19 @@ def test_each_method_names_whom_it_leaves_out(method):
     fit = nlme(mixed(Proportional("cv")), method=method, iterations=0)
     assert fit.kept.tolist() == [False, True, True]
     assert fit.reasons == (f"Subject `anna`: {CAUSES['proportional'][2]}",)
+    if isinstance(method, FO):
+        again = bootstrap(fit, replicates=1, iterations=1)
+        assert again.counts[0, 0] == 0
+        assert again.reasons == fit.reasons
+
+
+@pytest.mark.slow
+def test_an_integral_names_who_has_none():
+    problem = mixed(Proportional("cv"))
+    found = marginal(problem, problem.start, Quadrature(1))
+    assert not np.isfinite(found.objective)
+    assert np.isfinite(found.subject_objectives).tolist() == [False, True, True]
+    assert found.reasons == (f"Subject `anna`: {CAUSES['proportional'][2]}",)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from qspjax.fit import (
     MixedFit,
     Output,
     Random,
+    diagnostics,
     simulated,
     visual_predictive_check,
 )
@@ -158,6 +159,10 @@ def test_whoever_is_left_out_is_named():
         f"Subject `1`: its simulation has no values of `level` in {100 * share:.0f} of 100 replicates, where"
         in others[0]
     )
+    with pytest.warns(
+        UserWarning, match=r"NPDE of `level` leave simulations that failed out, .*`1` \([0-9]+ of 50 failed\)"
+    ):
+        diagnostics(some, replicates=50)
     # replicates in which somebody failed still count
     np.testing.assert_allclose(check["MEDIAN"][1::3], 2.0, atol=0.5)
     texts = [text.get_text() for text in qsp.plot.vpc_panels(check).texts]

@@ -54,6 +54,7 @@ class Bootstrap:
         objectives: Their objectives, shape (replicates,).
         status: How each search ended.
         seconds: What it took.
+        reasons: Who is in no replicate, and why.
     """
 
     found: MixedFit
@@ -62,6 +63,7 @@ class Bootstrap:
     objectives: np.ndarray
     status: tuple[str, ...]
     seconds: float
+    reasons: tuple[str, ...] = ()
 
     @property
     def converged(self) -> np.ndarray:
@@ -104,7 +106,7 @@ class Bootstrap:
         lines = [f"{len(self.status)} replicates, {self.converged.sum()} of them converged"]
         others = [status for status in self.status if status != "converged"]
         lines += [f"{others.count(status)} not: {status}" for status in dict.fromkeys(others)]
-        return "\n".join([*lines, self.to_dataframe().to_string(index=False)])
+        return "\n".join([*lines, *self.reasons, self.to_dataframe().to_string(index=False)])
 
 
 def bootstrap(
@@ -125,7 +127,8 @@ def bootstrap(
     A replicate that does not converge is data: it is in the table with its reason, and left out of the summary.
 
     Args:
-        found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplacian`. Subjects that it left out are not drawn.
+        found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplacian`. Subjects that it left out, or that have no
+            likelihood at its estimate, are not drawn, and named in `reasons`.
         replicates: How many data sets.
         seed: Of the draws; those of a replicate are the same however many there are.
         strata: A covariate: subjects are drawn among those that share its value at the beginning.
@@ -171,7 +174,7 @@ def bootstrap(
         check_one_of("strata", strata, found.mixed.covariates, "a covariate")
     began = time.perf_counter()
     refit = _Refit(found, iterations, tolerance)
-    counts = np.array([_counts(found, strata, seed, k) for k in range(replicates)])
+    counts = np.array([_counts(found, refit.kept, strata, seed, k) for k in range(replicates)])
     file, done = None if checkpoint is None else Path(checkpoint), []
     mark = "" if file is None else _mark(found, strata, seed, iterations, tolerance)
     if file is not None and file.exists():
@@ -185,7 +188,8 @@ def bootstrap(
         if progress is not None:
             progress(BootstrapProgress(len(done), sum(status == "converged" for _, _, status in done)))
     x, objectives, status = zip(*done, strict=True)
-    return Bootstrap(found, counts, np.array(x), np.array(objectives), status, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Bootstrap(found, counts, np.array(x), np.array(objectives), status, seconds, refit.reasons)
 
 
 class _Refit:
@@ -194,7 +198,10 @@ class _Refit:
     def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
         self.found, self.iterations, self.tolerance = found, iterations, tolerance
         self.mixed = whole_of(found.mixed)
-        self.first = DescentRun(self.mixed, found.method, found.x).last
+        run = DescentRun(self.mixed, found.method, found.x)
+        self.first, self.kept = run.last, found.kept & run.kept
+        lost = found.kept & ~run.kept
+        self.reasons = (*found.reasons, *(self.mixed.reasons(lost, found.x) if lost.any() else ()))
 
     def __call__(self, counts: np.ndarray) -> tuple[np.ndarray, float, str]:
         """Return the estimate of a replicate, its objective and how the search ended."""
@@ -208,13 +215,13 @@ class _Refit:
         return run.now.x, run.now.value, run.ended or "iterations used up"
 
 
-def _counts(found: MixedFit, strata: str | None, seed: int, number: int) -> np.ndarray:
+def _counts(found: MixedFit, kept: np.ndarray, strata: str | None, seed: int, number: int) -> np.ndarray:
     """Return how often each subject is in a replicate, shape (subjects,)."""
     random = np.random.default_rng([seed, number])
-    groups = np.zeros(found.kept.size) if strata is None else found.mixed.covariates[strata]
-    counts = np.zeros(found.kept.size)
-    for value in np.unique(groups[found.kept]):
-        own = np.flatnonzero(found.kept & (groups == value))
+    groups = np.zeros(kept.size) if strata is None else found.mixed.covariates[strata]
+    counts = np.zeros(kept.size)
+    for value in np.unique(groups[kept]):
+        own = np.flatnonzero(kept & (groups == value))
         np.add.at(counts, random.choice(own, own.size), 1.0)
     return counts
 

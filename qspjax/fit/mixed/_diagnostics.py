@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy.special import ndtri
 
+from qspjax._checks import warn
 from qspjax._regimen import Action
 from qspjax.fit._draws import drawn
 from qspjax.fit._error_models import AbstractScaled, LogNormalError
@@ -171,6 +172,19 @@ def _npde(rows: Rows, samples: np.ndarray, seed: int) -> np.ndarray:
         share = (others < seen[:, None]).mean(axis=1)
         found[mine] = ndtri(np.clip(share, 0.5 / len(ours), 1.0 - 0.5 / len(ours)))
     return found
+
+
+def _say_whose_failed(fit: "MixedFit", rows: Any, samples: np.ndarray) -> None:
+    """Warn of subjects whose simulations failed, or are too few for NPDE."""
+    lines = []
+    for subject in np.unique(rows.experiment[fit.kept[rows.experiment] & ~rows.censored]):
+        mine = (rows.experiment == subject) & ~rows.censored
+        lost = int((~np.isfinite(samples[:, mine])).any(axis=1).sum())
+        if lost or len(samples) <= mine.sum():
+            lines.append(f"`{fit.mixed.subjects[subject]}` ({lost} of {len(samples)} failed)")
+    if lines:
+        what = f"NPDE of `{rows.name}` leave simulations that failed out, and are NaN where too few are left"
+        warn(f"{what}: {', '.join(lines)}.")
 
 
 def _after_dose(mixed: Mixed, rows: Rows) -> np.ndarray:

@@ -43,11 +43,13 @@ class Marginal(NamedTuple):
         objective: -2 log L without n log 2 pi of normal measurements.
         subject_objectives: The part of each subject, shape (subjects,).
         standard_error: Of the objective, by the spread of the weights; 0 of a quadrature.
+        reasons: Who has no likelihood, so that the objective has none either, and why.
     """
 
     objective: float
     subject_objectives: np.ndarray
     standard_error: float
+    reasons: tuple[str, ...] = ()
 
 
 class AbstractIntegral(eqx.Module):
@@ -157,7 +159,9 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
     method = Quadrature() if method is None else method
     mixed, x = whole_of(mixed), jnp.asarray(x, float)
     about = mixed.program("about the modes", lambda: quickly_compiled(partial(_about, mixed)))
-    return integrated(mixed, x, *about(x), method)
+    found = integrated(mixed, x, *about(x), method)
+    lost = ~np.isfinite(found.subject_objectives)
+    return found._replace(reasons=mixed.reasons(lost, x)) if lost.any() else found
 
 
 def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: AbstractIntegral) -> Marginal:

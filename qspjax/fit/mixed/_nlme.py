@@ -183,10 +183,11 @@ class DescentRun:
         if self.gain < tolerance:
             self.ended = "converged"
             return
-        size = 1.0
+        size, lost = 1.0, np.zeros_like(self.kept)
         for _ in range(HALVINGS):
             x = np.clip(self.now.x + size * step, *self.mixed.bounds)
             one = self.evaluated(x, self.u)
+            lost |= one.failed & self.kept & (self.weights > 0)
             value, slope = self._total(x, one)
             if value <= self.now.value + 1e-4 * float(self.now.slope @ (x - self.now.x)):
                 if self.gain > FAR and are_many(one.slopes):
@@ -200,7 +201,10 @@ class DescentRun:
             size *= 0.5
         fresh = self._products(self.last)
         if np.allclose(fresh, self.now.bend):
-            self.ended = "no lower point was found along the last direction"
+            people = self.mixed.people if isinstance(self.mixed, Mixture) else self.mixed.subjects
+            named = ", ".join(np.array(people, dtype=object)[lost])
+            blocked = f", where these have no likelihood: {named}" if named else ""
+            self.ended = f"no lower point was found along the last direction{blocked}"
         self.now = self.now._replace(bend=fresh, stretch=1.0)
 
     def result(self) -> MixedFit:

@@ -421,5 +421,8 @@ class MixedFit:
         lines += [f"shrinkage of {name}: {own[0]:.1f} %" for name, own in self.shrinkage.items()]
         if left_out:
             lines.append(f"left out, since they have no likelihood at the start: {', '.join(left_out)}")
-            lines += self.reasons
+        lines += self.reasons
+        adrift = np.array(self.mixed.subjects, dtype=object)[self.kept & ~self.found[: self.kept.size]]
+        if adrift.size:
+            lines.append(f"in the fit, though the mode of their random effects was not found: {', '.join(adrift)}")
         return "\n".join(lines)

@@ -224,7 +224,8 @@ class StochasticRun:
             spread = np.linalg.solve(np.asarray(mixed.factor(x)), np.asarray(around.spread))
             sampled = integrated(mixed, x, found.u, spread, points)
             objectives[self.kept] = sampled.subject_objectives[self.kept]
-            history[-1] = np.nansum(objectives) - 2.0 * float(mixed.prior(x)[0])
+            history[-1] = objectives[self.kept].sum() - 2.0 * float(mixed.prior(x)[0])
+        lost = self.kept & ~np.isfinite(np.asarray(found.value))
         return MixedFit(
             mixed=mixed,
             method=self.method,
@@ -232,7 +233,7 @@ class StochasticRun:
             u=np.asarray(found.u),
             subject_objectives=objectives,
             kept=self.kept,
-            reasons=self.reasons,
+            reasons=(*self.reasons, *(mixed.reasons(lost, x, np.asarray(found.u)) if lost.any() else ())),
             found=np.asarray(found.found),
             history=history,
             path=np.array(self.path),
