@@ -132,7 +132,6 @@ every = "2 h"
 """
 
 
-@pytest.mark.parametrize("method", ["sobol", "morris", "prcc", "efast"])
 def test_a_fit_that_cannot_begin_says_why(folder, capsys):
     """A sample before the first dose, with a proportional error."""
     (folder / "two.csv").write_text(data().replace("WT\n", "WT\n1,0,0,0.7,0,60.0\n"))
@@ -145,6 +144,7 @@ def test_a_fit_that_cannot_begin_says_why(folder, capsys):
     assert "of 0 at time 0 (record 1), but with Proportional it must be other than 0: leave the record out" in said
 
 
+@pytest.mark.parametrize("method", ["sobol", "morris", "prcc", "efast"])
 def test_a_sensitivity_analysis(tmp_path, monkeypatch, capsys, method):
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TRIAL)

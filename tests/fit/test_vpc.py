@@ -63,7 +63,6 @@ def made(limit=None):
         path=mixed.start[None],
         status="",
         seconds=0.0,
-        program=None,
     )
     return fit, values, group
 

@@ -174,7 +174,8 @@ def bootstrap(
         check_one_of("strata", strata, found.mixed.covariates, "a covariate")
     began = time.perf_counter()
     refit = _Refit(found, iterations, tolerance)
-    counts = np.array([_counts(found, refit.kept, strata, seed, k) for k in range(replicates)])
+    drawn = dataclasses.replace(found, kept=refit.kept)
+    counts = np.array([_counts(drawn, strata, seed, k) for k in range(replicates)])
     file, done = None if checkpoint is None else Path(checkpoint), []
     mark = "" if file is None else _mark(found, strata, seed, iterations, tolerance)
     if file is not None and file.exists():
@@ -215,13 +216,13 @@ class _Refit:
         return run.now.x, run.now.value, run.ended or "iterations used up"
 
 
-def _counts(found: MixedFit, kept: np.ndarray, strata: str | None, seed: int, number: int) -> np.ndarray:
+def _counts(found: MixedFit, strata: str | None, seed: int, number: int) -> np.ndarray:
     """Return how often each subject is in a replicate, shape (subjects,)."""
     random = np.random.default_rng([seed, number])
-    groups = np.zeros(kept.size) if strata is None else found.mixed.covariates[strata]
-    counts = np.zeros(kept.size)
-    for value in np.unique(groups[kept]):
-        own = np.flatnonzero(kept & (groups == value))
+    groups = np.zeros(found.kept.size) if strata is None else found.mixed.covariates[strata]
+    counts = np.zeros(found.kept.size)
+    for value in np.unique(groups[found.kept]):
+        own = np.flatnonzero(found.kept & (groups == value))
         np.add.at(counts, random.choice(own, own.size), 1.0)
     return counts
 

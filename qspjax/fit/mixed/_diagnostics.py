@@ -74,6 +74,7 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
         }
         if samples is not None:
             part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], seed), np.nan)
+            _say_whose_failed(fit, rows, samples[k])
         hidden = rows.censored | ~fit.kept[rows.experiment]
         for name in ("RES", "IRES", "IWRES", "CWRES"):
             part[name] = np.where(hidden, np.nan, part[name])
@@ -177,8 +178,8 @@ def _npde(rows: Rows, samples: np.ndarray, seed: int) -> np.ndarray:
 def _say_whose_failed(fit: "MixedFit", rows: Any, samples: np.ndarray) -> None:
     """Warn of subjects whose simulations failed, or are too few for NPDE."""
     lines = []
-    for subject in np.unique(rows.experiment[fit.kept[rows.experiment] & ~rows.censored]):
-        mine = (rows.experiment == subject) & ~rows.censored
+    for subject in np.unique(rows.experiment[fit.kept[rows.experiment]]):
+        mine = rows.experiment == subject
         lost = int((~np.isfinite(samples[:, mine])).any(axis=1).sum())
         if lost or len(samples) <= mine.sum():
             lines.append(f"`{fit.mixed.subjects[subject]}` ({lost} of {len(samples)} failed)")

@@ -192,7 +192,8 @@ def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: Abstract
     terms -= 0.5 * z.shape[1] * np.log(2.0 * np.pi)
     total = np.asarray(logsumexp(terms, axis=0))
     values = -2.0 * (total + np.linalg.slogdet(np.asarray(spread))[1])
-    shares = np.exp(terms - total)
+    with np.errstate(invalid="ignore"):  # a subject without a likelihood has no shares
+        shares = np.exp(terms - total)
     scatter = 4.0 * ((shares**2).sum(axis=0) - 1.0 / len(z)) if method.is_random() else np.zeros(mixed.count)
     if isinstance(mixed, Mixture):
         values, shares = (np.asarray(part) for part in mixed.joined(x, values))
