@@ -139,4 +139,6 @@ def _fields(value: Any) -> dict[str, Any]:
     """Return what an object holds, by name."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    return dict(sorted(getattr(value, "__dict__", {}).items()))
+    kinds = [vars(kind) for kind in type(value).__mro__]
+    known_later = {name for own in kinds for name, one in own.items() if isinstance(one, functools.cached_property)}
+    return {name: one for name, one in sorted(getattr(value, "__dict__", {}).items()) if name not in known_later}

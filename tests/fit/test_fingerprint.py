@@ -137,6 +137,19 @@ def test_a_model_is_the_same_in_another_file():
     assert fingerprint(spaces[1]["Decay"](k=0.1)) != one
 
 
+def test_use_changes_nothing():
+    def network():
+        reactions = {"J": qsp.models.Reaction("S -> P", "k * S")}
+        return qsp.models.Network(
+            compartments={"cell": 1.0}, species={"S": 10.0, "P": 0.0}, parameters={"k": 0.1}, reactions=reactions
+        )
+
+    model = network()
+    before = fingerprint(model)
+    qsp.simulate(model, qsp.no_doses(), [1.0])
+    assert fingerprint(model) == before == fingerprint(network())
+
+
 def test_what_holds_itself():
     class Ring:
         pass
