@@ -23,6 +23,11 @@ class AbstractCensoring(eqx.Module):
     Attributes:
         limit: The lower limit of quantification of all measurements that have none of their own, None if there is none.
         least: The least value that a measurement can have: every likelihood is one of y above it.
+
+    Example:
+        >>> from qspjax.fit import Additive, Output
+        >>> Output("concentration", Additive("sd"), below=M3(0.5)).below.limit
+        0.5
     """
 
     limit: eqx.AbstractVar[float | None]
@@ -42,6 +47,11 @@ class M1(AbstractCensoring):
 
     Args:
         limit: The lower limit of quantification; by default that of each record.
+
+    Example:
+        >>> from qspjax.fit import Additive, Output
+        >>> Output("concentration", Additive("sd"), below=M1(0.5)).below
+        M1(limit=0.5)
     """
 
     limit: float | None = _limit()
@@ -59,6 +69,11 @@ class M3(AbstractCensoring):
 
     Args:
         limit: The lower limit of quantification; by default that of each record.
+
+    Example:
+        >>> from qspjax.fit import Additive, Output
+        >>> Output("concentration", Additive("sd"), below=M3(0.5)).below
+        M3(limit=0.5)
     """
 
     limit: float | None = _limit()
@@ -78,6 +93,11 @@ class M4(AbstractCensoring):
 
     Args:
         limit: The lower limit of quantification, positive; by default that of each record.
+
+    Example:
+        >>> from qspjax.fit import Additive, Output
+        >>> Output("concentration", Additive("sd"), below=M4(0.5)).below
+        M4(limit=0.5)
     """
 
     limit: float | None = _limit()

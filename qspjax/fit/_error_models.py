@@ -38,6 +38,11 @@ class AbstractErrorModel(eqx.Module):
 
     Attributes:
         domain: For which predictions and measurements it has a density.
+
+    Example:
+        >>> from qspjax.fit import Combined, Output
+        >>> sorted(Output("concentration", Combined("sd", "cv")).names())
+        ['concentration', 'cv', 'sd']
     """
 
     domain: ClassVar[Domain] = Domain()
@@ -184,6 +189,11 @@ class Proportional(AbstractScaled):
     Args:
         cv: The coefficient of variation: a number or a formula.
         tails: The distribution of z.
+
+    Example:
+        >>> from qspjax.fit import Output
+        >>> sorted(Output("concentration", Proportional("cv")).names())
+        ['concentration', 'cv']
     """
 
     domain = Domain(prediction=NOT_ZERO, remedy=LEAVE_OUT)
@@ -204,6 +214,11 @@ class Combined(AbstractScaled):
         sd: The standard deviation at prediction 0: a number or a formula.
         cv: The coefficient of variation of large predictions: a number or a formula.
         tails: The distribution of z.
+
+    Example:
+        >>> from qspjax.fit import Output
+        >>> sorted(Output("concentration", Combined("sd", "cv")).names())
+        ['concentration', 'cv', 'sd']
     """
 
     sd: Formula = _formula()
@@ -224,6 +239,11 @@ class LogNormalError(AbstractErrorModel):
         sd: The standard deviation of the logarithm: a number or a formula.
         base: The base of the logarithm that `sd` refers to; by default e.
         tails: The distribution of z.
+
+    Example:
+        >>> from qspjax.fit import Output
+        >>> sorted(Output("concentration", LogNormalError("sd")).names())
+        ['concentration', 'sd']
     """
 
     domain = Domain(prediction=POSITIVE, value=POSITIVE, remedy=LEAVE_OUT)
@@ -309,7 +329,13 @@ class Poisson(AbstractErrorModel):
 
 
 class Binary(AbstractErrorModel):
-    """Yes or no: y is 1 with the predicted probability, else 0."""
+    """Yes or no: y is 1 with the predicted probability, else 0.
+
+    Example:
+        >>> from qspjax.fit import Output
+        >>> sorted(Output("Emax * C / (EC50 + C)", Binary()).names())
+        ['C', 'EC50', 'Emax']
+    """
 
     domain = Domain(
         prediction=PROBABILITY, value=YES_OR_NO, remedy="write the prediction as 1 / (1 + exp(-(...))), or bound it"
@@ -347,6 +373,11 @@ class Ordinal(AbstractErrorModel):
         thresholds: The K thresholds, increasing: numbers or formulas.
 
     Reference: McCullagh, J R Stat Soc B 1980;42:109, doi:10.1111/j.2517-6161.1980.tb01109.x.
+
+    Example:
+        >>> from qspjax.fit import Output
+        >>> sorted(Output("slope * concentration", Ordinal("first", "second")).names())
+        ['concentration', 'first', 'second', 'slope']
     """
 
     domain = Domain(value=COUNT, remedy="check the formula of the prediction")

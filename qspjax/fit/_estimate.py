@@ -41,7 +41,12 @@ SAVED_EVERY = 10.0
 
 
 class Standing(NamedTuple):
-    """How an estimation stands: starts that are done, and all, the best log density, and steps taken."""
+    """How an estimation stands: starts that are done, and all, the best log density, and steps taken.
+
+    Example:
+        >>> Standing(done=3, total=20, best=-12.5, steps=140).best
+        -12.5
+    """
 
     done: int
     total: int
@@ -65,6 +70,20 @@ class Fit:
         number: The number of each start, in the order of the starts.
         history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
         seconds: What it took.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> found = estimate(problem)
+        >>> found.status_text(0), round(found.parameters["CL"], 2)
+        ('converged', 2.98)
     """
 
     problem: Problem

@@ -29,6 +29,20 @@ class DifferentialEvolution(eqx.Module):
         polish: The local search that follows.
 
     Reference: Storn and Price, J Glob Optim 1997;11:341, doi:10.1023/A:1008202821328.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> found = estimate(problem, method=DifferentialEvolution(generations=5))
+        >>> 0.5 < found.parameters["CL"] < 10.0
+        True
     """
 
     population: int = eqx.field(default=10, static=True, kw_only=True)

@@ -35,6 +35,19 @@ class LBFGS(AbstractSearch):
         memory: Steps that are remembered.
 
     Reference: Byrd et al., SIAM J Sci Comput 1995;16:1190, doi:10.1137/0916069.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=LBFGS()).parameters["CL"], 2)
+        2.98
     """
 
     ftol: float = eqx.field(default=1e-10, static=True, kw_only=True)
@@ -83,6 +96,19 @@ class Adam(AbstractSearch):
         max_steps: Evaluations.
 
     Reference: Kingma and Ba, ICLR 2015, doi:10.48550/arXiv.1412.6980.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=Adam(steps=300, rate=0.02)).parameters["CL"], 1)
+        3.0
     """
 
     learning_rate: float = eqx.field(default=0.02, static=True, kw_only=True)

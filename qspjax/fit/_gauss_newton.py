@@ -71,6 +71,19 @@ class TrustRegion(AbstractSearch):
 
     Reference: Coleman and Li, SIAM J Optim 1996;6:418, doi:10.1137/0806023; Froehlich and Sorger, PLoS Comput Biol
     2022;18:e1010322, doi:10.1371/journal.pcbi.1010322.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=TrustRegion()).parameters["CL"], 2)
+        2.98
     """
 
     ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
@@ -107,6 +120,19 @@ class LevenbergMarquardt(AbstractSearch):
 
     Reference: Marquardt, J Soc Indust Appl Math 1963;11:431, doi:10.1137/0111030; Kanzow et al., J Comput Appl Math
     2004;172:375, doi:10.1016/j.cam.2004.02.013 (bounds).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=LevenbergMarquardt()).parameters["CL"], 2)
+        2.98
     """
 
     ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)

@@ -41,6 +41,20 @@ class Evaluation(NamedTuple):
         x: The point: that of the call, but for parameters that are solved for.
         result: The `RESULTS` item of the simulation of each experiment.
         time: When each simulation ended.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> here = problem.quadratic(problem.start)
+        >>> here.gradient.shape, here.curvature.shape
+        ((1,), (1, 1))
     """
 
     value: Array

@@ -91,6 +91,21 @@ def profiles(
 
     Raises:
         ValueError: If a name is not that of a free parameter, or the log density at `x` is not finite.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> found = estimate(problem)
+        >>> low, high = profiles(problem, found.x)["CL"].interval
+        >>> low < found.parameters["CL"] < high
+        True
     """
     from scipy.stats import chi2
 

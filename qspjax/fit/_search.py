@@ -51,7 +51,13 @@ class Search(NamedTuple):
 
 
 class AbstractSearch(eqx.Module):
-    """A local search: from a start to an optimum, within the bounds."""
+    """A local search: from a start to an optimum, within the bounds.
+
+    Example:
+        >>> from qspjax.fit import LBFGS
+        >>> isinstance(LBFGS(), AbstractSearch)
+        True
+    """
 
     @abc.abstractmethod
     def begin(self, problem: Problem, x: Array) -> Any:

@@ -23,6 +23,19 @@ class MultiStart(eqx.Module):
 
     Raises:
         ValueError: If `starts` is not positive.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> MultiStart(4).points(problem).shape
+        (4, 1)
     """
 
     starts: int = eqx.field(static=True)

@@ -15,7 +15,13 @@ from qspjax._types import Scalar
 
 
 class AbstractTails(eqx.Module):
-    """A symmetric distribution of a standardised residual z."""
+    """A symmetric distribution of a standardised residual z.
+
+    Example:
+        >>> from qspjax.fit import Additive
+        >>> isinstance(Additive("sd", tails=StudentT(4.0)).tails, AbstractTails)
+        True
+    """
 
     @abc.abstractmethod
     def log_density(self, z: Any) -> Array:
@@ -42,7 +48,12 @@ class AbstractTails(eqx.Module):
 
 
 class Gaussian(AbstractTails):
-    """The standard normal distribution."""
+    """The standard normal distribution.
+
+    Example:
+        >>> round(float(Gaussian().log_cdf(-40.0)), 2)
+        -804.61
+    """
 
     def log_density(self, z: Any) -> Array:
         return -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
@@ -55,7 +66,12 @@ class Gaussian(AbstractTails):
 
 
 class Laplace(AbstractTails):
-    """The Laplace distribution of scale 1, p(z) = exp(-|z|) / 2: least absolute deviations."""
+    """The Laplace distribution of scale 1, p(z) = exp(-|z|) / 2: least absolute deviations.
+
+    Example:
+        >>> round(float(Laplace().log_cdf(0.0)), 4)
+        -0.6931
+    """
 
     def log_density(self, z: Any) -> Array:
         return -jnp.abs(z) - math.log(2.0)
@@ -76,6 +92,10 @@ class StudentT(AbstractTails):
 
     Raises:
         ValueError: If `df` is not positive.
+
+    Example:
+        >>> round(float(StudentT(4.0).log_cdf(0.0)), 4)
+        -0.6931
     """
 
     df: Scalar = eqx.field(default=4.0, converter=as_parameter)

@@ -35,6 +35,19 @@ def fisher_information(problem: Problem, x: Any) -> np.ndarray:
     Args:
         problem: What was fitted.
         x: Where, on the scale of the search.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> fisher_information(problem, problem.start).shape
+        (1, 1)
     """
     return np.asarray(quickly_compiled(problem.quadratic)(jnp.asarray(x, float)).curvature)
 
@@ -47,6 +60,19 @@ def observed_information(problem: Problem, x: Any) -> np.ndarray:
     Args:
         problem: What was fitted.
         x: Where, on the scale of the search.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> observed_information(problem, problem.start).shape
+        (1, 1)
     """
     x = jnp.asarray(x, float)
     step = 1e-4 * jnp.eye(x.size)

@@ -18,6 +18,10 @@ class Sampling(NamedTuple):
         total: All iterations, 0 where their number is not known beforehand.
         divergences: Divergent trajectories after warm-up so far.
         temperature: The power of the likelihood that is reached, 1 for the posterior.
+
+    Example:
+        >>> Sampling(iterations=100, total=400, divergences=0, temperature=1.0).iterations
+        100
     """
 
     iterations: int
@@ -71,7 +75,13 @@ class AbstractRun(abc.ABC):
 
 
 class AbstractSampler(eqx.Module):
-    """How a posterior is sampled."""
+    """How a posterior is sampled.
+
+    Example:
+        >>> from qspjax.fit import NUTS
+        >>> isinstance(NUTS(), AbstractSampler)
+        True
+    """
 
     @abc.abstractmethod
     def begin(self, density: Density, start: Any) -> AbstractRun:

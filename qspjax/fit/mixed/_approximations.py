@@ -40,6 +40,10 @@ class AbstractApproximation(eqx.Module):
     Attributes:
         conditional: Whether it is expanded about the mode of the random effects, and not about zero.
         interaction: Whether the standard deviation of a measurement follows the random effects.
+
+    Example:
+        >>> isinstance(FOCEI(), AbstractApproximation)
+        True
     """
 
     conditional: eqx.AbstractClassVar[bool]

@@ -37,7 +37,12 @@ PERCENTILES = (2.5, 50.0, 97.5)
 
 
 class BootstrapProgress(NamedTuple):
-    """How a bootstrap stands: replicates that are done, and how many of them converged."""
+    """How a bootstrap stands: replicates that are done, and how many of them converged.
+
+    Example:
+        >>> BootstrapProgress(replicates=20, converged=19).converged
+        19
+    """
 
     replicates: int
     converged: int

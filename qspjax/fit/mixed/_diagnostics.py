@@ -51,6 +51,25 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
         ID, OUTPUT, TIME, TAD (time after dose), DV, CENSORED, PRED, IPRED, RES, IRES, IWRES, CWRES, NPDE, and ETA of
         every random effect. Residuals of censored measurements are NaN, but for NPDE; those of subjects that were left
         out are.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> table = diagnostics(nlme(mixed, method=FO(), iterations=0))
+        >>> table["IPRED"].shape, table["ID"][0]
+        ((12,), '0')
     """
     mixed = fit.mixed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))

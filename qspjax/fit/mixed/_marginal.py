@@ -44,6 +44,25 @@ class Marginal(NamedTuple):
         subject_objectives: The part of each subject, shape (subjects,).
         standard_error: Of the objective, by the spread of the weights; 0 of a quadrature.
         reasons: Who has no likelihood, so that the objective has none either, and why.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> found = marginal(mixed, mixed.start, Quadrature(5))
+        >>> bool(np.isfinite(found.objective))
+        True
     """
 
     objective: float
@@ -53,7 +72,12 @@ class Marginal(NamedTuple):
 
 
 class AbstractIntegral(eqx.Module):
-    """How random effects are integrated out."""
+    """How random effects are integrated out.
+
+    Example:
+        >>> isinstance(Quadrature(7), AbstractIntegral)
+        True
+    """
 
     @abc.abstractmethod
     def points(self, effects: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,25 @@ class MixedFit:
         memberships: Of a mixture, the probability of each subpopulation given the data, by name, shape (subjects,). All
             else is said of every subject in the subpopulation to which it most probably belongs.
         modes: Of a mixture, the modes of all subjects in all subpopulations, shape (copies, effects).
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> fit = nlme(mixed, method=FO())
+        >>> 2.0 < fit.parameters["tCL"] < 4.0
+        True
     """
 
     mixed: Mixed
