@@ -21,6 +21,10 @@ class Issue:
         column: The name of the column, where the file is a table.
         element: What the element is called, where the file is in SBML: `reaction J1`.
         place: Number of the character in the line from 1, if it is known.
+
+    Example:
+        >>> print(Issue("data.csv", (), "must be a number, but is BLQ.", line=3, column="DV"))
+        data.csv:3: DV: must be a number, but is BLQ.
     """
 
     file: str

@@ -120,7 +120,12 @@ def name_of(model: AbstractModel) -> str:
 
 
 def version(package: str = "qspjax") -> str:
-    """Return the version of a package as it is installed."""
+    """Return the version of a package as it is installed.
+
+    Example:
+        >>> version("no-such-package")
+        '(not installed)'
+    """
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

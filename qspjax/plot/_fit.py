@@ -98,6 +98,19 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
         fit: From several starts.
         ax: Where to draw; by default on a new figure.
         best: How many starts.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> [label.get_text() for label in parameter_agreement(estimate(problem)).get_yticklabels()]
+        ['CL']
     """
     names = fit.problem.names
     axes = _figure(6.0, max(2.0, 0.22 * len(names) + 1.0)).subplots() if ax is None else ax
@@ -132,6 +145,19 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
     Args:
         fit: What `estimate` returned.
         ax: Where to draw; by default on a new figure.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> optimiser_history(estimate(problem)).get_xlabel()
+        'step'
     """
     axes = _axes(ax)
     top = fit.values[0]
@@ -151,6 +177,19 @@ def observed_vs_predicted(problem: Problem, x: Any, ax: "Axes | None" = None) ->
         problem: What was fitted.
         x: Where, on the scale of the search.
         ax: Where to draw; by default on a new figure.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> observed_vs_predicted(problem, problem.start).get_xlabel()
+        'predicted'
     """
     axes = _axes(ax)
     table = problem.table(x)
@@ -174,6 +213,19 @@ def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
         problem: What was fitted.
         x: Where, on the scale of the search.
         ax: Where to draw; by default on a new figure.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> residuals(problem, problem.start).get_xlabel()
+        'time (h)'
     """
     axes = _axes(ax)
     _by_output(axes, problem.table(x), "time", "residual")
@@ -204,6 +256,19 @@ def fits(
         x: Where, on the scale of the search.
         uncertainty: What is known there, to draw 95 % bands of the predictions.
         experiments: Which; by default the first ten.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> [axes.get_ylabel() for axes in fits(problem, problem.start).axes]
+        ['c (mg/L)']
     """
     table, curves = problem.table(x), problem.curves(x) if uncertainty is None else uncertainty.curves()
     chosen = list(problem.experiments)[:10] if experiments is None else list(experiments)
@@ -241,6 +306,19 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
 
     Args:
         profiles: What `fit.profiles` returned.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, profiles
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> [axes.get_title() for axes in profile(profiles(problem, [2.98], max_points=4)).axes]
+        ['CL: not identifiable']
     """
     shown = list(profiles.values())
     columns = min(4, max(len(shown), 1))
@@ -265,6 +343,20 @@ def diagnostics(fit: Fit) -> "Figure":
 
     Args:
         fit: What `estimate` returned.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> figure = diagnostics(estimate(problem))
+        >>> len(figure.axes)
+        5
     """
     tall = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
     figure = _figure(12.0, 4.0 + tall)

@@ -30,6 +30,14 @@ def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = Non
 
     Raises:
         ValueError: If the output is not in the table.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> columns = ("DV", "PRED", "IPRED", "CWRES", "TIME")
+        >>> table = {name: rng.uniform(1.0, 2.0, 8) for name in columns}
+        >>> table |= {"OUTPUT": np.array(["conc"] * 8), "CENSORED": np.zeros(8, bool)}
+        >>> len(goodness_of_fit(table).axes)
+        4
     """
     names = list(dict.fromkeys(table["OUTPUT"]))
     output = names[0] if output is None else output
