@@ -560,3 +560,32 @@ def test_the_extra_that_is_missing_is_named(monkeypatch):
 def test_only_mathematics_is_in_mathematics():
     text = level3(parameters(x=None) + rules(f'<assignmentRule variable="x"><math xmlns="{MATHML}"><a xmlns="urn:a"/>'))
     assert "must have only elements of MathML in it, but has <a>." in issues(text)[0].message
+
+
+UNDECLARED = """<sbml xmlns="http://www.sbml.org/sbml/level2/version4" level="2" version="4"><model id="m">
+<listOfCompartments><compartment id="c" size="2"/></listOfCompartments>
+<listOfSpecies><species id="A" compartment="c" initialAmount="1"/>
+<species id="X" compartment="c" boundaryCondition="true"/><species id="B" compartment="c" initialAmount="1"/>
+</listOfSpecies><listOfReactions>
+<reaction id="r"><listOfReactants><speciesReference species="A"/></listOfReactants>
+<listOfProducts><speciesReference species="X"/></listOfProducts><kineticLaw>
+<math xmlns="http://www.w3.org/1998/Math/MathML"><apply><times/><ci>A</ci><ci>B</ci></apply></math></kineticLaw></reaction>
+<reaction id="q"><kineticLaw><math xmlns="http://www.w3.org/1998/Math/MathML"><cn>1</cn></math></kineticLaw></reaction>
+</listOfReactions></model></sbml>"""
+
+
+def test_what_reactions_do_not_declare_is_noticed():
+    assert [str(one) for one in read_definition(UNDECLARED).noticed] == [
+        "text:6: reaction r: must declare each species of its rate as reactant, product or modifier (rule 21111 of SBML)"
+        ", but B is none.",
+        "text:9: reaction q: must have a reactant or a product (rule 21101 of SBML), but has none.",
+    ]
+    declared = read_sbml(UNDECLARED)
+    assert not read_definition(qsp.io.write_sbml(declared.drop("q").replace("X", 0.0))).noticed
+
+
+def test_a_species_without_a_value_that_nothing_uses_is_not_observed():
+    network = read_sbml(UNDECLARED)
+    assert [*network.observe(0.0, network.initial())] == ["A", "B", "c", "r", "q"]
+    assert [*network.amounts(0.0, network.initial())] == ["A", "B"]
+    assert "X" in network.replace("X", 1.0).observe(0.0, network.initial())

@@ -4,7 +4,7 @@ import math
 from collections.abc import Container
 from typing import Any
 
-from qspjax._expression import Expression, number
+from qspjax._expression import Expression, number, symbols
 from qspjax.io.sbml._math import Mathematics
 from qspjax.io.sbml._notes import Notes, title
 from qspjax.io.sbml._units import Units
@@ -158,6 +158,21 @@ def reaction(item: Any, mathematics: Mathematics, notes: Notes) -> Reaction:
         reversible=item.getReversible(),
         name=item.getName() if item.getLevel() > 1 else "",
     )
+
+
+def notice_participants(item: Any, found: Reaction, model: Any, notes: Notes) -> None:
+    """Notice a reaction of nothing, and species that its rate uses without their being declared, as libsbml does."""
+    level = item.getLevel(), item.getVersion()
+    declared = {*found.modifiers, *(one.species for _, one in found.participants())}
+    line = item.getLine() if notes.lines else None
+    if not (found.reactants or found.products) and level < (3, 2):
+        notes.notice("must have a reactant or a product (rule 21101 of SBML), but has none.", title(item), line=line)
+    if found.rate is None or level < (2, 1):
+        return
+    for name in sorted(symbols(found.rate) - declared):
+        if model.getSpecies(name) is not None:
+            must = "must declare each species of its rate as reactant, product or modifier (rule 21111 of SBML)"
+            notes.notice(f"{must}, but {name} is none.", title(item), line=line)
 
 
 def _participant(one: Any, mathematics: Mathematics, notes: Notes) -> Participant:

@@ -16,6 +16,7 @@ from qspjax.io.sbml._parts import (
     compartments,
     each,
     local_parameters,
+    notice_participants,
     parameters,
     reaction,
     species,
@@ -114,7 +115,8 @@ def _definition(model: Any, source: Source, notes: Notes) -> Definition:
     reactions = {}
     for item in each(model.getListOfReactions()):
         locals_ |= local_parameters(item, units, notes)
-        reactions[item.getIdAttribute()] = reaction(item, mathematics, notes)
+        reactions[item.getIdAttribute()] = one = reaction(item, mathematics, notes)
+        notice_participants(item, one, model, notes)
     rules = Rules(model, ids, mathematics, notes)
     changed = changed_in_level_1(rules)
     definition = Definition(

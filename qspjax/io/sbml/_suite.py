@@ -269,7 +269,9 @@ def computed(network: Network, settings: Settings) -> dict[str, np.ndarray]:
     places = {name: definition.compartment_of(name) for name in settings.variables if name in definition.species}
     sizes = [place for place in places.values() if place in definition.compartments]
     try:
-        values = _solved(network, settings, tuple(dict.fromkeys((*settings.variables, *sizes))))
+        wanted = tuple(name for name in dict.fromkeys((*settings.variables, *sizes)) if name in network.plan.observed)
+        values = {name: np.full(len(settings.times), math.nan) for name in settings.variables}
+        values |= _solved(network, settings, wanted)
     finally:
         jax.clear_caches()
     found = {"time": settings.times}

@@ -167,14 +167,19 @@ class Plan:
         return self._past.replaced(self._resolved.written_out(expression))
 
     def _missing(self) -> list[Problem]:
-        """Return the ids that have no number, though one is needed."""
+        """Return the ids that have no number, though one is needed; a species without one is not observed."""
         parts = [part for firing in self._events for part in firing if isinstance(part, Program)]
         asked = [*self.slopes, *self.start, *self.rules.values(), *(e for part in parts for e in part.expressions)]
         needed = frozenset().union(*map(symbols, asked))
         known = {f"{id}#v" for id in self.leaves}
         missing = sorted({f"{whole(name)}#v" for name in needed if name.endswith("#v")} - known)
-        for table in (self.observed, self.amounts):
-            table.update({id: _without(expression, known) for id, expression in table.items()})
+        unseen = {id for id in self.definition.species if _unknown(self.observed[id], known)}
+        self.amounts = {id: one for id, one in self.amounts.items() if id not in unseen}
+        self.observed = {
+            id: number(float("nan")) if _unknown(one, known) else one
+            for id, one in self.observed.items()
+            if id not in unseen
+        }
         return [Problem(name[:-2], "must have a value, but has none.") for name in missing]
 
     # --- events -----------------------------------------------------------------------------------------------------
@@ -270,10 +275,9 @@ def whole(name: str) -> str:
     return name[:-2].partition("@")[0]
 
 
-def _without(expression: Expression, known: set[str]) -> Expression:
-    """Return NaN for what has no number."""
-    unknown = any(name.endswith("#v") and f"{whole(name)}#v" not in known for name in symbols(expression))
-    return number(float("nan")) if unknown else expression
+def _unknown(expression: Expression, known: set[str]) -> bool:
+    """Whether an expression has something without a number in it."""
+    return any(name.endswith("#v") and name not in known for name in symbols(expression))
 
 
 @functools.lru_cache(maxsize=256)
