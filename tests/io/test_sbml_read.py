@@ -576,8 +576,8 @@ UNDECLARED = """<sbml xmlns="http://www.sbml.org/sbml/level2/version4" level="2"
 
 def test_what_reactions_do_not_declare_is_noticed():
     assert [str(one) for one in read_definition(UNDECLARED).noticed] == [
-        "text:6: reaction r: must declare each species of its rate as reactant, product or modifier (rule 21111 of SBML)"
-        ", but B is none.",
+        "text:6: reaction r: must declare each species of its rate as reactant, product or modifier (rule 21111 of "
+        "SBML), but B is none.",
         "text:9: reaction q: must have a reactant or a product (rule 21101 of SBML), but has none.",
     ]
     declared = read_sbml(UNDECLARED)
