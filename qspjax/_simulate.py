@@ -368,9 +368,12 @@ def _thrown(solution: Solution, model: AbstractModel) -> Solution:
     failed = concrete(solution.failed)
     if failed is None:
         stats = solution.result.error_if(solution.stats, solution.failed)
-        observed, states = solution.result.error_if((solution.observed, solution.states), solution.failed)
+        values = (solution.observed, solution.states, solution.source)
         return eqx.tree_at(
-            lambda s: (s.stats, s.observed, s.states), solution, (stats, observed, states), is_leaf=lambda x: x is None
+            lambda s: (s.stats, s.observed, s.states, s.source),
+            solution,
+            (stats, *solution.result.error_if(values, solution.failed)),
+            is_leaf=lambda x: x is None,
         )
     if failed:
         (failure,) = solution.failures()

@@ -1,5 +1,6 @@
 """Exposure of simulations against closed forms, whatever the times that are reported: values and derivatives."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +97,53 @@ def test_derivatives_are_those_of_the_closed_form(mode):
     steps = 1e-5 * THETA
     apart = [(closed(THETA + row) - closed(THETA - row)) / (2 * row.max()) for row in np.diag(steps)]
     np.testing.assert_allclose(found, np.transpose(apart), rtol=1e-5, atol=1e-6)
+
+
+def test_a_failed_patient_of_a_cohort_has_no_exposure_and_changes_nothing_for_others():
+    clearance = np.array([2.0, np.nan, 4.0])
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=V), {"CL": np.ones(3)}, size=3)
+    cohort = eqx.tree_at(lambda c: c.model.CL, cohort, jnp.asarray(clearance))
+    area = AUC("concentration", between=(0.0, 24.0))
+    found = qsp.simulate_cohort(cohort, qsp.bolus(60.0, to="central"), [24.0], save=(), reduce=area)
+    np.testing.assert_array_equal(found.failed, [False, True, False])
+    np.testing.assert_allclose(found.reduced, 60.0 / clearance * (1.0 - np.exp(-clearance / V * 24.0)), rtol=1e-12)
+
+
+def test_a_window_beyond_the_simulation_is_nan_and_samples_alone_say_so():
+    solution = qsp.simulate(qsp.models.OneCompartment(CL=CL, V=V), qsp.bolus(60.0, to="central"), [0.0, 24.0])
+    assert np.isnan(AUC("concentration", between=(0.0, 30.0))(solution))
+    with pytest.raises(ValueError, match=r"`output` must name an observed value \(concentration\), but is `d`"):
+        AUC("d")(solution)
+    samples = qsp.Solution(solution.ts, solution.observed, None, solution.result, {}, None, solution.labels)
+    with pytest.warns(UserWarning, match="`Cmax` is that of the samples alone: this solution does not know its model"):
+        assert Cmax("concentration")(samples) == 2.0
+
+
+@pytest.mark.slow
+def test_a_nonlinear_model_has_the_exposure_of_a_fine_grid_with_its_derivative():
+    method, end = qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12), 84.0
+    regimen = qsp.bolus(150.0, to="central").every(21.0, doses=4)
+    window = (10.0, 80.0)
+    questions = AUC("free", between=window), Cmin("free", between=window), TimeAbove("free", 50.0, between=window)
+
+    def patient(CL):
+        return qsp.models.TMDD(CL=CL, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg=0.5, kint=0.1, R0=10.0)
+
+    def exposure(CL, ts):
+        solution = qsp.simulate(patient(CL), regimen, ts, method=method, throw=False)
+        return together(lambda one: jnp.stack([question(one) for question in questions]), solution)
+
+    def fine(CL):
+        doses = 21.0 * np.arange(1, 4)
+        ts = np.sort(np.concatenate([np.linspace(*window, 40_001), doses, doses - 1e-9]))
+        free = np.asarray(qsp.simulate(patient(CL), regimen, ts, method=method).observed["free"])
+        beyond = free - 50.0
+        first, last = np.maximum(beyond[:-1], 0.0), np.maximum(beyond[1:], 0.0)
+        sizes = np.where(beyond[:-1] * beyond[1:] < 0.0, np.abs(beyond[:-1]) + np.abs(beyond[1:]), np.inf)
+        shares = np.where(np.isinf(sizes), beyond[:-1] > 0.0, (first + last) / sizes)
+        return np.array([np.trapezoid(free, ts), free.min(), np.sum(shares * np.diff(ts))])
+
+    for ts in (np.arange(0.0, end + 1.0, 6.0), np.array([end])):
+        np.testing.assert_allclose(jax.jit(exposure)(0.2, padded(ts)), fine(0.2), rtol=1e-6)
+    slope = jax.jit(jax.jacfwd(exposure))(0.2, padded(np.array([end])))
+    np.testing.assert_allclose(slope, (fine(0.2002) - fine(0.1998)) / 0.0004, rtol=1e-3)
