@@ -36,8 +36,15 @@ class Watched(NamedTuple):
     timed: np.ndarray
 
 
-def watched(function: Callable[[Any, Any], Any], t: Any, y: Any) -> Watched:
-    """Call `function(t, y)`, and return the gaps of its comparisons as well; those within loops are not seen."""
+def watched(function: Callable[[Any, Any], Any], t: Any, y: Any, *, within: Any = None) -> Watched:
+    """Call `function(t, y)`, and return the gaps of its comparisons as well; those within loops are not seen.
+
+    Args:
+        function: The function.
+        t: The time.
+        y: The state.
+        within: How near the time must be to what it is compared with to be taken as equal to it; None for not at all.
+    """
     t = jnp.asarray(t, float)
     leaves, structure = jax.tree.flatten(y)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -47,7 +54,7 @@ def watched(function: Callable[[Any, Any], Any], t: Any, y: Any) -> Watched:
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
     found: list[_Gap] = []
-    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], [True, *[False] * len(leaves)], found)
+    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], [True, *[False] * len(leaves)], found, within)
     value = jax.tree.unflatten(jax.tree.structure(shape), out)
     empty = jnp.zeros((0,), t.dtype)
     gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in found)]) for k in range(2))
@@ -62,7 +69,7 @@ class _Gap(NamedTuple):
 
 
 def _walk(
-    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed: Sequence[bool], found: list[_Gap]
+    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed: Sequence[bool], found: list[_Gap], within: Any = None
 ) -> tuple[list, list[bool]]:
     """Evaluate a program, collecting gaps; return its results and which of them depend on the time."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
@@ -79,12 +86,16 @@ def _walk(
         here = [depends(atom) for atom in eqn.invars]
         name = eqn.primitive.name
         out_timed = [any(here)] * len(eqn.outvars)
+        if within is not None and name in _COMPARED and any(here):
+            a, b = operands
+            operands = [a, jnp.where(jnp.abs(a - b) <= within, a, b)]
         out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
         out = list(out) if eqn.primitive.multiple_results else [out]
         body = next((eqn.params[key] for key in _BODIES if key in eqn.params), None)
         if body is not None and name not in _LOOPS:
             inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
-            _, out_timed = _walk(inner, inner_consts, operands, here, found)
+            inner_out, out_timed = _walk(inner, inner_consts, operands, here, found, within)
+            out = out if within is None else inner_out
         elif (name in _COMPARED or (name in _EQUAL and any(here))) and jnp.issubdtype(
             jnp.result_type(operands[0]), jnp.inexact
         ):

@@ -228,7 +228,11 @@ class Hybrid:
         entered = rises[:, None] & place & ~waits
         room = ~(rises & waits.all(axis=1)).any()
         waits |= entered
-        until = jnp.where(entered, t + jnp.maximum(delays, 0.0)[:, None], kept.until)
+        then = t + jnp.maximum(delays, 0.0)
+        if any(event.delay is not None for event in events):  # what follows a strict trigger comes after its time too
+            strict = jnp.stack([self._is_strict(event, *seen) for event in events])
+            then = then + jnp.where(strict & (delays > 0.0), 4.0 * _rounding(then), 0.0)
+        until = jnp.where(entered, then[:, None], kept.until)
         stored = jnp.where(entered[..., None], values[:, None], kept.values)
 
         due = waits & (until <= t + _rounding(t))
@@ -246,6 +250,10 @@ class Hybrid:
         stored = jnp.where(waits[..., None], stored, 0.0)
         kept = _Memory(kept.count + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
         return y, kept, due.any(), room
+
+    def _is_strict(self, event: Event, t: jax.Array, y: jax.Array) -> jax.Array:
+        """Whether a trigger that holds does not at the time itself that it compares with, as `time > 10` at 10."""
+        return ~_truth(watched(event.trigger, t, self._unravel(y), within=4.0 * _rounding(t)).value)
 
     def _put(self, y: jax.Array, chosen: jax.Array, values: jax.Array) -> jax.Array:
         """Return the state with the values of the chosen event."""

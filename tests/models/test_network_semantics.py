@@ -215,3 +215,19 @@ def test_an_event_at_a_moment(method):
     network = Network(parameters={"x": 1.0, "z": 0.0}, rates={"x": "-x"}, events=events)
     seen = qsp.simulate(network, qsp.no_doses(), [0.0, 1.5, 2.7], method=method).observed["z"]
     np.testing.assert_array_equal(seen, [0.0, 0.0, 2.0])
+
+
+@pytest.mark.parametrize(("trigger", "there"), [("time > c", 0.0), ("time >= c", 1.0), ("!(time <= c) && y < 99", 0.0)])
+def test_what_a_strict_trigger_delays_comes_after_its_time(trigger, there):
+    event = NetworkEvent(trigger, {"x": "1"}, delay="d")
+    parameters = {"x": 0.0, "y": 0.0, "c": 10.0, "d": 2.0}
+    network = Network(parameters=parameters, rates={"y": "1"}, events=[event])
+
+    @jax.jit
+    def observed(c, d):
+        own = qsp.at(qsp.at(network, "c").set(c), "d").set(d)
+        ts = (c + d) * jnp.array([0.0, 1 - 1e-9, 1.0, 1 + 1e-9])
+        return qsp.simulate(own, qsp.no_doses(), ts, throw=False).observed["x"]
+
+    for c, d in [(10.0, 2.0), (10.0, 7.0), (0.3, 0.1), (7 / 3, 6.5), (13.25, 23.2)]:
+        np.testing.assert_array_equal(observed(c, d), [0.0, 0.0, there, 1.0])
