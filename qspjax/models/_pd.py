@@ -23,6 +23,18 @@ class AbstractResponse(eqx.Module):
 
     One with events, algebraic states, deliveries or sizes derives from `AbstractEventful`, ... as well; the functions
     of its events take `C` too.
+
+    Example:
+        >>> class Resistance(AbstractResponse):
+        ...     rate: jax.Array = parameter(unit="1/[time]/[concentration]", doc="rate at which resistance is acquired")
+        ...     def initial(self):
+        ...         return 0.0
+        ...     def vector_field(self, t, y, C):
+        ...         return self.rate * C * (1.0 - y)
+        ...     def observe(self, t, y, C):
+        ...         return {"resistance": y}
+        >>> float(Resistance(rate=0.1).vector_field(0.0, 0.5, C=2.0))
+        0.1
     """
 
     units: ClassVar[Units] = Units()
@@ -45,7 +57,16 @@ class AbstractResponse(eqx.Module):
 
 
 class AbstractEffect(AbstractResponse):
-    """A direct effect: a function of the concentration at the same time, observed as `effect`."""
+    """A direct effect: a function of the concentration at the same time, observed as `effect`.
+
+    Example:
+        >>> class Saturating(AbstractEffect):
+        ...     slope: jax.Array = parameter(unit="1/[concentration]", doc="slope at zero concentration")
+        ...     def __call__(self, C):
+        ...         return 1.0 - jnp.exp(-self.slope * C)
+        >>> Saturating(slope=0.5).observe(0.0, (), C=2.0)["effect"].round(4)
+        Array(0.6321, dtype=float64)
+    """
 
     @abc.abstractmethod
     def __call__(self, C: Scalar) -> Scalar:

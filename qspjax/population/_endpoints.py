@@ -86,6 +86,13 @@ class Value(AbstractEndpoint):
     Attributes:
         output: Name of the observed value.
         at: Time, in the unit of the solution.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Value("concentration", at=10.0)(solution).round(4)
+        Array(0.3679, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -105,6 +112,13 @@ class ChangeFromBaseline(AbstractEndpoint):
         output: Name of the observed value.
         at: Time, in the unit of the solution.
         baseline: Time of the baseline; the first dose may be there, since it changes no response at once.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.ChangeFromBaseline("concentration", at=10.0)(solution).round(4)
+        Array(-0.6321, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -129,6 +143,13 @@ class RelativeChange(AbstractEndpoint):
         output: Name of the observed value.
         at: Time, in the unit of the solution.
         baseline: Time of the baseline.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.RelativeChange("concentration", at=20.0)(solution).round(4)
+        Array(-0.8647, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -186,6 +207,13 @@ class Cmin(AbstractEndpoint):
     Attributes:
         output: Name of the observed value.
         between: First and last time to look at, both included; None for the range of the reported times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Cmin("concentration", between=(0.0, 10.0))(solution).round(4)
+        Array(0.3679, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -211,6 +239,13 @@ class Tmax(AbstractEndpoint):
         output: Name of the observed value.
         between: First and last time to look at, both included, as in `Cmax`; None for the range of the reported times.
             The time returned counts from the origin of the solution, not from the start of the window.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Tmax("concentration")(solution).round(4)
+        Array(0., dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -271,6 +306,13 @@ class TimeBelow(AbstractEndpoint):
         output: Name of the observed value.
         threshold: In the unit of the output.
         between: Start and end of the window; None for the range of the reported times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.TimeBelow("concentration", threshold=0.5)(solution).round(4)
+        Array(13.0685, dtype=float64)
     """
 
     output: str = eqx.field(static=True)

@@ -78,6 +78,13 @@ class Average(AbstractEndpoint):
     Attributes:
         output: Name of the observed value.
         between: Start and end of the window; None for the range of the reported times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Average("concentration", between=(0.0, 20.0))(solution).round(4)
+        Array(0.4323, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -100,6 +107,13 @@ class Accumulation(AbstractEndpoint):
         output: Name of the observed value.
         first: Start and end of the first dosing interval.
         last: Start and end of the later dosing interval.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose.every(10.0, doses=2), [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Accumulation("concentration", first=(0.0, 10.0), last=(10.0, 20.0))(solution).round(4)
+        Array(1.3679, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -125,6 +139,13 @@ class Trough(AbstractEndpoint):
     Attributes:
         output: Name of the observed value.
         between: Times of a dose and of the next.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose.every(10.0, doses=3), [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.Trough("concentration", between=(10.0, 20.0))(solution).round(4)
+        Array(0.5032, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -163,6 +184,13 @@ class HalfLife(AbstractEndpoint):
         output: Name of the observed value.
         points: Number of samples of the slope, at least 2; all should lie in the terminal phase, after the last dose.
         between: First and last time of the slope, both included, instead of `points`; at least two samples.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.HalfLife("concentration")(solution).round(4)
+        Array(6.9315, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -193,6 +221,13 @@ class AUCInfinity(AbstractEndpoint):
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.
         points: Number of samples of the terminal slope, at least 2.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.AUCInfinity("concentration")(solution).round(4)
+        Array(10., dtype=float64)
     """
 
     output: str = eqx.field(static=True)
@@ -216,6 +251,13 @@ class ExtrapolatedShare(AbstractEndpoint):
     Attributes:
         output: Name of the observed value.
         points: Number of samples of the terminal slope, at least 2.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> qsp.endpoints.ExtrapolatedShare("concentration")(solution).round(4)
+        Array(0.1353, dtype=float64)
     """
 
     output: str = eqx.field(static=True)
