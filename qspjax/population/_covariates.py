@@ -41,6 +41,11 @@ class Categorical(eqx.Module):
         if found is not None and not ((found >= 0).all() and abs(found.sum() - 1.0) < 1e-9):
             refuse("probabilities", "be at least 0 and add up to 1", list(found.tolist()))
 
+    def from_normal(self, z: Any, typical: Any = None) -> jax.Array:
+        """Return the number of the category that belongs to a standard normal variate."""
+        edges = jnp.cumsum(self.probabilities)[:-1]
+        return jnp.searchsorted(edges, jax.scipy.special.ndtr(jnp.asarray(z, float)), side="right")
+
     def sample(self, key: Key) -> jax.Array:
         """Draw the number of a category."""
         return jax.random.choice(key, len(self.categories), p=self.probabilities)

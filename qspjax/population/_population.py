@@ -20,7 +20,7 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
-from qspjax._distribution import AbstractDistribution
+from qspjax._distribution import AbstractDistribution, Normal
 from qspjax._doses import no_doses
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
@@ -228,26 +228,67 @@ class Population(eqx.Module):
                 covariates[name] = distribution.sample(own)
             else:
                 covariates[name] = distribution.from_normal(jax.random.normal(own))
-        values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
-        for effect in self.effects:
-            for name in effect.parameters():
-                values[name] = effect(name, values[name], covariates)
         if self.observed:
             rows = next(iter(self.observed.values())).size
             row = jax.random.randint(jax.random.fold_in(for_covariates, len(self.covariates)), (), 0, rows)
             covariates |= {name: column[row] for name, column in self.observed.items()}
         factor = jnp.linalg.cholesky(self.correlation)
         z = factor @ jax.random.normal(for_effects, (len(factor),))
-        for i, (name, distribution) in enumerate(zip(self.between_names, self.between, strict=True)):
-            values[name] = distribution.from_normal(z[i], values[name])
+        covariates, values = self._patient(covariates, z)
         own = self.individual
-        covariates |= own.effects_of(z[len(self.between) :])
-        values |= own.values(self.model, covariates)
         for number in range(2, occasions + 1):
             normal = jax.random.normal(jax.random.fold_in(for_effects, number), (len(factor),))
             later = own.effects_of((factor @ normal)[len(self.between) :])
             covariates |= {on_occasion(name, number): later[name] for name in own.occasional}
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
+
+    def _patient(self, covariates: dict[str, Any], z: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return covariates (and random effects) and parameters of a patient with these standard normal effects."""
+        values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
+        for effect in self.effects:
+            for name in effect.parameters():
+                values[name] = effect(name, values[name], covariates)
+        for i, (name, distribution) in enumerate(zip(self.between_names, self.between, strict=True)):
+            values[name] = distribution.from_normal(z[i], values[name])
+        covariates = covariates | self.individual.effects_of(z[len(self.between) :])
+        return covariates, values | self.individual.values(self.model, covariates)
+
+    def inputs(self) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+        """Return what varies between patients, as the inputs of a sensitivity analysis.
+
+        They are the parameters in `between` (in a patient of typical covariates), the random effects, and the
+        covariates.
+
+        Returns:
+            Distributions by name, typical values by name, and the correlation of all, shape (inputs, inputs).
+
+        Raises:
+            ValueError: If covariates are observed values, which have no distribution.
+        """
+        if self.observed:
+            refuse("population", "have covariates with distributions", f"one that observed {', '.join(self.observed)}")
+        effects = self.individual.effects
+        spreads = (Normal(0.0, sd=jnp.sqrt(variance)) for variance in self.individual.variances)
+        each = dict(zip(self.between_names, self.between, strict=True)) | dict(zip(effects, spreads, strict=True))
+        size, more = len(each), len(self.covariates)
+        correlation = np.eye(size + more)
+        correlation[:size, :size] = np.asarray(self.correlation)
+        typical = {name: at(self.model, name).get() for name in self.between_names}
+        return each | dict(zip(self.covariate_names, self.covariates, strict=True)), typical, correlation
+
+    def at_inputs(self, columns: Mapping[str, Any]) -> Cohort:
+        """Return the patients with these values of `inputs`, each of shape (patients,)."""
+        each, typical, _ = self.inputs()
+        covariates = {name: jnp.asarray(columns[name]) for name in self.covariate_names}
+        for name, own in zip(self.covariate_names, self.covariates, strict=True):
+            covariates[name] = covariates[name].astype(int) if isinstance(own, Categorical) else covariates[name]
+        normal = [
+            one.to_normal(columns[name], typical.get(name)) for name, one in each.items() if name not in covariates
+        ]
+        size = len(next(iter(columns.values())))
+        z = jnp.stack(normal, axis=1) if normal else jnp.zeros((size, 0))
+        covariates, values = jax.vmap(self._patient)(covariates, z)
+        return self.cohort(covariates, {name: jnp.asarray(x, float) for name, x in values.items()}, size)
 
 
 def keys_of(key: Key, size: int) -> jax.Array:

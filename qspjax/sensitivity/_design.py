@@ -17,14 +17,20 @@ Function: TypeAlias = Callable[[np.ndarray], Any]
 
 
 class Inputs:
-    """Independent inputs by name: distributions, or bounds of a uniform one.
+    """Inputs by name: distributions, or bounds of a uniform one.
+
+    With a correlation they are those of correlated standard normal numbers, z = L z' with independent z'. An index of
+    variance then is that of z': what an input adds to those before it in the order of the names.
+
+    Reference: Mara and Tarantola, Reliab Eng Syst Saf 2012;107:115, doi:10.1016/j.ress.2011.08.008.
 
     Args:
         inputs: By name, a distribution or a pair of bounds.
         typical: By name, typical values, for distributions that leave their location to the model.
+        correlation: Of the normal numbers, shape (inputs, inputs); None for independent inputs.
 
     Raises:
-        ValueError: If bounds are not increasing, or there is no input.
+        ValueError: If bounds are not increasing, there is no input, or the correlation is not positive definite.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -37,6 +43,7 @@ class Inputs:
         inputs: Mapping[str, AbstractDistribution | tuple[float, float]],
         *,
         typical: Mapping[str, Any] | None = None,
+        correlation: Any = None,
     ) -> None:
         """Check them."""
         check_instance("inputs", inputs, Mapping, "a mapping of names to distributions or bounds")
@@ -44,7 +51,7 @@ class Inputs:
             refuse("inputs", "have at least one input", "empty")
         self._each, self._typical = dict(inputs), dict(typical or {})
         for name, one in inputs.items():
-            if isinstance(one, AbstractDistribution):
+            if callable(getattr(one, "from_normal", None)):  # a distribution, or categories
                 continue
             if not isinstance(one, (tuple, list)) or len(one) != 2:
                 refuse(f'inputs["{name}"]', "be a distribution or a pair of bounds", one)
@@ -53,6 +60,29 @@ class Inputs:
             if not one[0] < one[1]:
                 refuse(f'inputs["{name}"]', "be bounds in increasing order", tuple(one))
 
+        self._factor = None if correlation is None else _factor(correlation, len(self._each))
+
+    @classmethod
+    def of(cls, population: Any) -> "Inputs":
+        """Return what varies between the patients of a population, with its correlation.
+
+        Args:
+            population: A `Population`; `OfModel.of` simulates its patients.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> population = qsp.Population(
+            ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+            ...     between={"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.2)},
+            ...     correlation={("CL", "V"): 0.5},
+            ... )
+            >>> Inputs.of(population).names
+            ('CL', 'V')
+        """
+        each, typical, correlation = population.inputs()
+        independent = np.array_equal(correlation, np.eye(len(each)))
+        return cls(each, typical=typical, correlation=None if independent else correlation)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Their names."""
@@ -60,17 +90,30 @@ class Inputs:
 
     def from_unit(self, u: np.ndarray) -> np.ndarray:
         """Return inputs for numbers between 0 and 1, by the inverse distribution functions, shape (samples, inputs)."""
-        from scipy.special import ndtri
+        from scipy.special import ndtr, ndtri
 
+        z = ndtri(np.clip(u, 1e-16, 1 - 1e-16))
+        if self._factor is not None:
+            z = z @ self._factor.T
+            u = ndtr(z)
         columns = []
         for k, (name, one) in enumerate(self._each.items()):
-            if isinstance(one, AbstractDistribution):
-                columns.append(
-                    np.asarray(one.from_normal(ndtri(np.clip(u[:, k], 1e-16, 1 - 1e-16)), self._typical.get(name)))
-                )
-            else:
+            if isinstance(one, (tuple, list)):
                 columns.append(one[0] + (one[1] - one[0]) * u[:, k])
+            else:
+                columns.append(np.asarray(one.from_normal(z[:, k], self._typical.get(name)), float))
         return np.stack(columns, axis=1)
+
+
+def _factor(correlation: Any, size: int) -> np.ndarray:
+    matrix = np.asarray(correlation, float)
+    if matrix.shape != (size, size):
+        refuse("correlation", f"have shape ({size}, {size}), one row an input", f"of shape {matrix.shape}")
+    if not (np.allclose(matrix, matrix.T) and np.allclose(np.diag(matrix), 1.0)):
+        refuse("correlation", "be symmetric with ones on the diagonal", "not")
+    if np.linalg.eigvalsh(matrix).min() <= 0:
+        refuse("correlation", "be positive definite", "not")
+    return np.linalg.cholesky(matrix)
 
 
 def evaluated(function: Function, points: np.ndarray) -> np.ndarray:

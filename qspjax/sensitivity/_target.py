@@ -61,6 +61,45 @@ class OfModel:
             at(model, name)
         self._model, self._regimen, self._ts, self._outputs = model, regimen, ts, dict(outputs)
         self._method, self._executor = method, Chunked(4096) if executor is None else executor
+        self._population: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        population: Any,
+        regimen: Regimen,
+        ts: Any,
+        outputs: Mapping[str, Callable[[Solution], Any]],
+        *,
+        method: AbstractMethod | None = None,
+        executor: AbstractExecutor | None = None,
+    ) -> "OfModel":
+        """Return the outputs of the patients of a population, as a function of what varies: `Inputs.of(population)`.
+
+        Args:
+            population: A `Population`, with its covariates, effects and formulas; amounts may depend on covariates.
+            regimen: The doses.
+            ts: The times of the simulation.
+            outputs: By name, functions of one patient's solution to a number.
+            method: How to solve.
+            executor: Where to compute; by default 4,096 patients at a time.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> from qspjax.sensitivity import Inputs, OfModel, prcc
+            >>> population = qsp.Population(
+            ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+            ...     between={"CL": qsp.LogNormal(cv=0.3), "V": qsp.LogNormal(cv=0.2)},
+            ...     correlation={("CL", "V"): 0.5},
+            ... )
+            >>> outputs = {"C0": qsp.endpoints.Value("concentration", at=0.0)}
+            >>> function = OfModel.of(population, qsp.bolus(300.0, to="central"), [0.0], outputs)
+            >>> prcc(function, Inputs.of(population), samples=64).coefficients[:, 0].round(3)
+            array([-0., -1.])
+        """
+        found = cls(population.model, regimen, ts, (), outputs, method=method, executor=executor)
+        found.names, found._population = tuple(population.inputs()[0]), population
+        return found
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -72,7 +111,11 @@ class OfModel:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the outputs, shape (samples, outputs); NaN for a patient that failed."""
-        cohort = Cohort.of(self._model, {name: points[:, k] for k, name in enumerate(self.names)}, size=len(points))
+        columns = {name: points[:, k] for k, name in enumerate(self.names)}
+        if self._population is None:
+            cohort = Cohort.of(self._model, columns, size=len(points))
+        else:
+            cohort = self._population.at_inputs(columns)
         solution = simulate_cohort(
             cohort, self._regimen, self._ts, save=(), reduce=self._reduce, method=self._method, executor=self._executor
         )

@@ -262,7 +262,7 @@ FORMULA_ERRORS = {
     "text": ({"individual": {"CL": "tCL *"}}, '`individual["CL"]` must be a formula, but: '),
     "variance": ({"random": {"eta_CL": -0.1}}, '`random["eta_CL"]` must be positive, but is -0.1'),
     "twice": (
-        {"random": {"WT": 0.1, "kappa_CL": 0.1}},
+        {"random": {"WT": 0.1, "kappa_CL": 0.1}, "correlation": None},
         "`random` must have names that mean nothing else, and not that of a covariate",
     ),
     "both": (

@@ -1,5 +1,6 @@
 """Global sensitivities of functions whose indices are known, and against SALib on the same samples."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -148,3 +149,45 @@ def test_what_is_refused(make, message):
     with pytest.raises(ValueError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_inputs_of_a_population_are_its_patients():
+    population = qsp.Population(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        between={"CL": qsp.LogNormal(cv=0.3)},
+        covariates={
+            "WT": qsp.Truncated(qsp.Normal(70.0, sd=15.0), 40.0, 120.0),
+            "SEX": qsp.Categorical({"f": 0.3, "m": 0.7}),
+        },
+        effects=[qsp.Allometric(clearances=["CL"]), qsp.ByCategory("CL", "SEX", factors={"f": 0.8, "m": 1.0})],
+        individual={"V": "tV * WT / 70 * exp(eta)"},
+        parameters={"tV": 30.0},
+        random={"eta": 0.04},
+        correlation={("CL", "eta"): 0.6},
+    )
+    inputs = Inputs.of(population)
+    assert inputs.names == ("CL", "eta", "WT", "SEX")
+    points = inputs.from_unit(np.random.default_rng(1).uniform(size=(20_000, 4)))
+    assert abs(np.corrcoef(np.log(points[:, 0]), points[:, 1])[0, 1] - 0.6) < 0.02
+    assert abs(points[:, 3].mean() - 0.7) < 0.02
+    cohort = population.at_inputs({name: points[:, k] for k, name in enumerate(inputs.names)})
+    weight = points[:, 2] / 70.0
+    np.testing.assert_allclose(cohort.model.V, 30.0 * weight * np.exp(points[:, 1]), rtol=1e-12)
+    sex = np.where(points[:, 3] == 0, 0.8, 1.0)
+    np.testing.assert_allclose(cohort.model.CL, points[:, 0] * weight**0.75 * sex, rtol=1e-9)
+    drawn = population.sample(key=jax.random.key(0), size=20_000)
+    for name in ("CL", "V"):
+        mine, theirs = np.log(np.asarray(getattr(cohort.model, name))), np.log(np.asarray(getattr(drawn.model, name)))
+        assert abs(mine.mean() - theirs.mean()) < 0.01
+        assert abs(mine.std() - theirs.std()) < 0.01
+    outputs = {"C0": qsp.endpoints.Value("concentration", at=0.0)}
+    function = OfModel.of(population, qsp.bolus(300.0, to="central"), [0.0], outputs)
+    np.testing.assert_allclose(function(points[:50])[:, 0], 300.0 / np.asarray(cohort.model.V)[:50], rtol=1e-12)
+
+
+def test_indices_of_correlated_inputs_are_of_what_each_adds():
+    inputs = Inputs({"a": qsp.Normal(0.0, sd=1.0), "b": qsp.Normal(0.0, sd=1.0)}, correlation=[[1.0, 0.6], [0.6, 1.0]])
+    found = sobol(lambda x: x[:, 0] + x[:, 1], inputs, samples=2**12)
+    np.testing.assert_allclose(found.first[:, 0], [1.6**2 / 3.2, 0.8**2 / 3.2], atol=0.02)  # a + b = 1.6 z1 + 0.8 z2
+    with pytest.raises(ValueError, match="`correlation` must be positive definite"):
+        Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}, correlation=[[1.0, 2.0], [2.0, 1.0]])
