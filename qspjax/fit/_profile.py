@@ -44,6 +44,23 @@ class Profile:
         interval: The confidence interval, natural values; infinite where the profile never falls so far.
         open: Whether the profile does not fall so far (below, above).
         problem: What was fitted.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, Profile
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> values, log_density = np.array([2.8, 2.96, 3.1]), np.array([-4.4, 0.0, -3.4])
+        >>> found = Profile(
+        ...     "CL", values, log_density, np.log(values)[:, None], -1.92, (2.87, 3.05), (False, False), problem
+        ... )
+        >>> found.identifiable, found.to_dataframe().shape
+        (True, (3, 3))
     """
 
     name: str

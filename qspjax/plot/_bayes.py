@@ -26,6 +26,12 @@ def traces(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = Non
 
     Raises:
         ValueError: If a parameter is not in the table.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> table = {"CHAIN": np.repeat([0, 1], 30), "DRAW": np.tile(np.arange(30), 2), "DIVERGING": np.zeros(60, bool)}
+        >>> [axes.get_title() for axes in traces(table | {"CL": rng.normal(3.0, 0.1, 60)}).axes]
+        ['CL']
     """
     chosen = _chosen(names, [name for name in table if name not in INDICES], most)
     axes, figure = _panels(len(chosen))
@@ -54,6 +60,13 @@ def ranks(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None
         ValueError: If a parameter is not in the table.
 
     References: Vehtari et al., Bayesian Anal 2021;16:667, doi:10.1214/20-BA1221; Talts et al., arXiv:1804.06788.
+
+    Example:
+        >>> table = {"PARAMETER": ["CL", "CL"], "CHAIN": [0, 0], "LEFT": [0.0, 0.5], "RIGHT": [0.5, 1.0]}
+        >>> table |= {"COUNT": [48, 52], "LOWER": [40.0, 40.0], "UPPER": [60.0, 60.0]}
+        >>> figure = ranks({name: np.array(values) for name, values in table.items()})
+        >>> [axes.get_title() for axes in figure.axes]
+        ['CL']
     """
     chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
     axes, figure = _panels(len(chosen))
@@ -81,6 +94,13 @@ def posteriors(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None =
 
     Raises:
         ValueError: If a parameter is not in the table.
+
+    Example:
+        >>> value = np.linspace(2.0, 4.0, 50)
+        >>> table = {"PARAMETER": np.repeat("CL", 50), "VALUE": value, "PRIOR": np.full(50, 0.5)}
+        >>> table |= {"POSTERIOR": 4.0 * np.exp(-0.5 * ((value - 3.0) / 0.1) ** 2)}
+        >>> [axes.get_title() for axes in posteriors(table).axes]
+        ['CL']
     """
     chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
     axes, figure = _panels(len(chosen))

@@ -63,7 +63,31 @@ def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = Non
 
 
 def random_effects(fit: MixedFit) -> "Figure":
-    """Draw the random effects of all subjects with the normal density they are estimated to have, and shrinkage."""
+    """Draw the random effects of all subjects with the normal density they are estimated to have, and shrinkage.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> fit = nlme(mixed)  # doctest: +SKIP
+        >>> u, each = np.array([[-1.2], [-0.3], [0.4], [1.3]]), np.ones(4, bool)  # what it finds
+        >>> start, none = mixed.start, np.zeros(1)
+        >>> fit = MixedFit(mixed, FO(), start, u, np.zeros(4), each, (), each, none, start[None], "converged", 1.0)
+        >>> figure = random_effects(fit)
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['eta_CL']
+    """
     names = [*(effects := fit.effects())]
     figure = _figure(3.2 * min(len(names), 4), 2.8 * -(-len(names) // 4))
     axes = np.atleast_1d(figure.subplots(-(-len(names) // 4), min(len(names), 4), squeeze=False)).ravel()
@@ -90,6 +114,15 @@ def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None, *, stratum: s
 
     Raises:
         ValueError: If the stratum is not in the table.
+
+    Example:
+        >>> rows = {"TIME": [1.0, 4.0], "LEFT": [0.0, 2.0], "RIGHT": [2.0, 6.0], "COUNT": [9, 9], "QUANTILE": [0.5] * 2}
+        >>> rows |= {"OBSERVED": [9.0, 6.1], "LOWER": [8.0, 5.0], "MEDIAN": [9.1, 6.0], "UPPER": [9.9, 7.2]}
+        >>> rows |= {"BELOW": [np.nan] * 2, "BELOW_LOWER": [np.nan] * 2}
+        >>> rows |= {"BELOW_MEDIAN": [np.nan] * 2, "BELOW_UPPER": [np.nan] * 2}
+        >>> table = {name: np.array(values) for name, values in rows.items()}
+        >>> vpc(table).get_xlabel()
+        'time'
     """
     axes = _figure(6.0, 4.0).subplots() if ax is None else ax
     strata = _strata(table)
@@ -124,6 +157,18 @@ def vpc_panels(*checks: VisualPredictiveCheck) -> "Figure":
 
     Raises:
         ValueError: If there are none.
+
+    Example:
+        >>> rows = {"TIME": [1.0, 4.0], "LEFT": [0.0, 2.0], "RIGHT": [2.0, 6.0], "COUNT": [9, 9], "QUANTILE": [0.5] * 2}
+        >>> rows |= {"OBSERVED": [9.0, 6.1], "LOWER": [8.0, 5.0], "MEDIAN": [9.1, 6.0], "UPPER": [9.9, 7.2]}
+        >>> rows |= {"BELOW": [np.nan] * 2, "BELOW_LOWER": [np.nan] * 2}
+        >>> rows |= {"BELOW_MEDIAN": [np.nan] * 2, "BELOW_UPPER": [np.nan] * 2}
+        >>> table = {name: np.array(values) for name, values in rows.items()}
+        >>> points = {"STRATUM": [""], "ID": ["7"], "TIME": [1.0], "VALUE": [9.0], "CENSORED": [False]}
+        >>> points = {name: np.array(values) for name, values in points.items()}
+        >>> check = VisualPredictiveCheck("conc", table, points, corrected=False, reasons=())
+        >>> [axes.get_ylabel() for axes in vpc_panels(check).axes]
+        ['conc']
     """
     if not checks:
         raise ArgumentError("checks", "must be at least one visual predictive check, but there are none.")
@@ -209,6 +254,30 @@ def bootstrap(result: Bootstrap) -> "Figure":
 
     Args:
         result: What `fit.bootstrap` returns; `Bootstrap.table` and `Bootstrap.to_dataframe` are what is drawn.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, Bootstrap, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> fit = nlme(mixed)  # doctest: +SKIP
+        >>> u, each = np.array([[-1.2], [-0.3], [0.4], [1.3]]), np.ones(4, bool)  # what it finds
+        >>> start, none = mixed.start, np.zeros(1)
+        >>> fit = MixedFit(mixed, FO(), start, u, np.zeros(4), each, (), each, none, start[None], "converged", 1.0)
+        >>> counts = np.array([[1.0, 1.0, 2.0, 0.0], [0.0, 2.0, 1.0, 1.0]])  # of each subject in each replicate
+        >>> result = Bootstrap(fit, counts, np.array([fit.x - 0.1, fit.x + 0.1]), np.zeros(2), ("converged",) * 2, 1.0)
+        >>> [axes.get_title() for axes in bootstrap(result).axes]
+        ['tCL', 'var(eta_CL)']
     """
     table, summary = result.table(), result.to_dataframe().set_index("name")
     axes, figure = _panels(len(summary))

@@ -45,6 +45,13 @@ class Calibration:
         failed: Simulations that had to be left out, since the model could not be simulated at a draw from the prior.
         seed: Of the random numbers.
         seconds: What it took.
+
+    Example:
+        >>> truth, rank = np.array([[2.5], [3.1], [3.4]]), np.array([[1], [4], [7]])
+        >>> ones = np.ones(3)
+        >>> found = Calibration(("CL",), truth, rank, 9, rhat=ones, divergences=0 * ones, failed=0, seed=0, seconds=1.0)
+        >>> sorted(found.p_values), found.ranks(bins=2)["COUNT"].tolist()
+        (['CL'], [2, 1])
     """
 
     names: tuple[str, ...]
@@ -126,6 +133,20 @@ def simulation_based_calibration(
         ValueError: If a prior cannot be drawn from, or measurements below a limit are left out (`M1`).
 
     Reference: Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv:1804.06788.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, prior=qsp.LogNormal(2.0, cv=0.5))},
+        ... )
+        >>> found = simulation_based_calibration(problem, simulations=100)  # doctest: +SKIP
+        >>> found.p_values["CL"] > 0.01  # doctest: +SKIP
+        True
     """
     method = NUTS() if method is None else method
     check_instance("method", method, NUTS, "NUTS(...)")

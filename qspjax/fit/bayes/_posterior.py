@@ -50,6 +50,22 @@ class Posterior:
             `acceptance_rate`; of `NUTS` also `diverging`, `energy`, `tree_depth`, `n_steps` and `step_size`.
         evidences: log p(y) of each run of `SMC`, None for `NUTS`.
         seconds: What it took.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import NUTS, Additive, Experiment, Free, Measurements, Output, Problem, sample
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, prior=qsp.LogNormal(2.0, cv=0.5))},
+        ... )
+        >>> posterior = sample(problem, NUTS())  # doctest: +SKIP
+        >>> z = np.array([[-0.1, 0.0, 0.1], [0.1, 0.2, -0.2]])[:, :, None]  # what it finds: 2 chains of 3 draws
+        >>> posterior = Posterior(problem, NUTS(), z, {}, None, 1.0, Density(problem))
+        >>> posterior.chains, posterior.parameters["CL"].shape, posterior.columns()["DRAW"].tolist()
+        (2, (2, 3), [0, 1, 2, 0, 1, 2])
     """
 
     problem: Problem | Mixed

@@ -60,6 +60,30 @@ class Bootstrap:
         status: How each search ended.
         seconds: What it took.
         reasons: Who is in no replicate, and why.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> fit = nlme(mixed)  # doctest: +SKIP
+        >>> u, each = np.array([[-1.2], [-0.3], [0.4], [1.3]]), np.ones(4, bool)  # what it finds
+        >>> start, none = mixed.start, np.zeros(1)
+        >>> fit = MixedFit(mixed, FO(), start, u, np.zeros(4), each, (), each, none, start[None], "converged", 1.0)
+        >>> counts = np.array([[1.0, 1.0, 2.0, 0.0], [0.0, 2.0, 1.0, 1.0]])  # of each subject in each replicate
+        >>> result = Bootstrap(fit, counts, np.array([fit.x - 0.1, fit.x + 0.1]), np.zeros(2), ("converged",) * 2, 1.0)
+        >>> result.values.shape, list(result.table())
+        ((2, 2), ['REPLICATE', 'STATUS', 'CONVERGED', 'OBJECTIVE', 'tCL', 'var(eta_CL)'])
     """
 
     found: MixedFit

@@ -30,6 +30,15 @@ class Comparison:
         table: Columns with a row a fit: MODEL, ESTIMATES (how many), OBJECTIVE, DELTA (of the objective, to the first
             fit), DF (estimates more than the first), TEST (the distribution under the smaller model), P, AIC, BIC and
             STATUS.
+
+    Example:
+        >>> rows = {"MODEL": ["one", "two"], "ESTIMATES": [2, 3], "OBJECTIVE": [52.1, 41.7], "DELTA": [0.0, -10.4]}
+        >>> rows |= {"DF": [0, 1], "TEST": ["", "chi2(1)"], "P": [np.nan, 0.00126], "AIC": [56.1, 47.7]}
+        >>> rows |= {"BIC": [57.0, 49.0], "STATUS": ["converged", "converged"]}
+        >>> print(Comparison({name: np.array(values) for name, values in rows.items()}))
+        MODEL  ESTIMATES  OBJECTIVE    DELTA  DF  TEST           P     AIC     BIC  STATUS
+        one            2     52.100   +0.000  +0                    56.100  57.000  converged
+        two            3     41.700  -10.400  +1  chi2(1)  0.00126  47.700  49.000  converged
     """
 
     table: dict[str, np.ndarray]

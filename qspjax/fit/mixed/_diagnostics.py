@@ -113,6 +113,25 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
 
     Returns:
         Output by output, shape (replicates, measurements).
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> times = np.array([1.0, 4.0, 8.0])
+        >>> def subject(CL):
+        ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        ...     return Experiment(data, qsp.bolus(300.0, to="central"))
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> (samples,) = simulated(mixed, mixed.start, replicates=5)
+        >>> samples.shape
+        (5, 12)
     """
     mixed = whole_of(mixed)
 

@@ -49,6 +49,16 @@ class VisualPredictiveCheck(Mapping):
             its limit) and CENSORED.
         corrected: Whether measurements are corrected by their typical prediction.
         reasons: Who is not in it, and why; and whose simulations failed, and how often.
+
+    Example:
+        >>> rows = {"TIME": [1.0, 4.0], "LEFT": [0.0, 2.0], "RIGHT": [2.0, 6.0], "COUNT": [9, 9], "QUANTILE": [0.5] * 2}
+        >>> rows |= {"OBSERVED": [9.0, 6.1], "LOWER": [8.0, 5.0], "MEDIAN": [9.1, 6.0], "UPPER": [9.9, 7.2]}
+        >>> rows |= {"BELOW": [np.nan] * 2, "BELOW_LOWER": [np.nan] * 2}
+        >>> rows |= {"BELOW_MEDIAN": [np.nan] * 2, "BELOW_UPPER": [np.nan] * 2}
+        >>> table = {name: np.array(values) for name, values in rows.items()}
+        >>> check = VisualPredictiveCheck("conc", table, points={}, corrected=False, reasons=())
+        >>> check["MEDIAN"].tolist()
+        [9.1, 6.0]
     """
 
     output: str
