@@ -53,7 +53,7 @@ assert abs(fit.objective - 116.8034) < 1e-3
 
 # %%
 table = qsp.fit.diagnostics(fit)
-qsp.plot.individual_fits(table).savefig("theophylline_individuals.png", dpi=150)
+qsp.plot.individual_fits(table, curves=qsp.fit.curves(fit)).savefig("theophylline_individuals.png", dpi=150)
 qsp.plot.goodness_of_fit(table).savefig("theophylline_goodness_of_fit.png", dpi=150)
 individuals = fit.individuals() | {"WT": data.covariates["WT"]}
 qsp.plot.covariates(individuals, ["WT"]).savefig("theophylline_weight.png", dpi=150)

@@ -93,12 +93,16 @@ def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any],
         "random_effects.png": plot.random_effects(found),
         "vpc.png": plot.vpc_panels(*checks.values()),
         "convergence.png": plot.convergence(iterations),
-        "individual_fits.png": plot.individual_fits(table),
+        "individual_fits.png": plot.individual_fits(table, curves=_curves(found)),
     }
     if columns:
         kept = {name: own[found.kept] for name, own in (individuals | columns).items()}
         figures["covariates.png"] = plot.covariates(kept, list(columns))
     return tables, figures
+
+
+def _curves(found: fit.MixedFit) -> dict[str, Any] | None:
+    return fit.curves(found) if type(found.mixed) is fit.Mixed else None
 
 
 def _columns(file: io.MixedFile) -> dict[str, np.ndarray]:

@@ -89,6 +89,7 @@ from qspjax.fit.mixed import (
     VisualPredictiveCheck as VisualPredictiveCheck,
     bootstrap as bootstrap,
     compare as compare,
+    curves as curves,
     diagnostics as diagnostics,
     marginal as marginal,
     nlme as nlme,

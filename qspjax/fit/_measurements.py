@@ -250,6 +250,20 @@ class Experiment:
         new.seen = new._seen()
         return new
 
+    def closely(self, points: int) -> "Experiment":
+        """Return the same experiment with measurements of each output at many times, whose values mean nothing."""
+        data = self.measurements
+        times, outputs, given = [], [], {column: [] for column in data.given}
+        for output in dict.fromkeys(data.output):
+            mine = [i for i, other in enumerate(data.output) if other == output]
+            finite = data.time[mine][np.isfinite(data.time[mine])]
+            first = min(0.0 if self.start is None else self.start, finite.min(initial=0.0))
+            times += np.linspace(first, max(finite.max(initial=0.0), first + 1e-9), points).tolist()
+            outputs += [output] * points
+            for column in given:
+                given[column] += [data.given[column][mine[0]]] * points
+        return self.measuring(Measurements(times, np.ones(len(times)), output=outputs, given=given))
+
     def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
         """Return the same experiment with other settings at the same moments, or without those that nothing needs."""
         new = copy.copy(self)

@@ -21,7 +21,7 @@ from qspjax.fit._error_models import Predictors
 from qspjax.fit._formula import as_formula
 from qspjax.fit._free import Free, log_priors, natural_values
 from qspjax.fit._layout import Layout, layout_of
-from qspjax.fit._measurements import Experiment, Measurements, Output
+from qspjax.fit._measurements import Experiment, Output
 from qspjax.fit._rows import Rows
 from qspjax.fit._stages import Outcomes
 from qspjax.solve import AbstractMethod
@@ -349,21 +349,7 @@ class Problem:
         return self._dense[points]
 
     def _made_dense(self, points: int) -> "Problem":
-        experiments = {}
-        for name, one in self.experiments.items():
-            data = one.measurements
-            times, outputs, given = [], [], {column: [] for column in data.given}
-            for output in dict.fromkeys(data.output):
-                mine = [i for i, other in enumerate(data.output) if other == output]
-                finite = data.time[mine][np.isfinite(data.time[mine])]
-                first = min(0.0 if one.start is None else one.start, finite.min(initial=0.0))
-                grid = np.linspace(first, max(finite.max(initial=0.0), first + 1e-9), points)
-                times += grid.tolist()
-                outputs += [output] * points
-                for column in given:
-                    given[column] += [data.given[column][mine[0]]] * points
-            dense = Measurements(times, np.ones(len(times)), output=outputs, given=given)
-            experiments[name] = one.measuring(dense)
+        experiments = {name: one.closely(points) for name, one in self.experiments.items()}
         outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
         return Problem(self.model, experiments, outputs, self.parameters, method=self.method)
 

@@ -342,12 +342,18 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
 
 
 def individual_fits(
-    table: Mapping[str, np.ndarray], *, output: str | None = None, subjects: Sequence[str] | None = None, most: int = 16
+    table: Mapping[str, np.ndarray],
+    *,
+    curves: Mapping[str, np.ndarray] | None = None,
+    output: str | None = None,
+    subjects: Sequence[str] | None = None,
+    most: int = 16,
 ) -> "Figure":
     """Draw what was measured in each subject, with individual and population predictions.
 
     Args:
         table: What `fit.diagnostics` returns.
+        curves: What `fit.curves` returns, for smooth lines; else they join the predictions of measurements.
         output: Which output; by default the first.
         subjects: Which subjects; by default the first.
         most: The most that are drawn.
@@ -373,9 +379,12 @@ def individual_fits(
     for ax, name in zip(axes, chosen, strict=False):
         mine = (table["OUTPUT"] == output) & (table["ID"] == name)
         one = {key: values[mine] for key, values in table.items()}
-        order = np.argsort(one["TIME"], kind="stable")
-        ax.plot(one["TIME"][order], one["PRED"][order], "--", color="0.5", linewidth=0.9, label="population (PRED)")
-        ax.plot(one["TIME"][order], one["IPRED"][order], "-", color="C0", linewidth=1.1, label="individual (IPRED)")
+        source = table if curves is None else curves
+        there = (source["OUTPUT"] == output) & (source["ID"] == name)
+        line = {key: source[key][there] for key in ("TIME", "PRED", "IPRED")}
+        order = np.argsort(line["TIME"], kind="stable")
+        ax.plot(line["TIME"][order], line["PRED"][order], "--", color="0.5", linewidth=0.9, label="population (PRED)")
+        ax.plot(line["TIME"][order], line["IPRED"][order], "-", color="C0", linewidth=1.1, label="individual (IPRED)")
         seen = ~one["CENSORED"]
         ax.plot(one["TIME"][seen], one["DV"][seen], "o", color="0.15", markersize=3.0, label="observed")
         if not seen.all():

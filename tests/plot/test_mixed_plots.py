@@ -52,6 +52,16 @@ def test_fits_of_individuals():
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["population (PRED)", "individual (IPRED)", "observed", "below the limit"]
     np.testing.assert_array_equal(axes.lines[2].get_xdata(), times[:2])
+    close = np.linspace(0.0, 4.0, 9)
+    curves = {
+        "ID": np.full(9, "7"),
+        "OUTPUT": np.full(9, "concentration"),
+        "TIME": close,
+        "PRED": close,
+        "IPRED": close,
+    }
+    (axes,) = qsp.plot.individual_fits(table, curves=curves, subjects=["7"]).axes
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), close)
     with pytest.raises(ValueError, match="must name a subject with measurements of the output"):
         qsp.plot.individual_fits(table, subjects=["99"])
     with pytest.raises(ValueError, match="must name an output of the table"):

@@ -13,7 +13,7 @@ from qspjax.fit.mixed._bootstrap import (
     bootstrap as bootstrap,
 )
 from qspjax.fit.mixed._compare import Comparison as Comparison, compare as compare
-from qspjax.fit.mixed._diagnostics import diagnostics as diagnostics, simulated as simulated
+from qspjax.fit.mixed._diagnostics import curves as curves, diagnostics as diagnostics, simulated as simulated
 from qspjax.fit.mixed._marginal import (
     AbstractIntegral as AbstractIntegral,
     ImportanceSampling as ImportanceSampling,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy.special import ndtri
 
-from qspjax._checks import warn
+from qspjax._checks import refuse, warn
 from qspjax._regimen import Action
 from qspjax.fit._draws import drawn
 from qspjax.fit._error_models import AbstractScaled, LogNormalError
@@ -148,6 +148,59 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
     parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
     samples = [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
     return mixed.drawn(x, samples, seed) if isinstance(mixed, Mixture) else samples
+
+
+def curves(fit: "MixedFit", *, points: int = 100) -> dict[str, np.ndarray]:
+    """Return population and individual predictions at times that lie close, as columns: the lines of individual fits.
+
+    Args:
+        fit: The fit, of no mixture.
+        points: Times of each subject and output.
+
+    Returns:
+        ID, OUTPUT, TIME, PRED and IPRED.
+
+    Raises:
+        ValueError: If the fit is that of a mixture.
+
+    Example:
+        >>> import numpy as np, qspjax as qsp
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> data = Measurements([1.0, 4.0], [9.1, 6.6], output="c")
+        >>> mixed = Mixed(
+        ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+        ...     {name: Experiment(data, qsp.bolus(300.0, to="central")) for name in ("1", "2")},
+        ...     {"c": Output("concentration", Additive(0.2))},
+        ...     parameters={"tCL": Free(2.8)},
+        ...     individual={"CL": "tCL * exp(eta_CL)"},
+        ...     random=[Random({"eta_CL": 0.1})],
+        ... )
+        >>> table = curves(nlme(mixed, method=FO(), iterations=0), points=3)
+        >>> table["TIME"].tolist(), table["PRED"][:3].round(2)
+        ([0.0, 2.0, 4.0, 0.0, 2.0, 4.0], array([10.  ,  8.3 ,  6.88]))
+    """
+    mixed = fit.mixed
+    if type(mixed) is not Mixed:
+        refuse("fit", "be that of a mixed-effects model without subpopulations", f"of a {type(mixed).__name__}")
+    dense = mixed.closely(points)
+
+    def predicted(x: Array, u: Array) -> list[Array]:
+        return [prediction for prediction, _ in dense.predicted(x, u, dense.expanded(x, u, 0))]
+
+    program = quickly_compiled(predicted)
+    u = jnp.asarray(fit.u)
+    typical, own = program(jnp.asarray(fit.x), jnp.zeros_like(u)), program(jnp.asarray(fit.x), u)
+    parts = [
+        {
+            "ID": np.array(dense.subjects, dtype=object)[rows.experiment],
+            "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
+            "TIME": rows.time,
+            "PRED": np.asarray(pred),
+            "IPRED": np.asarray(ipred),
+        }
+        for rows, pred, ipred in zip(dense.rows, typical, own, strict=True)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _terms(mixed: Mixed, x: Array, u: Array) -> list[dict[str, Array]]:

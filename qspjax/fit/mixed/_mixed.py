@@ -233,10 +233,18 @@ class Mixed:
 
     def part(self, span: slice) -> "Mixed":
         """Return the problem of some of the subjects."""
+        return self._of({name: self._given[name] for name in self.subjects[span]}, self.outputs)
+
+    def closely(self, points: int) -> "Mixed":
+        """Return the same subjects with measurements at many times, whose values mean nothing."""
+        outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
+        return self._of({name: one.closely(points) for name, one in self._given.items()}, outputs)
+
+    def _of(self, subjects: Mapping[str, Experiment], outputs: Mapping[str, Output]) -> "Mixed":
         return Mixed(
             self.model,
-            {name: self._given[name] for name in self.subjects[span]},
-            self.outputs,
+            subjects,
+            outputs,
             parameters=self.parameters,
             individual=self._written,
             random=self.random,
