@@ -50,7 +50,7 @@ def test_fits_of_individuals():
     assert len(qsp.plot.individual_fits(table).axes) == 16
     (axes,) = qsp.plot.individual_fits(table, subjects=["7"]).axes
     labels = [line.get_label() for line in axes.lines]
-    assert labels == ["population (PRED)", "individual (IPRED)", "observed", "below the limit"]
+    assert labels == ["population (PRED)", "individual (IPRED)", "observed", "beyond a limit"]
     np.testing.assert_array_equal(axes.lines[2].get_xdata(), times[:2])
     close = np.linspace(0.0, 4.0, 9)
     curves = {
