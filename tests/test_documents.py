@@ -3,10 +3,14 @@
 import re
 import runpy
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import pytest
 
+import qspjax as qsp
+import qspjax.io
+import qspjax.plot
 from tests.systems.marks import slow_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,3 +51,22 @@ def test_example_runs(path, tmp_path, monkeypatch):
     matplotlib.use("Agg")
     runpy.run_path(str(path))
     assert list(tmp_path.glob("*.png"))
+
+
+def public_callables(module, deep=2):
+    """Return what can be called by names without an underscore, in a module and those below it, by where it is made."""
+    found = {}
+    for name, one in vars(module).items():
+        if name.startswith("_") or not getattr(one, "__module__", getattr(one, "__name__", "")).startswith("qspjax"):
+            continue
+        if isinstance(one, ModuleType):
+            found |= public_callables(one, deep - 1) if deep else {}
+        elif callable(one):
+            found[f"{one.__module__}.{one.__name__}"] = one
+    return found
+
+
+def test_every_public_callable_has_an_example():
+    found = public_callables(qsp)
+    assert {"qspjax._simulate.simulate", "qspjax.io._validate.validate", "qspjax.plot._trial.trial"} <= found.keys()
+    assert [name for name, one in sorted(found.items()) if ">>>" not in (one.__doc__ or "")] == []

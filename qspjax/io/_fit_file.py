@@ -64,6 +64,20 @@ class FitFile:
         starts: Where from, None for the starts of the parameters.
         analytic: What is solved for instead of searched.
         profiles: The parameters whose profile likelihoods are wanted.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { V = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> file.title, file.problem.names
+        ('fit', ('V',))
     """
 
     source: str

@@ -52,6 +52,24 @@ def write_fit(
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { V = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> file.problem.names
+        ('V',)
+        >>> found = qsp.fit.estimate(file.problem)  # doctest: +SKIP
+        >>> information = qsp.fit.fisher_information(file.problem, found.x)  # doctest: +SKIP
+        >>> uncertainty = qsp.fit.Uncertainty(file.problem, found.x, information)  # doctest: +SKIP
+        >>> write_fit(folder / "results", file, found, uncertainty, {}, {})  # doctest: +SKIP
     """
     names, pandas = fit.problem.names, require("pandas", extra="data")
 
@@ -76,7 +94,26 @@ def write_fit(
 
 
 def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> str:
-    """Return the results of a fit in words and numbers."""
+    """Return the results of a fit in words and numbers.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { V = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> found = qsp.fit.estimate(file.problem)  # doctest: +SKIP
+        >>> x, one, none = file.problem.start, np.ones(1, int), np.zeros(1, int)  # what it finds
+        >>> found = Fit(file.problem, "one", x[None], x[None], -1.8 * one, one, one, none, none, -1.8 * one[None], 0.1)
+        >>> uncertainty = qsp.fit.Uncertainty(file.problem, x, [[2.5]])  # or fisher_information(file.problem, x)
+        >>> print(fit_summary(file, found, uncertainty, {}).splitlines()[1])
+        Data:        2 measurements in 2 experiments
+    """
     problem = fit.problem
     measured = sum(rows.value.size for rows in problem.rows)
     censored = sum(int(rows.censored.sum()) for rows in problem.rows)

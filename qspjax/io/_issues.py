@@ -51,6 +51,11 @@ class FileIssues(ValueError):
     """A file that cannot be used; `issues` lists all that is wrong with it, and the text has a line for each.
 
     The text leaves out what a table repeats: the same issue of a column in many lines, and all after the first hundred.
+
+    Example:
+        >>> raise FileIssues([Issue("data.csv", (), "must be a number, but is BLQ.", line=3, column="DV")])
+        Traceback (most recent call last):
+        qspjax.io._issues.FileIssues: data.csv:3: DV: must be a number, but is BLQ.
     """
 
     def __init__(self, issues: Sequence[Issue]):

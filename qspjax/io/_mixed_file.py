@@ -82,6 +82,22 @@ class MixedFile:
         seed: Of these.
         corrected: Whether the check is corrected by predictions.
         bins: How many bins it has, None for its own choice.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> file.title, file.mixed.names
+        ('fit', ('tV', 'var(eta_V)'))
     """
 
     source: str

@@ -46,6 +46,12 @@ class Estimates:
         correlation: Of the estimates, shape (names, names); NaN where it is not known.
         condition: The condition number of this.
         trouble: Why there are no standard errors, else empty.
+
+    Example:
+        >>> estimates = Estimates.of(qsp.fit.nlme(mixed), "hessian")  # doctest: +SKIP
+        >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
+        >>> estimates.table["name"].tolist()
+        ['tV', 'var(eta_V)']
     """
 
     table: dict[str, np.ndarray]
@@ -137,6 +143,28 @@ def write_mixed(
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
+        >>> x, u, each = file.mixed.start, np.array([[0.3], [-0.2]]), np.ones(2, bool)  # what it finds
+        >>> found = MixedFit(file.mixed, FOCE(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
+        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
+        >>> write_mixed(folder / "results", "a summary", found, estimates, {"individuals.csv": found.individuals()}, {})
+        >>> sorted(path.name for path in (folder / "results").iterdir())[:3]
+        ['correlation.csv', 'estimates.csv', 'individuals.csv']
     """
     pandas = require("pandas", extra="data")
 
@@ -156,7 +184,32 @@ def write_mixed(
 
 
 def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrated: Marginal | None) -> str:
-    """Return the results of a mixed-effects fit in words and numbers."""
+    """Return the results of a mixed-effects fit in words and numbers.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> print(file)
+        Fit:        fit
+        Data:       2 measurements of 2 subjects
+        Estimated:  tV, var(eta_V)
+        Covariates: none
+        Method:     FOCEI
+        >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
+        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> print(mixed_summary(file, found, estimates, None).splitlines()[1])  # doctest: +SKIP
+        Data:       2 measurements of 2 subjects
+    """
     mixed = fit.mixed
     measured = sum(rows.value.size for rows in mixed.rows)
     censored = sum(int(rows.censored.sum()) for rows in mixed.rows)

@@ -68,6 +68,14 @@ class ModelContents:
         counts: How many there are of each kind of element, as the file has them.
         issues: What is wrong or not supported; if there is nothing, the model can be simulated.
         noticed: What is worth knowing and leaves the file usable, such as units that do not agree.
+
+    Example:
+        >>> print(ModelContents("decay.xml", "SBML Level 3 Version 2", "decay", (), {"Reactions": 1}, (), ()))
+        File:      decay.xml
+        Format:    SBML Level 3 Version 2
+        Name:      decay
+        Reactions: 1
+        Supported: yes
     """
 
     file: str
@@ -111,6 +119,15 @@ def contents_of(path: str | Path) -> ModelContents:
 
     Raises:
         FileIssues: If it cannot be opened as SBML or Antimony at all.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> decay = qsp.models.Reaction("A ->", "k * A")
+        >>> network = qsp.models.Network(species={"A": 1.0}, parameters={"k": 0.1}, reactions={"decay": decay})
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "decay.xml"
+        >>> _ = path.write_text(qsp.io.write_sbml(network))
+        >>> print(contents_of(path).counts["Reactions"])
+        1
     """
     path = Path(path)
     known = _in_antimony(path)

@@ -67,6 +67,12 @@ class NonmemData:
         varying: The others, at each record, shape (subjects, outputs), filled up with the last; NaN is missing.
         labels: The labels of the categories 0, 1, ... of the columns of text.
         interpolation: What a varying covariate is between two records.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> data = qsp.io.NonmemData.of(qsp.bolus(100.0, to=1), [1.0, 4.0], observed=[8.1, 4.2])
+        >>> data.subjects, data.dv
+        (1, array([[nan, 8.1, 4.2]]))
     """
 
     source: str

@@ -43,6 +43,12 @@ def check_destination(
 
     Raises:
         OSError: If it holds something that is not an earlier result, or cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> check_destination(folder / "results") == folder.resolve() / "results"
+        True
     """
     path = Path(directory).resolve()
     if path.exists() and not path.is_dir():
@@ -83,6 +89,22 @@ def write_trial(
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import pathlib, tempfile, jax, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "trial.toml").write_text(
+        ...     "patients = 2\\n"
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'arms = { treated = { dose = 30, to = "central" } }\\n'
+        ...     'output = { times = [0, 8, 24] }\\n'
+        ... )
+        >>> file = qsp.io.read_trial(folder / "trial.toml")
+        >>> result = qsp.simulate_trial(file.trial, file.sample(jax.random.key(file.seed)))
+        >>> bands = qsp.plot.bands(result)
+        >>> out = write_trial(folder / "results", file, result, figure=qsp.plot.trial(result), bands=bands)
+        >>> sorted(path.name for path in out.iterdir())[:3]
+        ['endpoints.csv', 'patients.csv', 'summary.txt']
     """
     path = check_destination(directory)
 
@@ -100,7 +122,22 @@ def write_trial(
 
 
 def summary(file: TrialFile, result: TrialResult) -> str:
-    """Return the summary of a trial as text, the same for the same file and seed."""
+    """Return the summary of a trial as text, the same for the same file and seed.
+
+    Example:
+        >>> import pathlib, tempfile, jax, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "trial.toml").write_text(
+        ...     "patients = 2\\n"
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'arms = { treated = { dose = 30, to = "central" } }\\n'
+        ...     'output = { times = [0, 8, 24] }\\n'
+        ... )
+        >>> file = qsp.io.read_trial(folder / "trial.toml")
+        >>> result = qsp.simulate_trial(file.trial, file.sample(jax.random.key(file.seed)))
+        >>> print(summary(file, result).splitlines()[0])
+        Trial:    trial
+    """
     members = "the same in every arm" if isinstance(file.trial.allocation, SamePatients) else "randomised"
     head = {
         "Trial": file.title,
@@ -169,7 +206,15 @@ def _arm_endpoints(arm: ArmResult) -> dict[str, np.ndarray]:
 
 
 def all_failed(result: TrialResult) -> bool:
-    """Return whether no patient of any arm was simulated to the end."""
+    """Return whether no patient of any arm was simulated to the end.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+        >>> trial = qsp.Trial([qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))], [0.0])
+        >>> all_failed(qsp.simulate_trial(trial, cohort))
+        False
+    """
     return all(bool(np.all(arm.solution.failed)) for arm in result.arms)
 
 

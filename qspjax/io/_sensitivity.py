@@ -32,6 +32,12 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
 
     Raises:
         ValueError: If nothing varies between patients, there is no endpoint, or no such arm.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> function, inputs = sensitivity_problem(qsp.io.read_trial(qsp.io.bundled_trial()))
+        >>> inputs.names[:3]
+        ('ka', 'CL', 'dCL')
     """
     population, trial = file.population, file.trial
     if not population.between_names:
@@ -54,7 +60,16 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
 
 
 def write_sensitivity(path: Path, text: str, table: Any, figure: Any) -> None:
-    """Write the results of an analysis, whole or not at all."""
+    """Write the results of an analysis, whole or not at all.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from matplotlib.figure import Figure
+        >>> folder = pathlib.Path(tempfile.mkdtemp()) / "sensitivity"
+        >>> write_sensitivity(folder, "Morris", {"parameter": ["CL"], "mu_star": [1.5]}, Figure())
+        >>> (folder / "sensitivity.csv").read_text().split()
+        ['parameter,mu_star', 'CL,1.5']
+    """
     require("pandas", extra="data")
 
     def write(to: Path) -> None:
@@ -66,5 +81,11 @@ def write_sensitivity(path: Path, text: str, table: Any, figure: Any) -> None:
 
 
 def named(table: Any, outputs: tuple[str, ...]) -> Any:
-    """Return a table of results with the names of outputs for their numbers."""
+    """Return a table of results with the names of outputs for their numbers.
+
+    Example:
+        >>> import pandas
+        >>> named(pandas.DataFrame({"output": [0, 1]}), ("AUC", "Cmax"))["output"].tolist()
+        ['AUC', 'Cmax']
+    """
     return table.assign(output=[outputs[int(k)] if isinstance(k, (int, np.integer)) else k for k in table["output"]])

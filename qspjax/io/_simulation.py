@@ -29,6 +29,10 @@ def described_model(name: str, numbers: Mapping[str, str | float] | None = None)
 
     Raises:
         FileIssues: If the file has mistakes or what is not supported, or there is no such model or number.
+
+    Example:
+        >>> described_model("OneCompartment", {"CL": 3.0, "V": "30 L"}).model.V
+        Array(30., dtype=float64)
     """
     found: list[tuple[tuple[str, ...], str]] = []
     table = Table({"name": name, "parameters": dict(numbers or {})}, (), found)
@@ -97,6 +101,14 @@ def write_solution(path: str | Path, solution: Solution, names: Sequence[str]) -
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
+        >>> solution = qsp.simulate(patient, dose, [0.0])
+        >>> path = write_solution(pathlib.Path(tempfile.mkdtemp()) / "one.csv", solution, ["concentration"])
+        >>> path.read_text().split()
+        ['time,concentration', '0.0,1.0']
     """
     table = solution.to_dataframe()
     head = ("time", *names)

@@ -59,6 +59,11 @@ class TrialFile:
 
     Raises:
         ValueError: If there are fewer patients than arms to randomise them to.
+
+    Example:
+        >>> file = read_trial(bundled_trial())
+        >>> file.stem, file.patients, file.seed
+        ('omalizumab', 1000, 1)
     """
 
     source: str
@@ -122,6 +127,17 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
 
     Raises:
         FileIssues: If it cannot be read, or anything in it is wrong; `issues` lists all of it.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "trial.toml").write_text(
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'arms = { treated = { dose = 30, to = "central" } }\\n'
+        ...     'output = { until = 24, every = 8 }\\n'
+        ... )
+        >>> read_trial(folder / "trial.toml").trial.ts
+        Array([ 0.,  8., 16., 24.], dtype=float64)
     """
     file = Path(file) if isinstance(file, str) else file
     source = str(file) if isinstance(file, Path) else file.name

@@ -44,6 +44,11 @@ def contents(path: str | Path, **options: Any) -> str:
     Raises:
         FileIssues: If anything in the file is wrong.
         ValueError: If an option is wrong.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> print(contents(qsp.io.bundled_trial()).splitlines()[0])
+        Trial:    Omalizumab and free IgE in allergic asthma
     """
     if Path(path).suffix.lower() in (".yaml", ".yml"):
         problem = read_petab(path)

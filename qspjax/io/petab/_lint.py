@@ -28,6 +28,17 @@ def lint(path: str | Path) -> tuple[Issue, ...]:
     Raises:
         FileIssues: If the YAML file cannot be read.
         ImportError: If the extra `petab` is not installed.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> loss = {"loss": qsp.models.Reaction("drug ->", "k * drug")}
+        >>> network = qsp.models.Network(species={"drug": 9.0}, parameters={"k": 0.1}, reactions=loss)
+        >>> data = Experiment(Measurements([1.0, 4.0], [8.1, 5.2], output="drug"))
+        >>> problem = Problem(network, data, {"drug": Output("drug", Additive(0.5))}, {"k": Free(0.1)})
+        >>> path = qsp.io.write_petab(problem, pathlib.Path(tempfile.mkdtemp()) / "petab")
+        >>> lint(path)
+        ()
     """
     path = Path(path)
     version = str(read_yaml(path).get("format_version", "")).split(".")[0]

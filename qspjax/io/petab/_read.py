@@ -47,6 +47,17 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
     Raises:
         FileIssues: If anything in the files is wrong or not supported: a list with file, line and column.
         ImportError: If the extra `petab` or `sbml` is not installed.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+        >>> loss = {"loss": qsp.models.Reaction("drug ->", "k * drug")}
+        >>> network = qsp.models.Network(species={"drug": 9.0}, parameters={"k": 0.1}, reactions=loss)
+        >>> data = Experiment(Measurements([1.0, 4.0], [8.1, 5.2], output="drug"))
+        >>> problem = Problem(network, data, {"drug": Output("drug", Additive(0.5))}, {"k": Free(0.1)})
+        >>> path = qsp.io.write_petab(problem, pathlib.Path(tempfile.mkdtemp()) / "petab")
+        >>> read_petab(path).names
+        ('k',)
     """
     path = Path(path)
     content = read_yaml(path)

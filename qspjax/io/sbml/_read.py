@@ -40,6 +40,14 @@ class Reading:
         level: Level of SBML.
         version: Version of the level.
         noticed: What is worth knowing and leaves the file usable: units that do not agree, what was ignored.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> decay = qsp.models.Reaction("A ->", "k * A")
+        >>> network = qsp.models.Network(species={"A": 1.0}, parameters={"k": 0.1}, reactions={"decay": decay})
+        >>> reading = read_definition(qsp.io.write_sbml(network))
+        >>> reading.level, reading.version, list(reading.definition.reactions)
+        (3, 2, ['decay'])
     """
 
     definition: Definition
@@ -97,6 +105,13 @@ def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading
     Raises:
         FileIssues: If the file has mistakes or what is not supported.
         ImportError: If libsbml is missing (extra `sbml`).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> decay = qsp.models.Reaction("A ->", "k * A")
+        >>> network = qsp.models.Network(species={"A": 1.0}, parameters={"k": 0.1}, reactions={"decay": decay})
+        >>> print(read_definition(qsp.io.write_sbml(network)).definition.species["A"].initial)
+        1.0
     """
     check_instance("path_or_text", path_or_text, (str, Path), "a path, or text that begins with <")
     source = source_of(path_or_text)

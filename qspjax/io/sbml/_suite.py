@@ -56,6 +56,10 @@ class CaseResult(NamedTuple):
         tags: What the model consists of, if it is known.
         seconds: How long it took.
         ratio: The greatest error as a share of what is allowed, NaN if nothing was computed.
+
+    Example:
+        >>> CaseResult("00001", PASS, "", ("Reaction",), seconds=0.4, ratio=0.02).outcome
+        'pass'
     """
 
     case: str
@@ -86,7 +90,13 @@ class Settings:
 
 
 class Refused(Exception):  # noqa: N818 - a case that is refused is no error
-    """A case that is not computed; the text says why."""
+    """A case that is not computed; the text says why.
+
+    Example:
+        >>> raise Refused("not supported: fast reactions")
+        Traceback (most recent call last):
+        qspjax.io.sbml._suite.Refused: not supported: fast reactions
+    """
 
 
 def run_case(folder: str | Path, tags: Sequence[str] = ()) -> CaseResult:
@@ -101,6 +111,17 @@ def run_case(folder: str | Path, tags: Sequence[str] = ()) -> CaseResult:
 
     Raises:
         FileIssues: If the settings or the results of the case cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "00001"
+        >>> folder.mkdir()
+        >>> settings = "start: 0\\nduration: 1\\nsteps: 1\\nvariables: A\\nabsolute: 1e-7\\nrelative: 1e-4\\n"
+        >>> _ = (folder / "00001-settings.txt").write_text(settings)
+        >>> _ = (folder / "00001-results.csv").write_text("time,A\\n0,1\\n1,0.5\\n")
+        >>> found = run_case(folder)  # the folder has no model yet
+        >>> found.outcome, found.reason
+        ('refused', 'no model')
     """
     folder, begun = Path(folder), time.perf_counter()
     settings = read_settings(folder / f"{folder.name}-settings.txt")
@@ -130,6 +151,16 @@ def write_case(folder: str | Path, out: str | Path, *, level: int = 0, version: 
     Raises:
         Refused: If the case is not supported; there is no file then.
         FileIssues: If the settings of the case cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "00001"
+        >>> folder.mkdir()
+        >>> settings = "start: 0\\nduration: 1\\nsteps: 1\\nvariables: A\\nabsolute: 1e-7\\nrelative: 1e-4\\n"
+        >>> _ = (folder / "00001-settings.txt").write_text(settings)
+        >>> write_case(folder, folder.parent)  # the folder has no model yet
+        Traceback (most recent call last):
+        qspjax.io.sbml._suite.Refused: no model
     """
     folder, path = Path(folder), Path(out) / f"{Path(folder).name}.csv"
     path.unlink(missing_ok=True)
@@ -150,6 +181,14 @@ def case_folders(cases: str | Path, wanted: Iterable[int] | None = None) -> list
 
     Raises:
         FileIssues: If there are none.
+
+    Example:
+        >>> import tempfile
+        >>> suite = Path(tempfile.mkdtemp())
+        >>> for number in ("00001", "00002"):
+        ...     (suite / number).mkdir()
+        >>> [folder.name for folder in case_folders(suite, [2])]
+        ['00002']
     """
     root = Path(cases)
     for place in (root / "cases" / "semantic", root / "semantic", root):

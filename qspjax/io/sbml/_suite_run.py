@@ -30,6 +30,13 @@ def run_suite(folders: Sequence[Path], *, workers: int = 2, limit: float = 60.0)
         folders: The folders of the cases.
         workers: Number of processes.
         limit: Seconds that a case may take; one that takes longer is refused.
+
+    Example:
+        >>> from qspjax.io.sbml import case_folders
+        >>> for result in run_suite(case_folders("sbml-test-suite"), workers=4):  # doctest: +SKIP
+        ...     print(result.case, result.outcome)
+        >>> list(run_suite([]))
+        []
     """
     waiting = deque((folder, tags_of(folder)) for folder in folders)
     pool = [_Worker(limit) for _ in range(min(workers, len(waiting)))]
