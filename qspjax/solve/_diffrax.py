@@ -176,9 +176,9 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
         kept = replay(one.stepper, model, one.lines, one.y0, t0, record=record, outputs=ts.size, events=one.events)
         return jax.vmap(one.unravel)(kept)
 
-    # a patient who took no step contributes a zero derivative of every order: both ends are masked, so that its NaN
+    # a patient who took no step contributes a zero derivative of every order: all ends are masked, so that its NaN
     # meets no cotangent
-    states, moved = eqx.filter_jvp(repeat, primals, _masked(tangents, started))
+    states, moved = eqx.filter_jvp(repeat, _followed(primals, started), _masked(tangents, started))
     states = jax.tree.map(lambda repeated, recorded: jnp.where(started, repeated, recorded), states, reached)
     return (states, path.end), (_masked(moved, started), jax.tree.map(lambda _: None, path.end))
 
@@ -212,6 +212,12 @@ def _integrate(
 
 def _frozen(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
+
+
+def _followed(tree: Any, started: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda x: jnp.where(started, x, jax.lax.stop_gradient(x)) if eqx.is_inexact_array(x) else x, tree
+    )
 
 
 def _masked(tree: Any, started: jax.Array) -> Any:
