@@ -74,6 +74,8 @@ def _walk(jaxpr: Jaxpr, consts: Any, values: Any) -> list:
             out = eqn.primitive.bind(*operands, **params)
             if eqn.primitive.name in _GUARDED and jnp.issubdtype(out.dtype, jnp.floating):
                 bad = ~jnp.isfinite(out)
+                if eqn.primitive.name == "pow":  # 0^0 = 1, and no slope is defined there
+                    bad |= (operands[0] == 0) & (operands[1] == 0)
                 safe = [jnp.where(bad, _HARMLESS, x) if _real(x) else x for x in operands]
                 out = jnp.where(bad, jax.lax.stop_gradient(out), eqn.primitive.bind(*safe, **params))
             out = out if eqn.primitive.multiple_results else [out]

@@ -68,6 +68,12 @@ def test_a_hill_term_with_an_exponent_below_one(name):
     back = jax.jit(jax.grad(lambda p: jnp.sum(of_saturable(p, METHODS[name]))))(jnp.asarray(P))
     np.testing.assert_allclose(back, forward.sum(axis=0), rtol=1e-8)
 
+    # K = 0 and n = 0: 0^0 / (0^0 + S^0) is a half, whatever K and S are
+    forward, found = both(jnp.array([1.0, 0.3, 0.0, 0.0]))
+    np.testing.assert_allclose(found, 0.85 * TS, rtol=1e-7)
+    np.testing.assert_allclose(forward[:, :3], TS[:, None] * np.array([1.0, -0.5, 0.0]), rtol=1e-7, atol=1e-12)
+    assert np.isfinite(forward).all()
+
 
 class Root(qsp.AbstractModel):
     """x' = -k x^n from 1 empties at T = 1 / (k (1 - n)): x = (1 - t / T)^(1 / (1 - n)), then 0."""
