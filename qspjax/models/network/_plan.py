@@ -277,7 +277,7 @@ def whole(name: str) -> str:
 
 def _unknown(expression: Expression, known: set[str]) -> bool:
     """Whether an expression has something without a number in it."""
-    return any(name.endswith("#v") and name not in known for name in symbols(expression))
+    return any(name.endswith("#v") and f"{whole(name)}#v" not in known for name in symbols(expression))
 
 
 @functools.lru_cache(maxsize=256)
