@@ -132,7 +132,7 @@ def test_simulate_a_model_of_the_catalogue(here, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["foo"], "argument MODEL: must be a file (.xml, .sbml, .ant, .antimony, .sb) or a model whose parameters "),
+        (["foo"], "argument MODEL: must be a file (.xml, .sbml, .zip, .omex, .ant, .antimony, .sb) or a model whose "),
         (["tmdd.ant", "--set", "foo=3"], "argument --set: foo: must be a number of the model ("),
         (["tmdd.ant", "--set", "CL=fast"], 'argument --set: CL: must be a number without a unit, but is "fast".\n'),
         (["tmdd.ant", "--save", "foo"], "argument --save: must name observed values or states ("),
@@ -194,4 +194,5 @@ def test_mistakes_in_a_trial_of_a_network(here, capsys):
     assert capsys.readouterr().err == "none.xml: must be a file, but does not exist.\n"
     (here / "trial.toml").write_text(TRIAL.replace("tmdd.xml", "tmdd.docx"))
     assert main(["trial", "trial.toml"]) == 2
-    assert "[model] name: must be a file (.xml, .sbml, .ant, .antimony, .sb) or a model " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[model] name: must be a file (.xml, .sbml, .zip, .omex, .ant, .antimony, .sb) or a model " in said

@@ -448,7 +448,7 @@ ERRORS = {
     "initial of a wrong shape": (
         lambda m: qsp.simulate(m, qsp.no_doses(), TS, initial=m.initial()._replace(central=np.zeros(3))),
         "Argument `initial` must have the structure of the model's state (depot, central), "
-        "but is of shape (3,) in `central`.",
+        "but is of shape (3,) in `central`, whose shape is ().",
     ),
     "initial of a wrong structure": (
         lambda m: qsp.simulate(m, qsp.no_doses(), TS, initial=(1.0, 2.0, 3.0)),

@@ -107,7 +107,7 @@ class Adam(AbstractSearch):
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
         ... )
-        >>> round(estimate(problem, method=Adam(steps=300, rate=0.02)).parameters["CL"], 1)
+        >>> round(estimate(problem, method=Adam()).parameters["CL"], 1)
         3.0
     """
 

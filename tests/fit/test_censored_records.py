@@ -170,8 +170,9 @@ def test_random_effects_and_what_is_simulated(tmp_path):
 def test_npde_of_censored_measurements():
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(4000, 3))
-    one = (np.array(x) for x in ([0, 0, 0], [0, 1, 2], [0.0, 1.0, 2.0], [np.inf] * 3, [0.3, 0.0, 0.0], [0, 1, -1],
-                                 [-np.inf, -np.inf, 1.0], [np.inf, -0.5, np.inf]))  # fmt: skip
+    places, times, values = [0, 1, 2], [0.0, 1.0, 2.0], [0.3, 0.0, 0.0]
+    bounds = [0, 1, -1], [-np.inf, -np.inf, 1.0], [np.inf, -0.5, np.inf]
+    one = map(np.array, ([0, 0, 0], places, places, times, [np.inf] * 3, values, *bounds))
     found = _npde(Rows("y", Output("f", Additive(1.0)), *one, given={}), samples, 1)
     assert found[0] == pytest.approx(0.3, abs=0.1)
     assert found[1] < -0.4

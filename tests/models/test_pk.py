@@ -125,7 +125,7 @@ def test_wrong_numbers_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match=r"^Argument `V2` must be finite, but is nan\.$"):
         models.TwoCompartment(CL=3.0, V1=30.0, Q=6.0, V2=float("nan"))
     for transits in (0, True):
-        with pytest.raises(ValueError, match=rf"^Argument `transits` must be a whole .* 1, but is {transits}\.$"):
+        with pytest.raises(ValueError, match=rf"^Argument `transits` must be a whole .* 1 .*, but is {transits}\.$"):
             models.TransitAbsorption(CL=3.0, V=30.0, ka=1.0, mtt=2.0, transits=transits)
 
 
