@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -54,10 +55,17 @@ def test_example_runs(path, tmp_path, monkeypatch):
 
 
 def public_callables(module, deep=2):
-    """Return what can be called by names without an underscore, in a module and those below it, by where it is made."""
+    """Return what can be called by names without an underscore, in a module and those below it, by where it is made.
+
+    The command line is no part of the library, and is an attribute of the package only once it was imported.
+    """
     found = {}
     for name, one in vars(module).items():
-        if name.startswith("_") or not getattr(one, "__module__", getattr(one, "__name__", "")).startswith("qspjax"):
+        if (
+            name.startswith("_")
+            or one is sys.modules.get("qspjax.cli")
+            or not getattr(one, "__module__", getattr(one, "__name__", "")).startswith("qspjax")
+        ):
             continue
         if isinstance(one, ModuleType):
             found |= public_callables(one, deep - 1) if deep else {}

@@ -22,7 +22,7 @@ class Ranks:
 
     Attributes:
         names: The inputs.
-        coefficients: Between -1 and 1.
+        coefficients: Between -1 and 1; 0 where the other inputs leave nothing of the output, or of the input.
         p_values: How probable one so far from 0 is by chance.
         failed: Samples that were left out because an evaluation failed.
 
@@ -84,12 +84,26 @@ def ranks_of(points: np.ndarray, values: np.ndarray, names: tuple[str, ...]) -> 
     count, size = len(names), int(fine.sum())
     if size < count + 3:
         raise ValueError(f"At least {count + 3} evaluations must succeed, but {size} of {fine.size} do.")
-    ranked = rankdata(points[fine], axis=0)
-    found = np.empty((count, values.shape[1]))
-    for output in range(values.shape[1]):
-        inverse = np.linalg.pinv(np.corrcoef(np.column_stack([ranked, rankdata(values[fine, output])]), rowvar=False))
-        found[:, output] = -inverse[:count, count] / np.sqrt(np.diag(inverse)[:count] * inverse[count, count])
+    inputs, outputs = _centred(rankdata(points[fine], axis=0)), _centred(rankdata(values[fine], axis=0))
+    found = np.stack([_partial(inputs[:, k], np.delete(inputs, k, axis=1), outputs) for k in range(count)])
     freedom = size - 1 - count
     with np.errstate(divide="ignore"):
         statistic = found * np.sqrt(freedom / np.maximum(1 - found**2, 0.0))
     return Ranks(names, found, 2 * t.sf(np.abs(statistic), freedom), int((~fine).sum()))
+
+
+def _centred(ranks: np.ndarray) -> np.ndarray:
+    return ranks - ranks.mean(axis=0)
+
+
+def _partial(column: np.ndarray, others: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Return the correlation of what the other inputs leave of an input, and of each output: 0 if they leave nothing.
+
+    Residuals, not the inverse of the correlation matrix, which is singular where an output follows one input alone.
+    """
+    both = np.column_stack([column, outputs])
+    left = both - others @ np.linalg.lstsq(others, both, rcond=None)[0]
+    left[:, np.linalg.norm(left, axis=0) <= 1e-9 * np.linalg.norm(both, axis=0)] = 0.0
+    length = np.linalg.norm(left, axis=0)
+    scale = length[0] * length[1:]
+    return np.divide(left[:, 0] @ left[:, 1:], scale, out=np.zeros_like(scale), where=scale > 0)

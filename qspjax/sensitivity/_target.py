@@ -95,7 +95,7 @@ class OfModel:
             >>> outputs = {"C0": qsp.endpoints.Value("concentration", at=0.0)}
             >>> function = OfModel.of(population, qsp.bolus(300.0, to="central"), [0.0], outputs)
             >>> prcc(function, Inputs.of(population), samples=64).coefficients[:, 0].round(3)
-            array([-0., -1.])
+            array([ 0., -1.])
         """
         found = cls(population.model, regimen, ts, (), outputs, method=method, executor=executor)
         found.names, found._population = tuple(population.inputs()[0]), population

@@ -102,6 +102,13 @@ def test_rank_correlation_by_regression():
     assert found.p_values[0, 0] < 1e-9 < found.p_values[3, 0]
 
 
+def test_rank_correlation_of_an_output_that_follows_one_input():
+    inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+    found = prcc(lambda x: np.column_stack([1.0 / (1.0 + x[:, 1]), 0.0 * x[:, 0], x[:, 0] ** 3]), inputs, samples=64)
+    np.testing.assert_allclose(found.coefficients, [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]], atol=1e-12)
+    np.testing.assert_array_equal(found.p_values[:, 1], 1.0)
+
+
 PATIENT = qsp.models.OneCompartment(CL=3.0, V=30.0)
 AUC = {"AUC": qsp.endpoints.AUC("concentration"), "Cmax": qsp.endpoints.Cmax("concentration")}
 
