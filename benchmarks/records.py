@@ -20,7 +20,7 @@ import numpy as np
 import problems
 
 import qspjax as qsp
-from qspjax._regimen import Action, Regimen, table
+from qspjax._dosing._regimen import Action, Regimen, table
 
 DOSES, SAMPLES = 4, 16
 

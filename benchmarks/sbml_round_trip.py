@@ -52,7 +52,7 @@ def _table(value):
 def trip(folder, antimony=False):
     """Return what became of a case, and the error."""
     from qspjax import io
-    from qspjax.io.sbml import _suite
+    from qspjax.sbml_suite import _suite
 
     try:
         first = io.read_sbml(_suite.model_of(folder))
@@ -99,13 +99,13 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--antimony", action="store_true")
     arguments = parser.parse_args()
-    from qspjax.io import sbml
+    from qspjax import sbml_suite
 
     wanted = None
     if arguments.wanted:
         first, _, last = arguments.wanted.partition("-")
         wanted = range(int(first), int(last or first) + 1)
-    tasks = [(folder, arguments.antimony) for folder in sbml.case_folders(arguments.cases, wanted)]
+    tasks = [(folder, arguments.antimony) for folder in sbml_suite.case_folders(arguments.cases, wanted)]
     allowed = ALLOWED_OF_ANTIMONY if arguments.antimony else ALLOWED
     counts, wrong, greatest, begun = Counter(), 0, 0.0, time.perf_counter()
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn"), max_tasks_per_child=300) as pool:

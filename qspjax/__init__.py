@@ -26,7 +26,21 @@ from qspjax import (
     sensitivity as sensitivity,
     solve as solve,
 )
-from qspjax._amount import (
+from qspjax._cohort import Cohort as Cohort
+from qspjax._distribution import (
+    AbstractDistribution as AbstractDistribution,
+    LogNormal as LogNormal,
+    Normal as Normal,
+    Truncated as Truncated,
+    Uniform as Uniform,
+)
+from qspjax._dosing._adaptive import (
+    AbstractRule as AbstractRule,
+    ReduceAbove as ReduceAbove,
+    StopOnProgression as StopOnProgression,
+    TreatToTarget as TreatToTarget,
+)
+from qspjax._dosing._amounts import (
     AbstractAmount as AbstractAmount,
     Banded as Banded,
     Computed as Computed,
@@ -36,21 +50,22 @@ from qspjax._amount import (
     Rounded as Rounded,
     RoundedUp as RoundedUp,
 )
-from qspjax._cohort import Cohort as Cohort
-from qspjax._distribution import (
-    AbstractDistribution as AbstractDistribution,
-    LogNormal as LogNormal,
-    Normal as Normal,
-    Truncated as Truncated,
-    Uniform as Uniform,
+from qspjax._dosing._covariates import (
+    LOCF as LOCF,
+    NOCB as NOCB,
+    AbstractInterpolation as AbstractInterpolation,
+    LinearInterpolation as LinearInterpolation,
+    set_parameter as set_parameter,
+    varying as varying,
 )
-from qspjax._doses import (
+from qspjax._dosing._doses import (
     MODELLED as MODELLED,
     bolus as bolus,
     infusion as infusion,
     no_doses as no_doses,
     reset as reset,
 )
+from qspjax._dosing._regimen import Regimen as Regimen
 from qspjax._events import AbstractEventful as AbstractEventful, Event as Event
 from qspjax._model import (
     AbstractAlgebraic as AbstractAlgebraic,
@@ -62,13 +77,6 @@ from qspjax._model import (
     parameter as parameter,
 )
 from qspjax._names import at as at, names as names
-from qspjax._regimen import Regimen as Regimen
-from qspjax._rules import (
-    AbstractRule as AbstractRule,
-    ReduceAbove as ReduceAbove,
-    StopOnProgression as StopOnProgression,
-    TreatToTarget as TreatToTarget,
-)
 from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
 from qspjax._solution import RESULTS as RESULTS, Solution as Solution
 from qspjax._transform import (
@@ -76,14 +84,6 @@ from qspjax._transform import (
     Identity as Identity,
     Log as Log,
     Logit as Logit,
-)
-from qspjax._varying import (
-    LOCF as LOCF,
-    NOCB as NOCB,
-    AbstractInterpolation as AbstractInterpolation,
-    LinearInterpolation as LinearInterpolation,
-    set_parameter as set_parameter,
-    varying as varying,
 )
 from qspjax.population import (
     Allometric as Allometric,

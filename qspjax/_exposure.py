@@ -23,7 +23,7 @@ from qspjax.solve import MatrixExponential, Rosenbrock
 from qspjax.solve._exposed import AboveOf, Measures, PeakOf, TurnOf, exposed
 from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Kept, Posed
-from qspjax.solve._schedule import slack
+from qspjax.solve.dosing._schedule import slack
 
 FINE = Rosenbrock(rtol=1e-10, atol=1e-13)
 """How a linear model is solved for what is no linear function of its states."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_above, check_finite, check_minimum, concrete, did_you_mean, in_a_row, refuse
+from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, match, names, state_names
 from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
@@ -444,3 +445,15 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
         if jnp.shape(leaf) != own.shape and not (batched and jnp.shape(leaf)[1:] == own.shape):
             refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`, whose shape is {own.shape}")
     return state
+
+
+def observe(model: AbstractModel, t: Scalar, y: State) -> Observed:
+    """Return what is observed of a model; the values are those of `model.observe`."""
+    arrays, static = eqx.partition((model, t, y), eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def of_leaves(*leaves: Any) -> Observed:
+        model, t, y = eqx.combine(jax.tree.unflatten(structure, leaves), static)
+        return jax.tree.map(jnp.asarray, model.observe(t, y))
+
+    return guarded(of_leaves)(*leaves)

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
 from qspjax._events import events_of
-from qspjax._guarded import observe
 from qspjax._lost import lost
-from qspjax._model import AbstractModel, as_state, echoes_of
+from qspjax._model import AbstractModel, as_state, echoes_of, observe
 from qspjax._names import Numbers, state_names
-from qspjax._regimen import Regimen
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._traced import in_the_users_words
 from qspjax._types import Scalar, State
@@ -25,9 +24,9 @@ from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Kept, Posed, where
-from qspjax.solve._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
-from qspjax.solve._steady import steady_state
-from qspjax.solve._varied import Varied
+from qspjax.solve.dosing._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
+from qspjax.solve.dosing._steady import steady_state
+from qspjax.solve.dosing._varied import Varied
 
 
 @in_the_users_words()

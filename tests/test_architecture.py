@@ -13,14 +13,15 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_arrays", "_checks", "_expression", "_extras", "_files", "_names", "_transform", "_units"} | {"_text", "_traced"},
-    {"_model", "_events", "_guarded", "_amount", "_regimen", "_doses", "_rules", "_varying", "_distribution", "_cohort"}
-    | {"_lost", "_solution"},
+    {"_arrays", "_checks", "_extras", "_files", "_names", "_text", "_traced", "_transform", "_units"},
+    {"_expression", "_jaxpr"},
+    {"_cohort", "_distribution", "_dosing", "_events", "_lost", "_model", "_solution"},
     {"models", "solve", "execute"},
     {"_exposure", "_simulate"},
     {"population", "equilibrium", "sensitivity"},
     {"fit"},
     {"io", "plot"},
+    {"sbml_suite"},
     {"cli", "__main__"},
 ]
 UNITS_APART = [{"models", "solve", "execute"}, {"population", "equilibrium", "sensitivity"}, {"io", "plot"}]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._guarded import observe
+from qspjax._model import observe
 from tests.systems.marks import slow_for
 
 

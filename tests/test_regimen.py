@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._regimen import table
+from qspjax._dosing._regimen import table
 
 
 def rows(regimen):

@@ -5,12 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qspjax._extras import require
 from qspjax.cli._console import BAD_INPUT, FAILED, Progress, say
 from qspjax.cli._options import at_least, positive
-from qspjax.io import sbml
+
+if TYPE_CHECKING:
+    from qspjax.sbml_suite import CaseResult
 
 _MOST_LISTED = 6
 """The most cases that are named for a reason."""
@@ -47,38 +49,44 @@ def add_suite(commands: Any) -> None:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
+    from qspjax.sbml_suite import WRONG, case_folders, run_suite
+
     require("libsbml", extra="sbml")
-    folders = sbml.case_folders(arguments.cases, arguments.wanted)
+    folders = case_folders(arguments.cases, arguments.wanted)
     results = []
     with Progress(len(folders), things="cases", bad="wrong", first="starting") as progress:
-        for done, result in enumerate(sbml.run_suite(folders, workers=arguments.workers, limit=arguments.limit), 1):
+        for done, result in enumerate(run_suite(folders, workers=arguments.workers, limit=arguments.limit), 1):
             results.append(result)
-            progress.update(done, bad=result.outcome == sbml.WRONG, description=result.case)
+            progress.update(done, bad=result.outcome == WRONG, description=result.case)
     print(_report(sorted(results)))
-    return FAILED if any(result.outcome == sbml.WRONG for result in results) else 0
+    return FAILED if any(result.outcome == WRONG for result in results) else 0
 
 
 def _case(arguments: argparse.Namespace) -> int:
+    from qspjax.sbml_suite import Refused, write_case
+
     number = arguments.number.zfill(5)
     if not re.fullmatch(r"\d{5}", number):
         raise ValueError(f"argument NUMBER: must be the number of a case, but is {arguments.number}")
     folder = Path(arguments.directory) / number
     try:
-        sbml.write_case(folder, arguments.out, level=arguments.level, version=arguments.version)
-    except sbml.Refused as refusal:
+        write_case(folder, arguments.out, level=arguments.level, version=arguments.version)
+    except Refused as refusal:
         return say(f"{number}: {refusal}.", BAD_INPUT)
     return 0
 
 
-def _report(results: Sequence[sbml.CaseResult]) -> str:
+def _report(results: "Sequence[CaseResult]") -> str:
     """Return what came out: cases that are wrong, reasons of refusal, outcomes by tag, and the sum."""
+    from qspjax.sbml_suite import OUTCOMES, REFUSED, WRONG
+
     parts = []
-    wrong = [result for result in results if result.outcome == sbml.WRONG]
+    wrong = [result for result in results if result.outcome == WRONG]
     if wrong:
         parts.append("\n".join(["Wrong", *(f"{one.case}  {one.reason} (error {one.ratio:.3g})" for one in wrong)]))
     reasons: dict[str, list[str]] = {}
     for result in results:
-        if result.outcome == sbml.REFUSED:
+        if result.outcome == REFUSED:
             reasons.setdefault(result.reason, []).append(result.case)
     if reasons:
         common = sorted(reasons.items(), key=lambda item: -len(item[1]))
@@ -87,11 +95,11 @@ def _report(results: Sequence[sbml.CaseResult]) -> str:
     if tags:
         names = sorted({tag for tag, _ in tags})
         width = max(map(len, names))
-        rows = [f"{'Tag':{width}}" + "".join(f"{outcome:>9}" for outcome in sbml.OUTCOMES)]
-        rows += [f"{name:{width}}" + "".join(f"{tags[name, outcome]:9}" for outcome in sbml.OUTCOMES) for name in names]
+        rows = [f"{'Tag':{width}}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES)]
+        rows += [f"{name:{width}}" + "".join(f"{tags[name, outcome]:9}" for outcome in OUTCOMES) for name in names]
         parts.append("\n".join(rows))
     counts = Counter(result.outcome for result in results)
-    parts.append(", ".join(f"{counts[outcome]} {outcome}" for outcome in sbml.OUTCOMES))
+    parts.append(", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES))
     return "\n\n".join(parts)
 
 

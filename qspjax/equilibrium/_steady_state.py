@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import concrete
-from qspjax._doses import no_doses
+from qspjax._dosing._doses import no_doses
+from qspjax._jaxpr._regular import regular
 from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
@@ -31,7 +32,6 @@ from qspjax._solution import RESULTS, Solution
 from qspjax._types import Scalar, State
 from qspjax.equilibrium._oscillation import period_of
 from qspjax.solve._method import AbstractMethod, absolute
-from qspjax.solve._regular import regular
 
 DECADES = range(-1, 11)
 """The system is looked at after 10^k units of time."""

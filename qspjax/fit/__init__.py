@@ -17,41 +17,10 @@ Example:
     3.0
 """
 
-from qspjax.fit._analytic import Analytic as Analytic
-from qspjax.fit._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring
-from qspjax.fit._error_models import (
-    AbstractErrorModel as AbstractErrorModel,
-    Additive as Additive,
-    Binary as Binary,
-    Combined as Combined,
-    LogNormalError as LogNormalError,
-    Ordinal as Ordinal,
-    Poisson as Poisson,
-    Proportional as Proportional,
-    TimeToEvent as TimeToEvent,
-)
-from qspjax.fit._estimate import Fit as Fit, Standing as Standing, estimate as estimate
-from qspjax.fit._evolution import DifferentialEvolution as DifferentialEvolution
-from qspjax.fit._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit._free import Free as Free
-from qspjax.fit._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
-from qspjax.fit._measurements import (
-    Change as Change,
-    Experiment as Experiment,
-    Measurements as Measurements,
-    Output as Output,
-)
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
 from qspjax.fit._saved import load as load, save as save
-from qspjax.fit._search import AbstractSearch as AbstractSearch
-from qspjax.fit._starts import MultiStart as MultiStart
-from qspjax.fit._tails import (
-    AbstractTails as AbstractTails,
-    Gaussian as Gaussian,
-    Laplace as Laplace,
-    StudentT as StudentT,
-)
 from qspjax.fit._uncertainty import (
     Uncertainty as Uncertainty,
     fisher_information as fisher_information,
@@ -66,6 +35,30 @@ from qspjax.fit.bayes import (
     Sampling as Sampling,
     sample as sample,
     simulation_based_calibration as simulation_based_calibration,
+)
+from qspjax.fit.data._measurements import (
+    Change as Change,
+    Experiment as Experiment,
+    Measurements as Measurements,
+    Output as Output,
+)
+from qspjax.fit.errors._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring
+from qspjax.fit.errors._models import (
+    AbstractErrorModel as AbstractErrorModel,
+    Additive as Additive,
+    Binary as Binary,
+    Combined as Combined,
+    LogNormalError as LogNormalError,
+    Ordinal as Ordinal,
+    Poisson as Poisson,
+    Proportional as Proportional,
+    TimeToEvent as TimeToEvent,
+)
+from qspjax.fit.errors._tails import (
+    AbstractTails as AbstractTails,
+    Gaussian as Gaussian,
+    Laplace as Laplace,
+    StudentT as StudentT,
 )
 from qspjax.fit.mixed import (
     FO as FO,
@@ -96,3 +89,10 @@ from qspjax.fit.mixed import (
     simulated as simulated,
     visual_predictive_check as visual_predictive_check,
 )
+from qspjax.fit.search._analytic import Analytic as Analytic
+from qspjax.fit.search._estimate import Fit as Fit, Standing as Standing, estimate as estimate
+from qspjax.fit.search._evolution import DifferentialEvolution as DifferentialEvolution
+from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
+from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
+from qspjax.fit.search._search import AbstractSearch as AbstractSearch
+from qspjax.fit.search._starts import MultiStart as MultiStart

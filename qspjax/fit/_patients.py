@@ -9,16 +9,16 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_whole, refuse
 from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression, symbol
 from qspjax._model import AbstractModel
 from qspjax._names import at
-from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._types import Key
-from qspjax.fit._measurements import Experiment
 from qspjax.fit._problem import Problem
-from qspjax.fit._stages import parameters_of
 from qspjax.fit._wald import check_level
+from qspjax.fit.data._measurements import Experiment
+from qspjax.fit.data._stages import parameters_of
 from qspjax.population import Population
 from qspjax.population._population import check_key, keys_of
 from qspjax.solve import AbstractMethod

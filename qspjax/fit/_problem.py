@@ -15,19 +15,19 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
-from qspjax.fit._causes import why_undefined
-from qspjax.fit._colours import coloured
-from qspjax.fit._error_models import Predictors
-from qspjax.fit._formula import as_formula
 from qspjax.fit._free import Free, log_priors, natural_values
-from qspjax.fit._layout import Layout, layout_of
-from qspjax.fit._measurements import Experiment, Output
-from qspjax.fit._rows import Rows
-from qspjax.fit._stages import Outcomes
+from qspjax.fit.data._causes import why_undefined
+from qspjax.fit.data._colours import coloured
+from qspjax.fit.data._formula import as_formula
+from qspjax.fit.data._layout import Layout, layout_of
+from qspjax.fit.data._measurements import Experiment, Output
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._stages import Outcomes
+from qspjax.fit.errors._models import Predictors
 from qspjax.solve import AbstractMethod
 
 if TYPE_CHECKING:
-    from qspjax.fit._analytic import Analytic
+    from qspjax.fit.search._analytic import Analytic
 
 
 class Evaluation(NamedTuple):

@@ -18,9 +18,9 @@ import numpy as np
 
 from qspjax._checks import check_names, check_one_of, refuse
 from qspjax._extras import require
-from qspjax.fit._gauss_newton import LevenbergMarquardt, Quadratic
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import FAILED, RUNNING, Search, begun, quickly_compiled, stepped
+from qspjax.fit.search._gauss_newton import LevenbergMarquardt, Quadratic
+from qspjax.fit.search._search import FAILED, RUNNING, Search, begun, quickly_compiled, stepped
 
 if TYPE_CHECKING:
     import pandas

@@ -14,14 +14,14 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, refuse
 from qspjax.fit import _archive
-from qspjax.fit._estimate import Fit
-from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
 from qspjax.fit.bayes import NUTS, SMC, Posterior
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplacian, Mixed, MixedFit, Mixture
 from qspjax.fit.mixed._mixture import whole_of
+from qspjax.fit.search._estimate import Fit
+from qspjax.fit.search._fingerprint import fingerprint
 
 METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplacian, SAEM, NUTS, SMC)}
 MARK = 16

@@ -10,11 +10,11 @@ import numpy as np
 
 from qspjax._checks import check_instance, refuse
 from qspjax._extras import require
-from qspjax.fit._error_models import AbstractScaled, LogNormalError
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import quickly_compiled
-from qspjax.fit._tails import Gaussian
 from qspjax.fit._wald import wald_intervals
+from qspjax.fit.errors._models import AbstractScaled, LogNormalError
+from qspjax.fit.errors._tails import Gaussian
+from qspjax.fit.search._search import quickly_compiled
 
 if TYPE_CHECKING:
     import pandas

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from qspjax.io._antimony import ENDINGS as ANTIMONY, read_antimony, sbml_of_antimony
 from qspjax.io._content import ARCHIVES, content_of, unpacked_name
 from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.antimony._antimony import ENDINGS as ANTIMONY, read_antimony, sbml_of_antimony
 from qspjax.io.sbml import read_definition, read_sbml
 from qspjax.io.sbml._text import MOST_BYTES
 from qspjax.models import Network

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from qspjax._doses import no_doses
+from qspjax._dosing._doses import no_doses
+from qspjax._dosing._regimen import Regimen
 from qspjax._files import write_text
-from qspjax._regimen import Regimen
 from qspjax._solution import Solution
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io._table import Table
-from qspjax.io._trial_arms import read_regimen
-from qspjax.io._trial_model import Described, read_model
+from qspjax.io.toml._doses import read_regimen
+from qspjax.io.toml._model import Described, read_model
+from qspjax.io.toml._table import Table
 
 DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
 """How a dose is written."""

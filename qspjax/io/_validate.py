@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from qspjax.io._fit_file import is_fit, read_fit
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
-from qspjax.io._nonmem import read_nonmem
-from qspjax.io._trial_file import read_trial
+from qspjax.io.fit._file import is_fit, read_fit
+from qspjax.io.nonmem._data import read_nonmem
 from qspjax.io.petab import lint, read_petab
+from qspjax.io.trial._file import read_trial
 
 
 def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:

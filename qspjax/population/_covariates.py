@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._amount import Covariates
 from qspjax._checks import check_above, concrete, refuse
+from qspjax._dosing._amounts import Covariates
 from qspjax._model import as_parameter
 from qspjax._types import Key, Scalar
 

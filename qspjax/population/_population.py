@@ -21,13 +21,13 @@ from qspjax._checks import (
 )
 from qspjax._cohort import Cohort, as_array
 from qspjax._distribution import AbstractDistribution, Normal
-from qspjax._doses import no_doses
+from qspjax._dosing._covariates import set_parameter
+from qspjax._dosing._doses import no_doses
+from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
-from qspjax._regimen import Regimen
 from qspjax._types import Key
-from qspjax._varying import set_parameter
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
 from qspjax.population._individual import Individual, on_occasion
 

@@ -18,8 +18,8 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
+from qspjax._dosing._regimen import Regimen
 from qspjax._exposure import together
-from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number

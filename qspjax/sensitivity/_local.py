@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_instance, check_names
+from qspjax._dosing._regimen import Regimen
 from qspjax._exposure import together
 from qspjax._extras import require
 from qspjax._model import AbstractModel
 from qspjax._names import at
-from qspjax._regimen import Regimen
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax._text import aligned, number

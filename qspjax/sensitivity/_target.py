@@ -7,10 +7,10 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_names
 from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
 from qspjax._exposure import together
 from qspjax._model import AbstractModel
 from qspjax._names import at
-from qspjax._regimen import Regimen
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax.execute import AbstractExecutor, Chunked

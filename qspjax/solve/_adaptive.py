@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._arrays import first_true, place_of_greatest
-from qspjax.solve._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve._timeline import Timeline, put_down, rates_after
-from qspjax.solve._watch import Begun, Watch, watch_one
+from qspjax.solve.dosing._timeline import Timeline, put_down, rates_after
+from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
+from qspjax.solve.events._monitor import Begun, Watch, watch_one
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED = range(5)

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from qspjax._jaxpr._regular import regular
 from qspjax._model import AbstractModel, mass_of
 from qspjax._names import state_names
 from qspjax._types import State
 from qspjax.solve._dense import inverse
 from qspjax.solve._near import Near
-from qspjax.solve._regular import regular
 
 ORDERS = 3
 """Up to this order derivatives are exact."""

@@ -16,6 +16,7 @@ import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import refuse
+from qspjax._jaxpr._regular import not_below, regular, rooted
 from qspjax._model import AbstractModel, as_state, check_slope, mass_of
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
@@ -23,12 +24,11 @@ from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
-from qspjax.solve._regular import not_below, regular, rooted
 from qspjax.solve._replay import Record, replay
 from qspjax.solve._rodas5p import Rodas5P
-from qspjax.solve._schedule import Schedule
-from qspjax.solve._timeline import Timeline, timeline
-from qspjax.solve._watch import Begun, begun
+from qspjax.solve.dosing._schedule import Schedule
+from qspjax.solve.dosing._timeline import Timeline, timeline
+from qspjax.solve.events._monitor import Begun, begun
 
 CODES = (
     RESULTS.successful,

@@ -16,16 +16,16 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_instance, refuse
+from qspjax._jaxpr._regular import not_below
 from qspjax._model import AbstractModel, as_state, mass_of
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
-from qspjax.solve._regular import not_below
-from qspjax.solve._schedule import Schedule
-from qspjax.solve._timeline import timeline
-from qspjax.solve._watch import begun, events_over_leaves
+from qspjax.solve.dosing._schedule import Schedule
+from qspjax.solve.dosing._timeline import timeline
+from qspjax.solve.events._monitor import begun, events_over_leaves
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._lanes import INCONSISTENT, NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program

@@ -23,14 +23,15 @@ from jax.flatten_util import ravel_pytree
 from qspjax._arrays import first_true
 from qspjax._checks import refuse
 from qspjax._events import events_of
+from qspjax._jaxpr._linearity import Structure
 from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._linear import LARGEST, Structure, structure_of
+from qspjax.solve._linear import LARGEST, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
-from qspjax.solve._schedule import Schedule
-from qspjax.solve._timeline import Timeline, put_down, rates_after, timeline
+from qspjax.solve.dosing._schedule import Schedule
+from qspjax.solve.dosing._timeline import Timeline, put_down, rates_after, timeline
 
 
 class MatrixExponential(AbstractMethod):

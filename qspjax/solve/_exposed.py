@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._events import AbstractEventful, Event, events_of, of_whole
+from qspjax._jaxpr._sparsity import jacobian_pattern
 from qspjax._model import (
     AbstractAlgebraic,
     AbstractModel,
@@ -29,8 +30,7 @@ from qspjax._model import (
 from qspjax._names import in_full, state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.solve._dense import factorise
-from qspjax.solve._schedule import Schedule
-from qspjax.solve.kernel._sparsity import jacobian_pattern
+from qspjax.solve.dosing._schedule import Schedule
 
 FLAT = 1e-8
 """An output that would change by less than this part of itself over the whole window has no extreme."""

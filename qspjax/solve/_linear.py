@@ -1,20 +1,12 @@
-"""Whether a model is linear, told from its equations and without any number.
+"""Whether a model is linear, and small enough for matrix exponentials."""
 
-The vector field is traced and its jaxpr read, one operation after the other: for each intermediate value, on which
-states its elements depend, and whether a part depends on none. Sums, products with constants and movements of states
-are linear; the time may not enter. The reading is conservative: what it does not know is not linear, and where it does
-not follow a movement, each element depends on every state that was moved.
-"""
-
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import Literal
 
+from qspjax._jaxpr._linearity import Structure, linear_structure
 from qspjax._model import AbstractAlgebraic, AbstractModel, as_state, check_slope
 from qspjax._types import State
 
@@ -29,25 +21,6 @@ def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
     so a model that is linear in a way not known here is False. So is a model with algebraic states.
     """
     return structure_of(model, as_state(model, initial)) is not None
-
-
-class Structure(NamedTuple):
-    """Which entries of exp(A) can differ from zero, and whether b can."""
-
-    pattern: np.ndarray
-    affine: bool
-
-
-class _Form(NamedTuple):
-    """What is known of an intermediate value: it depends on these states, linearly, and on constants.
-
-    Attributes:
-        on: Which states each element depends on, shape (*shape, states).
-        offset: Whether it may have a part that depends on no state.
-    """
-
-    on: np.ndarray
-    offset: bool
 
 
 def structure_of(model: AbstractModel, start: State) -> Structure | None:
@@ -67,108 +40,4 @@ def structure_of(model: AbstractModel, start: State) -> Structure | None:
         check_slope(slope, start)
         return [jnp.broadcast_to(own, leaf.shape) for own, leaf in zip(jax.tree.leaves(slope), leaves, strict=True)]
 
-    closed = jax.make_jaxpr(field)(number, *shapes)
-    forms: list[_Form | None] = [None]  # of the time, on which nothing may depend
-    unit, first = np.eye(n, dtype=bool), 0
-    for leaf in leaves:
-        forms.append(_Form(unit[first : first + leaf.size].reshape(*leaf.shape, n), offset=False))
-        first += leaf.size
-    forms += [_constant(var.aval.shape, n) for var in closed.jaxpr.invars[len(forms) :]]
-    slopes = _read(closed.jaxpr, forms, n)
-    if any(form is None for form in slopes):
-        return None
-    reach = np.concatenate([form.on.reshape(-1, n) for form in slopes]) | unit
-    for k in range(n):
-        reach |= reach[:, k : k + 1] & reach[k]
-    return Structure(reach, any(form.offset for form in slopes))
-
-
-def _constant(shape: tuple[int, ...], n: int, *, offset: bool = True) -> _Form:
-    return _Form(np.zeros((*shape, n), dtype=bool), offset)
-
-
-def _read(jaxpr: Any, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
-    """Return the form of each output; None for what is not linear or not understood."""
-    known: dict[Any, _Form | None] = dict(zip(jaxpr.invars, inputs, strict=True))
-    known |= {var: _constant(var.aval.shape, n) for var in jaxpr.constvars}
-
-    def form(atom: Any) -> _Form | None:
-        if isinstance(atom, Literal):
-            return _constant(atom.aval.shape, n, offset=bool(np.any(np.asarray(atom.val) != 0)))
-        return known[atom]
-
-    for eqn in jaxpr.eqns:
-        known |= dict(zip(eqn.outvars, _apply(eqn, [form(atom) for atom in eqn.invars], n), strict=True))
-    return [form(atom) for atom in jaxpr.outvars]
-
-
-def _apply(eqn: Any, forms: list[_Form | None], n: int) -> list[_Form | None]:
-    """Return the forms that one operation gives."""
-    name, shapes = eqn.primitive.name, [var.aval.shape for var in eqn.outvars]
-    if any(form is None for form in forms):
-        return [None] * len(shapes)
-    linear = [bool(form.on.any()) for form in forms]
-    if name in _NESTED and (any(linear) or not all(form.offset for form in forms)):
-        inner = eqn.params["jaxpr"]
-        return _read(getattr(inner, "jaxpr", inner), forms, n)
-    if not any(linear):
-        zero = name in _MOVED + _JOINED + _SUMMED and not any(form.offset for form in forms)
-        return [_constant(shape, n, offset=not zero) for shape in shapes]
-    if name in _MOVED and linear[0] and not any(linear[1:]):
-        return [_Form(_moved(eqn, forms[0].on, shapes[0]), forms[0].offset)]
-    if name in _SUMMED or (name == "select_n" and not linear[0]):
-        terms = forms[1:] if name == "select_n" else forms
-        on = np.zeros((*shapes[0], n), dtype=bool)
-        for term in terms:
-            on |= term.on
-        return [_Form(on, any(term.offset for term in terms))]
-    if name in ("concatenate", "stack"):
-        join, axis = (np.stack, "axis") if name == "stack" else (np.concatenate, "dimension")
-        on = join([form.on for form in forms], axis=eqn.params[axis])
-        return [_Form(on, any(form.offset for form in forms))]
-    if name == "unstack":
-        parts = np.moveaxis(forms[0].on, eqn.params["axis"], 0)
-        return [_Form(part, forms[0].offset) for part in parts]
-    if name in _JOINED:
-        return [_Form(_anywhere(forms, shapes[0], n), any(form.offset for form in forms))]
-    if (name == "mul" and sum(linear) == 1) or (name == "div" and not linear[1]):
-        factor = forms[linear.index(True)]
-        return [_Form(np.broadcast_to(factor.on, (*shapes[0], n)).copy(), factor.offset)]
-    if name == "dot_general" and sum(linear) == 1:
-        factor = forms[linear.index(True)]
-        return [_Form(_anywhere([factor], shapes[0], n), factor.offset)]
-    return [None] * len(shapes)
-
-
-_NESTED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
-_MOVED = (
-    *("neg", "copy", "copy_p", "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "slice", "rev"),
-    *("dynamic_slice", "gather", "reduce_sum", "cumsum"),
-)
-_SUMMED = ("add", "sub", "add_any")
-_JOINED = ("concatenate", "stack", "pad", "dynamic_update_slice")
-
-
-def _moved(eqn: Any, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return which states each element depends on after a movement; all of them where that is not followed."""
-    name, n = eqn.primitive.name, on.shape[-1]
-    if name in ("neg", "copy", "copy_p"):
-        return on
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return on.reshape(*shape, n)
-    if name == "slice":
-        starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
-        strides = eqn.params["strides"] or (1,) * len(starts)
-        return on[tuple(slice(*item) for item in zip(starts, stops, strides, strict=True))]
-    if name == "broadcast_in_dim":
-        axes = eqn.params["broadcast_dimensions"]
-        inner = [1] * len(shape)
-        for axis, size in zip(axes, on.shape[:-1], strict=True):
-            inner[axis] = size
-        return np.broadcast_to(on.reshape(*inner, n), (*shape, n)).copy()
-    return _anywhere([_Form(on, False)], shape, n)
-
-
-def _anywhere(forms: list[_Form], shape: tuple[int, ...], n: int) -> np.ndarray:
-    union = np.any([form.on.reshape(-1, n).any(axis=0) for form in forms], axis=0)
-    return np.broadcast_to(union, (*shape, n)).copy()
+    return linear_structure(jax.make_jaxpr(field)(number, *shapes), range(1, 1 + len(leaves)))

@@ -9,7 +9,7 @@ import jax
 from qspjax._checks import check_above, check_number
 from qspjax._model import AbstractModel, sizes_of
 from qspjax._types import Scalar, State
-from qspjax.solve._schedule import Schedule
+from qspjax.solve.dosing._schedule import Schedule
 
 
 class Trajectory(NamedTuple):

@@ -6,14 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._guarded import observe
-from qspjax._model import AbstractModel, as_state
-from qspjax._rules import Decision
+from qspjax._dosing._adaptive import Decision
+from qspjax._model import AbstractModel, as_state, observe
 from qspjax._solution import RESULTS
 from qspjax._types import Observed, Scalar, State
 from qspjax.solve._method import AbstractMethod, Trajectory
-from qspjax.solve._schedule import Schedule
-from qspjax.solve._visits import solve_in_visits
+from qspjax.solve.dosing._schedule import Schedule
+from qspjax.solve.dosing._visits import solve_in_visits
 
 
 class Posed(eqx.Module):

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from qspjax.solve._adaptive import Stepper, arrive
-from qspjax.solve._locate import NO_EVENT
-from qspjax.solve._timeline import Timeline
-from qspjax.solve._watch import Begun, watch_one
+from qspjax.solve.dosing._timeline import Timeline
+from qspjax.solve.events._locate import NO_EVENT
+from qspjax.solve.events._monitor import Begun, watch_one
 
 BLOCK = 32
 

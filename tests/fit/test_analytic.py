@@ -23,7 +23,7 @@ from qspjax.fit import (
     TrustRegion,
     estimate,
 )
-from qspjax.fit._search import quickly_compiled
+from qspjax.fit.search._search import quickly_compiled
 from tests.systems.marks import slow_for
 
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0])

@@ -26,7 +26,7 @@ from qspjax.fit import (
     nlme,
     visual_predictive_check,
 )
-from qspjax.fit._rows import Rows
+from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._diagnostics import _npde
 
 SD, DOSE = 0.2, qsp.bolus(100.0, to="central")

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from qspjax.fit import Additive, Binary, Laplace, LogNormalError, Ordinal, Poisson, StudentT, TimeToEvent
-from qspjax.fit._draws import drawn
+from qspjax.fit.errors._draws import drawn
 
 MANY = jnp.ones(20_000)
 CONTINUOUS = [

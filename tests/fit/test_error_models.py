@@ -23,7 +23,7 @@ from qspjax.fit import (
     StudentT,
     TimeToEvent,
 )
-from qspjax.fit._rows import Rows
+from qspjax.fit.data._rows import Rows
 
 F = 2.0
 EXACT = {

@@ -99,7 +99,7 @@ class Killed(Exception):
 
 
 def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
-    monkeypatch.setattr("qspjax.fit._estimate.SAVED_EVERY", 0.0)
+    monkeypatch.setattr("qspjax.fit.search._estimate.SAVED_EVERY", 0.0)
     path, starts = tmp_path / "fit.npz", MultiStart(9, seed=3)
     whole = estimate(EXACT, starts=starts, lanes=4)
     calls = []

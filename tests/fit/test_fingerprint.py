@@ -9,7 +9,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.fit import FO, FOCEI, M3, Additive, Change, Combined, Experiment, Free, Measurements, Mixed, Output, Random
-from qspjax.fit._fingerprint import fingerprint
+from qspjax.fit.search._fingerprint import fingerprint
 
 
 class Decay(qsp.AbstractModel):

@@ -7,7 +7,7 @@ pytest.importorskip("libsbml")
 
 import qspjax as qsp
 from qspjax import io
-from qspjax.io import _antimony
+from qspjax.io.antimony import _antimony
 from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Species
 
 TMDD = """

@@ -7,7 +7,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax import io
-from qspjax._regimen import Action
+from qspjax._dosing._regimen import Action
 from tests.systems.data import data_folder, needs_data
 
 TABLES = ("ts", "order", "time", "dv", "evid", "cmt", "dvid", "cens", "limit", "tad", "occ", "subject")
@@ -253,10 +253,10 @@ def test_issues_of_a_file(tmp_path):
 
 
 def test_large_files_and_large_tables_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("qspjax.io._nonmem_table.MOST_BYTES", 10)
+    monkeypatch.setattr("qspjax.io.nonmem._text.MOST_BYTES", 10)
     assert found(tmp_path, SMALL) == [(None, "", f"must have at most 10 bytes, but has {len(SMALL)}.")]
     monkeypatch.undo()
-    monkeypatch.setattr("qspjax.io._nonmem.MOST_ROWS", 10)
+    monkeypatch.setattr("qspjax.io.nonmem._data.MOST_ROWS", 10)
     message = "must have at most 10 doses, all subjects filled up, but has more."
     assert found(tmp_path, dose(ADDL=20, II=1)) == [(None, "ADDL", message)]
 

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("libsbml")
 
-from qspjax import io
+from qspjax import io, sbml_suite
 from qspjax.cli import main
 from qspjax.io import sbml
-from qspjax.io.sbml import _suite, _suite_run
 from qspjax.io.sbml._write import sbml_of
 from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Participant, Reaction, Species
+from qspjax.sbml_suite import _run as _suite_run, _suite
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sbml-test-suite"
 TIMES = np.linspace(0.0, 2.0, 5)
@@ -87,7 +87,7 @@ def broken():
 
 
 def test_a_case_that_passes_and_one_that_is_wrong(tmp_path):
-    result = sbml.run_case(case(tmp_path, "00001"))
+    result = sbml_suite.run_case(case(tmp_path, "00001"))
     assert (result.case, result.outcome, result.reason, result.tags) == (
         "00001",
         "pass",
@@ -98,7 +98,7 @@ def test_a_case_that_passes_and_one_that_is_wrong(tmp_path):
     assert result.seconds > 0
     columns = solution()
     columns["S2"][3] += 0.01
-    result = sbml.run_case(case(tmp_path, "00002", columns=columns), ["Event"])
+    result = sbml_suite.run_case(case(tmp_path, "00002", columns=columns), ["Event"])
     assert (result.outcome, result.tags) == ("wrong", ("Event",))
     assert result.reason.startswith("S2 is 3.41")
     assert " at 1.5, but must be 3.42" in result.reason
@@ -106,14 +106,14 @@ def test_a_case_that_passes_and_one_that_is_wrong(tmp_path):
 
 
 def test_a_case_that_is_refused(tmp_path):
-    result = sbml.run_case(case(tmp_path, "00001", text=broken()))
+    result = sbml_suite.run_case(case(tmp_path, "00001", text=broken()))
     assert result.outcome == "refused"
     assert "unknown" in result.reason
     assert math.isnan(result.ratio)
-    with pytest.raises(sbml.Refused, match="no model in Level 2 Version 1"):
+    with pytest.raises(sbml_suite.Refused, match="no model in Level 2 Version 1"):
         _suite.model_of(tmp_path / "00001", 2, 1)
     (tmp_path / "00003").mkdir()
-    with pytest.raises(sbml.Refused, match="no model$"):
+    with pytest.raises(sbml_suite.Refused, match="no model$"):
         _suite.model_of(tmp_path / "00003")
 
 
@@ -154,16 +154,16 @@ def test_settings_and_results(tmp_path):
     }.items():
         (folder / "00001-settings.txt").write_text(SETTINGS.replace(*change))
         with pytest.raises(io.FileIssues) as caught:
-            sbml.run_case(folder)
+            sbml_suite.run_case(folder)
         assert str(caught.value).startswith(f"00001-settings.txt: {message}")
     (folder / "00001-settings.txt").write_text(SETTINGS.replace("steps: 4", "steps: 8"))
     with pytest.raises(
         io.FileIssues, match=r"^00001-results.csv: must have the times of the settings, but has others\.$"
     ):
-        sbml.run_case(folder)
+        sbml_suite.run_case(folder)
     (folder / "00001-settings.txt").write_text(SETTINGS.replace("variables: S1", "variables: S3"))
     with pytest.raises(io.FileIssues, match=r"^00001-results.csv: must be the results of a case, but is not: 'S3'\.$"):
-        sbml.run_case(folder)
+        sbml_suite.run_case(folder)
 
 
 def test_where_cases_are(tmp_path):
@@ -173,11 +173,11 @@ def test_where_cases_are(tmp_path):
     (places[0] / "notes").mkdir()
     for place in places:
         if place != places[1]:
-            assert [folder.name for folder in sbml.case_folders(place)] == ["00001", "00003", "00010"]
-    assert [folder.name for folder in sbml.case_folders(places[1])] == ["00001", "00003", "00010"]
-    assert [folder.name for folder in sbml.case_folders(tmp_path, range(2, 11))] == ["00003", "00010"]
+            assert [folder.name for folder in sbml_suite.case_folders(place)] == ["00001", "00003", "00010"]
+    assert [folder.name for folder in sbml_suite.case_folders(places[1])] == ["00001", "00003", "00010"]
+    assert [folder.name for folder in sbml_suite.case_folders(tmp_path, range(2, 11))] == ["00003", "00010"]
     with pytest.raises(io.FileIssues, match=r"must be a folder of cases \(00001, 00002, \.\.\.\), but has none\."):
-        sbml.case_folders(tmp_path / "none")
+        sbml_suite.case_folders(tmp_path / "none")
     (tmp_path / "tags.csv").write_text("case,componentTags\n00001,Species;comp:Port\n")
     assert _suite.tags_of(places[0] / "00001") == ("Species", "comp:Port")
     assert _suite.tags_of(places[0] / "00003") == ()
@@ -205,7 +205,7 @@ def test_processes_that_hang_or_die_cost_one_case(tmp_path, monkeypatch):
     monkeypatch.setattr(_suite_run, "_COMMAND", (sys.executable, str(stub)))
     monkeypatch.setattr(_suite_run, "_CASES_OF_A_PROCESS", 2)
     folders = [tmp_path / f"{i:05}" for i in range(1, 9)]
-    results = sorted(sbml.run_suite(folders, workers=2, limit=1.0))
+    results = sorted(sbml_suite.run_suite(folders, workers=2, limit=1.0))
     assert [result.case for result in results] == [folder.name for folder in folders]
     reasons = {result.case: result.reason for result in results if result.outcome == "refused"}
     assert reasons == {
@@ -224,7 +224,7 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(
         _suite_run.subprocess, "Popen", lambda *args, **kw: started.append(popen(*args, **kw)) or started[-1]
     )
-    running = sbml.run_suite([tmp_path / "00001", tmp_path / "00002"], workers=2, limit=50.0)
+    running = sbml_suite.run_suite([tmp_path / "00001", tmp_path / "00002"], workers=2, limit=50.0)
     next(running)
     running.close()
     assert [process.returncode for process in started] == [-9, -9]
@@ -233,7 +233,7 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
 def test_processes_that_do_not_start(tmp_path, monkeypatch):
     monkeypatch.setattr(_suite_run, "_COMMAND", (sys.executable, "-c", "raise SystemExit(4)"))
     with pytest.raises(RuntimeError, match=r"A process for the suite did not start \(exit status 4\)\."):
-        list(sbml.run_suite([tmp_path / "00001"]))
+        list(sbml_suite.run_suite([tmp_path / "00001"]))
 
 
 def test_the_command(tmp_path, capsys):
@@ -292,14 +292,14 @@ def test_the_wrapper_of_the_test_runner(tmp_path, capsys):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the SBML Test Suite in ../shared/data")
 @pytest.mark.parametrize("number", ["00026", "00950"])
 def test_cases_of_the_suite(number):
-    result = sbml.run_case(SHARED / "cases" / "semantic" / number)
+    result = sbml_suite.run_case(SHARED / "cases" / "semantic" / number)
     assert (result.outcome, result.reason) == ("pass", "")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the SBML Test Suite in ../shared/data")
 def test_definitions_of_the_suite_come_back():
     compared = 0
-    for folder in sbml.case_folders(SHARED)[::16]:
+    for folder in sbml_suite.case_folders(SHARED)[::16]:
         try:
             definition = sbml.read_definition(_suite.model_of(folder)).definition
         except io.FileIssues:

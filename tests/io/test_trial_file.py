@@ -10,8 +10,8 @@ import pytest
 import qspjax as qsp
 from qspjax import io
 from qspjax._units import convert
-from qspjax.io._table import lines_of
-from qspjax.io._trial_model import available_models
+from qspjax.io.toml._model import available_models
+from qspjax.io.toml._table import lines_of
 
 BUNDLED = io.bundled_trial().read_text()
 

@@ -9,7 +9,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax._names import at
-from qspjax.fit._resumed import Resumed
+from qspjax.fit.data._resumed import Resumed
 from qspjax.models._pd import AbstractResponse
 from tests.systems.marks import slow_for
 

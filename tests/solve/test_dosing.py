@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._regimen import Regimen, stacked
-from qspjax.solve._schedule import aimed
+from qspjax._dosing._regimen import Regimen, stacked
+from qspjax.solve.dosing._schedule import aimed
 from tests.systems import linear_pk as exact
 from tests.systems.linear_pk import Dose
 from tests.systems.marks import slow_for

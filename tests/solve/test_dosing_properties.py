@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings, strategies as st
 
 import qspjax as qsp
-from qspjax._regimen import Action, table
+from qspjax._dosing._regimen import Action, table
 
 PATIENT = qsp.models.TwoCompartmentOral(CL=3.7, V1=12.5, Q=5.1, V2=33.0, ka=1.15, tlag=0.4, F=0.8)
 TS = jnp.asarray([0.3, 1.0, 5.0, 12.0, 24.5, 48.0, 90.0])

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 import qspjax as qsp
 from qspjax.solve import _ensemble
-from qspjax.solve._schedule import aimed, schedule_of
+from qspjax.solve.dosing._schedule import aimed, schedule_of
 from qspjax.solve.kernel import _primitives
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._primitives import sized, steps_p

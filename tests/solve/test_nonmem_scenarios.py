@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._regimen import stacked
+from qspjax._dosing._regimen import stacked
 from tests.systems.advan2 import COLUMNS, Advan2
 from tests.systems.data import data_folder, needs_data
 

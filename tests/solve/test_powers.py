@@ -8,8 +8,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import qspjax as qsp
+from qspjax._jaxpr._regular import regular
 from qspjax.models import Hill, Network, NetworkEvent, Reaction
-from qspjax.solve._regular import regular
 from tests.systems.marks import slow_for
 
 TOLERANCES = {"rtol": 1e-8, "atol": 1e-11}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qspjax  # noqa: F401
-from qspjax.solve.kernel._rows import evaluate, put, total
+from qspjax._jaxpr._lanes import evaluate, put, total
 
 LANES = 5
 INDEX = jnp.array([3, 0, 3, 2])

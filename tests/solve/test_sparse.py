@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._jaxpr._sparsity import jacobian_pattern
 from qspjax.solve.kernel._jacobian import coloured_jacobian, colouring, columns_jacobian
 from qspjax.solve.kernel._layout import system_of
 from qspjax.solve.kernel._sparse_lu import Elimination
-from qspjax.solve.kernel._sparsity import jacobian_pattern
 
 N = 6
 INDICES = jnp.array([1, 2, -1])

@@ -18,14 +18,14 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import check_instance, refuse
-from qspjax.fit._draws import drawn as measurement_drawn
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
 from qspjax.fit.bayes._line import Line
+from qspjax.fit.errors._draws import drawn as measurement_drawn
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.search._search import quickly_compiled
 
 
 class Density:

@@ -11,7 +11,7 @@ import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced
-from qspjax.fit._rows import Rows
+from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._mixed import Mixed
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._solution import RESULTS
-from qspjax.fit._error_models import Predictors
 from qspjax.fit._problem import Problem
-from qspjax.fit._rows import Rows
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.errors._models import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import Mixed
 

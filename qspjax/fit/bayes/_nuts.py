@@ -15,11 +15,11 @@ from jaxtyping import Array
 
 from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes._density import Density, starts
 from qspjax.fit.bayes._likelihood import Values
 from qspjax.fit.bayes._metric import Local, local
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
+from qspjax.fit.search._search import quickly_compiled
 
 TOGETHER = 25
 """Iterations between two reports."""

@@ -13,18 +13,18 @@ from scipy.stats import binom, rankdata
 
 from qspjax._checks import check_whole
 from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
-from qspjax._regimen import Regimen
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.bayes import _convergence, _groups
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._priors import deviation_law
 from qspjax.fit.bayes._sampler import AbstractSampler, Draws
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._population import mixed_population
+from qspjax.fit.search._search import quickly_compiled
 from qspjax.population import Population
 from qspjax.population._population import check_key
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from qspjax._checks import check_instance
-from qspjax.fit import _checkpoint
-from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._nuts import NUTS
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler, Sampling
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.search import _checkpoint
+from qspjax.fit.search._fingerprint import fingerprint
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints."""

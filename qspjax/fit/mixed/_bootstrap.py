@@ -23,12 +23,12 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_one_of, check_whole, refuse
 from qspjax._extras import require
-from qspjax.fit._checkpoint import loaded, save
-from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
 from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._nlme import DescentRun
 from qspjax.fit.mixed._result import MixedFit
+from qspjax.fit.search._checkpoint import loaded, save
+from qspjax.fit.search._fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._solution import RESULTS
-from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
+from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit.mixed._individuals import Expansion, unexpanded
 from qspjax.fit.mixed._mixed import Mixed, without_constant
 

@@ -22,15 +22,15 @@ from jaxtyping import Array
 from scipy.special import ndtri
 
 from qspjax._checks import refuse, warn
-from qspjax._regimen import Action
-from qspjax.fit._draws import drawn
-from qspjax.fit._error_models import AbstractScaled, LogNormalError
-from qspjax.fit._measurements import together
-from qspjax.fit._rows import Rows
-from qspjax.fit._search import quickly_compiled
+from qspjax._dosing._regimen import Action
+from qspjax.fit.data._measurements import together
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.errors._draws import drawn
+from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.search._search import quickly_compiled
 
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit

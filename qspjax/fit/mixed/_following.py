@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
+from qspjax._dosing._covariates import FIRST
 from qspjax._expression import Expression, call, nodes, substitute, symbol
-from qspjax._varying import FIRST
-from qspjax.fit._formula import names_in
-from qspjax.fit._measurements import Change, Experiment, Measurements, passed
-from qspjax.fit._stages import Followed
+from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._measurements import Change, Experiment, Measurements, passed
+from qspjax.fit.data._stages import Followed
 
 
 @dataclasses.dataclass(frozen=True)

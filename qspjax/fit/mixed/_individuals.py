@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._expression import Expression
-from qspjax.fit._formula import names_in, value_of
-from qspjax.fit._pool import Pool
-from qspjax.fit._rows import Rows
-from qspjax.fit._stages import NOT_PUT, Stages
+from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._pool import Pool
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._stages import NOT_PUT, Stages
 
 
 class IndividualPool(Pool):

@@ -23,13 +23,13 @@ from jaxtyping import Array
 from scipy import stats
 
 from qspjax._checks import check_above, check_whole, refuse
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
 from qspjax.fit.mixed._symmetric import backward, factorised
+from qspjax.fit.search._search import quickly_compiled
 
 MOST_POINTS = 100_000
 LANES = 16_384

@@ -15,15 +15,15 @@ from qspjax._expression import Expression, substitute, symbol
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._transform import AbstractTransform, Log, Logit
-from qspjax.fit._causes import why_undefined
-from qspjax.fit._error_models import AbstractScaled, LogNormalError, Predictors
-from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free, log_priors, natural_values
-from qspjax.fit._layout import parts_of
-from qspjax.fit._measurements import Experiment, Output
-from qspjax.fit._rows import Rows
-from qspjax.fit._stages import parameters_of
-from qspjax.fit._tails import Gaussian
+from qspjax.fit.data._causes import why_undefined
+from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._layout import parts_of
+from qspjax.fit.data._measurements import Experiment, Output
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._stages import parameters_of
+from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
+from qspjax.fit.errors._tails import Gaussian
 from qspjax.fit.mixed._following import steps_of
 from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
 from qspjax.fit.mixed._occasions import Occasions

@@ -26,10 +26,10 @@ from jaxtyping import Array
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, refuse
 from qspjax._model import AbstractModel
 from qspjax._transform import AbstractTransform, Identity, Logit
-from qspjax.fit._formula import Formula, as_formula, names_in
 from qspjax.fit._free import Free
-from qspjax.fit._measurements import Experiment, Output
-from qspjax.fit._stages import parameters_of
+from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._measurements import Experiment, Output
+from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._random import Random
 from qspjax.solve import AbstractMethod

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
-from qspjax.fit._checkpoint import loaded, save
-from qspjax.fit._fingerprint import fingerprint
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
 from qspjax.fit.mixed._mixed import Mixed
@@ -18,6 +16,8 @@ from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import SAEM, StochasticRun
+from qspjax.fit.search._checkpoint import loaded, save
+from qspjax.fit.search._fingerprint import fingerprint
 
 HALVINGS = 12
 """How often a step is halved before the search gives up."""

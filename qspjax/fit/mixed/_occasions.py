@@ -15,8 +15,8 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance
 from qspjax._expression import Expression, call, substitute, symbol
-from qspjax.fit._formula import names_in
-from qspjax.fit._measurements import Change, Experiment
+from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._measurements import Change, Experiment
 from qspjax.fit.mixed._random import Random
 
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from qspjax.execute._executor import cores
-from qspjax.fit._search import quickly_compiled
 from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.search._search import quickly_compiled
 
 FEWEST = 500
 """Subjects for which another core is worth the compilation of its program."""

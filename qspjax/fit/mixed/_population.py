@@ -8,10 +8,10 @@ import numpy as np
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, parse, substitute, symbol
-from qspjax.fit._formula import as_formula
-from qspjax.fit._measurements import Experiment
 from qspjax.fit._patients import check_begins, placed
-from qspjax.fit._stages import parameters_of
+from qspjax.fit.data._formula import as_formula
+from qspjax.fit.data._measurements import Experiment
+from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.population import Categorical, Population

@@ -11,12 +11,12 @@ import numpy as np
 
 from qspjax._checks import check_one_of
 from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
-from qspjax._regimen import Regimen
 from qspjax._types import Key
-from qspjax.fit._formula import names_in, value_of
 from qspjax.fit._patients import patients_of, predicted, split
 from qspjax.fit._wald import drawn_points, wald_intervals
+from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._diagnostics import diagnostics
 from qspjax.fit.mixed._mixed import Mixed

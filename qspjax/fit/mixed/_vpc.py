@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_number, check_one_of, check_whole, refuse
-from qspjax.fit._rows import Rows
-from qspjax.fit._search import quickly_compiled
+from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._diagnostics import diagnostics, simulated
 from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.search._search import quickly_compiled
 
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit

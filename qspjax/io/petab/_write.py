@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from qspjax._checks import check_instance
+from qspjax._dosing._regimen import Action, Parameter
 from qspjax._expression import Expression, number, symbol
 from qspjax._files import replaced_directory
-from qspjax._regimen import Action, Parameter
 from qspjax.fit import M1, M3, Experiment, Free, Problem
-from qspjax.fit._formula import names_in
-from qspjax.fit._measurements import FIRST
-from qspjax.fit._rows import chosen
-from qspjax.fit._stages import begins
-from qspjax.io._outputs import check_destination
+from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._measurements import FIRST
+from qspjax.fit.data._rows import chosen
+from qspjax.fit.data._stages import begins
 from qspjax.io.petab._write_formulas import Ids, noise_of, prior_of, refuse, text_of
 from qspjax.io.sbml import write_sbml
+from qspjax.io.trial._results import check_destination
 from qspjax.models import Network
 
 TABLES = ("parameters", "conditions", "experiments", "observables", "measurements")

@@ -13,7 +13,7 @@ from qspjax._expression import Expression, call, number, substitute, symbol
 from qspjax._expression._tree import nodes, rebuilt
 from qspjax._transform import Identity
 from qspjax.fit import Additive, Combined, Free, Gaussian, Laplace, LogNormalError, Proportional
-from qspjax.fit._error_models import formulas_of
+from qspjax.fit.errors._models import formulas_of
 from qspjax.io.petab._priors import PetabPrior
 
 _INFIX = {"+", "-", "*", "/", "^", "lt", "leq", "gt", "geq", "eq", "neq", "and", "or", "not"}

@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from qspjax._extras import require
-from qspjax.io.sbml import _apart
-from qspjax.io.sbml._apart import errors
+from qspjax.io.sbml import _worker
 from qspjax.io.sbml._notes import Notes
+from qspjax.io.sbml._worker import errors
 
 LONGEST = 120.0
 """Seconds that libsbml may take in a process of its own."""
@@ -55,7 +55,7 @@ def read(text: str, notes: Notes) -> Any:
 def apart(text: str, checks: Sequence[int], *, location: str = "", flatten: bool = False) -> dict[str, Any] | None:
     """Let libsbml check, and flatten, a text in a process of its own; return what it said, None if it failed."""
     given = json.dumps({"text": text, "location": location, "checks": list(checks), "flatten": flatten})
-    command = [sys.executable, "-P", str(Path(_apart.__file__))]
+    command = [sys.executable, "-P", str(Path(_worker.__file__))]
     try:
         done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=LONGEST, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qspjax._jaxpr._lanes import put
 from qspjax.solve.kernel._lanes import (
     BLOCK,
     Kept,
@@ -34,7 +35,6 @@ from qspjax.solve.kernel._lanes import (
 )
 from qspjax.solve.kernel._replay import Inputs, Recorded, look_up, move
 from qspjax.solve.kernel._rosenbrock import Lanes
-from qspjax.solve.kernel._rows import put
 
 
 def push_forward(

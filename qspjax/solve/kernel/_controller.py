@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qspjax._jaxpr._lanes import total
 from qspjax.solve.kernel._layout import Rows
-from qspjax.solve.kernel._rows import total
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 

@@ -11,9 +11,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
+from qspjax._jaxpr._lanes import total
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
-from qspjax.solve.kernel._rows import total
 
 STIFF_BEYOND = 2.0
 """The stability region of Tsit5 ends at about -3.3 on the real axis."""

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qspjax.solve._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve._watch import Events, Watch, watch_lanes
+from qspjax._jaxpr._lanes import put
+from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
+from qspjax.solve.events._monitor import Events, Watch, watch_lanes
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
-from qspjax.solve.kernel._rows import put
 
 BLOCK = 16
 SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF = range(7)

@@ -19,16 +19,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.flatten_util import ravel_pytree
 
-from qspjax._guarded import guarded
+from qspjax._jaxpr._guarded import guarded
+from qspjax._jaxpr._lanes import evaluate
+from qspjax._jaxpr._regular import bound, not_below, under_roots
+from qspjax._jaxpr._sparsity import jacobian_pattern
+from qspjax._jaxpr._split import evaluated, parted, variables_in
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
-from qspjax.solve._regular import bound, not_below, under_roots
 from qspjax.solve.kernel._jacobian import colouring
-from qspjax.solve.kernel._program import evaluated, parted, variables_in
 from qspjax.solve.kernel._rates import Parts, RatesJacobian, matrix_of, parts_of
-from qspjax.solve.kernel._rows import evaluate
 from qspjax.solve.kernel._sparse_lu import Elimination
-from qspjax.solve.kernel._sparsity import jacobian_pattern
 
 WRITTEN_OUT = 40
 """States up to which the arithmetic is written out, one row of lanes a state."""

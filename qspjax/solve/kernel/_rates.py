@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
+from qspjax._jaxpr._split import evaluated
 from qspjax.solve.kernel._jacobian import coloured_jacobian
-from qspjax.solve.kernel._program import evaluated
 
 _LINEAR = {
     *("add", "add_any", "sub", "neg", "concatenate", "reduce_sum", "slice", "reshape", "squeeze", "expand_dims"),

@@ -11,8 +11,8 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from qspjax.solve._locate import NO_EVENT
-from qspjax.solve._watch import Watch
+from qspjax.solve.events._locate import NO_EVENT
+from qspjax.solve.events._monitor import Watch
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
     Patients,

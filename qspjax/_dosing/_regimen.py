@@ -1,0 +1,487 @@
+"""Doses are data: a `Regimen` is a table of timed actions, one row a dose.
+
+Times, amounts, durations and rates are arrays, so a regimen can be differentiated, batched and replaced without
+retracing. Targets are names in the user's code and integer codes in the table. A column has shape `(rows,)`, or
+`(patients, rows)` where patients differ; a row with time = inf is padding. What the table means for a model, and when
+one row cancels another, is told in `solve._schedule`.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._arrays import place_of_greatest
+from qspjax._checks import (
+    check_above,
+    check_increasing,
+    check_instance,
+    check_number,
+    check_whole,
+    concrete,
+    refuse,
+)
+from qspjax._dosing._adaptive import AbstractRule, Decision
+from qspjax._dosing._amounts import AbstractAmount, Covariates
+from qspjax._model import as_parameter
+from qspjax._types import Scalar
+
+
+class Action(enum.IntEnum):
+    """What a row of the table does."""
+
+    BOLUS = 0
+    """Add F * amount to the target at once."""
+    INFUSION_OVER = 1
+    """Infuse over `duration`: bioavailability scales the rate."""
+    INFUSION_RATE = 2
+    """Infuse at `rate`: bioavailability scales the duration (NONMEM's RATE > 0)."""
+    INFUSION_MODEL_DURATION = 3
+    """Infuse over the duration that the model's delivery declares (NONMEM's RATE = -2, D1)."""
+    INFUSION_MODEL_RATE = 4
+    """Infuse at the rate that the model's delivery declares (NONMEM's RATE = -1, R1)."""
+    RESET = 5
+    """Put all states back to the initial ones, stop infusions, cancel what was ordered before (NONMEM's EVID = 3)."""
+    SET = 6
+    """Give a parameter the value `amount`."""
+
+
+class Parameter(NamedTuple):
+    """A target that is a parameter of the model instead of a state."""
+
+    name: str
+
+
+class Echo(NamedTuple):
+    """A target that is a state of the past: what goes to another target enters it later."""
+
+    target: str
+    state: str
+
+
+class Extent(NamedTuple):
+    """The static side of a table: what a solve must provide for, at most for one patient.
+
+    Attributes:
+        infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
+        resets: Rows that reset.
+        steady: Patterns of doses that begin at steady state.
+        members: Rows of one such pattern.
+        earlier: Doses before a steady state that may still run, or be on their way, when it begins.
+        periodic: Whether a steady state may be that of repeated doses.
+        constant: Whether a steady state may be that of a constant infusion.
+        repeated: Whether all rows are repeated at an interval.
+    """
+
+    infuses: bool = False
+    resets: int = 0
+    steady: int = 0
+    members: int = 0
+    earlier: int = 0
+    periodic: bool = False
+    constant: bool = False
+    repeated: bool = False
+
+    def joined(self, other: "Extent") -> "Extent":
+        """Return the extent of two tables below each other."""
+        return Extent(
+            infuses=self.infuses or other.infuses,
+            resets=self.resets + other.resets,
+            steady=self.steady + other.steady,
+            members=max(self.members, other.members),
+            earlier=max(self.earlier, other.earlier),
+            periodic=self.periodic or other.periodic,
+            constant=self.constant or other.constant,
+            repeated=self.repeated and other.repeated,
+        )
+
+
+class Regimen(eqx.Module):
+    """A table of timed actions. Make one with `bolus` and `infusion`, combine with `+`, `.every` and `.then`.
+
+    Attributes:
+        time: When each dose is given, shape (rows,) or (patients, rows); inf is padding.
+        kind: `Action` code of each row.
+        index: Which of `targets` each row goes to.
+        amount: Amount of each row, before bioavailability.
+        duration: Duration of each row that is an `INFUSION_OVER`, else 1.
+        rate: Rate of each row that is an `INFUSION_RATE`, else 1.
+        ordered: When the dose was ordered: for the repetitions of `every` the time of the first. A reset cancels what
+            was ordered before.
+        order: Orders what happens at equal times, see `simulate`; 0 unless a data set says more.
+        interval: Time to the next dose of the same order, 0 without (NONMEM's II).
+        steady: 1 where the dose begins a pattern at steady state, 2 where that is added to what is there (NONMEM's SS).
+        group: Where the first row of the pattern stands, counted from this row.
+        adapts: 1 where adaptive dosing multiplies the amount, else 0.
+        rule: Which of `rules` gives the amount of each row, or -1 where `amount` is a number already.
+        rules: Amounts that depend on covariates; `prescribe` evaluates them.
+        decision: How the doses are adapted at visits, or None.
+        end: Time at which the regimen is over, where `then` goes on.
+        targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
+            parameters.
+        extent: What a solve must provide for.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> loading = qsp.bolus(200.0, to="depot")
+        >>> regimen = loading + qsp.bolus(100.0, to="depot", at=24.0).every(24.0, doses=2)
+        >>> regimen.time, regimen.amount
+        (Array([ 0., 24., 48.], dtype=float64), Array([200., 100., 100.], dtype=float64))
+    """
+
+    time: jax.Array
+    kind: jax.Array
+    index: jax.Array
+    amount: jax.Array
+    duration: jax.Array
+    rate: jax.Array
+    ordered: jax.Array
+    order: jax.Array
+    interval: jax.Array
+    steady: jax.Array
+    group: jax.Array
+    adapts: jax.Array
+    rule: jax.Array
+    rules: tuple[AbstractAmount, ...]
+    decision: Decision | None
+    end: jax.Array
+    targets: tuple[str | int | Parameter | Echo, ...] = eqx.field(static=True)
+    extent: Extent = eqx.field(static=True)
+
+    def __str__(self) -> str:
+        """Return the table of doses, a line a dose."""
+        columns = {name: np.asarray(getattr(self, name)) for name in _COLUMNS}
+        if any(column.ndim > 1 for column in columns.values()):
+            most = max(len(column) for column in columns.values() if column.ndim > 1)
+            return f"Regimen of {self.rows} rows for each of {most} patients"
+        lines = []
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            if np.isfinite(row["time"]):
+                lines.append(f"at {row['time']:g}: {self._described(row)}")
+        return "\n".join(lines) or "no doses"
+
+    def _described(self, row: dict[str, Any]) -> str:
+        kind, target = Action(int(row["kind"])), self.targets[row["index"]] if self.targets else ""
+        if kind == Action.RESET:
+            return "reset"
+        name = target.name if isinstance(target, Parameter) else target
+        if kind == Action.SET:
+            return f"{name} = {row['amount']:g}"
+        dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[row["rule"]]).__name__
+        how = {
+            Action.BOLUS: "",
+            Action.INFUSION_OVER: f" over {row['duration']:g}",
+            Action.INFUSION_RATE: f" at rate {row['rate']:g}",
+            Action.INFUSION_MODEL_DURATION: " over the model's duration",
+            Action.INFUSION_MODEL_RATE: " at the model's rate",
+        }[kind]
+        steady = {0: "", 1: ", at steady state", 2: ", with its steady state added"}[int(row["steady"])]
+        every = f" every {row['interval']:g}" if steady and row["interval"] else ""
+        return f"{dose} to {name}{how}{steady}{every}"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, padding included."""
+        return self.time.shape[-1]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that change with time."""
+        return tuple(target.name for target in self.targets if isinstance(target, Parameter))
+
+    def ndims(self) -> "Regimen":
+        """Return a tree like the regimen: the number of dimensions of each leaf for one patient."""
+        columns = eqx.tree_at(lambda r: r.end, jax.tree.map(lambda _: 1, self), 0)
+        if self.decision is None:
+            return columns
+        rule = jax.tree.map(jnp.ndim, self.decision.rule)
+        return eqx.tree_at(lambda r: r.decision.rule, columns, rule)
+
+    def __add__(self, other: "Regimen") -> "Regimen":
+        """Give the doses of both regimens."""
+        check_instance("other", other, Regimen, "a regimen, to be added to a regimen")
+        targets = self.targets + tuple(name for name in other.targets if name not in self.targets)
+        numbers = [targets.index(name) for name in other.targets]
+        moved = jnp.asarray(numbers, dtype=int)[other.index] if numbers else other.index
+        shifted = jnp.where(other.rule >= 0, other.rule + len(self.rules), -1)
+        other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
+        columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
+        end = jnp.maximum(self.end, other.end)
+        if self.decision is not None and other.decision is not None:
+            raise ValueError("Only one of the regimens that are added can be adapted: add them first, then adapt.")
+        return Regimen(
+            **columns,
+            rules=self.rules + other.rules,
+            decision=self.decision or other.decision,
+            end=end,
+            targets=targets,
+            extent=self.extent.joined(other.extent),
+        )
+
+    def every(self, interval: Scalar, *, doses: int) -> "Regimen":
+        """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
+
+        Args:
+            interval: Time from one dose to the next (one a patient, or the same for all); differentiable.
+            doses: How many times in all, at least 1.
+
+        Raises:
+            ValueError: If `interval` is not positive or `doses` is less than 1.
+        """
+        check_number("interval", interval)
+        check_above("interval", interval, 0.0)
+        check_whole("doses", doses, 1)
+        if not self.rows:
+            return self
+        if self.extent.steady:
+            raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
+        interval = as_parameter(interval)
+        shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
+        columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
+        columns["time"] = columns["time"] + shift
+        given = columns["kind"] < Action.RESET
+        columns["ordered"] = jnp.where(given, columns["ordered"], columns["time"])
+        columns["interval"] = jnp.where(given, interval[..., None], columns["interval"])
+        end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
+        extent = self.extent._replace(resets=self.extent.resets * doses, repeated=True)
+        return dataclasses.replace(self, **columns, end=end, extent=extent)
+
+    def at_steady_state(self, *, added: bool = False) -> "Regimen":
+        """Begin at steady state: as if the doses had been repeated at their interval for ever before (NONMEM's SS).
+
+        At the time of the first dose the states are those of the periodic solution; where a dose has a lag L, at the
+        phase interval - L. Earlier doses that still run, or are on their way, go on. With `added` the steady state is
+        added to what is there, less the initial state (SS = 2); otherwise the system begins anew: running infusions
+        stop and what was ordered before is cancelled (SS = 1). All doses of one interval are one pattern, also where
+        there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of that constant
+        infusion, which ends at its time.
+
+        A steady state that the doses do not lead to, since as much is given as can be eliminated, or nothing is, is a
+        failure (`RESULTS.steady_state_not_found`). Lags and durations may be the interval, or multiples of it; an
+        output at the very time of a dose, or of the end of an infusion, has the derivative of the side on which that
+        comes before the output.
+
+        Args:
+            added: Whether to add the steady state to the current state instead of replacing it.
+
+        Raises:
+            ValueError: If the regimen is not repeated with `every`, or holds several orders.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> regimen = qsp.bolus(300.0, to="central").every(12.0, doses=3).at_steady_state()
+            >>> qsp.simulate(patient, regimen, [0.0, 12.0, 36.0]).observed["concentration"].round(2)
+            Array([14.31, 14.31,  4.31], dtype=float64)
+        """
+        if not self.rows or self.extent.steady or self.extent.resets or self.parameters:
+            raise ValueError("Only doses, repeated with `every`, can be at steady state.")
+        constant = not self.extent.repeated
+        amount, interval = concrete(self.amount), concrete(self.interval)
+        given = (amount is not None and amount.any()) or len(self.rules)
+        if constant and (given or not self.extent.infuses or self.rows > 1):
+            raise ValueError("A regimen at steady state must be repeated with `.every(interval, doses=)` first.")
+        if interval is not None and np.ptp(interval, axis=-1).any():
+            raise ValueError("Doses at steady state must have one interval: use one regimen for each, and `+`.")
+        first = jnp.min(self.time, axis=-1, keepdims=True)
+        member = (self.time < first + self.interval * (1 - 1e-9)) | (self.time == first)
+        members = concrete(member)
+        reference = place_of_greatest(-self.time)[..., None]
+        return dataclasses.replace(
+            self,
+            steady=jnp.where(member, 2 if added else 1, 0),
+            group=jnp.where(member, reference - jnp.arange(self.rows), 0),
+            extent=self.extent._replace(
+                steady=1,
+                members=self.rows if members is None else int(members.sum(axis=-1).max()),
+                periodic=not constant,
+                constant=constant,
+            ),
+        )
+
+    def then(self, other: "Regimen") -> "Regimen":
+        """Go on with another regimen when this one is over: its last infusion ended and its last interval passed.
+
+        Raises:
+            ValueError: If the end is not known: an infusion at a rate of an amount that depends on covariates.
+        """
+        end = concrete(self.end)
+        if end is not None and np.isnan(end).any():
+            refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
+        shift = self.end[..., None]
+        moved = (other.time + shift, other.ordered + shift, other.end + self.end)
+        later = eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, moved)
+        if later.decision is not None:
+            later = eqx.tree_at(lambda r: r.decision.at, later, later.decision.at + shift)
+        return self + later
+
+    def adapted(self, rule: AbstractRule, *, at: Scalar) -> "Regimen":
+        """Adapt the doses at visits: a rule decides by which factor those that follow are multiplied.
+
+        A dose at the time of a visit is given after the decision. A dose keeps the factor of its start; an infusion
+        keeps its duration, and its rate is multiplied. The factors are in `solution.stats["factors"]`. What is added to
+        the regimen afterwards, with `+`, is not adapted.
+
+        Args:
+            rule: Such as `ReduceAbove("toxicity", 3.0)`, or your own.
+            at: Times of the visits, shape (visits,) or (patients, visits), not decreasing; trailing inf is padding.
+
+        Raises:
+            ValueError: If times decrease or the regimen is adapted already.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> daily = qsp.bolus(300.0, to="central").every(24.0, doses=3)
+            >>> regimen = daily.adapted(qsp.ReduceAbove("concentration", 5.0), at=[1.0, 25.0])
+            >>> solution = qsp.simulate(patient, regimen, [0.0, 24.0, 48.0])
+            >>> solution.observed["concentration"].round(2), solution.stats["factors"]
+            (Array([10.  ,  5.91,  3.04], dtype=float64), Array([0.5 , 0.25], dtype=float64))
+        """
+        if self.decision is not None:
+            raise ValueError("A regimen can be adapted only once.")
+        check_number("at", at)
+        check_increasing("at", jnp.asarray(at, dtype=float))
+        doses = self.kind < Action.RESET
+        if self.parameters:  # a parameter that changes is no dose
+            doses &= ~np.array([isinstance(target, Parameter) for target in self.targets])[self.index]
+        return dataclasses.replace(self, adapts=doses.astype(int), decision=Decision(rule, at))
+
+    def prescribe(self, covariates: Covariates) -> "Regimen":
+        """Return the regimen with every amount a number, for patients with these covariates.
+
+        Args:
+            covariates: By name, numbers for one patient or arrays of shape (patients,).
+
+        Raises:
+            ValueError: If an amount needs a covariate that is not there.
+        """
+        amount = self.amount
+        for code, rule in enumerate(self.rules):
+            value = rule(covariates)
+            amount = jnp.where(self.rule == code, value[..., None] if jnp.ndim(value) else value, amount)
+        return eqx.tree_at(lambda r: (r.amount, r.rule, r.rules), self, (amount, jnp.full_like(self.rule, -1), ()))
+
+    def echoed(self, echoes: Sequence[Sequence[int]]) -> "Regimen":
+        """Return the regimen in which what goes to the i-th target goes to others too, in rows of their own.
+
+        Args:
+            echoes: The numbers of these others, for each target.
+        """
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        for place in range(max(map(len, echoes), default=0)):
+            there = jnp.asarray([len(one) > place for one in echoes])[self.index]
+            number = jnp.asarray([one[place] if len(one) > place else 0 for one in echoes])[self.index]
+            changed = {"time": jnp.where(there, self.time, jnp.inf), "index": number}
+            changed["order"] = jnp.full_like(self.order, -1.0)  # no record: what is observed at its time comes after it
+            columns = {name: _joined(one, changed.get(name, getattr(self, name))) for name, one in columns.items()}
+        return dataclasses.replace(self, **columns)
+
+    def padded(self, rows: int) -> "Regimen":
+        """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program."""
+        missing = rows - self.rows
+        columns = {
+            name: jnp.concatenate(
+                [column, jnp.full((*column.shape[:-1], missing), _COLUMNS[name], column.dtype)], axis=-1
+            )
+            for name, column in ((name, getattr(self, name)) for name in _COLUMNS)
+        }
+        return dataclasses.replace(self, **columns)
+
+
+_COLUMNS: dict[str, Any] = {
+    "time": jnp.inf,
+    "kind": Action.BOLUS,
+    "index": 0,
+    "amount": 0.0,
+    "duration": 1.0,
+    "rate": 1.0,
+    "ordered": jnp.inf,
+    "order": 0.0,
+    "interval": 0.0,
+    "steady": 0,
+    "group": 0,
+    "adapts": 0,
+    "rule": -1,
+}
+"""The columns of the table and what padding holds in them."""
+
+_WHOLE = ("kind", "index", "steady", "group", "adapts", "rule")
+"""Columns of whole numbers."""
+
+
+def table(
+    targets: Sequence[str | int | Parameter], *, end: Any = None, rules: Sequence[AbstractAmount] = (), **columns: Any
+) -> Regimen:
+    """Return the regimen of a table that is at hand; what is not given has its default.
+
+    Args:
+        targets: What `index` counts.
+        decision: How the doses are adapted at visits, or None.
+        end: Time at which the regimen is over; by default that of its last row.
+        rules: Amounts that depend on covariates.
+        **columns: Columns of a `Regimen`, each of shape (rows,) or (patients, rows), `time` at least; codes in numpy.
+    """
+    time = jnp.asarray(columns["time"], dtype=float)
+    columns = {"ordered": time, **columns}
+    whole = {}
+    for name, padding in _COLUMNS.items():
+        dtype = int if name in _WHOLE else float
+        given = columns.get(name)
+        whole[name] = jnp.full(time.shape[-1:], padding, dtype) if given is None else jnp.asarray(given, dtype=dtype)
+    codes = ("kind", "steady", "interval", "group")
+    kind, steady, interval, group = (np.asarray(columns.get(name, 0)) for name in codes)
+    here = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
+    begins = here & (steady > 0) & (group == 0)
+    infuses = (kind >= Action.INFUSION_OVER) & (kind <= Action.INFUSION_MODEL_RATE)
+    extent = Extent(
+        infuses=bool(np.any(infuses)),
+        resets=_most(here & (kind == Action.RESET)),
+        steady=_most(begins),
+        members=max(1, _most(here & (steady > 0)) - _most(begins) + 1) if begins.any() else 0,
+        periodic=bool(np.any(begins & (interval > 0))),
+        constant=bool(np.any(begins & (interval == 0))),
+    )
+    if end is None:
+        end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
+        end = jnp.where(jnp.isfinite(end), end, 0.0)
+    end = as_parameter(end)
+    return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), extent=extent)
+
+
+def stacked(regimens: Sequence[Regimen]) -> Regimen:
+    """Return regimens as one of as many patients, so that one program solves them all."""
+    targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))
+    rows = max(regimen.rows for regimen in regimens)
+    extent = regimens[0].extent
+    for regimen in regimens[1:]:
+        most = {name: max(getattr(extent, name), getattr(regimen.extent, name)) for name in ("resets", "steady")}
+        extent = extent.joined(regimen.extent)._replace(**most)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens)))
+    xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
+
+    def column(name: str, regimen: Regimen) -> Any:
+        values = xp.asarray(getattr(regimen, name))
+        if name == "index" and regimen.targets:
+            values = xp.asarray([targets.index(target) for target in regimen.targets], dtype=int)[values]
+        spare = [(0, 0)] * (values.ndim - 1) + [(0, rows - values.shape[-1])]
+        return xp.pad(values, spare, constant_values=_COLUMNS[name])
+
+    columns = {name: jnp.asarray(xp.stack([column(name, one) for one in regimens])) for name in _COLUMNS}
+    ends = jnp.asarray(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
+    return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, extent=extent)
+
+
+def _most(mask: np.ndarray) -> int:
+    return int(mask.sum(axis=-1).max(initial=0))
+
+
+def _joined(first: jax.Array, second: jax.Array) -> jax.Array:
+    lead = jnp.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    return jnp.concatenate([jnp.broadcast_to(column, (*lead, column.shape[-1])) for column in (first, second)], axis=-1)

@@ -1,0 +1,71 @@
+"""Functions of which a value that is not finite spoils no derivative but its own: what is observed, above all.
+
+A ratio of two amounts is 0/0 before the first dose. Nobody measures it there, but the slope of 0/0 is not a number, and
+zero times that is not zero: one such value makes the whole gradient NaN, in reverse mode. Here a value that is not
+finite is a constant of every derivative.
+"""
+
+from collections.abc import Callable
+from itertools import compress
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Jaxpr, Literal
+
+_GUARDED = {
+    *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
+    *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma"),
+}
+"""What makes a value that is not finite, or multiplies one."""
+_INLINED = {"jit", "pjit", "closed_call", "core_call"}
+_HARMLESS = 0.5
+"""Where all of these functions have a slope."""
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays with the same values, of which those that are not finite are constants."""
+    values = jax.custom_jvp(function)
+
+    def along(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+        moves = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
+
+        def of_moving(*moving: Any) -> Any:
+            rest = iter(moving)
+            return _guarded(function, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
+
+        return jax.jvp(of_moving, tuple(compress(primals, moves)), tuple(compress(tangents, moves)))
+
+    values.defjvp(along, symbolic_zeros=True)
+    return values
+
+
+def _guarded(function: Any, operands: list) -> Any:
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(*operands)
+    return jax.tree.unflatten(jax.tree.structure(shape), _walk(traced.jaxpr, traced.consts, operands))
+
+
+def _walk(jaxpr: Jaxpr, consts: Any, values: Any) -> list:
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+    for eqn in jaxpr.eqns:
+        operands = [atom.val if isinstance(atom, Literal) else known[atom] for atom in eqn.invars]
+        if eqn.primitive.name in _INLINED:
+            body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            out = _walk(body.jaxpr, body.consts, operands)
+        else:
+            params = eqn.primitive.get_bind_params(eqn.params)
+            out = eqn.primitive.bind(*operands, **params)
+            if eqn.primitive.name in _GUARDED and jnp.issubdtype(out.dtype, jnp.floating):
+                bad = ~jnp.isfinite(out)
+                if eqn.primitive.name == "pow":  # 0^0 = 1, and no slope is defined there
+                    bad |= (operands[0] == 0) & (operands[1] == 0)
+                safe = [jnp.where(bad, _HARMLESS, x) if _real(x) else x for x in operands]
+                out = jnp.where(bad, jax.lax.stop_gradient(out), eqn.primitive.bind(*safe, **params))
+            out = out if eqn.primitive.multiple_results else [out]
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [atom.val if isinstance(atom, Literal) else known[atom] for atom in jaxpr.outvars]
+
+
+def _real(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)

@@ -1,0 +1,201 @@
+"""A traced program of one patient, evaluated for many: every array keeps its axes and gets one of lanes at the end.
+
+`vmap` may put the new axis where it likes, and puts it first where a gather or a scatter is concerned: two transposed
+copies of all states for each. With the lanes last, indexing moves whole rows of them, which lie together in memory.
+Primitives that are not listed here go through `vmap`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Literal
+
+from qspjax._jaxpr._regular import bound
+
+
+class _Value(NamedTuple):
+    """A value, and whether it has an axis of lanes at the end."""
+
+    array: Any
+    laned: bool
+
+
+def evaluate(
+    variables: Sequence, values: Sequence[Any], laned: Sequence[bool], eqns: Sequence[JaxprEqn], wanted: Sequence
+) -> list[jax.Array]:
+    """Return the wanted variables of a program, each with an axis of lanes at the end.
+
+    Args:
+        variables: The inputs.
+        values: Their values.
+        laned: Which values have an axis of lanes at the end; at least one.
+        eqns: The program.
+        wanted: Variables or literals.
+    """
+    known = {var: _Value(*pair) for var, *pair in zip(variables, values, laned, strict=True)}
+    lanes = next(value.shape[-1] for value, own in zip(values, laned, strict=True) if own)
+
+    def read(atom: Any) -> _Value:
+        return _Value(atom.val, False) if isinstance(atom, Literal) else known[atom]
+
+    for eqn in eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        if not any(value.laned for value in operands):
+            out = bound(eqn, [value.array for value in operands])
+            out = [_Value(x, False) for x in (out if eqn.primitive.multiple_results else [out])]
+        else:
+            out = _RULES.get(eqn.primitive.name, _mapped)(eqn, operands, lanes)
+            out = [_Value(x, True) for x in (out if isinstance(out, (list, tuple)) else [out])]
+        known.update(zip(eqn.outvars, out, strict=True))
+    return [_widened(read(atom), jnp.shape(atom.aval), lanes) for atom in wanted]
+
+
+def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = False) -> jax.Array:
+    """Write rows to, or add them to, the places `slot` of a target; a slot outside of it drops its row.
+
+    On a CPU the scatter is a loop: XLA has none in a loop that it compiles as a whole (see `_fusion`).
+    """
+    if jax.default_backend() != "cpu":
+        at = target.at[slot]
+        return (at.add if add else at.set)(rows, mode="drop", unique_indices=not add, wrap_negative_indices=False)
+    last = target.shape[0] - 1
+
+    def one(i: jax.Array, target: jax.Array) -> jax.Array:
+        place = jnp.clip(slot[i], 0, last)
+        old = jax.lax.dynamic_index_in_dim(target, place, 0, keepdims=False)
+        new = jnp.where(slot[i] == place, old + rows[i] if add else rows[i], old)
+        return jax.lax.dynamic_update_index_in_dim(target, new, place, 0)
+
+    return jax.lax.fori_loop(0, slot.shape[0], one, target)
+
+
+def total(rows: Any) -> jax.Array:
+    """Return the sum of rows: one after the other, so that it is the same for any number of lanes."""
+    if isinstance(rows, tuple):
+        first, *rest = rows
+        for row in rest:
+            first = first + row
+        return first
+
+    def add(i: jax.Array, so_far: jax.Array) -> jax.Array:
+        return so_far + jax.lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)
+
+    return jax.lax.fori_loop(1, rows.shape[0], add, rows[0])
+
+
+def _widened(value: _Value, shape: tuple[int, ...], lanes: int) -> jax.Array:
+    """Return a value of this shape with an axis of lanes at the end."""
+    array = value.array
+    if not value.laned:
+        array = jnp.asarray(array)[..., None]
+    elif array.ndim == 1:
+        array = array.reshape(*[1] * len(shape), lanes)
+    return jnp.broadcast_to(array, (*shape, lanes))
+
+
+def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Any:
+    """Apply any primitive, through `vmap`."""
+    axes = tuple(-1 if value.laned else None for value in operands)
+    return jax.vmap(lambda *arrays: bound(eqn, arrays), in_axes=axes, out_axes=-1)(*(value.array for value in operands))
+
+
+def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    shape = eqn.outvars[0].aval.shape
+    arrays = [
+        value.array if not value.laned and jnp.ndim(value.array) == 0 else _widened(value, shape, lanes)
+        for value in operands
+    ]
+    return bound(eqn, arrays)
+
+
+def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    """Select between cases, which must have one shape; what selects may be one number for all."""
+    shape = eqn.outvars[0].aval.shape
+    which, *cases = operands
+    one = not which.laned and jnp.ndim(which.array) == 0
+    chosen = which.array if one else _widened(which, shape, lanes)
+    return eqn.primitive.bind(chosen, *(_widened(case, shape, lanes) for case in cases), **eqn.params)
+
+
+def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    """Apply a primitive whose axes are counted from the front."""
+    arrays = [_widened(value, atom.aval.shape, lanes) for value, atom in zip(operands, eqn.invars, strict=True)]
+    return eqn.primitive.bind(*arrays, **eqn.params)
+
+
+def _changed(change: Callable[[dict, int], dict]) -> Callable[..., Any]:
+    """Return the rule of a primitive of one operand that has a parameter for every axis."""
+
+    def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+        if len(operands) > 1:
+            return _mapped(eqn, operands, lanes)
+        return eqn.primitive.bind(operands[0].array, **eqn.params | change(eqn.params, lanes))
+
+    return rule
+
+
+def _sliced(params: dict, lanes: int) -> dict:
+    strides = params["strides"]
+    return {
+        "start_indices": (*params["start_indices"], 0),
+        "limit_indices": (*params["limit_indices"], lanes),
+        "strides": None if strides is None else (*strides, 1),
+    }
+
+
+def _broadcast(params: dict, lanes: int) -> dict:
+    shape = params["shape"]
+    return {"shape": (*shape, lanes), "broadcast_dimensions": (*params["broadcast_dimensions"], len(shape))}
+
+
+def _reshaped(params: dict, lanes: int) -> dict:
+    return {"new_sizes": (*params["new_sizes"], lanes)}
+
+
+def _transposed(params: dict, _: int) -> dict:
+    return {"permutation": (*params["permutation"], len(params["permutation"]))}
+
+
+def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    operand, indices = operands
+    if indices.laned:
+        return _mapped(eqn, operands, lanes)
+    numbers = eqn.params["dimension_numbers"]
+    numbers = numbers._replace(offset_dims=(*numbers.offset_dims, len(eqn.outvars[0].aval.shape)))
+    changed = {"dimension_numbers": numbers, "slice_sizes": (*eqn.params["slice_sizes"], lanes)}
+    return eqn.primitive.bind(operand.array, indices.array, **eqn.params | changed)
+
+
+def _scattered_sum(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    target, indices, updates = operands
+    shapes = [atom.aval.shape for atom in eqn.invars]
+    plain = len(shapes[0]) == len(shapes[2]) == 1 and eqn.params["mode"] is not jax.lax.GatherScatterMode.CLIP
+    if indices.laned or not plain or shapes[1] != (*shapes[2], 1):
+        return _mapped(eqn, operands, lanes)
+    rows = _widened(updates, shapes[2], lanes)
+    return put(_widened(target, shapes[0], lanes), jnp.asarray(indices.array)[:, 0], rows, add=True)
+
+
+_ELEMENTWISE = (
+    *("add", "add_any", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "pow", "integer_pow", "square"),
+    *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "log", "log1p", "expm1", "logistic", "tanh", "sinh", "cosh", "asinh"),
+    *("acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "erf", "erfc", "erf_inv", "lgamma"),
+    *("digamma", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not"),
+    *("clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter"),
+)
+
+_RULES: dict[str, Callable[[JaxprEqn, Sequence[_Value], int], Any]] = {
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(("concatenate", "stack", "split", "squeeze", "rev", "cumsum", "cumprod"), _same),
+    **dict.fromkeys(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"), _same),
+    "select_n": _selected,
+    "slice": _changed(_sliced),
+    "broadcast_in_dim": _changed(_broadcast),
+    "reshape": _changed(_reshaped),
+    "transpose": _changed(_transposed),
+    "gather": _gathered,
+    "scatter-add": _scattered_sum,
+    "scatter_add": _scattered_sum,
+}

@@ -1,0 +1,183 @@
+"""The measurements of a fit, output by output: from pooled numbers and observed values to log likelihoods."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import refuse
+from qspjax._expression import Expression
+from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._measurements import Measurements, Output
+from qspjax.fit.errors._models import Predictors, formulas_of, since_previous
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The measurements of one output.
+
+    Attributes:
+        name: The output.
+        output: Its formulas and error model.
+        experiment: The number of the experiment of each row, shape (rows,).
+        record: Which measurement of the experiment it is, in the order of these.
+        place: Where its time stands among all times of the experiment, stages after each other.
+        time: Its time.
+        order: What orders it among what happens at its time, see `Experiment`.
+        value: What was measured; where it is censored, what the record says.
+        side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
+        lower: The lower bound of what is censored, else -inf.
+        upper: The upper bound of what is censored, else inf.
+        given: Places in the pool of columns of the table, and of what the experiments set, by name.
+    """
+
+    name: str
+    output: Output
+    experiment: np.ndarray
+    record: np.ndarray
+    place: np.ndarray
+    time: np.ndarray
+    order: np.ndarray
+    value: np.ndarray
+    side: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    given: Mapping[str, np.ndarray]
+
+    @property
+    def censored(self) -> np.ndarray:
+        """Which measurements are known by their bounds only."""
+        return self.side != 0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The limits between which every measurement would have been known: those of quantification, or infinite.
+
+        Where records have limits of their own, the narrowest: what lies between them is measured in all.
+        """
+        low = np.max(self.upper[self.side > 0], initial=-np.inf)
+        high = np.min(self.lower[self.side < 0], initial=np.inf)
+        own = None if self.output.below is None else self.output.below.limit
+        return float(low if own is None else max(low, own)), float(high)
+
+    @cached_property
+    def previous(self) -> np.ndarray:
+        """The row before each one in its experiment, in the order of time and then of records; -1 of the first."""
+        order = np.lexsort((self.order, self.time, self.experiment))
+        follows = self.experiment[order[1:]] == self.experiment[order[:-1]]
+        found = np.full(order.size, -1)
+        found[order[1:][follows]] = order[:-1][follows]
+        return found
+
+    def predicted(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
+        """Return the prediction of each row, and the predictors of its density.
+
+        Args:
+            pool: The values of the pool.
+            observed: Observed values, shape (experiments, times).
+            known: Parameters by name.
+        """
+        prediction, given = self.quantities(pool, observed, known)
+        return prediction, self.output.error.predictors(prediction, given)
+
+    def quantities(
+        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
+        output = self.output
+        needed = names_in(output.prediction, *formulas_of(output.error).values())
+        values: dict[str, Any] = {}
+        for name in needed:
+            if name in self.given:
+                values[name] = pool[self.given[name]]
+            elif name in observed:
+                values[name] = observed[name][self.experiment, self.place]
+            elif name != "prediction":
+                values[name] = known[name]
+        prediction = self._each(output.prediction, values)
+        values["prediction"] = prediction
+        given = {field: self._each(formula, values) for field, formula in formulas_of(output.error).items()}
+        for field in since_previous(output.error):
+            given[field] -= jnp.where(self.previous < 0, 0.0, given[field][self.previous])
+        return prediction, given
+
+    def _each(self, formula: float | Expression, values: Mapping[str, Any]) -> Any:
+        value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
+        return jnp.broadcast_to(value, self.value.shape)
+
+    def explained(
+        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """Return `quantities`, and the log likelihood of each row: what `why_undefined` looks at."""
+        prediction, given = self.quantities(pool, observed, known)
+        return prediction, given, self.log_density(self.output.error.predictors(prediction, given))
+
+    def log_density(self, predictors: Predictors) -> Any:
+        """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
+        error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
+        density = error.log_density(jnp.where(self.censored, 0.0, self.value), predictors)
+        if self._may_be_censored:
+            inside = error.log_between(np.maximum(self.lower, least), self.upper, predictors)
+            density = jnp.where(self.censored, inside, density)
+        return density if np.isinf(least) else density - error.log_between(least, jnp.inf, predictors)
+
+    @property
+    def _may_be_censored(self) -> bool:
+        return not isinstance(self.side, np.ndarray) or bool(self.side.any())
+
+    def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Predictors]:
+        """Return the log likelihood of each row, its slope and its expected curvature in each predictor.
+
+        The curvature of a censored row is that which is observed, where that is not negative.
+        """
+
+        def total(predictors: Predictors) -> tuple[Any, Any]:
+            density = self.log_density(predictors)
+            return jnp.sum(density), density
+
+        (_, density), score = jax.value_and_grad(total, has_aux=True)(predictors)
+        expected = self.output.error.information(predictors)
+        if self.output.below is None and not self._may_be_censored:
+            return density, score, expected
+        weights = []
+        for k, weight in enumerate(expected):
+            ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
+            _, (bend, _) = jax.jvp(jax.grad(total, has_aux=True), (predictors,), (ones,))
+            weights.append(jnp.where(self.censored, jnp.maximum(-bend[k], 0.0), weight))
+        return density, score, tuple(weights)
+
+    def residual(self, predictors: Predictors) -> Any:
+        """Return the standardised residual of each row, NaN where it is censored."""
+        return jnp.where(self.censored, jnp.nan, self.output.error.residual(self.value, predictors))
+
+
+def chosen(output: Output, data: Measurements, mine: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which measurements of an output stay in its likelihood, and how each of them is censored.
+
+    Args:
+        output: The output.
+        data: The measurements of an experiment.
+        mine: Which of them are of this output.
+
+    Raises:
+        ValueError: If a censored measurement has no limit.
+    """
+    value, side, lower, upper = (one[mine] for one in (data.value, data.side, data.lower, data.upper))
+    limit = None if output.below is None else output.below.limit
+    if limit is not None:
+        with np.errstate(invalid="ignore"):
+            side = np.where((side == 0) & (value < limit), 1, side)
+    lower = np.where((side < 0) & np.isnan(lower), value, lower)
+    upper = np.where((side > 0) & np.isnan(upper), value if limit is None else limit, upper)
+    lower, upper = np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper)
+    without = (side != 0) & ~(np.isfinite(lower) | np.isfinite(upper))
+    if without.any():
+        must = "have a limit where they are censored: their value, a bound, or `below` of the output"
+        refuse("measurements", must, "without one")
+    below = output.below is not None and not output.below.keeps()
+    kept = np.where(side == 0, np.isfinite(value), (side < 0) | (not below))
+    return kept, {"side": side, "lower": lower, "upper": upper}

@@ -1,0 +1,1 @@
+"""The statistics of a measurement: error models, residual distributions, censoring, and draws of all of them."""

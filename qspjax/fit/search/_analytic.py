@@ -1,0 +1,284 @@
+"""Scales, offsets and noise parameters that need no search: given what a simulation observes, their best values follow.
+
+With residuals e that are linear in the scales and offsets u, and a standard deviation exp(v) for each noise parameter,
+
+    u = argmin sum w (e - J (u - u0))^2,   w = exp(-2 v),        v = log mean |e|^p / p
+
+(p = 2 for normal residuals, 1 for Laplace's). Each is exact, so that they end after one round where no noise parameter
+stands between them. A search then moves only in what simulations depend on, and sees the profile of the density.
+
+References: Loos et al., Bioinformatics 2018;34:4266, doi:10.1093/bioinformatics/bty514; Golub and Pereyra, SIAM J Numer
+Anal 1973;10:413, doi:10.1137/0710036.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from qspjax._checks import ArgumentError, check_names, check_one_of
+from qspjax.fit.data._rows import Rows
+from qspjax.fit.errors._models import AbstractScaled, LogNormalError
+from qspjax.fit.errors._tails import Gaussian, Laplace
+from qspjax.fit.search._search import quickly_compiled
+
+if TYPE_CHECKING:
+    from qspjax.fit._problem import Problem
+
+POWERS = {Gaussian: 2.0, Laplace: 1.0}
+"""The power of residuals whose mean gives the scale."""
+ROUNDS, SETTLED = 30, 1e-10
+"""Most rounds between scales and noise, and the change that ends them."""
+SAME = 1e-7
+"""How far two slopes may lie from each other that are one number."""
+
+
+class Analytic(eqx.Module):
+    """Solve for scales, offsets and noise parameters at every evaluation, instead of searching for them.
+
+    Args:
+        names: Which parameters; by default all that can be solved for: no simulation depends on them, they have no
+            prior, and they are the scale or the offset of normal residuals, or the standard deviation of normal or
+            Laplace ones (of logarithms also, but for offsets), uncensored.
+
+    Raises:
+        ValueError: If a name is given twice.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Analytic, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0, 12.0], [9.1, 6.6, 4.4, 3.1], output="signal")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=1.0, V=50.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"signal": Output("scale * concentration", Additive("sigma"))},
+        ...     {"CL": Free(1.0), "scale": Free(1.0), "sigma": Free(1.0)},
+        ... )
+        >>> found = estimate(problem, analytic=Analytic())
+        >>> {name: round(value, 2) for name, value in found.parameters.items()}
+        {'CL': 5.04, 'scale': 1.67, 'sigma': 0.08}
+    """
+
+    names: tuple[str, ...] | None = eqx.field(static=True)
+
+    def __init__(self, names: Sequence[str] | None = None) -> None:
+        """Keep them."""
+        self.names = None if names is None else tuple(check_names("names", names))
+
+    def solver(self, problem: "Problem") -> "Solver":
+        """Return what solves for the parameters of a problem.
+
+        Raises:
+            ValueError: If a named parameter cannot be solved for, or none can.
+        """
+        for name in self.names or ():
+            check_one_of("names", name, problem.names, "a free parameter")
+        classes = _Classes(problem, problem.names if self.names is None else self.names)
+        found = classes.solver() if classes.places.size else None
+        solved = set() if found is None else {problem.names[i] for i in (*found.location, *found.noise)}
+        for name in self.names or ():
+            if name not in solved:
+                must = "be scales, offsets or noise parameters that can be solved for"
+                raise ArgumentError("names", f"must {must}, but `{name}` is none.")
+        if found is None or not solved:
+            must = "have scales, offsets or noise parameters that can be solved for"
+            raise ArgumentError("analytic", f"must {must}, but there are none.")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """Solves for parameters of a problem, given observed values.
+
+    Attributes:
+        problem: The problem.
+        location: The places of scales and offsets among the free parameters.
+        logarithmic: Which of them are linear in their logarithm, shape (location,).
+        noise: The places of noise parameters.
+        member: Which noise parameter scales which measurement, shape (measurements, noise).
+        power: The power of residuals that belongs to each noise parameter, shape (noise,).
+    """
+
+    problem: "Problem"
+    location: np.ndarray
+    logarithmic: np.ndarray
+    noise: np.ndarray
+    member: np.ndarray
+    power: np.ndarray
+
+    def __call__(self, x: Array, observed: dict[str, Array]) -> Array:
+        """Return the point with the best values of the parameters; others stay.
+
+        Args:
+            x: The point.
+            observed: What is observed there, shape (experiments, times) each.
+        """
+        here, observed = jax.lax.stop_gradient((x, observed))
+        start, calm = self._unknowns(self.problem.natural(here))
+        (lower, quiet), (upper, loud) = (self._unknowns(self.problem.natural(edge)) for edge in self.problem.bounds)
+
+        residual, _, log_scale = standardised(self.problem, self._placed(here, start, calm), observed)
+        slope = jax.jacfwd(lambda u: standardised(self.problem, self._placed(here, u, calm), observed)[1])(start)
+        distance = residual * jnp.exp(log_scale)
+        base = log_scale - self.member @ calm
+        count = np.maximum(self.member.sum(axis=0), 1.0)
+
+        def again(state: tuple) -> tuple:
+            rounds, linear, noise, _ = state
+            weight = jnp.exp(-2.0 * (base + self.member @ noise))
+            better = _least_squares(slope, weight, distance - slope @ (linear - start), linear, lower, upper)
+            left = jnp.abs(distance - slope @ (better - start)) * jnp.exp(-base)
+            mean = jnp.sum(self.member * left[:, None] ** self.power, axis=0) / count
+            noisier = jnp.clip(jnp.log(jnp.maximum(mean, 1e-300)) / self.power, quiet, loud)
+            change = jnp.concatenate([(better - linear) / (jnp.abs(linear) + 1e-12), noisier - noise])
+            return rounds + 1, better, noisier, jnp.max(jnp.abs(change), initial=0.0)
+
+        def going(state: tuple) -> Array:
+            return (state[0] < ROUNDS) & (state[-1] > SETTLED)
+
+        _, linear, noise, _ = jax.lax.while_loop(going, again, (0, start, calm, jnp.asarray(jnp.inf)))
+        found = self._placed(here, linear, noise)
+        places = np.concatenate([self.location, self.noise])
+        return x.at[places].set(jnp.where(jnp.isfinite(found), found, here)[places])
+
+    def _unknowns(self, natural: Array) -> tuple[Array, Array]:
+        """Return scales and offsets as they are solved for, and the logarithms of noise parameters."""
+        linear = natural[self.location]
+        return jnp.where(self.logarithmic, jnp.log(jnp.where(self.logarithmic, linear, 1.0)), linear), jnp.log(
+            natural[self.noise]
+        )
+
+    def _placed(self, x: Array, linear: Array, noise: Array) -> Array:
+        """Return the point with the unknowns in their places."""
+        linear = jnp.where(self.logarithmic, jnp.exp(jnp.where(self.logarithmic, linear, 0.0)), linear)
+        free = [*self.problem.free.values()]
+        for place, value in zip((*self.location, *self.noise), (*linear, *jnp.exp(noise)), strict=True):
+            x = x.at[place].set(free[place].transform.forward(value))
+        return jnp.clip(x, *self.problem.bounds)
+
+
+def standardised(problem: "Problem", x: Array, observed: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """Return residual, location and log scale of each measurement that has them, output after output."""
+    pool, known = problem.pooled(x)
+    parts = []
+    for rows in filter(_power, problem.rows):
+        _, own = rows.predicted(pool, observed, known)
+        parts.append((rows.output.error.residual(rows.value, own), *own))
+    return tuple(jnp.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _power(rows: Rows) -> float:
+    """Return the power of residuals whose mean gives their scale, 0 if there is none."""
+    error = rows.output.error
+    censored = rows.output.below is not None or rows.censored.any()
+    if censored or not isinstance(error, (AbstractScaled, LogNormalError)):
+        return 0.0
+    return POWERS.get(type(error.tails), 0.0)
+
+
+def _least_squares(slope: Array, weight: Array, distance: Array, linear: Array, lower: Array, upper: Array) -> Array:
+    """Return the best scales and offsets within their bounds; those at a bound stay if the slope points across."""
+    gradient = slope.T @ (weight * distance)
+    curvature = slope.T @ (weight[:, None] * slope)
+    stays = ((linear <= lower) & (gradient < 0)) | ((linear >= upper) & (gradient > 0))
+    size = jnp.sqrt(jnp.where(jnp.diag(curvature) > 0, jnp.diag(curvature), 1.0))
+    moves = ~stays / size
+    matrix = moves[:, None] * curvature * moves + jnp.diag(jnp.where(stays, 1.0, 1e-14))
+    return jnp.clip(linear + moves * jnp.linalg.solve(matrix, moves * gradient), lower, upper)
+
+
+class _Classes:
+    """Finds out which parameters can be solved for: how residuals move with them, where observed values are made up."""
+
+    def __init__(self, problem: "Problem", names: Sequence[str]) -> None:
+        self.problem = problem
+        layout = problem.layout
+        fine = np.array([_power(rows) > 0 for rows in layout.rows])
+        elsewhere = layout.direct[~fine].any(axis=0) | layout.simulated
+        self.places = np.array(
+            [
+                i
+                for i, (name, one) in enumerate(problem.free.items())
+                if name in names and one.prior is None and not elsewhere[i]
+            ],
+            int,
+        )
+        self.power = np.concatenate([np.full(rows.value.size, _power(rows)) for rows in layout.rows])
+        self.power = self.power[self.power > 0]
+        rng = np.random.default_rng(0)
+        shape = len(problem.experiments), 1 + max(int(rows.place.max()) for rows in layout.rows)
+        self.observed = {name: jnp.asarray(np.exp(rng.normal(size=shape))) for name in layout.stages.save}
+        self.start = np.asarray(problem.natural(problem.start))
+        self.other = self.start + rng.uniform(0.1, 0.3, self.start.size) * np.where(self.start == 0, 1.0, self.start)
+        self._moved = quickly_compiled(self._slopes)
+
+    def _slopes(self, natural: Array) -> tuple[Array, Array]:
+        """Return the slopes of locations and log scales, shape (measurements, places)."""
+
+        def at(own: Array) -> tuple[Array, Array]:
+            values = natural.at[self.places].set(own)
+            free = self.problem.free.values()
+            x = jnp.stack([one.transform.forward(value) for one, value in zip(free, values, strict=True)])
+            return standardised(self.problem, x, self.observed)[1:]
+
+        return jax.jacfwd(at)(natural[self.places])
+
+    def solver(self) -> Solver:
+        """Return what solves for as many of the parameters as can be."""
+        alone = [k for k in range(len(self.places)) if self._kinds([k])[k]]
+        while len(alone) > 1:
+            kinds = self._kinds(alone)
+            bad = [k for k in alone if not kinds[k]]
+            if not bad:
+                break
+            alone.remove(bad[-1])
+        kinds = self._kinds(alone) if alone else {}
+        noise = [k for k in alone if kinds[k] == "noise"]
+        location = [k for k in alone if kinds[k] != "noise"]
+        member = self._at(self.start)[1][:, noise]
+        return Solver(
+            self.problem,
+            self.places[location],
+            np.array([kinds[k] == "log" for k in location], bool),
+            self.places[noise],
+            member,
+            np.array([self.power[member[:, j] > 0][0] for j in range(len(noise))]),
+        )
+
+    def _at(self, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slopes of locations, and those of log scales in the logarithms of the parameters."""
+        location, log_scale = self._moved(jnp.asarray(natural))
+        return np.asarray(location), np.asarray(log_scale) * natural[self.places]
+
+    def _kinds(self, members: Sequence[int]) -> dict[int, str]:
+        """Return what each parameter is while all members move: "linear", "log" (linear in it), "noise", or nothing."""
+        there = self.start.copy()
+        there[self.places[members]] = self.other[self.places[members]]
+        here, (slope, noise), (slope2, noise2) = self.start, self._at(self.start), self._at(there)
+        crowded = (np.abs(noise[:, members]) > 0).sum(axis=1) > 1
+        found = {}
+        for k in members:
+            place = self.places[k]
+            still = not np.any(slope[:, k]) and not np.any(slope2[:, k])
+            calm = not np.any(noise[:, k]) and not np.any(noise2[:, k])
+            powers = self.power[(slope[:, k] != 0) | (noise[:, k] != 0)]
+            found[k] = ""
+            if still and not calm:
+                pure = np.isin(noise[:, k].round(9), (0.0, 1.0)).all() and _same(noise[:, k], noise2[:, k])
+                alone = not crowded[noise[:, k] > 0.5].any()
+                found[k] = "noise" if pure and alone and len(set(powers)) == 1 else ""
+            elif calm and not still and set(powers) == {2.0}:
+                if _same(slope[:, k], slope2[:, k]):
+                    found[k] = "linear"
+                elif _same(slope[:, k] * here[place], slope2[:, k] * there[place]):
+                    found[k] = "log"
+        return found
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.allclose(one, other, rtol=SAME, atol=SAME * np.abs(one).max(initial=0.0)))

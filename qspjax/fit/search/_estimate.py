@@ -1,0 +1,442 @@
+"""Maximum likelihood or a posteriori: from starts to optima, all in one program, resumable.
+
+Starts wait in a queue for one of a fixed number of places, so that one compiled program serves them all, and a start
+that is done makes room at once.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax._checks import check_instance, check_whole, refuse
+from qspjax._cohort import Cohort
+from qspjax._dosing._regimen import Regimen
+from qspjax._extras import require
+from qspjax._types import Key
+from qspjax.fit._patients import patients_of, population_of, predicted, split
+from qspjax.fit._problem import Problem
+from qspjax.fit._uncertainty import Uncertainty, fisher_information
+from qspjax.fit._wald import drawn_points
+from qspjax.fit.search import _checkpoint
+from qspjax.fit.search._analytic import Analytic
+from qspjax.fit.search._evolution import DifferentialEvolution
+from qspjax.fit.search._fingerprint import fingerprint
+from qspjax.fit.search._gauss_newton import TrustRegion
+from qspjax.fit.search._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, quickly_compiled, stepped
+from qspjax.fit.search._starts import MultiStart
+from qspjax.population import Population
+
+if TYPE_CHECKING:
+    import pandas
+
+SAVED_EVERY = 10.0
+"""Seconds between two checkpoints."""
+
+
+class Standing(NamedTuple):
+    """How an estimation stands: starts that are done, and all, the best log density, and steps taken.
+
+    Example:
+        >>> Standing(done=3, total=20, best=-12.5, steps=140).best
+        -12.5
+    """
+
+    done: int
+    total: int
+    best: float
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Optima from one or more starts, the best first.
+
+    Attributes:
+        problem: What was fitted.
+        method: How, in words.
+        starts: Where each search began, shape (starts, parameters), on the scale of the search.
+        points: Where it ended.
+        values: The log density there, -inf where the start failed.
+        status: How it ended, see `status_text`.
+        steps: Evaluations of each.
+        failures: Evaluations that failed, of each.
+        number: The number of each start, in the order of the starts.
+        history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
+        seconds: What it took.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> found = estimate(problem)
+        >>> found.status_text(0), round(found.parameters["CL"], 2)
+        ('converged', 2.98)
+    """
+
+    problem: Problem
+    method: str
+    starts: np.ndarray
+    points: np.ndarray
+    values: np.ndarray
+    status: np.ndarray
+    steps: np.ndarray
+    failures: np.ndarray
+    number: np.ndarray
+    history: np.ndarray
+    seconds: float
+
+    @property
+    def x(self) -> np.ndarray:
+        """The best point, on the scale of the search."""
+        return self.points[0]
+
+    @property
+    def log_density(self) -> float:
+        """The log density at the best point."""
+        return float(self.values[0])
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The natural values of the free parameters at the best point."""
+        return dict(zip(self.problem.names, self._natural()[0].tolist(), strict=True))
+
+    def _natural(self) -> np.ndarray:
+        """Return the natural values of all points, shape (starts, parameters); rounding leaves no bound."""
+        values = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
+        free = self.problem.free.values()
+        return np.clip(values, [one.lower for one in free], [one.upper for one in free])
+
+    def reached(self, within: float = 0.1) -> int:
+        """Return how many starts came within a distance of the best log density."""
+        return int(np.sum(self.values >= self.values[0] - within))
+
+    def status_text(self, start: int) -> str:
+        """Return in words how the search of a start ended."""
+        return STATUS[int(self.status[start])]
+
+    @cached_property
+    def _uncertainty(self) -> Uncertainty:
+        return Uncertainty(self.problem, self.x, fisher_information(self.problem, self.x))
+
+    def _points(self, key: Key, size: int) -> np.ndarray:
+        for direction in self._uncertainty.open_directions:
+            shown = ", ".join(f"{name} {share:+.2f}" for name, share in direction.items())
+            raise ValueError(f"Parameters cannot be drawn: the data say nothing about the direction {shown}.")
+        free = [*self.problem.free.values()]
+        return drawn_points(free, self.x, self._uncertainty.covariance, key=key, size=size)
+
+    def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
+        """Return draws of the parameters as far as they are known, natural values by name, shape (size,).
+
+        They are normal about the estimates with the inverse of the Fisher information, on the scales of
+        `Uncertainty.intervals`, and stay within their bounds.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+
+        Raises:
+            ValueError: If the data say nothing about some direction of the parameters.
+        """
+        natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
+        return dict(zip(self.problem.names, natural.T, strict=True))
+
+    def population(self, *, experiment: str | None = None) -> Population:
+        """Return patients with the estimates, who differ in nothing.
+
+        Args:
+            experiment: Whose settings they have; by default those that all experiments share.
+
+        Raises:
+            ValueError: If experiments have different settings and none is named, or do not begin as the model does.
+        """
+        return population_of(self.problem, self.x, experiment)
+
+    def patients(self, *, key: Key, size: int, experiment: str | None = None) -> Cohort:
+        """Return patients each of whom has its own draw of the parameters: they differ by what is not known.
+
+        Args:
+            key: `jax.random.key(seed)`.
+            size: How many.
+            experiment: As of `population`.
+        """
+        for_points, for_patients = split(key)
+        points = self._points(for_points, size)
+        return patients_of(lambda x: population_of(self.problem, x, experiment), points, key=for_patients)
+
+    def predict(
+        self,
+        regimen: Regimen,
+        ts: Any,
+        *,
+        key: Key,
+        size: int = 1000,
+        level: float = 0.9,
+        experiment: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return what a new regimen does, with a band of what is not known, as columns: the data of `plot.prediction`.
+
+        Args:
+            regimen: The doses.
+            ts: Times, shape (times,).
+            key: `jax.random.key(seed)`.
+            size: How many patients.
+            level: How much of them the band holds.
+            experiment: As of `population`.
+
+        Returns:
+            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            patients that did not fail.
+
+        Example:
+            >>> import jax, qspjax as qsp
+            >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+            >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+            >>> problem = Problem(
+            ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
+            ...     Experiment(data, qsp.bolus(300.0, to="central")),
+            ...     {"concentration": Output("concentration", Additive(0.1))},
+            ...     {"CL": Free(3.0), "V": Free(30.0)},
+            ... )
+            >>> fit = estimate(problem)
+            >>> twice = qsp.bolus(150.0, to="central").every(12.0, doses=2)
+            >>> table = fit.predict(twice, [6.0, 12.0, 18.0], key=jax.random.key(1), size=200)
+            >>> qsp.plot.prediction(table).get_ylabel()
+            'concentration (mg/L)'
+        """
+        patients = self.patients(key=key, size=size, experiment=experiment)
+        return predicted(patients, regimen, ts, level=level, method=self.problem.method)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table with a row a start, the best first, and the natural value of each parameter."""
+        pandas = require("pandas", extra="data")
+        table = {
+            "start": self.number,
+            "log_density": self.values,
+            "status": [STATUS[int(code)] for code in self.status],
+            "steps": self.steps,
+            "failures": self.failures,
+        }
+        return pandas.DataFrame(table | dict(zip(self.problem.names, self._natural().T, strict=True)))
+
+    def __str__(self) -> str:
+        rows = [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
+        done = (
+            f"{self.reached()} of {len(self.values)} starts within 0.1 of it"
+            if len(self.values) > 1
+            else self.status_text(0)
+        )
+        return "\n".join([f"log density {self.log_density:.6g} by {self.method}; {done}", *rows])
+
+
+def estimate(
+    problem: Problem,
+    *,
+    method: AbstractSearch | DifferentialEvolution | None = None,
+    starts: MultiStart | Any = None,
+    analytic: Analytic | None = None,
+    lanes: int = 16,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[Standing], None] | None = None,
+) -> Fit:
+    """Find the parameters at which the log density is greatest.
+
+    Args:
+        problem: What to fit.
+        method: How to search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
+            `DifferentialEvolution()`.
+        starts: Where from: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
+            or None for the start of each parameter.
+        analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.
+        lanes: How many starts are searched side by side.
+        checkpoint: A file in which the state is kept every few seconds; where it is there already, the estimation goes
+            on from it, and ends with the same optima as without the interruption.
+        progress: Called after every step.
+
+    Returns:
+        A `Fit`; a start that fails is in it with its status.
+
+    Raises:
+        ValueError: If starts have a wrong shape, or the checkpoint is that of another estimation.
+        RuntimeError: If no start can be evaluated; the message says which experiment fails, where and why.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=1.0, V=50.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"concentration": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(1.0), "V": Free(50.0)},
+        ... )
+        >>> {name: round(value, 2) for name, value in estimate(problem).parameters.items()}
+        {'CL': 2.98, 'V': 30.03}
+    """
+    check_instance("problem", problem, Problem, "a Problem")
+    method = TrustRegion() if method is None else method
+    check_instance("method", method, (AbstractSearch, DifferentialEvolution), "a method such as TrustRegion()")
+    check_whole("lanes", lanes, 1)
+    if analytic is not None:
+        check_instance("analytic", analytic, Analytic, "Analytic()")
+    searched = problem if analytic is None else problem.solving(analytic)
+    began = time.perf_counter()
+    if isinstance(method, DifferentialEvolution):
+        points = method.search(searched, None if progress is None else lambda s, b: progress(Standing(0, 1, b, s)))
+        described, search = method.describe(), method.polish
+    else:
+        points, described, search = _points(problem, starts), method.describe(), method
+    run = _Run(searched, search, analytic, points, min(lanes, len(points)))
+    file = None if checkpoint is None else Path(checkpoint)
+    if file is not None and file.exists():
+        run.load(file)
+    saved = time.perf_counter()
+    while run.going:
+        run.advance()
+        if progress is not None:
+            progress(Standing(int(run.done.sum()), len(points), run.best, int(run.total_steps)))
+        if file is not None and time.perf_counter() - saved > SAVED_EVERY:
+            run.save(file)
+            saved = time.perf_counter()
+    if file is not None:
+        run.save(file)
+    return dataclasses.replace(run.fit(described, time.perf_counter() - began), problem=problem)
+
+
+def _points(problem: Problem, starts: Any) -> np.ndarray:
+    if starts is None:
+        return np.asarray(problem.start)[None]
+    if isinstance(starts, MultiStart):
+        return starts.points(problem)
+    points = np.asarray(starts, float)
+    if points.ndim != 2 or points.shape[1] != len(problem.names) or not len(points):
+        refuse("starts", f"have shape (starts, {len(problem.names)})", f"of shape {points.shape}")
+    if not np.isfinite(points).all():
+        refuse("starts", "be finite", "not")
+    outside = (points < np.asarray(problem.bounds[0]) - 1e-9) | (points > np.asarray(problem.bounds[1]) + 1e-9)
+    if outside.any():
+        start, parameter = np.argwhere(outside)[0]
+        refuse("starts", "lie within the bounds", f"outside in `{problem.names[parameter]}` of start {start}")
+    return points
+
+
+class _Run:
+    """Starts in their places and in the queue, and what has come of them."""
+
+    def __init__(
+        self, problem: Problem, method: AbstractSearch, analytic: Analytic | None, points: np.ndarray, lanes: int
+    ) -> None:
+        self.problem, self.method, self.points = problem, method, points
+        self.named = f"{method!r} {analytic!r}"
+        count, size = points.shape
+        self.ended = points.copy()
+        self.values = np.full(count, -np.inf)
+        self.status = np.full(count, RUNNING)
+        self.steps, self.failures = np.zeros(count, int), np.zeros(count, int)
+        self.history: list[tuple[int, int, float]] = []
+        self.owner = np.arange(lanes)
+        self.waiting = lanes
+        self.total_steps = 0
+        free = jnp.zeros(size, bool)
+        self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x)))
+        self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free)))
+        self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
+
+    @property
+    def done(self) -> np.ndarray:
+        """Which starts have ended."""
+        return self.status != RUNNING
+
+    @property
+    def going(self) -> bool:
+        """Whether any start has not."""
+        return not self.done.all()
+
+    @property
+    def best(self) -> float:
+        """The greatest log density so far."""
+        return float(np.max(self.values))
+
+    def advance(self) -> None:
+        """Take one step with all starts in their places; where one ends, the next one from the queue begins."""
+        self.slots = self._step(self.slots)
+        status, steps, value, failures = (
+            np.asarray(x) for x in (self.slots.status, self.slots.steps, self.slots.value, self.slots.failures)
+        )
+        points = np.asarray(self.slots.x)
+        fresh = []
+        for place, start in enumerate(self.owner):
+            if start < 0:
+                continue
+            self.total_steps += 1
+            self.history.append((int(start), int(steps[place]), -float(value[place])))
+            self.values[start], self.ended[start] = -value[place], points[place]
+            self.status[start], self.steps[start] = status[place], steps[place]
+            self.failures[start] = failures[place]
+            if status[place] != RUNNING:
+                following = self.waiting < len(self.points)
+                self.owner[place] = self.waiting if following else -1
+                self.waiting += following
+                if following:
+                    fresh.append(place)
+        if fresh:
+            where = np.zeros(len(self.owner), bool)
+            where[fresh] = True
+            begin = self._begin(jnp.asarray(self.points[np.maximum(self.owner, 0)]))
+            self.slots = jax.tree.map(
+                lambda new, old: jnp.where(where.reshape(-1, *[1] * (old.ndim - 1)), new, old), begin, self.slots
+            )
+
+    def fit(self, method: str, seconds: float) -> Fit:
+        """Return the optima, the best first."""
+        if (self.status == FAILED).all():
+            reasons = self.problem.failures(jnp.asarray(self.points[0])) or ["The log density is not a number."]
+            raise RuntimeError(f"No start can be evaluated ({len(self.points)} tried). The first: {reasons[0]}")
+        order = np.argsort(-self.values, kind="stable")
+        history = np.full((len(self.points), int(self.steps.max(initial=1))), np.nan)
+        for start, step, value in self.history:
+            history[start, step - 1] = value
+        columns = (self.points, self.ended, self.values, self.status, self.steps, self.failures)
+        return Fit(self.problem, method, *(x[order] for x in columns), order, history[order], seconds)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def mark(self) -> str:
+        """Return what tells this estimation from others."""
+        return fingerprint(self.problem.content(), self.named, self.points, len(self.owner))
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        own = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
+        names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
+        state = {name: np.asarray(getattr(self, name)) for name in names}
+        history = np.array(self.history, float).reshape(-1, 3)
+        _checkpoint.save(path, self.mark, {"history": history, **own, **state})
+
+    def load(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: If it is that of another estimation, or none.
+        """
+        held = _checkpoint.loaded(path, self.mark, "estimation")
+        leaves, structure = jax.tree.flatten(self.slots)
+        self.slots = jax.tree.unflatten(structure, [jnp.asarray(held[f"slot{i}"]) for i in range(len(leaves))])
+        for name in ("ended", "values", "status", "steps", "failures", "owner"):
+            setattr(self, name, held[name].copy())
+        self.waiting, self.total_steps = int(held["waiting"]), int(held["total_steps"])
+        self.history = [(int(a), int(b), float(c)) for a, b, c in held["history"]]

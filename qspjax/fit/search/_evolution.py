@@ -1,0 +1,94 @@
+"""Differential evolution, a global search without gradients, on the cohort; scipy does the evolution."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qspjax.fit.search._gauss_newton import TrustRegion
+from qspjax.fit.search._search import AbstractSearch
+
+if TYPE_CHECKING:
+    from qspjax.fit._problem import Problem
+
+WORST = 1e300
+"""The value of a point that cannot be evaluated."""
+
+
+class DifferentialEvolution(eqx.Module):
+    """A population of points that recombine; the whole population is simulated as one cohort.
+
+    Args:
+        population: Points for each parameter.
+        generations: Most generations.
+        tol: The population has converged where its values differ by less than this part of their mean.
+        seed: Of the random numbers.
+        polish: The local search that follows.
+
+    Reference: Storn and Price, J Glob Optim 1997;11:341, doi:10.1023/A:1008202821328.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> found = estimate(problem, method=DifferentialEvolution(generations=5))
+        >>> 0.5 < found.parameters["CL"] < 10.0
+        True
+    """
+
+    population: int = eqx.field(default=10, static=True, kw_only=True)
+    generations: int = eqx.field(default=200, static=True, kw_only=True)
+    tol: float = eqx.field(default=1e-3, static=True, kw_only=True)
+    seed: int = eqx.field(default=0, static=True, kw_only=True)
+    polish: AbstractSearch = eqx.field(default=TrustRegion(), kw_only=True)
+
+    def search(self, problem: "Problem", progress: Callable[[int, float], None] | None) -> np.ndarray:
+        """Return the best point found, shape (1, parameters)."""
+        from scipy.optimize import differential_evolution
+
+        lower, upper = (np.asarray(edge) for edge in problem.bounds)
+        evaluate = eqx.filter_jit(jax.vmap(problem.log_density))
+        size = self.population * len(lower)
+        generation = 0
+
+        def values(points: np.ndarray) -> np.ndarray:
+            one = points.ndim == 1
+            columns = points.reshape(len(lower), -1).T
+            padded = np.concatenate([columns, np.broadcast_to(columns[-1], (-len(columns) % size, len(lower)))])
+            found = [np.asarray(evaluate(jnp.asarray(part))) for part in padded.reshape(-1, size, len(lower))]
+            found = -np.concatenate(found)[: len(columns)]
+            found = np.where(np.isfinite(found), found, WORST)
+            return found[0] if one else found
+
+        def seen(intermediate_result: object) -> None:
+            nonlocal generation
+            generation += 1
+            if progress is not None:
+                progress(generation, -float(getattr(intermediate_result, "fun", np.nan)))
+
+        found = differential_evolution(
+            values,
+            list(zip(lower, upper, strict=True)),
+            popsize=self.population,
+            maxiter=self.generations,
+            tol=self.tol,
+            rng=self.seed,
+            polish=False,
+            vectorized=True,
+            updating="deferred",
+            callback=seen,
+        )
+        return found.x[None]
+
+    def describe(self) -> str:
+        """Return the method in a few words."""
+        return f"differential evolution, then {self.polish.describe()}"

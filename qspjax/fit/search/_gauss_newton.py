@@ -1,0 +1,309 @@
+"""Bounded searches on a quadratic model with the Gauss-Newton curvature: trust region, and Levenberg-Marquardt.
+
+    m(s) = g's + s'Hs / 2
+
+Both use forward sensitivities of all measurements, one evaluation a step, and never leave the bounds.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from qspjax._arrays import place_of_greatest
+from qspjax.fit._problem import Problem
+from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
+
+SHRINK, GROW = 0.25, 0.75
+"""The quality of a step below which the next ones are shorter, and above which they may be longer."""
+LEAST_GAIN = 1e-4
+"""The least quality of a step that is taken."""
+BISECTIONS = 60
+SLOW, LITTLE = 8, 0.05
+"""After so many steps in a row that gained less than this, a search is in a valley."""
+CAUGHT = 1e-3
+"""A parameter so close to the bound that the slope points to is put on it, until the slope turns."""
+
+
+class Quadratic(NamedTuple):
+    """What both methods remember.
+
+    Attributes:
+        gradient: The slope at the best point.
+        curvature: The curvature there.
+        radius: How far a step may go.
+        damping: How much a step is damped.
+        slow: How many steps in a row gained little.
+    """
+
+    gradient: Array
+    curvature: Array
+    radius: Array
+    damping: Array
+    slow: Array
+
+
+class _Move(NamedTuple):
+    """A step that is proposed, the quadratic model that it is judged by, and its length."""
+
+    step: Array
+    gradient: Array
+    curvature: Array
+    length: Array
+    flat: Array
+
+
+class TrustRegion(AbstractSearch):
+    """A trust-region method that stays inside the bounds, then Levenberg-Marquardt: robust far off, fast in valleys.
+
+    The trust region is a ball on the scale of the search (in decades, for `Log(10)`), so that a start does not rush to
+    the bounds along directions that the data say little about. Near the optimum such directions are long, curved
+    valleys; once steps gain little, they are damped in proportion to the curvature instead.
+
+    Args:
+        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
+            smaller).
+        gtol: Or where the scaled slope is smaller.
+        max_steps: Most evaluations.
+        radius: How far the first step may go, on the scale of the search.
+
+    Reference: Coleman and Li, SIAM J Optim 1996;6:418, doi:10.1137/0806023; Froehlich and Sorger, PLoS Comput Biol
+    2022;18:e1010322, doi:10.1371/journal.pcbi.1010322.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=TrustRegion()).parameters["CL"], 2)
+        2.98
+    """
+
+    ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    max_steps: int = eqx.field(default=500, static=True, kw_only=True)
+    radius: float = eqx.field(default=1.0, static=True, kw_only=True)
+
+    def begin(self, problem: Problem, x: Array) -> Quadratic:
+        return _nothing_known(x, self.radius, 1e-3)
+
+    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+        model: Quadratic = search.own
+        valley = model.slow >= SLOW
+        inside = _interior(search.x, model, held, problem)
+        damped = _damped(search.x, model, held, problem)
+        move = jax.tree.map(lambda far, near: jnp.where(valley, near, far), inside, damped)
+        return _taken(self, problem, search, move)
+
+    def describe(self) -> str:
+        return f"trust region to {self.ftol:g}"
+
+
+class LevenbergMarquardt(AbstractSearch):
+    """Levenberg-Marquardt with active bounds: parameters at a bound that the slope points across stay there.
+
+    $$ (H + \\lambda\\, diag(H)) s = -g $$
+
+    Args:
+        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
+            smaller).
+        gtol: Or where the slope is smaller.
+        max_steps: Most evaluations.
+        damping: The first lambda.
+
+    Reference: Marquardt, J Soc Indust Appl Math 1963;11:431, doi:10.1137/0111030; Kanzow et al., J Comput Appl Math
+    2004;172:375, doi:10.1016/j.cam.2004.02.013 (bounds).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
+        >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+        >>> problem = Problem(
+        ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+        ...     Experiment(data, qsp.bolus(300.0, to="central")),
+        ...     {"c": Output("concentration", Additive(0.1))},
+        ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+        ... )
+        >>> round(estimate(problem, method=LevenbergMarquardt()).parameters["CL"], 2)
+        2.98
+    """
+
+    ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
+    gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
+    max_steps: int = eqx.field(default=500, static=True, kw_only=True)
+    damping: float = eqx.field(default=1e-2, static=True, kw_only=True)
+
+    def begin(self, problem: Problem, x: Array) -> Quadratic:
+        return _nothing_known(x, 1.0, self.damping)
+
+    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+        return _taken(self, problem, search, _damped(search.x, search.own, held, problem))
+
+    def describe(self) -> str:
+        return f"Levenberg-Marquardt to {self.ftol:g}"
+
+
+def _nothing_known(x: Array, radius: float, damping: float) -> Quadratic:
+    numbers = (jnp.asarray(value, float) for value in (radius, damping))
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *numbers, jnp.zeros((), int))
+
+
+def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
+    """Return the step of the trust region, in variables scaled by the distance to the bounds (Coleman and Li)."""
+    lower, upper = problem.bounds
+    edge = jnp.where(model.gradient < 0, upper, lower)
+    bounded = jnp.isfinite(edge)
+    distance = jnp.where(bounded, jnp.abs(x - edge), 1.0)
+    caught = ~held & bounded & (distance < CAUGHT)  # by the bound that the slope points to
+    stays = held | caught
+    gradient = jnp.where(stays, 0.0, model.gradient)
+    curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
+    scale = jnp.where(stays, 0.0, jnp.sqrt(distance))
+    bend = scale[:, None] * curvature * scale + jnp.diag(jnp.where(bounded, jnp.abs(gradient), 0.0))
+    slope = scale * gradient
+    length, step = _chosen_step(x, gradient, curvature, bend, slope, scale, model.radius, lower, upper)
+    flat = jnp.max(jnp.abs(slope * scale), initial=0.0)
+    return _Move(jnp.where(caught, edge - x, step), gradient, curvature, length, flat)
+
+
+def _damped(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
+    """Return the step damped in proportion to the curvature, cut off at the bounds."""
+    lower, upper = problem.bounds
+    stays = held | ((x <= lower) & (model.gradient > 0)) | ((x >= upper) & (model.gradient < 0))
+    gradient = jnp.where(stays, 0.0, model.gradient)
+    curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
+    sizes = jnp.diag(curvature)
+    weight = jnp.where(stays, 1.0, jnp.maximum(sizes, 1e-10 * jnp.max(sizes) + 1e-12))
+    step = -jnp.linalg.solve(curvature + jnp.diag(jnp.where(stays, 1.0, model.damping * weight)), gradient)
+    step = jnp.where(held, 0.0, jnp.clip(x + step, lower, upper) - x)
+    most = jnp.max(jnp.abs(gradient), initial=0.0)
+    return _Move(step, gradient, curvature, jnp.max(jnp.abs(step), initial=0.0), most)
+
+
+def _taken(method: Any, problem: Problem, search: Search, move: _Move) -> Search:
+    """Evaluate a step, and take it if it is good."""
+    fresh, model = search.steps == 0, search.own
+    step = jnp.where(fresh, 0.0, move.step)
+    found = problem.quadratic(search.x + step)
+    value = -found.value
+    finite = jnp.isfinite(value)
+    expected = -(move.gradient @ step + 0.5 * step @ move.curvature @ step)
+    gained = search.value - value
+    noise = 1e-14 * jnp.abs(search.value)
+    quality = jnp.where(expected > noise, gained / jnp.where(expected > noise, expected, 1.0), 0.0)
+    better = finite & (fresh | ((gained > 0) & (quality > LEAST_GAIN)))
+    good, best = finite & (quality > SHRINK), finite & (quality > GROW)
+    longer = jnp.where(best & (move.length > 0.9 * model.radius), 2.0 * model.radius, model.radius)
+    radius = jnp.where(good, longer, 0.25 * jnp.minimum(model.radius, move.length))
+    damping = jnp.where(good, jnp.where(best, 0.2, 1.0) * model.damping, 4.0 * model.damping)
+    little = (gained < LITTLE * jnp.maximum(1.0, 1e-3 * jnp.abs(search.value))) & ~fresh
+    own = Quadratic(
+        jnp.where(better, -found.gradient, model.gradient),
+        jnp.where(better, found.curvature, model.curvature),
+        jnp.where(fresh, model.radius, jnp.maximum(radius, 1e-12)),
+        jnp.where(fresh, model.damping, jnp.clip(damping, 1e-12, 1e12)),
+        jnp.where(model.slow >= SLOW, model.slow, jnp.where(little, model.slow + 1, 0)),
+    )
+    steps = search.steps + 1
+    small = method.ftol * jnp.maximum(1.0, jnp.abs(search.value))
+    settled = finite & (expected < small) & (jnp.abs(gained) < small)
+    done = ~fresh & (settled | (move.length < 1e-12) | (move.flat < method.gtol))
+    status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
+    status = jnp.where(done, CONVERGED, status)
+    status = jnp.where(fresh & ~finite, FAILED, status)
+    x, value = jnp.where(better, found.x, search.x), jnp.where(better, value, search.value)
+    return Search(x, value, status, steps, search.failures + ~finite, own)
+
+
+def _chosen_step(
+    x: Array,
+    gradient: Array,
+    curvature: Array,
+    bend: Array,
+    slope: Array,
+    scale: Array,
+    radius: Array,
+    lower: Array,
+    upper: Array,
+) -> tuple[Array, Array]:
+    """Return the best of some steps by the quadratic model, and its length on the scale of the trust region.
+
+    They are the step of the trust region, that step reflected where it meets a bound, and steepest descent, each cut
+    short of the bounds.
+    """
+    best = _within_radius(bend, slope, radius)
+    steepest = -slope * (jnp.minimum(radius, _along(bend, slope)) / jnp.maximum(jnp.linalg.norm(slope), 1e-300))
+    theta = jnp.maximum(0.95, 1.0 - jnp.linalg.norm(slope))
+    first, part, met = _to_bound(x, scale * best, lower, upper)
+    onward = jnp.where(met, -1.0, 1.0) * scale * best * (1.0 - part)
+    reflected = first + _cut(x + first, onward, lower, upper, theta)
+    moves = jnp.stack(
+        [
+            _cut(x, scale * best, lower, upper, theta),
+            jnp.where(part < 1.0, reflected, first * theta),
+            _cut(x, scale * steepest, lower, upper, theta),
+        ]
+    )
+    extra = jnp.where(
+        scale > 0, (jnp.diag(bend) - scale**2 * jnp.diag(curvature)) / jnp.maximum(scale, 1e-300) ** 2, 0.0
+    )
+    models = moves @ gradient + 0.5 * jnp.sum((moves @ curvature + moves * extra) * moves, axis=1)
+    place = place_of_greatest(-models)
+    move = moves[place]
+    return jnp.linalg.norm(jnp.where(scale > 0, move / jnp.maximum(scale, 1e-300), 0.0)), move
+
+
+def _within_radius(bend: Array, slope: Array, radius: Array) -> Array:
+    """Return the minimum of slope's + s'(bend)s / 2 within a radius, by eigenvalues and bisection on the shift."""
+    sizes, vectors = jnp.linalg.eigh(bend)
+    rotated = vectors.T @ slope
+    least = jnp.maximum(-sizes[0], 0.0)
+    floor = 1e-14 * jnp.maximum(jnp.abs(sizes[-1]), 1e-12)
+
+    def length(shift: Array) -> Array:
+        return jnp.linalg.norm(rotated / jnp.maximum(sizes + shift, floor))
+
+    def halve(_: Any, edges: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = edges
+        middle = jnp.sqrt(low * high)
+        over = length(least + middle) > radius
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    most = jnp.linalg.norm(slope) / radius + floor
+    _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (floor, jnp.maximum(most, 2.0 * floor)))
+    shift = jnp.where(length(least) > radius, least + high, least)
+    return -vectors @ (rotated / jnp.maximum(sizes + shift, floor))
+
+
+def _along(bend: Array, slope: Array) -> Array:
+    """Return how far steepest descent goes to its minimum."""
+    length = jnp.linalg.norm(slope)
+    unit = slope / jnp.maximum(length, 1e-300)
+    curve = unit @ bend @ unit
+    return jnp.where(curve > 0, length / jnp.where(curve > 0, curve, 1.0), jnp.inf)
+
+
+def _parts(x: Array, move: Array, lower: Array, upper: Array) -> Array:
+    """Return which part of a step leads to the bound of each parameter."""
+    room = jnp.where(move > 0, upper - x, lower - x)
+    return jnp.where(move == 0, jnp.inf, room / jnp.where(move == 0, 1.0, move))
+
+
+def _to_bound(x: Array, move: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
+    """Return the step as far as the first bound, which part of it that is, and which parameter meets it."""
+    parts = _parts(x, move, lower, upper)
+    part = jnp.clip(jnp.min(parts, initial=jnp.inf), 0.0, 1.0)
+    return part * move, part, (parts <= part) & (part < 1.0)
+
+
+def _cut(x: Array, move: Array, lower: Array, upper: Array, theta: Array) -> Array:
+    """Return a step that stays strictly inside the bounds."""
+    part = jnp.min(_parts(x, move, lower, upper), initial=jnp.inf)
+    return jnp.where(part <= 1.0, theta * jnp.maximum(part, 0.0), 1.0) * move

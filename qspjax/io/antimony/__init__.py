@@ -1,0 +1,1 @@
+"""Models in Antimony, read and written with libantimony."""

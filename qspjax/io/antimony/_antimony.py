@@ -1,0 +1,291 @@
+"""Antimony: models as text that people write, read and written through SBML by the package antimony.
+
+antimony looks for the files that a text imports in the directory of its process first, opens any path, and follows a
+circle until no file can be opened any more. So imports are found here: each must be a file of the same folder, and is
+looked through in the same way; antimony is given copies, in a folder of their own where nothing else lies.
+
+Reference: Smith et al., Bioinformatics 2009;25:2452, doi:10.1093/bioinformatics/btp401.
+"""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from qspjax._checks import check_instance
+from qspjax._extras import require
+from qspjax._files import write_text
+from qspjax.io._content import content_of, plain, stop, text_of, unpacked_name
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.antimony import _worker
+from qspjax.io.antimony._formulas import as_antimony, with_places
+from qspjax.io.sbml import read_definition
+from qspjax.io.sbml._text import source_of
+from qspjax.io.sbml._write import with_places as sbml_with_places
+from qspjax.io.sbml._write_math import Numbers
+from qspjax.models import Network
+from qspjax.models.network import Definition
+from qspjax.models.network._rewriting import rewritten
+
+MOST_BYTES = 8 * 2**20
+"""The largest file that is read."""
+
+MOST_FILES = 50
+"""The most files that a model may consist of."""
+
+MOST_DEEP = 200
+"""The most brackets that may stand in one another."""
+
+ENDINGS = (".ant", ".antimony", ".sb")
+"""Endings of files in Antimony."""
+
+LONGEST = 60.0
+"""Seconds that antimony may take."""
+
+_ASIDE = re.compile(r'//[^\n]*|\#[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"', re.DOTALL)
+_IMPORT = re.compile(r'\bimport\b(\s*)(?:"([^"\n]*)"|(\S*))')
+_FAILURE = re.compile(r"Error in (?:model string|file '([^']*)'), line (\d+):\s*(.*)", re.DOTALL)
+_UNNAMED = "__main"
+
+
+def read_antimony(path_or_text: str | Path) -> Network:
+    """Read a model in Antimony.
+
+    Nothing of a file is executed. A model may import files of the same folder; text that is of no file imports none.
+
+    Args:
+        path_or_text: The file, or text: what has several lines, or a `;`, `=` or `->` in it.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileIssues: If the file has mistakes or what is not supported: all that is wrong, with lines.
+        ImportError: If antimony or libsbml is missing (extra `antimony`).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> print(qsp.io.read_antimony("drug -> ; k * drug; drug = 100; k = 0.1").equations())
+        (default_compartment * drug)' = -_J0
+        _J0 = k * drug
+    """
+    sbml, name = sbml_of_antimony(path_or_text), _name_of(path_or_text)
+    try:
+        definition = read_definition(sbml).definition
+    except FileIssues as error:  # their lines are those of the SBML
+        raise FileIssues([Issue(name, (), issue.message, element=issue.element) for issue in error.issues]) from None
+    if definition.name == _UNNAMED:
+        definition = dataclasses.replace(
+            definition, name="" if _is_text(path_or_text) else Path(unpacked_name(name)).stem
+        )
+    return Network.of(definition)
+
+
+def write_antimony(network: Network, path: str | Path | None = None) -> str:
+    """Write a network as Antimony, with the numbers that it has now, to the last bit.
+
+    Antimony gives ids that are words of its own an underscore (`compartment_`), and knows only compartments of three
+    dimensions: a species in one that has none becomes one whose symbol is its amount.
+
+    Args:
+        network: The network.
+        path: Where to write; nowhere if None. A file that is already there is replaced at the very end.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If the model is no network, or Antimony cannot say what is in it.
+        OSError: If the file cannot be written. Nothing is left half-written.
+        ImportError: If antimony or libsbml is missing (extra `antimony`).
+
+    Example:
+        >>> import qspjax as qsp
+        >>> network = qsp.io.read_antimony("drug -> ; k * drug; drug = 100; k = 0.1")
+        >>> print(qsp.io.write_antimony(network)[:20])
+        // Created by libAnt
+    """
+    check_instance("network", network, Network, "a network (models.Network)")
+    numbers = Numbers(negative=True)
+    definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
+    done = _apart({"sbml": sbml_with_places(definition, numbers)})
+    if done["text"] is None:
+        raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(done['error'])}")
+    text = numbers.filled_bare(plain(done["text"], "text"))
+    if path is not None:
+        write_text(Path(path), text)
+    return text
+
+
+def _in_three_dimensions(d: Definition) -> Definition:
+    """Return a network without compartments of no dimension, which means the same."""
+    points = {id for id, one in d.compartments.items() if one.dimensions == 0}
+    sized = {*d.assignments, *d.rates, *d.initial}
+    compartments = {
+        id: dataclasses.replace(one, dimensions=3.0, size=1.0 if one.size is None and id not in sized else one.size)
+        for id, one in d.compartments.items()
+    }
+    species = {
+        id: dataclasses.replace(one, only_substance=one.only_substance or d.compartment_of(id) in points)
+        for id, one in d.species.items()
+    }
+    return dataclasses.replace(d, compartments=compartments, species=species) if points else d
+
+
+def sbml_of_antimony(path_or_text: str | Path) -> str:
+    """Return a model in Antimony as SBML.
+
+    Raises:
+        FileIssues: If antimony cannot read it, or it is more than is read here.
+    """
+    check_instance("path_or_text", path_or_text, (str, Path), "a path, or text")
+    path, name = None if _is_text(path_or_text) else Path(path_or_text), _name_of(path_or_text)
+    with tempfile.TemporaryDirectory(prefix="qspjax-antimony-") as copies:
+        files = _Files(Path(copies), None if path is None else path.resolve().parent)
+        files.add(name, plain(str(path_or_text), name) if path is None else _content(path, name))
+        done = _apart({"file": name}, copies)
+    if done["text"] is not None:
+        return files.numbers.filled(done["text"])
+    found = _FAILURE.match(done["error"] or "")
+    where, line, message = found.groups() if found else (name, None, done["error"])
+    place = int(line) if line else None
+    raise FileIssues([Issue(Path(where).name, (), f"must be Antimony, but is not: {_one_line(message)}", place)])
+
+
+def _is_text(path_or_text: str | Path) -> bool:
+    return isinstance(path_or_text, str) and re.search(r"\n|;|=|->", path_or_text) is not None
+
+
+def _name_of(path_or_text: str | Path) -> str:
+    return "text" if _is_text(path_or_text) else Path(path_or_text).name
+
+
+class _Files:
+    """The files of a model, looked through and copied to where antimony reads them."""
+
+    def __init__(self, copies: Path, folder: Path | None):
+        self.copies, self.folder, self.numbers = copies, folder, Numbers()
+
+    def add(self, name: str, text: str) -> None:
+        """Look a file through and copy it, and the files that it imports before it."""
+        done: dict[str, bool] = {name: False}
+        todo = [(name, text, self._imports(name, text), set())]
+        while todo:
+            name, text, imports, firsts = todo[-1]
+            missing = next((one for one in imports if one[0] not in done), None)
+            if missing is not None:
+                file, line = missing
+                if len(done) >= MOST_FILES:
+                    stop(name, f"must import at most {MOST_FILES} files, but imports more.", line)
+                inside = self._imported(name, file, line)
+                firsts.add(file)
+                done[file] = False
+                todo.append((file, inside, self._imports(file, inside), set()))
+                continue
+            circular = next((one for one in imports if not done[one[0]]), None)
+            if circular is not None:
+                stop(name, f"must not import itself, but does through {circular[0]}.", circular[1])
+            self._copy(name, text, firsts)
+            done[name] = True
+            todo.pop()
+
+    def _copy(self, name: str, text: str, firsts: set[str]) -> None:
+        """Copy a file, without imports of what was imported before: antimony takes a file once."""
+
+        def once(found: re.Match) -> str:
+            if found[2] in firsts:
+                firsts.remove(found[2])
+                return found[0]
+            return found[0] if found[2] is None else ""
+
+        if not _is_sbml(text):
+            text = _IMPORT.sub(once, with_places(name, text, _bare(text), self.numbers))
+        (self.copies / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def _imports(self, name: str, text: str) -> list[tuple[str, int]]:
+        """Return the files that a text imports, each with its line.
+
+        What looks like an import in a comment or a string is looked at too: antimony might see it otherwise.
+        """
+        if len(text) > MOST_BYTES:
+            stop(name, f"must have at most {MOST_BYTES} bytes, but has more.")
+        if _is_sbml(text):
+            try:
+                source_of(text)
+            except FileIssues as error:
+                raise FileIssues([dataclasses.replace(issue, file=name) for issue in error.issues]) from None
+            if "externalModelDefinition" in text:
+                stop(name, "not supported: models from other files in an imported file in SBML.")
+            return []
+        _check_depth(name, text)
+        bare = _bare(text)
+        foreign = re.search(r"[^\x00-\x7f]", bare)
+        if foreign:
+            line = text[: foreign.start()].count("\n") + 1
+            stop(name, f"must have only letters of ASCII outside comments and quotations, but has {foreign[0]}.", line)
+        found = []
+        for match in _IMPORT.finditer(text):
+            line = text[: match.start()].count("\n") + 1
+            file = match[2]
+            seen = bare.startswith("import", match.start())
+            if file is None and not seen:
+                continue
+            if file is None:
+                stop(name, "must import a file in quotation marks, but does not.", line)
+            if not re.fullmatch(r"[\w][\w. -]*", file):
+                stop(name, f"must import files of the same folder, but imports {file[:80]}.", line)
+            if seen or (self.folder is not None and (self.folder / file).is_file()):
+                found.append((file, line))
+        return found
+
+    def _imported(self, name: str, file: str, line: int) -> str:
+        if self.folder is None:
+            stop(name, f"must import no file, because it is of no folder, but imports {file}.", line)
+        path = self.folder / file
+        if not path.is_file() or path.resolve().parent != self.folder:
+            stop(name, f"must import files of the same folder, but there is no {file}.", line)
+        return _content(path, file)
+
+
+def _apart(given: dict[str, str], folder: str | None = None) -> dict[str, str | None]:
+    """Let antimony work in a process of its own, in a folder; return what it made, and what it said if it failed."""
+    require("antimony", extra="antimony")
+    command = [sys.executable, "-P", str(Path(_worker.__file__))]
+    options = {"capture_output": True, "encoding": "utf-8", "timeout": LONGEST, "check": False, "cwd": folder}
+    try:
+        done = subprocess.run(command, input=json.dumps(given), **options)
+        return json.loads(done.stdout) if done.returncode == 0 else {"text": None, "error": "antimony gives up"}
+    except subprocess.TimeoutExpired:
+        return {"text": None, "error": f"antimony takes longer than {LONGEST:g} s"}
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return {"text": None, "error": "antimony gives up"}
+
+
+def _content(path: Path, name: str) -> str:
+    return text_of(content_of(path, name, MOST_BYTES), name)
+
+
+def _bare(text: str) -> str:
+    """Return a text with blanks where comments and quotations are."""
+    return _ASIDE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
+def _check_depth(name: str, text: str) -> None:
+    depth = 0
+    for found in re.finditer(r"[()\[\]{}]", text):
+        depth = max(0, depth + (1 if found[0] in "([{" else -1))
+        if depth > MOST_DEEP:
+            line = text[: found.start()].count("\n") + 1
+            stop(name, f"must have at most {MOST_DEEP} brackets in one another, but has more.", line)
+
+
+def _is_sbml(text: str) -> bool:
+    return text.lstrip("\ufeff \t\n").startswith("<")
+
+
+def _one_line(text: str | None) -> str:
+    words = " ".join((text or "no reason given").split())
+    return words if len(words) <= 300 else words[:297] + "..."

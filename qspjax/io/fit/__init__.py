@@ -1,0 +1,1 @@
+"""Calibrations in TOML, for one problem or for a population, and their results as files."""

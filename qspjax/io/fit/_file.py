@@ -1,0 +1,194 @@
+"""Fit files: a calibration as text, in TOML, beside a table of data.
+
+    title                      what it is called
+    data                       the table of data in the format of NONMEM, beside this file; or a table of it (file) and
+                               the options of `read_nonmem`
+    [model]                    as in a trial file
+    [set]                      parameters of the model as formulas over covariates and parameters
+    [parameters.NAME]          start, bounds, scale ("log", "log10", "linear" or "logit"), prior; or fixed
+    [outputs.NAME]             prediction, error ("additive", "proportional", "combined" or "lognormal"), sd, cv, dvid;
+                               below ("M1", "M3" or "M4") and limit. What CENS marks has the limits of its records (DV
+                               and LIMIT), by default with the likelihood of M3; where these have one limit, it is that
+                               of the output
+    [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
+                               evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
+                               parameters that are solved for) and profiles: names, or true for all
+
+A name in quotes of `sd` and `cv` is a formula over parameters. A PEtab problem (`.yaml`) takes the place of a fit file.
+A file with `[[random]]` is one of a mixed-effects fit, see `_mixed_file`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from qspjax.fit import (
+    LBFGS,
+    AbstractSearch,
+    Adam,
+    Analytic,
+    DifferentialEvolution,
+    LevenbergMarquardt,
+    MultiStart,
+    Problem,
+    TrustRegion,
+)
+from qspjax.io._content import text_of
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.fit._mixed_file import MixedFile, read_mixed
+from qspjax.io.fit._parts import read_data, read_output, read_parameter, with_limit
+from qspjax.io.nonmem._fit_data import experiments
+from qspjax.io.petab import read_petab
+from qspjax.io.toml._model import read_model
+from qspjax.io.toml._read import parsed, read_bytes
+from qspjax.io.toml._table import Table, line_of, lines_of
+
+METHODS: dict[str, Any] = {
+    "trust region": TrustRegion,
+    "levenberg-marquardt": LevenbergMarquardt,
+    "l-bfgs": LBFGS,
+    "adam": Adam,
+    "differential evolution": DifferentialEvolution,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FitFile:
+    """A calibration as a file describes it.
+
+    Attributes:
+        source: Name of the file.
+        title: What it is called.
+        problem: What to fit.
+        method: How to search.
+        starts: Where from, None for the starts of the parameters.
+        analytic: What is solved for instead of searched.
+        profiles: The parameters whose profile likelihoods are wanted.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { V = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> file.title, file.problem.names
+        ('fit', ('V',))
+    """
+
+    source: str
+    title: str
+    problem: Problem
+    method: AbstractSearch | DifferentialEvolution
+    starts: MultiStart | None
+    analytic: Analytic | None
+    profiles: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"Fit: {self.title}\n{self.problem}"
+
+
+def read_fit(path: str | Path) -> FitFile | MixedFile:
+    """Read a fit file (`.toml`) or a PEtab problem (`.yaml`); a file with random effects is a `MixedFile`.
+
+    Raises:
+        FileIssues: If anything in the files is wrong; `issues` lists all of it, by line and key.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> qsp.io.read_fit(folder / "fit.toml").mixed.names
+        ('tV', 'var(eta_V)')
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return FitFile(path.name, path.stem, read_petab(path), TrustRegion(), None, None, ())
+    text = read_bytes(path, path.name)
+    values = parsed(text, path.name)
+    issues: list[tuple[tuple[str, ...], str]] = []
+    others: list[Issue] = []
+    found = _read(Table(values, (), issues), path, others)
+    if issues or others or found is None:
+        lines = lines_of(text_of(text, path.name))
+        own = [Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues]
+        raise FileIssues([*own, *others])
+    return found
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a file in TOML is a fit file, as opposed to a trial file."""
+    values = parsed(read_bytes(path, path.name), path.name)
+    return "data" in values and not values.keys() & {"arms", "endpoints"}
+
+
+def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | None:
+    title = top.text("title", default=path.stem)
+    table = read_data(top, path.parent, others)
+    try:
+        described = read_model(top.table("model", required=True), path.parent)
+    except FileIssues as error:
+        others.extend(error.issues)
+        described = None
+    if any(key in top for key in ("random", "individual", "subpopulations")):
+        return read_mixed(top, path.name, title, described, table)
+    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
+    outputs, kinds = {}, {}
+    children = top.table("outputs", required=True).children()
+    for number, (name, own) in enumerate(children.items(), start=1):
+        kind = own.whole("dvid", default=number)
+        kinds[kind] = name
+        with_limit(own, table, kind if len(children) > 1 else None)
+        outputs[name] = read_output(own, name)
+    rules = top.table("set")
+    formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}
+    estimation = _estimation(top.table("estimation"), tuple(parameters))
+    top.close()
+    if top.issues or described is None or table is None:
+        return None
+    try:
+        own = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas)
+        problem = Problem(described.model, own, outputs, parameters)
+    except ValueError as error:
+        top.issue("", str(error))
+        return None
+    return FitFile(path.name, title, problem, *estimation)
+
+
+def _estimation(
+    table: Table, parameters: tuple[str, ...]
+) -> tuple[Any, MultiStart | None, Analytic | None, tuple[str, ...]]:
+    kind = table.name("method", METHODS, "a method", default="trust region")
+    starts = table.whole("starts", default=0)
+    seed, sobol = table.whole("seed", default=0), table.flag("sobol", default=False)
+    steps = table.whole("max_steps", default=None, minimum=1)
+    profiles = _names_or_all(table, "profiles", parameters)
+    solved = _names_or_all(table, "analytic", parameters)
+    table.close()
+    if table.bad:
+        return None, None, None, ()
+    options = {} if steps is None else {"generations" if kind == "differential evolution" else "max_steps": steps}
+    if kind == "differential evolution":
+        options["seed"] = seed
+    drawn = MultiStart(starts, seed=seed, sobol=sobol) if starts else None
+    analytic = Analytic(None if table.values.get("analytic") is True else solved) if solved else None
+    return METHODS[kind](**options), drawn, analytic, profiles
+
+
+def _names_or_all(table: Table, key: str, parameters: tuple[str, ...]) -> tuple[str, ...]:
+    if table.values.get(key) is True:
+        table.flag(key, default=True)
+        return parameters
+    return table.names(key, parameters, "a parameter", default=())

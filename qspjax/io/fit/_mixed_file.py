@@ -1,0 +1,397 @@
+"""Fit files with random effects: nonlinear mixed effects as text, beside a data set in the format of NONMEM.
+
+title                      what it is called
+data                       the data set; or a table: file and the options of `read_nonmem` (ignore, accept, columns,
+                           rename, recode, categories, dialect), interpolation ("nocb", "locf")
+[model]                    as in a trial file
+[parameters.NAME]          as in any fit file: typical values, effects of covariates, noise
+[individual]               by name, formulas over parameters, random effects and covariates
+[[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
+                           by row); fixed; occasion, the column that says on which one effects are drawn anew
+[subpopulations]           of a mixture: by name, the probabilities where the search begins, which add up to 1; all but
+                           the last are estimated, as P(name). In formulas a name is 1 in its subpopulation and 0 in
+                           the others: CL = "piecewise(tCL_poor, poor > 0, tCL) * exp(eta_CL)"
+[outputs.NAME]             as in any fit file
+[estimation]               method ("focei", "foce", "fo", "laplace" or "saem"), iterations, tolerance; standard_errors
+                           ("sandwich", "hessian" or "products"); likelihood ("quadrature" with points, or
+                           "importance" with samples); no "saem" of a mixture
+[simulation]               replicates, seed, corrected and bins of the visual predictive check
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qspjax._checks import ArgumentError
+from qspjax._expression import Expression
+from qspjax._names import names as names_of
+from qspjax.fit import (
+    FO,
+    FOCE,
+    FOCEI,
+    SAEM,
+    AbstractIntegral,
+    Free,
+    ImportanceSampling,
+    Laplacian,
+    Mixed,
+    Mixture,
+    Output,
+    Quadrature,
+    Random,
+)
+from qspjax.fit.data._formula import as_formula, names_in
+from qspjax.fit.mixed._result import COVARIANCES
+from qspjax.io.fit._parts import kinds_of, read_output, read_parameter, with_limit
+from qspjax.io.nonmem._data import NonmemData
+from qspjax.io.toml._model import Described
+from qspjax.io.toml._table import Table, one_of, shown
+
+METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplacian, "saem": SAEM}
+"""The methods by name; what a class takes is read from keys of its own."""
+
+OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chains", "sweeps", "samples", "seed")}
+"""The whole numbers that methods take, by name of the method."""
+
+INTEGRALS: dict[str, tuple[Any, str]] = {
+    "quadrature": (Quadrature, "points"),
+    "importance": (ImportanceSampling, "samples"),
+}
+
+COLUMNS = ("ID", "OBJECTIVE", "SUBPOPULATION")
+"""What tables of individuals have, whatever the model, see `MixedFit.individuals`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedFile:
+    """A mixed-effects fit as a file describes it.
+
+    Attributes:
+        source: Name of the file.
+        title: What it is called.
+        mixed: What to fit.
+        data: The data set.
+        method: How.
+        iterations: The most that are made, None for those of the method.
+        tolerance: Where the search ends.
+        errors: The kind of standard errors.
+        integral: How the likelihood itself is found at the end, None if it is not.
+        replicates: Data sets that are simulated for the visual predictive check and NPDE.
+        seed: Of these.
+        corrected: Whether the check is corrected by predictions.
+        bins: How many bins it has, None for its own choice.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> file.title, file.mixed.names
+        ('fit', ('tV', 'var(eta_V)'))
+    """
+
+    source: str
+    title: str
+    mixed: Mixed
+    data: NonmemData
+    method: Any
+    iterations: int | None
+    tolerance: float
+    errors: str
+    integral: AbstractIntegral | None
+    replicates: int
+    seed: int
+    corrected: bool
+    bins: int | None
+
+    def __str__(self) -> str:
+        mixed = self.mixed
+        subpopulations = mixed.subpopulations if isinstance(mixed, Mixture) else ()
+        copies = max(1, len(subpopulations))
+        measured = sum(rows.value.size for rows in mixed.rows) // copies
+        censored = sum(int(rows.censored.sum()) for rows in mixed.rows) // copies
+        below = f", {censored} below the limit of quantification" if censored else ""
+        covariates = [name for name in mixed.covariates if name not in subpopulations]
+        lines = {
+            "Fit": self.title,
+            "Data": f"{measured} measurements of {mixed.count // copies} subjects{below}",
+            "Estimated": ", ".join(mixed.names),
+            "Covariates": ", ".join(covariates) or "none",
+            **({"Mixture": ", ".join(subpopulations)} if subpopulations else {}),
+            "Method": type(self.method).__name__,
+        }
+        return "\n".join(f"{key + ':':<12}{value}" for key, value in lines.items())
+
+
+def read_mixed(
+    top: Table, source: str, title: str, described: Described | None, data: NonmemData | None
+) -> MixedFile | None:
+    """Read the rest of a file with random effects.
+
+    Args:
+        top: The file; title, data and model have been read.
+        source: Its name.
+        title: What it is called.
+        described: The model, None if it has mistakes.
+        data: The data set, None if it has mistakes.
+    """
+    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
+    rules = top.table("individual", required=True)
+    formulas = {name: rules.read(name, None, lambda value: as_formula("", value)) for name in rules.values}
+    blocks = top.tables("random")
+    effects = [name for own in blocks for name in _effects(own)]
+    columns = None if data is None else [*data.covariates, *data.varying]
+    random = [_random(own, columns) for own in blocks]
+    outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
+    shares = _shares(top, described, parameters, effects, formulas, outputs)
+    estimation = _estimation(top.table("estimation"), is_mixture="subpopulations" in top)
+    simulation = _simulation(top.table("simulation"))
+    if "set" in top:
+        top.table("set").issue("", "must be [individual] in a fit with random effects, but is [set].")
+    top.close()
+    whole = not (top.issues or described is None or data is None)
+    if described is not None and data is not None:
+        occasions = dict.fromkeys(one.occasion for one in random if one is not None and one.occasion is not None)
+        used = _checked(top, rules, described, data, parameters, formulas, [*effects, *shares], outputs)
+        used += [name for name in occasions if name not in used]
+        _check_observed(top, data, kinds if several else None)
+        whole = whole and not top.issues
+    if not whole:
+        return None
+    try:
+        subjects = data.experiments(kinds if several else next(iter(outputs)), covariates=used)
+        settings = {"parameters": parameters, "individual": formulas, "random": random}
+        if shares:
+            mixed = Mixture(described.model, subjects, outputs, subpopulations=shares, **settings)
+        else:
+            mixed = Mixed(described.model, subjects, outputs, **settings)
+    except ArgumentError as error:
+        place = {"subjects": "data"}.get(error.argument, error.argument)
+        top.issue(place if place in top else "", error.must)
+        return None
+    except ValueError as error:
+        top.issue("", str(error))
+        return None
+    return MixedFile(source, title, mixed, data, *estimation, *simulation)
+
+
+def _random(table: Table, columns: Sequence[str] | None) -> Random | None:
+    fixed = table.flag("fixed", default=False)
+    if columns is None:  # the data are at fault, not what refers to them
+        occasion = table.text("occasion", default=None)
+    else:
+        occasion = table.name("occasion", columns, "a column of the data", default=None)
+    kind = table.only(("variances", "effects"), "kind of random effects", beside=("covariance",))
+    if kind == "variances":
+        own = table.table("variances")
+        variances = {name: own.number(name, above=0.0) for name in own.values}
+        if not variances:
+            own.issue("", "must have the variance of a random effect by its name, but is empty.")
+        return table.make(Random, variances, fixed=fixed, occasion=occasion)
+    if kind is None:
+        return None
+    effects = table.read("effects", None, _names)
+    covariance = table.read("covariance", None, lambda value: _symmetric(value, len(effects or ())))
+    if covariance is None and not table.bad:
+        table.issue("covariance", "must be given, but is missing.")
+    return table.make(Random, effects, covariance, fixed=fixed, occasion=occasion)
+
+
+def _effects(table: Table) -> list[str]:
+    """Return the names of random effects, whatever else is wrong with their table."""
+    variances, effects = (table.values.get(key) for key in ("variances", "effects"))
+    named = [*(variances if isinstance(variances, dict) else ()), *(effects if isinstance(effects, list) else ())]
+    return [name for name in named if isinstance(name, str)]
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"must be a list of names, but is {shown(value)}.")
+    return value
+
+
+def _symmetric(value: Any, size: int) -> np.ndarray:
+    """Return a covariance, of which there may be only the lower triangle."""
+    numbers = isinstance(value, list) and all(
+        isinstance(row, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row)
+        for row in value
+    )
+    lengths = [len(row) for row in value] if numbers else []
+    if lengths == [size] * size:
+        return np.array(value, float).reshape(size, size)
+    if lengths != [*range(1, size + 1)]:
+        raise ValueError(f"must be {size} rows of numbers, or their lower triangle, but is {shown(value)}.")
+    lower = np.array([[*row, *[0.0] * (size - len(row))] for row in value], float)
+    return lower + np.tril(lower, -1).T
+
+
+def _shares(
+    top: Table,
+    described: Described | None,
+    parameters: Collection[str],
+    effects: Collection[str],
+    formulas: Mapping[str, float | Expression | None],
+    outputs: Mapping[str, Output | None],
+) -> dict[str, float | None]:
+    """Read the probabilities of the subpopulations, none where the file has no mixture; note names that do not serve.
+
+    Args:
+        top: The file.
+        described: The model, None if it has mistakes.
+        parameters: The names of the parameters.
+        effects: The names of the random effects.
+        formulas: Those of individuals, None where there are mistakes.
+        outputs: What is measured, None where there are mistakes.
+    """
+    table = top.table("subpopulations")
+    shares = {name: table.number(name, above=0.0) for name in table.values}
+    if "subpopulations" in top and not table.bad:
+        total = sum(shares.values())
+        if len(shares) < 2:
+            table.issue("", f"must be at least two, but there {'is 1' if shares else 'are none'}.")
+        elif abs(total - 1.0) > 1e-6:
+            table.issue("", f"must have probabilities that add up to 1, but their sum is {total:.7g}.")
+    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    kinds = {
+        "a parameter": parameters,
+        "a random effect": effects,
+        "a parameter of the model": [] if described is None else [one.name for one in names_of(described.model)],
+        "a formula of [individual]": measured & formulas.keys(),
+        "a column of the results": COLUMNS,
+    }
+    for name in shares:
+        what = next((what for what, names in kinds.items() if name in names), None)
+        if what is not None:
+            table.issue(name, f"must have a name that means nothing else, but it is that of {what}, too: rename it.")
+    if None not in (*formulas.values(), *outputs.values()):
+        used = measured | names_in(*formulas.values())
+        unused = [name for name in shares if name not in used]
+        if len(unused) > 1:
+            table.issue("", f"must be told apart by formulas, but none uses {' or '.join(unused)}.")
+    return shares
+
+
+def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Any], dict[Any, str], bool]:
+    """Read the outputs; return also which kind of observation each is, and whether there is a choice of them."""
+    outputs, kinds = {}, {}
+    children = table.children()
+    for number, (name, own) in enumerate(children.items(), start=1):
+        kind = own.read("dvid", number, _kind)
+        if kind in kinds:
+            own.issue("dvid", f"must be that of no other output, but is that of `{kinds[kind]}`.")
+        kinds.setdefault(kind, name)
+        with_limit(own, data, kind if len(children) > 1 or "dvid" in own else None)
+        outputs[name] = read_output(own, name)
+    return outputs, kinds, len(kinds) > 1 or any("dvid" in own for own in children.values())
+
+
+def _kind(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"must be the number or the name of a kind of observation, but is {shown(value)}.")
+    return value
+
+
+def _check_observed(top: Table, data: NonmemData, kinds: Mapping[Any, str] | None) -> None:
+    """Note observations without an output, outputs without observations, and subjects without any."""
+    found = kinds_of(data)
+    seen = found != None  # noqa: E711
+    if kinds is not None:
+        for kind in sorted({*found[seen].tolist()} - kinds.keys(), key=str):
+            count = int((found == kind).sum())
+            must = "must have an output for every kind of observation"
+            top.table("outputs").issue("", f"{must}, but has none for the {count} observations with DVID {kind}.")
+        for kind, name in kinds.items():
+            if not (found == kind).any():
+                top.table("outputs").issue(
+                    name, f"must be observed, but the data have no observation with DVID {kind}."
+                )
+    without = [str(data.ids[i]) for i in np.flatnonzero(~seen.any(axis=1))]
+    if without:
+        named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+        who = "subject" if len(without) == 1 else "subjects"
+        hint = f'leave them out with ignore = "ID.EQ.{without[0]}"'
+        top.issue("data", f"must have observations of every subject, but has none of {who} {named}: {hint}.")
+
+
+def _checked(
+    top: Table,
+    rules: Table,
+    described: Described,
+    data: NonmemData,
+    parameters: Mapping[str, Free | float | None],
+    formulas: Mapping[str, float | Expression | None],
+    effects: Sequence[str],
+    outputs: Mapping[str, Output | None],
+) -> list[str]:
+    """Note names that are not known or mean two things, and covariates that are missing; return those that are used."""
+    leaves = [one.name for one in names_of(described.model)]
+    columns = [*data.covariates, *data.varying]
+    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    known = [*parameters, *effects, *columns, *leaves]
+    for name, formula in formulas.items():
+        if name not in measured:
+            _note(rules, name, name, leaves, "a parameter of the model, or a name that an output uses")
+        for one in sorted(names_in(formula)) if formula is not None else ():
+            if one not in known:
+                _note(rules, name, one, known, "a formula over parameters, random effects and covariates")
+    used = frozenset().union(measured, *(names_in(one) for one in formulas.values() if one is not None))
+    for name in sorted(used & {*columns} & {*parameters, *effects, *leaves, *formulas}):
+        top.issue(
+            "data", f"must have columns that mean nothing else, but `{name}` is the name of a number, too: rename it."
+        )
+    chosen = [name for name in columns if name in used and name not in {*parameters, *effects, *leaves, *formulas}]
+    for name in chosen:
+        values = data.covariates[name][:, None] if name in data.covariates else data.varying[name]
+        missing = [str(data.ids[i]) for i in np.flatnonzero(np.isnan(np.asarray(values, float)).any(axis=1))]
+        if missing:
+            where = next((key for key, one in formulas.items() if one is not None and name in names_in(one)), "")
+            many = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            who = "subject" if len(missing) == 1 else "subjects"
+            rules.issue(where, f"must use covariates that are known of all, but `{name}` is missing in {who} {many}.")
+    return chosen
+
+
+def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) -> None:
+    try:
+        one_of(name, allowed, what)
+    except ValueError as error:
+        table.issue(key, str(error))
+
+
+def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
+    kind = table.name("method", METHODS, "a method", default="focei")
+    if kind == "saem" and is_mixture:
+        table.issue("method", 'must be focei, foce, fo or laplace for a mixture of subpopulations, but is "saem".')
+    known = OPTIONS.get(kind, ()) if kind is not None else [key for keys in OPTIONS.values() for key in keys]
+    options = {key: table.whole(key, default=None) for key in known}
+    iterations = table.whole("iterations", default=None, minimum=0)
+    tolerance = table.number("tolerance", default=1e-6, above=0.0)
+    errors = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")
+    likelihood = table.name("likelihood", INTEGRALS, "a way to integrate", default=None)
+    integral = None
+    if likelihood is not None:
+        build, key = INTEGRALS[likelihood]
+        size = table.whole(key, default=None, minimum=1)
+        integral = table.make(build, *([] if size is None else [size]))
+    table.close()
+    given = {key: value for key, value in options.items() if value is not None}
+    method = None if table.bad else table.make(METHODS[kind], **given)
+    return method, iterations, tolerance, errors, integral
+
+
+def _simulation(table: Table) -> tuple[Any, ...]:
+    replicates = table.whole("replicates", default=500, minimum=2)
+    seed, corrected = table.whole("seed", default=0), table.flag("corrected", default=True)
+    bins = table.whole("bins", default=None, minimum=1)
+    table.close()
+    return replicates, seed, corrected, bins

@@ -1,0 +1,291 @@
+"""The results of a mixed-effects fit as a directory of files, written whole or not at all."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._extras import require
+from qspjax._files import replaced_directory
+from qspjax._transform import Identity, Logit
+from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit, save
+from qspjax.fit._wald import wald_intervals
+from qspjax.fit.mixed._mixed import without_constant
+from qspjax.io.fit._mixed_file import MixedFile
+from qspjax.io.trial._results import version, write_csv
+
+MIXED_FILES = (
+    "summary.txt",
+    "result.fit",
+    "estimates.csv",
+    "correlation.csv",
+    "individuals.csv",
+    "diagnostics.csv",
+    "iterations.csv",
+    "vpc.csv",
+    "goodness_of_fit.png",
+    "random_effects.png",
+    "vpc.png",
+    "convergence.png",
+    "covariates.png",
+    "individual_fits.png",
+)
+"""What a directory of the results of a mixed-effects fit may hold."""
+
+MIXED_MARKERS = ("summary.txt", "estimates.csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimates:
+    """The estimates of a mixed-effects fit with their uncertainty.
+
+    Attributes:
+        table: Columns with a row an estimate, and a row for each number that is fixed.
+        correlation: Of the estimates, shape (names, names); NaN where it is not known.
+        condition: The condition number of this.
+        trouble: Why there are no standard errors, else empty.
+
+    Example:
+        >>> estimates = Estimates.of(qsp.fit.nlme(mixed), "hessian")  # doctest: +SKIP
+        >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
+        >>> estimates.table["name"].tolist()
+        ['tV', 'var(eta_V)']
+    """
+
+    table: dict[str, np.ndarray]
+    correlation: np.ndarray
+    condition: float
+    trouble: str
+
+    @classmethod
+    def of(cls, fit: MixedFit, kind: str) -> "Estimates":
+        """Return them.
+
+        Args:
+            fit: The fit.
+            kind: Which standard errors, see `MixedFit.covariance_of_estimates`.
+        """
+        count, trouble = len(fit.mixed.names), ""
+        covariance, correlation, condition = *np.full((2, count, count), np.nan), np.nan
+        try:
+            covariance = fit.covariance_of_estimates(kind)
+            correlation, condition = fit.correlation_of_estimates(kind), fit.condition_number(kind)
+        except np.linalg.LinAlgError:
+            trouble = "the data say nothing about some direction of the estimates"
+        variances = dict(zip(fit.mixed.names, np.diag(covariance), strict=True))
+        if any(variance < 0 for variance in variances.values()):
+            trouble = "the objective has no minimum in some direction of the estimates"
+        if shares := _shares(fit):
+            own = [fit.mixed.names.index(name) for name in shares[:-1]]
+            variances[shares[-1]] = covariance[np.ix_(own, own)].sum()
+        errors = {name: np.sqrt(variance) if variance >= 0 else np.nan for name, variance in variances.items()}
+        return cls(_table(fit, errors), correlation, condition, trouble)
+
+
+def _shares(fit: MixedFit) -> list[str]:
+    """Return the names of the probabilities of subpopulations; that of the last, what the others leave, as well."""
+    return [f"P({name})" for name in fit.memberships]
+
+
+def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return a row a parameter and an element of Omega: what is estimated, and what is fixed."""
+    mixed, omega, known = fit.mixed, fit.covariance, fit.parameters
+    shares = _shares(fit)
+    rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free if name not in shares]
+    rows += [{"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()]
+    known |= {name: 1.0 - sum(known[other] for other in shares[:-1]) for name in shares[-1:]}
+    rows += [{"name": name, "kind": "probability", "estimate": known[name]} for name in shares]
+    variation, shrinkage = fit.coefficients_of_variation, fit.shrinkage
+    for block in mixed.blocks:
+        own, names = range(block.effects[0].start, block.effects[0].stop), block.random.names
+        for i, name in zip(own, names, strict=True):
+            more = {"sd": np.sqrt(omega[i, i]), "cv_percent": variation.get(name, np.nan)}
+            more |= dict(zip(("shrinkage_sd_percent", "shrinkage_var_percent"), shrinkage[name], strict=True))
+            rows.append({"name": f"var({name})", "kind": "variance", "estimate": omega[i, i], **more})
+        for i in own if block.random.full else ():
+            for j in range(own[0], i):
+                correlation = omega[i, j] / np.sqrt(omega[i, i] * omega[j, j])
+                name = f"cov({names[i - own[0]]}, {names[j - own[0]]})"
+                rows.append({"name": name, "kind": "covariance", "estimate": omega[i, j], "correlation": correlation})
+    scales = dict(zip(mixed.names, mixed.scales(fit.x), strict=True)) | dict.fromkeys(shares, Logit())
+    for row in rows:
+        error, value = errors.get(row["name"], np.nan), row["estimate"]
+        row["fixed"] = row["name"] not in errors
+        row |= {"se": error, "rse_percent": 100.0 * error / abs(value) if value else np.nan}
+        scale, bounds = scales.get(row["name"], Identity()), mixed.free.get(row["name"])
+        ends = np.ravel(wald_intervals([scale], np.array([value]), np.array([error]), 0.95))
+        ends = ends if bounds is None else np.clip(ends, bounds.lower, bounds.upper)
+        row |= dict(zip(("lower", "upper"), ends.tolist(), strict=True))
+    columns = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "upper")
+    columns += ("sd", "cv_percent", "correlation", "shrinkage_sd_percent", "shrinkage_var_percent")
+    return {column: np.array([row.get(column, np.nan) for row in rows]) for column in columns}
+
+
+def write_mixed(
+    path: Path,
+    summary: str,
+    fit: MixedFit,
+    estimates: Estimates,
+    tables: Mapping[str, Any],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the results of a mixed-effects fit; an earlier result in the directory is replaced at the very end.
+
+    Args:
+        path: The directory.
+        summary: The results in words and numbers.
+        fit: The fit.
+        estimates: With their uncertainty.
+        tables: By name of the file, columns.
+        figures: By name of the file, figures of matplotlib.
+
+    Raises:
+        OSError: If it cannot be written. Nothing is left half-written.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
+        >>> x, u, each = file.mixed.start, np.array([[0.3], [-0.2]]), np.ones(2, bool)  # what it finds
+        >>> found = MixedFit(file.mixed, FOCE(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
+        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
+        >>> write_mixed(folder / "results", "a summary", found, estimates, {"individuals.csv": found.individuals()}, {})
+        >>> sorted(path.name for path in (folder / "results").iterdir())[:3]
+        ['correlation.csv', 'estimates.csv', 'individuals.csv']
+    """
+    pandas = require("pandas", extra="data")
+
+    def write(to: Path) -> None:
+        (to / "summary.txt").write_text(summary, encoding="utf-8")
+        save(to / "result.fit", fit)
+        write_csv(to / "estimates.csv", estimates.table)
+        correlation = pandas.DataFrame(estimates.correlation, columns=list(fit.mixed.names))
+        correlation.insert(0, "name", fit.mixed.names)
+        write_csv(to / "correlation.csv", correlation)
+        for name, table in tables.items():
+            write_csv(to / name, table)
+        for name, figure in figures.items():
+            figure.savefig(to / name, dpi=200, metadata={"Software": None})
+
+    replaced_directory(path, write)
+
+
+def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrated: Marginal | None) -> str:
+    """Return the results of a mixed-effects fit in words and numbers.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "data.csv").write_text("ID,TIME,AMT,DV\\n1,0,100,.\\n1,2,.,3.1\\n2,0,100,.\\n2,2,.,3.4\\n")
+        >>> _ = (folder / "fit.toml").write_text(
+        ...     'data = "data.csv"\\n'
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'parameters = { tV = { start = 30 }, cv = { fixed = 0.1 } }\\n'
+        ...     'individual = { V = "tV * exp(eta_V)" }\\n'
+        ...     'random = [{ variances = { eta_V = 0.1 } }]\\n'
+        ...     'outputs = { concentration = { error = "proportional", cv = "cv" } }\\n'
+        ... )
+        >>> file = qsp.io.read_fit(folder / "fit.toml")
+        >>> print(file)
+        Fit:        fit
+        Data:       2 measurements of 2 subjects
+        Estimated:  tV, var(eta_V)
+        Covariates: none
+        Method:     FOCEI
+        >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
+        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> print(mixed_summary(file, found, estimates, None).splitlines()[1])  # doctest: +SKIP
+        Data:       2 measurements of 2 subjects
+    """
+    mixed = fit.mixed
+    measured = sum(rows.value.size for rows in mixed.rows)
+    censored = sum(int(rows.censored.sum()) for rows in mixed.rows)
+    below = f", {censored} below the limit of quantification" if censored else ""
+    left_out = sum((without_constant(rows) * fit.kept[rows.experiment]).sum() for rows in mixed.rows)
+    normal = round(left_out / np.log(2.0 * np.pi))
+    prior = -2.0 * float(mixed.prior(fit.x)[0])
+    whole, count = fit.objective - prior + left_out, len(mixed.names)
+    by = "by importance sampling, " if isinstance(fit.method, SAEM) else ""
+    convention = f"{by}-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"
+    head = {
+        "Fit": file.title,
+        "Data": f"{measured} measurements of {mixed.count} subjects{below}",
+        "Method": f"{type(fit.method).__name__}: {fit.status}; {len(fit.path) - 1} iterations in {fit.seconds:.1f} s",
+        "Objective": f"{fit.objective:.4f} ({convention}{'; with -2 log prior' if prior else ''})",
+        "-2 log L": f"{whole:.4f} with it; AIC {whole + 2 * count:.2f} with {count} estimates",
+    }
+    if integrated is not None:
+        scatter = f", standard error {integrated.standard_error:.2g}" if integrated.standard_error else ""
+        head["Integrated"] = (
+            f"{integrated.objective:.4f} by {type(file.integral).__name__}{scatter}, in place of the objective"
+        )
+    errors = estimates.trouble and f"none, since {estimates.trouble}"
+    head["Errors"] = (
+        errors or f"{file.errors}; condition number of the correlation of estimates {estimates.condition:.4g}"
+    )
+    head["Versions"] = ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax"))
+    lines = [f"{key + ':':<12}{value}" for key, value in head.items()]
+    lines += ["", *_printed(estimates.table), ""]
+    lines += [
+        f"Shrinkage of {name}: {by_sd:.1f} % (SD), {by_variance:.1f} % (variance)"
+        for name, (by_sd, by_variance) in fit.shrinkage.items()
+    ]
+    lines += [f"Shrinkage of epsilon of {name}: {value:.1f} % (SD)" for name, value in fit.epsilon_shrinkage.items()]
+    return "\n".join([*lines, *_belonging(fit), *_notes(file, fit)]) + "\n"
+
+
+def _belonging(fit: MixedFit) -> list[str]:
+    """Return how many subjects most probably belong to each subpopulation of a mixture, and how sure this is."""
+    lines = []
+    for name, shares in fit.memberships.items():
+        own = shares[fit.most_probable == name]
+        who = "1 subject" if own.size == 1 else f"{own.size} subjects"
+        sure = f", each with a probability of at least {np.floor(1e3 * own.min()) / 1e3:g}" if own.size else ""
+        lines.append(f"Subpopulation {name}: most probably that of {who}{sure}")
+    return lines
+
+
+def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
+    """Return what one should know of subjects."""
+    mixed, lines = fit.mixed, []
+    subjects, count = int(fit.kept.sum()), len(mixed.names)
+    if subjects <= count and file.errors != "hessian":
+        must = f'Standard errors of kind "{file.errors}" are of no use with {subjects} subjects for {count} estimates'
+        lines += ["", f'{must}: see those of "hessian".']
+    several = int((mixed.censored & fit.kept).sum())
+    if several and isinstance(fit.method, (FOCE, FOCEI)):
+        who = "the subject" if several == 1 else f"the {several} subjects"
+        lines += ["", f"{type(fit.method).__name__} uses Laplace's curvature for {who} with censored measurements."]
+    if not fit.kept.all():
+        names = [name for name, kept in zip(mixed.subjects, fit.kept, strict=True) if not kept]
+        lines += ["", f"Left out, since they have no likelihood at the start: {', '.join(names)}", *fit.reasons]
+    lost = [name for name, kept, found in zip(mixed.subjects, fit.kept, fit.found, strict=True) if kept and not found]
+    if lost:
+        lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(lost)}"]
+    return lines
+
+
+def _printed(table: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the estimates as aligned columns."""
+    rows = [["", "estimate", "RSE %", "95% interval", "SD", "CV %", "correlation"]]
+    for k, name in enumerate(table["name"]):
+        own = {column: values[k] for column, values in table.items()}
+        interval = f"{own['lower']:.4g} to {own['upper']:.4g}" if np.isfinite(own["se"]) else ""
+        error = "fixed" if own["fixed"] else f"{own['rse_percent']:.1f}"
+        more = [f"{own[key]:.4g}" if np.isfinite(own[key]) else "" for key in ("sd", "cv_percent", "correlation")]
+        rows.append([name, f"{own['estimate']:.5g}", error, interval, *more])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

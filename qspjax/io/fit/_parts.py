@@ -1,0 +1,142 @@
+"""What all fit files have: a table of data, parameters and outputs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._dosing._covariates import LOCF, NOCB, LinearInterpolation
+from qspjax._transform import Identity, Log, Logit
+from qspjax.fit import M1, M3, M4, Additive, Combined, Free, LogNormalError, Output, Proportional
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.nonmem._data import NonmemData, read_nonmem
+from qspjax.io.toml._model import read_distribution
+from qspjax.io.toml._table import Table, shown
+
+ERRORS = {
+    "additive": (Additive, ("sd",)),
+    "proportional": (Proportional, ("cv",)),
+    "combined": (Combined, ("sd", "cv")),
+    "lognormal": (LogNormalError, ("sd",)),
+}
+BELOW = {"M1": M1, "M3": M3, "M4": M4}
+INTERPOLATIONS = {"nocb": NOCB, "locf": LOCF, "linear": LinearInterpolation}
+
+
+def read_data(table: Table, folder: Path, issues: list[Issue]) -> NonmemData | None:
+    """Read the table of data that a fit file names: a file, or a table with options of `read_nonmem` as well.
+
+    Args:
+        table: The top of the file.
+        folder: Where files are.
+        issues: Where those of the table of data go.
+    """
+    if not isinstance(table.values.get("data"), dict):
+        name, options = table.text("data"), {}
+    else:
+        own = table.table("data")
+        name = own.text("file")
+        options = {key: own.read(key, None, _texts) for key in ("ignore", "accept", "categories", "columns")}
+        options |= {key: own.read(key, None, read) for key, read in (("rename", _mapping), ("recode", _mappings))}
+        options["dialect"] = own.name("dialect", ("nonmem", "rxode"), "a dialect", default=None)
+        between = own.name("interpolation", INTERPOLATIONS, "what a covariate is between records", default=None)
+        options["interpolation"] = INTERPOLATIONS[between]() if between else None
+        own.close()
+        if own.bad:
+            return None
+    if name is None:
+        return None
+    try:
+        return read_nonmem(folder / name, **{key: value for key, value in options.items() if value is not None})
+    except FileIssues as error:
+        issues.extend(error.issues)
+    except ValueError as error:
+        table.issue("data", str(error))
+    return None
+
+
+def _texts(value: Any) -> str | list[str]:
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        return value
+    raise ValueError(f"must be text, or a list of texts, but is {shown(value)}.")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or any(isinstance(one, (dict, list)) for one in value.values()):
+        raise ValueError(f"must be a table of values, but is {shown(value)}.")
+    return value
+
+
+def _mappings(value: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a table of columns, but is {shown(value)}.")
+    return {name: _mapping(own) for name, own in value.items()}
+
+
+def kinds_of(data: NonmemData) -> np.ndarray:
+    """Return the kind of each observation: its DVID, or without that its CMT, by label where there are any."""
+    seen = (data.evid == 0) & np.isfinite(data.dv)
+    column = "DVID" if seen.any() and np.isfinite(data.dvid[seen]).all() else "CMT"
+    given, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
+    found = np.full(data.dv.shape, None, dtype=object)
+    for code in np.unique(given[seen]):
+        found[seen & (given == code)] = labels[int(code)] if labels else int(code)
+    return found
+
+
+def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:
+    """Let an output without a limit of quantification have that of the values that CENS marks, if it is one.
+
+    Args:
+        table: The output.
+        data: The data set, None if it cannot be read.
+        kind: Which kind of observation it is, None if there is only one.
+    """
+    if data is None or "below" not in table or "limit" in table:
+        return
+    limits = np.unique(data.dv[(data.cens == 1) & (True if kind is None else kinds_of(data) == kind)])
+    if limits.size == 1:
+        table.values = table.values | {"limit": float(limits[0])}
+    elif not limits.size:
+        table.issue("limit", "must be given, unless the values that CENS marks say it, but there are none.")
+
+
+def read_parameter(table: Table) -> Free | float | None:
+    """Read a parameter that is estimated, or fixed."""
+    if "fixed" in table:
+        value = table.number("fixed")
+        table.close()
+        return value
+    start = table.number("start")
+    bounds = table.numbers("bounds", "", default=None, length=2)
+    scale = table.name("scale", ("log", "log10", "linear", "logit"), "a scale", default=None)
+    prior = read_distribution(table.table("prior")) if "prior" in table else None
+    kinds = {None: None, "log": Log(), "log10": Log(10.0), "linear": Identity()}
+    transform = Logit(*bounds) if scale == "logit" and bounds else kinds.get(scale)
+    return table.make(Free, start, bounds=bounds, transform=transform, prior=prior)
+
+
+def read_output(table: Table, name: str) -> Output | None:
+    """Read an output; by default it predicts what has its name."""
+    prediction = table.text("prediction", default=name)
+    kind = table.name("error", ERRORS, "an error model")
+    error = None
+    if kind is not None:
+        build, fields = ERRORS[kind]
+        given = {field: table.read(field, None, _formula) for field in fields}
+        for field, value in given.items():
+            if value is None and not table.bad:
+                table.issue(field, "must be given, but is missing.")
+        error = None if table.bad else build(**given)
+    how = table.name("below", BELOW, "M1, M3 or M4", default=None)
+    limit = table.number("limit", default=None)
+    if how is None and limit is not None and "below" not in table:
+        table.issue("limit", 'must be that of below = "M1", "M3" or "M4", but below is missing.')
+    below = None if how is None else table.make(BELOW[how], limit)
+    return table.make(Output, prediction, error, below=below)
+
+
+def _formula(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"must be a number or a formula, but is of type {type(value).__name__}.")
+    return value

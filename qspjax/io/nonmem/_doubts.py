@@ -1,0 +1,64 @@
+"""What a data set may well say but seldom means: records that are read as they are, with a warning."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qspjax._checks import warn
+from qspjax.io.nonmem._issues import listed
+from qspjax.io.nonmem._records import column, is_dose
+from qspjax.io.nonmem._text import DOSING
+from qspjax.io.nonmem._values import Values
+
+_MOST = 5
+
+_ELSEWHERE = {
+    **dict.fromkeys(("LLOQ", "LOQ", "BLQ", "BLOQ", "BQL", "ULOQ"), "limits are CENS, DV and LIMIT"),
+    **dict.fromkeys(("YTYPE", "ADM"), "kinds of observations are DVID, dose targets CMT"),
+    **dict.fromkeys(("CALL", "CONT", "PCMT", "L2"), "it has no other meaning here"),
+}
+"""Names that other programs give a meaning to, and what has it here."""
+
+
+def warn_of_doubts(values: Values, lines: np.ndarray, source: str) -> None:
+    """Warn, once a kind and with the lines, of doses that are there twice, negative DV, and a table without DV.
+
+    A column whose name is known for a meaning, but that is not used, is named.
+    """
+    for doubtful, what in _doubts(values):
+        where = np.sort(lines[doubtful])
+        if where.size:
+            more = f" and {where.size - _MOST} more" if where.size > _MOST else ""
+            warn(f"{source}: line{'s' if where.size > 1 else ''} {listed(where[:_MOST].tolist())}{more}: {what}")
+    if "DV" not in values:
+        warn(f"{source}: there is no column DV, so nothing that was measured.")
+    for sentence in _not_used(values):
+        warn(f"{source}: {sentence}")
+
+
+def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
+    dose = is_dose(values)
+    same = np.zeros(dose.size, dtype=bool)
+    names = [name for name in ("ID", "TIME", "CMT", "EVID", *DOSING) if name in values]
+    columns = [values[name].astype(str) if values[name].dtype == object else values[name] for name in names]
+    rows = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)[dose]
+    _, first = np.unique(rows, axis=0, return_index=True)
+    again = np.ones(rows.shape[0], dtype=bool)
+    again[first] = False
+    same[np.flatnonzero(dose)[again]] = True
+    yield same, "the dose stands there a second time, and is given twice."
+    if "DV" in values:
+        measured = (values["EVID"] == 0) & (values["MDV"] == 0)
+        yield measured & (values["DV"] < 0), "DV is negative."
+
+
+def _not_used(values: Values) -> list[str]:
+    """Return a sentence for each column with a name that is known for a meaning, but that has none in this table."""
+    found = [
+        f"Column {name} is a covariate, which nothing uses that does not name it: {_ELSEWHERE[name.upper()]}."
+        for name in values
+        if name.upper() in _ELSEWHERE
+    ]
+    if "LIMIT" in values and not (column(values, "CENS") != 0).any():
+        found.append("Column LIMIT is not used: it bounds records with CENS 1 or -1, but there are none.")
+    return found

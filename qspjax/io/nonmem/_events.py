@@ -1,0 +1,203 @@
+"""Records as what a simulation needs: a clock that never goes back, the table of doses, time after dose, occasions."""
+
+import dataclasses
+
+import numpy as np
+
+from qspjax._dosing._regimen import Action, Regimen, table
+from qspjax.io.nonmem._records import column, is_dose
+from qspjax.io.nonmem._values import Values, starts_of
+
+_SAME = 1e-12
+"""Times that differ by this part of themselves are the same: 3 x 0.1 and 0.3."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each record stands.
+
+    Attributes:
+        subject: The number of the subject of each record, from 0.
+        position: The number of the record within its subject, from 0.
+        starts: The first record of each subject.
+        clock: The time of each record on a clock that goes on where TIME goes back at a reset.
+    """
+
+    subject: np.ndarray
+    position: np.ndarray
+    starts: np.ndarray
+    clock: np.ndarray
+
+    @classmethod
+    def of(cls, values: Values) -> "Layout":
+        """Lay out records whose subjects are together and in the order of time."""
+        identity = values["ID"]
+        starts = starts_of(identity)
+        subject = np.repeat(np.arange(starts.size), np.diff(np.append(starts, identity.size)))
+        return cls(subject, np.arange(identity.size) - starts[subject], starts, _clock(values["TIME"], starts))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of subjects, and of the records of the longest."""
+        return self.starts.size, int(self.position.max()) + 1
+
+    def padded(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """Return values of the records as a table of subjects and records, filled up."""
+        padded = np.full(self.shape, fill, dtype=values.dtype)
+        padded[self.subject, self.position] = values
+        return padded
+
+    def continued(self, values: np.ndarray) -> np.ndarray:
+        """Return values of the records as a table of subjects and records, filled up with the last of each subject."""
+        ends = np.append(self.starts[1:], self.subject.size) - 1
+        return values[np.minimum(self.starts[:, None] + np.arange(self.shape[1]), ends[:, None])]
+
+
+def _clock(time: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    clock = time.copy()
+    back = np.zeros(time.size, dtype=bool)
+    back[1:] = time[1:] < time[:-1]
+    back[starts] = False
+    jumps = np.flatnonzero(back)
+    ends = np.unique(np.concatenate([jumps, starts, [time.size]]))
+    for jump in jumps.tolist():
+        until = ends[np.searchsorted(ends, jump, side="right")]
+        before = clock[jump - 1]
+        clock[jump:until] = np.maximum(time[jump:until] + (before - time[jump]), before)
+        clock[jump] = before
+    return clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of the table of doses before padding, each array of shape (rows,), in the order of subject and time.
+
+    Attributes:
+        record: The record that each row comes from.
+        kind: `Action` code.
+        time: When.
+        order: The number of the record within its subject from 1, or -1 for an additional dose.
+    """
+
+    record: np.ndarray
+    kind: np.ndarray
+    time: np.ndarray
+    order: np.ndarray
+
+
+def rows_of(values: Values, layout: Layout) -> Rows:
+    """Return one row for each dose, additional ones included, and for each reset."""
+    doses = np.flatnonzero(is_dose(values))
+    resets = np.flatnonzero((values["EVID"] == 3) | (values["EVID"] == 4))
+    times = column(values, "ADDL")[doses].astype(int) + 1
+    given = np.repeat(doses, times)
+    which = np.arange(given.size) - np.repeat(np.cumsum(times) - times, times)
+    record = np.concatenate([resets, given])
+    kind = np.concatenate([np.full(resets.size, Action.RESET), _kinds(values)[given]])
+    time = layout.clock[record] + np.concatenate([np.zeros(resets.size), which * column(values, "II")[given]])
+    order = np.concatenate([layout.position[resets] + 1, np.where(which == 0, layout.position[given] + 1, -1)])
+    sequence = np.lexsort((kind != Action.RESET, order, time, layout.subject[record]))
+    return Rows(*(part[sequence] for part in (record, kind, time, order)))
+
+
+def _kinds(values: Values) -> np.ndarray:
+    rate, lasting = column(values, "RATE"), column(values, "TINF")
+    modelled = np.select([rate == -1, rate == -2], [Action.INFUSION_MODEL_RATE, Action.INFUSION_MODEL_DURATION], 0)
+    return np.select([lasting > 0, rate > 0], [Action.INFUSION_OVER, Action.INFUSION_RATE], modelled)
+
+
+def most_rows(values: Values) -> int:
+    """Return an upper bound of the rows of the padded table, all subjects together."""
+    starts = starts_of(values["ID"])
+    each = np.where(is_dose(values), column(values, "ADDL") + 2, (values["EVID"] == 3).astype(float))
+    return int(starts.size * np.add.reduceat(each, starts).max())
+
+
+def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
+    """Return the table of doses, padded to the longest."""
+    subject = layout.subject[rows.record]
+    counts = np.bincount(subject, minlength=layout.starts.size)
+    position = np.arange(subject.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = (layout.starts.size, max(int(counts.max()), 1))
+    dosing = rows.kind != Action.RESET
+    own = dosing & (rows.order > 0)
+    targets, index = _targets(values, rows, dosing)
+
+    def of(name: str, where: np.ndarray, other: float = 0.0) -> np.ndarray:
+        return np.where(where, column(values, name)[rows.record], other)
+
+    columns = {
+        "time": (rows.time, np.inf),
+        "kind": (rows.kind, 0),
+        "index": (index, 0),
+        "amount": (of("AMT", dosing), 0.0),
+        "duration": (of("TINF", rows.kind == Action.INFUSION_OVER, 1.0), 1.0),
+        "rate": (of("RATE", rows.kind == Action.INFUSION_RATE, 1.0), 1.0),
+        "ordered": (layout.clock[rows.record], np.inf),
+        "order": (rows.order.astype(float), 0.0),
+        "interval": (of("II", dosing), 0.0),
+        "steady": (of("SS", own).astype(int), 0),
+    }
+    padded = {}
+    for name, (found, fill) in columns.items():
+        padded[name] = np.full(shape, fill, dtype=found.dtype)
+        padded[name][subject, position] = found
+    return table(targets, **padded)
+
+
+def _targets(values: Values, rows: Rows, dosing: np.ndarray) -> tuple[tuple[str | int, ...], np.ndarray]:
+    compartments = values.get("CMT", np.zeros(values["ID"].shape, dtype=int))[rows.record].tolist()
+    targets = tuple(dict.fromkeys(c for c, doses in zip(compartments, dosing.tolist(), strict=True) if doses)) or (0,)
+    numbers = {target: i for i, target in enumerate(targets)}
+    index = [numbers[c] if doses else 0 for c, doses in zip(compartments, dosing.tolist(), strict=True)]
+    return targets, np.array(index, dtype=int)
+
+
+def time_after_dose(values: Values, layout: Layout, rows: Rows) -> np.ndarray:
+    """Return the time after the last dose, NaN before the first and after a reset, shape (records,).
+
+    An additional dose is not given where a reset, or a steady state that replaces what was before (SS = 1), came
+    before it.
+    """
+    early = np.where(rows.order < 0, rows.time - _SAME * np.abs(rows.time), rows.time)
+    ends = (values["EVID"] == 3) | (values["EVID"] == 4) | (is_dose(values) & (column(values, "SS") == 1))
+    given = early <= _next(ends, layout)[rows.record]
+    given |= rows.order > 0
+    subject = np.concatenate([layout.subject[rows.record][given], layout.subject])
+    time = np.concatenate([early[given], layout.clock])
+    order = np.concatenate([rows.order[given], layout.position + 1])
+    what = np.concatenate([np.where(rows.kind[given] == Action.RESET, 0, 1), np.full(layout.subject.size, 2)])
+    at = np.concatenate([rows.time[given], layout.clock])
+    sequence = np.lexsort((what, order, time, subject))
+    subject, what, at = subject[sequence], what[sequence], at[sequence]
+    numbers = np.arange(sequence.size)
+    begun = np.maximum.accumulate(np.where(np.diff(subject, prepend=-1) != 0, numbers, 0))
+    dose = np.maximum.accumulate(np.where(what == 1, numbers, -1))
+    reset = np.maximum.accumulate(np.where(what == 0, numbers, -1))
+    after = np.where((dose >= begun) & (dose > reset), np.maximum(at - at[dose], 0.0), np.nan)
+    found = np.empty(layout.subject.size)
+    records = what == 2
+    found[sequence[records] - int(given.sum())] = after[records]
+    return found
+
+
+def _next(events: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return when the next event of the subject after each record is, inf if there is none."""
+    size = events.size
+    numbers = np.where(events, np.arange(size), size)
+    following = np.append(np.minimum.accumulate(numbers[::-1])[::-1][1:], size)
+    known = following < size
+    same = known & (layout.subject[np.minimum(following, size - 1)] == layout.subject)
+    return np.where(same, layout.clock[np.minimum(following, size - 1)], np.inf)
+
+
+def occasions(values: Values, layout: Layout) -> np.ndarray:
+    """Return how many dose records at different times there were so far, shape (records,)."""
+    doses = np.flatnonzero(is_dose(values))
+    told = np.stack([layout.subject, layout.clock, values["TIME"]])[:, doses]
+    new = np.ones(doses.size, dtype=bool)
+    new[1:] = (told[:, 1:] != told[:, :-1]).any(axis=0)
+    counted = np.zeros(layout.subject.size, dtype=int)
+    counted[doses[new]] = 1
+    total = np.cumsum(counted)
+    return total - (total - counted)[layout.starts][layout.subject]

@@ -1,0 +1,223 @@
+"""Trial files: a virtual trial as text, in TOML, with units.
+
+    title, patients, seed      what it is called, how many patients, which random numbers
+    randomised                 true to put each patient in one arm; by default the same patients are in every arm
+    [model]                    name, in the catalogue or of a file in SBML or Antimony beside this one (or as a whole
+                               `model = "tumour.xml"`), and parameters that differ from the defaults
+    [population]               between patients, covariates, effects of covariates, correlation
+    [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
+    [[arms.NAME.regimen]]      the same keys, once for each part of a treatment that has several
+    [arms.NAME.dose]           a dose that depends on the patient: amount such as "5 mg/kg", or an amount per so much of
+                               each covariate (per), or a table of bands; at_least, at_most, round_to, round_up_to
+    [endpoints.NAME]           a kind with its output, and a bound for responders
+    [output]                   until and every, or times; what to save; panels of the picture
+
+Text is only ever read as names and quantities; nothing in a file is evaluated.
+"""
+
+import dataclasses
+import importlib.resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qspjax._checks import ArgumentError, refuse
+from qspjax._cohort import Cohort
+from qspjax._types import Key
+from qspjax.io._content import text_of
+from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.toml._doses import read_arms
+from qspjax.io.toml._model import Described, read_model, read_population
+from qspjax.io.toml._read import parsed, read_bytes
+from qspjax.io.toml._table import Table, line_of, lines_of
+from qspjax.io.trial._endpoints import read_endpoints
+from qspjax.population import Population, Randomised, SamePatients, Trial
+
+MOST_PATIENTS = 100_000_000
+_MOST_TIMES = 100_000
+_MOST_PANELS = 12
+"""The most panels of a picture where the file does not say which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialFile:
+    """A trial as a file describes it.
+
+    Attributes:
+        source: Name of the file.
+        text: Its bytes.
+        title: What the trial is called.
+        population: Where patients come from.
+        trial: The protocol.
+        patients: How many.
+        seed: Of the random numbers.
+        save: Names of observed values and states to keep.
+        endpoint_units: The unit of each endpoint by name.
+        panels: The panels of the picture, each as the arguments of `qspjax.plot.Panel`.
+
+    Raises:
+        ValueError: If there are fewer patients than arms to randomise them to.
+
+    Example:
+        >>> file = read_trial(bundled_trial())
+        >>> file.stem, file.patients, file.seed
+        ('omalizumab', 1000, 1)
+    """
+
+    source: str
+    text: bytes
+    title: str
+    population: Population
+    trial: Trial
+    patients: int
+    seed: int
+    save: tuple[str, ...]
+    endpoint_units: dict[str, str]
+    panels: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        arms = len(self.trial.arms)
+        if isinstance(self.trial.allocation, Randomised) and self.patients < arms:
+            refuse("patients", f"be at least the number of arms ({arms}) where `randomised` is true", self.patients)
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without directory and ending."""
+        return Path(self.source).stem
+
+    def sample(self, key: Key) -> Cohort:
+        """Draw the patients.
+
+        Raises:
+            FileIssues: If a parameter of one is outside its range.
+        """
+        try:
+            return self.population.sample(key=key, size=self.patients)
+        except ArgumentError as error:
+            place = self._varied().get(error.argument)
+            if place is None:
+                raise
+            path = ("population", place, error.argument)
+            remedy = "Truncate it" if place == "between" else "Truncate the covariate that it depends on"
+            message = f"{error.must[:-1]} in a sampled patient. {remedy}: truncate = [low, high]."
+            issue = Issue(self.source, path, message, line_of(path, lines_of(text_of(self.text, self.source))))
+            raise FileIssues([issue]) from error
+
+    def _varied(self) -> dict[str, str]:
+        """Return where each parameter that differs between patients stands in the population."""
+        effects = enumerate(self.population.effects, start=1)
+        changed = {name: f"effects[{i}]" for i, effect in effects for name in effect.parameters()}
+        return changed | dict.fromkeys(self.population.between_names, "between")
+
+
+def bundled_trial() -> Traversable:
+    """Return the trial that comes with qspjax: omalizumab and IgE.
+
+    Example:
+        >>> read_trial(bundled_trial()).title
+        'Omalizumab and free IgE in allergic asthma'
+    """
+    return importlib.resources.files("qspjax.io") / "trials" / "omalizumab.toml"
+
+
+def read_trial(file: str | Path | Traversable) -> TrialFile:
+    """Read a trial file.
+
+    Raises:
+        FileIssues: If it cannot be read, or anything in it is wrong; `issues` lists all of it.
+
+    Example:
+        >>> import pathlib, tempfile, qspjax as qsp
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "trial.toml").write_text(
+        ...     'model = { name = "OneCompartment", parameters = { CL = 3, V = 30 } }\\n'
+        ...     'arms = { treated = { dose = 30, to = "central" } }\\n'
+        ...     'output = { until = 24, every = 8 }\\n'
+        ... )
+        >>> read_trial(folder / "trial.toml").trial.ts
+        Array([ 0.,  8., 16., 24.], dtype=float64)
+    """
+    file = Path(file) if isinstance(file, str) else file
+    source = str(file) if isinstance(file, Path) else file.name
+    text = read_bytes(file, source)
+    values = parsed(text, source)
+    found: list[tuple[tuple[str, ...], str]] = []
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
+    folder = file.resolve().parent if isinstance(file, Path) else None
+    trial = _trial_file(Table(values, (), found), source, text, folder)
+    if trial is None or found:
+        lines = lines_of(text_of(text, source))
+        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
+        raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
+    return trial
+
+
+def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> TrialFile | None:
+    title = top.text("title", default=Path(source).stem)
+    patients = top.whole("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
+    seed = top.whole("seed", default=1)
+    allocation = Randomised() if top.flag("randomised", default=False) else SamePatients()
+    opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
+    opened |= {key: top.table(key) for key in ("population", "endpoints")}
+    top.close()
+    described = None if opened["model"].bad else read_model(opened["model"], folder)
+    if described is None:
+        return None
+    population, described = read_population(opened["population"], described)
+    times, save, panels = ((), (), ()) if opened["output"].bad else _output(opened["output"], described)
+    arms = read_arms(opened["arms"], described)
+    endpoints = read_endpoints(opened["endpoints"], described, times)
+    if top.issues or population is None:
+        return None
+    named = {name: endpoint.endpoint for name, endpoint in endpoints.items()}
+    trial = Trial(arms, times, endpoints=named, allocation=allocation)
+    units = {name: endpoint.unit for name, endpoint in endpoints.items()}
+    return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels)
+
+
+def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[dict, ...]]:
+    times = _times(table, described.units.time)
+    observed = tuple(described.observed)
+    what = "a value that the model observes, or a state"
+    save = table.names("save", (*observed, *described.states), what, default=described.main)
+    panels = [_panel(own, described, save or observed) for own in table.tables("panels")]
+    table.close()
+    kept = [name for name in observed if name in (save or ())][:_MOST_PANELS]
+    return times, save or (), tuple(panels) or tuple({"output": name} for name in kept)
+
+
+def _times(table: Table, unit: str) -> tuple[float, ...]:
+    if "times" in table:
+        for key in ("until", "every"):
+            if key in table:
+                table.issue(key, "must be left out where `times` are given, but both are.")
+                table.number(key, unit)
+        times = table.numbers("times", unit) or ()
+        if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+            table.issue("times", "must not decrease, but they do.")
+            return ()
+        return times
+    until, every = table.number("until", unit, above=0), table.number("every", unit, above=0)
+    if until is None or every is None:
+        return ()
+    if until / every > _MOST_TIMES:
+        table.issue("every", f"must give at most {_MOST_TIMES} times in all, but gives {until / every:.0f}.")
+        return ()
+    times = every * np.arange(int(until / every + 1e-9) + 1)
+    return (*times.tolist(), until) if until - times[-1] > 1e-9 * until else tuple(times.tolist())
+
+
+def _panel(table: Table, described: Described, save: tuple[str, ...]) -> dict[str, Any]:
+    kept = [name for name in described.observed if name in save]
+    output = table.name("output", kept, "an observed value that is saved")
+    panel = {
+        "output": output,
+        "label": table.text("label", default=None),
+        "log": table.flag("log", default=False),
+        "lines": table.numbers("lines", described.observed.get(output, ""), default=()) or (),
+    }
+    table.close()
+    return panel
