@@ -5,6 +5,7 @@ test asks for the programs that users have (`optimised`), and `JAX_DISABLE_MOST_
 """
 
 import os
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -41,3 +42,16 @@ def few_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
         jax.clear_caches()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--share", metavar="K/N", help="run the K-th of N shares of the tests, K from 0; by file and test")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep one share of the tests, chosen by their names alone, so that N runs of the N shares are all of them once."""
+    if share := config.getoption("share"):
+        k, n = map(int, share.split("/"))
+        elsewhere = [item for item in items if zlib.crc32(item.nodeid.encode()) % n != k % n]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % n == k % n]

@@ -162,6 +162,66 @@ def test_size_and_smells(path):
             assert node.func.id not in {"hasattr", "eval", "exec"}, f"{node.func.id} in {path.name}"
 
 
+def functions(tree, owner=""):
+    """Yield (name, node) of every function, with the class it stands in."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield f"{owner}{node.name}", node
+        yield from functions(node, f"{node.name}." if isinstance(node, ast.ClassDef) else owner)
+
+
+def test_arguments_are_few():
+    many = {}
+    for path in modules():
+        for name, node in functions(ast.parse(path.read_text())):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
+            if count > 12:
+                many[name] = count
+    assert set(many) <= {"Network.__init__"}  # its tables are those of SBML
+
+
+def test_classes_are_abstract_or_final():
+    bases = {}
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
+                bases[node.name] = (path.name, names)
+    concrete = [
+        f"{path}: {name} is a {base}"
+        for name, (path, names) in bases.items()
+        for base in names
+        if base in bases and base != name and not base.lstrip("_").startswith("Abstract")
+    ]
+    assert concrete == []
+
+
+def test_no_module_needs_itself():
+    """Imports for types alone, and those inside functions, count."""
+    needs = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ("qspjax", *path.relative_to(PACKAGE).with_suffix("").parts)
+        needs[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {name: set() for name in needs}
+    for name, path in needs.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in needs:
+                names = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph[name] |= {full if full in needs else node.module for full in names} - {name}
+    done = set()
+
+    def visit(name, trail=()):
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
 def test_public_names():
     lazy = {"io", "plot"}
     found = fresh("import qspjax; print(*(name for name in vars(qspjax) if not name.startswith('_')))")
