@@ -1,7 +1,8 @@
 """How a dosed model is solved over time: a method is a value, given as `method=` of `simulate`.
 
 Without one, a linear model is solved exactly (`MatrixExponential`) and every other by `Rosenbrock`; `Explicit` is for
-what is not stiff, `Automatic` for what is stiff at times, `Diffrax` is the independent path.
+what is not stiff, `Automatic` for what is stiff at times, `Diffrax` is the independent path. The coefficients of a
+method are an object too: `Rosenbrock(Rodas5P())`, `Diffrax(Rodas5P())`, `Explicit(diffrax.Tsit5())`.
 
 Example:
     >>> import qspjax as qsp
@@ -15,4 +16,10 @@ from qspjax.solve._diffrax import Diffrax as Diffrax
 from qspjax.solve._ensemble import Automatic as Automatic, Explicit as Explicit, Rosenbrock as Rosenbrock
 from qspjax.solve._exponential import MatrixExponential as MatrixExponential
 from qspjax.solve._method import AbstractMethod as AbstractMethod, Trajectory as Trajectory
-from qspjax.solve._rodas5p import Rodas5P as Rodas5P
+from qspjax.solve._rosenbrock_solver import RosenbrockSolver as RosenbrockSolver
+from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau as AbstractRosenbrockTableau
+from qspjax.solve.tableaux._rodas3 import Rodas3 as Rodas3
+from qspjax.solve.tableaux._rodas4 import Rodas4 as Rodas4
+from qspjax.solve.tableaux._rodas4p2 import Rodas4P2 as Rodas4P2
+from qspjax.solve.tableaux._rodas5p import Rodas5P as Rodas5P
+from qspjax.solve.tableaux._ros3prl import ROS3PRL as ROS3PRL

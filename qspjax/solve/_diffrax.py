@@ -25,10 +25,12 @@ from qspjax.solve._adaptive import Path, Progress, Stepper, Tolerance, integrate
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
 from qspjax.solve._replay import Record, replay
-from qspjax.solve._rodas5p import Rodas5P
+from qspjax.solve._rosenbrock_solver import RosenbrockSolver
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import Timeline, timeline
 from qspjax.solve.events._monitor import Begun, begun
+from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
+from qspjax.solve.tableaux._rodas5p import Rodas5P
 
 CODES = (
     RESULTS.successful,
@@ -41,15 +43,15 @@ CODES = (
 
 
 class Diffrax(AbstractMethod):
-    """Solve with an adaptive solver of diffrax, or our `Rodas5P`, one loop over the steps of each patient.
+    """Solve with an adaptive solver of diffrax, or a Rosenbrock tableau, one loop over the steps of each patient.
 
     Derivatives are those of the steps that were taken: with respect to parameters, initial state, dose amounts and
     every moving boundary, in forward and reverse mode and of higher order. Step sizes count as constants.
 
     Args:
-        solver: A diffrax solver with an error estimate. `Rodas5P()` suits stiff and smooth models alike;
-            `diffrax.Tsit5()` and `diffrax.Dopri8()` only models that are not stiff; an implicit solver of diffrax
-            (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
+        solver: A Rosenbrock tableau, or a diffrax solver with an error estimate. `Rodas5P()` suits stiff and smooth
+            models alike; `diffrax.Tsit5()` and `diffrax.Dopri8()` only models that are not stiff; an implicit solver of
+            diffrax (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the units of the states: below it a state is as good as zero, so lower it where
             states that matter are small numbers (amounts in mol).
@@ -67,13 +69,15 @@ class Diffrax(AbstractMethod):
         Array([0.367879], dtype=float64)
     """
 
-    solver: diffrax.AbstractSolver = Rodas5P()
+    solver: diffrax.AbstractSolver | AbstractRosenbrockTableau = Rodas5P()
     rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
     max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
         check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
+        if isinstance(self.solver, AbstractRosenbrockTableau):
+            return
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
         if not adaptive or self.solver.term_structure not in (diffrax.AbstractTerm, diffrax.ODETerm):
             must = "be a diffrax solver for one ordinary differential equation, with an error estimate"
@@ -140,8 +144,8 @@ def _flatten(
 def _stepping(method: Diffrax, *, differentiated: bool) -> diffrax.AbstractSolver:
     """Return the solver as the loop needs it: Newton to the tolerances, inner loops that suit the derivative."""
     solver = method.solver
-    if isinstance(solver, Rodas5P) and differentiated:
-        return Rodas5P(unrolled=False)  # less to compile
+    if isinstance(solver, AbstractRosenbrockTableau):
+        return RosenbrockSolver(solver, unrolled=not differentiated)  # a loop is less to compile
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         newton = optx.Newton(rtol=method.rtol, atol=method.atol)
         solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)

@@ -32,7 +32,8 @@ from qspjax.solve.kernel._lanes import INCONSISTENT, NONFINITE, STIFF, SUCCESS, 
 from qspjax.solve.kernel._layout import System, system_of
 from qspjax.solve.kernel._primitives import run
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
-from qspjax.solve.kernel._tableau import RODAS3, RODAS4, RODAS5P, Tableau
+from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
+from qspjax.solve.tableaux._rodas5p import Rodas5P
 
 CODES = (
     RESULTS.successful,
@@ -44,7 +45,6 @@ CODES = (
 )
 """Results in the order of the codes of the kernel."""
 
-TABLEAUX = {5: RODAS5P, 4: RODAS4, 3: RODAS3}
 MEMORY = 1 << 29
 """512 MiB."""
 
@@ -58,18 +58,20 @@ class Rosenbrock(AbstractMethod):
     respect to parameters, initial state, doses and every moving boundary, in both modes and of every order.
 
     Args:
+        tableau: The coefficients: `Rodas5P()`; for loose tolerances `Rodas4P2()`, `Rodas4()`, `ROS3PRL()` or `Rodas3()`
+            with fewer stages; or another `AbstractRosenbrockTableau`.
         rtol: Relative tolerance.
-        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero. A model that knows
+        atol: Absolute tolerance, in the units of the states: below it a state is effectively zero. A model that knows
             the sizes of its states (a `Network` does) has it in these.
-        order: 5 (Rodas5P), 4 (Rodas4) or 3 (Rodas3): a lower order is for loose tolerances.
-        max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
-            end of an infusion and output.
-        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+        max_steps: Maximum number of steps per patient, rejected ones included; by default 16384, and 64 more for every
+            dose, end of an infusion and output.
+        memory: Maximum number of bytes in which a derivative remembers steps; what does not fit is computed again.
 
     Raises:
-        ValueError: If a tolerance is not positive or the order is not known.
+        ValueError: If a tolerance is not positive.
 
-    References: Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x; `solve.kernel`.
+    References: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.7, doi:10.1007/978-3-642-05221-7;
+    Steinebach, BIT Numer Math 2023;63:27, doi:10.1007/s10543-023-00967-x (Rodas5P); `solve.kernel`.
 
     Example:
         >>> import qspjax as qsp
@@ -80,24 +82,23 @@ class Rosenbrock(AbstractMethod):
         Array([10.    ,  3.6788], dtype=float64)
     """
 
+    tableau: AbstractRosenbrockTableau = Rodas5P()
     rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
-    order: int = eqx.field(default=5, static=True, kw_only=True)
     max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
     memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
         check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
-        if self.order not in TABLEAUX:
-            refuse("order", "be 5, 4 or 3", self.order)
+        check_instance("tableau", self.tableau, AbstractRosenbrockTableau, "a tableau such as Rodas5P()")
 
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        return _solve(model, schedule, ts, initial, t0, _rosenbrock(TABLEAUX[self.order], self))[0]
+        return _solve(model, schedule, ts, initial, t0, _rosenbrock(self.tableau, self))[0]
 
     def describe(self) -> str:
-        return f"{TABLEAUX[self.order].name} at rtol {self.rtol:g}, atol {self.atol:g}"
+        return f"{self.tableau.name} at rtol {self.rtol:g}, atol {self.atol:g}"
 
 
 class Explicit(AbstractMethod):
@@ -185,7 +186,7 @@ class Automatic(AbstractMethod):
     ) -> Trajectory:
         scheme = _explicit(diffrax.Tsit5(), self, gives_up=True)
         easy, stiff = _solve(model, schedule, ts, initial, t0, scheme)
-        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(RODAS5P, self), wanted=stiff)
+        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), self), wanted=stiff)
 
         def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
             return jnp.where(stiff, hard, easy)
@@ -211,7 +212,7 @@ class _Scheme(NamedTuple):
     gives_up: bool = False
 
 
-def _rosenbrock(tableau: Tableau, method: Any) -> _Scheme:
+def _rosenbrock(tableau: AbstractRosenbrockTableau, method: Any) -> _Scheme:
     def step(*arguments: Any) -> Any:
         return rosenbrock_step(tableau, *arguments)
 

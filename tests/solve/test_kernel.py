@@ -28,7 +28,7 @@ from qspjax.solve.kernel._primitives import sized, steps_p
 from qspjax.solve.kernel._replay import replay
 from tests.systems.marks import slow_for
 
-ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-4, order=3, max_steps=192)
+ROSENBROCK = qsp.solve.Rosenbrock(qsp.solve.Rodas3(), rtol=1e-4, max_steps=192)
 METHODS = {
     "Rosenbrock": ROSENBROCK,
     "Explicit": qsp.solve.Explicit(rtol=1e-4, max_steps=192),
@@ -560,7 +560,7 @@ def test_one_patient_is_as_in_the_cohort():
 
 
 def oscillation(values, memory):
-    method = qsp.solve.Rosenbrock(rtol=1e-5, order=3, memory=memory)
+    method = qsp.solve.Rosenbrock(qsp.solve.Rodas3(), rtol=1e-5, memory=memory)
     return fragile(*values, method).observed["z"].sum(1)
 
 

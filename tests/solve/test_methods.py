@@ -11,7 +11,6 @@ from scipy.integrate import solve_ivp
 
 import qspjax as qsp
 from qspjax.solve._dense import factorise
-from qspjax.solve._rodas5p import SLOPES, TIMES
 from tests.systems.marks import slow_for
 
 
@@ -53,16 +52,16 @@ class Robertson(qsp.AbstractModel):
 def test_published_abscissae():
     """c and d follow from the coefficients; their published values are those of Steinebach 2023, table 4."""
     np.testing.assert_allclose(
-        TIMES[:6],
+        qsp.solve.Rodas5P().times[:6],
         [0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.4288403609558664, 1.0],
         atol=1e-13,
     )
     np.testing.assert_allclose(
-        SLOPES[:5],
+        qsp.solve.Rodas5P().slopes[:5],
         [0.21193756319429014, -0.42387512638858027, -0.3384627126235924, 1.8046452872882734, 2.325825639765069],
         atol=1e-13,
     )
-    np.testing.assert_allclose(SLOPES[5:], 0.0, atol=1e-13)
+    np.testing.assert_allclose(qsp.solve.Rodas5P().slopes[5:], 0.0, atol=1e-13)
 
 
 @pytest.mark.parametrize("unrolled", [True, False])
@@ -75,7 +74,7 @@ def test_order_of_convergence(unrolled):
     def solve(steps):
         return diffrax.diffeqsolve(
             diffrax.ODETerm(logistic),
-            qsp.solve.Rodas5P(unrolled=unrolled),
+            qsp.solve.RosenbrockSolver(qsp.solve.Rodas5P(), unrolled=unrolled),
             0.0,
             2.0,
             2.0 / steps,
@@ -113,7 +112,7 @@ def test_derivatives_of_a_large_dense_solve(derivative, argument):
 
 SOLVERS = [
     qsp.solve.Rodas5P(),
-    qsp.solve.Rodas5P(unrolled=False),
+    qsp.solve.RosenbrockSolver(qsp.solve.Rodas5P(), unrolled=False),
     diffrax.Tsit5(),
     diffrax.Dopri8(),
     diffrax.Kvaerno5(),

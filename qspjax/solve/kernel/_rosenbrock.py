@@ -3,7 +3,7 @@
 The linear solves are declared as such (`custom_linear_solve`), so a derivative of the step solves with the factors at
 hand, or with their transpose, and never differentiates the elimination.
 
-References: `kernel._tableau`; Sandu and Sander, Atmos Chem Phys 2006;6:187, doi:10.5194/acp-6-187-2006 (sparse
+References: `solve.tableaux`; Sandu and Sander, Atmos Chem Phys 2006;6:187, doi:10.5194/acp-6-187-2006 (sparse
 Rosenbrock methods side by side).
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from qspjax.solve.kernel._jacobian import coloured_jacobian, columns_jacobian
 from qspjax.solve.kernel._layout import UNROLLED, Rows, System
-from qspjax.solve.kernel._tableau import Tableau
+from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 
 
 class Lanes(NamedTuple):
@@ -38,7 +38,7 @@ def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.A
 
 
 def rosenbrock_step(
-    tableau: Tableau,
+    tableau: AbstractRosenbrockTableau,
     system: System,
     lanes: Lanes,
     t: jax.Array,
@@ -61,7 +61,7 @@ def rosenbrock_step(
     """
     slope = slope_of(system, lanes, rate)
     pace = _pace(system, h)
-    solve = _solver(tableau, system, lanes, functools.partial(slope, t), t, y, pace)
+    solve = _solver(tableau.gamma, system, lanes, functools.partial(slope, t), t, y, pace)
     in_time = None
     if not system.autonomous:
         in_time = jax.jvp(lambda t: slope(t, y), (t,), (jnp.ones_like(t),))[1]
@@ -85,32 +85,35 @@ def rosenbrock_step(
 
     first = solve(_tied(system, right(moved, float(tableau.slopes[0])), y))
     if system.written and system.size <= UNROLLED:
-        advanced, last = _unrolled(tableau, stage, first)
+        advanced, last, error = _unrolled(tableau, stage, first)
     else:
-        advanced, last = _looped(tableau, system, stage, first)
-    return jax.tree.map(lambda y, a, u: y + a + u, y, advanced, last), last, None
+        advanced, last, error = _looped(tableau, system, stage, first)
+    return jax.tree.map(lambda y, a, u: y + a + u, y, advanced, last), error, None
 
 
-def _unrolled(tableau: Tableau, stage: Callable[..., Rows], first: Rows) -> tuple[Rows, Rows]:
-    """Compute the stages after the first one by one; return sum_j a_sj u_j and u_s."""
-    u = [first]
+def _unrolled(tableau: AbstractRosenbrockTableau, stage: Callable[..., Rows], first: Rows) -> tuple[Rows, Rows, Rows]:
+    """Compute the stages after the first one by one; return sum_j a_sj u_j, u_s and the error estimate."""
+    u, advanced = [first], first
+    times, slopes = tableau.times.tolist(), tableau.slopes.tolist()
     for i in range(1, tableau.stages):
-        combined = _combined(tableau.A[i], u)
-        u.append(stage(combined, _combined(tableau.C[i], u), float(tableau.times[i]), float(tableau.slopes[i])))
-    return combined, u[-1]
+        advanced = _combined(tableau.a[i], u)
+        u.append(stage(advanced, _combined(tableau.c[i], u), times[i], slopes[i]))
+    return advanced, u[-1], _combined(tableau.error, u)
 
 
-def _combined(weights: np.ndarray, vectors: Sequence[Rows]) -> Rows:
+def _combined(weights: Sequence[float], vectors: Sequence[Rows]) -> Rows:
     total = None
-    for weight, vector in zip(weights.tolist(), vectors, strict=False):
+    for weight, vector in zip(weights, vectors, strict=False):
         if weight != 0.0:
             part = jax.tree.map(lambda row, weight=weight: weight * row, vector)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
     return jax.tree.map(jnp.zeros_like, vectors[0]) if total is None else total
 
 
-def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], first: Rows) -> tuple[Rows, Rows]:
-    """Compute the stages after the first in a loop; return sum_j a_sj u_j and u_s."""
+def _looped(
+    tableau: AbstractRosenbrockTableau, system: System, stage: Callable[..., Rows], first: Rows
+) -> tuple[Rows, Rows, Rows]:
+    """Compute the stages after the first in a loop; return sum_j a_sj u_j, u_s and the error estimate."""
     like = system.join(first)
 
     def combined(weights: jax.Array, u: jax.Array) -> Rows:
@@ -125,7 +128,9 @@ def _looped(tableau: Tableau, system: System, stage: Callable[..., Rows], first:
     coefficients = (jnp.asarray(x[1:], like.dtype) for x in (tableau.A, tableau.C, tableau.times, tableau.slopes))
     u = jnp.zeros((tableau.stages, *like.shape), like.dtype).at[0].set(like)
     u, _ = jax.lax.scan(advance, u, (jnp.arange(1, tableau.stages), *coefficients))
-    return combined(jnp.asarray(tableau.A[-1], like.dtype), u), system.split(u[-1])
+    advanced = combined(jnp.asarray(tableau.A[-1], like.dtype), u)
+    error = functools.reduce(jnp.add, [weight * u[j] for j, weight in enumerate(tableau.error) if weight != 0.0])
+    return advanced, system.split(u[-1]), system.split(error)
 
 
 def _scaled(system: System, rows: Rows) -> Rows:
@@ -151,11 +156,17 @@ def _pace(system: System, h: jax.Array) -> Rows:
 
 
 def _solver(
-    tableau: Tableau, system: System, lanes: Lanes, field: Callable[[Rows], Rows], t: jax.Array, y: Rows, pace: Rows
+    gamma: float,
+    system: System,
+    lanes: Lanes,
+    field: Callable[[Rows], Rows],
+    t: jax.Array,
+    y: Rows,
+    pace: Rows,
 ) -> Callable[[Rows], Rows]:
     """Return the solver of (M/gamma - h J) x = b, factorised once."""
     lu = system.elimination
-    shift = system.mass / tableau.gamma
+    shift = system.mass / gamma
     given = list(zip(lu.rows[: lu.given].tolist(), lu.cols[: lu.given].tolist(), strict=True))
     if system.written:
         jacobian = columns_jacobian(field, y, system.pattern)
