@@ -28,7 +28,7 @@ def theophylline():
     data = qsp.io.read_nonmem(DATA)
     return fit.Mixed(
         qsp.models.OneCompartmentOral(CL=2.8, V=32.0, ka=1.6),
-        data.experiments("concentration"),
+        qsp.io.experiments(data, "concentration"),
         {"concentration": fit.Output("concentration", fit.Additive("sigma"))},
         parameters={
             "tka": fit.Free(1.5, prior=qsp.LogNormal(1.5, omega=1.0)),

@@ -103,7 +103,7 @@ def problem_of(path: Path) -> tuple[fit.Mixed, dict[str, tuple[float, float]]]:
         data = io.read_nonmem(clean)
     mixed = fit.Mixed(
         model,
-        data.experiments("concentration"),
+        qsp.io.experiments(data, "concentration"),
         {"concentration": fit.Output("concentration", fit.Proportional("cv"))},
         parameters={f"t{name}": fit.Free(OFF * value) for name, (value, _) in truth.items()} | {"cv": fit.Free(0.3)},
         individual={name: f"t{name} * exp(eta_{name})" for name in truth},

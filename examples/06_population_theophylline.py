@@ -21,7 +21,7 @@ data = qsp.io.read_nonmem(Path(__file__).parent / "data" / "theophylline_nonmem.
 typical = qsp.models.OneCompartmentOral(CL=2.8, V=32.0, ka=1.6)  # L/h, L, 1/h; apparent, so F = 1
 mixed = qsp.fit.Mixed(
     typical,
-    data.experiments("concentration"),
+    qsp.io.experiments(data, "concentration"),
     {"concentration": qsp.fit.Output("concentration", qsp.fit.Additive("sigma"))},
     parameters={
         "tka": qsp.fit.Free(1.5),  # 1/h

@@ -36,8 +36,9 @@ from qspjax.io.fit._results import (
     fit_summary as fit_summary,
     write_fit as write_fit,
 )
-from qspjax.io.nonmem._data import NonmemData as NonmemData, read_nonmem as read_nonmem
-from qspjax.io.nonmem._fit_data import experiments as experiments
+from qspjax.io.nonmem._data import NonmemData as NonmemData
+from qspjax.io.nonmem._experiments import experiments as experiments
+from qspjax.io.nonmem._read import read_nonmem as read_nonmem
 from qspjax.io.nonmem._write import write_nonmem as write_nonmem
 from qspjax.io.petab import read_petab as read_petab, write_petab as write_petab
 from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml

@@ -131,7 +131,8 @@ def plain(text: str, name: str) -> str:
 def _read(path: Path, name: str, most: int) -> bytes:
     try:
         if not path.is_file():
-            stop(name, "must be a file, but " + ("is none." if path.exists() else "does not exist."))
+            what = "is a directory" if path.is_dir() else "is none" if path.exists() else "does not exist"
+            stop(name, f"must be a file, but {what}.")
         size = path.stat().st_size
         if size > most:
             stop(name, f"must have at most {most} bytes, but has {size}.")

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import NoReturn
 
 Path = tuple[str, ...]
 """The keys from the top of a file to a value; an element of a list has its number from 1: `effects[2]`."""
@@ -62,6 +63,60 @@ class FileIssues(ValueError):
         """Collect the issues."""
         super().__init__("\n".join(_shortened(issues)))
         self.issues = tuple(issues)
+
+
+class IssueCollector:
+    """Collects the issues of one file as it is read, and what is worth knowing of it and leaves it usable.
+
+    Attributes:
+        source: The name of the file.
+        issues: What is wrong, in the order in which it was found.
+        warnings: What leaves the file usable.
+        has_lines: Whether objects made from the file still know its lines, as those of a flattened model do not.
+
+    Example:
+        >>> issues = IssueCollector("data.csv")
+        >>> issues.add("must be a number, but is BLQ.", line=3, column="DV")
+        >>> issues.close()
+        Traceback (most recent call last):
+        qspjax.io._issues.FileIssues: data.csv:3: DV: must be a number, but is BLQ.
+    """
+
+    def __init__(self, source: str, *, most: int | None = None):
+        """Start without issues; after `most` the file is given up."""
+        self.source, self.has_lines, self._most = source, True, most
+        self.issues: list[Issue] = []
+        self.warnings: list[Issue] = []
+
+    def add(
+        self, message: str, element: str = "", *, line: int | None = None, column: str = "", place: int | None = None
+    ) -> None:
+        """Add an issue."""
+        self.issues.append(Issue(self.source, (), message, line or None, column, element, place or None))
+        if self._most is not None and len(self.issues) >= self._most:
+            self.close()
+
+    def warn(self, message: str, element: str = "", *, line: int | None = None) -> None:
+        """Add what leaves the file usable, each thing once."""
+        warning = Issue(self.source, (), message, line or None, element=element)
+        if (self._most is None or len(self.warnings) < self._most) and warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def stop(
+        self, message: str, element: str = "", *, line: int | None = None, column: str = "", place: int | None = None
+    ) -> NoReturn:
+        """Add an issue after which nothing else can be read, and raise all of them."""
+        self.add(message, element, line=line, column=column, place=place)
+        raise FileIssues(self.sorted())
+
+    def sorted(self) -> list[Issue]:
+        """Return the issues, each once, in the order of lines."""
+        return sorted(dict.fromkeys(self.issues), key=lambda issue: (issue.line or 0, issue.place or 0))
+
+    def close(self) -> None:
+        """Raise the issues, if there are any."""
+        if self.issues:
+            raise FileIssues(self.sorted())
 
 
 _MOST_SHOWN = 100

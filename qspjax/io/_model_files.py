@@ -200,7 +200,7 @@ def _judged(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issu
         reading = read_definition(path if text is None else text, units=True)
     except FileIssues as error:
         return _named(error.issues, path), ()
-    return (), _named(reading.noticed, path)
+    return (), _named(reading.warnings, path)
 
 
 def _named(issues: Any, path: Path) -> tuple[Issue, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io.fit._file import is_fit, read_fit
-from qspjax.io.nonmem._data import read_nonmem
+from qspjax.io.nonmem._read import read_nonmem
 from qspjax.io.petab import lint, read_petab
 from qspjax.io.trial._file import read_trial
 

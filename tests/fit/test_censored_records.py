@@ -77,7 +77,7 @@ HOW = {
 def test_each_record_has_its_own_limits(tmp_path, name):
     below, expected = HOW[name]
     data = read(tmp_path)
-    for people in (data.experiments("out"), qsp.io.experiments(data, "out")):
+    for people in (qsp.io.experiments(data, "out"), qsp.io.experiments(data, "out", covariates=[])):
         problem = problem_of(people, below)
         np.testing.assert_allclose(problem.log_likelihood(problem.start), expected.sum(), rtol=1e-8)
     made = Measurements([2, 4, 6, 24, 30, 36], [0, 0, 1.9, 0, 0, 0], output="out", censored=[-1, -1, 0, 1, 1, 1],
@@ -119,15 +119,14 @@ def test_a_column_that_is_not_used_is_named(tmp_path):
     with pytest.warns(UserWarning, match="Column LLOQ is a covariate, .*: limits are CENS, DV and LIMIT"):
         read(tmp_path, "ID,TIME,AMT,DV,LLOQ\n1,0,100,.,.1\n1,2,.,2.5,0.1\n")
     data = read(tmp_path, "ID,TIME,AMT,DV,DVID\n1,0,100,.,.\n1,2,.,2.5,1\n1,2,.,3,2\n")
-    for make in (data.experiments, lambda output: qsp.io.experiments(data, output)):
-        with pytest.warns(UserWarning, match="Column DVID is not used: all observations are of output `out`"):
-            make("out")
+    with pytest.warns(UserWarning, match="Column DVID is not used: all observations are of output `out`"):
+        qsp.io.experiments(data, "out")
 
 
 def mixed_of(data, below=None):
     return Mixed(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
-        data if isinstance(data, dict) else data.experiments("out"),
+        data if isinstance(data, dict) else qsp.io.experiments(data, "out"),
         {"out": Output("concentration", Additive("sd"), below=below)},
         parameters={"tCL": Free(3.0), "sd": Free(SD)},
         individual={"CL": "tCL * exp(eta)"},

@@ -22,7 +22,7 @@ def read(tmp_path, text=TEXT, **options):
 def mixed_of(data, output="concentration", **settings):
     return Mixed(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
-        data.experiments("out") if isinstance(data, qsp.io.NonmemData) else data,
+        qsp.io.experiments(data, "out") if isinstance(data, qsp.io.NonmemData) else data,
         {"out": Output(output, Proportional("cv"))},
         **{
             "parameters": {"tCL": Free(3.0), "tV": Free(30.0), "power": Free(0.75), "cv": Free(0.1)},
@@ -104,7 +104,7 @@ def test_formulas_of_outputs_have_the_numbers_of_each_subject():
 def test_observations_before_a_dose_of_the_same_time(tmp_path):
     text = "ID,TIME,AMT,DV\n1,0,100,.\n1,12,.,1.0\n1,12,100,.\n1,12,.,4.0\n"
     data = read(tmp_path, text)
-    for people in (data.experiments("out"), qsp.io.experiments(data, "out")):
+    for people in (qsp.io.experiments(data, "out"), qsp.io.experiments(data, "out", covariates=[])):
         problem = qsp.fit.Problem(
             qsp.models.OneCompartment(CL=3.0, V=30.0),
             people,
@@ -119,19 +119,19 @@ def test_observations_before_a_dose_of_the_same_time(tmp_path):
 
 def test_which_covariates(tmp_path):
     data = read(tmp_path, TEXT.replace("2,6,0,0,3.1,50", "2,6,0,0,3.1,."))
-    first, second = data.experiments("out").values()
+    first, second = qsp.io.experiments(data, "out").values()
     assert [change.set for change in first.changes] == [{"WT": 75.0}, {"WT": 80.0}, {"WT": 60.0}]
     assert "WT" not in second.begin.set
-    assert not data.experiments("out", covariates=[])["1"].changes
+    assert not qsp.io.experiments(data, "out", covariates=[])["1"].changes
     with pytest.raises(ValueError, match="`covariates` must name a covariate of the data"):
-        data.experiments("out", covariates=["AGE"])
+        qsp.io.experiments(data, "out", covariates=["AGE"])
     with pytest.raises(ValueError, match="`subjects` must all have the covariate `WT`, but `2` has none"):
         mixed_of(data)
     linear = read(tmp_path, interpolation=qsp.LinearInterpolation())
     with pytest.raises(
         ValueError, match="must have covariates that change in steps, NOCB.. or LOCF.., in a fit, but is"
     ):
-        linear.experiments("out")
+        qsp.io.experiments(linear, "out")
 
 
 def test_covariates_beside_other_changes():

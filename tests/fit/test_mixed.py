@@ -386,7 +386,7 @@ def test_phenobarbital_as_nonmem_has_it():
         data.varying.pop(unused)
     mixed = Mixed(
         qsp.models.OneCompartment(CL=0.005, V=1.0),
-        data.experiments("concentration"),
+        qsp.io.experiments(data, "concentration"),
         {"concentration": Output("concentration", Proportional("cv"))},
         parameters={
             "tCL": Free(0.00469307),

@@ -148,7 +148,7 @@ def test_a_fit_predicts_what_a_simulation_gives(tmp_path, how):
     etas = 0.2 * rng.normal(size=(data.subjects, 4))
     mixed = Mixed(
         TYPICAL,
-        data.experiments("out"),
+        qsp.io.experiments(data, "out"),
         {"out": Output("concentration * (1 + ASSAY)", Additive(0.1))},
         parameters={name: Free(value) for name, value in TYPES.items()},
         individual=FORMULAS | {"CL": "tCL * exp(eta + kappa) * WT / 70"},
@@ -162,14 +162,8 @@ def test_a_fit_predicts_what_a_simulation_gives(tmp_path, how):
 @pytest.mark.parametrize("how", ALL, ids=str)
 def test_a_calibration_predicts_what_a_simulation_gives(tmp_path, how):
     data, _ = tables(tmp_path, how)
-    people, seen = qsp.io.experiments(data, "out", set=FORMULAS), data.experiments("out", covariates=["ASSAY"])
     # the flag of the assay is for the formula of the output only
-    people = {
-        name: Experiment(one.measurements, one.regimen, set=one.begin.set | seen[name].begin.set,
-                         changes=sorted([*one.changes, *seen[name].changes], key=lambda c: (c.at, c.order)),
-                         start=one.start)
-        for name, one in people.items()
-    }  # fmt: skip
+    people = qsp.io.experiments(data, "out", set=FORMULAS, covariates=["ASSAY"])
     outputs = {"out": Output("concentration * (1 + ASSAY)", Additive(0.1))}
     problem = Problem(TYPICAL, people, outputs, {name: Free(value) for name, value in TYPES.items()}, method=METHOD)
     found = problem.table(problem.start)["prediction"]
@@ -205,7 +199,7 @@ def test_doses_and_observations_of_one_moment(tmp_path):
     outputs = {"out": Output("concentration * (1 + ASSAY)", Additive("sd"))}
     mixed = Mixed(
         ORAL,
-        data.experiments("out"),
+        qsp.io.experiments(data, "out"),
         outputs,
         parameters={"Ftyp": Free(1.0), "sd": Free(0.1)},
         individual={"F": "Ftyp * BIO * exp(eta)"},
@@ -262,7 +256,7 @@ LOCF = """ID,TIME,AMT,DV,BIO,VOL
 def test_a_value_carried_forward_holds_from_its_own_record_on(tmp_path):
     data = read(tmp_path, LOCF.splitlines(), interpolation=qsp.LOCF())
     model = Patient(CL=3.0, V=30.0, ka=1.0, F=1.0, lag=0.0, D=1.0, R=1.0, base=1e-9)
-    people = data.experiments("out", covariates=["BIO", "VOL"])
+    people = qsp.io.experiments(data, "out", covariates=["BIO", "VOL"])
     outputs = {"out": Output("concentration * 30 / VOL", Additive(0.1))}
     mixed = Mixed(
         model, people, outputs, parameters={"CL": Free(3.0)}, individual={"F": "BIO * exp(eta)"},
@@ -298,7 +292,7 @@ def test_a_data_set_made_again_has_the_order_of_the_records(tmp_path):
     again = qsp.io.NonmemData.of(data.regimen, data.ts, observed=data.dv, order=data.order)
     np.testing.assert_array_equal(again.dv[0][np.isfinite(again.dv[0])], np.ones(6))
     assert again.evid[0, -10:].tolist() == data.evid[0].tolist() or again.evid.shape[1] > data.evid.shape[1]
-    both = {name: one.experiments("out", covariates=[])["1"] for name, one in (("read", data), ("made", again))}
+    both = {name: qsp.io.experiments(one, "out", covariates=[])["1"] for name, one in (("read", data), ("made", again))}
     outputs = {"out": Output("concentration", Additive(0.1))}
     found = [
         Problem(ORAL, one, outputs, {"CL": Free(3.0)}).table(jnp.log(jnp.array([3.0])))["prediction"]
@@ -308,7 +302,7 @@ def test_a_data_set_made_again_has_the_order_of_the_records(tmp_path):
     with pytest.raises(ValueError, match="`order` must have the shape of the outputs"):
         qsp.io.NonmemData.of(data.regimen, data.ts, order=[1.0])
     with pytest.raises(ValueError, match="`data` must have every subject once, but subject 1 is there again"):
-        data.take([0, 0]).experiments("out")
+        qsp.io.experiments(data.take([0, 0]), "out")
 
 
 def test_changes_of_one_moment_have_an_order():

@@ -178,7 +178,7 @@ def test_files_that_are_none(tmp_path, monkeypatch):
         "long.ant": "long.ant: must have at most 1000 bytes, but has 1200.",
         "latin.ant": "latin.ant:1: must be text in UTF-8, but is not.",
         "none.ant": "none.ant: must be a file, but does not exist.",
-        "": f"{tmp_path.name}: must be a file, but is none.",
+        "": f"{tmp_path.name}: must be a file, but is a directory.",
     }.items():
         with pytest.raises(io.FileIssues) as caught:
             io.read_antimony(tmp_path / name)

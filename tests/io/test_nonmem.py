@@ -243,7 +243,7 @@ def test_issues_of_a_file(tmp_path):
 
     path = tmp_path / "data.csv"
     assert issue(path) == "data.csv: must be a file, but does not exist."
-    assert issue(tmp_path).endswith("must be a file that can be read, but is not (Is a directory).")
+    assert issue(tmp_path).endswith("must be a file, but is a directory.")
     path.write_bytes(b"ID,TIME,DV\n1,0,\xff\n")
     assert issue(path) == "data.csv:2: must be text in UTF-8, but is not."
     path.write_bytes(b"ID,TIME,DV\n1,0,\0\n")
@@ -256,7 +256,7 @@ def test_large_files_and_large_tables_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("qspjax.io.nonmem._text.MOST_BYTES", 10)
     assert found(tmp_path, SMALL) == [(None, "", f"must have at most 10 bytes, but has {len(SMALL)}.")]
     monkeypatch.undo()
-    monkeypatch.setattr("qspjax.io.nonmem._data.MOST_ROWS", 10)
+    monkeypatch.setattr("qspjax.io.nonmem._read.MOST_ROWS", 10)
     message = "must have at most 10 doses, all subjects filled up, but has more."
     assert found(tmp_path, dose(ADDL=20, II=1)) == [(None, "ADDL", message)]
 
@@ -702,7 +702,7 @@ def test_a_regimen_with_resets_and_modelled_infusions(tmp_path):
         ),
         ({"ids": [1, 1]}, "Argument `ids` must differ from each other, but is one that is there twice."),
         ({"covariates": {"evid": [1.0]}}, "Argument `covariates` must have names of their own, but is `evid`."),
-        ({"covariates": {"WT": 1.0}}, "Argument `WT` must have one number a patient (1), but is of shape ()."),
+        ({"covariates": {"WT": 1.0}}, "Argument `WT` must have one number per patient (1), but is of shape ()."),
         ({"ts": [2.0, 1.0]}, "Argument `ts` must not decrease, but is 1 after 2, at position 1."),
         (
             {"ts": [np.inf, np.inf]},

@@ -120,7 +120,7 @@ def test_level_3():
     reading = read_definition(NEW)
     d = reading.definition
     assert (reading.level, reading.version, d.name, d.time_unit) == (3, 2, "Conversion", "s")
-    assert [one.message for one in reading.noticed] == ["ignored: 1 constraints."]
+    assert [one.message for one in reading.warnings] == ["ignored: 1 constraints."]
     assert (d.species["S"].conversion, d.conversion) == ("factor", None)
     assert (d.parameters["y"].unit, d.parameters["conversion.Vmax"].value) == ("nmol/L", 4.0)
     (product,) = d.reactions["conversion"].products
@@ -301,7 +301,7 @@ def test_what_has_no_mathematics_has_no_effect():
     assert str(d.reactions["r"].rate) == "0"
     (event,) = d.events
     assert (event.delay, event.priority, dict(event.assign)) == (None, None, {})
-    assert [one.message for one in reading.noticed] == ["ignored: an event without a trigger."]
+    assert [one.message for one in reading.warnings] == ["ignored: an event without a trigger."]
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -431,8 +431,8 @@ def test_packages():
     for name in ("qual", "multi", "spatial", "distrib", "arrays"):
         assert issue(using(name, "true")).message == f"not supported: the package {name}."
     assert issue(using("new", "true", "urn:new")).message == "not supported: the package urn:new."
-    noticed = read_definition(using("fbc", "false")).noticed
-    assert "ignored: the package fbc." in [one.message for one in noticed]
+    warnings = read_definition(using("fbc", "false")).warnings
+    assert "ignored: the package fbc." in [one.message for one in warnings]
 
 
 def test_units_that_do_not_agree_are_noticed_where_wanted():
@@ -444,8 +444,8 @@ def test_units_that_do_not_agree_are_noticed_where_wanted():
         )
         + rules(assignment("x", "<ci> k </ci>"))
     )
-    assert not read_definition(text).noticed
-    assert any("rule 10513" in one.message for one in read_definition(text, units=True).noticed)
+    assert not read_definition(text).warnings
+    assert any("rule 10513" in one.message for one in read_definition(text, units=True).warnings)
     assert definition(text).parameters["k"].unit == "kg/m"
 
 
@@ -477,7 +477,7 @@ def test_sizes_are_limited(tmp_path):
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(FileIssues, match="nothing.xml: must be a file, but does not exist."):
         read_sbml(tmp_path / "nothing.xml")
-    with pytest.raises(FileIssues, match="must be a file, but is none."):
+    with pytest.raises(FileIssues, match="must be a file, but is a directory."):
         read_sbml(tmp_path)
     path = tmp_path / "model.xml"
     path.write_bytes(b"<?xml version='1.0' encoding='utf-7'?><sbml/>")
@@ -575,13 +575,13 @@ UNDECLARED = """<sbml xmlns="http://www.sbml.org/sbml/level2/version4" level="2"
 
 
 def test_what_reactions_do_not_declare_is_noticed():
-    assert [str(one) for one in read_definition(UNDECLARED).noticed] == [
+    assert [str(one) for one in read_definition(UNDECLARED).warnings] == [
         "text:6: reaction r: must declare each species of its rate as reactant, product or modifier (rule 21111 of "
         "SBML), but B is none.",
         "text:9: reaction q: must have a reactant or a product (rule 21101 of SBML), but has none.",
     ]
     declared = read_sbml(UNDECLARED)
-    assert not read_definition(qsp.io.write_sbml(declared.drop("q").replace("X", 0.0))).noticed
+    assert not read_definition(qsp.io.write_sbml(declared.drop("q").replace("X", 0.0))).warnings
 
 
 def test_a_species_without_a_value_that_nothing_uses_is_not_observed():

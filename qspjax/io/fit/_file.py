@@ -37,7 +37,7 @@ from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.fit._mixed_file import MixedFile, read_mixed
 from qspjax.io.fit._parts import read_data, read_output, read_parameter, with_limit
-from qspjax.io.nonmem._fit_data import experiments
+from qspjax.io.nonmem._experiments import experiments
 from qspjax.io.petab import read_petab
 from qspjax.io.toml._model import read_model
 from qspjax.io.toml._read import parsed, read_bytes
@@ -159,8 +159,8 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     if top.issues or described is None or table is None:
         return None
     try:
-        own = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas)
-        problem = Problem(described.model, own, outputs, parameters)
+        subjects = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas, covariates=())
+        problem = Problem(described.model, subjects, outputs, parameters)
     except ValueError as error:
         top.issue("", str(error))
         return None

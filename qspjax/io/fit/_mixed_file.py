@@ -44,8 +44,9 @@ from qspjax.fit import (
 )
 from qspjax.fit.data._formula import as_formula, names_in
 from qspjax.fit.mixed._result import COVARIANCES
-from qspjax.io.fit._parts import kinds_of, read_output, read_parameter, with_limit
+from qspjax.io.fit._parts import read_output, read_parameter, with_limit
 from qspjax.io.nonmem._data import NonmemData
+from qspjax.io.nonmem._experiments import experiments, kinds_of
 from qspjax.io.toml._model import Described
 from qspjax.io.toml._table import Table, one_of, shown
 
@@ -169,7 +170,7 @@ def read_mixed(
     if not whole:
         return None
     try:
-        subjects = data.experiments(kinds if several else next(iter(outputs)), covariates=used)
+        subjects = experiments(data, kinds if several else next(iter(outputs)), covariates=used)
         settings = {"parameters": parameters, "individual": formulas, "random": random}
         if shares:
             mixed = Mixture(described.model, subjects, outputs, subpopulations=shares, **settings)

@@ -9,7 +9,9 @@ from qspjax._dosing._covariates import LOCF, NOCB, LinearInterpolation
 from qspjax._transform import Identity, Log, Logit
 from qspjax.fit import M1, M3, M4, Additive, Combined, Free, LogNormalError, Output, Proportional
 from qspjax.io._issues import FileIssues, Issue
-from qspjax.io.nonmem._data import NonmemData, read_nonmem
+from qspjax.io.nonmem._data import NonmemData
+from qspjax.io.nonmem._experiments import kinds_of
+from qspjax.io.nonmem._read import read_nonmem
 from qspjax.io.toml._model import read_distribution
 from qspjax.io.toml._table import Table, shown
 
@@ -71,17 +73,6 @@ def _mappings(value: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(value, dict):
         raise ValueError(f"must be a table of columns, but is {shown(value)}.")
     return {name: _mapping(own) for name, own in value.items()}
-
-
-def kinds_of(data: NonmemData) -> np.ndarray:
-    """Return the kind of each observation: its DVID, or without that its CMT, by label where there are any."""
-    seen = (data.evid == 0) & np.isfinite(data.dv)
-    column = "DVID" if seen.any() and np.isfinite(data.dvid[seen]).all() else "CMT"
-    given, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
-    found = np.full(data.dv.shape, None, dtype=object)
-    for code in np.unique(given[seen]):
-        found[seen & (given == code)] = labels[int(code)] if labels else int(code)
-    return found
 
 
 def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:

@@ -10,8 +10,10 @@ import re
 
 import numpy as np
 
-from qspjax.io.nonmem._issues import Notes
+from qspjax.io._issues import IssueCollector
+from qspjax.io.nonmem._issues import add_where
 from qspjax.io.nonmem._text import DATES, Text, number
+from qspjax.io.nonmem._types import Flags, Floats, Integers
 
 _LAST_OF_THE_2000S = 50
 _WITHOUT_YEAR = 2001
@@ -28,27 +30,27 @@ def read_hours(text: str) -> float | None:
     return plain if plain is not None else None if seconds is None else seconds / 3600.0
 
 
-def read_times(text: Text, first: np.ndarray, bad: np.ndarray, notes: Notes) -> np.ndarray:
+def read_times(text: Text, first: Integers, bad: Flags, issues: IssueCollector) -> Floats:
     """Return the time of each record.
 
     Args:
         text: The table.
         first: The number of the first record of each record's subject.
         bad: Whether a record has an issue; set where its time cannot be read.
-        notes: Where issues go.
+        issues: Where issues are collected.
     """
     fields = text.columns["TIME"]
     date = next((name for name in DATES if name in text.columns), None)
     clock = date is not None or any(":" in field for field in fields)
-    read = {field: _seconds(field) if clock else number(field) for field in set(fields)}
-    unread = np.array([read[field] is None for field in fields], dtype=bool)
-    kind = "a number of hours or a clock time (H:MM)" if clock else "a number or a clock time (H:MM)"
-    notes.where(unread, text.line, "TIME", lambda record: f"must be {kind}, but is {fields[record] or 'missing'}.")
+    known = {field: _seconds(field) if clock else number(field) for field in set(fields)}
+    unread = np.array([known[field] is None for field in fields], dtype=bool)
+    must = f"must be a number {'of hours ' if clock else ''}or a clock time (H:MM)"
+    add_where(issues, unread, text.line, "TIME", lambda record: f"{must}, but is {fields[record] or 'missing'}.")
     bad |= unread
-    times = np.array([np.nan if read[field] is None else read[field] for field in fields], dtype=float)
+    times = np.array([np.nan if known[field] is None else known[field] for field in fields], dtype=float)
     if not clock:
         return times
-    days = _days(text, date, first, bad, notes) if date else np.zeros(times.shape)
+    days = _days(text, date, first, bad, issues) if date else np.zeros(times.shape)
     return ((days - days[first]) * 86400.0 + (times - times[first])) / 3600.0
 
 
@@ -61,20 +63,26 @@ def _seconds(text: str) -> float | None:
     return -seconds if clock[1] else seconds
 
 
-def _days(text: Text, name: str, first: np.ndarray, bad: np.ndarray, notes: Notes) -> np.ndarray:
-    fields = text.columns[name]
-    read = {field: _day(field, _ORDERS[name].split()) for field in set(fields)}
-    parts = np.array([0 if read[field] is None else read[field][1] for field in fields])
-    order = _ORDERS[name]
-    notes.where(
-        parts == 0, text.line, name, lambda record: f"must be a date ({order}), but is {fields[record] or 'missing'}."
+def _days(
+    text: Text,
+    name: str,
+    first: Integers,
+    bad: Flags,
+    issues: IssueCollector,
+) -> Floats:
+    """Return the number of the day of each record, NaN where its date cannot be read."""
+    fields, order = text.columns[name], _ORDERS[name]
+    known = {field: _day(field, order.split()) or (np.nan, 0) for field in set(fields)}
+    days, parts = (np.array(column) for column in zip(*(known[field] for field in fields), strict=True))
+    unread, must = parts == 0, f"must be a date ({order})"
+    add_where(issues, unread, text.line, name, lambda record: f"{must}, but is {fields[record] or 'missing'}.")
+    mixed = (parts != parts[first]) & ~unread & ~unread[first]
+    equal = "must have as many parts as the first date of the subject"
+    add_where(
+        issues, mixed, text.line, name, lambda record: f"{equal} ({fields[first[record]]}), but is {fields[record]}."
     )
-    mixed = (parts != parts[first]) & (parts > 0) & (parts[first] > 0)
-    must = "must have as many parts as the first date of the subject"
-    notes.where(mixed, text.line, name, lambda record: f"{must} ({fields[first[record]]}), but is {fields[record]}.")
-    bad |= (parts == 0) | mixed
-    days = np.array([np.nan if read[field] is None else read[field][0] for field in fields], dtype=float)
-    return np.where(mixed, np.nan, days)
+    bad |= unread | mixed
+    return np.where(mixed, np.nan, days).astype(float)
 
 
 def _day(text: str, order: list[str]) -> tuple[int, int] | None:

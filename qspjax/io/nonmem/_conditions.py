@@ -43,9 +43,9 @@ class Condition:
     def holds(self, field: str, number: Callable[[str], float | None]) -> bool | None:
         """Return whether it holds for a field, None if that is no number but must be one."""
         equality = self.compare in (operator.eq, operator.ne)
-        mine, other = number(field), number(self.value)
-        if mine is not None and other is not None:
-            return self.compare(mine, other)
+        value, bound = number(field), number(self.value)
+        if value is not None and bound is not None:
+            return self.compare(value, bound)
         if equality:
             return self.compare(field or ".", self.value)
         return False if field in ("", ".") else None

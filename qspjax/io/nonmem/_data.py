@@ -1,13 +1,14 @@
-"""Data sets as NONMEM and the programs after it read them: a record a line, doses and observations in one table."""
+"""Data sets as NONMEM and the programs after it read them: one record per line, doses and observations in one table."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Real, Shaped
 
 from qspjax._checks import check_instance, check_one_of, concrete, refuse
 from qspjax._cohort import Cohort
@@ -16,25 +17,20 @@ from qspjax._dosing._regimen import Regimen, table
 from qspjax._model import AbstractModel
 from qspjax._names import at, state_names
 from qspjax._types import Scalar
-from qspjax.fit import Experiment
-from qspjax.io._issues import Issue
-from qspjax.io.nonmem._doubts import warn_of_doubts
-from qspjax.io.nonmem._events import Layout, most_rows, occasions, regimen_of, rows_of, time_after_dose
-from qspjax.io.nonmem._experiments import experiments_of, warn_of_kinds
+from qspjax.io._issues import Issue, IssueCollector
+from qspjax.io.nonmem._events import Layout, occasions, regimen_of, rows_of, time_after_dose
 from qspjax.io.nonmem._from_regimen import records_of
-from qspjax.io.nonmem._issues import Notes
-from qspjax.io.nonmem._records import check_records, column, complete, is_dose
-from qspjax.io.nonmem._rxode import translate
-from qspjax.io.nonmem._summary import summary
-from qspjax.io.nonmem._text import RESERVED, read_text
-from qspjax.io.nonmem._values import Values, read_values, replaced
+from qspjax.io.nonmem._issues import add_where
+from qspjax.io.nonmem._records import check_records, column, is_dose
+from qspjax.io.nonmem._text import RESERVED
+from qspjax.io.nonmem._types import Integers, Labels, Numbers, Values
 from qspjax.solve.dosing._schedule import aimed
 
-MOST_ROWS = 50_000_000
-"""The largest table of doses, padding included."""
+Covariates: TypeAlias = dict[str, Real[np.ndarray, "subjects #outputs"]]
+"""Covariates by name; constant ones have one column."""
 
-_DIALECTS = {"nonmem": (), "rxode": ("NA",)}
-"""What each dialect writes for a missing value, besides "." and nothing."""
+Subjects: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Shaped[np.ndarray, "*chosen"]
+"""Numbers of subjects from 0, or a mask."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,13 +38,13 @@ class NonmemData:
     """Subjects with their doses, outputs, observations and covariates; print it to see what it holds.
 
     Every record of the table gives an output, so that predictions stand beside all of them; only observation records
-    (EVID 0, MDV 0) with a DV have data. Tables have shape (subjects, outputs), an output a record, and are filled up
-    to the subject with the most records.
+    (EVID 0, MDV 0) with a DV have data. Tables have shape (subjects, outputs), with one output per record, and are
+    filled up to the subject with the most records.
 
     Attributes:
         source: Name of the file, empty if there is none.
         ids: The ID of each subject.
-        records: The columns of the table, an entry a record, in the order of the file: what `write_nonmem` writes.
+        records: The columns of the table, one entry per record, in the order of the file: what `write_nonmem` writes.
         subject: The number of the subject of each record, from 0.
         line: The line of the file of each record, from 1.
         regimen: The doses and resets, columns of shape (subjects, rows).
@@ -76,41 +72,41 @@ class NonmemData:
     """
 
     source: str
-    ids: tuple[Any, ...]
+    ids: tuple[int | float | str, ...]
     records: Values
-    subject: np.ndarray
-    line: np.ndarray
+    subject: Integers
+    line: Integers
     regimen: Regimen
-    ts: np.ndarray
-    order: np.ndarray
-    time: np.ndarray
-    dv: np.ndarray
-    evid: np.ndarray
-    cmt: np.ndarray
-    dvid: np.ndarray
-    cens: np.ndarray
-    limit: np.ndarray
-    tad: np.ndarray
-    occ: np.ndarray
-    covariates: dict[str, np.ndarray]
-    varying: dict[str, np.ndarray]
-    labels: dict[str, tuple[str, ...]]
+    ts: Float[np.ndarray, "subjects outputs"]
+    order: Float[np.ndarray, "subjects outputs"]
+    time: Float[np.ndarray, "subjects outputs"]
+    dv: Float[np.ndarray, "subjects outputs"]
+    evid: Int[np.ndarray, "subjects outputs"]
+    cmt: Shaped[np.ndarray, "subjects outputs"]
+    dvid: Float[np.ndarray, "subjects outputs"]
+    cens: Int[np.ndarray, "subjects outputs"]
+    limit: Float[np.ndarray, "subjects outputs"]
+    tad: Float[np.ndarray, "subjects outputs"]
+    occ: Int[np.ndarray, "subjects outputs"]
+    covariates: dict[str, Real[np.ndarray, " subjects"]]
+    varying: dict[str, Float[np.ndarray, "subjects outputs"]]
+    labels: Labels
     interpolation: AbstractInterpolation
 
     def __str__(self) -> str:
-        return summary(self)
+        return _summary(self)
 
     @classmethod
     def of(
         cls,
         regimen: Regimen,
-        ts: Scalar,
+        ts: Numbers,
         *,
-        observed: Scalar | None = None,
-        order: Scalar | None = None,
+        observed: Numbers | None = None,
+        order: Numbers | None = None,
         cmt: str | int = 0,
-        ids: Sequence[Any] | None = None,
-        covariates: Mapping[str, Scalar] | None = None,
+        ids: Sequence[str] | Sequence[float] | None = None,
+        covariates: Mapping[str, Numbers] | None = None,
         interpolation: AbstractInterpolation = NOCB(),
     ) -> "NonmemData":
         """Return the data set of doses and outputs made in Python, such as a simulated trial, to be written to a file.
@@ -125,7 +121,7 @@ class NonmemData:
             order: What happens first at equal times, of the shape of the outputs, as in `simulate`.
             cmt: The compartment that is observed.
             ids: The ID of each patient, by default 1, 2, ...
-            covariates: By name, one number a patient.
+            covariates: By name, one number per patient.
             interpolation: What a varying covariate is between two records.
 
         Raises:
@@ -141,17 +137,17 @@ class NonmemData:
         values, labels = records_of(
             regimen, ts, observed=observed, order=order, cmt=cmt, ids=ids, covariates=covariates or {}
         )
-        notes, lines = Notes("regimen"), np.arange(values["ID"].size) + 2
-        check_records(values, lines, np.zeros(lines.shape, dtype=bool), notes)
-        notes.close()
-        return _data("", values, labels, lines, interpolation)
+        issues, lines = IssueCollector("regimen"), np.arange(values["ID"].size) + 2
+        check_records(values, lines, np.zeros(lines.shape, dtype=bool), issues)
+        issues.close()
+        return data_of("", values, labels, lines, interpolation)
 
     @property
     def subjects(self) -> int:
         """Number of subjects."""
         return len(self.ids)
 
-    def take(self, subjects: Any) -> "NonmemData":
+    def take(self, subjects: Subjects) -> "NonmemData":
         """Return the data of some subjects, by their numbers from 0, a mask of true and false, or a slice.
 
         Tables keep their width, and covariates stay constant or varying, so that a compiled program serves both.
@@ -161,25 +157,23 @@ class NonmemData:
         """
         chosen = self._numbers(subjects)
         counts = np.bincount(self.subject, minlength=self.subjects)
-        starts = np.cumsum(counts) - counts
-        parts = [np.arange(starts[i], starts[i] + counts[i]) for i in chosen]
-        kept = np.concatenate(parts)
-        one = self.regimen.ndims()
-        regimen = jax.tree.map(lambda leaf, ndim: leaf[chosen] if leaf.ndim > ndim else leaf, self.regimen, one)
+        records = np.concatenate([np.flatnonzero(self.subject == i) for i in chosen])
+        ndims = self.regimen.ndims()
+        regimen = jax.tree.map(lambda leaf, ndim: leaf[chosen] if leaf.ndim > ndim else leaf, self.regimen, ndims)
         tables = ("ts", "order", "time", "dv", "evid", "cmt", "dvid", "cens", "limit", "tad", "occ")
         return dataclasses.replace(
             self,
             ids=tuple(self.ids[i] for i in chosen),
-            records={name: values[kept] for name, values in self.records.items()},
+            records={name: values[records] for name, values in self.records.items()},
             subject=np.repeat(np.arange(chosen.size), counts[chosen]),
-            line=self.line[kept],
+            line=self.line[records],
             regimen=regimen,
             covariates={name: values[chosen] for name, values in self.covariates.items()},
             varying={name: values[chosen] for name, values in self.varying.items()},
             **{name: getattr(self, name)[chosen] for name in tables},
         )
 
-    def _numbers(self, subjects: Any) -> np.ndarray:
+    def _numbers(self, subjects: Subjects) -> Int[np.ndarray, " chosen"]:
         must = f"be numbers of subjects (0 to {self.subjects - 1}) or a mask of {self.subjects}"
         try:
             picked = subjects if isinstance(subjects, slice) or np.size(subjects) == 0 else np.asarray(subjects)
@@ -216,7 +210,7 @@ class NonmemData:
         return Cohort.of(model, values, covariates=self.covariates, size=self.subjects)
 
     def patients(
-        self, model: AbstractModel, parameters: Mapping[str, str | Callable[[dict[str, Any]], Any]]
+        self, model: AbstractModel, parameters: Mapping[str, str | Callable[[Covariates], Scalar]]
     ) -> tuple[Cohort, Regimen]:
         """Return the subjects as virtual patients, and doses that let their parameters follow varying covariates.
 
@@ -242,7 +236,7 @@ class NonmemData:
             >>> solution.observed["concentration"].round(3)  # from 1 to 2 the value at 2: NOCB
             Array([[1.   , 0.368, 0.05 ]], dtype=float64)
         """
-        columns = {name: values[:, None] for name, values in self.covariates.items()} | self.varying
+        columns: Covariates = {name: values[:, None] for name, values in self.covariates.items()} | self.varying
         regimen, constant = self.regimen, {}
         for parameter, source in parameters.items():
             if isinstance(source, str):
@@ -260,35 +254,6 @@ class NonmemData:
                 regimen += varying(parameter, self.ts, values, interpolation=self.interpolation, order=self.order)
         return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
 
-    def experiments(
-        self, outputs: Mapping[Any, str] | str, *, covariates: Sequence[str] | None = None
-    ) -> dict[str, Experiment]:
-        """Return the subjects by their IDs, as experiments of `fit.Mixed` or `fit.Problem`.
-
-        Covariates are what each sets, and what changes with its records if they vary: in steps, as `interpolation`
-        says. A subject in which one is missing does not have it. At equal times records are in the order of the table,
-        each dose and observation with the values of its own record, as in `patients` and `simulate_cohort(order=)`.
-        Observations with CENS = 1 lie between LIMIT (or nothing) and DV, with CENS = -1 above DV and below LIMIT.
-
-        Args:
-            outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its
-                CMT) the name of its output.
-            covariates: Which covariates; by default all. A `Problem` simulates stage by stage between changes, so
-                name only those that it uses.
-
-        Raises:
-            ValueError: If an observation has a kind that is not named, covariates vary linearly between records, or a
-                subject is there twice.
-
-        Example:
-            >>> import qspjax as qsp
-            >>> data = qsp.io.NonmemData.of(qsp.bolus(100.0, to=1), [1.0, 4.0], observed=[8.1, 4.2])
-            >>> data.experiments("concentration")["1"].measurements.rows
-            2
-        """
-        warn_of_kinds(self, outputs)
-        return experiments_of(self, outputs, covariates)
-
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
         """Return what is wrong with the records for a model: doses into compartments that it does not have.
 
@@ -299,7 +264,7 @@ class NonmemData:
         if "CMT" not in self.records:
             return ()
         states = state_names(model.initial())
-        compartments, notes = self.records["CMT"], Notes(self.source)
+        compartments, issues = self.records["CMT"], IssueCollector(self.source)
         dose = is_dose(self.records)
         for target in dict.fromkeys(compartments[dose].tolist()):
             try:
@@ -307,92 +272,15 @@ class NonmemData:
             except ValueError as error:
                 why = str(error).removeprefix("Argument `to` ")
                 wrong = dose & np.array([c == target for c in compartments.tolist()], dtype=bool)
-                notes.where(wrong, self.line, "CMT", lambda _, why=why: why)
-        return tuple(sorted(notes.found, key=lambda issue: issue.line or 0))
+                add_where(issues, wrong, self.line, "CMT", lambda _, why=why: why)
+        return tuple(sorted(issues.issues, key=lambda issue: issue.line or 0))
 
 
-def read_nonmem(
-    path: str | Path,
-    *,
-    columns: Sequence[str] | None = None,
-    rename: Mapping[str, str] | None = None,
-    ignore: str | Sequence[str] = "#",
-    accept: str | Sequence[str] = (),
-    categories: Sequence[str] = (),
-    recode: Mapping[str, Mapping[Any, Any]] | None = None,
-    dialect: str = "nonmem",
-    interpolation: AbstractInterpolation = NOCB(),
-) -> NonmemData:
-    """Read a data set in the format of NONMEM, separated by commas, tabs or blanks.
-
-    The reserved columns are ID, TIME, AMT, RATE, II, ADDL, SS, EVID, CMT, DV, MDV, DVID, CENS, LIMIT, one of DATE,
-    DAT1, DAT2 and DAT3, and TINF or DUR, the duration of an infusion; they may be in either case. All other columns
-    are covariates. A field that is empty or "." is missing: 0 in a column of doses, no data in DV, NaN in a covariate.
-    Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is not looked at where EVID is
-    not 0, whatever MDV says. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing
-    is corrected: what no rule allows is an issue, and all issues are raised together. Of what is seldom meant (a dose
-    that stands there twice, a negative DV, no DV at all) a warning names the lines, and of a column whose name is known
-    for a meaning, but that is not used (LIMIT without CENS; LLOQ), its name.
-
-    Args:
-        path: The file, in UTF-8, at most 256 MiB.
-        columns: Names of the columns where the file has none, or instead of its own, as in $INPUT: "DROP" or "WT=DROP"
-            leaves a column out.
-        rename: New names of columns, such as `{"Y": "DV"}`.
-        ignore: A character: lines that start with it are ignored; "@" means any letter. Or conditions on columns, such
-            as `["DVID.EQ.2", "TIME>24"]`, on the fields as they are written: records that fulfil one of them are
-            ignored. Numbers are compared as numbers (2.0 is 2), anything else as text; a missing value equals "." and
-            is neither less nor greater.
-        accept: Conditions, instead of those to ignore: only records that fulfil one of them are read.
-        categories: Columns of text, to be read as codes 0, 1, ... in the order of their sorted labels.
-        recode: Values to be replaced before anything is checked, by column, such as `{"SS": {99: 0}}`.
-        dialect: "nonmem", or "rxode" for the event codes of RxODE (101, 10101, ...), where NA is missing, too.
-        interpolation: What a covariate is between two records; NONMEM has `NOCB()`.
-
-    Returns:
-        The data: doses, outputs, observed values, covariates.
-
-    Raises:
-        FileIssues: If anything in the file is wrong; `issues` lists all of it, by line and column.
-        ValueError: If an argument is wrong.
-
-    Example:
-        >>> import pathlib, tempfile, qspjax as qsp
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "two.csv"
-        >>> _ = path.write_text("ID,TIME,AMT,DV,WT\\n1,0,100,.,70\\n1,2,.,3.1,70\\n2,0,100,.,60\\n2,2,.,3.4,60\\n")
-        >>> data = qsp.io.read_nonmem(path)
-        >>> data.ids, data.covariates["WT"]
-        ((1, 2), array([70., 60.]))
-        >>> solution = qsp.simulate_cohort(
-        ...     data.cohort(qsp.models.OneCompartment(CL=3.0, V=30.0)), data.regimen, data.ts, order=data.order
-        ... )
-        >>> solution.observed["concentration"].round(2)
-        Array([[3.33, 2.73],
-               [3.33, 2.73]], dtype=float64)
-    """
-    check_instance("interpolation", interpolation, AbstractInterpolation, "NOCB(), LOCF() or LinearInterpolation()")
-    check_one_of("dialect", dialect, _DIALECTS, "a dialect")
-    path = Path(path)
-    notes = Notes(str(path))
-    text = read_text(path, notes, columns=columns, rename=rename or {}, ignore=ignore, accept=accept)
-    text = replaced(text, recode or {}, notes)
-    values, labels, bad = read_values(text, notes, categories=categories, missing=_DIALECTS[dialect])
-    if dialect == "rxode":
-        values = translate(values, text.line, bad, notes)
-    values = complete(values)
-    check_records(values, text.line, bad, notes)
-    notes.close()
-    if most_rows(values) > MOST_ROWS:
-        notes.stop(f"must have at most {MOST_ROWS} doses, all subjects filled up, but has more.", column="ADDL")
-    warn_of_doubts(values, text.line, str(path))
-    return _data(str(path), values, labels, text.line, interpolation)
-
-
-def _data(
+def data_of(
     source: str,
     values: Values,
-    labels: dict[str, tuple[str, ...]],
-    line: np.ndarray,
+    labels: Labels,
+    line: Integers,
     interpolation: AbstractInterpolation,
 ) -> NonmemData:
     """Return checked records as doses, outputs and covariates."""
@@ -426,27 +314,91 @@ def _data(
     )
 
 
-def _identity(value: float, labels: tuple[str, ...] | None) -> Any:
+def _identity(value: float, labels: tuple[str, ...] | None) -> int | float | str:
     if labels is not None:
         return labels[int(value)]
     return int(value) if value.is_integer() else value
 
 
 def _covariates(
-    values: Values, labels: dict[str, tuple[str, ...]], layout: Layout
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    values: Values, labels: Labels, layout: Layout
+) -> tuple[dict[str, Real[np.ndarray, " subjects"]], dict[str, Float[np.ndarray, "subjects outputs"]]]:
+    """Return those that are constant within every subject, and the others."""
     constant, varying = {}, {}
     for name in values:
         if name in RESERVED:
             continue
-        found = values[name]
-        least, most = (
-            ufunc.reduceat(np.where(np.isnan(found), fill, found), layout.starts)
+        column = values[name]
+        least, greatest = (
+            ufunc.reduceat(np.where(np.isnan(column), fill, column), layout.starts)
             for ufunc, fill in ((np.minimum, np.inf), (np.maximum, -np.inf))
         )
-        if (least >= most).all():
+        if (least >= greatest).all():
             each = np.where(np.isfinite(least), least, np.nan)
             constant[name] = each.astype(int) if name in labels and not np.isnan(each).any() else each
         else:
-            varying[name] = layout.continued(found)
+            varying[name] = layout.continued(column)
     return constant, varying
+
+
+def _summary(data: NonmemData) -> str:
+    """Return what a data set holds: subjects, records, doses, observations, covariates, interpolation."""
+    values = data.records
+    lines = {
+        "Data set": data.source or "(made in Python)",
+        "Subjects": f"{len(data.ids)}",
+        "Records": f"{data.subject.size}" + _events(values),
+        "Times": f"{values['TIME'].min():g} to {values['TIME'].max():g}",
+        "Doses": _doses(data),
+        "Observations": _observations(data),
+        "Covariates": _covariate_names(data),
+        "Between": f"{data.interpolation} (where a covariate varies within a subject)",
+    }
+    missing = {name: int(np.isnan(values[name]).sum()) for name in (*data.covariates, *data.varying)}
+    if any(missing.values()):
+        lines["Missing"] = ", ".join(f"{name} in {count} records" for name, count in missing.items() if count)
+    for name, labels in data.labels.items():
+        if name != "ID":
+            lines[f"  {name}"] = ", ".join(f"{code} = {label}" for code, label in enumerate(labels))
+    return "\n".join(f"{key + ':':<14}{text}" for key, text in lines.items())
+
+
+def _events(values: Values) -> str:
+    counts = Counter(values["EVID"].astype(int).tolist())
+    names = {3: "resets", 4: "resets with a dose", 2: "of other events"}
+    counted = [f"{counts[code]} {name}" for code, name in names.items() if counts[code]]
+    return f" ({', '.join(counted)})" if counted else ""
+
+
+def _doses(data: NonmemData) -> str:
+    values = data.records
+    dose = is_dose(values)
+    if not dose.any():
+        return "none"
+    count = int((column(values, "ADDL")[dose] + 1).sum())
+    targets = ", ".join(str(target) if target != 0 else "the model's default" for target in data.regimen.targets)
+    text = f"{count} in {int(dose.sum())} records, into {targets}"
+    steady = int((column(values, "SS")[dose] > 0).sum())
+    text += f"; {steady} at steady state" if steady else ""
+    with_data = int((dose & (values["MDV"] == 0)).sum())
+    return text + (f"; MDV is 0 on {with_data} of them: their DV is not used" if with_data else "")
+
+
+def _observations(data: NonmemData) -> str:
+    with_data = ~np.isnan(data.dv)
+    without = int((data.records["EVID"] == 0).sum()) - int(with_data.sum())
+    text = f"{int(with_data.sum())} with a value, {without} without"
+    below, above = int((with_data & (data.cens == 1)).sum()), int((with_data & (data.cens == -1)).sum())
+    text += f"; {below} below and {above} above a limit" if below or above else "; none censored"
+    kinds = data.dvid[with_data]
+    if np.isnan(kinds).all():
+        return text
+    names = data.labels.get("DVID")
+    counts = Counter(kinds[~np.isnan(kinds)].tolist())
+    each = [f"{count} {names[int(kind)] if names else f'{kind:g}'}" for kind, count in sorted(counts.items())]
+    return f"{text}; by DVID {', '.join(each)}"
+
+
+def _covariate_names(data: NonmemData) -> str:
+    kinds = {"constant within every subject": data.covariates, "varying": data.varying}
+    return "; ".join(f"{', '.join(names)} ({kind})" for kind, names in kinds.items() if names) or "none"

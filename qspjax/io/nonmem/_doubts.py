@@ -8,7 +8,7 @@ from qspjax._checks import warn
 from qspjax.io.nonmem._issues import listed
 from qspjax.io.nonmem._records import column, is_dose
 from qspjax.io.nonmem._text import DOSING
-from qspjax.io.nonmem._values import Values
+from qspjax.io.nonmem._types import Flags, Integers, Values
 
 _MOST = 5
 
@@ -20,8 +20,8 @@ _ELSEWHERE = {
 """Names that other programs give a meaning to, and what has it here."""
 
 
-def warn_of_doubts(values: Values, lines: np.ndarray, source: str) -> None:
-    """Warn, once a kind and with the lines, of doses that are there twice, negative DV, and a table without DV.
+def warn_of_doubts(values: Values, lines: Integers, source: str) -> None:
+    """Warn, once per kind and with the lines, of doses that are there twice, negative DV, and a table without DV.
 
     A column whose name is known for a meaning, but that is not used, is named.
     """
@@ -36,7 +36,7 @@ def warn_of_doubts(values: Values, lines: np.ndarray, source: str) -> None:
         warn(f"{source}: {sentence}")
 
 
-def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
+def _doubts(values: Values) -> Iterator[tuple[Flags, str]]:
     dose = is_dose(values)
     same = np.zeros(dose.size, dtype=bool)
     names = [name for name in ("ID", "TIME", "CMT", "EVID", *DOSING) if name in values]
@@ -54,11 +54,11 @@ def _doubts(values: Values) -> Iterator[tuple[np.ndarray, str]]:
 
 def _not_used(values: Values) -> list[str]:
     """Return a sentence for each column with a name that is known for a meaning, but that has none in this table."""
-    found = [
+    sentences = [
         f"Column {name} is a covariate, which nothing uses that does not name it: {_ELSEWHERE[name.upper()]}."
         for name in values
         if name.upper() in _ELSEWHERE
     ]
     if "LIMIT" in values and not (column(values, "CENS") != 0).any():
-        found.append("Column LIMIT is not used: it bounds records with CENS 1 or -1, but there are none.")
-    return found
+        sentences.append("Column LIMIT is not used: it bounds records with CENS 1 or -1, but there are none.")
+    return sentences

@@ -3,10 +3,12 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 from qspjax._dosing._regimen import Action, Regimen, table
 from qspjax.io.nonmem._records import column, is_dose
-from qspjax.io.nonmem._values import Values, starts_of
+from qspjax.io.nonmem._types import Flags, Floats, Integers, Values
+from qspjax.io.nonmem._values import starts_of
 
 _SAME = 1e-12
 """Times that differ by this part of themselves are the same: 3 x 0.1 and 0.3."""
@@ -23,10 +25,10 @@ class Layout:
         clock: The time of each record on a clock that goes on where TIME goes back at a reset.
     """
 
-    subject: np.ndarray
-    position: np.ndarray
-    starts: np.ndarray
-    clock: np.ndarray
+    subject: Integers
+    position: Integers
+    starts: Int[np.ndarray, " subjects"]
+    clock: Floats
 
     @classmethod
     def of(cls, values: Values) -> "Layout":
@@ -41,19 +43,20 @@ class Layout:
         """Number of subjects, and of the records of the longest."""
         return self.starts.size, int(self.position.max()) + 1
 
-    def padded(self, values: np.ndarray, fill: float) -> np.ndarray:
+    def padded(self, values: Shaped[np.ndarray, " records"], fill: float) -> Shaped[np.ndarray, "subjects outputs"]:
         """Return values of the records as a table of subjects and records, filled up."""
         padded = np.full(self.shape, fill, dtype=values.dtype)
         padded[self.subject, self.position] = values
         return padded
 
-    def continued(self, values: np.ndarray) -> np.ndarray:
+    def continued(self, values: Floats) -> Float[np.ndarray, "subjects outputs"]:
         """Return values of the records as a table of subjects and records, filled up with the last of each subject."""
         ends = np.append(self.starts[1:], self.subject.size) - 1
         return values[np.minimum(self.starts[:, None] + np.arange(self.shape[1]), ends[:, None])]
 
 
-def _clock(time: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _clock(time: Floats, starts: Int[np.ndarray, " subjects"]) -> Floats:
+    """Return times that go on where they would go back, at a reset."""
     clock = time.copy()
     back = np.zeros(time.size, dtype=bool)
     back[1:] = time[1:] < time[:-1]
@@ -79,28 +82,29 @@ class Rows:
         order: The number of the record within its subject from 1, or -1 for an additional dose.
     """
 
-    record: np.ndarray
-    kind: np.ndarray
-    time: np.ndarray
-    order: np.ndarray
+    record: Int[np.ndarray, " rows"]
+    kind: Int[np.ndarray, " rows"]
+    time: Float[np.ndarray, " rows"]
+    order: Int[np.ndarray, " rows"]
 
 
 def rows_of(values: Values, layout: Layout) -> Rows:
     """Return one row for each dose, additional ones included, and for each reset."""
     doses = np.flatnonzero(is_dose(values))
     resets = np.flatnonzero((values["EVID"] == 3) | (values["EVID"] == 4))
-    times = column(values, "ADDL")[doses].astype(int) + 1
-    given = np.repeat(doses, times)
-    which = np.arange(given.size) - np.repeat(np.cumsum(times) - times, times)
-    record = np.concatenate([resets, given])
-    kind = np.concatenate([np.full(resets.size, Action.RESET), _kinds(values)[given]])
-    time = layout.clock[record] + np.concatenate([np.zeros(resets.size), which * column(values, "II")[given]])
-    order = np.concatenate([layout.position[resets] + 1, np.where(which == 0, layout.position[given] + 1, -1)])
+    counts = column(values, "ADDL")[doses].astype(int) + 1
+    repeated = np.repeat(doses, counts)
+    number = np.arange(repeated.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    record = np.concatenate([resets, repeated])
+    kind = np.concatenate([np.full(resets.size, Action.RESET), _kinds(values)[repeated]])
+    time = layout.clock[record] + np.concatenate([np.zeros(resets.size), number * column(values, "II")[repeated]])
+    order = np.concatenate([layout.position[resets] + 1, np.where(number == 0, layout.position[repeated] + 1, -1)])
     sequence = np.lexsort((kind != Action.RESET, order, time, layout.subject[record]))
     return Rows(*(part[sequence] for part in (record, kind, time, order)))
 
 
-def _kinds(values: Values) -> np.ndarray:
+def _kinds(values: Values) -> Integers:
+    """Return the `Action` of each record, if it is a dose."""
     rate, lasting = column(values, "RATE"), column(values, "TINF")
     modelled = np.select([rate == -1, rate == -2], [Action.INFUSION_MODEL_RATE, Action.INFUSION_MODEL_DURATION], 0)
     return np.select([lasting > 0, rate > 0], [Action.INFUSION_OVER, Action.INFUSION_RATE], modelled)
@@ -120,10 +124,10 @@ def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
     position = np.arange(subject.size) - np.repeat(np.cumsum(counts) - counts, counts)
     shape = (layout.starts.size, max(int(counts.max()), 1))
     dosing = rows.kind != Action.RESET
-    own = dosing & (rows.order > 0)
+    first = dosing & (rows.order > 0)
     targets, index = _targets(values, rows, dosing)
 
-    def of(name: str, where: np.ndarray, other: float = 0.0) -> np.ndarray:
+    def of(name: str, where: Bool[np.ndarray, " rows"], other: float = 0.0) -> Float[np.ndarray, " rows"]:
         return np.where(where, column(values, name)[rows.record], other)
 
     columns = {
@@ -136,16 +140,19 @@ def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
         "ordered": (layout.clock[rows.record], np.inf),
         "order": (rows.order.astype(float), 0.0),
         "interval": (of("II", dosing), 0.0),
-        "steady": (of("SS", own).astype(int), 0),
+        "steady": (of("SS", first).astype(int), 0),
     }
     padded = {}
-    for name, (found, fill) in columns.items():
-        padded[name] = np.full(shape, fill, dtype=found.dtype)
-        padded[name][subject, position] = found
+    for name, (values_of_rows, fill) in columns.items():
+        padded[name] = np.full(shape, fill, dtype=values_of_rows.dtype)
+        padded[name][subject, position] = values_of_rows
     return table(targets, **padded)
 
 
-def _targets(values: Values, rows: Rows, dosing: np.ndarray) -> tuple[tuple[str | int, ...], np.ndarray]:
+def _targets(
+    values: Values, rows: Rows, dosing: Bool[np.ndarray, " rows"]
+) -> tuple[tuple[str | int, ...], Int[np.ndarray, " rows"]]:
+    """Return the dose targets, and which of them each row has."""
     compartments = values.get("CMT", np.zeros(values["ID"].shape, dtype=int))[rows.record].tolist()
     targets = tuple(dict.fromkeys(c for c, doses in zip(compartments, dosing.tolist(), strict=True) if doses)) or (0,)
     numbers = {target: i for i, target in enumerate(targets)}
@@ -153,35 +160,34 @@ def _targets(values: Values, rows: Rows, dosing: np.ndarray) -> tuple[tuple[str 
     return targets, np.array(index, dtype=int)
 
 
-def time_after_dose(values: Values, layout: Layout, rows: Rows) -> np.ndarray:
-    """Return the time after the last dose, NaN before the first and after a reset, shape (records,).
+def time_after_dose(values: Values, layout: Layout, rows: Rows) -> Floats:
+    """Return the time after the last dose, NaN before the first and after a reset.
 
     An additional dose is not given where a reset, or a steady state that replaces what was before (SS = 1), came
     before it.
     """
     early = np.where(rows.order < 0, rows.time - _SAME * np.abs(rows.time), rows.time)
     ends = (values["EVID"] == 3) | (values["EVID"] == 4) | (is_dose(values) & (column(values, "SS") == 1))
-    given = early <= _next(ends, layout)[rows.record]
-    given |= rows.order > 0
-    subject = np.concatenate([layout.subject[rows.record][given], layout.subject])
-    time = np.concatenate([early[given], layout.clock])
-    order = np.concatenate([rows.order[given], layout.position + 1])
-    what = np.concatenate([np.where(rows.kind[given] == Action.RESET, 0, 1), np.full(layout.subject.size, 2)])
-    at = np.concatenate([rows.time[given], layout.clock])
+    is_given = (early <= _next(ends, layout)[rows.record]) | (rows.order > 0)
+    subject = np.concatenate([layout.subject[rows.record][is_given], layout.subject])
+    time = np.concatenate([early[is_given], layout.clock])
+    order = np.concatenate([rows.order[is_given], layout.position + 1])
+    what = np.concatenate([np.where(rows.kind[is_given] == Action.RESET, 0, 1), np.full(layout.subject.size, 2)])
+    at = np.concatenate([rows.time[is_given], layout.clock])
     sequence = np.lexsort((what, order, time, subject))
     subject, what, at = subject[sequence], what[sequence], at[sequence]
     numbers = np.arange(sequence.size)
-    begun = np.maximum.accumulate(np.where(np.diff(subject, prepend=-1) != 0, numbers, 0))
+    start = np.maximum.accumulate(np.where(np.diff(subject, prepend=-1) != 0, numbers, 0))
     dose = np.maximum.accumulate(np.where(what == 1, numbers, -1))
     reset = np.maximum.accumulate(np.where(what == 0, numbers, -1))
-    after = np.where((dose >= begun) & (dose > reset), np.maximum(at - at[dose], 0.0), np.nan)
-    found = np.empty(layout.subject.size)
+    after = np.where((dose >= start) & (dose > reset), np.maximum(at - at[dose], 0.0), np.nan)
+    elapsed = np.empty(layout.subject.size)
     records = what == 2
-    found[sequence[records] - int(given.sum())] = after[records]
-    return found
+    elapsed[sequence[records] - int(is_given.sum())] = after[records]
+    return elapsed
 
 
-def _next(events: np.ndarray, layout: Layout) -> np.ndarray:
+def _next(events: Flags, layout: Layout) -> Floats:
     """Return when the next event of the subject after each record is, inf if there is none."""
     size = events.size
     numbers = np.where(events, np.arange(size), size)
@@ -191,12 +197,12 @@ def _next(events: np.ndarray, layout: Layout) -> np.ndarray:
     return np.where(same, layout.clock[np.minimum(following, size - 1)], np.inf)
 
 
-def occasions(values: Values, layout: Layout) -> np.ndarray:
-    """Return how many dose records at different times there were so far, shape (records,)."""
+def occasions(values: Values, layout: Layout) -> Integers:
+    """Return how many dose records at different times there were so far."""
     doses = np.flatnonzero(is_dose(values))
-    told = np.stack([layout.subject, layout.clock, values["TIME"]])[:, doses]
+    moments = np.stack([layout.subject, layout.clock, values["TIME"]])[:, doses]
     new = np.ones(doses.size, dtype=bool)
-    new[1:] = (told[:, 1:] != told[:, :-1]).any(axis=0)
+    new[1:] = (moments[:, 1:] != moments[:, :-1]).any(axis=0)
     counted = np.zeros(layout.subject.size, dtype=int)
     counted[doses[new]] = 1
     total = np.cumsum(counted)

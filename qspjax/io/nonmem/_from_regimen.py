@@ -1,14 +1,14 @@
 """A regimen made in Python as records of a table."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Real
 
 from qspjax._checks import check_increasing, check_instance, refuse
 from qspjax._dosing._regimen import Action, Regimen
 from qspjax.io.nonmem._text import RESERVED, reserved
-from qspjax.io.nonmem._values import Values
+from qspjax.io.nonmem._types import Labels, Numbers, Values
 
 _COLUMNS = ("time", "kind", "index", "amount", "duration", "rate", "ordered", "order", "interval", "steady", "group")
 """The columns of a regimen."""
@@ -16,14 +16,14 @@ _COLUMNS = ("time", "kind", "index", "amount", "duration", "rate", "ordered", "o
 
 def records_of(
     regimen: Regimen,
-    ts: Any,
+    ts: Numbers,
     *,
-    observed: Any,
-    order: Any = None,
+    observed: Numbers | None,
+    order: Numbers | None = None,
     cmt: str | int,
-    ids: Sequence[Any] | None,
-    covariates: Mapping[str, Any],
-) -> tuple[Values, dict[str, tuple[str, ...]]]:
+    ids: Sequence[str] | Sequence[float] | None,
+    covariates: Mapping[str, Numbers],
+) -> tuple[Values, Labels]:
     """Return the columns of a table, and labels where IDs are text; the arguments are those of `NonmemData.of`."""
     check_instance("regimen", regimen, Regimen, "a regimen")
     if regimen.rules:
@@ -31,8 +31,8 @@ def records_of(
             "regimen", "have amounts that are numbers: call its method `prescribe`", "one that depends on covariates"
         )
     check_increasing("ts", np.asarray(ts, dtype=float))
-    given = {name: np.asarray(value) for name, value in covariates.items()}
-    size = _size(regimen, ts, observed, ids, given)
+    covariate_values = {name: np.asarray(value) for name, value in covariates.items()}
+    size = _size(regimen, ts, observed, ids, covariate_values)
     outputs = np.broadcast_to(np.asarray(ts, dtype=float), (size, np.shape(ts)[-1]))
     values = np.full(outputs.shape, np.nan) if observed is None else np.asarray(observed, dtype=float)
     if values.shape not in (outputs.shape, outputs.shape[1:]):
@@ -47,30 +47,37 @@ def records_of(
     columns = _columns(rows, outputs, values, numbers, regimen.targets, cmt)
     identity, labels = _identities(ids, size)
     subject = columns.pop("subject")
-    silent = np.setdiff1d(np.arange(size), subject)
-    if silent.size:
-        refuse("ts", "give each patient without doses a time", f"without any for patient {silent[0]}")
-    found = {"ID": identity[subject], **columns}
-    for name, value in given.items():
+    empty = np.setdiff1d(np.arange(size), subject)
+    if empty.size:
+        refuse("ts", "give each patient without doses a time", f"without any for patient {empty[0]}")
+    table = {"ID": identity[subject], **columns}
+    for name, value in covariate_values.items():
         if reserved(name) in RESERVED:
             refuse("covariates", "have names of their own", name)
         if value.shape != (size,) or value.dtype.kind not in "fiub":
-            refuse(name, f"have one number a patient ({size})", f"of shape {value.shape}")
-        found[name] = value.astype(float)[subject]
-    return found, labels
+            refuse(name, f"have one number per patient ({size})", f"of shape {value.shape}")
+        table[name] = value.astype(float)[subject]
+    return table, labels
 
 
-def _size(regimen: Regimen, ts: Any, observed: Any, ids: Sequence[Any] | None, covariates: Mapping[str, Any]) -> int:
+def _size(
+    regimen: Regimen,
+    ts: Numbers,
+    observed: Numbers | None,
+    ids: Sequence[str] | Sequence[float] | None,
+    covariates: Mapping[str, Real[np.ndarray, "..."]],
+) -> int:
+    """Return the number of patients, on which all arguments must agree."""
     columns = [getattr(regimen, name) for name in _COLUMNS]
     several = [len(column) for column in columns if np.ndim(column) > 1]
-    found = {"regimen": several[0]} if several else {}
-    found |= {name: np.shape(v)[0] for name, v in {"ts": ts, "observed": observed}.items() if np.ndim(v) > 1}
-    found |= {} if ids is None else {"ids": len(ids)}
-    found |= {name: value.shape[0] for name, value in covariates.items() if value.ndim}
-    size = next(iter(found.values()), 1)
-    for name, other in found.items():
+    sizes = {"regimen": several[0]} if several else {}
+    sizes |= {name: np.shape(v)[0] for name, v in {"ts": ts, "observed": observed}.items() if np.ndim(v) > 1}
+    sizes |= {} if ids is None else {"ids": len(ids)}
+    sizes |= {name: value.shape[0] for name, value in covariates.items() if value.ndim}
+    size = next(iter(sizes.values()), 1)
+    for name, other in sizes.items():
         if other != size:
-            refuse(name, f"be for {size} patients, as {next(iter(found))} is", f"for {other}")
+            refuse(name, f"be for {size} patients, as {next(iter(sizes))} is", f"for {other}")
     return size
 
 
@@ -86,11 +93,11 @@ def _check_rows(rows: dict[str, np.ndarray]) -> None:
 
 
 def _columns(
-    rows: dict[str, np.ndarray],
-    outputs: np.ndarray,
-    values: np.ndarray,
-    numbers: np.ndarray,
-    targets: tuple[Any, ...],
+    rows: Mapping[str, Real[np.ndarray, "patients rows"]],
+    outputs: Float[np.ndarray, "patients outputs"],
+    values: Float[np.ndarray, "patients outputs"],
+    numbers: Float[np.ndarray, "patients outputs"],
+    targets: tuple[object, ...],
     cmt: str | int,
 ) -> Values:
     """Return the columns of doses, resets and outputs in the order of subject, time and record."""
@@ -120,16 +127,16 @@ def _columns(
     }
     after = np.concatenate([np.zeros(subject.size), np.ones(size)])
     order = np.concatenate([np.where(dose["order"] < 0, -1.0, dose["order"]), numbers[patient, output]])
-    whole = {name: np.concatenate(pair) for name, pair in parts.items()}
-    sequence = np.lexsort((after, order, whole["TIME"], whole["subject"]))
-    whole = {name: column[sequence] for name, column in whole.items()}
-    if not any(isinstance(target, str) for target in whole["CMT"].tolist()):
-        whole["CMT"] = whole["CMT"].astype(int)
-    absent = {name for name in ("RATE", "TINF", "SS", "II") if not whole[name].any()}
-    return {name: column for name, column in whole.items() if name not in absent}
+    columns = {name: np.concatenate(pair) for name, pair in parts.items()}
+    sequence = np.lexsort((after, order, columns["TIME"], columns["subject"]))
+    columns = {name: column[sequence] for name, column in columns.items()}
+    if not any(isinstance(target, str) for target in columns["CMT"].tolist()):
+        columns["CMT"] = columns["CMT"].astype(int)
+    absent = {name for name in ("RATE", "TINF", "SS", "II") if not columns[name].any()}
+    return {name: column for name, column in columns.items() if name not in absent}
 
 
-def _cancelled(rows: dict[str, np.ndarray]) -> np.ndarray:
+def _cancelled(rows: Mapping[str, Real[np.ndarray, "patients rows"]]) -> Bool[np.ndarray, "patients rows"]:
     """Return which doses a later reset, or a steady state that replaces what was, cancels before they are given."""
     ends = (rows["kind"] == Action.RESET) | (rows["steady"] == 1)
     cancelled = np.zeros(rows["time"].shape, dtype=bool)
@@ -139,12 +146,15 @@ def _cancelled(rows: dict[str, np.ndarray]) -> np.ndarray:
     return cancelled
 
 
-def _identities(ids: Sequence[Any] | None, size: int) -> tuple[np.ndarray, dict[str, tuple[str, ...]]]:
+def _identities(
+    ids: Sequence[str] | Sequence[float] | None, size: int
+) -> tuple[Float[np.ndarray, " patients"], Labels]:
+    """Return the ID of each patient as a number, and the labels of these numbers where IDs are text."""
     if ids is None:
         return np.arange(size) + 1.0, {}
     if len(set(ids)) < len(ids):
         refuse("ids", "differ from each other", "one that is there twice")
-    if all(isinstance(identity, str) for identity in ids):
-        names = tuple(sorted(ids))
-        return np.array([names.index(identity) for identity in ids], dtype=float), {"ID": names}
+    names = tuple(sorted(identity for identity in ids if isinstance(identity, str)))
+    if len(names) == len(ids):
+        return np.array([names.index(str(identity)) for identity in ids], dtype=float), {"ID": names}
     return np.asarray(ids, dtype=float), {}

@@ -1,18 +1,21 @@
 """What a record may say: the rules of NONMEM and PREDPP for dose, observation, other and reset records."""
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
-from qspjax.io.nonmem._issues import Notes, written
+from qspjax.io._issues import IssueCollector
+from qspjax.io.nonmem._issues import add_where, written
 from qspjax.io.nonmem._text import DOSING
-from qspjax.io.nonmem._values import Values, starts_of
+from qspjax.io.nonmem._types import Flags, Floats, Integers, Values
+from qspjax.io.nonmem._values import starts_of
 
 MOST_DOSES = 100_000
 """The largest ADDL."""
 
 
-_Rule = tuple[str, np.ndarray, str]
+_Rule: TypeAlias = tuple[str, Flags, str]
 """A column, the records in which it is wrong, and what it must be."""
 
 
@@ -36,32 +39,24 @@ def complete(values: Values) -> Values:
     return {**values, **added}
 
 
-def check_records(values: Values, lines: np.ndarray, bad: np.ndarray, notes: Notes) -> None:
-    """Note what is wrong in each record and in their order; records that are `bad` have their issue already."""
-    for column, wrong, must in (*_events(values), *_doses(values), *_patterns(values), *_data(values)):
-        found = values.get(column)
-        notes.where(
-            wrong & ~bad,
-            lines,
-            column,
-            lambda record, found=found, must=must: (
-                f"must {must}, but is {'missing' if found is None else _shown(found[record])}."
-            ),
-        )
-    _check_order(values, lines, notes)
+def check_records(values: Values, lines: Integers, bad: Flags, issues: IssueCollector) -> None:
+    """Add what is wrong in each record and in their order; records that are `bad` have their issue already."""
+    for name, wrong, must in (*_events(values), *_doses(values), *_patterns(values), *_data(values)):
+
+        def message(record: int, name: str = name, must: str = must) -> str:
+            value = written(values[name][record]) if name in values else "."
+            return f"must {must}, but is {'missing' if value == '.' else value}."
+
+        add_where(issues, wrong & ~bad, lines, name, message)
+    _check_order(values, lines, issues)
 
 
-def _shown(value: object) -> str:
-    text = written(value)
-    return "missing" if text == "." else text
-
-
-def column(values: Values, name: str) -> np.ndarray:
+def column(values: Values, name: str) -> Floats:
     """Return a column of numbers, zeros if it is not there."""
     return values.get(name, np.zeros(values["ID"].shape))
 
 
-def is_dose(values: Values) -> np.ndarray:
+def is_dose(values: Values) -> Flags:
     """Return which records give a dose."""
     return (values["EVID"] == 1) | (values["EVID"] == 4)
 
@@ -75,7 +70,7 @@ def _events(values: Values) -> Iterator[_Rule]:
     for code, what in ((0, "an observation"), (2, "a record of another event"), (3, "a reset")):
         for name in DOSING:
             if name in values:
-                beyond = name == "SS" and ~np.isin(values[name], (0, 1, 2))  # told below
+                beyond = name == "SS" and ~np.isin(values[name], (0, 1, 2))  # said below
                 yield name, (evid == code) & (values[name] != 0) & ~np.asarray(beyond), f"be 0 on {what} (EVID {code})"
     compartment = values.get("CMT", np.zeros(evid.shape, dtype=int))
     negative = np.array([not isinstance(c, str) and c < 0 for c in compartment.tolist()], dtype=bool)
@@ -122,8 +117,8 @@ def _data(values: Values) -> Iterator[_Rule]:
     yield "LIMIT", data & (censored == -1) & (limit <= observed), "be greater than DV where CENS is -1"
 
 
-def _check_order(values: Values, lines: np.ndarray, notes: Notes) -> None:
-    """Note subjects that come back and times that decrease, except at a reset, where a new clock may start."""
+def _check_order(values: Values, lines: Integers, issues: IssueCollector) -> None:
+    """Add subjects that come back and times that decrease, except at a reset, where a new clock may start."""
     identity, time = values["ID"], values["TIME"]
     starts = starts_of(identity)
     _, first = np.unique(identity[starts], return_index=True)
@@ -131,7 +126,8 @@ def _check_order(values: Values, lines: np.ndarray, notes: Notes) -> None:
     again[first] = False
     back = np.zeros(identity.size, dtype=bool)
     back[starts] = again & ~np.isnan(identity[starts])
-    notes.where(
+    add_where(
+        issues,
         back,
         lines,
         "ID",
@@ -140,7 +136,8 @@ def _check_order(values: Values, lines: np.ndarray, notes: Notes) -> None:
     less = np.zeros(identity.size, dtype=bool)
     less[1:] = time[1:] < time[:-1]
     less[starts] = False
-    notes.where(
+    add_where(
+        issues,
         less & ~np.isin(values["EVID"], (3, 4)),
         lines,
         "TIME",

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qspjax.io.nonmem._issues import Notes, written
+from qspjax.io._issues import IssueCollector
+from qspjax.io.nonmem._issues import add_where, written
 from qspjax.io.nonmem._text import DOSING
-from qspjax.io.nonmem._values import Values
+from qspjax.io.nonmem._types import Flags, Floats, Integers, Values
 
 _BOLUS, _RATE, _DURATION = 0, 1, 2
 _KINDS = {
@@ -35,7 +36,7 @@ _OTHERS = {
 """Codes below 100 that NONMEM does not have."""
 
 
-def translate(values: Values, lines: np.ndarray, bad: np.ndarray, notes: Notes) -> Values:
+def translate(values: Values, lines: Integers, bad: Flags, issues: IssueCollector) -> Values:
     """Return the records of NONMEM for those of rxode2; what it has no record for is an issue.
 
     The two records of an infusion become a dose record with AMT = rate x duration, and a record of another event
@@ -44,28 +45,28 @@ def translate(values: Values, lines: np.ndarray, bad: np.ndarray, notes: Notes) 
     if "EVID" not in values:
         return values
     code = np.nan_to_num(values["EVID"])
-    whole = np.where((code == np.floor(code)) & (code >= 0) & (code < 1e9), code, 0).astype(int)
-    rest, suffix = np.divmod(whole, 100)
-    rest, low = np.divmod(rest, 100)
-    high, kind = np.divmod(rest, 10)
-    compartment = high * 100 + low
-    why = {int(c): _unknown(int(c)) for c in np.unique(whole)}
-    unknown = np.array([bool(why[c]) for c in whole.tolist()], dtype=bool) & ~bad
+    code = np.where((code == np.floor(code)) & (code >= 0) & (code < 1e9), code, 0).astype(int)
+    kind, suffix = code // 10_000 % 10, code % 100
+    compartment = code // 100_000 * 100 + code // 100 % 100
+    why = {c: _unknown(c) for c in np.unique(code).tolist()}
+    unknown = np.array([bool(why[c]) for c in code.tolist()], dtype=bool) & ~bad
     must = "must be an event that is known"
-    notes.where(unknown, lines, "EVID", lambda record: f"{must}, but is {whole[record]}: {why[int(whole[record])]}.")
+    add_where(
+        issues, unknown, lines, "EVID", lambda record: f"{must}, but is {code[record]}: {why[int(code[record])]}."
+    )
     bad |= unknown
-    dosing = (whole > 100) & ~bad
+    dosing = (code > 100) & ~bad
     infusing, constant = dosing & (kind != _BOLUS), dosing & (suffix == _CONSTANT)
     target = values.get("CMT", np.zeros(lines.shape, dtype=int)).copy()
-    _check_compartment(target, compartment, dosing, lines, bad, notes)
-    _check_rate(values, infusing, constant, lines, bad, notes)
+    _check_compartment(target, compartment, dosing, lines, bad, issues)
+    _check_rate(values, infusing, constant, lines, bad, issues)
     target[dosing] = compartment[dosing]
 
     columns = {name: values.get(name, np.zeros(lines.shape)).copy() for name in DOSING}
     columns["SS"] = np.where(dosing, _each(suffix, _STEADY), columns["SS"])
     columns["RATE"] = np.where(constant, columns["AMT"], np.where(infusing, 0.0, columns["RATE"]))
     evid = np.where(dosing, 1.0, values["EVID"])
-    for start, stop in _pairs(values, kind, compartment, infusing & ~bad & ~constant, lines, bad, notes):
+    for start, stop in _pairs(values, kind, compartment, infusing & ~bad & ~constant, lines, bad, issues):
         rate, lasting = columns["AMT"][start], values["TIME"][stop] - values["TIME"][start]
         for column in columns.values():
             column[stop] = 0.0
@@ -79,12 +80,12 @@ def translate(values: Values, lines: np.ndarray, bad: np.ndarray, notes: Notes) 
     return {**values, **added, "EVID": evid}
 
 
-def _each(codes: np.ndarray, meaning: dict[int, float]) -> np.ndarray:
+def _each(codes: Integers, meaning: dict[int, float]) -> Floats:
     return np.select([codes == code for code in meaning], list(meaning.values()), default=0.0)
 
 
 def _unknown(code: int) -> str:
-    """Return why an event code is not known, nothing if it is (or if no dialect knows it)."""
+    """Return why an event code is not supported, nothing if it is (or if no dialect knows it)."""
     if code <= 100:
         return _OTHERS.get(code, "")
     kind, suffix = code // 10_000 % 10, code % 100
@@ -100,49 +101,47 @@ def _unknown(code: int) -> str:
 
 
 def _check_compartment(
-    target: np.ndarray, compartment: np.ndarray, dosing: np.ndarray, lines: np.ndarray, bad: np.ndarray, notes: Notes
+    target: np.ndarray,  # of numbers, or of numbers and names
+    compartment: Integers,
+    dosing: Flags,
+    lines: Integers,
+    bad: Flags,
+    issues: IssueCollector,
 ) -> None:
-    given = np.array([c != 0 for c in target.tolist()], dtype=bool)
-    differs = (
-        dosing & given & np.array([c != own for c, own in zip(target.tolist(), compartment.tolist(), strict=True)])
-    )
-    notes.where(
-        differs,
-        lines,
-        "CMT",
-        lambda record: f"must be {compartment[record]}, as EVID says, but is {target[record]}.",
-    )
+    pairs = zip(target.tolist(), compartment.tolist(), strict=True)
+    differs = dosing & np.array([cmt not in (0, coded) for cmt, coded in pairs], dtype=bool)
+
+    def message(record: int) -> str:
+        return f"must be {compartment[record]}, as EVID says, but is {target[record]}."
+
+    add_where(issues, differs, lines, "CMT", message)
     bad |= differs
 
 
 def _check_rate(
-    values: Values, infusing: np.ndarray, constant: np.ndarray, lines: np.ndarray, bad: np.ndarray, notes: Notes
+    values: Values, infusing: Flags, constant: Flags, lines: Integers, bad: Flags, issues: IssueCollector
 ) -> None:
     absent = np.zeros(lines.shape)
     amount, rate = values.get("AMT", absent), values.get("RATE", absent)
     differs = infusing & (rate != 0) & (rate != amount)
-    notes.where(
-        differs,
-        lines,
-        "RATE",
-        lambda record: f"must be 0 or AMT, which is the rate here, but is {written(rate[record])}.",
-    )
-    none = infusing & (amount == 0)
-    notes.where(none, lines, "AMT", lambda _: "must be the rate of an infusion, but is 0.")
+    must = "must be 0 or AMT, which is the rate here"
+    add_where(issues, differs, lines, "RATE", lambda record: f"{must}, but is {written(rate[record])}.")
+    zero = infusing & (amount == 0)
+    add_where(issues, zero, lines, "AMT", lambda _: "must be the rate of an infusion, but is 0.")
     negative = constant & (amount < 0)
-    must = "must be positive, since turning off a constant infusion is not supported"
-    notes.where(negative, lines, "AMT", lambda record: f"{must}, but is {written(amount[record])}.")
-    bad |= differs | none | negative
+    positive = "must be positive, since turning off a constant infusion is not supported"
+    add_where(issues, negative, lines, "AMT", lambda record: f"{positive}, but is {written(amount[record])}.")
+    bad |= differs | zero | negative
 
 
 def _pairs(
     values: Values,
-    kind: np.ndarray,
-    compartment: np.ndarray,
-    infusing: np.ndarray,
-    lines: np.ndarray,
-    bad: np.ndarray,
-    notes: Notes,
+    kind: Integers,
+    compartment: Integers,
+    infusing: Flags,
+    lines: Integers,
+    bad: Flags,
+    issues: IssueCollector,
 ) -> Iterator[tuple[int, int]]:
     """Find the record that turns each infusion off: the next one with the same kind and compartment and minus AMT."""
     running: dict[tuple[float, ...], list[int]] = defaultdict(list)
@@ -153,16 +152,16 @@ def _pairs(
             running[key].append(record)
         elif not running[key]:
             text = f"must turn off an infusion that was turned on, but none at rate {written(-rate)} is running."
-            notes.add(text, line=int(lines[record]), column="AMT")
+            issues.add(text, line=int(lines[record]), column="AMT")
             bad[record] = True
         elif values["TIME"][record] <= values["TIME"][running[key][0]]:
             text = "must be later than the record that turned the infusion on, but is not."
-            notes.add(text, line=int(lines[record]), column="TIME")
+            issues.add(text, line=int(lines[record]), column="TIME")
             bad[record] = bad[running[key].pop(0)] = True
         else:
             yield running[key].pop(0), record
     for starts in running.values():
         for record in starts:
             text = "must be followed by a record that turns the infusion off (minus AMT), but is not."
-            notes.add(text, line=int(lines[record]), column="AMT")
+            issues.add(text, line=int(lines[record]), column="AMT")
             bad[record] = True

@@ -1,31 +1,33 @@
 """Columns of text as columns of numbers: missing values, replaced values, categories, names of compartments."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Int
 
 from qspjax._checks import check_names, refuse
+from qspjax.io._issues import IssueCollector
 from qspjax.io.nonmem._clock import read_hours, read_times
 from qspjax.io.nonmem._conditions import find
-from qspjax.io.nonmem._issues import Notes, listed
+from qspjax.io.nonmem._issues import add_where, listed
 from qspjax.io.nonmem._text import DATES, DOSING, RESERVED, Text, number, reserved
+from qspjax.io.nonmem._types import Flags, Floats, Integers, Labels, Values
 
 _MISSING = ("", ".")
-_ABSENT = np.nan
 _NAME = re.compile(r"[A-Za-z_][\w.\[\]]*", re.ASCII)
+Recode: TypeAlias = Mapping[str, Mapping[float | str, float | str | None]]
+"""By column, values and what takes their place."""
+
 _NO_CATEGORIES = tuple(name for name in RESERVED if name not in ("ID", "DVID"))
 
-Values = dict[str, np.ndarray]
-"""The columns of a table, an entry a record: numbers, or compartments by number and name (`CMT`)."""
 
-
-def replaced(text: Text, recode: Mapping[str, Mapping[Any, Any]], notes: Notes) -> Text:
+def replaced(text: Text, recode: Recode, issues: IssueCollector) -> Text:
     """Return the table with some values of columns replaced by others; None stands for a missing one."""
     columns = dict(text.columns)
-    for given, pairs in recode.items():
-        name = _found("recode", given, columns, text, notes)
+    for column, pairs in recode.items():
+        name = _column("recode", column, text, issues)
         if name is None:
             continue
         if not isinstance(pairs, Mapping):
@@ -37,62 +39,63 @@ def replaced(text: Text, recode: Mapping[str, Mapping[Any, Any]], notes: Notes) 
     return Text(columns, text.line, text.header)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: float | str | None) -> str:
     return "." if value is None else str(value).strip()
 
 
-def _found(argument: str, given: str, columns: Mapping[str, Any], text: Text, notes: Notes) -> str | None:
-    name = find(reserved(given), tuple(columns))
-    if name is None:
-        names = listed(list(columns))
-        notes.add(f"must be a column, for `{argument}`, but is none of {names}.", line=text.header, column=given)
-    return name
+def _column(argument: str, name: str, text: Text, issues: IssueCollector) -> str | None:
+    """Return a column as the table writes it; add an issue if there is none of the name."""
+    column = find(reserved(name), tuple(text.columns))
+    if column is None:
+        names = listed(text.columns)
+        issues.add(f"must be a column, for `{argument}`, but is none of {names}.", line=text.header, column=name)
+    return column
 
 
 def read_values(
-    text: Text, notes: Notes, *, categories: Sequence[str], missing: Sequence[str] = ()
-) -> tuple[Values, dict[str, tuple[str, ...]], np.ndarray]:
+    text: Text, issues: IssueCollector, *, categories: Sequence[str], missing: Sequence[str] = ()
+) -> tuple[Values, Labels, Flags]:
     """Read every column.
 
     Args:
         text: The table.
-        notes: Where issues go.
+        issues: Where issues are collected.
         categories: Names of the columns of text, to be read as codes.
         missing: Text that stands for a missing value, besides "." and nothing.
 
     Returns:
         The values, the labels of the categories by column, and which records have a field that cannot be read.
     """
-    gone = {*_MISSING, *missing}
+    absent = {*_MISSING, *missing}
     bad = np.zeros(text.line.shape, dtype=bool)
     values: Values = {}
-    labels: dict[str, tuple[str, ...]] = {}
-    declared = {_found("categories", name, text.columns, text, notes) for name in check_names("categories", categories)}
+    labels: Labels = {}
+    named = [_column("categories", name, text, issues) for name in check_names("categories", categories)]
+    declared = {name for name in named if name is not None}
     for name in sorted(declared & set(_NO_CATEGORIES)):
         refuse("categories", "name covariates, ID or DVID", name)
     for name, fields in text.columns.items():
         if name in declared:
-            labels[name] = tuple(sorted(set(fields) - gone))
-            codes = dict.fromkeys(gone, _ABSENT) | {label: float(code) for code, label in enumerate(labels[name])}
+            labels[name] = tuple(sorted(set(fields) - absent))
+            codes = dict.fromkeys(absent, np.nan) | {label: float(code) for code, label in enumerate(labels[name])}
             values[name] = np.array([codes[field] for field in fields], dtype=float)
         elif name == "CMT":
-            values[name] = _compartments(fields, gone, text.line, bad, notes)
+            values[name] = _compartments(fields, absent, text.line, bad, issues)
         elif name not in ("TIME", *DATES):
-            absent = 0.0 if name in DOSING else _ABSENT
-            read = read_hours if name == "II" else number
-            values[name] = _numbers(name, fields, gone, absent, read, text.line, bad, notes)
+            value, read = (0.0 if name in DOSING else np.nan), (read_hours if name == "II" else number)
+            values[name] = _numbers(name, fields, dict.fromkeys(absent, value), value, read, text.line, bad, issues)
     nameless = np.isnan(values["ID"]) & ~bad
-    notes.where(nameless, text.line, "ID", lambda _: "must be given, but is missing.")
+    add_where(issues, nameless, text.line, "ID", lambda _: "must be given, but is missing.")
     bad |= nameless
     starts = starts_of(values["ID"])
     first = np.repeat(starts, np.diff(np.append(starts, bad.size)))
-    told = {name: fields for name, fields in text.columns.items() if name in ("TIME", *DATES)}
-    timed = {name: ["" if field in gone else field for field in fields] for name, fields in told.items()}
-    values["TIME"] = read_times(Text(timed, text.line, None), first, bad, notes)
+    clocks = {name: fields for name, fields in text.columns.items() if name in ("TIME", *DATES)}
+    timed = {name: ["" if field in absent else field for field in fields] for name, fields in clocks.items()}
+    values["TIME"] = read_times(Text(timed, text.line, None), first, bad, issues)
     return {name: values[name] for name in text.columns if name in values}, labels, bad
 
 
-def starts_of(identity: np.ndarray) -> np.ndarray:
+def starts_of(identity: Floats) -> Int[np.ndarray, " subjects"]:
     """Return the first record of each subject, for the ID of each record."""
     return np.flatnonzero(np.concatenate([[True], identity[1:] != identity[:-1]]))
 
@@ -100,32 +103,34 @@ def starts_of(identity: np.ndarray) -> np.ndarray:
 def _numbers(
     name: str,
     fields: list[str],
-    gone: set[str],
-    absent: float,
+    known: Mapping[str, float],
+    otherwise: float,
     read: Callable[[str], float | None],
-    lines: np.ndarray,
-    bad: np.ndarray,
-    notes: Notes,
-) -> np.ndarray:
-    known = {field: absent if field in gone else read(field) for field in set(fields)}
-    if None in known.values():
-        wrong = np.array([known[field] is None for field in fields], dtype=bool)
+    lines: Integers,
+    bad: Flags,
+    issues: IssueCollector,
+) -> Floats:
+    numbers = {field: known[field] if field in known else read(field) for field in set(fields)}
+    if None in numbers.values():
+        wrong = np.array([numbers[field] is None for field in fields], dtype=bool)
         hint = "" if name in _NO_CATEGORIES else " (or a category: `categories`)"
-        notes.where(wrong, lines, name, lambda record: f"must be a number{hint}, but is {fields[record]}.")
+        add_where(issues, wrong, lines, name, lambda record: f"must be a number{hint}, but is {fields[record]}.")
         bad |= wrong
-        known = {field: absent if value is None else value for field, value in known.items()}
-    return np.array([known[field] for field in fields], dtype=float)
+        numbers = {field: otherwise if value is None else value for field, value in numbers.items()}
+    return np.array([numbers[field] for field in fields], dtype=float)
 
 
-def _compartments(fields: list[str], gone: set[str], lines: np.ndarray, bad: np.ndarray, notes: Notes) -> np.ndarray:
-    known = {field: 0 if field in gone else _compartment(field) for field in set(fields)}
+def _compartments(
+    fields: list[str], absent: Collection[str], lines: Integers, bad: Flags, issues: IssueCollector
+) -> np.ndarray:
+    """Return the compartments, as numbers, or as objects where some are names."""
+    known = {field: 0 if field in absent else _compartment(field) for field in set(fields)}
     wrong = np.array([known[field] is None for field in fields], dtype=bool)
     must = "must be the number or the name of a compartment"
-    notes.where(wrong, lines, "CMT", lambda record: f"{must}, but is {fields[record]}.")
+    add_where(issues, wrong, lines, "CMT", lambda record: f"{must}, but is {fields[record]}.")
     bad |= wrong
-    known = {field: 0 if value is None else value for field, value in known.items()}
-    named = any(isinstance(value, str) for value in known.values())
-    return np.array([known[field] for field in fields], dtype=object if named else int)
+    has_names = any(isinstance(value, str) for value in known.values())
+    return np.array([known[field] or 0 for field in fields], dtype=object if has_names else int)
 
 
 def _compartment(field: str) -> int | str | None:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from qspjax.io._issues import IssueCollector
+from qspjax.io.sbml._issues import MOST_ISSUES
 from qspjax.io.sbml._library import apart, gather, libsbml, read
-from qspjax.io.sbml._notes import Notes
 from qspjax.io.sbml._text import Source, source_of
 
 MOST_FILES = 100
@@ -22,27 +23,27 @@ Model = tuple[str, str]
 """A model: the name of its file, and its id ("" for the model of the file that is no definition)."""
 
 
-def flattened(document: Any, source: Source, notes: Notes) -> Any:
+def flattened(document: Any, source: Source, issues: IssueCollector) -> Any:
     """Return the document in which all submodels are part of its model; it has no lines.
 
     Raises:
         FileIssues: If a file of a model is not in the same folder or has issues, a model contains itself, all together
             is too large, or libsbml finds an error or cannot do it.
     """
-    _check_growth(_files(document, source, notes), source.name, notes)
+    _check_growth(_files(document, source, issues), source.name, issues)
     library = libsbml()
     checks = library.LIBSBML_CAT_IDENTIFIER_CONSISTENCY, library.LIBSBML_CAT_MATHML_CONSISTENCY
     location = "" if source.folder is None else f"file:{source.folder / source.name}"
     result = apart(source.text, checks, location=location, flatten=True)
-    gather(result["errors"] if result else (), notes)
-    notes.close()
+    gather(result["errors"] if result else (), issues)
+    issues.close()
     if not result or result["text"] is None:
-        notes.stop("must be a hierarchy of models that can be made one, but libsbml could not.", "sbml")
-    notes.lines = False
-    return read(result["text"], notes)
+        issues.stop("must be a hierarchy of models that can be made one, but libsbml could not.", "sbml")
+    issues.has_lines = False
+    return read(result["text"], issues)
 
 
-def _files(document: Any, source: Source, notes: Notes) -> dict[str, Any]:
+def _files(document: Any, source: Source, issues: IssueCollector) -> dict[str, Any]:
     """Return the documents of all files that the models come from, by name."""
     files, waiting = {source.name: document}, [source.name]
     while waiting:
@@ -52,29 +53,29 @@ def _files(document: Any, source: Source, notes: Notes) -> dict[str, Any]:
             name, element = item.getSource(), f"externalModelDefinition {item.getId()}"
             if name in files:
                 continue
-            files[name] = _other(name, element, item.getLine(), source, notes)
+            files[name] = _other(name, element, item.getLine(), source, issues)
             waiting.append(name)
             if len(files) > MOST_FILES:
-                notes.stop(f"must consist of at most {MOST_FILES} files, but has more.", element)
+                issues.stop(f"must consist of at most {MOST_FILES} files, but has more.", element)
     return files
 
 
-def _other(name: str, element: str, line: int, source: Source, notes: Notes) -> Any:
+def _other(name: str, element: str, line: int, source: Source, issues: IssueCollector) -> Any:
     if source.folder is None:
-        notes.stop(
+        issues.stop(
             "not supported: models of other files in an archive, or in a text that is of no file.", element, line=line
         )
     if not _FILE.fullmatch(name):
-        notes.stop(f"must be the name of a file in the same folder, but is {name[:80]}.", element, line=line)
+        issues.stop(f"must be the name of a file in the same folder, but is {name[:80]}.", element, line=line)
     path = source.folder / name
     if not path.is_file():
-        notes.stop(f"must be a file in the same folder, but there is no {name[:80]}.", element, line=line)
+        issues.stop(f"must be a file in the same folder, but there is no {name[:80]}.", element, line=line)
     if path.resolve().parent != source.folder:
-        notes.stop(f"must be a file in the same folder, but {name[:80]} lies elsewhere.", element, line=line)
-    return read(source_of(path).text, Notes(name))
+        issues.stop(f"must be a file in the same folder, but {name[:80]} lies elsewhere.", element, line=line)
+    return read(source_of(path).text, IssueCollector(name, most=MOST_ISSUES))
 
 
-def _check_growth(files: dict[str, Any], main: str, notes: Notes) -> None:
+def _check_growth(files: dict[str, Any], main: str, issues: IssueCollector) -> None:
     """Check that no model contains itself, and how many elements all submodels together have."""
     models = {name: _models(document) for name, document in files.items()}
     sizes: dict[Model, int] = {}
@@ -90,14 +91,14 @@ def _check_growth(files: dict[str, Any], main: str, notes: Notes) -> None:
         inner = [(part[0] or key[0], part[1]) for part in parts]
         again = next((part for part in inner if part in path), None)
         if again is not None:
-            notes.stop("must not contain itself, but does.", f"model {again[1] or files[again[0]].getModel().getId()}")
+            issues.stop("must not contain itself, but does.", f"model {again[1] or files[again[0]].getModel().getId()}")
         missing = [part for part in inner if part not in sizes]
         if missing:
             stack.extend(missing[:1])
             continue
         sizes[key] = own + sum(sizes[part] for part in inner)
         if sizes[key] > MOST_ELEMENTS:
-            notes.stop(f"must grow to at most {MOST_ELEMENTS} elements, but does to {sizes[key]}.", f"model {key[1]}")
+            issues.stop(f"must grow to at most {MOST_ELEMENTS} elements, but does to {sizes[key]}.", f"model {key[1]}")
         path.pop(key)
         stack.pop()
 

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from qspjax._extras import require
+from qspjax.io._issues import IssueCollector
 from qspjax.io.sbml import _worker
-from qspjax.io.sbml._notes import Notes
 from qspjax.io.sbml._worker import errors
 
 LONGEST = 120.0
@@ -34,7 +34,7 @@ def libsbml() -> ModuleType:
     return require("libsbml", extra="sbml")
 
 
-def read(text: str, notes: Notes) -> Any:
+def read(text: str, issues: IssueCollector) -> Any:
     """Return the document that libsbml makes of a text.
 
     Of its checks only those that it makes while it reads are used. The others call functions by putting them in, which
@@ -45,10 +45,10 @@ def read(text: str, notes: Notes) -> Any:
         FileIssues: If it finds an error.
     """
     document = libsbml().readSBMLFromString(text)
-    gather(errors(document), notes)
+    gather(errors(document), issues)
     if document.getModel() is None:
-        notes.add("must have a model, but has none.", "sbml", line=document.getLine())
-    notes.close()
+        issues.add("must have a model, but has none.", "sbml", line=document.getLine())
+    issues.close()
     return document
 
 
@@ -63,23 +63,23 @@ def apart(text: str, checks: Sequence[int], *, location: str = "", flatten: bool
         return None
 
 
-def gather(found: Iterable[dict[str, Any]], notes: Notes) -> None:
-    """Note errors of libsbml; what is wrong with a drawing is only noticed."""
+def gather(found: Iterable[dict[str, Any]], issues: IssueCollector) -> None:
+    """Note errors of libsbml; of what is wrong with a drawing only warn."""
     for error in found:
         if error["severity"] < _ERROR:
             continue
         drawing = error["id"] in _SCHEMA and _DRAWINGS.search(_detail(error))
         if drawing or error["package"] not in _READ:
-            notes.notice(_message(error), line=error["line"])
+            issues.warn(_message(error), line=error["line"])
         else:
-            notes.add(_message(error), line=error["line"], place=error["place"])
+            issues.add(_message(error), line=error["line"], place=error["place"])
 
 
-def gather_warnings(found: Iterable[dict[str, Any]], category: int, notes: Notes) -> None:
+def gather_warnings(found: Iterable[dict[str, Any]], category: int, issues: IssueCollector) -> None:
     """Notice the warnings and errors of one category."""
     for error in found:
         if error["severity"] >= _WARNING and error["category"] == category:
-            notes.notice(_message(error), line=error["line"])
+            issues.warn(_message(error), line=error["line"])
 
 
 def _message(error: dict[str, Any]) -> str:

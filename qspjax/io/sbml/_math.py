@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, nodes, number, substitute, symbol
+from qspjax.io._issues import IssueCollector
+from qspjax.io.sbml._issues import add_at
 from qspjax.io.sbml._library import libsbml
-from qspjax.io.sbml._notes import Notes
 
 AVOGADRO = 6.02214179e23
 """The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
@@ -25,12 +26,12 @@ _WRONG = number(math.nan)
 
 
 class Mathematics:
-    """Reads the mathematics of one model; what is wrong goes to the notes."""
+    """Reads the mathematics of one model; what is wrong goes to the issues."""
 
-    def __init__(self, model: Any, known: Callable[[str], bool], notes: Notes):
+    def __init__(self, model: Any, known: Callable[[str], bool], issues: IssueCollector):
         """Gather the function definitions; `known` says whether an id may stand in mathematics."""
         self._known = known
-        self._notes = notes
+        self._issues = issues
         self._functions = {one.getIdAttribute(): one for one in _all(model.getListOfFunctionDefinitions())}
         self._bodies: dict[str, Expression | None] = {}
         self._inlined_nodes = 0
@@ -67,7 +68,7 @@ class Mathematics:
             inner = [one for one in self._called(body) if one not in self._bodies and one in self._functions]
             path[name] = None
             if any(one in path for one in inner):
-                self._notes.at(function, "must not call itself, but does.")
+                add_at(self._issues, function, "must not call itself, but does.")
                 self._bodies[name] = _WRONG
             elif inner:
                 waiting.append((inner[0], function))
@@ -86,7 +87,7 @@ class Mathematics:
             return None
         names = _arguments(function)
         if len(set(names)) < len(names):
-            self._notes.at(function, f"must have arguments with different names, but has {', '.join(names)}.")
+            add_at(self._issues, function, f"must have arguments with different names, but has {', '.join(names)}.")
         return self._walk(body, lambda name: symbol(name) if name in names else None, function, "an argument")
 
     def _walk(self, root: Any, leaf: Callable[[str], Expression | None], item: Any, wanted: str) -> Expression:
@@ -147,11 +148,11 @@ class Mathematics:
             return self._issue(item, "must have an id in rateOf, but has something else.")
         self._inlined_nodes += len(own)
         if self._inlined_nodes > MOST_NODES:
-            self._notes.stop(f"must have at most {MOST_NODES} operations where functions are called, but has more.")
+            self._issues.stop(f"must have at most {MOST_NODES} operations where functions are called, but has more.")
         return substitute(body, given)
 
     def _issue(self, item: Any, message: str) -> Expression:
-        self._notes.at(item, message)
+        add_at(self._issues, item, message)
         return _WRONG
 
 

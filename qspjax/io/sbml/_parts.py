@@ -5,8 +5,9 @@ from collections.abc import Container
 from typing import Any
 
 from qspjax._expression import Expression, number, symbols
+from qspjax.io._issues import IssueCollector
+from qspjax.io.sbml._issues import add_at, title
 from qspjax.io.sbml._math import Mathematics
-from qspjax.io.sbml._notes import Notes, title
 from qspjax.io.sbml._units import Units
 from qspjax.models.network import Compartment, Parameter, Participant, Reaction, Species
 
@@ -14,9 +15,9 @@ from qspjax.models.network import Compartment, Parameter, Participant, Reaction,
 class Ids:
     """The ids of a model, and the object of libsbml that each belongs to."""
 
-    def __init__(self, model: Any, notes: Notes):
+    def __init__(self, model: Any, issues: IssueCollector):
         """Gather the ids of all that may stand in mathematics or share its namespace."""
-        self._notes = notes
+        self._issues = issues
         self.items: dict[str, Any] = {}
         lists = (
             *(model.getListOfCompartments(), model.getListOfSpecies(), model.getListOfParameters()),
@@ -39,9 +40,9 @@ class Ids:
 
     def _add(self, id: str, item: Any) -> None:
         if not id:
-            self._notes.at(item, "must have an id, but has none.")
+            add_at(self._issues, item, "must have an id, but has none.")
         elif id in self.items:
-            self._notes.at(item, f"must have an id of its own, but has that of {title(self.items[id])}.")
+            add_at(self._issues, item, f"must have an id of its own, but has that of {title(self.items[id])}.")
         else:
             self.items[id] = item
 
@@ -119,14 +120,14 @@ def local_names(reaction: Any) -> dict[str, str]:
     return {one.getIdAttribute(): f"{reaction.getIdAttribute()}.{one.getIdAttribute()}" for one in _locals(reaction)}
 
 
-def local_parameters(reaction: Any, units: Units, notes: Notes) -> dict[str, Parameter]:
+def local_parameters(reaction: Any, units: Units, issues: IssueCollector) -> dict[str, Parameter]:
     """Return the local parameters of a reaction."""
     names = local_names(reaction)
     found: dict[str, Parameter] = {}
     for one in _locals(reaction):
         name = names[one.getIdAttribute()]
         if name in found:
-            notes.at(one, "must have an id of its own, but there is another one of the same id.")
+            add_at(issues, one, "must have an id of its own, but there is another one of the same id.")
         value = one.getValue() if one.isSetValue() else None
         found[name] = Parameter(value, unit=units.text(one.getUnits()), doc=one.getName() if one.getLevel() > 1 else "")
     return found
@@ -139,20 +140,20 @@ def _locals(reaction: Any) -> list[Any]:
     return each(law.getListOfLocalParameters() if law.getLevel() >= 3 else law.getListOfParameters())
 
 
-def reaction(item: Any, mathematics: Mathematics, notes: Notes) -> Reaction:
+def reaction(item: Any, mathematics: Mathematics, issues: IssueCollector) -> Reaction:
     """Return a reaction; a kinetic law without mathematics has no effect."""
     if item.getFast() and item.isSetFast():
-        notes.at(item, "not supported: fast reaction.")
+        add_at(issues, item, "not supported: fast reaction.")
     law = item.getKineticLaw() if item.isSetKineticLaw() else None
     rate: Expression | None = None
     if law is None:
-        notes.at(item, "must have a kinetic law, but has none.")
+        add_at(issues, item, "must have a kinetic law, but has none.")
     else:
         rate = mathematics.of(law, local_names(item))
         rate = number(0.0) if rate is None else rate
     return Reaction(
-        tuple(_participant(one, mathematics, notes) for one in each(item.getListOfReactants())),
-        tuple(_participant(one, mathematics, notes) for one in each(item.getListOfProducts())),
+        tuple(_participant(one, mathematics, issues) for one in each(item.getListOfReactants())),
+        tuple(_participant(one, mathematics, issues) for one in each(item.getListOfProducts())),
         rate,
         modifiers=tuple(dict.fromkeys(one.getSpecies() for one in each(item.getListOfModifiers()))),
         reversible=item.getReversible(),
@@ -160,22 +161,22 @@ def reaction(item: Any, mathematics: Mathematics, notes: Notes) -> Reaction:
     )
 
 
-def notice_participants(item: Any, found: Reaction, model: Any, notes: Notes) -> None:
+def notice_participants(item: Any, found: Reaction, model: Any, issues: IssueCollector) -> None:
     """Notice a reaction of nothing, and species that its rate uses without their being declared, as libsbml does."""
     level = item.getLevel(), item.getVersion()
     declared = {*found.modifiers, *(one.species for _, one in found.participants())}
-    line = item.getLine() if notes.lines else None
+    line = item.getLine() if issues.has_lines else None
     if not (found.reactants or found.products) and level < (3, 2):
-        notes.notice("must have a reactant or a product (rule 21101 of SBML), but has none.", title(item), line=line)
+        issues.warn("must have a reactant or a product (rule 21101 of SBML), but has none.", title(item), line=line)
     if found.rate is None or level < (2, 1):
         return
     for name in sorted(symbols(found.rate) - declared):
         if model.getSpecies(name) is not None:
             must = "must declare each species of its rate as reactant, product or modifier (rule 21111 of SBML)"
-            notes.notice(f"{must}, but {name} is none.", title(item), line=line)
+            issues.warn(f"{must}, but {name} is none.", title(item), line=line)
 
 
-def _participant(one: Any, mathematics: Mathematics, notes: Notes) -> Participant:
+def _participant(one: Any, mathematics: Mathematics, issues: IssueCollector) -> Participant:
     name = one.getIdAttribute() if one.getLevel() >= 3 else ""
     constant = one.getConstant() if one.getLevel() >= 3 else True
     stoichiometry: Expression | float | None
@@ -187,7 +188,7 @@ def _participant(one: Any, mathematics: Mathematics, notes: Notes) -> Participan
     else:
         divisor = one.getDenominator() if one.getLevel() == 1 else 1
         if divisor == 0:
-            notes.at(one, "must have a denominator that is not 0, but has 0.")
+            add_at(issues, one, "must have a denominator that is not 0, but has 0.")
         stoichiometry = one.getStoichiometry() / (divisor or 1)
     return Participant(one.getSpecies(), stoichiometry, name, constant)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from qspjax._checks import check_instance
 from qspjax.io._content import unpacked_name
-from qspjax.io._issues import Issue
+from qspjax.io._issues import Issue, IssueCollector
 from qspjax.io.sbml._document import document_of, notice_units
+from qspjax.io.sbml._issues import MOST_ISSUES, add_at
 from qspjax.io.sbml._math import Mathematics
-from qspjax.io.sbml._notes import Notes
 from qspjax.io.sbml._parts import (
     Ids,
     compartments,
@@ -39,7 +39,7 @@ class Reading:
         definition: The network as data.
         level: Level of SBML.
         version: Version of the level.
-        noticed: What is worth knowing and leaves the file usable: units that do not agree, what was ignored.
+        warnings: What is worth knowing and leaves the file usable: units that do not agree, what was ignored.
 
     Example:
         >>> import qspjax as qsp
@@ -53,7 +53,7 @@ class Reading:
     definition: Definition
     level: int
     version: int
-    noticed: tuple[Issue, ...]
+    warnings: tuple[Issue, ...]
 
 
 def read_sbml(path_or_text: str | Path) -> Network:
@@ -115,24 +115,24 @@ def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading
     """
     check_instance("path_or_text", path_or_text, (str, Path), "a path, or text that begins with <")
     source = source_of(path_or_text)
-    notes = Notes(source.name)
-    document = document_of(source, notes)
-    definition = _definition(document.getModel(), source, notes)
+    issues = IssueCollector(source.name, most=MOST_ISSUES)
+    document = document_of(source, issues)
+    definition = _definition(document.getModel(), source, issues)
     if units:
-        notice_units(source, notes)
-    return Reading(definition, document.getLevel(), document.getVersion(), tuple(notes.noticed))
+        notice_units(source, issues)
+    return Reading(definition, document.getLevel(), document.getVersion(), tuple(issues.warnings))
 
 
-def _definition(model: Any, source: Source, notes: Notes) -> Definition:
-    ids, units = Ids(model, notes), Units(model)
-    mathematics = Mathematics(model, ids.__contains__, notes)
+def _definition(model: Any, source: Source, issues: IssueCollector) -> Definition:
+    ids, units = Ids(model, issues), Units(model)
+    mathematics = Mathematics(model, ids.__contains__, issues)
     locals_: dict[str, Any] = {}
     reactions = {}
     for item in each(model.getListOfReactions()):
-        locals_ |= local_parameters(item, units, notes)
-        reactions[item.getIdAttribute()] = one = reaction(item, mathematics, notes)
-        notice_participants(item, one, model, notes)
-    rules = Rules(model, ids, mathematics, notes)
+        locals_ |= local_parameters(item, units, issues)
+        reactions[item.getIdAttribute()] = one = reaction(item, mathematics, issues)
+        notice_participants(item, one, model, issues)
+    rules = Rules(model, ids, mathematics, issues)
     changed = changed_in_level_1(rules)
     definition = Definition(
         name=model.getName() or model.getIdAttribute() or Path(unpacked_name(source.name)).stem,
@@ -145,19 +145,19 @@ def _definition(model: Any, source: Source, notes: Notes) -> Definition:
         rates=rules.rates,
         algebraic=tuple(rules.algebraic),
         initial=rules.initial,
-        events=tuple(events(model, ids, mathematics, notes)),
+        events=tuple(events(model, ids, mathematics, issues)),
         conversion=model.getConversionFactor() if model.isSetConversionFactor() else None,
         dose_unit=units.substance,
     )
     if model.getNumConstraints():
-        notes.notice(f"ignored: {model.getNumConstraints()} constraints.", "model", line=model.getLine())
-    notes.close()
+        issues.warn(f"ignored: {model.getNumConstraints()} constraints.", "model", line=model.getLine())
+    issues.close()
     for problem in problems(definition):
         item = ids.items.get(problem.id)
         message = textwrap.shorten(problem.message, MOST_MESSAGE, placeholder=" ...")
         if item is not None:
-            notes.at(item, message)
+            add_at(issues, item, message)
         else:
-            notes.add(message, problem.id)
-    notes.close()
+            issues.add(message, problem.id)
+    issues.close()
     return definition

@@ -3,8 +3,9 @@
 from typing import Any
 
 from qspjax._expression import Expression, symbols
+from qspjax.io._issues import IssueCollector
+from qspjax.io.sbml._issues import add_at
 from qspjax.io.sbml._math import Mathematics
-from qspjax.io.sbml._notes import Notes
 from qspjax.io.sbml._parts import Ids, each
 from qspjax.models.network import NetworkEvent
 
@@ -22,13 +23,13 @@ class Rules:
         initial: What an id is at the start.
     """
 
-    def __init__(self, model: Any, ids: Ids, mathematics: Mathematics, notes: Notes):
+    def __init__(self, model: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector):
         """Read all rules and initial assignments."""
         self.assignments: dict[str, Expression] = {}
         self.rates: dict[str, Expression] = {}
         self.algebraic: list[Expression] = []
         self.initial: dict[str, Expression] = {}
-        self._ids, self._notes = ids, notes
+        self._ids, self._issues = ids, issues
         seen: dict[str, Any] = {}
         for rule in each(model.getListOfRules()):
             expression = mathematics.of(rule)
@@ -41,7 +42,7 @@ class Rules:
             if expression is not None:
                 (self.rates if rule.isRate() else self.assignments)[id] = expression
         if len(self.algebraic) > MOST_ALGEBRAIC:
-            notes.at(model, f"not supported: more than {MOST_ALGEBRAIC} algebraic rules.")
+            add_at(issues, model, f"not supported: more than {MOST_ALGEBRAIC} algebraic rules.")
         seen = {}
         for item in each(model.getListOfInitialAssignments()):
             expression = mathematics.of(item)
@@ -55,9 +56,11 @@ class Rules:
 
     def _check(self, id: str, item: Any, seen: dict[str, Any], what: str) -> None:
         if id not in self._ids:
-            self._notes.at(item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
+            add_at(
+                self._issues, item, f"must be about an id of the model that has a value, but is about {id or 'none'}."
+            )
         elif id in seen:
-            self._notes.at(item, f"must be the only {what} of {id}, but there is another one.")
+            add_at(self._issues, item, f"must be the only {what} of {id}, but there is another one.")
         seen[id] = item
 
 
@@ -66,19 +69,19 @@ def changed_in_level_1(rules: Rules) -> frozenset[str]:
     return frozenset((*rules.assignments, *rules.rates)) | symbols(*rules.algebraic)
 
 
-def events(model: Any, ids: Ids, mathematics: Mathematics, notes: Notes) -> list[NetworkEvent]:
+def events(model: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector) -> list[NetworkEvent]:
     """Return the events of a model, without those that never fire because they have no trigger."""
     found = []
     for item in each(model.getListOfEvents()):
         trigger = mathematics.of(item.getTrigger() if item.isSetTrigger() else None)
         if trigger is None:
-            notes.notice("ignored: an event without a trigger.", "event " + item.getIdAttribute(), line=item.getLine())
+            issues.warn("ignored: an event without a trigger.", "event " + item.getIdAttribute(), line=item.getLine())
             continue
         latest = item.getLevel() >= 3
         found.append(
             NetworkEvent(
                 trigger,
-                _assigned(item, ids, mathematics, notes),
+                _assigned(item, ids, mathematics, issues),
                 delay=mathematics.of(item.getDelay() if item.isSetDelay() else None),
                 priority=mathematics.of(item.getPriority() if item.isSetPriority() else None),
                 persistent=item.getTrigger().getPersistent() if latest else True,
@@ -90,15 +93,15 @@ def events(model: Any, ids: Ids, mathematics: Mathematics, notes: Notes) -> list
     return found
 
 
-def _assigned(event: Any, ids: Ids, mathematics: Mathematics, notes: Notes) -> dict[str, Expression]:
+def _assigned(event: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector) -> dict[str, Expression]:
     found: dict[str, Expression] = {}
     seen: set[str] = set()
     for item in each(event.getListOfEventAssignments()):
         id, expression = item.getVariable(), mathematics.of(item)
         if id not in ids:
-            notes.at(item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
+            add_at(issues, item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
         elif id in seen:
-            notes.at(item, "must be the only one of this event, but there is another one.")
+            add_at(issues, item, "must be the only one of this event, but there is another one.")
         seen.add(id)
         if expression is not None:
             found[id] = expression

@@ -14,8 +14,9 @@ from typing import Any
 from xml.parsers import expat
 
 from qspjax.io._content import ARCHIVES, content_of, in_archive, plain
+from qspjax.io._issues import IssueCollector
+from qspjax.io.sbml._issues import MOST_ISSUES
 from qspjax.io.sbml._mathml import MATHML, Mathematics
-from qspjax.io.sbml._notes import Notes
 
 MOST_BYTES = 64 * 2**20
 """The largest file that is read."""
@@ -70,21 +71,21 @@ def source_of(path_or_text: str | Path) -> Source:
         FileIssues: If it cannot be read, is too large, is not well-formed, or has what no file must have.
     """
     if isinstance(path_or_text, str) and path_or_text.lstrip("\ufeff \t\r\n").startswith("<"):
-        notes = Notes("text")
+        issues = IssueCollector("text", most=MOST_ISSUES)
         size = len(path_or_text.encode("utf-8", "replace"))
         if size > MOST_BYTES:
-            notes.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
-        return _looked_through("text", path_or_text, None, notes)
+            issues.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
+        return _looked_through("text", path_or_text, None, issues)
     path = Path(path_or_text)
     inner = in_archive(path)
     name = path.name if inner is None else f"{inner[0].name}/{inner[1]}"
     content = content_of(path, name, MOST_BYTES, archives=True)
     folder = None if inner is not None or path.suffix.lower() in ARCHIVES else path.resolve().parent
-    notes = Notes(name)
-    return _looked_through(name, _decoded(content, notes), folder, notes)
+    issues = IssueCollector(name, most=MOST_ISSUES)
+    return _looked_through(name, _decoded(content, issues), folder, issues)
 
 
-def _decoded(content: bytes, notes: Notes) -> str:
+def _decoded(content: bytes, issues: IssueCollector) -> str:
     """Return the text of a file, by its mark of byte order, else by its declaration, else UTF-8."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         name = "utf-16"
@@ -96,31 +97,31 @@ def _decoded(content: bytes, notes: Notes) -> str:
         except LookupError:
             name = given
         if name not in _ENCODINGS:
-            notes.stop(f"must be in UTF-8, UTF-16 or ISO-8859-1, but is in {given}.", line=1)
+            issues.stop(f"must be in UTF-8, UTF-16 or ISO-8859-1, but is in {given}.", line=1)
     try:
         text = content.decode("utf-8-sig" if name == "utf-8" else name)
     except UnicodeDecodeError as error:
-        notes.stop(f"must be text in {name.upper()}, but is not.", line=content[: error.start].count(b"\n") + 1)
+        issues.stop(f"must be text in {name.upper()}, but is not.", line=content[: error.start].count(b"\n") + 1)
     return text
 
 
-def _looked_through(name: str, text: str, folder: Path | None, notes: Notes) -> Source:
+def _looked_through(name: str, text: str, folder: Path | None, issues: IssueCollector) -> Source:
     text = plain(text, name)
     declaration = _DECLARATION.match(text)
     if declaration:
         text = "\n" * declaration[0].count("\n") + text[declaration.end() :]
     text = '<?xml version="1.0" encoding="UTF-8"?>' + text
-    look = _Look(notes)
+    look = _Look(issues)
     look.read(text)
-    notes.close()
+    issues.close()
     return Source(name, text, folder, tuple(look.ignored))
 
 
 class _Look:
     """What is noted while the text is read, element by element."""
 
-    def __init__(self, notes: Notes):
-        self.notes = notes
+    def __init__(self, issues: IssueCollector):
+        self.issues = issues
         self.depth = 0
         self.ignored: list[str] = []
         self.outside: list[int] = []
@@ -139,7 +140,7 @@ class _Look:
             parser.Parse(text.encode("utf-8", "surrogatepass"), True)
         except expat.ExpatError as error:
             problem = expat.ErrorString(error.code)
-            self.notes.stop(
+            self.issues.stop(
                 f"must be well-formed XML, but is not: {problem}.", line=error.lineno, place=error.offset + 1
             )
 
@@ -149,11 +150,11 @@ class _Look:
 
     def _issue(self, message: str, element: str = "", where: tuple[int, int] | None = None) -> None:
         line, place = where or self._here
-        self.notes.add(message, element, line=line, place=place)
+        self.issues.add(message, element, line=line, place=place)
 
     def _document_type(self, *_: object) -> None:
         self._issue("must have no document type (<!DOCTYPE ...>), but has one.")
-        self.notes.close()
+        self.issues.close()
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self.depth += 1
@@ -162,7 +163,7 @@ class _Look:
             self._root(namespace, local, attributes)
         if self.depth > MOST_DEEP:
             self._issue(f"must have at most {MOST_DEEP} elements in one another, but has more.", local)
-            self.notes.close()
+            self.issues.close()
         if self.outside or (local in _NO_MODEL and namespace.startswith(SBML)):
             self.outside.append(self.depth)
         elif namespace == MATHML:
@@ -176,7 +177,7 @@ class _Look:
         """Check that the namespace, the level and the version agree; libsbml ends the process if they do not."""
         if local != "sbml" or not namespace.startswith(SBML):
             self._issue(f"must be SBML, but is <{local}>" + (f" of {namespace}." if namespace else "."))
-            self.notes.close()
+            self.issues.close()
         stated = attributes.get("level", "none").strip(), attributes.get("version", "none").strip()
         if stated not in _NAMESPACES.get(namespace.removeprefix(SBML), ()):
             known = namespace.removeprefix(SBML) in _NAMESPACES
@@ -185,7 +186,7 @@ class _Look:
                 self._issue(f"must have the level and version that its namespace says, but {found[:60]}.", "sbml")
             else:
                 self._issue(f"must have a namespace of SBML, but has {namespace[:80]}.", "sbml")
-            self.notes.close()
+            self.issues.close()
         for name, value in attributes.items():
             space, _, part = name.rpartition(" ")
             package = _PACKAGE.sub(r"\1", space)[:80]

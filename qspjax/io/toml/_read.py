@@ -7,23 +7,20 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from qspjax.io._content import text_of
+from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
+
+MOST_BYTES = 16 * 2**20
+"""The largest file that is read."""
 
 
 def read_bytes(file: Path | Traversable, source: str) -> bytes:
-    """Return what a file holds.
+    """Return what a file holds, or what comes with qspjax.
 
     Raises:
         FileIssues: If it cannot be read.
     """
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise FileIssues([Issue(source, (), "must be a file, but does not exist.")]) from None
-    except OSError as error:
-        message = f"must be a file that can be read, but is not ({error.strerror})."
-        raise FileIssues([Issue(source, (), message)]) from None
+    return content_of(file, source, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
 
 
 def parsed(text: bytes, source: str) -> dict[str, Any]:

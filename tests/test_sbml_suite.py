@@ -17,7 +17,7 @@ from qspjax.io.sbml._write import sbml_of
 from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Participant, Reaction, Species
 from qspjax.sbml_suite import _run as _suite_run, _suite
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "sbml-test-suite"
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "sbml-test-suite"
 TIMES = np.linspace(0.0, 2.0, 5)
 
 SETTINGS = """start: 0
