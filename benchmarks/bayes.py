@@ -20,6 +20,8 @@ import numpy as np
 import qspjax as qsp
 from qspjax import fit
 
+KEY = jax.random.key(0)
+
 DATA = Path(__file__).parent.parent / "examples" / "data" / "theophylline_nonmem.csv"
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 24.0])
 
@@ -59,7 +61,7 @@ def oral():
 def population(arguments):
     """Sample theophylline; print how the chains went."""
     stamps = []
-    method = fit.NUTS(warmup=arguments.warmup, samples=arguments.samples, target=0.9)
+    method = fit.NUTS(warmup=arguments.warmup, samples=arguments.samples, target=0.9, key=KEY)
     mixed, began = theophylline(), time.perf_counter()
     posterior = fit.sample(mixed, method, progress=lambda now: stamps.append((now.iterations, time.perf_counter())))
     table = posterior.summary()
@@ -79,7 +81,12 @@ def population(arguments):
 
 def calibration(arguments):
     """Calibrate on the small problem; print the p-values."""
-    found = fit.simulation_based_calibration(oral(), fit.NUTS(300, 300, target=0.9), simulations=arguments.simulations)
+    found = fit.simulation_based_calibration(
+        oral(),
+        fit.NUTS(300, 300, target=0.9, key=KEY),
+        simulations=arguments.simulations,
+        key=KEY,
+    )
     print(f"\ncalibration: {found.seconds:.0f} s\n{found}")
     print(f"R-hat at most {found.rhat.max():.3f}; the least p-value must be above {0.01 / len(found.names):.4f}")
 

@@ -113,7 +113,7 @@ def main():
     for name in arguments.problems:
         problem = io.read_petab(arguments.folder / name / f"{name}.yaml")
         nominal = float(jax.jit(problem.log_density)(problem.point(problem.reference)))
-        starts = fit.MultiStart(arguments.starts or PROBLEMS[name], seed=1)
+        starts = fit.MultiStart(arguments.starts or PROBLEMS[name], key=jax.random.key(1))
         rows = []
         for analytic in (fit.Analytic(), None):
             try:

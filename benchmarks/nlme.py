@@ -25,7 +25,7 @@ TIMES = np.arange(3.0, 24.1, 3.0)
 TRUTH = {"kel": np.exp(-0.5), "R0": 1.0, "Vc": np.exp(1.0)}
 VARIANCE, NOISE = 0.25, 0.5
 METHODS = {
-    "saem": fit.SAEM(exploration=100, smoothing=100, chains=1, sweeps=1, samples=0),
+    "saem": fit.SAEM(exploration=100, smoothing=100, chains=1, sweeps=1, samples=0, key=jax.random.key(0)),
     "focei": fit.FOCEI(),
 }
 

@@ -12,12 +12,15 @@ import argparse
 import time
 
 import equations
+import jax
 import numpy as np
 import problems
 
 import qspjax as qsp
 from qspjax.sensitivity import Inputs, OfModel, sobol
 from qspjax.sensitivity._sobol import saltelli, sobol_of
+
+KEY = jax.random.key(0)
 
 VARIED = ("CL", "V", "Q", "VP", "KON", "KDEG", "KINT", "KSYN")
 SIZES = np.array([0.0, 1.0, 4.5, 9.0, 99.0, 99.0, 99.0, 99.0])
@@ -70,8 +73,8 @@ def main():
 
     rows = [("function", "largest error, first", "total", "difference to SALib")]
     for name, (function, inputs, first, total) in known().items():
-        values = function(saltelli(inputs, 2**14, 0))
-        found = sobol_of(values[:, None], inputs.names, resamples=2)
+        values = function(saltelli(inputs, 2**14, KEY))
+        found = sobol_of(values[:, None], inputs.names, resamples=2, key=KEY)
         theirs = salib(values, inputs)
         apart = max(np.abs(found.first[:, 0] - theirs[0]).max(), np.abs(found.total[:, 0] - theirs[1]).max())
         errors = (np.abs(found.first[:, 0] - first).max(), np.abs(found.total[:, 0] - total).max())
@@ -90,7 +93,7 @@ def main():
     function = OfModel(model, regimen, problem.ts, VARIED, outputs, executor=qsp.execute.Chunked(arguments.chunk))
     function(inputs.from_unit(np.full((arguments.chunk, len(VARIED)), 0.5)))
     clock, cpu = time.perf_counter(), time.process_time()
-    found = sobol(function, inputs, samples=arguments.samples)
+    found = sobol(function, inputs, samples=arguments.samples, key=KEY)
     clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     patients = arguments.samples * (len(VARIED) + 2)
     print(f"\ntmdd: {patients} patients in {clock:.1f} s ({cpu:.1f} CPU s, {1e3 * cpu / patients:.3f} ms a patient), "

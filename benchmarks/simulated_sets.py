@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -75,7 +76,7 @@ SETS = {
     ),
 }
 """The model of each set, and its parameters with their columns."""
-METHODS = {"focei": fit.FOCEI(), "saem": fit.SAEM()}
+METHODS = {"focei": fit.FOCEI(), "saem": fit.SAEM(key=jax.random.key(0))}
 OFF = 1.3
 
 

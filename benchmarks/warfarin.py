@@ -23,10 +23,12 @@ import pandas as pd
 import qspjax as qsp
 from qspjax import fit, plot
 
+KEY = jax.random.key(0)
+
 PUBLISHED = {"CL": 0.132, "V": 7.96, "ka": 1.46, "tlag": 0.76, "R0": 97.0, "kout": 0.054, "IC50": 1.2}
 WITHIN = {"CL": 5, "V": 5, "ka": 30, "tlag": 30, "R0": 20, "kout": 20, "IC50": 20}
 """How many percent of them estimates should be within."""
-METHODS = {"saem": fit.SAEM(), "focei": fit.FOCEI()}
+METHODS = {"saem": fit.SAEM(key=KEY), "focei": fit.FOCEI()}
 
 
 class State(NamedTuple):
@@ -114,7 +116,7 @@ def main() -> None:
         if arguments.pictures is not None:
             arguments.pictures.mkdir(parents=True, exist_ok=True)
             for output in mixed.outputs:
-                axes = plot.vpc(fit.visual_predictive_check(found, output=output, replicates=300))
+                axes = plot.vpc(fit.visual_predictive_check(found, output=output, replicates=300, key=KEY))
                 axes.figure.savefig(arguments.pictures / f"warfarin_{name}_{output}.png", dpi=120)
 
 

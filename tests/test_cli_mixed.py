@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -295,7 +296,7 @@ def test_effects_of_occasions_and_saem(folder):
     file = qsp.io.read_fit("fit.toml")
     assert file.mixed.effects == ("eta_CL", "eta_V", "kappa@1", "kappa@2")
     assert file.mixed.present.all()
-    assert file.method == qsp.fit.SAEM(chains=3)
+    assert file.method == qsp.fit.SAEM(chains=3, key=jax.random.key(0))
     (folder / "fit.toml").write_text(text.replace("[outputs", block.replace("VISIT", "VISITS")))
     (issue,) = qsp.io.validate("fit.toml")
     assert (issue.key, issue.message.split("(")[0]) == ("random[2].occasion", "must be a column of the data ")

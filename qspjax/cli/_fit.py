@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from qspjax import fit, io, plot
 from qspjax._extras import require
 from qspjax.cli._console import Progress
@@ -42,10 +44,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     if isinstance(file, io.MixedFile):
         return fit_mixed(file, arguments)
     if arguments.starts or arguments.seed is not None:
-        before = file.starts or fit.MultiStart(arguments.starts or 1)
+        before = file.starts or fit.MultiStart(arguments.starts or 1, key=jax.random.key(0))
         starts = fit.MultiStart(
             arguments.starts or before.starts,
-            seed=before.seed if arguments.seed is None else arguments.seed,
+            key=before.key if arguments.seed is None else jax.random.key(arguments.seed),
             sobol=before.sobol,
         )
         file = dataclasses.replace(file, starts=starts)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from qspjax import fit, io, plot
@@ -68,7 +69,8 @@ def _described(standing: fit.Progress) -> str:
 
 def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return tables and figures, by the names of their files."""
-    table = fit.diagnostics(found, replicates=file.replicates, seed=file.seed)
+    key = jax.random.key(file.seed)
+    table = fit.diagnostics(found, replicates=file.replicates, key=key)
     individuals, iterations = found.individuals(), found.iterations()
     columns = _columns(file)
     checks = {}
@@ -77,7 +79,7 @@ def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any],
             found,
             output=output,
             replicates=file.replicates,
-            seed=file.seed,
+            key=key,
             corrected=file.corrected,
             bins=file.bins,
         )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from qspjax import io, plot, sensitivity
@@ -39,7 +40,7 @@ def _sensitivity(arguments: argparse.Namespace) -> int:
     out = arguments.out or f"{file.stem}-sensitivity"
     path = io.check_destination(out, io.SENSITIVITY_FILES, io.SENSITIVITY_MARKERS)
     function, inputs = io.sensitivity_problem(file, arguments.arm, chunk=arguments.chunk)
-    count, samples, seed = len(inputs.names), arguments.samples, arguments.seed
+    count, samples, key = len(inputs.names), arguments.samples, jax.random.key(arguments.seed)
     totals = {
         "sobol": samples * (count + 2),
         "morris": samples * (count + 1),
@@ -59,13 +60,13 @@ def _sensitivity(arguments: argparse.Namespace) -> int:
             return np.concatenate(parts)
 
         if arguments.method == "sobol":
-            found: Any = sensitivity.sobol(counted, inputs, samples=samples, seed=seed)
+            found: Any = sensitivity.sobol(counted, inputs, key=key, samples=samples)
         elif arguments.method == "morris":
-            found = sensitivity.morris(counted, inputs, trajectories=samples, seed=seed)
+            found = sensitivity.morris(counted, inputs, key=key, trajectories=samples)
         elif arguments.method == "prcc":
-            found = sensitivity.prcc(counted, inputs, samples=samples, seed=seed)
+            found = sensitivity.prcc(counted, inputs, key=key, samples=samples)
         else:
-            found = sensitivity.efast(counted, inputs, samples=samples, seed=seed)
+            found = sensitivity.efast(counted, inputs, key=key, samples=samples)
     table = io.named(found.to_dataframe(), function.outputs)
     text = f"{file.title}: {arguments.method}, {totals[arguments.method]} patients\n\n{table.to_string(index=False)}\n"
     io.write_sensitivity(path, text, table, plot.sensitivities(found, function.outputs, title=file.title))

@@ -13,6 +13,7 @@ from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression, symbol
 from qspjax._model import AbstractModel
 from qspjax._names import at
+from qspjax._random import check_key
 from qspjax._simulate import simulate_cohort
 from qspjax._types import Key
 from qspjax.fit._problem import Problem
@@ -20,7 +21,7 @@ from qspjax.fit._wald import check_level
 from qspjax.fit.data._measurements import Experiment
 from qspjax.fit.data._stages import parameters_of
 from qspjax.population import Population
-from qspjax.population._population import check_key, keys_of
+from qspjax.population._population import keys_of
 from qspjax.solve import AbstractMethod
 
 

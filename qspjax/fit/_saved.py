@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, refuse
+from qspjax._random import key_of, seed_of
 from qspjax.fit import _archive
 from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
@@ -96,9 +97,9 @@ def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> 
             in which they differ.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> fit = qsp.fit.load("warfarin.fit", mixed)  # doctest: +SKIP
-        >>> table = qsp.fit.visual_predictive_check(fit)  # doctest: +SKIP
+        >>> table = qsp.fit.visual_predictive_check(fit, key=jax.random.key(0))  # doctest: +SKIP
     """
     check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
     path, problem = Path(path), whole_of(problem) if isinstance(problem, Mixed) else problem
@@ -166,11 +167,16 @@ def _method_parts(method: Any) -> dict[str, Any]:
     if METHODS.get(name) is not type(method):
         refuse("result", f"be found by one of {', '.join(METHODS)}", f"found by {name}")
     settings = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    if "key" in settings:
+        settings["seed"] = seed_of(settings.pop("key"))
     return {"name": name, "settings": settings}
 
 
 def _method(record: Mapping[str, Any]) -> Any:
-    return METHODS[record["name"]](**record["settings"])
+    settings = dict(record["settings"])
+    if "seed" in settings:
+        settings["key"] = key_of(settings.pop("seed"))
+    return METHODS[record["name"]](**settings)
 
 
 KNOWN_LATER = ("_hessian", "_slopes_here")

@@ -30,9 +30,9 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
         output: Which output, by its number.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> inputs = qsp.sensitivity.Inputs({"a": (0, 1), "b": (0, 1)})
-        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs)
+        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> axes = qsp.plot.tornado(found)
     """
     if isinstance(result, Local):
@@ -64,10 +64,10 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         output: Which output, by its number.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.sensitivity import Inputs
         >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
-        >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, samples=64)
+        >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, samples=64, key=jax.random.key(0))
         >>> axes = qsp.plot.sobol(found)
     """
     axes = _axes(ax, result.names)
@@ -95,9 +95,9 @@ def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = No
         title: Above everything.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> inputs = qsp.sensitivity.Inputs({"a": (0, 1), "b": (0, 1)})
-        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs)
+        >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> len(qsp.plot.sensitivities(found, ["AUC"]).axes)
         1
     """

@@ -27,6 +27,7 @@ from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
+from qspjax._random import check_key
 from qspjax._types import Key
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
 from qspjax.population._individual import Individual, on_occasion
@@ -300,15 +301,6 @@ def keys_of(key: Key, size: int) -> jax.Array:
 @eqx.filter_jit
 def _sampled(population: Population, keys: Any, occasions: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return jax.vmap(lambda key: population.draw(key, occasions))(keys)
-
-
-def check_key(key: Any) -> None:
-    """Check that `key` is one PRNG key, new or old style."""
-    kind, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    new = kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key) and shape == ()
-    if not new and not (kind == np.uint32 and shape == (2,)):
-        found = f"of shape {shape}" if shape else f"of type {type(key).__name__}"
-        refuse("key", "be a PRNG key such as jax.random.key(1)", found)
 
 
 def _check_parts(model: Any, between: Any, covariates: Any, effects: Any) -> None:

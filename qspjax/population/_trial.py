@@ -20,13 +20,13 @@ from qspjax._checks import (
 from qspjax._cohort import Cohort, as_array
 from qspjax._dosing._regimen import Regimen
 from qspjax._exposure import together
+from qspjax._random import check_key
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
 from qspjax._types import Key, Times
 from qspjax.execute import AbstractExecutor
 from qspjax.population._endpoints import AbstractEndpoint
-from qspjax.population._population import check_key
 from qspjax.solve import AbstractMethod
 
 

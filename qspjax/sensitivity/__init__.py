@@ -1,9 +1,10 @@
 """Which inputs matter: derivatives at a point (`local`), and what happens over whole ranges (`sobol`, `morris`, ...).
 
 Example:
-    >>> import qspjax as qsp
+    >>> import jax, qspjax as qsp
     >>> inputs = qsp.sensitivity.Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
-    >>> qsp.sensitivity.sobol(lambda x: x[:, 0] + 2.0 * x[:, 1], inputs, samples=512).total[:, 0].round(2)
+    >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2.0 * x[:, 1], inputs, key=jax.random.key(0), samples=512)
+    >>> found.total[:, 0].round(2)
     array([0.2, 0.8])
 """
 

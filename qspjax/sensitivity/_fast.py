@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
+from qspjax._random import generator
 from qspjax._text import by_output
+from qspjax._types import Key
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ class Fast:
         total: Total indices.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, efast
-        >>> found = efast(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = efast(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> found.first.shape
         (2, 1)
     """
@@ -41,7 +45,7 @@ class Fast:
         return by_input(self.names, first=self.first, total=self.total)
 
 
-def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics: int = 4, seed: int = 0) -> Fast:
+def efast(function: Function, inputs: Inputs, *, key: Key, samples: int = 1025, harmonics: int = 4) -> Fast:
     """Estimate first-order and total indices by eFAST.
 
     Args:
@@ -49,7 +53,7 @@ def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics:
         inputs: What varies.
         samples: Points on the curve of each input, more than 4 `harmonics`^2.
         harmonics: Harmonics of the frequency of an input that count as its own.
-        seed: Of the random phases.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If there are too few samples, or an evaluation fails (a curve cannot do without one).
@@ -57,13 +61,15 @@ def efast(function: Function, inputs: Inputs, *, samples: int = 1025, harmonics:
     Reference: Saltelli, Tarantola and Chan, Technometrics 1999;41:39, doi:10.1080/00401706.1999.10485594.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, efast
-        >>> efast(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})).first[:, 0].round(2)
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> efast(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0)).first[:, 0].round(2)
         array([0.2, 0.8])
     """
     check_whole("samples", samples, 4 * harmonics**2 + 1)
     count = len(inputs.names)
-    rng = np.random.default_rng(seed)
+    rng = generator(key)
     curve = np.linspace(-np.pi, np.pi, samples, endpoint=False)
     highest = (samples - 1) // (2 * harmonics)
     others = _others(highest // (2 * harmonics), count - 1)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
+from qspjax._random import generator
 from qspjax._text import by_output
+from qspjax._types import Key
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ class Morris:
         failed: Trajectories that were left out because an evaluation failed.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, morris
-        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> found.mu_star[:, 0].round(6)
         array([1., 2.])
     """
@@ -48,7 +52,7 @@ class Morris:
         return by_input(self.names, mu=self.mu, mu_star=self.mu_star, sigma=self.sigma)
 
 
-def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels: int = 4, seed: int = 0) -> Morris:
+def morris(function: Function, inputs: Inputs, *, key: Key, trajectories: int = 20, levels: int = 4) -> Morris:
     """Screen inputs by their elementary effects.
 
     Args:
@@ -56,7 +60,7 @@ def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels
         inputs: What varies.
         trajectories: Random paths through the grid, each with one step an input.
         levels: Points of the grid in each direction, even.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If `levels` is not even, or no path succeeds.
@@ -65,8 +69,10 @@ def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels
     2007;22:1509, doi:10.1016/j.envsoft.2006.10.004 (mu*).
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, morris
-        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = morris(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> found.mu_star[:, 0].round(3), found.sigma[:, 0].round(3)
         (array([1., 2.]), array([0., 0.]))
     """
@@ -74,14 +80,14 @@ def morris(function: Function, inputs: Inputs, *, trajectories: int = 20, levels
     check_whole("levels", levels, 2)
     if levels % 2:
         raise ValueError(f"Argument `levels` must be even, but is {levels}.")
-    unit, order, delta = paths(len(inputs.names), trajectories, levels, seed)
+    unit, order, delta = paths(len(inputs.names), trajectories, levels, key)
     values = evaluated(function, inputs.from_unit(unit.reshape(-1, unit.shape[2])))
     return morris_of(values.reshape(*unit.shape[:2], -1), order, delta, inputs.names)
 
 
-def paths(count: int, trajectories: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def paths(count: int, trajectories: int, levels: int, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return paths on the unit cube (paths, inputs + 1, inputs), which input each step moves, and how far."""
-    rng = np.random.default_rng(seed)
+    rng = generator(key)
     jump = levels / (2 * (levels - 1))
     start = rng.integers(0, levels, (trajectories, count)) / (levels - 1)
     delta = np.where(start + jump <= 1 + 1e-12, jump, -jump)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
+from qspjax._random import generator
 from qspjax._text import by_output
+from qspjax._types import Key
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ class Ranks:
         failed: Samples that were left out because an evaluation failed.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, prcc
-        >>> found = prcc(lambda x: x[:, 0] - x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = prcc(lambda x: x[:, 0] - x[:, 1], inputs, key=jax.random.key(0))
         >>> (found.coefficients[:, 0] > 0).tolist()
         [True, False]
     """
@@ -46,28 +50,30 @@ class Ranks:
         return by_input(self.names, coefficients=self.coefficients, p_values=self.p_values)
 
 
-def prcc(function: Function, inputs: Inputs, *, samples: int = 1000, seed: int = 0) -> Ranks:
+def prcc(function: Function, inputs: Inputs, *, key: Key, samples: int = 1000) -> Ranks:
     """Return partial rank correlation coefficients from a Latin hypercube.
 
     Args:
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
         inputs: What varies.
+        key: `jax.random.key(seed)`.
         samples: How many.
-        seed: Of the random numbers.
 
     Raises:
         ValueError: If there are not enough samples for the inputs.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, prcc
-        >>> found = prcc(lambda x: x[:, 0] - x[:, 1] ** 3, Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}))
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = prcc(lambda x: x[:, 0] - x[:, 1] ** 3, inputs, key=jax.random.key(0))
         >>> found.coefficients[:, 0].round(1)
         array([ 0.9, -0.9])
     """
     from scipy.stats import qmc
 
     check_whole("samples", samples, len(inputs.names) + 3)
-    unit = qmc.LatinHypercube(len(inputs.names), rng=seed).random(samples)
+    unit = qmc.LatinHypercube(len(inputs.names), rng=generator(key)).random(samples)
     points = inputs.from_unit(unit)
     return ranks_of(points, evaluated(function, points), inputs.names)
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_whole
+from qspjax._random import generator
 from qspjax._text import by_output
+from qspjax._types import Key
 from qspjax.sensitivity._design import Function, Inputs, by_input, evaluated, without_failures
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ class Sobol:
         failed: Samples that were left out because an evaluation failed.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, sobol
-        >>> found = sobol(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}), samples=64)
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0), samples=64)
         >>> found.first.shape, found.failed
         ((2, 1), 0)
     """
@@ -62,8 +66,8 @@ def sobol(
     function: Function,
     inputs: Inputs,
     *,
+    key: Key,
     samples: int = 1024,
-    seed: int = 0,
     level: float = 0.95,
     resamples: int = 200,
 ) -> Sobol:
@@ -76,8 +80,8 @@ def sobol(
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs), such as
             an `OfModel`.
         inputs: What varies.
+        key: `jax.random.key(seed)`.
         samples: N; a power of 2 keeps the sequence balanced.
-        seed: Of the random numbers.
         level: The confidence.
         resamples: Samples of the bootstrap.
 
@@ -87,18 +91,20 @@ def sobol(
     Reference: Saltelli et al., Comput Phys Commun 2010;181:259, doi:10.1016/j.cpc.2009.09.018.
 
     Example:
+        >>> import jax
         >>> from qspjax.sensitivity import Inputs, sobol
-        >>> found = sobol(lambda x: x[:, 0] + 2 * x[:, 1], Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)}), samples=512)
+        >>> inputs = Inputs({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        >>> found = sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, key=jax.random.key(0), samples=512)
         >>> found.first[:, 0].round(2)
         array([0.2, 0.8])
     """
     check_whole("samples", samples, 2)
-    points = saltelli(inputs, samples, seed)
+    points = saltelli(inputs, samples, key)
     values = evaluated(function, points)
-    return sobol_of(values, inputs.names, level=level, resamples=resamples, seed=seed)
+    return sobol_of(values, inputs.names, key=key, level=level, resamples=resamples)
 
 
-def saltelli(inputs: Inputs, samples: int, seed: int) -> np.ndarray:
+def saltelli(inputs: Inputs, samples: int, key: Key) -> np.ndarray:
     """Return the points of the analysis, blocks of `samples`: A, B, and A with each column of B, in turn."""
     import warnings
 
@@ -107,7 +113,7 @@ def saltelli(inputs: Inputs, samples: int, seed: int) -> np.ndarray:
     count = len(inputs.names)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The balance properties", category=UserWarning)
-        unit = qmc.Sobol(2 * count, rng=seed).random(samples)
+        unit = qmc.Sobol(2 * count, rng=generator(key)).random(samples)
     first, second = unit[:, :count], unit[:, count:]
     blocks = [first, second]
     for k in range(count):
@@ -118,7 +124,7 @@ def saltelli(inputs: Inputs, samples: int, seed: int) -> np.ndarray:
 
 
 def sobol_of(
-    values: np.ndarray, names: tuple[str, ...], *, level: float = 0.95, resamples: int = 200, seed: int = 0
+    values: np.ndarray, names: tuple[str, ...], *, key: Key, level: float = 0.95, resamples: int = 200
 ) -> Sobol:
     """Return the indices from outputs at the points of `saltelli`, shape (samples (inputs + 2), outputs).
 
@@ -133,7 +139,7 @@ def sobol_of(
         raise ValueError(f"At least two evaluations must succeed, but {fine.sum()} of {fine.size} do.")
     parts = parts[:, fine]
     first, total, variance = _indices(parts)
-    rng = np.random.default_rng(seed)
+    rng = generator(key)
     drawn = [_indices(parts[:, rng.integers(0, parts.shape[1], parts.shape[1])])[:2] for _ in range(resamples)]
     wide = norm.ppf(0.5 + level / 2)
     errors = [wide * np.std([one[k] for one in drawn], axis=0, ddof=1) for k in (0, 1)]

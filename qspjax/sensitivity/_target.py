@@ -85,7 +85,7 @@ class OfModel:
             executor: Where to compute; by default 4,096 patients at a time.
 
         Example:
-            >>> import qspjax as qsp
+            >>> import jax, qspjax as qsp
             >>> from qspjax.sensitivity import Inputs, OfModel, prcc
             >>> population = qsp.Population(
             ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
@@ -94,7 +94,7 @@ class OfModel:
             ... )
             >>> outputs = {"C0": qsp.endpoints.Value("concentration", at=0.0)}
             >>> function = OfModel.of(population, qsp.bolus(300.0, to="central"), [0.0], outputs)
-            >>> prcc(function, Inputs.of(population), samples=64).coefficients[:, 0].round(3)
+            >>> prcc(function, Inputs.of(population), samples=64, key=jax.random.key(0)).coefficients[:, 0].round(3)
             array([ 0., -1.])
         """
         found = cls(population.model, regimen, ts, (), outputs, method=method, executor=executor)

@@ -59,8 +59,8 @@ SOLVED = SCALED.solving(Analytic())
 
 @pytest.mark.parametrize("method", slow_for([TrustRegion(), LBFGS()], LBFGS()), ids=lambda m: type(m).__name__)
 def test_the_same_optimum_as_with_a_search(method):
-    searched = estimate(SCALED, starts=MultiStart(6, seed=1))
-    solved = estimate(SCALED, method=method, starts=MultiStart(6, seed=1), analytic=Analytic())
+    searched = estimate(SCALED, starts=MultiStart(6, key=jax.random.key(1)))
+    solved = estimate(SCALED, method=method, starts=MultiStart(6, key=jax.random.key(1)), analytic=Analytic())
     assert solved.problem is SCALED
     assert solved.log_density == pytest.approx(searched.log_density, abs=1e-6)
     for name, value in searched.parameters.items():

@@ -34,13 +34,15 @@ from qspjax.fit.bayes._metric import local
 from tests.systems.marks import slow_for
 from tests.systems.mixed import TIMES, Level, decays, levels
 
+KEY = jax.random.key(0)
+
 
 def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
 needs_numpyro, needs_blackjax = needs("numpyro"), needs("blackjax")
-SHORT = NUTS(warmup=100, samples=50, chains=2)
+SHORT = NUTS(warmup=100, samples=50, chains=2, key=KEY)
 
 
 # --- problems with known posteriors ---------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ def close_to(posterior, mean, covariance, errors=4.0):
         assert abs(draws.std() / sd - 1.0) < errors / np.sqrt(2.0 * worth)
 
 
-LONG = NUTS(warmup=300, samples=500, seed=1)
+LONG = NUTS(warmup=300, samples=500, key=jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,7 @@ def test_nuts_finds_a_posterior_in_closed_form(straight):
 def test_smc_finds_a_posterior_in_closed_form_and_its_evidence():
     problem, value = line()
     seen = []
-    posterior = sample(problem, SMC(particles=400), progress=seen.append)
+    posterior = sample(problem, SMC(particles=400, key=KEY), progress=seen.append)
     mean, covariance, evidence = conjugate(value)
     close_to(posterior, mean, covariance)
     spread = posterior.evidences.std(ddof=1)
@@ -172,7 +174,7 @@ def test_a_population_with_a_known_posterior():
     one = np.ones(3) @ np.linalg.inv(V)
     precision = 1.0 / 1.5**2 + len(values) * one.sum()
     mean = (4.0 / 1.5**2 + one @ (values - 0.3 * TIMES).sum(axis=0)) / precision
-    posterior = sample(mixed, NUTS(warmup=300, samples=500, target=0.9))
+    posterior = sample(mixed, NUTS(warmup=300, samples=500, target=0.9, key=KEY))
     close_to(posterior, [mean], np.array([[1.0 / precision]]))
     gain = omega @ A.T @ np.linalg.inv(V)
     etas = (values - mean - 0.3 * TIMES) @ gain.T
@@ -317,7 +319,7 @@ def test_chains_go_on_from_where_they_were(half_way):
 @needs_blackjax
 def test_particles_go_on_from_where_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr(_sample, "SAVED_EVERY", 0.0)
-    method = SMC(particles=50, runs=2, moves=2, steps=4, share=0.9)
+    method = SMC(particles=50, runs=2, moves=2, steps=4, share=0.9, key=KEY)
     goes_on(method, *run_with_copy(line()[0], method, tmp_path, 3))
 
 
@@ -352,7 +354,7 @@ def test_chains_stay_where_a_problem_can_be_simulated():
 
 def test_a_start_that_fails_is_explained():
     with pytest.raises(RuntimeError, match="No chain can begin at the start. Experiment `experiment` failed"):
-        sample(fragile(start=1.5), NUTS(jitter=0.0))
+        sample(fragile(start=1.5), NUTS(jitter=0.0, key=KEY))
 
 
 @pytest.mark.slow
@@ -446,9 +448,9 @@ def test_pictures_and_their_tables(straight):
 def test_calibration():
     problem, _ = line()
     seen = []
-    method = NUTS(warmup=150, samples=150)
+    method = NUTS(warmup=150, samples=150, key=KEY)
     found = simulation_based_calibration(
-        problem, method, simulations=60, lanes=60, progress=lambda *counts: seen.append(counts)
+        problem, method, simulations=60, lanes=60, progress=lambda *counts: seen.append(counts), key=KEY
     )
     assert found.rank.shape == (60, 2)
     assert min(found.p_values.values()) > 0.005
@@ -466,29 +468,47 @@ def test_calibration():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sample(1), "Argument `problem` must be a Problem or a Mixed, but is of type int."),
-        (lambda: sample(line()[0], 3), r"Argument `method` must be a method such as NUTS\(\), but is of type int."),
-        (lambda: sample(line()[0], start=[1.0]), "Argument `start` must have 2 finite numbers"),
-        (lambda: NUTS(samples=0), "Argument `samples` must be a whole number of at least 1, but is 0."),
-        (lambda: NUTS(target=1.5), "Argument `target` must lie between 0 and 1, but is 1.5."),
-        (lambda: NUTS(jitter=-1.0), "Argument `jitter` must be at least 0, but is -1."),
-        (lambda: SMC(share=0.0), "Argument `share` must lie between 0 and 1, but is 0."),
-        (lambda: SMC(particles=1), "Argument `particles` must be a whole number of at least 10, but is 1."),
-        (lambda: sample(line()[0], SMC(), start=[1.0, 2.0]), r"Argument `start` must be left out with SMC\(\)"),
+        (lambda: sample(1, SHORT), "Argument `problem` must be a Problem or a Mixed, but is of type int."),
         (
-            lambda: sample(line(base=Free(1.0, transform=qsp.Identity()))[0], SMC()),
+            lambda: sample(line()[0], 3),
+            r"Argument `method` must be a method such as NUTS\(key=...\), but is of type int.",
+        ),
+        (lambda: sample(line()[0], SHORT, start=[1.0]), "Argument `start` must have 2 finite numbers"),
+        (
+            lambda: NUTS(samples=0, key=KEY),
+            "Argument `samples` must be a whole number of at least 1, but is 0.",
+        ),
+        (lambda: NUTS(target=1.5, key=KEY), "Argument `target` must lie between 0 and 1, but is 1.5."),
+        (lambda: NUTS(jitter=-1.0, key=KEY), "Argument `jitter` must be at least 0, but is -1."),
+        (lambda: SMC(share=0.0, key=KEY), "Argument `share` must lie between 0 and 1, but is 0."),
+        (
+            lambda: SMC(particles=1, key=KEY),
+            "Argument `particles` must be a whole number of at least 10, but is 1.",
+        ),
+        (
+            lambda: sample(line()[0], SMC(key=KEY), start=[1.0, 2.0]),
+            r"Argument `start` must be left out with SMC\(\)",
+        ),
+        (
+            lambda: sample(line(base=Free(1.0, transform=qsp.Identity()))[0], SMC(key=KEY)),
             "Argument `prior` must have a distribution, or no prior but bounds, .* of `base` has neither.",
         ),
         (
-            lambda: simulation_based_calibration(line(base=Free(1.0, prior=lambda value: -value))[0]),
+            lambda: simulation_based_calibration(line(base=Free(1.0, prior=lambda value: -value))[0], key=KEY),
             "Argument `prior` must have a distribution, or no prior but bounds, .* of `base` has a function.",
         ),
         (
             lambda: Density(line(base=Free(1.0, bounds=(0.1, 2.0), prior=qsp.Uniform(3.0, 4.0)))[0]),
             "Argument `prior` must have a density within the bounds of `base`, but has none.",
         ),
-        (lambda: simulation_based_calibration(line()[0], SMC()), r"Argument `method` must be NUTS\(...\)"),
-        (lambda: simulation_based_calibration(decay(below=M1(1.0))), "Argument `problem` must keep measurements below"),
+        (
+            lambda: simulation_based_calibration(line()[0], SMC(key=KEY), key=KEY),
+            r"Argument `method` must be NUTS\(...\)",
+        ),
+        (
+            lambda: simulation_based_calibration(decay(below=M1(1.0)), key=KEY),
+            "Argument `problem` must keep measurements below",
+        ),
         (lambda: Random({"a": 0.1}, lkj=0.0), "Argument `lkj` must be positive, but is 0."),
         (lambda: Random({"a": 0.1}, sd_prior=1.0), "Argument `sd_prior` must be a distribution"),
     ],
@@ -506,4 +526,4 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(_extras.importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"needs the package numpyro. Install it with: pip install 'qspjax\[bayes\]'"):
-        sample(line()[0])
+        sample(line()[0], SHORT)

@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -11,6 +12,8 @@ import qspjax as qsp
 from qspjax.fit import FO, SAEM, bootstrap, nlme
 from qspjax.fit.mixed._bootstrap import _counts
 from tests.systems.mixed import exact, levels
+
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def population():
 
 def test_a_replicate_is_the_fit_of_its_subjects(population):
     fit, values = population
-    result = bootstrap(fit, replicates=3, tolerance=1e-9)
+    result = bootstrap(fit, replicates=3, tolerance=1e-9, key=KEY)
     assert result.converged.all()
     np.testing.assert_array_equal(result.counts.sum(axis=1), 20.0)
     for counts, x, objective in zip(result.counts, result.x, result.objectives, strict=True):
@@ -35,7 +38,7 @@ def test_a_replicate_is_the_fit_of_its_subjects(population):
 def test_what_is_summarised(population):
     fit, _ = population
     seen = []
-    result = bootstrap(fit, replicates=60, seed=1, progress=seen.append)
+    result = bootstrap(fit, replicates=60, progress=seen.append, key=jax.random.key(1))
     assert seen[-1] == (60, 60)
     summary = result.to_dataframe().set_index("name")
     assert list(summary.index) == list(fit.mixed.names)
@@ -55,20 +58,20 @@ def test_what_is_summarised(population):
 def test_a_bootstrap_goes_on_from_where_it_was(population, tmp_path):
     fit, _ = population
     file = tmp_path / "replicates.npz"
-    whole = bootstrap(fit, replicates=5)
-    bootstrap(fit, replicates=2, checkpoint=file)
+    whole = bootstrap(fit, replicates=5, key=KEY)
+    bootstrap(fit, replicates=2, checkpoint=file, key=KEY)
     seen = []
-    later = bootstrap(fit, replicates=5, checkpoint=file, progress=seen.append)
+    later = bootstrap(fit, replicates=5, checkpoint=file, progress=seen.append, key=KEY)
     np.testing.assert_array_equal(later.x, whole.x)
     np.testing.assert_array_equal(later.objectives, whole.objectives)
     assert [one.replicates for one in seen] == [3, 4, 5]
     with pytest.raises(ValueError, match="must be the checkpoint of this bootstrap, but is that of another one"):
-        bootstrap(fit, replicates=5, seed=2, checkpoint=file)
+        bootstrap(fit, replicates=5, checkpoint=file, key=jax.random.key(2))
 
 
 def test_replicates_that_do_not_converge_are_data(population, monkeypatch):
     fit, _ = population
-    result = bootstrap(fit, replicates=2, iterations=1)
+    result = bootstrap(fit, replicates=2, iterations=1, key=KEY)
     assert result.table()["STATUS"].tolist() == ["iterations used up"] * 2
     assert result.to_dataframe()["se"].isna().all()
     assert str(result).startswith("2 replicates, 0 of them converged\n2 not: iterations used up\n")
@@ -77,7 +80,7 @@ def test_replicates_that_do_not_converge_are_data(population, monkeypatch):
         raise np.linalg.LinAlgError("Singular matrix")
 
     monkeypatch.setattr("qspjax.fit.mixed._nlme.direction", broken)
-    result = bootstrap(fit, replicates=1)
+    result = bootstrap(fit, replicates=1, key=KEY)
     assert result.status == ("broke down: Singular matrix",)
     assert np.isnan(result.x).all()
 
@@ -85,18 +88,18 @@ def test_replicates_that_do_not_converge_are_data(population, monkeypatch):
 def test_bad_input(population):
     fit, _ = population
     with pytest.raises(ValueError, match="must be a fit by FOCEI, FOCE, FO or Laplacian, but is one by SAEM"):
-        bootstrap(dataclasses.replace(fit, method=SAEM()))
+        bootstrap(dataclasses.replace(fit, method=SAEM(key=KEY)), key=KEY)
     with pytest.raises(ValueError, match="must name a covariate .it has none., but is `SEX`"):
-        bootstrap(fit, strata="SEX")
+        bootstrap(fit, strata="SEX", key=KEY)
     with pytest.raises(ValueError, match="must be a whole number of at least 1, but is 0"):
-        bootstrap(fit, replicates=0)
+        bootstrap(fit, replicates=0, key=KEY)
 
 
 def test_strata_and_subjects_that_were_left_out():
     sex = np.array([0.0, 0.0, 1.0, 1.0, 1.0, 0.0])
     fit = SimpleNamespace(kept=np.array([True, True, True, True, True, False]), mixed=SimpleNamespace())
     fit.mixed.covariates = {"SEX": sex}
-    draws = np.array([_counts(fit, "SEX", 0, k) for k in range(40)])
+    draws = np.array([_counts(fit, "SEX", KEY, k) for k in range(40)])
     np.testing.assert_array_equal(draws @ (sex == 0.0), 2.0)
     np.testing.assert_array_equal(draws @ (sex == 1.0), 3.0)
     assert (draws[:, 5] == 0).all()

@@ -1,5 +1,6 @@
 """Records that are censored: CENS, LIMIT and DV as limits of each record, in all ways in which data are fitted."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ from qspjax.fit import (
 )
 from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._diagnostics import _npde
+
+KEY = jax.random.key(0)
 
 SD, DOSE = 0.2, qsp.bolus(100.0, to="central")
 TEXT = """ID,TIME,AMT,DV,CENS,LIMIT
@@ -157,10 +160,10 @@ def test_random_effects_and_what_is_simulated(tmp_path):
     exact = marginal(fit.mixed, jnp.asarray(fit.x), Quadrature(20)).objective
     constant = 2 * np.log(2.0 * np.pi)  # of the two that were measured
     np.testing.assert_allclose(exact + constant, -4.0 * np.log(np.trapezoid(np.exp(joint), eta)), rtol=1e-5)
-    table = diagnostics(fit, replicates=200)
+    table = diagnostics(fit, replicates=200, key=KEY)
     assert np.isnan(table["IWRES"][table["CENSORED"]]).all()
     assert np.isfinite(table["NPDE"]).all()
-    check = visual_predictive_check(fit, replicates=50, bins=1, corrected=False, quantiles=(0.1, 0.5, 0.9))
+    check = visual_predictive_check(fit, replicates=50, bins=1, corrected=False, quantiles=(0.1, 0.5, 0.9), key=KEY)
     # between the widest limits, 0.5 and 2.0, lies what is known of all
     assert np.isnan(check["OBSERVED"][[0, 2]]).all()
     assert 0.5 <= check["OBSERVED"][1] <= 2.0 or np.isnan(check["OBSERVED"][1])

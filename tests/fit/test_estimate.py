@@ -1,5 +1,6 @@
 """Searches: to a known optimum, within bounds, from many starts, interrupted and resumed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from qspjax.fit import (
     TrustRegion,
     estimate,
 )
+
+KEY = jax.random.key(0)
 
 TIMES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0])
 TRUE = {"CL": 2.6, "V": 27.0, "ka": 1.7}
@@ -52,7 +55,7 @@ EXACT = problem(oral(**TRUE))
         (LevenbergMarquardt(), 1e-5),
         (LBFGS(), 1e-3),
         pytest.param(Adam(learning_rate=0.03, max_steps=600), 3e-2, marks=pytest.mark.slow),
-        pytest.param(DifferentialEvolution(population=5, generations=15), 1e-5, marks=pytest.mark.slow),
+        pytest.param(DifferentialEvolution(population=5, generations=15, key=KEY), 1e-5, marks=pytest.mark.slow),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -74,13 +77,13 @@ def test_bounds_are_kept_and_reached(method):
 
 def test_many_starts_wait_for_their_place():
     standings = []
-    found = estimate(EXACT, starts=MultiStart(11, seed=1), lanes=4, progress=standings.append)
+    found = estimate(EXACT, starts=MultiStart(11, key=jax.random.key(1)), lanes=4, progress=standings.append)
     assert sorted(found.number) == list(range(11))
     assert np.all(np.diff(found.values) <= 0)
     assert found.reached() >= 8
     assert standings[-1].done == 11
     assert standings[-1].steps == found.steps.sum()
-    alone = estimate(EXACT, starts=MultiStart(11, seed=1).points(EXACT)[found.number[0]][None])
+    alone = estimate(EXACT, starts=MultiStart(11, key=jax.random.key(1)).points(EXACT)[found.number[0]][None])
     np.testing.assert_allclose(alone.x, found.x, rtol=1e-6)
     table = found.to_dataframe()
     assert list(table["start"]) == list(found.number)
@@ -88,10 +91,10 @@ def test_many_starts_wait_for_their_place():
 
 
 def test_sobol_starts_fill_the_bounds():
-    points = MultiStart(16, sobol=True).points(EXACT)
+    points = MultiStart(16, sobol=True, key=KEY).points(EXACT)
     lower, upper = EXACT.bounds
     assert np.all((points > np.asarray(lower)) & (points < np.asarray(upper)))
-    assert not np.array_equal(points, MultiStart(16).points(EXACT))
+    assert not np.array_equal(points, MultiStart(16, key=KEY).points(EXACT))
 
 
 class Killed(Exception):
@@ -100,7 +103,7 @@ class Killed(Exception):
 
 def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
     monkeypatch.setattr("qspjax.fit.search._estimate.SAVED_EVERY", 0.0)
-    path, starts = tmp_path / "fit.npz", MultiStart(9, seed=3)
+    path, starts = tmp_path / "fit.npz", MultiStart(9, key=jax.random.key(3))
     whole = estimate(EXACT, starts=starts, lanes=4)
     calls = []
 
@@ -117,7 +120,7 @@ def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
     for name in ("points", "values", "status", "steps", "number"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
     with pytest.raises(ValueError, match="must be the checkpoint of this estimation, but is that of another one"):
-        estimate(EXACT, starts=MultiStart(9, seed=4), lanes=4, checkpoint=path)
+        estimate(EXACT, starts=MultiStart(9, key=jax.random.key(4)), lanes=4, checkpoint=path)
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match="must be a checkpoint, but cannot be read"):
         estimate(EXACT, starts=starts, lanes=4, checkpoint=path)
@@ -130,4 +133,4 @@ def test_starts_that_are_refused():
         estimate(EXACT, starts=jnp.full((1, 3), 99.0))
     unbounded = problem(oral(**TRUE), V=Free(60.0, bounds=(-np.inf, np.inf), transform=qsp.Identity()))
     with pytest.raises(ValueError, match="must have bounds to be drawn within for `V`"):
-        estimate(unbounded, starts=MultiStart(2))
+        estimate(unbounded, starts=MultiStart(2, key=KEY))

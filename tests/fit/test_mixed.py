@@ -36,6 +36,8 @@ from tests.systems.data import data_folder, needs_data
 from tests.systems.marks import slow_for
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
 
+KEY = jax.random.key(0)
+
 METHODS = [FO(), FOCE(), FOCEI(), Laplacian()]
 
 
@@ -265,7 +267,7 @@ def test_random_effects_are_integrated_out():
     np.testing.assert_allclose(marginal(mixed, mixed.start, Quadrature(2)).objective, exact(mixed, values, mixed.start))
     mixed = decays(sd=0.3, parameters={"tCL": Free(2.5), "V": 28.0, "power": 1.0, "cv": Free(0.3)})
     fine = marginal(mixed, mixed.start, Quadrature(25))
-    sampled = marginal(mixed, mixed.start, ImportanceSampling(4096))
+    sampled = marginal(mixed, mixed.start, ImportanceSampling(4096, key=KEY))
     np.testing.assert_allclose(marginal(mixed, mixed.start, Quadrature(9)).objective, fine.objective, atol=1e-3)
     assert fine.standard_error == 0.0 < sampled.standard_error < 0.1
     np.testing.assert_allclose(sampled.subject_objectives, fine.subject_objectives, atol=0.05)
@@ -276,7 +278,7 @@ def test_random_effects_are_integrated_out():
 def test_diagnostics_of_a_linear_model():
     mixed, values = levels(subjects=8)
     fit = nlme(mixed, iterations=0)
-    table = diagnostics(fit, replicates=2000)
+    table = diagnostics(fit, replicates=2000, key=KEY)
     assert len(table["ID"]) == values.size
     known = mixed.values(fit.x)
     mean = float(known["mu"]) + float(known["slope"]) * TIMES
@@ -305,7 +307,7 @@ def test_diagnostics_of_a_linear_model():
 def test_a_visual_predictive_check_and_pictures():
     mixed, values = levels(subjects=40)
     fit = nlme(mixed, method=FO(), iterations=0)
-    table = visual_predictive_check(fit, replicates=300, corrected=False)
+    table = visual_predictive_check(fit, replicates=300, corrected=False, key=KEY)
     np.testing.assert_array_equal(table["TIME"], np.repeat(TIMES, 3))
     np.testing.assert_array_equal(table["COUNT"], 40)
     observed = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
@@ -319,14 +321,16 @@ def test_a_visual_predictive_check_and_pictures():
     np.testing.assert_allclose(table["MEDIAN"][2::3], mean + 1.6449 * sd, rtol=0.1)
     assert (table["LOWER"] < table["MEDIAN"]).all()
     assert (table["MEDIAN"] < table["UPPER"]).all()
-    two = visual_predictive_check(fit, replicates=20, bins=[0.0, 2.0, 10.0])
+    two = visual_predictive_check(fit, replicates=20, bins=[0.0, 2.0, 10.0], key=KEY)
     assert two["COUNT"].tolist() == [40, 40, 40, 80, 80, 80]
-    fewer = visual_predictive_check(dataclasses.replace(fit, kept=np.arange(40) != 3), replicates=300, corrected=False)
+    fewer = visual_predictive_check(
+        dataclasses.replace(fit, kept=np.arange(40) != 3), replicates=300, corrected=False, key=KEY
+    )
     np.testing.assert_array_equal(fewer["COUNT"], 39)
     observed = np.quantile(np.delete(values, 3, axis=0), [0.05, 0.5, 0.95], axis=0)
     np.testing.assert_allclose(fewer["OBSERVED"].reshape(3, 3).T, observed)
     with pytest.raises(ValueError, match="must be increasing edges"):
-        visual_predictive_check(fit, replicates=20, bins=[2.0, 1.0])
+        visual_predictive_check(fit, replicates=20, bins=[2.0, 1.0], key=KEY)
     axes = qsp.plot.vpc(table)
     assert len(axes.lines) == 7  # observed and median of each quantile, and the measurements
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), values.ravel())

@@ -1,5 +1,6 @@
 """Mixtures: the closed form of a linear model with two subpopulations, gradients, memberships, what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from qspjax.fit import (
     FO,
     FOCE,
     FOCEI,
+    NUTS,
     SAEM,
     Additive,
     Experiment,
@@ -34,6 +36,8 @@ from qspjax.fit import (
 from qspjax.fit.mixed._objective import objective_program
 from tests.systems.marks import slow_for
 from tests.systems.mixed import TIMES, Level, curve
+
+KEY = jax.random.key(0)
 
 METHODS = [FO(), FOCE(), FOCEI(), Laplacian()]
 HIGH = np.arange(24) % 3 == 0
@@ -139,7 +143,7 @@ def test_tables_have_a_subject_once_where_it_belongs(population):
 
 def test_simulated_subjects_are_drawn_from_the_subpopulations(population):
     _, values, fit = population
-    (made,) = simulated(fit.mixed, fit.x, replicates=400)
+    (made,) = simulated(fit.mixed, fit.x, replicates=400, key=KEY)
     assert made.shape == (400, values.size)
     known, low = fit.parameters, fit.parameters["P(low)"]
     variance = known["var(eta)"] + known["sigma"] ** 2 + low * (1.0 - low) * known["more"] ** 2
@@ -151,7 +155,7 @@ def test_simulated_subjects_are_drawn_from_the_subpopulations(population):
 
 def test_replicates_and_comparison(population):
     mixture, values, fit = population
-    result = bootstrap(fit, replicates=1, tolerance=1e-9)
+    result = bootstrap(fit, replicates=1, tolerance=1e-9, key=KEY)
     sample = np.repeat(values, result.counts[0].astype(int), axis=0)
     truth = minimize(lambda x: exact(mixture, sample, x), fit.x, method="BFGS")
     np.testing.assert_allclose(result.objectives[0], truth.fun, atol=1e-5)
@@ -212,10 +216,10 @@ def test_bad_input(case):
 
 def test_saem_and_posteriors_are_refused(population):
     with pytest.raises(ValueError, match="must be FOCEI, FOCE, FO or Laplacian for a mixture, but is `SAEM`"):
-        nlme(population[0], method=SAEM())
+        nlme(population[0], method=SAEM(key=KEY))
     for problem in (population[0], population[2].mixed):
         with pytest.raises(ValueError, match="must have no subpopulations, but is a mixture"):
-            sample(problem)
+            sample(problem, NUTS(key=KEY))
     again = nlme(population[2].mixed, method=FO(), iterations=0)  # the problem of a fit is the whole mixture
     np.testing.assert_allclose(again.objective, nlme(population[0], method=FO(), iterations=0).objective)
     assert isinstance(again.mixed, Mixed)

@@ -1,5 +1,6 @@
 """Random effects of occasions: as a linear model has them, in formulas of outputs and of parameters, and bad input."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from scipy.optimize import minimize
 import qspjax as qsp
 from qspjax.fit import SAEM, Additive, Change, Experiment, Free, Measurements, Mixed, Output, Random, nlme
 from tests.systems.mixed import Level
+
+KEY = jax.random.key(0)
 
 TIMES = np.array([1.0, 2.0, 4.0, 5.0, 7.0, 8.0])
 ENDS = [3.0, 6.0]
@@ -72,7 +75,7 @@ def test_effects_of_occasions_are_those_of_the_linear_model():
 @pytest.mark.slow
 def test_saem_has_one_covariance_for_all_occasions():
     mixed = visits(subjects=24)
-    fit, sampled = nlme(mixed), nlme(mixed, method=SAEM(exploration=200, smoothing=300))
+    fit, sampled = nlme(mixed), nlme(mixed, method=SAEM(exploration=200, smoothing=300, key=KEY))
     errors = np.sqrt(np.diag(np.linalg.inv(0.5 * fit.hessian())))
     np.testing.assert_array_less(np.abs(sampled.x - fit.x), 0.25 * errors)
 

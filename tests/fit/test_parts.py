@@ -9,6 +9,8 @@ from qspjax.fit.mixed import _parts
 from qspjax.fit.mixed._conditional import twice_and_effects
 from tests.systems.mixed import levels
 
+KEY = jax.random.key(0)
+
 
 @pytest.fixture
 def two_cores(monkeypatch):
@@ -38,7 +40,9 @@ def test_results_are_joined_or_added(two_cores, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [FOCEI(), SAEM(exploration=3, smoothing=4, samples=32)], ids=["FOCEI", "SAEM"])
+@pytest.mark.parametrize(
+    "method", [FOCEI(), SAEM(exploration=3, smoothing=4, samples=32, key=KEY)], ids=["FOCEI", "SAEM"]
+)
 def test_an_estimation_on_two_cores(method, two_cores, monkeypatch):
     (parted, _), (whole, _) = levels(subjects=9), levels(subjects=9)
     found = nlme(parted, method=method)

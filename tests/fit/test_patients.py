@@ -30,6 +30,8 @@ from tests.systems.mixed import decays
 
 KEY = jax.random.key(0)
 
+KEY = jax.random.key(0)
+
 
 def population(mixed, covariates=None):
     """Return the population of a mixed-effects model at its start."""
@@ -167,7 +169,7 @@ def test_settings_of_experiments():
 def test_a_posterior_predicts_with_its_draws():
     density = Density(decay())
     z = np.asarray(density.start) + 0.1 * np.random.default_rng(0).normal(size=(2, 50, 2))
-    found = posterior_of(density, NUTS(), Draws(z, {"lp": z[..., 0]}, None), 0.0)
+    found = posterior_of(density, NUTS(key=KEY), Draws(z, {"lp": z[..., 0]}, None), 0.0)
     draws = found.draws(key=KEY, size=100)
     np.testing.assert_allclose(np.sort(draws["CL"]), np.sort(found.parameters["CL"].ravel()), rtol=1e-12)
     assert found.draws(key=KEY, size=300)["V"].shape == (300,)

@@ -13,11 +13,13 @@ from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
 
+KEY = jax.random.key(0)
+
 
 def test_saem_finds_the_greatest_likelihood_of_a_linear_model():
     """With a mean that is estimated by regression, one that is not (its effect is absent), and correlated effects."""
     mixed, values = levels(subjects=12)
-    fit = nlme(mixed, method=SAEM(exploration=100, smoothing=400, chains=20))
+    fit = nlme(mixed, method=SAEM(exploration=100, smoothing=400, chains=20, key=KEY))
     truth = minimize(lambda x: exact(mixed, values, x), mixed.start, method="BFGS")
     errors = np.sqrt(np.diag(2.0 * truth.hess_inv))
     np.testing.assert_array_less(np.abs(fit.x - truth.x), 0.1 * errors)
@@ -32,7 +34,7 @@ def test_saem_finds_parameters_without_random_effects_and_variances():
         parameters={"tCL": Free(2.5), "V": Free(20.0), "power": 1.0, "cv": Free(0.3)},
     )
     assert references(mixed).referenced.tolist() == [True, False, False]
-    fit = nlme(mixed, method=SAEM(exploration=150, smoothing=300))
+    fit = nlme(mixed, method=SAEM(exploration=150, smoothing=300, key=KEY))
     assert fit.found.all()
     near = modes(mixed, jnp.asarray(fit.x), jnp.zeros_like(fit.u)).u
     np.testing.assert_allclose(fit.u, near, atol=1e-4)
@@ -103,7 +105,7 @@ def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again
 
 
 def test_a_stochastic_estimation_goes_on_from_where_it_was(tmp_path):
-    (mixed, _), file, method = levels(), tmp_path / "state.npz", SAEM(exploration=5, smoothing=8)
+    (mixed, _), file, method = levels(), tmp_path / "state.npz", SAEM(exploration=5, smoothing=8, key=KEY)
     whole = nlme(mixed, method=method)
     seen = []
     first = nlme(mixed, method=method, iterations=7, checkpoint=file, progress=seen.append)
@@ -117,6 +119,6 @@ def test_a_stochastic_estimation_goes_on_from_where_it_was(tmp_path):
 
 def test_bad_numbers():
     with pytest.raises(ValueError, match="smoothing"):
-        SAEM(smoothing=0)
+        SAEM(smoothing=0, key=KEY)
     with pytest.raises(ValueError, match="chains"):
-        SAEM(chains=0)
+        SAEM(chains=0, key=KEY)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +41,8 @@ from qspjax.fit.bayes._sampler import Draws
 from tests.fit.test_compare import fitted
 from tests.fit.test_mixtures import two_levels
 from tests.systems.mixed import decays
+
+KEY = jax.random.key(0)
 
 QUICK = qsp.solve.MatrixExponential()
 
@@ -108,7 +111,11 @@ print(shown(load(sys.argv[1], decays(method=QUICK))))
 
 def shown(fit):
     """Return a hash of all that a fit is asked for: tables, checks, standard errors."""
-    tables = [visual_predictive_check(fit, replicates=20), diagnostics(fit, replicates=20), fit.individuals()]
+    tables = [
+        visual_predictive_check(fit, replicates=20, key=KEY),
+        diagnostics(fit, replicates=20, key=KEY),
+        fit.individuals(),
+    ]
     numbers = [np.asarray(column, float) for one in tables for name, column in one.items() if name not in TEXT]
     numbers += [fit.covariance_of_estimates(), fit.path, np.array([*fit.parameters.values()])]
     return hashlib.sha256(b"".join(one.tobytes() for one in numbers)).hexdigest()
@@ -147,7 +154,7 @@ def test_a_mixture_and_saem(tmp_path):
     assert_equal(again, fit)
     np.testing.assert_array_equal(again.hessian(), fit.hessian())
     assert again.most_probable.tolist() == fit.most_probable.tolist()
-    settings = SAEM(exploration=2, smoothing=2, samples=16)
+    settings = SAEM(exploration=2, smoothing=2, samples=16, key=KEY)
     mixed, file = decays(method=QUICK), tmp_path / "state.npz"
     fit = nlme(mixed, method=settings, checkpoint=file)
     save(tmp_path / "saem", fit)
@@ -162,7 +169,7 @@ def test_a_posterior(tmp_path, evidences):
     z = np.random.default_rng(0).normal(size=(2, 5, 2))
     stats = {"lp": z[..., 0], "diverging": z[..., 1] > 1.0}
     density = Density(decay())
-    found = posterior_of(density, NUTS(samples=5, chains=2), Draws(z, stats, evidences), 0.1)
+    found = posterior_of(density, NUTS(samples=5, chains=2, key=KEY), Draws(z, stats, evidences), 0.1)
     save(tmp_path / "posterior", found)
     again = load(tmp_path / "posterior", decay())
     assert_equal(again, found)
@@ -173,7 +180,7 @@ def test_a_posterior(tmp_path, evidences):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("numpyro") is None, reason="numpyro is not installed")
 def test_a_posterior_that_was_sampled(tmp_path):
-    found = sample(decay(), NUTS(warmup=20, samples=10, chains=2))
+    found = sample(decay(), NUTS(warmup=20, samples=10, chains=2, key=KEY))
     save(tmp_path / "posterior", found)
     again = load(tmp_path / "posterior", decay())
     assert_equal(again, found)

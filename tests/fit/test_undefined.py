@@ -12,6 +12,7 @@ from qspjax.fit import (
     FOCE,
     FOCEI,
     M3,
+    NUTS,
     SAEM,
     Additive,
     Binary,
@@ -36,6 +37,8 @@ from qspjax.fit import (
     sample,
 )
 from tests.systems.mixed import Level
+
+KEY = jax.random.key(0)
 
 # error model, its formulas, measurement, prediction -> log density and its slope in the prediction
 EDGES = {
@@ -273,7 +276,12 @@ def test_a_subject_without_a_likelihood_has_a_cause(name):
         FO(),
         *(
             pytest.param(method, marks=pytest.mark.slow)
-            for method in (FOCE(), FOCEI(), Laplacian(), SAEM(exploration=1, smoothing=1, samples=0, chains=1))
+            for method in (
+                FOCE(),
+                FOCEI(),
+                Laplacian(),
+                SAEM(exploration=1, smoothing=1, samples=0, chains=1, key=KEY),
+            )
         ),
     ],
     ids=lambda method: type(method).__name__,
@@ -283,7 +291,7 @@ def test_each_method_names_whom_it_leaves_out(method):
     assert fit.kept.tolist() == [False, True, True]
     assert fit.reasons == (f"Subject `anna`: {CAUSES['proportional'][2]}",)
     if isinstance(method, FO):
-        again = bootstrap(fit, replicates=1, iterations=1)
+        again = bootstrap(fit, replicates=1, iterations=1, key=KEY)
         assert again.counts[0, 0] == 0
         assert again.reasons == fit.reasons
 
@@ -300,7 +308,7 @@ def test_an_integral_names_who_has_none():
 @pytest.mark.slow
 def test_a_chain_says_why_it_cannot_begin():
     with pytest.raises(RuntimeError, match=r"No chain can begin at the start. Subject `anna`: output `out` has a pred"):
-        sample(mixed(Proportional("cv")))
+        sample(mixed(Proportional("cv")), NUTS(key=KEY))
 
 
 def counted(error, prediction, y, at):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from qspjax.fit import (
     visual_predictive_check,
 )
 from tests.systems.mixed import Level
+
+KEY = jax.random.key(0)
 
 TIMES = np.array([0.0, 1.0, 2.0])
 COUNT = 40
@@ -69,7 +72,7 @@ def made(limit=None):
 
 def test_strata_are_checks_of_their_own():
     fit, values, group = made()
-    check = visual_predictive_check(fit, replicates=200, strata="ARM", corrected=False)
+    check = visual_predictive_check(fit, replicates=200, strata="ARM", corrected=False, key=KEY)
     assert list(dict.fromkeys(check["STRATUM"])) == ["ARM = 0", "ARM = 1"]
     for arm, mean in ((0, 1.0), (1, 3.0)):
         own = check["STRATUM"] == f"ARM = {arm}"
@@ -80,10 +83,10 @@ def test_strata_are_checks_of_their_own():
     assert np.isnan(check["BELOW"]).all()
     assert check.points["VALUE"].tolist() == values.ravel().tolist()
     # corrected within a stratum: its predictions are all the same, so that nothing moves
-    again = visual_predictive_check(fit, replicates=200, strata="ARM")
+    again = visual_predictive_check(fit, replicates=200, strata="ARM", key=KEY)
     np.testing.assert_allclose(again["OBSERVED"], check["OBSERVED"], rtol=1e-12)
     # corrected without strata: all are brought to the median prediction, 2
-    whole = visual_predictive_check(fit, replicates=20)
+    whole = visual_predictive_check(fit, replicates=20, key=KEY)
     wanted = np.median(values * 2.0 / (1.0 + 2.0 * group)[:, None], axis=0)
     np.testing.assert_allclose(whole["OBSERVED"][1::3], wanted)
     np.testing.assert_allclose(
@@ -100,7 +103,7 @@ def test_strata_of_numbers_are_cut():
     fit, *_ = made()
 
     def strata(**settings):
-        return list(dict.fromkeys(visual_predictive_check(fit, replicates=2, **settings)["STRATUM"]))
+        return list(dict.fromkeys(visual_predictive_check(fit, replicates=2, **settings, key=KEY)["STRATUM"]))
 
     assert strata(strata="AGE") == ["AGE <= 39.5", "AGE > 39.5"]
     assert strata(strata="AGE", cuts=[30, 40]) == ["AGE <= 30", "30 < AGE <= 40", "AGE > 40"]
@@ -115,7 +118,7 @@ def test_strata_of_numbers_are_cut():
 
 def test_the_share_below_the_limit_has_an_interval():
     fit, values, _ = made(limit=1.0)
-    check = visual_predictive_check(fit, replicates=400, strata="ARM")
+    check = visual_predictive_check(fit, replicates=400, strata="ARM", key=KEY)
     own = check["STRATUM"] == "ARM = 0"
     np.testing.assert_allclose(check["BELOW"][own][::3], (values[::2] < 1.0).mean(axis=0))
     # half of the levels about 1 lie below 1; shares of 20 subjects scatter as a binomial does
@@ -149,10 +152,10 @@ def test_whoever_is_left_out_is_named():
         random=mixed.random,
     )
     some = dataclasses.replace(fit, mixed=fragile, kept=np.arange(COUNT) != 3, reasons=("Subject `3`: not this one.",))
-    check = visual_predictive_check(some, replicates=100, corrected=False)
+    check = visual_predictive_check(some, replicates=100, corrected=False, key=KEY)
     first, *others = check.reasons
     assert first == "Subject `3`: not this one."
-    share = float(np.mean(np.isnan(simulated(fragile, fit.x, replicates=100)[0][:, 5])))
+    share = float(np.mean(np.isnan(simulated(fragile, fit.x, replicates=100, key=KEY)[0][:, 5])))
     assert 0.0 < share < 0.4
     assert (
         f"Subject `1`: its simulation has no values of `level` in {100 * share:.0f} of 100 replicates, where"
@@ -161,7 +164,7 @@ def test_whoever_is_left_out_is_named():
     with pytest.warns(
         UserWarning, match=r"NPDE of `level` leave simulations that failed out, .*`1` \([0-9]+ of 50 failed\)"
     ):
-        diagnostics(some, replicates=50)
+        diagnostics(some, replicates=50, key=KEY)
     # replicates in which somebody failed still count
     np.testing.assert_allclose(check["MEDIAN"][1::3], 2.0, atol=0.5)
     texts = [text.get_text() for text in qsp.plot.vpc_panels(check).texts]

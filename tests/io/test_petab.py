@@ -111,7 +111,7 @@ def test_starts_are_drawn_by_their_own_priors(tmp_path):
     own = (columns, "parameterScaleNormal\t-1;0.2", "normal\t5;1", "\t", "\t")
     rows = [f"{row}\t{more}" for row, more in zip(table, own, strict=True)]
     problem = read_petab(written(tmp_path, **{"parameters.tsv": "\n".join(rows) + "\n"}))
-    k1, scale, offset = qsp.fit.MultiStart(400, seed=1).points(problem).T
+    k1, scale, offset = qsp.fit.MultiStart(400, key=jax.random.key(1)).points(problem).T
     np.testing.assert_allclose([k1.mean(), k1.std()], [-1.0, 0.2], atol=0.01)
     np.testing.assert_allclose([scale.mean(), scale.std()], [5.0, 1.0], atol=0.03)
     np.testing.assert_allclose([offset.min(), offset.max()], [-1.0, 1.0], atol=0.01)

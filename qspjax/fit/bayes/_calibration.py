@@ -20,6 +20,8 @@ from scipy.stats import kstest
 
 from qspjax._checks import ArgumentError, check_instance, check_whole
 from qspjax._extras import require
+from qspjax._random import check_key, generator
+from qspjax._types import Key
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes import _convergence
 from qspjax.fit.bayes._density import Density
@@ -43,13 +45,14 @@ class Calibration:
         rhat: The greatest split R-hat of each simulation, shape (simulations,).
         divergences: Divergent trajectories of each.
         failed: Simulations that had to be left out, since the model could not be simulated at a draw from the prior.
-        seed: Of the random numbers.
+        key: That of the simulations, by which ties between ranks are broken.
         seconds: What it took.
 
     Example:
+        >>> import jax
         >>> truth, rank = np.array([[2.5], [3.1], [3.4]]), np.array([[1], [4], [7]])
         >>> ones = np.ones(3)
-        >>> found = Calibration(("CL",), truth, rank, 9, rhat=ones, divergences=0 * ones, failed=0, seed=0, seconds=1.0)
+        >>> found = Calibration(("CL",), truth, rank, 9, ones, 0 * ones, 0, jax.random.key(0), 1.0)
         >>> sorted(found.p_values), found.ranks(bins=2)["COUNT"].tolist()
         (['CL'], [2, 1])
     """
@@ -61,7 +64,7 @@ class Calibration:
     rhat: np.ndarray
     divergences: np.ndarray
     failed: int
-    seed: int
+    key: Key
     seconds: float
 
     @property
@@ -90,7 +93,7 @@ class Calibration:
 
     def _shares(self) -> dict[str, np.ndarray]:
         """Return ranks as numbers between 0 and 1, even if the ranks are, shape (1, simulations) by name."""
-        within = np.random.default_rng(self.seed).uniform(size=self.rank.shape)
+        within = generator(self.key).uniform(size=self.rank.shape)
         share = (self.rank + within) / (self.draws + 1.0)
         return {name: share[None, :, k] for k, name in enumerate(self.names)}
 
@@ -105,9 +108,9 @@ def simulation_based_calibration(
     problem: Problem | Mixed,
     method: NUTS | None = None,
     *,
+    key: Key,
     simulations: int = 200,
     lanes: int = 100,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Check a sampler, a model and its code: ranks of parameters from the prior among draws from their posterior.
@@ -120,10 +123,10 @@ def simulation_based_calibration(
 
     Args:
         problem: The design, the model and the priors, which must be distributions; its measurements do not matter.
-        method: `NUTS(...)`, whose `chains` does not count; by default `NUTS()`.
+        method: `NUTS(key=...)`, whose `chains` does not count; by default one whose key is made of `key`.
+        key: `jax.random.key(seed)`, of parameters and measurements.
         simulations: How many data sets.
         lanes: How many are sampled side by side.
-        seed: Of parameters and measurements.
         progress: Called with the data sets that are done, and all.
 
     Returns:
@@ -135,7 +138,7 @@ def simulation_based_calibration(
     Reference: Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv:1804.06788.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
         >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
         >>> problem = Problem(
@@ -144,15 +147,15 @@ def simulation_based_calibration(
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, prior=qsp.LogNormal(2.0, cv=0.5))},
         ... )
-        >>> found = simulation_based_calibration(problem, simulations=100)  # doctest: +SKIP
+        >>> found = simulation_based_calibration(problem, key=jax.random.key(0), simulations=100)  # doctest: +SKIP
         >>> found.p_values["CL"] > 0.01  # doctest: +SKIP
         True
     """
-    method = NUTS() if method is None else method
+    check_key(key)
+    method = NUTS(key=jax.random.fold_in(key, 1)) if method is None else method
     check_instance("method", method, NUTS, "NUTS(...)")
     check_whole("simulations", simulations, 2)
     check_whole("lanes", lanes, 1)
-    check_whole("seed", seed, 0)
     density = Density(problem)
     for rows in density.likelihood.rows:
         if rows.output.below is not None and not rows.output.below.keeps():
@@ -160,7 +163,7 @@ def simulation_based_calibration(
             raise ArgumentError("problem", must)
     began = time.perf_counter()
     lanes = min(lanes, simulations)
-    truth, values, failed = _data_sets(density, simulations, lanes, seed)
+    truth, values, failed = _data_sets(density, simulations, lanes, key)
     natural = jax.jit(jax.vmap(lambda z: density.natural(z)["natural"]))
     found, divergences = [], []
     start = jax.jit(jax.vmap(lambda z, values: _begin(density, z, values)))
@@ -177,10 +180,10 @@ def simulation_based_calibration(
         if progress is not None:
             progress(first + kept, len(truth))
     true = np.asarray(natural(jnp.asarray(truth)))
-    return _ranked(density, true, np.concatenate(found), np.concatenate(divergences), failed, seed, began)
+    return _ranked(density, true, np.concatenate(found), np.concatenate(divergences), failed, key, began)
 
 
-def _data_sets(density: Density, count: int, lanes: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+def _data_sets(density: Density, count: int, lanes: int, key: Key) -> tuple[np.ndarray, list[np.ndarray], int]:
     """Return points from the prior, measurements of these, and how many more could not be simulated."""
 
     def one(key: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
@@ -189,7 +192,7 @@ def _data_sets(density: Density, count: int, lanes: int, seed: int) -> tuple[np.
         return z, density.simulated(z, for_noise)
 
     program = jax.jit(jax.vmap(one))
-    keys = jax.random.split(jax.random.PRNGKey(seed), count + -count % lanes)
+    keys = jax.random.split(key, count + -count % lanes)
     parts = [program(keys[k : k + lanes]) for k in range(0, count, lanes)]
     z, values = jax.tree.map(lambda *own: np.concatenate([np.asarray(x) for x in own])[:count], *parts)
     fine = np.isfinite(z).all(axis=1)
@@ -211,7 +214,7 @@ def _ranked(
     draws: np.ndarray,
     divergences: np.ndarray,
     failed: int,
-    seed: int,
+    key: Key,
     began: float,
 ) -> Calibration:
     count, samples, names = draws.shape
@@ -222,4 +225,4 @@ def _ranked(
     thinned = draws[:, every - 1 :: every]
     rank = (thinned < truth[:, None]).sum(axis=1)
     seconds = time.perf_counter() - began
-    return Calibration(density.names, truth, rank, thinned.shape[1], rhat, divergences, failed, seed, seconds)
+    return Calibration(density.names, truth, rank, thinned.shape[1], rhat, divergences, failed, key, seconds)

@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import check_instance, refuse
+from qspjax._random import generator
+from qspjax._types import Key
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
@@ -169,7 +171,7 @@ class Density:
         return log_likelihood
 
 
-def starts(density: Density, given: Any, count: int, jitter: float, seed: int) -> np.ndarray:
+def starts(density: Density, given: Any, count: int, jitter: float, key: Key) -> np.ndarray:
     """Return where chains begin: normal about a point, closer to it where nothing can be simulated.
 
     Args:
@@ -177,14 +179,14 @@ def starts(density: Density, given: Any, count: int, jitter: float, seed: int) -
         given: The point on the scale of the search (names,); a fit; or None for the start of the problem.
         count: How many chains.
         jitter: The standard deviation.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If the point has a wrong shape.
         RuntimeError: If the density cannot be computed there; the message says why.
     """
     middle = np.asarray(density.start if given is None else placed(density, given))
-    away = jitter * np.random.default_rng(seed).standard_normal((count, density.size))
+    away = jitter * generator(key).standard_normal((count, density.size))
     program = quickly_compiled(jax.vmap(density))
     found = middle + away
     for _ in range(8):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from qspjax._extras import require
@@ -52,7 +53,7 @@ def groups(posterior: "Posterior", *, measurements: bool) -> "dict[str, xarray.D
     where = {name: value for one in rows for name, value in _where(one, names, kind).items()}
     if measurements:
         simulated = {"log_likelihood": posterior.pointwise_log_likelihood(), "posterior_predictive": None}
-        simulated["posterior_predictive"] = posterior.predictive()
+        simulated["posterior_predictive"] = posterior.predictive(key=jax.random.fold_in(posterior.method.key, 1))
         for group, values in simulated.items():
             each = {one.name: ((*DRAW, _axis(one)), value) for one, value in zip(rows, values, strict=True)}
             found[group] = dataset(each, places | where)

@@ -15,6 +15,8 @@ from jaxtyping import Array
 
 from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
+from qspjax._random import check_key
+from qspjax._types import Key
 from qspjax.fit.bayes._density import Density, starts
 from qspjax.fit.bayes._likelihood import Values
 from qspjax.fit.bayes._metric import Local, local
@@ -36,7 +38,7 @@ class NUTS(AbstractSampler):
         depth: The most doublings of a trajectory.
         dense: Whether the metric of the parameters has correlations; that of random effects has none.
         jitter: The standard deviation of the starts of the chains about the start.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If a number is out of range.
@@ -44,8 +46,9 @@ class NUTS(AbstractSampler):
     Reference: Hoffman and Gelman, J Mach Learn Res 2014;15:1593, arXiv:1111.4246.
 
     Example:
+        >>> import jax
         >>> from qspjax.fit import NUTS
-        >>> NUTS(warmup=1000, target=0.95).samples
+        >>> NUTS(warmup=1000, target=0.95, key=jax.random.key(0)).samples
         500
     """
 
@@ -56,7 +59,7 @@ class NUTS(AbstractSampler):
     depth: int = eqx.field(default=10, static=True, kw_only=True)
     dense: bool = eqx.field(default=True, static=True, kw_only=True)
     jitter: float = eqx.field(default=0.1, static=True, kw_only=True)
-    seed: int = eqx.field(default=0, static=True)
+    key: Key = eqx.field(kw_only=True)
 
     def __check_init__(self) -> None:
         for name, value, least in (
@@ -64,9 +67,9 @@ class NUTS(AbstractSampler):
             ("samples", self.samples, 1),
             ("chains", self.chains, 1),
             ("depth", self.depth, 1),
-            ("seed", self.seed, 0),
         ):
             check_whole(name, value, least)
+        check_key(self.key)
         check_number("target", self.target)
         if not 0.0 < self.target < 1.0:
             refuse("target", "lie between 0 and 1", self.target)
@@ -74,7 +77,7 @@ class NUTS(AbstractSampler):
         check_minimum("jitter", self.jitter, 0.0)
 
     def begin(self, density: Density, start: Any) -> AbstractRun:
-        return Chains(density, self, starts(density, start, self.chains, self.jitter, self.seed))
+        return Chains(density, self, starts(density, start, self.chains, self.jitter, self.key))
 
 
 class Chains(AbstractRun):
@@ -91,7 +94,7 @@ class Chains(AbstractRun):
         self.method, self.values = method, values
         self.total = method.warmup + method.samples
         self._begin, self._advance = _programs(density, method)
-        keys = jax.random.split(jax.random.PRNGKey(method.seed), len(z))
+        keys = jax.random.key_data(jax.random.split(method.key, len(z)))
         self.now = self._begin(jnp.asarray(z), values, keys)
         self.done = 0
         self.kept: list[dict[str, np.ndarray]] = []

@@ -15,6 +15,7 @@ from qspjax._checks import check_whole
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
+from qspjax._random import check_key
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
@@ -26,7 +27,6 @@ from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._population import mixed_population
 from qspjax.fit.search._search import quickly_compiled
 from qspjax.population import Population
-from qspjax.population._population import check_key
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +52,7 @@ class Posterior:
         seconds: What it took.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.fit import NUTS, Additive, Experiment, Free, Measurements, Output, Problem, sample
         >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
         >>> problem = Problem(
@@ -61,9 +61,9 @@ class Posterior:
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, prior=qsp.LogNormal(2.0, cv=0.5))},
         ... )
-        >>> posterior = sample(problem, NUTS())  # doctest: +SKIP
+        >>> posterior = sample(problem, NUTS(key=jax.random.key(0)))  # doctest: +SKIP
         >>> z = np.array([[-0.1, 0.0, 0.1], [0.1, 0.2, -0.2]])[:, :, None]  # what it finds: 2 chains of 3 draws
-        >>> posterior = Posterior(problem, NUTS(), z, {}, None, 1.0, Density(problem))
+        >>> posterior = Posterior(problem, NUTS(key=jax.random.key(0)), z, {}, None, 1.0, Density(problem))
         >>> posterior.chains, posterior.parameters["CL"].shape, posterior.columns()["DRAW"].tolist()
         (2, (2, 3), [0, 1, 2, 0, 1, 2])
     """
@@ -284,16 +284,17 @@ class Posterior:
         """Return the log likelihood of each measurement, output by output, shape (chains, draws, measurements)."""
         return self._each(self._density.pointwise)
 
-    def predictive(self, *, seed: int = 0) -> list[np.ndarray]:
+    def predictive(self, *, key: Key) -> list[np.ndarray]:
         """Return measurements of the same subjects or experiments drawn anew, output by output.
 
         Args:
-            seed: Of the noise.
+            key: `jax.random.key(seed)`.
 
         Returns:
             Shape (chains, draws, measurements) each, NaN where a simulation fails.
         """
-        keys = np.asarray(jax.random.split(jax.random.PRNGKey(seed), self.z.shape[:2]))
+        check_key(key)
+        keys = np.asarray(jax.random.key_data(jax.random.split(key, self.z.shape[:2])))
         return self._each(self._density.simulated, keys)
 
     def groups(self, *, measurements: bool = True) -> "dict[str, xarray.Dataset]":

@@ -10,7 +10,6 @@ import numpy as np
 from qspjax._checks import check_instance
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes._density import Density, placed
-from qspjax.fit.bayes._nuts import NUTS
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler, Sampling
 from qspjax.fit.mixed._mixed import Mixed
@@ -23,7 +22,7 @@ SAVED_EVERY = 10.0
 
 def sample(
     problem: Problem | Mixed,
-    method: AbstractSampler | None = None,
+    method: AbstractSampler,
     *,
     start: Any = None,
     checkpoint: str | Path | None = None,
@@ -45,7 +44,7 @@ def sample(
 
     Args:
         problem: What is measured: a `Problem` or a `Mixed`.
-        method: How: `NUTS()` (the default) or `SMC()`.
+        method: How: `NUTS(key=...)` or `SMC(key=...)`.
         start: Where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape (names,); by
             default the start of the problem.
         checkpoint: A file in which the state is kept every few seconds; where it is there already, sampling goes on
@@ -65,7 +64,7 @@ def sample(
     arXiv:2011.01808.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.fit import NUTS, Additive, Experiment, Free, Measurements, Output, Problem, sample
         >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="concentration")
         >>> problem = Problem(
@@ -74,13 +73,12 @@ def sample(
         ...     {"concentration": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(3.0, prior=qsp.LogNormal(3.0, cv=0.5)), "V": Free(30.0, prior=qsp.LogNormal(30.0, cv=0.5))},
         ... )
-        >>> posterior = sample(problem, NUTS(warmup=200, samples=200, chains=2))  # doctest: +SKIP
+        >>> posterior = sample(problem, NUTS(200, 200, chains=2, key=jax.random.key(0)))  # doctest: +SKIP
         >>> posterior.summary().loc["CL", ["mean", "sd"]].round(2).tolist()  # doctest: +SKIP
         [2.98, 0.08]
     """
     check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
-    method = NUTS() if method is None else method
-    check_instance("method", method, AbstractSampler, "a method such as NUTS()")
+    check_instance("method", method, AbstractSampler, "a method such as NUTS(key=...)")
     began = time.perf_counter()
     density = Density(problem)
     file = None if checkpoint is None else Path(checkpoint)

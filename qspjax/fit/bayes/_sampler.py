@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import numpy as np
 
+from qspjax._types import Key
 from qspjax.fit.bayes._density import Density
 
 
@@ -78,10 +79,13 @@ class AbstractSampler(eqx.Module):
     """How a posterior is sampled.
 
     Example:
+        >>> import jax
         >>> from qspjax.fit import NUTS
-        >>> isinstance(NUTS(), AbstractSampler)
+        >>> isinstance(NUTS(key=jax.random.key(0)), AbstractSampler)
         True
     """
+
+    key: eqx.AbstractVar[Key]
 
     @abc.abstractmethod
     def begin(self, density: Density, start: Any) -> AbstractRun:

@@ -21,6 +21,8 @@ from jaxtyping import Array
 
 from qspjax._checks import check_number, check_whole, refuse
 from qspjax._extras import require
+from qspjax._random import check_key
+from qspjax._types import Key
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
 
@@ -42,7 +44,7 @@ class SMC(AbstractSampler):
             of the particles.
         moves: Moves of each particle at each power.
         steps: Leapfrog steps of a move.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If a number is out of range.
@@ -50,8 +52,9 @@ class SMC(AbstractSampler):
     Reference: Del Moral, Doucet and Jasra, J R Stat Soc B 2006;68:411, doi:10.1111/j.1467-9868.2006.00553.x.
 
     Example:
+        >>> import jax
         >>> from qspjax.fit import SMC
-        >>> SMC(particles=1000).runs
+        >>> SMC(particles=1000, key=jax.random.key(0)).runs
         4
     """
 
@@ -60,7 +63,7 @@ class SMC(AbstractSampler):
     share: float = eqx.field(default=0.5, static=True, kw_only=True)
     moves: int = eqx.field(default=4, static=True, kw_only=True)
     steps: int = eqx.field(default=8, static=True, kw_only=True)
-    seed: int = eqx.field(default=0, static=True, kw_only=True)
+    key: Key = eqx.field(kw_only=True)
 
     def __check_init__(self) -> None:
         for name, value, least in (
@@ -68,9 +71,9 @@ class SMC(AbstractSampler):
             ("runs", self.runs, 1),
             ("moves", self.moves, 1),
             ("steps", self.steps, 1),
-            ("seed", self.seed, 0),
         ):
             check_whole(name, value, least)
+        check_key(self.key)
         check_number("share", self.share)
         if not 0.0 < self.share < 1.0:
             refuse("share", "lie between 0 and 1", self.share)
@@ -106,7 +109,8 @@ class _Particles(AbstractRun):
 
     def __init__(self, density: Density, method: SMC) -> None:
         self.density, self.method, self.done = density, method, 0
-        keys = jax.random.split(jax.random.PRNGKey(method.seed), (method.runs, method.particles))
+        for_start, self.key = jax.random.split(method.key)
+        keys = jax.random.split(for_start, (method.runs, method.particles))
         z = jax.jit(jax.vmap(jax.vmap(density.drawn)))(keys)
         likelihood = jax.jit(jax.vmap(jax.vmap(density.log_likelihood)))(z)
         if not np.isfinite(likelihood).any(axis=1).all():
@@ -126,7 +130,7 @@ class _Particles(AbstractRun):
         return self.standing.temperature < 1.0
 
     def advance(self) -> None:
-        key = jax.random.fold_in(jax.random.PRNGKey(self.method.seed + 1), self.done)
+        key = jax.random.fold_in(self.key, self.done)
         self.now = self.program(jax.random.split(key, self.method.runs), self.now)
         self.done += 1
 

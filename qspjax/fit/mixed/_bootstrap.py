@@ -23,6 +23,8 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_one_of, check_whole, refuse
 from qspjax._extras import require
+from qspjax._random import generator, seed_of
+from qspjax._types import Key
 from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
 from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._nlme import DescentRun
@@ -141,8 +143,8 @@ class Bootstrap:
 def bootstrap(
     found: MixedFit,
     *,
+    key: Key,
     replicates: int = 200,
-    seed: int = 0,
     strata: str | None = None,
     iterations: int = ITERATIONS,
     tolerance: float = 1e-4,
@@ -158,8 +160,8 @@ def bootstrap(
     Args:
         found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplacian`. Subjects that it left out, or that have no
             likelihood at its estimate, are not drawn, and named in `reasons`.
+        key: `jax.random.key(seed)`; the draws of a replicate are the same however many there are.
         replicates: How many data sets.
-        seed: Of the draws; those of a replicate are the same however many there are.
         strata: A covariate: subjects are drawn among those that share its value at the beginning.
         iterations: The most that a replicate has.
         tolerance: A search ends where the next step should lower the objective by less than this; 1e-4 is a hundredth
@@ -176,7 +178,7 @@ def bootstrap(
     Reference: Thai et al., J Pharmacokinet Pharmacodyn 2014;41:15, doi:10.1007/s10928-013-9343-z.
 
     Example:
-        >>> import numpy as np, qspjax as qsp
+        >>> import jax, numpy as np, qspjax as qsp
         >>> from qspjax.fit import Additive, Experiment, FO, Free, Measurements, Mixed, Output, Random, bootstrap, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
@@ -190,7 +192,7 @@ def bootstrap(
         ...     individual={"CL": "tCL * exp(eta_CL)"},
         ...     random=[Random({"eta_CL": 0.1}, fixed=True)],
         ... )
-        >>> result = bootstrap(nlme(mixed, method=FO()), replicates=5)
+        >>> result = bootstrap(nlme(mixed, method=FO()), key=jax.random.key(0), replicates=5)
         >>> bool(result.converged.all()), result.values.shape
         (True, (5, 1))
     """
@@ -204,9 +206,9 @@ def bootstrap(
     began = time.perf_counter()
     refit = _Refit(found, iterations, tolerance)
     drawn = dataclasses.replace(found, kept=refit.kept)
-    counts = np.array([_counts(drawn, strata, seed, k) for k in range(replicates)])
+    counts = np.array([_counts(drawn, strata, key, k) for k in range(replicates)])
     file, done = None if checkpoint is None else Path(checkpoint), []
-    mark = "" if file is None else _mark(found, strata, seed, iterations, tolerance)
+    mark = "" if file is None else _mark(found, strata, seed_of(key), iterations, tolerance)
     if file is not None and file.exists():
         held = loaded(file, mark, "bootstrap")
         done = [*zip(held["x"], held["objectives"].tolist(), held["status"].tolist(), strict=True)][:replicates]
@@ -245,9 +247,9 @@ class _Refit:
         return run.now.x, run.now.value, run.ended or "iterations used up"
 
 
-def _counts(found: MixedFit, strata: str | None, seed: int, number: int) -> np.ndarray:
+def _counts(found: MixedFit, strata: str | None, key: Key, number: int) -> np.ndarray:
     """Return how often each subject is in a replicate, shape (subjects,)."""
-    random = np.random.default_rng([seed, number])
+    random = generator(key, number)
     groups = np.zeros(found.kept.size) if strata is None else found.mixed.covariates[strata]
     counts = np.zeros(found.kept.size)
     for value in np.unique(groups[found.kept]):

@@ -23,6 +23,8 @@ from scipy.special import ndtri
 
 from qspjax._checks import refuse, warn
 from qspjax._dosing._regimen import Action
+from qspjax._random import check_key, generator
+from qspjax._types import Key
 from qspjax.fit.data._measurements import together
 from qspjax.fit.data._rows import Rows
 from qspjax.fit.errors._draws import drawn
@@ -39,13 +41,13 @@ LANES = 16_384
 """Simulations that are made side by side."""
 
 
-def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
+def diagnostics(fit: "MixedFit", *, replicates: int = 0, key: Key | None = None) -> dict[str, np.ndarray]:
     """Return every measurement with its predictions and residuals, as columns.
 
     Args:
         fit: The fit.
         replicates: How many data sets are simulated for NPDE; without any there is no such column.
-        seed: Of the simulation.
+        key: `jax.random.key(seed)`, which replicates need.
 
     Returns:
         ID, OUTPUT, TIME, TAD (time after dose), DV, CENSORED, PRED, IPRED, RES, IRES, IWRES, CWRES, NPDE, and ETA of
@@ -74,7 +76,7 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
     mixed = fit.mixed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
     found = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
-    samples = simulated(mixed, fit.x, replicates=replicates, seed=seed) if replicates else None
+    samples = simulated(mixed, fit.x, key=key, replicates=replicates) if replicates else None
     parts = []
     for k, (rows, own) in enumerate(zip(mixed.rows, found, strict=True)):
         part = {
@@ -92,7 +94,7 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
             "CWRES": _conditional_residuals(rows, own),
         }
         if samples is not None:
-            part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], seed), np.nan)
+            part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], key), np.nan)
             _say_whose_failed(fit, rows, samples[k])
         hidden = rows.censored | ~fit.kept[rows.experiment]
         for name in ("RES", "IRES", "IWRES", "CWRES"):
@@ -102,20 +104,20 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, seed: int = 0) -> dict[
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[np.ndarray]:
+def simulated(mixed: Mixed, x: Any, *, key: Key, replicates: int) -> list[np.ndarray]:
     """Return measurements of new subjects with the doses, times and covariates of those in the data.
 
     Args:
         mixed: The model and the design.
         x: The point, on the scale of the search.
+        key: `jax.random.key(seed)`.
         replicates: How many data sets.
-        seed: Of the random effects and of the noise.
 
     Returns:
         Output by output, shape (replicates, measurements).
 
     Example:
-        >>> import numpy as np, qspjax as qsp
+        >>> import jax, numpy as np, qspjax as qsp
         >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
@@ -129,10 +131,11 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
         ...     individual={"CL": "tCL * exp(eta_CL)"},
         ...     random=[Random({"eta_CL": 0.1})],
         ... )
-        >>> (samples,) = simulated(mixed, mixed.start, replicates=5)
+        >>> (samples,) = simulated(mixed, mixed.start, key=jax.random.key(0), replicates=5)
         >>> samples.shape
         (5, 12)
     """
+    check_key(key)
     mixed = whole_of(mixed)
 
     def one(x: Array, key: Array) -> list[Array]:
@@ -144,10 +147,10 @@ def simulated(mixed: Mixed, x: Any, *, replicates: int, seed: int = 0) -> list[n
 
     program = mixed.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
     chunk = min(max(1, LANES // mixed.count), replicates)
-    keys = jax.random.split(jax.random.key(seed), replicates + -replicates % chunk)
+    keys = jax.random.split(key, replicates + -replicates % chunk)
     parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
     samples = [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
-    return mixed.drawn(x, samples, seed) if isinstance(mixed, Mixture) else samples
+    return mixed.drawn(x, samples, key) if isinstance(mixed, Mixture) else samples
 
 
 def curves(fit: "MixedFit", *, points: int = 100) -> dict[str, np.ndarray]:
@@ -244,9 +247,9 @@ def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
     return found
 
 
-def _npde(rows: Rows, samples: np.ndarray, seed: int) -> np.ndarray:
+def _npde(rows: Rows, samples: np.ndarray, key: Key) -> np.ndarray:
     """Return normalised prediction distribution errors of one output."""
-    found, rng = np.full(rows.value.size, np.nan), np.random.default_rng(seed)
+    found, rng = np.full(rows.value.size, np.nan), generator(key)
     for subject in np.unique(rows.experiment):
         mine = np.flatnonzero(rows.experiment == subject)
         ours = samples[:, mine]

@@ -23,6 +23,8 @@ from jaxtyping import Array
 from scipy import stats
 
 from qspjax._checks import check_above, check_whole, refuse
+from qspjax._random import check_key, generator
+from qspjax._types import Key
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
@@ -126,24 +128,26 @@ class ImportanceSampling(AbstractIntegral):
     Args:
         samples: Their number, best a power of two.
         df: Degrees of freedom; few of them reach far into the tails.
-        seed: Of the scrambling.
+        key: `jax.random.key(seed)`, of the scrambling.
 
     Example:
+        >>> import jax
         >>> from qspjax.fit import ImportanceSampling
-        >>> ImportanceSampling(1024).points(3)[0].shape
+        >>> ImportanceSampling(1024, key=jax.random.key(0)).points(3)[0].shape
         (1024, 3)
     """
 
     samples: int = eqx.field(default=1024, static=True)
     df: float = eqx.field(default=6.0, static=True)
-    seed: int = eqx.field(default=0, static=True)
+    key: Key = eqx.field(kw_only=True)
 
     def __check_init__(self) -> None:
         check_whole("samples", self.samples, 2)
         check_above("df", self.df, 0.0)
+        check_key(self.key)
 
     def points(self, effects: int) -> tuple[np.ndarray, np.ndarray]:
-        uniform = stats.qmc.Sobol(effects + 1, seed=self.seed).random(self.samples)
+        uniform = stats.qmc.Sobol(effects + 1, rng=generator(self.key)).random(self.samples)
         uniform = np.clip(uniform, 1e-12, 1.0 - 1e-12)
         spread = np.sqrt(self.df / stats.chi2(self.df).ppf(uniform[:, -1]))
         z = stats.norm.ppf(uniform[:, :-1]) * spread[:, None]
@@ -160,7 +164,7 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
     Args:
         mixed: The model and the data.
         x: The point, on the scale of the search, such as `fit.x`.
-        method: `Quadrature(points)` (the default) or `ImportanceSampling(samples)`.
+        method: `Quadrature(points)` (the default) or `ImportanceSampling(samples, key=...)`.
 
     Example:
         >>> import qspjax as qsp

@@ -25,7 +25,9 @@ from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, refuse
 from qspjax._model import AbstractModel
+from qspjax._random import generator
 from qspjax._transform import AbstractTransform, Identity, Logit
+from qspjax._types import Key
 from qspjax.fit._free import Free
 from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.data._measurements import Experiment, Output
@@ -206,18 +208,18 @@ class Mixture(_Divided):
         modes = u.reshape(len(self.subpopulations), len(self.people), -1)[best, np.arange(best.size)]
         return Classified(self, best), modes
 
-    def drawn(self, x: Any, samples: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    def drawn(self, x: Any, samples: list[np.ndarray], key: Key) -> list[np.ndarray]:
         """Return measurements of subjects that are drawn from the subpopulations.
 
         Args:
             x: The point.
             samples: Measurements of the copies, output by output, shape (replicates, measurements of copies).
-            seed: Of the subpopulations.
+            key: Of the subpopulations.
         """
         count = len(self.subpopulations)
         shares = np.exp(np.asarray(self.log_shares(x)))
         size = (len(samples[0]), len(self.people))
-        of = np.random.default_rng(seed).choice(count, size, p=shares / shares.sum())
+        of = generator(key).choice(count, size, p=shares / shares.sum())
         found = []
         for rows, own in zip(self.rows, samples, strict=True):
             each = own.reshape(len(own), count, -1)

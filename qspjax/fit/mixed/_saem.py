@@ -27,6 +27,8 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import check_whole
+from qspjax._random import check_key
+from qspjax._types import Key
 from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._individuals import unexpanded
@@ -60,7 +62,7 @@ class SAEM(eqx.Module):
         chains: Markov chains of each subject; by default as many as make 100 with all subjects.
         sweeps: How often the chains move in an iteration.
         samples: Points of the importance sampling that gives the objective at the end; 0 leaves it out.
-        seed: Of the chains.
+        key: `jax.random.key(seed)`.
 
     Raises:
         ValueError: If a number is not positive.
@@ -68,8 +70,9 @@ class SAEM(eqx.Module):
     Reference: Kuhn and Lavielle, Comput Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002.
 
     Example:
+        >>> import jax
         >>> from qspjax.fit import SAEM
-        >>> SAEM(exploration=300).smoothing
+        >>> SAEM(exploration=300, key=jax.random.key(0)).smoothing
         200
     """
 
@@ -78,7 +81,7 @@ class SAEM(eqx.Module):
     chains: int | None = eqx.field(default=None, static=True)
     sweeps: int = eqx.field(default=2, static=True)
     samples: int = eqx.field(default=1024, static=True)
-    seed: int = eqx.field(default=0, static=True)
+    key: Key = eqx.field(kw_only=True)
 
     def __check_init__(self) -> None:
         for name in ("exploration", "samples"):
@@ -87,6 +90,7 @@ class SAEM(eqx.Module):
             check_whole(name, getattr(self, name), 1)
         if self.chains is not None:
             check_whole("chains", self.chains, 1)
+        check_key(self.key)
 
     @property
     def iterations(self) -> int:
@@ -163,7 +167,7 @@ class StochasticRun:
         if done in AIMED:
             near = self._whitened(self.around.middle, mean)
             self.around, _ = self.aim(self.x, mean, near, self.around.width, FEW)
-        key = jax.random.fold_in(jax.random.key(method.seed), done)
+        key = jax.random.fold_in(method.key, done)
         self.chains, self.around, new, slope = self.program(
             self.x, mean, self.chains, self.around, self.kept, key, np.arange(self.mixed.count)
         )
@@ -220,7 +224,7 @@ class StochasticRun:
         around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width, MOST)
         objectives, history = np.full(mixed.count, np.nan), np.full(len(self.path), np.nan)
         if self.method.samples:
-            points = ImportanceSampling(self.method.samples)
+            points = ImportanceSampling(self.method.samples, key=self.method.key)
             spread = np.linalg.solve(np.asarray(mixed.factor(x)), np.asarray(around.spread))
             sampled = integrated(mixed, x, found.u, spread, points)
             objectives[self.kept] = sampled.subject_objectives[self.kept]

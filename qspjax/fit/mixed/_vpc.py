@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_number, check_one_of, check_whole, refuse
+from qspjax._types import Key
 from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._diagnostics import diagnostics, simulated
 from qspjax.fit.mixed._mixture import Mixture, whole_of
@@ -80,6 +81,7 @@ class VisualPredictiveCheck(Mapping):
 def visual_predictive_check(
     fit: "MixedFit",
     *,
+    key: Key,
     output: str | None = None,
     replicates: int = 500,
     bins: int | Sequence[float] | None = None,
@@ -89,12 +91,12 @@ def visual_predictive_check(
     after_dose: bool = False,
     strata: str | Sequence[Any] | None = None,
     cuts: Sequence[float] | None = None,
-    seed: int = 0,
 ) -> VisualPredictiveCheck:
     """Return quantiles of measurements, and of simulated ones with their interval: the data of `plot.vpc`.
 
     Args:
         fit: The fit.
+        key: `jax.random.key(seed)`.
         output: Which output; by default the first.
         replicates: How many data sets are simulated.
         bins: Edges of bins of time, or their number; by default each time is a bin if there are at most 20 of them,
@@ -105,7 +107,6 @@ def visual_predictive_check(
         after_dose: Whether times are those after the last dose.
         strata: A covariate, or a value of each subject, shape (subjects,): each of its values is a check of its own.
         cuts: Where strata of numbers are divided; by default at the median, if there are more than 6 of them.
-        seed: Of the simulation.
 
     Returns:
         The check. A quantile that lies beyond a limit of quantification is NaN: where records have limits of their own,
@@ -115,7 +116,7 @@ def visual_predictive_check(
         ValueError: If the output or the covariate is not known, or a number is out of range.
 
     Example:
-        >>> import numpy as np, qspjax as qsp
+        >>> import jax, numpy as np, qspjax as qsp
         >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
@@ -130,7 +131,7 @@ def visual_predictive_check(
         ...     random=[Random({"eta_CL": 0.1})],
         ... )
         >>> fit = nlme(mixed, method=FO(), iterations=0)
-        >>> check = visual_predictive_check(fit, replicates=20)
+        >>> check = visual_predictive_check(fit, key=jax.random.key(0), replicates=20)
         >>> "TIME" in check
         True
     """
@@ -150,7 +151,7 @@ def visual_predictive_check(
     mine = table["OUTPUT"] == output
     time, whole = table["TAD" if after_dose else "TIME"][mine], whole_of(mixed)
     pred = _expected(whole, fit.x)[place] if corrected and isinstance(whole, Mixture) else table["PRED"][mine]
-    made = simulated(mixed, fit.x, replicates=replicates, seed=seed)[place]
+    made = simulated(mixed, fit.x, key=key, replicates=replicates)[place]
     low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
     seen = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
     seen, made = (np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (seen, made))

@@ -257,7 +257,7 @@ def estimate(
     Args:
         problem: What to fit.
         method: How to search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
-            `DifferentialEvolution()`.
+            `DifferentialEvolution(key=...)`.
         starts: Where from: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
             or None for the start of each parameter.
         analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qspjax._random import check_key, generator
+from qspjax._types import Key
 from qspjax.fit.search._gauss_newton import TrustRegion
 from qspjax.fit.search._search import AbstractSearch
 
@@ -25,13 +27,13 @@ class DifferentialEvolution(eqx.Module):
         population: Points for each parameter.
         generations: Most generations.
         tol: The population has converged where its values differ by less than this part of their mean.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
         polish: The local search that follows.
 
     Reference: Storn and Price, J Glob Optim 1997;11:341, doi:10.1023/A:1008202821328.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, estimate
         >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
         >>> problem = Problem(
@@ -40,7 +42,7 @@ class DifferentialEvolution(eqx.Module):
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
         ... )
-        >>> found = estimate(problem, method=DifferentialEvolution(generations=5))
+        >>> found = estimate(problem, method=DifferentialEvolution(generations=5, key=jax.random.key(0)))
         >>> 0.5 < found.parameters["CL"] < 10.0
         True
     """
@@ -48,8 +50,11 @@ class DifferentialEvolution(eqx.Module):
     population: int = eqx.field(default=10, static=True, kw_only=True)
     generations: int = eqx.field(default=200, static=True, kw_only=True)
     tol: float = eqx.field(default=1e-3, static=True, kw_only=True)
-    seed: int = eqx.field(default=0, static=True, kw_only=True)
+    key: Key = eqx.field(kw_only=True)
     polish: AbstractSearch = eqx.field(default=TrustRegion(), kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_key(self.key)
 
     def search(self, problem: "Problem", progress: Callable[[int, float], None] | None) -> np.ndarray:
         """Return the best point found, shape (1, parameters)."""
@@ -81,7 +86,7 @@ class DifferentialEvolution(eqx.Module):
             popsize=self.population,
             maxiter=self.generations,
             tol=self.tol,
-            rng=self.seed,
+            rng=generator(self.key),
             polish=False,
             vectorized=True,
             updating="deferred",

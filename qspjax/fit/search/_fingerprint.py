@@ -17,6 +17,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qspjax._expression import Expression, nodes
@@ -60,6 +61,8 @@ class _Description:
             yield f"{type(value).__qualname__}.{value.name}".encode()
         elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             yield f"{type(value).__name__} {value!r}".encode()
+        elif isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            yield from self._parts([str(jax.random.key_impl(value)), jax.random.key_data(value)])
         elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
             array = np.asarray(value)
             yield f"array {array.dtype} {array.shape}".encode()

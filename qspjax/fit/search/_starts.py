@@ -6,6 +6,8 @@ import equinox as eqx
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
+from qspjax._random import check_key, generator
+from qspjax._types import Key
 
 if TYPE_CHECKING:
     from qspjax.fit._problem import Problem
@@ -18,14 +20,14 @@ class MultiStart(eqx.Module):
 
     Args:
         starts: How many; the start of the problem itself is not among them.
-        seed: Of the random numbers.
+        key: `jax.random.key(seed)`.
         sobol: Whether to draw a scrambled Sobol sequence instead of a Latin hypercube.
 
     Raises:
         ValueError: If `starts` is not positive.
 
     Example:
-        >>> import qspjax as qsp
+        >>> import jax, qspjax as qsp
         >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
         >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
         >>> problem = Problem(
@@ -34,17 +36,17 @@ class MultiStart(eqx.Module):
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
         ... )
-        >>> MultiStart(4).points(problem).shape
+        >>> MultiStart(4, key=jax.random.key(0)).points(problem).shape
         (4, 1)
     """
 
     starts: int = eqx.field(static=True)
-    seed: int = eqx.field(default=0, static=True, kw_only=True)
+    key: Key = eqx.field(kw_only=True)
     sobol: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
         check_whole("starts", self.starts, 1)
-        check_whole("seed", self.seed, 0)
+        check_key(self.key)
 
     def points(self, problem: "Problem") -> np.ndarray:
         """Return the starts, shape (starts, parameters).
@@ -58,5 +60,5 @@ class MultiStart(eqx.Module):
             if one.quantile is None and not (np.isfinite(low) and np.isfinite(high)):
                 refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
-        unit = kind(len(problem.names), rng=self.seed).random(self.starts)
+        unit = kind(len(problem.names), rng=generator(self.key)).random(self.starts)
         return np.stack([one.drawn(u) for one, u in zip(problem.free.values(), unit.T, strict=True)], axis=1)

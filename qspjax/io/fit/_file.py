@@ -22,6 +22,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from qspjax.fit import (
     LBFGS,
     AbstractSearch,
@@ -181,8 +183,8 @@ def _estimation(
         return None, None, None, ()
     options = {} if steps is None else {"generations" if kind == "differential evolution" else "max_steps": steps}
     if kind == "differential evolution":
-        options["seed"] = seed
-    drawn = MultiStart(starts, seed=seed, sobol=sobol) if starts else None
+        options["key"] = jax.random.key(seed)
+    drawn = MultiStart(starts, key=jax.random.key(seed), sobol=sobol) if starts else None
     analytic = Analytic(None if table.values.get("analytic") is True else solved) if solved else None
     return METHODS[kind](**options), drawn, analytic, profiles
 

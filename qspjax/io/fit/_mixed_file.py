@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from qspjax._checks import ArgumentError
@@ -58,7 +59,7 @@ OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chain
 
 INTEGRALS: dict[str, tuple[Any, str]] = {
     "quadrature": (Quadrature, "points"),
-    "importance": (ImportanceSampling, "samples"),
+    "importance": (lambda *samples: ImportanceSampling(*samples, key=jax.random.key(0)), "samples"),
 }
 
 COLUMNS = ("ID", "OBJECTIVE", "SUBPOPULATION")
@@ -386,6 +387,8 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
         integral = table.make(build, *([] if size is None else [size]))
     table.close()
     given = {key: value for key, value in options.items() if value is not None}
+    if kind == "saem":
+        given["key"] = jax.random.key(given.pop("seed", 0))
     method = None if table.bad else table.make(METHODS[kind], **given)
     return method, iterations, tolerance, errors, integral
 
