@@ -30,8 +30,8 @@ from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._lanes import INCONSISTENT, NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program
 from qspjax.solve.kernel._layout import System, system_of
-from qspjax.solve.kernel._primitives import run
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
+from qspjax.solve.kernel.primitives import run
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
 

@@ -22,10 +22,10 @@ from jax.flatten_util import ravel_pytree
 import qspjax as qsp
 from qspjax.solve import _ensemble
 from qspjax.solve.dosing._schedule import aimed, schedule_of
-from qspjax.solve.kernel import _primitives
 from qspjax.solve.kernel._lanes import End
-from qspjax.solve.kernel._primitives import sized, steps_p
 from qspjax.solve.kernel._replay import replay
+from qspjax.solve.kernel.primitives import _batch, _define
+from qspjax.solve.kernel.primitives._define import Ensemble, sized, steps_p
 from tests.systems.marks import slow_for
 
 ROSENBROCK = qsp.solve.Rosenbrock(qsp.solve.Rodas3(), rtol=1e-4, max_steps=192)
@@ -125,7 +125,7 @@ def recorder(method):
 
         def run(program, patients):
             leaves, structure = jax.tree.flatten(patients)
-            caught.extend(steps_p.bind(*leaves, program=sized(program), structure=structure))
+            caught.extend(steps_p.bind(*leaves, ensemble=Ensemble(sized(program), structure)))
             zero = jnp.zeros((1,), jnp.int32)
             states = jnp.zeros((1, program.outputs, program.system.size))
             return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero)
@@ -587,12 +587,12 @@ def test_derivatives_over_several_segments(memory, speed):
         segments.append(program.segments)
         return program
 
-    original = _primitives.sized
-    with mock.patch.object(_primitives, "sized", noted):
+    original = _define.sized
+    with mock.patch.object(_define, "sized", noted), mock.patch.object(_batch, "sized", noted):
         several = jax.jit(functools.partial(derivatives, memory=memory))(values)
     assert min(segments) > 1
     segments.clear()
-    with mock.patch.object(_primitives, "sized", whole):
+    with mock.patch.object(_define, "sized", whole), mock.patch.object(_batch, "sized", whole):
         one = jax.jit(functools.partial(derivatives, memory=(1 << 40) + memory))(values)
     assert segments[-1] == 1
     for got, expected in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):

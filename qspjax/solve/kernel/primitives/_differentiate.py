@@ -1,0 +1,229 @@
+"""Derivatives of the primitives in both modes and of every order."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad
+
+from qspjax.solve.kernel._replay import replay
+from qspjax.solve.kernel.primitives._define import (
+    ACCEPTED,
+    SOLVED,
+    Derivative,
+    Ensemble,
+    Operands,
+    adjoint_p,
+    record_p,
+    solve_p,
+    steps_p,
+    tangent_p,
+)
+from qspjax.solve.kernel.primitives._marked import replace, select, widen
+
+Tangent = jax.Array | ad.Zero
+Results = tuple[list[jax.Array], list[Tangent]]
+"""Results of a primitive, and their tangents."""
+
+
+def _zeros(values: Sequence[jax.Array]) -> list[Tangent]:
+    return [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in values]
+
+
+def _instantiated(tangents: Sequence[Tangent]) -> list[jax.Array]:
+    return [ad.instantiate_zeros(tangent) for tangent in tangents]
+
+
+def _nonzero(tangents: Sequence[Tangent]) -> tuple[bool, ...]:
+    return tuple(type(tangent) is not ad.Zero for tangent in tangents)
+
+
+def _smooth(leaves: Sequence[jax.Array]) -> list[bool]:
+    return [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+
+# solve and record
+
+
+def _solve_rule(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], *, ensemble: Ensemble) -> Results:
+    if ensemble.program.events is not None:
+        return _solve_with_events(leaves, tangents, ensemble)
+    return _record_and_push(solve_p, leaves, tangents, ensemble)
+
+
+def _record_rule(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], *, ensemble: Ensemble) -> Results:
+    return _record_and_push(record_p, leaves, tangents, ensemble)
+
+
+def _steps_rule(leaves: Sequence[jax.Array], _: Sequence[Tangent], *, ensemble: Ensemble) -> Results:
+    steps = steps_p.bind(*leaves, ensemble=ensemble)
+    return steps, _zeros(steps)
+
+
+def _record_and_push(
+    primitive: Primitive, leaves: Sequence[jax.Array], tangents: Sequence[Tangent], ensemble: Ensemble
+) -> Results:
+    """Record the solve; return what it returns, and the tangents of that."""
+    ensemble = ensemble.with_compact_system()
+    results = record_p.bind(*leaves, ensemble=ensemble)
+    solved = results if primitive is record_p else results[:SOLVED]
+    wrt = _nonzero(tangents)
+    if not any(wrt):
+        return solved, _zeros(solved)
+    derivative = Derivative(ensemble, jax.tree.structure(ensemble.empty_record(leaves)), wrt)
+    tangents = [tangent[None] for tangent in select(tangents, wrt)]
+    (states,) = Operands(results[SOLVED:], results[ACCEPTED], list(leaves), tangents).bind(tangent_p, derivative)
+    return solved, [states[0], *_zeros(solved[1:])]
+
+
+def _solve_with_events(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], ensemble: Ensemble) -> Results:
+    """Solve; return what the solve returns, and the tangents of that by a replay, which knows of events."""
+    ensemble = ensemble.with_compact_system()
+    solved = solve_p.bind(*leaves, ensemble=ensemble)
+    replayed = _replayed(ensemble, leaves, solved[ACCEPTED])
+    if not any(_nonzero(tangents)):
+        return solved, _zeros(solved)
+    # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
+    states = _derivative_along(replayed, leaves, [_instantiated(select(tangents, _smooth(leaves)))])
+    return solved, [states, *_zeros(solved[1:])]
+
+
+# a replay in plain JAX
+
+
+def _replayed(
+    ensemble: Ensemble, leaves: Sequence[jax.Array], accepted: jax.Array
+) -> Callable[[Sequence[jax.Array]], jax.Array]:
+    """Return the states at outputs as a function of the leaves, by the steps that these leaves take."""
+    fixed = [jax.lax.stop_gradient(leaf) for leaf in leaves]
+    steps, *causes = steps_p.bind(*fixed, ensemble=ensemble)
+
+    def replayed(leaves: Sequence[jax.Array]) -> jax.Array:
+        return replay(ensemble.program, ensemble.patients(leaves), steps, accepted, causes[0] if causes else None)
+
+    return replayed
+
+
+def _derivative_along(
+    function: Callable[[Sequence[jax.Array]], jax.Array],
+    leaves: Sequence[jax.Array],
+    tangents: Sequence[Sequence[jax.Array]],
+) -> jax.Array:
+    """Return the mixed derivative of a function of the leaves along tangents of all smooth leaves, one per order."""
+    smooth = _smooth(leaves)
+
+    def derivative(numbers: Sequence[jax.Array], tangents: Sequence[Sequence[jax.Array]]) -> jax.Array:
+        if not tangents:
+            return function(replace(leaves, smooth, numbers))
+        return jax.jvp(lambda numbers: derivative(numbers, tangents[1:]), (numbers,), (tangents[0],))[1]
+
+    return derivative(select(leaves, smooth), tangents)
+
+
+# tangent
+
+
+def _tangent_rule(
+    primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, derivative: Derivative
+) -> tuple[list[jax.Array], list[Tangent]]:
+    """Differentiate `tangent`: of one order more along the tangents of the leaves, and linear in each of its own."""
+    values, along = derivative.unpack(primals), derivative.unpack(tangents)
+    by_order = derivative.by_order(values.tangents)
+
+    def pushed(by_order: Sequence[Sequence[jax.Array]], wrt: tuple[bool, ...]) -> jax.Array:
+        flat = list(itertools.chain.from_iterable(by_order))
+        (states,) = values._replace(tangents=flat).bind(tangent_p, derivative._replace(wrt=wrt))
+        return states
+
+    terms = []
+    for k, own in enumerate(derivative.by_order(along.tangents)):
+        if any(_nonzero(own)):
+            terms.append(pushed([*by_order[:k], _instantiated(own), *by_order[k + 1 :]], derivative.wrt))
+    moves = _nonzero(along.leaves)
+    if any(moves):
+        directions = values.tangents[0].shape[0]
+        both = tuple(before or new for before, new in zip(derivative.wrt, moves, strict=True))
+        zeros = [
+            jnp.zeros((directions, *leaf.shape), leaf.dtype) if marked else None
+            for leaf, marked in zip(values.leaves, both, strict=True)
+        ]
+        new = [widen(tangent, directions) for tangent in select(along.leaves, moves)]
+        longer = [*(replace(zeros, derivative.wrt, patients) for patients in by_order), replace(zeros, moves, new)]
+        terms.append(pushed([select(patients, both) for patients in longer], both))
+    states = pushed(by_order, derivative.wrt)
+    return [states], [functools.reduce(jnp.add, terms)] if terms else _zeros([states])
+
+
+def _transpose_tangent(
+    cotangents: Sequence[Tangent], *operands: jax.Array | ad.UndefinedPrimal, derivative: Derivative
+) -> list[jax.Array | None]:
+    values = derivative.unpack(operands)
+    (cotangent,) = cotangents
+    if type(cotangent) is ad.Zero:
+        return [None] * len(operands)
+    by_order = derivative.by_order(values.tangents)
+    if len(by_order) == 1:
+        pulled = values._replace(tangents=[cotangent]).bind(adjoint_p, derivative)
+    else:
+        pulled = _transposed(derivative, values.leaves, values.accepted, by_order, cotangent)
+    fixed = [None] * (len(operands) - len(values.tangents))
+    pairs = zip(pulled, values.tangents, strict=True)
+    return [*fixed, *(value if ad.is_undefined_primal(x) else None for value, x in pairs)]
+
+
+def _transposed(
+    derivative: Derivative,
+    leaves: Sequence[jax.Array],
+    accepted: jax.Array,
+    by_order: Sequence[Sequence[jax.Array | ad.UndefinedPrimal]],
+    cotangent: jax.Array,
+) -> list[jax.Array | None]:
+    """Transpose a derivative of second or higher order in the tangent that is not known; None for the others."""
+    replayed = _replayed(derivative.ensemble, leaves, accepted)
+    smooth, directions = _smooth(leaves), len(cotangent)
+    # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
+    zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(leaves, smooth)]
+    marks = select(derivative.wrt, smooth)
+    unknown = next(k for k, patients in enumerate(by_order) if any(map(ad.is_undefined_primal, patients)))
+    known = [replace(zeros, marks, patients) for k, patients in enumerate(by_order) if k != unknown]
+
+    def along(last: Sequence[jax.Array]) -> jax.Array:
+        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*known, last)
+
+    (pulled,) = jax.vjp(along, zeros)[1](cotangent)
+    wanted = select(pulled, marks)
+    return [g for k in range(len(by_order)) for g in (wanted if k == unknown else [None] * len(wanted))]
+
+
+# adjoint
+
+
+def _adjoint_rule(
+    primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, derivative: Derivative
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Differentiate `adjoint`, which equals the transposed derivative of the replay of the recorded steps."""
+    values, along = derivative.unpack(primals), derivative.unpack(tangents)
+    leaves, wrt, smooth = values.leaves, derivative.wrt, _smooth(values.leaves)
+    replayed = _replayed(derivative.ensemble, leaves, values.accepted)
+
+    def linear(numbers: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
+        patients = replace(leaves, smooth, numbers)
+        _, pull = jax.vjp(lambda wanted: replayed(replace(patients, wrt, wanted)), select(patients, wrt))
+        return jax.vmap(lambda cotangent: pull(cotangent)[0])(cotangents[0])
+
+    return jax.jvp(
+        linear,
+        (select(leaves, smooth), list(values.tangents)),
+        (_instantiated(select(along.leaves, smooth)), _instantiated(along.tangents)),
+    )
+
+
+ad.primitive_jvps[solve_p] = _solve_rule
+ad.primitive_jvps[record_p] = _record_rule
+ad.primitive_jvps[steps_p] = _steps_rule
+ad.primitive_jvps[tangent_p] = _tangent_rule
+ad.primitive_jvps[adjoint_p] = _adjoint_rule
+ad.primitive_transposes[tangent_p] = _transpose_tangent
