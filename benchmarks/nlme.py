@@ -118,7 +118,7 @@ def main() -> None:
         print(f"compilation {walls[0] - walls[1]:.1f} s ({cpus[0] - cpus[1]:.1f} CPU s); ", end="")
         print(f"estimation {walls[1]:.1f} s ({cpus[1]:.1f} CPU s)")
         began = time.perf_counter()
-        table = found.to_dataframe("products").set_index("name").assign(truth=truth)
+        table = found.to_dataframe(fit.OuterProducts()).set_index("name").assign(truth=truth)
         table["z"] = (table.estimate - table.truth) / table.se
         print(table.to_string(float_format="%.4g"))
         print(f"standard errors in {time.perf_counter() - began:.1f} s", flush=True)

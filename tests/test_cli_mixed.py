@@ -280,7 +280,7 @@ def test_a_subject_that_fails_is_named_in_the_summary(folder):
     (folder / "six.csv").write_text(text)
     file = qsp.io.read_fit("fit.toml")
     found = qsp.fit.nlme(file.mixed, method=file.method, iterations=0)
-    summary = qsp.io.mixed_summary(file, found, qsp.io.Estimates.of(found, file.errors), None)
+    summary = qsp.io.mixed_summary(file, found, qsp.io.Estimates.of(found, file.covariance), None)
     assert "Left out, since they have no likelihood at the start: 6\nSubject `6`: failed at time" in summary
     assert 'Standard errors of kind "sandwich" are of no use with 5 subjects for 6 estimates' in summary
     assert "FO: iterations used up; 0 iterations" in summary
@@ -386,7 +386,7 @@ def test_a_mixture_says_where_subjects_belong(divided, capsys):
     ]
     file = qsp.io.read_fit("mixture.toml")
     found = qsp.fit.nlme(file.mixed, method=file.method)
-    estimates = qsp.io.Estimates.of(found, "hessian")
+    estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())
     assert estimates.table["name"].tolist() == ["fast", "slow", "P(extensive)", "P(poor)", "var(eta)"]
     assert estimates.table["kind"].tolist() == ["parameter"] * 2 + ["probability"] * 2 + ["variance"]
     share, rest = estimates.table["estimate"][2:4]

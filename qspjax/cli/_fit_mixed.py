@@ -28,7 +28,7 @@ def fit_mixed(file: io.MixedFile, arguments: argparse.Namespace) -> int:
         print(f"Going on from {checkpoint.name}.", file=sys.stderr)
     found = _estimated(file, checkpoint)
     began = time.perf_counter()
-    estimates = io.Estimates.of(found, file.errors)
+    estimates = io.Estimates.of(found, file.covariance)
     print(f"Standard errors in {time.perf_counter() - began:.1f} s", file=sys.stderr)
     integrated = None if file.integral is None else fit.marginal(file.mixed, found.x, file.integral)
     summary = io.mixed_summary(file, found, estimates, integrated)

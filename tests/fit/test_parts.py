@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from qspjax.fit import FOCEI, SAEM, nlme
+from qspjax.fit import FOCEI, SAEM, OuterProducts, nlme
 from qspjax.fit.mixed import _parts
 from qspjax.fit.mixed._conditional import twice_and_effects
 from tests.systems.mixed import levels
@@ -53,7 +53,9 @@ def test_an_estimation_on_two_cores(method, two_cores, monkeypatch):
     np.testing.assert_allclose(found.path, expected.path, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.u, expected.u, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(found.subject_objectives, expected.subject_objectives, rtol=1e-8)
-    np.testing.assert_allclose(found.to_dataframe("products").se, expected.to_dataframe("products").se, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.to_dataframe(OuterProducts()).se, expected.to_dataframe(OuterProducts()).se, rtol=1e-6
+    )
 
 
 def test_parts_need_measurements_of_every_output(two_cores):

@@ -24,7 +24,7 @@ def test_saem_finds_the_greatest_likelihood_of_a_linear_model():
     errors = np.sqrt(np.diag(2.0 * truth.hess_inv))
     np.testing.assert_array_less(np.abs(fit.x - truth.x), 0.1 * errors)
     np.testing.assert_allclose(fit.objective, truth.fun, atol=0.02)
-    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance_of_estimates("hessian")))[0], errors[0], rtol=0.1)
+    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance_of_estimates(qsp.fit.Hessian())))[0], errors[0], rtol=0.1)
 
 
 @pytest.mark.slow

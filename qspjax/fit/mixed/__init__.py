@@ -13,6 +13,12 @@ from qspjax.fit.mixed._bootstrap import (
     bootstrap as bootstrap,
 )
 from qspjax.fit.mixed._compare import Comparison as Comparison, compare as compare
+from qspjax.fit.mixed._covariance import (
+    AbstractCovariance as AbstractCovariance,
+    Hessian as Hessian,
+    OuterProducts as OuterProducts,
+    Sandwich as Sandwich,
+)
 from qspjax.fit.mixed._diagnostics import curves as curves, diagnostics as diagnostics, simulated as simulated
 from qspjax.fit.mixed._marginal import (
     AbstractIntegral as AbstractIntegral,

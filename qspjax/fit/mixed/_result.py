@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_one_of
+from qspjax._checks import check_instance
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
@@ -18,6 +18,7 @@ from qspjax.fit._patients import patients_of, predicted, split
 from qspjax.fit._wald import drawn_points, wald_intervals
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
+from qspjax.fit.mixed._covariance import SANDWICH, AbstractCovariance
 from qspjax.fit.mixed._diagnostics import diagnostics
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import whole_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from qspjax.fit.mixed._saem import SAEM
 
-COVARIANCES = ("sandwich", "hessian", "products")
 STEP = 1e-3
 
 
@@ -244,37 +244,29 @@ class MixedFit:
         whole = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2]
         return 0.5 * (whole + whole.T)
 
-    def covariance_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
+    def covariance_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
         """Return the covariance of the estimates in their natural values, shape (names, names).
 
         Args:
-            kind: `"sandwich"` R^-1 S R^-1, `"hessian"` R^-1 or `"products"` S^-1, with R the second derivative of
-                -log L and S the sum of the outer products of its slopes over subjects.
-
-        Raises:
-            ValueError: If the kind is another one.
+            covariance: `Sandwich()` R^-1 S R^-1, `Hessian()` R^-1 or `OuterProducts()` S^-1, with R the second
+                derivative of -log L and S the sum of the outer products of its slopes over subjects.
         """
         chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
-        return chain @ self._covariance_of_x(kind) @ chain.T
+        return chain @ self._covariance_of_x(covariance) @ chain.T
 
-    def _covariance_of_x(self, kind: str) -> np.ndarray:
+    def _covariance_of_x(self, covariance: AbstractCovariance) -> np.ndarray:
         """Return the covariance of the estimates on the scale of the search."""
-        check_one_of("kind", kind, COVARIANCES, "one of these")
-        slopes = 0.5 * self._slopes_here
-        S = slopes.T @ slopes
-        if kind == "products":
-            return np.linalg.inv(S)
-        inverse = np.linalg.inv(0.5 * self.hessian())
-        return inverse if kind == "hessian" else inverse @ S @ inverse
+        check_instance("covariance", covariance, AbstractCovariance, "a covariance such as Sandwich()")
+        return covariance.matrix(0.5 * self._slopes_here, lambda: 0.5 * self.hessian())
 
-    def _points(self, key: Key, size: int, kind: str) -> np.ndarray:
+    def _points(self, key: Key, size: int, covariance: AbstractCovariance) -> np.ndarray:
         try:
-            covariance = self._covariance_of_x(kind)
+            matrix = self._covariance_of_x(covariance)
         except np.linalg.LinAlgError:
-            covariance = np.full((self.x.size, self.x.size), np.inf)
-        return drawn_points([*self.mixed.free.values()], self.x, covariance, key=key, size=size)
+            matrix = np.full((self.x.size, self.x.size), np.inf)
+        return drawn_points([*self.mixed.free.values()], self.x, matrix, key=key, size=size)
 
-    def draws(self, *, key: Key, size: int, kind: str = "sandwich") -> dict[str, np.ndarray]:
+    def draws(self, *, key: Key, size: int, covariance: AbstractCovariance = SANDWICH) -> dict[str, np.ndarray]:
         """Return draws of the estimates as far as they are known, natural values by name, shape (size,).
 
         They are normal on scales on which they stay within their bounds: parameters on those of `intervals`, Omega by
@@ -283,12 +275,12 @@ class MixedFit:
         Args:
             key: `jax.random.key(seed)`.
             size: How many.
-            kind: Of the covariance of the estimates, see `covariance_of_estimates`.
+            covariance: Of the estimates, see `covariance_of_estimates`.
 
         Raises:
             ValueError: If the data say nothing about some direction of the estimates.
         """
-        natural = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self._points(key, size, kind))))
+        natural = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self._points(key, size, covariance))))
         return dict(zip(self.mixed.names, natural.T, strict=True))
 
     def population(self, *, covariates: Mapping[str, Any] | None = None) -> Population:
@@ -316,7 +308,7 @@ class MixedFit:
         key: Key,
         size: int,
         covariates: Mapping[str, Any] | None = None,
-        kind: str = "sandwich",
+        covariance: AbstractCovariance = SANDWICH,
         occasions: int = 1,
     ) -> Cohort:
         """Return new patients, each with its own draw of the estimates, of random effects and of covariates.
@@ -328,11 +320,11 @@ class MixedFit:
             key: `jax.random.key(seed)`.
             size: How many.
             covariates: As of `population`.
-            kind: As of `draws`.
+            covariance: As of `draws`.
             occasions: As of `Population.sample`.
         """
         for_points, for_patients = split(key)
-        points = self._points(for_points, size, kind)
+        points = self._points(for_points, size, covariance)
         made = partial(mixed_population, self.mixed, kept=self.kept, covariates=covariates)
         return patients_of(made, points, key=for_patients, occasions=occasions)
 
@@ -345,7 +337,7 @@ class MixedFit:
         size: int = 1000,
         level: float = 0.9,
         covariates: Mapping[str, Any] | None = None,
-        kind: str = "sandwich",
+        covariance: AbstractCovariance = SANDWICH,
     ) -> dict[str, np.ndarray]:
         """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
 
@@ -359,7 +351,7 @@ class MixedFit:
             size: How many patients.
             level: How much of them the band holds.
             covariates: As of `population`.
-            kind: As of `draws`.
+            covariance: As of `draws`.
 
         Returns:
             OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
@@ -371,30 +363,32 @@ class MixedFit:
             >>> table = fit.predict(regimen, jnp.linspace(0.0, 168.0, 169), key=jax.random.key(1))  # doctest: +SKIP
             >>> qsp.plot.prediction(table)  # doctest: +SKIP
         """
-        patients = self.patients(key=key, size=size, covariates=covariates, kind=kind)
+        patients = self.patients(key=key, size=size, covariates=covariates, covariance=covariance)
         return predicted(patients, regimen, ts, level=level, method=self.mixed.method)
 
-    def correlation_of_estimates(self, kind: str = "sandwich") -> np.ndarray:
+    def correlation_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
         """Return the correlation of the estimates in their natural values, shape (names, names)."""
-        covariance = self.covariance_of_estimates(kind)
+        matrix = self.covariance_of_estimates(covariance)
         with np.errstate(invalid="ignore"):
-            errors = np.sqrt(np.diag(covariance))
-            return covariance / np.outer(errors, errors)
+            errors = np.sqrt(np.diag(matrix))
+            return matrix / np.outer(errors, errors)
 
-    def condition_number(self, kind: str = "sandwich") -> float:
+    def condition_number(self, covariance: AbstractCovariance = SANDWICH) -> float:
         """Return the greatest over the least eigenvalue of the correlation of the estimates."""
-        correlation = self.correlation_of_estimates(kind)
+        correlation = self.correlation_of_estimates(covariance)
         if not np.isfinite(correlation).all():
             return float("nan")
         values = np.linalg.eigvalsh(correlation)
         return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
-    def _errors(self, kind: str) -> np.ndarray:
+    def _errors(self, covariance: AbstractCovariance) -> np.ndarray:
         """Return the standard errors, NaN where there is no minimum."""
         with np.errstate(invalid="ignore"):
-            return np.sqrt(np.diag(self.covariance_of_estimates(kind)))
+            return np.sqrt(np.diag(self.covariance_of_estimates(covariance)))
 
-    def intervals(self, level: float = 0.95, *, kind: str = "sandwich") -> tuple[np.ndarray, np.ndarray]:
+    def intervals(
+        self, level: float = 0.95, *, covariance: AbstractCovariance = SANDWICH
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return Wald confidence intervals of the natural values, in the order of `parameters`.
 
         $$ g^{-1}(g(\\theta) \\pm z \\, SE \\, g'(\\theta)) $$
@@ -405,24 +399,24 @@ class MixedFit:
 
         Args:
             level: The confidence.
-            kind: Which standard errors, see `covariance_of_estimates`.
+            covariance: Of the estimates, see `covariance_of_estimates`.
         """
         values = np.array([*self.parameters.values()])
-        low, high = wald_intervals(self.mixed.scales(self.x), values, self._errors(kind), level)
+        low, high = wald_intervals(self.mixed.scales(self.x), values, self._errors(covariance), level)
         for k, one in enumerate(self.mixed.free.values()):
             low[k], high[k] = np.maximum(low[k], one.lower), np.minimum(high[k], one.upper)
         return low, high
 
-    def to_dataframe(self, kind: str = "sandwich", *, level: float = 0.95) -> "pandas.DataFrame":
+    def to_dataframe(self, covariance: AbstractCovariance = SANDWICH, *, level: float = 0.95) -> "pandas.DataFrame":
         """Return a table with a row an estimate: value, standard error, its per cent (RSE), and its interval.
 
         Args:
-            kind: Which standard errors, see `covariance_of_estimates`.
+            covariance: Of the estimates, see `covariance_of_estimates`.
             level: The confidence of the interval, see `intervals`.
         """
         pandas = require("pandas", extra="data")
-        values, errors = np.array([*self.parameters.values()]), self._errors(kind)
-        low, high = self.intervals(level, kind=kind)
+        values, errors = np.array([*self.parameters.values()]), self._errors(covariance)
+        low, high = self.intervals(level, covariance=covariance)
         table = {
             "name": [*self.parameters],
             "estimate": values,

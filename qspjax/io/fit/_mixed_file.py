@@ -33,18 +33,21 @@ from qspjax.fit import (
     FOCE,
     FOCEI,
     SAEM,
+    AbstractCovariance,
     AbstractIntegral,
     Free,
+    Hessian,
     ImportanceSampling,
     Laplacian,
     Mixed,
     Mixture,
+    OuterProducts,
     Output,
     Quadrature,
     Random,
+    Sandwich,
 )
 from qspjax.fit.data._formula import as_formula, names_in
-from qspjax.fit.mixed._result import COVARIANCES
 from qspjax.io.fit._parts import read_output, read_parameter, with_limit
 from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import experiments, kinds_of
@@ -62,6 +65,13 @@ INTEGRALS: dict[str, tuple[Any, str]] = {
     "importance": (lambda *samples: ImportanceSampling(*samples, key=jax.random.key(0)), "samples"),
 }
 
+COVARIANCES: dict[str, type[AbstractCovariance]] = {
+    "sandwich": Sandwich,
+    "hessian": Hessian,
+    "products": OuterProducts,
+}
+"""The covariances of estimates by name."""
+
 COLUMNS = ("ID", "OBJECTIVE", "SUBPOPULATION")
 """What tables of individuals have, whatever the model, see `MixedFit.individuals`."""
 
@@ -78,7 +88,7 @@ class MixedFile:
         method: How.
         iterations: The most that are made, None for those of the method.
         tolerance: Where the search ends.
-        errors: The kind of standard errors.
+        covariance: Of the estimates, for their standard errors.
         integral: How the likelihood itself is found at the end, None if it is not.
         replicates: Data sets that are simulated for the visual predictive check and NPDE.
         seed: Of these.
@@ -109,7 +119,7 @@ class MixedFile:
     method: Any
     iterations: int | None
     tolerance: float
-    errors: str
+    covariance: AbstractCovariance
     integral: AbstractIntegral | None
     replicates: int
     seed: int
@@ -370,6 +380,11 @@ def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) 
         table.issue(key, str(error))
 
 
+def covariance_word(covariance: AbstractCovariance) -> str:
+    """Return what a file calls a covariance of estimates."""
+    return next(word for word, build in COVARIANCES.items() if isinstance(covariance, build))
+
+
 def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
     kind = table.name("method", METHODS, "a method", default="focei")
     if kind == "saem" and is_mixture:
@@ -378,7 +393,7 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
     options = {key: table.whole(key, default=None) for key in known}
     iterations = table.whole("iterations", default=None, minimum=0)
     tolerance = table.number("tolerance", default=1e-6, above=0.0)
-    errors = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")
+    word = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")
     likelihood = table.name("likelihood", INTEGRALS, "a way to integrate", default=None)
     integral = None
     if likelihood is not None:
@@ -390,7 +405,8 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
     if kind == "saem":
         given["key"] = jax.random.key(given.pop("seed", 0))
     method = None if table.bad else table.make(METHODS[kind], **given)
-    return method, iterations, tolerance, errors, integral
+    covariance = COVARIANCES.get(word, Sandwich)()
+    return method, iterations, tolerance, covariance, integral
 
 
 def _simulation(table: Table) -> tuple[Any, ...]:

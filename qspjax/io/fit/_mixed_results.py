@@ -10,10 +10,10 @@ import numpy as np
 from qspjax._extras import require
 from qspjax._files import replaced_directory
 from qspjax._transform import Identity, Logit
-from qspjax.fit import FOCE, FOCEI, SAEM, Marginal, MixedFit, save
+from qspjax.fit import FOCE, FOCEI, SAEM, AbstractCovariance, Hessian, Marginal, MixedFit, save
 from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
-from qspjax.io.fit._mixed_file import MixedFile
+from qspjax.io.fit._mixed_file import MixedFile, covariance_word
 from qspjax.io.trial._results import version, write_csv
 
 MIXED_FILES = (
@@ -48,7 +48,7 @@ class Estimates:
         trouble: Why there are no standard errors, else empty.
 
     Example:
-        >>> estimates = Estimates.of(qsp.fit.nlme(mixed), "hessian")  # doctest: +SKIP
+        >>> estimates = Estimates.of(qsp.fit.nlme(mixed), qsp.fit.Hessian())  # doctest: +SKIP
         >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
         >>> estimates.table["name"].tolist()
         ['tV', 'var(eta_V)']
@@ -60,26 +60,26 @@ class Estimates:
     trouble: str
 
     @classmethod
-    def of(cls, fit: MixedFit, kind: str) -> "Estimates":
+    def of(cls, fit: MixedFit, covariance: AbstractCovariance) -> "Estimates":
         """Return them.
 
         Args:
             fit: The fit.
-            kind: Which standard errors, see `MixedFit.covariance_of_estimates`.
+            covariance: Of the estimates, see `MixedFit.covariance_of_estimates`.
         """
         count, trouble = len(fit.mixed.names), ""
-        covariance, correlation, condition = *np.full((2, count, count), np.nan), np.nan
+        matrix, correlation, condition = *np.full((2, count, count), np.nan), np.nan
         try:
-            covariance = fit.covariance_of_estimates(kind)
-            correlation, condition = fit.correlation_of_estimates(kind), fit.condition_number(kind)
+            matrix = fit.covariance_of_estimates(covariance)
+            correlation, condition = fit.correlation_of_estimates(covariance), fit.condition_number(covariance)
         except np.linalg.LinAlgError:
             trouble = "the data say nothing about some direction of the estimates"
-        variances = dict(zip(fit.mixed.names, np.diag(covariance), strict=True))
+        variances = dict(zip(fit.mixed.names, np.diag(matrix), strict=True))
         if any(variance < 0 for variance in variances.values()):
             trouble = "the objective has no minimum in some direction of the estimates"
         if shares := _shares(fit):
             own = [fit.mixed.names.index(name) for name in shares[:-1]]
-            variances[shares[-1]] = covariance[np.ix_(own, own)].sum()
+            variances[shares[-1]] = matrix[np.ix_(own, own)].sum()
         errors = {name: np.sqrt(variance) if variance >= 0 else np.nan for name, variance in variances.items()}
         return cls(_table(fit, errors), correlation, condition, trouble)
 
@@ -160,7 +160,7 @@ def write_mixed(
         >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
         >>> x, u, each = file.mixed.start, np.array([[0.3], [-0.2]]), np.ones(2, bool)  # what it finds
         >>> found = MixedFit(file.mixed, FOCE(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
-        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
         >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
         >>> write_mixed(folder / "results", "a summary", found, estimates, {"individuals.csv": found.individuals()}, {})
         >>> sorted(path.name for path in (folder / "results").iterdir())[:3]
@@ -206,7 +206,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         Covariates: none
         Method:     FOCEI
         >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
-        >>> estimates = qsp.io.Estimates.of(found, "hessian")  # doctest: +SKIP
+        >>> estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
         >>> print(mixed_summary(file, found, estimates, None).splitlines()[1])  # doctest: +SKIP
         Data:       2 measurements of 2 subjects
     """
@@ -233,9 +233,8 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
             f"{integrated.objective:.4f} by {type(file.integral).__name__}{scatter}, in place of the objective"
         )
     errors = estimates.trouble and f"none, since {estimates.trouble}"
-    head["Errors"] = (
-        errors or f"{file.errors}; condition number of the correlation of estimates {estimates.condition:.4g}"
-    )
+    kind, condition = covariance_word(file.covariance), estimates.condition
+    head["Errors"] = errors or f"{kind}; condition number of the correlation of estimates {condition:.4g}"
     head["Versions"] = ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax"))
     lines = [f"{key + ':':<12}{value}" for key, value in head.items()]
     lines += ["", *_printed(estimates.table), ""]
@@ -262,8 +261,9 @@ def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
     """Return what one should know of subjects."""
     mixed, lines = fit.mixed, []
     subjects, count = int(fit.kept.sum()), len(mixed.names)
-    if subjects <= count and file.errors != "hessian":
-        must = f'Standard errors of kind "{file.errors}" are of no use with {subjects} subjects for {count} estimates'
+    if subjects <= count and not isinstance(file.covariance, Hessian):
+        word = covariance_word(file.covariance)
+        must = f'Standard errors of kind "{word}" are of no use with {subjects} subjects for {count} estimates'
         lines += ["", f'{must}: see those of "hessian".']
     several = int((mixed.censored & fit.kept).sum())
     if several and isinstance(fit.method, (FOCE, FOCEI)):
