@@ -27,6 +27,13 @@ from qspjax import (
     solve as solve,
 )
 from qspjax._cohort import Cohort as Cohort
+from qspjax._declared import (
+    AbstractAlgebraic as AbstractAlgebraic,
+    AbstractDelivered as AbstractDelivered,
+    AbstractEventful as AbstractEventful,
+    AbstractSized as AbstractSized,
+    Delivery as Delivery,
+)
 from qspjax._distribution import (
     AbstractDistribution as AbstractDistribution,
     LogNormal as LogNormal,
@@ -66,17 +73,10 @@ from qspjax._dosing._doses import (
     reset as reset,
 )
 from qspjax._dosing._regimen import Regimen as Regimen
-from qspjax._events import AbstractEventful as AbstractEventful, Event as Event
-from qspjax._model import (
-    AbstractAlgebraic as AbstractAlgebraic,
-    AbstractDelivered as AbstractDelivered,
-    AbstractModel as AbstractModel,
-    AbstractSized as AbstractSized,
-    Delivery as Delivery,
-    Units as Units,
-    parameter as parameter,
-)
+from qspjax._events import Event as Event
+from qspjax._model import AbstractModel as AbstractModel, Units as Units
 from qspjax._names import at as at, names as names
+from qspjax._parameters import parameter as parameter
 from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
 from qspjax._solution import RESULTS as RESULTS, Solution as Solution
 from qspjax._transform import (

@@ -17,7 +17,7 @@ from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jaxtyping import Array
 
 from qspjax._checks import check_above, check_finite, check_instance, check_number, concrete, refuse, warn
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 _PERCENT = 5.0

@@ -6,7 +6,6 @@ if it is not persistent and the trigger turns false before, and of several that 
 priority comes first, after which all triggers are looked at again.
 """
 
-import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._checks import refuse
-from qspjax._model import AbstractModel, trait
-from qspjax._names import state_names
 from qspjax._types import Scalar, State
 
 
@@ -73,41 +70,6 @@ class Event:
             refuse("pending", "be a positive integer", self.pending)
 
 
-@trait
-class AbstractEventful(AbstractModel):
-    """A model that says at which conditions its state changes.
-
-    Example:
-        >>> from typing import NamedTuple
-        >>> import jax, qspjax as qsp
-        >>> class Ball(NamedTuple):
-        ...     height: jax.Array
-        ...     speed: jax.Array
-        >>> class Bouncing(qsp.AbstractEventful):
-        ...     kept: jax.Array = qsp.parameter(unit="", doc="share of the speed that a bounce keeps")
-        ...     def initial(self):
-        ...         return Ball(height=5.0, speed=0.0)
-        ...     def vector_field(self, t, y):
-        ...         return Ball(height=y.speed, speed=-10.0)
-        ...     def observe(self, t, y):
-        ...         return {"height": y.height}
-        ...     def events(self):
-        ...         return (qsp.Event(lambda t, y: y.height < 0.0, lambda t, y: {"speed": -self.kept * y.speed}),)
-        >>> solution = qsp.simulate(Bouncing(kept=0.8), qsp.no_doses(), [1.5, 2.0])
-        >>> solution.observed["height"].round(6)
-        Array([2.75, 3.  ], dtype=float64)
-    """
-
-    @abc.abstractmethod
-    def events(self) -> tuple[Event, ...]:
-        """Return the events of the model."""
-
-
-def events_of(model: AbstractModel) -> tuple[Event, ...]:
-    """Return the events that a model declares, none for a model that declares none."""
-    return tuple(model.events()) if isinstance(model, AbstractEventful) else ()
-
-
 def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Callable[[str, State], str]) -> Event:
     """Return an event of a part of a model as one of the whole.
 
@@ -125,16 +87,6 @@ def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Calla
 
     changed = {name: function(getattr(event, name)) for name in ("trigger", "delay", "priority")}
     return dataclasses.replace(event, assign=assign, **changed)
-
-
-def assigned_parameters(model: AbstractModel, start: State) -> tuple[str, ...]:
-    """Return the names that events assign and that are no states: parameters that change."""
-    states = state_names(start)
-    ends = {state.split(".")[-1] for state in states} | set(states)
-    found: dict[str, None] = {}
-    for event in events_of(model):
-        found.update(dict.fromkeys(name for name in assigned_names(event, start) if name not in ends))
-    return tuple(found)
 
 
 def assigned_names(event: Event, start: State) -> tuple[str, ...]:

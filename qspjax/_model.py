@@ -2,72 +2,22 @@
 
 import abc
 import dataclasses
-import inspect
+import difflib
+import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_above, check_finite, check_minimum, concrete, did_you_mean, in_a_row, refuse
+from qspjax._checks import concrete, refuse
 from qspjax._jaxpr._guarded import guarded
-from qspjax._names import leaf_names, match, names, state_names
+from qspjax._names import leaf_names, names, state_names
+from qspjax._parameters import as_parameter, check_arguments, check_parameters
 from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
-
-
-def as_parameter(value: Any) -> Any:
-    """Store numbers, lists and arrays as strong arrays of the default float; leave modules and placeholders alone."""
-    if eqx.is_array_like(value) or isinstance(value, (list, tuple)):
-        return jnp.asarray(value, dtype=float)
-    return value
-
-
-def parameter(
-    *, unit: str, doc: str, source: str = "", above: float | None = 0.0, minimum: float | None = None, **default: Any
-) -> Any:
-    """Declare a parameter of a model: a natural-scale number with a unit and a sentence.
-
-    Args:
-        unit: The unit, such as `"L/h"`; `""` for a number without one.
-        doc: What it is, in a few words.
-        source: Where the value comes from, if it has a default (a reference with DOI).
-        above: The value must be greater than this; `None` for no bound. Parameters are positive unless said otherwise.
-        minimum: The value must be at least this; replaces `above`.
-        **default: `default=` or `default_factory=`, as for a dataclass field.
-
-    Example:
-        >>> import equinox as eqx, qspjax as qsp
-        >>> class Elimination(eqx.Module):
-        ...     CL: float = qsp.parameter(unit="L/h", doc="clearance")
-        >>> Elimination(CL=3).CL.dtype
-        dtype('float64')
-    """
-    metadata = {"unit": unit, "doc": doc, "source": source, "minimum": minimum}
-    metadata["above"] = None if minimum is not None else above
-    return eqx.field(converter=as_parameter, metadata=metadata, **default)
-
-
-def check_parameters(module: eqx.Module, prefix: str = "") -> None:
-    """Check every field declared with `parameter`, in nested modules too: a number, finite, within its bounds."""
-    for field in dataclasses.fields(module):
-        value, metadata, name = getattr(module, field.name), field.metadata, prefix + field.name
-        if isinstance(value, eqx.Module):
-            check_parameters(value, f"{name}.")
-        elif "unit" in metadata:
-            if isinstance(value, (str, dict)):
-                refuse(name, "be a number", value)
-            check_finite(name, value)
-            if metadata["above"] is not None:
-                check_above(name, value, metadata["above"])
-            if metadata["minimum"] is not None:
-                check_minimum(name, value, metadata["minimum"])
-        elif isinstance(value, (int, float)) and not metadata.get("static", False):
-            refuse(
-                name, "be declared with `parameter(unit=, doc=)`, or with `equinox.field(static=True)`", "a plain field"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +80,7 @@ class AbstractModel(eqx.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> "AbstractModel":
         """Check the names of what a model is built from before its constructor does."""
         if cls.__init__ not in (object.__init__, eqx.Module.__init__):
-            _check_given(cls, args, kwargs)
+            check_arguments(cls, args, kwargs)
         return eqx.Module.__new__(cls)
 
     @abc.abstractmethod
@@ -146,7 +96,7 @@ class AbstractModel(eqx.Module):
         """Return what can be observed, by name."""
 
     def __check_init__(self) -> None:
-        check_traits(self)
+        check_traits(type(self))
         check_parameters(self)
 
     def __str__(self) -> str:
@@ -158,264 +108,63 @@ class AbstractModel(eqx.Module):
         return aligned(rows)
 
 
-_TRAITS: dict[str, type[AbstractModel]] = {}
+TRAITS: dict[str, type[AbstractModel]] = {}
+"""By the method that says it, the base that declares a trait: what a model may say beside its equations."""
 
 
-def trait(base: type[AbstractModel]) -> type[AbstractModel]:
-    """Register what a model may say beside its equations: a base with one abstract method, read only with the base."""
+_Base = TypeVar("_Base", bound=type[AbstractModel])
+
+
+def trait(base: _Base) -> _Base:
+    """Register the base of a trait, which has one abstract method."""
     (method,) = base.__abstractmethods__ - AbstractModel.__abstractmethods__
-    _TRAITS[method] = base
+    TRAITS[method] = base
     return base
 
 
-def check_traits(module: eqx.Module) -> None:
+def check_traits(kind: type[eqx.Module]) -> None:
     """Check that a class which defines the method of a trait has the base that declares it.
 
     Raises:
-        ValueError: If it has not: nothing would ever call the method.
+        ValueError: If it has not, or has a method that can only be a misspelt one: nothing would ever call it.
     """
-    kind = type(module)
-    own = {field.name for field in dataclasses.fields(module) if "unit" in field.metadata}
-    for method, base in _TRAITS.items():
-        if isinstance(module, base) or method in own or getattr(module, method, None) is None:
+    problem = _undeclared(kind)
+    if problem:
+        raise ValueError(problem)
+
+
+@functools.lru_cache(maxsize=1024)
+def _undeclared(kind: type[eqx.Module]) -> str:
+    """Return what is wrong with the traits of a class, nothing if all is well."""
+    bases = ", ".join(base.__name__ for base in kind.__bases__)
+    fields = {field.name: "unit" in field.metadata for field in dataclasses.fields(kind)}
+    defined = {name for name in dir(kind) if not name.startswith("_") and getattr(kind, name, None) is not None}
+    for method, base in TRAITS.items():
+        if issubclass(kind, base):
             continue
-        bases = ", ".join(one.__name__ for one in kind.__bases__)
-        raise ValueError(
-            f"Class `{kind.__name__}` must derive from `{base.__name__}` to define `{method}`, or nothing calls it, "
-            f"but derives from {bases}."
-        )
+        if not fields.get(method, method not in defined):
+            must = f"derive from `{base.__name__}` to define `{method}`, or nothing calls it"
+            return f"Class `{kind.__name__}` must {must}, but derives from {bases}."
+        for name in sorted(defined - fields.keys()):
+            if _is_misspelt(name, method):
+                must = f"derive from `{base.__name__}` and define `{method}`, or nothing calls `{name}`"
+                return f"Class `{kind.__name__}` must {must}, but derives from {bases}."
+    return ""
 
 
-def _check_given(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check that a constructor is given arguments that it has, and all that it needs.
-
-    Raises:
-        ValueError: If it is not; with its arguments, their units and what they are.
-    """
-    taken = inspect.signature(cls.__init__).parameters
-    _, *names = taken
-    kinds = {parameter.kind for parameter in taken.values()}
-    if not kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
-        return
-    for name in kwargs:
-        if name not in names:
-            has = f"`{cls.__name__}` must be given arguments that it has ({in_a_row(names)})"
-            raise ValueError(f"{has}, but is given `{name}`.{did_you_mean(name, names)}")
-    positional = [name for name in names if taken[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    given = {*positional[: len(args)], *kwargs}
-    missing = [name for name in names if taken[name].default is inspect.Parameter.empty and name not in given]
-    if missing:
-        fields = {field.name: field.metadata for field in dataclasses.fields(cls)}
-        needed = (f"{name}{_described(fields.get(name, {}))}" for name in missing)
-        raise ValueError(f"`{cls.__name__}` must be given {', '.join(needed)}, but is not.")
+def _is_misspelt(name: str, method: str) -> bool:
+    """Whether a name is a singular, a plural, or a long word with a letter amiss."""
+    likeness = difflib.SequenceMatcher(None, name.lower(), method).ratio()
+    return name != method and (_singular(name) == _singular(method) or (len(method) > 5 and likeness > 0.85))
 
 
-def _described(metadata: Mapping[str, Any]) -> str:
-    words = [metadata.get("doc", ""), metadata.get("unit", "")]
-    return f" ({', '.join(filter(None, words))})" if any(words) else ""
+def _singular(name: str) -> str:
+    name = name.lower()
+    return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s").removesuffix("e")
 
 
 def _shown(value: np.ndarray) -> str:
     return f"{value.item():g}" if value.ndim == 0 else f"array of shape {value.shape}"
-
-
-class Delivery(eqx.Module):
-    """How a dose given to a target enters the state.
-
-    A dose of `amount` at time `t` adds `bioavailability * scale * amount` to `state` at time `t + lag` (NONMEM's F and
-    ALAG). `scale` carries the unit: mg become nmol by 1e6 / molar mass (g/mol), and nmol/L divided by a volume.
-    `duration` and `rate` (in units of dose per time) are those of an infusion that leaves them to the model (D1, R1).
-
-    Example:
-        >>> import qspjax as qsp
-        >>> absorbed = qsp.Delivery("depot", bioavailability=0.6, lag=0.5)
-        >>> float(absorbed.bioavailability), float(absorbed.lag)
-        (0.6, 0.5)
-    """
-
-    state: str = eqx.field(static=True)
-    scale: Scalar = eqx.field(default=1.0, converter=as_parameter)
-    lag: Scalar = eqx.field(default=0.0, converter=as_parameter)
-    bioavailability: Scalar = eqx.field(default=1.0, converter=as_parameter)
-    duration: Scalar | None = eqx.field(default=None, converter=as_parameter)
-    rate: Scalar | None = eqx.field(default=None, converter=as_parameter)
-
-    def __check_init__(self) -> None:
-        check_minimum("lag", self.lag, 0.0)
-        check_minimum("bioavailability", self.bioavailability, 0.0)
-        for name in ("duration", "rate"):
-            if getattr(self, name) is not None:
-                check_above(name, getattr(self, name), 0.0)
-
-
-@trait
-class AbstractDelivered(AbstractModel):
-    """A model that says how doses enter it.
-
-    Example:
-        >>> from typing import NamedTuple
-        >>> import jax, qspjax as qsp
-        >>> class Amount(NamedTuple):
-        ...     central: jax.Array
-        >>> class Elimination(qsp.AbstractDelivered):
-        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="elimination rate constant")
-        ...     F: jax.Array = qsp.parameter(unit="", doc="bioavailability")
-        ...     def initial(self):
-        ...         return Amount(central=0.0)
-        ...     def vector_field(self, t, y):
-        ...         return Amount(central=-self.k * y.central)
-        ...     def observe(self, t, y):
-        ...         return {"amount": y.central}
-        ...     def deliveries(self):
-        ...         return {"central": qsp.Delivery("central", bioavailability=self.F)}
-        >>> qsp.simulate(Elimination(k=0.1, F=0.5), qsp.bolus(100.0, to="central"), [0.0]).observed["amount"]
-        Array([50.], dtype=float64)
-    """
-
-    @abc.abstractmethod
-    def deliveries(self) -> Mapping[str, Delivery]:
-        """Return a `Delivery` for each named dose target; any other state takes doses as they are."""
-
-
-def deliveries_of(model: AbstractModel) -> Mapping[str, Delivery]:
-    """Return the deliveries that a model declares, none for a model that declares none."""
-    return model.deliveries() if isinstance(model, AbstractDelivered) else {}
-
-
-@trait
-class AbstractAlgebraic(AbstractModel):
-    """A model with algebraic states: for these, `vector_field` returns a residual that is zero, not a derivative.
-
-    $$ M y' = f(t, y), \\quad M = diag(1, ..., 1, 0, ..., 0) $$
-
-    The algebraic states must be determined by the others (index 1). At the start, and after every dose, event, reset
-    and change of a parameter, they are solved again, from what they were: an output at the time of a dose shows what
-    follows from it, and of several solutions the one nearby is found. Their initial values are guesses. Where there is
-    no solution the patient fails, and the state is named. They take no doses.
-
-    Example:
-        >>> from typing import NamedTuple
-        >>> import jax, qspjax as qsp
-        >>> class State(NamedTuple):
-        ...     total: jax.Array
-        ...     free: jax.Array
-        >>> class Binding(qsp.AbstractAlgebraic):
-        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="elimination of free drug")
-        ...     R: jax.Array = qsp.parameter(unit="nmol/L", doc="receptor")
-        ...     KD: jax.Array = qsp.parameter(unit="nmol/L", doc="dissociation constant")
-        ...     def initial(self):
-        ...         return State(0.0, 0.0)
-        ...     def vector_field(self, t, y):
-        ...         return State(-self.k * y.free, y.total - y.free - self.R * y.free / (self.KD + y.free))
-        ...     def observe(self, t, y):
-        ...         return {"free": y.free}
-        ...     def algebraic(self):
-        ...         return ("free",)
-        >>> solution = qsp.simulate(Binding(k=0.2, R=2.0, KD=1.0), qsp.bolus(2.0, to="total"), [0.0])
-        >>> solution.observed["free"].round(6)
-        Array([1.], dtype=float64)
-    """
-
-    @abc.abstractmethod
-    def algebraic(self) -> tuple[str, ...]:
-        """Return the names of the algebraic states."""
-
-
-def algebraic_of(model: AbstractModel) -> tuple[str, ...]:
-    """Return the algebraic states that a model declares, none for a model that declares none."""
-    return tuple(model.algebraic()) if isinstance(model, AbstractAlgebraic) else ()
-
-
-def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
-    """Return the diagonal of the mass matrix: 0 for the algebraic states that a model declares, else 1.
-
-    Raises:
-        ValueError: If an algebraic state is no state of the model.
-    """
-    mass = np.ones(len(states))
-    for name in algebraic_of(model):
-        mass[match(name, states, "algebraic", "a state of the model")] = 0.0
-    return mass
-
-
-@trait
-class AbstractSized(AbstractModel):
-    """A model that knows how large its states are, where that is far from 1.
-
-    An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is as good as zero below 1e-21.
-
-    Example:
-        >>> from typing import NamedTuple
-        >>> import jax, qspjax as qsp
-        >>> class Cell(NamedTuple):
-        ...     messenger: jax.Array
-        >>> class Decay(qsp.AbstractSized):
-        ...     k: jax.Array = qsp.parameter(unit="1/h", doc="decay")
-        ...     def initial(self):
-        ...         return Cell(1e-15)  # mol
-        ...     def vector_field(self, t, y):
-        ...         return Cell(-self.k * y.messenger)
-        ...     def observe(self, t, y):
-        ...         return {"messenger": y.messenger}
-        ...     def sizes(self):
-        ...         return {"messenger": 1e-15}
-        >>> float(qsp.simulate(Decay(k=0.1), qsp.no_doses(), [10.0]).observed["messenger"][0])
-        3.67879...e-16
-    """
-
-    @abc.abstractmethod
-    def sizes(self) -> Mapping[str, float]:
-        """Return the nominal size of states by name; any other has size 1."""
-
-
-def declared_sizes(model: AbstractModel) -> Mapping[str, float]:
-    """Return the sizes that a model declares, none for a model that declares none."""
-    return model.sizes() if isinstance(model, AbstractSized) else {}
-
-
-def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None:
-    """Return the nominal size of each state, shape (states,); None if all are 1.
-
-    Raises:
-        ValueError: If a name is no state of the model, or a size is not positive.
-    """
-    declared = declared_sizes(model)
-    if not declared:
-        return None
-    sizes = np.ones(len(states))
-    for name, size in declared.items():
-        check_above("sizes", size, 0.0)
-        sizes[match(name, states, "sizes", "a state of the model")] = size
-    return sizes
-
-
-class Echoes(NamedTuple):
-    """What changes once more some time later.
-
-    Attributes:
-        later: By the name of a state or a parameter, the names of its echoes, each with how much later it is.
-        lengths: The names of the parameters that these times are made of.
-    """
-
-    later: Mapping[str, Mapping[str, Scalar]]
-    lengths: tuple[str, ...]
-
-
-@trait
-class AbstractEchoing(AbstractModel):
-    """A model that needs the past: some states and parameters have the values that others had some time ago.
-
-    What a regimen does to one of these others, it does to its echoes as well, later.
-    """
-
-    @abc.abstractmethod
-    def echoes(self) -> Echoes:
-        """Return what echoes what."""
-
-
-def echoes_of(model: AbstractModel) -> Echoes:
-    """Return the echoes that a model declares, none for a model that declares none."""
-    return model.echoes() if isinstance(model, AbstractEchoing) else Echoes({}, ())
 
 
 def check_slope(slope: State, start: State) -> None:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
+from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen
-from qspjax._events import events_of
 from qspjax._lost import lost
-from qspjax._model import AbstractModel, as_state, echoes_of, observe
+from qspjax._model import AbstractModel, as_state, observe
 from qspjax._names import Numbers, state_names
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._traced import in_the_users_words
@@ -180,7 +180,7 @@ def default_method(model: AbstractModel, regimen: Regimen | None = None) -> Abst
     A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel,
     also one whose parameters the regimen changes, or that has events.
     """
-    constant = (regimen is None or not regimen.parameters) and not events_of(model)
+    constant = (regimen is None or not regimen.parameters) and not declared(model).events()
     return MatrixExponential() if constant and is_linear(model) else Rosenbrock()
 
 
@@ -334,7 +334,7 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
     regimen = dataclasses.replace(regimen, extent=regimen.extent._replace(repeated=False))  # told apart no more
     check_modelled(model, regimen)
-    if events_of(model) and (regimen.extent.steady or regimen.decision is not None):
+    if declared(model).events() and (regimen.extent.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
     start_time, first, doses = concrete(t0), concrete(ts[..., 0]), concrete(regimen.time.min(axis=-1, initial=jnp.inf))
     if t0 is not None:
@@ -343,7 +343,7 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     for what, time in (("of `ts`", first), ("dose", doses)):
         if start_time is not None and time is not None and (start_time > time).any():
             refuse("t0", f"not be after the first {what} ({time.min():g})", start_time.max())
-    if echoes_of(model).later:
+    if declared(model).echoes().later:
         for time in (start_time, first, doses):
             if time is not None and ((time < 0.0).any() or (time is start_time and not goes_on and time.any())):
                 refuse("t0", "be 0 for a model with delays, whose past is before 0", time.min())

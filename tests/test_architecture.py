@@ -15,7 +15,7 @@ LAYERS = [
     {"_precision", "_types"},
     {"_arrays", "_checks", "_extras", "_files", "_names", "_random", "_text", "_traced", "_transform", "_units"},
     {"_expression", "_jaxpr"},
-    {"_cohort", "_distribution", "_dosing", "_events", "_lost", "_model", "_solution"},
+    {"_cohort", "_declared", "_distribution", "_dosing", "_events", "_lost", "_model", "_parameters", "_solution"},
     {"models", "solve", "execute"},
     {"_exposure", "_simulate"},
     {"population", "equilibrium", "sensitivity"},

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from qspjax._checks import check_above, check_finite, check_minimum, check_one_of, refuse
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Observed, Scalar
 
 

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from qspjax._checks import check_above, check_increasing, check_one_of, refuse
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 Covariates = Mapping[str, Scalar]

@@ -10,7 +10,7 @@ import numpy as np
 from qspjax._checks import check_above, check_finite, check_minimum, check_number, refuse
 from qspjax._dosing._amounts import AbstractAmount
 from qspjax._dosing._regimen import Action, Regimen, table
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 

@@ -28,7 +28,7 @@ from qspjax._checks import (
 )
 from qspjax._dosing._adaptive import AbstractRule, Decision
 from qspjax._dosing._amounts import AbstractAmount, Covariates
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 

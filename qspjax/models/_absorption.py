@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import check_whole, concrete, refuse
-from qspjax._model import AbstractDelivered, Delivery, Units, parameter
+from qspjax._declared import AbstractDelivered, Delivery
+from qspjax._model import Units
+from qspjax._parameters import parameter
 from qspjax._types import Observed, Scalar
 
 

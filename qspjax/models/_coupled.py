@@ -1,28 +1,14 @@
 """Pharmacokinetics and pharmacodynamics as one model."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
 
 from qspjax._checks import check_one_of
-from qspjax._events import AbstractEventful, Event, events_of, of_whole
-from qspjax._model import (
-    AbstractAlgebraic,
-    AbstractDelivered,
-    AbstractEchoing,
-    AbstractModel,
-    AbstractSized,
-    Delivery,
-    Echoes,
-    Units,
-    algebraic_of,
-    declared_sizes,
-    deliveries_of,
-    echoes_of,
-)
-from qspjax._names import in_full, state_names
+from qspjax._declared import AbstractWrapper, Declared, Delivery, declared
+from qspjax._model import AbstractModel, Units
+from qspjax._names import state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.models._pd import AbstractResponse
 
@@ -34,7 +20,7 @@ class CoupledState(NamedTuple):
     pd: State
 
 
-class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized):
+class Coupled(AbstractWrapper):
     """A pharmacokinetic model and the response it drives.
 
     $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
@@ -73,7 +59,8 @@ class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             raise ValueError(
                 f"Argument `pd` must not observe a name that `pk` observes too, but both observe `{both[0]}`."
             )
-        twice = [target for target in deliveries_of(pd) if target in deliveries_of(pk)]
+        targets = declared(pk).deliveries()
+        twice = [target for target in declared(pd).deliveries() if target in targets]
         if twice:
             raise ValueError(
                 f"Argument `pd` must not have a dose target that `pk` has too, but both have `{twice[0]}`."
@@ -101,50 +88,20 @@ class Coupled(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         observed = self.pk.observe(t, y.pk)
         return {**observed, **self.pd.observe(t, y.pd, observed[self.driver])}
 
-    def events(self) -> tuple[Event, ...]:
-        pk = [of_whole(event, lambda t, y: (t, y.pk), self._name_of_pk) for event in events_of(self.pk)]
-        pd = [of_whole(event, self._driven, self._name_of_pd) for event in events_of(self.pd)]
-        return (*pk, *pd)
+    def declared(self) -> Declared:
+        pk = declared(self.pk).under("pk", self.pk.initial)
+        pd = declared(self.pd).under("pd", self.pd.initial, self._driven)
+        both = pk.merged(pd)
 
-    def algebraic(self) -> tuple[str, ...]:
-        return (*self._states_of("pk", algebraic_of(self.pk)), *self._states_of("pd", algebraic_of(self.pd)))
+        def deliveries() -> Mapping[str, Delivery]:
+            targets = both.deliveries()
+            if targets and not pk.deliveries():  # the default target is the first state of `pk`
+                first = (f"pk.{state}" for state in state_names(self.pk.initial())[:1])
+                targets = {state: Delivery(state) for state in first} | targets
+            return targets
 
-    def deliveries(self) -> Mapping[str, Delivery]:
-        found = {}
-        if deliveries_of(self.pd) and not deliveries_of(self.pk):  # the default target is the first of `pk`
-            found = {state: Delivery(state) for state in self._states_of("pk", state_names(self.pk.initial())[:1])}
-        for part in ("pk", "pd"):
-            own = deliveries_of(getattr(self, part))
-            states = self._states_of(part, [delivery.state for delivery in own.values()])
-            for (target, delivery), state in zip(own.items(), states, strict=True):
-                found[target] = dataclasses.replace(delivery, state=state)
-        return found
-
-    def sizes(self) -> Mapping[str, float]:
-        pk, pd = declared_sizes(self.pk), declared_sizes(self.pd)
-        names = (*self._states_of("pk", pk), *self._states_of("pd", pd))
-        return dict(zip(names, (*pk.values(), *pd.values()), strict=True))
-
-    def echoes(self) -> Echoes:
-        later, lengths = {}, []
-        for part in ("pk", "pd"):
-            own = echoes_of(getattr(self, part))
-            for name, copies in own.later.items():
-                later[f"{part}.{name}"] = {f"{part}.{copy}": length for copy, length in copies.items()}
-            lengths += [f"{part}.{name}" for name in own.lengths]
-        return Echoes(later, tuple(lengths))
+        return both._replace(deliveries=deliveries)
 
     def _driven(self, t: Scalar, y: CoupledState) -> tuple[Scalar, State, Scalar]:
         """Return what the functions of the response take."""
         return t, y.pd, self.pk.observe(t, y.pk)[self.driver]
-
-    def _states_of(self, part: str, names: Iterable[str]) -> list[str]:
-        """Return what states of a part are called here."""
-        states = state_names(getattr(self, part).initial())
-        return [f"{part}.{in_full(name, states)}" for name in names]
-
-    def _name_of_pk(self, name: str, y: CoupledState) -> str:
-        return f"pk.{in_full(name, state_names(y.pk))}"
-
-    def _name_of_pd(self, name: str, y: CoupledState) -> str:
-        return f"pd.{in_full(name, state_names(y.pd))}"

@@ -5,7 +5,9 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from qspjax._model import AbstractDelivered, Delivery, Units, parameter
+from qspjax._declared import AbstractDelivered, Delivery
+from qspjax._model import Units
+from qspjax._parameters import parameter
 from qspjax._types import Observed, Scalar
 
 _HAYASHI = "Hayashi et al. 2007, doi:10.1111/j.1365-2125.2006.02803.x"

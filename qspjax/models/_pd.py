@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._checks import concrete, refuse
-from qspjax._model import Units, check_parameters, check_traits, parameter
+from qspjax._model import Units, check_traits
+from qspjax._parameters import check_parameters, parameter
 from qspjax._types import Observed, Scalar, State
 
 
@@ -52,7 +53,7 @@ class AbstractResponse(eqx.Module):
         """Return what can be observed, by name."""
 
     def __check_init__(self) -> None:
-        check_traits(self)
+        check_traits(type(self))
         check_parameters(self)
 
 

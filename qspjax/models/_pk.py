@@ -6,7 +6,9 @@ Reference: Gibaldi and Perrier, Pharmacokinetics, second edition, 1982, doi:10.1
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from qspjax._model import AbstractDelivered, AbstractModel, Delivery, Units, parameter
+from qspjax._declared import AbstractDelivered, Delivery
+from qspjax._model import AbstractModel, Units
+from qspjax._parameters import parameter
 from qspjax._types import Observed, Scalar
 
 

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 
 from qspjax._checks import check_one_of
-from qspjax._model import AbstractDelivered, Delivery, Units, parameter
+from qspjax._declared import AbstractDelivered, Delivery
+from qspjax._model import Units
+from qspjax._parameters import parameter
 from qspjax._types import Observed, Scalar
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_above, concrete, refuse
 from qspjax._dosing._amounts import Covariates
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Key, Scalar
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
 from qspjax._exposure import Beyond, Extreme, ask
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._solution import Solution
 from qspjax._types import Scalar
 

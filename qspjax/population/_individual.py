@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, check_one_of, refuse
 from qspjax._expression import Expression, as_number, evaluate, parse, symbols
-from qspjax._model import AbstractModel, as_parameter
+from qspjax._model import AbstractModel
 from qspjax._names import names
+from qspjax._parameters import as_parameter
 
 
 class Individual(eqx.Module):

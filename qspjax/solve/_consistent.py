@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import regular
-from qspjax._model import AbstractModel, mass_of
+from qspjax._model import AbstractModel
 from qspjax._names import state_names
 from qspjax._types import State
 from qspjax.solve._dense import inverse

@@ -16,8 +16,9 @@ import optimistix as optx
 from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import refuse
+from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import not_below, regular, rooted
-from qspjax._model import AbstractModel, as_state, check_slope, mass_of
+from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State

@@ -16,8 +16,9 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_instance, refuse
+from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import not_below
-from qspjax._model import AbstractModel, as_state, mass_of
+from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true
 from qspjax._checks import refuse
-from qspjax._events import events_of
+from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure
 from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
@@ -60,7 +60,7 @@ class MatrixExponential(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        if events_of(model):
+        if declared(model).events():
             refuse("method", "be `Rosenbrock`, `Explicit` or `Diffrax` for a model with events", "MatrixExponential")
         if structure_of(model, as_state(model, initial)) is None:
             must = f"be linear with constant coefficients and have at most {LARGEST} states for this method"

@@ -7,7 +7,7 @@ doses nor resets reach it, and the error control holds it to the tolerance of th
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,18 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._events import AbstractEventful, Event, events_of, of_whole
+from qspjax._declared import AbstractWrapper, Declared, declared, mass_of
+from qspjax._events import Event
 from qspjax._jaxpr._sparsity import jacobian_pattern
-from qspjax._model import (
-    AbstractAlgebraic,
-    AbstractModel,
-    AbstractSized,
-    algebraic_of,
-    as_state,
-    declared_sizes,
-    mass_of,
-)
-from qspjax._names import in_full, state_names
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.solve._dense import factorise
 from qspjax.solve.dosing._schedule import Schedule
@@ -100,7 +93,7 @@ class ExposedState(NamedTuple):
     rates: tuple[Scalar, ...]
 
 
-class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
+class Exposed(AbstractWrapper):
     """A model with what is measured of it as further states.
 
     Attributes:
@@ -143,24 +136,17 @@ class Exposed(AbstractAlgebraic, AbstractEventful, AbstractSized):
     def observe(self, t: Scalar, y: ExposedState) -> Observed:
         return self.model.observe(t, y.state)
 
-    def events(self) -> tuple[Event, ...]:
-        own = [
-            of_whole(event, lambda t, y: (t, y.state), lambda name, y: f"state.{in_full(name, state_names(y.state))}")
-            for event in events_of(self.model)
-        ]
-        before = [self._beside(event, _first) for event in own] if self.measures.peaks else []
-        after = [self._beside(event, None) for event in own] if self.measures.peaks else []
+    def declared(self) -> Declared:
+        inner = declared(self.model).under("state", self.model.initial)
+        return inner._replace(events=lambda: self._with_measures(inner.events()))
+
+    def _with_measures(self, inner: tuple[Event, ...]) -> tuple[Event, ...]:
+        """Return the events of the model among those that measure it."""
+        before = [self._beside(event, _first) for event in inner] if self.measures.peaks else []
+        after = [self._beside(event, None) for event in inner] if self.measures.peaks else []
         turns = [self._turn(i, turn) for i, turn in enumerate(self.measures.turns)]
         aboves = [self._crossing(i, above) for i, above in enumerate(self.measures.aboves)]
-        return (*before, *own, *after, *turns, *aboves)
-
-    def algebraic(self) -> tuple[str, ...]:
-        states = state_names(self.model.initial())
-        return tuple(f"state.{in_full(name, states)}" for name in algebraic_of(self.model))
-
-    def sizes(self) -> Mapping[str, float]:
-        sizes, states = declared_sizes(self.model), state_names(self.model.initial())
-        return {f"state.{in_full(name, states)}": size for name, size in sizes.items()}
+        return (*before, *inner, *after, *turns, *aboves)
 
     def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Any] | None) -> Event:
         """Return an event at the moments of another, before or after it, that looks at the extremes."""

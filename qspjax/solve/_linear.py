@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure, linear_structure
-from qspjax._model import AbstractAlgebraic, AbstractModel, as_state, check_slope
+from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._types import State
 
 LARGEST = 30
@@ -25,7 +26,7 @@ def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
 
 def structure_of(model: AbstractModel, start: State) -> Structure | None:
     """Return the structure of a model that is linear and small, else None."""
-    if isinstance(model, AbstractAlgebraic) and model.algebraic():
+    if declared(model).algebraic():
         return None
     leaves, tree = jax.tree.flatten(start)
     n = sum(leaf.size for leaf in leaves)

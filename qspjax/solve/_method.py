@@ -7,7 +7,8 @@ import equinox as eqx
 import jax
 
 from qspjax._checks import check_above, check_number
-from qspjax._model import AbstractModel, sizes_of
+from qspjax._declared import sizes_of
+from qspjax._model import AbstractModel
 from qspjax._types import Scalar, State
 from qspjax.solve.dosing._schedule import Schedule
 

@@ -266,5 +266,5 @@ def test_other_files_are_refused(kept, tmp_path):
             load(tmp_path / "changed", decay(dose=1.0))
     before = kept.read_bytes()
     with pytest.raises(ValueError, match="must be found by one of FO, FOCE, FOCEI, Laplacian, SAEM, NUTS, SMC"):
-        save(kept, fitted(60.0, random=[Random({"eta": 1.0})], method=Mine()))
+        save(kept, fitted(60.0, random=[Random({"eta": 1.0})], method=Mine(key=KEY)))
     assert kept.read_bytes() == before

@@ -1,16 +1,28 @@
-"""What a model says beside its equations, in every wrapper of a model: values and gradients against closed forms."""
+"""What a model says beside its equations, in every wrapper of a model: values and gradients against closed forms.
 
+The wrappers are found by their fields: a class of models that holds a model must be here, with what makes one.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import typing
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._declared import AbstractEchoing, AbstractWrapper, Declared, Echoes, declared
+from qspjax._model import TRAITS, AbstractModel
 from qspjax._names import at
 from qspjax.fit.data._resumed import Resumed
 from qspjax.models._pd import AbstractResponse
+from qspjax.solve._exposed import Exposed, Measures
+from qspjax.solve.dosing._varied import Varied
 from tests.systems.marks import slow_for
 
 METHOD = qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-12)
@@ -182,23 +194,98 @@ def of_a_cohort(p):
     return jax.tree.map(lambda leaf: leaf[1], solution.observed)
 
 
-def resumed(p):
-    return simulated(Resumed(model_of(p, Refilled), jnp.ones(2)), p)
-
-
+MADE = {
+    "Coupled": lambda model: qsp.models.Coupled(model, TURNOVER, driver="amount"),
+    "Exposed": lambda model: Exposed(model, Measures(areas=("amount",))),
+    "Resumed": lambda model: Resumed(model, jnp.ones(len(declared(model).events()))),
+    "Varied": lambda model: Varied(model, ("k", "spare")),
+}
+"""Every wrapper, around a model."""
 WRAPPERS = {
     "alone": lambda p: simulated(model_of(p), p).observed,
-    "pk": lambda p: simulated(as_pk(p), p).observed,
-    "pk of pk": lambda p: as_pk_of_pk(p).observed,
-    "pd": lambda p: as_pd(p).observed,
-    "varied": lambda p: varied(p).observed,
+    "Coupled": lambda p: simulated(as_pk(p), p).observed,
+    "Coupled twice": lambda p: as_pk_of_pk(p).observed,
+    "Coupled as pd": lambda p: as_pd(p).observed,
+    "Exposed": lambda p: simulated(MADE["Exposed"](model_of(p, Refilled)), p).observed,
+    "Resumed": lambda p: simulated(MADE["Resumed"](model_of(p, Refilled)), p).observed,
+    "Varied": lambda p: varied(p).observed,
     "cohort": of_a_cohort,
-    "resumed": lambda p: resumed(p).observed,
 }
-OUTPUTS = {"resumed": 2}  # before another rate
+OUTPUTS = {"Exposed": 2, "Resumed": 2}  # before another rate
 
 
-@pytest.mark.parametrize("wrapper", slow_for(WRAPPERS, *WRAPPERS.keys() - {"pk of pk", "pd"}))
+def found(module):
+    """Yield the classes of models of a package that hold models, and the fields in which they do."""
+    for name in pkgutil.walk_packages(module.__path__, "qspjax."):
+        if not name.name.endswith("__main__"):
+            importlib.import_module(name.name)
+    kinds = [AbstractModel]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith("qspjax.") and holds_a_model(kind):
+            yield kind
+
+
+def holds_a_model(kind):
+    hints = typing.get_type_hints(kind)
+    types = [hints.get(field.name) for field in dataclasses.fields(kind)]
+    return any(isinstance(one, type) and issubclass(one, (AbstractModel, AbstractResponse)) for one in types)
+
+
+def test_every_wrapper_is_here():
+    kinds = {*found(qsp)}
+    assert {kind.__name__ for kind in kinds} == MADE.keys()
+    assert MADE.keys() <= WRAPPERS.keys()
+    for kind in kinds:
+        assert issubclass(kind, AbstractWrapper)
+        assert not issubclass(kind, tuple(TRAITS.values())), "what a wrapper says stands in `declared` alone"
+
+
+class Late(Everything, AbstractEchoing):
+    """The same with a past."""
+
+    def echoes(self):
+        return Echoes({"central": {"share": self.lag}, "k": {"k": self.lag}}, ("lag",))
+
+
+@pytest.mark.parametrize("entry", Declared._fields)
+@pytest.mark.parametrize("wrapper", MADE)
+def test_every_wrapper_declares_what_its_model_does(wrapper, entry):
+    model = model_of(P, Late)
+    (inner, outer) = (getattr(declared(one), entry)() for one in (model, MADE[wrapper](model)))
+    assert set(TRAITS) == set(Declared._fields)
+    assert inner
+    assert len(outer) == len(inner)
+    if entry == "echoes":
+        assert [len(copies) for copies in outer.later.values()] == [1, 1]
+        assert len(outer.lengths) == 1
+
+
+def test_a_class_that_holds_a_model_must_declare_what_it_does():
+    class Holds(qsp.AbstractDelivered):
+        inner: AbstractModel
+
+        def initial(self):
+            return self.inner.initial()
+
+        def vector_field(self, t, y):
+            return self.inner.vector_field(t, y)
+
+        def observe(self, t, y):
+            return self.inner.observe(t, y)
+
+        def deliveries(self):
+            return {}
+
+    for model in (Holds(model_of(P)), Holds(Holds(model_of(P))), Holds(as_pk(P))):
+        must = r"must derive from `AbstractEventful` and define `events`, as its part `inner` does, but derives from"
+        with pytest.raises(ValueError, match=rf"^Class `Holds` {must} AbstractDelivered\.$"):
+            simulated(model, P, qsp.no_doses())
+    assert simulated(Holds(Constant()), P, qsp.no_doses()).observed["concentration"].shape == TS.shape
+
+
+@pytest.mark.parametrize("wrapper", slow_for(WRAPPERS, *WRAPPERS.keys() - {"Coupled twice", "Coupled as pd"}))
 def test_every_wrapper_keeps_every_trait(wrapper):
     found, many = jax.jit(WRAPPERS[wrapper])(P)["amount"], OUTPUTS.get(wrapper)
     np.testing.assert_allclose(found[:many], truth(P)[:many], rtol=1e-7)
@@ -236,6 +323,23 @@ def test_a_trait_without_the_base_that_declares_it_is_refused(method):
     assert isinstance(type("Declared", (Constant, base), namespace)(), base)
 
 
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("delivery", "deliveries"), ("event", "events"), ("deliverys", "deliveries"), ("algebriac", "algebraic")],
+)
+def test_a_misspelt_trait_is_refused(name, method):
+    must = f"must derive from `Abstract{METHODS[method]}` and define `{method}`, or nothing calls `{name}`, but derives"
+    with pytest.raises(ValueError, match=rf"^Class `Own` {must} from Constant\.$"):
+        type("Own", (Constant,), {name: lambda self: ()})()
+    with pytest.raises(ValueError, match=rf"^Class `Effect` {must} from Emax\.$"):
+        type("Effect", (qsp.models.Emax,), {name: lambda self: ()})(E0=0.0, Emax=1.0, EC50=1.0)
+
+
+@pytest.mark.parametrize("name", ["sites", "elements", "amounts", "delivered", "_event"])
+def test_other_names_are_free(name):
+    assert isinstance(type("Own", (Constant,), {name: lambda self: ()})(), eqx.Module)
+
+
 def test_a_parameter_may_be_called_as_a_trait_is():
     class Cells(Constant):
         sizes: jax.Array = qsp.parameter(unit="um", doc="sizes of the cells")
@@ -267,11 +371,11 @@ def test_coupled_names_states_that_a_part_names_by_their_last_part():
             return {"share": 10.0}
 
     both = qsp.models.Coupled(Organ(), EFFECT)
-    (event,) = both.events()
+    (event,) = declared(both).events()
     assert event.assign(0.0, both.initial()) == {"pk.liver.central": 1.0, "pk.liver.share": 2.0, "pk.k": 3.0}
-    assert both.algebraic() == ("pk.liver.share",)
-    assert both.deliveries()["tablet"].state == "pk.liver.central"
-    assert both.sizes() == {"pk.liver.share": 10.0}
+    assert declared(both).algebraic() == ("pk.liver.share",)
+    assert declared(both).deliveries()["tablet"].state == "pk.liver.central"
+    assert declared(both).sizes() == {"pk.liver.share": 10.0}
 
 
 def test_the_default_target_of_a_coupled_model_is_that_of_its_pharmacokinetics():
@@ -280,7 +384,7 @@ def test_the_default_target_of_a_coupled_model_is_that_of_its_pharmacokinetics()
             return {"tablet": qsp.Delivery("nothing")}
 
     response = Response(0.2, model_of(P))
-    assert [*qsp.models.Coupled(Constant(), response).deliveries()] == ["pk.nothing", "tablet"]
+    assert [*declared(qsp.models.Coupled(Constant(), response)).deliveries()] == ["pk.nothing", "tablet"]
     with pytest.raises(ValueError, match=r"^Argument `pd` must not have a dose target that .* `tablet`\.$"):
         qsp.models.Coupled(Tablet(), response)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._model import AbstractAlgebraic
+from qspjax._declared import AbstractAlgebraic
 from qspjax.models import Network, NetworkEvent, Parameter, Reaction
 from qspjax.solve._consistent import consistent
 from qspjax.solve._near import Near

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import expm
 
 import qspjax as qsp
-from qspjax._model import AbstractAlgebraic
+from qspjax._declared import AbstractAlgebraic
 from qspjax.solve._exponential import MatrixExponential
 from qspjax.solve._linear import is_linear
 from tests.solve.test_closed_form import AMOUNT, DISPOSITION, DOSES, ORAL, TS, forward, reverse, setting

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax._model import AbstractAlgebraic, as_state
+from qspjax._declared import AbstractAlgebraic
+from qspjax._model import as_state
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._layout import system_of
 from qspjax.solve.kernel._rosenbrock import Lanes, rosenbrock_step, slope_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
+from qspjax._declared import declared
 from qspjax._dosing._covariates import FIRST
-from qspjax._events import events_of
 from qspjax._expression import Expression, symbol
 from qspjax._model import as_state
 from qspjax._names import at, names, state_names
@@ -92,7 +92,7 @@ class _Builder:
         self.observed = tuple(dict.fromkeys((*observed_names(self.model, self.start), *state_names(self.start))))
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
         self.pool = pool([*problem.free, *problem.fixed], self._defaults())
-        self.events = bool(events_of(self.model))
+        self.events = bool(declared(self.model).events())
         self.begin = [begins(one) for one in self.experiments]
         cut = self._goes_in_stages()
         self.cuts = [[change for change in one.changes if cut and self._acts(change)] for one in self.experiments]

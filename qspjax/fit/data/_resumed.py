@@ -1,31 +1,18 @@
 """A model that goes on after a change from outside: its events remember what their triggers were before it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qspjax._events import AbstractEventful, Event, events_of
-from qspjax._model import (
-    AbstractAlgebraic,
-    AbstractDelivered,
-    AbstractEchoing,
-    AbstractModel,
-    AbstractSized,
-    Delivery,
-    Echoes,
-    Units,
-    algebraic_of,
-    declared_sizes,
-    deliveries_of,
-    echoes_of,
-)
+from qspjax._declared import AbstractWrapper, Declared, declared
+from qspjax._events import Event
+from qspjax._model import AbstractModel, Units
 from qspjax._types import Observed, Scalar, State
 
 
-class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractEventful, AbstractSized):
+class Resumed(AbstractWrapper):
     """A model whose triggers had these values until now, so that one that a change makes true fires."""
 
     model: AbstractModel
@@ -44,23 +31,16 @@ class Resumed(AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractEve
     def observe(self, t: Scalar, y: State) -> Observed:
         return self.model.observe(t, y)
 
-    def events(self) -> tuple[Event, ...]:
-        own = events_of(self.model)
-        return tuple(dataclasses.replace(event, initial_value=self.held[i]) for i, event in enumerate(own))
+    def declared(self) -> Declared:
+        inner = declared(self.model)
 
-    def algebraic(self) -> tuple[str, ...]:
-        return algebraic_of(self.model)
+        def events() -> tuple[Event, ...]:
+            events = enumerate(inner.events())
+            return tuple(dataclasses.replace(event, initial_value=self.held[i]) for i, event in events)
 
-    def deliveries(self) -> Mapping[str, Delivery]:
-        return deliveries_of(self.model)
-
-    def echoes(self) -> Echoes:
-        return echoes_of(self.model)
-
-    def sizes(self) -> Mapping[str, float]:
-        return declared_sizes(self.model)
+        return inner._replace(events=events)
 
 
 def triggers(model: AbstractModel, t: Any, y: State) -> jax.Array:
     """Return what the triggers of a model are, shape (events,), 1 for true."""
-    return jnp.stack([jnp.asarray(event.trigger(t, y), float) for event in events_of(model)])
+    return jnp.stack([jnp.asarray(event.trigger(t, y), float) for event in declared(model).events()])

@@ -16,10 +16,10 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._checks import refuse
 from qspjax._cohort import Cohort
+from qspjax._declared import assigned_parameters, declared
 from qspjax._dosing._regimen import Action, Parameter, Regimen, stacked, table
-from qspjax._events import assigned_parameters, events_of
 from qspjax._expression import Expression
-from qspjax._model import AbstractModel, as_state, deliveries_of, echoes_of, observe
+from qspjax._model import AbstractModel, as_state, observe
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
@@ -235,7 +235,7 @@ class Stages:
             old, states = states, _placed(after, before, stage.start, states, puts)
         else:
             old = states
-        if cohort is None or not events_of(model):
+        if cohort is None or not declared(model).events():
             return after, states, began, after
         held = _mapped(before, lambda one, t, y: triggers(one, t, y), np.nextafter(stage.start, -np.inf), old)
         within = {f"model.{name}": values for name, values in sets.items()}
@@ -391,9 +391,9 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
     experiments = [one for one in experiments if one.changes]
     if not experiments:
         return
-    if any(event.delay is not None for event in events_of(model)):
+    if any(event.delay is not None for event in declared(model).events()):
         refuse("model", "have no delayed events where an experiment has changes", "one that has")
-    start, echoes = as_state(model, None), echoes_of(model)
+    start, echoes = as_state(model, None), declared(model).echoes()
     for name in assigned_parameters(model, start):
         must = "have no event that sets a parameter where an experiment has changes"
         refuse("model", must, f"one whose event sets `{name}`")
@@ -419,7 +419,7 @@ def lasting(model: AbstractModel, experiments: Sequence[Experiment]) -> bool:
     if any(regimen.extent.infuses or regimen.extent.steady or regimen.parameters for regimen in doses):
         return True
     moved = jax.tree.map(lambda leaf: leaf + 1.0 if eqx.is_inexact_array(leaf) else leaf, model)  # a lag may be free
-    lags = [one.lag for own in (model, moved) for one in deliveries_of(own).values()]
+    lags = [one.lag for own in (model, moved) for one in declared(own).deliveries().values()]
     return bool(doses) and any(bool(np.any(np.asarray(lag) != 0.0)) for lag in lags)
 
 

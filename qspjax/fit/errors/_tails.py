@@ -10,7 +10,7 @@ from jax.scipy.special import betainc, gammaln, log_ndtr
 from jaxtyping import Array
 
 from qspjax._checks import check_above, check_number
-from qspjax._model import as_parameter
+from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from qspjax import models
 from qspjax._checks import concrete
+from qspjax._declared import declared
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
-from qspjax._model import AbstractModel, Units, as_state, deliveries_of
+from qspjax._model import AbstractModel, Units, as_state
 from qspjax._names import at, names, state_names
 from qspjax._units import convert
 from qspjax.io._model_files import ENDINGS, is_model_file, open_model
@@ -144,7 +145,7 @@ def described(model: AbstractModel) -> Described:
     """Return what is to be known of a model."""
     start = as_state(model, None)
     observed = eqx.filter_eval_shape(lambda: model.observe(0.0, start))
-    states, units, deliveries = state_names(start), model.units, deliveries_of(model)
+    states, units, deliveries = state_names(start), model.units, declared(model).deliveries()
     closed = {name for name, delivery in deliveries.items() if np.isnan(concrete(delivery.scale))}
     targets = [name for name in dict.fromkeys((*deliveries, *states)) if name not in closed]
     own = model.definition.species if isinstance(model, Network) else observed

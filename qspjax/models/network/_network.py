@@ -12,8 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._checks import check_instance, check_one_of
-from qspjax._events import AbstractEventful, Event
-from qspjax._model import AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized, Delivery, Echoes, Units
+from qspjax._declared import (
+    AbstractAlgebraic,
+    AbstractDelivered,
+    AbstractEchoing,
+    AbstractEventful,
+    AbstractSized,
+    Delivery,
+    Echoes,
+)
+from qspjax._events import Event
+from qspjax._model import Units
 from qspjax._names import Labelled, Numbers, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product

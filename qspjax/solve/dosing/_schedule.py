@@ -21,9 +21,9 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import check_minimum, concrete, refuse
+from qspjax._declared import Delivery, assigned_parameters, declared, mass_of
 from qspjax._dosing._regimen import Action, Echo, Parameter, Regimen
-from qspjax._events import assigned_parameters
-from qspjax._model import AbstractModel, Delivery, as_state, deliveries_of, echoes_of, mass_of
+from qspjax._model import AbstractModel, as_state
 from qspjax._names import in_full, match, state_names
 from qspjax._types import Scalar, State
 from qspjax.solve.dosing._varied import parameters_now, with_parameters
@@ -123,7 +123,7 @@ def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Re
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
     """
-    deliveries, later = deliveries_of(model), echoes_of(model).later
+    deliveries, later = declared(model).deliveries(), declared(model).echoes().later
     past = {copy for copies in later.values() for copy in copies}
     now = tuple(name for name in states if name not in past)
     by_state = {in_full(delivery.state, states): name for name, delivery in deliveries.items()}
@@ -158,7 +158,7 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
     Raises:
         ValueError: If it is not.
     """
-    later, lengths = echoes_of(model)
+    later, lengths = declared(model).echoes()
     for name in regimen.parameters:
         if name in lengths:
             refuse("name", "not be a parameter that the length of a delay is made of", name)
@@ -176,21 +176,21 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
         ValueError: If it does not, or a dose is given to an algebraic state; the dose target is named.
     """
     kind, index, time = concrete(regimen.kind), concrete(regimen.index), concrete(regimen.time)
-    declared = deliveries_of(model)
+    deliveries = declared(model).deliveries()
     states = state_names(model.initial())
     solved = {name for name, mass in zip(states, mass_of(model, states), strict=True) if mass == 0}
     if solved and not any(x is None for x in (kind, index, time)):
         kinds, places, times = np.broadcast_arrays(kind, index, time)
         for target in np.unique(places[(kinds < Action.RESET) & np.isfinite(times)]):
             name = str(regimen.targets[target])
-            if declared.get(name, Delivery(name)).state in solved:
+            if deliveries.get(name, Delivery(name)).state in solved:
                 refuse("regimen", "give doses to states that are not algebraic", f"one with a dose to `{name}`")
     for action, name in ((Action.INFUSION_MODEL_DURATION, "duration"), (Action.INFUSION_MODEL_RATE, "rate")):
         if kind is None or index is None or not (kind == action).any():
             continue
         for target in np.unique(np.broadcast_arrays(index, kind)[0][np.broadcast_arrays(kind, index)[0] == action]):
             aim = regimen.targets[target]
-            delivery = declared.get(aim.target if isinstance(aim, Echo) else str(aim))
+            delivery = deliveries.get(aim.target if isinstance(aim, Echo) else str(aim))
             if delivery is None or getattr(delivery, name) is None:
                 must = f"have a delivery with a `{name}` for the target of an infusion that leaves it to the model"
                 refuse("model", must, f"one that has none for `{aim}`")
@@ -269,16 +269,16 @@ def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
 
 def _lengths(model: AbstractModel) -> dict[str, Scalar]:
     """Return how much later each echo is."""
-    return {name: length for copies in echoes_of(model).later.values() for name, length in copies.items()}
+    return {name: length for copies in declared(model).echoes().later.values() for name, length in copies.items()}
 
 
 def _deliveries(model: AbstractModel, targets: Sequence[str | Echo]) -> list[Delivery]:
     """Return the delivery of each dose target; that of an echo is the one that it echoes, later."""
-    declared, late = deliveries_of(model), _lengths(model)
+    deliveries, late = declared(model).deliveries(), _lengths(model)
     found = []
     for target in targets:
         name = target.target if isinstance(target, Echo) else str(target)
-        one = declared.get(name, Delivery(name))
+        one = deliveries.get(name, Delivery(name))
         if isinstance(target, Echo):
             one = dataclasses.replace(one, state=target.state, lag=one.lag + late[target.state])
         found.append(one)

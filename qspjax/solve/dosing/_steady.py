@@ -18,8 +18,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import place_of_greatest
+from qspjax._declared import mass_of, sizes_of
 from qspjax._dosing._regimen import Extent
-from qspjax._model import AbstractModel, as_state, mass_of, sizes_of
+from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax.solve._exponential import MatrixExponential
 from qspjax.solve._method import AbstractMethod, absolute

@@ -5,16 +5,17 @@ two values an infusion. The vector field keeps its signature, and derivatives, f
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 
 from qspjax._checks import refuse
-from qspjax._events import AbstractEventful, Event, events_of, of_whole
-from qspjax._model import AbstractAlgebraic, AbstractModel, AbstractSized, algebraic_of, declared_sizes
-from qspjax._names import at, in_full, state_names
+from qspjax._declared import AbstractWrapper, Declared, declared
+from qspjax._events import Event
+from qspjax._model import AbstractModel
+from qspjax._names import at
 from qspjax._types import Observed, Scalar, State
 
 
@@ -45,7 +46,7 @@ def parameters_now(model: AbstractModel, names: tuple[str, ...]) -> tuple[Scalar
     return values
 
 
-class Varied(AbstractAlgebraic, AbstractEventful, AbstractSized):
+class Varied(AbstractWrapper):
     """A model some of whose parameters are states."""
 
     model: AbstractModel
@@ -65,32 +66,21 @@ class Varied(AbstractAlgebraic, AbstractEventful, AbstractSized):
     def observe(self, t: Scalar, y: VariedState) -> Observed:
         return with_parameters(self.model, self.names, y.parameters).observe(t, y.state)
 
-    def events(self) -> tuple[Event, ...]:
-        return tuple(self._event(number, event) for number, event in enumerate(events_of(self.model)))
+    def declared(self) -> Declared:
+        inner = declared(self.model)
+        events = lambda: tuple(self._event(number, event) for number, event in enumerate(inner.events()))  # noqa: E731
+        names = {name: f"parameters.{i}" for i, name in enumerate(self.names)}
+        return inner._replace(events=events).under("state", self.model.initial, lambda t, y: (t, y), names)
 
     def _event(self, number: int, event: Event) -> Event:
         """Return an event of the model, as a function of the model's states and parameters now."""
 
         def now(name: str) -> Callable[[Scalar, VariedState], Any]:
             def function(t: Scalar, y: VariedState) -> Any:
-                own = events_of(with_parameters(self.model, self.names, y.parameters))[number]
-                return getattr(own, name)(t, y.state)
+                current = declared(with_parameters(self.model, self.names, y.parameters)).events()[number]
+                return getattr(current, name)(t, y.state)
 
             return function
 
-        place = {name: f"parameters.{i}" for i, name in enumerate(self.names)}
-        given = ("trigger", "assign", "delay", "priority")
-        current = dataclasses.replace(event, **{name: now(name) for name in given if getattr(event, name) is not None})
-        return of_whole(
-            current,
-            lambda t, y: (t, y),
-            lambda name, y: place.get(name) or f"state.{in_full(name, state_names(y.state))}",
-        )
-
-    def algebraic(self) -> tuple[str, ...]:
-        states = state_names(self.model.initial())
-        return tuple(f"state.{in_full(name, states)}" for name in algebraic_of(self.model))
-
-    def sizes(self) -> Mapping[str, float]:
-        sizes, states = declared_sizes(self.model), state_names(self.model.initial())
-        return {f"state.{in_full(name, states)}": size for name, size in sizes.items()}
+        functions = [name for name in ("trigger", "assign", "delay", "priority") if getattr(event, name) is not None]
+        return dataclasses.replace(event, **{name: now(name) for name in functions})

@@ -17,10 +17,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import first_true, place_of_greatest
-from qspjax._events import Event, assigned_names, events_of
+from qspjax._declared import declared
+from qspjax._events import Event, assigned_names
 from qspjax._jaxpr._comparisons import watched
-from qspjax._model import AbstractModel, as_parameter
+from qspjax._model import AbstractModel
 from qspjax._names import match, state_names
+from qspjax._parameters import as_parameter
 from qspjax._types import State
 from qspjax.solve._consistent import Equations
 from qspjax.solve._near import Near
@@ -91,7 +93,7 @@ class Hybrid:
         self.equations = Equations(model, start, near)
         self._unravel = ravel_pytree(start)[1]
         states = state_names(start)
-        events = events_of(model)
+        events = declared(model).events()
         self._events = len(events)
         self._targets = [[match(n, states, "assign", "a state") for n in assigned_names(e, start)] for e in events]
         self._width = max(map(len, self._targets), default=0)
@@ -104,7 +106,7 @@ class Hybrid:
         seen: list[np.ndarray] = []
 
         def trace(model: AbstractModel, t: jax.Array, y: jax.Array) -> jax.Array:
-            triggers = [watched(event.trigger, t, self._unravel(y)).timed for event in events_of(model)]
+            triggers = [watched(event.trigger, t, self._unravel(y)).timed for event in declared(model).events()]
             field = watched(model.vector_field, t, self._unravel(y)).timed
             seen.append(np.concatenate([*triggers, np.zeros(0, bool)]))
             seen.append(field)
@@ -122,14 +124,14 @@ class Hybrid:
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return state, memory and whether all is well, after the events that fire at the start."""
-        held = [jnp.asarray(event.initial_value, y.dtype) for event in events_of(model)]
+        held = [jnp.asarray(event.initial_value, y.dtype) for event in declared(model).events()]
         memory = jnp.zeros(self.size, y.dtype)
         memory = memory.at[1 : 1 + len(held)].set(jnp.stack(held)) if held else memory
         return self.act(model, t, y, memory, bounded=True)
 
     def look(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> Look:
         """Look at the triggers."""
-        events, state = events_of(model), self._unravel(y)
+        events, state = declared(model).events(), self._unravel(y)
         watching = [watched(event.trigger, t, state) for event in events]
         gaps, sizes = [seen.gaps for seen in watching], [seen.sizes for seen in watching]
         if self._field.size:
@@ -215,7 +217,7 @@ class Hybrid:
         self, model: AbstractModel, t: jax.Array, y: jax.Array, kept: _Memory, seen: tuple[jax.Array, jax.Array]
     ) -> tuple:
         """Note what triggers say, then apply the change that comes first, if one is due."""
-        events, state = events_of(model), self._unravel(y)
+        events, state = declared(model).events(), self._unravel(y)
         noticed = self._unravel(seen[1])
         holds = jnp.stack([_truth(event.trigger(seen[0], noticed)) for event in events])
         delays = jnp.stack([_number(event.delay, t, state, y.dtype) for event in events])

@@ -1,0 +1,92 @@
+"""Parameters of models: declared with a unit and a sentence, stored as strong floats, checked when a model is made."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from qspjax._checks import check_above, check_finite, check_minimum, did_you_mean, in_a_row, refuse
+
+
+def as_parameter(value: Any) -> Any:
+    """Store numbers, lists and arrays as strong arrays of the default float; leave modules and placeholders alone."""
+    if eqx.is_array_like(value) or isinstance(value, (list, tuple)):
+        return jnp.asarray(value, dtype=float)
+    return value
+
+
+def parameter(
+    *, unit: str, doc: str, source: str = "", above: float | None = 0.0, minimum: float | None = None, **default: Any
+) -> Any:
+    """Declare a parameter of a model: a natural-scale number with a unit and a sentence.
+
+    Args:
+        unit: The unit, such as `"L/h"`; `""` for a number without one.
+        doc: What it is, in a few words.
+        source: Where the value comes from, if it has a default (a reference with DOI).
+        above: The value must be greater than this; `None` for no bound. Parameters are positive unless said otherwise.
+        minimum: The value must be at least this; replaces `above`.
+        **default: `default=` or `default_factory=`, as for a dataclass field.
+
+    Example:
+        >>> import equinox as eqx, qspjax as qsp
+        >>> class Elimination(eqx.Module):
+        ...     CL: float = qsp.parameter(unit="L/h", doc="clearance")
+        >>> Elimination(CL=3).CL.dtype
+        dtype('float64')
+    """
+    metadata = {"unit": unit, "doc": doc, "source": source, "minimum": minimum}
+    metadata["above"] = None if minimum is not None else above
+    return eqx.field(converter=as_parameter, metadata=metadata, **default)
+
+
+def check_parameters(module: eqx.Module, prefix: str = "") -> None:
+    """Check every field declared with `parameter`, in nested modules too: a number, finite, within its bounds."""
+    for field in dataclasses.fields(module):
+        value, metadata, name = getattr(module, field.name), field.metadata, prefix + field.name
+        if isinstance(value, eqx.Module):
+            check_parameters(value, f"{name}.")
+        elif "unit" in metadata:
+            if isinstance(value, (str, dict)):
+                refuse(name, "be a number", value)
+            check_finite(name, value)
+            if metadata["above"] is not None:
+                check_above(name, value, metadata["above"])
+            if metadata["minimum"] is not None:
+                check_minimum(name, value, metadata["minimum"])
+        elif isinstance(value, (int, float)) and not metadata.get("static", False):
+            refuse(
+                name, "be declared with `parameter(unit=, doc=)`, or with `equinox.field(static=True)`", "a plain field"
+            )
+
+
+def check_arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that a constructor is given arguments that it has, and all that it needs.
+
+    Raises:
+        ValueError: If it is not; with its arguments, their units and what they are.
+    """
+    taken = inspect.signature(cls.__init__).parameters
+    _, *names = taken
+    kinds = {parameter.kind for parameter in taken.values()}
+    if not kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
+        return
+    for name in kwargs:
+        if name not in names:
+            has = f"`{cls.__name__}` must be given arguments that it has ({in_a_row(names)})"
+            raise ValueError(f"{has}, but is given `{name}`.{did_you_mean(name, names)}")
+    positional = [name for name in names if taken[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    given = {*positional[: len(args)], *kwargs}
+    missing = [name for name in names if taken[name].default is inspect.Parameter.empty and name not in given]
+    if missing:
+        fields = {field.name: field.metadata for field in dataclasses.fields(cls)}
+        needed = (f"{name}{_described(fields.get(name, {}))}" for name in missing)
+        raise ValueError(f"`{cls.__name__}` must be given {', '.join(needed)}, but is not.")
+
+
+def _described(metadata: Mapping[str, Any]) -> str:
+    words = [metadata.get("doc", ""), metadata.get("unit", "")]
+    return f" ({', '.join(filter(None, words))})" if any(words) else ""
