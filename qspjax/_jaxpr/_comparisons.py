@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import JaxprEqn
+
+from qspjax._jaxpr._walk import bind, called, walk_all
 
 _COMPARED = {"gt", "ge", "lt", "le"}
 _EQUAL = {"eq", "ne"}
 """Compared with the time only: a moment is met, where a state is equal to a number for no time."""
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_LOOPS = {"cond", "while", "scan"}
 
 
 class Watched(NamedTuple):
@@ -54,8 +54,9 @@ def watched(function: Callable[[Any, Any], Any], t: Any, y: Any, *, within: Any 
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
     found: list[_Gap] = []
-    out, _ = _walk(traced.jaxpr, traced.consts, [t, *leaves], [True, *[False] * len(leaves)], found, within)
-    value = jax.tree.unflatten(jax.tree.structure(shape), out)
+    inputs = [_Value(t, timed=True), *map(_constant, leaves)]
+    out = walk_all(traced, inputs, _reader(found, within), _constant)
+    value = jax.tree.unflatten(jax.tree.structure(shape), [result.array for result in out])
     empty = jnp.zeros((0,), t.dtype)
     gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in found)]) for k in range(2))
     timed = np.concatenate([np.zeros(0, bool), *(np.full(gap.gaps.size, gap.timed) for gap in found)])
@@ -68,45 +69,39 @@ class _Gap(NamedTuple):
     timed: bool
 
 
-def _walk(
-    jaxpr: Jaxpr, consts: Sequence, values: Sequence, timed: Sequence[bool], found: list[_Gap], within: Any = None
-) -> tuple[list, list[bool]]:
-    """Evaluate a program, collecting gaps; return its results and which of them depend on the time."""
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
-    on_time = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*[False] * len(consts), *timed], strict=True))
+class _Value(NamedTuple):
+    """A value, and whether it depends on the time other than through the state."""
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else known[atom]
+    array: Any
+    timed: bool
 
-    def depends(atom: Any) -> bool:
-        return not isinstance(atom, Literal) and on_time[atom]
 
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        here = [depends(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
-        out_timed = [any(here)] * len(eqn.outvars)
-        if within is not None and name in _COMPARED and any(here):
+def _reader(found: list[_Gap], within: Any) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
+    """Return what computes an equation and collects its gaps."""
+
+    def apply(eqn: JaxprEqn, values: Sequence[_Value]) -> list[_Value]:
+        name, operands = eqn.primitive.name, [value.array for value in values]
+        timed = any(value.timed for value in values)
+        if within is not None and name in _COMPARED and timed:
             a, b = operands
             operands = [a, jnp.where(jnp.abs(a - b) <= within, a, b)]
-        out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-        out = list(out) if eqn.primitive.multiple_results else [out]
-        body = next((eqn.params[key] for key in _BODIES if key in eqn.params), None)
-        if body is not None and name not in _LOOPS:
-            inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
-            inner_out, out_timed = _walk(inner, inner_consts, operands, here, found, within)
-            out = out if within is None else inner_out
-        elif (name in _COMPARED or (name in _EQUAL and any(here))) and jnp.issubdtype(
-            jnp.result_type(operands[0]), jnp.inexact
-        ):
-            found.append(_gap(operands[0], operands[1], any(here)))
-        elif name == "floor":
-            found.append(_gap(operands[0], out[0] + 1.0, here[0]))
-        elif name == "ceil":
-            found.append(_gap(operands[0], out[0], here[0]))
-        known.update(zip(eqn.outvars, out, strict=True))
-        on_time.update(zip(eqn.outvars, out_timed, strict=True))
-    return [read(atom) for atom in jaxpr.outvars], [depends(atom) for atom in jaxpr.outvars]
+        out = bind(eqn, operands)
+        inner = called(eqn, derivatives=False)
+        if inner is not None:
+            results = walk_all(inner, values, apply, _constant)
+            return results if within is not None else [_Value(x, r.timed) for x, r in zip(out, results, strict=True)]
+        if name in _COMPARED or (name in _EQUAL and timed):
+            if jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
+                found.append(_gap(operands[0], operands[1], timed))
+        elif name in ("floor", "ceil"):
+            found.append(_gap(operands[0], out[0] + 1.0 if name == "floor" else out[0], timed))
+        return [_Value(x, timed) for x in out]
+
+    return apply
+
+
+def _constant(value: Any) -> _Value:
+    return _Value(value, timed=False)
 
 
 def _gap(a: Any, b: Any, timed: bool) -> _Gap:

@@ -5,21 +5,22 @@ zero times that is not zero: one such value makes the whole gradient NaN, in rev
 finite is a constant of every derivative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import JaxprEqn
+
+from qspjax._jaxpr._walk import bind, called, walk_all
 
 _GUARDED = {
     *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
     *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma"),
 }
 """What makes a value that is not finite, or multiplies one."""
-_INLINED = {"jit", "pjit", "closed_call", "core_call"}
 _HARMLESS = 0.5
 """Where all of these functions have a slope."""
 
@@ -41,31 +42,25 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return values
 
 
-def _guarded(function: Any, operands: list) -> Any:
+def _guarded(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
     traced, shape = jax.make_jaxpr(function, return_shape=True)(*operands)
-    return jax.tree.unflatten(jax.tree.structure(shape), _walk(traced.jaxpr, traced.consts, operands))
+    return jax.tree.unflatten(jax.tree.structure(shape), walk_all(traced, operands, _apply))
 
 
-def _walk(jaxpr: Jaxpr, consts: Any, values: Any) -> list:
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
-    for eqn in jaxpr.eqns:
-        operands = [atom.val if isinstance(atom, Literal) else known[atom] for atom in eqn.invars]
-        if eqn.primitive.name in _INLINED:
-            body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            out = _walk(body.jaxpr, body.consts, operands)
-        else:
-            params = eqn.primitive.get_bind_params(eqn.params)
-            out = eqn.primitive.bind(*operands, **params)
-            if eqn.primitive.name in _GUARDED and jnp.issubdtype(out.dtype, jnp.floating):
-                bad = ~jnp.isfinite(out)
-                if eqn.primitive.name == "pow":  # 0^0 = 1, and no slope is defined there
-                    bad |= (operands[0] == 0) & (operands[1] == 0)
-                safe = [jnp.where(bad, _HARMLESS, x) if _real(x) else x for x in operands]
-                out = jnp.where(bad, jax.lax.stop_gradient(out), eqn.primitive.bind(*safe, **params))
-            out = out if eqn.primitive.multiple_results else [out]
-        known.update(zip(eqn.outvars, out, strict=True))
-    return [atom.val if isinstance(atom, Literal) else known[atom] for atom in jaxpr.outvars]
+def _apply(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Compute an equation so that results that are not finite are constants."""
+    inner = called(eqn)
+    if inner is not None:
+        return walk_all(inner, operands, _apply)
+    out = bind(eqn, operands)
+    if eqn.primitive.name not in _GUARDED or not _is_real(out[0]):
+        return out
+    bad = ~jnp.isfinite(out[0])
+    if eqn.primitive.name == "pow":  # 0^0 = 1, and no slope is defined there
+        bad |= (operands[0] == 0) & (operands[1] == 0)
+    safe = [jnp.where(bad, _HARMLESS, x) if _is_real(x) else x for x in operands]
+    return [jnp.where(bad, jax.lax.stop_gradient(out[0]), bind(eqn, safe)[0])]
 
 
-def _real(x: Any) -> bool:
+def _is_real(x: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)

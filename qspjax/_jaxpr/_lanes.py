@@ -10,46 +10,45 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Var
 
 from qspjax._jaxpr._regular import bound
+from qspjax._jaxpr._walk import Atom, walk
 
 
 class _Value(NamedTuple):
     """A value, and whether it has an axis of lanes at the end."""
 
     array: Any
-    laned: bool
+    batched: bool
 
 
 def evaluate(
-    variables: Sequence, values: Sequence[Any], laned: Sequence[bool], eqns: Sequence[JaxprEqn], wanted: Sequence
+    variables: Sequence[Var],
+    values: Sequence[Any],
+    batched: Sequence[bool],
+    eqns: Sequence[JaxprEqn],
+    wanted: Sequence[Atom],
 ) -> list[jax.Array]:
     """Return the wanted variables of a program, each with an axis of lanes at the end.
 
     Args:
         variables: The inputs.
         values: Their values.
-        laned: Which values have an axis of lanes at the end; at least one.
+        batched: Which values have an axis of lanes at the end; at least one.
         eqns: The program.
         wanted: Variables or literals.
     """
-    known = {var: _Value(*pair) for var, *pair in zip(variables, values, laned, strict=True)}
-    lanes = next(value.shape[-1] for value, own in zip(values, laned, strict=True) if own)
+    lanes = next(value.shape[-1] for value, has_lanes in zip(values, batched, strict=True) if has_lanes)
 
-    def read(atom: Any) -> _Value:
-        return _Value(atom.val, False) if isinstance(atom, Literal) else known[atom]
+    def apply(eqn: JaxprEqn, operands: Sequence[_Value]) -> list[_Value]:
+        has_lanes = any(value.batched for value in operands)
+        rule = _RULES.get(eqn.primitive.name, _mapped) if has_lanes else _shared
+        return [_Value(x, has_lanes) for x in rule(eqn, operands, lanes)]
 
-    for eqn in eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        if not any(value.laned for value in operands):
-            out = bound(eqn, [value.array for value in operands])
-            out = [_Value(x, False) for x in (out if eqn.primitive.multiple_results else [out])]
-        else:
-            out = _RULES.get(eqn.primitive.name, _mapped)(eqn, operands, lanes)
-            out = [_Value(x, True) for x in (out if isinstance(out, (list, tuple)) else [out])]
-        known.update(zip(eqn.outvars, out, strict=True))
-    return [_widened(read(atom), jnp.shape(atom.aval), lanes) for atom in wanted]
+    known = [_Value(*pair) for pair in zip(values, batched, strict=True)]
+    results = walk(variables, known, eqns, wanted, apply, lambda value: _Value(value, batched=False))
+    return [_widened(value, jnp.shape(atom.aval), lanes) for value, atom in zip(results, wanted, strict=True)]
 
 
 def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = False) -> jax.Array:
@@ -85,53 +84,63 @@ def total(rows: Any) -> jax.Array:
     return jax.lax.fori_loop(1, rows.shape[0], add, rows[0])
 
 
+def _bind(eqn: JaxprEqn, arrays: Sequence[Any], **changed: Any) -> list[jax.Array]:
+    out = eqn.primitive.bind(*arrays, **eqn.params | changed)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
 def _widened(value: _Value, shape: tuple[int, ...], lanes: int) -> jax.Array:
     """Return a value of this shape with an axis of lanes at the end."""
     array = value.array
-    if not value.laned:
+    if not value.batched:
         array = jnp.asarray(array)[..., None]
     elif array.ndim == 1:
         array = array.reshape(*[1] * len(shape), lanes)
     return jnp.broadcast_to(array, (*shape, lanes))
 
 
-def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Any:
+def _shared(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> list[jax.Array]:
+    """Apply any primitive to values without lanes."""
+    return bound(eqn, [value.array for value in operands])
+
+
+def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> list[jax.Array]:
     """Apply any primitive, through `vmap`."""
-    axes = tuple(-1 if value.laned else None for value in operands)
+    axes = tuple(-1 if value.batched else None for value in operands)
     return jax.vmap(lambda *arrays: bound(eqn, arrays), in_axes=axes, out_axes=-1)(*(value.array for value in operands))
 
 
-def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     shape = eqn.outvars[0].aval.shape
     arrays = [
-        value.array if not value.laned and jnp.ndim(value.array) == 0 else _widened(value, shape, lanes)
+        value.array if not value.batched and jnp.ndim(value.array) == 0 else _widened(value, shape, lanes)
         for value in operands
     ]
     return bound(eqn, arrays)
 
 
-def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     """Select between cases, which must have one shape; what selects may be one number for all."""
     shape = eqn.outvars[0].aval.shape
     which, *cases = operands
-    one = not which.laned and jnp.ndim(which.array) == 0
+    one = not which.batched and jnp.ndim(which.array) == 0
     chosen = which.array if one else _widened(which, shape, lanes)
-    return eqn.primitive.bind(chosen, *(_widened(case, shape, lanes) for case in cases), **eqn.params)
+    return _bind(eqn, [chosen, *(_widened(case, shape, lanes) for case in cases)])
 
 
-def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     """Apply a primitive whose axes are counted from the front."""
     arrays = [_widened(value, atom.aval.shape, lanes) for value, atom in zip(operands, eqn.invars, strict=True)]
-    return eqn.primitive.bind(*arrays, **eqn.params)
+    return _bind(eqn, arrays)
 
 
 def _changed(change: Callable[[dict, int], dict]) -> Callable[..., Any]:
     """Return the rule of a primitive of one operand that has a parameter for every axis."""
 
-    def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+    def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
         if len(operands) > 1:
             return _mapped(eqn, operands, lanes)
-        return eqn.primitive.bind(operands[0].array, **eqn.params | change(eqn.params, lanes))
+        return _bind(eqn, [operands[0].array], **change(eqn.params, lanes))
 
     return rule
 
@@ -158,24 +167,24 @@ def _transposed(params: dict, _: int) -> dict:
     return {"permutation": (*params["permutation"], len(params["permutation"]))}
 
 
-def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     operand, indices = operands
-    if indices.laned:
+    if indices.batched:
         return _mapped(eqn, operands, lanes)
     numbers = eqn.params["dimension_numbers"]
     numbers = numbers._replace(offset_dims=(*numbers.offset_dims, len(eqn.outvars[0].aval.shape)))
     changed = {"dimension_numbers": numbers, "slice_sizes": (*eqn.params["slice_sizes"], lanes)}
-    return eqn.primitive.bind(operand.array, indices.array, **eqn.params | changed)
+    return _bind(eqn, [operand.array, indices.array], **changed)
 
 
-def _scattered_sum(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Any:
+def _scattered_sum(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     target, indices, updates = operands
     shapes = [atom.aval.shape for atom in eqn.invars]
     plain = len(shapes[0]) == len(shapes[2]) == 1 and eqn.params["mode"] is not jax.lax.GatherScatterMode.CLIP
-    if indices.laned or not plain or shapes[1] != (*shapes[2], 1):
+    if indices.batched or not plain or shapes[1] != (*shapes[2], 1):
         return _mapped(eqn, operands, lanes)
     rows = _widened(updates, shapes[2], lanes)
-    return put(_widened(target, shapes[0], lanes), jnp.asarray(indices.array)[:, 0], rows, add=True)
+    return [put(_widened(target, shapes[0], lanes), jnp.asarray(indices.array)[:, 0], rows, add=True)]
 
 
 _ELEMENTWISE = (

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from qspjax._jaxpr._walk import called, walk
 
 
 class Structure(NamedTuple):
@@ -47,7 +49,7 @@ def linear_structure(closed: ClosedJaxpr, states: Sequence[int]) -> Structure | 
     for k, size in zip(states, sizes, strict=True):
         forms[k] = _Form(unit[first : first + size].reshape(*jaxpr.invars[k].aval.shape, n), offset=False)
         first += size
-    slopes = _read(jaxpr, forms, n)
+    slopes = _read(closed, forms, n)
     if any(form is None for form in slopes):
         return None
     reach = np.concatenate([form.on.reshape(-1, n) for form in slopes]) | unit
@@ -60,30 +62,29 @@ def _constant(shape: tuple[int, ...], n: int, *, offset: bool = True) -> _Form:
     return _Form(np.zeros((*shape, n), dtype=bool), offset)
 
 
-def _read(jaxpr: Any, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
+def _read(program: ClosedJaxpr, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
     """Return the form of each output; None for what is not linear or not understood."""
-    known: dict[Any, _Form | None] = dict(zip(jaxpr.invars, inputs, strict=True))
-    known |= {var: _constant(var.aval.shape, n) for var in jaxpr.constvars}
+    jaxpr = program.jaxpr
+    constants = [_constant(var.aval.shape, n) for var in jaxpr.constvars]
 
-    def form(atom: Any) -> _Form | None:
-        if isinstance(atom, Literal):
-            return _constant(atom.aval.shape, n, offset=bool(np.any(np.asarray(atom.val) != 0)))
-        return known[atom]
+    def literal(value: Any) -> _Form:
+        return _constant(np.shape(value), n, offset=bool(np.any(np.asarray(value) != 0)))
 
-    for eqn in jaxpr.eqns:
-        known |= dict(zip(eqn.outvars, _apply(eqn, [form(atom) for atom in eqn.invars], n), strict=True))
-    return [form(atom) for atom in jaxpr.outvars]
+    def apply(eqn: JaxprEqn, forms: list[_Form | None]) -> list[_Form | None]:
+        return _apply(eqn, forms, n)
+
+    return walk([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], jaxpr.eqns, jaxpr.outvars, apply, literal)
 
 
-def _apply(eqn: Any, forms: list[_Form | None], n: int) -> list[_Form | None]:
+def _apply(eqn: JaxprEqn, forms: list[_Form | None], n: int) -> list[_Form | None]:
     """Return the forms that one operation gives."""
     name, shapes = eqn.primitive.name, [var.aval.shape for var in eqn.outvars]
     if any(form is None for form in forms):
         return [None] * len(shapes)
     linear = [bool(form.on.any()) for form in forms]
-    if name in _NESTED and (any(linear) or not all(form.offset for form in forms)):
-        inner = eqn.params["jaxpr"]
-        return _read(getattr(inner, "jaxpr", inner), forms, n)
+    inner = called(eqn)
+    if inner is not None and (any(linear) or not all(form.offset for form in forms)):
+        return _read(inner, forms, n)
     if not any(linear):
         zero = name in _MOVED + _JOINED + _SUMMED and not any(form.offset for form in forms)
         return [_constant(shape, n, offset=not zero) for shape in shapes]
@@ -113,7 +114,6 @@ def _apply(eqn: Any, forms: list[_Form | None], n: int) -> list[_Form | None]:
     return [None] * len(shapes)
 
 
-_NESTED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
 _MOVED = (
     *("neg", "copy", "copy_p", "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "slice", "rev"),
     *("dynamic_slice", "gather", "reduce_sum", "cumsum"),
@@ -122,7 +122,7 @@ _SUMMED = ("add", "sub", "add_any")
 _JOINED = ("concatenate", "stack", "pad", "dynamic_update_slice")
 
 
-def _moved(eqn: Any, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _moved(eqn: JaxprEqn, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return which states each element depends on after a movement; all of them where that is not followed."""
     name, n = eqn.primitive.name, on.shape[-1]
     if name in ("neg", "copy", "copy_p"):

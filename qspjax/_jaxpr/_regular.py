@@ -22,22 +22,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from qspjax._jaxpr._walk import bind, called, equations, walk_all
 
 _STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "asin", "acos", "acosh"}
 """What can be finite, or be multiplied by zero, where its slope is infinite or undefined."""
 _ROOTS = {"pow", "sqrt"}
 """What is not defined below zero, and zero or one at zero."""
-_INLINED = {"jit", "pjit", "closed_call", "core_call"}
 
 
-def bound(eqn: JaxprEqn, operands: Sequence[Any]) -> Any:
+def bound(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """Return what an equation of a traced program computes; slopes that are infinite or undefined count as zero."""
     if eqn.primitive.name in _STEEP:
-        return _primitive(eqn.primitive, tuple(eqn.params.items()))(*operands)
-    if eqn.primitive.name in _INLINED and _is_steep(_body(eqn).jaxpr):
-        return _run(_body(eqn).jaxpr, _body(eqn).consts, operands)
-    return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+        return [_primitive(eqn.primitive, tuple(eqn.params.items()))(*operands)]
+    inner = called(eqn)
+    if inner is not None and _is_steep(inner.jaxpr):
+        return walk_all(inner, operands, bound)
+    return bind(eqn, operands)
 
 
 def regular(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,42 +58,37 @@ def regular(function: Callable[..., Any]) -> Callable[..., Any]:
         traced, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
         if not _is_steep(traced.jaxpr):
             return function(*arguments)
-        return jax.tree.unflatten(jax.tree.structure(shape), _run(traced.jaxpr, traced.consts, arrays))
+        return jax.tree.unflatten(jax.tree.structure(shape), walk_all(traced, arrays, bound))
 
     return same
 
 
-def under_roots(jaxpr: Jaxpr, inputs: Sequence[set]) -> set:
+def under_roots(program: ClosedJaxpr, inputs: Sequence[set[int]]) -> set[int]:
     """Return which marks of the inputs of a traced program a root or a power is taken of."""
-    found: set = set()
-    _mark(jaxpr, inputs, found)
+    found: set[int] = set()
+
+    def apply(eqn: JaxprEqn, operands: Sequence[set[int]]) -> Sequence[set[int]]:
+        if eqn.primitive.name in _ROOTS:
+            found.update(operands[0])
+        inner = called(eqn)
+        if inner is not None:
+            return walk_all(inner, operands, apply, _unmarked)
+        return [set().union(*operands)] * len(eqn.outvars)
+
+    walk_all(program, inputs, apply, _unmarked)
     return found
+
+
+def _unmarked(_: Any) -> set[int]:
+    return set()
 
 
 def rooted(field: Callable[..., Any], state: Any) -> np.ndarray:
     """Return which elements of the flattened state may be under a root or a power in `field(t, state)`."""
     leaves = jax.tree.leaves(state)
     traced = jax.make_jaxpr(lambda t, y: field(t, y))(jnp.zeros(()), state)
-    found = under_roots(traced.jaxpr, [set(), *({k} for k in range(len(leaves)))])
+    found = under_roots(traced, [set(), *({k} for k in range(len(leaves)))])
     return np.repeat([k in found for k in range(len(leaves))], [leaf.size for leaf in leaves])
-
-
-def _mark(jaxpr: Jaxpr, inputs: Sequence[set], found: set) -> list[set]:
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Any) -> set:
-        return set() if isinstance(atom, Literal) else known.get(atom, set())
-
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in _ROOTS:
-            found |= operands[0]
-        if eqn.primitive.name in _INLINED:
-            out = _mark(_body(eqn).jaxpr, operands, found)
-        else:
-            out = [set().union(*operands)] * len(eqn.outvars)
-        known.update(zip(eqn.outvars, out, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def not_below(y: jax.Array, floor: Any) -> jax.Array:
@@ -99,27 +96,8 @@ def not_below(y: jax.Array, floor: Any) -> jax.Array:
     return y - jax.lax.stop_gradient(jnp.where((y < 0.0) & (y > -floor), y, 0.0))
 
 
-def _run(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list:
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else known[atom]
-
-    for eqn in jaxpr.eqns:
-        out = bound(eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, out if isinstance(out, (list, tuple)) else [out], strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _body(eqn: JaxprEqn) -> Any:
-    return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-
-
 def _is_steep(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive.name in _STEEP or (eqn.primitive.name in _INLINED and _is_steep(_body(eqn).jaxpr))
-        for eqn in jaxpr.eqns
-    )
+    return any(eqn.primitive.name in _STEEP for eqn in equations(jaxpr))
 
 
 @functools.lru_cache(maxsize=256)

@@ -18,7 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from qspjax._jaxpr._walk import called, walk_all
 
 LARGEST = 1_000_000
 """Arrays of constants larger than this are not computed."""
@@ -51,7 +53,7 @@ def jacobian_pattern(function: Callable[..., Any], y: Any, *constants: Any) -> n
     constants = jax.tree.map(_abstract, constants)
     traced = jax.make_jaxpr(derivative)(leaves, leaves, constants)
     unknown = [_UNKNOWN] * (len(traced.in_avals) - 2 * len(leaves))
-    results = _walk_closed(traced, [*[_UNKNOWN] * len(leaves), *_unit_sets(leaves), *unknown])
+    results = _walk(traced, [*[_UNKNOWN] * len(leaves), *_unit_sets(leaves), *unknown])
     sets = [_sets(result, aval.shape).ravel() for result, aval in zip(results, traced.out_avals, strict=True)]
     return _unpacked(np.concatenate([*sets, np.zeros(0, object)]), sum(leaf.size for leaf in leaves))
 
@@ -117,26 +119,14 @@ def _with_sets(sets: Any, aval: Any) -> _Array:
 # --- the walk ------------------------------------------------------------------------------------------------------
 
 
-def _walk_closed(closed: ClosedJaxpr, arguments: Sequence[_Array]) -> list[_Array]:
-    return _walk(closed.jaxpr, [_constant(x) for x in closed.consts], arguments)
-
-
-def _walk(jaxpr: Jaxpr, constants: Sequence[_Array], arguments: Sequence[_Array]) -> list[_Array]:
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
-
-    def read(atom: Any) -> _Array:
-        return _constant(atom.val) if isinstance(atom, Literal) else known[atom]
-
-    for equation in jaxpr.eqns:
-        results = _apply(equation, [read(atom) for atom in equation.invars])
-        known.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _walk(program: ClosedJaxpr, arguments: Sequence[_Array]) -> list[_Array]:
+    return walk_all(program, arguments, _apply, _constant)
 
 
 def _apply(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
-    name = equation.primitive.name
-    if name in _CALLS:
-        return _call(equation, operands)
+    inner, name = called(equation, derivatives=False), equation.primitive.name
+    if inner is not None:
+        return _walk(inner, operands)
     if all(operand.sets is None for operand in operands):
         return _computed(equation, operands)
     if name in _CONTROL:
@@ -159,11 +149,6 @@ def _computed(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
         return out if equation.primitive.multiple_results else [out]
 
     return [_Array(value=lambda i=i: compute()[i]) for i in range(len(results))]
-
-
-def _call(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
-    inner = next(equation.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in equation.params)
-    return _walk_closed(inner, operands) if isinstance(inner, ClosedJaxpr) else _walk(inner, [], operands)
 
 
 # --- rules: the sets of the result from those of the operands --------------------------------------------------------
@@ -359,8 +344,8 @@ def _cond(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     index, *arguments = operands
     branches, chosen = equation.params["branches"], index.known()
     if chosen is not None:
-        return _walk_closed(branches[min(max(int(chosen), 0), len(branches) - 1)], arguments)
-    results = [_walk_closed(branch, arguments) for branch in branches]
+        return _walk(branches[min(max(int(chosen), 0), len(branches) - 1)], arguments)
+    results = [_walk(branch, arguments) for branch in branches]
     return [_merged(alternatives) for alternatives in zip(*results, strict=True)]
 
 
@@ -372,7 +357,7 @@ def _merged(arrays: Iterable[_Array]) -> _Array:
 def _while(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     p = equation.params
     constants, carry = operands[p["cond_nconsts"] :][: p["body_nconsts"]], operands[p["cond_nconsts"] :]
-    return _fixed_point(lambda carry: _walk_closed(p["body_jaxpr"], [*constants, *carry]), carry[len(constants) :])
+    return _fixed_point(lambda carry: _walk(p["body_jaxpr"], [*constants, *carry]), carry[len(constants) :])
 
 
 def _fixed_point(body: Callable[[list[_Array]], list[_Array]], carry: list[_Array]) -> list[_Array]:
@@ -391,7 +376,7 @@ def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     constants, carry, inputs = operands[:fixed], operands[fixed : fixed + carried], operands[fixed + carried :]
 
     def body(carry: Sequence[_Array], inputs: Sequence[_Array]) -> tuple[list[_Array], list[_Array]]:
-        results = _walk_closed(p["jaxpr"], [*constants, *carry, *inputs])
+        results = _walk(p["jaxpr"], [*constants, *carry, *inputs])
         return results[:carried], results[carried:]
 
     shapes = [var.aval.shape for var in equation.outvars[carried:]]
@@ -433,11 +418,6 @@ def _item(array: _Array, i: int) -> _Array:
     sets = None if array.sets is None else np.asarray(array.sets[i], object)
     return _Array(sets, None if array.value is None else lambda: np.asarray(array.value())[i])
 
-
-_CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint",
-    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-}  # fmt: skip
 
 _CONTROL = {"cond": _cond, "while": _while, "scan": _scan}
 

@@ -23,7 +23,8 @@ from qspjax._jaxpr._guarded import guarded
 from qspjax._jaxpr._lanes import evaluate
 from qspjax._jaxpr._regular import bound, not_below, under_roots
 from qspjax._jaxpr._sparsity import jacobian_pattern
-from qspjax._jaxpr._split import evaluated, parted, variables_in
+from qspjax._jaxpr._split import partition_equations, variables_in
+from qspjax._jaxpr._walk import walk
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
 from qspjax.solve.kernel._jacobian import colouring
@@ -59,7 +60,7 @@ class System:
         jaxpr = slope.jaxpr
         self.size, self.written, self.mass, self.floor = size, written, mass, floor
         leaves, moving = jaxpr.invars[:parameters], jaxpr.invars[parameters:]
-        fixed, own, rest = parted(jaxpr, leaves)
+        fixed, own, rest = partition_equations(jaxpr, leaves)
         used = variables_in(rest, jaxpr.outvars)
         kept = [var for var in [*leaves, *(var for eqn in own for var in eqn.outvars)] if var in used]
         self._fixed = (jaxpr.constvars, slope.consts, fixed)
@@ -74,7 +75,7 @@ class System:
         constvars, consts, fixed = self._fixed
 
         def constants(*values: jax.Array) -> list[jax.Array]:
-            return evaluated([*constvars, *leaves], values, [*fixed, *own], kept)
+            return walk([*constvars, *leaves], values, [*fixed, *own], kept)
 
         return guarded(constants)(*consts, *parameters) if own else constants(*consts, *parameters)
 
@@ -84,7 +85,7 @@ class System:
         constvars, consts, fixed = self._fixed
         y = self.raised(y)
         y = list(y) if self.written else [y]
-        out = evaluated([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars, bound)
+        out = walk([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars, bound)
         return tuple(out) if self.written else out[0]
 
     def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
@@ -146,7 +147,7 @@ class System:
 
         def rates(y: jax.Array, t: jax.Array, *constants: jax.Array) -> list:
             known = [*numbers, *kept, *moving], [*numbers.values(), *constants, t, y]
-            return evaluated(*known, parts.head, parts.rates, bound)
+            return walk(*known, parts.head, parts.rates, bound)
 
         pattern = jacobian_pattern(rates, y, t, *constants)
         colours = colouring(pattern)
@@ -167,7 +168,7 @@ class System:
         constvars, consts, fixed = self._fixed
         made = [var for eqn in fixed for var in eqn.outvars]
         with jax.ensure_compile_time_eval():
-            return dict(zip([*constvars, *made], evaluated(constvars, consts, fixed, [*constvars, *made]), strict=True))
+            return dict(zip([*constvars, *made], walk(constvars, consts, fixed, [*constvars, *made]), strict=True))
 
     @functools.cached_property
     def compact(self) -> "System":
@@ -234,6 +235,6 @@ def system_of(
     traced = jax.make_jaxpr(slope)(shapes, number, *y)
     mass = np.ones(flat.size) if mass is None else mass
     marks = [{k} for k in range(flat.size)] if written else [set(range(flat.size))]
-    rooted = under_roots(traced.jaxpr, [*[set()] * (len(leaves) + 1), *marks])
+    rooted = under_roots(traced, [*[set()] * (len(leaves) + 1), *marks])
     floor = np.where(np.isin(np.arange(flat.size), list(rooted)), atol, 0.0)
     return System(traced, len(leaves), size=flat.size, written=written, mass=mass, floor=floor), leaves

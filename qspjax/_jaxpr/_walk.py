@@ -1,0 +1,96 @@
+"""One walk through a traced program, and one table of the equations that call another one.
+
+Whatever is read from a program, or computed by it, is an `apply`: from an equation and what is known of its operands
+to what is known of its results.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+Atom = Var | Literal
+Value = TypeVar("Value")
+"""What is known of a variable: an array, the inputs that it depends on, ..."""
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
+"""What calls a program, and is nothing but its equations."""
+_WITH_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+"""What calls a program that has derivatives of its own: only the values are those of its equations."""
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+"""Where an equation keeps the program that it calls."""
+
+
+def called(eqn: JaxprEqn, *, derivatives: bool = True) -> ClosedJaxpr | None:
+    """Return the program that an equation calls once, with its operands as they are; None for any other equation.
+
+    Args:
+        eqn: The equation.
+        derivatives: Whether the derivatives matter: then a call with derivatives of its own counts as no call.
+    """
+    name = eqn.primitive.name
+    if name not in _CALLS and (derivatives or name not in _WITH_DERIVATIVES):
+        return None
+    body = next(eqn.params[key] for key in _BODIES if key in eqn.params)
+    return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, [])
+
+
+def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
+    """Yield the equations of a program, those of the programs that it calls in the place of the calls."""
+    for eqn in program.eqns:
+        inner = called(eqn)
+        if inner is None:
+            yield eqn
+        else:
+            yield from equations(inner.jaxpr)
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Return what an equation computes."""
+    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def walk(
+    variables: Sequence[Var],
+    values: Sequence[Value],
+    eqns: Sequence[JaxprEqn],
+    wanted: Sequence[Atom],
+    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]] = bind,
+    literal: Callable[[Any], Value] = _itself,
+) -> list[Value]:
+    """Walk through equations in their order; return what is known of the wanted variables.
+
+    Args:
+        variables: What is known beforehand: constants and inputs.
+        values: What is known of them.
+        eqns: The equations.
+        wanted: Variables or literals.
+        apply: From an equation and what is known of its operands to what is known of each of its results; by default
+            the equation is computed.
+        literal: From the value of a literal to what is known of it.
+    """
+    known = dict(zip(variables, values, strict=True))
+
+    def read(atom: Atom) -> Value:
+        return literal(atom.val) if isinstance(atom, Literal) else known[atom]
+
+    for eqn in eqns:
+        known.update(zip(eqn.outvars, apply(eqn, [read(atom) for atom in eqn.invars]), strict=True))
+    return [read(atom) for atom in wanted]
+
+
+def walk_all(
+    program: ClosedJaxpr,
+    values: Sequence[Value],
+    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]] = bind,
+    literal: Callable[[Any], Value] = _itself,
+) -> list[Value]:
+    """Walk through a whole program from what is known of its inputs; constants are read as literals are."""
+    jaxpr = program.jaxpr
+    constants = [literal(value) for value in program.consts]
+    return walk([*jaxpr.constvars, *jaxpr.invars], [*constants, *values], jaxpr.eqns, jaxpr.outvars, apply, literal)

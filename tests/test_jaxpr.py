@@ -1,0 +1,60 @@
+"""Reading traced programs: one walk, and calls that are looked into wherever values or derivatives allow it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qspjax  # noqa: F401
+from qspjax._jaxpr._comparisons import watched
+from qspjax._jaxpr._guarded import guarded
+from qspjax._jaxpr._linearity import linear_structure
+from qspjax._jaxpr._regular import regular, under_roots
+from qspjax._jaxpr._sparsity import jacobian_pattern
+from qspjax._jaxpr._walk import called, equations, walk_all
+
+CALLS = {"jit": jax.jit, "checkpoint": jax.checkpoint, "both": lambda f: jax.jit(jax.checkpoint(f))}
+Y = jnp.array([0.0, 2.0])
+
+
+@jax.custom_jvp
+def clipped(x):
+    return jnp.where(x > 1.0, 1.0, x)
+
+
+clipped.defjvps(lambda tangent, _, x: tangent)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_every_reading_looks_into_calls(call):
+    def field(t, y):
+        return call(lambda y: jnp.stack([2.0 * y[1], y[1] + y[0]]))(y)
+
+    program = jax.make_jaxpr(field)(0.0, Y)
+    assert {eqn.primitive.name for eqn in equations(program.jaxpr)}.isdisjoint({"jit", "pjit", "checkpoint", "remat2"})
+    np.testing.assert_array_equal(walk_all(program, [0.0, Y])[0], field(0.0, Y))
+    assert linear_structure(program, [1]).pattern.tolist() == [[True, True], [True, True]]
+    assert jacobian_pattern(lambda y: field(0.0, y), Y).tolist() == [[False, True], [True, True]]
+
+    def root(y):
+        return call(lambda y: jnp.sqrt(y[0]) * y[1])(y)
+
+    assert jax.grad(regular(root))(Y).tolist() == [0.0, 0.0]
+    assert under_roots(jax.make_jaxpr(root)(Y), [{"y"}]) == {"y"}
+
+    def share(y):
+        return call(lambda y: jnp.stack([y[0] / (y[0] * y[0]), y[1] ** 2]))(y)
+
+    assert jax.jacrev(guarded(share))(Y).tolist() == [[0.0, 0.0], [0.0, 4.0]]
+    seen = watched(lambda t, y: call(lambda t, y: (y[0] > 1.0) & (t < 3.0))(t, y), 1.0, Y)
+    assert seen.gaps.tolist() == [-1.0, -2.0]
+    assert seen.timed.tolist() == [False, True]
+
+
+def test_derivatives_of_ones_own_are_kept_where_they_matter():
+    (eqn,) = jax.make_jaxpr(clipped)(2.0).eqns
+    assert called(eqn) is None
+    assert called(eqn, derivatives=False) is not None
+    for wrap in (guarded, regular):
+        assert jax.grad(lambda x: wrap(clipped)(x))(2.0) == 1.0  # noqa: B023
+    assert watched(lambda t, y: clipped(y), 0.0, jnp.asarray(2.0)).gaps.tolist() == [1.0]
