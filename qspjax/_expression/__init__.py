@@ -45,6 +45,7 @@ from qspjax._expression._functions import (
     xor as xor,
 )
 from qspjax._expression._grouped import Form as Form, evaluate_grouped as evaluate_grouped, grouped as grouped
+from qspjax._expression._nodes import nodes as nodes
 from qspjax._expression._parse import PETAB as PETAB, parse as parse
 from qspjax._expression._text import text as text
 from qspjax._expression._tree import (
@@ -55,7 +56,6 @@ from qspjax._expression._tree import (
     Expression as Expression,
     as_expression as as_expression,
     call as call,
-    nodes as nodes,
     number as number,
     piecewise as piecewise,
     size as size,

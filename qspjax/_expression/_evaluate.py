@@ -15,8 +15,9 @@ import numpy as np
 
 from qspjax._checks import refuse
 from qspjax._expression._arithmetic import as_number, as_numbers, as_truth, is_boolean, is_traced, m
+from qspjax._expression._nodes import nodes
 from qspjax._expression._operations import OF_BOOLEANS, OF_NUMBERS, RELATIONS, SAFE, is_small_whole
-from qspjax._expression._tree import FALSE, TRUE, Expression, call, nodes
+from qspjax._expression._tree import FALSE, TRUE, Expression, call
 
 _Key = tuple[Expression, bool]
 """A node, and whether it is computed with harmless operands where it is not needed."""

@@ -20,7 +20,8 @@ import numpy as np
 
 from qspjax._expression._arithmetic import as_number
 from qspjax._expression._evaluate import evaluate
-from qspjax._expression._tree import Expression, node, nodes, substitute, symbol, symbols, written_size
+from qspjax._expression._nodes import nodes, written_size
+from qspjax._expression._tree import Expression, node, substitute, symbol, symbols
 
 FEWEST = 4
 """Members of a form that is worth a vector."""

@@ -4,7 +4,7 @@ import math
 import re
 
 from qspjax._checks import refuse
-from qspjax._expression._tree import Expression, is_number, written_size
+from qspjax._expression._nodes import Node, is_number, written_size
 
 LONGEST = 200_000
 """The most nodes of an expression that is written out."""
@@ -24,7 +24,7 @@ NUMBERS = {
 """Numbers that have a name."""
 
 WORDS = {*NUMBERS, "time", "true", "false"}
-"""Names that are no symbols; a symbol of this name is written in backticks, as one that is no plain name."""
+"""Names that are no symbols; a symbol of this name is written in backticks, as is one that is no plain name."""
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*")
 
@@ -52,11 +52,11 @@ CALLED = {"+": "plus", "-": "minus", "*": "times", "/": "divide", "^": "power", 
 
 _NAMES = {value: name for name, value in reversed(NUMBERS.items()) if not math.isnan(value)}
 
-_Part = tuple[Expression, int] | str
+_Part = tuple[Node, int] | str
 """Text, or an expression with how tightly it must bind to stand without brackets."""
 
 
-def text(expression: Expression) -> str:
+def text(expression: Node) -> str:
     """Return an expression as text; `parse` reads it back.
 
     Raises:
@@ -72,13 +72,13 @@ def text(expression: Expression) -> str:
         if isinstance(part, str):
             pieces.append(part)
             continue
-        one, least = part
-        binds, parts = _written(one)
+        node, least = part
+        binds, parts = _written(node)
         stack.extend(reversed([*parts] if binds >= least else ["(", *parts, ")"]))
     return "".join(pieces)
 
 
-def shown(expression: Expression) -> str:
+def shown(expression: Node) -> str:
     """Return an expression as text for a reader, who is only told the size of a very large one."""
     size = written_size(expression)
     return text(expression) if size <= LONGEST else f"<an expression of {_count(size)} parts>"
@@ -88,13 +88,13 @@ def _count(size: int) -> str:
     return f"{size:,}" if size < 10**15 else f"about 10^{int(size.bit_length() * math.log10(2.0))}"
 
 
-def _written(one: Expression) -> tuple[int, list[_Part]]:
+def _written(node: Node) -> tuple[int, list[_Part]]:
     """Return how tightly the text of a node binds, and the parts of this text."""
-    op, args = one.op, one.args
+    op, args = node.op, node.args
     if op == "number":
-        return _number(float(one.value))
+        return _number(float(node.value))
     if op == "symbol":
-        name = str(one.value)
+        name = str(node.value)
         return ATOM, [name if PLAIN.fullmatch(name) and name not in WORDS else f"`{name}`"]
     if op in ("time", "true", "false"):
         return ATOM, [op]
@@ -102,8 +102,8 @@ def _written(one: Expression) -> tuple[int, list[_Part]]:
         # `-3` is a number; the opposite of the number 3 is `-(3)`
         number = op == "-" and args[0].op == "number" and _number(float(args[0].value))[0] == ATOM
         return UNARY, ["!" if op == "not" else "-", (args[0], ATOM + 1 if number else UNARY)]
-    if op in INFIX and _is_infix(one):
-        return _infix(one)
+    if op in INFIX and _is_infix(node):
+        return _infix(node)
     if op in ("root", "log") and is_number(args[0], 2.0 if op == "root" else 10.0):
         return ATOM, ["sqrt(" if op == "root" else "log10(", (args[1], 0), ")"]
     parts: list[_Part] = [f"{CALLED.get(op, op)}("]
@@ -112,17 +112,17 @@ def _written(one: Expression) -> tuple[int, list[_Part]]:
     return ATOM, [*parts, ")"]
 
 
-def _is_infix(one: Expression) -> bool:
-    return len(one.args) == 2 or (len(one.args) > 2 and one.op in ("+", "*", "and", "or"))
+def _is_infix(node: Node) -> bool:
+    return len(node.args) == 2 or (len(node.args) > 2 and node.op in ("+", "*", "and", "or"))
 
 
-def _infix(one: Expression) -> tuple[int, list[_Part]]:
-    binds, sign = INFIX[one.op]
-    first, *rest = one.args
-    if one.op == "^":  # to the right, and a sign may follow it
+def _infix(node: Node) -> tuple[int, list[_Part]]:
+    binds, sign = INFIX[node.op]
+    first, *rest = node.args
+    if node.op == "^":  # to the right, and a sign may follow it
         return binds, [(first, ATOM), "^", (rest[0], UNARY)]
     # a first operand of the same operation would be read as the beginning of a longer one
-    tighter = one.op not in ("-", "/") if first.op == one.op else one.op in ("and", "or") or binds == 2
+    tighter = node.op not in ("-", "/") if first.op == node.op else node.op in ("and", "or") or binds == 2
     parts: list[_Part] = [(first, binds + tighter)]
     for arg in rest:
         parts += [f" {sign} ", (arg, binds + 1)]

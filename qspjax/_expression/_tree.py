@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from qspjax._checks import refuse
+from qspjax._expression._nodes import nodes
+from qspjax._expression._text import shown
 
 MANY = 1 << 30
 
@@ -90,8 +92,6 @@ class Expression:
         raise TypeError("An expression has no truth value: join conditions with `&`, `|` and `~`.")
 
     def __str__(self) -> str:
-        from qspjax._expression._text import shown
-
         return shown(self)
 
     def __repr__(self) -> str:
@@ -289,22 +289,6 @@ def _operator(op: str, left: Any, right: Any) -> Any:
     return node(op, (left, right))
 
 
-def nodes(*expressions: Expression) -> list[Expression]:
-    """Return every distinct node of expressions, arguments before what is made of them."""
-    order: dict[Expression, None] = {}
-    stack: list[tuple[Expression, bool]] = [(one, False) for one in reversed(expressions)]
-    while stack:
-        one, ready = stack.pop()
-        if one in order:
-            continue
-        if ready or not one.args:
-            order[one] = None
-        else:
-            stack.append((one, True))
-            stack.extend((arg, False) for arg in reversed(one.args) if arg not in order)
-    return list(order)
-
-
 def size(*expressions: Expression) -> int:
     """Return the number of distinct nodes of expressions."""
     return len(nodes(*expressions))
@@ -345,16 +329,3 @@ def substitute(expression: Expression, mapping: Mapping[str, Any]) -> Expression
             same = all(a is b for a, b in zip(args, one.args, strict=True))
             known[one] = one if same else node(one.op, args, one.value)
     return known[expression]
-
-
-def written_size(expression: Expression) -> int:
-    """Return the number of nodes of an expression when each is written out as often as it occurs."""
-    sizes: dict[Expression, int] = {}
-    for one in nodes(expression):
-        sizes[one] = 1 + sum(sizes[arg] for arg in one.args)
-    return sizes[expression]
-
-
-def is_number(expression: Expression, value: float) -> bool:
-    """Return whether an expression is a number, and this one."""
-    return expression.op == "number" and expression.value == value

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._declared import declared
 from qspjax._expression import symbol
 from qspjax._model import as_state
 from qspjax._names import Labelled, names, state_names
@@ -332,4 +333,4 @@ def test_sizes_are_powers_of_ten_of_what_the_states_begin_with():
     assert in_a_cell(1.0, 1e-15).sizes() == {"drug": 1e-24, "target": 1e-24, "complex": 1e-24}
     assert binding().sizes() == {}
     coupled = qsp.models.Coupled(in_a_cell(1.0, 1.0), qsp.models.Emax(E0=0.0, Emax=1.0, EC50=1.0), driver="drug")
-    assert coupled.sizes() == {"pk.drug": 1e-9, "pk.target": 1e-9, "pk.complex": 1e-9}
+    assert declared(coupled).sizes() == {"pk.drug": 1e-9, "pk.target": 1e-9, "pk.complex": 1e-9}

@@ -10,7 +10,8 @@ import numpy as np
 from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
 from qspjax._expression import Expression, call, number, substitute, symbol
-from qspjax._expression._tree import nodes, rebuilt
+from qspjax._expression._nodes import nodes
+from qspjax._expression._tree import rebuilt
 from qspjax._transform import Identity
 from qspjax.fit import Additive, Combined, Free, Gaussian, Laplace, LogNormalError, Proportional
 from qspjax.fit.errors._models import formulas_of
