@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qspjax.fit import FO, FOCEI, Additive, Experiment, Free, Measurements, Mixed, MixedFit, Output, Random, compare
+from qspjax.fit import (
+    FO,
+    FOCEI,
+    Additive,
+    Experiment,
+    Free,
+    MeasurementCount,
+    Measurements,
+    Mixed,
+    MixedFit,
+    Output,
+    Random,
+    compare,
+)
 from tests.systems.mixed import TIMES, Level
 
 
@@ -65,7 +78,7 @@ def test_likelihood_ratios_and_criteria():
     whole = table["OBJECTIVE"] + 9 * np.log(2.0 * np.pi)
     np.testing.assert_allclose(table["AIC"], whole + 2.0 * table["ESTIMATES"])
     np.testing.assert_allclose(table["BIC"], whole + np.log(3) * table["ESTIMATES"])
-    more = compare({"base": base}, observations="measurements").table
+    more = compare({"base": base}, sample_size=MeasurementCount()).table
     np.testing.assert_allclose(more["BIC"], whole[0] + 3 * np.log(9))
     first, second, *_ = str(result).splitlines()
     assert first.split() == ["MODEL", "ESTIMATES", "OBJECTIVE", "DELTA", "DF", "TEST", "P", "AIC", "BIC", "STATUS"]
@@ -115,5 +128,5 @@ def test_what_cannot_be_compared(changed, message):
 def test_bad_input():
     with pytest.raises(ValueError, match="must hold at least one fit, but hold none"):
         compare({})
-    with pytest.raises(ValueError, match="must name one of these .subjects, measurements., but is `rows`"):
-        compare({"base": fitted(60.0, random=ONE)}, observations="rows")
+    with pytest.raises(ValueError, match=r"must be a sample size such as SubjectCount\(\), but is of type str"):
+        compare({"base": fitted(60.0, random=ONE)}, sample_size="rows")

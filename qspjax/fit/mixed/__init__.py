@@ -12,7 +12,13 @@ from qspjax.fit.mixed._bootstrap import (
     BootstrapProgress as BootstrapProgress,
     bootstrap as bootstrap,
 )
-from qspjax.fit.mixed._compare import Comparison as Comparison, compare as compare
+from qspjax.fit.mixed._compare import (
+    AbstractSampleSize as AbstractSampleSize,
+    Comparison as Comparison,
+    MeasurementCount as MeasurementCount,
+    SubjectCount as SubjectCount,
+    compare as compare,
+)
 from qspjax.fit.mixed._covariance import (
     AbstractCovariance as AbstractCovariance,
     Hessian as Hessian,

@@ -6,14 +6,16 @@ References: Akaike, IEEE Trans Autom Control 1974;19:716, doi:10.1109/TAC.1974.1
 doi:10.1214/aos/1176344136; Stram and Lee, Biometrics 1994;50:1171, doi:10.2307/2533455.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import equinox as eqx
 import numpy as np
 from scipy import stats
 
-from qspjax._checks import ArgumentError, check_instance, check_one_of
+from qspjax._checks import ArgumentError, check_instance
 from qspjax._extras import require
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.fit.mixed._result import MixedFit
@@ -72,7 +74,48 @@ class Comparison:
         return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def compare(fits: Mapping[str, MixedFit], *, observations: str = "subjects") -> Comparison:
+class AbstractSampleSize(eqx.Module):
+    """What n of the BIC is.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> isinstance(qsp.fit.SubjectCount(), qsp.fit.AbstractSampleSize)
+        True
+    """
+
+    @abc.abstractmethod
+    def of(self, fit: MixedFit) -> int:
+        """Return n of a fit."""
+
+
+class SubjectCount(AbstractSampleSize):
+    """The number of subjects in a fit is n of its BIC.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> table = qsp.fit.compare(fits, sample_size=qsp.fit.SubjectCount()).table  # doctest: +SKIP
+    """
+
+    def of(self, fit: MixedFit) -> int:
+        return int(fit.kept.sum())
+
+
+class MeasurementCount(AbstractSampleSize):
+    """The number of measurements in a fit is n of its BIC.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> table = qsp.fit.compare(fits, sample_size=qsp.fit.MeasurementCount()).table  # doctest: +SKIP
+    """
+
+    def of(self, fit: MixedFit) -> int:
+        return sum(int(_mine(fit, rows).sum()) for rows in fit.mixed.rows)
+
+
+SUBJECT_COUNT = SubjectCount()
+
+
+def compare(fits: Mapping[str, MixedFit], *, sample_size: AbstractSampleSize = SUBJECT_COUNT) -> Comparison:
     """Compare fits of the same data: likelihood-ratio tests against the first, AIC and BIC.
 
     $$ P = P(\\chi^2_k > -\\Delta), \\quad \\mathrm{AIC} = -2 \\log L + 2 p, \\quad
@@ -88,7 +131,7 @@ def compare(fits: Mapping[str, MixedFit], *, observations: str = "subjects") -> 
 
     Args:
         fits: By name; the first is what the others are compared with.
-        observations: What n of the BIC is, the number of `"subjects"` or of `"measurements"`.
+        sample_size: What n of the BIC is, `SubjectCount()` or `MeasurementCount()`.
 
     Raises:
         ValueError: If the data differ, their subjects, or how the likelihood is approximated.
@@ -115,7 +158,7 @@ def compare(fits: Mapping[str, MixedFit], *, observations: str = "subjects") -> 
         >>> bool(table["DELTA"][1] < 0), table["DF"].tolist()
         (True, [0, 0])
     """
-    check_one_of("observations", observations, ("subjects", "measurements"), "one of these")
+    check_instance("sample_size", sample_size, AbstractSampleSize, "a sample size such as SubjectCount()")
     if not fits:
         raise ArgumentError("fits", "must hold at least one fit, but hold none.")
     for name, fit in fits.items():
@@ -123,17 +166,15 @@ def compare(fits: Mapping[str, MixedFit], *, observations: str = "subjects") -> 
     (first_name, first), *_ = fits.items()
     for name, fit in fits.items():
         _check_comparable(first_name, first, name, fit)
-    rows = [_row(name, fit, first, observations) for name, fit in fits.items()]
+    rows = [_row(name, fit, first, sample_size) for name, fit in fits.items()]
     return Comparison({column: np.array([row[column] for row in rows]) for column in rows[0]})
 
 
-def _row(name: str, fit: MixedFit, first: MixedFit, observations: str) -> dict[str, object]:
+def _row(name: str, fit: MixedFit, first: MixedFit, sample_size: AbstractSampleSize) -> dict[str, object]:
     count, twice = len(fit.mixed.names), _twice(fit)
     delta, more = twice - _twice(first), count - len(first.mixed.names)
     smaller, larger, gain = (first, fit, -delta) if more > 0 else (fit, first, delta)
     test, p = ("", float("nan")) if fit is first else _tested(smaller, larger, gain)
-    subjects = int(fit.kept.sum())
-    size = subjects if observations == "subjects" else sum(int(_mine(fit, rows).sum()) for rows in fit.mixed.rows)
     return {
         "MODEL": name,
         "ESTIMATES": count,
@@ -143,7 +184,7 @@ def _row(name: str, fit: MixedFit, first: MixedFit, observations: str) -> dict[s
         "TEST": test,
         "P": p,
         "AIC": twice + 2.0 * count,
-        "BIC": twice + count * np.log(size),
+        "BIC": twice + count * np.log(sample_size.of(fit)),
         "STATUS": fit.status,
     }
 
