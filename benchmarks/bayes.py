@@ -63,7 +63,7 @@ def population(arguments):
     stamps = []
     method = fit.NUTS(warmup=arguments.warmup, samples=arguments.samples, target=0.9, key=KEY)
     mixed, began = theophylline(), time.perf_counter()
-    posterior = fit.sample(mixed, method, progress=lambda now: stamps.append((now.iterations, time.perf_counter())))
+    posterior = fit.sample(mixed, method, progress=lambda now: stamps.append((now.done, time.perf_counter())))
     table = posterior.summary()
     (first, compiled), (last, ended) = stamps[0], stamps[-1]
     running = (ended - compiled) * last / (last - first)

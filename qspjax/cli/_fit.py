@@ -69,7 +69,9 @@ def _fit(arguments: argparse.Namespace) -> int:
             lanes=arguments.lanes,
             checkpoint=checkpoint,
             progress=lambda standing: progress.update(
-                standing.done, bad=0, description=f"best {standing.best:.6g}, {standing.steps} steps"
+                standing.done,
+                bad=0,
+                description=f"best {standing.figures['best']:.6g}, {standing.figures['steps']} steps",
             ),
         )
     _write(file, found, out)

@@ -50,7 +50,7 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
                 method=file.method,
                 tolerance=file.tolerance,
                 checkpoint=checkpoint,
-                progress=lambda standing: progress.update(standing.iterations, bad=0, description=_described(standing)),
+                progress=lambda standing: progress.update(standing.done, bad=0, description=_described(standing)),
                 **options,
             )
     except KeyboardInterrupt:
@@ -61,10 +61,10 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
 
 def _described(standing: fit.Progress) -> str:
     """Return the objective, and how much the next iteration should gain, as far as they are known."""
-    if not np.isfinite(standing.objective):
+    objective, gain = standing.figures["objective"], standing.figures["gain"]
+    if not np.isfinite(objective):
         return "sampling"
-    gain = f", next gain {standing.gain:.2g}" if np.isfinite(standing.gain) else ""
-    return f"objective {standing.objective:.4f}{gain}"
+    return f"objective {objective:.4f}" + (f", next gain {gain:.2g}" if np.isfinite(gain) else "")
 
 
 def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,6 +20,7 @@ Example:
 from qspjax.fit._free import Free as Free
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
+from qspjax.fit._progress import Progress as Progress
 from qspjax.fit._saved import load as load, save as save
 from qspjax.fit._uncertainty import (
     Uncertainty as Uncertainty,
@@ -32,7 +33,6 @@ from qspjax.fit.bayes import (
     AbstractSampler as AbstractSampler,
     Calibration as Calibration,
     Posterior as Posterior,
-    Sampling as Sampling,
     sample as sample,
     simulation_based_calibration as simulation_based_calibration,
 )
@@ -70,7 +70,6 @@ from qspjax.fit.mixed import (
     AbstractIntegral as AbstractIntegral,
     AbstractSampleSize as AbstractSampleSize,
     Bootstrap as Bootstrap,
-    BootstrapProgress as BootstrapProgress,
     Comparison as Comparison,
     Hessian as Hessian,
     ImportanceSampling as ImportanceSampling,
@@ -81,7 +80,6 @@ from qspjax.fit.mixed import (
     MixedFit as MixedFit,
     Mixture as Mixture,
     OuterProducts as OuterProducts,
-    Progress as Progress,
     Quadrature as Quadrature,
     Random as Random,
     Sandwich as Sandwich,
@@ -97,7 +95,7 @@ from qspjax.fit.mixed import (
     visual_predictive_check as visual_predictive_check,
 )
 from qspjax.fit.search._analytic import Analytic as Analytic
-from qspjax.fit.search._estimate import Fit as Fit, Standing as Standing, estimate as estimate
+from qspjax.fit.search._estimate import Fit as Fit, estimate as estimate
 from qspjax.fit.search._evolution import DifferentialEvolution as DifferentialEvolution
 from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion

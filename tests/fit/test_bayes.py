@@ -127,7 +127,7 @@ def run_with_copy(problem, method, folder, middle):
     file, early = folder / "state.npz", folder / "early.npz"
 
     def keep(standing):
-        if standing.iterations >= middle and not early.exists():
+        if standing.done >= middle and not early.exists():
             early.write_bytes(file.read_bytes())
 
     return sample(problem, method, checkpoint=file, progress=keep), file, early
@@ -150,7 +150,7 @@ def test_smc_finds_a_posterior_in_closed_form_and_its_evidence():
     close_to(posterior, mean, covariance)
     spread = posterior.evidences.std(ddof=1)
     assert abs(posterior.log_evidence - evidence) < 4.0 * max(spread, 0.02)
-    assert seen[-1].temperature == 1.0
+    assert seen[-1].figures["temperature"] == 1.0
     assert "log evidence" in str(posterior)
 
 

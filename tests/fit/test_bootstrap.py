@@ -39,7 +39,7 @@ def test_what_is_summarised(population):
     fit, _ = population
     seen = []
     result = bootstrap(fit, replicates=60, progress=seen.append, key=jax.random.key(1))
-    assert seen[-1] == (60, 60)
+    assert seen[-1] == (60, 60, {"converged": 60})
     summary = result.to_dataframe().set_index("name")
     assert list(summary.index) == list(fit.mixed.names)
     np.testing.assert_allclose(summary["bias"], summary["mean"] - summary["estimate"])
@@ -64,7 +64,7 @@ def test_a_bootstrap_goes_on_from_where_it_was(population, tmp_path):
     later = bootstrap(fit, replicates=5, checkpoint=file, progress=seen.append, key=KEY)
     np.testing.assert_array_equal(later.x, whole.x)
     np.testing.assert_array_equal(later.objectives, whole.objectives)
-    assert [one.replicates for one in seen] == [3, 4, 5]
+    assert [one.done for one in seen] == [3, 4, 5]
     with pytest.raises(ValueError, match="must be the checkpoint of this bootstrap, but is that of another one"):
         bootstrap(fit, replicates=5, checkpoint=file, key=jax.random.key(2))
 

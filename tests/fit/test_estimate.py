@@ -82,7 +82,7 @@ def test_many_starts_wait_for_their_place():
     assert np.all(np.diff(found.values) <= 0)
     assert found.reached() >= 8
     assert standings[-1].done == 11
-    assert standings[-1].steps == found.steps.sum()
+    assert standings[-1].figures["steps"] == found.steps.sum()
     alone = estimate(EXACT, starts=MultiStart(11, key=jax.random.key(1)).points(EXACT)[found.number[0]][None])
     np.testing.assert_allclose(alone.x, found.x, rtol=1e-6)
     table = found.to_dataframe()
@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
         estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=kill)
     steps = []
     resumed = estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=steps.append)
-    assert 0 < steps[0].steps < steps[-1].steps == whole.steps.sum()
+    assert 0 < steps[0].figures["steps"] < steps[-1].figures["steps"] == whole.steps.sum()
     for name in ("points", "values", "status", "steps", "number"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
     with pytest.raises(ValueError, match="must be the checkpoint of this estimation, but is that of another one"):

@@ -110,7 +110,7 @@ def test_a_stochastic_estimation_goes_on_from_where_it_was(tmp_path):
     seen = []
     first = nlme(mixed, method=method, iterations=7, checkpoint=file, progress=seen.append)
     assert (first.status, len(first.path)) == ("iterations used up", 8)
-    assert [one.iterations for one in seen] == [*range(1, 8)]
+    assert [one.done for one in seen] == [*range(1, 8)]
     later = nlme(mixed, method=method, checkpoint=file)
     assert later.status == "all iterations done"
     np.testing.assert_array_equal(later.path, whole.path)

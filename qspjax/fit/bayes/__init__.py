@@ -7,5 +7,5 @@ from qspjax.fit.bayes._calibration import (
 from qspjax.fit.bayes._nuts import NUTS as NUTS
 from qspjax.fit.bayes._posterior import Posterior as Posterior
 from qspjax.fit.bayes._sample import sample as sample
-from qspjax.fit.bayes._sampler import AbstractSampler as AbstractSampler, Sampling as Sampling
+from qspjax.fit.bayes._sampler import AbstractSampler as AbstractSampler
 from qspjax.fit.bayes._smc import SMC as SMC

@@ -17,10 +17,11 @@ from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
 from qspjax._random import check_key
 from qspjax._types import Key
+from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, starts
 from qspjax.fit.bayes._likelihood import Values
 from qspjax.fit.bayes._metric import Local, local
-from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
+from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 from qspjax.fit.search._search import quickly_compiled
 
 TOGETHER = 25
@@ -100,8 +101,9 @@ class Chains(AbstractRun):
         self.kept: list[dict[str, np.ndarray]] = []
 
     @property
-    def standing(self) -> Sampling:
-        return Sampling(self.done, self.total, int(sum(part["diverging"].sum() for part in self.kept)), 1.0)
+    def standing(self) -> Progress:
+        divergences = int(sum(part["diverging"].sum() for part in self.kept))
+        return Progress(self.done, self.total, {"divergences": divergences, "temperature": 1.0})
 
     @property
     def going(self) -> bool:

@@ -9,9 +9,10 @@ import numpy as np
 
 from qspjax._checks import check_instance
 from qspjax.fit._problem import Problem
+from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
-from qspjax.fit.bayes._sampler import AbstractSampler, Sampling
+from qspjax.fit.bayes._sampler import AbstractSampler
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.search import _checkpoint
 from qspjax.fit.search._fingerprint import fingerprint
@@ -26,7 +27,7 @@ def sample(
     *,
     start: Any = None,
     checkpoint: str | Path | None = None,
-    progress: Callable[[Sampling], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Posterior:
     """Draw from the posterior of the parameters of a problem.
 

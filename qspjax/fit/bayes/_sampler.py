@@ -8,27 +8,8 @@ import equinox as eqx
 import numpy as np
 
 from qspjax._types import Key
+from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density
-
-
-class Sampling(NamedTuple):
-    """How sampling stands.
-
-    Attributes:
-        iterations: Iterations that are done (of tempering for `SMC`).
-        total: All iterations, 0 where their number is not known beforehand.
-        divergences: Divergent trajectories after warm-up so far.
-        temperature: The power of the likelihood that is reached, 1 for the posterior.
-
-    Example:
-        >>> Sampling(iterations=100, total=400, divergences=0, temperature=1.0).iterations
-        100
-    """
-
-    iterations: int
-    total: int
-    divergences: int
-    temperature: float
 
 
 class Draws(NamedTuple):
@@ -50,7 +31,7 @@ class AbstractRun(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def standing(self) -> Sampling:
+    def standing(self) -> Progress:
         """How it stands."""
 
     @property

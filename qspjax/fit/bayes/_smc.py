@@ -23,8 +23,9 @@ from qspjax._checks import check_number, check_whole, refuse
 from qspjax._extras import require
 from qspjax._random import check_key
 from qspjax._types import Key
+from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density
-from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws, Sampling
+from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 
 ACCEPTED = 0.8
 """The mean acceptance that the step of the moves is adapted to."""
@@ -122,8 +123,8 @@ class _Particles(AbstractRun):
         self.program = jax.jit(jax.vmap(advanced))
 
     @property
-    def standing(self) -> Sampling:
-        return Sampling(self.done, 0, 0, float(self.now.power.min()))
+    def standing(self) -> Progress:
+        return Progress(self.done, 0, {"divergences": 0, "temperature": float(self.now.power.min())})
 
     @property
     def going(self) -> bool:

@@ -7,11 +7,7 @@ from qspjax.fit.mixed._approximations import (
     AbstractApproximation as AbstractApproximation,
     Laplacian as Laplacian,
 )
-from qspjax.fit.mixed._bootstrap import (
-    Bootstrap as Bootstrap,
-    BootstrapProgress as BootstrapProgress,
-    bootstrap as bootstrap,
-)
+from qspjax.fit.mixed._bootstrap import Bootstrap as Bootstrap, bootstrap as bootstrap
 from qspjax.fit.mixed._compare import (
     AbstractSampleSize as AbstractSampleSize,
     Comparison as Comparison,
@@ -35,7 +31,7 @@ from qspjax.fit.mixed._marginal import (
 )
 from qspjax.fit.mixed._mixed import Mixed as Mixed
 from qspjax.fit.mixed._mixture import Mixture as Mixture
-from qspjax.fit.mixed._nlme import Progress as Progress, nlme as nlme
+from qspjax.fit.mixed._nlme import nlme as nlme
 from qspjax.fit.mixed._random import Random as Random
 from qspjax.fit.mixed._result import MixedFit as MixedFit
 from qspjax.fit.mixed._saem import SAEM as SAEM

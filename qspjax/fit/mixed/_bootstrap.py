@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from qspjax._checks import check_instance, check_one_of, check_whole, refuse
 from qspjax._extras import require
 from qspjax._random import generator, seed_of
 from qspjax._types import Key
+from qspjax.fit._progress import Progress
 from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
 from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._nlme import DescentRun
@@ -36,18 +37,6 @@ if TYPE_CHECKING:
     import pandas
 
 PERCENTILES = (2.5, 50.0, 97.5)
-
-
-class BootstrapProgress(NamedTuple):
-    """How a bootstrap stands: replicates that are done, and how many of them converged.
-
-    Example:
-        >>> BootstrapProgress(replicates=20, converged=19).converged
-        19
-    """
-
-    replicates: int
-    converged: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +138,7 @@ def bootstrap(
     iterations: int = ITERATIONS,
     tolerance: float = 1e-4,
     checkpoint: str | Path | None = None,
-    progress: Callable[[BootstrapProgress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Bootstrap:
     """Fit data sets whose subjects are drawn with replacement, for standard errors and intervals without a formula.
 
@@ -218,7 +207,8 @@ def bootstrap(
             parts = (np.array(part) for part in zip(*done, strict=True))
             save(file, mark, dict(zip(("x", "objectives", "status"), parts, strict=True)))
         if progress is not None:
-            progress(BootstrapProgress(len(done), sum(status == "converged" for _, _, status in done)))
+            converged = sum(status == "converged" for _, _, status in done)
+            progress(Progress(len(done), replicates, {"converged": converged}))
     x, objectives, status = zip(*done, strict=True)
     seconds = time.perf_counter() - began
     return Bootstrap(found, counts, np.array(x), np.array(objectives), status, seconds, refit.reasons)

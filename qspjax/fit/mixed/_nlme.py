@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
+from qspjax.fit._progress import Progress
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
 from qspjax.fit.mixed._mixed import Mixed
@@ -21,19 +22,6 @@ from qspjax.fit.search._fingerprint import fingerprint
 
 HALVINGS = 12
 """How often a step is halved before the search gives up."""
-
-
-class Progress(NamedTuple):
-    """How an estimation stands: iterations that are done, the objective, and how much the next one should gain.
-
-    Example:
-        >>> Progress(iterations=12, objective=116.8, gain=1e-3).objective
-        116.8
-    """
-
-    iterations: int
-    objective: float
-    gain: float
 
 
 def nlme(
@@ -110,7 +98,7 @@ def nlme(
     while not run.ended and run.iterations < most:
         run.advance(tolerance)
         if progress is not None:
-            progress(Progress(run.iterations, *run.standing))
+            progress(Progress(run.iterations, most, dict(zip(("objective", "gain"), run.standing, strict=True))))
         if file is not None:
             save(file, mark, run.state())
     return run.result()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from qspjax._extras import require
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
+from qspjax.fit._progress import Progress
 from qspjax.fit._uncertainty import Uncertainty, fisher_information
 from qspjax.fit._wald import drawn_points
 from qspjax.fit.search import _checkpoint
@@ -38,20 +39,6 @@ if TYPE_CHECKING:
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints."""
-
-
-class Standing(NamedTuple):
-    """How an estimation stands: starts that are done, and all, the best log density, and steps taken.
-
-    Example:
-        >>> Standing(done=3, total=20, best=-12.5, steps=140).best
-        -12.5
-    """
-
-    done: int
-    total: int
-    best: float
-    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +237,7 @@ def estimate(
     analytic: Analytic | None = None,
     lanes: int = 16,
     checkpoint: str | Path | None = None,
-    progress: Callable[[Standing], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Fit:
     """Find the parameters at which the log density is greatest.
 
@@ -295,7 +282,7 @@ def estimate(
     searched = problem if analytic is None else problem.solving(analytic)
     began = time.perf_counter()
     if isinstance(method, DifferentialEvolution):
-        points = method.search(searched, None if progress is None else lambda s, b: progress(Standing(0, 1, b, s)))
+        points = method.search(searched, None if progress is None else lambda s, b: progress(_standing(0, 1, b, s)))
         described, search = method.describe(), method.polish
     else:
         points, described, search = _points(problem, starts), method.describe(), method
@@ -307,13 +294,17 @@ def estimate(
     while run.going:
         run.advance()
         if progress is not None:
-            progress(Standing(int(run.done.sum()), len(points), run.best, int(run.total_steps)))
+            progress(_standing(int(run.done.sum()), len(points), run.best, int(run.total_steps)))
         if file is not None and time.perf_counter() - saved > SAVED_EVERY:
             run.save(file)
             saved = time.perf_counter()
     if file is not None:
         run.save(file)
     return dataclasses.replace(run.fit(described, time.perf_counter() - began), problem=problem)
+
+
+def _standing(done: int, total: int, best: float, steps: int) -> Progress:
+    return Progress(done, total, {"best": best, "steps": steps})
 
 
 def _points(problem: Problem, starts: Any) -> np.ndarray:

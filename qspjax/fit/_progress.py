@@ -1,0 +1,31 @@
+"""How a long calculation stands, for whoever waits for it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    """How an estimation, a bootstrap or a sampler stands.
+
+    Attributes:
+        done: How much is done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`.
+        total: How much there is to do at most, 0 where that is not known beforehand.
+        figures: What is known so far, by name: the `best` log density and the `steps` of `estimate`; the `objective` of
+            `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; how many
+            replicates `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of the
+            likelihood that is reached.
+
+    Example:
+        >>> str(Progress(12, 200, {"objective": 116.8, "gain": 1e-3}))
+        '12 of 200: objective 116.8, gain 0.001'
+    """
+
+    done: int
+    total: int
+    figures: Mapping[str, float] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        counted = f"{self.done} of {self.total}" if self.total else f"{self.done}"
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in self.figures.items())
+        return f"{counted}: {figures}" if figures else counted
