@@ -1,16 +1,19 @@
 """A parameter that is looked for: where the search begins, where it may go, on which scale, and what is known."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
+from qspjax._expression import Expression
 from qspjax._transform import AbstractTransform, Identity, Log, Logit
+from qspjax._types import Scalar
+from qspjax.fit._types import Point, Vector
+from qspjax.fit.data._formula import as_formula
 
 
 class Free(eqx.Module):
@@ -39,9 +42,9 @@ class Free(eqx.Module):
     lower: float = eqx.field(static=True)
     upper: float = eqx.field(static=True)
     transform: AbstractTransform
-    prior: AbstractDistribution | Callable[[Any], Any] | None
+    prior: AbstractDistribution | Callable[[Scalar], Scalar] | None
     prior_scaled: bool = eqx.field(static=True)
-    quantile: Callable[[np.ndarray], np.ndarray] | None = eqx.field(static=True)
+    quantile: Callable[[Float[np.ndarray, " starts"]], Float[np.ndarray, " starts"]] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class Free(eqx.Module):
         *,
         bounds: tuple[float, float] | None = None,
         transform: AbstractTransform | None = None,
-        prior: AbstractDistribution | Callable[[Any], Any] | None = None,
+        prior: AbstractDistribution | Callable[[Scalar], Scalar] | None = None,
         prior_scaled: bool = False,
         quantile: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
@@ -76,7 +79,7 @@ class Free(eqx.Module):
             kind = type(self.transform).__name__
             refuse("bounds", f"lie in the domain of the transform {kind}", (self.lower, self.upper))
 
-    def searched_bounds(self) -> tuple[Array, Array]:
+    def searched_bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the bounds on the scale of the search."""
         return self.transform.forward(self.lower), self.transform.forward(self.upper)
 
@@ -91,18 +94,18 @@ class Free(eqx.Module):
             scale = Logit() if (self.lower, self.upper) == (0.0, 1.0) else Log()
         return scale if np.isfinite(float(scale.forward(value))) else Identity()
 
-    def drawn(self, probability: np.ndarray) -> np.ndarray:
+    def drawn(self, probability: Float[np.ndarray, " starts"]) -> Float[np.ndarray, " starts"]:
         """Return starts on the scale of the search, within the bounds.
 
         Args:
-            probability: Evenly distributed numbers between 0 and 1, shape (starts,).
+            probability: Evenly distributed numbers between 0 and 1.
         """
         lower, upper = (float(edge) for edge in self.searched_bounds())
         if self.quantile is not None:
             return np.clip(np.asarray(self.transform.forward(self.quantile(probability))), lower, upper)
         return lower + (upper - lower) * probability
 
-    def log_prior(self, natural: Any) -> Any:
+    def log_prior(self, natural: Scalar) -> Scalar:
         """Return the log density of the prior, 0 if there is none."""
         if self.prior is None:
             return 0.0
@@ -110,8 +113,8 @@ class Free(eqx.Module):
         return self.prior.log_prob(value) if isinstance(self.prior, AbstractDistribution) else self.prior(value)
 
 
-def natural_values(free: Sequence[Free], x: Any) -> Array:
-    """Return the natural values of parameters at a point, shape (parameters,)."""
+def natural_values(free: Sequence[Free], x: Point) -> Vector:
+    """Return the natural values of parameters at a point."""
     x = jnp.asarray(x, float)
     scale = np.array([np.log(f.transform.base) if isinstance(f.transform, Log) else 0.0 for f in free])
     values = jnp.where(scale > 0, jnp.exp(jnp.where(scale > 0, x * scale, 0.0)), x)
@@ -121,6 +124,38 @@ def natural_values(free: Sequence[Free], x: Any) -> Array:
     return values
 
 
-def log_priors(free: Sequence[Free], natural: Any) -> Array:
+def log_priors(free: Sequence[Free], natural: Vector) -> Float[Array, ""]:
     """Return the log density of all priors."""
     return jnp.sum(jnp.stack([jnp.asarray(one.log_prior(natural[i]), float) for i, one in enumerate(free)]))
+
+
+def free_of(parameters: Mapping[str, Free | float]) -> dict[str, Free]:
+    """Return what is estimated, by name."""
+    return {name: value for name, value in parameters.items() if isinstance(value, Free)}
+
+
+def fixed_of(parameters: Mapping[str, Free | float]) -> dict[str, float]:
+    """Return the numbers of parameters that are not estimated, by name.
+
+    Raises:
+        ValueError: If one is neither.
+    """
+    fixed = {}
+    for name, value in parameters.items():
+        if not isinstance(value, Free):
+            number = as_formula(name, value)
+            if isinstance(number, Expression):
+                refuse("parameters", "be Free(...) or numbers", name)
+            fixed[name] = number
+    return fixed
+
+
+def starts_of(free: Mapping[str, Free]) -> Vector:
+    """Return where a search begins, on its scale."""
+    return jnp.stack([one.transform.forward(one.start) for one in free.values()])
+
+
+def bounds_of(free: Mapping[str, Free]) -> tuple[Vector, Vector]:
+    """Return the least and the greatest point."""
+    edges = [one.searched_bounds() for one in free.values()]
+    return jnp.stack([lower for lower, _ in edges]), jnp.stack([upper for _, upper in edges])

@@ -1,33 +1,34 @@
 """A calibration problem: a model, experiments, outputs and parameters, as one pure log density."""
 
-import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
-from qspjax._expression import Expression
+from qspjax._checks import ArgumentError, check_instance, check_one_of
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
-from qspjax.fit._free import Free, log_priors, natural_values
+from qspjax._types import Scalar
+from qspjax.fit._free import Free, bounds_of, fixed_of, free_of, log_priors, natural_values, starts_of
+from qspjax.fit._frozen import settle
+from qspjax.fit._types import Point, Table, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
-from qspjax.fit.data._formula import as_formula
-from qspjax.fit.data._layout import Layout, layout_of
+from qspjax.fit.data._layout import Design, Layout, layout_of
 from qspjax.fit.data._measurements import Experiment, Output
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._rows import Explained, Rows
 from qspjax.fit.data._stages import Outcomes
 from qspjax.fit.errors._models import Predictors
 from qspjax.solve import AbstractMethod
 
-if TYPE_CHECKING:
-    from qspjax.fit.search._analytic import Analytic
+Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
+"""Returns a point with some parameters at their best values, from what is observed there."""
 
 
 class Evaluation(NamedTuple):
@@ -57,12 +58,12 @@ class Evaluation(NamedTuple):
         ((1,), (1, 1))
     """
 
-    value: Array
-    gradient: Array
-    curvature: Array
-    x: Array
-    result: Any
-    time: Array
+    value: Float[Array, ""]
+    gradient: Vector
+    curvature: Float[Array, "parameters parameters"]
+    x: Vector
+    result: RESULTS
+    time: Float[Array, " experiments"]
 
 
 class Linearised(NamedTuple):
@@ -75,12 +76,13 @@ class Linearised(NamedTuple):
         slopes: Their slopes, shape (parameters, measurements) each.
     """
 
-    x: Array
+    x: Vector
     outcomes: Outcomes
     predicted: list[tuple[Array, Predictors]]
     slopes: list[tuple[Array, Predictors]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Problem:
     """What to fit: a pure function of the parameters that are free.
 
@@ -97,12 +99,7 @@ class Problem:
             model by their dotted names, and any other names that formulas use (scales, offsets, noise).
         method: How to simulate; by default as `simulate` does.
         reference: Natural values to compare with, such as published ones.
-
-    Attributes:
-        names: The names of the free parameters, in the order of a point x.
-        start: The point where the search begins, shape (parameters,), on the scale of the search.
-        bounds: The least and the greatest point.
-        layout: Where everything stands.
+        solver: What solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
 
     Raises:
         ValueError: If there are no data, a name is not known, or no output depends on a parameter.
@@ -121,6 +118,14 @@ class Problem:
         (('CL', 'V'), Array(2.916, dtype=float64))
     """
 
+    model: AbstractModel
+    experiments: Mapping[str, Experiment]
+    outputs: Mapping[str, Output]
+    parameters: Mapping[str, Free | float]
+    method: AbstractMethod | None
+    reference: Mapping[str, float]
+    solver: Solver | None
+
     def __init__(
         self,
         model: AbstractModel,
@@ -130,6 +135,7 @@ class Problem:
         *,
         method: AbstractMethod | None = None,
         reference: Mapping[str, float] | None = None,
+        solver: Solver | None = None,
     ) -> None:
         """Check and lay out everything."""
         check_instance("model", model, AbstractModel, "a model")
@@ -137,26 +143,45 @@ class Problem:
             experiments = {"experiment": experiments}
         if not experiments:
             raise ArgumentError("experiments", "must have measurements, but there are none.")
-        for name, one in experiments.items():
-            check_instance(f'experiments["{name}"]', one, Experiment, "an Experiment")
-        for name, one in outputs.items():
-            check_instance(f'outputs["{name}"]', one, Output, "an Output")
-        self.model, self.method, self.reference = model, method, dict(reference or {})
-        self.experiments, self.outputs, self.parameters = dict(experiments), dict(outputs), dict(parameters)
-        self.free = {name: one for name, one in parameters.items() if isinstance(one, Free)}
-        fixed = {name: as_formula(name, one) for name, one in parameters.items() if name not in self.free}
-        self.fixed = {name: value for name, value in fixed.items() if not isinstance(value, Expression)}
-        if len(fixed) > len(self.fixed):
-            refuse("parameters", "be Free(...) or numbers", next(n for n in fixed if n not in self.fixed))
+        for name, experiment in experiments.items():
+            check_instance(f'experiments["{name}"]', experiment, Experiment, "an Experiment")
+        for name, output in outputs.items():
+            check_instance(f'outputs["{name}"]', output, Output, "an Output")
+        settle(self, model=model, experiments=dict(experiments), outputs=dict(outputs), parameters=dict(parameters))
+        settle(self, method=method, reference=dict(reference or {}), solver=solver)
         if not self.free:
-            refuse("parameters", "have at least one that is Free(...)", "without any")
-        self.names = tuple(self.free)
-        self.layout: Layout = layout_of(self)
-        self._dense: dict[int, Problem] = {}
-        self._solver: Callable[[Array, dict[str, Array]], Array] | None = None
-        self.start = jnp.stack([one.transform.forward(one.start) for one in self.free.values()])
-        edges = [one.searched_bounds() for one in self.free.values()]
-        self.bounds = jnp.stack([a for a, _ in edges]), jnp.stack([b for _, b in edges])
+            raise ArgumentError("parameters", "must have at least one that is Free(...), but has none.")
+        self.layout  # noqa: B018  (what cannot be laid out is refused at once)
+
+    @cached_property
+    def free(self) -> dict[str, Free]:
+        """What is estimated, by name."""
+        return free_of(self.parameters)
+
+    @cached_property
+    def fixed(self) -> dict[str, float]:
+        """The numbers of the other parameters, by name."""
+        return fixed_of(self.parameters)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the free parameters, in the order of a point x."""
+        return tuple(self.free)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where everything stands."""
+        return layout_of(Design(self.model, self.experiments, self.outputs, [*self.free], [*self.fixed], self.method))
+
+    @cached_property
+    def start(self) -> Vector:
+        """The point where the search begins, on the scale of the search."""
+        return starts_of(self.free)
+
+    @cached_property
+    def bounds(self) -> tuple[Vector, Vector]:
+        """The least and the greatest point."""
+        return bounds_of(self.free)
 
     def __str__(self) -> str:
         measured = sum(rows.value.size for rows in self.rows)
@@ -169,11 +194,11 @@ class Problem:
         }
         return "\n".join(f"{key + ':':<14}{value}" for key, value in rows.items())
 
-    def natural(self, x: Any) -> Array:
-        """Return the natural values of the free parameters at a point, shape (parameters,)."""
+    def natural(self, x: Point) -> Vector:
+        """Return the natural values of the free parameters at a point."""
         return natural_values([*self.free.values()], x)
 
-    def point(self, values: Mapping[str, Any]) -> Array:
+    def point(self, values: Mapping[str, Scalar]) -> Vector:
         """Return the point with these natural values, others as they start.
 
         Raises:
@@ -181,62 +206,45 @@ class Problem:
         """
         for name in values:
             check_one_of("values", name, self.names, "a free parameter")
-        return jnp.stack([one.transform.forward(values.get(name, one.start)) for name, one in self.free.items()])
+        return jnp.stack([free.transform.forward(values.get(name, free.start)) for name, free in self.free.items()])
 
-    def values(self, x: Any) -> dict[str, Array]:
+    def values(self, x: Point) -> dict[str, Float[Array, ""]]:
         """Return the natural values of all parameters at a point, by name."""
         natural = self.natural(x)
         return {name: natural[i] for i, name in enumerate(self.names)} | {
             name: jnp.asarray(value, float) for name, value in self.fixed.items()
         }
 
-    def log_prior(self, x: Any) -> Array:
+    def log_prior(self, x: Point) -> Float[Array, ""]:
         """Return the log density of the priors at a point."""
         return log_priors([*self.free.values()], self.natural(x))
 
-    def log_jacobian(self, x: Any) -> Array:
+    def log_jacobian(self, x: Point) -> Float[Array, ""]:
         """Return log |d theta / d x|: with it a density of natural values becomes one of points, for sampling."""
         natural = self.natural(x)
         return jnp.sum(jnp.stack([f.transform.log_det(natural[i]) for i, f in enumerate(self.free.values())]))
 
-    def log_likelihood(self, x: Any) -> Array:
+    def log_likelihood(self, x: Point) -> Float[Array, ""]:
         """Return the log likelihood at a point; -inf where a simulation fails, or a measurement has no density.
 
         `failures` says why.
         """
         return self.settled(x)[0]
 
-    def log_density(self, x: Any) -> Array:
+    def log_density(self, x: Point) -> Float[Array, ""]:
         """Return the log density at a point: log likelihood and log prior."""
         return self.log_likelihood(x) + self.log_prior(x)
 
-    def solving(self, analytic: "Analytic") -> "Problem":
-        """Return the same problem, with some parameters at their best values wherever it is evaluated.
-
-        Its log density is the greatest over these parameters, and does not depend on theirs in a point.
-
-        Args:
-            analytic: Which parameters.
-
-        Raises:
-            ValueError: If a parameter cannot be solved for.
-        """
-        other = copy.copy(self)
-        other._solver = analytic.solver(self)
-        return other
-
-    def settled(self, x: Any) -> tuple[Array, Array]:
+    def settled(self, x: Point) -> tuple[Float[Array, ""], Vector]:
         """Return the log likelihood at a point, and that point with the parameters that are solved for."""
         x = jnp.asarray(x, float)
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
         pool, known = self.pooled(x)
-        terms = [
-            jnp.sum(rows.log_density(rows.predicted(pool, outcomes.observed, known)[1])) for rows in self.layout.rows
-        ]
+        terms = [jnp.sum(rows.log_density(rows.predicted(pool, outcomes.observed, known)[1])) for rows in self.rows]
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
 
-    def linearised(self, x: Any) -> Linearised:
+    def linearised(self, x: Point) -> Linearised:
         """Return what is predicted at a point, and how it moves with the parameters, by forward sensitivities.
 
         Parameters that no simulation depends on (scales, noise) cost no simulation, and those that different
@@ -246,45 +254,45 @@ class Problem:
         layout = self.layout
         (pool, _), slopes = self.pooled(x), jax.jacfwd(lambda x: self.pooled(x)[0])(x)
 
-        def simulate(pool: Array) -> tuple[dict[str, Array], Any]:
+        def simulate(pool: Array) -> tuple[dict[str, Array], tuple[RESULTS, Array]]:
             outcomes = layout.stages.simulate(pool)
             return outcomes.observed, (outcomes.result, outcomes.time)
 
-        observed, moved, (result, time) = coloured(simulate, pool, slopes, layout.colours)
+        observed, tangents, (result, time) = coloured(simulate, pool, slopes, layout.colours)
 
-        def terms(x: Array, observed: dict[str, Array]) -> list:
+        def terms(x: Array, observed: dict[str, Array]) -> list[tuple[Array, Predictors]]:
             pool, known = self.pooled(x)
             return [rows.predicted(pool, observed, known) for rows in layout.rows]
 
         x = self._solved(x, observed)
         unit = jnp.eye(x.size)
-        slopes = jax.vmap(lambda e, o: jax.jvp(terms, (x, observed), (e, o))[1], in_axes=(0, 0))(unit, moved)
+        slopes = jax.vmap(lambda e, o: jax.jvp(terms, (x, observed), (e, o))[1], in_axes=(0, 0))(unit, tangents)
         return Linearised(x, Outcomes(observed, result, time), terms(x, observed), slopes)
 
-    def quadratic(self, x: Any) -> Evaluation:
+    def quadratic(self, x: Point) -> Evaluation:
         """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities."""
-        found = self.linearised(x)
-        x, outcomes = found.x, found.outcomes
+        linear = self.linearised(x)
+        x, outcomes = linear.x, linear.outcomes
         value, gradient, curvature = self._prior_terms(x)
-        for rows, (_, own), (_, by) in zip(self.layout.rows, found.predicted, found.slopes, strict=True):
-            density, score, weight = rows.scores(own)
+        for rows, (_, predictors), (_, slopes) in zip(self.rows, linear.predicted, linear.slopes, strict=True):
+            density, score, weight = rows.scores(predictors)
             value += jnp.sum(density)
-            for s, w, d in zip(score, weight, by, strict=True):
+            for s, w, d in zip(score, weight, slopes, strict=True):
                 gradient += d @ s
                 curvature += (d * w) @ d.T
-        fine = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
-        value = jnp.where(fine, _or_minus_infinity(value, outcomes), -jnp.inf)
-        good = jnp.isfinite(value)
-        gradient, curvature = jnp.where(good, gradient, 0.0), jnp.where(good, curvature, jnp.eye(x.size))
+        finite = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
+        value = jnp.where(finite, _or_minus_infinity(value, outcomes), -jnp.inf)
+        defined = jnp.isfinite(value)
+        gradient, curvature = jnp.where(defined, gradient, 0.0), jnp.where(defined, curvature, jnp.eye(x.size))
         return Evaluation(value, gradient, curvature, x, outcomes.result, outcomes.time)
 
-    def simulate(self, x: Any) -> Outcomes:
+    def simulate(self, x: Point) -> Outcomes:
         """Return what is observed in all experiments at a point, and how the simulations went."""
         pool, _ = self.pooled(x)
         return self.layout.stages.simulate(pool)
 
-    def content(self) -> dict[str, Any]:
-        """Return everything that the log density depends on, by what it is in words, which tells problems apart."""
+    def content(self) -> dict[str, object]:
+        """Return everything that the log density depends on, by what it is in words: two problems differ in it."""
         return {
             "kind": type(self),
             "model": self.model,
@@ -299,31 +307,31 @@ class Problem:
         """The measurements, output by output."""
         return self.layout.rows
 
-    def predictions(self, x: Any) -> list[tuple[Rows, Array, Array]]:
+    def predictions(self, x: Point) -> list[tuple[Rows, Array, Array]]:
         """Return the measurements with prediction and standardised residual of each, output by output."""
         pool, known = self.pooled(x)
         observed = self.layout.stages.simulate(pool).observed
-        found = []
-        for rows in self.layout.rows:
+        predictions = []
+        for rows in self.rows:
             prediction, predictors = rows.predicted(pool, observed, known)
-            found.append((rows, prediction, rows.residual(predictors)))
-        return found
+            predictions.append((rows, prediction, rows.residual(predictors)))
+        return predictions
 
-    def table(self, x: Any) -> dict[str, np.ndarray]:
+    def table(self, x: Point) -> Table:
         """Return every measurement with its prediction, as columns: the data of pictures.
 
         The columns are `experiment`, `output`, `time`, `observed`, `prediction`, `residual` (standardised, NaN where
         censored) and `censored`.
         """
-        found = self._predicted(jnp.asarray(x, float))
+        predictions = self._predicted(jnp.asarray(x, float))
         return self.columns() | {
             "observed": np.concatenate([rows.value for rows in self.rows]),
-            "prediction": np.concatenate([np.asarray(prediction) for _, prediction, _ in found]),
-            "residual": np.concatenate([np.asarray(residual) for *_, residual in found]),
+            "prediction": np.concatenate([np.asarray(prediction) for prediction, _ in predictions]),
+            "residual": np.concatenate([np.asarray(residual) for _, residual in predictions]),
             "censored": np.concatenate([rows.censored for rows in self.rows]),
         }
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def columns(self) -> Table:
         """Return experiment, output and time of every measurement, as columns."""
         names = np.array([*self.experiments], dtype=object)
         return {
@@ -332,7 +340,7 @@ class Problem:
             "time": np.concatenate([rows.time for rows in self.rows]),
         }
 
-    def curves(self, x: Any, *, points: int = 200) -> dict[str, np.ndarray]:
+    def curves(self, x: Point, *, points: int = 200) -> Table:
         """Return predictions at times that lie close, for each output that an experiment measures, as columns.
 
         Args:
@@ -345,15 +353,16 @@ class Problem:
     def densely(self, points: int) -> "Problem":
         """Return the same problem with measurements at many times, whose values mean nothing."""
         if points not in self._dense:
-            self._dense[points] = self._made_dense(points)
+            experiments = {name: one.closely(points) for name, one in self.experiments.items()}
+            outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
+            self._dense[points] = Problem(self.model, experiments, outputs, self.parameters, method=self.method)
         return self._dense[points]
 
-    def _made_dense(self, points: int) -> "Problem":
-        experiments = {name: one.closely(points) for name, one in self.experiments.items()}
-        outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
-        return Problem(self.model, experiments, outputs, self.parameters, method=self.method)
+    @cached_property
+    def _dense(self) -> dict[int, "Problem"]:
+        return {}  # made when they are asked for, as they compile programs of their own
 
-    def failures(self, x: Any) -> list[str]:
+    def failures(self, x: Point) -> list[str]:
         """Say which experiments have no likelihood at a point, where, why and what helps; an empty list if all have."""
         outcomes = self._simulated(jnp.asarray(x, float))
         shown = ", ".join(f"{name} = {float(value):.6g}" for name, value in self.values(x).items())
@@ -372,8 +381,8 @@ class Problem:
         return lines
 
     @cached_property
-    def _explained(self) -> Any:
-        def explained(x: Array) -> list:
+    def _explained(self) -> Callable[[Vector], list[Explained]]:
+        def explained(x: Vector) -> list[Explained]:
             pool, known = self.pooled(x)
             observed = self.layout.stages.simulate(pool).observed
             return [rows.explained(pool, observed, known) for rows in self.rows]
@@ -381,26 +390,23 @@ class Problem:
         return eqx.filter_jit(explained)
 
     @cached_property
-    def _simulated(self) -> Any:
+    def _simulated(self) -> Callable[[Vector], Outcomes]:
         return eqx.filter_jit(self.simulate)
 
     @cached_property
-    def _predicted_parts(self) -> Any:
-        return eqx.filter_jit(lambda x: [pair[1:] for pair in self.predictions(x)])
+    def _predicted(self) -> Callable[[Vector], list[tuple[Array, Array]]]:
+        return eqx.filter_jit(lambda x: [(prediction, residual) for _, prediction, residual in self.predictions(x)])
 
-    def _predicted(self, x: Array) -> list[tuple[Rows, Array, Array]]:
-        return [(rows, *pair) for rows, pair in zip(self.rows, self._predicted_parts(x), strict=True)]
-
-    def pooled(self, x: Any) -> tuple[Array, dict[str, Array]]:
+    def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
         """Return every number that depends on the parameters, as simulations and measurements refer to it."""
         known = self.values(x)
         pool = self.layout.pool
         return pool.values(jnp.stack([known[name] for name in pool.parameters])), known
 
-    def _solved(self, x: Array, observed: dict[str, Array]) -> Array:
-        return x if self._solver is None else self._solver(x, observed)
+    def _solved(self, x: Vector, observed: Mapping[str, Array]) -> Vector:
+        return x if self.solver is None else self.solver(x, observed)
 
-    def _prior_terms(self, x: Array) -> tuple[Array, Array, Array]:
+    def _prior_terms(self, x: Vector) -> tuple[Float[Array, ""], Vector, Float[Array, "parameters parameters"]]:
         """Return value and gradient of the log prior, and the part of its curvature that is not negative."""
         if all(one.prior is None for one in self.free.values()):
             return jnp.zeros(()), jnp.zeros_like(x), jnp.zeros((x.size, x.size))
@@ -410,5 +416,5 @@ class Problem:
 
 
 def _or_minus_infinity(value: Array, outcomes: Outcomes) -> Array:
-    fine = (outcomes.result == RESULTS.successful).all() & jnp.isfinite(value)
-    return jnp.where(fine, value, -jnp.inf)
+    defined = (outcomes.result == RESULTS.successful).all() & jnp.isfinite(value)
+    return jnp.where(defined, value, -jnp.inf)

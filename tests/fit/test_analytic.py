@@ -54,7 +54,7 @@ SCALED = problem(
 )
 
 
-SOLVED = SCALED.solving(Analytic())
+SOLVED = Analytic().solving(SCALED)
 
 
 @pytest.mark.parametrize("method", slow_for([TrustRegion(), LBFGS()], LBFGS()), ids=lambda m: type(m).__name__)
@@ -109,7 +109,7 @@ def test_bounds_are_kept():
         CL=3.0,
         V=Free(30.0, bounds=(29.0, 31.0)),
     )
-    _, settled = quickly_compiled(tight.solving(Analytic()).settled)(tight.start)
+    _, settled = quickly_compiled(Analytic().solving(tight).settled)(tight.start)
     found = {name: float(v) for name, v in tight.values(settled).items()}
     assert found["scale"] == pytest.approx(1.5)
     assert found["sigma"] == pytest.approx(2.0)
@@ -122,7 +122,7 @@ def test_laplace_noise_is_the_mean_absolute_deviation():
         [CURVE + NOISE[0]],
         sigma=Free(3.0, bounds=(0.01, 99)),
     )
-    _, settled = quickly_compiled(one.solving(Analytic()).settled)(one.point({"CL": 3.0}))
+    _, settled = quickly_compiled(Analytic().solving(one).settled)(one.point({"CL": 3.0}))
     assert float(one.values(settled)["sigma"]) == pytest.approx(np.abs(NOISE[0]).mean(), rel=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_solved_for_is_searched():
         sigma=Free(1.0, prior=qsp.LogNormal(1.0, cv=0.5)),
         cv=Free(0.3),
     )
-    solver = one.solving(Analytic())._solver
+    solver = Analytic().solving(one).solver
     assert [one.names[i] for i in solver.location] == ["scale"]
     assert [one.names[i] for i in solver.noise] == ["cv"]
     with pytest.raises(ValueError, match="`names` must be scales, offsets or noise parameters that can be solved for"):

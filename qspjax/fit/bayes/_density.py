@@ -63,7 +63,7 @@ class Density:
 
     def __init__(self, problem: Problem | Mixed) -> None:
         check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
-        if isinstance(problem, Problem) and problem._solver is not None:
+        if isinstance(problem, Problem) and problem.solver is not None:
             refuse("problem", "have parameters that are all sampled", "one in which some are solved for")
         if isinstance(problem, Mixed) and isinstance(whole_of(problem), Mixture):
             refuse("problem", "have no subpopulations", "a mixture")

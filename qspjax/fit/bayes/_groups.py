@@ -3,77 +3,100 @@
 Reference: Kumar, Carroll, Hartikainen and Martin, J Open Source Softw 2019;4:1143, doi:10.21105/joss.01143.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced
 from qspjax.fit.data._rows import Rows
-from qspjax.fit.mixed._mixed import Mixed
 
 if TYPE_CHECKING:
     import xarray
 
-    from qspjax.fit.bayes._posterior import Posterior
-
 DRAW = ("chain", "draw")
 
 
-def groups(posterior: "Posterior", *, measurements: bool) -> "dict[str, xarray.Dataset]":
-    """Return the groups by name; arguments as in `Posterior.groups`."""
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a data set says of a posterior.
+
+    Attributes:
+        rows: The measurements, output by output.
+        units: What was measured: subjects or experiments, by name.
+        unit: What one of them is called.
+        parameters: Draws by name, shape (chains, draws).
+        random: Of a mixed-effects model, `Omega` and `eta`.
+        effects: The names of its random effects.
+        stats: Statistics of each draw by name, shape (chains, draws).
+        evidences: log p(y) of each chain, where it is known.
+        attributes: What else is known of all of them.
+    """
+
+    rows: Sequence[Rows]
+    units: Sequence[str]
+    unit: str
+    parameters: Mapping[str, np.ndarray]
+    random: Mapping[str, np.ndarray]
+    effects: Sequence[str]
+    stats: Mapping[str, np.ndarray]
+    evidences: np.ndarray | None
+    attributes: Mapping[str, str | float]
+
+
+def groups(
+    contents: Contents, shape: tuple[int, int], simulated: Mapping[str, Sequence[np.ndarray]]
+) -> "dict[str, xarray.Dataset]":
+    """Return the groups by name.
+
+    Args:
+        contents: What they say.
+        shape: The numbers of chains and of draws.
+        simulated: By group, numbers of each measurement, output by output, shape (chains, draws, measurements).
+    """
     xarray = require("xarray", extra="data")
-    problem = posterior.problem
-    chains, draws = posterior.z.shape[:2]
-    places = {"chain": np.arange(chains), "draw": np.arange(draws)}
-    attributes = {"inference_library": "qspjax", "sampler": repr(posterior.method), "seconds": posterior.seconds}
-    if posterior.log_evidence is not None:
-        attributes["log_evidence"] = posterior.log_evidence
 
-    def dataset(variables: Mapping[str, Any], coordinates: Mapping[str, Any]) -> "xarray.Dataset":
-        return xarray.Dataset(dict(variables), coords=dict(coordinates), attrs=attributes)
+    def dataset(variables: Mapping[str, object], coordinates: Mapping[str, object]) -> "xarray.Dataset":
+        return xarray.Dataset(dict(variables), coords=dict(coordinates), attrs=dict(contents.attributes))
 
-    own: dict[str, Any] = {name: (DRAW, posterior.parameters[name]) for name in problem.free}
-    coordinates: dict[str, Any] = dict(places)
-    if isinstance(problem, Mixed):
-        own["Omega"] = ((*DRAW, "effect", "effect_other"), posterior.covariance)
-        own["eta"] = ((*DRAW, "subject", "effect"), posterior.etas)
-        coordinates |= {"subject": [*problem.subjects], "effect": [*problem.effects]}
-        coordinates["effect_other"] = [*problem.effects]
-    stats = {name: (DRAW, one) for name, one in posterior.stats.items()}
-    if posterior.evidences is not None:
-        stats["log_evidence"] = (("chain",), posterior.evidences)
-    found = {"posterior": dataset(own, coordinates), "sample_stats": dataset(stats, places)}
-    rows = posterior._density.likelihood.rows
-    names = [*(problem.subjects if isinstance(problem, Mixed) else problem.experiments)]
-    kind = "subject" if isinstance(problem, Mixed) else "experiment"
-    where = {name: value for one in rows for name, value in _where(one, names, kind).items()}
-    if measurements:
-        simulated = {"log_likelihood": posterior.pointwise_log_likelihood(), "posterior_predictive": None}
-        simulated["posterior_predictive"] = posterior.predictive(key=jax.random.fold_in(posterior.method.key, 1))
-        for group, values in simulated.items():
-            each = {one.name: ((*DRAW, _axis(one)), value) for one, value in zip(rows, values, strict=True)}
-            found[group] = dataset(each, places | where)
-    found["observed_data"] = dataset({one.name: ((_axis(one),), one.value) for one in rows}, where)
-    return found
+    sizes = {"chain": np.arange(shape[0]), "draw": np.arange(shape[1])}
+    dimensions = {"Omega": ("effect", "effect_other"), "eta": (contents.unit, "effect")}
+    variables: dict[str, object] = {name: (DRAW, values) for name, values in contents.parameters.items()}
+    variables |= {name: ((*DRAW, *dimensions[name]), values) for name, values in contents.random.items()}
+    coordinates: dict[str, object] = dict(sizes)
+    if contents.random:
+        effects = [*contents.effects]
+        coordinates |= {contents.unit: [*contents.units], "effect": effects, "effect_other": effects}
+    stats: dict[str, object] = {name: (DRAW, values) for name, values in contents.stats.items()}
+    if contents.evidences is not None:
+        stats["log_evidence"] = (("chain",), contents.evidences)
+    made = {"posterior": dataset(variables, coordinates), "sample_stats": dataset(stats, sizes)}
+    where = {
+        name: value for rows in contents.rows for name, value in _where(rows, contents.units, contents.unit).items()
+    }
+    for group, values in simulated.items():
+        each = {rows.name: ((*DRAW, _axis(rows)), own) for rows, own in zip(contents.rows, values, strict=True)}
+        made[group] = dataset(each, sizes | where)
+    made["observed_data"] = dataset({rows.name: ((_axis(rows),), rows.value) for rows in contents.rows}, where)
+    return made
 
 
-def write(path: Path, found: "Mapping[str, xarray.Dataset]") -> None:
+def write(path: Path, datasets: "Mapping[str, xarray.Dataset]") -> None:
     """Write groups to a NetCDF file, whole or not at all."""
     require("h5netcdf", extra="data")
     with replaced(path) as new:
-        for k, (name, one) in enumerate(found.items()):
-            one.to_netcdf(new, mode="a" if k else "w", group=name, engine="h5netcdf")
+        for k, (name, dataset) in enumerate(datasets.items()):
+            dataset.to_netcdf(new, mode="a" if k else "w", group=name, engine="h5netcdf")
 
 
 def _axis(rows: Rows) -> str:
     return f"{rows.name}_row"
 
 
-def _where(rows: Rows, names: list[str], kind: str) -> dict[str, Any]:
+def _where(rows: Rows, names: Sequence[str], kind: str) -> dict[str, object]:
     """Return the coordinates of the rows of an output: where and when each was measured."""
     axis = _axis(rows)
     return {

@@ -303,7 +303,30 @@ class Posterior:
         Args:
             measurements: Whether `log_likelihood` and `posterior_predictive` are among them, which are simulated.
         """
-        return _groups.groups(self, measurements=measurements)
+        simulated = {}
+        if measurements:
+            predictive = self.predictive(key=jax.random.fold_in(self.method.key, 1))
+            simulated = {"log_likelihood": self.pointwise_log_likelihood(), "posterior_predictive": predictive}
+        return _groups.groups(self._contents(), self.z.shape[:2], simulated)
+
+    def _contents(self) -> _groups.Contents:
+        problem = self.problem
+        attributes: dict[str, str | float] = {"inference_library": "qspjax", "sampler": repr(self.method)}
+        attributes["seconds"] = self.seconds
+        if self.log_evidence is not None:
+            attributes["log_evidence"] = self.log_evidence
+        is_mixed = isinstance(problem, Mixed)
+        return _groups.Contents(
+            rows=self._density.likelihood.rows,
+            units=[*(problem.subjects if is_mixed else problem.experiments)],
+            unit="subject" if is_mixed else "experiment",
+            parameters={name: self.parameters[name] for name in problem.free},
+            random={"Omega": self.covariance, "eta": self.etas} if is_mixed else {},
+            effects=problem.effects if is_mixed else (),
+            stats=self.stats,
+            evidences=self.evidences,
+            attributes=attributes,
+        )
 
     def to_netcdf(self, path: str | Path, *, measurements: bool = True) -> None:
         """Write a NetCDF file that `arviz.from_netcdf` reads, whole or not at all; arguments as for `groups`."""

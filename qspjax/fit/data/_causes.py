@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._rows import Rows, RowValues
 from qspjax.fit.errors._domains import POSITIVE
 from qspjax.fit.errors._models import since_previous
 
 
 def why_undefined(
-    rows: Rows, prediction: np.ndarray, given: Mapping[str, np.ndarray], density: np.ndarray
+    rows: Rows, prediction: RowValues, given: Mapping[str, RowValues], density: RowValues
 ) -> dict[int, str]:
     """Say of each experiment in which a row has no finite likelihood why, by the number of the experiment.
 

@@ -1,21 +1,22 @@
 """The layout of a problem: which number of the pool goes where, made once, in numpy."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._declared import declared
 from qspjax._dosing._covariates import FIRST
 from qspjax._expression import Expression, symbol
-from qspjax._model import as_state
+from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
+from qspjax._types import Scalar
 from qspjax.fit.data._colours import Colours
 from qspjax.fit.data._formula import names_in
-from qspjax.fit.data._measurements import Change, Experiment, passed
+from qspjax.fit.data._measurements import Change, Experiment, Output, passed
 from qspjax.fit.data._pool import Pool
 from qspjax.fit.data._rows import Rows, chosen
 from qspjax.fit.data._stages import (
@@ -32,10 +33,33 @@ from qspjax.fit.data._stages import (
     windows,
 )
 from qspjax.models.network import Network
-from qspjax.solve import MatrixExponential
+from qspjax.solve import AbstractMethod, MatrixExponential
 
-if TYPE_CHECKING:
-    from qspjax.fit._problem import Problem
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What is laid out.
+
+    Attributes:
+        model: The typical model.
+        experiments: By name.
+        outputs: By name.
+        free: The names of the parameters that are estimated.
+        fixed: The names of the others.
+        method: How to simulate.
+    """
+
+    model: AbstractModel
+    experiments: Mapping[str, Experiment]
+    outputs: Mapping[str, Output]
+    free: Sequence[str]
+    fixed: Sequence[str]
+    method: AbstractMethod | None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of all parameters of the fit, those that are estimated first."""
+        return (*self.free, *self.fixed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,43 +79,46 @@ class Layout:
     stages: Stages
     rows: tuple[Rows, ...]
     colours: Colours
-    simulated: np.ndarray
-    direct: np.ndarray
+    simulated: Bool[np.ndarray, " parameters"]
+    direct: Bool[np.ndarray, "outputs parameters"]
 
 
-def layout_of(problem: "Problem") -> Layout:
+def layout_of(design: Design) -> Layout:
     """Lay a problem out.
 
     Raises:
         ValueError: If there are no data, a name is not known, or nothing depends on a parameter.
     """
-    return _Builder(problem, Pool).layout()
+    return _Builder(design, Pool(design.parameters, defaults_of(design))).layout()
 
 
-def parts_of(problem: Any, pool: Callable[..., Pool]) -> tuple[Pool, Stages, tuple[Rows, ...]]:
-    """Return pool, simulations and measurements of a problem whose pool may have numbers of each experiment.
+def parts_of(design: Design, pool: Pool) -> tuple[Stages, tuple[Rows, ...]]:
+    """Return simulations and measurements, whose formulas are put into a pool that may have numbers of each experiment.
 
     Args:
-        problem: What has the attributes of a `Problem`.
-        pool: Makes an empty pool from the names of the parameters and the numbers of the model.
+        design: What is laid out.
+        pool: The pool, empty.
     """
-    builder = _Builder(problem, pool)
-    stages, rows = builder.parts()
-    return builder.pool, stages, rows
+    return _Builder(design, pool).parts()
+
+
+def defaults_of(design: Design) -> dict[str, Scalar]:
+    """Return the numbers of the model that formulas may use: those of its parameters that are none of the fit."""
+    plain = {one.name: one.value for one in names(design.model) if np.ndim(one.value) == 0 and one.value is not None}
+    return {name: value for name, value in plain.items() if name not in design.parameters}
 
 
 class _Builder:
     """What is known of a problem while it is laid out."""
 
-    def __init__(self, problem: "Problem", pool: Callable[..., Pool]) -> None:
-        self.problem, self.model = problem, problem.model
-        self.experiments = [*problem.experiments.values()]
+    def __init__(self, design: Design, pool: Pool) -> None:
+        self.design, self.model, self.pool = design, design.model, pool
+        self.experiments = [*design.experiments.values()]
         self.leaves = parameters_of(self.model)
         self.start = as_state(self.model, None)
         self.states = frozenset(state_names(self.start))
         self.observed = tuple(dict.fromkeys((*observed_names(self.model, self.start), *state_names(self.start))))
         self.set_somewhere = {name for one in self.experiments for change in _changes_of(one) for name in change.set}
-        self.pool = pool([*problem.free, *problem.fixed], self._defaults())
         self.events = bool(declared(self.model).events())
         self.begin = [begins(one) for one in self.experiments]
         cut = self._goes_in_stages()
@@ -118,7 +145,7 @@ class _Builder:
         put = any(change.put for change in changes)
         seen = any(self._is_observed(one) or "[" in name for change in changes for name, one in change.set.items())
         rests = any(np.isinf(one.measurements.time).any() for one in self.experiments)
-        exact = isinstance(self.problem.method, MatrixExponential)
+        exact = isinstance(self.design.method, MatrixExponential)
         if stays or put or seen or rests or exact or self.events or isinstance(self.model, Network):
             check_carried(self.model, self.experiments)
             if not stays:
@@ -127,19 +154,14 @@ class _Builder:
             return True
         return False
 
-    def _defaults(self) -> Mapping[str, Any]:
-        """Return the numbers of the model's parameters that formulas may use."""
-        found = {one.name: one.value for one in names(self.model) if np.ndim(one.value) == 0 and one.value is not None}
-        return {name: value for name, value in found.items() if name not in self.problem.parameters}
-
     def layout(self) -> Layout:
         whole, rows = self.parts()
         depends = self.pool.depends()
-        free = depends[:, : len(self.problem.free)]
+        free = depends[:, : len(self.design.free)]
         uses = whole.uses(self.pool)
         simulated = uses.any(axis=0) @ free
         direct = np.array([self._direct(one, free) for one in rows])
-        for name, used in zip(self.problem.free, simulated | direct.any(axis=0), strict=True):
+        for name, used in zip(self.design.free, simulated | direct.any(axis=0), strict=True):
             if not used:
                 must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
                 raise ArgumentError("parameters", f"must {must}")
@@ -151,40 +173,40 @@ class _Builder:
         own = {name for name in self.set_somewhere if name in self.leaves}
         shared = {
             name: self.pool.place_of_parameter(name)
-            for name in (*self.problem.free, *self.problem.fixed)
+            for name in self.design.parameters
             if name in self.leaves and name not in own
         }
         times, rows = self._measured()
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
-        settings = self.pool.parameters, save, self.problem.method, self._followed()
+        settings = self.pool.parameters, save, self.design.method, self._followed()
         return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings), tuple(rows)
 
     def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
         """Return which free parameters the formulas of an output use, as far as names tell."""
         own = rows.output.names()
         given = [free[np.unique(places)].any(axis=0) for places in rows.given.values()]
-        return np.array([[name in own for name in self.problem.free], *given]).any(axis=0)
+        return np.array([[name in own for name in self.design.free], *given]).any(axis=0)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
     def _check_names(self) -> None:
         leaves = sorted(self.leaves)
-        others = (*self.problem.parameters, *sorted(self.set_somewhere), *self.pool.individual)
+        others = (*self.design.parameters, *sorted(self.set_somewhere), *self.pool.individual)
         known = [*dict.fromkeys((*self.observed, *leaves, *others))]
-        for name, output in self.problem.outputs.items():
+        for name, output in self.design.outputs.items():
             columns = [column for one in self.experiments for column in one.measurements.given if column not in known]
             for used in sorted(output.names() - {"prediction"}):
                 what = f"an observed value, a state or a parameter, in output `{name}`"
                 check_one_of("outputs", used, [*known, *dict.fromkeys(columns)], what)
-        for name, one in self.problem.experiments.items():
+        for name, one in self.design.experiments.items():
             for used in sorted(one.names()):
                 what = f"an observed value, a state or a parameter, in experiment `{name}`"
                 check_one_of("experiments", used, known, what)
             for output in dict.fromkeys(one.measurements.output):
-                if output not in self.problem.outputs:
-                    hint = did_you_mean(output, self.problem.outputs)
+                if output not in self.design.outputs:
+                    hint = did_you_mean(output, self.design.outputs)
                     must = f"name what is measured, but `{output}` of experiment `{name}` is missing in it.{hint}"
                     raise ArgumentError("outputs", f"must {must}")
             for change in _changes_of(one):
@@ -196,9 +218,9 @@ class _Builder:
             if one.regimen.rules or one.regimen.decision is not None:
                 refuse("regimen", "have amounts that are numbers, and no rule", "one that has others")
         used = frozenset().union(
-            *(output.names() for output in self.problem.outputs.values()), *(one.names() for one in self.experiments)
+            *(output.names() for output in self.design.outputs.values()), *(one.names() for one in self.experiments)
         )
-        for name in self.problem.free:
+        for name in self.design.free:
             if name not in self.leaves and name not in used:
                 of_model = f"a parameter of the model ({in_a_row(leaves)}) or a name in a formula"
                 raise ArgumentError(
@@ -225,7 +247,7 @@ class _Builder:
             outputs = np.array(data.output, dtype=object)
             for name in dict.fromkeys(data.output):
                 mine = outputs == name
-                kept, how = chosen(self.problem.outputs[name], data, mine)
+                kept, how = chosen(self.design.outputs[name], data, mine)
                 which = np.flatnonzero(mine)[kept]
                 bounds = {key: column[kept] for key, column in how.items()}
                 parts.setdefault(name, []).append((number, which, stage[which], inside[which], bounds))
@@ -245,7 +267,7 @@ class _Builder:
         return times, rows
 
     def _rows(self, name: str, parts: list[tuple], offsets: np.ndarray) -> Rows:
-        output = self.problem.outputs[name]
+        output = self.design.outputs[name]
         kinds = ("experiment", "record", "place", "time", "order", "value", "side", "lower", "upper")
         columns: dict[str, list] = {key: [] for key in kinds}
         given: dict[str, list] = {}
@@ -267,7 +289,7 @@ class _Builder:
                     cells = [self.pool.place(data.given[used][i], number) for i in which]
                 elif used in self.set_somewhere:
                     cells = [self._set_at(one, number, used, int(k)) for k in changes]
-                elif used in self.problem.parameters and used not in self.states:
+                elif used in self.design.parameters and used not in self.states:
                     cells = [self.pool.place_of_parameter(used)] * len(which)
                 elif used in self.observed:
                     continue
@@ -291,7 +313,7 @@ class _Builder:
         return self._default(name)
 
     def _default(self, name: str) -> int:
-        if name in self.problem.parameters:
+        if name in self.design.parameters:
             return self.pool.place_of_parameter(name)
         if name not in self.leaves:
             refuse(name, "be set in all experiments, or be a parameter", "set in some experiments only")

@@ -1,21 +1,28 @@
 """What was measured: rows of time, output and value, in experiments."""
 
-import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression
+from qspjax.fit._frozen import settle
+from qspjax.fit._types import Columns, Numbers
 from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.errors._censoring import AbstractCensoring
 from qspjax.fit.errors._models import AbstractErrorModel, formulas_of
 
+Column: TypeAlias = Float[np.ndarray, " rows"]
+"""A number of each row."""
 
+
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Output:
     """A quantity that is measured: how it follows from the model, and how measurements scatter about it.
 
@@ -35,6 +42,10 @@ class Output:
         'scale * complex'
     """
 
+    prediction: float | Expression
+    error: AbstractErrorModel
+    below: AbstractCensoring | None
+
     def __init__(
         self, prediction: Formula, error: AbstractErrorModel, *, below: AbstractCensoring | None = None
     ) -> None:
@@ -42,13 +53,14 @@ class Output:
         check_instance("error", error, AbstractErrorModel, "an error model such as Additive('sigma')")
         if below is not None:
             check_instance("below", below, AbstractCensoring, "M1(limit), M3(limit) or M4(limit)")
-        self.prediction, self.error, self.below = as_formula("prediction", prediction), error, below
+        settle(self, prediction=as_formula("prediction", prediction), error=error, below=below)
 
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
         return names_in(self.prediction, *formulas_of(self.error).values())
 
 
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Measurements:
     """Rows of data: when, which output, and what was found; replicates are rows, NaN is a missing value.
 
@@ -75,20 +87,29 @@ class Measurements:
         3
     """
 
+    time: Column
+    value: Column
+    output: tuple[str, ...]
+    side: Int[np.ndarray, " rows"]
+    lower: Column
+    upper: Column
+    given: Mapping[str, tuple[float | Expression, ...]]
+    order: Column
+
     def __init__(
         self,
-        time: Any,
-        value: Any,
+        time: Numbers,
+        value: Numbers,
         *,
         output: str | Sequence[str],
-        censored: Any = None,
-        lower: Any = None,
-        upper: Any = None,
+        censored: Numbers | None = None,
+        lower: Numbers | None = None,
+        upper: Numbers | None = None,
         given: Mapping[str, Sequence[Formula] | Formula] | None = None,
-        order: Any = None,
+        order: Numbers | None = None,
     ) -> None:
         """Bring all columns to one length."""
-        self.time, self.value = (_column(name, x) for name, x in (("time", time), ("value", value)))
+        settle(self, time=_column("time", time), value=_column("value", value))
         if self.time.shape != self.value.shape:
             refuse("value", f"have one element a time ({self.time.size})", f"of shape {self.value.shape}")
         if np.isnan(self.time).any():
@@ -96,35 +117,40 @@ class Measurements:
         if (infinite := np.flatnonzero(np.isinf(self.value))).size:
             row = infinite[0]
             refuse("value", f"be finite, or NaN where one is missing, in row {row + 1}", self.value[row])
-        several = [output] * self.rows if isinstance(output, str) else list(output)
-        self.output = tuple(map(str, several))
-        if len(self.output) != self.rows:
-            refuse("output", f"name one output a row ({self.rows})", f"of {len(self.output)} names")
-        self.order = self._each("order", np.inf if order is None else order)
-        self.side = self._each("censored", 0 if censored is None else censored).astype(int)
-        self.lower, self.upper = (self._each(*pair) for pair in (("lower", lower), ("upper", upper)))
-        if not np.isin(self.side, (-1, 0, 1)).all():
-            refuse(
-                "censored", "be 1 (below a limit), -1 (above one) or 0", self.side[~np.isin(self.side, (-1, 0, 1))][0]
-            )
-        if (self.lower >= self.upper).any():
-            row = np.flatnonzero(self.lower >= self.upper)[0]
-            refuse("lower", f"be less than `upper` ({self.upper[row]:g})", f"{self.lower[row]:g}")
-        self.given: dict[str, tuple[float | Expression, ...]] = {}
-        for name, column in (given or {}).items():
-            one = isinstance(column, (str, float, int, Expression))
-            cells = [column] * self.rows if one else list(column)
-            if len(cells) != self.rows:
-                refuse(name, f"have one element a row ({self.rows})", f"of {len(cells)} elements")
-            self.given[name] = tuple(as_formula(name, _plain(cell)) for cell in cells)
+        names = [output] * self.rows if isinstance(output, str) else list(output)
+        if len(names) != self.rows:
+            refuse("output", f"name one output a row ({self.rows})", f"of {len(names)} names")
+        side = self._each("censored", 0 if censored is None else censored).astype(int)
+        if not np.isin(side, (-1, 0, 1)).all():
+            refuse("censored", "be 1 (below a limit), -1 (above one) or 0", side[~np.isin(side, (-1, 0, 1))][0])
+        lower, upper = self._each("lower", lower), self._each("upper", upper)
+        if (lower >= upper).any():
+            row = np.flatnonzero(lower >= upper)[0]
+            refuse("lower", f"be less than `upper` ({upper[row]:g})", f"{lower[row]:g}")
+        settle(self, output=tuple(map(str, names)), side=side, lower=lower, upper=upper)
+        settle(self, given={name: self._cells(name, column) for name, column in (given or {}).items()})
+        settle(self, order=self._each("order", np.inf if order is None else order))
 
-    def _each(self, name: str, values: Any) -> np.ndarray:
+    def _each(self, name: str, values: Numbers | None) -> Column:
         """Return a column of numbers, one element a row; None is NaN."""
-        column = np.full(self.rows, np.nan if values is None else values, float) if np.ndim(values) == 0 else values
-        column = _column(name, column)
+        values = np.nan if values is None else values
+        column = np.full(self.rows, values, float) if np.asarray(values).ndim == 0 else _column(name, values)
         if column.shape != self.time.shape:
             refuse(name, f"have one element a row ({self.rows})", f"of shape {column.shape}")
         return column
+
+    def _cells(self, name: str, column: Sequence[Formula] | Formula) -> tuple[float | Expression, ...]:
+        """Return a column of formulas."""
+        cells = [column] * self.rows if isinstance(column, (str, float, int, Expression)) else list(column)
+        if len(cells) != self.rows:
+            refuse(name, f"have one element a row ({self.rows})", f"of {len(cells)} elements")
+        return tuple(as_formula(name, cell.item() if isinstance(cell, np.generic) else cell) for cell in cells)
+
+    def with_columns(self, columns: Mapping[str, Sequence[Formula]]) -> "Measurements":
+        """Return the same rows with more columns for formulas."""
+        bounds = {"censored": self.side, "lower": self.lower, "upper": self.upper}
+        given = {**self.given, **columns}
+        return Measurements(self.time, self.value, output=self.output, **bounds, given=given, order=self.order)
 
     @property
     def rows(self) -> int:
@@ -132,11 +158,18 @@ class Measurements:
         return self.time.size
 
     @classmethod
-    def of(cls, table: Any, *, output: str | None = None, time: str = "time", value: str = "value") -> "Measurements":
+    def of(
+        cls,
+        table: Columns,
+        *,
+        output: str | None = None,
+        time: str = "time",
+        value: str = "value",
+    ) -> "Measurements":
         """Return the measurements in a table.
 
         Args:
-            table: A mapping of columns, such as a data frame of pandas; the column `output` names outputs, `censored`
+            table: Columns by name, such as a data frame of pandas; the column `output` names outputs, `censored`
                 (1 below, -1 above) marks limits, `lower` and `upper` are bounds of such rows.
             output: The name of the output, if the table has no column `output`.
             time: The column of times.
@@ -144,11 +177,12 @@ class Measurements:
         """
         for name in (time, value):
             check_one_of("table", name, list(table), "a column")
-        names = [str(one) for one in table["output"]] if output is None else output
-        more = {name: table[name] for name in ("censored", "lower", "upper") if name in table}
-        return cls(table[time], table[value], output=names, **more)
+        names = [str(name) for name in np.asarray(table["output"])] if output is None else output
+        censored, lower, upper = (table.get(name) for name in ("censored", "lower", "upper"))
+        return cls(table[time], table[value], output=names, censored=censored, lower=lower, upper=upper)
 
 
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Change:
     """What is set at a moment: parameters of the model, and states.
 
@@ -169,6 +203,11 @@ class Change:
         24.0
     """
 
+    at: float
+    set: Mapping[str, float | Expression]
+    put: Mapping[str, float | Expression]
+    order: float
+
     def __init__(
         self,
         at: float,
@@ -178,9 +217,9 @@ class Change:
         order: float = FIRST,
     ) -> None:
         """Read the formulas."""
-        self.at, self.order = float(at), float(order)
-        self.set = {name: as_formula(name, value) for name, value in (set or {}).items()}
-        self.put = {name: as_formula(name, value) for name, value in (put or {}).items()}
+        settle(self, set={name: as_formula(name, value) for name, value in (set or {}).items()})
+        settle(self, put={name: as_formula(name, value) for name, value in (put or {}).items()})
+        settle(self, at=float(at), order=float(order))
 
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
@@ -188,11 +227,10 @@ class Change:
 
     def setting(self, values: Mapping[str, Formula]) -> "Change":
         """Return the same change with other values of parameters."""
-        new = copy.copy(self)
-        new.set = {name: as_formula(name, value) for name, value in values.items()}
-        return new
+        return Change(self.at, set=values, put=self.put, order=self.order)
 
 
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Experiment:
     """Measurements under one regimen and one set of conditions.
 
@@ -206,6 +244,8 @@ class Experiment:
         equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time means nothing.
         changes: What is set later on.
         start: When it begins; by default at 0, or with the first dose or measurement if that is earlier.
+        seen: What orders each measurement among what happens at its time; by default it follows from the `order` of
+            measurements, doses and changes.
 
     Raises:
         ValueError: If changes are not in the order of time.
@@ -218,6 +258,14 @@ class Experiment:
         2
     """
 
+    measurements: Measurements
+    regimen: Regimen
+    begin: Change
+    equilibrated: Change | None
+    changes: tuple[Change, ...]
+    start: float | None
+    seen: Column
+
     def __init__(
         self,
         measurements: Measurements,
@@ -228,27 +276,24 @@ class Experiment:
         equilibrated: Change | None = None,
         changes: Sequence[Change] = (),
         start: float | None = None,
+        seen: Column | None = None,
     ) -> None:
         """Keep the parts."""
         check_instance("measurements", measurements, Measurements, "Measurements")
         regimen = no_doses() if regimen is None else regimen
         check_instance("regimen", regimen, Regimen, "a regimen")
-        self.measurements, self.regimen, self.equilibrated = measurements, regimen, equilibrated
-        self.start = start
-        self.begin = Change(0.0 if start is None else start, set=set, put=put)
         moments = [(one.at, one.order) for one in changes]
         if moments != sorted(moments):
             must = "be in the order of time, and of `order` at equal times"
             refuse("changes", must, ", ".join(f"{at:g}" for at, _ in moments))
-        self.changes = tuple(changes)
-        self.seen = self._seen()
+        settle(self, measurements=measurements, regimen=regimen, equilibrated=equilibrated, start=start)
+        settle(self, begin=Change(0.0 if start is None else start, set=set, put=put), changes=tuple(changes))
+        settle(self, seen=_seen(measurements, regimen, self.changes) if seen is None else seen)
 
     def measuring(self, measurements: Measurements) -> "Experiment":
         """Return the same experiment with other measurements."""
-        new = copy.copy(self)
-        new.measurements = measurements
-        new.seen = new._seen()
-        return new
+        conditions = {"set": self.begin.set, "put": self.begin.put, "equilibrated": self.equilibrated}
+        return Experiment(measurements, self.regimen, **conditions, changes=self.changes, start=self.start)
 
     def closely(self, points: int) -> "Experiment":
         """Return the same experiment with measurements of each output at many times, whose values mean nothing."""
@@ -266,26 +311,8 @@ class Experiment:
 
     def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
         """Return the same experiment with other settings at the same moments, or without those that nothing needs."""
-        new = copy.copy(self)
-        new.begin, new.changes = begin, tuple(changes)
-        return new
-
-    def _seen(self) -> np.ndarray:
-        """Return what orders the measurements: each sees what happens at its time up to this, inf where that is all.
-
-        Measurements with nothing between them have the same number, so that one output serves them.
-        """
-        data = self.measurements
-        if np.isinf(data.order).all():
-            return data.order
-        events = np.array([(one.at, one.order) for one in self.changes]).reshape(-1, 2)
-        time, order = (
-            np.concatenate([np.ravel(np.broadcast_to(np.asarray(column), np.shape(self.regimen.time))), own])
-            for column, own in zip((self.regimen.time, self.regimen.order), events.T, strict=True)
-        )
-        later = together(time[None], data.time[:, None]) & (order[None] > data.order[:, None])
-        following = np.where(later, order[None], np.inf).min(axis=1, initial=np.inf)
-        return np.where(np.isinf(following), np.inf, np.nextafter(following, -np.inf))
+        conditions = {"set": begin.set, "put": begin.put, "equilibrated": self.equilibrated, "changes": changes}
+        return Experiment(self.measurements, self.regimen, **conditions, start=self.start, seen=self.seen)
 
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
@@ -294,20 +321,39 @@ class Experiment:
         return frozenset().union(*(stage.names() for stage in stages), *given)
 
 
-def together(time: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _seen(data: Measurements, regimen: Regimen, changes: Sequence[Change]) -> Column:
+    """Return what orders the measurements: each sees what happens at its time up to this, inf where that is all.
+
+    Measurements with nothing between them have the same number, so that one output serves them.
+    """
+    if np.isinf(data.order).all():
+        return data.order
+    events = np.array([(one.at, one.order) for one in changes]).reshape(-1, 2)
+    time, order = (
+        np.concatenate([np.ravel(np.broadcast_to(np.asarray(column), np.shape(regimen.time))), event])
+        for column, event in zip((regimen.time, regimen.order), events.T, strict=True)
+    )
+    later = together(time[None], data.time[:, None]) & (order[None] > data.order[:, None])
+    following = np.where(later, order[None], np.inf).min(axis=1, initial=np.inf)
+    return np.where(np.isinf(following), np.inf, np.nextafter(following, -np.inf))
+
+
+def together(time: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
     """Return which times are the same but for rounding."""
     with np.errstate(invalid="ignore"):
         return np.isfinite(time) & np.isfinite(other) & (np.abs(time - other) <= 1e-12 * np.abs(other))
 
 
-def passed(changes: Sequence[Change], time: np.ndarray, order: np.ndarray) -> np.ndarray:
+def passed(
+    changes: Sequence[Change], time: Float[np.ndarray, " moments"], order: Float[np.ndarray, " moments"]
+) -> Int[np.ndarray, " moments"]:
     """Return how many changes come before each of some moments, which see what is at their time up to `order`."""
     at, number = np.array([(one.at, one.order) for one in changes]).reshape(-1, 2).T
     same = together(at[None], time[:, None])
     return np.sum(np.where(same, number[None] <= order[:, None], at[None] < time[:, None]), axis=1)
 
 
-def _column(name: str, values: Any) -> np.ndarray:
+def _column(name: str, values: Numbers) -> Column:
     try:
         column = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
@@ -315,7 +361,3 @@ def _column(name: str, values: Any) -> np.ndarray:
     if column.ndim != 1:
         refuse(name, "have shape (rows,)", f"of shape {column.shape}")
     return column
-
-
-def _plain(cell: Any) -> Any:
-    return cell.item() if isinstance(cell, np.generic) else cell

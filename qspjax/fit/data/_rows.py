@@ -3,17 +3,24 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Real
 
 from qspjax._checks import refuse
 from qspjax._expression import Expression
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.data._measurements import Measurements, Output
 from qspjax.fit.errors._models import Predictors, formulas_of, since_previous
+
+RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
+"""A number of each row."""
+
+Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues]
+"""Prediction, formulas of the error model by field, and log likelihood of each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +116,7 @@ class Rows:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
-    def explained(
-        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
-    ) -> tuple[Any, dict[str, Any], Any]:
+    def explained(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> Explained:
         """Return `quantities`, and the log likelihood of each row: what `why_undefined` looks at."""
         prediction, given = self.quantities(pool, observed, known)
         return prediction, given, self.log_density(self.output.error.predictors(prediction, given))

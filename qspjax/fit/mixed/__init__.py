@@ -34,7 +34,7 @@ from qspjax.fit.mixed._mixture import Mixture as Mixture
 from qspjax.fit.mixed._nlme import nlme as nlme
 from qspjax.fit.mixed._random import Random as Random
 from qspjax.fit.mixed._result import MixedFit as MixedFit
-from qspjax.fit.mixed._saem import SAEM as SAEM
+from qspjax.fit.mixed._settings import SAEM as SAEM
 from qspjax.fit.mixed._vpc import (
     VisualPredictiveCheck as VisualPredictiveCheck,
     visual_predictive_check as visual_predictive_check,

@@ -6,7 +6,6 @@ Only these are numbers of the individual, in which its simulation is expanded; h
 what, is data. So neither the compiler nor the derivatives have more to do where there are more records.
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
@@ -64,9 +63,7 @@ class Steps:
         def then(formula: float | Expression, k: int) -> float | Expression:
             return substitute(formula, {one: symbol(f"{one}#{k}") for one in self.values}) if k else formula
 
-        new = copy.copy(data)
-        new.given = data.given | {name: tuple(then(whole[name], int(k)) for k in stage) for name in wanted}
-        return new
+        return data.with_columns({name: [then(whole[name], int(k)) for k in stage] for name in wanted})
 
     def followed(
         self, formula: Expression, known: Mapping[str, float], place: Callable[[Expression, int], int]

@@ -16,7 +16,8 @@ from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import Mixture, whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
-from qspjax.fit.mixed._saem import SAEM, StochasticRun
+from qspjax.fit.mixed._saem import StochasticRun
+from qspjax.fit.mixed._settings import SAEM
 from qspjax.fit.search._checkpoint import loaded, save
 from qspjax.fit.search._fingerprint import fingerprint
 

@@ -24,12 +24,11 @@ from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._population import mixed_population
+from qspjax.fit.mixed._settings import SAEM
 from qspjax.population import Population
 
 if TYPE_CHECKING:
     import pandas
-
-    from qspjax.fit.mixed._saem import SAEM
 
 STEP = 1e-3
 
@@ -78,7 +77,7 @@ class MixedFit:
     """
 
     mixed: Mixed
-    method: "AbstractApproximation | SAEM"
+    method: AbstractApproximation | SAEM
     x: np.ndarray
     u: np.ndarray
     subject_objectives: np.ndarray

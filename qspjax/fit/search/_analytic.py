@@ -13,7 +13,6 @@ Anal 1973;10:413, doi:10.1137/0710036.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -22,13 +21,11 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_names, check_one_of
+from qspjax.fit._problem import Problem
 from qspjax.fit.data._rows import Rows
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.errors._tails import Gaussian, Laplace
 from qspjax.fit.search._search import quickly_compiled
-
-if TYPE_CHECKING:
-    from qspjax.fit._problem import Problem
 
 POWERS = {Gaussian: 2.0, Laplace: 1.0}
 """The power of residuals whose mean gives the scale."""
@@ -70,7 +67,17 @@ class Analytic(eqx.Module):
         """Keep them."""
         self.names = None if names is None else tuple(check_names("names", names))
 
-    def solver(self, problem: "Problem") -> "Solver":
+    def solving(self, problem: Problem) -> Problem:
+        """Return the same problem, with some parameters at their best values wherever it is evaluated.
+
+        Its log density is the greatest over these parameters, and does not depend on theirs in a point.
+
+        Raises:
+            ValueError: If a named parameter cannot be solved for, or none can.
+        """
+        return dataclasses.replace(problem, solver=self.solver(problem))
+
+    def solver(self, problem: Problem) -> "Solver":
         """Return what solves for the parameters of a problem.
 
         Raises:
@@ -104,7 +111,7 @@ class Solver:
         power: The power of residuals that belongs to each noise parameter, shape (noise,).
     """
 
-    problem: "Problem"
+    problem: Problem
     location: np.ndarray
     logarithmic: np.ndarray
     noise: np.ndarray
@@ -162,7 +169,7 @@ class Solver:
         return jnp.clip(x, *self.problem.bounds)
 
 
-def standardised(problem: "Problem", x: Array, observed: dict[str, Array]) -> tuple[Array, Array, Array]:
+def standardised(problem: Problem, x: Array, observed: dict[str, Array]) -> tuple[Array, Array, Array]:
     """Return residual, location and log scale of each measurement that has them, output after output."""
     pool, known = problem.pooled(x)
     parts = []
@@ -195,7 +202,7 @@ def _least_squares(slope: Array, weight: Array, distance: Array, linear: Array, 
 class _Classes:
     """Finds out which parameters can be solved for: how residuals move with them, where observed values are made up."""
 
-    def __init__(self, problem: "Problem", names: Sequence[str]) -> None:
+    def __init__(self, problem: Problem, names: Sequence[str]) -> None:
         self.problem = problem
         layout = problem.layout
         fine = np.array([_power(rows) > 0 for rows in layout.rows])

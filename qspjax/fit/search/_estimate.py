@@ -279,7 +279,7 @@ def estimate(
     check_whole("lanes", lanes, 1)
     if analytic is not None:
         check_instance("analytic", analytic, Analytic, "Analytic()")
-    searched = problem if analytic is None else problem.solving(analytic)
+    searched = problem if analytic is None else analytic.solving(problem)
     began = time.perf_counter()
     if isinstance(method, DifferentialEvolution):
         points = method.search(searched, None if progress is None else lambda s, b: progress(_standing(0, 1, b, s)))

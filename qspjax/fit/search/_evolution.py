@@ -1,7 +1,6 @@
 """Differential evolution, a global search without gradients, on the cohort; scipy does the evolution."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -10,11 +9,9 @@ import numpy as np
 
 from qspjax._random import check_key, generator
 from qspjax._types import Key
+from qspjax.fit._problem import Problem
 from qspjax.fit.search._gauss_newton import TrustRegion
 from qspjax.fit.search._search import AbstractSearch
-
-if TYPE_CHECKING:
-    from qspjax.fit._problem import Problem
 
 WORST = 1e300
 """The value of a point that cannot be evaluated."""
@@ -56,7 +53,7 @@ class DifferentialEvolution(eqx.Module):
     def __check_init__(self) -> None:
         check_key(self.key)
 
-    def search(self, problem: "Problem", progress: Callable[[int, float], None] | None) -> np.ndarray:
+    def search(self, problem: Problem, progress: Callable[[int, float], None] | None) -> np.ndarray:
         """Return the best point found, shape (1, parameters)."""
         from scipy.optimize import differential_evolution
 

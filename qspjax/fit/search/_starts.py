@@ -1,16 +1,12 @@
 """Where searches begin: points that fill the bounds evenly."""
 
-from typing import TYPE_CHECKING
-
 import equinox as eqx
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
 from qspjax._random import check_key, generator
 from qspjax._types import Key
-
-if TYPE_CHECKING:
-    from qspjax.fit._problem import Problem
+from qspjax.fit._problem import Problem
 
 
 class MultiStart(eqx.Module):
@@ -48,7 +44,7 @@ class MultiStart(eqx.Module):
         check_whole("starts", self.starts, 1)
         check_key(self.key)
 
-    def points(self, problem: "Problem") -> np.ndarray:
+    def points(self, problem: Problem) -> np.ndarray:
         """Return the starts, shape (starts, parameters).
 
         Raises:
