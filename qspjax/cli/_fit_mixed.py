@@ -104,7 +104,7 @@ def _looked_at(file: io.MixedFile, found: fit.MixedFit) -> tuple[dict[str, Any],
 
 
 def _curves(found: fit.MixedFit) -> dict[str, Any] | None:
-    return fit.curves(found) if type(found.mixed) is fit.Mixed else None
+    return None if found.memberships else fit.curves(found)
 
 
 def _columns(file: io.MixedFile) -> dict[str, np.ndarray]:

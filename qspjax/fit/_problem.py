@@ -82,7 +82,7 @@ class Linearised(NamedTuple):
     slopes: list[tuple[Array, Predictors]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, init=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False, repr=False)
 class Problem:
     """What to fit: a pure function of the parameters that are free.
 
@@ -100,6 +100,13 @@ class Problem:
         method: How to simulate; by default as `simulate` does.
         reference: Natural values to compare with, such as published ones.
         solver: What solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
+
+    Attributes:
+        free: What is estimated, by name.
+        fixed: The numbers of the other parameters, by name.
+        layout: Where everything stands.
+        start: The point where the search begins, on the scale of the search.
+        bounds: The least and the greatest point.
 
     Raises:
         ValueError: If there are no data, a name is not known, or no output depends on a parameter.
@@ -125,6 +132,11 @@ class Problem:
     method: AbstractMethod | None
     reference: Mapping[str, float]
     solver: Solver | None
+    free: Mapping[str, Free] = dataclasses.field(init=False)
+    fixed: Mapping[str, float] = dataclasses.field(init=False)
+    layout: Layout = dataclasses.field(init=False)
+    start: Vector = dataclasses.field(init=False)
+    bounds: tuple[Vector, Vector] = dataclasses.field(init=False)
 
     def __init__(
         self,
@@ -149,39 +161,16 @@ class Problem:
             check_instance(f'outputs["{name}"]', output, Output, "an Output")
         settle(self, model=model, experiments=dict(experiments), outputs=dict(outputs), parameters=dict(parameters))
         settle(self, method=method, reference=dict(reference or {}), solver=solver)
+        settle(self, free=free_of(parameters), fixed=fixed_of(parameters))
         if not self.free:
             raise ArgumentError("parameters", "must have at least one that is Free(...), but has none.")
-        self.layout  # noqa: B018  (what cannot be laid out is refused at once)
-
-    @cached_property
-    def free(self) -> dict[str, Free]:
-        """What is estimated, by name."""
-        return free_of(self.parameters)
-
-    @cached_property
-    def fixed(self) -> dict[str, float]:
-        """The numbers of the other parameters, by name."""
-        return fixed_of(self.parameters)
+        settle(self, layout=layout_of(Design(model, self.experiments, outputs, [*self.free], [*self.fixed], method)))
+        settle(self, start=starts_of(self.free), bounds=bounds_of(self.free))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the free parameters, in the order of a point x."""
         return tuple(self.free)
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Where everything stands."""
-        return layout_of(Design(self.model, self.experiments, self.outputs, [*self.free], [*self.fixed], self.method))
-
-    @cached_property
-    def start(self) -> Vector:
-        """The point where the search begins, on the scale of the search."""
-        return starts_of(self.free)
-
-    @cached_property
-    def bounds(self) -> tuple[Vector, Vector]:
-        """The least and the greatest point."""
-        return bounds_of(self.free)
 
     def __str__(self) -> str:
         measured = sum(rows.value.size for rows in self.rows)

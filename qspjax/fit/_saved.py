@@ -19,8 +19,8 @@ from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
 from qspjax.fit.bayes import NUTS, SMC, Posterior
 from qspjax.fit.bayes._density import Density
-from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplacian, Mixed, MixedFit, Mixture
-from qspjax.fit.mixed._mixture import whole_of
+from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplacian, MixedFit
+from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
 from qspjax.fit.search._fingerprint import fingerprint
 
@@ -79,7 +79,7 @@ def save(path: str | Path, result: Fit | MixedFit | Posterior | Mapping[str, Pro
     _archive.write(Path(path), {**head, "result": record}, arrays)
 
 
-def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> Any:
+def load(path: str | Path, problem: Problem | AbstractMixed, *, strict: bool = True) -> Any:
     """Read a result that was kept by `save`: without a new search, equal to the last bit.
 
     Args:
@@ -101,8 +101,8 @@ def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> 
         >>> fit = qsp.fit.load("warfarin.fit", mixed)  # doctest: +SKIP
         >>> table = qsp.fit.visual_predictive_check(fit, key=jax.random.key(0))  # doctest: +SKIP
     """
-    check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
-    path, problem = Path(path), whole_of(problem) if isinstance(problem, Mixed) else problem
+    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a Mixed")
+    path = Path(path)
     record, arrays = _archive.read(path)
     if record["kind"] not in KINDS:
         raise ValueError(f"{path} must be a saved result of a fit, but is that of a {record['kind']}.")
@@ -110,11 +110,11 @@ def load(path: str | Path, problem: Problem | Mixed, *, strict: bool = True) -> 
     return KINDS[record["kind"]].made(problem, record["result"], arrays)
 
 
-def _marks(problem: Problem | Mixed) -> dict[str, str]:
+def _marks(problem: Problem | AbstractMixed) -> dict[str, str]:
     return {name: fingerprint(part)[:MARK] for name, part in problem.content().items() if name != "kind"}
 
 
-def _check_same(path: Path, problem: Problem | Mixed, record: Mapping[str, Any], *, strict: bool) -> None:
+def _check_same(path: Path, problem: Problem | AbstractMixed, record: Mapping[str, Any], *, strict: bool) -> None:
     before = record["problem"]
     if type(problem).__name__ != before["type"]:
         refuse("problem", f"be the {before['type']} whose result {path.name} is", f"a {type(problem).__name__}")
@@ -143,7 +143,7 @@ class Kind(NamedTuple):
     """
 
     holds: Callable[[Any], bool]
-    problem_of: Callable[[Any], Problem | Mixed]
+    problem_of: Callable[[Any], Problem | AbstractMixed]
     parts: Callable[[Any], Parts]
     made: Callable[[Any, Mapping[str, Any], Mapping[str, np.ndarray]], Any]
 
@@ -191,14 +191,12 @@ def _mixed_parts(fit: MixedFit) -> Parts:
     return {**named, **record}, {**_arrays(fit), **shares, **own}
 
 
-def _mixed(mixed: Mixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixedFit:
+def _mixed(mixed: AbstractMixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixedFit:
     arrays, record = dict(arrays), dict(record)
     later = {name: arrays.pop(name.strip("_"), None) for name in KNOWN_LATER}
     shares, names = arrays.pop("memberships", ()), record.pop("subpopulations")
-    if arrays["kept"].shape != (len(mixed.people) if isinstance(mixed, Mixture) else mixed.count,):
+    if arrays["kept"].shape != (mixed.count,):
         refuse("problem", f"have {arrays['kept'].size} subjects", "another one")
-    if isinstance(mixed, Mixture):
-        mixed, _ = mixed.classified(np.transpose(shares), arrays["modes"])
     record |= {"method": _method(record["method"]), "reasons": tuple(record["reasons"])}
     found = MixedFit(mixed=mixed, memberships=dict(zip(names, shares, strict=True)), **record, **arrays)
     vars(found).update({name: value for name, value in later.items() if value is not None})
@@ -210,7 +208,9 @@ def _posterior_parts(posterior: Posterior) -> Parts:
     return {"method": _method_parts(posterior.method), "seconds": posterior.seconds}, {**_arrays(posterior), **stats}
 
 
-def _posterior(problem: Problem | Mixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Posterior:
+def _posterior(
+    problem: Problem | AbstractMixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Posterior:
     density = Density(problem)
     if arrays["z"].shape[-1] != density.size:
         refuse("problem", f"have {arrays['z'].shape[-1]} numbers that are sampled", density.size)
@@ -249,7 +249,7 @@ def _profiles(problem: Problem, record: Mapping[str, Any], arrays: Mapping[str, 
 
 KINDS = {
     "Fit": Kind(lambda one: isinstance(one, Fit), lambda one: one.problem, _fit_parts, _fit),
-    "MixedFit": Kind(lambda one: isinstance(one, MixedFit), lambda one: whole_of(one.mixed), _mixed_parts, _mixed),
+    "MixedFit": Kind(lambda one: isinstance(one, MixedFit), lambda one: one.mixed, _mixed_parts, _mixed),
     "Posterior": Kind(lambda one: isinstance(one, Posterior), lambda one: one.problem, _posterior_parts, _posterior),
     "profiles": Kind(_are_profiles, _problem_of_profiles, _profiles_parts, _profiles),
 }

@@ -97,8 +97,8 @@ def test_bad_input(population):
 
 def test_strata_and_subjects_that_were_left_out():
     sex = np.array([0.0, 0.0, 1.0, 1.0, 1.0, 0.0])
-    fit = SimpleNamespace(kept=np.array([True, True, True, True, True, False]), mixed=SimpleNamespace())
-    fit.mixed.covariates = {"SEX": sex}
+    fit = SimpleNamespace(kept=np.array([True, True, True, True, True, False]), placed=SimpleNamespace())
+    fit.placed.covariates = {"SEX": sex}
     draws = np.array([_counts(fit, "SEX", KEY, k) for k in range(40)])
     np.testing.assert_array_equal(draws @ (sex == 0.0), 2.0)
     np.testing.assert_array_equal(draws @ (sex == 1.0), 3.0)

@@ -86,7 +86,7 @@ def test_the_closed_form_and_its_gradient(method, population):
     mixture, values, _ = population
     assert mixture.names == ("mu", "more", "sigma", "P(low)", "var(eta)")
     x = mixture.start + 0.1
-    one = objective_program(mixture, method)(jnp.asarray(x), jnp.zeros((mixture.count, 1)))
+    one = objective_program(mixture, method)(jnp.asarray(x), jnp.zeros((mixture.copies.count, 1)))
     assert not one.failed.any()
     np.testing.assert_allclose(one.values.sum(), exact(mixture, values, x), rtol=1e-9)
     step = 1e-5 * np.eye(x.size)
@@ -182,7 +182,7 @@ def test_the_gradient_of_a_nonlinear_mixture():
         method=qsp.solve.MatrixExponential(),
     )
     program, x = objective_program(mixture, FOCEI()), mixture.start + 0.05
-    u = program(jnp.asarray(x), jnp.zeros((mixture.count, 1))).modes
+    u = program(jnp.asarray(x), jnp.zeros((mixture.copies.count, 1))).modes
     step = 1e-4 * np.eye(x.size)
     sums = [[float(program(jnp.asarray(x + s * h), u).values.sum()) for s in (1.0, -1.0)] for h in step]
     central = [(ahead - behind) / 2e-4 for ahead, behind in sums]
@@ -220,6 +220,7 @@ def test_saem_and_posteriors_are_refused(population):
     for problem in (population[0], population[2].mixed):
         with pytest.raises(ValueError, match="must have no subpopulations, but is a mixture"):
             sample(problem, NUTS(key=KEY))
-    again = nlme(population[2].mixed, method=FO(), iterations=0)  # the problem of a fit is the whole mixture
+    again = nlme(population[2].mixed, method=FO(), iterations=0)  # what was fitted is the mixture
     np.testing.assert_allclose(again.objective, nlme(population[0], method=FO(), iterations=0).objective)
-    assert isinstance(again.mixed, Mixed)
+    assert again.mixed is population[0]
+    assert isinstance(again.placed, Mixed)

@@ -142,13 +142,13 @@ class Fragile(Level):
 def test_whoever_is_left_out_is_named():
     fit, values, group = made()
     mixed = fit.mixed
-    people = mixed._given
+    people = mixed.subjects
     fragile = Mixed(
         Fragile(base=1.0, slope=1.0),
         people,
         mixed.outputs,
         parameters=mixed.parameters,
-        individual=mixed._written,
+        individual=mixed.individual,
         random=mixed.random,
     )
     some = dataclasses.replace(fit, mixed=fragile, kept=np.arange(COUNT) != 3, reasons=("Subject `3`: not this one.",))

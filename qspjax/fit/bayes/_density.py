@@ -26,7 +26,7 @@ from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, m
 from qspjax.fit.bayes._line import Line
 from qspjax.fit.errors._draws import drawn as measurement_drawn
 from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
 
 
@@ -62,10 +62,10 @@ class Density:
     """
 
     def __init__(self, problem: Problem | Mixed) -> None:
-        check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
+        check_instance("problem", problem, (Problem, Mixed, Mixture), "a Problem or a Mixed")
         if isinstance(problem, Problem) and problem.solver is not None:
             refuse("problem", "have parameters that are all sampled", "one in which some are solved for")
-        if isinstance(problem, Mixed) and isinstance(whole_of(problem), Mixture):
+        if isinstance(problem, Mixture):
             refuse("problem", "have no subpopulations", "a mixture")
         self.problem = problem
         self.likelihood = likelihood_of(problem)

@@ -13,7 +13,7 @@ from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
 from qspjax.fit.search import _checkpoint
 from qspjax.fit.search._fingerprint import fingerprint
 
@@ -78,7 +78,7 @@ def sample(
         >>> posterior.summary().loc["CL", ["mean", "sd"]].round(2).tolist()  # doctest: +SKIP
         [2.98, 0.08]
     """
-    check_instance("problem", problem, (Problem, Mixed), "a Problem or a Mixed")
+    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a Mixed")
     check_instance("method", method, AbstractSampler, "a method such as NUTS(key=...)")
     began = time.perf_counter()
     density = Density(problem)

@@ -22,9 +22,9 @@ from qspjax.fit.data._rows import Rows, chosen
 from qspjax.fit.data._stages import (
     NOT_PUT,
     Equilibrated,
-    Followed,
     Stage,
     Stages,
+    TimeVaryingParameter,
     begins,
     check_carried,
     lasting,
@@ -180,7 +180,7 @@ class _Builder:
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
-        settings = self.pool.parameters, save, self.design.method, self._followed()
+        settings = self.pool.parameters, save, self.design.method, self._varying()
         return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings), tuple(rows)
 
     def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
@@ -369,7 +369,7 @@ class _Builder:
             found.append(Stage(start, ts, order if ordered else None, within, puts, later, regimens[k]))
         return tuple(found)
 
-    def _followed(self) -> dict[str, Followed]:
+    def _varying(self) -> dict[str, TimeVaryingParameter]:
         """Return the parameters of the model that change while it is simulated."""
         found = {}
         for name in self.moving:
@@ -382,7 +382,7 @@ class _Builder:
                 for k, change in enumerate(changes):
                     at[number, k], order[number, k] = change.at, change.order
                     places[number, k + 1 :] = self.pool.place(change.set[name], number)
-            found[name] = Followed(at, order, symbol(name), {name: places}, {})
+            found[name] = TimeVaryingParameter(at, order, symbol(name), {name: places}, {})
         return found
 
     def _is_observed(self, formula: float | Expression) -> bool:

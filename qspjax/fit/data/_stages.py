@@ -71,7 +71,7 @@ class Equilibrated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Followed:
+class TimeVaryingParameter:
     """A parameter of the model that changes in steps within a stage.
 
     Attributes:
@@ -122,7 +122,7 @@ class Stages:
         parameters: The parameters of the fit.
         save: What is observed.
         method: How to solve.
-        followed: By name, parameters of the model that change within a stage; only where there is one stage.
+        varying: By name, parameters of the model that change within a stage; only where there is one stage.
     """
 
     model: AbstractModel
@@ -133,7 +133,7 @@ class Stages:
     parameters: tuple[str, ...]
     save: tuple[str, ...]
     method: AbstractMethod | None
-    followed: Mapping[str, Followed] = dataclasses.field(default_factory=dict)
+    varying: Mapping[str, TimeVaryingParameter] = dataclasses.field(default_factory=dict)
 
     def uses(self, pool: Pool) -> np.ndarray:
         """Return which experiment depends on which value of the pool, shape (experiments, values)."""
@@ -147,7 +147,7 @@ class Stages:
             rows = np.arange(len(stage.start))
             for places in (*stage.sets.values(), *stage.puts.values()):
                 mark(rows, places)
-            for one in self.followed.values():
+            for one in self.varying.values():
                 for places in one.places.values():
                     mark(np.repeat(rows, places.shape[1]), places.ravel())
             for row, formulas in stage.later.items():
@@ -171,13 +171,13 @@ class Stages:
             model = at(model, name).set(pool[place])
         cohort = states = result = time = None
         parts = []
-        following = {name: one.values(pool) for name, one in self.followed.items()}
+        varying = {name: one.values(pool) for name, one in self.varying.items()}
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
-            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known, following)
+            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known, varying)
             regimen = stage.regimen
-            for name, values in following.items():
-                regimen = regimen + self.followed[name].rows(name, values)
+            for name, values in varying.items():
+                regimen = regimen + self.varying[name].rows(name, values)
             keep = self.save if last and not self.steady.any() else (*self.save, *state_names(model.initial()))
             solution = simulate_cohort(
                 going,
@@ -213,11 +213,11 @@ class Stages:
         stage: Stage,
         pool: Any,
         known: Mapping,
-        following: Mapping[str, jax.Array],
+        varying: Mapping[str, jax.Array],
     ) -> tuple[Cohort, Any, Any, Cohort]:
         """Return cohort and states after a change, how a steady state to begin in was found, and what to simulate."""
         sets = {name: pool[places] for name, places in stage.sets.items()}
-        sets |= {name: values[:, 0] for name, values in following.items()}
+        sets |= {name: values[:, 0] for name, values in varying.items()}
         puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in stage.puts.items()}
         began, before, size = None, cohort, len(stage.start)
         if before is None:

@@ -27,7 +27,6 @@ from qspjax._random import generator, seed_of
 from qspjax._types import Key
 from qspjax.fit._progress import Progress
 from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
-from qspjax.fit.mixed._mixture import whole_of
 from qspjax.fit.mixed._nlme import DescentRun
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.search._checkpoint import loaded, save
@@ -191,7 +190,7 @@ def bootstrap(
     if not isinstance(found.method, AbstractApproximation):
         refuse("found", "be a fit by FOCEI, FOCE, FO or Laplacian", f"one by {type(found.method).__name__}")
     if strata is not None:
-        check_one_of("strata", strata, found.mixed.covariates, "a covariate")
+        check_one_of("strata", strata, found.placed.covariates, "a covariate")
     began = time.perf_counter()
     refit = _Refit(found, iterations, tolerance)
     drawn = dataclasses.replace(found, kept=refit.kept)
@@ -219,7 +218,7 @@ class _Refit:
 
     def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
         self.found, self.iterations, self.tolerance = found, iterations, tolerance
-        self.mixed = whole_of(found.mixed)
+        self.mixed = found.mixed
         run = DescentRun(self.mixed, found.method, found.x)
         self.first, self.kept = run.last, found.kept & run.kept
         lost = found.kept & ~run.kept
@@ -240,7 +239,7 @@ class _Refit:
 def _counts(found: MixedFit, strata: str | None, key: Key, number: int) -> np.ndarray:
     """Return how often each subject is in a replicate, shape (subjects,)."""
     random = generator(key, number)
-    groups = np.zeros(found.kept.size) if strata is None else found.mixed.covariates[strata]
+    groups = np.zeros(found.kept.size) if strata is None else found.placed.covariates[strata]
     counts = np.zeros(found.kept.size)
     for value in np.unique(groups[found.kept]):
         own = np.flatnonzero(found.kept & (groups == value))

@@ -109,7 +109,7 @@ class MeasurementCount(AbstractSampleSize):
     """
 
     def of(self, fit: MixedFit) -> int:
-        return sum(int(_mine(fit, rows).sum()) for rows in fit.mixed.rows)
+        return sum(int(_mine(fit, rows).sum()) for rows in fit.placed.rows)
 
 
 SUBJECT_COUNT = SubjectCount()
@@ -203,8 +203,8 @@ def _tested(smaller: MixedFit, larger: MixedFit, gain: float) -> tuple[str, floa
 
 def _is_one_effect_more(smaller: MixedFit, larger: MixedFit) -> bool:
     """Whether the larger model has one random effect more, with or without covariances, and nothing else."""
-    inside, there = {*smaller.mixed.names}, {name for one in smaller.mixed.random for name in one.names}
-    new = [name for one in larger.mixed.random for name in one.names if name not in there]
+    inside, there = {*smaller.mixed.names}, {name for one in smaller.placed.random for name in one.names}
+    new = [name for one in larger.placed.random for name in one.names if name not in there]
     if len(new) != 1 or not inside <= {*larger.mixed.names}:
         return False
     more = {*larger.mixed.names} - inside
@@ -214,7 +214,7 @@ def _is_one_effect_more(smaller: MixedFit, larger: MixedFit) -> bool:
 
 def _twice(fit: MixedFit) -> float:
     """Return -2 log L of the data, with all constants."""
-    constant = sum(float(without_constant(rows)[_mine(fit, rows)].sum()) for rows in fit.mixed.rows)
+    constant = sum(float(without_constant(rows)[_mine(fit, rows)].sum()) for rows in fit.placed.rows)
     return float(fit.subject_objectives[fit.kept].sum()) + constant
 
 
@@ -228,7 +228,7 @@ def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit
     if type(fit.method) is not type(first.method):
         methods = f"{type(first.method).__name__} and {type(fit.method).__name__}"
         raise ArgumentError("fits", f"must approximate the likelihood in one way, {what[:-1]}: {methods}.")
-    subjects = [np.array(one.mixed.subjects, dtype=object)[one.kept].tolist() for one in (first, fit)]
+    subjects = [np.array(one.mixed.subject_names, dtype=object)[one.kept].tolist() for one in (first, fit)]
     if subjects[0] != subjects[1]:
         raise ArgumentError("fits", f"must have the same subjects, {what}")
     if _data(first) != _data(fit):
@@ -238,9 +238,11 @@ def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit
 def _data(fit: MixedFit) -> dict[str, list[tuple[str, float, float, float, float]]]:
     """Return the measurements by output: subject, time, value (0 where censored) and the bounds of a censored one."""
     found = {}
-    for rows in fit.mixed.rows:
+    for rows in fit.placed.rows:
         value = np.where(rows.censored, 0.0, rows.value)
         columns = (column.tolist() for column in (rows.experiment, rows.time, value, rows.lower, rows.upper))
         mine = _mine(fit, rows)
-        found[rows.name] = [(fit.mixed.subjects[i], *row) for keep, i, *row in zip(mine, *columns, strict=True) if keep]
+        found[rows.name] = [
+            (fit.mixed.subject_names[i], *row) for keep, i, *row in zip(mine, *columns, strict=True) if keep
+        ]
     return found

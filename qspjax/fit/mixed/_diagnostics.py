@@ -13,7 +13,7 @@ Comets and Mentre, J Pharmacokinet Pharmacodyn 2012;39:499, doi:10.1007/s10928-0
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,18 +30,38 @@ from qspjax.fit.data._rows import Rows
 from qspjax.fit.errors._draws import drawn
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.mixed._conditional import predictors_of
-from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
-
-if TYPE_CHECKING:
-    from qspjax.fit.mixed._result import MixedFit
 
 LANES = 16_384
 """Simulations that are made side by side."""
 
 
-def diagnostics(fit: "MixedFit", *, replicates: int = 0, key: Key | None = None) -> dict[str, np.ndarray]:
+@runtime_checkable
+class Fitted(Protocol):
+    """What tables need to know of a fit: a `MixedFit`."""
+
+    @property
+    def mixed(self) -> AbstractMixed: ...
+
+    @property
+    def placed(self) -> Mixed: ...
+
+    @property
+    def x(self) -> np.ndarray: ...
+
+    @property
+    def u(self) -> np.ndarray: ...
+
+    @property
+    def kept(self) -> np.ndarray: ...
+
+    @property
+    def etas(self) -> np.ndarray: ...
+
+
+def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> dict[str, np.ndarray]:
     """Return every measurement with its predictions and residuals, as columns.
 
     Args:
@@ -73,14 +93,14 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, key: Key | None = None)
         >>> table["IPRED"].shape, table["ID"][0]
         ((12,), '0')
     """
-    mixed = fit.mixed
+    mixed = fit.placed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
     found = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
-    samples = simulated(mixed, fit.x, key=key, replicates=replicates) if replicates else None
+    samples = simulated(fit.mixed, fit.x, key=key, replicates=replicates) if replicates else None
     parts = []
     for k, (rows, own) in enumerate(zip(mixed.rows, found, strict=True)):
         part = {
-            "ID": np.array(mixed.subjects, dtype=object)[rows.experiment],
+            "ID": np.array(mixed.subject_names, dtype=object)[rows.experiment],
             "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
             "TIME": rows.time,
             "TAD": _after_dose(mixed, rows),
@@ -104,7 +124,7 @@ def diagnostics(fit: "MixedFit", *, replicates: int = 0, key: Key | None = None)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def simulated(mixed: Mixed, x: Any, *, key: Key, replicates: int) -> list[np.ndarray]:
+def simulated(mixed: AbstractMixed, x: Any, *, key: Key, replicates: int) -> list[np.ndarray]:
     """Return measurements of new subjects with the doses, times and covariates of those in the data.
 
     Args:
@@ -136,24 +156,24 @@ def simulated(mixed: Mixed, x: Any, *, key: Key, replicates: int) -> list[np.nda
         (5, 12)
     """
     check_key(key)
-    mixed = whole_of(mixed)
+    copies = mixed.copies
 
     def one(x: Array, key: Array) -> list[Array]:
         for_effects, for_noise = jax.random.split(key)
-        u = jax.random.normal(for_effects, (mixed.count, len(mixed.effects)))
-        predictors = predictors_of(mixed, x, u, mixed.expanded(x, u, 0), None)
-        keys = jax.random.split(for_noise, len(mixed.rows))
-        return [drawn(r.output.error, k, p) for r, k, p in zip(mixed.rows, keys, predictors, strict=True)]
+        u = jax.random.normal(for_effects, (copies.count, len(copies.effects)))
+        predictors = predictors_of(copies, x, u, copies.expanded(x, u, 0), None)
+        keys = jax.random.split(for_noise, len(copies.rows))
+        return [drawn(r.output.error, k, p) for r, k, p in zip(copies.rows, keys, predictors, strict=True)]
 
-    program = mixed.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
-    chunk = min(max(1, LANES // mixed.count), replicates)
+    program = copies.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
+    chunk = min(max(1, LANES // copies.count), replicates)
     keys = jax.random.split(key, replicates + -replicates % chunk)
     parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
-    samples = [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(mixed.rows))]
+    samples = [np.concatenate([np.asarray(part[k]) for part in parts])[:replicates] for k in range(len(copies.rows))]
     return mixed.drawn(x, samples, key) if isinstance(mixed, Mixture) else samples
 
 
-def curves(fit: "MixedFit", *, points: int = 100) -> dict[str, np.ndarray]:
+def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
     """Return population and individual predictions at times that lie close, as columns: the lines of individual fits.
 
     Args:
@@ -182,10 +202,9 @@ def curves(fit: "MixedFit", *, points: int = 100) -> dict[str, np.ndarray]:
         >>> table["TIME"].tolist(), table["PRED"][:3].round(2)
         ([0.0, 2.0, 4.0, 0.0, 2.0, 4.0], array([10.  ,  8.3 ,  6.88]))
     """
-    mixed = fit.mixed
-    if type(mixed) is not Mixed:
-        refuse("fit", "be that of a mixed-effects model without subpopulations", f"of a {type(mixed).__name__}")
-    dense = mixed.closely(points)
+    if isinstance(fit.mixed, Mixture):
+        refuse("fit", "be that of a mixed-effects model without subpopulations", "of a Mixture")
+    dense = fit.placed.closely(points)
 
     def predicted(x: Array, u: Array) -> list[Array]:
         return [prediction for prediction, _ in dense.predicted(x, u, dense.expanded(x, u, 0))]
@@ -195,7 +214,7 @@ def curves(fit: "MixedFit", *, points: int = 100) -> dict[str, np.ndarray]:
     typical, own = program(jnp.asarray(fit.x), jnp.zeros_like(u)), program(jnp.asarray(fit.x), u)
     parts = [
         {
-            "ID": np.array(dense.subjects, dtype=object)[rows.experiment],
+            "ID": np.array(dense.subject_names, dtype=object)[rows.experiment],
             "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
             "TIME": rows.time,
             "PRED": np.asarray(pred),
@@ -269,14 +288,14 @@ def _npde(rows: Rows, samples: np.ndarray, key: Key) -> np.ndarray:
     return found
 
 
-def _say_whose_failed(fit: "MixedFit", rows: Any, samples: np.ndarray) -> None:
+def _say_whose_failed(fit: Fitted, rows: Any, samples: np.ndarray) -> None:
     """Warn of subjects whose simulations failed, or are too few for NPDE."""
     lines = []
     for subject in np.unique(rows.experiment[fit.kept[rows.experiment]]):
         mine = rows.experiment == subject
         lost = int((~np.isfinite(samples[:, mine])).any(axis=1).sum())
         if lost or len(samples) <= mine.sum():
-            lines.append(f"`{fit.mixed.subjects[subject]}` ({lost} of {len(samples)} failed)")
+            lines.append(f"`{fit.mixed.subject_names[subject]}` ({lost} of {len(samples)} failed)")
     if lines:
         what = f"NPDE of `{rows.name}` leave simulations that failed out, and are NaN where too few are left"
         warn(f"{what}: {', '.join(lines)}.")

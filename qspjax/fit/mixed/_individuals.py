@@ -201,7 +201,7 @@ def _places(stages: Stages) -> np.ndarray:
     tables = [table for stage in stages.stages for table in (*stage.sets.values(), *stage.puts.values())]
     if stages.equilibrated is not None:
         tables += [*stages.equilibrated.sets.values(), *stages.equilibrated.puts.values()]
-    tables += [places.ravel() for one in stages.followed.values() for places in one.places.values()]
+    tables += [places.ravel() for one in stages.varying.values() for places in one.places.values()]
     tables.append(np.array([*stages.shared.values()], int))
     places = np.concatenate(tables)
     places = places[places != NOT_PUT]

@@ -26,8 +26,8 @@ from qspjax._checks import check_above, check_whole, refuse
 from qspjax._random import check_key, generator
 from qspjax._types import Key
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
-from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
 from qspjax.fit.mixed._symmetric import backward, factorised
@@ -158,7 +158,7 @@ class ImportanceSampling(AbstractIntegral):
         return True
 
 
-def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> Marginal:
+def marginal(mixed: AbstractMixed, x: Array, method: AbstractIntegral | None = None) -> Marginal:
     """Return the likelihood at a point, with the random effects integrated out.
 
     Args:
@@ -185,32 +185,33 @@ def marginal(mixed: Mixed, x: Array, method: AbstractIntegral | None = None) -> 
         True
     """
     method = Quadrature() if method is None else method
-    mixed, x = whole_of(mixed), jnp.asarray(x, float)
-    about = mixed.program("about the modes", lambda: quickly_compiled(partial(_about, mixed)))
+    x, copies = jnp.asarray(x, float), mixed.copies
+    about = copies.program("about the modes", lambda: quickly_compiled(partial(_about, copies)))
     found = integrated(mixed, x, *about(x), method)
     lost = ~np.isfinite(found.subject_objectives)
     return found._replace(reasons=mixed.reasons(lost, x)) if lost.any() else found
 
 
-def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: AbstractIntegral) -> Marginal:
+def integrated(mixed: AbstractMixed, x: Array, u: Array, spread: Array, method: AbstractIntegral) -> Marginal:
     """Return the likelihood at a point by points about the modes.
 
     Args:
         mixed: The model and the data.
         x: The point.
-        u: The modes, shape (subjects, effects).
-        spread: C, with C C^T about the covariance of u given the data, shape (subjects, effects, effects).
+        u: The modes of all copies, shape (copies, effects).
+        spread: C, with C C^T about the covariance of u given the data, shape (copies, effects, effects).
         method: The integral.
     """
-    z, logs = method.points(len(mixed.effects))
+    copies = mixed.copies
+    z, logs = method.points(len(copies.effects))
     each = on_all_cores(
-        mixed,
+        copies,
         "at points",
         lambda part: jax.vmap(partial(twice_and_effects, part), in_axes=(None, 0)),
         (SHARED, 1),
         1,
     )
-    chunk = min(max(1, LANES // mixed.count), len(z))
+    chunk = min(max(1, LANES // copies.count), len(z))
     padded = np.concatenate([z, np.zeros((-len(z) % chunk, z.shape[1]))])
     parts = [
         np.asarray(each(x, u[None] + jnp.einsum("nab,kb->kna", spread, jnp.asarray(padded[k : k + chunk]))))
@@ -222,7 +223,7 @@ def integrated(mixed: Mixed, x: Array, u: Array, spread: Array, method: Abstract
     values = -2.0 * (total + np.linalg.slogdet(np.asarray(spread))[1])
     with np.errstate(invalid="ignore"):  # a subject without a likelihood has no shares
         shares = np.exp(terms - total)
-    scatter = 4.0 * ((shares**2).sum(axis=0) - 1.0 / len(z)) if method.is_random() else np.zeros(mixed.count)
+    scatter = 4.0 * ((shares**2).sum(axis=0) - 1.0 / len(z)) if method.is_random() else np.zeros(copies.count)
     if isinstance(mixed, Mixture):
         values, shares = (np.asarray(part) for part in mixed.joined(x, values))
         scatter = (shares.T**2 * scatter.reshape(shares.T.shape)).sum(axis=0)

@@ -1,39 +1,164 @@
 """A mixed-effects model: a model, the individuals it was measured in, and how their parameters differ."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
-from qspjax._expression import Expression, substitute, symbol
+from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
-from qspjax._transform import AbstractTransform, Log, Logit
-from qspjax.fit._free import Free, log_priors, natural_values
+from qspjax._transform import AbstractTransform
+from qspjax.fit._free import Free, fixed_of, free_of
+from qspjax.fit._frozen import settle
+from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._causes import why_undefined
-from qspjax.fit.data._formula import Formula, as_formula, names_in
-from qspjax.fit.data._layout import parts_of
+from qspjax.fit.data._formula import Formula, names_in
+from qspjax.fit.data._layout import Design
 from qspjax.fit.data._measurements import Experiment, Output
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._rows import Explained, Rows
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit.errors._tails import Gaussian
-from qspjax.fit.mixed._following import steps_of
-from qspjax.fit.mixed._individuals import Expansion, IndividualPool, Individuals
-from qspjax.fit.mixed._occasions import Occasions
+from qspjax.fit.mixed._individuals import Expansion, Individuals
+from qspjax.fit.mixed._occasions import Block, Occasions
+from qspjax.fit.mixed._parameters import PopulationParameters
 from qspjax.fit.mixed._random import Random
+from qspjax.fit.mixed._subjects import covariates_of, experiments_of, formulas_of, laid_out, names_of
+from qspjax.fit.mixed._time_varying import CovariateSteps, steps_of
 from qspjax.solve import AbstractMethod
 
 NO_SLOPE = "its measurements have a likelihood, but that has no finite derivative in the random effects or parameters."
 
+Program = TypeVar("Program", bound=Callable[..., object])
 
-class Mixed:
+
+class AbstractMixed(abc.ABC):
+    """A mixed-effects model, or a mixture of several: what is estimated, and of whom.
+
+    Attributes:
+        subjects: The experiments of the subjects by name.
+        space: Parameters and Omega, as points of a search.
+    """
+
+    subjects: Mapping[str, Experiment]
+    space: PopulationParameters
+
+    @property
+    @abc.abstractmethod
+    def copies(self) -> "Mixed":
+        """The model in which every subject is laid out: once, or once for each subpopulation."""
+
+    @abc.abstractmethod
+    def content(self) -> dict[str, object]:
+        """Return everything that the likelihood depends on, by what it is in words: two models differ in it."""
+
+    @property
+    def subject_names(self) -> tuple[str, ...]:
+        """The names of the subjects."""
+        return tuple(self.subjects)
+
+    @property
+    def count(self) -> int:
+        """Number of subjects."""
+        return len(self.subjects)
+
+    @property
+    def free(self) -> Mapping[str, Free]:
+        """What is estimated of the parameters, by name."""
+        return self.space.free
+
+    @property
+    def fixed(self) -> Mapping[str, float]:
+        """The numbers of the other parameters, by name."""
+        return self.space.fixed
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Where the blocks of random effects stand."""
+        return self.space.blocks
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of what is estimated: free parameters, and elements of Omega."""
+        return self.space.names
+
+    @property
+    def start(self) -> Float[np.ndarray, " parameters"]:
+        """The point where a search begins."""
+        return self.space.start
+
+    @property
+    def bounds(self) -> tuple[Float[np.ndarray, " parameters"], Float[np.ndarray, " parameters"]]:
+        """The least and the greatest point."""
+        return self.space.bounds
+
+    def values(self, x: Point) -> dict[str, Float[Array, ""]]:
+        """Return the natural values of all parameters at a point, by name."""
+        return self.space.values(x)
+
+    def natural(self, x: Point) -> Vector:
+        """Return the natural values of what is estimated, in the order of `names`."""
+        return self.space.natural(x)
+
+    def factor(self, x: Point) -> Float[Array, "effects effects"]:
+        """Return the lower Cholesky factor of Omega at a point."""
+        return self.space.factor(x)
+
+    def covariance(self, x: Point) -> Float[Array, "effects effects"]:
+        """Return Omega at a point."""
+        return self.space.covariance(x)
+
+    def scales(self, x: Point) -> tuple[AbstractTransform, ...]:
+        """Return the scale on which uncertainty about each of `names` is symmetric."""
+        return self.space.scales(x)
+
+    def log_prior(self, x: Point) -> Float[Array, ""]:
+        """Return the log density of the priors of the parameters at a point."""
+        return self.space.log_prior(x)
+
+    def prior(
+        self, x: Point
+    ) -> tuple[Float[np.ndarray, ""], Float[np.ndarray, " parameters"], Float[np.ndarray, "parameters parameters"]]:
+        """Return the log density of the priors at a point, its slope and its second derivative."""
+        return self.space.prior(x)
+
+    def failures(self, x: Point, u: Float[np.ndarray, "copies effects"] | None = None) -> list[str]:
+        """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have.
+
+        Args:
+            x: The point.
+            u: The random effects eta = L u; by default zero.
+        """
+        causes = self.copies.causes(x, u)
+        return [causes[i] for i in sorted(causes)]
+
+    def reasons(
+        self, lost: Bool[np.ndarray, " subjects"], x: Point, u: Float[np.ndarray, "copies effects"] | None = None
+    ) -> tuple[str, ...]:
+        """Say of each subject that is lost at a point why.
+
+        Args:
+            lost: Which subjects are.
+            x: The point.
+            u: The random effects, as in `failures`.
+        """
+        causes, reasons = self.copies.causes(x, u), []
+        for i in np.flatnonzero(lost):
+            known = [causes[k] for k in range(i, self.copies.count, len(lost)) if k in causes]
+            reasons += known or [f"Subject `{self.subject_names[i]}`: {NO_SLOPE}"]
+        return tuple(reasons)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Mixed(AbstractMixed):
     """A nonlinear mixed-effects model and its data.
 
     $$ y_{ij} \\sim p(y | f(t_{ij}, \\phi_i)), \\quad \\phi_i = h(\\theta, \\eta_i, x_i), \\quad
@@ -53,13 +178,16 @@ class Mixed:
         random: The random effects.
         method: How to simulate; by default as `simulate` does.
 
+        subpopulations: Of a mixture whose copies these are, see `Mixture.copies`.
+
     Attributes:
         names: The names of what is estimated: free parameters, and elements of Omega.
-        effects: The names of the random effects; those of an occasion with it, such as `kappa_CL@2`.
-        present: Which of them each subject has, shape (subjects, effects).
-        blocks: Where the blocks of random effects stand.
+        space: Parameters and Omega, as points of a search.
         start: The point where a search begins, shape (names,), on the scale of the search.
         bounds: The least and the greatest point.
+        effects: The names of the random effects; those of an occasion with it, such as `kappa_CL@2`.
+        present: Which of them each subject has, shape (subjects, effects).
+        formulas: Those of individuals as they are laid out: with an effect an occasion.
 
     Raises:
         ValueError: If a name is not known or has two meanings, a covariate is missing in a subject, a subject has no
@@ -89,67 +217,54 @@ class Mixed:
         ('tCL', 'V', 'var(eta_CL)')
     """
 
-    def __init__(
-        self,
-        model: AbstractModel,
-        subjects: Mapping[str, Experiment],
-        outputs: Mapping[str, Output],
-        *,
-        parameters: Mapping[str, Free | float],
-        individual: Mapping[str, Formula],
-        random: Sequence[Random],
-        method: AbstractMethod | None = None,
-    ) -> None:
-        """Check and lay out everything."""
-        check_instance("model", model, AbstractModel, "a model")
-        self.model, self.outputs, self.parameters, self.method = model, dict(outputs), dict(parameters), method
-        self.random, self._written = tuple(random), dict(individual)
-        for i, one in enumerate(self.random):
-            check_instance(f"random[{i}]", one, Random, "a block such as Random({'eta_CL': 0.1})")
+    model: AbstractModel
+    subjects: Mapping[str, Experiment]
+    outputs: Mapping[str, Output]
+    _: dataclasses.KW_ONLY
+    parameters: Mapping[str, Free | float]
+    individual: Mapping[str, Formula]
+    random: Sequence[Random]
+    method: AbstractMethod | None = None
+    subpopulations: tuple[str, ...] = ()
+    effects: tuple[str, ...] = dataclasses.field(init=False)
+    present: Bool[np.ndarray, "subjects effects"] = dataclasses.field(init=False)
+    space: PopulationParameters = dataclasses.field(init=False)
+    formulas: Mapping[str, float | Expression] = dataclasses.field(init=False)
+    covariates: Mapping[str, Float[np.ndarray, " subjects"]] = dataclasses.field(init=False)
+    steps: CovariateSteps | None = dataclasses.field(init=False)
+    experiments: Mapping[str, Experiment] = dataclasses.field(init=False)
+    individuals: Individuals = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        check_instance("model", self.model, AbstractModel, "a model")
+        settle(self, subjects=dict(self.subjects), outputs=dict(self.outputs), parameters=dict(self.parameters))
+        settle(self, individual=dict(self.individual), random=tuple(self.random))
+        for i, block in enumerate(self.random):
+            check_instance(f"random[{i}]", block, Random, "a block such as Random({'eta_CL': 0.1})")
         if not self.random:
             raise ArgumentError("random", "must have at least one random effect, but has none.")
-        if not subjects:
+        if not self.subjects:
             raise ArgumentError("subjects", "must have measurements, but there are none.")
-        self._given = dict(subjects)
-        occasions = Occasions(self.random, subjects)
-        subjects = {name: occasions.indicated(one) for name, one in subjects.items()}
-        self.effects, self.present = occasions.effects(), occasions.present()
-        self.free = {name: one for name, one in parameters.items() if isinstance(one, Free)}
-        self.fixed = {name: as_formula(name, one) for name, one in parameters.items() if name not in self.free}
-        for name, value in self.fixed.items():
-            if isinstance(value, Expression):
-                refuse("parameters", "be Free(...) or numbers", name)
-        self.individual = {name: as_formula(name, one) for name, one in individual.items()}
-        leaves = parameters_of(model)
-        own = {name: symbol(name) for name in self.free if name in leaves and name not in self.individual}
-        self.individual |= own
-        self._add_effects(occasions)
-        self.subjects = tuple(subjects)
-        self.covariates = _covariates(subjects, leaves)
+        occasions = Occasions.of(self.random, self.subjects)
+        settle(self, effects=occasions.effects(), present=occasions.present())
+        free, fixed = free_of(self.parameters), fixed_of(self.parameters)
+        space = PopulationParameters(free, fixed, occasions.blocks(len(free)), self.subpopulations)
+        leaves = parameters_of(self.model)
+        formulas = formulas_of(self.individual, [*free], leaves, self.outputs, occasions)
+        subjects = {name: occasions.indicated(subject) for name, subject in self.subjects.items()}
+        settle(self, space=space, formulas=formulas, covariates=covariates_of(subjects, leaves))
         self._check_names(leaves)
-        used = names_in(*self.individual.values()).union(*(output.names() for output in self.outputs.values()))
-        self.steps = steps_of(subjects, self.covariates, used)
-        self._later = {} if self.steps is None else self.steps.later()
-        self.experiments = {name: self._experiment(i, one) for i, (name, one) in enumerate(subjects.items())}
-        self.individuals = self._laid_out(leaves)
+        settle(self, steps=steps_of(subjects, self.covariates, names_in(*formulas.values()) | names_of(self.outputs)))
+        experiments = experiments_of(subjects, formulas, self.covariates, self.steps, self.outputs)
+        estimated = [name for name in free if name not in space.shares]
+        design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method)
+        individuals = laid_out(design, self.effects, self.covariates, self.steps, formulas, fixed)
+        settle(self, experiments=experiments, individuals=individuals)
         self._check_measured()
-        thetas = [one.transform.forward(one.start) for one in self.free.values()]
-        self.start = np.concatenate([np.asarray(thetas, float), *(one.point() for one in self.random)])
-        self.blocks = occasions.blocks(len(thetas))
-        self._programs: dict[str, Any] = {}
-        edges = [one.searched_bounds() for one in self.free.values()]
-        omegas = np.full(self.start.size - len(edges), np.inf)
-        lower, upper = (np.array([float(pair[k]) for pair in edges]) for k in range(2))
-        self.bounds = np.concatenate([lower, -omegas]), np.concatenate([upper, omegas])
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (*self.free, *(label for one in self.random for label in one.labels()))
-
-    @property
-    def count(self) -> int:
-        """Number of subjects."""
-        return len(self.subjects)
+    def copies(self) -> "Mixed":
+        return self
 
     @property
     def rows(self) -> tuple[Rows, ...]:
@@ -157,126 +272,59 @@ class Mixed:
         return self.individuals.rows
 
     @property
-    def censored(self) -> np.ndarray:
-        """Which subjects have measurements below the limit of quantification, shape (subjects,)."""
-        found = np.zeros(self.count, bool)
+    def censored(self) -> Bool[np.ndarray, " subjects"]:
+        """Which subjects have measurements below the limit of quantification."""
+        censored = np.zeros(self.count, bool)
         for rows in self.rows:
-            found[rows.experiment[rows.censored]] = True
-        return found
-
-    def values(self, x: Any) -> dict[str, Array]:
-        """Return the natural values of all parameters at a point, by name."""
-        natural = natural_values([*self.free.values()], jnp.asarray(x, float)[: len(self.free)])
-        return {name: natural[i] for i, name in enumerate(self.free)} | {
-            name: jnp.asarray(value, float) for name, value in self.fixed.items()
-        }
-
-    def factor(self, x: Any) -> Array:
-        """Return the lower Cholesky factor of Omega at a point, shape (effects, effects)."""
-        x = jnp.asarray(x, float)
-        factors = [one.random.factor(x[one.point]) for one in self.blocks for _ in one.effects]
-        return jax.scipy.linalg.block_diag(*factors)
-
-    def covariance(self, x: Any) -> Array:
-        """Return Omega at a point, shape (effects, effects)."""
-        factor = self.factor(x)
-        return factor @ factor.T
-
-    def natural(self, x: Any) -> Array:
-        """Return the natural values of what is estimated, in the order of `names`."""
-        known, omega = self.values(x), self.covariance(x)
-        pieces = [jnp.stack([known[name] for name in self.free])] if self.free else []
-        pieces += [one.random.elements(omega[one.effects[0], one.effects[0]]) for one in self.blocks]
-        return jnp.concatenate(pieces)
-
-    def scales(self, x: Any) -> tuple[AbstractTransform, ...]:
-        """Return the scale on which uncertainty about each of `names` is symmetric: see `Free`, and of Omega
-
-        log var,   atanh(cov / (sd sd'))
-
-        """
-        natural, omega = np.asarray(self.natural(x)), np.asarray(self.covariance(x))
-        found = [one.scale(float(natural[k])) for k, one in enumerate(self.free.values())]
-        for one in self.blocks:
-            sd = np.sqrt(np.diag(omega[one.effects[0], one.effects[0]]))
-            rows, cols = np.tril_indices(sd.size, -1)
-            labels = len(one.random.labels())
-            found += [Log()] * min(labels, sd.size)
-            if labels > sd.size:
-                found += [Logit(-most, most) for most in sd[rows] * sd[cols]]
-        return tuple(found)
-
-    def log_prior(self, x: Any) -> Array:
-        """Return the log density of the priors of the parameters at a point."""
-        if not self.free:
-            return jnp.zeros(())
-        return log_priors(
-            [*self.free.values()], natural_values([*self.free.values()], jnp.asarray(x)[: len(self.free)])
-        )
-
-    def prior(self, x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the log density of the priors at a point, its slope and its second derivative."""
-        x = jnp.asarray(x, float)
-        if all(one.prior is None for one in self.free.values()):
-            return np.zeros(()), np.zeros(x.size), np.zeros((x.size, x.size))
-
-        def all_of(x: Array) -> tuple[Array, Array, Array]:
-            return self.log_prior(x), jax.grad(self.log_prior)(x), jax.hessian(self.log_prior)(x)
-
-        value, slope, bend = self.program("prior", lambda: jax.jit(all_of))(x)
-        return np.asarray(value), np.asarray(slope), np.asarray(bend)
+            censored[rows.experiment[rows.censored]] = True
+        return censored
 
     @property
     def is_divisible(self) -> bool:
         """Whether a part of the subjects has the same names and random effects."""
-        return not any(one.occasion for one in self.random)
+        return not self.subpopulations and not any(block.occasion for block in self.random)
 
     def part(self, span: slice) -> "Mixed":
-        """Return the problem of some of the subjects."""
-        return self._of({name: self._given[name] for name in self.subjects[span]}, self.outputs)
+        """Return the model of some of the subjects."""
+        return dataclasses.replace(self, subjects={name: self.subjects[name] for name in self.subject_names[span]})
 
     def closely(self, points: int) -> "Mixed":
         """Return the same subjects with measurements at many times, whose values mean nothing."""
-        outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
-        return self._of({name: one.closely(points) for name, one in self._given.items()}, outputs)
-
-    def _of(self, subjects: Mapping[str, Experiment], outputs: Mapping[str, Output]) -> "Mixed":
-        return Mixed(
-            self.model,
-            subjects,
-            outputs,
-            parameters=self.parameters,
-            individual=self._written,
-            random=self.random,
-            method=self.method,
-        )
+        outputs = {name: Output(output.prediction, output.error) for name, output in self.outputs.items()}
+        subjects = {name: subject.closely(points) for name, subject in self.subjects.items()}
+        return dataclasses.replace(self, subjects=subjects, outputs=outputs)
 
     # --- one evaluation ---------------------------------------------------------------------------------------------
 
-    def pooled(self, x: Any, u: Any) -> tuple[Array, dict[str, Array]]:
+    def pooled(
+        self, x: Point, u: Float[Array, "subjects effects"]
+    ) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
         """Return every number of the individuals, for random effects eta = L u, and the parameters by name."""
         known = self.values(x)
         return self.numbers(known, u @ self.factor(x).T), known
 
-    def numbers(self, known: Mapping[str, Any], etas: Any) -> Array:
-        """Return every number of the individuals, for parameters by name and random effects (subjects, effects)."""
-        own = {name: etas[:, k] for k, name in enumerate(self.effects)}
-        own |= self.covariates | self._later
+    def numbers(
+        self, known: Mapping[str, Float[Array, ""]], etas: Float[Array, "subjects effects"]
+    ) -> Float[Array, " numbers"]:
+        """Return every number of the individuals, for parameters by name and random effects."""
+        effects = {name: etas[:, k] for k, name in enumerate(self.effects)}
+        later = {} if self.steps is None else self.steps.later()
         pool = self.individuals.pool
-        return pool.values([known[name] for name in pool.parameters], own)
+        return pool.values([known[name] for name in pool.parameters], {**effects, **self.covariates, **later})
 
-    def expanded(self, x: Any, u: Any, order: int) -> Expansion:
+    def expanded(self, x: Point, u: Float[Array, "subjects effects"], order: int) -> Expansion:
         """Return the simulations of all individuals, expanded about where they are."""
         return self.individuals.expanded(self.pooled(x, u)[0], order)
 
-    def predicted(self, x: Any, u: Any, expansion: Expansion) -> list[tuple[Array, Predictors]]:
+    def predicted(
+        self, x: Point, u: Float[Array, "subjects effects"], expansion: Expansion
+    ) -> list[tuple[Array, Predictors]]:
         """Return the prediction of each measurement and the predictors of its density, output by output."""
         pool, known = self.pooled(x, u)
         observed = self.individuals.observed(expansion, pool)
         return [rows.predicted(pool, observed, known) for rows in self.rows]
 
-    def content(self) -> dict[str, Any]:
-        """Return everything that the likelihood depends on, by what it is in words, which tells problems apart."""
+    def content(self) -> dict[str, object]:
         return {
             "kind": type(self),
             "model": self.model,
@@ -284,109 +332,43 @@ class Mixed:
             "subjects": [self.experiments, self.covariates, self.steps],
             "outputs": self.outputs,
             "parameters": [self.free, self.fixed],
-            "formulas of individuals": self.individual,
+            "formulas of individuals": self.formulas,
             "random effects": self.random,
         }
 
-    def failures(self, x: Any, u: Any = None) -> list[str]:
-        """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have.
-
-        Args:
-            x: The point.
-            u: The random effects eta = L u, shape (subjects, effects); by default zero.
-        """
-        found = self._causes(x, u)
-        return [found[i] for i in sorted(found)]
-
-    def reasons(self, lost: np.ndarray, x: Any, u: Any = None) -> tuple[str, ...]:
-        """Say of each subject that is lost at a point why.
-
-        Args:
-            lost: Which subjects are, shape (subjects,), of a mixture without their copies.
-            x: The point.
-            u: The random effects, as in `failures`.
-        """
-        known, found = self._causes(x, u), []
-        for i in np.flatnonzero(lost):
-            own = [known[k] for k in range(i, self.count, len(lost)) if k in known]
-            found += own or [f"Subject `{self.subjects[i]}`: {NO_SLOPE}"]
-        return tuple(found)
-
-    def _causes(self, x: Any, u: Any) -> dict[int, str]:
+    def causes(self, x: Point, u: Float[np.ndarray, "subjects effects"] | None) -> dict[int, str]:
+        """Say by the number of a subject why it has no likelihood at a point."""
         u = np.zeros((self.count, len(self.effects))) if u is None else u
 
-        def once(x: Array, u: Array) -> tuple[Any, Array, list]:
-            here = self.expanded(x, u, 0)
+        def explained(x: Array, u: Array) -> tuple[RESULTS, Array, list[Explained]]:
+            expansion = self.expanded(x, u, 0)
             pool, known = self.pooled(x, u)
-            observed = self.individuals.observed(here, pool)
-            return here.result, here.time, [rows.explained(pool, observed, known) for rows in self.rows]
+            observed = self.individuals.observed(expansion, pool)
+            return expansion.result, expansion.time, [rows.explained(pool, observed, known) for rows in self.rows]
 
-        program = self.program("explained", lambda: jax.jit(once))
+        program = self.program("explained", lambda: jax.jit(explained))
         result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))
         lines = {}
-        for rows, own in zip(self.rows, parts, strict=True):
-            for i, why in why_undefined(rows, *own).items():
-                lines.setdefault(i, f"Subject `{self.subjects[i]}`: {why}")
+        for rows, part in zip(self.rows, parts, strict=True):
+            for i, why in why_undefined(rows, *part).items():
+                lines.setdefault(i, f"Subject `{self.subject_names[i]}`: {why}")
         for i in np.flatnonzero(np.asarray(result != RESULTS.successful)):
             code = jax.tree.map(lambda leaf, i=i: leaf[i], result)
-            lines[int(i)] = f"Subject `{self.subjects[i]}`: failed at time {float(time[i]):g}. {RESULTS[code]}"
+            why = f"failed at time {float(time[i]):g}. {RESULTS[code]}"
+            lines[int(i)] = f"Subject `{self.subject_names[i]}`: {why}"
         return lines
 
-    def program(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return a compiled program of this problem, made once."""
+    def program(self, name: str, make: Callable[[], Program]) -> Program:
+        """Return a compiled program of this model, made when it is first asked for."""
         if name not in self._programs:
             self._programs[name] = make()
-        return self._programs[name]
+        return cast(Program, self._programs[name])
 
-    def _add_effects(self, occasions: Occasions) -> None:
-        """Write the formulas of individuals with an effect an occasion, also those that outputs use as they are."""
-        used = frozenset().union(*(output.names() for output in self.outputs.values()))
-        apart = {name: symbol(name) for one in self.random if one.occasion for name in one.names if name in used}
-        self.individual = {name: occasions.written(formula) for name, formula in (self.individual | apart).items()}
+    @cached_property
+    def _programs(self) -> dict[str, Callable[..., object]]:
+        return {}
 
     # --- checks -----------------------------------------------------------------------------------------------------
-
-    def _experiment(self, number: int, one: Experiment) -> Experiment:
-        """Return the experiment of a subject, with its own parameters at the start, and where covariates change."""
-        given = {name: value for name, value in one.begin.set.items() if name in self.covariates}
-        set_here = {name: value for name, value in one.begin.set.items() if name not in given}
-        names = frozenset().union(*(output.names() for output in self.outputs.values()))
-        if self.steps is not None:
-            measured = self.steps.measured(number, one, names, self.individual)
-            begin = one.begin.setting(self.individual | set_here)
-            return one.measuring(measured).changed(begin=begin, changes=[])
-        direct = {name: symbol(name) for name in names & given.keys()}  # outputs use these covariates as they are
-        begin = one.begin.setting(self.individual | set_here | direct)
-        changes = []
-        now = dict(given)
-        for change in one.changes:
-            now |= {name: value for name, value in change.set.items() if name in self.covariates}
-            moved = {
-                name: substitute(formula, {key: value for key, value in now.items() if value != given[key]})
-                for name, formula in self.individual.items()
-                if isinstance(formula, Expression) and names_in(formula) & change.set.keys()
-            }
-            rest = {name: value for name, value in change.set.items() if name not in given or name in direct}
-            changes.append(change.setting(moved | rest))
-        return one.changed(begin=begin, changes=changes)
-
-    def _laid_out(self, leaves: frozenset[str]) -> Individuals:
-        def empty(names: Sequence[str], defaults: Mapping[str, Any]) -> IndividualPool:
-            own = (*self.effects, *self.covariates, *self._later)
-            return IndividualPool(names, defaults, individual=own, count=self.count)
-
-        pool, stages, rows = parts_of(self, empty)
-        if self.steps is None or not self.steps.values:
-            return Individuals(pool, stages, rows)
-        followed = {
-            name: self.steps.followed(formula, self.fixed, pool.place)
-            for name, formula in self.individual.items()
-            if name in leaves and self.steps.of(formula)
-        }
-        (stage,) = stages.stages
-        sets = {name: places for name, places in stage.sets.items() if name not in followed}
-        stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), followed=followed)
-        return Individuals(pool, stages, rows)
 
     def _check_names(self, leaves: frozenset[str]) -> None:
         if len(set(self.effects)) < len(self.effects):
@@ -396,20 +378,18 @@ class Mixed:
             for what, others in (("a parameter", {*self.parameters, *leaves}), ("a covariate", self.covariates)):
                 if name in others:
                     refuse("random", f"have names that mean nothing else, and not that of {what}", name)
-        known = {*self.parameters, *self.effects, *self.covariates, *leaves}
-        used = frozenset().union(*(names_in(one) for one in self.individual.values()))
-        for name, formula in self.individual.items():
-            for one in sorted(names_in(formula)):
+        known = sorted({*self.parameters, *self.effects, *self.covariates, *leaves})
+        for name, formula in self.formulas.items():
+            for used in sorted(names_in(formula)):
                 what = f"a parameter, a random effect or a covariate of all subjects, in the formula of `{name}`"
-                check_one_of("individual", one, sorted(known), what)
-        used |= frozenset().union(*(output.names() for output in self.outputs.values()))
+                check_one_of("individual", used, known, what)
+        used = names_in(*self.formulas.values()) | names_of(self.outputs) | {*self.space.shares}
         for kind, names in (("random", self.effects), ("parameters", self.free)):
             for name in names:
                 if name not in used:
                     name = name.partition("@")[0]  # of an occasion
-                    raise ArgumentError(
-                        kind, f"must have names that something depends on, but nothing depends on `{name}`."
-                    )
+                    must = f"must have names that something depends on, but nothing depends on `{name}`."
+                    raise ArgumentError(kind, must)
 
     def _check_measured(self) -> None:
         measured = np.zeros(self.count, int)
@@ -422,9 +402,8 @@ class Mixed:
             if name not in {rows.name for rows in self.rows}:
                 raise ArgumentError("outputs", f"must be measured, but nothing is measured of output `{name}`.")
         if any(stage.later for stage in self.individuals.stages.stages):
-            refuse(
-                "individual", "have formulas over parameters, random effects and covariates", "over what is observed"
-            )
+            must = "have formulas over parameters, random effects and covariates"
+            refuse("individual", must, "over what is observed")
 
 
 def without_constant(rows: Rows) -> np.ndarray:
@@ -432,22 +411,3 @@ def without_constant(rows: Rows) -> np.ndarray:
     error = rows.output.error
     normal = isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian)
     return np.where(rows.censored | (not normal), 0.0, np.log(2.0 * np.pi))
-
-
-def _covariates(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> dict[str, np.ndarray]:
-    """Return what subjects set that is no parameter of the model, shape (subjects,)."""
-    names = dict.fromkeys(name for one in subjects.values() for name in one.begin.set if name not in leaves)
-    found = {}
-    for name in names:
-        column = []
-        for subject, one in subjects.items():
-            if name not in one.begin.set:
-                raise ArgumentError("subjects", f"must all have the covariate `{name}`, but `{subject}` has none.")
-            value = one.begin.set[name]
-            if isinstance(value, Expression) or not np.isfinite(value):
-                raise ArgumentError(
-                    "subjects", f"must have numbers as covariates, but `{name}` of `{subject}` is {value}."
-                )
-            column.append(value)
-        found[name] = np.array(column, float)
-    return found

@@ -14,25 +14,27 @@ Carlsson, Savic, Hooker and Karlsson, AAPS J 2009;11:148, doi:10.1208/s12248-009
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, refuse
 from qspjax._model import AbstractModel
 from qspjax._random import generator
-from qspjax._transform import AbstractTransform, Identity, Logit
+from qspjax._transform import Identity
 from qspjax._types import Key
 from qspjax.fit._free import Free
+from qspjax.fit._frozen import settle
+from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._stages import parameters_of
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._parameters import PopulationParameters, share_label
 from qspjax.fit.mixed._random import Random
 from qspjax.solve import AbstractMethod
 
@@ -40,52 +42,8 @@ WIDEST = 15.0
 """The greatest |log(pi_k / pi_K)|: a subpopulation may all but vanish."""
 
 
-class _Divided(Mixed):
-    """A mixed-effects model with probabilities of subpopulations among its parameters.
-
-    Attributes:
-        subpopulations: Their names.
-    """
-
-    subpopulations: tuple[str, ...]
-
-    @property
-    def is_divisible(self) -> bool:
-        return False
-
-    def _begin(self, shares: Mapping[str, float], subjects: Mapping[str, Experiment], settings: dict[str, Any]) -> None:
-        """Lay out everything, then put the probabilities behind the other parameters."""
-        super().__init__(subjects=subjects, **settings)
-        *others, last = self.subpopulations = tuple(shares)
-        logs = [float(np.log(shares[name] / shares[last])) for name in others]
-        edges, scale, place = (-WIDEST, WIDEST), Identity(), len(self.free)
-        weights = {
-            _label(name): Free(start, bounds=edges, transform=scale) for name, start in zip(others, logs, strict=True)
-        }
-        self.free, self.parameters = self.free | weights, self.parameters | weights
-        self.start = np.insert(self.start, place, logs)
-        lower, upper = (np.insert(edge, place, [end] * len(logs)) for edge, end in zip(self.bounds, edges, strict=True))
-        self.bounds = lower, upper
-        self.blocks = tuple(dataclasses.replace(one, point=_moved(one.point, len(logs))) for one in self.blocks)
-
-    def log_shares(self, x: Any) -> Array:
-        """Return the logarithms of the probabilities at a point, shape (subpopulations,)."""
-        end = len(self.free)
-        ratios = jnp.asarray(x, float)[end - len(self.subpopulations) + 1 : end]
-        return jax.nn.log_softmax(jnp.append(ratios, 0.0))
-
-    def values(self, x: Any) -> dict[str, Array]:
-        shares = jnp.exp(self.log_shares(x))
-        return super().values(x) | {_label(name): shares[k] for k, name in enumerate(self.subpopulations[:-1])}
-
-    def scales(self, x: Any) -> tuple[AbstractTransform, ...]:
-        end = len(self.free)
-        found = super().scales(x)
-        shares = (Logit(),) * (len(self.subpopulations) - 1)
-        return (*found[: end - len(shares)], *shares, *found[end:])
-
-
-class Mixture(_Divided):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Mixture(AbstractMixed):
     """A mixed-effects model whose subjects belong to subpopulations that are not known (`$MIXTURE` of NONMEM).
 
     $$ p(y_i) = \\sum_k \\pi_k \\, p_k(y_i) $$
@@ -103,8 +61,8 @@ class Mixture(_Divided):
         method: As of `Mixed`.
 
     Attributes:
-        people: The names of the subjects; `subjects` are their copies, one for each subpopulation.
-        subpopulations: The names of the subpopulations.
+        copies: The mixed-effects model in which every subject is laid out once for each subpopulation, all those of the
+            first one before those of the next.
 
     Raises:
         ValueError: As of `Mixed`; if there are fewer than two subpopulations, their probabilities are not positive or
@@ -134,135 +92,145 @@ class Mixture(_Divided):
         ('tCL', 'less', 'P(extensive)', 'var(eta_CL)')
     """
 
-    def __init__(
-        self,
-        model: AbstractModel,
-        subjects: Mapping[str, Experiment],
-        outputs: Mapping[str, Output],
-        *,
-        subpopulations: Mapping[str, float],
-        parameters: Mapping[str, Free | float],
-        individual: Mapping[str, Formula],
-        random: Sequence[Random],
-        method: AbstractMethod | None = None,
-    ) -> None:
-        """Check the subpopulations, and lay out a copy of every subject in each."""
-        check_instance("model", model, AbstractModel, "a model")
-        _check_shares(subpopulations)
-        taken = {"a parameter": {*parameters, *parameters_of(model)}, "a covariate": set()}
-        for subject, one in subjects.items():
-            check_instance(f'subjects["{subject}"]', one, Experiment, "an Experiment")
-            taken["a covariate"] |= one.begin.set.keys()
-        for what, names in taken.items():
-            for name in names & subpopulations.keys():
-                refuse("subpopulations", f"have names that mean nothing else, and not that of {what}", name)
-        formulas = [as_formula(name, one) for name, one in individual.items()]
-        used = names_in(*formulas).union(*(one.names() for one in outputs.values()))
-        if not used & subpopulations.keys():
-            listed = ", ".join(subpopulations)
-            raise ArgumentError("subpopulations", f"must be told apart by a formula, but none uses {listed}.")
-        self.people, self._experiments = tuple(subjects), dict(subjects)
-        self._settings = {"model": model, "outputs": outputs, "parameters": parameters, "individual": individual}
-        self._settings |= {"random": random, "method": method}
-        copies = {
-            f"{subject} ({name})": _within(one, name, subpopulations)
-            for name in subpopulations
-            for subject, one in subjects.items()
-        }
-        self._begin(subpopulations, copies, self._settings)
+    model: AbstractModel
+    subjects: Mapping[str, Experiment]
+    outputs: Mapping[str, Output]
+    _: dataclasses.KW_ONLY
+    subpopulations: Mapping[str, float]
+    parameters: Mapping[str, Free | float]
+    individual: Mapping[str, Formula]
+    random: Sequence[Random]
+    method: AbstractMethod | None = None
+    space: PopulationParameters = dataclasses.field(init=False)
+    laid_out: Mixed = dataclasses.field(init=False)
 
-    def joined(self, x: Any, values: Any) -> tuple[Array, Array]:
+    def __post_init__(self) -> None:
+        check_instance("model", self.model, AbstractModel, "a model")
+        _check_shares(self.subpopulations)
+        settle(self, subpopulations=dict(self.subpopulations), subjects=dict(self.subjects))
+        self._check_names()
+        copies = {
+            f"{subject} ({name})": _within(experiment, name, self.subpopulations)
+            for name in self.subpopulations
+            for subject, experiment in self.subjects.items()
+        }
+        laid_out = self._mixed(copies)
+        settle(self, laid_out=laid_out, space=laid_out.space)
+
+    def _mixed(self, subjects: Mapping[str, Experiment]) -> Mixed:
+        """Return a mixed-effects model of subjects in their subpopulations, whose points are those of the mixture."""
+        *others, last = self.subpopulations
+        logs = {name: float(np.log(self.subpopulations[name] / self.subpopulations[last])) for name in others}
+        edges, scale = (-WIDEST, WIDEST), Identity()
+        ratios = {share_label(name): Free(log, bounds=edges, transform=scale) for name, log in logs.items()}
+        return Mixed(
+            self.model,
+            subjects,
+            self.outputs,
+            parameters={**self.parameters, **ratios},
+            individual=self.individual,
+            random=self.random,
+            method=self.method,
+            subpopulations=tuple(self.subpopulations),
+        )
+
+    def _check_names(self) -> None:
+        taken = {"a parameter": {*self.parameters, *parameters_of(self.model)}, "a covariate": set()}
+        for subject, experiment in self.subjects.items():
+            check_instance(f'subjects["{subject}"]', experiment, Experiment, "an Experiment")
+            taken["a covariate"] |= experiment.begin.set.keys()
+        for what, names in taken.items():
+            for name in names & self.subpopulations.keys():
+                refuse("subpopulations", f"have names that mean nothing else, and not that of {what}", name)
+        formulas = [as_formula(name, formula) for name, formula in self.individual.items()]
+        used = names_in(*formulas).union(*(output.names() for output in self.outputs.values()))
+        if not used & self.subpopulations.keys():
+            listed = ", ".join(self.subpopulations)
+            raise ArgumentError("subpopulations", f"must be told apart by a formula, but none uses {listed}.")
+
+    @property
+    def copies(self) -> Mixed:
+        return self.laid_out
+
+    def content(self) -> dict[str, object]:
+        return {**self.copies.content(), "kind": type(self)}
+
+    def log_shares(self, x: Point) -> Float[Array, " subpopulations"]:
+        """Return the logarithms of the probabilities of the subpopulations at a point."""
+        return self.space.log_shares(x)
+
+    def joined(
+        self, x: Point, values: Float[Array, " copies"] | Float[np.ndarray, " copies"]
+    ) -> tuple[Float[Array, " subjects"], Float[Array, "subjects subpopulations"]]:
         """Return the objective of each subject, and the probability of each subpopulation given its data.
 
         Args:
             x: The point.
-            values: The objectives of the copies, shape (copies,).
-
-        Returns:
-            Shape (subjects,), and shape (subjects, subpopulations).
+            values: The objectives of the copies.
         """
-        own = jnp.asarray(values).reshape(len(self.subpopulations), -1)
-        terms = self.log_shares(x)[:, None] - 0.5 * own
+        each = jnp.asarray(values).reshape(len(self.subpopulations), -1)
+        terms = self.log_shares(x)[:, None] - 0.5 * each
         total = logsumexp(terms, axis=0)
         return -2.0 * total, jnp.exp(terms - total).T
 
-    def joined_slopes(self, x: Array, shares: Array, slopes: Array) -> Array:
-        """Return the derivative of the objective of each subject, shape (subjects, names).
+    def joined_slopes(
+        self, x: Vector, shares: Float[Array, "subjects subpopulations"], slopes: Float[Array, "copies parameters"]
+    ) -> Float[Array, "subjects parameters"]:
+        """Return the derivative of the objective of each subject.
 
         Args:
             x: The point.
-            shares: The probabilities of the subpopulations, shape (subjects, subpopulations).
-            slopes: The derivatives of the copies, shape (copies, names).
+            shares: The probabilities of the subpopulations.
+            slopes: The derivatives of the copies.
         """
-        own = slopes.reshape(len(self.subpopulations), -1, x.size) - 2.0 * jax.jacfwd(self.log_shares)(x)[:, None]
-        return jnp.einsum("nk,knx->nx", shares, own)
+        each = slopes.reshape(len(self.subpopulations), -1, x.size) - 2.0 * jax.jacfwd(self.log_shares)(x)[:, None]
+        return jnp.einsum("nk,knx->nx", shares, each)
 
-    def classified(self, shares: np.ndarray, u: np.ndarray) -> tuple["Classified", np.ndarray]:
-        """Return the problem with every subject where it most probably belongs, and the modes there.
+    def classified(self, shares: Float[np.ndarray, "subjects subpopulations"]) -> Mixed:
+        """Return the model in which every subject stands where it most probably belongs, for tables and pictures.
 
         Args:
-            shares: The probabilities of the subpopulations, shape (subjects, subpopulations).
-            u: The modes of the copies, shape (copies, effects).
+            shares: The probabilities of the subpopulations.
         """
+        names = [*self.subpopulations]
         best = np.argmax(shares, axis=1)
-        modes = u.reshape(len(self.subpopulations), len(self.people), -1)[best, np.arange(best.size)]
-        return Classified(self, best), modes
+        members = zip(self.subjects.items(), best, strict=True)
+        return self._mixed({subject: _within(own, names[k], self.subpopulations) for (subject, own), k in members})
 
-    def drawn(self, x: Any, samples: list[np.ndarray], key: Key) -> list[np.ndarray]:
+    def chosen(
+        self, shares: Float[np.ndarray, "subjects subpopulations"], u: Float[np.ndarray, "copies effects"]
+    ) -> Float[np.ndarray, "subjects effects"]:
+        """Return the modes of the subjects where they most probably belong, from those of all copies."""
+        best = np.argmax(shares, axis=1)
+        return u.reshape(len(self.subpopulations), self.count, -1)[best, np.arange(best.size)]
+
+    def drawn(
+        self, x: Point, samples: Sequence[Float[np.ndarray, "replicates copied"]], key: Key
+    ) -> list[Float[np.ndarray, "replicates measurements"]]:
         """Return measurements of subjects that are drawn from the subpopulations.
 
         Args:
             x: The point.
-            samples: Measurements of the copies, output by output, shape (replicates, measurements of copies).
+            samples: Measurements of the copies, output by output.
             key: Of the subpopulations.
         """
         count = len(self.subpopulations)
         shares = np.exp(np.asarray(self.log_shares(x)))
-        size = (len(samples[0]), len(self.people))
-        of = generator(key).choice(count, size, p=shares / shares.sum())
-        found = []
-        for rows, own in zip(self.rows, samples, strict=True):
-            each = own.reshape(len(own), count, -1)
-            which = of[:, None, rows.experiment[: each.shape[2]]]
-            found.append(np.take_along_axis(each, which, axis=1)[:, 0])
-        return found
+        size = (len(samples[0]), self.count)
+        belongs = generator(key).choice(count, size, p=shares / shares.sum())
+        drawn = []
+        for rows, values in zip(self.copies.rows, samples, strict=True):
+            each = values.reshape(len(values), count, -1)
+            which = belongs[:, None, rows.experiment[: each.shape[2]]]
+            drawn.append(np.take_along_axis(each, which, axis=1)[:, 0])
+        return drawn
 
 
-class Classified(_Divided):
-    """The problem of a mixture with every subject where it most probably belongs, for tables and pictures.
-
-    Args:
-        whole: The mixture.
-        best: The number of the subpopulation of each subject, shape (subjects,).
-    """
-
-    def __init__(self, whole: Mixture, best: np.ndarray) -> None:
-        self.whole = whole
-        names, shares = whole.subpopulations, np.exp(np.asarray(whole.log_shares(whole.start)))
-        subjects = {
-            subject: _within(one, names[k], names)
-            for (subject, one), k in zip(whole._experiments.items(), best, strict=True)
-        }
-        self._begin(dict(zip(names, shares.tolist(), strict=True)), subjects, whole._settings)
-
-
-def whole_of(mixed: Mixed) -> Mixed:
-    """Return the mixture of which this is the classified problem, else the problem itself."""
-    return mixed.whole if isinstance(mixed, Classified) else mixed
-
-
-def _moved(place: slice, by: int) -> slice:
-    return slice(place.start + by, place.stop + by)
-
-
-def _label(name: str) -> str:
-    return f"P({name})"
-
-
-def _within(one: Experiment, name: str, names: Sequence[str] | Mapping[str, float]) -> Experiment:
+def _within(experiment: Experiment, name: str, names: Iterable[str]) -> Experiment:
     """Return an experiment as it is in a subpopulation."""
-    own = {**one.begin.set, **{other: float(other == name) for other in names}}
-    return one.changed(begin=one.begin.setting(own), changes=one.changes)
+    belongs = {other: float(other == name) for other in names}
+    begin = experiment.begin.setting({**experiment.begin.set, **belongs})
+    return experiment.changed(begin=begin, changes=experiment.changes)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -12,8 +12,8 @@ from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
 from qspjax.fit._progress import Progress
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
-from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixed import AbstractMixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import StochasticRun
@@ -26,7 +26,7 @@ HALVINGS = 12
 
 
 def nlme(
-    mixed: Mixed,
+    mixed: AbstractMixed,
     *,
     method: AbstractApproximation | SAEM | None = None,
     start: Any = None,
@@ -79,10 +79,9 @@ def nlme(
         >>> round(fit.parameters["tCL"], 1)
         2.8
     """
-    check_instance("mixed", mixed, Mixed, "a Mixed")
+    check_instance("mixed", mixed, AbstractMixed, "a Mixed")
     method = FOCEI() if method is None else method
     check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
-    mixed = whole_of(mixed)
     if isinstance(mixed, Mixture) and isinstance(method, SAEM):
         refuse("method", "be FOCEI, FOCE, FO or Laplacian for a mixture", "SAEM")
     most = method.iterations if iterations is None else iterations
@@ -91,7 +90,7 @@ def nlme(
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
         refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
     x = np.clip(x, *mixed.bounds)
-    run = StochasticRun(mixed, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
+    run = StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(run)
     if file is not None and file.exists():
@@ -121,7 +120,7 @@ class DescentRun:
 
     def __init__(
         self,
-        mixed: Mixed,
+        mixed: AbstractMixed,
         method: AbstractApproximation,
         x: np.ndarray,
         *,
@@ -131,7 +130,7 @@ class DescentRun:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
         self.program = objective_program(mixed, method)
-        self.u = np.zeros((mixed.count, len(mixed.effects)))
+        self.u = np.zeros((mixed.copies.count, len(mixed.copies.effects)))
         first = self.evaluated(x, self.u) if first is None else first
         self.kept = ~first.failed
         self.weights = np.ones(first.failed.size) if weights is None else weights
@@ -195,8 +194,7 @@ class DescentRun:
             size *= 0.5
         fresh = self._products(self.last)
         if np.allclose(fresh, self.now.bend):
-            people = self.mixed.people if isinstance(self.mixed, Mixture) else self.mixed.subjects
-            named = ", ".join(np.array(people, dtype=object)[lost])
+            named = ", ".join(np.array(self.mixed.subject_names, dtype=object)[lost])
             blocked = f", where these have no likelihood: {named}" if named else ""
             self.ended = f"no lower point was found along the last direction{blocked}"
         self.now = self.now._replace(bend=fresh, stretch=1.0)
@@ -206,7 +204,7 @@ class DescentRun:
         mixed, u, modes, memberships = self.mixed, self.u, None, {}
         if isinstance(mixed, Mixture):
             memberships = dict(zip(mixed.subpopulations, self.last.shares.T, strict=True))
-            modes, (mixed, u) = u, mixed.classified(self.last.shares, u)
+            modes, u = u, mixed.chosen(self.last.shares, u)
         return MixedFit(
             mixed=mixed,
             method=self.method,
@@ -243,10 +241,9 @@ def _mark(run: DescentRun | StochasticRun) -> str:
     return fingerprint(run.mixed.content(), run.method, run.start)
 
 
-def _check_all_matter(mixed: Mixed, slopes: np.ndarray) -> None:
+def _check_all_matter(mixed: AbstractMixed, slopes: np.ndarray) -> None:
     """Refuse a parameter that changes nothing: a search would give back where it began."""
-    shares = len(mixed.subpopulations) - 1 if isinstance(mixed, Mixture) else 0
-    for k, (name, one) in enumerate([*mixed.free.items()][: len(mixed.free) - shares]):
-        if one.prior is None and not slopes[:, k].any():
+    for k, (name, free) in enumerate(mixed.free.items()):
+        if name not in mixed.space.shares and free.prior is None and not slopes[:, k].any():
             must = f"must be what measurements depend on, but at the start none does on `{name}`."
             raise ArgumentError("parameters", must)

@@ -1,17 +1,19 @@
 """The objective of an approximation at a point, from the modes on, as one program."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from qspjax.fit.mixed._approximations import AbstractApproximation, subject_objectives
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
+from qspjax.fit.search._search import quickly_compiled
 
 
 class Evaluation(NamedTuple):
@@ -34,20 +36,30 @@ class Evaluation(NamedTuple):
     shares: np.ndarray
 
 
-def objective_program(mixed: Mixed, method: AbstractApproximation) -> Any:
-    """Return the program that evaluates the objective at a point, for modes to begin from."""
-    return on_all_cores(mixed, repr(method), lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
+Objective: TypeAlias = Callable[[Array | np.ndarray, Array | np.ndarray], Evaluation]
+"""Returns the objective at a point, for modes of all copies to begin from."""
 
 
-def _evaluate(mixed: Mixed, method: AbstractApproximation, x: jax.Array, u: jax.Array) -> Evaluation:
+def objective_program(mixed: AbstractMixed, method: AbstractApproximation) -> Objective:
+    """Return the program that evaluates the objective at a point."""
+    name, copies = repr(method), mixed.copies
+    if isinstance(mixed, Mixture):
+        return copies.program(name, lambda: quickly_compiled(partial(_joined, mixed, method)))
+    return on_all_cores(copies, name, lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
+
+
+def _evaluate(mixed: Mixed, method: AbstractApproximation, x: Array, u: Array) -> Evaluation:
     found = jnp.ones(mixed.count, bool)
     if method.conditional:
         near = modes(mixed, x, u, interaction=method.interaction)
         u, found = near.u, near.found
     values, slopes, better, failed = subject_objectives(mixed, method, x, u)
-    if not isinstance(mixed, Mixture):
-        return Evaluation(values, slopes, better, failed, found, jnp.ones((mixed.count, 1)))
-    values, shares = mixed.joined(x, values)
-    slopes = mixed.joined_slopes(x, shares, slopes)
-    failed, found = (part.reshape(shares.shape[::-1]) for part in (failed, found))
-    return Evaluation(values, slopes, better, failed.any(axis=0), found.all(axis=0), shares)
+    return Evaluation(values, slopes, better, failed, found, jnp.ones((mixed.count, 1)))
+
+
+def _joined(mixture: Mixture, method: AbstractApproximation, x: Array, u: Array) -> Evaluation:
+    copies = _evaluate(mixture.copies, method, x, u)
+    values, shares = mixture.joined(x, copies.values)
+    slopes = mixture.joined_slopes(x, shares, copies.slopes)
+    failed, found = (part.reshape(shares.shape[::-1]) for part in (copies.failed, copies.found))
+    return Evaluation(values, slopes, copies.modes, failed.any(axis=0), found.all(axis=0), shares)

@@ -35,28 +35,37 @@ class Block:
     effects: tuple[slice, ...]
 
 
+@dataclasses.dataclass(frozen=True)
 class Occasions:
     """The occasions of all subjects.
 
-    Args:
-        random: The blocks of random effects.
-        subjects: The experiments.
-
     Attributes:
+        random: The blocks of random effects.
         values: By covariate that says the occasion, its values, sorted.
-
-    Raises:
-        ValueError: If a subject does not say its occasion in numbers, or there is one occasion only.
+        seen: By such a covariate, the occasions of each subject.
+        count: Number of subjects.
     """
 
-    def __init__(self, random: Sequence[Random], subjects: Mapping[str, Experiment]) -> None:
-        self.random, self.count = tuple(random), len(subjects)
-        names = dict.fromkeys(one.occasion for one in self.random if one.occasion is not None)
-        self._seen = {name: [_seen(name, subject, one) for subject, one in subjects.items()] for name in names}
-        self.values = {name: sorted(set().union(*seen)) for name, seen in self._seen.items()}
-        for name, values in self.values.items():
-            if len(values) < 2:
-                raise ArgumentError("random", f"must have several occasions, but `{name}` is {values[0]:g} throughout.")
+    random: tuple[Random, ...]
+    values: Mapping[str, Sequence[float]]
+    seen: Mapping[str, Sequence[set[float]]]
+    count: int
+
+    @classmethod
+    def of(cls, random: Sequence[Random], subjects: Mapping[str, Experiment]) -> "Occasions":
+        """Return the occasions of subjects.
+
+        Raises:
+            ValueError: If a subject does not say its occasion in numbers, or there is one occasion only.
+        """
+        names = dict.fromkeys(block.occasion for block in random if block.occasion is not None)
+        seen = {name: [_seen(name, subject, one) for subject, one in subjects.items()] for name in names}
+        values = {name: sorted(set().union(*each)) for name, each in seen.items()}
+        for name, several in values.items():
+            if len(several) < 2:
+                must = f"must have several occasions, but `{name}` is {several[0]:g} throughout."
+                raise ArgumentError("random", must)
+        return cls(tuple(random), values, seen, len(subjects))
 
     def effects(self) -> tuple[str, ...]:
         """Return the names of all effects, block by block and occasion by occasion."""
@@ -77,7 +86,7 @@ class Occasions:
         columns = []
         for one in self.random:
             for at in self._of(one):
-                has = [True] * self.count if at is None else [at in seen for seen in self._seen[one.occasion]]
+                has = [True] * self.count if at is None else [at in seen for seen in self.seen[one.occasion]]
                 columns += [has] * len(one.names)
         return np.array(columns).T
 

@@ -10,17 +10,18 @@ from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, parse, substitute, symbol
 from qspjax.fit._patients import check_begins, placed
 from qspjax.fit.data._formula import as_formula
-from qspjax.fit.data._measurements import Experiment
 from qspjax.fit.data._stages import parameters_of
-from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixed import AbstractMixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.population import Categorical, Population
 
 SUBPOPULATION = "SUBPOPULATION"
 """The covariate that says to which subpopulation of a mixture a patient belongs."""
 
 
-def mixed_population(mixed: Mixed, x: Any, kept: np.ndarray, covariates: Mapping[str, Any] | None) -> Population:
+def mixed_population(
+    mixed: AbstractMixed, x: Any, kept: np.ndarray, covariates: Mapping[str, Any] | None
+) -> Population:
     """Return the population of a mixed-effects model at a point.
 
     Args:
@@ -33,13 +34,12 @@ def mixed_population(mixed: Mixed, x: Any, kept: np.ndarray, covariates: Mapping
         ValueError: If patients do not begin as the model does, or subjects set a parameter of the model in different
             ways.
     """
-    mixed = whole_of(mixed)
-    subjects = mixed._experiments if isinstance(mixed, Mixture) else mixed._given
-    check_begins(subjects, "subject")
-    values, leaves = mixed.values(x), parameters_of(mixed.model)
-    model, formulas = placed(mixed.model, (*mixed.free, *mixed.fixed), values)
-    known, own = _of_subjects(mixed, subjects, leaves, kept, covariates or {})
-    formulas |= own | {name: as_formula(name, one) for name, one in mixed._written.items() if name in leaves}
+    copies = mixed.copies
+    check_begins(mixed.subjects, "subject")
+    values, leaves = mixed.values(x), parameters_of(copies.model)
+    model, formulas = placed(copies.model, (*mixed.free, *mixed.fixed), values)
+    known, sets = _of_subjects(mixed, leaves, kept, covariates or {})
+    formulas |= sets | {name: as_formula(name, one) for name, one in copies.individual.items() if name in leaves}
     if isinstance(mixed, Mixture):
         belongs = _belonging(mixed, x)
         known[SUBPOPULATION] = belongs
@@ -49,7 +49,7 @@ def mixed_population(mixed: Mixed, x: Any, kept: np.ndarray, covariates: Mapping
     first = np.concatenate([np.arange(one.effects[0].start, one.effects[0].stop) for one in mixed.blocks])
     omega = omega[np.ix_(first, first)]
     sd = jnp.sqrt(jnp.diagonal(omega))
-    names = [name for one in mixed.random for name in one.names]
+    names = [name for one in copies.random for name in one.names]
     return Population(
         model,
         covariates=known,
@@ -57,7 +57,7 @@ def mixed_population(mixed: Mixed, x: Any, kept: np.ndarray, covariates: Mapping
         parameters=values,
         random=dict(zip(names, sd**2, strict=True)),
         correlation=omega / sd[:, None] / sd,
-        occasional=[name for one in mixed.random if one.occasion is not None for name in one.names],
+        occasional=[name for one in copies.random if one.occasion is not None for name in one.names],
     )
 
 
@@ -67,13 +67,13 @@ def _belonging(mixture: Mixture, x: Any) -> Categorical:
 
 
 def _of_subjects(
-    mixed: Mixed, subjects: Mapping[str, Experiment], leaves: frozenset[str], kept: np.ndarray, given: Mapping[str, Any]
+    mixed: AbstractMixed, leaves: frozenset[str], kept: np.ndarray, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Expression]]:
     """Return the covariates of new patients, and formulas of what subjects set of the model itself."""
-    groups = mixed.subpopulations if isinstance(mixed, Mixture) else ()
+    subjects, groups = mixed.subjects, mixed.space.subpopulations
     found = {
         name: values[: len(subjects)][kept]
-        for name, values in mixed.covariates.items()
+        for name, values in mixed.copies.covariates.items()
         if "@" not in name and name not in groups
     }
     sets = {name: symbol(name) for one in subjects.values() for name in one.begin.set if name in leaves}

@@ -6,17 +6,20 @@ point of the search is a covariance, and a variance may come as close to zero as
 Reference: Pinheiro and Bates, Stat Comput 1996;6:289, doi:10.1007/BF00140873.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_above, check_finite, check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
+from qspjax.fit._frozen import settle
+from qspjax.fit._types import Numbers
 
 
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Random:
     """A block of random effects, normal with mean 0 and a covariance of their own.
 
@@ -34,7 +37,7 @@ class Random:
 
     Attributes:
         names: The names.
-        start: The covariance at the start, shape (names, names).
+        start: The covariance at the start.
         full: Whether the effects are correlated.
 
     Raises:
@@ -50,10 +53,18 @@ class Random:
         3
     """
 
+    names: tuple[str, ...]
+    start: Float[np.ndarray, "names names"]
+    full: bool
+    fixed: bool
+    occasion: str | None
+    sd_prior: AbstractDistribution | None
+    lkj: float
+
     def __init__(
         self,
         effects: Mapping[str, float] | Sequence[str],
-        covariance: Any = None,
+        covariance: Numbers | None = None,
         *,
         fixed: bool = False,
         occasion: str | None = None,
@@ -65,18 +76,20 @@ class Random:
             check_instance("sd_prior", sd_prior, AbstractDistribution, "a distribution such as Normal(0.0, sd=0.5)")
         check_number("lkj", lkj)
         check_above("lkj", lkj, 0.0)
-        self.sd_prior, self.lkj = sd_prior, float(lkj)
-        self.names = tuple(effects)
-        self.full, self.fixed, self.occasion = covariance is not None, fixed, occasion
-        if not self.names:
+        names = tuple(effects)
+        if not names:
             raise ArgumentError("effects", "must name one effect or several, but are empty.")
-        if len(set(self.names)) < len(self.names):
-            refuse("effects", "have names of their own", ", ".join(self.names))
-        if isinstance(effects, Mapping) == self.full:
-            raise ArgumentError(
-                "effects", "must be variances by name, or names and a covariance, but are neither or both."
-            )
-        self.start = _covariance(self.names, covariance) if self.full else _variances(effects)
+        if len(set(names)) < len(names):
+            refuse("effects", "have names of their own", ", ".join(names))
+        if isinstance(effects, Mapping) and covariance is None:
+            start = _variances(effects)
+        elif covariance is not None and not isinstance(effects, Mapping):
+            start = _covariance(names, covariance)
+        else:
+            must = "must be variances by name, or names and a covariance, but are neither or both."
+            raise ArgumentError("effects", must)
+        settle(self, names=names, start=start, full=covariance is not None)
+        settle(self, fixed=fixed, occasion=occasion, sd_prior=sd_prior, lkj=float(lkj))
 
     @property
     def size(self) -> int:
@@ -84,23 +97,23 @@ class Random:
         count = len(self.names)
         return 0 if self.fixed else count * (count + 1) // 2 if self.full else count
 
-    def point(self) -> np.ndarray:
-        """Return the start on the scale of the search, shape (size,)."""
+    def point(self) -> Float[np.ndarray, " size"]:
+        """Return the start on the scale of the search."""
         return np.zeros(0) if self.fixed else self.point_of(self.start)
 
-    def point_of(self, covariance: np.ndarray) -> np.ndarray:
-        """Return a covariance on the scale of the search, shape (size,)."""
+    def point_of(self, covariance: Float[np.ndarray, "names names"]) -> Float[np.ndarray, " size"]:
+        """Return a covariance on the scale of the search."""
         factor = np.linalg.cholesky(covariance)
         diagonal = np.log(np.diag(factor))
         return np.concatenate([diagonal, factor[np.tril_indices(len(self.names), -1)]]) if self.full else diagonal
 
-    def factor(self, x: jax.Array) -> jax.Array:
-        """Return the lower Cholesky factor at a point of the search, shape (names, names)."""
+    def factor(self, x: Float[Array, " size"]) -> Float[Array, "names names"]:
+        """Return the lower Cholesky factor at a point of the search."""
         count = len(self.names)
         if self.fixed:
             return jnp.asarray(np.linalg.cholesky(self.start))
-        whole = jnp.diag(jnp.exp(x[:count]))
-        return whole.at[np.tril_indices(count, -1)].set(x[count:]) if self.full else whole
+        factor = jnp.diag(jnp.exp(x[:count]))
+        return factor.at[np.tril_indices(count, -1)].set(x[count:]) if self.full else factor
 
     def labels(self) -> tuple[str, ...]:
         """Return names for the elements of the covariance that are estimated: variances, then covariances."""
@@ -111,7 +124,7 @@ class Random:
         pairs = zip(rows, cols, strict=True)
         return (*variances, *(f"cov({self.names[i]}, {self.names[j]})" for i, j in pairs))
 
-    def elements(self, covariance: jax.Array) -> jax.Array:
+    def elements(self, covariance: Float[Array, "names names"]) -> Float[Array, " size"]:
         """Return the elements of a covariance in the order of `labels`."""
         if self.fixed:
             return jnp.zeros((0,), covariance.dtype)
@@ -120,7 +133,7 @@ class Random:
         return jnp.concatenate([variances, covariance[below]]) if self.full else variances
 
 
-def _variances(effects: Mapping[str, float]) -> np.ndarray:
+def _variances(effects: Mapping[str, float]) -> Float[np.ndarray, "names names"]:
     for name, value in effects.items():
         check_finite(f'effects["{name}"]', value)
         if not value > 0:
@@ -128,13 +141,13 @@ def _variances(effects: Mapping[str, float]) -> np.ndarray:
     return np.diag([float(value) for value in effects.values()])
 
 
-def _covariance(names: tuple[str, ...], covariance: Any) -> np.ndarray:
-    found = np.asarray(covariance, float)
-    if found.shape != (len(names), len(names)):
-        refuse("covariance", f"have shape ({len(names)}, {len(names)})", f"of shape {found.shape}")
-    if not np.isfinite(found).all() or not np.allclose(found, found.T, rtol=1e-9, atol=0.0):
+def _covariance(names: tuple[str, ...], covariance: Numbers) -> Float[np.ndarray, "names names"]:
+    matrix = np.asarray(covariance, float)
+    if matrix.shape != (len(names), len(names)):
+        refuse("covariance", f"have shape ({len(names)}, {len(names)})", f"of shape {matrix.shape}")
+    if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T, rtol=1e-9, atol=0.0):
         refuse("covariance", "be finite and symmetric", "not")
-    least = float(np.linalg.eigvalsh(found).min())
+    least = float(np.linalg.eigvalsh(matrix).min())
     if least <= 0:
         raise ArgumentError("covariance", f"must be positive definite, but its least eigenvalue is {least:.3g}.")
-    return found
+    return matrix

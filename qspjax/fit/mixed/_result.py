@@ -20,8 +20,8 @@ from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._covariance import SANDWICH, AbstractCovariance
 from qspjax.fit.mixed._diagnostics import diagnostics
-from qspjax.fit.mixed._mixed import Mixed
-from qspjax.fit.mixed._mixture import whole_of
+from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._population import mixed_population
 from qspjax.fit.mixed._settings import SAEM
@@ -76,7 +76,7 @@ class MixedFit:
         True
     """
 
-    mixed: Mixed
+    mixed: AbstractMixed
     method: AbstractApproximation | SAEM
     x: np.ndarray
     u: np.ndarray
@@ -90,6 +90,16 @@ class MixedFit:
     seconds: float
     memberships: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     modes: np.ndarray | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def placed(self) -> Mixed:
+        """What was fitted; of a mixture, with every subject in the subpopulation to which it most probably belongs."""
+        return self._placed
+
+    @cached_property
+    def _placed(self) -> Mixed:
+        mixed, shares = self.mixed, [*self.memberships.values()]
+        return mixed.classified(np.transpose(shares)) if isinstance(mixed, Mixture) else mixed.copies
 
     @property
     def objective(self) -> float:
@@ -133,7 +143,7 @@ class MixedFit:
         for block in self.mixed.blocks:
             places = [range(own.start, own.stop) for own in block.effects]
             for name, columns in zip(block.random.names, zip(*places, strict=True), strict=True):
-                seen = [etas[self.kept & self.mixed.present[:, k], k] for k in columns]
+                seen = [etas[self.kept & self.placed.present[:, k], k] for k in columns]
                 found[name] = (np.concatenate(seen), float(omega[columns[0]]))
         return found
 
@@ -154,7 +164,7 @@ class MixedFit:
     @property
     def coefficients_of_variation(self) -> dict[str, float]:
         """%CV = 100 sqrt(exp(omega^2) - 1) of the effects that enter as exp(eta), as in CL = tCL exp(eta)."""
-        names = {name.partition("@")[0]: name for name in reversed(self.mixed.effects)}  # that of the first occasion
+        names = {name.partition("@")[0]: name for name in reversed(self.placed.effects)}  # that of the first occasion
         return {
             name: 100.0 * float(np.sqrt(np.expm1(omega**2)))
             for name, (_, omega) in self.effects().items()
@@ -163,7 +173,7 @@ class MixedFit:
 
     def _is_exponential(self, effect: str) -> bool:
         """Whether every number of an individual that depends on an effect is in proportion to its exponential."""
-        formulas = [one for one in self.mixed.individual.values() if effect in names_in(one)]
+        formulas = [one for one in self.placed.formulas.values() if effect in names_in(one)]
         known = self._known(np.zeros_like(self.etas))
         with np.errstate(all="ignore"):
             middle = [np.asarray(value_of(one, known)) for one in formulas]
@@ -178,7 +188,7 @@ class MixedFit:
 
     def _known(self, etas: np.ndarray) -> dict[str, Any]:
         """Return what formulas of individuals use, by name."""
-        mixed = self.mixed
+        mixed = self.placed
         own = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
         return {**mixed.individuals.pool.defaults, **mixed.values(self.x), **mixed.covariates, **own}
 
@@ -190,15 +200,15 @@ class MixedFit:
             `individual` and the covariates; of a mixture also SUBPOPULATION, where a subject most probably belongs, and
             P of each.
         """
-        etas, count = self.etas, self.mixed.count
+        etas, placed = self.etas, self.placed
         known = self._known(etas)
-        own = {name: np.asarray(value_of(one, known), float) for name, one in self.mixed.individual.items()}
+        own = {name: np.asarray(value_of(one, known), float) for name, one in placed.formulas.items()}
         return {
-            "ID": np.array(self.mixed.subjects, dtype=object),
+            "ID": np.array(placed.subject_names, dtype=object),
             "OBJECTIVE": self.subject_objectives,
-            **{f"ETA_{name}": etas[:, k] for k, name in enumerate(self.mixed.effects)},
-            **{name: np.broadcast_to(value, (count,)) for name, value in own.items()},
-            **self.mixed.covariates,
+            **{f"ETA_{name}": etas[:, k] for k, name in enumerate(placed.effects)},
+            **{name: np.broadcast_to(value, (placed.count,)) for name, value in own.items()},
+            **placed.covariates,
             **({"SUBPOPULATION": self.most_probable} if self.memberships else {}),
             **{f"P_{name}": own for name, own in self.memberships.items()},
         }
@@ -218,7 +228,7 @@ class MixedFit:
             x: The point, on the scale of the search.
         """
         method = self.method if isinstance(self.method, AbstractApproximation) else FOCEI()
-        program = objective_program(whole_of(self.mixed), method)
+        program = objective_program(self.mixed, method)
         return program(jnp.asarray(x), jnp.asarray(self.u if self.modes is None else self.modes))
 
     def _slopes(self, x: np.ndarray) -> np.ndarray:
@@ -363,7 +373,7 @@ class MixedFit:
             >>> qsp.plot.prediction(table)  # doctest: +SKIP
         """
         patients = self.patients(key=key, size=size, covariates=covariates, covariance=covariance)
-        return predicted(patients, regimen, ts, level=level, method=self.mixed.method)
+        return predicted(patients, regimen, ts, level=level, method=self.placed.method)
 
     def correlation_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
         """Return the correlation of the estimates in their natural values, shape (names, names)."""
@@ -427,14 +437,14 @@ class MixedFit:
         return pandas.DataFrame(table)
 
     def __str__(self) -> str:
-        left_out = [name for name, kept in zip(self.mixed.subjects, self.kept, strict=True) if not kept]
+        left_out = [name for name, kept in zip(self.mixed.subject_names, self.kept, strict=True) if not kept]
         lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
         lines += [f"shrinkage of {name}: {own[0]:.1f} %" for name, own in self.shrinkage.items()]
         if left_out:
             lines.append(f"left out, since they have no likelihood at the start: {', '.join(left_out)}")
         lines += self.reasons
-        adrift = np.array(self.mixed.subjects, dtype=object)[self.kept & ~self.found[: self.kept.size]]
+        adrift = np.array(self.mixed.subject_names, dtype=object)[self.kept & ~self.found[: self.kept.size]]
         if adrift.size:
             lines.append(f"in the fit, though the mode of their random effects was not found: {', '.join(adrift)}")
         return "\n".join(lines)

@@ -27,7 +27,7 @@ from qspjax._checks import check_number, check_one_of, check_whole, refuse
 from qspjax._types import Key
 from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._diagnostics import diagnostics, simulated
-from qspjax.fit.mixed._mixture import Mixture, whole_of
+from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def visual_predictive_check(
         >>> "TIME" in check
         True
     """
-    mixed = fit.mixed
+    mixed = fit.placed
     names = [rows.name for rows in mixed.rows]
     output = names[0] if output is None else output
     check_one_of("output", output, names, "an output that is measured")
@@ -149,9 +149,9 @@ def visual_predictive_check(
     labels = labels[rows.experiment]
     table = diagnostics(fit)
     mine = table["OUTPUT"] == output
-    time, whole = table["TAD" if after_dose else "TIME"][mine], whole_of(mixed)
+    time, whole = table["TAD" if after_dose else "TIME"][mine], fit.mixed
     pred = _expected(whole, fit.x)[place] if corrected and isinstance(whole, Mixture) else table["PRED"][mine]
-    made = simulated(mixed, fit.x, key=key, replicates=replicates)[place]
+    made = simulated(fit.mixed, fit.x, key=key, replicates=replicates)[place]
     low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
     seen = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
     seen, made = (np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (seen, made))
@@ -202,8 +202,8 @@ def _labels(
         return np.full(count, "", dtype=object), [""]
     name = strata if isinstance(strata, str) else ""
     if name:
-        check_one_of("strata", name, fit.mixed.covariates, "a covariate")
-    values = np.asarray(fit.mixed.covariates[name] if name else strata)
+        check_one_of("strata", name, fit.placed.covariates, "a covariate")
+    values = np.asarray(fit.placed.covariates[name] if name else strata)
     if values.shape != (count,):
         refuse("strata", f"be a covariate, or have a value a subject ({count})", f"of shape {values.shape}")
     if values.dtype.kind not in "fiu":
@@ -251,7 +251,7 @@ def _failed(fit: "MixedFit", rows: Rows, made: np.ndarray) -> list[str]:
         if fit.kept[i]:
             times = int(lost[:, rows.experiment == i].any(axis=1).sum())
             found.append(
-                f"Subject `{fit.mixed.subjects[i]}`: its simulation has no values of `{rows.name}` in {times} of "
+                f"Subject `{fit.mixed.subject_names[i]}`: its simulation has no values of `{rows.name}` in {times} of "
                 f"{len(made)} replicates, where it is left out."
             )
     return found
@@ -259,14 +259,15 @@ def _failed(fit: "MixedFit", rows: Rows, made: np.ndarray) -> list[str]:
 
 def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
     """Return the mean over the subpopulations of each typical prediction, output by output."""
-    u = jnp.zeros((mixture.count, len(mixture.effects)))
+    copies = mixture.copies
+    u = jnp.zeros((copies.count, len(copies.effects)))
 
     def typical(x: jax.Array) -> list[jax.Array]:
         shares = jnp.exp(mixture.log_shares(x))
-        predicted = mixture.predicted(x, u, mixture.expanded(x, u, 0))
+        predicted = copies.predicted(x, u, copies.expanded(x, u, 0))
         return [shares @ own.reshape(shares.size, -1) for own, _ in predicted]
 
-    program = mixture.program("typical", lambda: quickly_compiled(typical))
+    program = copies.program("typical", lambda: quickly_compiled(typical))
     return [np.asarray(own) for own in program(jnp.asarray(x))]
 
 

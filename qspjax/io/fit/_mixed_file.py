@@ -114,7 +114,7 @@ class MixedFile:
 
     source: str
     title: str
-    mixed: Mixed
+    mixed: Mixed | Mixture
     data: NonmemData
     method: Any
     iterations: int | None
@@ -128,15 +128,15 @@ class MixedFile:
 
     def __str__(self) -> str:
         mixed = self.mixed
-        subpopulations = mixed.subpopulations if isinstance(mixed, Mixture) else ()
-        copies = max(1, len(subpopulations))
-        measured = sum(rows.value.size for rows in mixed.rows) // copies
-        censored = sum(int(rows.censored.sum()) for rows in mixed.rows) // copies
+        subpopulations = mixed.space.subpopulations
+        several = max(1, len(subpopulations))
+        measured = sum(rows.value.size for rows in mixed.copies.rows) // several
+        censored = sum(int(rows.censored.sum()) for rows in mixed.copies.rows) // several
         below = f", {censored} below the limit of quantification" if censored else ""
-        covariates = [name for name in mixed.covariates if name not in subpopulations]
+        covariates = [name for name in mixed.copies.covariates if name not in subpopulations]
         lines = {
             "Fit": self.title,
-            "Data": f"{measured} measurements of {mixed.count // copies} subjects{below}",
+            "Data": f"{measured} measurements of {mixed.count} subjects{below}",
             "Estimated": ", ".join(mixed.names),
             "Covariates": ", ".join(covariates) or "none",
             **({"Mixture": ", ".join(subpopulations)} if subpopulations else {}),

@@ -210,7 +210,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         >>> print(mixed_summary(file, found, estimates, None).splitlines()[1])  # doctest: +SKIP
         Data:       2 measurements of 2 subjects
     """
-    mixed = fit.mixed
+    mixed = fit.placed
     measured = sum(rows.value.size for rows in mixed.rows)
     censored = sum(int(rows.censored.sum()) for rows in mixed.rows)
     below = f", {censored} below the limit of quantification" if censored else ""
@@ -259,7 +259,7 @@ def _belonging(fit: MixedFit) -> list[str]:
 
 def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
     """Return what one should know of subjects."""
-    mixed, lines = fit.mixed, []
+    mixed, lines = fit.placed, []
     subjects, count = int(fit.kept.sum()), len(mixed.names)
     if subjects <= count and not isinstance(file.covariance, Hessian):
         word = covariance_word(file.covariance)
@@ -270,9 +270,11 @@ def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
         who = "the subject" if several == 1 else f"the {several} subjects"
         lines += ["", f"{type(fit.method).__name__} uses Laplace's curvature for {who} with censored measurements."]
     if not fit.kept.all():
-        names = [name for name, kept in zip(mixed.subjects, fit.kept, strict=True) if not kept]
+        names = [name for name, kept in zip(mixed.subject_names, fit.kept, strict=True) if not kept]
         lines += ["", f"Left out, since they have no likelihood at the start: {', '.join(names)}", *fit.reasons]
-    lost = [name for name, kept, found in zip(mixed.subjects, fit.kept, fit.found, strict=True) if kept and not found]
+    lost = [
+        name for name, kept, found in zip(mixed.subject_names, fit.kept, fit.found, strict=True) if kept and not found
+    ]
     if lost:
         lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(lost)}"]
     return lines

@@ -15,11 +15,11 @@ from qspjax._dosing._covariates import FIRST
 from qspjax._expression import Expression, call, nodes, substitute, symbol
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import Change, Experiment, Measurements, passed
-from qspjax.fit.data._stages import Followed
+from qspjax.fit.data._stages import TimeVaryingParameter
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class CovariateSteps:
     """How covariates change.
 
     Attributes:
@@ -65,9 +65,9 @@ class Steps:
 
         return data.with_columns({name: [then(whole[name], int(k)) for k in stage] for name in wanted})
 
-    def followed(
+    def time_varying(
         self, formula: Expression, known: Mapping[str, float], place: Callable[[Expression, int], int]
-    ) -> Followed:
+    ) -> TimeVaryingParameter:
         """Return how a parameter follows the covariates.
 
         Args:
@@ -79,14 +79,14 @@ class Steps:
         subjects = range(self.at.shape[0])
         places = {name: np.array([[place(part, i)] for i in subjects]) for name, part in parts.items()}
         used = names_in(whole)
-        return Followed(
+        return TimeVaryingParameter(
             self.at, self.order, whole, places, {name: own for name, own in self.values.items() if name in used}
         )
 
 
 def steps_of(
     subjects: Mapping[str, Experiment], covariates: Mapping[str, np.ndarray], used: Collection[str]
-) -> Steps | None:
+) -> CovariateSteps | None:
     """Return how the covariates that are used change; None if something else changes as well.
 
     Raises:
@@ -111,7 +111,7 @@ def steps_of(
     }
     filled = [own + [(np.inf, FIRST)] * (most - len(own)) for own in moments]
     at, order = np.moveaxis(np.array(filled, float).reshape(len(filled), most, 2), -1, 0)
-    return Steps(at, order, padded)
+    return CovariateSteps(at, order, padded)
 
 
 def apart(formula: Expression, names: Collection[str]) -> tuple[Expression, dict[str, Expression]]:

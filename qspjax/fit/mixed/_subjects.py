@@ -1,0 +1,147 @@
+"""The subjects of a mixed-effects model as experiments: their own parameters set by formulas, covariates as numbers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from qspjax._checks import ArgumentError
+from qspjax._expression import Expression, substitute, symbol
+from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._layout import Design, defaults_of, parts_of
+from qspjax.fit.data._measurements import Experiment, Output
+from qspjax.fit.data._stages import parameters_of
+from qspjax.fit.mixed._individuals import IndividualPool, Individuals
+from qspjax.fit.mixed._occasions import Occasions
+from qspjax.fit.mixed._time_varying import CovariateSteps
+
+Formulas = Mapping[str, float | Expression]
+Covariates = Mapping[str, Float[np.ndarray, " subjects"]]
+
+
+def names_of(outputs: Mapping[str, Output]) -> frozenset[str]:
+    """Return the names that formulas of outputs use."""
+    return frozenset().union(*(output.names() for output in outputs.values()))
+
+
+def formulas_of(
+    individual: Mapping[str, Formula],
+    free: Sequence[str],
+    leaves: frozenset[str],
+    outputs: Mapping[str, Output],
+    occasions: Occasions,
+) -> dict[str, float | Expression]:
+    """Return the formulas of what subjects have their own values of, with an effect an occasion.
+
+    Parameters of the model that are estimated as they are, and effects that outputs use as they are, are among them.
+
+    Args:
+        individual: As of `Mixed`.
+        free: The names of the parameters that are estimated.
+        leaves: The parameters of the model.
+        outputs: As of `Mixed`.
+        occasions: The occasions of the subjects.
+    """
+    formulas = {name: as_formula(name, formula) for name, formula in individual.items()}
+    formulas |= {name: symbol(name) for name in free if name in leaves and name not in formulas}
+    used = names_of(outputs)
+    direct = [name for block in occasions.random if block.occasion for name in block.names if name in used]
+    formulas |= {name: symbol(name) for name in direct}
+    return {name: occasions.written(formula) for name, formula in formulas.items()}
+
+
+def covariates_of(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> Covariates:
+    """Return what subjects set that is no parameter of the model."""
+    names = dict.fromkeys(name for one in subjects.values() for name in one.begin.set if name not in leaves)
+    return {name: np.array([_covariate(name, *pair) for pair in subjects.items()], float) for name in names}
+
+
+def _covariate(name: str, subject: str, experiment: Experiment) -> float:
+    if name not in experiment.begin.set:
+        raise ArgumentError("subjects", f"must all have the covariate `{name}`, but `{subject}` has none.")
+    value = experiment.begin.set[name]
+    if isinstance(value, Expression) or not np.isfinite(value):
+        raise ArgumentError("subjects", f"must have numbers as covariates, but `{name}` of `{subject}` is {value}.")
+    return value
+
+
+def experiments_of(
+    subjects: Mapping[str, Experiment],
+    formulas: Formulas,
+    covariates: Covariates,
+    steps: CovariateSteps | None,
+    outputs: Mapping[str, Output],
+) -> dict[str, Experiment]:
+    """Return the experiments of subjects with their own parameters at the start, and where covariates change.
+
+    Args:
+        subjects: As of `Mixed`, with the covariates that say the occasion.
+        formulas: See `formulas_of`.
+        covariates: See `covariates_of`.
+        steps: How covariates change, None where something else changes as well.
+        outputs: As of `Mixed`.
+    """
+    used = names_of(outputs)
+    if steps is None:
+        return {name: _changing(one, formulas, covariates, used) for name, one in subjects.items()}
+    experiments = {}
+    for number, (name, one) in enumerate(subjects.items()):
+        others = {key: value for key, value in one.begin.set.items() if key not in covariates}
+        measured = one.measuring(steps.measured(number, one, used, formulas))
+        experiments[name] = measured.changed(begin=one.begin.setting({**formulas, **others}), changes=[])
+    return experiments
+
+
+def _changing(experiment: Experiment, formulas: Formulas, covariates: Covariates, used: frozenset[str]) -> Experiment:
+    """Return an experiment whose changes set what formulas of covariates are from then on."""
+    at_start = {name: value for name, value in experiment.begin.set.items() if name in covariates}
+    others = {name: value for name, value in experiment.begin.set.items() if name not in at_start}
+    direct = {name: symbol(name) for name in used & at_start.keys()}  # outputs use these covariates as they are
+    changes, now = [], dict(at_start)
+    for change in experiment.changes:
+        now |= {name: value for name, value in change.set.items() if name in covariates}
+        changed = {name: value for name, value in now.items() if value != at_start[name]}
+        values = {
+            name: substitute(formula, changed)
+            for name, formula in formulas.items()
+            if isinstance(formula, Expression) and names_in(formula) & change.set.keys()
+        }
+        values |= {name: value for name, value in change.set.items() if name not in at_start or name in direct}
+        changes.append(change.setting(values))
+    return experiment.changed(begin=experiment.begin.setting({**formulas, **others, **direct}), changes=changes)
+
+
+def laid_out(
+    design: Design,
+    effects: Sequence[str],
+    covariates: Covariates,
+    steps: CovariateSteps | None,
+    formulas: Formulas,
+    fixed: Mapping[str, float],
+) -> Individuals:
+    """Return all subjects, laid out.
+
+    Args:
+        design: Their experiments, and what is measured.
+        effects: The names of the random effects.
+        covariates: See `covariates_of`.
+        steps: How covariates change.
+        formulas: See `formulas_of`.
+        fixed: The numbers of the parameters that are not estimated.
+    """
+    leaves = parameters_of(design.model)
+    individual = [*effects, *covariates, *({} if steps is None else steps.later())]
+    pool = IndividualPool(design.parameters, defaults_of(design), individual=individual, count=len(design.experiments))
+    stages, rows = parts_of(design, pool)
+    if steps is None or not steps.values:
+        return Individuals(pool, stages, rows)
+    varying = {
+        name: steps.time_varying(formula, fixed, pool.place)
+        for name, formula in formulas.items()
+        if name in leaves and isinstance(formula, Expression) and steps.of(formula)
+    }
+    (stage,) = stages.stages
+    sets = {name: places for name, places in stage.sets.items() if name not in varying}
+    stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), varying=varying)
+    return Individuals(pool, stages, rows)
