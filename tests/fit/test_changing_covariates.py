@@ -6,7 +6,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.fit import Additive, Change, Experiment, Free, Measurements, Mixed, Output, Proportional, Random
-from qspjax.fit.mixed._following import apart
+from qspjax.fit.mixed._time_varying import apart
 
 HEAD = "ID,TIME,AMT,RATE,DV,WT\n"
 TEXT = HEAD + "1,0,100,50,.,70\n1,6,0,0,2.1,75\n1,12,0,0,1.2,80\n1,12,100,50,.,80\n1,20,0,0,2.6,60\n"
