@@ -160,7 +160,7 @@ class _Walk:
         self.value = np.full(lanes, best)
         self.curvature = np.tile(curvature, (lanes, 1, 1))
         self.going = np.ones(lanes, bool)
-        self.path: list[list[tuple[float, float, np.ndarray]]] = [[(x[i], best, x.copy())] for i in self.index]
+        self.path: list[list[tuple[float, float, np.ndarray]]] = [[(float(x[i]), best, x.copy())] for i in self.index]
         self.origin = x
         self.length = np.array([self._first_length(curvature, i) for i in self.index])
         method = LevenbergMarquardt(ftol=1e-7, max_steps=1000, damping=1e-4)

@@ -1,11 +1,14 @@
 """The types that appear in the signatures of fits."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float, Real
+
+Data = TypeVar("Data", Array, np.ndarray)
+"""Arrays of JAX while a program is traced, arrays of numpy where its results are kept."""
 
 Point: TypeAlias = Real[Array, " parameters"] | Real[np.ndarray, " parameters"] | Sequence[float]
 """A point of a search: one number for each parameter that is estimated, on the scale of the search."""

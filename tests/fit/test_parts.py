@@ -31,11 +31,11 @@ def test_results_are_joined_or_added(two_cores, monkeypatch):
 
     axes = {"values": 0, "columns": 1, "sum": _parts.ADDED}
     found = _parts.on_all_cores(mixed, "here", of, (_parts.SHARED, 0), axes)(x, u)
-    assert [part.count for part in _parts.parts_of(mixed)] == [4, 5]
+    assert [part.count for part in _parts.divided(mixed)] == [4, 5]
     monkeypatch.setattr(_parts, "cores", lambda: 1)
     whole, _ = levels(subjects=9)
     expected = _parts.on_all_cores(whole, "here", of, (_parts.SHARED, 0), axes)(x, u)
-    assert _parts.parts_of(whole) == [whole]
+    assert _parts.divided(whole) == [whole]
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12), found, expected)
 
 
@@ -46,10 +46,10 @@ def test_results_are_joined_or_added(two_cores, monkeypatch):
 def test_an_estimation_on_two_cores(method, two_cores, monkeypatch):
     (parted, _), (whole, _) = levels(subjects=9), levels(subjects=9)
     found = nlme(parted, method=method)
-    assert [part.count for part in _parts.parts_of(parted)] == [4, 5]
+    assert [part.count for part in _parts.divided(parted)] == [4, 5]
     monkeypatch.setattr(_parts, "cores", lambda: 1)
     expected = nlme(whole, method=method)
-    assert _parts.parts_of(whole) == [whole]
+    assert _parts.divided(whole) == [whole]
     np.testing.assert_allclose(found.path, expected.path, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.u, expected.u, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(found.subject_objectives, expected.subject_objectives, rtol=1e-8)
@@ -62,4 +62,4 @@ def test_parts_need_measurements_of_every_output(two_cores):
     mixed, _ = levels(subjects=9)
     for rows in mixed.rows:
         rows.experiment[:] = 0
-    assert _parts.parts_of(mixed) == [mixed]
+    assert _parts.divided(mixed) == [mixed]

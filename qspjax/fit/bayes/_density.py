@@ -143,7 +143,7 @@ class Density:
         """Return the natural values at z: of `names`; and for random effects their covariance and the etas."""
         x, u = self.parts(z)
         found = {"natural": self.problem.natural(x)}
-        if self.blocks:
+        if isinstance(self.problem, Mixed):
             found |= {"covariance": self.problem.covariance(x), "etas": u @ self.problem.factor(x).T}
         return found
 

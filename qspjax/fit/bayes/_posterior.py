@@ -130,9 +130,10 @@ class Posterior:
         """
         pandas = require("pandas", extra="data")
         found = dict(self.parameters)
-        if effects and self._density.blocks:
-            for i, subject in enumerate(self.problem.subjects):
-                found |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(self.problem.effects)}
+        problem = self.problem
+        if effects and isinstance(problem, Mixed):
+            for i, subject in enumerate(problem.subjects):
+                found |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(problem.effects)}
         rows = {
             name: {
                 "mean": one.mean(),
@@ -268,7 +269,8 @@ class Posterior:
             elif name.startswith("var("):
                 grid, estimated = _estimated(np.log(own), points)
                 value, slope = np.exp(grid), np.exp(-grid)
-                law = deviation_law(next(one for one in self.problem.random if name[4:-1] in one.names))
+                blocks = [block.random for block in self._density.blocks]
+                law = deviation_law(next(block for block in blocks if name[4:-1] in block.names))
                 prior = np.exp(np.asarray(law.log_prob(jnp.sqrt(value)))) / (2.0 * np.sqrt(value))
             else:
                 value, estimated = _estimated(own, points)

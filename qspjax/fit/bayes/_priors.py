@@ -12,6 +12,8 @@ Reference: Lewandowski, Kurowicka and Joe, J Multivar Anal 2009;100:1989, doi:10
 """
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from jaxtyping import Array
 
 from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
+from qspjax._types import Scalar
 from qspjax.fit._free import Free
 from qspjax.fit.mixed._random import Random
 
@@ -60,7 +63,7 @@ class ParameterPrior:
         free = self.free
         if free.prior is None:
             return jnp.zeros(()) - (math.log(self.upper - self.lower) if self.proper else 0.0)
-        density = free.prior if self.law is None else self.law.log_prob
+        density = self.law.log_prob if self.law is not None else cast(Callable[[Array], Scalar], free.prior)
         if free.prior_scaled:
             return jnp.asarray(density(x), float)
         natural = free.transform.inverse(x)

@@ -128,7 +128,7 @@ class _Particles(AbstractRun):
 
     @property
     def going(self) -> bool:
-        return self.standing.temperature < 1.0
+        return float(self.now.power.min()) < 1.0
 
     def advance(self) -> None:
         key = jax.random.fold_in(self.key, self.done)

@@ -17,6 +17,7 @@ from scipy import stats
 
 from qspjax._checks import ArgumentError, check_instance
 from qspjax._extras import require
+from qspjax.fit.data._rows import Rows
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.fit.mixed._result import MixedFit
 
@@ -59,7 +60,7 @@ class Comparison:
             "AIC": "{:.3f}",
             "BIC": "{:.3f}",
         }
-        rows = [heads]
+        rows: list[tuple[str, ...]] = [heads]
         for values in zip(*(self.table[head] for head in heads), strict=True):
             cells = [shown.get(head, "{}").format(value) for head, value in zip(heads, values, strict=True)]
             rows.append(tuple("" if cell in ("nan", "+nan") else cell for cell in cells))
@@ -218,7 +219,7 @@ def _twice(fit: MixedFit) -> float:
     return float(fit.subject_objectives[fit.kept].sum()) + constant
 
 
-def _mine(fit: MixedFit, rows: object) -> np.ndarray:
+def _mine(fit: MixedFit, rows: Rows) -> np.ndarray:
     return fit.kept[rows.experiment]
 
 

@@ -40,7 +40,7 @@ class IndividualPool(Pool):
     ) -> None:
         super().__init__(parameters, defaults)
         self.individual, self.count = frozenset(individual), count
-        self.blocks: dict[Expression, int] = {}
+        self.blocks: dict[float | Expression, int] = {}
         self._single: dict[float | Expression, int] = {}
         self._size = len(self.parameters)
 

@@ -37,7 +37,7 @@ from qspjax.solve import AbstractMethod
 
 NO_SLOPE = "its measurements have a likelihood, but that has no finite derivative in the random effects or parameters."
 
-Program = TypeVar("Program", bound=Callable[..., object])
+Made = TypeVar("Made")
 
 
 class AbstractMixed(abc.ABC):
@@ -358,14 +358,14 @@ class Mixed(AbstractMixed):
             lines[int(i)] = f"Subject `{self.subject_names[i]}`: {why}"
         return lines
 
-    def program(self, name: str, make: Callable[[], Program]) -> Program:
-        """Return a compiled program of this model, made when it is first asked for."""
+    def program(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return a compiled program of this model, or what else follows from it, made when it is first asked for."""
         if name not in self._programs:
             self._programs[name] = make()
-        return cast(Program, self._programs[name])
+        return cast(Made, self._programs[name])
 
     @cached_property
-    def _programs(self) -> dict[str, Callable[..., object]]:
+    def _programs(self) -> dict[str, object]:
         return {}
 
     # --- checks -----------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class DescentRun:
         x: np.ndarray,
         *,
         weights: np.ndarray | None = None,
-        first: Evaluation | None = None,
+        first: Evaluation[np.ndarray] | None = None,
     ) -> None:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
@@ -154,11 +154,11 @@ class DescentRun:
         """The objective, and how much the next step should lower it."""
         return self.now.value, self.gain
 
-    def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation:
+    def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation[np.ndarray]:
         """Return the objective at a point, the modes being looked for from `u`."""
         return Evaluation(*(np.asarray(part) for part in self.program(jnp.asarray(x), jnp.asarray(u))))
 
-    def _total(self, x: np.ndarray, one: Evaluation) -> tuple[float, np.ndarray]:
+    def _total(self, x: np.ndarray, one: Evaluation[np.ndarray]) -> tuple[float, np.ndarray]:
         mine = self.kept & (self.weights > 0)
         if (one.failed & mine).any():
             return np.inf, np.zeros_like(x)
@@ -166,7 +166,7 @@ class DescentRun:
         weights = self.weights[mine]
         return float(weights @ one.values[mine] - 2.0 * prior), weights @ one.slopes[mine] - 2.0 * slope
 
-    def _products(self, one: Evaluation) -> np.ndarray:
+    def _products(self, one: Evaluation[np.ndarray]) -> np.ndarray:
         mine = self.kept & (self.weights > 0)
         return products(one.slopes[mine], self.weights[mine])
 

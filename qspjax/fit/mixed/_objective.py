@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
+from qspjax.fit._types import Data
 from qspjax.fit.mixed._approximations import AbstractApproximation, subject_objectives
 from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
 from qspjax.fit.mixed._mixture import Mixture
@@ -16,27 +16,27 @@ from qspjax.fit.mixed._parts import SHARED, on_all_cores
 from qspjax.fit.search._search import quickly_compiled
 
 
-class Evaluation(NamedTuple):
+class Evaluation(NamedTuple, Generic[Data]):
     """The objective at a point.
 
     Attributes:
         values: Of each subject, shape (subjects,).
-        slopes: Its derivatives, shape (subjects, names).
+        slopes: Its derivatives, shape (subjects, parameters).
         modes: The modes of the random effects; of a mixture those of all copies, shape (copies, effects).
-        failed: Which subjects have no likelihood.
-        found: Whether their modes were found.
+        failed: Which subjects have no likelihood, shape (subjects,).
+        found: Whether their modes were found, shape (subjects,).
         shares: The probabilities of the subpopulations given the data, shape (subjects, subpopulations).
     """
 
-    values: np.ndarray
-    slopes: np.ndarray
-    modes: np.ndarray
-    failed: np.ndarray
-    found: np.ndarray
-    shares: np.ndarray
+    values: Data
+    slopes: Data
+    modes: Data
+    failed: Data
+    found: Data
+    shares: Data
 
 
-Objective: TypeAlias = Callable[[Array | np.ndarray, Array | np.ndarray], Evaluation]
+Objective: TypeAlias = Callable[[Array, Array], Evaluation[Array]]
 """Returns the objective at a point, for modes of all copies to begin from."""
 
 
@@ -48,7 +48,7 @@ def objective_program(mixed: AbstractMixed, method: AbstractApproximation) -> Ob
     return on_all_cores(copies, name, lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
 
 
-def _evaluate(mixed: Mixed, method: AbstractApproximation, x: Array, u: Array) -> Evaluation:
+def _evaluate(mixed: Mixed, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
     found = jnp.ones(mixed.count, bool)
     if method.conditional:
         near = modes(mixed, x, u, interaction=method.interaction)
@@ -57,7 +57,7 @@ def _evaluate(mixed: Mixed, method: AbstractApproximation, x: Array, u: Array) -
     return Evaluation(values, slopes, better, failed, found, jnp.ones((mixed.count, 1)))
 
 
-def _joined(mixture: Mixture, method: AbstractApproximation, x: Array, u: Array) -> Evaluation:
+def _joined(mixture: Mixture, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
     copies = _evaluate(mixture.copies, method, x, u)
     values, shares = mixture.joined(x, copies.values)
     slopes = mixture.joined_slopes(x, shares, copies.slopes)

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from qspjax._checks import ArgumentError, check_instance
 from qspjax._expression import Expression, call, substitute, symbol
@@ -81,13 +82,16 @@ class Occasions:
             start, first = start + one.size, places[-1].stop
         return tuple(found)
 
-    def present(self) -> np.ndarray:
-        """Return which effects each subject has, shape (subjects, effects)."""
+    def present(self) -> Bool[np.ndarray, "subjects effects"]:
+        """Return which effects each subject has."""
         columns = []
-        for one in self.random:
-            for at in self._of(one):
-                has = [True] * self.count if at is None else [at in seen for seen in self.seen[one.occasion]]
-                columns += [has] * len(one.names)
+        for block in self.random:
+            if block.occasion is None:
+                columns += [[True] * self.count] * len(block.names)
+            else:
+                seen = self.seen[block.occasion]
+                for value in self.values[block.occasion]:
+                    columns += [[value in own for own in seen]] * len(block.names)
         return np.array(columns).T
 
     def indicated(self, experiment: Experiment) -> Experiment:
@@ -108,7 +112,7 @@ class Occasions:
         for occasion, values in self.values.items():
             names = {name for one in self.random if one.occasion == occasion for name in one.names}
             used = names & names_in(formula)
-            if used:
+            if used and isinstance(formula, Expression):
                 each = [substitute(formula, {name: symbol(_one(name, value)) for name in used}) for value in values]
                 during = [symbol(_one(occasion, value)) for value in values]
                 terms = [call("*", when, one) for when, one in zip(during, each, strict=True)]
@@ -132,8 +136,11 @@ def _seen(name: str, subject: str, one: Experiment) -> set[float]:
     check_instance(f'subjects["{subject}"]', one, Experiment, "an Experiment")
     if name not in one.begin.set:
         raise ArgumentError("subjects", f"must all say the occasion `{name}`, but `{subject}` does not.")
-    said = [change.set[name] for change in (one.begin, *one.changes) if name in change.set]
-    for value in said:
+    occasions = set()
+    for change in (one.begin, *one.changes):
+        value = change.set.get(name, 0.0)
         if isinstance(value, Expression) or not np.isfinite(value):
             raise ArgumentError("subjects", f"must have numbers as occasions, but `{name}` of `{subject}` is {value}.")
-    return {float(value) for value in said}
+        if name in change.set:
+            occasions.add(float(value))
+    return occasions

@@ -6,14 +6,20 @@ the parameters: with enough of them, each core has a `Mixed` of its part, and wh
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import reduce
+from typing import ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax.execute._executor import cores
+from qspjax.fit._types import Data
 from qspjax.fit.mixed._mixed import Mixed
 from qspjax.fit.search._search import quickly_compiled
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 FEWEST = 500
 """Subjects for which another core is worth the compilation of its program."""
@@ -22,44 +28,49 @@ SHARED, ADDED = -1, -2
 
 
 def on_all_cores(
-    mixed: Mixed, name: str, make: Callable[[Mixed], Callable[..., Any]], given: Sequence[int], returned: Any
-) -> Callable[..., Any]:
+    mixed: Mixed,
+    name: str,
+    make: Callable[[Mixed], Callable[Arguments, Result]],
+    given: Sequence[int],
+    returned: PyTree[int],
+) -> Callable[Arguments, Result]:
     """Return a compiled function of all subjects, in a part for each core if there are enough of them.
 
     Args:
-        mixed: The problem.
-        name: What the program is called among those of the problem.
-        make: Returns the function of a problem; called with that of each part.
+        mixed: The model.
+        name: What the program is called among those of the model.
+        make: Returns the function of a model; called with that of each part.
         given: By argument, the axis of its arrays that has the subjects, or `SHARED`.
         returned: A tree of the axes of the results, or of `ADDED`; it may be that of a whole branch.
     """
-    parts = parts_of(mixed)
+    parts = divided(mixed)
     programs = [part.program(name, lambda part=part: quickly_compiled(make(part))) for part in parts]
     if len(parts) == 1:
         return programs[0]
     places = np.cumsum([0, *(part.count for part in parts)])
 
-    def run(*arguments: Any) -> Any:
-        def one(k: int) -> Any:
-            own = [
-                value if axis == SHARED else jax.tree.map(lambda x, axis=axis: _cut(x, axis, *places[k : k + 2]), value)
+    def run(*arguments: Arguments.args, **_: Arguments.kwargs) -> Result:
+        def on_core(k: int) -> Result:
+            first, last = places[k : k + 2]
+            part = [
+                value if axis == SHARED else jax.tree.map(lambda x, axis=axis: _cut(x, axis, first, last), value)
                 for value, axis in zip(arguments, given, strict=True)
             ]
-            return jax.tree.map(np.asarray, programs[k](*own))
+            return jax.tree.map(np.asarray, programs[k](*part))
 
-        with ThreadPoolExecutor(len(parts)) as pool:
-            found = list(pool.map(one, range(len(parts))))
-        return jax.tree.map(_joined, jax.tree.broadcast(returned, found[0]), *found)
+        with ThreadPoolExecutor(len(parts)) as threads:
+            results = list(threads.map(on_core, range(len(parts))))
+        return jax.tree.map(_merged, jax.tree.broadcast(returned, results[0]), *results)
 
     return run
 
 
-def parts_of(mixed: Mixed) -> list[Mixed]:
-    """Return the problems of the parts, or the problem itself if there is but one."""
-    return mixed.program("parts", lambda: _parts(mixed))
+def divided(mixed: Mixed) -> list[Mixed]:
+    """Return the models of the parts, or the model itself if there is but one."""
+    return mixed.program("parts", lambda: _divided(mixed))
 
 
-def _parts(mixed: Mixed) -> list[Mixed]:
+def _divided(mixed: Mixed) -> list[Mixed]:
     number = min(cores(), mixed.count // FEWEST)
     if number < 2 or jax.default_backend() != "cpu" or not mixed.is_divisible:
         return [mixed]
@@ -73,9 +84,9 @@ def _is_within(subjects: np.ndarray, span: slice) -> bool:
     return bool(((subjects >= span.start) & (subjects < span.stop)).any())
 
 
-def _cut(x: Any, axis: int, first: int, last: int) -> Any:
+def _cut(x: Data, axis: int, first: int, last: int) -> Data:
     return x[(slice(None),) * axis + (slice(first, last),)]
 
 
-def _joined(axis: int, *parts: np.ndarray) -> np.ndarray:
-    return sum(parts) if axis == ADDED else np.concatenate(parts, axis=axis)
+def _merged(axis: int, *parts: np.ndarray) -> np.ndarray:
+    return reduce(np.add, parts) if axis == ADDED else np.concatenate(parts, axis=axis)

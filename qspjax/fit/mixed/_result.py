@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from qspjax._checks import check_instance
 from qspjax._cohort import Cohort
@@ -221,7 +222,7 @@ class MixedFit:
         named = {name: values[:, k] for k, name in enumerate(self.mixed.names)}
         return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
 
-    def evaluated(self, x: np.ndarray) -> Evaluation:
+    def evaluated(self, x: np.ndarray) -> Evaluation[Array]:
         """Return the objective at a point near the estimate, by `FOCEI` after `SAEM`.
 
         Args:

@@ -18,7 +18,7 @@ doi:10.1137/0330046.
 import time
 from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._settings import SAEM
 from qspjax.fit.mixed._symmetric import forward
 
+Each = TypeVar("Each")
+
 LEAST_CHAINS = 100
 """Chains of all subjects together, by default."""
 ANNEALING = 0.95
@@ -50,7 +52,7 @@ AIMED = tuple(5 * 2**k for k in range(20))
 """Iterations after which the modes are looked for again."""
 
 
-class _Moments(NamedTuple):
+class _Moments(NamedTuple, Generic[Each]):
     """What the complete likelihood needs to know of the chains.
 
     Attributes:
@@ -59,9 +61,9 @@ class _Moments(NamedTuple):
         information: On parameters that are no means of random effects, shape (others, others).
     """
 
-    first: np.ndarray
-    second: np.ndarray
-    information: np.ndarray
+    first: Each
+    second: Each
+    information: Each
 
 
 class StochasticRun:
@@ -92,12 +94,18 @@ class StochasticRun:
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
         self.chains = begun(mixed, jnp.broadcast_to(around.middle, (chains, *around.middle.shape)))
-        self.moments: _Moments | None = None
+        self._moments: _Moments[np.ndarray] | None = None
 
     @property
     def iterations(self) -> int:
         """Iterations that are done."""
         return len(self.path) - 1
+
+    @property
+    def moments(self) -> _Moments[np.ndarray]:
+        """What is known of the chains, after the first iteration."""
+        assert self._moments is not None
+        return self._moments
 
     @property
     def standing(self) -> tuple[float, float]:
@@ -126,8 +134,8 @@ class StochasticRun:
         )
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
         new = _Moments(*(np.asarray(part) for part in new))
-        old = new if self.moments is None else self.moments
-        self.moments = _Moments(*(a + gain * (b - a) for a, b in zip(old, new, strict=True)))
+        old = new if self._moments is None else self._moments
+        self._moments = _Moments(*(a + gain * (b - a) for a, b in zip(old, new, strict=True)))
         self.x = self._maximised(np.asarray(slope), gain, annealed=done < method.exploration // 2)
         self.path.append(self.x)
         if self.iterations >= method.iterations:
@@ -200,7 +208,7 @@ class StochasticRun:
 
     def state(self) -> dict[str, Any]:
         """Return what has to be kept to go on later."""
-        moments = {} if self.moments is None else self.moments._asdict()
+        moments = {} if self._moments is None else self._moments._asdict()
         own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
         seen = {f"observed_{name}": value for name, value in self.chains.observed.items()}
         return own | self.around._asdict() | moments | seen | {"psi": self.chains.psi}
@@ -212,7 +220,7 @@ class StochasticRun:
         seen = {name: jnp.asarray(held[f"observed_{name}"]) for name in self.chains.observed}
         self.chains = Chains(jnp.asarray(held["psi"]), seen)
         self.around = Proposal(*(jnp.asarray(held[name]) for name in Proposal._fields))
-        self.moments = _Moments(*(held[name] for name in _Moments._fields)) if "first" in held else None
+        self._moments = _Moments(*(held[name] for name in _Moments._fields)) if "first" in held else None
 
 
 def _iterated(
@@ -227,7 +235,7 @@ def _iterated(
     kept: Array,
     key: Array,
     who: Array,
-) -> tuple[Chains, Proposal, _Moments, Array]:
+) -> tuple[Chains, Proposal, _Moments[Array], Array]:
     """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
     keys = jax.vmap(partial(jax.random.fold_in, key))(who)
     chains, around = moved(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from qspjax._dosing._covariates import FIRST
 from qspjax._expression import Expression, call, nodes, substitute, symbol
@@ -23,14 +24,14 @@ class CovariateSteps:
     """How covariates change.
 
     Attributes:
-        at: When, shape (subjects, changes), padded with inf.
-        order: Their places among what happens at these times, of the same shape.
-        values: By name, what they are at the beginning and after each change, shape (subjects, changes + 1).
+        at: When, padded with inf.
+        order: Their places among what happens at these times.
+        values: By name, what they are at the beginning and after each change.
     """
 
-    at: np.ndarray
-    order: np.ndarray
-    values: Mapping[str, np.ndarray]
+    at: Float[np.ndarray, "subjects changes"]
+    order: Float[np.ndarray, "subjects changes"]
+    values: Mapping[str, Float[np.ndarray, "subjects steps"]]
 
     def moves(self, change: Change) -> bool:
         """Whether a change sets a covariate that is used."""
@@ -40,8 +41,8 @@ class CovariateSteps:
         """Whether a formula uses a covariate that changes."""
         return bool(names_in(formula) & self.values.keys())
 
-    def later(self) -> dict[str, np.ndarray]:
-        """Return what each covariate is after each change, shape (subjects,), by names such as `WT#1`."""
+    def later(self) -> dict[str, Float[np.ndarray, " subjects"]]:
+        """Return what each covariate is after each change, by names such as `WT#1`."""
         return {f"{name}#{k}": table[:, k] for name, table in self.values.items() for k in range(1, table.shape[1])}
 
     def measured(
@@ -56,14 +57,16 @@ class CovariateSteps:
             formulas: Those of individuals.
         """
         data = one.measurements
-        whole = {name: symbol(name) for name in self.values} | formulas
-        wanted = [name for name in whole if name in names and self.of(whole[name]) and name not in data.given]
+        known = {**{name: symbol(name) for name in self.values}, **formulas}
+        wanted = [name for name in known if name in names and self.of(known[name]) and name not in data.given]
         stage = passed([change for change in one.changes if self.moves(change)], data.time, one.seen)
 
         def then(formula: float | Expression, k: int) -> float | Expression:
-            return substitute(formula, {one: symbol(f"{one}#{k}") for one in self.values}) if k else formula
+            if k == 0 or not isinstance(formula, Expression):
+                return formula
+            return substitute(formula, {name: symbol(f"{name}#{k}") for name in self.values})
 
-        return data.with_columns({name: [then(whole[name], int(k)) for k in stage] for name in wanted})
+        return data.with_columns({name: [then(known[name], int(k)) for k in stage] for name in wanted})
 
     def time_varying(
         self, formula: Expression, known: Mapping[str, float], place: Callable[[Expression, int], int]
@@ -92,7 +95,7 @@ def steps_of(
     Raises:
         ValueError: If a covariate changes to what is no number.
     """
-    changes = [change for one in subjects.values() for change in one.changes]
+    changes = [change for subject in subjects.values() for change in subject.changes]
     if any(change.put or change.set.keys() - covariates.keys() for change in changes):
         return None
     moving = [name for name in covariates if name in used and any(name in change.set for change in changes)]

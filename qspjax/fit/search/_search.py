@@ -6,14 +6,18 @@ first step of a start only evaluates it, so that a start that waits can take the
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Vector
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 RUNNING, CONVERGED, EXHAUSTED, FAILED = range(4)
 """How a search stands: it goes on, found an optimum, used up its steps, or could not evaluate its start."""
@@ -25,7 +29,7 @@ QUICKLY = {"xla_backend_optimization_level": 1}
 """A search is a few hundred evaluations: it spends more time in the compiler than in the program."""
 
 
-def quickly_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def quickly_compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Return a function that runs as one program, compiled in about half the time."""
     return jax.jit(function, compiler_options=QUICKLY)
 
@@ -34,7 +38,7 @@ class Search(NamedTuple):
     """The state of one search; values are negative log densities.
 
     Attributes:
-        x: The best point so far, shape (parameters,).
+        x: The best point so far.
         value: Its value, inf before the first step.
         status: A code, see `STATUS`.
         steps: Steps taken.
@@ -42,12 +46,12 @@ class Search(NamedTuple):
         own: What the method remembers.
     """
 
-    x: Array
-    value: Array
-    status: Array
-    steps: Array
-    failures: Array
-    own: Any
+    x: Float[Array, " parameters"]
+    value: Float[Array, ""]
+    status: Int[Array, ""]
+    steps: Int[Array, ""]
+    failures: Int[Array, ""]
+    own: PyTree
 
 
 class AbstractSearch(eqx.Module):
@@ -60,17 +64,17 @@ class AbstractSearch(eqx.Module):
     """
 
     @abc.abstractmethod
-    def begin(self, problem: Problem, x: Array) -> Any:
+    def begin(self, problem: Problem, x: Vector) -> PyTree:
         """Return what the method remembers at a start, before anything is evaluated."""
 
     @abc.abstractmethod
-    def step(self, problem: Problem, search: Search, held: Array) -> Search:
+    def step(self, problem: Problem, search: Search, held: Bool[Array, " parameters"]) -> Search:
         """Return the state after one evaluation.
 
         Args:
             problem: What is searched.
             search: The state, running.
-            held: Which parameters stay where they are, shape (parameters,).
+            held: Which parameters stay where they are.
         """
 
     @abc.abstractmethod
@@ -78,14 +82,14 @@ class AbstractSearch(eqx.Module):
         """Return the method in a few words."""
 
 
-def begun(method: AbstractSearch, problem: Problem, x: Array) -> Search:
+def begun(method: AbstractSearch, problem: Problem, x: Vector) -> Search:
     """Return the state of a search at its start."""
     none = jnp.zeros((), int)
     inside = jnp.clip(x, *problem.bounds)
     return Search(inside, jnp.asarray(jnp.inf, float), none + RUNNING, none, none, method.begin(problem, inside))
 
 
-def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Array) -> Search:
+def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Bool[Array, " parameters"]) -> Search:
     """Return the state after one step; a search that is done stays as it is."""
     new = method.step(problem, search, held)
     going = search.status == RUNNING
