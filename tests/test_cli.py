@@ -14,6 +14,7 @@ import xarray
 
 from qspjax import io
 from qspjax.cli import main
+from qspjax.io._directory import version
 
 TRIAL = """
 title = "Two doses"
@@ -237,7 +238,7 @@ def test_a_missing_package_is_named(trial, capsys, monkeypatch):
 
 def test_the_module_runs(tmp_path):
     run = subprocess.run([sys.executable, "-m", "qspjax", "--version"], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"qspjax {io.version()}\n", "")
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"qspjax {version()}\n", "")
 
 
 def test_randomised_arms(trial, tmp_path, capsys):

@@ -9,7 +9,8 @@ import pytest
 
 import qspjax as qsp
 from qspjax.cli import main
-from qspjax.cli._console import Progress
+from qspjax.cli._console import ProgressBar
+from qspjax.io.fit._mixed_results import MIXED_FILES, Estimates, mixed_summary
 
 FIT = """
 title = "Six subjects"
@@ -82,7 +83,7 @@ def test_a_fit_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "18 measurements of 6 subjects" in said.out
     assert "iterations in" in said.err
-    update = Progress.update
+    update = ProgressBar.update
 
     def interrupted(self, done, **settings):
         update(self, done, **settings)
@@ -90,7 +91,7 @@ def test_a_fit_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "update", interrupted)
+        patched.setattr(ProgressBar, "update", interrupted)
         assert main(["fit", "fit.toml", "--out", "parts"]) == 130
     assert "The same command goes on from parts.checkpoint.npz." in capsys.readouterr().err
     assert not Path("parts").exists()
@@ -106,7 +107,7 @@ def test_a_fit_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
 
 def check_written(out):
     """Check that the numbers of all files agree."""
-    assert {path.name for path in out.iterdir()} == set(qsp.io.MIXED_FILES)
+    assert {path.name for path in out.iterdir()} == set(MIXED_FILES)
     estimates = {row["name"]: row for row in rows(out / "estimates.csv")}
     assert [*estimates] == [
         "tCL",
@@ -280,7 +281,7 @@ def test_a_subject_that_fails_is_named_in_the_summary(folder):
     (folder / "six.csv").write_text(text)
     file = qsp.io.read_fit("fit.toml")
     found = qsp.fit.nlme(file.mixed, method=file.method, iterations=0)
-    summary = qsp.io.mixed_summary(file, found, qsp.io.Estimates.of(found, file.covariance), None)
+    summary = mixed_summary(file, found, Estimates.of(found, file.covariance), None)
     assert "Left out, since they have no likelihood at the start: 6\nSubject `6`: failed at time" in summary
     assert 'Standard errors of kind "sandwich" are of no use with 5 subjects for 6 estimates' in summary
     assert "FO: iterations used up; 0 iterations" in summary
@@ -386,7 +387,7 @@ def test_a_mixture_says_where_subjects_belong(divided, capsys):
     ]
     file = qsp.io.read_fit("mixture.toml")
     found = qsp.fit.nlme(file.mixed, method=file.method)
-    estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())
+    estimates = Estimates.of(found, qsp.fit.Hessian())
     assert estimates.table["name"].tolist() == ["fast", "slow", "P(extensive)", "P(poor)", "var(eta)"]
     assert estimates.table["kind"].tolist() == ["parameter"] * 2 + ["probability"] * 2 + ["variance"]
     share, rest = estimates.table["estimate"][2:4]
@@ -395,7 +396,7 @@ def test_a_mixture_says_where_subjects_belong(divided, capsys):
     assert estimates.table["se"][2] == pytest.approx(estimates.table["se"][3])
     belong = found.individuals()["SUBPOPULATION"].tolist()
     assert belong == ["extensive"] * 10 + ["poor"] * 4
-    summary = qsp.io.mixed_summary(file, found, estimates, None)
+    summary = mixed_summary(file, found, estimates, None)
     assert "28 measurements of 14 subjects" in summary
     least = np.floor(1000.0 * found.memberships["poor"][10:].min()) / 1000.0
     assert f"poor: most probably that of 4 subjects, each with a probability of at least {least:g}\n" in summary
@@ -406,7 +407,7 @@ def test_a_mixture_that_is_interrupted_goes_on(divided, capsys, monkeypatch):
     integrated = '"fo"\nlikelihood = "quadrature"\npoints = 3'
     (divided / "mixture.toml").write_text(MIXTURE.replace('"fo"', integrated))
     assert main(["fit", "mixture.toml", "--out", "whole"]) == 0
-    update = Progress.update
+    update = ProgressBar.update
 
     def interrupted(self, done, **settings):
         update(self, done, **settings)
@@ -414,7 +415,7 @@ def test_a_mixture_that_is_interrupted_goes_on(divided, capsys, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "update", interrupted)
+        patched.setattr(ProgressBar, "update", interrupted)
         assert main(["fit", "mixture.toml", "--out", "parts"]) == 130
     assert main(["fit", "mixture.toml", "--out", "parts"]) == 0
     said = capsys.readouterr()
@@ -423,7 +424,7 @@ def test_a_mixture_that_is_interrupted_goes_on(divided, capsys, monkeypatch):
     whole, parts = divided / "whole", divided / "parts"
     for name in ("estimates.csv", "individuals.csv", "vpc.csv"):
         assert (parts / name).read_text() == (whole / name).read_text()
-    assert {path.name for path in whole.iterdir()} == {*qsp.io.MIXED_FILES} - {"covariates.png"}
+    assert {path.name for path in whole.iterdir()} == {*MIXED_FILES} - {"covariates.png"}
     for row in rows(whole / "individuals.csv"):
         assert float(row["P_extensive"]) + float(row["P_poor"]) == pytest.approx(1.0)
         assert float(row[f"P_{row['SUBPOPULATION']}"]) > 0.5

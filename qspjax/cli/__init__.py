@@ -4,11 +4,9 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
-from qspjax import io
 from qspjax.cli._check import add_check
 from qspjax.cli._console import BAD_INPUT, FAILED, INTERRUPTED, say
 from qspjax.cli._fit import add_fit
@@ -17,6 +15,7 @@ from qspjax.cli._sensitivity import add_sensitivity
 from qspjax.cli._simulate import add_simulate
 from qspjax.cli._suite import add_suite
 from qspjax.cli._trial import add_trial
+from qspjax.io._directory import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qspjax", description="Quantitative systems pharmacology in JAX.")
-    parser.add_argument("--version", action="version", version=f"qspjax {io.version()}")
+    parser.add_argument("--version", action="version", version=f"qspjax {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_trial, add_simulate, add_fit, add_sensitivity, add_check, add_import, add_suite):
         add(commands)
     return parser
 
 
-def _warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as a line of its own."""
     print(f"Warning: {message}", file=sys.stderr)
 

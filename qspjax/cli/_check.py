@@ -1,14 +1,13 @@
 """`qspjax check FILE`: what a file holds, or all that is wrong with it."""
 
 import argparse
-from typing import Any
 
-from qspjax import io
 from qspjax._checks import ArgumentError
-from qspjax.cli._options import parts
+from qspjax.cli._options import Commands, parts
+from qspjax.io._validate import contents
 
 
-def add_check(commands: Any) -> None:
+def add_check(commands: Commands) -> None:
     """Add the command to the parser."""
     check = commands.add_parser(
         "check",
@@ -38,7 +37,7 @@ def _check(arguments: argparse.Namespace) -> int:
         recode.setdefault(column, {})[old] = new
     options |= {"rename": dict(arguments.rename or ()), "recode": recode}
     try:
-        print(io.contents(arguments.file, **{name: value for name, value in options.items() if value}))
+        print(contents(arguments.file, **{name: value for name, value in options.items() if value}))
     except ArgumentError as error:
         raise ValueError(f"argument --{error.argument}: {error.must}") from error
     return 0

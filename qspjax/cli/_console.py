@@ -16,14 +16,14 @@ def say(message: str, code: int) -> int:
     return code
 
 
-class Progress:
+class ProgressBar:
     """A progress bar on stderr, or only a plain last line where stderr is no terminal.
 
     Args:
-        total: How many things there are to do.
+        total: The number of things to do.
         things: What they are, in the plural.
-        bad: What one that went wrong did, empty if none can.
-        first: What is said before the first one is done.
+        bad: What happened to one that went wrong, such as "failed"; empty if none can.
+        first: The description before the first one is done.
         includes: What the time includes, for the last line.
     """
 
@@ -38,7 +38,7 @@ class Progress:
         self._words = (things, bad, includes)
         self._done, self._bad, self._start = 0, 0, time.perf_counter()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         self._bar.start()
         return self
 
@@ -51,11 +51,11 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many are done."""
+        """The number that are done."""
         return self._done
 
     def update(self, done: int, *, bad: int, description: str) -> None:
-        """Say how many are done in all, and how many more went wrong."""
+        """Set how many are done in all, add how many more went wrong, and describe the last."""
         self._done, self._bad = done, self._bad + bad
         self._bar.update(self._task, completed=done, description=description, note=self._note())
 

@@ -5,20 +5,21 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from qspjax import fit, io, plot
 from qspjax._extras import require
-from qspjax.cli._console import Progress
+from qspjax.cli._console import ProgressBar
 from qspjax.cli._fit_mixed import fit_mixed
-from qspjax.cli._options import at_least
+from qspjax.cli._options import Commands, at_least
+from qspjax.io._directory import check_destination
+from qspjax.io.fit._results import FIT_FILES, FIT_MARKERS, fit_summary, write_fit
 
 _NEEDED = ("rich", "pandas", "matplotlib")
 
 
-def add_fit(commands: Any) -> None:
+def add_fit(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "fit",
@@ -55,40 +56,40 @@ def _fit(arguments: argparse.Namespace) -> int:
         file = dataclasses.replace(file, analytic=fit.Analytic())
     if arguments.profiles:
         file = dataclasses.replace(file, profiles=file.problem.names)
-    out = io.check_destination(arguments.out or f"{Path(arguments.file).stem}-fit", io.FIT_FILES, io.FIT_MARKERS)
+    out = check_destination(arguments.out or f"{Path(arguments.file).stem}-fit", FIT_FILES, FIT_MARKERS)
     checkpoint = out.with_name(f"{out.name}.checkpoint.npz")
     if checkpoint.exists():
         print(f"Going on from {checkpoint.name}.", file=sys.stderr)
     total = 1 if file.starts is None else file.starts.starts
-    with Progress(total, things="starts", bad="failed", first="compiling", includes=" with compilation") as progress:
-        found = fit.estimate(
+    with ProgressBar(total, things="starts", bad="failed", first="compiling", includes=" with compilation") as bar:
+        result = fit.estimate(
             file.problem,
             method=file.method,
             starts=file.starts,
             analytic=file.analytic,
             lanes=arguments.lanes,
             checkpoint=checkpoint,
-            progress=lambda standing: progress.update(
-                standing.done,
+            progress=lambda progress: bar.update(
+                progress.done,
                 bad=0,
-                description=f"best {standing.figures['best']:.6g}, {standing.figures['steps']} steps",
+                description=f"best {progress.figures['best']:.6g}, {progress.figures['steps']} steps",
             ),
         )
-    _write(file, found, out)
+    _write(file, result, out)
     checkpoint.unlink(missing_ok=True)
     return 0
 
 
-def _write(file: io.FitFile, found: fit.Fit, out: Path) -> None:
-    problem, x = found.problem, found.x
+def _write(file: io.FitFile, result: fit.Fit, out: Path) -> None:
+    problem, x = result.problem, result.x
     uncertainty = fit.Uncertainty(problem, x, fit.fisher_information(problem, x))
     fits = plot.fits(problem, x, uncertainty=uncertainty)
-    profiles, figures = {}, {"diagnostics.png": plot.diagnostics(found), "fits.png": fits}
+    profiles, figures = {}, {"diagnostics.png": plot.diagnostics(result), "fits.png": fits}
     if file.profiles:
-        began = time.perf_counter()
+        start = time.perf_counter()
         profiles = fit.profiles(problem, x, file.profiles)
-        print(f"{len(profiles)} profiles in {time.perf_counter() - began:.1f} s", file=sys.stderr)
+        print(f"{len(profiles)} profiles in {time.perf_counter() - start:.1f} s", file=sys.stderr)
         figures["profiles.png"] = plot.profile(profiles)
-    io.write_fit(out, file, found, uncertainty, profiles, figures)
-    print(io.fit_summary(file, found, uncertainty, profiles), end="")
+    write_fit(out, file, result, uncertainty, profiles, figures)
+    print(fit_summary(file, result, uncertainty, profiles), end="")
     print(f"\nResults: {out}")

@@ -1,13 +1,14 @@
 """`qspjax import FILE`: what a file in SBML or Antimony contains, and what of it is supported."""
 
 import argparse
-from typing import Any
 
-from qspjax import io
 from qspjax.cli._console import BAD_INPUT, say
+from qspjax.cli._options import Commands
+from qspjax.io import FileIssues
+from qspjax.io._model_files import contents_of
 
 
-def add_import(commands: Any) -> None:
+def add_import(commands: Commands) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
         "import",
@@ -20,6 +21,6 @@ def add_import(commands: Any) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    found = io.contents_of(arguments.file)
-    print(found)
-    return say(str(io.FileIssues(found.issues)), BAD_INPUT) if found.issues else 0
+    model = contents_of(arguments.file)
+    print(model)
+    return say(str(FileIssues(model.issues)), BAD_INPUT) if model.issues else 0

@@ -1,14 +1,24 @@
-"""What options of commands take, each read with a message of its own."""
+"""The parser as commands see it, and what their options take, each read with a message of its own."""
 
 import argparse
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Commands(Protocol):
+    """Where commands add their parsers: what `ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser:
+        """Return the parser of a new command."""
+        ...
 
 
 def at_least(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
-    """Return what reads a whole number."""
+    """Return a function that reads a whole number."""
 
-    def whole(text: str) -> int:
+    def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
@@ -19,7 +29,7 @@ def at_least(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"must be at most {maximum}, but is {text}")
         return value
 
-    return whole
+    return read
 
 
 def positive(text: str) -> float:
@@ -34,16 +44,16 @@ def positive(text: str) -> float:
 
 
 def parts(what: str, *separators: str) -> Callable[[str], tuple[str, ...]]:
-    """Return what splits the text of an option: at each of the separators once, or at all commas without any."""
+    """Return a function that splits the text of an option: at each separator once, or without any at all commas."""
 
     def split(text: str) -> tuple[str, ...]:
-        found, rest = [], text
+        fields, last = [], text
         for separator in separators:
-            part, _, rest = rest.partition(separator)
-            found.append(part)
-        found = [part.strip() for part in ([*found, rest] if separators else text.split(","))]
-        if not all(found):
+            field, _, last = last.partition(separator)
+            fields.append(field)
+        fields = [field.strip() for field in ([*fields, last] if separators else text.split(","))]
+        if not all(fields):
             raise argparse.ArgumentTypeError(f"must be {what}, but is {text}")
-        return tuple(found)
+        return tuple(fields)
 
     return split

@@ -1,19 +1,58 @@
 """`qspjax sensitivity FILE`: which parameters of a trial file matter for its endpoints."""
 
 import argparse
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from qspjax import io, plot, sensitivity
 from qspjax._extras import require
-from qspjax.cli._console import Progress
-from qspjax.cli._options import at_least
+from qspjax._types import Key
+from qspjax.cli._console import ProgressBar
+from qspjax.cli._options import Commands, at_least
+from qspjax.io._directory import check_destination
+from qspjax.io.trial._sensitivity import (
+    SENSITIVITY_FILES,
+    SENSITIVITY_MARKERS,
+    sensitivity_problem,
+    write_sensitivity,
+)
+
+Points: TypeAlias = Float[np.ndarray, "points inputs"]
+Outputs: TypeAlias = Float[np.ndarray, "points outputs"]
+Function: TypeAlias = Callable[[Points], Outputs]
+Result: TypeAlias = sensitivity.Sobol | sensitivity.Morris | sensitivity.Ranks | sensitivity.Fast
 
 
-def add_sensitivity(commands: Any) -> None:
+def _sobol(function: Function, inputs: sensitivity.Inputs, samples: int, key: Key) -> Result:
+    return sensitivity.sobol(function, inputs, key=key, samples=samples)
+
+
+def _morris(function: Function, inputs: sensitivity.Inputs, samples: int, key: Key) -> Result:
+    return sensitivity.morris(function, inputs, key=key, trajectories=samples)
+
+
+def _prcc(function: Function, inputs: sensitivity.Inputs, samples: int, key: Key) -> Result:
+    return sensitivity.prcc(function, inputs, key=key, samples=samples)
+
+
+def _efast(function: Function, inputs: sensitivity.Inputs, samples: int, key: Key) -> Result:
+    return sensitivity.efast(function, inputs, key=key, samples=samples)
+
+
+_METHODS: dict[str, tuple[Callable[..., Result], Callable[[int, int], int]]] = {
+    "sobol": (_sobol, lambda samples, inputs: samples * (inputs + 2)),
+    "morris": (_morris, lambda samples, inputs: samples * (inputs + 1)),
+    "prcc": (_prcc, lambda samples, _: samples),
+    "efast": (_efast, lambda samples, inputs: samples * inputs),
+}
+"""By name: the analysis, and how many patients it simulates for the numbers of samples and inputs."""
+
+
+def add_sensitivity(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "sensitivity",
@@ -22,7 +61,7 @@ def add_sensitivity(commands: Any) -> None:
         "patients, as a table and a picture.",
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
-    parser.add_argument("--method", choices=("sobol", "morris", "prcc", "efast"), default="sobol", help="(sobol)")
+    parser.add_argument("--method", choices=tuple(_METHODS), default="sobol", help="(sobol)")
     parser.add_argument("--samples", type=at_least(2), metavar="N", default=256, help="samples, or trajectories (256)")
     parser.add_argument("--arm", metavar="NAME", help="the arm that is simulated (by default the last)")
     parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="random seed (0)")
@@ -38,38 +77,27 @@ def _sensitivity(arguments: argparse.Namespace) -> int:
         require(package, extra="cli")
     file = io.read_trial(arguments.file or io.bundled_trial())
     out = arguments.out or f"{file.stem}-sensitivity"
-    path = io.check_destination(out, io.SENSITIVITY_FILES, io.SENSITIVITY_MARKERS)
-    function, inputs = io.sensitivity_problem(file, arguments.arm, chunk=arguments.chunk)
-    count, samples, key = len(inputs.names), arguments.samples, jax.random.key(arguments.seed)
-    totals = {
-        "sobol": samples * (count + 2),
-        "morris": samples * (count + 1),
-        "prcc": samples,
-        "efast": samples * count,
-    }
-    with Progress(
-        totals[arguments.method], things="patients", bad="failed", first="compiling", includes=" with compilation"
-    ) as progress:
+    path = check_destination(out, SENSITIVITY_FILES, SENSITIVITY_MARKERS)
+    function, inputs = sensitivity_problem(file, arguments.arm, chunk=arguments.chunk)
+    analyse, patients_of = _METHODS[arguments.method]
+    patients = patients_of(arguments.samples, len(inputs.names))
+    includes = " with compilation"
+    with ProgressBar(patients, things="patients", bad="failed", first="compiling", includes=includes) as bar:
 
-        def counted(points: np.ndarray) -> np.ndarray:
+        def counted(points: Points) -> Outputs:
             parts = []
             for k in range(0, len(points), arguments.chunk):
-                parts.append(function(points[k : k + arguments.chunk]))
+                parts.append(np.asarray(function(points[k : k + arguments.chunk])))
                 done = min(k + arguments.chunk, len(points))
-                progress.update(done, bad=int(np.isnan(parts[-1]).any(axis=1).sum()), description=arguments.method)
+                bar.update(done, bad=int(np.isnan(parts[-1]).any(axis=1).sum()), description=arguments.method)
             return np.concatenate(parts)
 
-        if arguments.method == "sobol":
-            found: Any = sensitivity.sobol(counted, inputs, key=key, samples=samples)
-        elif arguments.method == "morris":
-            found = sensitivity.morris(counted, inputs, key=key, trajectories=samples)
-        elif arguments.method == "prcc":
-            found = sensitivity.prcc(counted, inputs, key=key, samples=samples)
-        else:
-            found = sensitivity.efast(counted, inputs, key=key, samples=samples)
-    table = io.named(found.to_dataframe(), function.outputs)
-    text = f"{file.title}: {arguments.method}, {totals[arguments.method]} patients\n\n{table.to_string(index=False)}\n"
-    io.write_sensitivity(path, text, table, plot.sensitivities(found, function.outputs, title=file.title))
+        result = analyse(counted, inputs, arguments.samples, jax.random.key(arguments.seed))
+    table = result.to_dataframe()
+    names = [output if isinstance(output, str) else function.outputs[int(output)] for output in table["output"]]
+    table = table.assign(output=names)
+    text = f"{file.title}: {arguments.method}, {patients} patients\n\n{table.to_string(index=False)}\n"
+    write_sensitivity(path, text, table, plot.sensitivities(result, function.outputs, title=file.title))
     print(text, end="")
-    print(f"\nPicture: {Path(path) / 'sensitivity.png'}")
+    print(f"\nPicture: {path / 'sensitivity.png'}")
     return 0

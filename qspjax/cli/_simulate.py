@@ -2,18 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qspjax import io, plot
+from qspjax import plot
 from qspjax._checks import ArgumentError
 from qspjax._extras import require
 from qspjax._files import replaced
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax.cli._console import FAILED, say
-from qspjax.cli._options import at_least, parts, positive
+from qspjax.cli._options import Commands, at_least, parts, positive
+from qspjax.io._simulation import DOSE, described_model, read_doses, write_solution
 from qspjax.solve import Rosenbrock
 
 _MOST_PANELS = 12
@@ -21,7 +21,7 @@ _MOST_POINTS = 1_000_000
 _NEEDED = ("pint", "pandas", "matplotlib")
 
 
-def add_simulate(commands: Any) -> None:
+def add_simulate(commands: Commands) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
         "simulate",
@@ -33,7 +33,7 @@ def add_simulate(commands: Any) -> None:
     command.add_argument("--end", metavar="TIME", type=positive, required=True, help="time of the last output")
     points = at_least(2, _MOST_POINTS)
     command.add_argument("--points", metavar="N", type=points, default=101, help="outputs from 0 to the end (101)")
-    command.add_argument("--dose", metavar="DOSE", action="append", default=[], help=f"{io.DOSE}; once for each")
+    command.add_argument("--dose", metavar="DOSE", action="append", default=[], help=f"{DOSE}; once for each")
     number = parts("NAME=VALUE", "=")
     command.add_argument(
         "--set", metavar="NAME=VALUE", type=number, action="append", default=[], help="change a number"
@@ -54,13 +54,13 @@ def add_simulate(commands: Any) -> None:
 def _simulate(arguments: argparse.Namespace) -> int:
     for package in _NEEDED:
         require(package, extra="cli")
-    model = io.described_model(arguments.model, dict(arguments.set))
+    model = described_model(arguments.model, dict(arguments.set))
     save = tuple(dict.fromkeys(arguments.save or model.main))
     tolerances = {name: getattr(arguments, name) for name in ("rtol", "atol") if getattr(arguments, name) is not None}
     try:
         solution = simulate(
             model.model,
-            io.read_doses(arguments.dose, model),
+            read_doses(arguments.dose, model),
             np.linspace(0.0, arguments.end, arguments.points),
             save=save,
             method=Rosenbrock(**tolerances) if tolerances else None,
@@ -73,7 +73,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     stem = Path(arguments.model).stem
     table = Path(arguments.output or f"{stem}-simulation.csv")
     picture = Path(arguments.plot or table.with_suffix(".png"))
-    io.write_solution(table, solution, save)
+    write_solution(table, solution, save)
     _draw(picture, solution, [name for name in save if name in solution.observed][:_MOST_PANELS], stem)
     head = {"Model": stem, "Method": solution.labels.method, "Steps": int(solution.stats["steps"])}
     print("\n".join(f"{key + ':':<9}{value}" for key, value in {**head, "Table": table, "Picture": picture}.items()))

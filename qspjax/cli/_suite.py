@@ -5,11 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qspjax._extras import require
-from qspjax.cli._console import BAD_INPUT, FAILED, Progress, say
-from qspjax.cli._options import at_least, positive
+from qspjax.cli._console import BAD_INPUT, FAILED, ProgressBar, say
+from qspjax.cli._options import Commands, at_least, positive
 
 if TYPE_CHECKING:
     from qspjax.sbml_suite import CaseResult
@@ -18,7 +18,7 @@ _MOST_LISTED = 6
 """The most cases that are named for a reason."""
 
 
-def add_suite(commands: Any) -> None:
+def add_suite(commands: Commands) -> None:
     """Add both commands to the parser."""
     suite = commands.add_parser(
         "sbml-suite",
@@ -54,10 +54,10 @@ def _suite(arguments: argparse.Namespace) -> int:
     require("libsbml", extra="sbml")
     folders = case_folders(arguments.cases, arguments.wanted)
     results = []
-    with Progress(len(folders), things="cases", bad="wrong", first="starting") as progress:
+    with ProgressBar(len(folders), things="cases", bad="wrong", first="starting") as bar:
         for done, result in enumerate(run_suite(folders, workers=arguments.workers, limit=arguments.limit), 1):
             results.append(result)
-            progress.update(done, bad=result.outcome == WRONG, description=result.case)
+            bar.update(done, bad=result.outcome == WRONG, description=result.case)
     print(_report(sorted(results)))
     return FAILED if any(result.outcome == WRONG for result in results) else 0
 
@@ -77,20 +77,20 @@ def _case(arguments: argparse.Namespace) -> int:
 
 
 def _report(results: "Sequence[CaseResult]") -> str:
-    """Return what came out: cases that are wrong, reasons of refusal, outcomes by tag, and the sum."""
+    """Return the outcome: cases that are wrong, reasons of refusal, outcomes by tag, and the sum."""
     from qspjax.sbml_suite import OUTCOMES, REFUSED, WRONG
 
     parts = []
     wrong = [result for result in results if result.outcome == WRONG]
     if wrong:
-        parts.append("\n".join(["Wrong", *(f"{one.case}  {one.reason} (error {one.ratio:.3g})" for one in wrong)]))
+        parts.append("\n".join(["Wrong", *(f"{case.case}  {case.reason} (error {case.ratio:.3g})" for case in wrong)]))
     reasons: dict[str, list[str]] = {}
     for result in results:
         if result.outcome == REFUSED:
             reasons.setdefault(result.reason, []).append(result.case)
     if reasons:
         common = sorted(reasons.items(), key=lambda item: -len(item[1]))
-        parts.append("\n".join(["Refused", *(f"{len(found):5}  {why} ({_listed(found)})" for why, found in common)]))
+        parts.append("\n".join(["Refused", *(f"{len(cases):5}  {why} ({_listed(cases)})" for why, cases in common)]))
     tags = Counter((tag, result.outcome) for result in results for tag in result.tags)
     if tags:
         names = sorted({tag for tag, _ in tags})
@@ -109,10 +109,10 @@ def _listed(cases: Sequence[str]) -> str:
 
 def _ranges(text: str) -> frozenset[int]:
     """Read numbers such as `1-100,205`."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         ends = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part)
         if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
             raise argparse.ArgumentTypeError(f"must be numbers of cases such as 1-100,205, but is {text}")
-        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return frozenset(found)
+        numbers.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return frozenset(numbers)

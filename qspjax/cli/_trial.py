@@ -4,15 +4,19 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
+import numpy as np
 
 from qspjax import execute, io, plot, population
 from qspjax._checks import ArgumentError
 from qspjax._extras import require
-from qspjax.cli._console import FAILED, Progress, say
-from qspjax.cli._options import at_least
+from qspjax._solution import Solution
+from qspjax.cli._console import FAILED, ProgressBar, say
+from qspjax.cli._options import Commands, at_least
+from qspjax.io._directory import check_destination
+from qspjax.io.trial._file import MOST_PATIENTS
+from qspjax.io.trial._results import TRIAL_FILES, TRIAL_MARKERS, summary, write_trial
 
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
 """Packages of the extra `cli`, looked for before anything is computed."""
@@ -21,7 +25,7 @@ _ARMS = 2**32 - 1
 """What is folded into the key to randomise; patients fold in their own numbers."""
 
 
-def add_trial(commands: Any) -> None:
+def add_trial(commands: Commands) -> None:
     """Add the command to the parser."""
     trial = commands.add_parser(
         "trial",
@@ -30,7 +34,7 @@ def add_trial(commands: Any) -> None:
     )
     trial.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
     trial.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -trial)")
-    patients = at_least(1, io.MOST_PATIENTS)
+    patients = at_least(1, MOST_PATIENTS)
     trial.add_argument("--patients", type=patients, metavar="N", help="number of patients, instead of the file's")
     trial.add_argument("--seed", type=at_least(0), metavar="N", help="random seed, instead of the file's")
     trial.add_argument("--chunk", type=at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
@@ -41,7 +45,7 @@ def _trial(arguments: argparse.Namespace) -> int:
     for package in _NEEDED:
         require(package, extra="cli")
     file = _changed(io.read_trial(arguments.file or io.bundled_trial()), arguments)
-    out = io.check_destination(arguments.out or f"{file.stem}-trial")
+    out = check_destination(arguments.out or f"{file.stem}-trial", TRIAL_FILES, TRIAL_MARKERS)
     try:
         return _run(file, out, arguments.chunk)
     except io.FileIssues:
@@ -63,27 +67,29 @@ def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
     key = jax.random.key(file.seed)
     cohort = file.sample(key)
     total = file.patients * len(file.trial.arms)
-    with Progress(total, things="patients", bad="failed", first="compiling", includes=" with compilation") as progress:
+    with ProgressBar(total, things="patients", bad="failed", first="compiling", includes=" with compilation") as bar:
         result = population.simulate_trial(
             file.trial,
             cohort,
             key=jax.random.fold_in(key, _ARMS),
             save=file.save,
-            executor=lambda arm: execute.Chunked(chunk, progress=_of_arm(progress, arm)),
+            executor=lambda arm: execute.Chunked(chunk, progress=_of_arm(bar, arm)),
         )
     panels = [plot.Panel(**panel) for panel in file.panels]
     figure = plot.trial(result, panels=panels, title=file.title)
-    io.write_trial(out, file, result, figure=figure, bands=plot.bands(result, panels=panels))
-    print(io.summary(file, result), end="")
+    write_trial(out, file, result, figure=figure, bands=plot.bands(result, panels=panels))
+    print(summary(file, result), end="")
     print(f"\nPicture: {out / 'trial.png'}")
-    return say("Every patient failed: see endpoints.csv for the reasons.", FAILED) if io.all_failed(result) else 0
+    if all(np.all(arm.solution.failed) for arm in result.arms):
+        return say("Every patient failed: see endpoints.csv for the reasons.", FAILED)
+    return 0
 
 
-def _of_arm(progress: Progress, name: str) -> Callable[[int, Any], None]:
+def _of_arm(bar: ProgressBar, name: str) -> Callable[[int, Solution], None]:
     """Return the callback for the chunks of an arm."""
-    before = progress.done
+    before = bar.done
 
-    def chunk_done(done: int, chunk: Any) -> None:
-        progress.update(before + done, bad=int(chunk.failed.sum()), description=name)
+    def chunk_done(done: int, chunk: Solution) -> None:
+        bar.update(before + done, bad=int(chunk.failed.sum()), description=name)
 
     return chunk_done

@@ -12,53 +12,14 @@ Example:
 """
 
 from qspjax.io._issues import FileIssues as FileIssues, Issue as Issue
-from qspjax.io._model_files import ModelContents as ModelContents, contents_of as contents_of
-from qspjax.io._simulation import (
-    DOSE as DOSE,
-    described_model as described_model,
-    read_doses as read_doses,
-    write_solution as write_solution,
-)
-from qspjax.io._validate import contents as contents, validate as validate
+from qspjax.io._validate import validate as validate
 from qspjax.io.antimony._antimony import read_antimony as read_antimony, write_antimony as write_antimony
 from qspjax.io.fit._file import FitFile as FitFile, read_fit as read_fit
 from qspjax.io.fit._mixed_file import MixedFile as MixedFile
-from qspjax.io.fit._mixed_results import (
-    MIXED_FILES as MIXED_FILES,
-    MIXED_MARKERS as MIXED_MARKERS,
-    Estimates as Estimates,
-    mixed_summary as mixed_summary,
-    write_mixed as write_mixed,
-)
-from qspjax.io.fit._results import (
-    FIT_FILES as FIT_FILES,
-    FIT_MARKERS as FIT_MARKERS,
-    fit_summary as fit_summary,
-    write_fit as write_fit,
-)
 from qspjax.io.nonmem._data import NonmemData as NonmemData
 from qspjax.io.nonmem._experiments import experiments as experiments
 from qspjax.io.nonmem._read import read_nonmem as read_nonmem
 from qspjax.io.nonmem._write import write_nonmem as write_nonmem
 from qspjax.io.petab import read_petab as read_petab, write_petab as write_petab
 from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml
-from qspjax.io.trial._file import (
-    MOST_PATIENTS as MOST_PATIENTS,
-    TrialFile as TrialFile,
-    bundled_trial as bundled_trial,
-    read_trial as read_trial,
-)
-from qspjax.io.trial._results import (
-    all_failed as all_failed,
-    check_destination as check_destination,
-    summary as summary,
-    version as version,
-    write_trial as write_trial,
-)
-from qspjax.io.trial._sensitivity import (
-    SENSITIVITY_FILES as SENSITIVITY_FILES,
-    SENSITIVITY_MARKERS as SENSITIVITY_MARKERS,
-    named as named,
-    sensitivity_problem as sensitivity_problem,
-    write_sensitivity as write_sensitivity,
-)
+from qspjax.io.trial._file import TrialFile as TrialFile, bundled_trial as bundled_trial, read_trial as read_trial

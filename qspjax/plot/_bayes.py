@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_one_of, refuse
-from qspjax.plot._mixed import _panels
+from qspjax.plot._figures import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +34,13 @@ def traces(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = Non
         ['CL']
     """
     chosen = _chosen(names, [name for name in table if name not in INDICES], most)
-    axes, figure = _panels(len(chosen))
+    axes, figure = panels(len(chosen))
     for ax, name in zip(axes, chosen, strict=False):
         for chain in np.unique(table["CHAIN"]):
-            mine = table["CHAIN"] == chain
-            ax.plot(table["DRAW"][mine], table[name][mine], color=f"C{chain % 10}", linewidth=0.5, alpha=0.8)
-        lost = table["DRAW"][table["DIVERGING"]]
-        ax.plot(lost, np.zeros_like(lost), "|", color="0.1", markersize=6.0, transform=ax.get_xaxis_transform())
+            rows = table["CHAIN"] == chain
+            ax.plot(table["DRAW"][rows], table[name][rows], color=f"C{chain % 10}", linewidth=0.5, alpha=0.8)
+        diverging, edge = table["DRAW"][table["DIVERGING"]], ax.get_xaxis_transform()
+        ax.plot(diverging, np.zeros_like(diverging), "|", color="0.1", markersize=6.0, transform=edge)
         ax.set_title(name, fontsize="small")
     figure.supxlabel("draw", fontsize="small")
     return figure
@@ -69,17 +69,17 @@ def ranks(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None
         ['CL']
     """
     chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
-    axes, figure = _panels(len(chosen))
+    axes, figure = panels(len(chosen))
     for ax, name in zip(axes, chosen, strict=False):
-        one = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
-        ax.axhspan(one["LOWER"][0], one["UPPER"][0], color="0.85", linewidth=0.0)
-        for chain in np.unique(one["CHAIN"]):
-            mine = one["CHAIN"] == chain
-            edges = np.append(one["LEFT"][mine], one["RIGHT"][mine][-1])
-            ax.stairs(one["COUNT"][mine], edges, color=f"C{chain % 10}", linewidth=1.0)
+        bins = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
+        ax.axhspan(bins["LOWER"][0], bins["UPPER"][0], color="0.85", linewidth=0.0)
+        for chain in np.unique(bins["CHAIN"]):
+            rows = bins["CHAIN"] == chain
+            edges = np.append(bins["LEFT"][rows], bins["RIGHT"][rows][-1])
+            ax.stairs(bins["COUNT"][rows], edges, color=f"C{chain % 10}", linewidth=1.0)
         ax.set_ylim(bottom=0.0)
         ax.set_title(name, fontsize="small")
-    figure.supxlabel("rank, as a part of all", fontsize="small")
+    figure.supxlabel("rank, as a share of all draws", fontsize="small")
     figure.supylabel("count", fontsize="small")
     return figure
 
@@ -103,12 +103,12 @@ def posteriors(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None =
         ['CL']
     """
     chosen = _chosen(names, list(dict.fromkeys(table["PARAMETER"])), most)
-    axes, figure = _panels(len(chosen))
+    axes, figure = panels(len(chosen))
     for ax, name in zip(axes, chosen, strict=False):
-        one = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
-        ax.fill_between(one["VALUE"], one["POSTERIOR"], color="C0", alpha=0.3, linewidth=0.0)
-        ax.plot(one["VALUE"], one["POSTERIOR"], color="C0", linewidth=1.2, label="posterior")
-        ax.plot(one["VALUE"], one["PRIOR"], color="0.4", linewidth=1.0, linestyle="--", label="prior")
+        density = {key: values[table["PARAMETER"] == name] for key, values in table.items()}
+        ax.fill_between(density["VALUE"], density["POSTERIOR"], color="C0", alpha=0.3, linewidth=0.0)
+        ax.plot(density["VALUE"], density["POSTERIOR"], color="C0", linewidth=1.2, label="posterior")
+        ax.plot(density["VALUE"], density["PRIOR"], color="0.4", linewidth=1.0, linestyle="--", label="prior")
         ax.set_ylim(bottom=0.0)
         ax.set_yticks([])
         ax.set_title(name, fontsize="small")

@@ -1,14 +1,15 @@
 """Pictures of a calibration; the table of each is that of its argument, such as `fit.to_dataframe()`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Array, Float
 
-from qspjax._checks import check_instance, check_one_of
-from qspjax._extras import require
+from qspjax._checks import check_instance
 from qspjax.fit import Fit, Problem, Profile, Uncertainty
-from qspjax.plot._trajectory import with_unit
+from qspjax.plot._figures import axes_or_new, new_figure
+from qspjax.plot._labels import choice, time_label, unit_of, with_unit
 from qspjax.plot._trial import styles_of
 from qspjax.population import TrialResult
 
@@ -18,15 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_PANELS = 16
 
-
-def _axes(ax: "Axes | None") -> "Axes":
-    if ax is not None:
-        return ax
-    return _figure(5.0, 3.5).subplots()
-
-
-def _figure(width: float, height: float) -> "Figure":
-    return require("matplotlib.figure", extra="plot").Figure(figsize=(width, height), layout="constrained")
+Point: TypeAlias = Float[Array, " parameters"] | Float[np.ndarray, " parameters"] | Sequence[float]
+"""Values of the parameters, on the scale of the search."""
 
 
 def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: str | None = None) -> "Axes":
@@ -53,7 +47,7 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
         9
     """
     check_instance("result", result, (Fit, TrialResult), "a fit or the result of a trial")
-    axes = _axes(ax)
+    axes = axes_or_new(ax)
     if isinstance(result, TrialResult):
         return _patients(result, axes, endpoint)
     fit = result
@@ -68,19 +62,18 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
 
 
 def _patients(result: TrialResult, axes: "Axes", endpoint: str | None) -> "Axes":
-    """Draw a bar a patient."""
+    """Draw one bar per patient."""
     names = result.trial.endpoint_names
-    endpoint = names[0] if endpoint is None and names else endpoint
-    check_one_of("endpoint", endpoint, names, "an endpoint of the trial")
+    endpoint = choice("endpoint", endpoint, names, "an endpoint of the trial")
     styles = styles_of(result)
     values = np.concatenate([np.asarray(arm.endpoints[endpoint]) for arm in result.arms])
     arms = np.repeat([arm.name for arm in result.arms], [arm.members.size for arm in result.arms])
     order = np.argsort(-values, kind="stable")
     order = order[np.isfinite(values[order])]
-    place = np.arange(1, order.size + 1)
+    position = np.arange(1, order.size + 1)
     for arm in result.arms:
-        mine = arms[order] == arm.name
-        axes.bar(place[mine], values[order][mine], width=0.9, color=styles[arm.name][0], label=arm.name)
+        in_arm = arms[order] == arm.name
+        axes.bar(position[in_arm], values[order][in_arm], width=0.9, color=styles[arm.name][0], label=arm.name)
     axes.axhline(0.0, color="0.4", linewidth=0.8)
     if order.size < values.size:
         axes.set_title(f"{values.size - order.size} patients have no value", fontsize="small")
@@ -113,7 +106,7 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
         ['CL']
     """
     names = fit.problem.names
-    axes = _figure(6.0, max(2.0, 0.22 * len(names) + 1.0)).subplots() if ax is None else ax
+    axes = axes_or_new(ax, 6.0, max(2.0, 0.22 * len(names) + 1.0))
     lower, upper = _edges(fit)
     rows = np.arange(len(names))
     shown = min(best, int(np.isfinite(fit.values).sum()))
@@ -132,7 +125,8 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
     return axes
 
 
-def _edges(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+def _edges(fit: Fit) -> tuple[Float[np.ndarray, " parameters"], Float[np.ndarray, " parameters"]]:
+    """Return the bounds of the parameters; where there is none, somewhat beyond the ends of the starts."""
     lower, upper = (np.asarray(edge, float) for edge in fit.problem.bounds)
     known = fit.points[np.isfinite(fit.values)]
     low, high = known.min(axis=0) - 1.0, known.max(axis=0) + 1.0
@@ -159,7 +153,7 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
         >>> optimiser_history(estimate(problem)).get_xlabel()
         'step'
     """
-    axes = _axes(ax)
+    axes = axes_or_new(ax)
     top = fit.values[0]
     for row in fit.history[::-1]:
         known = np.isfinite(row)
@@ -170,7 +164,7 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def observed_vs_predicted(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
+def observed_vs_predicted(problem: Problem, x: Point, ax: "Axes | None" = None) -> "Axes":
     """Draw every measurement against its prediction; the table is `problem.table(x)`.
 
     Args:
@@ -191,7 +185,7 @@ def observed_vs_predicted(problem: Problem, x: Any, ax: "Axes | None" = None) ->
         >>> observed_vs_predicted(problem, problem.start).get_xlabel()
         'predicted'
     """
-    axes = _axes(ax)
+    axes = axes_or_new(ax)
     table = problem.table(x)
     _by_output(axes, table, "prediction", "observed")
     known = np.concatenate([table["prediction"], table["observed"]])
@@ -206,7 +200,7 @@ def observed_vs_predicted(problem: Problem, x: Any, ax: "Axes | None" = None) ->
     return axes
 
 
-def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
+def residuals(problem: Problem, x: Point, ax: "Axes | None" = None) -> "Axes":
     """Draw standardised residuals over time; the table is `problem.table(x)`.
 
     Args:
@@ -227,11 +221,11 @@ def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
         >>> residuals(problem, problem.start).get_xlabel()
         'time (h)'
     """
-    axes = _axes(ax)
+    axes = axes_or_new(ax)
     _by_output(axes, problem.table(x), "time", "residual")
     for level, style in ((0.0, "-"), (-1.96, "--"), (1.96, "--")):
         axes.axhline(level, color="0.5", linewidth=0.8, linestyle=style)
-    axes.set_xlabel(with_unit("time", problem.model.units.time))
+    axes.set_xlabel(time_label(problem.model))
     axes.set_ylabel("standardised residual")
     return axes
 
@@ -239,17 +233,17 @@ def residuals(problem: Problem, x: Any, ax: "Axes | None" = None) -> "Axes":
 def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], across: str, up: str) -> None:
     outputs = list(dict.fromkeys(table["output"]))
     for number, output in enumerate(outputs):
-        mine = (table["output"] == output) & ~table["censored"]
+        rows = (table["output"] == output) & ~table["censored"]
         label = output if len(outputs) <= 8 else None
-        axes.plot(table[across][mine], table[up][mine], ".", color=f"C{number % 10}", markersize=4, label=label)
+        axes.plot(table[across][rows], table[up][rows], ".", color=f"C{number % 10}", markersize=4, label=label)
     if 1 < len(outputs) <= 8:
         axes.legend(fontsize="small")
 
 
 def fits(
-    problem: Problem, x: Any, *, uncertainty: Uncertainty | None = None, experiments: Sequence[str] | None = None
+    problem: Problem, x: Point, *, uncertainty: Uncertainty | None = None, experiments: Sequence[str] | None = None
 ) -> "Figure":
-    """Draw data and predicted curves, a panel an output, a colour an experiment.
+    """Draw data and predicted curves, one panel per output, one colour per experiment.
 
     Args:
         problem: What was fitted.
@@ -275,34 +269,27 @@ def fits(
     outputs = list(dict.fromkeys(table["output"]))[:_MOST_PANELS]
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)
-    figure = _figure(4.0 * columns + 1.0, 2.8 * rows + 0.3)
-    for place, output in enumerate(outputs, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        for number, experiment in enumerate(chosen):
-            colour = f"C{number % 10}"
+    figure = new_figure(4.0 * columns + 1.0, 2.8 * rows + 0.3)
+    for number, output in enumerate(outputs, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        for k, experiment in enumerate(chosen):
+            colour = f"C{k % 10}"
             if uncertainty is not None:
-                mine = (curves["output"] == output) & (curves["experiment"] == experiment)
-                time, *band = (curves[name][mine] for name in ("time", "lower", "upper"))
-                axes.fill_between(
-                    time, *band, where=np.isfinite(band).all(axis=0), color=colour, alpha=0.2, linewidth=0
-                )
+                at = (curves["output"] == output) & (curves["experiment"] == experiment)
+                time, low, high = (curves[name][at] for name in ("time", "lower", "upper"))
+                known = np.isfinite(low) & np.isfinite(high)
+                axes.fill_between(time, low, high, where=known, color=colour, alpha=0.2, linewidth=0)
             for source, style, up in ((curves, "-", "prediction"), (table, ".", "observed")):
-                mine = (source["output"] == output) & (source["experiment"] == experiment)
-                axes.plot(source["time"][mine], source[up][mine], style, color=colour, markersize=5, linewidth=1.2)
+                at = (source["output"] == output) & (source["experiment"] == experiment)
+                axes.plot(source["time"][at], source[up][at], style, color=colour, markersize=5, linewidth=1.2)
         axes.set_title(output, fontsize="medium")
-        axes.set_xlabel(with_unit("time", problem.model.units.time))
-        axes.set_ylabel(with_unit(output, _unit(problem, output)))
+        axes.set_xlabel(time_label(problem.model))
+        axes.set_ylabel(with_unit(output, unit_of(output, problem)))
     return figure
 
 
-def _unit(problem: Problem, output: str) -> str:
-    """Return the unit of an output that is an observed value or a state as it stands, else nothing."""
-    prediction, units = str(problem.outputs[output].prediction), problem.model.units
-    return units.observed.get(prediction) or units.of_state(prediction)
-
-
 def profile(profiles: Mapping[str, Profile]) -> "Figure":
-    """Draw profile likelihoods with their confidence thresholds, a panel a parameter.
+    """Draw profile likelihoods with their confidence thresholds, one panel per parameter.
 
     Args:
         profiles: What `fit.profiles` returned.
@@ -323,17 +310,17 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
     shown = list(profiles.values())
     columns = min(4, max(len(shown), 1))
     rows = max(-(-len(shown) // columns), 1)
-    figure = _figure(2.9 * columns + 0.3, 2.4 * rows + 0.3)
-    for place, one in enumerate(shown, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        axes.plot(one.values, one.log_density, "o-", markersize=2.5, linewidth=1.0, color="C0")
-        axes.axhline(one.threshold, color="C3", linewidth=0.8, linestyle="--")
-        for edge in one.interval:
+    figure = new_figure(2.9 * columns + 0.3, 2.4 * rows + 0.3)
+    for number, curve in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.plot(curve.values, curve.log_density, "o-", markersize=2.5, linewidth=1.0, color="C0")
+        axes.axhline(curve.threshold, color="C3", linewidth=0.8, linestyle="--")
+        for edge in curve.interval:
             if np.isfinite(edge):
                 axes.axvline(edge, color="0.6", linewidth=0.8)
-        if one.values.min() > 0 and one.values.max() > 20 * one.values.min():
+        if curve.values.min() > 0 and curve.values.max() > 20 * curve.values.min():
             axes.set_xscale("log")
-        axes.set_title(one.name if one.identifiable else f"{one.name}: not identifiable", fontsize="small")
+        axes.set_title(curve.name if curve.identifiable else f"{curve.name}: not identifiable", fontsize="small")
     figure.supylabel("log density", fontsize="small")
     return figure
 
@@ -359,8 +346,8 @@ def diagnostics(fit: Fit) -> "Figure":
         5
     """
     tall = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
-    figure = _figure(12.0, 4.0 + tall)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(4.0, tall))
+    figure = new_figure(12.0, 4.0 + tall)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(4.0, tall))[:, 0]
     first, second = upper.subplots(1, 2)
     observed_vs_predicted(fit.problem, fit.x, first)
     residuals(fit.problem, fit.x, second)

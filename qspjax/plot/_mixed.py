@@ -1,24 +1,27 @@
 """Pictures of a mixed-effects fit; the table of each is its argument."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Real
 
 from qspjax._checks import ArgumentError, check_one_of
-from qspjax._extras import require
+from qspjax._model import AbstractModel
 from qspjax.fit import Bootstrap, MixedFit, VisualPredictiveCheck
+from qspjax.plot._figures import axes_or_new, new_figure, panels
+from qspjax.plot._labels import choice, time_label, unit_of, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def _figure(width: float, height: float) -> "Figure":
-    return require("matplotlib.figure", extra="plot").Figure(figsize=(width, height), layout="constrained")
+Table: TypeAlias = Mapping[str, np.ndarray]
+"""Columns by name."""
 
 
-def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = None) -> "Figure":
+def goodness_of_fit(table: Table, *, output: str | None = None, fit: MixedFit | None = None) -> "Figure":
     """Draw the four pictures that a population fit is judged by.
 
     Observed against population and individual predictions, and conditional weighted residuals against time and
@@ -27,6 +30,7 @@ def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = Non
     Args:
         table: What `fit.diagnostics` returns.
         output: Which output; by default the first.
+        fit: The fit, whose model knows the units of the axes; without it they have none.
 
     Raises:
         ValueError: If the output is not in the table.
@@ -40,23 +44,30 @@ def goodness_of_fit(table: Mapping[str, np.ndarray], *, output: str | None = Non
         4
     """
     names = list(dict.fromkeys(table["OUTPUT"]))
-    output = names[0] if output is None else output
-    check_one_of("output", output, names, "an output of the table")
-    mine = (table["OUTPUT"] == output) & ~table["CENSORED"]
-    one = {name: values[mine] for name, values in table.items()}
-    figure = _figure(8.0, 7.0)
+    output = choice("output", output, names, "an output of the table")
+    rows = (table["OUTPUT"] == output) & ~table["CENSORED"]
+    columns = {name: values[rows] for name, values in table.items()}
+    unit = _unit(fit, output)
+    labels = {
+        "PRED": with_unit("population prediction, PRED", unit) if unit else "population prediction (PRED)",
+        "IPRED": with_unit("individual prediction, IPRED", unit) if unit else "individual prediction (IPRED)",
+        "DV": with_unit("observed, DV", unit) if unit else "observed (DV)",
+        "TIME": time_label(_model(fit)),
+    }
+    figure = new_figure(8.0, 7.0)
     axes = figure.subplots(2, 2)
-    for ax, name, label in zip(axes[0], ("PRED", "IPRED"), ("population", "individual"), strict=True):
-        _cloud(ax, one[name], one["DV"])
-        ends = [np.nanmin([one[name], one["DV"]]), np.nanmax([one[name], one["DV"]])]
+    for ax, name in zip(axes[0], ("PRED", "IPRED"), strict=True):
+        _cloud(ax, columns[name], columns["DV"])
+        both = [columns[name], columns["DV"]]
+        ends = [np.nanmin(both), np.nanmax(both)]
         ax.plot(ends, ends, color="0.4", linewidth=0.8)
-        ax.set_xlabel(f"{label} prediction ({name})")
-        ax.set_ylabel("observed (DV)")
-    for ax, name, label in zip(axes[1], ("TIME", "PRED"), ("time", "population prediction (PRED)"), strict=True):
-        _cloud(ax, one[name], one["CWRES"])
+        ax.set_xlabel(labels[name])
+        ax.set_ylabel(labels["DV"])
+    for ax, name in zip(axes[1], ("TIME", "PRED"), strict=True):
+        _cloud(ax, columns[name], columns["CWRES"])
         for level, style in ((0.0, "-"), (-1.96, "--"), (1.96, "--")):
             ax.axhline(level, color="0.4", linewidth=0.8, linestyle=style)
-        ax.set_xlabel(label)
+        ax.set_xlabel(labels[name])
         ax.set_ylabel("conditional weighted residual (CWRES)")
     figure.suptitle(output, fontsize="medium")
     return figure
@@ -89,28 +100,27 @@ def random_effects(fit: MixedFit) -> "Figure":
         ['eta_CL']
     """
     names = [*(effects := fit.effects())]
-    figure = _figure(3.2 * min(len(names), 4), 2.8 * -(-len(names) // 4))
-    axes = np.atleast_1d(figure.subplots(-(-len(names) // 4), min(len(names), 4), squeeze=False)).ravel()
+    figure = new_figure(3.2 * min(len(names), 4), 2.8 * -(-len(names) // 4))
     for k, name in enumerate(names):
+        ax = figure.add_subplot(-(-len(names) // 4), min(len(names), 4), k + 1)
         etas, omega = effects[name]
         grid = np.linspace(-3.5 * omega, 3.5 * omega, 200)
-        axes[k].hist(etas, bins="auto", density=True, color="C0", alpha=0.5)
+        ax.hist(etas, bins="auto", density=True, color="C0", alpha=0.5)
         density = np.exp(-0.5 * (grid / omega) ** 2) / (omega * np.sqrt(2.0 * np.pi))
-        axes[k].plot(grid, density, color="0.2", linewidth=1.0)
-        axes[k].set_xlabel(name)
-        axes[k].set_title(f"shrinkage {fit.shrinkage[name][0]:.0f} % (SD)", fontsize="small")
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
+        ax.plot(grid, density, color="0.2", linewidth=1.0)
+        ax.set_xlabel(name)
+        ax.set_title(f"shrinkage {fit.shrinkage[name][0]:.0f} % (SD)", fontsize="small")
     return figure
 
 
-def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None, *, stratum: str | None = None) -> "Axes":
+def vpc(table: Table, ax: "Axes | None" = None, *, stratum: str | None = None, fit: MixedFit | None = None) -> "Axes":
     """Draw quantiles of measurements over the intervals in which the fit expects them, and the measurements.
 
     Args:
         table: What `fit.visual_predictive_check` returns, or its table.
         ax: Where to draw; by default on a new figure.
         stratum: Which stratum; by default the first. `vpc_panels` draws all.
+        fit: The fit, whose model knows the units of the axes; without it they have none.
 
     Raises:
         ValueError: If the stratum is not in the table.
@@ -124,36 +134,40 @@ def vpc(table: Mapping[str, np.ndarray], ax: "Axes | None" = None, *, stratum: s
         >>> vpc(table).get_xlabel()
         'time'
     """
-    axes = _figure(6.0, 4.0).subplots() if ax is None else ax
+    axes = axes_or_new(ax, 6.0, 4.0)
     strata = _strata(table)
-    stratum = strata[0] if stratum is None else stratum
-    check_one_of("stratum", stratum, strata, "a stratum of the table")
-    mine = _stratum_of(table) == stratum
+    stratum = choice("stratum", stratum, strata, "a stratum of the table")
+    in_stratum = _stratum_of(table) == stratum
     if isinstance(table, VisualPredictiveCheck):
         _points(axes, table.points, stratum)
     quantiles = np.unique(table["QUANTILE"])
     for quantile in quantiles:
-        one = {name: values[mine & (table["QUANTILE"] == quantile)] for name, values in table.items()}
+        rows = in_stratum & (table["QUANTILE"] == quantile)
+        time, low, middle, high, observed = (
+            table[name][rows] for name in ("TIME", "LOWER", "MEDIAN", "UPPER", "OBSERVED")
+        )
         colour = "C1" if quantile == np.median(quantiles) else "C0"
-        axes.fill_between(one["TIME"], one["LOWER"], one["UPPER"], color=colour, alpha=0.25, linewidth=0.0)
-        axes.plot(one["TIME"], one["MEDIAN"], color=colour, linewidth=0.8, linestyle="--")
-        axes.plot(one["TIME"], one["OBSERVED"], "o-", color="0.15", markersize=3.0, linewidth=0.9)
-        known = np.flatnonzero(np.isfinite(one["MEDIAN"]))
+        axes.fill_between(time, low, high, color=colour, alpha=0.25, linewidth=0.0)
+        axes.plot(time, middle, color=colour, linewidth=0.8, linestyle="--")
+        axes.plot(time, observed, "o-", color="0.15", markersize=3.0, linewidth=0.9)
+        known = np.flatnonzero(np.isfinite(middle))
         if known.size:
-            place = one["TIME"][known[-1]], one["MEDIAN"][known[-1]]
-            axes.annotate(f"{100 * quantile:g} %", place, textcoords="offset points", xytext=(4, 0))
+            end = float(time[known[-1]]), float(middle[known[-1]])
+            axes.annotate(f"{100 * quantile:g} %", end, textcoords="offset points", xytext=(4, 0))
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.06 * (right - left))  # room for the labels
-    axes.set_xlabel("time")
-    axes.set_ylabel("quantiles: observed (lines), expected (bands)")
+    axes.set_xlabel(time_label(_model(fit)))
+    unit = _unit(fit, table.output) if isinstance(table, VisualPredictiveCheck) else ""
+    axes.set_ylabel(with_unit("quantiles: observed as lines, expected as bands", unit))
     return axes
 
 
-def vpc_panels(*checks: VisualPredictiveCheck) -> "Figure":
-    """Draw visual predictive checks: a panel a stratum, and below it the share below the limit of quantification.
+def vpc_panels(*checks: VisualPredictiveCheck, fit: MixedFit | None = None) -> "Figure":
+    """Draw visual predictive checks: one panel per stratum, and below it the share below the limit of quantification.
 
     Args:
-        *checks: What `fit.visual_predictive_check` returns, such as one an output; each is a row.
+        *checks: What `fit.visual_predictive_check` returns, such as one per output; each is a row.
+        fit: The fit, whose model knows the units of the axes; without it they have none.
 
     Raises:
         ValueError: If there are none.
@@ -173,59 +187,75 @@ def vpc_panels(*checks: VisualPredictiveCheck) -> "Figure":
     if not checks:
         raise ArgumentError("checks", "must be at least one visual predictive check, but there are none.")
     columns = max(len(_strata(check)) for check in checks)
-    heights = [h for check in checks for h in ((3.4, 1.5) if np.isfinite(check["BELOW"]).any() else (3.4,))]
-    figure = _figure(5.0 * columns + 0.6, sum(heights) + 0.2 * any(check.reasons for check in checks))
+    heights = [height for check in checks for height in ((3.4, 1.5) if _has_share(check) else (3.4,))]
+    figure = new_figure(5.0 * columns + 0.6, sum(heights) + 0.2 * any(check.reasons for check in checks))
     grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights, sharex="col", sharey="row")
     row = 0
     for check in checks:
-        has_share, strata = bool(np.isfinite(check["BELOW"]).any()), _strata(check)
+        has_share, strata = _has_share(check), _strata(check)
         for k, ax in enumerate(grid[row]):
             if k >= len(strata):
                 for spare in grid[row : row + 1 + has_share, k]:
                     spare.set_axis_off()
                 continue
-            vpc(check, ax, stratum=strata[k])
+            vpc(check, ax, stratum=strata[k], fit=fit)
             ax.set_title(strata[k], fontsize="medium")
-            ax.set_ylabel("" if k else f"{check.output}{', prediction-corrected' if check.corrected else ''}")
+            label = with_unit(check.output, _unit(fit, check.output))
+            ax.set_ylabel("" if k else f"{label}{', prediction-corrected' if check.corrected else ''}")
             if has_share:
-                _share_below(grid[row + 1, k], check, strata[k])
+                _share_below(grid[row + 1, k], check, strata[k], time_label(_model(fit)))
                 ax.set_xlabel("")
                 grid[row + 1, k].set_ylabel("" if k else "share below limit")
         row += 1 + has_share
     if reasons := [reason for check in checks for reason in check.reasons]:
-        named = dict.fromkeys(reason.partition(":")[0].removeprefix("Subject ").strip("`") for reason in reasons)
-        figure.supxlabel(f"left out, see `reasons`: {', '.join(named)}", fontsize="small", x=0.01, ha="left")
+        subjects = dict.fromkeys(reason.partition(":")[0].removeprefix("Subject ").strip("`") for reason in reasons)
+        figure.supxlabel(f"left out, see `reasons`: {', '.join(subjects)}", fontsize="small", x=0.01, ha="left")
     return figure
 
 
-def _stratum_of(table: Mapping[str, np.ndarray]) -> np.ndarray:
+def _model(fit: MixedFit | None) -> AbstractModel | None:
+    return None if fit is None else fit.mixed.model
+
+
+def _unit(fit: MixedFit | None, output: str) -> str:
+    return "" if fit is None else unit_of(output, fit.mixed)
+
+
+def _has_share(check: Table) -> bool:
+    """Whether there is a share of measurements below the limit of quantification."""
+    return bool(np.isfinite(check["BELOW"]).any())
+
+
+def _stratum_of(table: Table) -> np.ndarray:
     return table["STRATUM"] if "STRATUM" in table else np.full(table["TIME"].size, "", dtype=object)
 
 
-def _strata(table: Mapping[str, np.ndarray]) -> list[str]:
+def _strata(table: Table) -> list[str]:
     return list(dict.fromkeys(_stratum_of(table)))
 
 
-def _points(ax: Any, points: Mapping[str, np.ndarray], stratum: str) -> None:
+def _points(ax: "Axes", points: Table, stratum: str) -> None:
     """Draw what was measured, and the limits of what was not."""
-    mine = points["STRATUM"] == stratum
-    for hidden, style in ((False, {"marker": "o", "color": "0.6"}), (True, {"marker": "v", "color": "C3"})):
-        own = mine & (points["CENSORED"] == hidden)
-        if own.any():
-            ax.plot(points["TIME"][own], points["VALUE"][own], linewidth=0.0, markersize=2.5, alpha=0.5, **style)
+    for censored, marker, colour in ((False, "o", "0.6"), (True, "v", "C3")):
+        rows = (points["STRATUM"] == stratum) & (points["CENSORED"] == censored)
+        if rows.any():
+            time, value = points["TIME"][rows], points["VALUE"][rows]
+            ax.plot(time, value, marker, color=colour, linewidth=0.0, markersize=2.5, alpha=0.5)
 
 
-def _share_below(ax: Any, table: Mapping[str, np.ndarray], stratum: str) -> None:
+def _share_below(ax: "Axes", table: Table, stratum: str, label: str) -> None:
     """Draw the share of measurements below the limit, observed and expected."""
-    first = (_stratum_of(table) == stratum) & (table["QUANTILE"] == table["QUANTILE"][0])
-    one = {name: values[first] for name, values in table.items()}
-    ax.fill_between(one["TIME"], one["BELOW_LOWER"], one["BELOW_UPPER"], color="C2", alpha=0.25, linewidth=0.0)
-    ax.plot(one["TIME"], one["BELOW_MEDIAN"], color="C2", linewidth=0.8, linestyle="--")
-    ax.plot(one["TIME"], one["BELOW"], "o-", color="0.15", markersize=3.0, linewidth=0.9)
-    ax.set_xlabel("time")
+    rows = (_stratum_of(table) == stratum) & (table["QUANTILE"] == table["QUANTILE"][0])
+    time, low, middle, high, observed = (
+        table[name][rows] for name in ("TIME", "BELOW_LOWER", "BELOW_MEDIAN", "BELOW_UPPER", "BELOW")
+    )
+    ax.fill_between(time, low, high, color="C2", alpha=0.25, linewidth=0.0)
+    ax.plot(time, middle, color="C2", linewidth=0.8, linestyle="--")
+    ax.plot(time, observed, "o-", color="0.15", markersize=3.0, linewidth=0.9)
+    ax.set_xlabel(label)
 
 
-def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
+def convergence(table: Table) -> "Figure":
     """Draw how the objective and the estimates went from iteration to iteration.
 
     Args:
@@ -238,7 +268,7 @@ def convergence(table: Mapping[str, np.ndarray]) -> "Figure":
     """
     iteration = table["ITERATION"]
     names = [name for name in table if name != "ITERATION" and np.isfinite(table[name]).any()]
-    axes, figure = _panels(len(names))
+    axes, figure = panels(len(names))
     for ax, name in zip(axes, names, strict=False):
         style = "o-" if np.isfinite(table[name]).sum() < 50 else "-"
         ax.plot(
@@ -279,9 +309,10 @@ def bootstrap(result: Bootstrap) -> "Figure":
         >>> [axes.get_title() for axes in bootstrap(result).axes]
         ['tCL', 'var(eta_CL)']
     """
-    table, summary = result.table(), result.to_dataframe().set_index("name")
-    axes, figure = _panels(len(summary))
-    for ax, (name, row) in zip(axes, summary.iterrows(), strict=False):
+    table, summary = result.table(), result.to_dataframe().to_dict("records")
+    axes, figure = panels(len(summary))
+    for ax, row in zip(axes, summary, strict=True):
+        name = str(row["name"])
         ax.hist(table[name][table["CONVERGED"]], bins="auto", color="C0", alpha=0.5)
         ax.axvline(row["estimate"], color="C1", linewidth=1.5, label="estimate")
         for percentile, style in (("2.5%", "--"), ("50%", "-"), ("97.5%", "--")):
@@ -294,7 +325,7 @@ def bootstrap(result: Bootstrap) -> "Figure":
     return figure
 
 
-def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 6) -> "Figure":
+def covariates(table: Table, names: Sequence[str], *, most: int = 6) -> "Figure":
     """Draw the random effects against covariates: a trend is what the model does not explain yet.
 
     Numbers are drawn with Pearson's r, categories (text, or at most five numbers that recur) with their means.
@@ -302,7 +333,7 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
     Args:
         table: What `MixedFit.individuals` returns, with columns of covariates: numbers or text, shape (subjects,).
         names: The covariates.
-        most: The most that are drawn; the rest is left out.
+        most: The most that are drawn; others are left out.
 
     Raises:
         ValueError: If a covariate is not in the table, or none is named.
@@ -317,7 +348,7 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
     if not names:
         raise ArgumentError("names", "must name at least one covariate, but is empty.")
     effects, names = [name for name in table if name.startswith("ETA_")], list(names)[:most]
-    figure = _figure(2.6 * max(len(names), 2), 2.3 * len(effects))
+    figure = new_figure(2.6 * max(len(names), 2), 2.3 * len(effects))
     for row, effect in zip(figure.subplots(len(effects), len(names), squeeze=False), effects, strict=True):
         for ax, name in zip(row, names, strict=True):
             x, y = np.asarray(table[name]), np.asarray(table[effect], float)
@@ -326,10 +357,10 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
                 x, y = x[np.isfinite(x)], y[np.isfinite(x)]
             kinds = np.unique(x.astype(str) if x.dtype.kind in "OUS" else x).tolist()
             if x.dtype.kind in "OUS" or len(kinds) <= min(5, x.size // 2):
-                for place, kind in enumerate(kinds):
-                    mine = y[x == kind]
-                    _cloud(ax, np.full(mine.size, place), mine)
-                    ax.plot([place - 0.2, place + 0.2], [mine.mean()] * 2, color="C1", linewidth=1.5)
+                for position, kind in enumerate(kinds):
+                    values = y[x == kind]
+                    _cloud(ax, np.full(values.size, position), values)
+                    ax.plot([position - 0.2, position + 0.2], [values.mean()] * 2, color="C1", linewidth=1.5)
                 labels = [f"{kind:g}" if isinstance(kind, float) else f"{kind}" for kind in kinds]
                 ax.set_xticks(range(len(kinds)), labels)
                 ax.set_xlim(-0.5, len(kinds) - 0.5)
@@ -342,12 +373,13 @@ def covariates(table: Mapping[str, np.ndarray], names: Sequence[str], *, most: i
 
 
 def individual_fits(
-    table: Mapping[str, np.ndarray],
+    table: Table,
     *,
-    curves: Mapping[str, np.ndarray] | None = None,
+    curves: Table | None = None,
     output: str | None = None,
     subjects: Sequence[str] | None = None,
     most: int = 16,
+    fit: MixedFit | None = None,
 ) -> "Figure":
     """Draw what was measured in each subject, with individual and population predictions.
 
@@ -357,6 +389,7 @@ def individual_fits(
         output: Which output; by default the first.
         subjects: Which subjects; by default the first.
         most: The most that are drawn.
+        fit: The fit, whose model knows the units of the axes; without it they have none.
 
     Raises:
         ValueError: If the output or a subject is not in the table.
@@ -369,49 +402,36 @@ def individual_fits(
         ['7']
     """
     names = list(dict.fromkeys(table["OUTPUT"]))
-    output = names[0] if output is None else output
-    check_one_of("output", output, names, "an output of the table")
-    there = list(dict.fromkeys(table["ID"][table["OUTPUT"] == output]))
+    output = choice("output", output, names, "an output of the table")
+    measured = list(dict.fromkeys(table["ID"][table["OUTPUT"] == output]))
     for name in subjects or ():
-        check_one_of("subjects", name, there, "a subject with measurements of the output")
-    chosen = list(there if subjects is None else subjects)[:most]
-    axes, figure = _panels(len(chosen))
+        check_one_of("subjects", name, measured, "a subject with measurements of the output")
+    chosen = list(measured if subjects is None else subjects)[:most]
+    axes, figure = panels(len(chosen))
     for ax, name in zip(axes, chosen, strict=False):
-        mine = (table["OUTPUT"] == output) & (table["ID"] == name)
-        one = {key: values[mine] for key, values in table.items()}
         source = table if curves is None else curves
-        there = (source["OUTPUT"] == output) & (source["ID"] == name)
-        line = {key: source[key][there] for key in ("TIME", "PRED", "IPRED")}
-        order = np.argsort(line["TIME"], kind="stable")
-        ax.plot(line["TIME"][order], line["PRED"][order], "--", color="0.5", linewidth=0.9, label="population (PRED)")
-        ax.plot(line["TIME"][order], line["IPRED"][order], "-", color="C0", linewidth=1.1, label="individual (IPRED)")
-        seen = ~one["CENSORED"]
-        ax.plot(one["TIME"][seen], one["DV"][seen], "o", color="0.15", markersize=3.0, label="observed")
-        if not seen.all():
-            ax.plot(one["TIME"][~seen], one["DV"][~seen], "v", color="C3", markersize=3.0, label="beyond a limit")
+        rows = (source["OUTPUT"] == output) & (source["ID"] == name)
+        time, population, individual = (source[key][rows] for key in ("TIME", "PRED", "IPRED"))
+        order = np.argsort(time, kind="stable")
+        ax.plot(time[order], population[order], "--", color="0.5", linewidth=0.9, label="population (PRED)")
+        ax.plot(time[order], individual[order], "-", color="C0", linewidth=1.1, label="individual (IPRED)")
+        rows = (table["OUTPUT"] == output) & (table["ID"] == name)
+        time, value, censored = (table[key][rows] for key in ("TIME", "DV", "CENSORED"))
+        ax.plot(time[~censored], value[~censored], "o", color="0.15", markersize=3.0, label="observed")
+        if censored.any():
+            ax.plot(time[censored], value[censored], "v", color="C3", markersize=3.0, label="beyond a limit")
         ax.set_title(f"{name}", fontsize="small")
-    figure.supxlabel("time", fontsize="small")
-    figure.supylabel(output, fontsize="small")
+    figure.supxlabel(time_label(_model(fit)), fontsize="small")
+    figure.supylabel(with_unit(output, _unit(fit, output)), fontsize="small")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 
-def _panels(count: int) -> tuple[list, "Figure"]:
-    """Return axes beside and below each other, as many as are needed, and their figure."""
-    columns = min(count, 4)
-    rows = -(-count // columns)
-    figure = _figure(2.5 * max(columns, 2), 2.0 * rows + 0.6)
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for ax in axes[count:]:
-        ax.set_axis_off()
-    return axes, figure
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+def _pearson(x: Real[np.ndarray, " subjects"], y: Real[np.ndarray, " subjects"]) -> float:
     if x.size < 2 or not x.std() or not y.std():
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def _cloud(ax: Any, x: np.ndarray, y: np.ndarray) -> None:
+def _cloud(ax: "Axes", x: Real[np.ndarray, " points"], y: Real[np.ndarray, " points"]) -> None:
     ax.plot(x, y, "o", color="C0", markersize=3.0, alpha=0.5, linewidth=0.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._checks import check_instance, check_whole
-from qspjax._extras import require
+from qspjax.plot._figures import new_figure
 from qspjax.population import NCA
 from qspjax.population._noncompartmental import Curve
 
@@ -39,14 +39,12 @@ def nca(result: NCA, *, most: int = 16, time: str = "time after dose", value: st
     drawn = result.profiles[:most]
     columns = min(4, len(drawn))
     rows = -(-len(drawn) // columns)
-    figure = require("matplotlib.figure", extra="plot").Figure(
-        figsize=(2.8 * columns + 0.6, 2.4 * rows + 0.5), layout="constrained"
-    )
+    figure = new_figure(2.8 * columns + 0.6, 2.4 * rows + 0.5)
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=len(drawn) > 1, squeeze=False)).ravel()
     several = max(result.table["DOSE"]) > 1
-    for ax, (place, _, curve) in zip(axes, drawn, strict=False):
+    for ax, (key, _, curve) in zip(axes, drawn, strict=False):
         _profile(ax, curve)
-        titles = [str(place.subject), f"dose {place.dose}" if several else "", str(place.kind or "")]
+        titles = [str(key.subject), f"dose {key.dose}" if several else "", str(key.kind or "")]
         ax.set_title(", ".join(filter(None, titles)), fontsize="small")
     for ax in axes[len(drawn) :]:
         ax.set_visible(False)
@@ -56,9 +54,9 @@ def nca(result: NCA, *, most: int = 16, time: str = "time after dose", value: st
 
 
 def _profile(ax: "Axes", curve: Curve) -> None:
-    seen = curve.value > 0
-    ax.plot(curve.time[seen], curve.value[seen], color="C0", linewidth=0.8)
-    sampled = seen & (np.arange(seen.size) >= curve.added)
+    positive = curve.value > 0
+    ax.plot(curve.time[positive], curve.value[positive], color="C0", linewidth=0.8)
+    sampled = positive & (np.arange(positive.size) >= curve.added)
     ax.plot(curve.time[sampled], curve.value[sampled], "o", color="C0", markersize=4, markerfacecolor="white")
     ax.set_yscale("log")
     if curve.line is None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._checks import check_one_of
-from qspjax._extras import require
-from qspjax.plot._trajectory import with_unit
+from qspjax.plot._figures import axes_or_new
+from qspjax.plot._labels import choice, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,15 +40,12 @@ def prediction(
         'drug'
     """
     names = list(dict.fromkeys(table["OUTPUT"]))
-    output = names[0] if output is None else output
-    check_one_of("output", output, names, "an output of the table")
-    figure = require("matplotlib.figure", extra="plot").Figure
-    axes = figure(figsize=(5.0, 3.4), layout="constrained").add_subplot() if ax is None else ax
-    mine = table["OUTPUT"] == output
-    time, low, middle, high = (table[name][mine] for name in ("TIME", "LOWER", "MEDIAN", "UPPER"))
+    output = choice("output", output, names, "an output of the table")
+    axes, rows = axes_or_new(ax, 5.0, 3.4), table["OUTPUT"] == output
+    time, low, middle, high = (table[name][rows] for name in ("TIME", "LOWER", "MEDIAN", "UPPER"))
     (line,) = axes.plot(time, middle, color=colour, label=label, linewidth=1.8)
     axes.fill_between(time, low, high, color=line.get_color(), alpha=0.25, linewidth=0.0)
-    units = {name: table[name][mine][0] if name in table else "" for name in ("TIME_UNIT", "UNIT")}
+    units = {name: table[name][rows][0] if name in table else "" for name in ("TIME_UNIT", "UNIT")}
     axes.set_xlabel(with_unit("time", units["TIME_UNIT"]))
     axes.set_ylabel(with_unit(output, units["UNIT"]))
     return axes

@@ -1,11 +1,11 @@
 """Pictures of sensitivities; the table of each is that of its argument."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._extras import require
+from qspjax.plot._figures import axes_or_new, new_figure
 from qspjax.sensitivity import Fast, Local, Morris, Ranks, Sobol
 
 if TYPE_CHECKING:
@@ -14,14 +14,11 @@ if TYPE_CHECKING:
 
 
 def _axes(ax: "Axes | None", names: tuple[str, ...]) -> "Axes":
-    if ax is not None:
-        return ax
-    figure = require("matplotlib.figure", extra="plot").Figure
-    return figure(figsize=(5.5, max(2.2, 0.28 * len(names) + 1.0)), layout="constrained").subplots()
+    return axes_or_new(ax, 5.5, max(2.2, 0.28 * len(names) + 1.0))
 
 
 def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
-    """Draw one bar a parameter, the longest on top.
+    """Draw one bar per parameter, the longest on top.
 
     Args:
         result: Local sensitivities of endpoints (their logarithmic derivatives; of outputs over time, the one that is
@@ -39,8 +36,8 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
         names, label = result.parameters, "d ln output / d ln parameter"
         values = result.log_derivatives[:, output]
         if values.ndim > 1:
-            place = np.nanargmax(np.abs(np.where(np.isfinite(values), values, 0.0)), axis=1)
-            values = np.take_along_axis(values, place[:, None], axis=1)[:, 0]
+            greatest = np.nanargmax(np.abs(np.where(np.isfinite(values), values, 0.0)), axis=1)
+            values = np.take_along_axis(values, greatest[:, None], axis=1)[:, 0]
     elif isinstance(result, Ranks):
         names, values, label = result.names, result.coefficients[:, output], "partial rank correlation"
     else:
@@ -81,13 +78,15 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         wide = None if error is None else error[order, output]
         axes.barh(rows + shift, values[order, output], 0.38, xerr=wide, label=name, ecolor="0.3")
     axes.set_yticks(rows, [result.names[i] for i in order], fontsize="small")
-    axes.set_xlabel("part of the variance")
+    axes.set_xlabel("share of the variance")
     axes.legend(fontsize="small", loc="lower right")
     return axes
 
 
-def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = None) -> "Figure":
-    """Draw the result of a global analysis, a panel an output.
+def sensitivities(
+    result: Sobol | Fast | Morris | Ranks, outputs: Sequence[str], *, title: str | None = None
+) -> "Figure":
+    """Draw the result of a global analysis, one panel per output.
 
     Args:
         result: What a function of `sensitivity` returned.
@@ -104,12 +103,14 @@ def sensitivities(result: Any, outputs: Sequence[str], *, title: str | None = No
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)
     tall = max(2.4, 0.28 * len(result.names) + 1.0)
-    figure = require("matplotlib.figure", extra="plot").Figure(
-        figsize=(4.6 * columns, tall * rows + 0.4), layout="constrained"
-    )
-    draw = sobol if isinstance(result, (Sobol, Fast)) else tornado
+    figure = new_figure(4.6 * columns, tall * rows + 0.4)
     for k, name in enumerate(outputs):
-        draw(result, figure.add_subplot(rows, columns, k + 1), output=k).set_title(name, fontsize="medium")
+        axes = figure.add_subplot(rows, columns, k + 1)
+        if isinstance(result, (Sobol, Fast)):
+            sobol(result, axes, output=k)
+        else:
+            tornado(result, axes, output=k)
+        axes.set_title(name, fontsize="medium")
     if title:
         figure.suptitle(title)
     return figure

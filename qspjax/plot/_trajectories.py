@@ -1,10 +1,11 @@
-"""Several outputs of one solution over time, a panel each."""
+"""Several outputs of one solution over time, each in its own panel."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qspjax._extras import require
 from qspjax._solution import Solution
+from qspjax.plot._figures import new_figure
 from qspjax.plot._trajectory import trajectory
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ _MOST_PANELS = 16
 
 
 def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, title: str | None = None) -> "Figure":
-    """Draw observed values over time, a panel each.
+    """Draw observed values over time, each in its own panel.
 
     Args:
         solution: Of one patient or of a cohort.
@@ -38,11 +39,9 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
     columns = min(2 if len(outputs) <= 4 else 3, max(len(outputs), 1))
     rows = max(-(-len(outputs) // columns), 1)
     with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):
-        figure = require("matplotlib.figure", extra="plot").Figure(
-            figsize=(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.3), layout="constrained"
-        )
-        for place, output in enumerate(outputs, start=1):
-            trajectory(solution, output, figure.add_subplot(rows, columns, place))
+        figure = new_figure(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.3)
+        for number, output in enumerate(outputs, start=1):
+            trajectory(solution, output, figure.add_subplot(rows, columns, number))
         if title:
             figure.suptitle(title)
     return figure

@@ -1,15 +1,19 @@
 """One output over time: a line for a patient, a median and a band for a cohort."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Real
 
 from qspjax._checks import check_one_of
-from qspjax._extras import require
 from qspjax._solution import Solution
+from qspjax.plot._figures import LineStyle, axes_or_new
+from qspjax.plot._labels import with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Times: TypeAlias = Real[np.ndarray, " times"]
 
 
 def trajectory(
@@ -19,7 +23,7 @@ def trajectory(
     *,
     colour: str | None = None,
     label: str | None = None,
-    dashes: Any = "solid",
+    dashes: LineStyle = "solid",
 ) -> "Axes":
     """Draw an observed value over time.
 
@@ -47,22 +51,21 @@ def trajectory(
         >>> qsp.plot.trajectory(solution, "concentration").get_ylabel()
         'concentration (mg/L)'
     """
-    figure = require("matplotlib.figure", extra="plot").Figure
-    axes = figure(layout="constrained").add_subplot() if ax is None else ax
+    axes = axes_or_new(ax, 6.4, 4.8)
     times, low, middle, high = quantiles(solution, output)
     style = {"linestyle": dashes, "linewidth": 1.8, "solid_capstyle": "round", "marker": "o" if times.size == 1 else ""}
     (line,) = axes.plot(times, middle, color=colour, label=label, zorder=3, **style)
-    colour = line.get_color()
+    drawn = line.get_color()
     if solution.result_ndim():
-        axes.fill_between(times, low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
+        axes.fill_between(times, low, high, color=drawn, alpha=0.13, linewidth=0, zorder=1)
         for edge in (low, high):
-            axes.plot(times, edge, color=colour, alpha=0.55, linestyle=dashes, linewidth=0.6, zorder=2)
+            axes.plot(times, edge, color=drawn, alpha=0.55, linestyle=dashes, linewidth=0.6, zorder=2)
     axes.set_xlabel(with_unit("time", solution.labels.units.time))
     axes.set_ylabel(with_unit(output, solution.labels.unit(output)))
     return axes
 
 
-def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def quantiles(solution: Solution, output: str) -> tuple[Times, Times, Times, Times]:
     """Return the times, and the 5th, 50th and 95th percentile of the patients at each; NaN where none is left.
 
     A patient that failed counts nowhere, a value that is not defined (NaN) not at its time. For one patient all three
@@ -83,15 +86,9 @@ def quantiles(solution: Solution, output: str) -> tuple[np.ndarray, np.ndarray, 
     if not solution.result_ndim():
         return times, values, values, values
     values = values[~np.asarray(solution.failed)]
-    some = ~np.isnan(values).all(axis=0)
-    found = np.full((3, times.size), np.nan)
-    if some.any():
-        found[:, some] = np.nanpercentile(values[:, some], [5, 50, 95], axis=0)
-    low, middle, high = found
+    known = ~np.isnan(values).all(axis=0)
+    percentiles = np.full((3, times.size), np.nan)
+    if known.any():
+        percentiles[:, known] = np.nanpercentile(values[:, known], [5, 50, 95], axis=0)
+    low, middle, high = percentiles
     return times, low, middle, high
-
-
-def with_unit(name: str, unit: str) -> str:
-    """Return a label with its unit in brackets; micro is written as a Greek letter."""
-    shown = unit.replace("ug", "\u00b5g").replace("umol", "\u00b5mol").replace("uM", "\u00b5M")
-    return f"{name} ({shown})" if unit else name

@@ -1,14 +1,17 @@
-"""The picture of a trial: a panel an output with all arms, and the responders as bars."""
+"""The picture of a trial: one panel per output with all arms, and the responders as bars."""
 
 import dataclasses
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+from jaxtyping import Float
 
 from qspjax._extras import require
-from qspjax.plot._trajectory import quantiles, trajectory, with_unit
+from qspjax.plot._figures import LineStyle, new_figure
+from qspjax.plot._labels import with_unit
+from qspjax.plot._trajectory import quantiles, trajectory
 from qspjax.population import Row, TrialResult, summarise
 
 if TYPE_CHECKING:
@@ -17,14 +20,14 @@ if TYPE_CHECKING:
 
 _GREY = "#6E6E6E"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito (2008), told apart without colour vision; grey is for an arm without treatment."""
-_DASHES = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+"""Palette of Okabe and Ito (2008), distinguishable without colour vision; grey is for an arm without treatment."""
+_DASHES: tuple[LineStyle, ...] = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _MOST_DOSE_MARKS = 60
 _KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients."
 _KEY_OF_DOSES = " Triangles: doses."
 _KEY_OF_BARS = " Whiskers: 95 % confidence interval of the share."
-_CHARACTERS_AN_INCH = 15
-"""How many characters of the key fit into an inch."""
+_CHARACTERS_PER_INCH = 15
+"""The number of characters of the key that fit into an inch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,17 @@ class Panel:
     label: str | None = None
     log: bool = False
     lines: Sequence[float] = ()
+
+
+class Band(TypedDict):
+    """What is drawn of an arm and an output at one time."""
+
+    arm: str
+    output: str
+    time: float
+    p5: float
+    median: float
+    p95: float
 
 
 def trial(result: TrialResult, *, panels: Sequence[Panel | str] | None = None, title: str | None = None) -> "Figure":
@@ -78,10 +92,8 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
     count = len(panels) + bool(responders)
     columns = min(2 if count <= 4 else 3, max(count, 1))
     rows = max(-(-count // columns), 1)
-    figure = require("matplotlib.figure", extra="plot").Figure(
-        figsize=(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.6), layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    figure = new_figure(4.0 * columns + (1.0 if columns == 1 else 0.0), 2.75 * rows + 0.6)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     grid = figure.add_gridspec(rows, columns)
     axes = [figure.add_subplot(grid[divmod(i, columns)]) for i in range(count)]
     doses = _doses(result)
@@ -90,11 +102,11 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
     if responders:
         _draw_responders(axes[-1], responders, styles_of(result))
     key = _KEY + (_KEY_OF_DOSES if doses.size else "") + (_KEY_OF_BARS if responders else "")
-    _head(figure, result, title, textwrap.fill(key, int(_CHARACTERS_AN_INCH * figure.get_figwidth())))
+    _head(figure, result, title, textwrap.fill(key, int(_CHARACTERS_PER_INCH * figure.get_figwidth())))
     return figure
 
 
-def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -> list[dict[str, Any]]:
+def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -> list[Band]:
     """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95.
 
     Example:
@@ -108,8 +120,16 @@ def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -
     for panel in _panels(result, panels):
         for arm in result.arms:
             for time, low, middle, high in zip(*quantiles(arm.solution, panel.output), strict=True):
-                numbers = {"time": float(time), "p5": float(low), "median": float(middle), "p95": float(high)}
-                rows.append({"arm": arm.name, "output": panel.output, **numbers})
+                rows.append(
+                    Band(
+                        arm=arm.name,
+                        output=panel.output,
+                        time=float(time),
+                        p5=float(low),
+                        median=float(middle),
+                        p95=float(high),
+                    )
+                )
     return rows
 
 
@@ -119,23 +139,25 @@ def _panels(result: TrialResult, panels: Sequence[Panel | str] | None) -> list[P
     return [panel if isinstance(panel, Panel) else Panel(panel) for panel in panels]
 
 
-def styles_of(result: TrialResult) -> dict[str, tuple[str, Any]]:
+def styles_of(result: TrialResult) -> dict[str, tuple[str, LineStyle]]:
     """Return the colour and the dashes of each arm."""
     untreated = [arm.name for arm in result.trial.arms if not np.isfinite(np.asarray(arm.regimen.time)).any()]
     treated = [arm.name for arm in result.trial.arms if arm.name not in untreated]
-    styles = {name: (_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i, name in enumerate(treated)}
+    styles: dict[str, tuple[str, LineStyle]] = {
+        name: (_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i, name in enumerate(treated)
+    }
     return styles | dict.fromkeys(untreated, (_GREY, (0, (1, 1.2))))
 
 
-def _doses(result: TrialResult) -> np.ndarray:
-    """Return the times of the doses of all arms within the picture; none if they are too many to be told apart."""
+def _doses(result: TrialResult) -> Float[np.ndarray, " doses"]:
+    """Return the times of the doses of all arms within the picture; none if they are too many to be distinguished."""
     times = np.asarray(result.trial.ts)
     doses = np.unique(np.concatenate([np.asarray(arm.regimen.time).ravel() for arm in result.trial.arms]))
     doses = doses[np.isfinite(doses) & (doses >= times.min()) & (doses <= times.max())]
     return doses if doses.size <= _MOST_DOSE_MARKS else doses[:0]
 
 
-def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult, doses: np.ndarray) -> None:
+def _draw_panel(ax: "Axes", panel: Panel, result: TrialResult, doses: Float[np.ndarray, " doses"]) -> None:
     styles = styles_of(result)
     for arm in result.arms:
         colour, dashes = styles[arm.name]
@@ -178,20 +200,20 @@ def _time_axis(ax: "Axes", result: TrialResult) -> None:
         ax.xaxis.set_major_locator(ticker.MultipleLocator(weeks))
 
 
-def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, Any]]) -> None:
-    """Draw the share of responders with Wilson's 95 % interval, a group of bars an endpoint."""
+def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, LineStyle]]) -> None:
+    """Draw the share of responders with Wilson's 95 % interval, one group of bars per endpoint."""
     groups = list(dict.fromkeys(row.endpoint for row in rows))
     width = 0.82 / len(styles)
     arms = list(dict.fromkeys(row.arm for row in rows))
     for row in rows:
-        place = groups.index(row.endpoint) + (arms.index(row.arm) - (len(arms) - 1) / 2) * width
+        position = groups.index(row.endpoint) + (arms.index(row.arm) - (len(arms) - 1) / 2) * width
         share, low, high = 100 * row.mean, 100 * row.mean_low, 100 * row.mean_high
-        ax.bar(place, share, width * 0.9, color=styles[row.arm][0], alpha=0.85, zorder=2)
+        ax.bar(position, share, width * 0.9, color=styles[row.arm][0], alpha=0.85, zorder=2)
         beside = [[max(share - low, 0.0)], [max(high - share, 0.0)]]
-        ax.errorbar(place, share, beside, color="black", linewidth=1, capsize=2, zorder=3)
+        ax.errorbar(position, share, beside, color="black", linewidth=1, capsize=2, zorder=3)
         if np.isfinite(share):
             above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            ax.annotate(f"{share:.0f}", (place, high), **above)
+            ax.annotate(f"{share:.0f}", (position, high), **above)
     ax.set_xticks(range(len(groups)), [textwrap.fill(name, 18) for name in groups])
     ax.set_ylim(0, 108)
     ax.set_yticks(range(0, 101, 25))

@@ -16,6 +16,7 @@ import qspjax as qsp
 from qspjax import io
 from qspjax.io import _content
 from qspjax.io._content import text_of
+from qspjax.io._model_files import contents_of
 from qspjax.models import Network, Reaction
 
 MANIFEST = (
@@ -97,11 +98,11 @@ def test_compressed_files(tmp_path):
         path = tmp_path / f"model.xml{ending}"
         path.write_bytes(pack(text))
         assert rate(path) == 0.3
-        assert io.contents_of(path).counts["Reactions"] == 1
+        assert contents_of(path).counts["Reactions"] == 1
         assert io.validate(path) == ()
     (tmp_path / "model.ant.gz").write_bytes(gzip.compress(b"k = 1e-2"))
     assert float(io.read_antimony(tmp_path / "model.ant.gz").values["k"]) == 0.01
-    assert io.contents_of(tmp_path / "model.ant.gz").format == "Antimony"
+    assert contents_of(tmp_path / "model.ant.gz").format == "Antimony"
 
 
 def test_the_model_of_an_archive(tmp_path):
@@ -109,7 +110,7 @@ def test_the_model_of_an_archive(tmp_path):
     one, other = model(0.1), model(0.2)
     master = CONTENT.format("./sub/b.xml", ".level-3.version-2", ' master="true"')
     assert rate(archive(path, CONTENT.format("a.xml", "", ""), master, a=one, sub__b=other)) == 0.2
-    assert io.contents_of(path).issues == ()
+    assert contents_of(path).issues == ()
     assert rate(archive(path, CONTENT.format("/a.xml", "", ""), a=one, notes="<other/>")) == 0.1
     assert rate(archive(path, a=one)) == 0.1
     assert rate(archive(path, a=one, metadata="<rdf/>")) == 0.1
@@ -120,7 +121,7 @@ def test_the_model_of_an_archive(tmp_path):
     assert str(caught.value) == told
     assert rate(path / "a.xml") == 0.1
     assert rate(f"{path}/sub/b.xml") == 0.2
-    assert io.contents_of(path / "a.xml").file == "a.xml"
+    assert contents_of(path / "a.xml").file == "a.xml"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from scipy import stats
 import qspjax as qsp
 from qspjax._expression import PETAB, as_number, evaluate, parse
 from qspjax.io import FileIssues, read_petab, write_sbml
+from qspjax.io._validate import contents
 from qspjax.models import MassAction, Network, Reaction
 from tests.systems.data import data_folder, needs_data
 
@@ -94,7 +95,7 @@ def test_a_problem_by_hand(tmp_path):
     np.testing.assert_allclose(problem.log_likelihood(x), expected.sum(), rtol=1e-9)
     assert problem.names == ("k1_b", "scale", "offset")
     assert isinstance(problem.free["k1_b"].transform, qsp.Log)
-    assert "3 of 1 outputs" in qsp.io.contents(tmp_path / "problem.yaml")
+    assert "3 of 1 outputs" in contents(tmp_path / "problem.yaml")
 
 
 def test_measurements_of_one_moment_have_parameters_of_their_own(tmp_path):

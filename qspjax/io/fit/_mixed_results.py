@@ -13,8 +13,8 @@ from qspjax._transform import Identity, Logit
 from qspjax.fit import FOCE, FOCEI, SAEM, AbstractCovariance, Hessian, Marginal, MixedFit, save
 from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
+from qspjax.io._directory import version, write_csv
 from qspjax.io.fit._mixed_file import MixedFile, covariance_word
-from qspjax.io.trial._results import version, write_csv
 
 MIXED_FILES = (
     "summary.txt",
@@ -160,7 +160,7 @@ def write_mixed(
         >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
         >>> x, u, each = file.mixed.start, np.array([[0.3], [-0.2]]), np.ones(2, bool)  # what it finds
         >>> found = MixedFit(file.mixed, FOCE(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
-        >>> estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
+        >>> estimates = Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
         >>> estimates = Estimates({"name": np.array(["tV", "var(eta_V)"])}, np.eye(2), 1.0, "")
         >>> write_mixed(folder / "results", "a summary", found, estimates, {"individuals.csv": found.individuals()}, {})
         >>> sorted(path.name for path in (folder / "results").iterdir())[:3]
@@ -206,7 +206,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         Covariates: none
         Method:     FOCEI
         >>> found = qsp.fit.nlme(file.mixed)  # doctest: +SKIP
-        >>> estimates = qsp.io.Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
+        >>> estimates = Estimates.of(found, qsp.fit.Hessian())  # doctest: +SKIP
         >>> print(mixed_summary(file, found, estimates, None).splitlines()[1])  # doctest: +SKIP
         Data:       2 measurements of 2 subjects
     """

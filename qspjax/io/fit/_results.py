@@ -9,8 +9,8 @@ import numpy as np
 from qspjax._extras import require
 from qspjax._files import replaced_directory
 from qspjax.fit import Fit, Profile, Uncertainty, save
+from qspjax.io._directory import version, write_csv
 from qspjax.io.fit._file import FitFile
-from qspjax.io.trial._results import version, write_csv
 
 FIT_FILES = (
     "summary.txt",

@@ -19,7 +19,7 @@ import dataclasses
 import importlib.resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict
 
 import numpy as np
 
@@ -39,6 +39,15 @@ MOST_PATIENTS = 100_000_000
 _MOST_TIMES = 100_000
 _MOST_PANELS = 12
 """The most panels of a picture where the file does not say which."""
+
+
+class PanelTable(TypedDict, total=False):
+    """A panel of the picture as a file says it: the arguments of `qspjax.plot.Panel`."""
+
+    output: Required[str]
+    label: str | None
+    log: bool
+    lines: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +84,7 @@ class TrialFile:
     seed: int
     save: tuple[str, ...]
     endpoint_units: dict[str, str]
-    panels: tuple[dict[str, Any], ...]
+    panels: tuple[PanelTable, ...]
 
     def __post_init__(self) -> None:
         arms = len(self.trial.arms)
@@ -178,7 +187,7 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
     return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels)
 
 
-def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[dict, ...]]:
+def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:
     times = _times(table, described.units.time)
     observed = tuple(described.observed)
     what = "a value that the model observes, or a state"
@@ -210,10 +219,10 @@ def _times(table: Table, unit: str) -> tuple[float, ...]:
     return (*times.tolist(), until) if until - times[-1] > 1e-9 * until else tuple(times.tolist())
 
 
-def _panel(table: Table, described: Described, save: tuple[str, ...]) -> dict[str, Any]:
+def _panel(table: Table, described: Described, save: tuple[str, ...]) -> PanelTable:
     kept = [name for name in described.observed if name in save]
     output = table.name("output", kept, "an observed value that is saved")
-    panel = {
+    panel: PanelTable = {
         "output": output,
         "label": table.text("label", default=None),
         "log": table.flag("log", default=False),

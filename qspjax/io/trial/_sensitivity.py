@@ -1,20 +1,24 @@
 """A trial file as a sensitivity analysis: what varies between patients is the input, endpoints are the outputs."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
-import numpy as np
 
 from qspjax._checks import check_one_of, refuse
 from qspjax._extras import require
 from qspjax._files import replaced_directory
 from qspjax._names import at
 from qspjax.execute import Chunked
+from qspjax.io._directory import write_csv
 from qspjax.io.trial._file import TrialFile
-from qspjax.io.trial._results import write_csv
 from qspjax.population import Categorical
 from qspjax.sensitivity import Inputs, OfModel
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 SENSITIVITY_FILES = ("summary.txt", "sensitivity.csv", "sensitivity.png")
 SENSITIVITY_MARKERS = ("summary.txt", "sensitivity.csv")
@@ -44,14 +48,14 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
         refuse("population", "have parameters that vary (`[population.between]`)", "without any")
     if not trial.endpoints:
         refuse("endpoints", "have at least one", "without any")
-    arms = {one.name: one for one in trial.arms}
-    name = list(arms)[-1] if arm is None else arm
-    check_one_of("arm", name, arms, "an arm of the trial")
+    regimens = {arm.name: arm.regimen for arm in trial.arms}
+    name = list(regimens)[-1] if arm is None else arm
+    check_one_of("arm", name, regimens, "an arm of the trial")
     covariates = {}
-    for key, own in zip(population.covariate_names, population.covariates, strict=True):
-        middle = 0 if isinstance(own, Categorical) else own.from_normal(0.0)
-        covariates[key] = jnp.asarray(middle)
-    regimen = arms[name].regimen.prescribe(covariates)
+    for key, distribution in zip(population.covariate_names, population.covariates, strict=True):
+        median = 0 if isinstance(distribution, Categorical) else distribution.from_normal(0.0)
+        covariates[key] = jnp.asarray(median)
+    regimen = regimens[name].prescribe(covariates)
     endpoints = dict(zip(trial.endpoint_names, trial.endpoints, strict=True))
     varied = dict(zip(population.between_names, population.between, strict=True))
     inputs = Inputs(varied, typical={key: at(population.model, key).get() for key in varied})
@@ -59,7 +63,9 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
     return function, inputs
 
 
-def write_sensitivity(path: Path, text: str, table: Any, figure: Any) -> None:
+def write_sensitivity(
+    path: Path, text: str, table: "Mapping[str, Collection[object]] | pandas.DataFrame", figure: "Figure"
+) -> None:
     """Write the results of an analysis, whole or not at all.
 
     Example:
@@ -78,14 +84,3 @@ def write_sensitivity(path: Path, text: str, table: Any, figure: Any) -> None:
         figure.savefig(to / "sensitivity.png", dpi=200, metadata={"Software": None})
 
     replaced_directory(path, write)
-
-
-def named(table: Any, outputs: tuple[str, ...]) -> Any:
-    """Return a table of results with the names of outputs for their numbers.
-
-    Example:
-        >>> import pandas
-        >>> named(pandas.DataFrame({"output": [0, 1]}), ("AUC", "Cmax"))["output"].tolist()
-        ['AUC', 'Cmax']
-    """
-    return table.assign(output=[outputs[int(k)] if isinstance(k, (int, np.integer)) else k for k in table["output"]])
