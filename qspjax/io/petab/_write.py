@@ -15,9 +15,9 @@ from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import FIRST
 from qspjax.fit.data._rows import chosen
 from qspjax.fit.data._stages import begins
+from qspjax.io._directory import check_destination
 from qspjax.io.petab._write_formulas import Ids, noise_of, prior_of, refuse, text_of
 from qspjax.io.sbml import write_sbml
-from qspjax.io.trial._results import check_destination
 from qspjax.models import Network
 
 TABLES = ("parameters", "conditions", "experiments", "observables", "measurements")
