@@ -22,6 +22,7 @@ from qspjax.io._content import content_of, plain, stop, text_of, unpacked_name
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.antimony import _worker
 from qspjax.io.antimony._formulas import as_antimony, with_places
+from qspjax.io.antimony._worker import Result, Task
 from qspjax.io.sbml import read_definition
 from qspjax.io.sbml._text import source_of
 from qspjax.io.sbml._write import with_places as sbml_with_places
@@ -111,26 +112,30 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
     check_instance("network", network, Network, "a network (models.Network)")
     numbers = Numbers(negative=True)
     definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
-    done = _apart({"sbml": sbml_with_places(definition, numbers)})
-    if done["text"] is None:
-        raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(done['error'])}")
-    text = numbers.filled_bare(plain(done["text"], "text"))
+    result = run_in_subprocess({"sbml": sbml_with_places(definition, numbers)})
+    if result["text"] is None:
+        raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(result['error'])}")
+    text = numbers.filled_bare(plain(result["text"], "text"))
     if path is not None:
         write_text(Path(path), text)
     return text
 
 
 def _in_three_dimensions(d: Definition) -> Definition:
-    """Return a network without compartments of no dimension, which means the same."""
-    points = {id for id, one in d.compartments.items() if one.dimensions == 0}
+    """Return an equivalent network without compartments of no dimension."""
+    points = {id for id, compartment in d.compartments.items() if compartment.dimensions == 0}
     sized = {*d.assignments, *d.rates, *d.initial}
     compartments = {
-        id: dataclasses.replace(one, dimensions=3.0, size=1.0 if one.size is None and id not in sized else one.size)
-        for id, one in d.compartments.items()
+        id: dataclasses.replace(
+            compartment,
+            dimensions=3.0,
+            size=1.0 if compartment.size is None and id not in sized else compartment.size,
+        )
+        for id, compartment in d.compartments.items()
     }
     species = {
-        id: dataclasses.replace(one, only_substance=one.only_substance or d.compartment_of(id) in points)
-        for id, one in d.species.items()
+        id: dataclasses.replace(item, only_substance=item.only_substance or d.compartment_of(id) in points)
+        for id, item in d.species.items()
     }
     return dataclasses.replace(d, compartments=compartments, species=species) if points else d
 
@@ -146,13 +151,13 @@ def sbml_of_antimony(path_or_text: str | Path) -> str:
     with tempfile.TemporaryDirectory(prefix="qspjax-antimony-") as copies:
         files = _Files(Path(copies), None if path is None else path.resolve().parent)
         files.add(name, plain(str(path_or_text), name) if path is None else _content(path, name))
-        done = _apart({"file": name}, copies)
-    if done["text"] is not None:
-        return files.numbers.filled(done["text"])
-    found = _FAILURE.match(done["error"] or "")
-    where, line, message = found.groups() if found else (name, None, done["error"])
-    place = int(line) if line else None
-    raise FileIssues([Issue(Path(where).name, (), f"must be Antimony, but is not: {_one_line(message)}", place)])
+        result = run_in_subprocess({"file": name}, copies)
+    if result["text"] is not None:
+        return files.numbers.filled(result["text"])
+    failure = _FAILURE.match(result["error"] or "")
+    file, line, message = failure.groups() if failure else (name, None, result["error"])
+    message = f"must be Antimony, but is not: {_one_line(message)}"
+    raise FileIssues([Issue(Path(file).name, (), message, int(line) if line else None)])
 
 
 def _is_text(path_or_text: str | Path) -> bool:
@@ -164,7 +169,7 @@ def _name_of(path_or_text: str | Path) -> str:
 
 
 class _Files:
-    """The files of a model, looked through and copied to where antimony reads them."""
+    """The files of a model, looked through and copied to the folder in which antimony reads them."""
 
     def __init__(self, copies: Path, folder: Path | None):
         self.copies, self.folder, self.numbers = copies, folder, Numbers()
@@ -175,9 +180,9 @@ class _Files:
         todo = [(name, text, self._imports(name, text), set())]
         while todo:
             name, text, imports, firsts = todo[-1]
-            missing = next((one for one in imports if one[0] not in done), None)
-            if missing is not None:
-                file, line = missing
+            unread = next(((file, line) for file, line in imports if file not in done), None)
+            if unread is not None:
+                file, line = unread
                 if len(done) >= MOST_FILES:
                     stop(name, f"must import at most {MOST_FILES} files, but imports more.", line)
                 inside = self._imported(name, file, line)
@@ -185,9 +190,10 @@ class _Files:
                 done[file] = False
                 todo.append((file, inside, self._imports(file, inside), set()))
                 continue
-            circular = next((one for one in imports if not done[one[0]]), None)
+            circular = next(((file, line) for file, line in imports if not done[file]), None)
             if circular is not None:
-                stop(name, f"must not import itself, but does through {circular[0]}.", circular[1])
+                file, line = circular
+                stop(name, f"must not import itself, but does through {file}.", line)
             self._copy(name, text, firsts)
             done[name] = True
             todo.pop()
@@ -195,11 +201,11 @@ class _Files:
     def _copy(self, name: str, text: str, firsts: set[str]) -> None:
         """Copy a file, without imports of what was imported before: antimony takes a file once."""
 
-        def once(found: re.Match) -> str:
-            if found[2] in firsts:
-                firsts.remove(found[2])
-                return found[0]
-            return found[0] if found[2] is None else ""
+        def once(match: re.Match[str]) -> str:
+            if match[2] in firsts:
+                firsts.remove(match[2])
+                return match[0]
+            return match[0] if match[2] is None else ""
 
         if not _is_sbml(text):
             text = _IMPORT.sub(once, with_places(name, text, _bare(text), self.numbers))
@@ -226,20 +232,20 @@ class _Files:
         if foreign:
             line = text[: foreign.start()].count("\n") + 1
             stop(name, f"must have only letters of ASCII outside comments and quotations, but has {foreign[0]}.", line)
-        found = []
+        imports = []
         for match in _IMPORT.finditer(text):
             line = text[: match.start()].count("\n") + 1
             file = match[2]
-            seen = bare.startswith("import", match.start())
-            if file is None and not seen:
+            in_code = bare.startswith("import", match.start())
+            if file is None and not in_code:
                 continue
             if file is None:
                 stop(name, "must import a file in quotation marks, but does not.", line)
             if not re.fullmatch(r"[\w][\w. -]*", file):
                 stop(name, f"must import files of the same folder, but imports {file[:80]}.", line)
-            if seen or (self.folder is not None and (self.folder / file).is_file()):
-                found.append((file, line))
-        return found
+            if in_code or (self.folder is not None and (self.folder / file).is_file()):
+                imports.append((file, line))
+        return imports
 
     def _imported(self, name: str, file: str, line: int) -> str:
         if self.folder is None:
@@ -250,13 +256,20 @@ class _Files:
         return _content(path, file)
 
 
-def _apart(given: dict[str, str], folder: str | None = None) -> dict[str, str | None]:
-    """Let antimony work in a process of its own, in a folder; return what it made, and what it said if it failed."""
+def run_in_subprocess(task: Task, folder: str | None = None) -> Result:
+    """Let antimony convert a model in a process of its own, in a folder; return the text, or why it failed."""
     require("antimony", extra="antimony")
     command = [sys.executable, "-P", str(Path(_worker.__file__))]
-    options = {"capture_output": True, "encoding": "utf-8", "timeout": LONGEST, "check": False, "cwd": folder}
     try:
-        done = subprocess.run(command, input=json.dumps(given), **options)
+        done = subprocess.run(
+            command,
+            input=json.dumps(task),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LONGEST,
+            check=False,
+            cwd=folder,
+        )
         return json.loads(done.stdout) if done.returncode == 0 else {"text": None, "error": "antimony gives up"}
     except subprocess.TimeoutExpired:
         return {"text": None, "error": f"antimony takes longer than {LONGEST:g} s"}
@@ -270,15 +283,15 @@ def _content(path: Path, name: str) -> str:
 
 def _bare(text: str) -> str:
     """Return a text with blanks where comments and quotations are."""
-    return _ASIDE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return _ASIDE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
 def _check_depth(name: str, text: str) -> None:
     depth = 0
-    for found in re.finditer(r"[()\[\]{}]", text):
-        depth = max(0, depth + (1 if found[0] in "([{" else -1))
+    for bracket in re.finditer(r"[()\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket[0] in "([{" else -1))
         if depth > MOST_DEEP:
-            line = text[: found.start()].count("\n") + 1
+            line = text[: bracket.start()].count("\n") + 1
             stop(name, f"must have at most {MOST_DEEP} brackets in one another, but has more.", line)
 
 

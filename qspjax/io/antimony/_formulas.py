@@ -1,4 +1,4 @@
-"""Formulas in Antimony: what libantimony would read or write as another number is said in another way.
+"""Formulas in Antimony: what libantimony would read or write as another number is written differently.
 
 It keeps 15 digits of a number, takes what follows one (`0x1F`) for a unit, and writes neither the brackets of
 `(a^b)^c` and `(-2)^c` nor those of `-(-a)`.
@@ -29,18 +29,18 @@ def with_places(name: str, text: str, bare: str, numbers: Numbers) -> str:
         FileIssues: If there is a number that libantimony would read as another one.
     """
     pieces, end = [], 0
-    for found in _LITERAL.finditer(bare):
-        literal, unit = found.groups()
-        line = 1 + bare.count("\n", 0, found.start())
+    for match in _LITERAL.finditer(bare):
+        literal, unit = match.groups()
+        line = 1 + bare.count("\n", 0, match.start())
         if _NO_DECIMAL.fullmatch(unit) and not re.search(rf"\bunit\s+{unit}\b", bare):
-            stop(name, f"must be a decimal number, but is {found[0]}.", line)
+            stop(name, f"must be a decimal number, but is {match[0]}.", line)
         value = float(literal)
         if value == float("inf"):
             stop(name, f"must be a number of at most 1.8e308, but is {literal}.", line)
-        place = numbers.place(value)
-        if place != value:
-            pieces += [text[end : found.start()], repr(place)]
-            end = found.start() + len(literal)
+        placeholder = numbers.place(value)
+        if placeholder != value:
+            pieces += [text[end : match.start()], repr(placeholder)]
+            end = match.start() + len(literal)
     return "".join([*pieces, text[end:]])
 
 

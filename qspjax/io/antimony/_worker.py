@@ -7,17 +7,32 @@ output, both in JSON; the text is in SBML or Antimony, null if there is none.
 
 import json
 import sys
+from typing import TypedDict
+
+
+class Task(TypedDict, total=False):
+    """What to convert: the name of a file in Antimony, or a text in SBML."""
+
+    file: str
+    sbml: str
+
+
+class Result(TypedDict):
+    """The text, or why there is none."""
+
+    text: str | None
+    error: str | None
 
 
 def main() -> None:
     """Read, convert, write."""
     import antimony
 
-    given = json.load(sys.stdin)
-    if "file" in given:
-        loaded, convert = antimony.loadAntimonyFile(given["file"]), antimony.getSBMLString
+    task: Task = json.load(sys.stdin)
+    if "file" in task:
+        loaded, convert = antimony.loadAntimonyFile(task["file"]), antimony.getSBMLString
     else:
-        loaded, convert = antimony.loadSBMLString(given["sbml"]), antimony.getAntimonyString
+        loaded, convert = antimony.loadSBMLString(task.get("sbml", "")), antimony.getAntimonyString
     text = convert(antimony.getMainModuleName()) if loaded != -1 else None
     json.dump({"text": text or None, "error": None if text else antimony.getLastError()}, sys.stdout)
 

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._extras import require
 from qspjax.io._issues import IssueCollector
 from qspjax.io.sbml import _worker
-from qspjax.io.sbml._worker import errors
+from qspjax.io.sbml._worker import Error, Report, errors
+
+if TYPE_CHECKING:
+    import libsbml
 
 LONGEST = 120.0
 """Seconds that libsbml may take in a process of its own."""
@@ -25,7 +28,7 @@ _READ = ("", "core", "comp", "l3v2extendedmath")
 _WARNING, _ERROR = 1, 2
 
 
-def libsbml() -> ModuleType:
+def library() -> ModuleType:
     """Import libsbml.
 
     Raises:
@@ -34,7 +37,7 @@ def libsbml() -> ModuleType:
     return require("libsbml", extra="sbml")
 
 
-def read(text: str, issues: IssueCollector) -> Any:
+def read(text: str, issues: IssueCollector) -> "libsbml.SBMLDocument":
     """Return the document that libsbml makes of a text.
 
     Of its checks only those that it makes while it reads are used. The others call functions by putting them in, which
@@ -44,7 +47,7 @@ def read(text: str, issues: IssueCollector) -> Any:
     Raises:
         FileIssues: If it finds an error.
     """
-    document = libsbml().readSBMLFromString(text)
+    document = library().readSBMLFromString(text)
     gather(errors(document), issues)
     if document.getModel() is None:
         issues.add("must have a model, but has none.", "sbml", line=document.getLine())
@@ -52,19 +55,19 @@ def read(text: str, issues: IssueCollector) -> Any:
     return document
 
 
-def apart(text: str, checks: Sequence[int], *, location: str = "", flatten: bool = False) -> dict[str, Any] | None:
-    """Let libsbml check, and flatten, a text in a process of its own; return what it said, None if it failed."""
-    given = json.dumps({"text": text, "location": location, "checks": list(checks), "flatten": flatten})
+def run_in_subprocess(text: str, checks: Sequence[int], *, location: str = "", flatten: bool = False) -> Report | None:
+    """Let libsbml check, and flatten, a text in a process of its own; return its report, None if it failed."""
+    task = json.dumps({"text": text, "location": location, "checks": list(checks), "flatten": flatten})
     command = [sys.executable, "-P", str(Path(_worker.__file__))]
     try:
-        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=LONGEST, check=False)
+        done = subprocess.run(command, input=task, capture_output=True, encoding="utf-8", timeout=LONGEST, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
     except (subprocess.TimeoutExpired, UnicodeDecodeError, json.JSONDecodeError):
         return None
 
 
-def gather(found: Iterable[dict[str, Any]], issues: IssueCollector) -> None:
-    """Note errors of libsbml; of what is wrong with a drawing only warn."""
+def gather(found: Iterable[Error], issues: IssueCollector) -> None:
+    """Add the errors of libsbml; only warn of what is wrong with a drawing."""
     for error in found:
         if error["severity"] < _ERROR:
             continue
@@ -75,21 +78,21 @@ def gather(found: Iterable[dict[str, Any]], issues: IssueCollector) -> None:
             issues.add(_message(error), line=error["line"], place=error["place"])
 
 
-def gather_warnings(found: Iterable[dict[str, Any]], category: int, issues: IssueCollector) -> None:
-    """Notice the warnings and errors of one category."""
+def gather_warnings(found: Iterable[Error], category: int, issues: IssueCollector) -> None:
+    """Warn of the warnings and errors of one category."""
     for error in found:
         if error["severity"] >= _WARNING and error["category"] == category:
             issues.warn(_message(error), line=error["line"])
 
 
-def _message(error: dict[str, Any]) -> str:
+def _message(error: Error) -> str:
     short, detail = error["short"].strip().rstrip("."), _detail(error)
     package = f" of the package {error['package']}" if error["package"] not in ("", "core") else ""
     return f"must keep rule {error['id']} of SBML{package}, but does not: {short}. {detail}".strip()
 
 
-def _detail(error: dict[str, Any]) -> str:
+def _detail(error: Error) -> str:
     """Return what an error says about this file: what follows the text of the rule, in one line."""
-    _, found, after = error["text"].partition("\nReference:")
-    lines = after.splitlines()[1:] if found else error["text"].splitlines()
+    _, reference, after = error["text"].partition("\nReference:")
+    lines = after.splitlines()[1:] if reference else error["text"].splitlines()
     return " ".join(" ".join(lines).split())[:300]

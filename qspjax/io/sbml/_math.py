@@ -3,22 +3,37 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, nodes, number, substitute, symbol
 from qspjax.io._issues import IssueCollector
 from qspjax.io.sbml._issues import add_at
-from qspjax.io.sbml._library import libsbml
+from qspjax.io.sbml._library import library
+
+if TYPE_CHECKING:
+    import libsbml
+
+    WithMath: TypeAlias = (
+        libsbml.Rule
+        | libsbml.InitialAssignment
+        | libsbml.KineticLaw
+        | libsbml.StoichiometryMath
+        | libsbml.Trigger
+        | libsbml.Delay
+        | libsbml.Priority
+        | libsbml.EventAssignment
+    )
+    """What has mathematics."""
 
 AVOGADRO = 6.02214179e23
 """The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
 
 MOST_NODES = 500_000
-"""The most operations that all calls of functions may put in: functions that call functions grow exponentially."""
+"""The maximum number of operations that calls of functions put in: functions that call functions grow exponentially."""
 
-MOST_WRITTEN = 1_000_000
-"""The most operations that an expression may have when it is written out."""
+MOST_OPERATIONS = 1_000_000
+"""The maximum number of operations of an expression, shared parts counted as often as they are used."""
 
 _EMPTY = {"+": number(0.0), "*": number(1.0), "and": TRUE, "or": FALSE, "xor": FALSE}
 _WRONG = number(math.nan)
@@ -26,17 +41,19 @@ _WRONG = number(math.nan)
 
 
 class Mathematics:
-    """Reads the mathematics of one model; what is wrong goes to the issues."""
+    """Reads the mathematics of one model; adds what is wrong to the issues."""
 
-    def __init__(self, model: Any, known: Callable[[str], bool], issues: IssueCollector):
-        """Gather the function definitions; `known` says whether an id may stand in mathematics."""
+    def __init__(self, model: "libsbml.Model", known: Callable[[str], bool], issues: IssueCollector):
+        """Collect the function definitions; `known` says whether an id may stand in mathematics."""
         self._known = known
         self._issues = issues
-        self._functions = {one.getIdAttribute(): one for one in _all(model.getListOfFunctionDefinitions())}
+        self._functions = {
+            function.getIdAttribute(): function for function in _all(model.getListOfFunctionDefinitions())
+        }
         self._bodies: dict[str, Expression | None] = {}
         self._inlined_nodes = 0
 
-    def of(self, item: Any, local: Mapping[str, str] | None = None) -> Expression | None:
+    def of(self, item: "WithMath | None", local: Mapping[str, str] | None = None) -> Expression | None:
         """Return the mathematics of an object, None if it has none; `local` has the names of local parameters."""
         if item is None or not item.isSetMath():
             return None
@@ -46,17 +63,17 @@ class Mathematics:
         self._prepare(root, item)
 
         def leaf(name: str) -> Expression | None:
-            own = (local or {}).get(name, name)
-            return symbol(own) if own != name or self._known(name) else None
+            global_name = (local or {}).get(name, name)
+            return symbol(global_name) if global_name != name or self._known(name) else None
 
-        found = self._walk(root, leaf, item, "an id of the model that has a value")
-        if _written(found) > MOST_WRITTEN:
-            return self._issue(item, f"must have at most {MOST_WRITTEN} operations with its functions put in.")
-        return found
+        expression = self._walk(root, leaf, item, "an id of the model that has a value")
+        if _operations_of(expression) > MOST_OPERATIONS:
+            return self._issue(item, f"must have at most {MOST_OPERATIONS} operations with its functions put in.")
+        return expression
 
-    def _prepare(self, root: Any, item: Any) -> None:
+    def _prepare(self, root: "libsbml.ASTNode", item: "libsbml.SBase") -> None:
         """Read the functions that a tree calls, those that they call first."""
-        waiting: list[tuple[str, Any]] = [(name, item) for name in self._called(root)]
+        waiting: list[tuple[str, libsbml.SBase]] = [(name, item) for name in self._called(root)]
         path: dict[str, None] = {}
         while waiting:
             name, caller = waiting[-1]
@@ -65,9 +82,9 @@ class Mathematics:
                 waiting.pop()
                 continue
             body = _body(function)
-            inner = [one for one in self._called(body) if one not in self._bodies and one in self._functions]
+            inner = [other for other in self._called(body) if other not in self._bodies and other in self._functions]
             path[name] = None
-            if any(one in path for one in inner):
+            if any(other in path for other in inner):
                 add_at(self._issues, function, "must not call itself, but does.")
                 self._bodies[name] = _WRONG
             elif inner:
@@ -78,11 +95,13 @@ class Mathematics:
             path.pop(name)
             waiting.pop()
 
-    def _called(self, root: Any) -> list[str]:
+    def _called(self, root: "libsbml.ASTNode | None") -> list[str]:
         calls = _kinds().call
-        return list(dict.fromkeys(one.getName() for one in _nodes(root) if one.getType() == calls))
+        return list(dict.fromkeys(node.getName() for node in _nodes(root) if node.getType() == calls))
 
-    def _read_function(self, function: Any, body: Any) -> Expression | None:
+    def _read_function(
+        self, function: "libsbml.FunctionDefinition", body: "libsbml.ASTNode | None"
+    ) -> Expression | None:
         if body is None:
             return None
         names = _arguments(function)
@@ -90,37 +109,44 @@ class Mathematics:
             add_at(self._issues, function, f"must have arguments with different names, but has {', '.join(names)}.")
         return self._walk(body, lambda name: symbol(name) if name in names else None, function, "an argument")
 
-    def _walk(self, root: Any, leaf: Callable[[str], Expression | None], item: Any, wanted: str) -> Expression:
+    def _walk(
+        self, root: "libsbml.ASTNode", leaf: Callable[[str], Expression | None], item: "libsbml.SBase", wanted: str
+    ) -> Expression:
         """Return the expression of a tree, from the leaves up and without recursion."""
-        todo: list[tuple[Any, int | None]] = [(root, None)]
+        todo: list[tuple[libsbml.ASTNode, int | None]] = [(root, None)]
         done: list[Expression] = []
         while todo:
-            one, count = todo.pop()
+            node, count = todo.pop()
             if count is None:
-                parts = _operands(one)
-                todo.append((one, len(parts)))
+                parts = _operands(node)
+                todo.append((node, len(parts)))
                 todo.extend((part, None) for part in reversed(parts))
                 continue
             args = tuple(done[len(done) - count :])
             del done[len(done) - count :]
-            done.append(self._node(one, args, leaf, item, wanted))
+            done.append(self._node(node, args, leaf, item, wanted))
         return done[0]
 
     def _node(
-        self, one: Any, args: tuple[Expression, ...], leaf: Callable[[str], Expression | None], item: Any, wanted: str
+        self,
+        node: "libsbml.ASTNode",
+        args: tuple[Expression, ...],
+        leaf: Callable[[str], Expression | None],
+        item: "libsbml.SBase",
+        wanted: str,
     ) -> Expression:
-        kind = one.getType()
+        kind = node.getType()
         make = _leaves().get(kind)
         if make is not None:
-            return make(one)
+            return make(node)
         if kind == _kinds().name:
-            found = leaf(one.getName())
-            return found if found is not None else self._issue(item, f"must have {wanted}, but has {one.getName()}.")
+            expression, name = leaf(node.getName()), node.getName()
+            return self._issue(item, f"must have {wanted}, but has {name}.") if expression is None else expression
         if kind == _kinds().call:
-            return self._inlined(one.getName(), args, item)
+            return self._inlined(node.getName(), args, item)
         op = _operations().get(kind)
         if op is None:
-            return self._issue(item, f"not supported: {one.getName() or one.getOperatorName() or 'an operator'}.")
+            return self._issue(item, f"not supported: {node.getName() or node.getOperatorName() or 'an operator'}.")
         if not args and op in _EMPTY:
             return _EMPTY[op]
         if len(args) == 1 and op in ("+", "*"):
@@ -130,9 +156,9 @@ class Mathematics:
         except ArgumentError as error:
             if op == "rate":
                 return self._issue(item, "must have an id in rateOf, but has something else.")
-            return self._issue(item, f"must have a right number of arguments of {op}: {error.must}")
+            return self._issue(item, f"must have the right number of arguments of {op}: {error.must}")
 
-    def _inlined(self, name: str, args: tuple[Expression, ...], item: Any) -> Expression:
+    def _inlined(self, name: str, args: tuple[Expression, ...], item: "libsbml.SBase") -> Expression:
         function = self._functions.get(name)
         if function is None:
             return self._issue(item, f"must call functions that are defined, but calls {name}.")
@@ -142,21 +168,21 @@ class Mathematics:
         names = _arguments(function)
         if len(names) != len(args):
             return self._issue(item, f"must call {name} with {len(names)} arguments, but does with {len(args)}.")
-        given = dict(zip(names, args, strict=True))
-        own = nodes(body)
-        if any(one.op == "rate" and given.get(str(one.args[0].value), one.args[0]).op != "symbol" for one in own):
+        values, parts = dict(zip(names, args, strict=True)), nodes(body)
+        rates = [node.args[0] for node in parts if node.op == "rate"]
+        if any(values.get(str(node.value), node).op != "symbol" for node in rates):
             return self._issue(item, "must have an id in rateOf, but has something else.")
-        self._inlined_nodes += len(own)
+        self._inlined_nodes += len(parts)
         if self._inlined_nodes > MOST_NODES:
             self._issues.stop(f"must have at most {MOST_NODES} operations where functions are called, but has more.")
-        return substitute(body, given)
+        return substitute(body, values)
 
-    def _issue(self, item: Any, message: str) -> Expression:
+    def _issue(self, item: "libsbml.SBase", message: str) -> Expression:
         add_at(self._issues, item, message)
         return _WRONG
 
 
-def _body(function: Any) -> Any:
+def _body(function: "libsbml.FunctionDefinition") -> "libsbml.ASTNode | None":
     """Return the tree of a function's body, None if it has none."""
     if not function.isSetMath() or not function.getMath().isLambda():
         return None
@@ -165,53 +191,54 @@ def _body(function: Any) -> Any:
     return root.getChild(count - 1) if count > root.getNumBvars() else None
 
 
-def _arguments(function: Any) -> list[str]:
+def _arguments(function: "libsbml.FunctionDefinition") -> list[str]:
     root = function.getMath()
     return [root.getChild(i).getName() for i in range(root.getNumBvars())]
 
 
-def _operands(one: Any) -> list[Any]:
+def _operands(node: "libsbml.ASTNode") -> "list[libsbml.ASTNode]":
     """Return what an operation is applied to; a sum of three, which libsbml makes `(a + b) + c`, is one again."""
-    kind = one.getType()
-    parts = [one.getChild(i) for i in range(one.getNumChildren())]
+    kind = node.getType()
+    parts = [node.getChild(i) for i in range(node.getNumChildren())]
     if kind not in _kinds().joined:
         return parts
-    late: list[Any] = []
+    last: list[libsbml.ASTNode] = []
     while len(parts) > 1 and parts[0].getType() == kind and parts[0].getNumChildren() > 1:
-        first, *rest = parts
-        late += reversed(rest)
+        first, *others = parts
+        last += reversed(others)
         parts = [first.getChild(i) for i in range(first.getNumChildren())]
-    return parts + late[::-1]
+    return parts + last[::-1]
 
 
-def _nodes(root: Any) -> list[Any]:
-    found, stack = [], [root] if root is not None else []
+def _nodes(root: "libsbml.ASTNode | None") -> "list[libsbml.ASTNode]":
+    """Return a node and all below it."""
+    reached, stack = [], [root] if root is not None else []
     while stack:
-        one = stack.pop()
-        found.append(one)
-        stack.extend(one.getChild(i) for i in range(one.getNumChildren()))
-    return found
+        node = stack.pop()
+        reached.append(node)
+        stack.extend(node.getChild(i) for i in range(node.getNumChildren()))
+    return reached
 
 
-def _all(items: Any) -> list[Any]:
+def _all(items: "libsbml.ListOfFunctionDefinitions") -> "list[libsbml.FunctionDefinition]":
     return [items.get(i) for i in range(items.size())]
 
 
-def _written(expression: Expression) -> int:
-    """Return how many operations an expression has when it is written out, what is shared as often as it is used."""
+def _operations_of(expression: Expression) -> int:
+    """Return how many operations an expression has, shared parts counted as often as they are used."""
     counts: dict[Expression, int] = {}
-    for one in nodes(expression):
-        counts[one] = 1 + sum(counts[arg] for arg in one.args)
+    for node in nodes(expression):
+        counts[node] = 1 + sum(counts[arg] for arg in node.args)
     return counts[expression]
 
 
-def _e_notation(one: Any) -> Expression:
+def _e_notation(node: "libsbml.ASTNode") -> Expression:
     """Return a number as its text says: a product of mantissa and power of 10 would be rounded twice."""
-    mantissa = one.getMantissa()
+    mantissa = node.getMantissa()
     if not math.isfinite(mantissa):
         return number(mantissa)
     digits, _, power = repr(mantissa).partition("e")
-    return number(float(f"{digits}e{int(power or 0) + one.getExponent()}"))
+    return number(float(f"{digits}e{int(power or 0) + node.getExponent()}"))
 
 
 class _Kinds(NamedTuple):
@@ -224,19 +251,19 @@ class _Kinds(NamedTuple):
 @functools.cache
 def _kinds() -> _Kinds:
     """Return the types of nodes that are no operation."""
-    types = libsbml()
+    types = library()
     return _Kinds(types.AST_NAME, types.AST_FUNCTION, types.AST_UNKNOWN, (types.AST_PLUS, types.AST_TIMES))
 
 
 @functools.cache
-def _leaves() -> dict[int, Callable[[Any], Expression]]:
-    """Return what makes an expression of a node without arguments, by type."""
-    types = libsbml()
+def _leaves() -> "dict[int, Callable[[libsbml.ASTNode], Expression]]":
+    """Return functions that make an expression of a node without arguments, by type."""
+    types = library()
     return {
-        types.AST_INTEGER: lambda one: number(float(one.getInteger())),
-        types.AST_REAL: lambda one: number(one.getReal()),
+        types.AST_INTEGER: lambda node: number(float(node.getInteger())),
+        types.AST_REAL: lambda node: number(node.getReal()),
         types.AST_REAL_E: _e_notation,
-        types.AST_RATIONAL: lambda one: number(one.getNumerator() / one.getDenominator()),
+        types.AST_RATIONAL: lambda node: number(node.getNumerator() / node.getDenominator()),
         types.AST_CONSTANT_E: lambda _: number(math.e),
         types.AST_CONSTANT_PI: lambda _: number(math.pi),
         types.AST_CONSTANT_TRUE: lambda _: TRUE,
@@ -249,8 +276,8 @@ def _leaves() -> dict[int, Callable[[Any], Expression]]:
 @functools.cache
 def _operations() -> dict[int, str]:
     """Return the name of each operation, by the type of the node."""
-    types = libsbml()
-    found = {
+    types = library()
+    operations = {
         types.AST_PLUS: "+",
         types.AST_MINUS: "-",
         types.AST_TIMES: "*",
@@ -264,5 +291,5 @@ def _operations() -> dict[int, str]:
         for group in ("FUNCTION", "LOGICAL", "RELATIONAL"):
             kind = getattr(types, f"AST_{group}_{op.upper()}", None)
             if kind is not None:
-                found[kind] = op
-    return found
+                operations[kind] = op
+    return operations

@@ -36,7 +36,7 @@ _ARGUMENTS = {
     **dict.fromkeys(("min", "max"), (1, 2_000)),
     "minus": (1, 2),
 }
-"""How many values an operator takes; far more than anyone writes make libsbml slow."""
+"""The least and the greatest number of values of an operator; far more than anyone writes make libsbml slow."""
 
 _APPLIED, _NOT_APPLIED = ("delay", "rateOf"), ("time", "avogadro")
 _QUALIFIED = {"root": "degree", "log": "logbase"}
@@ -44,8 +44,14 @@ _FUNCTIONS = frozenset(("ci", "csymbol"))
 _ASIDE = frozenset(("annotation", "annotation-xml"))
 _KNOWN_SYMBOLS = frozenset(SYMBOLS + name for name in ("time", "delay", "avogadro", "rateOf"))
 
-_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+_INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 _REAL = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_FORMS = {
+    "real": (_REAL,),
+    "integer": (_INTEGER,),
+    "rational": (_INTEGER, _INTEGER),
+    "e-notation": (_REAL, _INTEGER),
+}
 _LARGEST = 2**31 - 1
 _MOST_SUMMED = 20_000
 _MOST_PIECES = 1_000
@@ -115,21 +121,21 @@ def _math(element: _Element) -> str:
     return _values(element.children, 0, 1)
 
 
-def _values(found: list[str], least: int, most: int) -> str:
+def _values(names: list[str], least: int, most: int) -> str:
     """Check that elements are values, and how many there are."""
-    for name in found:
+    for name in names:
         if name not in _VALUES and name in _KNOWN:
             return f"must have only values in it, but has <{name}>."
-    if least <= len(found) <= most:
+    if least <= len(names) <= most:
         return ""
-    wanted = f"{least}" if least == most else f"at most {most}" if len(found) > most else f"at least {least}"
-    return f"must have {wanted} value{'s' * (wanted != '1')} in it, but has {len(found)}."
+    wanted = f"{least}" if least == most else f"at most {most}" if len(names) > most else f"at least {least}"
+    return f"must have {wanted} value{'s' * (wanted != '1')} in it, but has {len(names)}."
 
 
 def _functions(element: _Element) -> str:
     """Check that symbols stand for functions where one is applied, and nowhere else."""
-    for place, name in element.functions.items():
-        applied = element.name == "apply" and place == 0
+    for position, name in element.functions.items():
+        applied = element.name == "apply" and position == 0
         if name in _APPLIED and not applied:
             return f"must have values in it, but has the function {name}."
         if name in _NOT_APPLIED and applied:
@@ -142,16 +148,16 @@ def _apply(element: _Element) -> str:
         return "must begin with an operator or a function, but is empty."
     if element.children == ["apply"]:  # brackets around brackets, which libsbml takes away
         return ""
-    first, *rest = element.children
+    first, *others = element.children
     if first not in _OPERATORS and first not in _FUNCTIONS and first in _KNOWN:
         return f"must begin with an operator or a function, but begins with <{first}>."
-    if rest[:1] == [_QUALIFIED.get(first)]:
-        rest = rest[1:]
+    if others[:1] == [_QUALIFIED.get(first)]:
+        others = others[1:]
     applied = element.functions.get(0, "") if first == "csymbol" else first
     least, most = _ARGUMENTS.get(applied, (0, _MOST_SUMMED))
-    if applied == "rateOf" and rest != ["ci"]:
-        return f"must have one <ci> after rateOf, but has {_listed(rest)}."
-    return _values(rest, least, most)
+    if applied == "rateOf" and others != ["ci"]:
+        return f"must have one <ci> after rateOf, but has {_listed(others)}."
+    return _values(others, least, most)
 
 
 def _number(element: _Element) -> str:
@@ -167,7 +173,12 @@ def _number(element: _Element) -> str:
         return f"must be a number, but has {_listed(element.children)} in it."
     if len(parts) != 1 + (kind in ("rational", "e-notation")):
         return f"must be a number of type {kind}, but is {shown[:40]}."
-    forms = {"real": (_REAL,), "integer": (_WHOLE,), "rational": (_WHOLE, _WHOLE), "e-notation": (_REAL, _WHOLE)}[kind]
+    forms = {
+        "real": (_REAL,),
+        "integer": (_INTEGER,),
+        "rational": (_INTEGER, _INTEGER),
+        "e-notation": (_REAL, _INTEGER),
+    }[kind]
     if not all(form.fullmatch(part) for form, part in zip(forms, parts, strict=True)):
         return f"must be a number of type {kind}, but is {shown[:40]}."
     if kind in ("integer", "rational") and any(len(part) > 30 or abs(int(part)) > _LARGEST for part in parts):

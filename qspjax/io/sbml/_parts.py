@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qspjax._expression import Expression, number, symbols
 from qspjax.io._issues import IssueCollector
@@ -11,14 +11,17 @@ from qspjax.io.sbml._math import Mathematics
 from qspjax.io.sbml._units import Units
 from qspjax.models.network import Compartment, Parameter, Participant, Reaction, Species
 
+if TYPE_CHECKING:
+    import libsbml
+
 
 class Ids:
     """The ids of a model, and the object of libsbml that each belongs to."""
 
-    def __init__(self, model: Any, issues: IssueCollector):
+    def __init__(self, model: "libsbml.Model", issues: IssueCollector):
         """Gather the ids of all that may stand in mathematics or share its namespace."""
         self._issues = issues
-        self.items: dict[str, Any] = {}
+        self.items: dict[str, libsbml.SBase] = {}
         lists = (
             *(model.getListOfCompartments(), model.getListOfSpecies(), model.getListOfParameters()),
             model.getListOfReactions(),
@@ -38,7 +41,7 @@ class Ids:
                 if item.getIdAttribute():
                     self._add(item.getIdAttribute(), item)
 
-    def _add(self, id: str, item: Any) -> None:
+    def _add(self, id: str, item: "libsbml.SBase") -> None:
         if not id:
             add_at(self._issues, item, "must have an id, but has none.")
         elif id in self.items:
@@ -51,7 +54,9 @@ class Ids:
         return id in self.symbols
 
 
-def compartments(model: Any, units: Units, changed: frozenset[str], sized: Container[str]) -> dict[str, Compartment]:
+def compartments(
+    model: "libsbml.Model", units: Units, changed: frozenset[str], sized: Container[str]
+) -> dict[str, Compartment]:
     """Return the compartments of a model.
 
     Args:
@@ -61,86 +66,88 @@ def compartments(model: Any, units: Units, changed: frozenset[str], sized: Conta
         sized: What a rule or an initial assignment gives a value.
     """
     return {
-        one.getIdAttribute(): Compartment(
-            one.getSize() if one.isSetSize() or one.getLevel() == 1 else None,
-            constant=one.getConstant() if one.getLevel() > 1 else one.getIdAttribute() not in changed,
-            unit=units.size(one),
-            dimensions=_dimensions(one, sized),
-            doc=one.getName() if one.getLevel() > 1 else "",
+        item.getIdAttribute(): Compartment(
+            item.getSize() if item.isSetSize() or item.getLevel() == 1 else None,
+            constant=item.getConstant() if item.getLevel() > 1 else item.getIdAttribute() not in changed,
+            unit=units.size(item),
+            dimensions=_dimensions(item, sized),
+            doc=item.getName() if item.getLevel() > 1 else "",
         )
-        for one in each(model.getListOfCompartments())
+        for item in each(model.getListOfCompartments())
     }
 
 
-def _dimensions(compartment: Any, sized: Container[str]) -> float:
+def _dimensions(compartment: "libsbml.Compartment", sized: Container[str]) -> float:
     """Return the dimensions of a compartment; one of 0 that has a size, as Level 3 allows, is like any other."""
-    found = compartment.getSpatialDimensionsAsDouble()
+    dimensions = compartment.getSpatialDimensionsAsDouble()
     has_size = compartment.isSetSize() or compartment.getIdAttribute() in sized
-    return 3.0 if math.isnan(found) or (found == 0.0 and has_size) else found
+    return 3.0 if math.isnan(dimensions) or (dimensions == 0.0 and has_size) else dimensions
 
 
-def species(model: Any, units: Units) -> dict[str, Species]:
+def species(model: "libsbml.Model", units: Units) -> dict[str, Species]:
     """Return the species of a model."""
-    sizes = {one.getIdAttribute(): units.size(one) for one in each(model.getListOfCompartments())}
-    return {one.getIdAttribute(): _one_species(one, units, sizes) for one in each(model.getListOfSpecies())}
+    sizes = {item.getIdAttribute(): units.size(item) for item in each(model.getListOfCompartments())}
+    return {item.getIdAttribute(): _one_species(item, units, sizes) for item in each(model.getListOfSpecies())}
 
 
-def _one_species(one: Any, units: Units, sizes: dict[str, str]) -> Species:
-    concentration = one.isSetInitialConcentration() and not one.isSetInitialAmount()
-    initial = one.getInitialConcentration() if concentration else one.getInitialAmount()
-    place = one.getCompartment()
+def _one_species(item: "libsbml.Species", units: Units, sizes: dict[str, str]) -> Species:
+    concentration = item.isSetInitialConcentration() and not item.isSetInitialAmount()
+    initial = item.getInitialConcentration() if concentration else item.getInitialAmount()
+    compartment = item.getCompartment()
     return Species(
-        initial if concentration or one.isSetInitialAmount() else None,
-        place,
+        initial if concentration or item.isSetInitialAmount() else None,
+        compartment,
         is_amount=not concentration,
-        only_substance=one.getHasOnlySubstanceUnits(),
-        boundary=one.getBoundaryCondition(),
-        constant=one.getConstant(),
-        conversion=one.getConversionFactor() if one.isSetConversionFactor() else None,
-        unit=units.species(one, sizes.get(place, ""), amount=not concentration),
-        doc=one.getName() if one.getLevel() > 1 else "",
+        only_substance=item.getHasOnlySubstanceUnits(),
+        boundary=item.getBoundaryCondition(),
+        constant=item.getConstant(),
+        conversion=item.getConversionFactor() if item.isSetConversionFactor() else None,
+        unit=units.species(item, sizes.get(compartment, ""), amount=not concentration),
+        doc=item.getName() if item.getLevel() > 1 else "",
     )
 
 
-def parameters(model: Any, units: Units, changed: frozenset[str]) -> dict[str, Parameter]:
+def parameters(model: "libsbml.Model", units: Units, changed: frozenset[str]) -> dict[str, Parameter]:
     """Return the global parameters of a model."""
     return {
-        one.getIdAttribute(): Parameter(
-            one.getValue() if one.isSetValue() else None,
-            constant=one.getConstant() if one.getLevel() > 1 else one.getIdAttribute() not in changed,
-            unit=units.text(one.getUnits()),
-            doc=one.getName() if one.getLevel() > 1 else "",
+        item.getIdAttribute(): Parameter(
+            item.getValue() if item.isSetValue() else None,
+            constant=item.getConstant() if item.getLevel() > 1 else item.getIdAttribute() not in changed,
+            unit=units.text(item.getUnits()),
+            doc=item.getName() if item.getLevel() > 1 else "",
         )
-        for one in each(model.getListOfParameters())
+        for item in each(model.getListOfParameters())
     }
 
 
-def local_names(reaction: Any) -> dict[str, str]:
+def local_names(reaction: "libsbml.Reaction") -> dict[str, str]:
     """Return the names that the local parameters of a reaction get, `reaction.parameter`, by their ids."""
-    return {one.getIdAttribute(): f"{reaction.getIdAttribute()}.{one.getIdAttribute()}" for one in _locals(reaction)}
+    return {item.getIdAttribute(): f"{reaction.getIdAttribute()}.{item.getIdAttribute()}" for item in _locals(reaction)}
 
 
-def local_parameters(reaction: Any, units: Units, issues: IssueCollector) -> dict[str, Parameter]:
+def local_parameters(reaction: "libsbml.Reaction", units: Units, issues: IssueCollector) -> dict[str, Parameter]:
     """Return the local parameters of a reaction."""
     names = local_names(reaction)
-    found: dict[str, Parameter] = {}
-    for one in _locals(reaction):
-        name = names[one.getIdAttribute()]
-        if name in found:
-            add_at(issues, one, "must have an id of its own, but there is another one of the same id.")
-        value = one.getValue() if one.isSetValue() else None
-        found[name] = Parameter(value, unit=units.text(one.getUnits()), doc=one.getName() if one.getLevel() > 1 else "")
-    return found
+    read: dict[str, Parameter] = {}
+    for item in _locals(reaction):
+        name = names[item.getIdAttribute()]
+        if name in read:
+            add_at(issues, item, "must have an id of its own, but there is another one of the same id.")
+        value = item.getValue() if item.isSetValue() else None
+        read[name] = Parameter(
+            value, unit=units.text(item.getUnits()), doc=item.getName() if item.getLevel() > 1 else ""
+        )
+    return read
 
 
-def _locals(reaction: Any) -> list[Any]:
+def _locals(reaction: "libsbml.Reaction") -> "list[libsbml.Parameter]":
     law = reaction.getKineticLaw() if reaction.isSetKineticLaw() else None
     if law is None:
         return []
     return each(law.getListOfLocalParameters() if law.getLevel() >= 3 else law.getListOfParameters())
 
 
-def reaction(item: Any, mathematics: Mathematics, issues: IssueCollector) -> Reaction:
+def reaction(item: "libsbml.Reaction", mathematics: Mathematics, issues: IssueCollector) -> Reaction:
     """Return a reaction; a kinetic law without mathematics has no effect."""
     if item.getFast() and item.isSetFast():
         add_at(issues, item, "not supported: fast reaction.")
@@ -152,47 +159,49 @@ def reaction(item: Any, mathematics: Mathematics, issues: IssueCollector) -> Rea
         rate = mathematics.of(law, local_names(item))
         rate = number(0.0) if rate is None else rate
     return Reaction(
-        tuple(_participant(one, mathematics, issues) for one in each(item.getListOfReactants())),
-        tuple(_participant(one, mathematics, issues) for one in each(item.getListOfProducts())),
+        tuple(_participant(side, mathematics, issues) for side in each(item.getListOfReactants())),
+        tuple(_participant(side, mathematics, issues) for side in each(item.getListOfProducts())),
         rate,
-        modifiers=tuple(dict.fromkeys(one.getSpecies() for one in each(item.getListOfModifiers()))),
+        modifiers=tuple(dict.fromkeys(modifier.getSpecies() for modifier in each(item.getListOfModifiers()))),
         reversible=item.getReversible(),
         name=item.getName() if item.getLevel() > 1 else "",
     )
 
 
-def notice_participants(item: Any, found: Reaction, model: Any, issues: IssueCollector) -> None:
-    """Notice a reaction of nothing, and species that its rate uses without their being declared, as libsbml does."""
+def check_participants(
+    item: "libsbml.Reaction", read: Reaction, model: "libsbml.Model", issues: IssueCollector
+) -> None:
+    """Warn of a reaction of nothing, and species that its rate uses without their being declared, as libsbml does."""
     level = item.getLevel(), item.getVersion()
-    declared = {*found.modifiers, *(one.species for _, one in found.participants())}
+    declared = {*read.modifiers, *(participant.species for _, participant in read.participants())}
     line = item.getLine() if issues.has_lines else None
-    if not (found.reactants or found.products) and level < (3, 2):
+    if not (read.reactants or read.products) and level < (3, 2):
         issues.warn("must have a reactant or a product (rule 21101 of SBML), but has none.", title(item), line=line)
-    if found.rate is None or level < (2, 1):
+    if read.rate is None or level < (2, 1):
         return
-    for name in sorted(symbols(found.rate) - declared):
+    for name in sorted(symbols(read.rate) - declared):
         if model.getSpecies(name) is not None:
             must = "must declare each species of its rate as reactant, product or modifier (rule 21111 of SBML)"
             issues.warn(f"{must}, but {name} is none.", title(item), line=line)
 
 
-def _participant(one: Any, mathematics: Mathematics, issues: IssueCollector) -> Participant:
-    name = one.getIdAttribute() if one.getLevel() >= 3 else ""
-    constant = one.getConstant() if one.getLevel() >= 3 else True
+def _participant(item: "libsbml.SpeciesReference", mathematics: Mathematics, issues: IssueCollector) -> Participant:
+    name = item.getIdAttribute() if item.getLevel() >= 3 else ""
+    constant = item.getConstant() if item.getLevel() >= 3 else True
     stoichiometry: Expression | float | None
-    if one.getLevel() == 2 and one.isSetStoichiometryMath():
-        stoichiometry = mathematics.of(one.getStoichiometryMath())
+    if item.getLevel() == 2 and item.isSetStoichiometryMath():
+        stoichiometry = mathematics.of(item.getStoichiometryMath())
         stoichiometry = 1.0 if stoichiometry is None else stoichiometry
-    elif one.getLevel() >= 3:
-        stoichiometry = one.getStoichiometry() if one.isSetStoichiometry() else None
+    elif item.getLevel() >= 3:
+        stoichiometry = item.getStoichiometry() if item.isSetStoichiometry() else None
     else:
-        divisor = one.getDenominator() if one.getLevel() == 1 else 1
+        divisor = item.getDenominator() if item.getLevel() == 1 else 1
         if divisor == 0:
-            add_at(issues, one, "must have a denominator that is not 0, but has 0.")
-        stoichiometry = one.getStoichiometry() / (divisor or 1)
-    return Participant(one.getSpecies(), stoichiometry, name, constant)
+            add_at(issues, item, "must have a denominator that is not 0, but has 0.")
+        stoichiometry = item.getStoichiometry() / (divisor or 1)
+    return Participant(item.getSpecies(), stoichiometry, name, constant)
 
 
-def each(items: Any) -> list[Any]:
+def each(items: "libsbml.ListOf") -> list[Any]:
     """Return the objects of a list of libsbml."""
     return [items.get(i) for i in range(items.size())]

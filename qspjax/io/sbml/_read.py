@@ -3,20 +3,20 @@
 import dataclasses
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._checks import check_instance
 from qspjax.io._content import unpacked_name
 from qspjax.io._issues import Issue, IssueCollector
-from qspjax.io.sbml._document import document_of, notice_units
+from qspjax.io.sbml._document import check_units, document_of
 from qspjax.io.sbml._issues import MOST_ISSUES, add_at
 from qspjax.io.sbml._math import Mathematics
 from qspjax.io.sbml._parts import (
     Ids,
+    check_participants,
     compartments,
     each,
     local_parameters,
-    notice_participants,
     parameters,
     reaction,
     species,
@@ -25,7 +25,10 @@ from qspjax.io.sbml._rules import Rules, changed_in_level_1, events
 from qspjax.io.sbml._text import Source, source_of
 from qspjax.io.sbml._units import Units
 from qspjax.models import Network
-from qspjax.models.network import Definition, problems
+from qspjax.models.network import Definition, Parameter, problems
+
+if TYPE_CHECKING:
+    import libsbml
 
 MOST_MESSAGE = 400
 """The most characters of a message: a cycle may be long."""
@@ -117,21 +120,23 @@ def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading
     source = source_of(path_or_text)
     issues = IssueCollector(source.name, most=MOST_ISSUES)
     document = document_of(source, issues)
-    definition = _definition(document.getModel(), source, issues)
+    model = document.getModel()
+    assert model is not None  # else it was refused
+    definition = _definition(model, source, issues)
     if units:
-        notice_units(source, issues)
+        check_units(source, issues)
     return Reading(definition, document.getLevel(), document.getVersion(), tuple(issues.warnings))
 
 
-def _definition(model: Any, source: Source, issues: IssueCollector) -> Definition:
+def _definition(model: "libsbml.Model", source: Source, issues: IssueCollector) -> Definition:
     ids, units = Ids(model, issues), Units(model)
     mathematics = Mathematics(model, ids.__contains__, issues)
-    locals_: dict[str, Any] = {}
+    local: dict[str, Parameter] = {}
     reactions = {}
     for item in each(model.getListOfReactions()):
-        locals_ |= local_parameters(item, units, issues)
-        reactions[item.getIdAttribute()] = one = reaction(item, mathematics, issues)
-        notice_participants(item, one, model, issues)
+        local |= local_parameters(item, units, issues)
+        reactions[item.getIdAttribute()] = read = reaction(item, mathematics, issues)
+        check_participants(item, read, model, issues)
     rules = Rules(model, ids, mathematics, issues)
     changed = changed_in_level_1(rules)
     definition = Definition(
@@ -139,7 +144,7 @@ def _definition(model: Any, source: Source, issues: IssueCollector) -> Definitio
         time_unit=units.time,
         compartments=compartments(model, units, changed, rules),
         species=species(model, units),
-        parameters=parameters(model, units, changed) | locals_,
+        parameters=parameters(model, units, changed) | local,
         reactions=reactions,
         assignments=rules.assignments,
         rates=rules.rates,

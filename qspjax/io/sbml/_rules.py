@@ -1,6 +1,6 @@
 """Rules, initial assignments and events."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._expression import Expression, symbols
 from qspjax.io._issues import IssueCollector
@@ -8,6 +8,9 @@ from qspjax.io.sbml._issues import add_at
 from qspjax.io.sbml._math import Mathematics
 from qspjax.io.sbml._parts import Ids, each
 from qspjax.models.network import NetworkEvent
+
+if TYPE_CHECKING:
+    import libsbml
 
 MOST_ALGEBRAIC = 200
 """The most algebraic rules; which variables they determine takes a time that grows with the third power."""
@@ -23,14 +26,14 @@ class Rules:
         initial: What an id is at the start.
     """
 
-    def __init__(self, model: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector):
+    def __init__(self, model: "libsbml.Model", ids: Ids, mathematics: Mathematics, issues: IssueCollector):
         """Read all rules and initial assignments."""
         self.assignments: dict[str, Expression] = {}
         self.rates: dict[str, Expression] = {}
         self.algebraic: list[Expression] = []
         self.initial: dict[str, Expression] = {}
         self._ids, self._issues = ids, issues
-        seen: dict[str, Any] = {}
+        determined: set[str] = set()
         for rule in each(model.getListOfRules()):
             expression = mathematics.of(rule)
             if rule.isAlgebraic():
@@ -38,15 +41,15 @@ class Rules:
                     self.algebraic.append(expression)
                 continue
             id = rule.getVariable()
-            self._check(id, rule, seen, "rule")
+            self._check(id, rule, determined, "rule")
             if expression is not None:
                 (self.rates if rule.isRate() else self.assignments)[id] = expression
         if len(self.algebraic) > MOST_ALGEBRAIC:
             add_at(issues, model, f"not supported: more than {MOST_ALGEBRAIC} algebraic rules.")
-        seen = {}
+        started: set[str] = set()
         for item in each(model.getListOfInitialAssignments()):
             expression = mathematics.of(item)
-            self._check(item.getSymbol(), item, seen, "initial assignment")
+            self._check(item.getSymbol(), item, started, "initial assignment")
             if expression is not None:
                 self.initial[item.getSymbol()] = expression
 
@@ -54,14 +57,13 @@ class Rules:
         """Whether a rule or an initial assignment gives an id its value."""
         return id in self.assignments or id in self.rates or id in self.initial
 
-    def _check(self, id: str, item: Any, seen: dict[str, Any], what: str) -> None:
+    def _check(self, id: str, item: "libsbml.SBase", earlier: set[str], what: str) -> None:
         if id not in self._ids:
-            add_at(
-                self._issues, item, f"must be about an id of the model that has a value, but is about {id or 'none'}."
-            )
-        elif id in seen:
+            must = "must be about an id of the model that has a value"
+            add_at(self._issues, item, f"{must}, but is about {id or 'none'}.")
+        elif id in earlier:
             add_at(self._issues, item, f"must be the only {what} of {id}, but there is another one.")
-        seen[id] = item
+        earlier.add(id)
 
 
 def changed_in_level_1(rules: Rules) -> frozenset[str]:
@@ -69,16 +71,16 @@ def changed_in_level_1(rules: Rules) -> frozenset[str]:
     return frozenset((*rules.assignments, *rules.rates)) | symbols(*rules.algebraic)
 
 
-def events(model: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector) -> list[NetworkEvent]:
+def events(model: "libsbml.Model", ids: Ids, mathematics: Mathematics, issues: IssueCollector) -> list[NetworkEvent]:
     """Return the events of a model, without those that never fire because they have no trigger."""
-    found = []
+    read = []
     for item in each(model.getListOfEvents()):
         trigger = mathematics.of(item.getTrigger() if item.isSetTrigger() else None)
         if trigger is None:
             issues.warn("ignored: an event without a trigger.", "event " + item.getIdAttribute(), line=item.getLine())
             continue
         latest = item.getLevel() >= 3
-        found.append(
+        read.append(
             NetworkEvent(
                 trigger,
                 _assigned(item, ids, mathematics, issues),
@@ -90,19 +92,21 @@ def events(model: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollecto
                 name=item.getIdAttribute(),
             )
         )
-    return found
+    return read
 
 
-def _assigned(event: Any, ids: Ids, mathematics: Mathematics, issues: IssueCollector) -> dict[str, Expression]:
-    found: dict[str, Expression] = {}
-    seen: set[str] = set()
+def _assigned(
+    event: "libsbml.Event", ids: Ids, mathematics: Mathematics, issues: IssueCollector
+) -> dict[str, Expression]:
+    assigned: dict[str, Expression] = {}
+    earlier: set[str] = set()
     for item in each(event.getListOfEventAssignments()):
         id, expression = item.getVariable(), mathematics.of(item)
         if id not in ids:
             add_at(issues, item, f"must be about an id of the model that has a value, but is about {id or 'none'}.")
-        elif id in seen:
+        elif id in earlier:
             add_at(issues, item, "must be the only one of this event, but there is another one.")
-        seen.add(id)
+        earlier.add(id)
         if expression is not None:
-            found[id] = expression
-    return found
+            assigned[id] = expression
+    return assigned

@@ -10,7 +10,6 @@ import codecs
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 from xml.parsers import expat
 
 from qspjax.io._content import ARCHIVES, content_of, in_archive, plain
@@ -90,14 +89,14 @@ def _decoded(content: bytes, issues: IssueCollector) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         name = "utf-16"
     else:
-        found = _ENCODING.match(content[3:] if content.startswith(codecs.BOM_UTF8) else content)
-        given = found[1].decode("ascii") if found else "utf-8"
+        declared = _ENCODING.match(content[3:] if content.startswith(codecs.BOM_UTF8) else content)
+        encoding = declared[1].decode("ascii") if declared else "utf-8"
         try:
-            name = codecs.lookup(given).name
+            name = codecs.lookup(encoding).name
         except LookupError:
-            name = given
+            name = encoding
         if name not in _ENCODINGS:
-            issues.stop(f"must be in UTF-8, UTF-16 or ISO-8859-1, but is in {given}.", line=1)
+            issues.stop(f"must be in UTF-8, UTF-16 or ISO-8859-1, but is in {encoding}.", line=1)
     try:
         text = content.decode("utf-8-sig" if name == "utf-8" else name)
     except UnicodeDecodeError as error:
@@ -118,7 +117,7 @@ def _looked_through(name: str, text: str, folder: Path | None, issues: IssueColl
 
 
 class _Look:
-    """What is noted while the text is read, element by element."""
+    """Looks a text through, element by element."""
 
     def __init__(self, issues: IssueCollector):
         self.issues = issues
@@ -126,11 +125,11 @@ class _Look:
         self.ignored: list[str] = []
         self.outside: list[int] = []
         self.mathematics = Mathematics(self._issue)
-        self.parser: Any = None
+        self.parser = expat.ParserCreate("utf-8", namespace_separator=" ")
 
     def read(self, text: str) -> None:
-        """Read a text; what is wrong is noted."""
-        self.parser = parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+        """Read a text; add what is wrong to the issues."""
+        parser = self.parser
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -145,11 +144,11 @@ class _Look:
             )
 
     @property
-    def _here(self) -> tuple[int, int]:
+    def _position(self) -> tuple[int, int]:
         return self.parser.CurrentLineNumber, self.parser.CurrentColumnNumber + 1
 
     def _issue(self, message: str, element: str = "", where: tuple[int, int] | None = None) -> None:
-        line, place = where or self._here
+        line, place = where or self._position
         self.issues.add(message, element, line=line, place=place)
 
     def _document_type(self, *_: object) -> None:
@@ -167,7 +166,7 @@ class _Look:
         if self.outside or (local in _NO_MODEL and namespace.startswith(SBML)):
             self.outside.append(self.depth)
         elif namespace == MATHML:
-            self.mathematics.start(local, attributes, self._here)
+            self.mathematics.start(local, attributes, self._position)
         elif self.mathematics.inside:
             self._issue(f"must have only elements of MathML in it, but has <{local}>.", "math")
         else:
@@ -181,9 +180,9 @@ class _Look:
         stated = attributes.get("level", "none").strip(), attributes.get("version", "none").strip()
         if stated not in _NAMESPACES.get(namespace.removeprefix(SBML), ()):
             known = namespace.removeprefix(SBML) in _NAMESPACES
-            found = f"has level {stated[0]} and version {stated[1]}"
+            level = f"has level {stated[0]} and version {stated[1]}"
             if known or stated not in {pair for pairs in _NAMESPACES.values() for pair in pairs}:
-                self._issue(f"must have the level and version that its namespace says, but {found[:60]}.", "sbml")
+                self._issue(f"must have the level and version that its namespace says, but {level[:60]}.", "sbml")
             else:
                 self._issue(f"must have a namespace of SBML, but has {namespace[:80]}.", "sbml")
             self.issues.close()

@@ -1,10 +1,13 @@
 """Unit definitions of SBML as text, such as `nmol/L`; what cannot be said so has no unit here."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._units import per
-from qspjax.io.sbml._library import libsbml
+from qspjax.io.sbml._library import library
+
+if TYPE_CHECKING:
+    import libsbml
 
 _KINDS = {
     **{kind: kind for kind in ("ampere", "becquerel", "candela", "coulomb", "farad", "gray", "henry", "hertz")},
@@ -23,11 +26,11 @@ _BY_DIMENSIONS = {3.0: "volume", 2.0: "area", 1.0: "length"}
 class Units:
     """The units of a model as text."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: "libsbml.Model"):
         """Gather the unit definitions."""
         self._model = model
         definitions = model.getListOfUnitDefinitions()
-        self._defined = {one.getIdAttribute(): one for one in (definitions.get(i) for i in range(definitions.size()))}
+        self._defined = {unit.getIdAttribute(): unit for unit in map(definitions.get, range(definitions.size()))}
 
     @property
     def time(self) -> str:
@@ -39,17 +42,17 @@ class Units:
         """The unit of amounts, unless a species says another one."""
         return self._default("substance", "getSubstanceUnits")
 
-    def size(self, compartment: Any) -> str:
+    def size(self, compartment: "libsbml.Compartment") -> str:
         """Return the unit of the size of a compartment."""
         kind = _BY_DIMENSIONS.get(compartment.getSpatialDimensionsAsDouble())
         if compartment.getUnits() or kind is None:
             return self.text(compartment.getUnits())
         return self._default(kind, f"get{kind.capitalize()}Units")
 
-    def species(self, species: Any, size: str, *, amount: bool) -> str:
+    def species(self, species: "libsbml.Species", size: str, *, amount: bool) -> str:
         """Return the unit of the initial amount or concentration of a species."""
-        own = species.getSubstanceUnits() or (species.getUnits() if species.getLevel() == 1 else "")
-        substance = self.text(own) if own else self.substance
+        name = species.getSubstanceUnits() or (species.getUnits() if species.getLevel() == 1 else "")
+        substance = self.text(name) if name else self.substance
         if amount or not substance:
             return substance
         return per(substance, size) if size else ""
@@ -66,12 +69,12 @@ class Units:
         return self.text(built_in if self._model.getLevel() < 3 else getattr(self._model, of_model)())
 
 
-def _composed(definition: Any) -> str:
+def _composed(definition: "libsbml.UnitDefinition") -> str:
     above, below = [], []
     for i in range(definition.getNumUnits()):
         part = definition.getUnit(i)
         exponent = part.getExponentAsDouble()
-        kind = libsbml().UnitKind_toString(part.getKind())
+        kind = library().UnitKind_toString(part.getKind())
         if kind == "dimensionless" and part.getMultiplier() == 1.0 and part.getScale() == 0:
             continue
         name = _prefixed(kind, part.getMultiplier(), part.getScale())
@@ -97,6 +100,6 @@ def _prefixed(kind: str, multiplier: float, scale: int) -> str:
     power = math.log10(factor)
     if factor == 1.0:
         return name
-    whole = round(power)
-    exact = math.isclose(factor, 10.0**whole, rel_tol=1e-12)
-    return _PREFIXES[whole] + name if exact and whole in _PREFIXES and name in _PREFIXED else ""
+    nearest = round(power)
+    exact = math.isclose(factor, 10.0**nearest, rel_tol=1e-12)
+    return _PREFIXES[nearest] + name if exact and nearest in _PREFIXES and name in _PREFIXED else ""

@@ -3,19 +3,24 @@
 Specification: Hucka et al., J Integr Bioinform 2019;16:20190021, doi:10.1515/jib-2019-0021.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._checks import check_instance
 from qspjax._expression import Expression, symbols
-from qspjax._extras import require
 from qspjax._files import write_text
+from qspjax.io.sbml._library import library
 from qspjax.io.sbml._write_ids import Ids, is_legal
 from qspjax.io.sbml._write_math import Mathematics, Numbers
 from qspjax.io.sbml._write_units import UnitDefinitions
 from qspjax.models import Network
-from qspjax.models.network import Definition, NetworkEvent, Participant, Reaction, Species
+from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Participant, Reaction, Species
+
+if TYPE_CHECKING:
+    import libsbml
+
+    from qspjax.io.sbml._math import WithMath
 
 MOST_CHECKED = 200
 """Rules and reactions up to which libsbml looks at the meaning too; its time grows with their third power."""
@@ -69,45 +74,45 @@ def sbml_of(definition: Definition) -> str:
 
 def with_places(definition: Definition, numbers: Numbers) -> str:
     """Return a definition as SBML with places for numbers that need one, which are kept in `numbers`."""
-    libsbml = require("libsbml", extra="sbml")
-    document = libsbml.SBMLDocument(3, 2)
-    _Model(document.createModel(), definition, numbers).write()
-    _check(document)
-    return libsbml.writeSBMLToString(document)
+    package = library()
+    document = package.SBMLDocument(3, 2)
+    model = document.createModel()
+    _Model(model, definition, numbers).write()
+    _check(document, model)
+    return package.writeSBMLToString(document)
 
 
-def _check(document: Any) -> None:
-    """Ask libsbml whether the document is consistent; units may stay without agreement, as they are in the network."""
-    libsbml = require("libsbml", extra="sbml")
-    model = document.getModel()
+def _check(document: "libsbml.SBMLDocument", model: "libsbml.Model") -> None:
+    """Ask libsbml whether the document is consistent; units need not agree, as in the network."""
+    package = library()
     formulas = model.getNumRules() + model.getNumInitialAssignments() + model.getNumReactions()
     for category, wanted in (
-        (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, False),
-        (libsbml.LIBSBML_CAT_MODELING_PRACTICE, False),
-        (libsbml.LIBSBML_CAT_GENERAL_CONSISTENCY, formulas <= MOST_CHECKED),
+        (package.LIBSBML_CAT_UNITS_CONSISTENCY, False),
+        (package.LIBSBML_CAT_MODELING_PRACTICE, False),
+        (package.LIBSBML_CAT_GENERAL_CONSISTENCY, formulas <= MOST_CHECKED),
     ):
         document.setConsistencyChecks(category, wanted)
     document.checkConsistency()
     errors = [document.getError(i) for i in range(document.getNumErrors())]
-    wrong = [error for error in errors if error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR]
+    wrong = [error for error in errors if error.getSeverity() >= package.LIBSBML_SEV_ERROR]
     if wrong:
-        told = "\n".join(dict.fromkeys(" ".join(error.getMessage().split()) for error in wrong))
-        raise ValueError(f"Argument `network` must be what SBML can say, but is not:\n{told}")
+        messages = "\n".join(dict.fromkeys(" ".join(error.getMessage().split()) for error in wrong))
+        raise ValueError(f"Argument `network` must be what SBML can say, but is not:\n{messages}")
 
 
 class _Model:
     """The model of libsbml that a definition is written to, part by part."""
 
-    def __init__(self, model: Any, definition: Definition, numbers: Numbers):
+    def __init__(self, model: "libsbml.Model", definition: Definition, numbers: Numbers):
         """Give everything its id."""
         self.model, self.d, self.numbers = model, definition, numbers
         self.local = _local_parameters(definition)
-        own = {parameter for names in self.local.values() for parameter in names}
+        local = {parameter for names in self.local.values() for parameter in names}
         events = [event.name for event in definition.events if event.name]
-        self.ids = Ids([*(id for id in definition.ids() if id not in own), *events])
+        self.ids = Ids([*(id for id in definition.ids() if id not in local), *events])
         self.mathematics = Mathematics(self.ids, numbers)
         self.units = UnitDefinitions(model)
-        self.place = self._implicit_compartment()
+        self.compartment = self._implicit_compartment()
         varied = (*definition.assignments, *definition.rates, *(id for e in definition.events for id in e.assign))
         self.varied = frozenset(varied)
 
@@ -163,110 +168,118 @@ class _Model:
         compartment.setConstant(True)
         return compartment.getId()
 
-    def _compartment(self, id: str, own: Any) -> None:
-        compartment = self.model.createCompartment()
-        self._named(compartment, id, own.doc)
-        compartment.setSpatialDimensions(own.dimensions)
-        if own.size is not None:
-            compartment.setSize(self.numbers.place(own.size))
-        compartment.setConstant(own.constant and id not in self.varied)
-        self._unit(compartment, own.unit)
+    def _compartment(self, id: str, compartment: Compartment) -> None:
+        element = self.model.createCompartment()
+        self._name(element, id, compartment.doc)
+        element.setSpatialDimensions(compartment.dimensions)
+        if compartment.size is not None:
+            element.setSize(self.numbers.place(compartment.size))
+        element.setConstant(compartment.constant and id not in self.varied)
+        self._unit(element, element.setUnits, compartment.unit)
 
-    def _species(self, id: str, own: Species) -> None:
-        species, place = self.model.createSpecies(), self.d.compartment_of(id)
-        self._named(species, id, own.doc)
-        species.setCompartment(self.ids[place] if place in self.d.compartments else self.place)
-        if own.initial is not None:
-            (species.setInitialAmount if own.is_amount else species.setInitialConcentration)(
-                self.numbers.place(own.initial)
+    def _species(self, id: str, species: Species) -> None:
+        element, compartment = self.model.createSpecies(), self.d.compartment_of(id)
+        self._name(element, id, species.doc)
+        element.setCompartment(self.ids[compartment] if compartment in self.d.compartments else self.compartment)
+        if species.initial is not None:
+            (element.setInitialAmount if species.is_amount else element.setInitialConcentration)(
+                self.numbers.place(species.initial)
             )
-        species.setHasOnlySubstanceUnits(own.only_substance)
-        species.setBoundaryCondition(own.boundary)
-        species.setConstant(own.constant)
-        if own.conversion is not None:
-            species.setConversionFactor(self.ids[own.conversion])
-        self._unit(species, own.unit if own.is_amount else self._substance(own.unit, place))
+        element.setHasOnlySubstanceUnits(species.only_substance)
+        element.setBoundaryCondition(species.boundary)
+        element.setConstant(species.constant)
+        if species.conversion is not None:
+            element.setConversionFactor(self.ids[species.conversion])
+        self._unit(
+            element,
+            element.setSubstanceUnits,
+            species.unit if species.is_amount else self._substance(species.unit, compartment),
+        )
 
-    def _substance(self, unit: str, place: str) -> str:
+    def _substance(self, unit: str, compartment: str) -> str:
         """Return the unit of the amount of a species whose concentration has a unit, `""` if it is not known."""
-        size = self.d.compartments[place].unit if place in self.d.compartments else ""
+        size = self.d.compartments[compartment].unit if compartment in self.d.compartments else ""
         return f"({unit})*({size})" if unit and size else ""
 
-    def _parameter(self, id: str, own: Any) -> None:
-        parameter = self.model.createParameter()
-        self._named(parameter, id, own.doc)
-        if own.value is not None:
-            parameter.setValue(self.numbers.place(own.value))
-        parameter.setConstant(own.constant and id not in self.varied)
-        self._unit(parameter, own.unit)
+    def _parameter(self, id: str, parameter: Parameter) -> None:
+        element = self.model.createParameter()
+        self._name(element, id, parameter.doc)
+        if parameter.value is not None:
+            element.setValue(self.numbers.place(parameter.value))
+        element.setConstant(parameter.constant and id not in self.varied)
+        self._unit(element, element.setUnits, parameter.unit)
 
-    def _formula(self, element: Any, expression: Expression, **attributes: str) -> None:
+    def _formula(self, element: "WithMath", expression: Expression, **attributes: str) -> None:
         for name, id in attributes.items():
             getattr(element, f"set{name.capitalize()}")(self.ids[id])
         element.setMath(self.mathematics.tree(expression))
 
-    def _reaction(self, id: str, own: Reaction) -> None:
-        reaction = self.model.createReaction()
-        self._named(reaction, id, own.name)
-        reaction.setReversible(own.reversible)
-        for participant in own.reactants:
-            self._participant(reaction.createReactant(), participant, id)
-        for participant in own.products:
-            self._participant(reaction.createProduct(), participant, id)
-        taking_part = {participant.species for _, participant in own.participants()}
-        used = sorted(name for name in symbols(own.rate) if name in self.d.species and name not in taking_part)
-        for name in dict.fromkeys((*own.modifiers, *used)):
-            reaction.createModifier().setSpecies(self.ids[name])
-        law, local = reaction.createKineticLaw(), self.local.get(id, {})
-        for parameter, name in local.items():
-            one, value = law.createLocalParameter(), self.d.parameters[parameter]
-            one.setId(name)
-            if value.doc:
-                one.setName(value.doc)
-            one.setValue(self.numbers.place(value.value))
-            self._unit(one, value.unit)
-        law.setMath(self.mathematics.tree(own.rate, local))
+    def _reaction(self, id: str, reaction: Reaction) -> None:
+        element = self.model.createReaction()
+        self._name(element, id, reaction.name)
+        element.setReversible(reaction.reversible)
+        for participant in reaction.reactants:
+            self._participant(element.createReactant(), participant, id)
+        for participant in reaction.products:
+            self._participant(element.createProduct(), participant, id)
+        taking_part = {participant.species for _, participant in reaction.participants()}
+        used = sorted(name for name in symbols(reaction.rate) if name in self.d.species and name not in taking_part)
+        for name in dict.fromkeys((*reaction.modifiers, *used)):
+            element.createModifier().setSpecies(self.ids[name])
+        law, local = element.createKineticLaw(), self.local.get(id, {})
+        for parameter_id, name in local.items():
+            parameter, item = self.d.parameters[parameter_id], law.createLocalParameter()
+            item.setId(name)
+            if parameter.doc:
+                item.setName(parameter.doc)
+            if parameter.value is not None:
+                item.setValue(self.numbers.place(parameter.value))
+            self._unit(item, item.setUnits, parameter.unit)
+        law.setMath(self.mathematics.tree(reaction.rate, local))
 
-    def _participant(self, reference: Any, own: Participant, reaction: str) -> None:
-        reference.setSpecies(self.ids[own.species])
-        count = own.stoichiometry
-        formula = isinstance(count, Expression) and count.op != "number"
-        id = self.ids[own.name] if own.name else self.ids.new(f"{reaction}_{own.species}") if formula else ""
+    def _participant(self, element: "libsbml.SpeciesReference", participant: Participant, reaction: str) -> None:
+        element.setSpecies(self.ids[participant.species])
+        count = participant.stoichiometry
+        if isinstance(count, Expression) and isinstance(count.value, float):
+            count = count.value
+        is_formula = isinstance(count, Expression)
+        id = self.ids[participant.name] if participant.name else ""
+        if is_formula and not id:
+            id = self.ids.new(f"{reaction}_{participant.species}")
         if id:
-            reference.setId(id)
-        if formula:
+            element.setId(id)
+        if isinstance(count, Expression):
             rule = self.model.createAssignmentRule()
             rule.setVariable(id)
             rule.setMath(self.mathematics.tree(count))
         elif count is not None:
-            reference.setStoichiometry(self.numbers.place(count.value if isinstance(count, Expression) else count))
-        reference.setConstant(own.constant and not formula and own.name not in self.varied)
+            element.setStoichiometry(self.numbers.place(count))
+        element.setConstant(participant.constant and not is_formula and participant.name not in self.varied)
 
-    def _event(self, own: NetworkEvent) -> None:
-        event = self.model.createEvent()
-        if own.name:
-            event.setId(self.ids[own.name])
-        event.setUseValuesFromTriggerTime(own.from_trigger_time)
-        trigger = event.createTrigger()
-        trigger.setPersistent(own.persistent)
-        trigger.setInitialValue(own.initial_value)
-        trigger.setMath(self.mathematics.tree(own.trigger))
-        for expression, create in ((own.priority, event.createPriority), (own.delay, event.createDelay)):
+    def _event(self, event: NetworkEvent) -> None:
+        element = self.model.createEvent()
+        if event.name:
+            element.setId(self.ids[event.name])
+        element.setUseValuesFromTriggerTime(event.from_trigger_time)
+        trigger = element.createTrigger()
+        trigger.setPersistent(event.persistent)
+        trigger.setInitialValue(event.initial_value)
+        trigger.setMath(self.mathematics.tree(event.trigger))
+        for expression, create in ((event.priority, element.createPriority), (event.delay, element.createDelay)):
             if expression is not None:
                 create().setMath(self.mathematics.tree(expression))
-        for id, expression in own.assign.items():
-            self._formula(event.createEventAssignment(), expression, variable=id)
+        for id, expression in event.assign.items():
+            self._formula(element.createEventAssignment(), expression, variable=id)
 
-    def _named(self, element: Any, id: str, doc: str) -> None:
+    def _name(self, element: "libsbml.SBase", id: str, doc: str) -> None:
         element.setId(self.ids[id])
         if doc or self.ids[id] != id:
             element.setName(doc or id)
 
-    def _unit(self, element: Any, unit: str) -> None:
+    def _unit(self, element: "libsbml.SBase", set_unit: Callable[[str], object], unit: str) -> None:
         """Say the unit of an element; one that SBML cannot say becomes a note."""
         id = self.units.of(unit)
         if id is not None:
-            set_unit = element.setSubstanceUnits if element.getElementName() == "species" else element.setUnits
             set_unit(id)
         elif unit:
             text = unit.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -279,28 +292,28 @@ def _local_parameters(d: Definition) -> Mapping[str, Mapping[str, str]]:
     These are called `reaction.name`, are constant numbers, and are used in the rate of that reaction alone, where
     nothing else has that name, nor a species that takes part in it.
     """
-    found: dict[str, dict[str, str]] = {}
+    candidates: dict[str, dict[str, str]] = {}
     for id, parameter in d.parameters.items():
         reaction, dot, name = id.partition(".")
         if dot and reaction in d.reactions and is_legal(name) and parameter.constant and parameter.value is not None:
-            found.setdefault(reaction, {})[id] = name
-    if not found:
+            candidates.setdefault(reaction, {})[id] = name
+    if not candidates:
         return {}
     elsewhere = _used_outside_rates(d)
     taken: dict[str, set[str]] = {}
-    places: dict[str, set[str]] = {}
+    users: dict[str, set[str]] = {}
     for id, reaction in d.reactions.items():
-        own = symbols(reaction.rate)
-        taken[id] = {*own, *reaction.modifiers, *(one.species for _, one in reaction.participants())}
-        for name in own:
-            places.setdefault(name, set()).add(id)
+        used, participants = symbols(reaction.rate), reaction.participants()
+        taken[id] = {*used, *reaction.modifiers, *(participant.species for _, participant in participants)}
+        for name in used:
+            users.setdefault(name, set()).add(id)
 
     def fits(reaction: str, id: str, name: str) -> bool:
-        return id not in elsewhere and places.get(id, set()) <= {reaction} and name not in taken[reaction]
+        return id not in elsewhere and users.get(id, set()) <= {reaction} and name not in taken[reaction]
 
     return {
         reaction: {id: name for id, name in names.items() if fits(reaction, id, name)}
-        for reaction, names in found.items()
+        for reaction, names in candidates.items()
     }
 
 

@@ -35,9 +35,9 @@ class Ids(dict[str, str]):
         """Return an id that nothing has, as near to what is wished as it can be."""
         plain = re.sub(r"[^A-Za-z0-9_]+", "_", wish) if wish else otherwise
         plain = f"_{plain}" if plain[:1].isdigit() else plain
-        found, number = plain, 1
-        while found in self._taken:
+        id, number = plain, 1
+        while id in self._taken:
             number += 1
-            found = f"{plain}_{number}"
-        self._taken.add(found)
-        return found
+            id = f"{plain}_{number}"
+        self._taken.add(id)
+        return id

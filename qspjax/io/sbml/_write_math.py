@@ -3,14 +3,17 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._checks import refuse
 from qspjax._expression import TIME, Expression, nodes
-from qspjax._extras import require
+from qspjax.io.sbml._library import library
+
+if TYPE_CHECKING:
+    import libsbml
 
 MOST_NODES = 500_000
-"""The most nodes of one formula when its shared parts are written out."""
+"""The maximum number of nodes of one formula, shared parts counted as often as they are used."""
 
 MOST_DEEP = 350
 """The most levels of one formula: a reader is right to refuse more."""
@@ -46,7 +49,7 @@ _MOST_PLACES = 1_000_000
 
 
 class Numbers:
-    """Numbers that 15 digits do not give: libsbml gets a place in their stead, and its text is filled in at the end.
+    """Numbers that 15 digits do not give: libsbml gets a placeholder instead, and its text is filled in at the end.
 
     Args:
         negative: Whether negative numbers get one too: libantimony writes the square of -2 as `-2^2`.
@@ -59,7 +62,7 @@ class Numbers:
 
     def __init__(self, *, negative: bool = False) -> None:
         """Start without any."""
-        self._held: list[float] = []
+        self._numbers: list[float] = []
         self._negative = negative
 
     def place(self, number: float) -> float:
@@ -68,10 +71,10 @@ class Numbers:
         special = looks_like_one or (self._negative and number < 0)
         if not math.isfinite(number) or (float(f"{number:.15g}") == number and not special):
             return number
-        if len(self._held) == _MOST_PLACES:
+        if len(self._numbers) == _MOST_PLACES:
             refuse("network", f"have at most {_MOST_PLACES} numbers of more than 15 digits", "one with more")
-        self._held.append(number)
-        return _FIRST_PLACE + len(self._held) - 1
+        self._numbers.append(number)
+        return _FIRST_PLACE + len(self._numbers) - 1
 
     def filled(self, text: str) -> str:
         """Return text of libsbml with the numbers in their places."""
@@ -80,8 +83,8 @@ class Numbers:
     def filled_bare(self, text: str) -> str:
         """Return a text in Antimony with the numbers in their places."""
 
-        def digits(found: re.Match) -> str:
-            before, place, after = found.groups()
+        def digits(match: re.Match[str]) -> str:
+            before, place, after = match.groups()
             number = self._of(place)
             bracketed = number.startswith("-") and not (before and after)
             return f"{before}({number}){after}" if bracketed else f"{before}{number}{after}"
@@ -89,10 +92,10 @@ class Numbers:
         return _BARE.sub(digits, text)
 
     def _of(self, place: str) -> str:
-        return repr(self._held[int(float(place) - _FIRST_PLACE)])
+        return repr(self._numbers[int(float(place) - _FIRST_PLACE)])
 
-    def _number(self, found: re.Match) -> str:
-        before, sign, place, after = found.groups()
+    def _number(self, match: re.Match[str]) -> str:
+        before, sign, place, after = match.groups()
         digits = (sign + self._of(place)).removeprefix("--")
         mantissa, exponent, power = digits.partition("e")
         if before == "<cn> " and exponent:
@@ -110,10 +113,10 @@ class Mathematics:
 
     def __init__(self, ids: Mapping[str, str], numbers: Numbers):
         """Look up the types."""
-        self._libsbml = require("libsbml", extra="sbml")
+        self._libsbml = library()
         self._ids, self._numbers = ids, numbers
 
-    def tree(self, expression: Expression, local: Mapping[str, str] | None = None) -> Any:
+    def tree(self, expression: Expression, local: Mapping[str, str] | None = None) -> "libsbml.ASTNode":
         """Return a new tree.
 
         Args:
@@ -140,35 +143,35 @@ class Mathematics:
                 todo.append((node.args[made], child, 0))
         return root
 
-    def _node(self, expression: Expression, ids: Mapping[str, str]) -> Any:
-        libsbml = self._libsbml
-        if expression.op == "number":
+    def _node(self, expression: Expression, ids: Mapping[str, str]) -> "libsbml.ASTNode":
+        package = self._libsbml
+        if isinstance(expression.value, float):
             return self._number(expression.value)
         if expression is TIME:
-            return self._named(libsbml.AST_NAME_TIME, "time")
+            return self._named(package.AST_NAME_TIME, "time")
         if expression.op == "symbol":
-            return self._named(libsbml.AST_NAME, ids[expression.value])
+            return self._named(package.AST_NAME, ids[str(expression.value)])
         name = _TYPES.get(expression.op) or _ARCS.get(expression.op) or f"AST_FUNCTION_{expression.op.upper()}"
-        node = libsbml.ASTNode(getattr(libsbml, name))
+        node = package.ASTNode(getattr(package, name))
         if expression.op == "rate":
             node.setName("rateOf")
         return node
 
-    def _number(self, number: float) -> Any:
-        libsbml = self._libsbml
+    def _number(self, number: float) -> "libsbml.ASTNode":
+        package = self._libsbml
         if number == AVOGADRO:
-            return self._named(libsbml.AST_NAME_AVOGADRO, "avogadro")
-        for constant, kind in ((math.pi, libsbml.AST_CONSTANT_PI), (math.e, libsbml.AST_CONSTANT_E)):
+            return self._named(package.AST_NAME_AVOGADRO, "avogadro")
+        for constant, kind in ((math.pi, package.AST_CONSTANT_PI), (math.e, package.AST_CONSTANT_E)):
             if number == constant:
-                return libsbml.ASTNode(kind)
+                return package.ASTNode(kind)
         placed = self._numbers.place(number)
-        zero = number == 0.0 and math.copysign(1.0, number) < 0.0
-        whole = placed == number and number.is_integer() and abs(number) < 2**31 and not zero
-        node = libsbml.ASTNode(libsbml.AST_INTEGER if whole else libsbml.AST_REAL)
-        node.setValue(int(number) if whole else placed)
+        negative_zero = number == 0.0 and math.copysign(1.0, number) < 0.0
+        is_integer = placed == number and number.is_integer() and abs(number) < 2**31 and not negative_zero
+        node = package.ASTNode(package.AST_INTEGER if is_integer else package.AST_REAL)
+        node.setValue(int(number) if is_integer else placed)
         return node
 
-    def _named(self, kind: int, name: str) -> Any:
+    def _named(self, kind: int, name: str) -> "libsbml.ASTNode":
         node = self._libsbml.ASTNode(kind)
         node.setName(name)
         return node
@@ -179,10 +182,10 @@ def _check_size(expression: Expression) -> None:
     sizes: dict[Expression, tuple[int, int, int]] = {}
     for node in nodes(expression):
         parts = [(arg, *sizes[arg]) for arg in node.args]
-        own = 2 if node.op == "piecewise" else 1
-        joined = node.op in ("+", "*")
-        shown = (depth - (1 if joined and arg.op == node.op else 0) for arg, _, depth, _ in parts)
-        depth = own + max(shown, default=0)
+        levels = 2 if node.op == "piecewise" else 1
+        merges = node.op in ("+", "*")
+        depths = (depth - (1 if merges and arg.op == node.op else 0) for arg, _, depth, _ in parts)
+        depth = levels + max(depths, default=0)
         sizes[node] = 1 + sum(part[1] for part in parts), depth, 1 + max((part[3] for part in parts), default=0)
     size, depth, nested = sizes[expression]
     if depth > MOST_DEEP or nested > MOST_NESTED:

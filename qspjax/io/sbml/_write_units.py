@@ -1,11 +1,14 @@
 """Units that are text, such as "mg/L", as unit definitions of SBML."""
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from qspjax._extras import require
 from qspjax._units import known_unit
+from qspjax.io.sbml._library import library
 from qspjax.io.sbml._write_ids import Ids
+
+if TYPE_CHECKING:
+    import libsbml
 
 _KINDS = (
     *("ampere", "avogadro", "becquerel", "candela", "coulomb", "dimensionless", "farad", "gram", "gray", "henry"),
@@ -40,20 +43,20 @@ class UnitDefinitions:
         model: The model of libsbml.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: "libsbml.Model"):
         """Start without any."""
         self._model = model
         self._ids = Ids(_KINDS)
-        self._found: dict[str, str | None] = {}
-        self._made: dict[tuple[Part, ...], str] = {}
+        self._id_of: dict[str, str | None] = {}
+        self._id_of_parts: dict[tuple[Part, ...], str] = {}
 
     def of(self, unit: str) -> str | None:
         """Return the id of a unit, None if it is none or none that SBML can say."""
         if not unit:
             return None
-        if unit not in self._found:
-            self._found[unit] = self._defined(unit)
-        return self._found[unit]
+        if unit not in self._id_of:
+            self._id_of[unit] = self._defined(unit)
+        return self._id_of[unit]
 
     def _defined(self, unit: str) -> str | None:
         if unit in _KINDS:
@@ -63,17 +66,17 @@ class UnitDefinitions:
             return None
         if parts == (Part(parts[0].kind, 1.0, 0, 1.0),):
             return parts[0].kind
-        if parts in self._made:
-            return self._made[parts]
+        if parts in self._id_of_parts:
+            return self._id_of_parts[parts]
         definition = self._model.createUnitDefinition()
-        id = self._made[parts] = self._ids.new("_per_".join(filter(None, map("_".join, _words(parts)))))
+        id = self._id_of_parts[parts] = self._ids.new("_per_".join(filter(None, map("_".join, _words(parts)))))
         definition.setId(id)
         for part in parts:
-            one = definition.createUnit()
-            one.setKind(require("libsbml", extra="sbml").UnitKind_forName(part.kind))
-            one.setExponent(part.exponent)
-            one.setScale(part.scale)
-            one.setMultiplier(part.multiplier)
+            factor = definition.createUnit()
+            factor.setKind(library().UnitKind_forName(part.kind))
+            factor.setExponent(part.exponent)
+            factor.setScale(part.scale)
+            factor.setMultiplier(part.multiplier)
         return id
 
 
@@ -87,15 +90,15 @@ def parts_of(unit: str) -> tuple[Part, ...] | None:
         (None, None)
     """
     try:
-        whole = 1.0 * known_unit(unit)
+        quantity = 1.0 * known_unit(unit)
     except (ImportError, ValueError):
         return None
     parts: list[Part] = []
-    for name, exponent in whole.unit_items():
-        found = _parts(name)
-        if found is None:
+    for name, exponent in quantity.unit_items():
+        factors = _parts(name)
+        if factors is None:
             return None
-        parts += [part._replace(exponent=part.exponent * float(exponent)) for part in found]
+        parts += [part._replace(exponent=part.exponent * float(exponent)) for part in factors]
     return _merged(parts) or (Part("dimensionless", 1.0, 0, 1.0),)
 
 
@@ -104,21 +107,21 @@ def _parts(name: str) -> tuple[Part, ...] | None:
     for kind in _KINDS:
         if _OF_PINT.get(kind, kind) == name:
             return (Part(kind, 1.0, 0, 1.0),)
-    one = 1.0 * known_unit(name)
-    if one.is_compatible_with("mole/liter"):
-        return (_scaled("mole", one.m_as("mole/liter")), Part("litre", -1.0, 0, 1.0))
+    quantity = 1.0 * known_unit(name)
+    if quantity.is_compatible_with("mole/liter"):
+        return (_scaled("mole", quantity.m_as("mole/liter")), Part("litre", -1.0, 0, 1.0))
     for dimension, kind in _PLAIN.items():
-        if one.check(dimension):
-            return (_scaled(kind, one.m_as(_OF_PINT.get(kind, kind))),)
+        if quantity.check(dimension):
+            return (_scaled(kind, quantity.m_as(_OF_PINT.get(kind, kind))),)
     for kind in _KINDS:
-        if kind not in ("avogadro", "item", "dimensionless") and one.is_compatible_with(_OF_PINT.get(kind, kind)):
-            return (_scaled(kind, one.m_as(_OF_PINT.get(kind, kind))),)
-    whole = one.to_root_units()
-    exponents = dict(whole.unit_items())
+        if kind not in ("avogadro", "item", "dimensionless") and quantity.is_compatible_with(_OF_PINT.get(kind, kind)):
+            return (_scaled(kind, quantity.m_as(_OF_PINT.get(kind, kind))),)
+    root = quantity.to_root_units()
+    exponents = dict(root.unit_items())
     if not set(exponents) <= set(_ROOTS):
         return None
-    factor = [] if whole.magnitude == 1.0 else [_scaled("dimensionless", whole.magnitude)]
-    return (*factor, *(Part(_ROOTS[root], float(power), 0, 1.0) for root, power in exponents.items()))
+    factor = [] if root.magnitude == 1.0 else [_scaled("dimensionless", root.magnitude)]
+    return (*factor, *(Part(_ROOTS[name], float(power), 0, 1.0) for name, power in exponents.items()))
 
 
 def _words(parts: tuple[Part, ...]) -> tuple[list[str], list[str]]:
@@ -142,8 +145,8 @@ def _scaled(kind: str, factor: float) -> Part:
 
 
 def _merged(parts: list[Part]) -> tuple[Part, ...]:
-    """Return the factors with those of one size in one, and without those that are gone."""
-    exponents: dict[tuple, float] = {}
+    """Return the factors, those of the same size merged, without those that cancel."""
+    exponents: dict[tuple[str, int, float], float] = {}
     for part in parts:
         key = (part.kind, part.scale, part.multiplier)
         exponents[key] = exponents.get(key, 0.0) + part.exponent
