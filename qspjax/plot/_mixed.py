@@ -214,11 +214,11 @@ def vpc_panels(*checks: VisualPredictiveCheck, fit: MixedFit | None = None) -> "
 
 
 def _model(fit: MixedFit | None) -> AbstractModel | None:
-    return None if fit is None else fit.mixed.model
+    return None if fit is None else fit.mixed.copies.model
 
 
 def _unit(fit: MixedFit | None, output: str) -> str:
-    return "" if fit is None else unit_of(output, fit.mixed)
+    return "" if fit is None else unit_of(output, fit.mixed.copies)
 
 
 def _has_share(check: Table) -> bool:
