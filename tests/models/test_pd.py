@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qspjax import models
+from qspjax._declared import declared
 from qspjax._model import as_state
 from qspjax._names import at, names, state_names
 
@@ -98,8 +99,8 @@ def test_coupled_joins_states_fields_observations_doses_and_units():
     change = patient.vector_field(0.0, y)
     assert [float(leaf) for leaf in jax.tree.leaves(change)] == pytest.approx([-12.0, 6.0, 4.0])
     assert patient.observe(0.0, y) == {"concentration": 2.0, "response": 20.0}
-    assert list(patient.deliveries()) == ["depot"]
-    delivery = patient.deliveries()["depot"]
+    assert list(declared(patient).deliveries()) == ["depot"]
+    delivery = declared(patient).deliveries()["depot"]
     assert (delivery.state, float(delivery.lag), float(delivery.bioavailability)) == ("pk.depot", 0.5, 0.7)
     assert (patient.units.time, patient.units.dose) == ("h", "mg")
     assert patient.units.states == {"pk.depot": "mg", "pk.central": "mg"}
@@ -112,13 +113,13 @@ def test_a_direct_effect_adds_no_state_and_coupled_models_nest():
     effect = models.SigmoidEmax(E0=0.0, Emax=1.0, EC50=2.0, gamma=2.0)
     one = models.Coupled(models.OneCompartment(CL=3.0, V=30.0), effect)
     assert state_names(one.initial()) == ("pk.central",)
-    assert one.deliveries() == {}
+    assert declared(one).deliveries() == {}
     assert jax.tree.structure(one.vector_field(0.0, one.initial())) == jax.tree.structure(one.initial())
     cascade = models.Coupled(
         models.Coupled(PK, effect), models.StimulationOfProduction(kin=1.0, kout=1.0, Smax=1.0, SC50=0.5), "effect"
     )
     assert state_names(cascade.initial()) == ("pk.pk.depot", "pk.pk.central", "pd.response")
-    assert cascade.deliveries()["depot"].state == "pk.pk.depot"
+    assert declared(cascade).deliveries()["depot"].state == "pk.pk.depot"
     y = cascade.initial()
     y = type(y)(pk=type(y.pk)(pk=type(y.pk.pk)(0.0, 60.0), pd=()), pd=y.pd)  # effect 0.5, so half of Smax
     assert float(cascade.vector_field(0.0, y).pd.response) == pytest.approx(0.5)
@@ -128,7 +129,7 @@ def test_coupled_is_driven_by_what_an_antibody_model_observes():
     drug = models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg=0.5, kint=0.1, R0=10.0)
     patient = models.Coupled(drug, models.Emax(E0=0.0, Emax=1.0, EC50=2.0), driver="free")
     assert patient.units.time == "d"
-    assert float(patient.deliveries()["central"].scale) == float(drug.deliveries()["central"].scale)
+    assert float(declared(patient).deliveries()["central"].scale) == float(drug.deliveries()["central"].scale)
 
 
 class Hourly(models.AbstractEffect):
