@@ -15,8 +15,9 @@ from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen
 from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state, observe
-from qspjax._names import Numbers, state_names
+from qspjax._names import state_names
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
+from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
 from qspjax._types import Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
@@ -265,7 +266,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     seen: list[Any] = []
     eqx.filter_eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
     (observed,) = seen
-    if isinstance(observed, Numbers):
+    if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
         refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")

@@ -12,7 +12,8 @@ import numpy as np
 from qspjax._checks import check_names, check_one_of, concrete, in_a_row
 from qspjax._extras import require
 from qspjax._model import Units
-from qspjax._names import ByName, Numbers, leaf_names, state_names
+from qspjax._names import leaf_names, state_names
+from qspjax._tables import ByName, ParameterTable
 from qspjax._text import aligned, number
 from qspjax._types import Observed, State, Times
 
@@ -269,6 +270,6 @@ class Save(NamedTuple):
         leaves, structure = jax.tree.flatten(states)
         kept = [leaf if wanted else None for leaf, wanted in zip(leaves, self.leaves, strict=True)]
         states = jax.tree.unflatten(structure, kept) if any(self.leaves) else None
-        if isinstance(observed, Numbers):
-            return observed.only(self.observed), states
+        if isinstance(observed, ParameterTable):
+            return observed.select(self.observed), states
         return {name: observed[name] for name in self.observed}, states

@@ -13,7 +13,19 @@ import qspjax as qsp
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
     {"_precision", "_types"},
-    {"_arrays", "_checks", "_extras", "_files", "_names", "_random", "_text", "_traced", "_transform", "_units"},
+    {
+        "_arrays",
+        "_checks",
+        "_extras",
+        "_files",
+        "_names",
+        "_random",
+        "_tables",
+        "_text",
+        "_traced",
+        "_transform",
+        "_units",
+    },
     {"_expression", "_jaxpr"},
     {"_cohort", "_declared", "_distribution", "_dosing", "_events", "_lost", "_model", "_parameters", "_solution"},
     {"models", "solve", "execute"},

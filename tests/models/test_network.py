@@ -12,7 +12,8 @@ import qspjax as qsp
 from qspjax._declared import declared
 from qspjax._expression import symbol
 from qspjax._model import as_state
-from qspjax._names import Labelled, names, state_names
+from qspjax._names import names, state_names
+from qspjax._tables import LabelledState
 from qspjax.models import Compartment, Hill, MassAction, MichaelisMenten, Network, NetworkEvent, Parameter, Reaction
 from qspjax.models.network import Definition, Species, problems
 from tests.systems.marks import slow_for
@@ -46,7 +47,7 @@ def binding(**changes):
 def slopes(network, t=0.0, **values):
     """Return the slopes by name, at the initial state but for some values."""
     start = as_state(network, None)
-    y = Labelled(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
+    y = LabelledState(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
     slope = network.vector_field(t, y)
     return {name: float(slope[name]) for name in slope.labels}
 

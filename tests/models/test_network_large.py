@@ -10,7 +10,8 @@ import pytest
 import qspjax as qsp
 from qspjax._expression import TIME, evaluate, symbol, symbols
 from qspjax._model import as_state
-from qspjax._names import Labelled, Numbers, names, state_names
+from qspjax._names import names, state_names
+from qspjax._tables import LabelledState, ParameterTable
 from qspjax.models import Compartment, MassAction, MichaelisMenten, Network, NetworkEvent, Reaction, Species
 from qspjax.models.network._grouped import Grouped
 from qspjax.models.network._moieties import left_null_space
@@ -64,8 +65,8 @@ def test_groups_give_what_the_formulas_say():
     assert start.values.shape == (63,)
     assert state_names(start)[:2] == ("S0", "S1")
     assert float(start["S3"]) == pytest.approx(2.0 * (float(network.values["S4"]) / 2.0 + 0.3), rel=1e-14)
-    y = Labelled(start.labels, jnp.asarray(np.random.default_rng(2).uniform(0.5, 2.0, 63)))
-    known = {f"{id}#v": value for id, value in network.values.known().items()}
+    y = LabelledState(start.labels, jnp.asarray(np.random.default_rng(2).uniform(0.5, 2.0, 63)))
+    known = {f"{id}#v": value for id, value in network.values.concrete_values().items()}
     known |= {f"{id}#y": value for id, value in zip(y.labels, y.values.tolist(), strict=True)}
 
     @jax.jit
@@ -75,7 +76,7 @@ def test_groups_give_what_the_formulas_say():
         )
 
     slope, observed = jax.jit(lambda y: (network.vector_field(0.7, y), network.observe(0.7, y)))(y)
-    assert isinstance(observed, Numbers)
+    assert isinstance(observed, ParameterTable)
     assert tuple(observed) == network.definition.ids()
     found = np.concatenate([slope.values, observed.array])
     np.testing.assert_allclose(found, one_by_one(known), rtol=1e-12, atol=1e-12)
@@ -154,9 +155,9 @@ def test_what_is_shared_is_computed_once():
     shared = a * b / (1.0 + b)
     formulas = [shared * symbol(f"c{i}#v") for i in range(6)] + [shared, TIME]
     grouped = Grouped(formulas, {"b": 0})
-    values = Numbers.of({"a": 2.0, **{f"c{i}": float(i) for i in range(6)}})
-    y = Labelled(("b",), jnp.asarray([3.0]))
-    traced = jax.make_jaxpr(lambda y: grouped(values, 4.0, Labelled(("b",), y)))(y.values)
+    values = ParameterTable.of({"a": 2.0, **{f"c{i}": float(i) for i in range(6)}})
+    y = LabelledState(("b",), jnp.asarray([3.0]))
+    traced = jax.make_jaxpr(lambda y: grouped(values, 4.0, LabelledState(("b",), y)))(y.values)
     assert sum(eqn.primitive.name == "div" for eqn in traced.eqns) == 1
     np.testing.assert_allclose(grouped(values, 4.0, y), [0.0, 1.5, 3.0, 4.5, 6.0, 7.5, 1.5, 4.0])
 

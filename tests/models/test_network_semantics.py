@@ -8,7 +8,7 @@ import pytest
 import qspjax as qsp
 from qspjax._expression import parse, symbol
 from qspjax._model import as_state
-from qspjax._names import Labelled
+from qspjax._tables import LabelledState
 from qspjax.models import Compartment, MassAction, Network, NetworkEvent, Parameter, Participant, Reaction, Species
 
 TIGHT = qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12)
@@ -17,7 +17,7 @@ TIGHT = qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12)
 def at_state(network, t=0.0, **values):
     """Return slopes and observed values by name, at the initial state but for some values."""
     start = as_state(network, None)
-    y = Labelled(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
+    y = LabelledState(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
     slope = network.vector_field(t, y)
     observed = {name: float(value) for name, value in network.observe(t, y).items()}
     return {name: float(slope[name]) for name in slope.labels}, observed
@@ -26,7 +26,7 @@ def at_state(network, t=0.0, **values):
 def fired(network, t=0.0, **values):
     """Return what the only event assigns."""
     start = as_state(network, None)
-    y = Labelled(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
+    y = LabelledState(start.labels, tuple(jnp.asarray(values.get(name, start[name])) for name in start.labels))
     (event,) = network.events()
     return {name: float(value) for name, value in event.assign(t, y).items()}
 

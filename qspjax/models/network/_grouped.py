@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._expression import Expression, call, evaluate_grouped, nodes, symbol, symbols
-from qspjax._names import Labelled, Numbers
+from qspjax._tables import LabelledState, ParameterTable
 from qspjax.models.network._sums import taken
 
 
@@ -46,9 +46,9 @@ class Grouped:
         self._places |= {f"{id}#v": (0, place) for place, id in enumerate(self._leaves)}
         self._places |= {name: (1, places[name[:-2]]) for name in needed if name.endswith("#y")}
 
-    def __call__(self, values: Numbers, t: Any, y: Labelled | None) -> jax.Array:
+    def __call__(self, values: ParameterTable, t: Any, y: LabelledState | None) -> jax.Array:
         """Compute them, shape (expressions,)."""
-        own = values.taken(self._leaves) if self._leaves else jnp.zeros((0,))
+        own = values.gather(self._leaves) if self._leaves else jnp.zeros((0,))
         state = own[:0] if y is None else y.values
         state = jnp.stack([jnp.asarray(x, float) for x in state]) if isinstance(state, tuple) and state else state
         sources = [own, state]

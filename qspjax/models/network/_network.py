@@ -23,7 +23,7 @@ from qspjax._declared import (
 )
 from qspjax._events import Event
 from qspjax._model import Units
-from qspjax._names import Labelled, Numbers, table
+from qspjax._tables import LabelledState, ParameterTable, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product
 from qspjax.models.network._authoring import extended
@@ -107,7 +107,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         Array([10.   , 16.06 , 12.057], dtype=float64)
     """
 
-    values: Numbers = table(_described)
+    values: ParameterTable = table(_described)
     plan: Plan = eqx.field(static=True)
     nominal: tuple[tuple[str, float], ...] = eqx.field(static=True)
 
@@ -146,8 +146,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             )
         check_instance("definition", definition, Definition, "a Definition")
         self.plan, numbers = parted(definition)
-        self.values = Numbers.of({id: arrays.get(id, number) for id, number in numbers.items()})
-        self.nominal = nominal_sizes(self.plan, self.values.known())
+        self.values = ParameterTable.of({id: arrays.get(id, number) for id, number in numbers.items()})
+        self.nominal = nominal_sizes(self.plan, self.values.concrete_values())
 
     @classmethod
     def of(cls, definition: Definition) -> "Network":
@@ -161,27 +161,27 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     @property
     def definition(self) -> Definition:
         """The network as data, with the numbers that it has now; inside `jit` with those it was made with."""
-        return filled(self.plan.definition, self.values.known())
+        return filled(self.plan.definition, self.values.concrete_values())
 
     @property
     def units(self) -> Units:
         """The units that the definition states."""
         return units_of(self.plan.definition)
 
-    def initial(self) -> Labelled:
+    def initial(self) -> LabelledState:
         start = self._state(self.plan.begin(self.values, 0.0, None))
         return _consistent(self, start) if self.plan.implicit else start
 
-    def vector_field(self, t: Scalar, y: Labelled) -> Labelled:
+    def vector_field(self, t: Scalar, y: LabelledState) -> LabelledState:
         if isinstance(y.values, tuple):
             return self._state(self.plan.slope(self.values, t, y))
         formulas, sums = self.plan.flow
-        return Labelled(y.labels, sums(formulas(self.values, t, y)))
+        return LabelledState(y.labels, sums(formulas(self.values, t, y)))
 
-    def observe(self, t: Scalar, y: Labelled) -> Observed:
+    def observe(self, t: Scalar, y: LabelledState) -> Observed:
         return self.plan.seen(self.values, t, y)
 
-    def amounts(self, t: Scalar, y: Labelled) -> Observed:
+    def amounts(self, t: Scalar, y: LabelledState) -> Observed:
         """Return the amount of every species, by id."""
         return self.plan.contents(self.values, t, y)
 
@@ -210,7 +210,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def events(self) -> tuple[Event, ...]:
         return tuple(self._event(firing) for firing in self.plan.firings)
 
-    def placed(self, t: Scalar, y: Labelled, values: Mapping[str, Any], *, before: "Network | None" = None) -> Labelled:
+    def placed(
+        self, t: Scalar, y: LabelledState, values: Mapping[str, Any], *, before: "Network | None" = None
+    ) -> LabelledState:
         """Return a state in which ids have new values, and all others the ones that they had.
 
         Species are given as their symbols, and keep these: a concentration does not change with its compartment. (An
@@ -239,9 +241,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()}
         )
 
-    def _state_of(self, y: Labelled, values: Mapping[str, Any]) -> Labelled:
+    def _state_of(self, y: LabelledState, values: Mapping[str, Any]) -> LabelledState:
         new = tuple(jnp.asarray(values[id], dtype=float) for id in y.labels)
-        return Labelled(y.labels, new if isinstance(y.values, tuple) else jnp.stack(new))
+        return LabelledState(y.labels, new if isinstance(y.values, tuple) else jnp.stack(new))
 
     def equations(self) -> Equations:
         """Return the network as equations that can be read."""
@@ -431,19 +433,21 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         for id, value in network.values.items():
             kept = self.values.get(old.get(id, id), value)
             values[id] = value if new.get(id, self) is None else new.get(id, kept)
-        return eqx.tree_at(lambda one: one.values, network, Numbers.of(values), is_leaf=lambda x: x is network.values)
+        return eqx.tree_at(
+            lambda one: one.values, network, ParameterTable.of(values), is_leaf=lambda x: x is network.values
+        )
 
-    def _state(self, numbers: Any) -> Labelled:
+    def _state(self, numbers: Any) -> LabelledState:
         states = self.plan.states
         if len(states) > APART:
-            return Labelled(states, numbers)
-        return Labelled(states, tuple(jnp.asarray(x, dtype=float) for x in numbers))
+            return LabelledState(states, numbers)
+        return LabelledState(states, tuple(jnp.asarray(x, dtype=float) for x in numbers))
 
     def _event(self, firing: Firing) -> Event:
         def function(program: Program | None) -> Callable | None:
             return None if program is None else lambda t, y: program(self.values, t, y)[0]
 
-        def assign(t: Scalar, y: Labelled) -> dict[str, Any]:
+        def assign(t: Scalar, y: LabelledState) -> dict[str, Any]:
             return dict(zip(firing.assigned, firing.values(self.values, t, y), strict=True))
 
         event = firing.event
@@ -459,7 +463,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         )
 
 
-def _consistent(network: Network, start: Labelled) -> Labelled:
+def _consistent(network: Network, start: LabelledState) -> LabelledState:
     """Return a state whose algebraic part satisfies the rules, by Newton's method; its derivatives are exact.
 
     Where the method does not arrive the state stays as it is, for the solver to search further or to give up.
@@ -468,13 +472,13 @@ def _consistent(network: Network, start: Labelled) -> Labelled:
     places = [plan.places[id] for id in plan.implicit]
     apart = isinstance(start.values, tuple)
 
-    def put(x: jax.Array, values: Any) -> Labelled:
+    def put(x: jax.Array, values: Any) -> LabelledState:
         if not apart:
-            return Labelled(start.labels, values.at[jnp.asarray(places)].set(x))
+            return LabelledState(start.labels, values.at[jnp.asarray(places)].set(x))
         new = list(values)
         for place, own in zip(places, x, strict=True):
             new[place] = own
-        return Labelled(start.labels, tuple(new))
+        return LabelledState(start.labels, tuple(new))
 
     def residual(x: jax.Array) -> jax.Array:
         return jnp.stack([jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, put(x, start.values))])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax._expression import Expression, evaluate, number, substitute, symbols
-from qspjax._names import Labelled, Numbers
+from qspjax._tables import LabelledState, ParameterTable
 from qspjax.models.network._algebraic import settled
 from qspjax.models.network._definition import Definition, NetworkEvent, Table
 from qspjax.models.network._delays import Jump, Past
@@ -33,7 +33,7 @@ class Program:
         self.ids = tuple(dict.fromkeys(whole(name) for name, _ in self._leaves))
         self._states = [(name, places[name[:-2]]) for name in needed if name.endswith("#y")]
 
-    def __call__(self, values: Mapping[str, Any], t: Any, y: Labelled | None) -> list:
+    def __call__(self, values: Mapping[str, Any], t: Any, y: LabelledState | None) -> list:
         """Compute them."""
         known = {name: values[id] for name, id in self._leaves}
         if y is not None:
@@ -47,7 +47,7 @@ class View:
 
     def __init__(self, expressions: Mapping[str, Expression], places: Mapping[str, int]) -> None:
         self._ids = tuple(expressions)
-        self._many = len(expressions) > Numbers.FEW
+        self._many = len(expressions) > ParameterTable.SEPARATE
         if not self._many:
             self._program: Any = Program([*expressions.values()], places)
             return
@@ -60,15 +60,15 @@ class View:
         order = {id: place for place, id in enumerate((*kinds[0], *kinds[1], *others))}
         self._order = np.array([order[id] for id in self._ids], int)
 
-    def __call__(self, values: Numbers, t: Any, y: Labelled) -> Mapping[str, Any]:
+    def __call__(self, values: ParameterTable, t: Any, y: LabelledState) -> Mapping[str, Any]:
         """Compute them, by id."""
         found = self._program(values, t, y)
         if not self._many:
             return {id: jnp.asarray(x, dtype=float) for id, x in zip(self._ids, found, strict=True)}
         state = y.values if not isinstance(y.values, tuple) else jnp.stack([jnp.asarray(x, float) for x in y.values])
         parts = [found] if not self._states.size else [state[self._states], found]
-        parts = parts if not self._numbers else [values.taken(self._numbers), *parts]
-        return Numbers(self._ids, jnp.concatenate(parts)[self._order], {})
+        parts = parts if not self._numbers else [values.gather(self._numbers), *parts]
+        return ParameterTable(self._ids, jnp.concatenate(parts)[self._order], {})
 
 
 def _is(expression: Expression, kind: str) -> bool:
