@@ -7,15 +7,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from jax.tree_util import PyTreeDef
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTreeDef
 
 from qspjax.solve.kernel._adjoint import pull_back, push_forward
 from qspjax.solve.kernel._fusion import fused
@@ -28,6 +27,7 @@ SOLVED, ACCEPTED = 6, 4
 """How many results `solve` has (`record` has them first), and which of them is the number of accepted steps."""
 
 T = TypeVar("T")
+Structure: TypeAlias = PyTreeDef  # pyright: ignore[reportInvalidTypeForm] (a variable in the stubs of jaxlib)
 
 
 def run(program: Program, patients: Patients) -> tuple[Float[Array, "patients outputs states"], End]:
@@ -56,7 +56,7 @@ class Ensemble(NamedTuple):
     """The static part of `solve`, `record` and `steps`: the program, and the structure of its patients."""
 
     program: Program
-    structure: PyTreeDef
+    structure: Structure
 
     @property
     def batched(self) -> list[bool]:
@@ -92,7 +92,7 @@ class Derivative(NamedTuple):
     """
 
     ensemble: Ensemble
-    record: PyTreeDef
+    record: Structure
     wrt: tuple[bool, ...]
 
     @property
@@ -145,17 +145,17 @@ class Operands(NamedTuple, Generic[T]):
 
 def _solve(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
     solved = solve(ensemble.program, ensemble.patients(leaves))
-    return [solved.states, *solved.end]
+    return jax.tree.leaves((solved.states, solved.end))
 
 
 def _record(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
     solved = solve(ensemble.program, ensemble.patients(leaves), record=True)
-    return [solved.states, *solved.end, *jax.tree.leaves(solved.record)]
+    return jax.tree.leaves((solved.states, solved.end, solved.record))
 
 
 def _steps(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
     solved = solve(ensemble.program, ensemble.patients(leaves), steps=True)
-    return [solved.steps, *([] if solved.causes is None else [solved.causes])]
+    return jax.tree.leaves((solved.steps, solved.causes))
 
 
 def _tangent(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
@@ -195,7 +195,7 @@ def _copied(derivative: Derivative, leaves: Sequence[jax.Array]) -> list[bool]:
     """Return which shared leaves get a copy for each patient: what is differentiated, but for arrays of constants."""
     ensemble = derivative.ensemble
     positions = ensemble.patients(range(ensemble.structure.num_leaves))
-    arrays = {k for k in positions.constants if leaves[k].ndim > 0}
+    arrays = {k for k in jax.tree.leaves(positions.constants) if leaves[k].ndim > 0}
     return [
         marked and not batched and k not in arrays
         for k, (marked, batched) in enumerate(zip(derivative.wrt, ensemble.batched, strict=True))

@@ -74,8 +74,8 @@ def _record_and_push(
     if not any(wrt):
         return solved, _zeros(solved)
     derivative = Derivative(ensemble, jax.tree.structure(ensemble.empty_record(leaves)), wrt)
-    tangents = [tangent[None] for tangent in select(tangents, wrt)]
-    (states,) = Operands(results[SOLVED:], results[ACCEPTED], list(leaves), tangents).bind(tangent_p, derivative)
+    directions = [tangent[None] for tangent in _instantiated(select(tangents, wrt))]
+    (states,) = Operands(results[SOLVED:], results[ACCEPTED], list(leaves), directions).bind(tangent_p, derivative)
     return solved, [states[0], *_zeros(solved[1:])]
 
 
@@ -146,13 +146,10 @@ def _tangent_rule(
     if any(moves):
         directions = values.tangents[0].shape[0]
         both = tuple(before or new for before, new in zip(derivative.wrt, moves, strict=True))
-        zeros = [
-            jnp.zeros((directions, *leaf.shape), leaf.dtype) if marked else None
-            for leaf, marked in zip(values.leaves, both, strict=True)
-        ]
-        new = [widen(tangent, directions) for tangent in select(along.leaves, moves)]
-        longer = [*(replace(zeros, derivative.wrt, patients) for patients in by_order), replace(zeros, moves, new)]
-        terms.append(pushed([select(patients, both) for patients in longer], both))
+        zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(values.leaves, both)]
+        longer = [replace(zeros, select(derivative.wrt, both), patients) for patients in by_order]
+        new = [widen(tangent, directions) for tangent in _instantiated(select(along.leaves, moves))]
+        terms.append(pushed([*longer, replace(zeros, select(moves, both), new)], both))
     states = pushed(by_order, derivative.wrt)
     return [states], [functools.reduce(jnp.add, terms)] if terms else _zeros([states])
 
@@ -162,40 +159,46 @@ def _transpose_tangent(
 ) -> list[jax.Array | None]:
     values = derivative.unpack(operands)
     (cotangent,) = cotangents
-    if type(cotangent) is ad.Zero:
+    if isinstance(cotangent, ad.Zero):
         return [None] * len(operands)
+    fixed = _known(operands[: len(operands) - len(values.tangents)])
+    known = derivative.unpack([*fixed, cotangent])
     by_order = derivative.by_order(values.tangents)
-    if len(by_order) == 1:
-        pulled = values._replace(tangents=[cotangent]).bind(adjoint_p, derivative)
-    else:
-        pulled = _transposed(derivative, values.leaves, values.accepted, by_order, cotangent)
-    fixed = [None] * (len(operands) - len(values.tangents))
+    pulled = known.bind(adjoint_p, derivative) if len(by_order) == 1 else _transposed(derivative, known, by_order)
     pairs = zip(pulled, values.tangents, strict=True)
-    return [*fixed, *(value if ad.is_undefined_primal(x) else None for value, x in pairs)]
+    return [*[None] * len(fixed), *(value if ad.is_undefined_primal(x) else None for value, x in pairs)]
+
+
+def _known(operands: Sequence[jax.Array | ad.UndefinedPrimal]) -> list[jax.Array]:
+    """Return operands of which all are known."""
+    return [x for x in operands if not isinstance(x, ad.UndefinedPrimal)]
 
 
 def _transposed(
-    derivative: Derivative,
-    leaves: Sequence[jax.Array],
-    accepted: jax.Array,
-    by_order: Sequence[Sequence[jax.Array | ad.UndefinedPrimal]],
-    cotangent: jax.Array,
+    derivative: Derivative, known: Operands[jax.Array], by_order: Sequence[Sequence[jax.Array | ad.UndefinedPrimal]]
 ) -> list[jax.Array | None]:
-    """Transpose a derivative of second or higher order in the tangent that is not known; None for the others."""
-    replayed = _replayed(derivative.ensemble, leaves, accepted)
+    """Transpose a derivative of second or higher order in the tangent that is not known; None for the others.
+
+    Args:
+        derivative: The derivative.
+        known: The operands that are known, with the cotangent of the states.
+        by_order: The tangents, of which one is not known.
+    """
+    leaves, (cotangent,) = known.leaves, known.tangents
+    replayed = _replayed(derivative.ensemble, leaves, known.accepted)
     smooth, directions = _smooth(leaves), len(cotangent)
     # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
     zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(leaves, smooth)]
     marks = select(derivative.wrt, smooth)
     unknown = next(k for k, patients in enumerate(by_order) if any(map(ad.is_undefined_primal, patients)))
-    known = [replace(zeros, marks, patients) for k, patients in enumerate(by_order) if k != unknown]
+    others = [replace(zeros, marks, _known(patients)) for k, patients in enumerate(by_order) if k != unknown]
 
     def along(last: Sequence[jax.Array]) -> jax.Array:
-        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*known, last)
+        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*others, last)
 
     (pulled,) = jax.vjp(along, zeros)[1](cotangent)
     wanted = select(pulled, marks)
-    return [g for k in range(len(by_order)) for g in (wanted if k == unknown else [None] * len(wanted))]
+    return [value for k in range(len(by_order)) for value in (wanted if k == unknown else [None] * len(wanted))]
 
 
 # adjoint
