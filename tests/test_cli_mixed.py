@@ -318,7 +318,7 @@ def test_covariates_that_change_between_records(folder):
     lines[2] = lines[2].replace(",55.0,", ",60.0,")
     (folder / "six.csv").write_text("\n".join(lines) + "\n")
     mixed = qsp.io.read_fit("fit.toml").mixed
-    assert [*mixed.individuals.stages.followed] == ["CL"]
+    assert [*mixed.individuals.stages.varying] == ["CL"]
     linear = FIT.replace('"six.csv",', '"six.csv", interpolation = "linear",')
     (folder / "fit.toml").write_text(linear)
     (issue,) = qsp.io.validate("fit.toml")

@@ -22,7 +22,7 @@ from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
 from qspjax.fit.data._layout import Design, Layout, layout_of
 from qspjax.fit.data._measurements import Experiment, Output
-from qspjax.fit.data._rows import Explained, Rows
+from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import Outcomes
 from qspjax.fit.errors._models import Predictors
 from qspjax.solve import AbstractMethod
@@ -229,8 +229,8 @@ class Problem:
         x = jnp.asarray(x, float)
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
-        pool, known = self.pooled(x)
-        terms = [jnp.sum(rows.log_density(rows.predicted(pool, outcomes.observed, known)[1])) for rows in self.rows]
+        numbers, known = self.pooled(x)
+        terms = [jnp.sum(rows.log_density(rows.predicted(numbers, outcomes.observed, known)[1])) for rows in self.rows]
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
 
     def linearised(self, x: Point) -> Linearised:
@@ -241,17 +241,17 @@ class Problem:
         """
         x = jnp.asarray(x, float)
         layout = self.layout
-        (pool, _), slopes = self.pooled(x), jax.jacfwd(lambda x: self.pooled(x)[0])(x)
+        (numbers, _), slopes = self.pooled(x), jax.jacfwd(lambda x: self.pooled(x)[0])(x)
 
-        def simulate(pool: Array) -> tuple[dict[str, Array], tuple[RESULTS, Array]]:
-            outcomes = layout.stages.simulate(pool)
+        def simulate(numbers: Array) -> tuple[dict[str, Array], tuple[RESULTS, Array]]:
+            outcomes = layout.stages.simulate(numbers)
             return outcomes.observed, (outcomes.result, outcomes.time)
 
-        observed, tangents, (result, time) = coloured(simulate, pool, slopes, layout.colours)
+        observed, tangents, (result, time) = coloured(simulate, numbers, slopes, layout.colours)
 
         def terms(x: Array, observed: dict[str, Array]) -> list[tuple[Array, Predictors]]:
-            pool, known = self.pooled(x)
-            return [rows.predicted(pool, observed, known) for rows in layout.rows]
+            numbers, known = self.pooled(x)
+            return [rows.predicted(numbers, observed, known) for rows in layout.rows]
 
         x = self._solved(x, observed)
         unit = jnp.eye(x.size)
@@ -277,8 +277,8 @@ class Problem:
 
     def simulate(self, x: Point) -> Outcomes:
         """Return what is observed in all experiments at a point, and how the simulations went."""
-        pool, _ = self.pooled(x)
-        return self.layout.stages.simulate(pool)
+        numbers, _ = self.pooled(x)
+        return self.layout.stages.simulate(numbers)
 
     def content(self) -> dict[str, object]:
         """Return everything that the log density depends on, by what it is in words: two problems differ in it."""
@@ -292,17 +292,17 @@ class Problem:
         }
 
     @property
-    def rows(self) -> tuple[Rows, ...]:
+    def rows(self) -> tuple[OutputData, ...]:
         """The measurements, output by output."""
         return self.layout.rows
 
-    def predictions(self, x: Point) -> list[tuple[Rows, Array, Array]]:
+    def predictions(self, x: Point) -> list[tuple[OutputData, Array, Array]]:
         """Return the measurements with prediction and standardised residual of each, output by output."""
-        pool, known = self.pooled(x)
-        observed = self.layout.stages.simulate(pool).observed
+        numbers, known = self.pooled(x)
+        observed = self.layout.stages.simulate(numbers).observed
         predictions = []
         for rows in self.rows:
-            prediction, predictors = rows.predicted(pool, observed, known)
+            prediction, predictors = rows.predicted(numbers, observed, known)
             predictions.append((rows, prediction, rows.residual(predictors)))
         return predictions
 
@@ -372,9 +372,9 @@ class Problem:
     @cached_property
     def _explained(self) -> Callable[[Vector], list[Explained]]:
         def explained(x: Vector) -> list[Explained]:
-            pool, known = self.pooled(x)
-            observed = self.layout.stages.simulate(pool).observed
-            return [rows.explained(pool, observed, known) for rows in self.rows]
+            numbers, known = self.pooled(x)
+            observed = self.layout.stages.simulate(numbers).observed
+            return [rows.explained(numbers, observed, known) for rows in self.rows]
 
         return eqx.filter_jit(explained)
 
@@ -389,8 +389,8 @@ class Problem:
     def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
         """Return every number that depends on the parameters, as simulations and measurements refer to it."""
         known = self.values(x)
-        pool = self.layout.pool
-        return pool.values(jnp.stack([known[name] for name in pool.parameters])), known
+        table = self.layout.table
+        return table.values(jnp.stack([known[name] for name in table.parameters])), known
 
     def _solved(self, x: Vector, observed: Mapping[str, Array]) -> Vector:
         return x if self.solver is None else self.solver(x, observed)

@@ -23,7 +23,7 @@ from qspjax.fit import (
     StudentT,
     TimeToEvent,
 )
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 
 F = 2.0
 EXACT = {
@@ -102,7 +102,7 @@ def test_time_to_event():
 def rows(output, value, side, lower=-np.inf, upper=np.inf):
     """Return one measurement, censored or not."""
     several = (np.array([one]) for one in (0, 0, 0, 0.0, 0.0, value, side, lower, upper))
-    return Rows("y", output, *several, given={})
+    return OutputData("y", output, *several, given={})
 
 
 def test_below_the_limit_of_quantification():

@@ -19,7 +19,7 @@ import qspjax as qsp
 from qspjax._declared import AbstractEchoing, AbstractWrapper, Declared, Echoes, declared
 from qspjax._model import TRAITS, AbstractModel
 from qspjax._names import at
-from qspjax.fit.data._resumed import Resumed
+from qspjax.fit.data._trigger_history import WithTriggerHistory
 from qspjax.models._pd import AbstractResponse
 from qspjax.solve._exposed import Exposed, Measures
 from qspjax.solve.dosing._varied import Varied
@@ -197,7 +197,7 @@ def of_a_cohort(p):
 MADE = {
     "Coupled": lambda model: qsp.models.Coupled(model, TURNOVER, driver="amount"),
     "Exposed": lambda model: Exposed(model, Measures(areas=("amount",))),
-    "Resumed": lambda model: Resumed(model, jnp.ones(len(declared(model).events()))),
+    "WithTriggerHistory": lambda model: WithTriggerHistory(model, jnp.ones(len(declared(model).events()))),
     "Varied": lambda model: Varied(model, ("k", "spare")),
 }
 """Every wrapper, around a model."""
@@ -207,11 +207,11 @@ WRAPPERS = {
     "Coupled twice": lambda p: as_pk_of_pk(p).observed,
     "Coupled as pd": lambda p: as_pd(p).observed,
     "Exposed": lambda p: simulated(MADE["Exposed"](model_of(p, Refilled)), p).observed,
-    "Resumed": lambda p: simulated(MADE["Resumed"](model_of(p, Refilled)), p).observed,
+    "WithTriggerHistory": lambda p: simulated(MADE["WithTriggerHistory"](model_of(p, Refilled)), p).observed,
     "Varied": lambda p: varied(p).observed,
     "cohort": of_a_cohort,
 }
-OUTPUTS = {"Exposed": 2, "Resumed": 2}  # before another rate
+OUTPUTS = {"Exposed": 2, "WithTriggerHistory": 2}  # before another rate
 
 
 def found(module):

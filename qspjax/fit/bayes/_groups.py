@@ -12,7 +12,7 @@ import numpy as np
 
 from qspjax._extras import require
 from qspjax._files import replaced
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 
 if TYPE_CHECKING:
     import xarray
@@ -36,7 +36,7 @@ class Contents:
         attributes: What else is known of all of them.
     """
 
-    rows: Sequence[Rows]
+    rows: Sequence[OutputData]
     units: Sequence[str]
     unit: str
     parameters: Mapping[str, np.ndarray]
@@ -92,11 +92,11 @@ def write(path: Path, datasets: "Mapping[str, xarray.Dataset]") -> None:
             dataset.to_netcdf(new, mode="a" if k else "w", group=name, engine="h5netcdf")
 
 
-def _axis(rows: Rows) -> str:
+def _axis(rows: OutputData) -> str:
     return f"{rows.name}_row"
 
 
-def _where(rows: Rows, names: Sequence[str], kind: str) -> dict[str, object]:
+def _where(rows: OutputData, names: Sequence[str], kind: str) -> dict[str, object]:
     """Return the coordinates of the rows of an output: where and when each was measured."""
     axis = _axis(rows)
     return {

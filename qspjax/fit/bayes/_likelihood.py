@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from qspjax._solution import RESULTS
 from qspjax.fit._problem import Problem
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._models import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import Mixed
@@ -29,7 +29,7 @@ class AbstractLikelihood(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def rows(self) -> tuple[Rows, ...]:
+    def rows(self) -> tuple[OutputData, ...]:
         """The measurements, output by output."""
 
     @property
@@ -57,7 +57,7 @@ class Pooled(AbstractLikelihood):
         self.problem = problem
 
     @property
-    def rows(self) -> tuple[Rows, ...]:
+    def rows(self) -> tuple[OutputData, ...]:
         return self.problem.rows
 
     @property
@@ -65,9 +65,9 @@ class Pooled(AbstractLikelihood):
         return 0, 0
 
     def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
-        pool, known = self.problem.pooled(x)
-        outcomes = self.problem.layout.stages.simulate(pool)
-        found = [rows.predicted(pool, outcomes.observed, known)[1] for rows in self.rows]
+        numbers, known = self.problem.pooled(x)
+        outcomes = self.problem.layout.stages.simulate(numbers)
+        found = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.rows]
         return found, (outcomes.result == RESULTS.successful).all()
 
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
@@ -92,7 +92,7 @@ class Hierarchical(AbstractLikelihood):
         self.mixed = mixed
 
     @property
-    def rows(self) -> tuple[Rows, ...]:
+    def rows(self) -> tuple[OutputData, ...]:
         return self.mixed.rows
 
     @property
@@ -131,7 +131,7 @@ def likelihood_of(problem: Problem | Mixed) -> AbstractLikelihood:
     return Pooled(problem) if isinstance(problem, Problem) else Hierarchical(problem)
 
 
-def measured(rows: Sequence[Rows], values: Values) -> list[Rows]:
+def measured(rows: Sequence[OutputData], values: Values) -> list[OutputData]:
     """Return rows with other measurements; which are censored follows from these."""
     if values is None:
         return [*rows]
@@ -146,6 +146,6 @@ def measured(rows: Sequence[Rows], values: Values) -> list[Rows]:
     return found
 
 
-def log_densities(rows: Sequence[Rows], predictors: Sequence[Predictors]) -> list[Array]:
+def log_densities(rows: Sequence[OutputData], predictors: Sequence[Predictors]) -> list[Array]:
     """Return the log likelihood of each measurement, output by output."""
     return [one.log_density(own) for one, own in zip(rows, predictors, strict=True)]

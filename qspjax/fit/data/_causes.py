@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qspjax.fit.data._rows import Rows, RowValues
+from qspjax.fit.data._output_data import OutputData, RowValues
 from qspjax.fit.errors._domains import POSITIVE
 from qspjax.fit.errors._models import since_previous
 
 
 def why_undefined(
-    rows: Rows, prediction: RowValues, given: Mapping[str, RowValues], density: RowValues
+    rows: OutputData, prediction: RowValues, given: Mapping[str, RowValues], density: RowValues
 ) -> dict[int, str]:
     """Say of each experiment in which a row has no finite likelihood why, by the number of the experiment.
 
@@ -34,7 +34,7 @@ def why_undefined(
     return found
 
 
-def _why(rows: Rows, k: int, prediction: float, given: Mapping[str, float], density: float) -> str:
+def _why(rows: OutputData, k: int, prediction: float, given: Mapping[str, float], density: float) -> str:
     error = rows.output.error
     name, domain, counted = type(error).__name__, error.domain, since_previous(error)
     at = f"at time {rows.time[k]:g} (record {rows.record[k] + 1})"

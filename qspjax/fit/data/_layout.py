@@ -1,4 +1,4 @@
-"""The layout of a problem: which number of the pool goes where, made once, in numpy."""
+"""The layout of a problem: which number of the table goes where, made once, in numpy."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from qspjax._simulate import observed_names
 from qspjax._types import Scalar
 from qspjax.fit.data._colours import Colours
 from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._formula_table import AbstractFormulaTable, FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, Output, passed
-from qspjax.fit.data._pool import Pool
-from qspjax.fit.data._rows import Rows, chosen
+from qspjax.fit.data._output_data import OutputData, chosen
 from qspjax.fit.data._stages import (
     NOT_PUT,
     Equilibrated,
@@ -67,7 +67,7 @@ class Layout:
     """Where everything of a problem stands.
 
     Attributes:
-        pool: Every number that depends on the parameters.
+        table: Every number that depends on the parameters.
         stages: The simulations.
         rows: The measurements, output by output.
         colours: Which forward sensitivities serve which numbers.
@@ -75,9 +75,9 @@ class Layout:
         direct: Which free parameters the formulas of an output use, shape (outputs, parameters).
     """
 
-    pool: Pool
+    table: FormulaTable
     stages: Stages
-    rows: tuple[Rows, ...]
+    rows: tuple[OutputData, ...]
     colours: Colours
     simulated: Bool[np.ndarray, " parameters"]
     direct: Bool[np.ndarray, "outputs parameters"]
@@ -89,17 +89,36 @@ def layout_of(design: Design) -> Layout:
     Raises:
         ValueError: If there are no data, a name is not known, or nothing depends on a parameter.
     """
-    return _Builder(design, Pool(design.parameters, defaults_of(design))).layout()
+    table = FormulaTable(design.parameters, defaults_of(design))
+    stages, data = parts_of(design, table)
+    free = table.depends()[:, : len(design.free)]
+    uses = stages.uses(table)
+    simulated = uses.any(axis=0) @ free
+    direct = np.array([_direct(design, one, free) for one in data])
+    for name, used in zip(design.free, simulated | direct.any(axis=0), strict=True):
+        if not used:
+            must = f"must be parameters that a measurement depends on, but no measurement depends on `{name}`."
+            raise ArgumentError("parameters", must)
+    return Layout(table, stages, data, Colours.of(uses, np.asarray(free.any(axis=1))), simulated, direct)
 
 
-def parts_of(design: Design, pool: Pool) -> tuple[Stages, tuple[Rows, ...]]:
-    """Return simulations and measurements, whose formulas are put into a pool that may have numbers of each experiment.
+def _direct(
+    design: Design, data: OutputData, free: Bool[np.ndarray, "numbers parameters"]
+) -> Bool[np.ndarray, " parameters"]:
+    """Return which free parameters the formulas of an output use, as far as names tell."""
+    names = data.output.names()
+    given = [free[np.unique(indices)].any(axis=0) for indices in data.given.values()]
+    return np.asarray(np.array([[name in names for name in design.free], *given]).any(axis=0))
+
+
+def parts_of(design: Design, table: AbstractFormulaTable) -> tuple[Stages, tuple[OutputData, ...]]:
+    """Return simulations and measurements, with their formulas in a table that may have numbers of each experiment.
 
     Args:
         design: What is laid out.
-        pool: The pool, empty.
+        table: The table, empty.
     """
-    return _Builder(design, pool).parts()
+    return _Builder(design, table).parts()
 
 
 def defaults_of(design: Design) -> dict[str, Scalar]:
@@ -111,8 +130,8 @@ def defaults_of(design: Design) -> dict[str, Scalar]:
 class _Builder:
     """What is known of a problem while it is laid out."""
 
-    def __init__(self, design: Design, pool: Pool) -> None:
-        self.design, self.model, self.pool = design, design.model, pool
+    def __init__(self, design: Design, table: AbstractFormulaTable) -> None:
+        self.design, self.model, self.table = design, design.model, table
         self.experiments = [*design.experiments.values()]
         self.leaves = parameters_of(self.model)
         self.start = as_state(self.model, None)
@@ -154,25 +173,12 @@ class _Builder:
             return True
         return False
 
-    def layout(self) -> Layout:
-        whole, rows = self.parts()
-        depends = self.pool.depends()
-        free = depends[:, : len(self.design.free)]
-        uses = whole.uses(self.pool)
-        simulated = uses.any(axis=0) @ free
-        direct = np.array([self._direct(one, free) for one in rows])
-        for name, used in zip(self.design.free, simulated | direct.any(axis=0), strict=True):
-            if not used:
-                must = f"be parameters that a measurement depends on, but no measurement depends on `{name}`."
-                raise ArgumentError("parameters", f"must {must}")
-        return Layout(self.pool, whole, rows, Colours.of(uses, free.any(axis=1)), simulated, direct)
-
-    def parts(self) -> tuple[Stages, tuple[Rows, ...]]:
+    def parts(self) -> tuple[Stages, tuple[OutputData, ...]]:
         """Return simulations and measurements."""
         self._check_names()
         own = {name for name in self.set_somewhere if name in self.leaves}
         shared = {
-            name: self.pool.place_of_parameter(name)
+            name: self.table.index_of_parameter(name)
             for name in self.design.parameters
             if name in self.leaves and name not in own
         }
@@ -180,20 +186,14 @@ class _Builder:
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])
-        settings = self.pool.parameters, save, self.design.method, self._varying()
+        settings = self.table.parameters, save, self.design.method, self._varying()
         return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings), tuple(rows)
-
-    def _direct(self, rows: Rows, free: np.ndarray) -> np.ndarray:
-        """Return which free parameters the formulas of an output use, as far as names tell."""
-        own = rows.output.names()
-        given = [free[np.unique(places)].any(axis=0) for places in rows.given.values()]
-        return np.array([[name in own for name in self.design.free], *given]).any(axis=0)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
     def _check_names(self) -> None:
         leaves = sorted(self.leaves)
-        others = (*self.design.parameters, *sorted(self.set_somewhere), *self.pool.individual)
+        others = (*self.design.parameters, *sorted(self.set_somewhere), *self.table.individual)
         known = [*dict.fromkeys((*self.observed, *leaves, *others))]
         for name, output in self.design.outputs.items():
             columns = [column for one in self.experiments for column in one.measurements.given if column not in known]
@@ -231,7 +231,7 @@ class _Builder:
 
     # --- measurements -----------------------------------------------------------------------------------------------
 
-    def _measured(self) -> tuple[list[list[np.ndarray]], list[Rows]]:
+    def _measured(self) -> tuple[list[list[np.ndarray]], list[OutputData]]:
         """Return the times of each stage of each experiment, and the measurements by output."""
         most = 1 + max(map(len, self.cuts))
         times: list[list[np.ndarray]] = []
@@ -266,7 +266,7 @@ class _Builder:
             )
         return times, rows
 
-    def _rows(self, name: str, parts: list[tuple], offsets: np.ndarray) -> Rows:
+    def _rows(self, name: str, parts: list[tuple], offsets: np.ndarray) -> OutputData:
         output = self.design.outputs[name]
         kinds = ("experiment", "record", "place", "time", "order", "value", "side", "lower", "upper")
         columns: dict[str, list] = {key: [] for key in kinds}
@@ -286,15 +286,15 @@ class _Builder:
                 columns[key] += one_of.tolist()
             for used in needed:
                 if used in data.given:
-                    cells = [self.pool.place(data.given[used][i], number) for i in which]
+                    cells = [self.table.index_of(data.given[used][i], number) for i in which]
                 elif used in self.set_somewhere:
                     cells = [self._set_at(one, number, used, int(k)) for k in changes]
                 elif used in self.design.parameters and used not in self.states:
-                    cells = [self.pool.place_of_parameter(used)] * len(which)
+                    cells = [self.table.index_of_parameter(used)] * len(which)
                 elif used in self.observed:
                     continue
                 else:
-                    cells = [self.pool.place(symbol(used), number)] * len(which)
+                    cells = [self.table.index_of(symbol(used), number)] * len(which)
                 given.setdefault(used, []).extend(cells)
         arrays = {key: np.array(values) for key, values in columns.items()}
         arrays |= {key: arrays[key].astype(int) for key in ("experiment", "record", "place", "side")}
@@ -303,26 +303,26 @@ class _Builder:
                 refuse(
                     "given", f"have the column `{used}` wherever output `{name}` is measured", "without it somewhere"
                 )
-        return Rows(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
+        return OutputData(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
 
     def _set_at(self, one: Experiment, number: int, name: str, passed: int) -> int:
         """Return the place of what an experiment sets, after some of its changes."""
         for change in reversed([one.begin, *one.changes[:passed]]):
             if name in change.set:
-                return self.pool.place(change.set[name], number)
+                return self.table.index_of(change.set[name], number)
         return self._default(name)
 
     def _default(self, name: str) -> int:
         if name in self.design.parameters:
-            return self.pool.place_of_parameter(name)
+            return self.table.index_of_parameter(name)
         if name not in self.leaves:
             refuse(name, "be set in all experiments, or be a parameter", "set in some experiments only")
-        return self.pool.place(symbol(name) if "[" not in name else self._element(name))
+        return self.table.index_of(symbol(name) if "[" not in name else self._element(name))
 
     def _element(self, name: str) -> float:
         return float(at(self.model, name).get())
 
-    def _saved(self, rows: list[Rows]) -> tuple[str, ...]:
+    def _saved(self, rows: list[OutputData]) -> tuple[str, ...]:
         used = frozenset().union(*(one.output.names() - one.given.keys() for one in rows))
         return tuple(name for name in self.observed if name in used)
 
@@ -358,13 +358,13 @@ class _Builder:
                     ts[number, len(mine) :] = max(np.nextafter(end, -np.inf), start[number]) if self.events else end
                 for is_state, table in ((False, change.set), (True, change.put)):
                     for name, formula in table.items():
-                        if not self.pool.knows(formula) or self._is_observed(formula):
+                        if not self.table.knows(formula) or self._is_observed(formula):
                             later.setdefault(number, []).append((is_state, name, formula))
                         elif is_state:
                             empty = np.full(len(self.experiments), NOT_PUT)
-                            puts.setdefault(name, empty)[number] = self.pool.place(formula, number)
+                            puts.setdefault(name, empty)[number] = self.table.index_of(formula, number)
                         elif name in current:
-                            current[name][number] = self.pool.place(formula, number)
+                            current[name][number] = self.table.index_of(formula, number)
             within = {name: places for name, places in current.items() if name not in self.moving}
             found.append(Stage(start, ts, order if ordered else None, within, puts, later, regimens[k]))
         return tuple(found)
@@ -381,7 +381,7 @@ class _Builder:
                 places[number] = self._set_at(one, number, name, 0)
                 for k, change in enumerate(changes):
                     at[number, k], order[number, k] = change.at, change.order
-                    places[number, k + 1 :] = self.pool.place(change.set[name], number)
+                    places[number, k + 1 :] = self.table.index_of(change.set[name], number)
             found[name] = TimeVaryingParameter(at, order, symbol(name), {name: places}, {})
         return found
 
@@ -401,10 +401,10 @@ class _Builder:
                 continue
             own = one.equilibrated
             for formula in (*own.set.values(), *own.put.values()):
-                if not self.pool.knows(formula):
+                if not self.table.knows(formula):
                     refuse("equilibrated", "have formulas over parameters only", str(formula))
-            sets = tuple(self.pool.place(own.set[n], number) if n in own.set else self._default(n) for n in names)
-            puts = tuple(self.pool.place(own.put[n], number) if n in own.put else NOT_PUT for n in put)
+            sets = tuple(self.table.index_of(own.set[n], number) if n in own.set else self._default(n) for n in names)
+            puts = tuple(self.table.index_of(own.put[n], number) if n in own.put else NOT_PUT for n in put)
             of[number] = conditions.setdefault((sets, puts), len(conditions))
         if not conditions:
             return None

@@ -1,7 +1,7 @@
 """What the experiments of a fit need of a simulation, as one cohort: stage after stage, from pooled numbers to outputs.
 
 An experiment begins in its own state or in a steady state, and goes on in stages between changes; all experiments go
-through their k-th stage together. Which stage has what is data: tables of places in the pool.
+through their k-th stage together. Which stage has what is data: tables of places in the table.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Bool
 
 from qspjax._checks import refuse
 from qspjax._cohort import Cohort
@@ -25,9 +26,9 @@ from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax.equilibrium._steady_state import settled
 from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._formula_table import FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, passed
-from qspjax.fit.data._pool import Pool
-from qspjax.fit.data._resumed import Resumed, triggers
+from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
 from qspjax.models.network import Network
 from qspjax.solve import AbstractMethod
 from qspjax.solve.dosing._schedule import aimed, resolved, slack
@@ -45,8 +46,8 @@ class Stage:
         ts: The times of its measurements, shape (experiments, times), padded with inf; where another stage follows,
             padded with its end instead, and that is the last.
         order: What orders these among what happens at their times, None where each sees all of it.
-        sets: By name, places in the pool, shape (experiments,).
-        puts: By name, places in the pool, or `NOT_PUT`.
+        sets: By name, places in the table, shape (experiments,).
+        puts: By name, places in the table, or `NOT_PUT`.
         later: By experiment, formulas over what is observed at its beginning: (is it a state, name, formula).
         regimen: The doses.
     """
@@ -62,7 +63,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Equilibrated:
-    """The conditions whose steady states experiments begin in: places in the pool, and which experiment has which."""
+    """The conditions whose steady states experiments begin in: places in the table, and which experiment has which."""
 
     sets: Mapping[str, np.ndarray]
     puts: Mapping[str, np.ndarray]
@@ -77,8 +78,8 @@ class TimeVaryingParameter:
     Attributes:
         at: When, shape (experiments, changes), padded with inf.
         order: Its places among what happens at these times, of the same shape.
-        formula: Its formula, over covariates and numbers of the pool.
-        places: By name, places in the pool, shape (experiments, 1) of what does not change, else (experiments,
+        formula: Its formula, over covariates and numbers of the table.
+        places: By name, places in the table, shape (experiments, 1) of what does not change, else (experiments,
             changes + 1).
         covariates: By name, shape (experiments, changes + 1): at the beginning, and after each change.
     """
@@ -89,9 +90,9 @@ class TimeVaryingParameter:
     places: Mapping[str, np.ndarray]
     covariates: Mapping[str, np.ndarray]
 
-    def values(self, pool: jax.Array) -> jax.Array:
+    def values(self, numbers: jax.Array) -> jax.Array:
         """Return its value at the beginning and after each change, shape (experiments, changes + 1)."""
-        own = {name: pool[places] for name, places in self.places.items()}
+        own = {name: numbers[places] for name, places in self.places.items()}
         value = jnp.asarray(value_of(self.formula, {**own, **self.covariates}), float)
         return jnp.broadcast_to(value, (self.at.shape[0], self.at.shape[1] + 1))
 
@@ -115,7 +116,7 @@ class Stages:
 
     Attributes:
         model: The typical model.
-        shared: By name, places in the pool of parameters that are the same in all experiments.
+        shared: By name, places in the table of parameters that are the same in all experiments.
         stages: The stages.
         equilibrated: The steady states that experiments begin in.
         steady: Which experiments are measured in the steady state that they come to.
@@ -135,9 +136,9 @@ class Stages:
     method: AbstractMethod | None
     varying: Mapping[str, TimeVaryingParameter] = dataclasses.field(default_factory=dict)
 
-    def uses(self, pool: Pool) -> np.ndarray:
-        """Return which experiment depends on which value of the pool, shape (experiments, values)."""
-        found = np.zeros((len(self.stages[0].start), pool.size), bool)
+    def uses(self, table: FormulaTable) -> Bool[np.ndarray, "experiments numbers"]:
+        """Return which experiment depends on which value of the table."""
+        found = np.zeros((len(self.stages[0].start), table.size), bool)
         found[:, [*self.shared.values()]] = True
 
         def mark(rows: np.ndarray, places: np.ndarray) -> None:
@@ -152,29 +153,29 @@ class Stages:
                     mark(np.repeat(rows, places.shape[1]), places.ravel())
             for row, formulas in stage.later.items():
                 used = frozenset().union(*(names_in(formula) for _, _, formula in formulas))
-                found[row, [place for place, name in enumerate(pool.parameters) if name in used]] = True
+                found[row, [place for place, name in enumerate(table.parameters) if name in used]] = True
         if self.equilibrated is not None:
             for places in (*self.equilibrated.sets.values(), *self.equilibrated.puts.values()):
                 for row in np.flatnonzero(self.equilibrated.of >= 0):
                     mark(np.array([row]), places[[self.equilibrated.of[row]]])
         return found
 
-    def simulate(self, pool: jax.Array) -> Outcomes:
+    def simulate(self, numbers: jax.Array) -> Outcomes:
         """Simulate all experiments.
 
         Args:
-            pool: The values of the pool.
+            numbers: The values of the table.
         """
         model = self.model
-        known = dict(zip(self.parameters, pool, strict=False))  # they come first
+        known = dict(zip(self.parameters, numbers, strict=False))  # they come first
         for name, place in self.shared.items():
-            model = at(model, name).set(pool[place])
+            model = at(model, name).set(numbers[place])
         cohort = states = result = time = None
         parts = []
-        varying = {name: one.values(pool) for name, one in self.varying.items()}
+        varying = {name: one.values(numbers) for name, one in self.varying.items()}
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
-            cohort, states, began, going = self._through(model, cohort, states, stage, pool, known, varying)
+            cohort, states, began, going = self._through(model, cohort, states, stage, numbers, known, varying)
             regimen = stage.regimen
             for name, values in varying.items():
                 regimen = regimen + self.varying[name].rows(name, values)
@@ -211,18 +212,18 @@ class Stages:
         cohort: Cohort | None,
         states: Any,
         stage: Stage,
-        pool: Any,
+        numbers: Any,
         known: Mapping,
         varying: Mapping[str, jax.Array],
     ) -> tuple[Cohort, Any, Any, Cohort]:
         """Return cohort and states after a change, how a steady state to begin in was found, and what to simulate."""
-        sets = {name: pool[places] for name, places in stage.sets.items()}
+        sets = {name: numbers[places] for name, places in stage.sets.items()}
         sets |= {name: values[:, 0] for name, values in varying.items()}
-        puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in stage.puts.items()}
+        puts = {name: (places >= 0, numbers[np.maximum(places, 0)]) for name, places in stage.puts.items()}
         began, before, size = None, cohort, len(stage.start)
         if before is None:
             before = Cohort.of(model, sets, size=size)
-            states, began = self._begin(model, before, pool, stage)
+            states, began = self._begin(model, before, numbers, stage)
         for (is_state, name), (rows, values) in _observed_changes(stage, before, states, known).items():
             if is_state:
                 mask, old = puts.get(name, (np.zeros(size, bool), jnp.zeros(size)))
@@ -239,18 +240,18 @@ class Stages:
             return after, states, began, after
         held = _mapped(before, lambda one, t, y: triggers(one, t, y), np.nextafter(stage.start, -np.inf), old)
         within = {f"model.{name}": values for name, values in sets.items()}
-        return after, states, began, Cohort.of(Resumed(model, held[0]), {**within, "held": held}, size=size)
+        return after, states, began, Cohort.of(WithTriggerHistory(model, held[0]), {**within, "held": held}, size=size)
 
-    def _begin(self, model: AbstractModel, cohort: Cohort, pool: jax.Array, stage: Stage) -> tuple[Any, Any]:
+    def _begin(self, model: AbstractModel, cohort: Cohort, numbers: jax.Array, stage: Stage) -> tuple[Any, Any]:
         """Return the state in which each experiment begins, and how its steady state was found."""
         start = _initial(cohort)
         if self.equilibrated is None:
             return start, None
         conditions, of = self.equilibrated, self.equilibrated.of
         size = int(of.max()) + 1
-        own = Cohort.of(model, {name: pool[places] for name, places in conditions.sets.items()}, size=size)
+        own = Cohort.of(model, {name: numbers[places] for name, places in conditions.sets.items()}, size=size)
         states = _initial(own)
-        puts = {name: (places >= 0, pool[np.maximum(places, 0)]) for name, places in conditions.puts.items()}
+        puts = {name: (places >= 0, numbers[np.maximum(places, 0)]) for name, places in conditions.puts.items()}
         if puts:
             states = _placed(own, None, np.full(size, conditions.start), states, puts)
         found = _mapped(own, lambda one, y: settled(one, initial=y, t0=conditions.start, method=self.method), states)

@@ -17,7 +17,7 @@ from scipy import stats
 
 from qspjax._checks import ArgumentError, check_instance
 from qspjax._extras import require
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.fit.mixed._result import MixedFit
 
@@ -219,7 +219,7 @@ def _twice(fit: MixedFit) -> float:
     return float(fit.subject_objectives[fit.kept].sum()) + constant
 
 
-def _mine(fit: MixedFit, rows: Rows) -> np.ndarray:
+def _mine(fit: MixedFit, rows: OutputData) -> np.ndarray:
     return fit.kept[rows.experiment]
 
 

@@ -26,7 +26,7 @@ from qspjax._dosing._regimen import Action
 from qspjax._random import check_key, generator
 from qspjax._types import Key
 from qspjax.fit.data._measurements import together
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._draws import drawn
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.mixed._conditional import predictors_of
@@ -266,7 +266,7 @@ def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
     return found
 
 
-def _npde(rows: Rows, samples: np.ndarray, key: Key) -> np.ndarray:
+def _npde(rows: OutputData, samples: np.ndarray, key: Key) -> np.ndarray:
     """Return normalised prediction distribution errors of one output."""
     found, rng = np.full(rows.value.size, np.nan), generator(key)
     for subject in np.unique(rows.experiment):
@@ -301,7 +301,7 @@ def _say_whose_failed(fit: Fitted, rows: Any, samples: np.ndarray) -> None:
         warn(f"{what}: {', '.join(lines)}.")
 
 
-def _after_dose(mixed: Mixed, rows: Rows) -> np.ndarray:
+def _after_dose(mixed: Mixed, rows: OutputData) -> np.ndarray:
     """Return the time after the last dose, NaN before the first and after a reset."""
     found = np.full(rows.time.size, np.nan)
     for number, one in enumerate(mixed.experiments.values()):

@@ -17,36 +17,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from qspjax._expression import Expression
+from qspjax._solution import RESULTS
+from qspjax._types import Scalar
 from qspjax.fit.data._formula import names_in, value_of
-from qspjax.fit.data._pool import Pool
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._formula_table import AbstractFormulaTable
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.data._stages import NOT_PUT, Stages
 
 
-class IndividualPool(Pool):
-    """A pool in which every formula over parameters or individual numbers has a value for each individual.
+class IndividualTable(AbstractFormulaTable):
+    """A table in which every formula over parameters or individual numbers has a value for each individual.
 
     Args:
         parameters: The names of the parameters, which come first.
         defaults: Other names that formulas may use, with their numbers.
         individual: The names that individuals have their own numbers of: random effects and covariates.
         count: The number of individuals.
+
+    Attributes:
+        blocks: Where the values of a formula begin, one for each individual.
     """
 
     def __init__(
-        self, parameters: Sequence[str], defaults: Mapping[str, Any], *, individual: Sequence[str], count: int
+        self, parameters: Sequence[str], defaults: Mapping[str, Scalar], *, individual: Sequence[str], count: int
     ) -> None:
-        super().__init__(parameters, defaults)
+        self.parameters, self.defaults = tuple(parameters), defaults
         self.individual, self.count = frozenset(individual), count
         self.blocks: dict[float | Expression, int] = {}
         self._single: dict[float | Expression, int] = {}
         self._size = len(self.parameters)
 
-    def place(self, formula: float | Expression, experiment: int = 0) -> int:
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def index_of(self, formula: float | Expression, experiment: int = 0) -> int:
         used = names_in(formula)
-        if used & self.individual or used & self._places.keys():
+        if used & self.individual or used & {*self.parameters}:
             if formula not in self.blocks:
                 self.blocks[formula] = self._size
                 self._size += self.count
@@ -56,23 +66,16 @@ class IndividualPool(Pool):
             self._size += 1
         return self._single[formula]
 
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def knows(self, formula: float | Expression) -> bool:
-        return all(
-            name in self.individual or name in self._places or name in self.defaults for name in names_in(formula)
-        )
-
-    def values(self, parameters: Any, individual: Mapping[str, Any] | None = None) -> Any:
+    def values(
+        self, parameters: Sequence[Scalar], individual: Mapping[str, Array | np.ndarray]
+    ) -> Float[Array, " numbers"]:
         """Return all values.
 
         Args:
             parameters: Their values, in their order.
             individual: Random effects and covariates by name, shape (individuals,).
         """
-        known = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True)), **(individual or {})}
+        known = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True)), **individual}
         starts = {start: formula for formula, start in (*self.blocks.items(), *self._single.items())}
         pieces = [jnp.asarray(parameters, float)]
         for start in sorted(starts):
@@ -89,45 +92,47 @@ class Expansion(NamedTuple):
         at: The numbers about which it is expanded, shape (numbers, individuals).
         terms: By order, what is observed by name, shape (individuals, times) with the numbers of the order before it:
             a tuple of `{name: values}`; of second order and above only sorted combinations of numbers are there.
-        result: How each simulation went.
+        result: How each simulation went, None of what was not simulated.
         time: How far it came.
     """
 
     at: jax.Array
     terms: tuple[dict[str, jax.Array], ...]
-    result: Any
-    time: jax.Array
+    result: RESULTS | None
+    time: Array | None
 
 
 class Individuals:
     """All individuals, laid out.
 
     Args:
-        pool: Their numbers.
+        table: Their numbers.
         stages: Their simulations.
         rows: Their measurements, output by output.
     """
 
-    def __init__(self, pool: IndividualPool, stages: Stages, rows: tuple[Rows, ...]) -> None:
-        self.pool, self.stages, self.rows = pool, stages, rows
-        self.count = pool.count
+    def __init__(self, table: IndividualTable, stages: Stages, rows: tuple[OutputData, ...]) -> None:
+        self.table, self.stages, self.rows = table, stages, rows
+        self.count = table.count
         used = _places(stages)
-        self.starts = np.array([start for start in pool.blocks.values() if used[start : start + pool.count].any()], int)
+        self.starts = np.array(
+            [start for start in table.blocks.values() if used[start : start + table.count].any()], int
+        )
         self._seen = np.concatenate([np.isfinite(stage.ts) for stage in stages.stages], axis=1)
 
-    def own(self, pool: jax.Array) -> jax.Array:
+    def own(self, numbers: jax.Array) -> jax.Array:
         """Return the numbers of the individuals that their simulations depend on, shape (numbers, individuals)."""
-        return pool[self.starts[:, None] + np.arange(self.count)]
+        return numbers[self.starts[:, None] + np.arange(self.count)]
 
-    def expanded(self, pool: jax.Array, order: int) -> Expansion:
+    def expanded(self, numbers: jax.Array, order: int) -> Expansion:
         """Simulate all individuals, and expand what is observed to an order of 0 to 3."""
 
         def simulate(own: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-            outcomes = self.stages.simulate(pool.at[self.starts[:, None] + np.arange(self.count)].set(own))
+            outcomes = self.stages.simulate(numbers.at[self.starts[:, None] + np.arange(self.count)].set(own))
             return self._where_measured(outcomes.observed), (outcomes.result, outcomes.time)
 
-        own, numbers = self.own(pool), len(self.starts)
-        if not order or not numbers:
+        own, size = self.own(numbers), len(self.starts)
+        if not order or not size:
             observed, (result, time) = simulate(own)
             return Expansion(own, (observed,), result, time)
 
@@ -141,20 +146,20 @@ class Individuals:
             terms, moved, how = jax.jvp(lambda own: along(own, others), (own,), (tangent,), has_aux=True)
             return [*terms, moved[-1]], how
 
-        wanted = combinations(numbers, order)
-        directions = jnp.asarray(np.eye(numbers)[np.array(wanted)])
+        wanted = combinations(size, order)
+        directions = jnp.asarray(np.eye(size)[np.array(wanted)])
         axes = ([None, *[0] * order], None)
         found, (result, time) = jax.vmap(lambda own_ways: along(own, [*own_ways]), out_axes=axes)(directions)
         terms = found[:1]
         for k in range(1, order + 1):
             # a derivative of lower order stands where the last of its numbers is repeated
-            at = [wanted.index((*one, *one[-1:] * (order - k))) for one in combinations(numbers, k)]
+            at = [wanted.index((*one, *one[-1:] * (order - k))) for one in combinations(size, k)]
             terms.append({name: values[np.array(at)] for name, values in found[k].items()})
         return Expansion(own, tuple(terms), result, time)
 
-    def observed(self, expansion: Expansion, pool: jax.Array) -> dict[str, jax.Array]:
+    def observed(self, expansion: Expansion, numbers: jax.Array) -> dict[str, jax.Array]:
         """Return the value of an expansion, by name."""
-        away = self.own(pool) - expansion.at
+        away = self.own(numbers) - expansion.at
         found = dict(expansion.terms[0])
         for k, moved in enumerate(expansion.terms[1:], start=1):
             places = combinations(len(away), k)
@@ -175,9 +180,9 @@ def unexpanded(observed: dict[str, jax.Array]) -> Expansion:
 
 
 def used_places(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
-    """Return which places of the pool simulations depend on, and which anything does, shape (places,)."""
+    """Return which places of the table simulations depend on, and which anything does, shape (places,)."""
     places = _places(individuals.stages)
-    simulated = np.pad(places, (0, individuals.pool.size - places.size))
+    simulated = np.pad(places, (0, individuals.table.size - places.size))
     used = simulated.copy()
     for rows in individuals.rows:
         for given in rows.given.values():
@@ -197,7 +202,7 @@ def _weight(combination: Sequence[int]) -> float:
 
 
 def _places(stages: Stages) -> np.ndarray:
-    """Return which places of the pool simulations depend on."""
+    """Return which places of the table simulations depend on."""
     tables = [table for stage in stages.stages for table in (*stage.sets.values(), *stage.puts.values())]
     if stages.equilibrated is not None:
         tables += [*stages.equilibrated.sets.values(), *stages.equilibrated.puts.values()]

@@ -23,7 +23,7 @@ from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._formula import Formula, names_in
 from qspjax.fit.data._layout import Design
 from qspjax.fit.data._measurements import Experiment, Output
-from qspjax.fit.data._rows import Explained, Rows
+from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit.errors._tails import Gaussian
@@ -267,7 +267,7 @@ class Mixed(AbstractMixed):
         return self
 
     @property
-    def rows(self) -> tuple[Rows, ...]:
+    def rows(self) -> tuple[OutputData, ...]:
         """The measurements, output by output."""
         return self.individuals.rows
 
@@ -309,8 +309,8 @@ class Mixed(AbstractMixed):
         """Return every number of the individuals, for parameters by name and random effects."""
         effects = {name: etas[:, k] for k, name in enumerate(self.effects)}
         later = {} if self.steps is None else self.steps.later()
-        pool = self.individuals.pool
-        return pool.values([known[name] for name in pool.parameters], {**effects, **self.covariates, **later})
+        table = self.individuals.table
+        return table.values([known[name] for name in table.parameters], {**effects, **self.covariates, **later})
 
     def expanded(self, x: Point, u: Float[Array, "subjects effects"], order: int) -> Expansion:
         """Return the simulations of all individuals, expanded about where they are."""
@@ -320,9 +320,9 @@ class Mixed(AbstractMixed):
         self, x: Point, u: Float[Array, "subjects effects"], expansion: Expansion
     ) -> list[tuple[Array, Predictors]]:
         """Return the prediction of each measurement and the predictors of its density, output by output."""
-        pool, known = self.pooled(x, u)
-        observed = self.individuals.observed(expansion, pool)
-        return [rows.predicted(pool, observed, known) for rows in self.rows]
+        numbers, known = self.pooled(x, u)
+        observed = self.individuals.observed(expansion, numbers)
+        return [rows.predicted(numbers, observed, known) for rows in self.rows]
 
     def content(self) -> dict[str, object]:
         return {
@@ -342,9 +342,9 @@ class Mixed(AbstractMixed):
 
         def explained(x: Array, u: Array) -> tuple[RESULTS, Array, list[Explained]]:
             expansion = self.expanded(x, u, 0)
-            pool, known = self.pooled(x, u)
-            observed = self.individuals.observed(expansion, pool)
-            return expansion.result, expansion.time, [rows.explained(pool, observed, known) for rows in self.rows]
+            numbers, known = self.pooled(x, u)
+            observed = self.individuals.observed(expansion, numbers)
+            return expansion.result, expansion.time, [rows.explained(numbers, observed, known) for rows in self.rows]
 
         program = self.program("explained", lambda: jax.jit(explained))
         result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))
@@ -406,7 +406,7 @@ class Mixed(AbstractMixed):
             refuse("individual", must, "over what is observed")
 
 
-def without_constant(rows: Rows) -> np.ndarray:
+def without_constant(rows: OutputData) -> np.ndarray:
     """Return the part of -2 log p of each row that NONMEM leaves out: log 2 pi of what is normal and measured."""
     error = rows.output.error
     normal = isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian)

@@ -87,7 +87,7 @@ def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...
         Slopes in x, shape (subjects, numbers, parameters); in eta, shape (subjects, numbers, effects); the greatest
         slopes of what all subjects share, and of what simulations depend on, shape (parameters,); and d natural / dx.
     """
-    free, pool = [*mixed.free.values()], mixed.individuals.pool
+    free, table = [*mixed.free.values()], mixed.individuals.table
     whole = jnp.asarray(mixed.start)
 
     def numbers(x: jax.Array, etas: jax.Array) -> jax.Array:
@@ -99,8 +99,8 @@ def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...
     by_x = jax.jacfwd(numbers)(x, etas)
     by_eta = jax.vmap(along, out_axes=-1)(jnp.eye(etas.shape[1]))
     simulated, used = used_places(mixed.individuals)
-    blocks = np.array([start for start in pool.blocks.values() if used[start : start + pool.count].any()], int)
-    places = blocks[None, :] + np.arange(pool.count)[:, None]
+    blocks = np.array([start for start in table.blocks.values() if used[start : start + table.count].any()], int)
+    places = blocks[None, :] + np.arange(table.count)[:, None]
     shared = used.copy()
     shared[places] = False
     alone, moving = (jnp.abs(by_x * one[:, None]).max(axis=0, initial=0.0) for one in (shared, simulated))

@@ -191,7 +191,7 @@ class MixedFit:
         """Return what formulas of individuals use, by name."""
         mixed = self.placed
         own = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
-        return {**mixed.individuals.pool.defaults, **mixed.values(self.x), **mixed.covariates, **own}
+        return {**mixed.individuals.table.defaults, **mixed.values(self.x), **mixed.covariates, **own}
 
     def individuals(self) -> dict[str, np.ndarray]:
         """Return a table with a row a subject: random effects, numbers of its own and covariates at its beginning.

@@ -12,7 +12,7 @@ from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.data._layout import Design, defaults_of, parts_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._stages import parameters_of
-from qspjax.fit.mixed._individuals import IndividualPool, Individuals
+from qspjax.fit.mixed._individuals import Individuals, IndividualTable
 from qspjax.fit.mixed._occasions import Occasions
 from qspjax.fit.mixed._time_varying import CovariateSteps
 
@@ -132,16 +132,18 @@ def laid_out(
     """
     leaves = parameters_of(design.model)
     individual = [*effects, *covariates, *({} if steps is None else steps.later())]
-    pool = IndividualPool(design.parameters, defaults_of(design), individual=individual, count=len(design.experiments))
-    stages, rows = parts_of(design, pool)
+    table = IndividualTable(
+        design.parameters, defaults_of(design), individual=individual, count=len(design.experiments)
+    )
+    stages, rows = parts_of(design, table)
     if steps is None or not steps.values:
-        return Individuals(pool, stages, rows)
+        return Individuals(table, stages, rows)
     varying = {
-        name: steps.time_varying(formula, fixed, pool.place)
+        name: steps.time_varying(formula, fixed, table.index_of)
         for name, formula in formulas.items()
         if name in leaves and isinstance(formula, Expression) and steps.of(formula)
     }
     (stage,) = stages.stages
     sets = {name: places for name, places in stage.sets.items() if name not in varying}
     stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), varying=varying)
-    return Individuals(pool, stages, rows)
+    return Individuals(table, stages, rows)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from jaxtyping import Float
 
+from qspjax._checks import refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._expression import Expression, call, nodes, substitute, symbol
 from qspjax.fit.data._formula import names_in
@@ -76,7 +77,7 @@ class CovariateSteps:
         Args:
             formula: Its formula.
             known: The parameters that are fixed.
-            place: Returns the place in the pool of a formula for a subject.
+            place: Returns the place in the table of a formula for a subject.
         """
         whole, parts = apart(substitute(formula, dict(known)), self.values.keys())
         subjects = range(self.at.shape[0])
@@ -106,7 +107,10 @@ def steps_of(
         for name, table in tables.items():
             values = [float(covariates[name][number])]
             for change in mine:
-                values.append(float(change.set.get(name, values[-1])))
+                value = change.set.get(name, values[-1])
+                if isinstance(value, Expression):
+                    refuse("subjects", f"have numbers as covariates, also where `{name}` changes", value)
+                values.append(float(value))
             table.append(values)
     most = max(map(len, moments), default=0)
     padded = {

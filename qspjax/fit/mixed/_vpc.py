@@ -25,7 +25,7 @@ import numpy as np
 
 from qspjax._checks import check_number, check_one_of, check_whole, refuse
 from qspjax._types import Key
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.mixed._diagnostics import diagnostics, simulated
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
@@ -243,7 +243,7 @@ def _interval(values: np.ndarray, interval: float) -> Any:
     return np.quantile(known, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if known.size else [np.nan] * 3
 
 
-def _failed(fit: "MixedFit", rows: Rows, made: np.ndarray) -> list[str]:
+def _failed(fit: "MixedFit", rows: OutputData, made: np.ndarray) -> list[str]:
     """Say whose simulations failed, and how often."""
     lost = np.isnan(made)
     found = []
@@ -271,7 +271,7 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(own) for own in program(jnp.asarray(x))]
 
 
-def _quantile(values: np.ndarray, quantile: float, rows: Rows) -> np.ndarray:
+def _quantile(values: np.ndarray, quantile: float, rows: OutputData) -> np.ndarray:
     """Return a quantile along the last axis, NaN where it lies beyond a limit of quantification."""
     way = "inverted_cdf" if rows.censored.any() else "linear"
     # a subject whose simulation failed is left out of the replicate

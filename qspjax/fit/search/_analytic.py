@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_names, check_one_of
 from qspjax.fit._problem import Problem
-from qspjax.fit.data._rows import Rows
+from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.errors._tails import Gaussian, Laplace
 from qspjax.fit.search._search import quickly_compiled
@@ -171,15 +171,15 @@ class Solver:
 
 def standardised(problem: Problem, x: Array, observed: dict[str, Array]) -> tuple[Array, Array, Array]:
     """Return residual, location and log scale of each measurement that has them, output after output."""
-    pool, known = problem.pooled(x)
+    numbers, known = problem.pooled(x)
     parts = []
     for rows in filter(_power, problem.rows):
-        _, own = rows.predicted(pool, observed, known)
+        _, own = rows.predicted(numbers, observed, known)
         parts.append((rows.output.error.residual(rows.value, own), *own))
     return tuple(jnp.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _power(rows: Rows) -> float:
+def _power(rows: OutputData) -> float:
     """Return the power of residuals whose mean gives their scale, 0 if there is none."""
     error = rows.output.error
     censored = rows.output.below is not None or rows.censored.any()

@@ -12,7 +12,7 @@ from qspjax._model import AbstractModel, Units
 from qspjax._types import Observed, Scalar, State
 
 
-class Resumed(AbstractWrapper):
+class WithTriggerHistory(AbstractWrapper):
     """A model whose triggers had these values until now, so that one that a change makes true fires."""
 
     model: AbstractModel

@@ -24,7 +24,7 @@ Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class OutputData:
     """The measurements of one output.
 
     Attributes:
@@ -39,7 +39,7 @@ class Rows:
         side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
         lower: The lower bound of what is censored, else -inf.
         upper: The upper bound of what is censored, else inf.
-        given: Places in the pool of columns of the table, and of what the experiments set, by name.
+        given: Indices in the table of columns of the table, and of what the experiments set, by name.
     """
 
     name: str
@@ -80,19 +80,19 @@ class Rows:
         found[order[1:][follows]] = order[:-1][follows]
         return found
 
-    def predicted(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
+    def predicted(self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
         """Return the prediction of each row, and the predictors of its density.
 
         Args:
-            pool: The values of the pool.
+            numbers: The values of the table.
             observed: Observed values, shape (experiments, times).
             known: Parameters by name.
         """
-        prediction, given = self.quantities(pool, observed, known)
+        prediction, given = self.quantities(numbers, observed, known)
         return prediction, self.output.error.predictors(prediction, given)
 
     def quantities(
-        self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
+        self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         output = self.output
@@ -100,7 +100,7 @@ class Rows:
         values: dict[str, Any] = {}
         for name in needed:
             if name in self.given:
-                values[name] = pool[self.given[name]]
+                values[name] = numbers[self.given[name]]
             elif name in observed:
                 values[name] = observed[name][self.experiment, self.place]
             elif name != "prediction":
@@ -116,9 +116,9 @@ class Rows:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
-    def explained(self, pool: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> Explained:
+    def explained(self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> Explained:
         """Return `quantities`, and the log likelihood of each row: what `why_undefined` looks at."""
-        prediction, given = self.quantities(pool, observed, known)
+        prediction, given = self.quantities(numbers, observed, known)
         return prediction, given, self.log_density(self.output.error.predictors(prediction, given))
 
     def log_density(self, predictors: Predictors) -> Any:

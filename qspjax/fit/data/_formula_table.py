@@ -1,0 +1,91 @@
+"""Every number that depends on the parameters of a fit, once, in one vector: what conditions and data refer to."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from qspjax._expression import Expression
+from qspjax._types import Scalar
+from qspjax.fit.data._formula import names_in, value_of
+
+Key: TypeAlias = Expression | str | tuple[str, float]
+
+
+class AbstractFormulaTable(abc.ABC):
+    """Distinct formulas over parameters; it grows while a problem is laid out.
+
+    Attributes:
+        parameters: The names of the parameters, whose values come first.
+        defaults: Other names that formulas may use, with their numbers.
+        individual: Names of numbers that each experiment has its own of.
+    """
+
+    parameters: tuple[str, ...]
+    defaults: Mapping[str, Scalar]
+    individual: frozenset[str]
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """How many values there are."""
+
+    @abc.abstractmethod
+    def index_of(self, formula: float | Expression, experiment: int = 0) -> int:
+        """Return where the value of a formula stands for an experiment."""
+
+    def index_of_parameter(self, name: str) -> int:
+        """Return where a parameter stands."""
+        return self.parameters.index(name)
+
+    def knows(self, formula: float | Expression) -> bool:
+        """Return whether a formula uses nothing but parameters and other known names."""
+        return all(
+            name in self.parameters or name in self.defaults or name in self.individual for name in names_in(formula)
+        )
+
+
+class FormulaTable(AbstractFormulaTable):
+    """Formulas that have the same value in all experiments, and their values as one vector.
+
+    Args:
+        parameters: The names of the parameters, which come first.
+        defaults: Other names that formulas may use, with their numbers.
+    """
+
+    def __init__(self, parameters: Sequence[str], defaults: Mapping[str, Scalar]) -> None:
+        self.parameters, self.defaults, self.individual = tuple(parameters), defaults, frozenset()
+        self._indices: dict[Key, int] = {name: i for i, name in enumerate(self.parameters)}
+        self._formulas: list[float | Expression] = []
+
+    @property
+    def size(self) -> int:
+        return len(self._indices)
+
+    def index_of(self, formula: float | Expression, experiment: int = 0) -> int:
+        del experiment
+        if not isinstance(formula, Expression):
+            key: Key = ("number", float(formula))
+        else:
+            key = formula.value if formula.op == "symbol" and formula.value in self.parameters else formula
+        if key not in self._indices:
+            self._indices[key] = self.size
+            self._formulas.append(formula)
+        return self._indices[key]
+
+    def depends(self) -> Bool[np.ndarray, "numbers parameters"]:
+        """Return which values depend on each parameter."""
+        names = [frozenset({name}) for name in self.parameters] + [names_in(formula) for formula in self._formulas]
+        depends = [[name in used for name in self.parameters] for used in names]
+        return np.array(depends, bool).reshape(-1, len(self.parameters))
+
+    def values(self, parameters: Float[Array, " parameters"]) -> Float[Array, " numbers"]:
+        """Return all values, for parameters in their order."""
+        known = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True))}
+        values = [value_of(formula, known) for formula in self._formulas]
+        if not any(isinstance(formula, Expression) for formula in self._formulas):
+            return jnp.concatenate([parameters, jnp.asarray(values, float)])
+        return jnp.concatenate([parameters, jnp.stack([jnp.asarray(value, float) for value in values])])
