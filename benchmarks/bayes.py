@@ -28,7 +28,7 @@ TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 24.0])
 
 def theophylline():
     data = qsp.io.read_nonmem(DATA)
-    return fit.Mixed(
+    return fit.MixedModel(
         qsp.models.OneCompartmentOral(CL=2.8, V=32.0, ka=1.6),
         qsp.io.experiments(data, "concentration"),
         {"concentration": fit.Output("concentration", fit.Additive("sigma"))},
@@ -39,7 +39,7 @@ def theophylline():
             "sigma": fit.Free(0.7, prior=qsp.LogNormal(1.0, omega=1.0)),
         },
         individual={"ka": "tka * exp(eta_ka)", "CL": "tCL * exp(eta_CL)", "V": "tV * exp(eta_V)"},
-        random=[fit.Random({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],
+        random=[fit.RandomEffects({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],
     )
 
 

@@ -65,7 +65,7 @@ class FullTMDD(qsp.AbstractModel):
 MODEL = FullTMDD(**TRUTH, koff=1.0, KD=0.5, kdeg=0.5, kint=0.2)
 
 
-def problem_of(subjects: int, rtol: float) -> fit.Mixed:
+def problem_of(subjects: int, rtol: float) -> fit.MixedModel:
     """Simulate a population and return its estimation."""
     rng = np.random.default_rng(1)
     own = {name: value * np.exp(np.sqrt(VARIANCE) * rng.normal(size=subjects)) for name, value in TRUTH.items()}
@@ -84,13 +84,13 @@ def problem_of(subjects: int, rtol: float) -> fit.Mixed:
         f"{i}": fit.Experiment(fit.Measurements(TIMES, row, output="log"), arms[i >= half])
         for i, row in enumerate(measured)
     }
-    return fit.Mixed(
+    return fit.MixedModel(
         MODEL,
         people,
         {"log": fit.Output("log_concentration", fit.Additive("sigma"))},
         parameters={f"t{name}": fit.Free(np.e) for name in TRUTH} | {"sigma": fit.Free(0.1)},
         individual={name: f"t{name} * exp(eta_{name})" for name in TRUTH},
-        random=[fit.Random({f"eta_{name}": 0.1 for name in TRUTH})],
+        random=[fit.RandomEffects({f"eta_{name}": 0.1 for name in TRUTH})],
         method=qsp.solve.Rosenbrock(rtol=rtol, atol=1e-2 * rtol),
     )
 

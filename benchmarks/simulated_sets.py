@@ -80,7 +80,7 @@ METHODS = {"focei": fit.FOCEI(), "saem": fit.SAEM(key=jax.random.key(0))}
 OFF = 1.3
 
 
-def problem_of(path: Path) -> tuple[fit.Mixed, dict[str, tuple[float, float]]]:
+def problem_of(path: Path) -> tuple[fit.MixedModel, dict[str, tuple[float, float]]]:
     """Return the problem of a set, and the typical value and variance of each parameter."""
     kind, columns = SETS[path.stem]
     table = pd.read_csv(path)
@@ -102,13 +102,13 @@ def problem_of(path: Path) -> tuple[fit.Mixed, dict[str, tuple[float, float]]]:
         clean = Path(folder) / path.name
         table[kept].to_csv(clean, index=False)
         data = io.read_nonmem(clean)
-    mixed = fit.Mixed(
+    mixed = fit.MixedModel(
         model,
         qsp.io.experiments(data, "concentration"),
         {"concentration": fit.Output("concentration", fit.Proportional("cv"))},
         parameters={f"t{name}": fit.Free(OFF * value) for name, (value, _) in truth.items()} | {"cv": fit.Free(0.3)},
         individual={name: f"t{name} * exp(eta_{name})" for name in truth},
-        random=[fit.Random({f"eta_{name}": 0.2 for name in truth})],
+        random=[fit.RandomEffects({f"eta_{name}": 0.2 for name in truth})],
         method=qsp.solve.Rosenbrock(rtol=1e-6, atol=1e-4) if kind is Saturable else None,
     )
     return mixed, truth

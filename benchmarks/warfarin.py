@@ -66,7 +66,7 @@ class Warfarin(qsp.AbstractDelivered):
         return {"concentration": y.central / self.V, "activity": y.pca}
 
 
-def problem_of(path: Path) -> fit.Mixed:
+def problem_of(path: Path) -> fit.MixedModel:
     """Return the problem; starts are off the published estimates."""
     table = pd.read_csv(path).rename(columns=str.upper)
     people = {}
@@ -80,7 +80,7 @@ def problem_of(path: Path) -> fit.Mixed:
     parameters = {f"t{name}": fit.Free(value) for name, value in starts.items()}
     # no drug is seen at 0.5 h, some at 1 h
     parameters["ttlag"] = fit.Free(starts["tlag"], bounds=(0.01, 0.99))
-    return fit.Mixed(
+    return fit.MixedModel(
         Warfarin(**PUBLISHED),
         people,
         {
@@ -89,7 +89,7 @@ def problem_of(path: Path) -> fit.Mixed:
         },
         parameters=parameters | {"a": fit.Free(0.3), "b": fit.Free(0.1), "sigma": fit.Free(5.0)},
         individual={name: f"t{name} * exp(eta_{name})" for name in PUBLISHED},
-        random=[fit.Random({f"eta_{name}": variance for name, variance in variances.items()})],
+        random=[fit.RandomEffects({f"eta_{name}": variance for name, variance in variances.items()})],
         method=qsp.solve.Rosenbrock(rtol=1e-6, atol=1e-8),
     )
 

@@ -19,7 +19,7 @@ import qspjax as qsp
 
 data = qsp.io.read_nonmem(Path(__file__).parent / "data" / "theophylline_nonmem.csv")
 typical = qsp.models.OneCompartmentOral(CL=2.8, V=32.0, ka=1.6)  # L/h, L, 1/h; apparent, so F = 1
-mixed = qsp.fit.Mixed(
+mixed = qsp.fit.MixedModel(
     typical,
     qsp.io.experiments(data, "concentration"),
     {"concentration": qsp.fit.Output("concentration", qsp.fit.Additive("sigma"))},
@@ -30,7 +30,7 @@ mixed = qsp.fit.Mixed(
         "sigma": qsp.fit.Free(0.7),  # mg/L
     },
     individual={"ka": "tka * exp(eta_ka)", "CL": "tCL * exp(eta_CL)", "V": "tV * exp(eta_V)"},
-    random=[qsp.fit.Random({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],  # variances
+    random=[qsp.fit.RandomEffects({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],  # variances
 )
 
 # %% [markdown]

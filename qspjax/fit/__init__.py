@@ -1,7 +1,7 @@
 """Calibration: data and likelihood, parameters, and how they are found.
 
-`Problem` and `estimate` for one or several experiments, `Mixed` and `nlme` for populations, `sample` for posteriors;
-`save` and `load` keep what was found, and its `predict` says what a new regimen does.
+`Problem` and `estimate` for one or several experiments, `MixedModel` and `nlme` for populations, `sample` for
+posteriors; `save` and `load` keep what was found, and its `predict` says what a new regimen does.
 
 Example:
     >>> import qspjax as qsp
@@ -76,12 +76,12 @@ from qspjax.fit.mixed import (
     Laplacian as Laplacian,
     Marginal as Marginal,
     MeasurementCount as MeasurementCount,
-    Mixed as Mixed,
     MixedFit as MixedFit,
+    MixedModel as MixedModel,
     Mixture as Mixture,
     OuterProducts as OuterProducts,
     Quadrature as Quadrature,
-    Random as Random,
+    RandomEffects as RandomEffects,
     Sandwich as Sandwich,
     SubjectCount as SubjectCount,
     VisualPredictiveCheck as VisualPredictiveCheck,

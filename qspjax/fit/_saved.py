@@ -101,7 +101,7 @@ def load(path: str | Path, problem: Problem | AbstractMixed, *, strict: bool = T
         >>> fit = qsp.fit.load("warfarin.fit", mixed)  # doctest: +SKIP
         >>> table = qsp.fit.visual_predictive_check(fit, key=jax.random.key(0))  # doctest: +SKIP
     """
-    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a Mixed")
+    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a MixedModel")
     path = Path(path)
     record, arrays = _archive.read(path)
     if record["kind"] not in KINDS:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from qspjax._checks import check_one_of
 from qspjax._model import AbstractModel
-from qspjax.fit import Mixed, Problem
+from qspjax.fit import MixedModel, Problem
 
 
 def choice(argument: str, name: str | None, names: Sequence[str], what: str) -> str:
@@ -29,7 +29,7 @@ def time_label(model: AbstractModel | None) -> str:
     return with_unit("time", "" if model is None else model.units.time)
 
 
-def unit_of(output: str, fitted: Problem | Mixed) -> str:
+def unit_of(output: str, fitted: Problem | MixedModel) -> str:
     """Return the unit of an output that is an observed value or a state as it stands, else nothing."""
     prediction, units = str(fitted.outputs[output].prediction), fitted.model.units
     return units.observed.get(prediction) or units.of_state(prediction)

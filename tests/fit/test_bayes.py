@@ -22,7 +22,7 @@ from qspjax.fit import (
     Output,
     Problem,
     Proportional,
-    Random,
+    RandomEffects,
     nlme,
     sample,
     simulation_based_calibration,
@@ -167,7 +167,7 @@ def test_a_population_with_a_known_posterior():
         mixed.outputs,
         parameters=known,
         individual=mixed.individual,
-        random=[Random(["eta_base", "eta_slope"], omega, fixed=True)],
+        random=[RandomEffects(["eta_base", "eta_slope"], omega, fixed=True)],
     )
     A = np.stack([np.ones_like(TIMES), TIMES], axis=1)
     V = A @ omega @ A.T + 0.09 * np.eye(3)
@@ -250,10 +250,10 @@ def test_points_of_the_line_and_back():
 
 @pytest.mark.parametrize("lkj", [1.0, 3.5])
 def test_the_prior_of_a_covariance_integrates_to_one(lkj):
-    one = Random({"a": 0.3}, sd_prior=qsp.LogNormal(0.5, omega=0.4), lkj=lkj)
+    one = RandomEffects({"a": 0.3}, sd_prior=qsp.LogNormal(0.5, omega=0.4), lkj=lkj)
     mass, _ = quad(lambda x: float(np.exp(_priors.log_density(one, jnp.array([x])))), -4.0, 3.0)
     np.testing.assert_allclose(mass, 1.0, atol=1e-6)
-    pair = Random(["a", "b"], np.eye(2), sd_prior=qsp.LogNormal(0.5, omega=0.4), lkj=lkj)
+    pair = RandomEffects(["a", "b"], np.eye(2), sd_prior=qsp.LogNormal(0.5, omega=0.4), lkj=lkj)
     grid = np.stack(np.meshgrid(np.linspace(-3, 2, 81), np.linspace(-4.5, 2, 111), np.linspace(-2.5, 2.5, 201)), -1)
     values = jnp.exp(jax.jit(jax.vmap(lambda x: _priors.log_density(pair, x)))(jnp.asarray(grid.reshape(-1, 3))))
     cell = np.prod([5.0 / 80, 6.5 / 110, 5.0 / 200])
@@ -263,7 +263,7 @@ def test_the_prior_of_a_covariance_integrates_to_one(lkj):
 @pytest.mark.parametrize("lkj", [1.0, 3.5])
 def test_the_prior_of_correlations_of_three(lkj):
     """Its constant by integration over correlations, and draws of it against the known beta law of each."""
-    block = Random(["a", "b", "c"], np.eye(3), sd_prior=qsp.LogNormal(1.0, omega=0.2), lkj=lkj)
+    block = RandomEffects(["a", "b", "c"], np.eye(3), sd_prior=qsp.LogNormal(1.0, omega=0.2), lkj=lkj)
 
     def inner(rho, sigma):
         left = (1.0 - rho**2) * (1.0 - sigma**2)
@@ -285,7 +285,7 @@ def test_the_prior_of_correlations_of_three(lkj):
 
 def test_draws_from_the_prior_are_those_of_its_density():
     """With draws from a density p on the whole space, E[d log p / dx_i] = 0 and E[x_j d log p / dx_i] = -1 (i = j)."""
-    block = Random(["a", "b", "c"], np.eye(3), sd_prior=qsp.LogNormal(0.7, omega=0.3), lkj=2.5)
+    block = RandomEffects(["a", "b", "c"], np.eye(3), sd_prior=qsp.LogNormal(0.7, omega=0.3), lkj=2.5)
     keys = jax.random.split(jax.random.key(2), 8000)
     x = jax.jit(jax.vmap(lambda key: _priors.drawn(block, key)))(keys)
     slope = np.asarray(jax.jit(jax.vmap(jax.grad(lambda x: _priors.log_density(block, x))))(x))
@@ -468,7 +468,7 @@ def test_calibration():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sample(1, SHORT), "Argument `problem` must be a Problem or a Mixed, but is of type int."),
+        (lambda: sample(1, SHORT), "Argument `problem` must be a Problem or a MixedModel, but is of type int."),
         (
             lambda: sample(line()[0], 3),
             r"Argument `method` must be a method such as NUTS\(key=...\), but is of type int.",
@@ -509,8 +509,8 @@ def test_calibration():
             lambda: simulation_based_calibration(decay(below=M1(1.0)), key=KEY),
             "Argument `problem` must keep measurements below",
         ),
-        (lambda: Random({"a": 0.1}, lkj=0.0), "Argument `lkj` must be positive, but is 0."),
-        (lambda: Random({"a": 0.1}, sd_prior=1.0), "Argument `sd_prior` must be a distribution"),
+        (lambda: RandomEffects({"a": 0.1}, lkj=0.0), "Argument `lkj` must be positive, but is 0."),
+        (lambda: RandomEffects({"a": 0.1}, sd_prior=1.0), "Argument `sd_prior` must be a distribution"),
     ],
 )
 def test_bad_input(make, message):

@@ -17,11 +17,11 @@ from qspjax.fit import (
     Experiment,
     Free,
     Measurements,
-    Mixed,
+    MixedModel,
     Output,
     Problem,
     Quadrature,
-    Random,
+    RandomEffects,
     diagnostics,
     marginal,
     nlme,
@@ -127,13 +127,13 @@ def test_a_column_that_is_not_used_is_named(tmp_path):
 
 
 def mixed_of(data, below=None):
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         data if isinstance(data, dict) else qsp.io.experiments(data, "out"),
         {"out": Output("concentration", Additive("sd"), below=below)},
         parameters={"tCL": Free(3.0), "sd": Free(SD)},
         individual={"CL": "tCL * exp(eta)"},
-        random=[Random({"eta": 0.09})],
+        random=[RandomEffects({"eta": 0.09})],
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.fit import Additive, Change, Experiment, Free, Measurements, Mixed, Output, Proportional, Random
+from qspjax.fit import Additive, Change, Experiment, Free, Measurements, MixedModel, Output, Proportional, RandomEffects
 from qspjax.fit.mixed._time_varying import apart
 
 HEAD = "ID,TIME,AMT,RATE,DV,WT\n"
@@ -20,14 +20,14 @@ def read(tmp_path, text=TEXT, **options):
 
 
 def mixed_of(data, output="concentration", **settings):
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         qsp.io.experiments(data, "out") if isinstance(data, qsp.io.NonmemData) else data,
         {"out": Output(output, Proportional("cv"))},
         **{
             "parameters": {"tCL": Free(3.0), "tV": Free(30.0), "power": Free(0.75), "cv": Free(0.1)},
             "individual": {"CL": "tCL * exp(eta_CL) * (WT / 70)^power", "V": "tV * exp(eta_V) * WT / 70"},
-            "random": [Random({"eta_CL": 0.09, "eta_V": 0.04})],
+            "random": [RandomEffects({"eta_CL": 0.09, "eta_V": 0.04})],
         }
         | settings,
     )
@@ -94,7 +94,7 @@ def test_formulas_of_outputs_have_the_numbers_of_each_subject():
     settings = {
         "parameters": {"tCL": Free(3.0), "cv": 0.1},
         "individual": {"CL": "tCL * exp(eta_CL)"},
-        "random": [Random({"eta_CL": 0.09, "eta_F": 0.04})],
+        "random": [RandomEffects({"eta_CL": 0.09, "eta_F": 0.04})],
     }
     found = predictions(mixed_of(people, "concentration * WT * exp(eta_F)", **settings))
     CL = 3.0 * np.exp(ETAS[:, 0])

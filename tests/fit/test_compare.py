@@ -14,10 +14,10 @@ from qspjax.fit import (
     Free,
     MeasurementCount,
     Measurements,
-    Mixed,
     MixedFit,
+    MixedModel,
     Output,
-    Random,
+    RandomEffects,
     compare,
 )
 from tests.systems.mixed import TIMES, Level
@@ -30,7 +30,7 @@ def fitted(
     people = {
         name: Experiment(Measurements(TIMES, 5.0 + TIMES + i + shift, output="level")) for i, name in enumerate(names)
     }
-    mixed = Mixed(
+    mixed = MixedModel(
         Level(base=5.0, slope=0.3),
         people,
         {"level": Output("level", Additive("sigma"), below=below)},
@@ -55,7 +55,7 @@ def fitted(
     )
 
 
-ONE, BOTH = [Random({"eta": 1.0})], {"slope": "slope + zeta"}
+ONE, BOTH = [RandomEffects({"eta": 1.0})], {"slope": "slope + zeta"}
 
 
 def test_likelihood_ratios_and_criteria():
@@ -65,7 +65,7 @@ def test_likelihood_ratios_and_criteria():
             "base": base,
             "slope": fitted(54.0, random=ONE, slope=Free(0.3)),
             "no better": fitted(60.5, random=ONE, slope=Free(0.3)),
-            "worse": fitted(66.0, random=[Random({"eta": 1.0}, fixed=True)]),
+            "worse": fitted(66.0, random=[RandomEffects({"eta": 1.0}, fixed=True)]),
             "as many": fitted(59.0, random=ONE),
         }
     )
@@ -88,15 +88,15 @@ def test_likelihood_ratios_and_criteria():
 
 def test_a_variance_at_zero_has_half_the_weight():
     fixed = fitted(60.0, random=ONE, slope=Free(0.3))
-    apart = fitted(57.0, random=[*ONE, Random({"zeta": 0.1})], slope=Free(0.3), individual=BOTH)
-    full = fitted(56.0, random=[Random(["eta", "zeta"], np.eye(2))], slope=Free(0.3), individual=BOTH)
-    more = fitted(55.0, random=[*ONE, Random({"zeta": 0.1})], individual={"slope": "zeta * mu"})
+    apart = fitted(57.0, random=[*ONE, RandomEffects({"zeta": 0.1})], slope=Free(0.3), individual=BOTH)
+    full = fitted(56.0, random=[RandomEffects(["eta", "zeta"], np.eye(2))], slope=Free(0.3), individual=BOTH)
+    more = fitted(55.0, random=[*ONE, RandomEffects({"zeta": 0.1})], individual={"slope": "zeta * mu"})
     table = compare({"fixed": fixed, "apart": apart, "full": full, "another": more}).table
     assert table["TEST"].tolist() == ["", "chi2(0):chi2(1)", "chi2(1):chi2(2)", ""]
     chi2 = stats.chi2.sf
     np.testing.assert_allclose(table["P"][1:3], [0.5 * chi2(3.0, 1), 0.5 * chi2(4.0, 1) + 0.5 * chi2(4.0, 2)])
     # the variance was there, but fixed: nothing is at its bound
-    known = fitted(60.0, random=[*ONE, Random({"zeta": 0.1}, fixed=True)], slope=Free(0.3), individual=BOTH)
+    known = fitted(60.0, random=[*ONE, RandomEffects({"zeta": 0.1}, fixed=True)], slope=Free(0.3), individual=BOTH)
     assert compare({"known": known, "apart": apart}).table["TEST"].tolist() == ["", "chi2(1)"]
     # a covariance alone has no bound
     assert compare({"apart": apart, "full": full}).table["TEST"].tolist() == ["", "chi2(1)"]

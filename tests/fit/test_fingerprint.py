@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.fit import FO, FOCEI, M3, Additive, Change, Combined, Experiment, Free, Measurements, Mixed, Output, Random
+from qspjax.fit import (
+    FO,
+    FOCEI,
+    M3,
+    Additive,
+    Change,
+    Combined,
+    Experiment,
+    Free,
+    Measurements,
+    MixedModel,
+    Output,
+    RandomEffects,
+)
 from qspjax.fit.search._fingerprint import fingerprint
 
 
@@ -40,12 +53,12 @@ def made(**changed):
         "free": Free(0.1, bounds=(0.01, 1.0), prior=qsp.LogNormal(0.1, cv=0.5)),
         "power": 0.75,
         "formula": "rate * exp(eta) * (WT / 70)^power",
-        "random": Random({"eta": 0.1}),
+        "random": RandomEffects({"eta": 0.1}),
         "method": None,
     } | changed
     data = Measurements(*of["data"], output="drug")
     dose = qsp.bolus(of["dose"], to="drug")
-    return Mixed(
+    return MixedModel(
         of["model"],
         {"one": Experiment(data, dose, set={"WT": of["weight"]}, changes=of["changes"])},
         {"drug": Output("drug", of["error"], below=of["below"])},
@@ -75,8 +88,8 @@ CHANGES = {
     "prior as a function": {"free": Free(0.1, bounds=(0.01, 1.0), prior=lambda value: -value)},
     "fixed number": {"power": 1.0},
     "formula": {"formula": "rate * exp(eta) * (WT / 80)^power"},
-    "variance": {"random": Random({"eta": 0.2})},
-    "fixed variance": {"random": Random({"eta": 0.1}, fixed=True)},
+    "variance": {"random": RandomEffects({"eta": 0.2})},
+    "fixed variance": {"random": RandomEffects({"eta": 0.1}, fixed=True)},
     "tolerance": {"method": qsp.solve.Rosenbrock(rtol=1e-7)},
 }
 

@@ -13,12 +13,12 @@ from qspjax.fit import (
     Experiment,
     Free,
     Measurements,
-    Mixed,
+    MixedModel,
     Mixture,
     Output,
     Problem,
     Progress,
-    Random,
+    RandomEffects,
 )
 
 MODEL = qsp.models.OneCompartment(CL=3.0, V=30.0)
@@ -26,9 +26,9 @@ DATA = Measurements([1.0, 8.0], [9.1, 4.6], output="c")
 SUBJECTS = {name: Experiment(DATA, qsp.bolus(300.0, to="central")) for name in ("anna", "otto")}
 OUTPUTS = {"c": Output("concentration", Additive("sigma"))}
 NUMBERS = {"tCL": Free(3.0), "sigma": Free(0.2)}
-RANDOM = [Random({"eta": 0.1})]
+RANDOM = [RandomEffects({"eta": 0.1})]
 PROBLEM = Problem(MODEL, SUBJECTS, OUTPUTS, {"CL": Free(3.0), "sigma": Free(0.2)})
-MIXED = Mixed(MODEL, SUBJECTS, OUTPUTS, parameters=NUMBERS, individual={"CL": "tCL * exp(eta)"}, random=RANDOM)
+MIXED = MixedModel(MODEL, SUBJECTS, OUTPUTS, parameters=NUMBERS, individual={"CL": "tCL * exp(eta)"}, random=RANDOM)
 MIXTURE = Mixture(
     MODEL,
     SUBJECTS,
@@ -52,7 +52,7 @@ def test_no_attribute_can_be_assigned(record):
 
 def test_what_was_given_may_change_afterwards():
     subjects, numbers = dict(SUBJECTS), dict(NUMBERS)
-    mixed = Mixed(MODEL, subjects, OUTPUTS, parameters=numbers, individual={"CL": "tCL * exp(eta)"}, random=RANDOM)
+    mixed = MixedModel(MODEL, subjects, OUTPUTS, parameters=numbers, individual={"CL": "tCL * exp(eta)"}, random=RANDOM)
     subjects.clear()
     numbers["tCL"] = 5.0
     assert (mixed.count, mixed.names) == (2, ("tCL", "sigma", "var(eta)"))
@@ -60,8 +60,8 @@ def test_what_was_given_may_change_afterwards():
 
 def test_a_mixture_is_made_of_a_mixed_model():
     copies = MIXTURE.copies
-    assert isinstance(copies, Mixed)
-    assert not isinstance(MIXTURE, Mixed)
+    assert isinstance(copies, MixedModel)
+    assert not isinstance(MIXTURE, MixedModel)
     assert copies.subject_names == ("anna (extensive)", "otto (extensive)", "anna (poor)", "otto (poor)")
     assert MIXTURE.names == copies.names == ("tCL", "sigma", "P(extensive)", "var(eta)")
     np.testing.assert_allclose(np.exp(MIXTURE.log_shares(MIXTURE.start)), [0.7, 0.3])

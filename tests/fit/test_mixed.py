@@ -20,11 +20,11 @@ from qspjax.fit import (
     ImportanceSampling,
     Laplacian,
     Measurements,
-    Mixed,
+    MixedModel,
     Output,
     Proportional,
     Quadrature,
-    Random,
+    RandomEffects,
     diagnostics,
     marginal,
     nlme,
@@ -133,30 +133,30 @@ def test_a_subject_that_fails_is_left_out_and_named():
     settings = {
         "parameters": {"sigma": Free(0.3), "factor": Free(1.0)},
         "individual": {"base": "base0 * factor + eta"},
-        "random": [Random({"eta": 0.5})],
+        "random": [RandomEffects({"eta": 0.5})],
     }
     outputs = {"level": Output("level", Additive("sigma"))}
-    mixed = Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings)
+    mixed = MixedModel(Fragile(base=5.0, slope=0.0), people, outputs, **settings)
     fit = nlme(mixed)
     assert fit.kept.tolist() == [True, True, False, True]
     (message,) = fit.reasons
     assert message.startswith("Subject `three`: failed at time 0. ")
     assert str(fit).endswith(f"left out, since they have no likelihood at the start: three\n{message}")
     del people["three"]
-    others = nlme(Mixed(Fragile(base=5.0, slope=0.0), people, outputs, **settings))
+    others = nlme(MixedModel(Fragile(base=5.0, slope=0.0), people, outputs, **settings))
     np.testing.assert_allclose(fit.x, others.x, rtol=1e-8)
 
 
 def test_what_changes_nothing_is_not_estimated():
     """Only the initial level is measured, before the slope can matter."""
     data = Measurements([0.0], [5.0], output="level")
-    mixed = Mixed(
+    mixed = MixedModel(
         Level(base=5.0, slope=0.3),
         {"anna": Experiment(data), "otto": Experiment(data)},
         {"level": Output("level", Additive(0.3))},
         parameters={"mu": Free(4.0), "slope": Free(0.2)},
         individual={"base": "mu + eta"},
-        random=[Random({"eta": 1.0})],
+        random=[RandomEffects({"eta": 1.0})],
     )
     with pytest.raises(ValueError, match="must be what measurements depend on, but at the start none does on `slope`"):
         nlme(mixed)
@@ -167,13 +167,13 @@ def test_a_covariate_may_change():
     data = Measurements([2.0, 3.0, 5.0], [8.0, 7.0, 4.0], output="concentration")
     change = Change(3.0, set={"INFECTED": 1.0})
     person = Experiment(data, qsp.bolus(300.0, to="central"), set={"INFECTED": 0.0}, changes=[change])
-    mixed = Mixed(
+    mixed = MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         {"one": person},
         {"concentration": Output("concentration", Additive(0.1))},
         parameters={"tCL": Free(3.0), "effect": Free(1.0)},
         individual={"CL": "tCL * exp(eta) * (1 + effect * INFECTED)"},
-        random=[Random({"eta": 0.1})],
+        random=[RandomEffects({"eta": 0.1})],
     )
     x, u = jnp.asarray(mixed.start), jnp.zeros((1, 1))
     ((prediction, _),) = mixed.predicted(x, u, mixed.expanded(x, u, 0))
@@ -184,7 +184,7 @@ def test_a_covariate_may_change():
 WRONG = {
     "no effect": ({"random": []}, "Argument `random` must have at least one random effect, but has none."),
     "not positive definite": (
-        {"random": lambda: [Random(["a", "b"], [[1.0, 2.0], [2.0, 1.0]])]},
+        {"random": lambda: [RandomEffects(["a", "b"], [[1.0, 2.0], [2.0, 1.0]])]},
         "Argument `covariance` must be positive definite, but its least eigenvalue is -1.",
     ),
     "unknown name": (
@@ -193,11 +193,11 @@ WRONG = {
         "of `CL` (",
     ),
     "unused effect": (
-        {"random": lambda: [Random({"eta_CL": 0.1, "eta_V": 0.1})]},
+        {"random": lambda: [RandomEffects({"eta_CL": 0.1, "eta_V": 0.1})]},
         "Argument `random` must have names that something depends on, but nothing depends on `eta_V`.",
     ),
     "a name twice": (
-        {"random": lambda: [Random({"tCL": 0.1})]},
+        {"random": lambda: [RandomEffects({"tCL": 0.1})]},
         "Argument `random` must have names that mean nothing else, and not that of a parameter, but is `tCL`.",
     ),
 }
@@ -213,13 +213,13 @@ def test_bad_input(case):
 
 def test_bad_subjects():
     def mixed(people, outputs=("concentration",)):
-        return Mixed(
+        return MixedModel(
             qsp.models.OneCompartment(CL=3.0, V=30.0),
             people,
             {name: Output("concentration", Additive(0.1)) for name in outputs},
             parameters={"tCL": Free(3.0)},
             individual={"CL": "tCL * exp(eta)"},
-            random=[Random({"eta": 0.1})],
+            random=[RandomEffects({"eta": 0.1})],
         )
 
     data = Measurements([1.0], [8.0], output="concentration")
@@ -344,13 +344,13 @@ PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}
 
 
 def wang():
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=0.5, V=1.0),
         shared_subjects("Wang2007.csv", "central"),
         {"concentration": Output("concentration", Proportional(float(np.sqrt(0.1))))},
         parameters={"k": Free(0.5)},
         individual={"CL": "k * exp(eta)"},
-        random=[Random({"eta": 0.04})],
+        random=[RandomEffects({"eta": 0.04})],
     )
 
 
@@ -368,13 +368,13 @@ def test_the_likelihood_of_wang():
 
 @needs_data
 def test_theophylline_as_nonmem_has_it():
-    mixed = Mixed(
+    mixed = MixedModel(
         qsp.models.OneCompartmentOral(CL=2.75, V=31.8, ka=1.59),
         shared_subjects("theo_sd.csv", "depot"),
         {"concentration": Output("concentration", Additive("sigma"))},
         parameters={"tka": Free(1.5), "tCL": Free(3.0), "tV": Free(30.0), "sigma": Free(0.7)},
         individual={"ka": "tka * exp(eta_ka)", "CL": "tCL * exp(eta_CL)", "V": "tV * exp(eta_V)"},
-        random=[Random({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],
+        random=[RandomEffects({"eta_ka": 0.6, "eta_CL": 0.3, "eta_V": 0.1})],
     )
     fit = nlme(mixed)
     assert fit.objective == pytest.approx(116.8038, abs=1e-3)
@@ -388,7 +388,7 @@ def test_phenobarbital_as_nonmem_has_it():
     data = qsp.io.read_nonmem(data_folder() / "pheno" / "pheno.dta")
     for unused in ("FA1", "FA2"):
         data.varying.pop(unused)
-    mixed = Mixed(
+    mixed = MixedModel(
         qsp.models.OneCompartment(CL=0.005, V=1.0),
         qsp.io.experiments(data, "concentration"),
         {"concentration": Output("concentration", Proportional("cv"))},
@@ -399,7 +399,7 @@ def test_phenobarbital_as_nonmem_has_it():
             "cv": Free(0.115),
         },
         individual={"CL": "tCL * WGT * exp(eta_CL)", "V": "tV * WGT * piecewise(1 + small, APGR < 5, 1) * exp(eta_V)"},
-        random=[Random({"eta_CL": 0.0309626, "eta_V": 0.031128})],
+        random=[RandomEffects({"eta_CL": 0.0309626, "eta_V": 0.031128})],
     )
     fit = nlme(mixed)
     assert fit.objective == pytest.approx(586.27605628, abs=1e-5)

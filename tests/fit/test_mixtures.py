@@ -19,12 +19,12 @@ from qspjax.fit import (
     Free,
     Laplacian,
     Measurements,
-    Mixed,
+    MixedModel,
     Mixture,
     Output,
     Proportional,
     Quadrature,
-    Random,
+    RandomEffects,
     bootstrap,
     compare,
     diagnostics,
@@ -51,7 +51,7 @@ def two_levels(**changed):
         "subpopulations": {"low": 0.6, "high": 0.4},
         "parameters": {"mu": Free(4.5), "more": Free(2.5), "sigma": Free(0.4)},
         "individual": {"base": "mu + more * high + eta"},
-        "random": [Random({"eta": 0.3})],
+        "random": [RandomEffects({"eta": 0.3})],
         "method": qsp.solve.MatrixExponential(),
     } | changed
     people = {f"{i}": Experiment(Measurements(TIMES, row, output="level")) for i, row in enumerate(values)}
@@ -178,7 +178,7 @@ def test_the_gradient_of_a_nonlinear_mixture():
         subpopulations={"extensive": 0.5, "intermediate": 0.2, "poor": 0.3},
         parameters={"tCL": Free(2.5), "V": 30.0, "cv": Free(0.15), "less": Free(0.3)},
         individual={"CL": "tCL * exp(eta) * piecewise(less, poor > 0, 0.6, intermediate > 0, 1)"},
-        random=[Random({"eta": 0.05})],
+        random=[RandomEffects({"eta": 0.05})],
         method=qsp.solve.MatrixExponential(),
     )
     program, x = objective_program(mixture, FOCEI()), mixture.start + 0.05
@@ -223,4 +223,4 @@ def test_saem_and_posteriors_are_refused(population):
     again = nlme(population[2].mixed, method=FO(), iterations=0)  # what was fitted is the mixture
     np.testing.assert_allclose(again.objective, nlme(population[0], method=FO(), iterations=0).objective)
     assert again.mixed is population[0]
-    assert isinstance(again.placed, Mixed)
+    assert isinstance(again.placed, MixedModel)

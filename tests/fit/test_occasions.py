@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.optimize import minimize
 
 import qspjax as qsp
-from qspjax.fit import SAEM, Additive, Change, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+from qspjax.fit import SAEM, Additive, Change, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
 from tests.systems.mixed import Level
 
 KEY = jax.random.key(0)
@@ -31,13 +31,16 @@ def visits(subjects, seed=2):
         changes = [Change(at, set={"VISIT": 2.0 + k}) for k, at in enumerate(ENDS)] if i < subjects - 1 else []
         data = Measurements(TIMES[seen], values[seen], output="level")
         people[f"{i}"] = Experiment(data, set={"VISIT": 1.0}, changes=changes)
-    return Mixed(
+    return MixedModel(
         Level(base=5.0, slope=0.3),
         people,
         {"level": Output("level + kappa_base", Additive("sigma"))},
         parameters={"mu": Free(4.5, transform=qsp.Identity()), "tslope": Free(0.4), "sigma": Free(0.4)},
         individual={"base": "mu + eta_base", "slope": "tslope + kappa_slope"},
-        random=[Random({"eta_base": 1.0}), Random({"kappa_base": 0.5, "kappa_slope": 0.03}, occasion="VISIT")],
+        random=[
+            RandomEffects({"eta_base": 1.0}),
+            RandomEffects({"kappa_base": 0.5, "kappa_slope": 0.03}, occasion="VISIT"),
+        ],
     )
 
 
@@ -84,13 +87,13 @@ def test_bad_occasions():
     data = Measurements(TIMES, TIMES, output="level")
 
     def mixed(people):
-        return Mixed(
+        return MixedModel(
             Level(base=5.0, slope=0.3),
             people,
             {"level": Output("level", Additive(0.3))},
             parameters={"mu": Free(4.5)},
             individual={"base": "mu + eta + kappa"},
-            random=[Random({"eta": 1.0}), Random({"kappa": 1.0}, occasion="OCC")],
+            random=[RandomEffects({"eta": 1.0}), RandomEffects({"kappa": 1.0}, occasion="OCC")],
         )
 
     once, missing = Experiment(data, set={"OCC": 1.0}), Experiment(data)

@@ -13,10 +13,10 @@ from qspjax.fit import (
     Fit,
     Free,
     Measurements,
-    Mixed,
+    MixedModel,
     Output,
     Problem,
-    Random,
+    RandomEffects,
     Uncertainty,
 )
 from qspjax.fit.bayes._density import Density
@@ -60,7 +60,7 @@ def test_a_correlation_is_that_of_omega():
     mixed = decays(
         parameters={"tCL": Free(2.5), "tV": 30.0, "cv": Free(0.15)},
         individual={"CL": "tCL * exp(eta_CL)", "V": "tV * exp(eta_V)"},
-        random=[Random(["eta_CL", "eta_V"], [[0.09, 0.03], [0.03, 0.04]])],
+        random=[RandomEffects(["eta_CL", "eta_V"], [[0.09, 0.03], [0.03, 0.04]])],
     )
     cohort = population(mixed).sample(key=KEY, size=20_000)
     found = np.cov(np.log([cohort.model.CL, cohort.model.V]))
@@ -93,13 +93,13 @@ def one(**settings):
     """Return a population model of one subject that begins in its own way."""
     people = {"a": Experiment(Measurements([1.0], [8.0], output="y"), qsp.bolus(300.0, to="central"), **settings)}
     people["b"] = Experiment(Measurements([1.0], [8.0], output="y"), qsp.bolus(300.0, to="central"), set={"V": 20.0})
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         people,
         {"y": Output("concentration", Additive(0.1))},
         parameters={"tCL": Free(3.0)},
         individual={"CL": "tCL * exp(eta)"},
-        random=[Random({"eta": 0.1})],
+        random=[RandomEffects({"eta": 0.1})],
     )
 
 

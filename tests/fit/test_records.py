@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.fit import Additive, Change, Experiment, Free, Measurements, Mixed, Output, Problem, Random
+from qspjax.fit import Additive, Change, Experiment, Free, Measurements, MixedModel, Output, Problem, RandomEffects
 from qspjax.fit.mixed._diagnostics import _after_dose
 
 METHOD = qsp.solve.Explicit(rtol=1e-9, atol=1e-11)
@@ -146,13 +146,13 @@ def test_a_fit_predicts_what_a_simulation_gives(tmp_path, how):
     """Of random tables with ties, lags, occasions, durations and rates of the model, resets and steady states."""
     data, rng = tables(tmp_path, how)
     etas = 0.2 * rng.normal(size=(data.subjects, 4))
-    mixed = Mixed(
+    mixed = MixedModel(
         TYPICAL,
         qsp.io.experiments(data, "out"),
         {"out": Output("concentration * (1 + ASSAY)", Additive(0.1))},
         parameters={name: Free(value) for name, value in TYPES.items()},
         individual=FORMULAS | {"CL": "tCL * exp(eta + kappa) * WT / 70"},
-        random=[Random({"eta": 0.04}), Random({"kappa": 0.04}, occasion="OCC")],
+        random=[RandomEffects({"eta": 0.04}), RandomEffects({"kappa": 0.04}, occasion="OCC")],
         method=METHOD,
     )
     np.testing.assert_allclose(predicted(mixed, etas), simulated(data, etas), rtol=1e-6, atol=1e-8)
@@ -197,13 +197,13 @@ def test_doses_and_observations_of_one_moment(tmp_path):
     times, flags = np.array([6.0, 6.0, 12.0, 12.0, 20.0, 20.0]), np.array([0, 1, 2, 1, 0, 3])
     right = (after(times, 100.0) + after(times - 12.0, 150.0)) * (1.0 + flags)
     outputs = {"out": Output("concentration * (1 + ASSAY)", Additive("sd"))}
-    mixed = Mixed(
+    mixed = MixedModel(
         ORAL,
         qsp.io.experiments(data, "out"),
         outputs,
         parameters={"Ftyp": Free(1.0), "sd": Free(0.1)},
         individual={"F": "Ftyp * BIO * exp(eta)"},
-        random=[Random({"eta": 0.01})],
+        random=[RandomEffects({"eta": 0.01})],
         method=METHOD,
     )
     np.testing.assert_allclose(predicted(mixed, np.zeros((1, 1))), right, rtol=1e-6)
@@ -258,9 +258,9 @@ def test_a_value_carried_forward_holds_from_its_own_record_on(tmp_path):
     model = Patient(CL=3.0, V=30.0, ka=1.0, F=1.0, lag=0.0, D=1.0, R=1.0, base=1e-9)
     people = qsp.io.experiments(data, "out", covariates=["BIO", "VOL"])
     outputs = {"out": Output("concentration * 30 / VOL", Additive(0.1))}
-    mixed = Mixed(
+    mixed = MixedModel(
         model, people, outputs, parameters={"CL": Free(3.0)}, individual={"F": "BIO * exp(eta)"},
-        random=[Random({"eta": 0.01})], method=METHOD,
+        random=[RandomEffects({"eta": 0.01})], method=METHOD,
     )  # fmt: skip
     t = np.array([12.0, 20.0, 24.0])
     right = (after(t, 100.0) + after(t - 12.0, 50.0)) * [1.0, 0.5, 0.5]

@@ -7,7 +7,19 @@ import pytest
 from scipy.optimize import minimize
 
 import qspjax as qsp
-from qspjax.fit import SAEM, Additive, Experiment, Free, Measurements, Mixed, Output, Quadrature, Random, marginal, nlme
+from qspjax.fit import (
+    SAEM,
+    Additive,
+    Experiment,
+    Free,
+    Measurements,
+    MixedModel,
+    Output,
+    Quadrature,
+    RandomEffects,
+    marginal,
+    nlme,
+)
 from qspjax.fit.mixed._chains import Proposal, begun, moved
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
@@ -55,7 +67,7 @@ def test_references_are_found_however_they_are_written():
         for i in range(4)
     }
     names = ("tbase", "tslope", "power", "shift", "free", "factor", "sigma")
-    mixed = Mixed(
+    mixed = MixedModel(
         Level(base=5.0, slope=0.3),
         people,
         {"level": Output("level + factor", Additive("sigma"))},
@@ -64,7 +76,7 @@ def test_references_are_found_however_they_are_written():
             "base": "tbase * exp(eta_base) * (WT / 70)^power * (1 + free * SEX)",
             "slope": "tslope + shift * SEX + eta_slope",
         },
-        random=[Random({"eta_base": 0.1, "eta_slope": 0.1})],
+        random=[RandomEffects({"eta_base": 0.1, "eta_slope": 0.1})],
     )
     found = references(mixed)
     assert dict(zip(mixed.free, found.referenced.tolist(), strict=True)) == {

@@ -26,7 +26,7 @@ from qspjax.fit import (
     Output,
     Problem,
     Profile,
-    Random,
+    RandomEffects,
     diagnostics,
     estimate,
     load,
@@ -233,9 +233,9 @@ def test_other_names_and_kinds_are_refused(kept, tmp_path):
     for strict in (True, False):
         with pytest.raises(ValueError, match="with CL, V, but is one with CL"):
             load(kept, fewer, strict=strict)
-    with pytest.raises(ValueError, match="must be the Problem whose result found.fit is, but is a Mixed"):
+    with pytest.raises(ValueError, match="must be the Problem whose result found.fit is, but is a MixedModel"):
         load(kept, decays(method=QUICK))
-    with pytest.raises(ValueError, match="`problem` must be a Problem or a Mixed"):
+    with pytest.raises(ValueError, match="`problem` must be a Problem or a MixedModel"):
         load(kept, None)
     with pytest.raises(ValueError, match="`result` must be what estimate, nlme, sample or profiles has returned"):
         save(tmp_path / "nothing", {})
@@ -266,5 +266,5 @@ def test_other_files_are_refused(kept, tmp_path):
             load(tmp_path / "changed", decay(dose=1.0))
     before = kept.read_bytes()
     with pytest.raises(ValueError, match="must be found by one of FO, FOCE, FOCEI, Laplacian, SAEM, NUTS, SMC"):
-        save(kept, fitted(60.0, random=[Random({"eta": 1.0})], method=Mine(key=KEY)))
+        save(kept, fitted(60.0, random=[RandomEffects({"eta": 1.0})], method=Mine(key=KEY)))
     assert kept.read_bytes() == before

@@ -21,14 +21,14 @@ from qspjax.fit import (
     Laplacian,
     LogNormalError,
     Measurements,
-    Mixed,
+    MixedModel,
     Ordinal,
     Output,
     Poisson,
     Problem,
     Proportional,
     Quadrature,
-    Random,
+    RandomEffects,
     TimeToEvent,
     bootstrap,
     estimate,
@@ -218,13 +218,13 @@ def mixed(error, *, prediction="level", values=(0.05, 1.1, 2.2), other=(0.9, 2.2
         "bert": Experiment(Measurements(times, other, output="out"), set={"base0": 1.0}),
         "cleo": Experiment(Measurements(times, other, output="out"), set={"base0": 1.0}),
     }
-    return Mixed(
+    return MixedModel(
         Level(base=1.0, slope=1.0),
         people,
         {"out": Output(prediction, error)},
         parameters={"rate": Free(1.0), "cv": Free(0.1)},
         individual={"slope": "rate * exp(eta)", "base": "base0 + 0 * rate"},
-        random=[Random({"eta": 0.09})],
+        random=[RandomEffects({"eta": 0.09})],
     )
 
 

@@ -15,10 +15,10 @@ from qspjax.fit import (
     Experiment,
     Free,
     Measurements,
-    Mixed,
     MixedFit,
+    MixedModel,
     Output,
-    Random,
+    RandomEffects,
     diagnostics,
     simulated,
     visual_predictive_check,
@@ -44,13 +44,13 @@ def made(limit=None):
         )
         for i in range(COUNT)
     }
-    mixed = Mixed(
+    mixed = MixedModel(
         Level(base=1.0, slope=1.0),
         people,
         {"level": Output("level", Additive("sigma"), below=None if limit is None else M3(limit))},
         parameters={"scale": Free(1.0), "sigma": Free(0.3)},
         individual={"base": "typical * scale + eta + 0 * ARM + 0 * AGE", "slope": "0 * eta"},
-        random=[Random({"eta": 0.25})],
+        random=[RandomEffects({"eta": 0.25})],
     )
     nothing = np.zeros((COUNT, 1))
     fit = MixedFit(
@@ -143,7 +143,7 @@ def test_whoever_is_left_out_is_named():
     fit, values, group = made()
     mixed = fit.mixed
     people = mixed.subjects
-    fragile = Mixed(
+    fragile = MixedModel(
         Fragile(base=1.0, slope=1.0),
         people,
         mixed.outputs,

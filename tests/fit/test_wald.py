@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import qspjax as qsp
-from qspjax.fit import Free, Random
+from qspjax.fit import Free, RandomEffects
 from qspjax.fit._wald import drawn_points, wald_intervals
 from tests.fit.test_compare import fitted
 from tests.fit.test_mixtures import two_levels
@@ -66,7 +66,7 @@ def test_draws_have_the_covariance_and_stay_in_their_domain():
 
 
 def test_intervals_of_a_population_stay_in_their_domain():
-    random = [Random(["eta", "zeta"], [[1.0, 0.1], [0.1, 0.08]])]
+    random = [RandomEffects(["eta", "zeta"], [[1.0, 0.1], [0.1, 0.08]])]
     fit = fitted(60.0, random=random, slope=Free(0.3), individual={"slope": "slope + zeta"})
     vars(fit).update(_hessian=2.0 * np.eye(6), _slopes_here=2.0 * np.eye(6))  # a standard error of 1 for all
     low, high = fit.intervals()

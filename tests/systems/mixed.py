@@ -5,7 +5,7 @@ import numpy as np
 from scipy import stats
 
 import qspjax as qsp
-from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Proportional, Random
+from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, Proportional, RandomEffects
 
 TIMES = np.array([1.0, 3.0, 8.0])
 
@@ -32,8 +32,8 @@ def levels(subjects=6, **settings):
     values = 5.0 + 0.3 * TIMES + rng.normal(size=(subjects, 1)) + 0.3 * rng.normal(size=(subjects, 1)) * TIMES
     values = values + 0.2 * rng.normal(size=values.shape)
     people = {f"{i}": Experiment(Measurements(TIMES, row, output="level")) for i, row in enumerate(values)}
-    random = [Random(["eta_base", "eta_slope"], [[1.0, 0.1], [0.1, 0.08]])]
-    mixed = Mixed(
+    random = [RandomEffects(["eta_base", "eta_slope"], [[1.0, 0.1], [0.1, 0.08]])]
+    mixed = MixedModel(
         Level(base=5.0, slope=0.3),
         people,
         {"level": Output("level", Additive("sigma"))},
@@ -67,14 +67,14 @@ def decays(method=None, below=None, sd=0.1, **settings):
         values = curve(3.0 * np.exp(0.3 * rng.normal()) * (weight / 70.0), 30.0) * (1.0 + sd * rng.normal(size=3))
         data = Measurements(TIMES, values, output="concentration")
         people[f"{i}"] = Experiment(data, qsp.bolus(300.0, to="central"), set={"WT": weight})
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         people,
         {"concentration": Output("concentration", Proportional("cv"), below=below)},
         **{
             "parameters": {"tCL": Free(2.5), "V": Free(28.0), "power": 1.0, "cv": Free(0.15)},
             "individual": {"CL": "tCL * exp(eta_CL) * (WT / 70)^power"},
-            "random": [Random({"eta_CL": 0.05})],
+            "random": [RandomEffects({"eta_CL": 0.05})],
             "method": method,
         }
         | settings,

@@ -27,7 +27,7 @@ from qspjax.fit.bayes import _convergence
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._nuts import NUTS, Chains
 from qspjax.fit.bayes._posterior import ranks_table
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 
 if TYPE_CHECKING:
     import pandas
@@ -105,7 +105,7 @@ class Calibration:
 
 
 def simulation_based_calibration(
-    problem: Problem | Mixed,
+    problem: Problem | MixedModel,
     method: NUTS | None = None,
     *,
     key: Key,

@@ -25,7 +25,7 @@ from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
 from qspjax.fit.bayes._line import Line
 from qspjax.fit.errors._draws import drawn as measurement_drawn
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
 
@@ -34,7 +34,7 @@ class Density:
     """The log density of a posterior.
 
     Args:
-        problem: A `Problem`, or a `Mixed`.
+        problem: A `Problem`, or a `MixedModel`.
 
     Attributes:
         size: The dimension of z.
@@ -61,8 +61,8 @@ class Density:
         (1, Array(3.223, dtype=float64))
     """
 
-    def __init__(self, problem: Problem | Mixed) -> None:
-        check_instance("problem", problem, (Problem, Mixed, Mixture), "a Problem or a Mixed")
+    def __init__(self, problem: Problem | MixedModel) -> None:
+        check_instance("problem", problem, (Problem, MixedModel, Mixture), "a Problem or a MixedModel")
         if isinstance(problem, Problem) and problem.solver is not None:
             refuse("problem", "have parameters that are all sampled", "one in which some are solved for")
         if isinstance(problem, Mixture):
@@ -70,7 +70,7 @@ class Density:
         self.problem = problem
         self.likelihood = likelihood_of(problem)
         self.names = problem.names
-        self.blocks = problem.blocks if isinstance(problem, Mixed) else ()
+        self.blocks = problem.blocks if isinstance(problem, MixedModel) else ()
         self.priors = [_priors.ParameterPrior(name, one) for name, one in problem.free.items()]
         spare = np.full(len(self.names) - len(self.priors), np.inf)
         self.line = Line(
@@ -143,7 +143,7 @@ class Density:
         """Return the natural values at z: of `names`; and for random effects their covariance and the etas."""
         x, u = self.parts(z)
         found = {"natural": self.problem.natural(x)}
-        if isinstance(self.problem, Mixed):
+        if isinstance(self.problem, MixedModel):
             found |= {"covariance": self.problem.covariance(x), "etas": u @ self.problem.factor(x).T}
         return found
 
@@ -197,7 +197,7 @@ def starts(density: Density, given: Any, count: int, jitter: float, key: Key) ->
         found = middle + away
     x, u = (np.asarray(part) for part in density.parts(jnp.asarray(middle)))
     problem = density.problem
-    reasons = problem.failures(x, u) if isinstance(problem, Mixed) else problem.failures(x)
+    reasons = problem.failures(x, u) if isinstance(problem, MixedModel) else problem.failures(x)
     raise RuntimeError(f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is no number there.'}")
 
 

@@ -18,7 +18,7 @@ from qspjax.fit._problem import Problem
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._models import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 
 Values = Sequence[Array] | None
 """Other measurements than those of the problem: output by output, shape (rows,)."""
@@ -86,9 +86,9 @@ class Pooled(AbstractLikelihood):
 
 
 class Hierarchical(AbstractLikelihood):
-    """The likelihood of a `Mixed` at given random effects eta = L u."""
+    """The likelihood of a `MixedModel` at given random effects eta = L u."""
 
-    def __init__(self, mixed: Mixed) -> None:
+    def __init__(self, mixed: MixedModel) -> None:
         self.mixed = mixed
 
     @property
@@ -126,7 +126,7 @@ class Hierarchical(AbstractLikelihood):
         return predictors_of(self.mixed, x, u, here, None)
 
 
-def likelihood_of(problem: Problem | Mixed) -> AbstractLikelihood:
+def likelihood_of(problem: Problem | MixedModel) -> AbstractLikelihood:
     """Return the likelihood of a problem."""
     return Pooled(problem) if isinstance(problem, Problem) else Hierarchical(problem)
 

@@ -23,7 +23,7 @@ from qspjax.fit.bayes import _convergence, _groups
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._priors import deviation_law
 from qspjax.fit.bayes._sampler import AbstractSampler, Draws
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._population import mixed_population
 from qspjax.fit.search._search import quickly_compiled
 from qspjax.population import Population
@@ -68,7 +68,7 @@ class Posterior:
         (2, (2, 3), [0, 1, 2, 0, 1, 2])
     """
 
-    problem: Problem | Mixed
+    problem: Problem | MixedModel
     method: AbstractSampler
     z: np.ndarray
     stats: dict[str, np.ndarray]
@@ -131,7 +131,7 @@ class Posterior:
         pandas = require("pandas", extra="data")
         found = dict(self.parameters)
         problem = self.problem
-        if effects and isinstance(problem, Mixed):
+        if effects and isinstance(problem, MixedModel):
             for i, subject in enumerate(problem.subjects):
                 found |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(problem.effects)}
         rows = {
@@ -317,7 +317,7 @@ class Posterior:
         attributes["seconds"] = self.seconds
         if self.log_evidence is not None:
             attributes["log_evidence"] = self.log_evidence
-        is_mixed = isinstance(problem, Mixed)
+        is_mixed = isinstance(problem, MixedModel)
         return _groups.Contents(
             rows=self._density.likelihood.rows,
             units=[*(problem.subjects if is_mixed else problem.experiments)],

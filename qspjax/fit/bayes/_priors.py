@@ -25,7 +25,7 @@ from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
 from qspjax._types import Scalar
 from qspjax.fit._free import Free
-from qspjax.fit.mixed._random import Random
+from qspjax.fit.mixed._random import RandomEffects
 
 
 class ParameterPrior:
@@ -91,12 +91,12 @@ def _support(law: AbstractDistribution) -> tuple[float, float]:
     return -math.inf, math.inf
 
 
-def deviation_law(block: Random) -> AbstractDistribution:
+def deviation_law(block: RandomEffects) -> AbstractDistribution:
     """Return the prior of each standard deviation of a block; by default half-normal with scale 1."""
     return Truncated(Normal(0.0, sd=1.0) if block.sd_prior is None else block.sd_prior, 0.0)
 
 
-def log_density(block: Random, x: Array) -> Array:
+def log_density(block: RandomEffects, x: Array) -> Array:
     """Return the log density of the covariance of a block, as one of its point on the scale of the search.
 
     With the rows of the Cholesky factor in polar coordinates, L_ij = sd_i C_ij, the determinant is that of
@@ -129,7 +129,7 @@ def _log_constant(count: int, lkj: float) -> Array:
     return 0.5 * others * math.log(math.pi) + multigammaln(alpha - 0.5, others) - others * gammaln(alpha)
 
 
-def drawn(block: Random, key: Array) -> Array:
+def drawn(block: RandomEffects, key: Array) -> Array:
     """Return a draw from the prior of the covariance of a block, on the scale of the search, shape (size,)."""
     if block.fixed:
         return jnp.zeros(0)

@@ -13,7 +13,7 @@ from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.search import _checkpoint
 from qspjax.fit.search._fingerprint import fingerprint
 
@@ -22,7 +22,7 @@ SAVED_EVERY = 10.0
 
 
 def sample(
-    problem: Problem | Mixed,
+    problem: Problem | MixedModel,
     method: AbstractSampler,
     *,
     start: Any = None,
@@ -40,11 +40,11 @@ def sample(
 
     The prior of a parameter is that of its `Free`, truncated to its bounds; without one it is even between the bounds
     on the scale of the search (and improper if there is none: then the posterior may be so too). Standard deviations
-    and correlations of random effects have the priors of their `Random`. All chains are simulated side by side, and
-    slopes are exact, by forward sensitivities. Where a simulation fails the density is zero.
+    and correlations of random effects have the priors of their `RandomEffects`. All chains are simulated side by side,
+    and slopes are exact, by forward sensitivities. Where a simulation fails the density is zero.
 
     Args:
-        problem: What is measured: a `Problem` or a `Mixed`.
+        problem: What is measured: a `Problem` or a `MixedModel`.
         method: How: `NUTS(key=...)` or `SMC(key=...)`.
         start: Where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape (names,); by
             default the start of the problem.
@@ -78,7 +78,7 @@ def sample(
         >>> posterior.summary().loc["CL", ["mean", "sd"]].round(2).tolist()  # doctest: +SKIP
         [2.98, 0.08]
     """
-    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a Mixed")
+    check_instance("problem", problem, (Problem, AbstractMixed), "a Problem or a MixedModel")
     check_instance("method", method, AbstractSampler, "a method such as NUTS(key=...)")
     began = time.perf_counter()
     density = Density(problem)

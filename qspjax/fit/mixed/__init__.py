@@ -29,10 +29,10 @@ from qspjax.fit.mixed._marginal import (
     Quadrature as Quadrature,
     marginal as marginal,
 )
-from qspjax.fit.mixed._mixed import Mixed as Mixed
+from qspjax.fit.mixed._mixed import MixedModel as MixedModel
 from qspjax.fit.mixed._mixture import Mixture as Mixture
 from qspjax.fit.mixed._nlme import nlme as nlme
-from qspjax.fit.mixed._random import Random as Random
+from qspjax.fit.mixed._random import RandomEffects as RandomEffects
 from qspjax.fit.mixed._result import MixedFit as MixedFit
 from qspjax.fit.mixed._settings import SAEM as SAEM
 from qspjax.fit.mixed._vpc import (

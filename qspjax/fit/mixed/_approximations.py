@@ -27,7 +27,7 @@ from qspjax.fit.mixed._conditional import (
     twice_of,
 )
 from qspjax.fit.mixed._individuals import Expansion
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._symmetric import factorised
 
 ITERATIONS = 200
@@ -55,11 +55,11 @@ class AbstractApproximation(eqx.Module):
         return ITERATIONS
 
     @abc.abstractmethod
-    def order(self, mixed: Mixed) -> int:
+    def order(self, mixed: MixedModel) -> int:
         """Return how many derivatives of the simulations the objective has in it."""
 
     @abc.abstractmethod
-    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         """Return -2 log p(y) of each subject, shape (subjects,); arguments as in `predictors_of`."""
 
 
@@ -77,10 +77,10 @@ class FO(AbstractApproximation):
     conditional = False
     interaction = False
 
-    def order(self, mixed: Mixed) -> int:
+    def order(self, mixed: MixedModel) -> int:
         return 1
 
-    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         zero = jnp.zeros_like(u)
         at = conditional(mixed, x, zero, here, here)
         H = factorised(at.information + jnp.eye(u.shape[1]))
@@ -99,10 +99,10 @@ class FOCE(AbstractApproximation):
     conditional = True
     interaction = False
 
-    def order(self, mixed: Mixed) -> int:
+    def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
 
-    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         return _about_mode(mixed, x, u, here, typical)
 
 
@@ -120,10 +120,10 @@ class FOCEI(AbstractApproximation):
     conditional = True
     interaction = True
 
-    def order(self, mixed: Mixed) -> int:
+    def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
 
-    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         return _about_mode(mixed, x, u, here, typical)
 
 
@@ -141,16 +141,16 @@ class Laplacian(AbstractApproximation):
     conditional = True
     interaction = True
 
-    def order(self, mixed: Mixed) -> int:
+    def order(self, mixed: MixedModel) -> int:
         return 2
 
-    def objective(self, mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
         twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
         H = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
         return twice + jnp.sum(u * u, axis=-1) + factorised(H).log_determinant
 
 
-def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+def _about_mode(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
     at = conditional(mixed, x, u, here, typical)
     information = at.information
     if mixed.censored.any():
@@ -160,7 +160,7 @@ def _about_mode(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expa
 
 
 def subject_objectives(
-    mixed: Mixed, method: AbstractApproximation, x: Array, u: Array
+    mixed: MixedModel, method: AbstractApproximation, x: Array, u: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Return the objective of each subject at its mode, its derivative in x, and the mode, improved by Newton's step.
 

@@ -53,18 +53,18 @@ class Bootstrap:
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> fit = nlme(mixed)  # doctest: +SKIP
         >>> u, each = np.array([[-1.2], [-0.3], [0.4], [1.3]]), np.ones(4, bool)  # what it finds
@@ -167,18 +167,20 @@ def bootstrap(
 
     Example:
         >>> import jax, numpy as np, qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, FO, Free, Measurements, Mixed, Output, Random, bootstrap, nlme
+        >>> from qspjax.fit import (
+        ...     Additive, Experiment, FO, Free, Measurements, MixedModel, Output, RandomEffects, bootstrap, nlme,
+        ... )
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"concentration": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(3.5)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1}, fixed=True)],
+        ...     random=[RandomEffects({"eta_CL": 0.1}, fixed=True)],
         ... )
         >>> result = bootstrap(nlme(mixed, method=FO()), key=jax.random.key(0), replicates=5)
         >>> bool(result.converged.all()), result.values.shape

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax.fit.mixed._conditional import observed_at, twice_and_effects_of
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._modes import Modes, modes
 from qspjax.fit.mixed._symmetric import backward, factorised, forward
 
@@ -58,13 +58,13 @@ class _Moving(NamedTuple):
     accepted: Array
 
 
-def begun(mixed: Mixed, psi: Array) -> Chains:
+def begun(mixed: MixedModel, psi: Array) -> Chains:
     """Return chains that begin at psi, where nothing has been simulated yet."""
     like = jax.eval_shape(lambda u: observed_at(mixed, jnp.asarray(mixed.start), u), psi[0])
     return Chains(psi, {name: jnp.full((len(psi), *one.shape), jnp.nan) for name, one in like.items()})
 
 
-def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, most: int) -> tuple[Proposal, Modes]:
+def proposal(mixed: MixedModel, x: Array, mean: Array, start: Array, width: Array, most: int) -> tuple[Proposal, Modes]:
     """Return where the chains are expected to be, and the modes there.
 
     Args:
@@ -83,7 +83,7 @@ def proposal(mixed: Mixed, x: Array, mean: Array, start: Array, width: Array, mo
 
 
 def moved(
-    mixed: Mixed, x: Array, mean: Array, chains: Chains, around: Proposal, keys: Array, *, sweeps: int, again: bool
+    mixed: MixedModel, x: Array, mean: Array, chains: Chains, around: Proposal, keys: Array, *, sweeps: int, again: bool
 ) -> tuple[Chains, Proposal]:
     """Return the chains after some sweeps, and the proposal with a better width.
 

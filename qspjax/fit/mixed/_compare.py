@@ -141,18 +141,20 @@ def compare(fits: Mapping[str, MixedFit], *, sample_size: AbstractSampleSize = S
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, FO, Free, Measurements, Mixed, Output, Random, compare, nlme
+        >>> from qspjax.fit import (
+        ...     Additive, Experiment, FO, Free, Measurements, MixedModel, Output, RandomEffects, compare, nlme,
+        ... )
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"concentration": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(3.0)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1}, fixed=True)],
+        ...     random=[RandomEffects({"eta_CL": 0.1}, fixed=True)],
         ... )
         >>> start, end = nlme(mixed, method=FO(), iterations=0), nlme(mixed, method=FO())
         >>> table = compare({"start": start, "end": end}).table

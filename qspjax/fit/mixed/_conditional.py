@@ -15,7 +15,7 @@ from jaxtyping import Array
 from qspjax._solution import RESULTS
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
 from qspjax.fit.mixed._individuals import Expansion, unexpanded
-from qspjax.fit.mixed._mixed import Mixed, without_constant
+from qspjax.fit.mixed._mixed import MixedModel, without_constant
 
 
 class Conditional(NamedTuple):
@@ -32,7 +32,9 @@ class Conditional(NamedTuple):
     information: Array
 
 
-def predictors_of(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> list[Predictors]:
+def predictors_of(
+    mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None
+) -> list[Predictors]:
     """Return the predictors of the densities of all measurements, output by output.
 
     Args:
@@ -50,7 +52,7 @@ def predictors_of(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Ex
     return [(own[0], *at_zero[1:]) if _is_scaled(rows.output.error) else own for rows, own, at_zero in pairs]
 
 
-def twice_of(mixed: Mixed, predictors: list[Predictors]) -> Array:
+def twice_of(mixed: MixedModel, predictors: list[Predictors]) -> Array:
     """Return -2 log p(y | u) of each subject, without n log 2 pi."""
     total = jnp.zeros(mixed.count)
     for rows, own in zip(mixed.rows, predictors, strict=True):
@@ -58,25 +60,25 @@ def twice_of(mixed: Mixed, predictors: list[Predictors]) -> Array:
     return total
 
 
-def twice_and_effects(mixed: Mixed, x: Array, u: Array) -> Array:
+def twice_and_effects(mixed: MixedModel, x: Array, u: Array) -> Array:
     """Return -2 log p(y | u) + u^T u of each subject, inf where it cannot be simulated."""
     return twice_and_effects_of(mixed, x, u, observed_at(mixed, x, u))
 
 
-def observed_at(mixed: Mixed, x: Array, u: Array) -> dict[str, Array]:
+def observed_at(mixed: MixedModel, x: Array, u: Array) -> dict[str, Array]:
     """Simulate; return what is observed by name, shape (subjects, times), NaN of a subject that failed."""
     here = mixed.expanded(x, u, 0)
     fine = (here.result == RESULTS.successful)[:, None]
     return {name: jnp.where(fine, value, jnp.nan) for name, value in here.terms[0].items()}
 
 
-def twice_and_effects_of(mixed: Mixed, x: Array, u: Array, observed: dict[str, Array]) -> Array:
+def twice_and_effects_of(mixed: MixedModel, x: Array, u: Array, observed: dict[str, Array]) -> Array:
     """Return -2 log p(y | u) + u^T u of each subject from what is observed at `u`, inf where it failed."""
     value = twice_of(mixed, predictors_of(mixed, x, u, unexpanded(observed), None)) + jnp.sum(u * u, axis=-1)
     return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
 
-def conditional(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:
+def conditional(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:
     """Return what is known of each subject at its random effects; arguments as in `predictors_of`."""
     effects = u.shape[1]
 
@@ -99,7 +101,7 @@ def conditional(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expa
     return Conditional(twice, slope, information)
 
 
-def observed_information(mixed: Mixed, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+def observed_information(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
     """Return minus the second derivative of log p(y | u) of each subject, shape (subjects, effects, effects)."""
 
     def slope(u: Array) -> Array:

@@ -30,7 +30,7 @@ from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._draws import drawn
 from qspjax.fit.errors._models import AbstractScaled, LogNormalError
 from qspjax.fit.mixed._conditional import predictors_of
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
 
@@ -46,7 +46,7 @@ class Fitted(Protocol):
     def mixed(self) -> AbstractMixed: ...
 
     @property
-    def placed(self) -> Mixed: ...
+    def placed(self) -> MixedModel: ...
 
     @property
     def x(self) -> np.ndarray: ...
@@ -76,18 +76,18 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> table = diagnostics(nlme(mixed, method=FO(), iterations=0))
         >>> table["IPRED"].shape, table["ID"][0]
@@ -138,18 +138,18 @@ def simulated(mixed: AbstractMixed, x: Any, *, key: Key, replicates: int) -> lis
 
     Example:
         >>> import jax, numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> (samples,) = simulated(mixed, mixed.start, key=jax.random.key(0), replicates=5)
         >>> samples.shape
@@ -188,15 +188,15 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> data = Measurements([1.0, 4.0], [9.1, 6.6], output="c")
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {name: Experiment(data, qsp.bolus(300.0, to="central")) for name in ("1", "2")},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> table = curves(nlme(mixed, method=FO(), iterations=0), points=3)
         >>> table["TIME"].tolist(), table["PRED"][:3].round(2)
@@ -225,7 +225,7 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _terms(mixed: Mixed, x: Array, u: Array) -> list[dict[str, Array]]:
+def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
     """Return, output by output, predictions, and what the conditional residuals are made of."""
     zero = jnp.zeros_like(u)
     typical = mixed.predicted(x, zero, mixed.expanded(x, zero, 0))
@@ -301,7 +301,7 @@ def _say_whose_failed(fit: Fitted, rows: Any, samples: np.ndarray) -> None:
         warn(f"{what}: {', '.join(lines)}.")
 
 
-def _after_dose(mixed: Mixed, rows: OutputData) -> np.ndarray:
+def _after_dose(mixed: MixedModel, rows: OutputData) -> np.ndarray:
     """Return the time after the last dose, NaN before the first and after a reset."""
     found = np.full(rows.time.size, np.nan)
     for number, one in enumerate(mixed.experiments.values()):

@@ -26,7 +26,7 @@ from qspjax._checks import check_above, check_whole, refuse
 from qspjax._random import check_key, generator
 from qspjax._types import Key
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
@@ -49,18 +49,18 @@ class Marginal(NamedTuple):
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> found = marginal(mixed, mixed.start, Quadrature(5))
         >>> bool(np.isfinite(found.objective))
@@ -169,16 +169,16 @@ def marginal(mixed: AbstractMixed, x: Array, method: AbstractIntegral | None = N
     Example:
         >>> import qspjax as qsp
         >>> from qspjax.fit import (
-        ...     Additive, Experiment, Free, Measurements, Mixed, Output, Quadrature, Random, marginal,
+        ...     Additive, Experiment, Free, Measurements, MixedModel, Output, Quadrature, RandomEffects, marginal,
         ... )
         >>> data = Measurements([1.0, 8.0], [9.1, 4.6], output="concentration")
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {"one": Experiment(data, qsp.bolus(300.0, to="central"))},
         ...     {"concentration": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(3.0)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> coarse, fine = (marginal(mixed, mixed.start, Quadrature(n)).objective for n in (5, 15))
         >>> abs(coarse - fine) < 1e-4
@@ -231,7 +231,7 @@ def integrated(mixed: AbstractMixed, x: Array, u: Array, spread: Array, method: 
     return Marginal(float(values.sum()), values, error)
 
 
-def _about(mixed: Mixed, x: Array) -> tuple[Array, Array]:
+def _about(mixed: MixedModel, x: Array) -> tuple[Array, Array]:
     """Return the modes and C."""
     u = modes(mixed, x, jnp.zeros((mixed.count, len(mixed.effects)))).u
     here = mixed.expanded(x, u, 2)

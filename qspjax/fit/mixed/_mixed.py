@@ -30,7 +30,7 @@ from qspjax.fit.errors._tails import Gaussian
 from qspjax.fit.mixed._individuals import Expansion, Individuals
 from qspjax.fit.mixed._occasions import Block, Occasions
 from qspjax.fit.mixed._parameters import PopulationParameters
-from qspjax.fit.mixed._random import Random
+from qspjax.fit.mixed._random import RandomEffects
 from qspjax.fit.mixed._subjects import covariates_of, experiments_of, formulas_of, laid_out, names_of
 from qspjax.fit.mixed._time_varying import CovariateSteps, steps_of
 from qspjax.solve import AbstractMethod
@@ -53,7 +53,7 @@ class AbstractMixed(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def copies(self) -> "Mixed":
+    def copies(self) -> "MixedModel":
         """The model in which every subject is laid out: once, or once for each subpopulation."""
 
     @abc.abstractmethod
@@ -158,7 +158,7 @@ class AbstractMixed(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Mixed(AbstractMixed):
+class MixedModel(AbstractMixed):
     """A nonlinear mixed-effects model and its data.
 
     $$ y_{ij} \\sim p(y | f(t_{ij}, \\phi_i)), \\quad \\phi_i = h(\\theta, \\eta_i, x_i), \\quad
@@ -198,20 +198,20 @@ class Mixed(AbstractMixed):
 
     Example:
         >>> import qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects
         >>> subjects = {
         ...     name: Experiment(
         ...         Measurements([1.0, 8.0], values, output="concentration"), qsp.bolus(300.0, to="central")
         ...     )
         ...     for name, values in {"anna": [9.1, 4.6], "otto": [7.6, 5.2]}.items()
         ... }
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     subjects,
         ...     {"concentration": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(3.0), "V": Free(30.0)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> mixed.names
         ('tCL', 'V', 'var(eta_CL)')
@@ -223,7 +223,7 @@ class Mixed(AbstractMixed):
     _: dataclasses.KW_ONLY
     parameters: Mapping[str, Free | float]
     individual: Mapping[str, Formula]
-    random: Sequence[Random]
+    random: Sequence[RandomEffects]
     method: AbstractMethod | None = None
     subpopulations: tuple[str, ...] = ()
     effects: tuple[str, ...] = dataclasses.field(init=False)
@@ -240,7 +240,7 @@ class Mixed(AbstractMixed):
         settle(self, subjects=dict(self.subjects), outputs=dict(self.outputs), parameters=dict(self.parameters))
         settle(self, individual=dict(self.individual), random=tuple(self.random))
         for i, block in enumerate(self.random):
-            check_instance(f"random[{i}]", block, Random, "a block such as Random({'eta_CL': 0.1})")
+            check_instance(f"random[{i}]", block, RandomEffects, "a block such as RandomEffects({'eta_CL': 0.1})")
         if not self.random:
             raise ArgumentError("random", "must have at least one random effect, but has none.")
         if not self.subjects:
@@ -263,7 +263,7 @@ class Mixed(AbstractMixed):
         self._check_measured()
 
     @property
-    def copies(self) -> "Mixed":
+    def copies(self) -> "MixedModel":
         return self
 
     @property
@@ -284,11 +284,11 @@ class Mixed(AbstractMixed):
         """Whether a part of the subjects has the same names and random effects."""
         return not self.subpopulations and not any(block.occasion for block in self.random)
 
-    def part(self, span: slice) -> "Mixed":
+    def part(self, span: slice) -> "MixedModel":
         """Return the model of some of the subjects."""
         return dataclasses.replace(self, subjects={name: self.subjects[name] for name in self.subject_names[span]})
 
-    def closely(self, points: int) -> "Mixed":
+    def closely(self, points: int) -> "MixedModel":
         """Return the same subjects with measurements at many times, whose values mean nothing."""
         outputs = {name: Output(output.prediction, output.error) for name, output in self.outputs.items()}
         subjects = {name: subject.closely(points) for name, subject in self.subjects.items()}

@@ -33,9 +33,9 @@ from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._stages import parameters_of
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._parameters import PopulationParameters, share_label
-from qspjax.fit.mixed._random import Random
+from qspjax.fit.mixed._random import RandomEffects
 from qspjax.solve import AbstractMethod
 
 WIDEST = 15.0
@@ -50,29 +50,29 @@ class Mixture(AbstractMixed):
 
     Args:
         model: The typical model.
-        subjects: As of `Mixed`.
-        outputs: As of `Mixed`.
+        subjects: As of `MixedModel`.
+        outputs: As of `MixedModel`.
         subpopulations: By name, the probabilities where the search begins; they add up to 1. The names stand in
             formulas for 1 in this subpopulation and 0 in the others: `{"CL": "tCL * exp(eta_CL) * (1 - 0.8 * poor)"}`,
             `{"CL": "piecewise(slow, poor > 0, fast) * exp(eta_CL)"}`. All but the last are estimated, as `P(poor)`.
-        parameters: As of `Mixed`.
-        individual: As of `Mixed`.
-        random: As of `Mixed`.
-        method: As of `Mixed`.
+        parameters: As of `MixedModel`.
+        individual: As of `MixedModel`.
+        random: As of `MixedModel`.
+        method: As of `MixedModel`.
 
     Attributes:
         copies: The mixed-effects model in which every subject is laid out once for each subpopulation, all those of the
             first one before those of the next.
 
     Raises:
-        ValueError: As of `Mixed`; if there are fewer than two subpopulations, their probabilities are not positive or
-            do not add up to 1, or a name has another meaning or none.
+        ValueError: As of `MixedModel`; if there are fewer than two subpopulations, their probabilities are not positive
+            or do not add up to 1, or a name has another meaning or none.
 
     Reference: Carlsson et al., AAPS J 2009;11:148, doi:10.1208/s12248-009-9093-4.
 
     Example:
         >>> import qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixture, Output, Random
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixture, Output, RandomEffects
         >>> subjects = {
         ...     name: Experiment(
         ...         Measurements([1.0, 8.0], values, output="concentration"), qsp.bolus(300.0, to="central")
@@ -86,7 +86,7 @@ class Mixture(AbstractMixed):
         ...     subpopulations={"extensive": 0.7, "poor": 0.3},
         ...     parameters={"tCL": Free(3.0), "less": Free(0.2)},
         ...     individual={"CL": "tCL * exp(eta_CL) * (1 - poor + poor * less)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> mixture.names
         ('tCL', 'less', 'P(extensive)', 'var(eta_CL)')
@@ -99,10 +99,10 @@ class Mixture(AbstractMixed):
     subpopulations: Mapping[str, float]
     parameters: Mapping[str, Free | float]
     individual: Mapping[str, Formula]
-    random: Sequence[Random]
+    random: Sequence[RandomEffects]
     method: AbstractMethod | None = None
     space: PopulationParameters = dataclasses.field(init=False)
-    laid_out: Mixed = dataclasses.field(init=False)
+    laid_out: MixedModel = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         check_instance("model", self.model, AbstractModel, "a model")
@@ -117,13 +117,13 @@ class Mixture(AbstractMixed):
         laid_out = self._mixed(copies)
         settle(self, laid_out=laid_out, space=laid_out.space)
 
-    def _mixed(self, subjects: Mapping[str, Experiment]) -> Mixed:
+    def _mixed(self, subjects: Mapping[str, Experiment]) -> MixedModel:
         """Return a mixed-effects model of subjects in their subpopulations, whose points are those of the mixture."""
         *others, last = self.subpopulations
         logs = {name: float(np.log(self.subpopulations[name] / self.subpopulations[last])) for name in others}
         edges, scale = (-WIDEST, WIDEST), Identity()
         ratios = {share_label(name): Free(log, bounds=edges, transform=scale) for name, log in logs.items()}
-        return Mixed(
+        return MixedModel(
             self.model,
             subjects,
             self.outputs,
@@ -149,7 +149,7 @@ class Mixture(AbstractMixed):
             raise ArgumentError("subpopulations", f"must be told apart by a formula, but none uses {listed}.")
 
     @property
-    def copies(self) -> Mixed:
+    def copies(self) -> MixedModel:
         return self.laid_out
 
     def content(self) -> dict[str, object]:
@@ -186,7 +186,7 @@ class Mixture(AbstractMixed):
         each = slopes.reshape(len(self.subpopulations), -1, x.size) - 2.0 * jax.jacfwd(self.log_shares)(x)[:, None]
         return jnp.einsum("nk,knx->nx", shares, each)
 
-    def classified(self, shares: Float[np.ndarray, "subjects subpopulations"]) -> Mixed:
+    def classified(self, shares: Float[np.ndarray, "subjects subpopulations"]) -> MixedModel:
         """Return the model in which every subject stands where it most probably belongs, for tables and pictures.
 
         Args:

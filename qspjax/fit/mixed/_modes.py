@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from qspjax._solution import RESULTS
 from qspjax.fit.mixed._conditional import conditional
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._symmetric import factorised
 
 MOST = 60
@@ -63,7 +63,7 @@ class _Search(NamedTuple):
     trials: Array
 
 
-def modes(mixed: Mixed, x: Array, start: Array, *, interaction: bool = True, most: int = MOST) -> Modes:
+def modes(mixed: MixedModel, x: Array, start: Array, *, interaction: bool = True, most: int = MOST) -> Modes:
     """Return the modes of the random effects.
 
     Args:

@@ -42,7 +42,7 @@ def nlme(
     left out and named in the result; a step at which another one fails is shortened.
 
     Args:
-        mixed: The model and the data: a `Mixed` or a `Mixture`.
+        mixed: The model and the data: a `MixedModel` or a `Mixture`.
         method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`; or
             `SAEM()`, which does not approximate it.
         start: Where to begin, on the scale of the search; by default `mixed.start`.
@@ -62,24 +62,24 @@ def nlme(
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="concentration")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"concentration": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(3.5)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> fit = nlme(mixed)
         >>> round(fit.parameters["tCL"], 1)
         2.8
     """
-    check_instance("mixed", mixed, AbstractMixed, "a Mixed")
+    check_instance("mixed", mixed, AbstractMixed, "a MixedModel")
     method = FOCEI() if method is None else method
     check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
     if isinstance(mixed, Mixture) and isinstance(method, SAEM):

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from qspjax.fit._types import Data
 from qspjax.fit.mixed._approximations import AbstractApproximation, subject_objectives
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._parts import SHARED, on_all_cores
@@ -48,7 +48,7 @@ def objective_program(mixed: AbstractMixed, method: AbstractApproximation) -> Ob
     return on_all_cores(copies, name, lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
 
 
-def _evaluate(mixed: Mixed, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
+def _evaluate(mixed: MixedModel, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
     found = jnp.ones(mixed.count, bool)
     if method.conditional:
         near = modes(mixed, x, u, interaction=method.interaction)

@@ -18,7 +18,7 @@ from qspjax._checks import ArgumentError, check_instance
 from qspjax._expression import Expression, call, substitute, symbol
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import Change, Experiment
-from qspjax.fit.mixed._random import Random
+from qspjax.fit.mixed._random import RandomEffects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Block:
         effects: Its effects among all, once for each occasion.
     """
 
-    random: Random
+    random: RandomEffects
     point: slice
     effects: tuple[slice, ...]
 
@@ -47,13 +47,13 @@ class Occasions:
         count: Number of subjects.
     """
 
-    random: tuple[Random, ...]
+    random: tuple[RandomEffects, ...]
     values: Mapping[str, Sequence[float]]
     seen: Mapping[str, Sequence[set[float]]]
     count: int
 
     @classmethod
-    def of(cls, random: Sequence[Random], subjects: Mapping[str, Experiment]) -> "Occasions":
+    def of(cls, random: Sequence[RandomEffects], subjects: Mapping[str, Experiment]) -> "Occasions":
         """Return the occasions of subjects.
 
         Raises:
@@ -119,7 +119,7 @@ class Occasions:
                 formula = call("+", *terms)
         return formula
 
-    def _of(self, one: Random) -> list[float | None]:
+    def _of(self, one: RandomEffects) -> list[float | None]:
         return [None] if one.occasion is None else list(self.values[one.occasion])
 
 

@@ -1,7 +1,7 @@
 """Subjects dealt out to the cores of a CPU, each of which computes its part of them with a program of its own.
 
 XLA runs the loops of a program one after the other, so that one program uses one core. Subjects are independent given
-the parameters: with enough of them, each core has a `Mixed` of its part, and what they return is joined, or added.
+the parameters: with enough of them, each core has a `MixedModel` of its part, and what they return is joined, or added.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from qspjax.execute._executor import cores
 from qspjax.fit._types import Data
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.search._search import quickly_compiled
 
 Arguments = ParamSpec("Arguments")
@@ -28,9 +28,9 @@ SHARED, ADDED = -1, -2
 
 
 def on_all_cores(
-    mixed: Mixed,
+    mixed: MixedModel,
     name: str,
-    make: Callable[[Mixed], Callable[Arguments, Result]],
+    make: Callable[[MixedModel], Callable[Arguments, Result]],
     given: Sequence[int],
     returned: PyTree[int],
 ) -> Callable[Arguments, Result]:
@@ -65,12 +65,12 @@ def on_all_cores(
     return run
 
 
-def divided(mixed: Mixed) -> list[Mixed]:
+def divided(mixed: MixedModel) -> list[MixedModel]:
     """Return the models of the parts, or the model itself if there is but one."""
     return mixed.program("parts", lambda: _divided(mixed))
 
 
-def _divided(mixed: Mixed) -> list[Mixed]:
+def _divided(mixed: MixedModel) -> list[MixedModel]:
     number = min(cores(), mixed.count // FEWEST)
     if number < 2 or jax.default_backend() != "cpu" or not mixed.is_divisible:
         return [mixed]

@@ -20,7 +20,7 @@ from qspjax.fit._types import Numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
-class Random:
+class RandomEffects:
     """A block of random effects, normal with mean 0 and a covariance of their own.
 
     Args:
@@ -44,12 +44,12 @@ class Random:
         ValueError: If a variance is not positive, or a covariance not symmetric and positive definite.
 
     Example:
-        >>> from qspjax.fit import Random
-        >>> Random({"eta_ka": 0.4}).names
+        >>> from qspjax.fit import RandomEffects
+        >>> RandomEffects({"eta_ka": 0.4}).names
         ('eta_ka',)
-        >>> Random({"kappa_CL": 0.05}, occasion="OCC").occasion
+        >>> RandomEffects({"kappa_CL": 0.05}, occasion="OCC").occasion
         'OCC'
-        >>> Random(["eta_CL", "eta_V"], [[0.07, 0.01], [0.01, 0.02]]).size
+        >>> RandomEffects(["eta_CL", "eta_V"], [[0.07, 0.01], [0.01, 0.02]]).size
         3
     """
 

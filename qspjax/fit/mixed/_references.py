@@ -19,7 +19,7 @@ import numpy as np
 
 from qspjax.fit._free import natural_values
 from qspjax.fit.mixed._individuals import used_places
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 
 POINTS = 3
 SAME = 1e-7
@@ -44,7 +44,7 @@ class References(NamedTuple):
     present: np.ndarray
 
 
-def references(mixed: Mixed) -> References:
+def references(mixed: MixedModel) -> References:
     """Find the parameters that only move the means of random effects."""
     rng = np.random.default_rng(0)
     free, effects = [*mixed.free.values()], len(mixed.effects)
@@ -74,13 +74,13 @@ def references(mixed: Mixed) -> References:
     return References(np.swapaxes(weight, 1, 2), referenced, is_natural, moves, np.any(present, axis=0))
 
 
-def regressed(mixed: Mixed, found: References, x: np.ndarray) -> np.ndarray:
+def regressed(mixed: MixedModel, found: References, x: np.ndarray) -> np.ndarray:
     """Return s of all free parameters at a point of the search."""
     searched = np.asarray(x, float)[: len(mixed.free)]
     return np.where(found.natural, np.asarray(natural_values([*mixed.free.values()], searched)), searched)
 
 
-def _slopes(mixed: Mixed, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...]:
+def _slopes(mixed: MixedModel, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...]:
     """Return the slopes of the numbers of subjects in parameters and in random effects, and what depends on no effect.
 
     Returns:

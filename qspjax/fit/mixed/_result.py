@@ -21,7 +21,7 @@ from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._covariance import SANDWICH, AbstractCovariance
 from qspjax.fit.mixed._diagnostics import diagnostics
-from qspjax.fit.mixed._mixed import AbstractMixed, Mixed
+from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
 from qspjax.fit.mixed._population import mixed_population
@@ -59,18 +59,18 @@ class MixedFit:
 
     Example:
         >>> import numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> fit = nlme(mixed, method=FO())
         >>> 2.0 < fit.parameters["tCL"] < 4.0
@@ -93,12 +93,12 @@ class MixedFit:
     modes: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
-    def placed(self) -> Mixed:
+    def placed(self) -> MixedModel:
         """What was fitted; of a mixture, with every subject in the subpopulation to which it most probably belongs."""
         return self._placed
 
     @cached_property
-    def _placed(self) -> Mixed:
+    def _placed(self) -> MixedModel:
         mixed, shares = self.mixed, [*self.memberships.values()]
         return mixed.classified(np.transpose(shares)) if isinstance(mixed, Mixture) else mixed.copies
 

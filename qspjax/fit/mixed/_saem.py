@@ -29,7 +29,7 @@ from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._individuals import unexpanded
 from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
-from qspjax.fit.mixed._mixed import Mixed
+from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._modes import MOST
 from qspjax.fit.mixed._parts import ADDED, SHARED, on_all_cores
 from qspjax.fit.mixed._references import references, regressed
@@ -69,7 +69,7 @@ class _Moments(NamedTuple, Generic[Each]):
 class StochasticRun:
     """An estimation by SAEM under way."""
 
-    def __init__(self, mixed: Mixed, method: SAEM, x: np.ndarray) -> None:
+    def __init__(self, mixed: MixedModel, method: SAEM, x: np.ndarray) -> None:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
         self.found = mixed.program("references", lambda: references(mixed))
@@ -224,7 +224,7 @@ class StochasticRun:
 
 
 def _iterated(
-    mixed: Mixed,
+    mixed: MixedModel,
     others: np.ndarray,
     sweeps: int,
     simulates: bool,
@@ -272,7 +272,7 @@ def _iterated(
 
 
 def _omega_point(
-    mixed: Mixed, spread: np.ndarray, present: np.ndarray, before: np.ndarray, *, annealed: bool
+    mixed: MixedModel, spread: np.ndarray, present: np.ndarray, before: np.ndarray, *, annealed: bool
 ) -> np.ndarray:
     """Return Omega on the scale of the search: the mean of E[eta eta^T] over the subjects that have the effects.
 

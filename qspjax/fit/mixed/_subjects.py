@@ -37,10 +37,10 @@ def formulas_of(
     Parameters of the model that are estimated as they are, and effects that outputs use as they are, are among them.
 
     Args:
-        individual: As of `Mixed`.
+        individual: As of `MixedModel`.
         free: The names of the parameters that are estimated.
         leaves: The parameters of the model.
-        outputs: As of `Mixed`.
+        outputs: As of `MixedModel`.
         occasions: The occasions of the subjects.
     """
     formulas = {name: as_formula(name, formula) for name, formula in individual.items()}
@@ -76,11 +76,11 @@ def experiments_of(
     """Return the experiments of subjects with their own parameters at the start, and where covariates change.
 
     Args:
-        subjects: As of `Mixed`, with the covariates that say the occasion.
+        subjects: As of `MixedModel`, with the covariates that say the occasion.
         formulas: See `formulas_of`.
         covariates: See `covariates_of`.
         steps: How covariates change, None where something else changes as well.
-        outputs: As of `Mixed`.
+        outputs: As of `MixedModel`.
     """
     used = names_of(outputs)
     if steps is None:

@@ -117,18 +117,18 @@ def visual_predictive_check(
 
     Example:
         >>> import jax, numpy as np, qspjax as qsp
-        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, Mixed, Output, Random, nlme
+        >>> from qspjax.fit import FO, Additive, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
         >>> times = np.array([1.0, 4.0, 8.0])
         >>> def subject(CL):
         ...     data = Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
         ...     return Experiment(data, qsp.bolus(300.0, to="central"))
-        >>> mixed = Mixed(
+        >>> mixed = MixedModel(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0),
         ...     {f"{i}": subject(CL) for i, CL in enumerate([2.0, 2.5, 3.1, 3.9])},
         ...     {"c": Output("concentration", Additive(0.2))},
         ...     parameters={"tCL": Free(2.8)},
         ...     individual={"CL": "tCL * exp(eta_CL)"},
-        ...     random=[Random({"eta_CL": 0.1})],
+        ...     random=[RandomEffects({"eta_CL": 0.1})],
         ... )
         >>> fit = nlme(mixed, method=FO(), iterations=0)
         >>> check = visual_predictive_check(fit, key=jax.random.key(0), replicates=20)

@@ -39,12 +39,12 @@ from qspjax.fit import (
     Hessian,
     ImportanceSampling,
     Laplacian,
-    Mixed,
+    MixedModel,
     Mixture,
     OuterProducts,
     Output,
     Quadrature,
-    Random,
+    RandomEffects,
     Sandwich,
 )
 from qspjax.fit.data._formula import as_formula, names_in
@@ -114,7 +114,7 @@ class MixedFile:
 
     source: str
     title: str
-    mixed: Mixed | Mixture
+    mixed: MixedModel | Mixture
     data: NonmemData
     method: Any
     iterations: int | None
@@ -186,7 +186,7 @@ def read_mixed(
         if shares:
             mixed = Mixture(described.model, subjects, outputs, subpopulations=shares, **settings)
         else:
-            mixed = Mixed(described.model, subjects, outputs, **settings)
+            mixed = MixedModel(described.model, subjects, outputs, **settings)
     except ArgumentError as error:
         place = {"subjects": "data"}.get(error.argument, error.argument)
         top.issue(place if place in top else "", error.must)
@@ -197,7 +197,7 @@ def read_mixed(
     return MixedFile(source, title, mixed, data, *estimation, *simulation)
 
 
-def _random(table: Table, columns: Sequence[str] | None) -> Random | None:
+def _random(table: Table, columns: Sequence[str] | None) -> RandomEffects | None:
     fixed = table.flag("fixed", default=False)
     if columns is None:  # the data are at fault, not what refers to them
         occasion = table.text("occasion", default=None)
@@ -209,14 +209,14 @@ def _random(table: Table, columns: Sequence[str] | None) -> Random | None:
         variances = {name: own.number(name, above=0.0) for name in own.values}
         if not variances:
             own.issue("", "must have the variance of a random effect by its name, but is empty.")
-        return table.make(Random, variances, fixed=fixed, occasion=occasion)
+        return table.make(RandomEffects, variances, fixed=fixed, occasion=occasion)
     if kind is None:
         return None
     effects = table.read("effects", None, _names)
     covariance = table.read("covariance", None, lambda value: _symmetric(value, len(effects or ())))
     if covariance is None and not table.bad:
         table.issue("covariance", "must be given, but is missing.")
-    return table.make(Random, effects, covariance, fixed=fixed, occasion=occasion)
+    return table.make(RandomEffects, effects, covariance, fixed=fixed, occasion=occasion)
 
 
 def _effects(table: Table) -> list[str]:
