@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 class ArgumentError(ValueError):
@@ -61,14 +62,14 @@ def check_names(argument: str, value: Any) -> tuple[str, ...]:
 
 def concrete(value: Any) -> np.ndarray | None:
     """Return a number or array as numpy, or None for a traced value or a placeholder in a tree."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+    if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
 
 
 def check_number(argument: str, value: Any) -> None:
     """Check that `value` is a number or an array of numbers."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     try:
         fine = np.asarray(value).dtype.kind in "fiub"

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._model import AbstractModel
@@ -89,7 +90,7 @@ class Cohort(eqx.Module):
 
     def patient(self, i: int) -> AbstractModel:
         """Return the model of one patient."""
-        if not isinstance(i, jax.core.Tracer):
+        if not isinstance(i, Tracer):
             found = np.asarray(i)
             if found.dtype.kind not in "iu" or found.ndim or not -self.size <= found < self.size:
                 refuse("i", f"be the number of a patient (0 to {self.size - 1})", i)
@@ -107,7 +108,7 @@ class Cohort(eqx.Module):
         return jax.tree.map(lambda varies, leaf: function(leaf) if varies else leaf, self.axes_mask(), self.model)
 
     def _numbers(self, indices: Any) -> jax.Array:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(indices)):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(indices)):
             return jnp.asarray(indices)
         must = f"be numbers of patients (0 to {self.size - 1}) or a mask of {self.size}"
         try:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from qspjax._checks import check_one_of, concrete, did_you_mean, in_a_row
@@ -37,9 +38,10 @@ class LabelledState:
         self.labels, self.values = labels, values
 
     def __getitem__(self, label: str) -> Any:
-        index = _indices(self.labels).get(label)
-        if index is None:
+        indices = _indices(self.labels)
+        if label not in indices:
             check_one_of("label", label, self.labels, "a state")
+        index = indices[label]
         return self.values[index] if isinstance(self.values, tuple) else self.values[..., index]
 
     def __repr__(self) -> str:
@@ -155,8 +157,11 @@ class ParameterTable(Mapping):
     def __contains__(self, name: object) -> bool:
         return name in _indices(self.labels)
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"ParameterTable({', '.join(self)})"
@@ -164,10 +169,10 @@ class ParameterTable(Mapping):
     def concrete_values(self) -> dict[str, float]:
         """Return those that are numbers of one patient and not traced."""
         values: dict[str, Any] = dict.fromkeys(self.labels)
-        if self.array is not None and not isinstance(self.array, jax.core.Tracer) and self.array.ndim == 1:
+        if self.array is not None and not isinstance(self.array, Tracer) and self.array.ndim == 1:
             values = dict(zip(self.labels, np.asarray(self.array).tolist(), strict=True))
         values |= {name: value for name, value in self.overrides.items() if name in values}
-        known = {name: x for name, x in values.items() if x is not None and not isinstance(x, jax.core.Tracer)}
+        known = {name: x for name, x in values.items() if x is not None and not isinstance(x, Tracer)}
         return {name: float(x) for name, x in known.items() if np.ndim(x) == 0}
 
     def select(self, names: Sequence[str]) -> "ParameterTable":
@@ -181,7 +186,7 @@ class ParameterTable(Mapping):
         """Return them with another value for a name: a number in place, anything else as a leaf of its own."""
         value = _strong(value)
         separate = name in self.overrides or name not in self
-        if separate or isinstance(value, jax.core.Tracer) or jnp.ndim(value) > 0 or self.array is None:
+        if separate or isinstance(value, Tracer) or jnp.ndim(value) > 0 or self.array is None:
             return ParameterTable(self.labels, self.array, self.overrides | {name: value})
         return ParameterTable(self.labels, self.array.at[_indices(self.labels)[name]].set(value), self.overrides)
 

@@ -11,7 +11,7 @@ from qspjax._jaxpr._guarded import guarded
 from qspjax._jaxpr._linearity import linear_structure
 from qspjax._jaxpr._regular import regular, under_roots
 from qspjax._jaxpr._sparsity import jacobian_pattern
-from qspjax._jaxpr._walk import called, equations, walk_all
+from qspjax._jaxpr._walk import called, compute_all, equations
 
 CALLS = {"jit": jax.jit, "checkpoint": jax.checkpoint, "both": lambda f: jax.jit(jax.checkpoint(f))}
 Y = jnp.array([0.0, 2.0])
@@ -32,7 +32,7 @@ def test_every_reading_looks_into_calls(call):
 
     program = jax.make_jaxpr(field)(0.0, Y)
     assert {eqn.primitive.name for eqn in equations(program.jaxpr)}.isdisjoint({"jit", "pjit", "checkpoint", "remat2"})
-    np.testing.assert_array_equal(walk_all(program, [0.0, Y])[0], field(0.0, Y))
+    np.testing.assert_array_equal(compute_all(program, [0.0, Y])[0], field(0.0, Y))
     assert linear_structure(program, [1]).pattern.tolist() == [[True, True], [True, True]]
     assert jacobian_pattern(lambda y: field(0.0, y), Y).tolist() == [[False, True], [True, True]]
 

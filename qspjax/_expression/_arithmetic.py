@@ -7,24 +7,26 @@ but want operands of one shape and one precision. Here they get them.
 import math
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 
-def is_traced(value: Any) -> bool:
+def is_traced(value: object) -> TypeGuard[jax.Array]:
     """Return whether a value is one of JAX, to be computed in its program."""
     return isinstance(value, jax.Array)
 
 
-def is_boolean(value: Any) -> bool:
+def is_boolean(value: ArrayLike) -> bool:
     """Return whether a value is true or false, not a number."""
     return value.dtype == bool if isinstance(value, (jax.Array, np.ndarray, np.generic)) else isinstance(value, bool)
 
 
-def as_number(value: Any) -> Any:
+def as_number(value: ArrayLike) -> ArrayLike:
     """Return a Boolean as 1 or 0, and a number as it is."""
     if not is_boolean(value):
         return value
@@ -33,7 +35,7 @@ def as_number(value: Any) -> Any:
     return np.asarray(value, float)[()]
 
 
-def as_numbers(values: Sequence[Any]) -> Sequence[Any]:
+def as_numbers(values: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
     """Return values in which a Boolean is 1 or 0, in the precision of the others."""
     if not any(map(is_boolean, values)):
         return values
@@ -42,14 +44,14 @@ def as_numbers(values: Sequence[Any]) -> Sequence[Any]:
     return [convert(value) for value in values]
 
 
-def as_truth(value: Any) -> Any:
+def as_truth(value: ArrayLike) -> ArrayLike:
     """Return a number as whether it is other than zero, and a Boolean as it is."""
     if is_boolean(value):
         return value
     return m.ne(value, 0.0)
 
 
-def matched(*values: Any) -> list[Any]:
+def matched(*values: ArrayLike) -> list[ArrayLike]:
     """Return values, at least one of JAX, in one shape, and numbers in one precision."""
     traced = [value for value in values if is_traced(value)]
     dtype = traced[0].dtype
@@ -60,13 +62,13 @@ def matched(*values: Any) -> list[Any]:
     return [_spread(_cast(value, dtype), shape) for value in values]
 
 
-def _cast(value: Any, dtype: Any) -> Any:
+def _cast(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
     if is_traced(value):
         return value if value.dtype == dtype else lax.convert_element_type(value, dtype)
     return np.asarray(value, dtype)
 
 
-def _spread(value: Any, shape: tuple[int, ...]) -> Any:
+def _spread(value: ArrayLike, shape: tuple[int, ...]) -> ArrayLike:
     own = np.shape(value)
     if own == shape:
         return value
@@ -77,15 +79,15 @@ def _spread(value: Any, shape: tuple[int, ...]) -> Any:
     return lax.broadcast_in_dim(value, shape, [missing + i for i in kept])
 
 
-def _of_one(in_jax: Callable[..., Any], known: Callable[..., Any]) -> Callable[..., Any]:
+def _of_one(in_jax: Callable[..., ArrayLike], known: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
     return lambda x: in_jax(x) if is_traced(x) else known(x)
 
 
-def _of_two(in_jax: Callable[..., Any], known: Callable[..., Any]) -> Callable[..., Any]:
+def _of_two(in_jax: Callable[..., ArrayLike], known: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
     return lambda x, y: in_jax(*matched(x, y)) if is_traced(x) or is_traced(y) else known(x, y)
 
 
-def _select(which: Any, x: Any, y: Any) -> Any:
+def _select(which: ArrayLike, x: ArrayLike, y: ArrayLike) -> ArrayLike:
     """Choose x where `which` holds, else y."""
     if not any(map(is_traced, (which, x, y))):
         return np.where(which, x, y)[()]
@@ -95,11 +97,11 @@ def _select(which: Any, x: Any, y: Any) -> Any:
     else:
         x, y = matched(x, y)
     which = which if is_traced(which) else np.asarray(which)
-    shape = x.shape if which.shape == x.shape == y.shape else np.broadcast_shapes(which.shape, x.shape, y.shape)
+    shape = np.broadcast_shapes(np.shape(which), np.shape(x), np.shape(y))
     return lax.select(*(_spread(value, shape) for value in (which, x, y)))
 
 
-def _lgamma(x: Any) -> Any:
+def _lgamma(x: ArrayLike) -> ArrayLike:
     return np.vectorize(lambda one: math.lgamma(one) if one > 0.0 else math.inf, otypes=[float])(x)[()]
 
 
@@ -117,14 +119,15 @@ _ONE = {
 }  # fmt: skip
 
 
-def _exp(x: Any) -> Any:
+def _exp(x: jax.Array) -> jax.Array:
     """Return exp(x); where it overflows the derivative is 0, so that `1 / (1 + exp(x))` has one."""
-    most = np.log(np.finfo(x.dtype).max)
+    largest = float(jnp.finfo(x.dtype).max)
+    most = float(np.log(jnp.finfo(x.dtype).max))
     beyond = lax.stop_gradient(lax.max(lax.sub(x, _like(x, most)), _like(x, 0.0)))
-    return lax.add(lax.exp(lax.min(x, _like(x, most))), lax.mul(beyond, _like(x, np.finfo(x.dtype).max)))
+    return lax.add(lax.exp(lax.min(x, _like(x, most))), lax.mul(beyond, _like(x, largest)))
 
 
-def _like(x: Any, value: float) -> Any:
+def _like(x: jax.Array, value: float) -> jax.Array:
     return lax.full_like(x, value)
 
 
@@ -133,7 +136,7 @@ m = types.SimpleNamespace(
     **{name: _of_one(getattr(lax, name), known) for name, known in _ONE.items()},
     exp=_of_one(_exp, np.exp),
     round=_of_one(lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), np.round),
-    fixed=_of_one(lax.stop_gradient, lambda x: x),
+    fixed=_of_one(lambda x: lax.stop_gradient(x), lambda x: x),
     integer_pow=lambda x, n: lax.integer_pow(x, n) if is_traced(x) else np.power(x, float(n)),
     select=_select,
 )

@@ -8,14 +8,14 @@ contain is never changed, and what they share with a branch is computed twice.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from qspjax._checks import refuse
 from qspjax._expression._arithmetic import as_number, as_numbers, as_truth, is_boolean, is_traced, m
-from qspjax._expression._nodes import nodes
+from qspjax._expression._nodes import nodes, number_in
 from qspjax._expression._operations import OF_BOOLEANS, OF_NUMBERS, RELATIONS, SAFE, is_small_whole
 from qspjax._expression._tree import FALSE, TRUE, Expression, call
 
@@ -23,7 +23,7 @@ _Key = tuple[Expression, bool]
 """A node, and whether it is computed with harmless operands where it is not needed."""
 
 
-def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time: Any) -> list[Any]:
+def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike) -> list[ArrayLike]:
     """Return the values of expressions.
 
     What depends on no value of JAX is computed in numpy and is a number of Python (or an array of numpy). The value of
@@ -48,7 +48,7 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time:
     guards = {one: when for one, when in needed.items() if when is not TRUE and _is_risky(one)}
     with np.errstate(all="ignore"):
         if not guards:
-            known: dict[Expression, Any] = {}
+            known: dict[Expression, ArrayLike] = {}
             for one in order:
                 known[one] = leaves[one] if not one.args else _value(one, [known[arg] for arg in one.args])
             found = [known[one] for one in expressions]
@@ -57,13 +57,15 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, Any], time:
     return [_as_python(value) for value in found]
 
 
-def _as_python(value: Any) -> Any:
+def _as_python(value: ArrayLike) -> ArrayLike:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _leaves(order: Sequence[Expression], values: Mapping[str, Any], time: Any) -> dict[Expression, Any]:
+def _leaves(
+    order: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike
+) -> dict[Expression, ArrayLike]:
     """Return the value of each node without arguments; all values of JAX in one precision."""
-    found: dict[Expression, Any] = {}
+    found: dict[Expression, ArrayLike] = {}
     for one in order:
         if one.op == "symbol":
             name = str(one.value)
@@ -73,19 +75,21 @@ def _leaves(order: Sequence[Expression], values: Mapping[str, Any], time: Any) -
         elif one.op == "time":
             found[one] = time
         elif not one.args:
-            constant = {"number": one.value, "true": True, "false": False}
-            found[one] = constant[one.op] if one.op in constant else _empty(one.op)
+            found[one] = _constant(one)
     traced = [value.dtype for value in found.values() if is_traced(value) and value.dtype != bool]
     dtype = np.result_type(*traced) if traced else np.dtype(float)
     dtype = dtype if dtype.kind == "f" else jax.dtypes.canonicalize_dtype(float)
     return {one: _leaf(value, dtype) for one, value in found.items()}
 
 
-def _empty(op: str) -> Any:
-    return (OF_NUMBERS[op] if op in OF_NUMBERS else OF_BOOLEANS[op])()
+def _constant(one: Expression) -> ArrayLike:
+    """Return the value of a number, of true or false, or of an operation without operands."""
+    if one.op in ("true", "false"):
+        return one.op == "true"
+    return number_in(one) if one.op == "number" else (OF_NUMBERS.get(one.op) or OF_BOOLEANS[one.op])()
 
 
-def _leaf(value: Any, dtype: Any) -> Any:
+def _leaf(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
     if is_traced(value):
         same = value.dtype == bool or (value.dtype == dtype and not value.weak_type)
         return value if same else jax.lax.convert_element_type(value, dtype)
@@ -94,7 +98,7 @@ def _leaf(value: Any, dtype: Any) -> Any:
     return np.asarray(value, float)[()]
 
 
-def _value(one: Expression, args: list[Any]) -> Any:
+def _value(one: Expression, args: list[ArrayLike]) -> ArrayLike:
     """Return the value of a node from those of its arguments."""
     op = one.op
     if op == "piecewise":
@@ -108,7 +112,7 @@ def _value(one: Expression, args: list[Any]) -> Any:
     return refuse("expressions", "have no rate of change and no delay left", str(one))
 
 
-def _piecewise(args: list[Any]) -> Any:
+def _piecewise(args: list[ArrayLike]) -> ArrayLike:
     """Return the value whose condition is the first that holds; NaN if none does and there is no other."""
     results = [*args[0::2], *([] if len(args) % 2 else [np.float64(np.nan)])]
     *values, found = results if all(map(is_boolean, results)) else as_numbers(results)
@@ -129,8 +133,10 @@ def _is_risky(one: Expression) -> bool:
         return False
     if one.op == "/":
         return one.args[1].op != "number"
-    exponent = one.args[1].value if one.op == "^" and one.args[1].op == "number" else None
-    return not (is_small_whole(exponent) and float(exponent or 0.0) >= 0.0)
+    if one.op != "^" or one.args[1].op != "number":
+        return True
+    exponent = number_in(one.args[1])
+    return not (is_small_whole(exponent) and exponent >= 0.0)
 
 
 def _needed(order: Sequence[Expression], expressions: Sequence[Expression]) -> dict[Expression, Expression]:
@@ -164,11 +170,11 @@ def _joined(op: str, conditions: Sequence[Expression] | dict[Expression, None]) 
 
 
 def _guarded(
-    expressions: Sequence[Expression], leaves: dict[Expression, Any], guards: Mapping[Expression, Expression]
-) -> list[Any]:
+    expressions: Sequence[Expression], leaves: dict[Expression, ArrayLike], guards: Mapping[Expression, Expression]
+) -> list[ArrayLike]:
     """Return the values of expressions of which some operations have harmless operands where they are not needed."""
     moved = _moved(nodes(*expressions), guards)
-    known: dict[_Key, Any] = {(one, False): value for one, value in leaves.items()}
+    known: dict[_Key, ArrayLike] = {(one, False): value for one, value in leaves.items()}
     known |= {(one, False): one is TRUE for one in (TRUE, FALSE)}
     wanted: list[_Key] = [(one, one in moved) for one in expressions]
     stack = [(key, False) for key in reversed(wanted)]
@@ -206,7 +212,7 @@ def _arguments(one: Expression, guarded: bool, moved: set[Expression]) -> list[_
     return [(arg, arg in moved and k not in conditions) for k, arg in enumerate(one.args)]
 
 
-def _harmless(op: str, operands: list[Any], when: Any) -> list[Any]:
+def _harmless(op: str, operands: list[ArrayLike], when: ArrayLike) -> list[ArrayLike]:
     """Return operands that are replaced where they are not needed."""
     needed = as_truth(when)
     first = 1 if op == "/" else 0  # any numerator will do

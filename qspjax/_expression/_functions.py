@@ -1,13 +1,12 @@
 """The functions of mathematics, for expressions that are written in Python: `exp(-k * TIME)`."""
 
 from collections.abc import Callable
-from typing import Any
 
 from qspjax._expression._tree import FUNCTIONS, Expression, call
 
 
 def _function(op: str) -> Callable[..., Expression]:
-    def function(*args: Any) -> Expression:
+    def function(*args: object) -> Expression:
         return call(op, *args)
 
     _, most = FUNCTIONS[op]
@@ -27,21 +26,21 @@ arcsinh, arccosh, arctanh = map(_function, ("arcsinh", "arccosh", "arctanh"))
 arcsech, arccsch, arccoth = map(_function, ("arcsech", "arccsch", "arccoth"))
 
 
-def log(base: Any, x: Any) -> Expression:
+def log(base: object, x: object) -> Expression:
     """Return the logarithm of x to a base."""
     return call("log", base, x)
 
 
-def log10(x: Any) -> Expression:
+def log10(x: object) -> Expression:
     """Return the logarithm of x to base 10."""
     return call("log", 10.0, x)
 
 
-def root(degree: Any, x: Any) -> Expression:
+def root(degree: object, x: object) -> Expression:
     """Return the root of x of a degree."""
     return call("root", degree, x)
 
 
-def sqrt(x: Any) -> Expression:
+def sqrt(x: object) -> Expression:
     """Return the square root of x."""
     return call("root", 2.0, x)

@@ -12,15 +12,15 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._expression._arithmetic import as_number
 from qspjax._expression._evaluate import evaluate
-from qspjax._expression._nodes import nodes, written_size
+from qspjax._expression._nodes import nodes, number_in, written_size
 from qspjax._expression._tree import Expression, node, substitute, symbol, symbols
 
 FEWEST = 4
@@ -87,7 +87,7 @@ def _without_copies(form: Form) -> Form:
     return Form(substitute(form.template, new), form.members, tuple(zip(*columns, strict=True)))
 
 
-def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: Any) -> jax.Array:
+def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike) -> jax.Array:
     """Return the values of expressions as one vector, shape (expressions,).
 
     Args:
@@ -113,9 +113,9 @@ def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: An
     return found.at[place].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def _together(form: Form, lookup: Lookup, time: Any) -> jax.Array:
+def _together(form: Form, lookup: Lookup, time: ArrayLike) -> jax.Array:
     """Evaluate a form over the vectors of its leaves; what all members share stays a single number."""
-    values: dict[str, Any] = {}
+    values: dict[str, ArrayLike] = {}
     for slot, column in enumerate(zip(*form.table, strict=True)):
         same = all(leaf == column[0] for leaf in column)
         if isinstance(column[0], str):
@@ -128,7 +128,7 @@ def _together(form: Form, lookup: Lookup, time: Any) -> jax.Array:
     return value if value.shape else jnp.broadcast_to(value, (len(form.members),))
 
 
-def _each(expressions: Sequence[Expression], lookup: Lookup, time: Any) -> jax.Array:
+def _each(expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike) -> jax.Array:
     """Evaluate expressions one by one, and what they share once."""
     names = sorted(symbols(*expressions))
     found = jax.lax.split(lookup(names), [1] * len(names)) if names else ()
@@ -163,7 +163,7 @@ def _form(expression: Expression) -> tuple[Expression, tuple[str | float, ...]]:
             del made[first:]
         else:
             new = symbol(f"#{len(leaves)}")
-            leaves.append(one.value)
+            leaves.append(number_in(one) if one.op == "number" else str(one.value))
         made.append(new)
         if large:
             known[one] = new

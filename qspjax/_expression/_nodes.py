@@ -1,7 +1,7 @@
 """What a node of an expression is, and how the nodes below it are visited: each once, however often it is shared."""
 
 from collections.abc import Hashable
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 
 class Node(Hashable, Protocol):
@@ -11,7 +11,7 @@ class Node(Hashable, Protocol):
     def op(self) -> str: ...
 
     @property
-    def args(self) -> "tuple[Node, ...]": ...
+    def args(self) -> tuple[Self, ...]: ...
 
     @property
     def value(self) -> float | str | None: ...
@@ -42,6 +42,12 @@ def written_size(expression: Node) -> int:
     for node in nodes(expression):
         sizes[node] = 1 + sum(sizes[arg] for arg in node.args)
     return sizes[expression]
+
+
+def number_in(node: Node) -> float:
+    """Return the number that a node is."""
+    assert isinstance(node.value, (int, float))
+    return float(node.value)
 
 
 def is_number(expression: Node, value: float) -> bool:

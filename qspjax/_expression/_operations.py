@@ -10,9 +10,9 @@ Reference: SBML Level 3 Version 2, section 3.4, doi:10.1515/jib-2019-0021; Abram
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._expression._arithmetic import is_traced, m
 
@@ -20,12 +20,12 @@ LARGEST_POWER = 32
 """The largest power that is written as products."""
 
 
-def is_value(x: Any, value: float) -> bool:
+def is_value(x: ArrayLike, value: float) -> bool:
     """Return whether an operand is a known number, and this one."""
     return isinstance(x, (int, float)) and x == value
 
 
-def is_small_whole(x: Any) -> bool:
+def is_small_whole(x: ArrayLike) -> bool:
     """Return whether an operand is a known whole number that a power is written as products for."""
     return isinstance(x, (int, float)) and abs(x) <= LARGEST_POWER and float(x).is_integer()
 
@@ -33,7 +33,7 @@ def is_small_whole(x: Any) -> bool:
 # sums, products, and the like of any number of operands
 
 
-def folded(name: str, operands: Sequence[Any], empty: Any) -> Any:
+def folded(name: str, operands: Sequence[ArrayLike], empty: ArrayLike) -> ArrayLike:
     """Combine operands pairwise, in a balanced tree; those that are known are combined first."""
     combine = getattr(m, name)
     known = [x for x in operands if not is_traced(x)]
@@ -51,26 +51,26 @@ def folded(name: str, operands: Sequence[Any], empty: Any) -> Any:
 _NEUTRAL = {"add": 0.0, "mul": 1.0}
 
 
-def _any_number(name: str, empty: Any) -> Callable[..., Any]:
+def _any_number(name: str, empty: ArrayLike) -> Callable[..., ArrayLike]:
     return lambda *operands: folded(name, operands, empty)
 
 
-def _minus(x: Any, *y: Any) -> Any:
+def _minus(x: ArrayLike, *y: ArrayLike) -> ArrayLike:
     return m.sub(x, *y) if y else m.neg(x)
 
 
 # powers
 
 
-def _power(x: Any, y: Any) -> Any:
+def _power(x: ArrayLike, y: ArrayLike) -> ArrayLike:
     if is_small_whole(y):
-        return x if y == 1 else m.integer_pow(x, int(y))
+        return x if y == 1 else m.integer_pow(x, int(np.asarray(y)))
     if is_value(y, 0.5):
         return m.sqrt(x)
     return m.exp(y) if is_value(x, math.e) else m.pow(x, y)
 
 
-def _root(degree: Any, x: Any) -> Any:
+def _root(degree: ArrayLike, x: ArrayLike) -> ArrayLike:
     """The root; a negative x has one where the degree is an odd whole number."""
     if is_value(degree, 1.0):
         return x
@@ -86,12 +86,12 @@ def _root(degree: Any, x: Any) -> Any:
     return m.select(mirrored, m.neg(size), size)
 
 
-def _log(base: Any, x: Any) -> Any:
+def _log(base: ArrayLike, x: ArrayLike) -> ArrayLike:
     exact = np.log10 if is_value(base, 10.0) else np.log2 if is_value(base, 2.0) else None
     return m.div(m.log(x), m.log(base)) if exact is None or is_traced(x) else exact(x)
 
 
-def _factorial(x: Any) -> Any:
+def _factorial(x: ArrayLike) -> ArrayLike:
     if isinstance(x, (int, float)):
         if not math.isfinite(x) or x < 0.0:
             return x if x == math.inf else math.nan
@@ -105,7 +105,7 @@ def _factorial(x: Any) -> Any:
     return m.select(m.lt(x, 0.0), math.nan, rounded)
 
 
-def _quotient(x: Any, y: Any) -> Any:
+def _quotient(x: ArrayLike, y: ArrayLike) -> ArrayLike:
     """The quotient without its fraction: what is left over is `rem`, so that the two always belong together."""
     return m.round(m.div(m.sub(x, m.rem(x, y)), y))
 
@@ -113,31 +113,31 @@ def _quotient(x: Any, y: Any) -> Any:
 # trigonometric and hyperbolic functions that others define
 
 
-def _inverse(x: Any) -> Any:
+def _inverse(x: ArrayLike) -> ArrayLike:
     return m.div(1.0, x)
 
 
-def _sech(x: Any) -> Any:
+def _sech(x: ArrayLike) -> ArrayLike:
     """1 / cosh(x) as 2 e / (1 + e^2) with e = exp(-|x|)."""
     e = m.exp(m.neg(m.abs(x)))
     return m.div(m.mul(2.0, e), m.add(1.0, m.mul(e, e)))
 
 
-def _csch(x: Any) -> Any:
+def _csch(x: ArrayLike) -> ArrayLike:
     """1 / sinh(x) as 2 e / (1 - e^2) with e = exp(-|x|) for positive x."""
     size = m.select(m.lt(x, 0.0), m.neg(x), x)
     value = m.div(m.mul(2.0, m.exp(m.neg(size))), m.neg(m.expm1(m.mul(-2.0, size))))
     return m.select(m.lt(x, 0.0), m.neg(value), value)
 
 
-def _arccot(x: Any) -> Any:
+def _arccot(x: ArrayLike) -> ArrayLike:
     """arctan(1 / x) as the angle of (|x|, 1), mirrored for negative x."""
     negative = m.lt(x, 0.0)
     angle = m.atan2(1.0, m.select(negative, m.neg(x), x))
     return m.select(negative, m.neg(angle), angle)
 
 
-OF_NUMBERS: dict[str, Callable[..., Any]] = {
+OF_NUMBERS: dict[str, Callable[..., ArrayLike]] = {
     "+": _any_number("add", 0.0),
     "*": _any_number("mul", 1.0),
     "min": _any_number("min", math.inf),
@@ -169,15 +169,15 @@ OF_NUMBERS: dict[str, Callable[..., Any]] = {
 """Operations of numbers, by name."""
 
 
-def _chain(name: str) -> Callable[..., Any]:
-    def compare(*operands: Any) -> Any:
+def _chain(name: str) -> Callable[..., ArrayLike]:
+    def compare(*operands: ArrayLike) -> ArrayLike:
         pairs = list(map(getattr(m, name), operands, operands[1:]))
         return folded("bitwise_and", pairs, True)
 
     return compare
 
 
-RELATIONS: dict[str, Callable[..., Any]] = {
+RELATIONS: dict[str, Callable[..., ArrayLike]] = {
     "lt": _chain("lt"),
     "leq": _chain("le"),
     "gt": _chain("gt"),
@@ -188,7 +188,7 @@ RELATIONS: dict[str, Callable[..., Any]] = {
 """Conditions on numbers, by name."""
 
 
-OF_BOOLEANS: dict[str, Callable[..., Any]] = {
+OF_BOOLEANS: dict[str, Callable[..., ArrayLike]] = {
     "and": _any_number("bitwise_and", True),
     "or": _any_number("bitwise_or", False),
     "xor": _any_number("bitwise_xor", False),

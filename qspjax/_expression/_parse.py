@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Mapping
 from typing import NamedTuple, NoReturn
 
+from qspjax._expression._nodes import number_in
 from qspjax._expression._text import CALLED, INFIX, NUMBERS, PLAIN, UNARY
 from qspjax._expression._tree import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, number, symbol
 
@@ -123,7 +124,8 @@ class _Reader:
         self.token = self._following()
 
     def _following(self) -> _Token:
-        at = _SPACE.match(self.text, self.place).end()  # ty: ignore
+        space = _SPACE.match(self.text, self.place)
+        at = self.place if space is None else space.end()
         found = _TOKEN.match(self.text, at)
         if found is None:
             return _Token("end" if at == len(self.text) else "other", self.text[at : at + 1], at)
@@ -185,7 +187,7 @@ class _Reader:
             following = self.token
             inner = yield UNARY - 1
             if token.text == "-" and inner.op == "number" and _is_number(following):
-                return number(-float(inner.value))
+                return number(-number_in(inner))
             return inner if token.text == "+" else call("-" if token.text == "-" else "not", inner)
         if token.kind == "number":
             return number(float(token.text))

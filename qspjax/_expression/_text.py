@@ -4,7 +4,7 @@ import math
 import re
 
 from qspjax._checks import refuse
-from qspjax._expression._nodes import Node, is_number, written_size
+from qspjax._expression._nodes import Node, is_number, number_in, written_size
 
 LONGEST = 200_000
 """The most nodes of an expression that is written out."""
@@ -92,7 +92,7 @@ def _written(node: Node) -> tuple[int, list[_Part]]:
     """Return how tightly the text of a node binds, and the parts of this text."""
     op, args = node.op, node.args
     if op == "number":
-        return _number(float(node.value))
+        return _number(number_in(node))
     if op == "symbol":
         name = str(node.value)
         return ATOM, [name if PLAIN.fullmatch(name) and name not in WORDS else f"`{name}`"]
@@ -100,7 +100,7 @@ def _written(node: Node) -> tuple[int, list[_Part]]:
         return ATOM, [op]
     if op == "not" or (op == "-" and len(args) == 1):
         # `-3` is a number; the opposite of the number 3 is `-(3)`
-        number = op == "-" and args[0].op == "number" and _number(float(args[0].value))[0] == ATOM
+        number = op == "-" and args[0].op == "number" and _number(number_in(args[0]))[0] == ATOM
         return UNARY, ["!" if op == "not" else "-", (args[0], ATOM + 1 if number else UNARY)]
     if op in INFIX and _is_infix(node):
         return _infix(node)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from qspjax._checks import refuse
 from qspjax._expression._nodes import nodes
@@ -73,7 +74,7 @@ class Expression:
     def __hash__(self) -> int:
         return self._hash
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("An expression cannot be changed.")
 
     def __delattr__(self, name: str) -> None:
@@ -97,40 +98,40 @@ class Expression:
     def __repr__(self) -> str:
         return f"parse({str(self)!r})"
 
-    def __add__(self, other: Any) -> "Expression":
+    def __add__(self, other: object) -> "Expression":
         return _operator("+", self, other)
 
-    def __radd__(self, other: Any) -> "Expression":
+    def __radd__(self, other: object) -> "Expression":
         return _operator("+", other, self)
 
-    def __sub__(self, other: Any) -> "Expression":
+    def __sub__(self, other: object) -> "Expression":
         return _operator("-", self, other)
 
-    def __rsub__(self, other: Any) -> "Expression":
+    def __rsub__(self, other: object) -> "Expression":
         return _operator("-", other, self)
 
-    def __mul__(self, other: Any) -> "Expression":
+    def __mul__(self, other: object) -> "Expression":
         return _operator("*", self, other)
 
-    def __rmul__(self, other: Any) -> "Expression":
+    def __rmul__(self, other: object) -> "Expression":
         return _operator("*", other, self)
 
-    def __truediv__(self, other: Any) -> "Expression":
+    def __truediv__(self, other: object) -> "Expression":
         return _operator("/", self, other)
 
-    def __rtruediv__(self, other: Any) -> "Expression":
+    def __rtruediv__(self, other: object) -> "Expression":
         return _operator("/", other, self)
 
-    def __mod__(self, other: Any) -> "Expression":
+    def __mod__(self, other: object) -> "Expression":
         return _operator("rem", self, other)
 
-    def __rmod__(self, other: Any) -> "Expression":
+    def __rmod__(self, other: object) -> "Expression":
         return _operator("rem", other, self)
 
-    def __pow__(self, other: Any) -> "Expression":
+    def __pow__(self, other: object) -> "Expression":
         return _operator("^", self, other)
 
-    def __rpow__(self, other: Any) -> "Expression":
+    def __rpow__(self, other: object) -> "Expression":
         return _operator("^", other, self)
 
     def __neg__(self) -> "Expression":
@@ -142,34 +143,34 @@ class Expression:
     def __abs__(self) -> "Expression":
         return call("abs", self)
 
-    def __lt__(self, other: Any) -> "Expression":
+    def __lt__(self, other: object) -> "Expression":
         return _operator("lt", self, other)
 
-    def __le__(self, other: Any) -> "Expression":
+    def __le__(self, other: object) -> "Expression":
         return _operator("leq", self, other)
 
-    def __gt__(self, other: Any) -> "Expression":
+    def __gt__(self, other: object) -> "Expression":
         return _operator("gt", self, other)
 
-    def __ge__(self, other: Any) -> "Expression":
+    def __ge__(self, other: object) -> "Expression":
         return _operator("geq", self, other)
 
-    def __and__(self, other: Any) -> "Expression":
+    def __and__(self, other: object) -> "Expression":
         return _operator("and", self, other)
 
-    def __rand__(self, other: Any) -> "Expression":
+    def __rand__(self, other: object) -> "Expression":
         return _operator("and", other, self)
 
-    def __or__(self, other: Any) -> "Expression":
+    def __or__(self, other: object) -> "Expression":
         return _operator("or", self, other)
 
-    def __ror__(self, other: Any) -> "Expression":
+    def __ror__(self, other: object) -> "Expression":
         return _operator("or", other, self)
 
-    def __xor__(self, other: Any) -> "Expression":
+    def __xor__(self, other: object) -> "Expression":
         return _operator("xor", self, other)
 
-    def __rxor__(self, other: Any) -> "Expression":
+    def __rxor__(self, other: object) -> "Expression":
         return _operator("xor", other, self)
 
     def __invert__(self) -> "Expression":
@@ -226,7 +227,7 @@ def symbol(name: str) -> Expression:
     return node("symbol", (), name)
 
 
-def as_expression(value: Any) -> Expression:
+def as_expression(value: object) -> Expression:
     """Return a number or a Boolean as an expression, and an expression as it is.
 
     Raises:
@@ -236,20 +237,20 @@ def as_expression(value: Any) -> Expression:
         return value
     if isinstance(value, (bool, np.bool_)):
         return TRUE if value else FALSE
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
+    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer) and value.ndim == 0:
         return as_expression(value.item())
     if not isinstance(value, numbers.Real):
         refuse("value", "be an expression or a number", _found(value))
     return number(float(value))
 
 
-def _found(value: Any) -> str:
+def _found(value: object) -> str:
     if isinstance(value, str):
         return value or "empty"
-    return "a value that JAX traces" if isinstance(value, jax.core.Tracer) else f"of type {type(value).__name__}"
+    return "a value that JAX traces" if isinstance(value, Tracer) else f"of type {type(value).__name__}"
 
 
-def call(op: str, *args: Any) -> Expression:
+def call(op: str, *args: object) -> Expression:
     """Apply an operation, by its name in MathML.
 
     Raises:
@@ -272,7 +273,7 @@ def call(op: str, *args: Any) -> Expression:
 _CONSTANTS = {"time": TIME, "true": TRUE, "false": FALSE}
 
 
-def piecewise(*pieces: Any) -> Expression:
+def piecewise(*pieces: object) -> Expression:
     """Return the value whose condition is the first that holds: value, condition, value, condition, ..., otherwise."""
     return call("piecewise", *pieces)
 
@@ -311,7 +312,7 @@ def rebuilt(expressions: Iterable[Expression], change: Callable[[Expression], Ex
     return [known[one] for one in wanted]
 
 
-def substitute(expression: Expression, mapping: Mapping[str, Any]) -> Expression:
+def substitute(expression: Expression, mapping: Mapping[str, object]) -> Expression:
     """Return an expression in which symbols are replaced by expressions or numbers, all at once.
 
     Raises:

@@ -6,21 +6,26 @@ passes through zero. `floor` and `ceil` jump where their operand passes through 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 from qspjax._jaxpr._walk import bind, called, walk_all
+from qspjax._types import Scalar, State
+
+Out = TypeVar("Out")
 
 _COMPARED = {"gt", "ge", "lt", "le"}
 _EQUAL = {"eq", "ne"}
 """Compared with the time only: a moment is met, where a state is equal to a number for no time."""
 
 
-class Watched(NamedTuple):
+class Watched(NamedTuple, Generic[Out]):
     """What a function returns, and its gaps.
 
     Attributes:
@@ -30,13 +35,15 @@ class Watched(NamedTuple):
         timed: Which gaps depend on the time other than through the state, a numpy array of shape (gaps,).
     """
 
-    value: Any
-    gaps: jax.Array
-    sizes: jax.Array
-    timed: np.ndarray
+    value: Out
+    gaps: Float[Array, " gaps"]
+    sizes: Float[Array, " gaps"]
+    timed: Bool[np.ndarray, " gaps"]
 
 
-def watched(function: Callable[[Any, Any], Any], t: Any, y: Any, *, within: Any = None) -> Watched:
+def watched(
+    function: Callable[[Scalar, State], Out], t: Scalar, y: State, *, within: Scalar | None = None
+) -> Watched[Out]:
     """Call `function(t, y)`, and return the gaps of its comparisons as well; those within loops are not seen.
 
     Args:
@@ -49,7 +56,7 @@ def watched(function: Callable[[Any, Any], Any], t: Any, y: Any, *, within: Any 
     leaves, structure = jax.tree.flatten(y)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
 
-    def flat(t: Any, *leaves: Any) -> Any:
+    def flat(t: Scalar, *leaves: jax.Array) -> Out:
         return function(t, jax.tree.unflatten(structure, leaves))
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
@@ -72,18 +79,18 @@ class _Gap(NamedTuple):
 class _Value(NamedTuple):
     """A value, and whether it depends on the time other than through the state."""
 
-    array: Any
+    array: ArrayLike
     timed: bool
 
 
-def _reader(found: list[_Gap], within: Any) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
+def _reader(found: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
     """Return what computes an equation and collects its gaps."""
 
     def apply(eqn: JaxprEqn, values: Sequence[_Value]) -> list[_Value]:
         name, operands = eqn.primitive.name, [value.array for value in values]
         timed = any(value.timed for value in values)
         if within is not None and name in _COMPARED and timed:
-            a, b = operands
+            a, b = map(jnp.asarray, operands)
             operands = [a, jnp.where(jnp.abs(a - b) <= within, a, b)]
         out = bind(eqn, operands)
         inner = called(eqn, derivatives=False)
@@ -100,10 +107,10 @@ def _reader(found: list[_Gap], within: Any) -> Callable[[JaxprEqn, Sequence[_Val
     return apply
 
 
-def _constant(value: Any) -> _Value:
+def _constant(value: ArrayLike) -> _Value:
     return _Value(value, timed=False)
 
 
-def _gap(a: Any, b: Any, timed: bool) -> _Gap:
+def _gap(a: ArrayLike, b: ArrayLike, timed: bool) -> _Gap:
     a, b = jnp.asarray(a, float), jnp.asarray(b, float)
     return _Gap(jnp.ravel(a - b), jnp.ravel(jnp.abs(a) + jnp.abs(b)), timed)

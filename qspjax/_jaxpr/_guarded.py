@@ -7,14 +7,17 @@ finite is a constant of every derivative.
 
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import JaxprEqn
+from jax.typing import ArrayLike
 
-from qspjax._jaxpr._walk import bind, called, walk_all
+from qspjax._jaxpr._walk import bind, called, compute_all
+
+Out = TypeVar("Out")
 
 _GUARDED = {
     *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
@@ -25,14 +28,14 @@ _HARMLESS = 0.5
 """Where all of these functions have a slope."""
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(function: Callable[..., Out]) -> Callable[..., Out]:
     """Return a function of arrays with the same values, of which those that are not finite are constants."""
     values = jax.custom_jvp(function)
 
-    def along(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    def along(primals: tuple, tangents: tuple) -> tuple[Out, Out]:
         moves = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
 
-        def of_moving(*moving: Any) -> Any:
+        def of_moving(*moving: ArrayLike) -> Out:
             rest = iter(moving)
             return _guarded(function, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
 
@@ -42,16 +45,16 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return values
 
 
-def _guarded(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
+def _guarded(function: Callable[..., Out], operands: Sequence[ArrayLike]) -> Out:
     traced, shape = jax.make_jaxpr(function, return_shape=True)(*operands)
-    return jax.tree.unflatten(jax.tree.structure(shape), walk_all(traced, operands, _apply))
+    return jax.tree.unflatten(jax.tree.structure(shape), compute_all(traced, operands, _apply))
 
 
-def _apply(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+def _apply(eqn: JaxprEqn, operands: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
     """Compute an equation so that results that are not finite are constants."""
     inner = called(eqn)
     if inner is not None:
-        return walk_all(inner, operands, _apply)
+        return compute_all(inner, operands, _apply)
     out = bind(eqn, operands)
     if eqn.primitive.name not in _GUARDED or not _is_real(out[0]):
         return out
@@ -62,5 +65,5 @@ def _apply(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     return [jnp.where(bad, jax.lax.stop_gradient(out[0]), bind(eqn, safe)[0])]
 
 
-def _is_real(x: Any) -> bool:
+def _is_real(x: ArrayLike) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)

@@ -6,26 +6,33 @@ Primitives that are not listed here go through `vmap`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn, Var
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from qspjax._jaxpr._regular import bound
-from qspjax._jaxpr._walk import Atom, walk
+from qspjax._jaxpr._walk import Atom, shape_of, walk
 
 
 class _Value(NamedTuple):
     """A value, and whether it has an axis of lanes at the end."""
 
-    array: Any
+    array: ArrayLike
     batched: bool
+
+
+Rule = Callable[[JaxprEqn, Sequence[_Value], int], Sequence[ArrayLike]]
+"""From an equation, its operands and the number of lanes to its results with lanes."""
 
 
 def evaluate(
     variables: Sequence[Var],
-    values: Sequence[Any],
+    values: Sequence[ArrayLike],
     batched: Sequence[bool],
     eqns: Sequence[JaxprEqn],
     wanted: Sequence[Atom],
@@ -39,7 +46,7 @@ def evaluate(
         eqns: The program.
         wanted: Variables or literals.
     """
-    lanes = next(value.shape[-1] for value, has_lanes in zip(values, batched, strict=True) if has_lanes)
+    lanes = next(np.shape(value)[-1] for value, has_lanes in zip(values, batched, strict=True) if has_lanes)
 
     def apply(eqn: JaxprEqn, operands: Sequence[_Value]) -> list[_Value]:
         has_lanes = any(value.batched for value in operands)
@@ -48,7 +55,7 @@ def evaluate(
 
     known = [_Value(*pair) for pair in zip(values, batched, strict=True)]
     results = walk(variables, known, eqns, wanted, apply, lambda value: _Value(value, batched=False))
-    return [_widened(value, jnp.shape(atom.aval), lanes) for value, atom in zip(results, wanted, strict=True)]
+    return [_widened(value, shape_of(atom), lanes) for value, atom in zip(results, wanted, strict=True)]
 
 
 def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = False) -> jax.Array:
@@ -70,7 +77,7 @@ def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = Fals
     return jax.lax.fori_loop(0, slot.shape[0], one, target)
 
 
-def total(rows: Any) -> jax.Array:
+def total(rows: Float[Array, "rows *lanes"] | tuple[Float[Array, " *lanes"], ...]) -> jax.Array:
     """Return the sum of rows: one after the other, so that it is the same for any number of lanes."""
     if isinstance(rows, tuple):
         first, *rest = rows
@@ -84,34 +91,34 @@ def total(rows: Any) -> jax.Array:
     return jax.lax.fori_loop(1, rows.shape[0], add, rows[0])
 
 
-def _bind(eqn: JaxprEqn, arrays: Sequence[Any], **changed: Any) -> list[jax.Array]:
+def _bind(eqn: JaxprEqn, arrays: Sequence[ArrayLike], **changed: object) -> list[jax.Array]:
     out = eqn.primitive.bind(*arrays, **eqn.params | changed)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def _widened(value: _Value, shape: tuple[int, ...], lanes: int) -> jax.Array:
     """Return a value of this shape with an axis of lanes at the end."""
-    array = value.array
+    array = jnp.asarray(value.array)
     if not value.batched:
-        array = jnp.asarray(array)[..., None]
+        array = array[..., None]
     elif array.ndim == 1:
         array = array.reshape(*[1] * len(shape), lanes)
     return jnp.broadcast_to(array, (*shape, lanes))
 
 
-def _shared(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> list[jax.Array]:
+def _shared(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Sequence[ArrayLike]:
     """Apply any primitive to values without lanes."""
     return bound(eqn, [value.array for value in operands])
 
 
-def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> list[jax.Array]:
+def _mapped(eqn: JaxprEqn, operands: Sequence[_Value], _: int) -> Sequence[ArrayLike]:
     """Apply any primitive, through `vmap`."""
     axes = tuple(-1 if value.batched else None for value in operands)
     return jax.vmap(lambda *arrays: bound(eqn, arrays), in_axes=axes, out_axes=-1)(*(value.array for value in operands))
 
 
-def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
-    shape = eqn.outvars[0].aval.shape
+def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Sequence[ArrayLike]:
+    shape = shape_of(eqn.outvars[0])
     arrays = [
         value.array if not value.batched and jnp.ndim(value.array) == 0 else _widened(value, shape, lanes)
         for value in operands
@@ -121,7 +128,7 @@ def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[
 
 def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     """Select between cases, which must have one shape; what selects may be one number for all."""
-    shape = eqn.outvars[0].aval.shape
+    shape = shape_of(eqn.outvars[0])
     which, *cases = operands
     one = not which.batched and jnp.ndim(which.array) == 0
     chosen = which.array if one else _widened(which, shape, lanes)
@@ -130,14 +137,14 @@ def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax
 
 def _same(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
     """Apply a primitive whose axes are counted from the front."""
-    arrays = [_widened(value, atom.aval.shape, lanes) for value, atom in zip(operands, eqn.invars, strict=True)]
+    arrays = [_widened(value, shape_of(atom), lanes) for value, atom in zip(operands, eqn.invars, strict=True)]
     return _bind(eqn, arrays)
 
 
-def _changed(change: Callable[[dict, int], dict]) -> Callable[..., Any]:
+def _changed(change: Callable[[dict, int], dict]) -> Rule:
     """Return the rule of a primitive of one operand that has a parameter for every axis."""
 
-    def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
+    def rule(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Sequence[ArrayLike]:
         if len(operands) > 1:
             return _mapped(eqn, operands, lanes)
         return _bind(eqn, [operands[0].array], **change(eqn.params, lanes))
@@ -167,19 +174,19 @@ def _transposed(params: dict, _: int) -> dict:
     return {"permutation": (*params["permutation"], len(params["permutation"]))}
 
 
-def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
+def _gathered(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Sequence[ArrayLike]:
     operand, indices = operands
     if indices.batched:
         return _mapped(eqn, operands, lanes)
     numbers = eqn.params["dimension_numbers"]
-    numbers = numbers._replace(offset_dims=(*numbers.offset_dims, len(eqn.outvars[0].aval.shape)))
+    numbers = numbers._replace(offset_dims=(*numbers.offset_dims, len(shape_of(eqn.outvars[0]))))
     changed = {"dimension_numbers": numbers, "slice_sizes": (*eqn.params["slice_sizes"], lanes)}
     return _bind(eqn, [operand.array, indices.array], **changed)
 
 
-def _scattered_sum(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
+def _scattered_sum(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Sequence[ArrayLike]:
     target, indices, updates = operands
-    shapes = [atom.aval.shape for atom in eqn.invars]
+    shapes = [shape_of(atom) for atom in eqn.invars]
     plain = len(shapes[0]) == len(shapes[2]) == 1 and eqn.params["mode"] is not jax.lax.GatherScatterMode.CLIP
     if indices.batched or not plain or shapes[1] != (*shapes[2], 1):
         return _mapped(eqn, operands, lanes)
@@ -195,7 +202,7 @@ _ELEMENTWISE = (
     *("clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter"),
 )
 
-_RULES: dict[str, Callable[[JaxprEqn, Sequence[_Value], int], Any]] = {
+_RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(("concatenate", "stack", "split", "squeeze", "rev", "cumsum", "cumprod"), _same),
     **dict.fromkeys(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"), _same),

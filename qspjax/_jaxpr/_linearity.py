@@ -6,18 +6,20 @@ what it does not know is not linear, and where it does not follow a movement, ea
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.typing import ArrayLike
+from jaxtyping import Bool
 
-from qspjax._jaxpr._walk import called, walk
+from qspjax._jaxpr._walk import called, shape_of, walk
 
 
 class Structure(NamedTuple):
     """Which entries of exp(A) can differ from zero, and whether b can."""
 
-    pattern: np.ndarray
+    pattern: Bool[np.ndarray, "states states"]
     affine: bool
 
 
@@ -29,7 +31,7 @@ class _Form(NamedTuple):
         offset: Whether it may have a part that depends on no state.
     """
 
-    on: np.ndarray
+    on: Bool[np.ndarray, "*shape states"]
     offset: bool
 
 
@@ -41,16 +43,16 @@ def linear_structure(closed: ClosedJaxpr, states: Sequence[int]) -> Structure | 
         states: Which of its arguments are states, in order.
     """
     jaxpr = closed.jaxpr
-    sizes = [int(np.prod(jaxpr.invars[k].aval.shape, dtype=int)) for k in states]
+    sizes = [int(np.prod(shape_of(jaxpr.invars[k]), dtype=int)) for k in states]
     n = sum(sizes)
     unit, first = np.eye(n, dtype=bool), 0
-    forms: list[_Form | None] = [_constant(var.aval.shape, n) for var in jaxpr.invars]
+    forms: list[_Form | None] = [_constant(shape_of(var), n) for var in jaxpr.invars]
     forms[0] = None
     for k, size in zip(states, sizes, strict=True):
-        forms[k] = _Form(unit[first : first + size].reshape(*jaxpr.invars[k].aval.shape, n), offset=False)
+        forms[k] = _Form(unit[first : first + size].reshape(*shape_of(jaxpr.invars[k]), n), offset=False)
         first += size
-    slopes = _read(closed, forms, n)
-    if any(form is None for form in slopes):
+    slopes = [form for form in _read(closed, forms, n) if form is not None]
+    if len(slopes) < len(jaxpr.outvars):
         return None
     reach = np.concatenate([form.on.reshape(-1, n) for form in slopes]) | unit
     for k in range(n):
@@ -65,21 +67,22 @@ def _constant(shape: tuple[int, ...], n: int, *, offset: bool = True) -> _Form:
 def _read(program: ClosedJaxpr, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
     """Return the form of each output; None for what is not linear or not understood."""
     jaxpr = program.jaxpr
-    constants = [_constant(var.aval.shape, n) for var in jaxpr.constvars]
+    constants = [_constant(shape_of(var), n) for var in jaxpr.constvars]
 
-    def literal(value: Any) -> _Form:
+    def literal(value: ArrayLike) -> _Form:
         return _constant(np.shape(value), n, offset=bool(np.any(np.asarray(value) != 0)))
 
-    def apply(eqn: JaxprEqn, forms: list[_Form | None]) -> list[_Form | None]:
+    def apply(eqn: JaxprEqn, forms: list[_Form | None]) -> Sequence[_Form | None]:
         return _apply(eqn, forms, n)
 
     return walk([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], jaxpr.eqns, jaxpr.outvars, apply, literal)
 
 
-def _apply(eqn: JaxprEqn, forms: list[_Form | None], n: int) -> list[_Form | None]:
+def _apply(eqn: JaxprEqn, operands: list[_Form | None], n: int) -> Sequence[_Form | None]:
     """Return the forms that one operation gives."""
-    name, shapes = eqn.primitive.name, [var.aval.shape for var in eqn.outvars]
-    if any(form is None for form in forms):
+    name, shapes = eqn.primitive.name, [shape_of(var) for var in eqn.outvars]
+    forms = [form for form in operands if form is not None]
+    if len(forms) < len(operands):
         return [None] * len(shapes)
     linear = [bool(form.on.any()) for form in forms]
     inner = called(eqn)
@@ -142,6 +145,6 @@ def _moved(eqn: JaxprEqn, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return _anywhere([_Form(on, False)], shape, n)
 
 
-def _anywhere(forms: list[_Form], shape: tuple[int, ...], n: int) -> np.ndarray:
+def _anywhere(forms: Sequence[_Form], shape: tuple[int, ...], n: int) -> np.ndarray:
     union = np.any([form.on.reshape(-1, n).any(axis=0) for form in forms], axis=0)
     return np.broadcast_to(union, (*shape, n)).copy()

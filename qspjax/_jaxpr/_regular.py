@@ -16,15 +16,20 @@ Reference: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.7, 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive
+from jax.typing import ArrayLike
+from jaxtyping import Bool, PyTree
 
-from qspjax._jaxpr._walk import bind, called, equations, walk_all
+from qspjax._jaxpr._walk import bind, called, compute_all, equations, walk_all
+from qspjax._types import Scalar, State
+
+Out = TypeVar("Out")
 
 _STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "asin", "acos", "acosh"}
 """What can be finite, or be multiplied by zero, where its slope is infinite or undefined."""
@@ -32,25 +37,25 @@ _ROOTS = {"pow", "sqrt"}
 """What is not defined below zero, and zero or one at zero."""
 
 
-def bound(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+def bound(eqn: JaxprEqn, operands: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
     """Return what an equation of a traced program computes; slopes that are infinite or undefined count as zero."""
     if eqn.primitive.name in _STEEP:
         return [_primitive(eqn.primitive, tuple(eqn.params.items()))(*operands)]
     inner = called(eqn)
     if inner is not None and _is_steep(inner.jaxpr):
-        return walk_all(inner, operands, bound)
+        return compute_all(inner, operands, bound)
     return bind(eqn, operands)
 
 
-def regular(function: Callable[..., Any]) -> Callable[..., Any]:
+def regular(function: Callable[..., Out]) -> Callable[..., Out]:
     """Return a function of the same values, whose derivatives count slopes that are not finite as zero."""
 
     @functools.wraps(function)
-    def same(*arguments: Any) -> Any:
+    def same(*arguments: PyTree) -> Out:
         leaves, structure = jax.tree.flatten(arguments)
         places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
 
-        def of_arrays(*arrays: jax.Array) -> Any:
+        def of_arrays(*arrays: jax.Array) -> Out:
             new = dict(zip(places, arrays, strict=True))
             return function(*jax.tree.unflatten(structure, [new.get(k, leaf) for k, leaf in enumerate(leaves)]))
 
@@ -58,7 +63,7 @@ def regular(function: Callable[..., Any]) -> Callable[..., Any]:
         traced, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
         if not _is_steep(traced.jaxpr):
             return function(*arguments)
-        return jax.tree.unflatten(jax.tree.structure(shape), walk_all(traced, arrays, bound))
+        return jax.tree.unflatten(jax.tree.structure(shape), compute_all(traced, arrays, bound))
 
     return same
 
@@ -79,11 +84,11 @@ def under_roots(program: ClosedJaxpr, inputs: Sequence[set[int]]) -> set[int]:
     return found
 
 
-def _unmarked(_: Any) -> set[int]:
+def _unmarked(_: ArrayLike) -> set[int]:
     return set()
 
 
-def rooted(field: Callable[..., Any], state: Any) -> np.ndarray:
+def rooted(field: Callable[[Scalar, State], State], state: State) -> Bool[np.ndarray, " states"]:
     """Return which elements of the flattened state may be under a root or a power in `field(t, state)`."""
     leaves = jax.tree.leaves(state)
     traced = jax.make_jaxpr(lambda t, y: field(t, y))(jnp.zeros(()), state)
@@ -91,9 +96,9 @@ def rooted(field: Callable[..., Any], state: Any) -> np.ndarray:
     return np.repeat([k in found for k in range(len(leaves))], [leaf.size for leaf in leaves])
 
 
-def not_below(y: jax.Array, floor: Any) -> jax.Array:
+def not_below(y: jax.Array, floor: ArrayLike) -> jax.Array:
     """Return a state, zero where it is negative by less than `floor`; it keeps its derivatives."""
-    return y - jax.lax.stop_gradient(jnp.where((y < 0.0) & (y > -floor), y, 0.0))
+    return y - jax.lax.stop_gradient(jnp.where((y < 0.0) & (y > -jnp.asarray(floor)), y, 0.0))
 
 
 def _is_steep(jaxpr: Jaxpr) -> bool:
@@ -101,7 +106,7 @@ def _is_steep(jaxpr: Jaxpr) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _primitive(primitive: Any, params: tuple) -> Callable[..., jax.Array]:
+def _primitive(primitive: Primitive, params: tuple) -> Callable[..., jax.Array]:
     """Return an elementwise primitive with a slope of zero where its own is not finite."""
     return _flat(lambda *operands: primitive.bind(*operands, **dict(params)))
 

@@ -11,16 +11,20 @@ The idea: Griewank and Walther, Evaluating Derivatives, 2nd ed., 2008, chapter 7
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.typing import ArrayLike
+from jaxtyping import Bool, PyTree, Shaped
 
-from qspjax._jaxpr._walk import called, walk_all
+from qspjax._jaxpr._walk import called, dtype_of, shape_of, walk_all
 
 LARGEST = 1_000_000
 """Arrays of constants larger than this are not computed."""
@@ -29,7 +33,9 @@ LONGEST = 1000
 """Loops up to this length are followed step by step, longer ones to a fixed point."""
 
 
-def jacobian_pattern(function: Callable[..., Any], y: Any, *constants: Any) -> np.ndarray:
+def jacobian_pattern(
+    function: Callable[..., PyTree], y: PyTree, *constants: PyTree
+) -> Bool[np.ndarray, "outputs inputs"]:
     """Return where the Jacobian of `function(y, *constants)` with respect to y can be other than zero.
 
     Args:
@@ -44,7 +50,7 @@ def jacobian_pattern(function: Callable[..., Any], y: Any, *constants: Any) -> n
     leaves, structure = jax.tree.flatten(jax.tree.map(_abstract, y))
 
     def derivative(leaves: list, tangents: list, constants: tuple) -> list:
-        def flat(*leaves: Any) -> list:
+        def flat(*leaves: jax.Array) -> list[jax.Array]:
             outputs = function(jax.tree.unflatten(structure, leaves), *constants)
             return [jnp.asarray(x, float) for x in jax.tree.leaves(outputs)]
 
@@ -58,26 +64,38 @@ def jacobian_pattern(function: Callable[..., Any], y: Any, *constants: Any) -> n
     return _unpacked(np.concatenate([*sets, np.zeros(0, object)]), sum(leaf.size for leaf in leaves))
 
 
+Sets = Shaped[np.ndarray, "..."]
+"""An array of sets: Python integers."""
+Result = Sets | int | list[Sets] | list[int]
+"""The sets of each result of an equation, or one set for all elements."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Array:
     """What is known of an array: the set each element depends on (None: all empty), and how to compute it."""
 
-    sets: np.ndarray | None = None
-    value: Callable[[], Any] | None = None
+    sets: Sets | None = None
+    value: Callable[[], ArrayLike] | None = None
 
-    def known(self) -> np.ndarray | None:
+    @property
+    def dependent(self) -> Sets:
+        """The sets, where it is known that there are any."""
+        assert self.sets is not None
+        return self.sets
+
+    def known(self) -> Shaped[np.ndarray, "..."] | None:
         return None if self.value is None else np.asarray(self.value())
 
 
 _UNKNOWN = _Array()
 
 
-def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+def _abstract(x: ArrayLike | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
 
 
-def _constant(x: Any) -> _Array:
-    return _UNKNOWN if isinstance(x, jax.core.Tracer) else _Array(value=lambda: x)
+def _constant(x: ArrayLike) -> _Array:
+    return _UNKNOWN if isinstance(x, Tracer) else _Array(value=lambda: x)
 
 
 def _unit_sets(leaves: Sequence[jax.ShapeDtypeStruct]) -> list[_Array]:
@@ -101,19 +119,19 @@ def _sets(array: _Array, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _union_of_all(arrays: Iterable[_Array]) -> int:
-    return functools.reduce(lambda union, s: union | s, (_reduced(a.sets) for a in arrays if a.sets is not None), 0)
+    return functools.reduce(int.__or__, (int(_reduced(a.sets)) for a in arrays if a.sets is not None), 0)
 
 
-def _reduced(sets: np.ndarray, axes: tuple[int, ...] | None = None) -> Any:
+def _reduced(sets: Sets, axes: tuple[int, ...] | None = None) -> Sets | int:
     return np.bitwise_or.reduce(sets, axis=axes, initial=0)
 
 
-def _with_sets(sets: Any, aval: Any) -> _Array:
+def _with_sets(sets: Sets | int, var: Var) -> _Array:
     """Wrap the sets of one result; an integer has no derivative."""
     sets = np.asarray(sets, object)
-    if not jnp.issubdtype(aval.dtype, jnp.inexact) or not sets.any():
+    if not jnp.issubdtype(dtype_of(var), jnp.inexact) or not sets.any():
         return _UNKNOWN
-    return _Array(np.broadcast_to(sets, aval.shape))
+    return _Array(np.broadcast_to(sets, shape_of(var)))
 
 
 # --- the walk ------------------------------------------------------------------------------------------------------
@@ -132,20 +150,20 @@ def _apply(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     if name in _CONTROL:
         return _CONTROL[name](equation, operands)
     results = _RULES.get(name, _dense)(equation, operands)
-    results = results if equation.primitive.multiple_results else [results]
-    return [_with_sets(sets, var.aval) for sets, var in zip(results, equation.outvars, strict=True)]
+    several = results if isinstance(results, list) else [results]
+    return [_with_sets(sets, var) for sets, var in zip(several, equation.outvars, strict=True)]
 
 
 def _computed(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     """Return results that do not depend on y: to be computed when asked for, if the operands can be."""
-    results = equation.outvars
-    if any(x.value is None for x in operands) or any(getattr(v.aval, "size", 0) > LARGEST for v in results):
+    results, values = equation.outvars, [x.value for x in operands if x.value is not None]
+    if len(values) < len(operands) or any(getattr(v.aval, "size", 0) > LARGEST for v in results):
         return [_UNKNOWN] * len(results)
 
     @functools.cache
-    def compute() -> Sequence[Any]:
+    def compute() -> Sequence[ArrayLike]:
         with jax.ensure_compile_time_eval():
-            out = equation.primitive.bind(*(x.value() for x in operands), **equation.params)
+            out = equation.primitive.bind(*(value() for value in values), **equation.params)
         return out if equation.primitive.multiple_results else [out]
 
     return [_Array(value=lambda i=i: compute()[i]) for i in range(len(results))]
@@ -154,7 +172,7 @@ def _computed(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
 # --- rules: the sets of the result from those of the operands --------------------------------------------------------
 
 
-def _dense(equation: JaxprEqn, operands: list[_Array]) -> Any:
+def _dense(equation: JaxprEqn, operands: list[_Array]) -> int | list[int]:
     union = _union_of_all(operands)
     return [union] * len(equation.outvars) if equation.primitive.multiple_results else union
 
@@ -171,12 +189,12 @@ def _product(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     return sets
 
 
-def _selected(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
+def _selected(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
     which, *cases = operands
     choice = which.known()
     if choice is None:
         return _elementwise(equation, cases)
-    shape = equation.outvars[0].aval.shape
+    shape = shape_of(equation.outvars[0])
     return functools.reduce(
         lambda sets, case: np.where(choice == case[0], _sets(case[1], shape), sets), enumerate(cases), 0
     )
@@ -185,51 +203,53 @@ def _selected(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 def _sliced(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     p = equation.params
     strides = p["strides"] or [None] * len(p["start_indices"])
-    return operands[0].sets[tuple(map(slice, p["start_indices"], p["limit_indices"], strides))]
+    return operands[0].dependent[tuple(map(slice, p["start_indices"], p["limit_indices"], strides))]
 
 
 def _reshaped(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    return operands[0].sets.reshape(equation.outvars[0].aval.shape)
+    return operands[0].dependent.reshape(shape_of(equation.outvars[0]))
 
 
 def _broadcast(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    shape = equation.outvars[0].aval.shape
+    shape = shape_of(equation.outvars[0])
     aligned = [1] * len(shape)
-    for size, axis in zip(operands[0].sets.shape, equation.params["broadcast_dimensions"], strict=True):
+    for size, axis in zip(operands[0].dependent.shape, equation.params["broadcast_dimensions"], strict=True):
         aligned[axis] = size
-    return np.broadcast_to(operands[0].sets.reshape(aligned), shape)
+    return np.broadcast_to(operands[0].dependent.reshape(aligned), shape)
 
 
 def _concatenated(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    parts = [_sets(x, atom.aval.shape) for x, atom in zip(operands, equation.invars, strict=True)]
+    parts = [_sets(x, shape_of(atom)) for x, atom in zip(operands, equation.invars, strict=True)]
     return np.concatenate(parts, axis=equation.params["dimension"])
 
 
 def _piled(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    parts = [_sets(x, atom.aval.shape) for x, atom in zip(operands, equation.invars, strict=True)]
+    parts = [_sets(x, shape_of(atom)) for x, atom in zip(operands, equation.invars, strict=True)]
     return np.stack(parts, axis=equation.params["axis"])
 
 
 def _split(equation: JaxprEqn, operands: list[_Array]) -> list[np.ndarray]:
     sizes, axis = equation.params["sizes"], equation.params["axis"]
-    return np.split(operands[0].sets, np.cumsum(sizes)[:-1], axis=axis)
+    return np.split(operands[0].dependent, np.cumsum(sizes)[:-1], axis=axis)
 
 
 def _unstacked(equation: JaxprEqn, operands: list[_Array]) -> list[np.ndarray]:
-    return list(np.moveaxis(operands[0].sets, equation.params["axis"], 0))
+    return list(np.moveaxis(operands[0].dependent, equation.params["axis"], 0))
 
 
-def _summed(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    return _reduced(operands[0].sets, tuple(equation.params["axes"]))
+def _summed(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
+    return _reduced(operands[0].dependent, tuple(equation.params["axes"]))
 
 
 def _accumulated(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     axis, step = equation.params["axis"], -1 if equation.params["reverse"] else 1
     ordered = (slice(None),) * axis + (slice(None, None, step),)
-    return np.bitwise_or.accumulate(operands[0].sets[ordered], axis=axis)[ordered]
+    return np.bitwise_or.accumulate(operands[0].dependent[ordered], axis=axis)[ordered]
 
 
-def _moved(equation: JaxprEqn, sets: np.ndarray, *others: Any, **changed: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moved(
+    equation: JaxprEqn, sets: np.ndarray, *others: ArrayLike, **changed: object
+) -> tuple[Sets, Bool[np.ndarray, "..."]]:
     """Apply a primitive that only moves elements to their numbers 1, 2, ...; return the sets, and where it filled."""
     numbers = np.arange(1, sets.size + 1, dtype=np.int32).reshape(sets.shape)
     with jax.ensure_compile_time_eval():
@@ -238,36 +258,36 @@ def _moved(equation: JaxprEqn, sets: np.ndarray, *others: Any, **changed: Any) -
 
 
 def _padded(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
-    inside, value = (_sets(x, atom.aval.shape) for x, atom in zip(operands, equation.invars, strict=True))
+    inside, value = (_sets(x, shape_of(atom)) for x, atom in zip(operands, equation.invars, strict=True))
     sets, filled = _moved(equation, inside, jnp.int32(0))
     return np.where(filled, value, sets)
 
 
-def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Any:
+def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
     indices = operands[1].known()
     if indices is None or operands[0].sets is None:
         return _union_of_all(operands[:1])
-    return _moved(equation, operands[0].sets, indices, fill_value=0)[0]
+    return _moved(equation, operands[0].dependent, indices, fill_value=0)[0]
 
 
 def _window(starts: Sequence[_Array], inside: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[slice, ...] | None:
     """Return the window that a dynamic slice reads or writes, if its start is known."""
-    known = [start.known() for start in starts]
-    if any(start is None for start in known):
+    known = [start for start in (start.known() for start in starts) if start is not None]
+    if len(known) < len(starts):
         return None
     clamped = [min(max(int(start), 0), n - size) for start, n, size in zip(known, inside, sizes, strict=True)]
     return tuple(slice(start, start + size) for start, size in zip(clamped, sizes, strict=True))
 
 
-def _dynamic_slice(equation: JaxprEqn, operands: list[_Array]) -> Any:
+def _dynamic_slice(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
     array, *starts = operands
-    window = _window(starts, equation.invars[0].aval.shape, equation.params["slice_sizes"])
-    return _union_of_all([array]) if window is None else array.sets[window]
+    window = _window(starts, shape_of(equation.invars[0]), equation.params["slice_sizes"])
+    return _union_of_all([array]) if window is None else array.dependent[window]
 
 
 def _dynamic_update(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     array, update, *starts = operands
-    shape, size = (atom.aval.shape for atom in equation.invars[:2])
+    shape, size = (shape_of(atom) for atom in equation.invars[:2])
     sets, window = _sets(array, shape), _window(starts, shape, size)
     if window is None:
         return sets | _union_of_all([update])
@@ -278,7 +298,7 @@ def _dynamic_update(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 
 def _scattered(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     array, indices, update = operands
-    sets = _sets(array, equation.invars[0].aval.shape)
+    sets = _sets(array, shape_of(equation.invars[0]))
     if (where := indices.known()) is None:
         return sets | _union_of_all([update])
     flat, targets = sets.flatten(), _targets(equation, where)
@@ -292,34 +312,34 @@ def _scattered(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 
 def _targets(equation: JaxprEqn, indices: np.ndarray) -> np.ndarray:
     """Return which element of the array each element of the update lands on, -1 for none."""
-    array, _, update = (atom.aval for atom in equation.invars)
+    shape, _, update = (shape_of(atom) for atom in equation.invars)
     p = equation.params
 
     def add(update: jax.Array) -> jax.Array:
-        zeros = jnp.zeros(array.shape)
+        zeros = jnp.zeros(shape)
         return jax.lax.scatter_add(zeros, jnp.asarray(indices), update, p["dimension_numbers"], mode=p["mode"])
 
     with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(1.0, array.size + 1.0).reshape(array.shape)
-        (gathered,) = jax.linear_transpose(add, jax.ShapeDtypeStruct(update.shape, numbers.dtype))(numbers)
+        numbers = jnp.arange(1.0, math.prod(shape) + 1.0).reshape(shape)
+        (gathered,) = jax.linear_transpose(add, jax.ShapeDtypeStruct(update, numbers.dtype))(numbers)
         return np.asarray(gathered).astype(int) - 1
 
 
-def _dot(equation: JaxprEqn, operands: list[_Array]) -> Any:
+def _dot(equation: JaxprEqn, operands: list[_Array]) -> Result:
     """Multiply by a matrix: of a known one only the non-zero entries count."""
     left, right = operands
     if left.sets is not None and right.sets is not None:
         return _dense(equation, operands)
     (contract_l, contract_r), (batch_l, batch_r) = equation.params["dimension_numbers"]
-    shapes = [atom.aval.shape for atom in equation.invars]
+    shapes = [shape_of(atom) for atom in equation.invars]
     layouts = [(batch_l, contract_l), (batch_r, contract_r)]
     if swapped := left.sets is None:
         left, right, shapes, layouts = right, left, shapes[::-1], layouts[::-1]
     weights = right.known()
     weights = np.ones(shapes[1], bool) if weights is None else weights != 0
-    sets, weights = (_as_matrices(x, *layout) for x, layout in zip((left.sets, weights), layouts, strict=True))
+    sets, weights = (_as_matrices(x, *layout) for x, layout in zip((left.dependent, weights), layouts, strict=True))
     products = np.stack([_set_product(s, w) for s, w in zip(sets, weights, strict=True)])
-    return (products.transpose(0, 2, 1) if swapped else products).reshape(equation.outvars[0].aval.shape)
+    return (products.transpose(0, 2, 1) if swapped else products).reshape(shape_of(equation.outvars[0]))
 
 
 def _as_matrices(array: np.ndarray, batch: Sequence[int], contract: Sequence[int]) -> np.ndarray:
@@ -332,7 +352,7 @@ def _as_matrices(array: np.ndarray, batch: Sequence[int], contract: Sequence[int
 def _set_product(sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return, by row of sets and row of weights, the union of the sets whose weight is not zero."""
     if weights.all():
-        return np.broadcast_to(_reduced(sets, (1,))[:, None], (len(sets), len(weights)))
+        return np.broadcast_to(np.asarray(_reduced(sets, (1,)))[:, None], (len(sets), len(weights)))
     columns = [_reduced(sets[:, np.flatnonzero(row)], (1,)) for row in weights]
     return np.array(columns, object).reshape(len(weights), len(sets)).T
 
@@ -365,9 +385,13 @@ def _fixed_point(body: Callable[[list[_Array]], list[_Array]], carry: list[_Arra
     carry = [_Array(x.sets) for x in carry]
     while True:
         following = [_merged(pair) for pair in zip(carry, body(carry), strict=True)]
-        if all(np.array_equal(a.sets, b.sets) for a, b in zip(carry, following, strict=True)):
+        if all(_is_same(a.sets, b.sets) for a, b in zip(carry, following, strict=True)):
             return carry
         carry = following
+
+
+def _is_same(first: Sets | None, second: Sets | None) -> bool:
+    return first is second if first is None or second is None else np.array_equal(first, second)
 
 
 def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
@@ -379,7 +403,7 @@ def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
         results = _walk(p["jaxpr"], [*constants, *carry, *inputs])
         return results[:carried], results[carried:]
 
-    shapes = [var.aval.shape for var in equation.outvars[carried:]]
+    shapes = [shape_of(var) for var in equation.outvars[carried:]]
     if p["length"] > LONGEST:
         any_input = [_UNKNOWN if x.sets is None else _Array(np.asarray(_reduced(x.sets, (0,)), object)) for x in inputs]
         carry = _fixed_point(lambda carry: body(carry, any_input)[0], carry)
@@ -394,7 +418,7 @@ def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     return [*carry, *(_Array(sets) if sets.any() else _UNKNOWN for sets in stacked)]
 
 
-def _scan_counts(parameters: dict[str, Any]) -> tuple[int, int]:
+def _scan_counts(parameters: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many operands of a scan are constants, and how many are carried."""
     if "num_consts" in parameters:
         return parameters["num_consts"], parameters["num_carry"]
@@ -408,20 +432,21 @@ def _stacked(steps: list[_Array], shape: tuple[int, ...]) -> np.ndarray:
 
 def _counted(array: _Array) -> _Array:
     """Keep the value of a counter from turn to turn; forget that of a real number."""
-    if array.value is None:
-        return array
     value = array.known()
+    if value is None:
+        return array
     return _constant(value) if value.dtype.kind in "biu" else _Array(array.sets)
 
 
 def _item(array: _Array, i: int) -> _Array:
-    sets = None if array.sets is None else np.asarray(array.sets[i], object)
-    return _Array(sets, None if array.value is None else lambda: np.asarray(array.value())[i])
+    sets = None if array.sets is None else np.asarray(array.dependent[i], object)
+    value = array.value
+    return _Array(sets, None if value is None else lambda: np.asarray(value())[i])
 
 
 _CONTROL = {"cond": _cond, "while": _while, "scan": _scan}
 
-_RULES: dict[str, Callable[[JaxprEqn, list[_Array]], Any]] = {
+_RULES: dict[str, Callable[[JaxprEqn, list[_Array]], Result]] = {
     **dict.fromkeys(
         ("add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "real"),
         _elementwise,
@@ -434,8 +459,8 @@ _RULES: dict[str, Callable[[JaxprEqn, list[_Array]], Any]] = {
     "squeeze": _reshaped,
     "expand_dims": _reshaped,
     "broadcast_in_dim": _broadcast,
-    "transpose": lambda equation, operands: operands[0].sets.transpose(equation.params["permutation"]),
-    "rev": lambda equation, operands: np.flip(operands[0].sets, equation.params["dimensions"]),
+    "transpose": lambda equation, operands: operands[0].dependent.transpose(equation.params["permutation"]),
+    "rev": lambda equation, operands: np.flip(operands[0].dependent, equation.params["dimensions"]),
     "concatenate": _concatenated,
     "stack": _piled,
     "split": _split,

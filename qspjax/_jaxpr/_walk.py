@@ -5,9 +5,12 @@ to what is known of its results.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
+import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 Atom = Var | Literal
 Value = TypeVar("Value")
@@ -45,14 +48,20 @@ def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
             yield from equations(inner.jaxpr)
 
 
-def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    """Return the shape of a variable or a literal."""
+    return tuple(np.shape(cast("jax.ShapeDtypeStruct", atom.aval)))
+
+
+def dtype_of(atom: Atom) -> np.dtype:
+    """Return the type of the elements of a variable or a literal."""
+    return cast("jax.ShapeDtypeStruct", atom.aval).dtype
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[ArrayLike]) -> list[jax.Array]:
     """Return what an equation computes."""
     out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def walk(
@@ -60,8 +69,8 @@ def walk(
     values: Sequence[Value],
     eqns: Sequence[JaxprEqn],
     wanted: Sequence[Atom],
-    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]] = bind,
-    literal: Callable[[Any], Value] = _itself,
+    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]],
+    literal: Callable[[ArrayLike], Value],
 ) -> list[Value]:
     """Walk through equations in their order; return what is known of the wanted variables.
 
@@ -70,8 +79,7 @@ def walk(
         values: What is known of them.
         eqns: The equations.
         wanted: Variables or literals.
-        apply: From an equation and what is known of its operands to what is known of each of its results; by default
-            the equation is computed.
+        apply: From an equation and what is known of its operands to what is known of each of its results.
         literal: From the value of a literal to what is known of it.
     """
     known = dict(zip(variables, values, strict=True))
@@ -87,10 +95,34 @@ def walk(
 def walk_all(
     program: ClosedJaxpr,
     values: Sequence[Value],
-    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]] = bind,
-    literal: Callable[[Any], Value] = _itself,
+    apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]],
+    literal: Callable[[ArrayLike], Value],
 ) -> list[Value]:
     """Walk through a whole program from what is known of its inputs; constants are read as literals are."""
     jaxpr = program.jaxpr
     constants = [literal(value) for value in program.consts]
     return walk([*jaxpr.constvars, *jaxpr.invars], [*constants, *values], jaxpr.eqns, jaxpr.outvars, apply, literal)
+
+
+Compute = Callable[[JaxprEqn, Sequence[ArrayLike]], Sequence[ArrayLike]]
+"""What computes an equation from its operands, in its own way."""
+
+
+def compute(
+    variables: Sequence[Var],
+    values: Sequence[ArrayLike],
+    eqns: Sequence[JaxprEqn],
+    wanted: Sequence[Atom],
+    apply: Compute = bind,
+) -> list[ArrayLike]:
+    """Compute equations; return the wanted variables. Arguments as in `walk`."""
+    return walk(variables, values, eqns, wanted, apply, _itself)
+
+
+def compute_all(program: ClosedJaxpr, values: Sequence[ArrayLike], apply: Compute = bind) -> list[ArrayLike]:
+    """Compute a whole program from its inputs."""
+    return walk_all(program, values, apply, _itself)
+
+
+def _itself(value: ArrayLike) -> ArrayLike:
+    return value

@@ -24,7 +24,7 @@ from qspjax._jaxpr._lanes import evaluate
 from qspjax._jaxpr._regular import bound, not_below, under_roots
 from qspjax._jaxpr._sparsity import jacobian_pattern
 from qspjax._jaxpr._split import partition_equations, variables_in
-from qspjax._jaxpr._walk import walk
+from qspjax._jaxpr._walk import compute
 from qspjax._model import AbstractModel, check_slope
 from qspjax._types import State
 from qspjax.solve.kernel._jacobian import colouring
@@ -75,7 +75,7 @@ class System:
         constvars, consts, fixed = self._fixed
 
         def constants(*values: jax.Array) -> list[jax.Array]:
-            return walk([*constvars, *leaves], values, [*fixed, *own], kept)
+            return compute([*constvars, *leaves], values, [*fixed, *own], kept)
 
         return guarded(constants)(*consts, *parameters) if own else constants(*consts, *parameters)
 
@@ -85,7 +85,7 @@ class System:
         constvars, consts, fixed = self._fixed
         y = self.raised(y)
         y = list(y) if self.written else [y]
-        out = walk([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars, bound)
+        out = compute([*constvars, *kept, *moving], [*consts, *constants, t, *y], [*fixed, *rest], outvars, bound)
         return tuple(out) if self.written else out[0]
 
     def field(self, constants: Sequence[jax.Array], laned: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
@@ -147,7 +147,7 @@ class System:
 
         def rates(y: jax.Array, t: jax.Array, *constants: jax.Array) -> list:
             known = [*numbers, *kept, *moving], [*numbers.values(), *constants, t, y]
-            return walk(*known, parts.head, parts.rates, bound)
+            return compute(*known, parts.head, parts.rates, bound)
 
         pattern = jacobian_pattern(rates, y, t, *constants)
         colours = colouring(pattern)
@@ -168,7 +168,7 @@ class System:
         constvars, consts, fixed = self._fixed
         made = [var for eqn in fixed for var in eqn.outvars]
         with jax.ensure_compile_time_eval():
-            return dict(zip([*constvars, *made], walk(constvars, consts, fixed, [*constvars, *made]), strict=True))
+            return dict(zip([*constvars, *made], compute(constvars, consts, fixed, [*constvars, *made]), strict=True))
 
     @functools.cached_property
     def compact(self) -> "System":

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
-from qspjax._jaxpr._walk import walk
+from qspjax._jaxpr._walk import compute
 from qspjax.solve.kernel._jacobian import coloured_jacobian
 
 _LINEAR = {
@@ -81,7 +81,7 @@ def matrix_of(parts: Parts, wanted: Any, numbers: Mapping[Any, Any]) -> tuple[np
     zeros = [np.zeros(aval.shape, aval.dtype) for aval in shapes]
 
     def end(rates: list) -> Any:
-        return walk([*numbers, *parts.rates], [*numbers.values(), *rates], parts.tail, [wanted])[0]
+        return compute([*numbers, *parts.rates], [*numbers.values(), *rates], parts.tail, [wanted])[0]
 
     def column(unit: jax.Array) -> jax.Array:
         pieces = jnp.split(unit, ends[:-1])
