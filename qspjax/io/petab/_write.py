@@ -13,7 +13,7 @@ from qspjax._files import replaced_directory
 from qspjax.fit import M1, M3, Experiment, Free, Problem
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import FIRST
-from qspjax.fit.data._rows import chosen
+from qspjax.fit.data._output_data import chosen
 from qspjax.fit.data._stages import begins
 from qspjax.io._directory import check_destination
 from qspjax.io.petab._write_formulas import Ids, noise_of, prior_of, refuse, text_of
