@@ -245,7 +245,7 @@ def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array
     places = jnp.argsort(by)
     schedule = posed.schedule
     order = jnp.zeros_like(schedule.start) if schedule.order is None else schedule.order
-    schedule = dataclasses.replace(schedule, order=order, seen=sides[by])
+    schedule = dataclasses.replace(schedule, order=order, output_order=sides[by])
     model, schedule, initial = exposed(
         posed.model, schedule, posed.initial, measures, adapts=posed.decision is not None
     )

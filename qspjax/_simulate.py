@@ -25,7 +25,7 @@ from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Kept, Posed, where
-from qspjax.solve.dosing._schedule import SPARE, aimed, check_modelled, earlier_doses, schedule_of
+from qspjax.solve.dosing._schedule import SPARE, check_modelled, earlier_doses, schedule_of, with_targets
 from qspjax.solve.dosing._steady import steady_state
 from qspjax.solve.dosing._varied import Varied
 
@@ -93,7 +93,7 @@ def simulate(
         )
     if any(leaf.ndim > 1 for leaf in jax.tree.leaves(regimen)):
         refuse("regimen", "be that of one patient", "one with a row for each of several patients")
-    if regimen.extent.steady:
+    if regimen.static_shape.steady:
         regimen = _with_earlier(regimen, earlier_doses(model, regimen))
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
@@ -160,7 +160,7 @@ def simulate_cohort(
 
     models = eqx.partition(cohort.model, cohort.axes_mask())
     regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
-    if regimen.extent.steady:
+    if regimen.static_shape.steady:
         regimen = _with_earlier(regimen, _over_patients(earlier_doses, models, regimens))
         regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
     parts = [
@@ -207,7 +207,7 @@ class _Patient(eqx.Module):
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
         if not jax.tree.leaves(model.initial()):
             return self._observed(model, ts), None
-        schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.extent), order)
+        schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.static_shape), order)
         varied = bool(regimen.parameters)
         if varied:
             model = Varied(model, regimen.parameters)
@@ -307,7 +307,7 @@ def _with_earlier(regimen: Regimen, needed: jax.Array) -> Regimen:
     most = concrete(needed)
     count = SPARE if most is None else int(most.max())
     room = 1 << (count - 1).bit_length() if count else 0
-    return dataclasses.replace(regimen, extent=regimen.extent._replace(earlier=room))
+    return dataclasses.replace(regimen, static_shape=regimen.static_shape._replace(earlier=room))
 
 
 def _combined(each: Sequence[Any], shared: Sequence[Any]) -> list[Any]:
@@ -326,16 +326,17 @@ def _over_patients(function: Callable[..., Any], *parts: tuple[Any, Any]) -> Any
 
 
 def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State, *, goes_on: bool) -> Regimen:
-    """Check the arguments of a simulation; return the regimen aimed at the model's dose targets and padded.
+    """Check the arguments of a simulation; return the regimen with_targets at the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
     check_instance("regimen", regimen, Regimen, "a Regimen (from bolus, infusion or no_doses)")
-    regimen = aimed(model, regimen, state_names(start))
+    regimen = with_targets(model, regimen, state_names(start))
     regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
-    regimen = dataclasses.replace(regimen, extent=regimen.extent._replace(repeated=False))  # told apart no more
+    shape = regimen.static_shape._replace(repeated=False)  # makes no difference to a solve
+    regimen = dataclasses.replace(regimen, static_shape=shape)
     check_modelled(model, regimen)
-    if declared(model).events() and (regimen.extent.steady or regimen.decision is not None):
+    if declared(model).events() and (regimen.static_shape.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
     start_time, first, doses = concrete(t0), concrete(ts[..., 0]), concrete(regimen.time.min(axis=-1, initial=jnp.inf))
     if t0 is not None:

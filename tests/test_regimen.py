@@ -91,7 +91,7 @@ def test_repetitions_are_ordered_with_the_first():
     assert daily.then(daily).ordered.tolist() == [2.0] * 4 + [52.0] * 4
     resets = qsp.reset(at=1.0).every(10.0, doses=2)
     assert resets.ordered.tolist() == resets.time.tolist() == [1.0, 11.0]
-    assert resets.extent.resets == 2
+    assert resets.static_shape.resets == 2
 
 
 def test_a_pattern_is_one_interval_of_doses():
@@ -99,10 +99,10 @@ def test_a_pattern_is_one_interval_of_doses():
     steady = day.every(24.0, doses=3).at_steady_state()
     assert steady.steady.tolist() == [1, 1, 0, 0, 0, 0]
     assert steady.group.tolist() == [1, 0, 0, 0, 0, 0]  # the infusion at 0 comes first
-    assert (steady.extent.steady, steady.extent.members) == (1, 2)
+    assert (steady.static_shape.steady, steady.static_shape.members) == (1, 2)
     both = qsp.bolus(1.0, to="depot") + steady
     assert both.group.tolist() == [0, 1, 0, 0, 0, 0, 0]
-    assert both.extent.joined(both.extent).steady == 2
+    assert both.static_shape.merged(both.static_shape).steady == 2
 
 
 def test_the_default_target_is_the_first_that_the_model_declares():

@@ -9,7 +9,7 @@ one row cancels another, is told in `solve._schedule`.
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -50,11 +50,24 @@ class Action(enum.IntEnum):
     SET = 6
     """Give a parameter the value `amount`."""
 
+    @property
+    def phrase(self) -> str:
+        """What a row is, in words."""
+        return _PHRASES.get(self, "an infusion")
+
+
+_PHRASES = {Action.BOLUS: "a bolus", Action.RESET: "a reset", Action.SET: "a change"}
+
 
 class Parameter(NamedTuple):
     """A target that is a parameter of the model instead of a state."""
 
     name: str
+
+
+def name_of(target: "Target") -> str:
+    """Return the name of a target, or its number."""
+    return target.name if isinstance(target, Parameter) else str(target)
 
 
 class Echo(NamedTuple):
@@ -64,7 +77,11 @@ class Echo(NamedTuple):
     state: str
 
 
-class Extent(NamedTuple):
+Target: TypeAlias = str | int | Parameter | Echo
+"""What a row goes to: a dose target by name, or by number from 1 as NONMEM's CMT; a parameter; a state of the past."""
+
+
+class RegimenShape(NamedTuple):
     """The static side of a table: what a solve must provide for, at most for one patient.
 
     Attributes:
@@ -87,9 +104,9 @@ class Extent(NamedTuple):
     constant: bool = False
     repeated: bool = False
 
-    def joined(self, other: "Extent") -> "Extent":
-        """Return the extent of two tables below each other."""
-        return Extent(
+    def merged(self, other: "RegimenShape") -> "RegimenShape":
+        """Return the shape of two tables below each other."""
+        return RegimenShape(
             infuses=self.infuses or other.infuses,
             resets=self.resets + other.resets,
             steady=self.steady + other.steady,
@@ -124,7 +141,7 @@ class Regimen(eqx.Module):
         end: Time at which the regimen is over, where `then` goes on.
         targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
             parameters.
-        extent: What a solve must provide for.
+        static_shape: What a solve must provide for.
 
     Example:
         >>> import qspjax as qsp
@@ -150,8 +167,8 @@ class Regimen(eqx.Module):
     rules: tuple[AbstractAmount, ...]
     decision: Decision | None
     end: jax.Array
-    targets: tuple[str | int | Parameter | Echo, ...] = eqx.field(static=True)
-    extent: Extent = eqx.field(static=True)
+    targets: tuple[Target, ...] = eqx.field(static=True)
+    static_shape: RegimenShape = eqx.field(static=True)
 
     def __str__(self) -> str:
         """Return the table of doses, a line a dose."""
@@ -170,7 +187,7 @@ class Regimen(eqx.Module):
         kind, target = Action(int(row["kind"])), self.targets[row["index"]] if self.targets else ""
         if kind == Action.RESET:
             return "reset"
-        name = target.name if isinstance(target, Parameter) else target
+        name = name_of(target)
         if kind == Action.SET:
             return f"{name} = {row['amount']:g}"
         dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[row["rule"]]).__name__
@@ -221,7 +238,7 @@ class Regimen(eqx.Module):
             decision=self.decision or other.decision,
             end=end,
             targets=targets,
-            extent=self.extent.joined(other.extent),
+            static_shape=self.static_shape.merged(other.static_shape),
         )
 
     def every(self, interval: Scalar, *, doses: int) -> "Regimen":
@@ -239,7 +256,7 @@ class Regimen(eqx.Module):
         check_whole("doses", doses, 1)
         if not self.rows:
             return self
-        if self.extent.steady:
+        if self.static_shape.steady:
             raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
         interval = as_parameter(interval)
         shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
@@ -249,8 +266,8 @@ class Regimen(eqx.Module):
         columns["ordered"] = jnp.where(given, columns["ordered"], columns["time"])
         columns["interval"] = jnp.where(given, interval[..., None], columns["interval"])
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
-        extent = self.extent._replace(resets=self.extent.resets * doses, repeated=True)
-        return dataclasses.replace(self, **columns, end=end, extent=extent)
+        shape = self.static_shape._replace(resets=self.static_shape.resets * doses, repeated=True)
+        return dataclasses.replace(self, **columns, end=end, static_shape=shape)
 
     def at_steady_state(self, *, added: bool = False) -> "Regimen":
         """Begin at steady state: as if the doses had been repeated at their interval for ever before (NONMEM's SS).
@@ -280,12 +297,12 @@ class Regimen(eqx.Module):
             >>> qsp.simulate(patient, regimen, [0.0, 12.0, 36.0]).observed["concentration"].round(2)
             Array([14.31, 14.31,  4.31], dtype=float64)
         """
-        if not self.rows or self.extent.steady or self.extent.resets or self.parameters:
+        if not self.rows or self.static_shape.steady or self.static_shape.resets or self.parameters:
             raise ValueError("Only doses, repeated with `every`, can be at steady state.")
-        constant = not self.extent.repeated
+        constant = not self.static_shape.repeated
         amount, interval = concrete(self.amount), concrete(self.interval)
         given = (amount is not None and amount.any()) or len(self.rules)
-        if constant and (given or not self.extent.infuses or self.rows > 1):
+        if constant and (given or not self.static_shape.infuses or self.rows > 1):
             raise ValueError("A regimen at steady state must be repeated with `.every(interval, doses=)` first.")
         if interval is not None and np.ptp(interval, axis=-1).any():
             raise ValueError("Doses at steady state must have one interval: use one regimen for each, and `+`.")
@@ -297,7 +314,7 @@ class Regimen(eqx.Module):
             self,
             steady=jnp.where(member, 2 if added else 1, 0),
             group=jnp.where(member, reference - jnp.arange(self.rows), 0),
-            extent=self.extent._replace(
+            static_shape=self.static_shape._replace(
                 steady=1,
                 members=self.rows if members is None else int(members.sum(axis=-1).max()),
                 periodic=not constant,
@@ -440,7 +457,7 @@ def table(
     here = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
     begins = here & (steady > 0) & (group == 0)
     infuses = (kind >= Action.INFUSION_OVER) & (kind <= Action.INFUSION_MODEL_RATE)
-    extent = Extent(
+    shape = RegimenShape(
         infuses=bool(np.any(infuses)),
         resets=_most(here & (kind == Action.RESET)),
         steady=_most(begins),
@@ -452,17 +469,17 @@ def table(
         end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
         end = jnp.where(jnp.isfinite(end), end, 0.0)
     end = as_parameter(end)
-    return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), extent=extent)
+    return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), static_shape=shape)
 
 
 def stacked(regimens: Sequence[Regimen]) -> Regimen:
     """Return regimens as one of as many patients, so that one program solves them all."""
     targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))
     rows = max(regimen.rows for regimen in regimens)
-    extent = regimens[0].extent
+    shape = regimens[0].static_shape
     for regimen in regimens[1:]:
-        most = {name: max(getattr(extent, name), getattr(regimen.extent, name)) for name in ("resets", "steady")}
-        extent = extent.joined(regimen.extent)._replace(**most)
+        most = {name: max(getattr(shape, name), getattr(regimen.static_shape, name)) for name in ("resets", "steady")}
+        shape = shape.merged(regimen.static_shape)._replace(**most)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens)))
     xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
 
@@ -475,7 +492,7 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
 
     columns = {name: jnp.asarray(xp.stack([column(name, one) for one in regimens])) for name in _COLUMNS}
     ends = jnp.asarray(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
-    return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, extent=extent)
+    return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, static_shape=shape)
 
 
 def _most(mask: np.ndarray) -> int:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._arrays import first_true, place_of_greatest
-from qspjax.solve.dosing._timeline import Timeline, put_down, rates_after
+from qspjax.solve.dosing._boundary import NONE, changed, rate_after
+from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
 from qspjax.solve.events._monitor import Begun, Watch, watch_one
 
@@ -82,7 +83,6 @@ class Progress(NamedTuple):
     t: jax.Array
     y: jax.Array
     rate: jax.Array
-    running: jax.Array
     boundary: jax.Array
     h: jax.Array
     fresh: jax.Array
@@ -103,10 +103,15 @@ class Path(NamedTuple):
     causes: jax.Array | None
 
 
-def arrive(timeline: Timeline, boundary: Any, y: jax.Array, rate: jax.Array, running: jax.Array) -> tuple:
-    """Apply what happens at a boundary to the states and the rates of infusion."""
-    keep, added = put_down(timeline, boundary, y)
-    return jnp.where(keep == 0.0, 0.0, y) + added, *rates_after(timeline, boundary, rate, running)
+def after_boundary(
+    timeline: Timeline, index: jax.Array, landed: jax.Array, y: jax.Array, rate: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return states and rates of infusion after a boundary; as they are where it was not landed on."""
+    boundary = timeline.at(index)
+    y = changed(y, *timeline.effect(boundary, y.size, landed))
+    if boundary.rate_change is not None:
+        rate = rate_after(rate, boundary, jnp.arange(y.size), landed)
+    return y, rate
 
 
 class _Loop(NamedTuple):
@@ -123,8 +128,8 @@ class _Loop(NamedTuple):
 
     def due(self, boundary: Any) -> jax.Array:
         """Return the time of a boundary, inf after the last."""
-        time = self.timeline.time
-        return jnp.where(boundary < time.shape[0], time[jnp.minimum(boundary, time.shape[0] - 1)], jnp.inf)
+        time = self.timeline.boundaries.time
+        return jnp.where(boundary < time.size, time[jnp.minimum(boundary, time.size - 1)], jnp.inf)
 
     def unfinished(self, now: Progress) -> jax.Array:
         """Return whether the patient goes on."""
@@ -160,10 +165,9 @@ class _Loop(NamedTuple):
         following = jnp.where(fits & clipped, jnp.maximum(wanted, h * factor), h * factor)
 
         landed = good & lands
-        output = timeline.output[now.boundary]
-        jumps = happens | (landed & (output == outputs))
-        dosed, rate, running = arrive(timeline, now.boundary, y, now.rate, now.running)
-        y = jnp.where(landed, dosed, y)
+        output = timeline.boundaries.output[now.boundary]
+        jumps = happens | (landed & (output == NONE))
+        y, rate = after_boundary(timeline, now.boundary, landed, y, now.rate)
         memory, bracket, settled = now.memory, now.bracket, True
         if watch is not None:
             bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
@@ -176,8 +180,7 @@ class _Loop(NamedTuple):
         after = Progress(
             t=jnp.where(good, t, now.t),
             y=y,
-            rate=jnp.where(landed, rate, now.rate),
-            running=jnp.where(landed, running, now.running),
+            rate=rate,
             boundary=now.boundary + landed,
             h=following,
             fresh=jumps,
@@ -190,7 +193,7 @@ class _Loop(NamedTuple):
         )
         # a patient who is done keeps still; the large arrays are written in place, or not at all
         live = self.unfinished(now)
-        slot = jnp.where(live & landed, output, outputs)
+        slot = jnp.where(live & landed & (output != NONE), output, outputs)
         number = jnp.where(live & good, now.accepted, self.max_steps)
         return Path(
             jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now),
@@ -217,7 +220,7 @@ def integrate(
 
     With `events`, these are located and applied, and `record` also keeps what caused them.
     """
-    span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
+    span = timeline.span
     loop = _Loop(stepper, tolerance, model, timeline, watch_one(events, model), span, max_steps, record)
     zero = jnp.zeros((), dtype=int)
     unknown = timeline.unknown()
@@ -225,14 +228,13 @@ def integrate(
         t=t0,
         y=y0,
         rate=jnp.zeros_like(y0),
-        running=jnp.zeros(y0.shape, dtype=int),
         boundary=zero,
         h=jnp.ones_like(t0),
         fresh=jnp.ones((), dtype=bool),
         code=jnp.where(
             unknown.any(), NONFINITE, SUCCESS if events is None else jnp.where(events.settled, SUCCESS, UNSETTLED)
         ),
-        culprit=timeline.culprit(unknown, y0.size),
+        culprit=timeline.failing_state(unknown),
         accepted=zero,
         rejected=zero,
         memory=None if events is None else events.memory,

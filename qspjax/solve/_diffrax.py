@@ -208,7 +208,7 @@ def _integrate(
         one.y0,
         t0,
         outputs=ts.size,
-        max_steps=16384 + 64 * one.lines.time.size if method.max_steps is None else method.max_steps,
+        max_steps=16384 + 64 * one.lines.size if method.max_steps is None else method.max_steps,
         record=record,
         events=one.events,
     )

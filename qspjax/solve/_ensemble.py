@@ -256,16 +256,13 @@ def _solve(
     y0, events, solved = begun(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
     unknown = lines.unknown()
     outputs = ts.shape[0]
-    time = lines.time if wanted is None else jnp.where(wanted, lines.time, jnp.inf)
+    time = lines.boundaries.time if wanted is None else jnp.where(wanted, lines.boundaries.time, jnp.inf)
     patients = Patients(
         constants=system.prepare(leaves),
         y0=jnp.where(unknown.any(), jnp.nan, y0),
         t0=jnp.asarray(t0, y0.dtype),
-        time=time.astype(y0.dtype),
-        jump=lines.jump.astype(y0.dtype),
-        rate=None if lines.rate is None else lines.rate.astype(y0.dtype),
+        boundaries=lines.boundaries._replace(time=time).cast(y0.dtype),
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
-        code=jnp.where(lines.output < outputs, lines.output, -1 - lines.entry).astype(jnp.int32),
     )
     if not mass.all():
         patients = patients._replace(ended=jnp.where(solved, SUCCESS, INCONSISTENT).astype(jnp.int32))
@@ -277,15 +274,13 @@ def _solve(
         step=scheme.step,
         control=control,
         outputs=outputs,
-        max_steps=16384 + 64 * lines.time.size if scheme.max_steps is None else scheme.max_steps,
+        max_steps=16384 + 64 * lines.size if scheme.max_steps is None else scheme.max_steps,
         gives_up=scheme.gives_up,
-        sets=lines.sets,
-        held=lines.held,
-        vectors=0 if lines.vectors is None else lines.vectors.shape[0],
+        protected=lines.protected,
         laned=jax.tree.map(lambda _: False, patients),
         patients=1,
         memory=scheme.memory,
-        expected=256 + 8 * lines.time.size,
+        expected=256 + 8 * lines.size,
         events=None if events is None else events_over_leaves(events.hybrid, model),
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
@@ -298,7 +293,7 @@ def _solve(
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
         "last_time": end.t,
-        "culprit": jnp.where(unknown.any(), lines.culprit(unknown, y0.size), blamed),
+        "culprit": jnp.where(unknown.any(), lines.failing_state(unknown), blamed),
     }
     return Trajectory(jax.vmap(unravel)(reached), code, stats), end.code == STIFF
 
@@ -327,7 +322,8 @@ def _culprit(system: System, patients: Patients, control: Control, end: End) -> 
         return system.join(system.slope(constants, t, system.split(y)))
 
     def blame() -> jax.Array:
-        span = jnp.max(jnp.abs(patients.time), initial=0.0, where=jnp.isfinite(patients.time))
+        time = patients.boundaries.time
+        span = jnp.max(jnp.abs(time), initial=0.0, where=jnp.isfinite(time))
 
         def look(here: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
             """Return the slope at the end, and what to look at: the slope and its derivative a little later."""

@@ -30,8 +30,9 @@ from qspjax._types import Scalar, State
 from qspjax.solve._linear import LARGEST, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
+from qspjax.solve.dosing._boundary import NONE, Boundary, rate_after
 from qspjax.solve.dosing._schedule import Schedule
-from qspjax.solve.dosing._timeline import Timeline, put_down, rates_after, timeline
+from qspjax.solve.dosing._timeline import Timeline, timeline
 
 
 class MatrixExponential(AbstractMethod):
@@ -85,8 +86,8 @@ class _Plan(NamedTuple):
         used: The interval of the matrices: `h` within the rounding of times, or another one if `still`.
         fresh: Whether `used` or the rates are new.
         still: Whether the interval is empty.
-        keep: Which states go on at the boundary, 1 or 0; None if all always do.
-        jump: What is added to the states at the boundary.
+        keep: What the states are multiplied by at the boundary, None if always 1.
+        add: What is then added to them.
         rate: The rates that run before the boundary, None without infusions.
     """
 
@@ -95,17 +96,16 @@ class _Plan(NamedTuple):
     fresh: jax.Array
     still: jax.Array
     keep: Vector | None
-    jump: Vector
+    add: Vector
     rate: Vector | None
 
 
 def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> _Plan:
-    live = jnp.isfinite(lines.time)
-    stop = jnp.where(live, lines.time, 0.0)
+    boundaries = lines.boundaries
+    live = jnp.isfinite(boundaries.time)
+    stop = jnp.where(live, boundaries.time, 0.0)
     before = jnp.concatenate([t0[None], stop[:-1]])
-
-    numbers = jnp.arange(live.size)
-    turns = jnp.zeros(live.size, bool) if lines.running is None else lines.running != 0
+    turns = jnp.zeros(live.size, bool) if boundaries.rate_change is None else boundaries.rate_change != 0.0
 
     def pace(now: tuple, boundary: tuple) -> tuple:
         t, used, stale = now
@@ -117,28 +117,27 @@ def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> 
         used = jnp.where(fresh, gap, used)
         return (reached, used, (stale & ~fresh) | turns), (used, fresh, still)
 
-    def infuse(now: tuple, number: jax.Array) -> tuple:
-        return rates_after(lines, number, *now), now[0]
+    def infuse(rate: jax.Array, boundary: Boundary) -> tuple[jax.Array, jax.Array]:
+        return rate_after(rate, boundary, jnp.arange(n)), rate
 
     t0, none = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
     begin = (t0, jnp.zeros_like(t0), jnp.asarray(True))
     _, (used, fresh, still) = jax.lax.scan(pace, begin, (live, turns, jax.lax.stop_gradient(stop)))
     if reached is not None:  # then nothing happens any more: there is no slope of a state that is infinite
-        live &= numbers < reached
+        live &= jnp.arange(live.size) < reached
         used, still = jnp.where(live, used, 0.0), still | ~live
-    keep, jump = jax.vmap(lambda number: put_down(lines, number, none))(numbers)
+    keep, add = jax.vmap(lambda boundary: lines.effect(boundary, n))(boundaries)
     rate = None
-    if lines.rate is not None:
-        _, rate = jax.lax.scan(infuse, (none, jnp.zeros(n, dtype=int)), numbers)
+    if boundaries.rate_change is not None:
+        _, rate = jax.lax.scan(infuse, none, boundaries)
         rate = rate if reached is None else jnp.where(live[:, None], rate, 0.0)
-    puts = lines.sets or lines.vectors is not None
     return _Plan(
         jnp.where(live, stop - before, 0.0),
         jax.lax.stop_gradient(used),
         fresh,
         still,
-        split(jnp.where(live[:, None], keep, 1.0)) if puts else None,
-        split(jnp.where(live[:, None], jump, 0.0)),
+        None if keep is None else split(jnp.where(live[:, None], keep, 1.0)),
+        split(jnp.where(live[:, None], add, 0.0)),
         None if rate is None else split(rate),
     )
 
@@ -252,8 +251,8 @@ def _run(one: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Ve
         if differentiated:
             moved = _slid(_slope, moved, (one.a, u), row.h)
         if row.keep is not None:
-            moved = jax.tree.map(lambda keep, y: jnp.where(keep == 0.0, 0.0, y), row.keep, moved)
-        y = add(moved, row.jump)
+            moved = jax.tree.map(_kept, row.keep, moved)
+        y = add(moved, row.add)
         return (y, power, driven), y
 
     zero = jax.tree.map(jnp.zeros_like, (one.a, one.y0))
@@ -261,10 +260,16 @@ def _run(one: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Ve
     return rows, last
 
 
+def _kept(keep: jax.Array, y: jax.Array) -> jax.Array:
+    """Return what is kept of a state: nothing of one that is infinite, where a value is given."""
+    return keep * jnp.where((keep == 0.0) & ~jnp.isfinite(y), 0.0, y)
+
+
 def _outputs(rows: Vector, lines: Timeline, ts: jax.Array, start: State) -> State:
     """Return the states at the outputs, NaN where there is none."""
-    boundaries = lines.time.size
-    place = jnp.zeros(ts.size, dtype=int).at[lines.output].set(jnp.arange(boundaries), mode="drop")
+    output = lines.boundaries.output
+    slot = jnp.where(output == NONE, ts.size, output)
+    place = jnp.zeros(ts.size, dtype=int).at[slot].set(jnp.arange(lines.size), mode="drop")
     columns = [rows[:, i] for i in range(rows.shape[1])] if isinstance(rows, jax.Array) else list(rows)
     columns = [column[place] for column in columns]
     seen = jnp.isfinite(ts)
@@ -307,12 +312,13 @@ def _course(
     if differentiated:
         return states, None
 
-    live = jnp.isfinite(lines.time)
+    time = lines.boundaries.time
+    live = jnp.isfinite(time)
     unknown = lines.unknown()
     certain = ~unknown.any()
     states = jax.tree.map(lambda leaf: jnp.where(certain, leaf, jnp.nan), states)
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
-    latest = jnp.max(jnp.where(live, lines.time, t0), initial=t0)
+    latest = jnp.max(jnp.where(live, time, t0), initial=t0)
 
     def blame() -> tuple[jax.Array, jax.Array, jax.Array]:
         values = rows if isinstance(rows, jax.Array) else jnp.stack(rows, axis=1)
@@ -324,14 +330,14 @@ def _course(
         culprit = bad[first]
         for vector in (~jnp.isfinite(slope), ~jnp.isfinite(y)):
             culprit = jnp.where(vector.any(), vector, culprit)
-        where = jnp.where(certain, first_true(culprit), lines.culprit(unknown, n))
-        return jnp.where(good, lines.time[first - 1], t0), where, jnp.where(certain, first, 0)
+        where = jnp.where(certain, first_true(culprit), lines.failing_state(unknown))
+        return jnp.where(good, time[first - 1], t0), where, jnp.where(certain, first, 0)
 
     fine = finite & certain
     best = (latest, jnp.zeros((), dtype=int), jnp.full((), live.size))
     worst = jax.lax.cond(eqxi.unvmap_any(~fine), blame, lambda: best)
     last_time, culprit, reached = (jnp.where(fine, *pair) for pair in zip(best, worst, strict=True))
-    steps = jnp.sum(live & (lines.time <= last_time))
+    steps = jnp.sum(live & (time <= last_time))
     sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((one.a, one.b))]).all()
     return states, _End(fine, sound, reached, steps, last_time, culprit)
 

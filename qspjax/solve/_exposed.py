@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from qspjax._declared import AbstractWrapper, Declared, declared, mass_of
 from qspjax._events import Event
@@ -23,6 +24,7 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._types import Observed, Scalar, State
 from qspjax.solve._dense import factorise
+from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._schedule import Schedule
 
 FLAT = 1e-8
@@ -281,9 +283,9 @@ def exposed(
         infused = tuple(np.flatnonzero(_seen_directly(model, start, outputs)).tolist())
     whole = Exposed(model, measures, infused)
     more = len(jax.tree.leaves(whole.initial())) - len(jax.tree.leaves(start))
-    schedule = _widened(schedule, states, more)
+    schedule = _widened(schedule, more)
     if infused:
-        schedule = _with_rates(schedule, states, states + more, infused, adapts=adapts)
+        schedule = _with_rates(schedule, states + more, infused, adapts=adapts)
     return whole, schedule, None if initial is None else whole.extended(initial)
 
 
@@ -298,39 +300,39 @@ def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...])
     return jacobian_pattern(seen, start, jnp.zeros(()), arrays).any(axis=0)
 
 
-def _widened(schedule: Schedule, states: int, more: int) -> Schedule:
+def _widened(schedule: Schedule, more: int) -> Schedule:
     """Return the doses of a model that gets more states behind its own."""
-    entry = schedule.entry
-    entry = entry + jnp.where(entry >= 2 * states, 2 * more, jnp.where(entry >= states, more, 0))
     vectors = None if schedule.vectors is None else jnp.pad(schedule.vectors, ((0, 0), (0, more)))
-    return dataclasses.replace(schedule, entry=entry, vectors=vectors, held=schedule.held + more)
+    return dataclasses.replace(schedule, vectors=vectors, protected=schedule.protected + more)
 
 
-def _with_rates(schedule: Schedule, states: int, total: int, infused: tuple[int, ...], *, adapts: bool) -> Schedule:
+def _with_rates(schedule: Schedule, total: int, infused: tuple[int, ...], *, adapts: bool) -> Schedule:
     """Return the doses and, as jumps of the last states, the rates of infusion into some of the others."""
-    place = np.full(total, -1)
-    place[list(infused)] = total - len(infused) + np.arange(len(infused))
-    entry = jnp.asarray(place)[jnp.minimum(schedule.entry, total - 1)]
-    runs = schedule.infused & (entry >= 0) & (schedule.entry < states) & jnp.isfinite(schedule.start)
+    index_of_rate = np.full(total, NONE)
+    index_of_rate[list(infused)] = total - len(infused) + np.arange(len(infused))
+    state = jnp.asarray(index_of_rate)[schedule.state]
+    runs = schedule.infused & (schedule.state != NONE) & (state != NONE) & jnp.isfinite(schedule.start)
     begins, ends = (jnp.where(runs, time, jnp.inf) for time in (schedule.start, schedule.stop))
-    entry = jnp.maximum(entry, 0)
+    one = jnp.ones_like(schedule.start)
     # the factor of an adapted infusion at its end may be another one: what ran then stops as a whole
-    stops, left = (total + entry, jnp.zeros_like(schedule.rate)) if adapts else (entry, -schedule.rate)
+    left, stays = (jnp.zeros_like(one), jnp.zeros_like(one)) if adapts else (-schedule.rate, one)
     rows = schedule.start.size
     never, no, none = jnp.full((2 * rows,), jnp.inf), jnp.zeros((2 * rows,), bool), jnp.zeros((2 * rows,))
+    keep = one if adapts and schedule.keep is None else schedule.keep
 
-    def joined(own: Any, *new: Any) -> Any:
-        return None if own is None else jnp.concatenate([own, *new])
+    def joined(column: Array | None, *more: Array | None) -> Array | None:
+        return None if column is None else jnp.concatenate([column, *more])
 
     return dataclasses.replace(
         schedule,
         start=joined(schedule.start, begins, ends),
-        entry=joined(schedule.entry, entry, stops),
-        jump=joined(schedule.jump, schedule.rate, left),
+        state=joined(schedule.state, state, state),
+        keep=joined(keep, one, stays),
+        add=joined(schedule.add, schedule.rate, left),
+        vector=joined(schedule.vector, jnp.full((2 * rows,), NONE)),
         stop=joined(schedule.stop, never),
         infused=joined(schedule.infused, no),
         rate=joined(schedule.rate, none),
         adapts=joined(schedule.adapts, schedule.adapts, schedule.adapts),
         order=joined(schedule.order, schedule.order, jnp.full((rows,), -1.0)),
-        sets=schedule.sets or adapts,
     )

@@ -41,7 +41,8 @@ class Posed(eqx.Module):
             states, result, stats = self.method.solve(*arguments)
         else:
             states, result, stats = solve_in_visits(self.method, *arguments, self.decision)
-        return Trajectory(states, RESULTS.where(self.schedule.lost, RESULTS.steady_state_not_found, result), stats)
+        failed = self.schedule.steady_state_failed
+        return Trajectory(states, RESULTS.where(failed, RESULTS.steady_state_not_found, result), stats)
 
     def arrived(self, ts: jax.Array, found: Trajectory) -> jax.Array:
         """Return which of the times the solve arrived at."""

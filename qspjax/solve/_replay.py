@@ -12,7 +12,8 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from qspjax.solve._adaptive import Stepper, arrive
+from qspjax.solve._adaptive import Stepper, after_boundary
+from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.events._locate import NO_EVENT
 from qspjax.solve.events._monitor import Begun, watch_one
@@ -57,9 +58,7 @@ def replay(
         outputs: Number of outputs.
         events: The events, differentiated; None if there are none.
     """
-    boundaries = timeline.time.shape[0]
-    accepted, watch = record.accepted, watch_one(events, model)
-    span = jnp.max(jnp.abs(timeline.time), initial=0.0, where=jnp.isfinite(timeline.time))
+    accepted, watch, span = record.accepted, watch_one(events, model), timeline.span
     blocks = -(-record.steps.shape[0] // BLOCK)
     spare = blocks * BLOCK - record.steps.shape[0]
     columns = [jnp.arange(blocks * BLOCK), jnp.pad(record.steps, (0, spare))]
@@ -70,23 +69,20 @@ def replay(
     def step(now: tuple, recorded: tuple) -> tuple:
         number, h = recorded[:2]
         live, lands = number < accepted, (number < accepted) & jnp.isinf(h)
-        t, y, rate, running, boundary, memory = now
+        t, y, rate, boundary, memory = now
         # after the last step, where there is a slope: at the state at which a patient failed there may be none
         t, y = jnp.where(live, t, t0), jnp.where(live, y, y0)
-        here = jnp.minimum(boundary, boundaries - 1)
-        time = timeline.time[here]
+        index = jnp.minimum(boundary, timeline.size - 1)
+        time, output = timeline.boundaries.time[index], timeline.boundaries.output[index]
         t1 = jnp.where(lands, jnp.where(jnp.isfinite(time), time, t), t + jnp.where(live & ~lands, h, 0.0))
         y1, _, _ = stepper(model, *((t, t1) if watch is None else watch.within(t, t1)), y, rate)
-        output = timeline.output[here]
-        dosed, new_rate, new_running = arrive(timeline, here, y1, rate, running)
-        y1 = jnp.where(lands, dosed, jnp.where(live, y1, y))
+        y1, new_rate = after_boundary(timeline, index, lands, jnp.where(live, y1, y), rate)
         if watch is not None:
             cause = jnp.where(live, recorded[2], NO_EVENT)
-            cause = jnp.where(lands & (output == outputs), events.hybrid.gaps, cause)
+            cause = jnp.where(lands & (output == NONE), events.hybrid.gaps, cause)
             t1, y1, memory = watch.repeat(rate, t1, y1, memory, cause, span)
-        slot = jnp.where(lands, output, outputs)
-        new_rate, new_running = jnp.where(lands, new_rate, rate), jnp.where(lands, new_running, running)
-        after = (t1, y1, new_rate, new_running, boundary + lands, memory)
+        slot = jnp.where(lands & (output != NONE), output, outputs)
+        after = (t1, y1, new_rate, boundary + lands, memory)
         return jax.tree.map(lambda new, old: jnp.where(live, new, old), after, now), (slot, y1)
 
     @jax.checkpoint
@@ -104,7 +100,7 @@ def replay(
         return (now, kept.at[slots].set(values, mode="drop")), None
 
     memory = None if events is None else events.memory
-    start = (t0, y0, jnp.zeros_like(y0), jnp.zeros(y0.shape, dtype=int), jnp.zeros((), dtype=int), memory)
+    start = (t0, y0, jnp.zeros_like(y0), jnp.zeros((), dtype=int), memory)
     empty = jnp.full((outputs, y0.size), jnp.nan, y0.dtype)
     (_, kept), _ = jax.lax.scan(advance, (start, empty), steps)
     return kept

@@ -16,7 +16,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax._dosing._regimen import Regimen, stacked
-from qspjax.solve.dosing._schedule import aimed
+from qspjax.solve.dosing._schedule import with_targets
 from tests.systems import linear_pk as exact
 from tests.systems.linear_pk import Dose
 from tests.systems.marks import slow_for
@@ -212,7 +212,7 @@ def concentrations(x, group, method):
     """Return the concentrations of all cases of a group, shape (cases, times)."""
     p = dict(zip(NAMES, x, strict=True))
     model = qsp.models.OneCompartmentOral(**{name: p[name] for name in MODEL})
-    regimens = [aimed(model, case.regimen(p), SYSTEM.states) for case in GROUPS[group].values()]
+    regimens = [with_targets(model, case.regimen(p), SYSTEM.states) for case in GROUPS[group].values()]
 
     def one(regimen):
         return qsp.simulate(model, regimen, TS, method=METHODS[method], throw=False).observed["concentration"]

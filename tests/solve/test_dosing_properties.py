@@ -37,7 +37,7 @@ def regimen_of(found):
     """All regimens of one shape, so that one program serves all examples."""
     columns = {name: np.array([one[name] for one in found]) for name in found[0]}
     regimen = table(TARGETS, **columns, rule=np.full(len(found), -1)).padded(2 * ROWS)
-    return qsp.Regimen(**{**vars(regimen), "extent": regimen.extent._replace(infuses=True)})
+    return qsp.Regimen(**{**vars(regimen), "static_shape": regimen.static_shape._replace(infuses=True)})
 
 
 def close(got, expected, scale=None):

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 import qspjax as qsp
 from qspjax.solve import _ensemble
-from qspjax.solve.dosing._schedule import aimed, schedule_of
+from qspjax.solve.dosing._schedule import schedule_of, with_targets
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._replay import replay
 from qspjax.solve.kernel.primitives import _batch, _define
@@ -133,7 +133,7 @@ def recorder(method):
         p = unravel(x)
         with mock.patch.object(_ensemble, "run", run):
             model = Saturable(**p["parameters"])
-            doses = aimed(model, regimen_of(p).padded(4), Amounts._fields)
+            doses = with_targets(model, regimen_of(p).padded(4), Amounts._fields)
             method.solve(model, schedule_of(model, doses), p["ts"], p["initial"], jnp.asarray(0.0))
         return caught[0]
 

@@ -31,7 +31,7 @@ from qspjax.fit.data._measurements import Change, Experiment, passed
 from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
 from qspjax.models.network import Network
 from qspjax.solve import AbstractMethod
-from qspjax.solve.dosing._schedule import aimed, resolved, slack
+from qspjax.solve.dosing._schedule import dose_table, slack, with_targets
 
 NOT_PUT = -1
 """The place of a state that begins where it is."""
@@ -404,8 +404,8 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
                 refuse("changes", "leave alone what the model has a delay of", f"one that sets `{name}`")
         for name in one.regimen.parameters:
             refuse("regimen", "set no parameter in an experiment with changes", f"one that sets `{name}`")
-        aim = aimed(model, one.regimen, state_names(start))
-        given, enters = np.asarray(aim.time), np.asarray(resolved(model, aim).start)
+        aim = with_targets(model, one.regimen, state_names(start))
+        given, enters = np.asarray(aim.time), np.asarray(dose_table(model, aim).start)
         for change in one.changes:
             late = (given < change.at) & (enters > change.at + slack(change.at)) & np.isfinite(enters)
             if late.any():
@@ -417,7 +417,7 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
 def lasting(model: AbstractModel, experiments: Sequence[Experiment]) -> bool:
     """Return whether a dose may enter after a change that comes after it, so that no stage has it for itself."""
     doses = [one.regimen for one in experiments if one.changes and np.isfinite(np.asarray(one.regimen.time)).any()]
-    if any(regimen.extent.infuses or regimen.extent.steady or regimen.parameters for regimen in doses):
+    if any(regimen.static_shape.infuses or regimen.static_shape.steady or regimen.parameters for regimen in doses):
         return True
     moved = jax.tree.map(lambda leaf: leaf + 1.0 if eqx.is_inexact_array(leaf) else leaf, model)  # a lag may be free
     lags = [one.lag for own in (model, moved) for one in declared(own).deliveries().values()]

@@ -24,7 +24,7 @@ from qspjax.io.nonmem._issues import add_where
 from qspjax.io.nonmem._records import check_records, column, is_dose
 from qspjax.io.nonmem._text import RESERVED
 from qspjax.io.nonmem._types import Integers, Labels, Numbers, Values
-from qspjax.solve.dosing._schedule import aimed
+from qspjax.solve.dosing._schedule import with_targets
 
 Covariates: TypeAlias = dict[str, Real[np.ndarray, "subjects #outputs"]]
 """Covariates by name; constant ones have one column."""
@@ -268,7 +268,7 @@ class NonmemData:
         dose = is_dose(self.records)
         for target in dict.fromkeys(compartments[dose].tolist()):
             try:
-                aimed(model, table((target,), time=np.zeros(1)), states)
+                with_targets(model, table((target,), time=np.zeros(1)), states)
             except ValueError as error:
                 why = str(error).removeprefix("Argument `to` ")
                 wrong = dose & np.array([c == target for c in compartments.tolist()], dtype=bool)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real
 
 from qspjax._checks import check_increasing, check_instance, refuse
-from qspjax._dosing._regimen import Action, Regimen
+from qspjax._dosing._regimen import Action, Regimen, Target, name_of
 from qspjax.io.nonmem._text import RESERVED, reserved
 from qspjax.io.nonmem._types import Labels, Numbers, Values
 
@@ -43,7 +43,7 @@ def records_of(
         refuse("order", f"have the shape of the outputs, {outputs.shape}", f"of shape {numbers.shape}")
     numbers = np.broadcast_to(numbers, outputs.shape)
     rows = {name: np.broadcast_to(np.asarray(getattr(regimen, name)), (size, regimen.rows)) for name in _COLUMNS}
-    _check_rows(rows)
+    _check_rows(rows, regimen.targets)
     columns = _columns(rows, outputs, values, numbers, regimen.targets, cmt)
     identity, labels = _identities(ids, size)
     subject = columns.pop("subject")
@@ -81,11 +81,13 @@ def _size(
     return size
 
 
-def _check_rows(rows: dict[str, np.ndarray]) -> None:
+def _check_rows(rows: dict[str, np.ndarray], targets: Sequence[Target]) -> None:
     live = np.isfinite(rows["time"])
-    if (live & (rows["kind"] == Action.SET)).any():
-        must = "have doses and resets only: a column of the table says what a parameter is over time"
-        refuse("regimen", must, "one that sets a parameter")
+    other = live & (rows["kind"] > Action.RESET)
+    if other.any():
+        kind, index = (Action(int(rows["kind"][other][0])), rows["index"][other][0])
+        must = "have doses and resets only, the records of a table (a column says what a parameter is over time)"
+        refuse("regimen", must, f"one with {kind.phrase} of `{name_of(targets[index])}`")
     if (live & (rows["steady"] > 0) & (rows["group"] != 0)).any():
         refuse(
             "regimen", "have one dose in each pattern at steady state", "one with several, for which no record exists"

@@ -330,16 +330,14 @@ def _doses(name: str, one: Experiment) -> dict[float, list[tuple[Action, str, fl
     """Return what is given and set at each time."""
     regimen = one.regimen
     found: dict[float, list[tuple[Action, str, float]]] = {}
-    if regimen.rules or regimen.decision is not None or regimen.extent.steady:
+    if regimen.rules or regimen.decision is not None or regimen.static_shape.steady:
         refuse("have boluses of known amounts", f"`{name}` has doses by rules or at steady state")
     columns = (np.asarray(x) for x in (regimen.time, regimen.kind, regimen.index, regimen.amount))
     for time, kind, index, amount in zip(*columns, strict=True):
         if not np.isfinite(time):
             continue
         if kind not in (Action.BOLUS, Action.SET):
-            refuse(
-                "have boluses only", f"`{name}` has {'a reset' if kind == Action.RESET else 'an infusion'} at {time:g}"
-            )
+            refuse("have boluses only", f"`{name}` has {Action(int(kind)).phrase} at {time:g}")
         target = regimen.targets[index]
         target = target.name if isinstance(target, Parameter) else target
         if not isinstance(target, str):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import check_minimum, concrete, refuse
@@ -26,6 +27,7 @@ from qspjax._dosing._regimen import Action, Echo, Parameter, Regimen
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import in_full, match, state_names
 from qspjax._types import Scalar, State
+from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._varied import parameters_now, with_parameters
 
 SPARE = 4
@@ -33,87 +35,100 @@ SPARE = 4
 
 
 class Schedule(eqx.Module):
-    """The doses of one patient, each array of shape (doses,); unused ones start at inf.
+    """The doses of one patient; unused ones start at inf.
 
     Attributes:
         start: When a dose enters, or an infusion starts.
-        entry: With n states: i < n adds to state i, n + i gives state i the value, 2 n + k and 2 n + m + k put all
-            states to the k-th of m vectors, or add it to them.
-        jump: What is added to the state, or its new value.
+        state: Which state it changes, see `Boundary`.
+        add: What it adds to that state.
+        keep: What it multiplies that state by before, None if always 1.
+        vector: Which of the vectors it adds, None without vectors.
         stop: When an infusion that starts stops, inf if never; None without infusions.
         infused: Which doses are infusions; None without infusions.
         rate: The rate of an infusion into the state; None without infusions.
         adapts: Which doses adaptive dosing multiplies, None without.
         order: What orders doses at equal times, None where doses come before outputs.
-        seen: What orders the outputs, shape (outputs,): each sees the doses of its own time up to this order.
-        vectors: States after a reset and at steady states, shape (m, n), or None.
-        lost: Whether a steady state was not found.
-        sets: Whether an entry may give a state a value.
-        held: How many of the last states resets and steady states do not touch.
+        output_order: What orders the outputs: each sees the doses of its own time up to this order.
+        vectors: What resets and steady states add to the states, None without any.
+        steady_state_failed: Whether a steady state was not found.
+        protected: The number of last states that resets and steady states do not touch.
     """
 
-    start: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    stop: jax.Array | None = None
-    infused: jax.Array | None = None
-    rate: jax.Array | None = None
-    adapts: jax.Array | None = None
-    order: jax.Array | None = None
-    seen: jax.Array | None = None
-    vectors: jax.Array | None = None
-    lost: jax.Array = eqx.field(default=False, converter=jnp.asarray)
-    sets: bool = eqx.field(static=True, default=False)
-    held: int = eqx.field(static=True, default=0)
+    start: Float[Array, " doses"]
+    state: Int[Array, " doses"]
+    add: Float[Array, " doses"]
+    keep: Float[Array, " doses"] | None = None
+    vector: Int[Array, " doses"] | None = None
+    stop: Float[Array, " doses"] | None = None
+    infused: Bool[Array, " doses"] | None = None
+    rate: Float[Array, " doses"] | None = None
+    adapts: Bool[Array, " doses"] | None = None
+    order: Float[Array, " doses"] | None = None
+    output_order: Float[Array, " outputs"] | None = None
+    vectors: Float[Array, "vectors states"] | None = None
+    steady_state_failed: Bool[Array, ""] = eqx.field(default=False, converter=jnp.asarray)
+    protected: int = eqx.field(static=True, default=0)
 
 
 class Pattern(NamedTuple):
-    """The doses of one steady state, each of shape (members,), from the time of the first of them.
+    """The doses of one steady state, from the time of the first of them.
 
     Attributes:
-        begins: The time of the first dose, shape ().
-        interval: The time after which they repeat, or 0 for a constant infusion, shape ().
+        begins: The time of the first dose.
+        interval: The time after which they repeat, or 0 for a constant infusion.
         shift: When each enters, after `begins`, with its lag; inf if unused.
         infused: Whether each is an infusion.
         lasts: How long each infusion lasts, 0 for a bolus.
-        entry: The state that each enters.
-        jump: What each bolus adds.
+        state: The state that each enters.
+        add: What each bolus adds.
         rate: The rate of each infusion.
     """
 
-    begins: jax.Array
-    interval: jax.Array
-    shift: jax.Array
-    infused: jax.Array
-    lasts: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    rate: jax.Array
+    begins: Float[Array, "..."]
+    interval: Float[Array, "..."]
+    shift: Float[Array, "... members"]
+    infused: Bool[Array, "... members"]
+    lasts: Float[Array, "... members"]
+    state: Int[Array, "... members"]
+    add: Float[Array, "... members"]
+    rate: Float[Array, "... members"]
 
     @property
-    def near(self) -> jax.Array:
-        """How far two times of the pattern may be apart that rounding alone separates, shape ()."""
+    def near(self) -> Float[Array, "..."]:
+        """How far two times of the pattern may be apart that rounding alone separates."""
         return slack(jnp.abs(self.begins) + self.interval)
 
 
-SteadyState = Callable[[AbstractModel, Pattern], tuple[jax.Array, jax.Array]]
+SteadyState = Callable[[AbstractModel, Pattern], tuple[Float[Array, " states"], Bool[Array, ""]]]
 """Finds the steady state of a model under a pattern of doses, flat; returns also whether it was found."""
 
 
-class Resolved(NamedTuple):
-    """The rows of a regimen with the numbers of the model, before anything is cut."""
+class DoseTable(NamedTuple):
+    """The rows of a regimen with the numbers of the model, before anything is cut.
 
-    start: jax.Array
-    infused: jax.Array
-    lasts: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    rate: jax.Array
-    parameters: Any
+    Attributes:
+        start: When each enters, inf for a reset.
+        infused: Whether it is an infusion.
+        lasts: How long it lasts, 0 if it does not.
+        state: Which state, or parameter that changes behind these, it changes.
+        keep: What it multiplies that by.
+        add: What it then adds.
+        rate: The rate of an infusion.
+        parameters: The values at its time of the parameters that change.
+    """
+
+    start: Float[Array, " rows"]
+    infused: Bool[Array, " rows"]
+    lasts: Float[Array, " rows"]
+    state: Int[Array, " rows"]
+    keep: Float[Array, " rows"]
+    add: Float[Array, " rows"]
+    rate: Float[Array, " rows"]
+    parameters: tuple[Float[Array, " rows"], ...]
 
 
-def aimed(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
-    """Return the regimen with all dose targets of the model as its targets, so that none of them compiles anew.
+def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]) -> Regimen:
+    """Return the regimen with all dose targets of the model as its targets, so that each of them shares a program.
 
     A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it. The
     number 0 is the model's default: its first delivery, or else its first state. Last stand the parameters that the
@@ -165,7 +180,7 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
     for copies in later.values():
         for copy, length in copies.items():
             check_minimum(f"delay of {copy.partition('@')[0]}", length, 0.0)
-    if regimen.extent.resets or regimen.extent.steady or regimen.decision is not None:
+    if regimen.static_shape.resets or regimen.static_shape.steady or regimen.decision is not None:
         refuse("regimen", "have no reset, no steady state and no rule for a model with delays", "one that has")
 
 
@@ -217,52 +232,52 @@ def _keys(state: State) -> list:
     return [key for path, _ in jax.tree_util.tree_flatten_with_path(state)[0] for key in path]
 
 
-def resolved(model: AbstractModel, regimen: Regimen) -> Resolved:
-    """Return what each row of an aimed regimen does in the model, with the parameters that hold at its time."""
+def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
+    """Return what each row of a regimen with the targets of the model does, with the parameters of its time."""
     start = as_state(model, None)
     states, names = state_names(start), regimen.parameters
     doses = [target for target in regimen.targets if not isinstance(target, Parameter)]
 
-    def numbers(model: AbstractModel) -> dict[str, jax.Array]:
-        """Return the numbers of every delivery, shape (targets,); a parameter is given as it is."""
-        each, late = _deliveries(model, doses), _lengths(model)
+    def numbers(model: AbstractModel) -> dict[str, Float[Array, " targets"]]:
+        """Return the numbers of every delivery; a parameter is given as it is."""
+        deliveries, lengths = _deliveries(model, doses), _lengths(model)
         ends = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
         return {
             name: jnp.stack(
                 [
-                    *(jnp.asarray(none if (x := getattr(delivery, name)) is None else x, float) for delivery in each),
-                    *(jnp.asarray(late.get(one, none) if name == "lag" else none, float) for one in names),
+                    *(jnp.asarray(none if (x := getattr(own, name)) is None else x, float) for own in deliveries),
+                    *(jnp.asarray(lengths.get(own, none) if name == "lag" else none, float) for own in names),
                 ]
             )
             for name, none in ends.items()
         }
 
-    parameters = None
+    parameters = ()
     if names:
         parameters = _in_force(model, regimen, names)
         table = jax.vmap(lambda values: numbers(with_parameters(model, names, values)))(parameters)
-        here = {name: jnp.take_along_axis(x, regimen.index[:, None], axis=1)[:, 0] for name, x in table.items()}
+        row = {name: jnp.take_along_axis(x, regimen.index[:, None], axis=1)[:, 0] for name, x in table.items()}
     else:
-        here = {name: x[regimen.index] for name, x in numbers(model).items()}
+        row = {name: x[regimen.index] for name, x in numbers(model).items()}
 
-    entries = [match(one.state, states, "state", "a state of the model") for one in _deliveries(model, doses)]
+    entered = [match(own.state, states, "state", "a state of the model") for own in _deliveries(model, doses)]
     total = len(states) + len(names)
-    entry = jnp.asarray([*entries, *range(len(states), total)], dtype=int)[regimen.index]
     kind = regimen.kind
-    duration = jnp.where(kind == Action.INFUSION_MODEL_DURATION, here["duration"], regimen.duration)
-    rate = jnp.where(kind == Action.INFUSION_MODEL_RATE, here["rate"], regimen.rate)
+    duration = jnp.where(kind == Action.INFUSION_MODEL_DURATION, row["duration"], regimen.duration)
+    rate = jnp.where(kind == Action.INFUSION_MODEL_RATE, row["rate"], regimen.rate)
     over = (kind == Action.INFUSION_OVER) | (kind == Action.INFUSION_MODEL_DURATION)
     by_rate = (kind == Action.INFUSION_RATE) | (kind == Action.INFUSION_MODEL_RATE)
-    entering = here["bioavailability"] * here["scale"] * regimen.amount
-    by_duration = here["bioavailability"] * regimen.amount / rate
+    entering = row["bioavailability"] * row["scale"] * regimen.amount
+    by_duration = row["bioavailability"] * regimen.amount / rate
     sets = kind == Action.SET
-    return Resolved(
-        start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + here["lag"]),
+    return DoseTable(
+        start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + row["lag"]),
         infused=over | by_rate,
         lasts=jnp.where(over, duration, jnp.where(by_rate, by_duration, 0.0)),
-        entry=jnp.where(sets, total + entry, entry),
-        jump=jnp.where(over | by_rate, 0.0, jnp.where(sets, regimen.amount, entering)),
-        rate=jnp.where(over, entering / duration, jnp.where(by_rate, here["scale"] * rate, 0.0)),
+        state=jnp.asarray([*entered, *range(len(states), total)], dtype=int)[regimen.index],
+        keep=jnp.where(sets, 0.0, 1.0),
+        add=jnp.where(over | by_rate, 0.0, jnp.where(sets, regimen.amount, entering)),
+        rate=jnp.where(over, entering / duration, jnp.where(by_rate, row["scale"] * rate, 0.0)),
         parameters=parameters,
     )
 
@@ -310,15 +325,15 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
     return tuple(found)
 
 
-def earlier_doses(model: AbstractModel, regimen: Regimen) -> jax.Array:
+def earlier_doses(model: AbstractModel, regimen: Regimen) -> Float[Array, ""]:
     """Return how many doses before a steady state still run, or are on their way, when it begins."""
-    one = resolved(model, regimen)
+    doses = dose_table(model, regimen)
     rows = jnp.arange(regimen.rows)
     first = regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
-    late = one.start + one.lasts - first
+    late = doses.start + doses.lasts - first
     near = slack(jnp.abs(first) + regimen.interval)
     interval = jnp.where(regimen.interval > 0, regimen.interval, 1.0)
-    repeated = jnp.where(one.infused, jnp.ceil((late - near) / interval) - 1.0, jnp.floor((late + near) / interval))
+    repeated = jnp.where(doses.infused, jnp.ceil((late - near) / interval) - 1.0, jnp.floor((late + near) / interval))
     many = jnp.where(regimen.interval > 0, repeated, late > 0)
     return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(late), many, 0.0))
 
@@ -334,14 +349,14 @@ def not_below_zero(time: jax.Array) -> jax.Array:
 
 
 class Cuts(NamedTuple):
-    """What cuts: its time, row, and whether it is there, each of shape (cuts,)."""
+    """What cuts doses: its time, its row, and whether it is there."""
 
-    time: jax.Array
-    row: jax.Array
-    there: jax.Array
+    time: Float[Array, " cuts"]
+    row: Int[Array, " cuts"]
+    there: Bool[Array, " cuts"]
 
 
-def first_cut(cuts: Cuts, ordered: jax.Array, row: jax.Array) -> jax.Array:
+def first_cut(cuts: Cuts, ordered: Float[Array, " doses"], row: Int[Array, " doses"]) -> Float[Array, " doses"]:
     """Return when each dose is first cut, inf if never."""
     near = slack(cuts.time)
     apart = cuts.time[None] - ordered[:, None]
@@ -349,8 +364,8 @@ def first_cut(cuts: Cuts, ordered: jax.Array, row: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(after & cuts.there[None], cuts.time[None], jnp.inf), axis=1, initial=jnp.inf)
 
 
-def chosen(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Return the numbers of the first rows where a mask is true, at most so many, and which of them are such rows."""
+def first_rows(mask: Bool[Array, " rows"], most: int) -> tuple[Int[Array, " most"], Bool[Array, " most"]]:
+    """Return the indices of the first rows where a mask is true, `most` of them, and which of these it is true of."""
     rows = jnp.argsort(~mask, stable=True)[:most]
     return rows, mask[rows]
 
@@ -361,16 +376,18 @@ class Doses(NamedTuple):
     `ordered` is when a dose was ordered, and `row` where it stands in the table.
     """
 
-    start: jax.Array
-    stop: jax.Array
-    infused: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    rate: jax.Array
-    adapts: jax.Array
-    order: jax.Array
-    ordered: jax.Array
-    row: jax.Array
+    start: Float[Array, " doses"]
+    stop: Float[Array, " doses"]
+    infused: Bool[Array, " doses"]
+    state: Int[Array, " doses"]
+    keep: Float[Array, " doses"]
+    add: Float[Array, " doses"]
+    vector: Int[Array, " doses"]
+    rate: Float[Array, " doses"]
+    adapts: Bool[Array, " doses"]
+    order: Float[Array, " doses"]
+    ordered: Float[Array, " doses"]
+    row: Int[Array, " doses"]
 
     def beside(self, other: "Doses") -> "Doses":
         """Return both, one after the other."""
@@ -378,117 +395,126 @@ class Doses(NamedTuple):
 
     def cut(self, cuts: Cuts, states: int) -> "Doses":
         """Return the doses without what is cut; only what enters a state, not a parameter, can be."""
-        first = jnp.where(self.entry < states, first_cut(cuts, self.ordered, self.row), jnp.inf)
+        first = jnp.where(self.state < states, first_cut(cuts, self.ordered, self.row), jnp.inf)
         start = jnp.where(self.start >= first - slack(first), jnp.inf, self.start)
         return self._replace(start=start, stop=jnp.where(self.stop <= first, self.stop, first))
 
 
 def schedule_of(
-    model: AbstractModel, regimen: Regimen, steady_state: SteadyState | None = None, seen: jax.Array | None = None
+    model: AbstractModel,
+    regimen: Regimen,
+    steady_state: SteadyState | None = None,
+    output_order: Float[Array, " outputs"] | None = None,
 ) -> Schedule:
     """Return the schedule of one patient.
 
     Args:
         model: The patient.
-        regimen: Its regimen, aimed at the model.
+        regimen: Its regimen, with the targets of the model.
         steady_state: Finds a steady state, where the regimen has one.
-        seen: What orders the outputs at times of doses, shape (outputs,), None where they come after the doses.
+        output_order: What orders the outputs at times of doses, None where they come after the doses.
     """
-    extent, names = regimen.extent, regimen.parameters
-    one = resolved(model, regimen)
+    shape, names = regimen.static_shape, regimen.parameters
+    table = dose_table(model, regimen)
     doses = Doses(
-        start=one.start,
-        stop=jnp.where(one.infused, one.start + one.lasts, jnp.inf),
-        infused=one.infused,
-        entry=one.entry,
-        jump=one.jump,
-        rate=one.rate,
+        start=table.start,
+        stop=jnp.where(table.infused, table.start + table.lasts, jnp.inf),
+        infused=table.infused,
+        state=table.state,
+        keep=table.keep,
+        add=table.add,
+        vector=jnp.full(table.state.shape, NONE),
+        rate=table.rate,
         adapts=regimen.adapts > 0,
         order=regimen.order,
         ordered=regimen.ordered,
         row=jnp.arange(regimen.rows),
     )
-    vectors, lost = None, jnp.zeros((), bool)
-    if extent.resets or extent.steady:
-        doses, vectors, lost = _with_moments(model, regimen, one, doses, steady_state)
+    vectors, failed = None, jnp.zeros((), bool)
+    if shape.resets or shape.steady:
+        doses, vectors, failed = _with_moments(model, regimen, table, doses, steady_state)
         vectors = jnp.pad(vectors, ((0, 0), (0, len(names))))
     return Schedule(
         start=doses.start,
-        entry=doses.entry,
-        jump=doses.jump,
-        stop=doses.stop if extent.infuses else None,
-        infused=doses.infused if extent.infuses else None,
-        rate=doses.rate if extent.infuses else None,
+        state=doses.state,
+        add=doses.add,
+        keep=doses.keep if names or vectors is not None else None,
+        vector=None if vectors is None else doses.vector,
+        stop=doses.stop if shape.infuses else None,
+        infused=doses.infused if shape.infuses else None,
+        rate=doses.rate if shape.infuses else None,
         adapts=None if regimen.decision is None else doses.adapts,
-        order=None if seen is None else doses.order,
-        seen=seen,
+        order=None if output_order is None else doses.order,
+        output_order=output_order,
         vectors=vectors,
-        lost=lost,
-        sets=bool(names),
-        held=len(names),
+        steady_state_failed=failed,
+        protected=len(names),
     )
 
 
 def _with_moments(
-    model: AbstractModel, regimen: Regimen, one: Resolved, doses: Doses, steady_state: SteadyState | None
-) -> tuple[Doses, jax.Array, jax.Array]:
+    model: AbstractModel, regimen: Regimen, table: DoseTable, doses: Doses, steady_state: SteadyState | None
+) -> tuple[Doses, Float[Array, "vectors states"], Bool[Array, ""]]:
     """Return the doses with resets and steady states before them, their vectors, and whether one was not found."""
-    extent, names, live = regimen.extent, regimen.parameters, jnp.isfinite(regimen.time)
-    resets, is_reset = chosen((regimen.kind == Action.RESET) & live, extent.resets)
-    begins, is_steady = chosen((regimen.steady > 0) & (regimen.group == 0) & live, extent.steady)
+    shape, names, live = regimen.static_shape, regimen.parameters, jnp.isfinite(regimen.time)
+    resets, is_reset = first_rows((regimen.kind == Action.RESET) & live, shape.resets)
+    begins, is_steady = first_rows((regimen.steady > 0) & (regimen.group == 0) & live, shape.steady)
     replaces = regimen.steady[begins] == 1
     row, there = jnp.concatenate([resets, begins]), jnp.concatenate([is_reset, is_steady])
     time = jnp.where(there, regimen.time[row], jnp.inf)
     cuts = Cuts(time, row, there & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
 
-    def model_at(row: jax.Array) -> AbstractModel:
-        return with_parameters(model, names, [x[row] for x in one.parameters]) if names else model
+    def model_at(row: Int[Array, ""]) -> AbstractModel:
+        return with_parameters(model, names, [x[row] for x in table.parameters]) if names else model
 
     vectors = jax.vmap(lambda row: ravel_pytree(as_state(model_at(row), None))[0])(row)
-    states, lost = vectors.shape[1], jnp.zeros((), bool)
-    if extent.steady and steady_state is not None:
-        patterns = jax.vmap(lambda row: _pattern(regimen, one, row))(begins)
-        found, fine = jax.vmap(lambda row, pattern: steady_state(model_at(row), pattern))(begins, patterns)
-        untreated = vectors[extent.resets :]
-        found = jnp.where(replaces[:, None], found, found - untreated)
-        earlier, enough = _earlier(patterns, is_steady, begins, extent.earlier)
+    states, failed = vectors.shape[1], jnp.zeros((), bool)
+    if shape.steady and steady_state is not None:
+        patterns = jax.vmap(lambda row: _pattern(regimen, table, row))(begins)
+        steady, ok = jax.vmap(lambda row, pattern: steady_state(model_at(row), pattern))(begins, patterns)
+        untreated = vectors[shape.resets :]
+        steady = jnp.where(replaces[:, None], steady, steady - untreated)
+        earlier, enough = _earlier(patterns, is_steady, begins, shape.earlier)
         doses = doses.beside(earlier)
-        lost = (is_steady & ~fine).any() | ~enough
-        vectors = jnp.concatenate([vectors[: extent.resets], found])
+        failed = (is_steady & ~ok).any() | ~enough
+        vectors = jnp.concatenate([vectors[: shape.resets], steady])
         vectors = jnp.where(enough, jnp.where(there[:, None], vectors, 0.0), jnp.nan)
 
-    number, none = jnp.arange(row.size), jnp.zeros(row.shape)
-    total, no = states + len(names), jnp.zeros_like(there)
+    none, no = jnp.zeros(row.shape), jnp.zeros_like(there)
     adds = jnp.concatenate([jnp.zeros_like(is_reset), ~replaces])
     moments = Doses(
         # a moment that a later row at the same time undoes does not come
         start=jnp.where(first_cut(cuts, time, row) <= time + slack(time), jnp.inf, time),
         stop=jnp.full_like(none, jnp.inf),
         infused=no,
-        entry=2 * total + jnp.where(adds, row.size + number, number),
-        jump=none,
+        state=jnp.full(row.shape, NONE),
+        keep=jnp.where(adds, 1.0, 0.0),
+        add=none,
+        vector=jnp.arange(row.size),
         rate=none,
         adapts=no,
         order=regimen.order[row],
         ordered=time,
         row=row,
     )
-    return moments.beside(doses.cut(cuts, states)), vectors, lost
+    return moments.beside(doses.cut(cuts, states)), vectors, failed
 
 
-def _pattern(regimen: Regimen, one: Resolved, begins: jax.Array) -> Pattern:
-    """Return the pattern of doses whose first row is given."""
+def _pattern(regimen: Regimen, table: DoseTable, begins: Int[Array, ""]) -> Pattern:
+    """Return the pattern of doses that begins with a row."""
     rows = jnp.arange(regimen.rows)
-    mine = (regimen.steady > 0) & (rows + regimen.group == begins) & jnp.isfinite(regimen.time)
-    member, there = chosen(mine, regimen.extent.members)
+    belongs = (regimen.steady > 0) & (rows + regimen.group == begins) & jnp.isfinite(regimen.time)
+    member, there = first_rows(belongs, regimen.static_shape.members)
     first = regimen.time[begins]
     first = jnp.where(jnp.isfinite(first), first, 0.0)
-    shift = jnp.where(there, one.start[member] - first, jnp.inf)
-    values = (x[member] for x in (one.infused, one.lasts, one.entry, one.jump, one.rate))
+    shift = jnp.where(there, table.start[member] - first, jnp.inf)
+    values = (x[member] for x in (table.infused, table.lasts, table.state, table.add, table.rate))
     return Pattern(first, regimen.interval[begins], shift, *values)
 
 
-def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> tuple[Doses, jax.Array]:
+def _earlier(
+    patterns: Pattern, there: Bool[Array, " patterns"], row: Int[Array, " patterns"], most: int
+) -> tuple[Doses, Bool[Array, ""]]:
     """Return the doses before each steady state that still run or are on their way, and whether these are all."""
     back = 1.0 + jnp.arange(most + 1)
     interval = patterns.interval[:, None, None]
@@ -505,10 +531,21 @@ def _earlier(patterns: Pattern, there: jax.Array, row: jax.Array, most: int) -> 
     start = jnp.where(going, begins + jnp.where(enters >= -near, not_below_zero(enters), 0.0), jnp.inf)
     stop = jnp.where(going & infused, begins + ends, jnp.inf)
 
-    def flat(values: jax.Array) -> jax.Array:
+    def flat(values: Array) -> Array:
         return jnp.broadcast_to(values, going.shape)[..., :most].ravel()
 
-    entry, jump, rate = (getattr(patterns, name)[..., None] for name in ("entry", "jump", "rate"))
-    no, before = jnp.zeros((), bool), jnp.asarray(-1.0)
-    columns = (start, stop, infused, entry, jump, rate, no, before, begins, row[:, None, None])
-    return Doses(*map(flat, columns)), enough
+    columns = Doses(
+        start=start,
+        stop=stop,
+        infused=infused,
+        state=patterns.state[..., None],
+        keep=jnp.asarray(1.0),
+        add=patterns.add[..., None],
+        vector=jnp.asarray(NONE),
+        rate=patterns.rate[..., None],
+        adapts=jnp.zeros((), bool),
+        order=jnp.asarray(-1.0),
+        ordered=begins,
+        row=row[:, None, None],
+    )
+    return jax.tree.map(flat, columns), enough

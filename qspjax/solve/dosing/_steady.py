@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import place_of_greatest
 from qspjax._declared import mass_of, sizes_of
-from qspjax._dosing._regimen import Extent
+from qspjax._dosing._regimen import RegimenShape
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax.solve._exponential import MatrixExponential
@@ -37,7 +37,7 @@ AROUND = 1e-3
 
 
 def steady_state(
-    method: AbstractMethod, extent: Extent, model: AbstractModel, pattern: Pattern
+    method: AbstractMethod, shape: RegimenShape, model: AbstractModel, pattern: Pattern
 ) -> tuple[jax.Array, jax.Array]:
     """Return the state at the beginning of a pattern of doses, before what is given then, and whether it was found.
 
@@ -45,7 +45,7 @@ def steady_state(
 
     Args:
         method: How to solve.
-        extent: What there may be: infusions, an interval, or none (a constant infusion).
+        shape: What there may be: infusions, an interval, or none (a constant infusion).
         model: The patient.
         pattern: The doses of one interval.
     """
@@ -63,7 +63,7 @@ def steady_state(
     interval = jnp.where(repeats, pattern.interval, 1.0)
 
     def entering(amounts: jax.Array) -> jax.Array:
-        return jnp.zeros_like(y0).at[pattern.entry].add(jnp.where(live, amounts, 0.0))[free]
+        return jnp.zeros_like(y0).at[pattern.state].add(jnp.where(live, amounts, 0.0))[free]
 
     def whole(part: jax.Array) -> jax.Array:
         return y0.at[free].set(part)
@@ -83,7 +83,7 @@ def steady_state(
 
     def gained(part: jax.Array) -> jax.Array:
         # where there is no such pattern the state stays, and so do its derivatives
-        doses = one_period(pattern, interval, infuses=extent.infuses)
+        doses = one_period(pattern, interval, infuses=shape.infuses)
         return jnp.where(repeats, after(interval, part, doses, repeats), own) - part
 
     sought = None
@@ -91,8 +91,8 @@ def steady_state(
         names = state_names(start)
         atol = np.broadcast_to(absolute(method.atol, model, names), y0.shape)
         sizes = sizes_of(model, names)
-        given = entering(jnp.abs(pattern.jump) + jnp.abs(pattern.rate) * interval)
-        taken = entering(jnp.minimum(pattern.jump, 0.0) + jnp.minimum(pattern.rate, 0.0))
+        given = entering(jnp.abs(pattern.add) + jnp.abs(pattern.rate) * interval)
+        taken = entering(jnp.minimum(pattern.add, 0.0) + jnp.minimum(pattern.rate, 0.0))
         sought = Sought(
             start=own,
             near=Near(method.rtol, atol[free]),
@@ -103,11 +103,11 @@ def steady_state(
             moments=pattern.begins + interval * jnp.linspace(0.0, 1.0, MOMENTS),
             positive=(own >= 0) & (taken == 0),
         )
-    size = jnp.max(jnp.abs(pattern.jump) + jnp.abs(pattern.rate) * interval)
+    size = jnp.max(jnp.abs(pattern.add) + jnp.abs(pattern.rate) * interval)
     found = []
-    if extent.periodic:
+    if shape.periodic:
         found.append(_affine(gained, size, own) if sought is None else root_of(gained, sought, by_periods))
-    if extent.constant:
+    if shape.constant:
         on = partial(after, doses=constantly(pattern), goes=runs)
         relaxed = partial(after_a_while, on)
         found.append(_affine(slope, size, own, slopes=True) if sought is None else root_of(slope, sought, relaxed))
@@ -134,7 +134,7 @@ def one_period(pattern: Pattern, interval: jax.Array, *, infuses: bool) -> Sched
     unused = jnp.full_like(shift, jnp.inf)
     given = jnp.where(live, enters, unused)
     if not infuses:
-        return Schedule(start=given, entry=pattern.entry, jump=pattern.jump)
+        return Schedule(start=given, state=pattern.state, add=pattern.add)
     times = jnp.maximum(jnp.ceil((pattern.lasts - near) / interval) - 1.0, 0.0)
     rest = pattern.lasts - times * interval
     over = phase + rest - interval
@@ -146,8 +146,8 @@ def one_period(pattern: Pattern, interval: jax.Array, *, infuses: bool) -> Sched
         start=jnp.concatenate([given, always, jnp.where(wraps, begins, unused)]),
         stop=jnp.concatenate([jnp.where(runs, enters + rest, unused), unused, jnp.where(wraps, begins + over, unused)]),
         infused=jnp.concatenate([runs, runs, wraps]),
-        entry=jnp.tile(pattern.entry, 3),
-        jump=jnp.concatenate([pattern.jump, nothing, nothing]),
+        state=jnp.tile(pattern.state, 3),
+        add=jnp.concatenate([pattern.add, nothing, nothing]),
         rate=jnp.concatenate([pattern.rate, times * pattern.rate, pattern.rate]),
     )
 
@@ -159,8 +159,8 @@ def constantly(pattern: Pattern) -> Schedule:
         start=jnp.where(live, pattern.begins, jnp.inf),
         stop=jnp.full_like(pattern.shift, jnp.inf),
         infused=live,
-        entry=pattern.entry,
-        jump=jnp.zeros_like(pattern.jump),
+        state=pattern.state,
+        add=jnp.zeros_like(pattern.add),
         rate=pattern.rate,
     )
 

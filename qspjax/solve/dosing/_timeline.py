@@ -1,4 +1,4 @@
-"""Doses and outputs of one patient as one sorted list of boundaries, each of which the integrator lands on exactly.
+"""Doses and outputs of one patient as one sorted list of boundaries, on each of which the integrator lands exactly.
 
 A dose is a jump of a state; an infusion is a rate that starts and stops. Where a boundary is given by a parameter (a
 dose time, a lag, the end of an infusion), its time carries the derivative, so moving boundaries are differentiated
@@ -9,129 +9,115 @@ after the dose.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._arrays import first_true
+from qspjax.solve.dosing._boundary import NONE, Boundary, Factor, effect
 from qspjax.solve.dosing._schedule import Schedule, slack
 
 
 class Timeline(eqx.Module):
-    """Boundaries in the order of time, each array of shape (boundaries,); unused ones have time = inf.
+    """The boundaries of one patient in the order of time; unused ones have time = inf.
 
     Attributes:
-        time: When.
-        entry: What a dose enters, see `Schedule`.
-        jump: What is added to that state, or its new value.
-        rate: The change of the rate into that state, None without infusions.
-        running: +1 where an infusion starts, -1 where one stops, else 0; None without infusions.
-        output: Which output is due, or the number of outputs if none.
-        vectors: What resets and steady states put or add, see `Schedule`.
-        sets: Whether an entry may give a state a value.
-        held: How many of the last states resets and steady states do not touch.
+        boundaries: Their columns, each of shape (boundaries,).
+        vectors: What resets and steady states add, None without any.
+        protected: The number of last states that resets and steady states do not touch.
     """
 
-    time: jax.Array
-    entry: jax.Array
-    jump: jax.Array
-    rate: jax.Array | None
-    running: jax.Array | None
-    output: jax.Array
-    vectors: jax.Array | None
-    sets: bool = eqx.field(static=True)
-    held: int = eqx.field(static=True)
+    boundaries: Boundary
+    vectors: Float[Array, "vectors states"] | None
+    protected: int = eqx.field(static=True)
 
-    def unknown(self) -> jax.Array:
+    @property
+    def size(self) -> int:
+        """The number of boundaries."""
+        return self.boundaries.state.size
+
+    @property
+    def span(self) -> Float[Array, ""]:
+        """The latest time, in absolute value."""
+        time = self.boundaries.time
+        return jnp.max(jnp.abs(time), initial=0.0, where=jnp.isfinite(time))
+
+    def at(self, index: Int[Array, ""]) -> Boundary:
+        """Return a boundary."""
+        return jax.tree.map(lambda column: column[index], self.boundaries)
+
+    def effect(self, boundary: Boundary, states: int, landed: bool | Bool[Array, ""] = True) -> tuple[Factor, Array]:
+        """Return what a boundary multiplies the states by, and what it then adds to them, each of shape (states,)."""
+        state = jnp.arange(states)
+        vector = None if self.vectors is None else self.vectors[jnp.maximum(boundary.vector, 0)]
+        return effect(boundary, state, state >= states - self.protected, vector, landed)
+
+    def unknown(self) -> Bool[Array, " boundaries"]:
         """Return which boundaries have a time or a dose that is NaN."""
-        dose = self.jump if self.rate is None else self.jump + self.rate
+        time, columns = self.boundaries.time, (self.boundaries.add, self.boundaries.keep, self.boundaries.rate_change)
+        lost = jnp.isnan(sum(column for column in columns if column is not None))
         if self.vectors is not None:
-            n = self.vectors.shape[1]
-            lost = jnp.isnan(self.vectors).any(axis=1)
-            dose = jnp.where((self.entry >= 2 * n) & lost[(self.entry - 2 * n) % lost.size], jnp.nan, dose)
-        return jnp.isnan(self.time) | (jnp.isfinite(self.time) & jnp.isnan(dose))
+            vector = self.boundaries.vector
+            lost |= (vector != NONE) & jnp.isnan(self.vectors).any(axis=1)[jnp.maximum(vector, 0)]
+        return jnp.isnan(time) | (jnp.isfinite(time) & lost)
 
-    def culprit(self, unknown: jax.Array, states: int) -> jax.Array:
-        """Return the number of the state that the first unknown dose enters."""
-        entry = self.entry[first_true(unknown)]
+    def failing_state(self, unknown: Bool[Array, " boundaries"]) -> Int[Array, ""]:
+        """Return the index of the state that the first unknown dose changes."""
+        boundary = self.at(first_true(unknown))
+        state = jnp.maximum(boundary.state, 0)
         if self.vectors is None:
-            return entry % states
-        lost = jnp.isnan(self.vectors[jnp.maximum(entry - 2 * states, 0) % self.vectors.shape[0]])
-        return jnp.where(entry >= 2 * states, first_true(lost), entry % states)
+            return state
+        lost = jnp.isnan(self.vectors[jnp.maximum(boundary.vector, 0)])
+        return jnp.where(boundary.vector != NONE, first_true(lost), state)
 
 
-def timeline(schedule: Schedule, ts: jax.Array) -> Timeline:
+def timeline(schedule: Schedule, ts: Float[Array, " outputs"]) -> Timeline:
     """Sort the doses and the output times of one patient into boundaries.
 
     Args:
         schedule: The doses.
         ts: Times of the outputs, not decreasing, then inf.
     """
-    outputs = ts.shape[0]
+    outputs, doses = ts.shape[0], schedule.start.size
     last = jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
-    none = jnp.zeros((outputs,))
-    times, entered, jumps = [schedule.start], [schedule.entry], [schedule.jump]
-    rate = running = None
+    stops = 0 if schedule.stop is None else doses
+    times = schedule.start
     if schedule.stop is not None:
-        times += [jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)]
-        entered += [schedule.entry]
-        jumps += [jnp.zeros_like(schedule.jump)]
-        begins = schedule.infused.astype(int)
-        rate = jnp.concatenate([schedule.rate, -schedule.rate, none])
-        running = jnp.concatenate([begins, -begins, none.astype(int)])
-    doses = jnp.concatenate(times)
-    whole = Timeline(
-        time=jnp.concatenate([jnp.where(doses > last + slack(last), jnp.inf, doses), ts]),
-        entry=jnp.concatenate([*entered, jnp.zeros((outputs,), dtype=int)]),
-        jump=jnp.concatenate([*jumps, none]),
-        rate=rate,
-        running=running,
-        output=jnp.concatenate([jnp.full((doses.size,), outputs), jnp.arange(outputs)]),
-        vectors=None,
-        sets=schedule.sets,
-        held=schedule.held,
+        times = jnp.concatenate([times, jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)])
+    nothing = jnp.zeros((stops + outputs,))
+
+    def column(own: Array | None, stopping: Array | None, other: float) -> Array | None:
+        """Return a column for doses, for the ends of infusions, and for outputs."""
+        if own is None:
+            return None
+        others = jnp.full((outputs,), other, own.dtype)
+        if not stops:
+            return jnp.concatenate([own, others])
+        return jnp.concatenate([own, jnp.full_like(own, other) if stopping is None else stopping, others])
+
+    rate = schedule.rate
+    boundaries = Boundary(
+        time=jnp.concatenate([jnp.where(times > last + slack(last), jnp.inf, times), ts]),
+        state=column(schedule.state, schedule.state, NONE),
+        keep=column(schedule.keep, None, 1.0),
+        add=jnp.concatenate([schedule.add, nothing]),
+        vector=column(schedule.vector, None, NONE),
+        rate_change=column(rate, None if rate is None else -rate, 0.0),
+        output=jnp.concatenate([jnp.full((doses + stops,), NONE), jnp.arange(outputs)]),
     )
-    if schedule.order is None or schedule.seen is None:
+    time = boundaries.time
+    if schedule.order is None or schedule.output_order is None:
         # a dose that rounding puts just after an output at the same time still comes before it
-        dose = jnp.arange(whole.time.size) < doses.size
-        early = whole.time - jnp.where(dose, slack(whole.time), 0.0)
+        early = time - jnp.where(boundaries.output == NONE, slack(time), 0.0)
         by = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
     else:
-        ends = [jnp.full((doses.size - schedule.start.size,), -1.0)]
-        orders = jnp.concatenate([schedule.order, *ends, schedule.seen])
-        by = jnp.lexsort((orders, _together(jax.lax.stop_gradient(whole.time), jax.lax.stop_gradient(ts))))
-    whole = jax.tree.map(lambda column: column[by], whole)
-    return eqx.tree_at(lambda t: t.vectors, whole, schedule.vectors, is_leaf=lambda x: x is None)
+        orders = jnp.concatenate([schedule.order, jnp.full((stops,), -1.0), schedule.output_order])
+        by = jnp.lexsort((orders, _together(jax.lax.stop_gradient(time), jax.lax.stop_gradient(ts))))
+    boundaries = jax.tree.map(lambda column: column[by], boundaries)
+    return Timeline(boundaries, schedule.vectors, schedule.protected)
 
 
-def _together(time: jax.Array, ts: jax.Array) -> jax.Array:
+def _together(time: Float[Array, " boundaries"], ts: Float[Array, " outputs"]) -> Float[Array, " boundaries"]:
     """Return the times, those within rounding of an output as that output's."""
     after = jnp.clip(jnp.searchsorted(ts, time), 0, ts.size - 1)
     for near in (ts[after], ts[jnp.maximum(after - 1, 0)]):
         time = jnp.where(jnp.abs(time - near) <= slack(near), near, time)
     return time
-
-
-def rates_after(
-    timeline: Timeline, boundary: jax.Array, rate: jax.Array, running: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the rates of infusion after a boundary, and how many run; a rate that stops is exactly zero."""
-    if timeline.rate is None or timeline.running is None:
-        return rate, running
-    here = jnp.arange(rate.size) == timeline.entry[boundary]
-    running = running + jnp.where(here, timeline.running[boundary], 0)
-    changed = jnp.where(running == 0, 0.0, rate + timeline.rate[boundary])
-    return jnp.where(here, changed, rate), running
-
-
-def put_down(timeline: Timeline, boundary: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return which share of each state a boundary keeps (1 or 0), and what it adds; shape (states,) each."""
-    entry, jump, n = timeline.entry[boundary], timeline.jump[boundary], y.size
-    place = jnp.arange(n)
-    keep, added = jnp.ones_like(y), jnp.where(place == entry, jump, 0.0)
-    if timeline.sets:
-        here = place == entry - n
-        keep, added = jnp.where(here, 0.0, keep), jnp.where(here, jump, added)
-    if timeline.vectors is not None:
-        many, number = timeline.vectors.shape[0], entry - 2 * n
-        here = (number >= 0) & (place < n - timeline.held)
-        keep = jnp.where(here & (number < many), 0.0, keep)
-        added = jnp.where(here, timeline.vectors[jnp.maximum(number, 0) % many], added)
-    return keep, added

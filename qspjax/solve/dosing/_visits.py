@@ -106,13 +106,13 @@ def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
 def _within(schedule: Schedule, begin: jax.Array, starts: jax.Array, factors: jax.Array, order: jax.Array) -> Schedule:
     """Return the doses that start in an interval, and the infusions that still run when it begins."""
     start = jnp.where(starts, schedule.start, jnp.inf)
-    changes: dict[str, Any] = {"jump": schedule.jump * factors}
+    changes: dict[str, Any] = {"add": schedule.add * factors}
     if schedule.stop is not None:
         runs = ~starts & schedule.infused & (schedule.start < begin) & (schedule.stop > begin)
         start = jnp.where(runs, begin, start)
         changes["rate"] = schedule.rate * factors
-    if schedule.seen is not None:
-        changes["seen"] = jnp.append(schedule.seen, jnp.inf)[order]
+    if schedule.output_order is not None:
+        changes["output_order"] = jnp.append(schedule.output_order, jnp.inf)[order]
     return dataclasses.replace(schedule, start=start, **changes)
 
 

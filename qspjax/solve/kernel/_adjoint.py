@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._jaxpr._lanes import put
+from qspjax.solve.dosing._boundary import NONE, Boundary
 from qspjax.solve.kernel._lanes import (
     BLOCK,
     Kept,
@@ -25,12 +26,11 @@ from qspjax.solve.kernel._lanes import (
     Patients,
     Program,
     Record,
-    boundary_value,
+    boundaries_at,
     lanes_of,
     refill,
     run_block,
     take,
-    vector_number,
     vector_of,
 )
 from qspjax.solve.kernel._replay import Inputs, Recorded, look_up, move
@@ -62,7 +62,7 @@ def push_forward(
         like = jnp.zeros((system.size, patient.size), patients.y0.dtype)
         y = like if tangents is None or tangents.y0 is None else take(program, tangents, "y0", patient)
         t = like[0] if tangents is None or tangents.t0 is None else take(program, tangents, "t0", patient)
-        rate = None if patients.rate is None else system.split(like)
+        rate = system.split(like) if patients.infused else None
         nothing = [None] * len(patients.constants)
         return Inputs(nothing, system.split(y), rate, t if moving else None)
 
@@ -71,16 +71,12 @@ def push_forward(
 
     def given(step: Recorded, patient: jax.Array, tangents: Patients, moved: Inputs) -> Inputs:
         """Return what a step is moved by: its state as far as it has been moved, and tangents of the patients."""
-        at = jnp.maximum(step.landed, 0)
-        column = {
-            name: None if getattr(tangents, name) is None else boundary_value(program, tangents, name, patient, at)
-            for name in ("time", "jump", "rate")
-        }
-        if moving and column["time"] is None:
-            column["time"] = jnp.zeros_like(step.t)
-        vector = vector_of(program, tangents, patient, step.code)
+        boundary = boundaries_at(program, tangents.boundaries, patient, jnp.maximum(step.landed, 0))
+        if moving and boundary.time is None:
+            boundary = boundary._replace(time=jnp.zeros_like(step.t))
+        vector = vector_of(program, tangents, patient, step.boundary)
         constants = take(program, tangents, "constants", patient)
-        return Inputs(constants, moved.y, moved.rate, moved.t, *column.values(), vector)
+        return Inputs(constants, moved.y, moved.rate, moved.t, boundary, vector)
 
     def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
         before, moved, states = carry
@@ -101,8 +97,8 @@ def push_forward(
                     along.append(nothing._replace(y=own.y, rate=own.rate, t=own.t))
             after = _composed(lambda free: move(program, step, free), along)[1:]
             after = jax.tree.map(lambda new, old: jnp.where(still, old, new), after, moved)
-            here = (step.landed >= 0) & (step.code >= 0)
-            slot = jnp.where(here, patient * outputs + step.code, program.patients * outputs)
+            here = (step.landed >= 0) & (step.boundary.output != NONE)
+            slot = jnp.where(here, patient * outputs + step.boundary.output, program.patients * outputs)
             return after, put(states, slot, system.join(after[-1].y).T)
 
         moved, states = jax.lax.fori_loop(0, BLOCK, advance, (moved, states))
@@ -143,7 +139,7 @@ def pull_back(
     """
     N, system, outputs, dtype = program.patients, program.system, program.outputs, patients.y0.dtype
     cotangents = cotangents.reshape(N * outputs, system.size)
-    boundaries = patients.time.shape[-1]
+    boundaries = patients.boundaries.time.shape[-1]
     own = [bool(want) and laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
     shared = [bool(want) and not laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
 
@@ -151,7 +147,7 @@ def pull_back(
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
         constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, own)]
         t = jnp.zeros(patient.shape, dtype) if _moving(wanted) else None
-        return Inputs(constants, rows, None if patients.rate is None else rows, t)
+        return Inputs(constants, rows, rows if patients.infused else None, t)
 
     def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
         """Keep what has been gathered for the patients who leave their lanes."""
@@ -178,7 +174,8 @@ def pull_back(
             back, sums, total = carry
             step, y, rate, still = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, stand)
             arrives = step.landed >= 0
-            slot = jnp.where(arrives & (step.code >= 0), patient * outputs + step.code, N * outputs)
+            output = step.boundary.output
+            slot = jnp.where(arrives & (output != NONE), patient * outputs + output, N * outputs)
             due = system.split(cotangents.at[slot].get(mode="fill", fill_value=0.0).T)
             free = _free(step, y, rate, wanted)
             _, pull = jax.vjp(lambda free: move(program, step, free), free)
@@ -191,9 +188,8 @@ def pull_back(
             def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
                 return None if total is None else put(total, slot, new, add=True)
 
-            total = total._replace(
-                time=add(total.time, before.due), jump=add(total.jump, before.jump), rate=add(total.rate, before.change)
-            )
+            columns = [add(*pair) for pair in zip(total.boundaries, before.boundary, strict=True)]
+            total = total._replace(boundaries=Boundary(*columns))
             total = _add_vector(program, patients, step, patient, before.vector, total)
             mine = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, own)]
             gathered = jax.tree.map(jnp.add, back.constants, mine)
@@ -208,42 +204,39 @@ def pull_back(
         constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, own)],
         y0=jnp.zeros((N, system.size), dtype) if wanted.y0 else None,
         t0=jnp.zeros((N,), dtype) if wanted.t0 else None,
-        **{
-            name: jnp.zeros((N * boundaries,), dtype) if getattr(wanted, name) else None
-            for name in ("time", "jump", "rate")
-        },
-        vectors=jnp.zeros((N * program.vectors, system.size), dtype) if wanted.vectors else None,
-        code=None,
+        boundaries=jax.tree.map(lambda _: jnp.zeros((N * boundaries,), dtype), wanted.boundaries),
+        vectors=jnp.zeros((N * patients.vectors.shape[-2], system.size), dtype) if wanted.vectors else None,
     )
     sums = [jnp.zeros_like(value) for value in _chosen(patients.constants, shared)]
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    tables = _by_patient(program, patients, total)
-    return total._replace(constants=_merged(total.constants, own, sums, shared), **tables)
+    constants = _merged(total.constants, own, sums, shared)
+    return _by_patient(program, patients, total)._replace(constants=constants)
 
 
-def _by_patient(program: Program, patients: Patients, total: Patients) -> dict[str, Any]:
-    """Return the cotangents of the tables with an axis of patients."""
-    found = {}
-    for name in ("time", "jump", "rate", "vectors"):
-        column = getattr(total, name)
-        if column is not None:
-            shape = getattr(patients, name).shape
-            column = column.reshape(program.patients, *(shape[1:] if getattr(program.laned, name) else shape))
-        found[name] = column
-    return found
+def _by_patient(program: Program, patients: Patients, total: Patients) -> Patients:
+    """Return the cotangents with tables that have an axis of patients."""
+
+    def unfolded(total: jax.Array | None, table: jax.Array | None, laned: bool | None) -> jax.Array | None:
+        if total is None or table is None:
+            return None
+        return total.reshape(program.patients, *(table.shape[1:] if laned else table.shape))
+
+    tables = [(tree.boundaries, tree.vectors) for tree in (total, patients, program.laned)]
+    boundaries, vectors = jax.tree.map(unfolded, *tables, is_leaf=lambda x: x is None)
+    return total._replace(boundaries=boundaries, vectors=vectors)
 
 
 def _add_vector(
     program: Program, patients: Patients, step: Recorded, patient: jax.Array, vector: jax.Array | None, total: Patients
 ) -> Patients:
     """Add to the cotangents of the vectors that of the one at a boundary."""
-    if vector is None:
+    if vector is None or patients.vectors is None:
         return total
-    number, there = vector_number(program, patients.vectors, step.code)
-    there &= step.landed >= 0
-    slot = jnp.where(there, patient * program.vectors + number, program.patients * program.vectors)
+    index, count = step.boundary.vector, patients.vectors.shape[-2]
+    there = (step.landed >= 0) & (index != NONE)
+    slot = jnp.where(there, patient * count + index, program.patients * count)
     return total._replace(vectors=put(total.vectors, slot, vector.T, add=True))
 
 
@@ -258,7 +251,7 @@ def _merged(gathered: list, own: Sequence[bool], sums: list, shared: Sequence[bo
 
 def _moving(differentiated: Patients) -> bool:
     """Whether boundaries or the start move, so that times are differentiated."""
-    return bool(differentiated.time is not None or differentiated.t0 is not None)
+    return bool(differentiated.boundaries.time is not None or differentiated.t0 is not None)
 
 
 def _chosen(values: Sequence[Any], chosen: Sequence[bool]) -> list:
@@ -272,16 +265,10 @@ def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs
         None if want is None else value
         for want, value in zip(differentiated.constants, step.lanes.constants, strict=True)
     ]
-    return Inputs(
-        constants,
-        y,
-        rate,
-        step.t if moving else None,
-        step.due if moving else None,
-        None if differentiated.jump is None else step.jump,
-        None if differentiated.rate is None else step.change,
-        None if differentiated.vectors is None else step.vector,
-    )
+    columns = zip(differentiated.boundaries._replace(time=True if moving else None), step.boundary, strict=True)
+    boundary = Boundary(*(None if want is None else value for want, value in columns))
+    vector = None if differentiated.vectors is None else step.vector
+    return Inputs(constants, y, rate, step.t if moving else None, boundary, vector)
 
 
 class _Stand(NamedTuple):
@@ -321,7 +308,7 @@ def _iteration(
     h, landed = jnp.where(still, 0.0, rows[-1]), jnp.where(still, -1, landed)
     y, t = jnp.where(still, stand.y, rows[:size]), jnp.where(still, stand.t, rows[-2])
     step = look_up(program, patients, stand.lanes, patient, t, h, landed)
-    rate = None if patients.rate is None else split(jnp.where(still, 0.0, rows[size : 2 * size]))
+    rate = split(jnp.where(still, 0.0, rows[size : 2 * size])) if patients.infused else None
     return step, split(y), rate, still
 
 

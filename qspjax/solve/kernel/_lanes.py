@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._jaxpr._lanes import put
+from qspjax.solve.dosing._boundary import NONE, Boundary, changed, effect, rate_after
 from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
 from qspjax.solve.events._monitor import Events, Watch, watch_lanes
 from qspjax.solve.kernel._algebraic import settled
@@ -39,11 +40,8 @@ class Patients(NamedTuple):
         constants: Constants of the vector field.
         y0: Initial state, shape (states,).
         t0: Initial time.
-        time: Boundaries in the order of time, shape (boundaries,); unused ones have time = inf.
-        jump: What a dose adds to its state at a boundary.
-        rate: The change of the rate of infusion into its state, or None if the program has no infusions.
-        vectors: What resets and steady states put or add, shape (vectors, states), or None.
-        code: The number of the output that is due, or -1 - the `entry` of a dose, see `solve._schedule.Schedule`.
+        boundaries: In the order of time, shape (boundaries,); unused ones have time = inf.
+        vectors: What resets and steady states add, shape (vectors, states), or None.
         memory: What events remember at t0, None without events.
         ended: The code of the events and the algebraic states at t0, None without any.
         own: The leaves of the model, for its events.
@@ -52,14 +50,16 @@ class Patients(NamedTuple):
     constants: list[jax.Array]
     y0: jax.Array
     t0: jax.Array
-    time: jax.Array
-    jump: jax.Array
-    rate: jax.Array | None
+    boundaries: Boundary
     vectors: jax.Array | None
-    code: jax.Array
     memory: jax.Array | None = None
     ended: jax.Array | None = None
     own: Sequence[jax.Array] = ()
+
+    @property
+    def infused(self) -> bool:
+        """Whether there may be infusions."""
+        return self.boundaries.rate_change is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,9 +74,7 @@ class Program:
         outputs: Number of outputs of a patient.
         max_steps: Most steps a patient may take, rejected ones included.
         gives_up: Whether a patient that is stiff is given up, with the code `STIFF`.
-        sets: Whether a dose may give a state a value.
-        held: How many of the last states resets and steady states do not touch.
-        vectors: How many vectors a patient has, which are put or, further on, added.
+        protected: The number of last states that resets and steady states do not touch.
         laned: For each leaf of `Patients`, whether it has an axis of patients.
         patients: Number of patients.
         memory: Most bytes of a log.
@@ -92,9 +90,7 @@ class Program:
     outputs: int
     max_steps: int
     gives_up: bool
-    sets: bool
-    held: int
-    vectors: int
+    protected: int
     laned: Patients
     patients: int
     memory: int
@@ -231,79 +227,55 @@ def watch_of(program: Program, patients: Patients, patient: jax.Array) -> Watch 
     return watch_lanes(program.events, take(program, patients, "own", patient), program.laned.own)
 
 
-def boundary_value(program: Program, patients: Patients, name: str, patient: Any, boundary: Any) -> jax.Array:
-    """Return a column of the table of boundaries for each lane."""
-    column = getattr(patients, name)
-    boundaries = column.shape[-1]
-    if getattr(program.laned, name):
-        flat = jnp.minimum(patient, program.patients - 1) * boundaries + jnp.minimum(boundary, boundaries - 1)
-        return column.reshape(-1).at[flat].get(mode="promise_in_bounds")
-    return column.at[jnp.minimum(boundary, boundaries - 1)].get(mode="promise_in_bounds")
+def boundaries_at(program: Program, boundaries: Boundary, patient: jax.Array, index: jax.Array) -> Boundary:
+    """Return a boundary of the patient in each lane from columns of boundaries, or of their tangents."""
+
+    def pick(column: jax.Array | None, laned: bool | None) -> jax.Array | None:
+        if column is None:
+            return None
+        size = column.shape[-1]
+        if laned:
+            flat = jnp.minimum(patient, program.patients - 1) * size + jnp.minimum(index, size - 1)
+            return column.reshape(-1).at[flat].get(mode="promise_in_bounds")
+        return column.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
+
+    return jax.tree.map(pick, boundaries, program.laned.boundaries, is_leaf=lambda x: x is None)
 
 
 def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.Array) -> jax.Array:
     """Return the time of the next boundary, inf after the last."""
-    time = boundary_value(program, patients, "time", patient, boundary)
-    return jnp.where(boundary < patients.time.shape[-1], time, jnp.inf)
+    time = boundaries_at(program, patients.boundaries, patient, boundary).time
+    return jnp.where(boundary < patients.boundaries.time.shape[-1], time, jnp.inf)
 
 
-def vector_number(program: Program, vectors: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return which vector a boundary puts or adds, and whether it does."""
-    number = -1 - code - 2 * program.system.size
-    return jnp.maximum(number, 0) % vectors.shape[-2], number >= 0
-
-
-def vector_of(program: Program, patients: Patients, patient: jax.Array, code: jax.Array) -> jax.Array | None:
+def vector_of(program: Program, patients: Patients, patient: jax.Array, boundary: Boundary) -> jax.Array | None:
     """Return the vector of a boundary in every lane, shape (states, lanes); None if there are none."""
     vectors = patients.vectors
     if vectors is None:
         return None
-    number, _ = vector_number(program, vectors, code)
+    index = jnp.maximum(boundary.vector, 0)
     if program.laned.vectors:
-        number = number + jnp.minimum(patient, program.patients - 1) * vectors.shape[-2]
-    return vectors.reshape(-1, program.system.size).at[number].get(mode="promise_in_bounds").T
+        index = index + jnp.minimum(patient, program.patients - 1) * vectors.shape[-2]
+    return vectors.reshape(-1, program.system.size).at[index].get(mode="promise_in_bounds").T
 
 
-def arrive(
-    program: Program, code: Any, landed: Any, jump: Any, change: Any, vector: Any, y: Rows, rate: Rows | None
-) -> tuple:
-    """Apply what happens at a boundary to state and rate. A rate that stops is exactly zero."""
+def after_boundary(
+    program: Program, boundary: Boundary, landed: jax.Array, vector: jax.Array | None, y: Rows, rate: Rows | None
+) -> tuple[Rows, Rows | None]:
+    """Return state and rate after the boundary that a lane landed on; as they are where it did not."""
     size = program.system.size
+    free = size - program.protected
     if not program.system.written:
-        states = -1 - jnp.arange(size, dtype=code.dtype)[:, None]
-        after = _entered(program, code, landed, jump, vector, y, states, states >= program.held - size)
-        if rate is not None:
-            rate = jnp.where(landed & (code == states), _stopped(rate, change), rate)
-        return after, rate
+        states = jnp.arange(size, dtype=boundary.state.dtype)[:, None]
+        y = changed(y, *effect(boundary, states, states >= free, vector, landed))
+        return y, None if rate is None else rate_after(rate, boundary, states, landed)
     rows = tuple(
-        _entered(
-            program, code, landed, jump, None if vector is None else vector[i], row, -1 - i, i < size - program.held
-        )
+        changed(row, *effect(boundary, i, i >= free, None if vector is None else vector[i], landed))
         for i, row in enumerate(y)
     )
     if rate is not None:
-        rate = tuple(jnp.where(landed & (code == -1 - i), _stopped(row, change), row) for i, row in enumerate(rate))
+        rate = tuple(rate_after(row, boundary, i, landed) for i, row in enumerate(rate))
     return rows, rate
-
-
-def _entered(
-    program: Program, code: Any, landed: Any, jump: Any, vector: Any, y: jax.Array, state: Any, free: Any
-) -> jax.Array:
-    """Return states after a boundary: a dose added, a value given, a vector put or added."""
-    size = program.system.size
-    after = y + jnp.where(landed & (code == state), jump, 0.0)
-    if program.sets:
-        after = jnp.where(landed & (code == state - size), jump, after)
-    if vector is not None:
-        number = -1 - code - 2 * size
-        moment = landed & (number >= 0) & free
-        after = jnp.where(moment, vector + jnp.where(number >= program.vectors, y, 0.0), after)
-    return after
-
-
-def _stopped(rate: jax.Array, change: jax.Array) -> jax.Array:
-    after = rate + change
-    return jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
 
 
 def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | None, now: Lane) -> tuple[Lane, Attempt]:
@@ -340,9 +312,9 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     following = jnp.where(fits & clipped, jnp.maximum(wanted, following), following)
 
     landed = good & lands
-    code = boundary_value(program, patients, "code", now.patient, now.boundary)
-    jumps = happens | (landed & (code < 0))
-    after = _arrived(program, patients, now, landed, code, y1)
+    boundary = boundaries_at(program, patients.boundaries, now.patient, now.boundary)
+    jumps = happens | (landed & (boundary.output == NONE))
+    after = _arrived(program, patients, now, landed, boundary, y1)
     if watch is not None:
         after = after._replace(bracket=narrowed(now.bracket, h, seen.gaps, met=met, passed=good, over=jumps))
         kept = jnp.where(good, seen.memory, now.memory)
@@ -381,17 +353,13 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     return after, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, now.boundary, -1).astype(jnp.int32), cause)
 
 
-def _arrived(program: Program, patients: Patients, now: Lane, landed: jax.Array, code: jax.Array, y: Rows) -> Lane:
+def _arrived(program: Program, patients: Patients, now: Lane, landed: jax.Array, boundary: Boundary, y: Rows) -> Lane:
     """Return the lanes with what happens at the boundaries that they landed on."""
-    jump = boundary_value(program, patients, "jump", now.patient, now.boundary)
-    change = None
-    if now.rate is not None:
-        change = boundary_value(program, patients, "rate", now.patient, now.boundary)
-    vector = vector_of(program, patients, now.patient, code)
-    y, rate = arrive(program, code, landed, jump, change, vector, y, now.rate)
-    boundary = now.boundary + landed
-    following = jnp.where(landed, due(program, patients, now.patient, boundary), now.due)
-    return now._replace(boundary=boundary, due=following, y=y, rate=rate)
+    vector = vector_of(program, patients, now.patient, boundary)
+    y, rate = after_boundary(program, boundary, landed, vector, y, now.rate)
+    index = now.boundary + landed
+    following = jnp.where(landed, due(program, patients, now.patient, index), now.due)
+    return now._replace(boundary=index, due=following, y=y, rate=rate)
 
 
 def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
@@ -416,7 +384,7 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
         h=jnp.ones_like(t),
         fresh=jnp.ones_like(patient, dtype=bool),
         y=program.system.split(y),
-        rate=None if patients.rate is None else program.system.split(jnp.zeros_like(y)),
+        rate=program.system.split(jnp.zeros_like(y)) if patients.infused else None,
         code=jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32),
         accepted=zero,
         rejected=zero,
@@ -470,8 +438,8 @@ def keep(
     join = program.system.join
     states, log, steps, causes = kept
     if states is not None:
-        output = boundary_value(program, patients, "code", now.patient, now.boundary)
-        here = (done.landed >= 0) & (output >= 0)
+        output = boundaries_at(program, patients.boundaries, now.patient, now.boundary).output
+        here = (done.landed >= 0) & (output != NONE)
         slot = jnp.where(here, now.patient * program.outputs + output, program.patients * program.outputs)
         states = put(states, slot, join(after.y).T)
     if log is not None:
@@ -491,7 +459,7 @@ def keep(
 
 def unwritten(program: Program, patients: Patients) -> Log:
     """Return a log to be written to."""
-    rows = program.system.size * (1 if patients.rate is None else 2) + 2
+    rows = program.system.size * (2 if patients.infused else 1) + 2
     blocks, lanes = program.capacity, program.lanes
     return Log(
         rows=jax.lax.empty((blocks, BLOCK, rows, lanes), patients.y0.dtype),

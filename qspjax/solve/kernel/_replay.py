@@ -11,14 +11,15 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
+from qspjax.solve.dosing._boundary import NONE, Boundary
 from qspjax.solve.events._locate import NO_EVENT
 from qspjax.solve.events._monitor import Watch
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
     Patients,
     Program,
-    arrive,
-    boundary_value,
+    after_boundary,
+    boundaries_at,
     lanes_of,
     load,
     take,
@@ -39,23 +40,21 @@ class Inputs(NamedTuple):
     y: Rows
     rate: Rows | None = None
     t: jax.Array | None = None
-    due: jax.Array | None = None
-    jump: jax.Array | None = None
-    change: jax.Array | None = None
+    boundary: Boundary = Boundary()
     vector: jax.Array | None = None
 
 
 class Recorded(NamedTuple):
-    """One recorded iteration in every lane; `landed` is the boundary that was landed on, else -1."""
+    """One recorded iteration in every lane; `landed` is the boundary that was landed on, else -1.
+
+    Where none was, the time of `boundary` is that of the step.
+    """
 
     lanes: Lanes
     t: jax.Array
     h: jax.Array
     landed: jax.Array
-    code: jax.Array
-    due: jax.Array
-    jump: jax.Array
-    change: jax.Array | None
+    boundary: Boundary
     vector: jax.Array | None
 
 
@@ -63,20 +62,17 @@ def look_up(
     program: Program, patients: Patients, lanes: Lanes, patient: jax.Array, t: Any, h: Any, landed: jax.Array
 ) -> Recorded:
     """Look up what an iteration was, from the patients and the log."""
-    at = jnp.maximum(landed, 0)
-    code, time, jump = (boundary_value(program, patients, name, patient, at) for name in ("code", "time", "jump"))
-    change = None if patients.rate is None else boundary_value(program, patients, "rate", patient, at)
-    vector = vector_of(program, patients, patient, code)
-    return Recorded(lanes, t, h, landed, code, jnp.where(landed >= 0, time, t), jump, change, vector)
+    boundary = boundaries_at(program, patients.boundaries, patient, jnp.maximum(landed, 0))
+    vector = vector_of(program, patients, patient, boundary)
+    return Recorded(lanes, t, h, landed, boundary._replace(time=jnp.where(landed >= 0, boundary.time, t)), vector)
 
 
 def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None = None) -> Inputs:
     """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
     constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
-    t, due = (inputs.t, inputs.due) if moving else (step.t, step.due)
-    jump = step.jump if inputs.jump is None else inputs.jump
-    change = step.change if inputs.change is None else inputs.change
+    boundary = step.boundary.merged(inputs.boundary)
+    t, due = inputs.t if moving else step.t, boundary.time
     vector = step.vector if inputs.vector is None else inputs.vector
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
@@ -87,8 +83,9 @@ def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None =
         width = jnp.where(h == 0.0, h, end - start)
     moved = slope_of(program.system, lanes, inputs.rate)(start, inputs.y)
     y, _, _ = program.step(program.system, lanes, start, width, inputs.y, inputs.rate, moved)
-    y, rate = arrive(program, step.code, arrives, jump, change, vector, y, inputs.rate)
-    y, _ = settled(program.system, program.control, lanes, jnp.where(arrives, due, t), y, arrives & (step.code < 0))
+    y, rate = after_boundary(program, boundary, arrives, vector, y, inputs.rate)
+    jumps = arrives & (boundary.output == NONE)
+    y, _ = settled(program.system, program.control, lanes, jnp.where(arrives, due, t), y, jumps)
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
 
@@ -125,7 +122,8 @@ def replay(
         spare = steps.shape[0] * STRETCH - causes.shape[0]
         causes = jnp.pad(causes, ((0, spare), (0, 0)), constant_values=NO_EVENT).reshape(steps.shape)
         watch = watch_of(program, patients, everyone)
-        span = jnp.max(jnp.where(jnp.isfinite(patients.time), jnp.abs(patients.time), 0.0), axis=-1)
+        time = patients.boundaries.time
+        span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
         span = jnp.broadcast_to(span, (program.patients,))
 
     def advance(carry: tuple, recorded: tuple) -> tuple:
@@ -136,17 +134,17 @@ def replay(
         landed = jnp.where(lands, boundary, -1)
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         one = look_up(program, patients, lanes, everyone, t, h, landed)
-        due = jnp.where(lands & jnp.isfinite(one.due), one.due, t)
-        free = Inputs(lanes.constants, y, rate, t, due, one.jump, one.change, one.vector)
+        due = jnp.where(lands & jnp.isfinite(one.boundary.time), one.boundary.time, t)
+        free = Inputs(lanes.constants, y, rate, t, one.boundary._replace(time=due), one.vector)
         after = move(program, one, free, watch)
         t, y = after.t, program.system.join(after.y)
         if watch is not None:
-            cause = jnp.where(lands & (one.code < 0), watch.hybrid.gaps, cause)
+            cause = jnp.where(lands & (one.boundary.output == NONE), watch.hybrid.gaps, cause)
             running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
             t, y, memory = watch.repeat(running, t, y, memory, cause, span)
             y = program.system.split(y)
             y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
-        slot = jnp.where(lands & (one.code >= 0), one.code, program.outputs)
+        slot = jnp.where(lands & (one.boundary.output != NONE), one.boundary.output, program.outputs)
         now = t, program.system.split(y), after.rate, memory
         now = jax.tree.map(lambda new, old: jnp.where(still, old, new), now, tuple(before))
         return (boundary + lands, *now), (slot, y.T)
@@ -156,7 +154,7 @@ def replay(
         return jax.lax.scan(advance, now, recorded)
 
     def skip(now: tuple, _: tuple) -> tuple:
-        slots = jnp.full((STRETCH, program.patients), program.outputs, patients.code.dtype)
+        slots = jnp.full((STRETCH, program.patients), program.outputs, patients.boundaries.output.dtype)
         return now, (slots, jnp.zeros((*slots.shape, program.system.size), patients.y0.dtype))
 
     def segment(carry: tuple, recorded: tuple) -> tuple:

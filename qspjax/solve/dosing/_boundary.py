@@ -1,0 +1,100 @@
+"""What happens at a boundary: a time on which every solve lands, where states and rates of infusion change.
+
+A boundary changes one state, or all that are not protected, by
+
+    y_i <- k_i y_i + a_i
+
+with k_i = 1 where something is added (a dose, a steady state on top of what is there), 0 where a value is given (a
+reset, a steady state, a parameter), and any factor where a state is scaled; it changes the rate of infusion into its
+state; or it is where an output is due. All functions work element by element: for one patient with its states in one
+array, and for lanes of patients with a row for each state.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+NONE = -1
+"""The index of no state, of no vector and of no output."""
+
+Factor = Float[Array, "..."] | None
+"""What states are multiplied by; None is 1."""
+
+
+class Boundary(NamedTuple):
+    """One boundary for each element, or columns of boundaries; a column that no boundary needs is None.
+
+    Attributes:
+        time: When.
+        state: Which state changes, `NONE` if none or many.
+        keep: What that state is multiplied by, None if always 1.
+        add: What is then added to it.
+        vector: Which of the vectors of the patient is added to all states that are not protected, in place of `add`.
+        rate_change: How the rate of infusion into the state changes.
+        output: Which output is due, `NONE` if none.
+    """
+
+    time: Float[Array, "..."] | None = None
+    state: Int[Array, "..."] | None = None
+    keep: Float[Array, "..."] | None = None
+    add: Float[Array, "..."] | None = None
+    vector: Int[Array, "..."] | None = None
+    rate_change: Float[Array, "..."] | None = None
+    output: Int[Array, "..."] | None = None
+
+    def cast(self, dtype: DTypeLike) -> "Boundary":
+        """Return the boundary with numbers of a type, and indices of 32 bits."""
+
+        def typed(column: Array) -> Array:
+            return column.astype(jnp.int32 if jnp.issubdtype(column.dtype, jnp.integer) else dtype)
+
+        return jax.tree.map(typed, self)
+
+    def merged(self, other: "Boundary") -> "Boundary":
+        """Return the boundary with what is not None in another."""
+        return Boundary(*(old if new is None else new for old, new in zip(self, other, strict=True)))
+
+
+def effect(
+    boundary: Boundary,
+    state: int | Int[Array, "..."],
+    protected: bool | Bool[Array, "..."],
+    vector: Float[Array, "..."] | None,
+    landed: bool | Bool[Array, "..."] = True,
+) -> tuple[Factor, Float[Array, "..."]]:
+    """Return what states are multiplied by, and what is then added to them.
+
+    Args:
+        boundary: The boundary.
+        state: The indices of the states.
+        protected: Whether these are protected from vectors.
+        vector: What the vector of the boundary has for these states, None without vectors.
+        landed: Where the boundary is reached; elsewhere nothing happens.
+    """
+    changes, add = landed & (boundary.state == state), boundary.add
+    if vector is not None:
+        many = landed & (boundary.vector != NONE) & ~jnp.asarray(protected)
+        changes, add = changes | many, jnp.where(many, vector, add)
+    keep = None if boundary.keep is None else jnp.where(changes, boundary.keep, 1.0)
+    return keep, jnp.where(changes, add, 0.0)
+
+
+def changed(y: Float[Array, "..."], keep: Factor, add: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return states after a boundary."""
+    return y + add if keep is None else keep * y + add
+
+
+def rate_after(
+    rate: Float[Array, "..."],
+    boundary: Boundary,
+    state: int | Int[Array, "..."],
+    landed: bool | Bool[Array, "..."] = True,
+) -> Float[Array, "..."]:
+    """Return the rates of infusion into states after a boundary; one that stops is exactly zero."""
+    change = boundary.rate_change
+    after = rate + change
+    after = jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
+    return jnp.where(landed & (boundary.state == state), after, rate)
