@@ -71,6 +71,7 @@ from qspjax._dosing._doses import (
     infusion as infusion,
     no_doses as no_doses,
     reset as reset,
+    scale as scale,
 )
 from qspjax._dosing._regimen import Regimen as Regimen
 from qspjax._events import Event as Event

@@ -110,6 +110,7 @@ PUBLIC = [
     "plot",
     "population",
     "reset",
+    "scale",
     "sensitivity",
     "set_parameter",
     "simulate",

@@ -9,7 +9,7 @@ import numpy as np
 
 from qspjax._checks import check_above, check_finite, check_minimum, check_number, refuse
 from qspjax._dosing._amounts import AbstractAmount
-from qspjax._dosing._regimen import Action, Regimen, table
+from qspjax._dosing._regimen import Action, Level, Regimen, table
 from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
@@ -112,6 +112,41 @@ def reset(*, at: Scalar) -> Regimen:
     check_finite("at", at)
     time = jnp.asarray(at, dtype=float)[..., None]
     return table((), time=time, kind=np.full(time.shape, Action.RESET))
+
+
+def scale(state: str | int, *, by: Scalar, at: Scalar) -> Regimen:
+    """Multiply a state by a number at a time: plasma that is exchanged, a tumour of which a part is removed.
+
+    $$ y_i(t^+) = k y_i(t^-) $$
+
+    Infusions go on. What stands earlier in the regimen at the same time is multiplied as well, what stands later is
+    not; an output at this time sees the state after it.
+
+    Args:
+        state: A state of the model, by name or by number from 1.
+        by: The factor k, not negative; differentiable.
+        at: The time; differentiable.
+
+    Raises:
+        ValueError: If the factor is negative or the time is not finite; on solving, if the model has no such state, the
+            state is algebraic or the model has delays.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+        >>> exchange = qsp.scale("central", by=0.3, at=2.0)
+        >>> solution = qsp.simulate(patient, qsp.bolus(300.0, to="central") + exchange, [1.9, 2.0])
+        >>> solution.observed["concentration"].round(3)
+        Array([8.27 , 2.456], dtype=float64)
+    """
+    if isinstance(state, bool) or not isinstance(state, (str, int)):
+        refuse("state", "be the name of a state or its number", state)
+    check_number("by", by)
+    check_minimum("by", by, 0.0)
+    check_number("at", at)
+    check_finite("at", at)
+    time, factor = jnp.broadcast_arrays(*(jnp.asarray(x, dtype=float)[..., None] for x in (at, by)))
+    return table((Level(state),), time=time, kind=np.full(time.shape, Action.SCALE), amount=factor)
 
 
 def no_doses() -> Regimen:

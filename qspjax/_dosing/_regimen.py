@@ -49,6 +49,8 @@ class Action(enum.IntEnum):
     """Put all states back to the initial ones, stop infusions, cancel what was ordered before (NONMEM's EVID = 3)."""
     SET = 6
     """Give a parameter the value `amount`."""
+    SCALE = 7
+    """Multiply a state by `amount`."""
 
     @property
     def phrase(self) -> str:
@@ -56,18 +58,26 @@ class Action(enum.IntEnum):
         return _PHRASES.get(self, "an infusion")
 
 
-_PHRASES = {Action.BOLUS: "a bolus", Action.RESET: "a reset", Action.SET: "a change"}
+_PHRASES = {Action.BOLUS: "a bolus", Action.RESET: "a reset", Action.SET: "a change", Action.SCALE: "a scaling"}
 
 
-class Parameter(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Parameter:
     """A target that is a parameter of the model instead of a state."""
 
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A target that is a state itself, by name or by number from 1, whatever delivery leads to it."""
+
+    name: str | int
+
+
 def name_of(target: "Target") -> str:
     """Return the name of a target, or its number."""
-    return target.name if isinstance(target, Parameter) else str(target)
+    return str(target.name if isinstance(target, Parameter | Level) else target)
 
 
 class Echo(NamedTuple):
@@ -77,8 +87,8 @@ class Echo(NamedTuple):
     state: str
 
 
-Target: TypeAlias = str | int | Parameter | Echo
-"""What a row goes to: a dose target by name, or by number from 1 as NONMEM's CMT; a parameter; a state of the past."""
+Target: TypeAlias = str | int | Level | Parameter | Echo
+"""What a row goes to: a dose target by name, or by number from 1 as NONMEM's CMT; a state; a parameter; an echo."""
 
 
 class RegimenShape(NamedTuple):
@@ -140,7 +150,7 @@ class Regimen(eqx.Module):
         decision: How the doses are adapted at visits, or None.
         end: Time at which the regimen is over, where `then` goes on.
         targets: The dose targets by name, or by number from 1 as NONMEM's CMT (0 is the model's default), and
-            parameters.
+            states and parameters.
         static_shape: What a solve must provide for.
 
     Example:
@@ -188,8 +198,8 @@ class Regimen(eqx.Module):
         if kind == Action.RESET:
             return "reset"
         name = name_of(target)
-        if kind == Action.SET:
-            return f"{name} = {row['amount']:g}"
+        if kind in (Action.SET, Action.SCALE):
+            return f"{name} {'=' if kind == Action.SET else '*='} {row['amount']:g}"
         dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[row["rule"]]).__name__
         how = {
             Action.BOLUS: "",
@@ -211,6 +221,11 @@ class Regimen(eqx.Module):
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that change with time."""
         return tuple(target.name for target in self.targets if isinstance(target, Parameter))
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The states that are scaled."""
+        return tuple(target for target in self.targets if isinstance(target, Level))
 
     def ndims(self) -> "Regimen":
         """Return a tree like the regimen: the number of dimensions of each leaf for one patient."""
@@ -297,7 +312,7 @@ class Regimen(eqx.Module):
             >>> qsp.simulate(patient, regimen, [0.0, 12.0, 36.0]).observed["concentration"].round(2)
             Array([14.31, 14.31,  4.31], dtype=float64)
         """
-        if not self.rows or self.static_shape.steady or self.static_shape.resets or self.parameters:
+        if not self.rows or self.static_shape.steady or self.static_shape.resets or self.parameters or self.levels:
             raise ValueError("Only doses, repeated with `every`, can be at steady state.")
         constant = not self.static_shape.repeated
         amount, interval = concrete(self.amount), concrete(self.interval)

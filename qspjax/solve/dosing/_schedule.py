@@ -11,7 +11,7 @@ The steady states themselves are found in `solve._steady`.
 import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool, Float, Int
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import check_minimum, concrete, refuse
 from qspjax._declared import Delivery, assigned_parameters, declared, mass_of
-from qspjax._dosing._regimen import Action, Echo, Parameter, Regimen
+from qspjax._dosing._regimen import Action, Echo, Level, Parameter, Regimen, Target, name_of
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import in_full, match, state_names
-from qspjax._types import Scalar, State
+from qspjax._types import Scalar
 from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._varied import parameters_now, with_parameters
 
@@ -148,23 +148,29 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
     changing += [Parameter(name) for name in assigned_parameters(model, model.initial())]
     changing = [*dict.fromkeys(changing)]
     entered = {name: in_full(deliveries[name].state, states) if name in deliveries else name for name in doses}
-    own: dict[Any, tuple] = {name: tuple(Echo(name, copy) for copy in later.get(entered[name], ())) for name in doses}
-    own |= {target: tuple(Parameter(copy) for copy in later.get(target.name, ())) for target in changing}
-    of_doses, of_changing = (chain.from_iterable(own[target] for target in some) for some in (doses, changing))
-    targets = (*doses, *of_doses, *changing, *of_changing)
+    levels = {level: Level(_state(model, level.name, now, "state", "a state of the model")) for level in regimen.levels}
+    echoes: dict[Target, tuple[Target, ...]] = {
+        **{name: tuple(Echo(name, copy) for copy in later.get(entered[name], ())) for name in doses},
+        **{target: tuple(Parameter(copy) for copy in later.get(target.name, ())) for target in changing},
+    }
+    of_doses, of_changing = (chain.from_iterable(echoes[target] for target in some) for some in (doses, changing))
+    targets = (*doses, *of_doses, *dict.fromkeys(levels.values()), *changing, *of_changing)
     if later:
         _check_echoed(model, regimen)
     if regimen.targets == targets:
         return regimen
     for name in past.intersection(regimen.parameters):
         refuse("name", "be a parameter of the model, not one of the past", name)
-    numbers = [
-        targets.index(target if isinstance(target, Parameter) else _target(model, target, by_state, doses, now))
-        for target in regimen.targets
-    ]
-    index = jnp.asarray(numbers, dtype=int)[regimen.index] if numbers else regimen.index
-    found = dataclasses.replace(regimen, index=index, targets=targets)
-    return found.echoed([[targets.index(echo) for echo in own.get(target, ())] for target in targets])
+
+    def meant(target: Target) -> Target:
+        if isinstance(target, Parameter | Echo):
+            return target
+        return levels[target] if isinstance(target, Level) else _target(model, target, by_state, doses, now)
+
+    indices = [targets.index(meant(target)) for target in regimen.targets]
+    index = jnp.asarray(indices, dtype=int)[regimen.index] if indices else regimen.index
+    regimen = dataclasses.replace(regimen, index=index, targets=targets)
+    return regimen.echoed([[targets.index(echo) for echo in echoes.get(target, ())] for target in targets])
 
 
 def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
@@ -182,6 +188,8 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
             check_minimum(f"delay of {copy.partition('@')[0]}", length, 0.0)
     if regimen.static_shape.resets or regimen.static_shape.steady or regimen.decision is not None:
         refuse("regimen", "have no reset, no steady state and no rule for a model with delays", "one that has")
+    if regimen.levels:
+        refuse("regimen", "scale no state of a model with delays", f"one that scales `{name_of(regimen.levels[0])}`")
 
 
 def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
@@ -196,8 +204,11 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
     solved = {name for name, mass in zip(states, mass_of(model, states), strict=True) if mass == 0}
     if solved and not any(x is None for x in (kind, index, time)):
         kinds, places, times = np.broadcast_arrays(kind, index, time)
-        for target in np.unique(places[(kinds < Action.RESET) & np.isfinite(times)]):
-            name = str(regimen.targets[target])
+        changes = (kinds != Action.RESET) & (kinds != Action.SET) & np.isfinite(times)
+        for target in np.unique(places[changes]):
+            name = name_of(regimen.targets[target])
+            if isinstance(regimen.targets[target], Level) and name in solved:
+                refuse("regimen", "scale states that are not algebraic", f"one that scales `{name}`")
             if deliveries.get(name, Delivery(name)).state in solved:
                 refuse("regimen", "give doses to states that are not algebraic", f"one with a dose to `{name}`")
     for action, name in ((Action.INFUSION_MODEL_DURATION, "duration"), (Action.INFUSION_MODEL_RATE, "rate")):
@@ -217,9 +228,7 @@ def _target(
     if target == 0:
         return targets[0]
     if isinstance(target, int):
-        if any(isinstance(key, jax.tree_util.DictKey) for key in _keys(model.initial())):
-            refuse("to", "be a name for a model whose state is a dict, which has no order", target)
-        name = states[match(target, states, "to", "a dose target of the model")]
+        name = _state(model, target, states, "to", "a dose target of the model")
     elif target in targets:
         return target
     else:
@@ -228,8 +237,12 @@ def _target(
     return by_state.get(name, name)
 
 
-def _keys(state: State) -> list:
-    return [key for path, _ in jax.tree_util.tree_flatten_with_path(state)[0] for key in path]
+def _state(model: AbstractModel, state: str | int, states: tuple[str, ...], argument: str, what: str) -> str:
+    """Return the name of a state that is meant by its name or number."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(model.initial())
+    if isinstance(state, int) and any(isinstance(key, jax.tree_util.DictKey) for path, _ in paths for key in path):
+        refuse(argument, "be a name for a model whose state is a dict, which has no order", state)
+    return states[match(state, states, argument, what)]
 
 
 def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
@@ -269,14 +282,15 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
     by_rate = (kind == Action.INFUSION_RATE) | (kind == Action.INFUSION_MODEL_RATE)
     entering = row["bioavailability"] * row["scale"] * regimen.amount
     by_duration = row["bioavailability"] * regimen.amount / rate
-    sets = kind == Action.SET
+    sets, scales = kind == Action.SET, kind == Action.SCALE
+    adds = jnp.where(sets, regimen.amount, jnp.where(scales | over | by_rate, 0.0, entering))
     return DoseTable(
         start=jnp.where(kind == Action.RESET, jnp.inf, regimen.time + row["lag"]),
         infused=over | by_rate,
         lasts=jnp.where(over, duration, jnp.where(by_rate, by_duration, 0.0)),
         state=jnp.asarray([*entered, *range(len(states), total)], dtype=int)[regimen.index],
-        keep=jnp.where(sets, 0.0, 1.0),
-        add=jnp.where(over | by_rate, 0.0, jnp.where(sets, regimen.amount, entering)),
+        keep=jnp.where(scales, regimen.amount, jnp.where(sets, 0.0, 1.0)),
+        add=adds,
         rate=jnp.where(over, entering / duration, jnp.where(by_rate, row["scale"] * rate, 0.0)),
         parameters=parameters,
     )
@@ -292,8 +306,8 @@ def _deliveries(model: AbstractModel, targets: Sequence[str | Echo]) -> list[Del
     deliveries, late = declared(model).deliveries(), _lengths(model)
     found = []
     for target in targets:
-        name = target.target if isinstance(target, Echo) else str(target)
-        one = deliveries.get(name, Delivery(name))
+        name = target.target if isinstance(target, Echo) else name_of(target)
+        one = Delivery(name) if isinstance(target, Level) else deliveries.get(name, Delivery(name))
         if isinstance(target, Echo):
             one = dataclasses.replace(one, state=target.state, lag=one.lag + late[target.state])
         found.append(one)
@@ -438,7 +452,7 @@ def schedule_of(
         start=doses.start,
         state=doses.state,
         add=doses.add,
-        keep=doses.keep if names or vectors is not None else None,
+        keep=doses.keep if names or regimen.levels or vectors is not None else None,
         vector=None if vectors is None else doses.vector,
         stop=doses.stop if shape.infuses else None,
         infused=doses.infused if shape.infuses else None,
