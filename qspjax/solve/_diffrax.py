@@ -14,33 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int
 
 from qspjax._checks import refuse
 from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import not_below, regular, rooted
 from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._names import state_names
-from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._adaptive import Path, Progress, Stepper, Tolerance, integrate
+from qspjax.solve._adaptive import Path, Stepper, integrate
+from qspjax.solve._control import Clock, Control, result_of
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
-from qspjax.solve._replay import Record, replay
+from qspjax.solve._replay import replay
 from qspjax.solve._rosenbrock_solver import RosenbrockSolver
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import Timeline, timeline
 from qspjax.solve.events._monitor import Begun, begun
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
-
-CODES = (
-    RESULTS.successful,
-    RESULTS.max_steps_reached,
-    RESULTS.state_nonfinite,
-    RESULTS.step_too_small,
-    RESULTS.events_unsettled,
-)
-"""Results in the order of the codes of the adaptive loop."""
 
 
 class Diffrax(AbstractMethod):
@@ -87,17 +79,14 @@ class Diffrax(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        states, now = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype), method=self)
-        code = CODES[0]
-        for number, item in enumerate(CODES[1:], start=1):
-            code = RESULTS.where(now.code == number, item, code)
+        states, clock, failed = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype), method=self)
         stats = {
-            "steps": now.accepted + now.rejected,
-            "rejected": now.rejected,
-            "last_time": now.t,
-            "culprit": now.culprit,
+            "steps": clock.accepted + clock.rejected,
+            "rejected": clock.rejected,
+            "last_time": clock.t,
+            "culprit": failed,
         }
-        return Trajectory(states, code, stats)
+        return Trajectory(states, result_of(clock.code), stats)
 
     def describe(self) -> str:
         return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
@@ -108,7 +97,7 @@ class _Flat(NamedTuple):
 
     y0: jax.Array
     unravel: Callable[[jax.Array], State]
-    lines: Timeline
+    timeline: Timeline
     stepper: Stepper
     events: Begun | None
     floor: Any
@@ -165,27 +154,28 @@ def _solve(
     t0: jax.Array,
     *,
     method: Diffrax,
-) -> tuple[State, Progress]:
-    states, path = _integrate(model, schedule, ts, initial, t0, method=method, record=False)
-    return states, path.end
+) -> tuple[State, Clock, Int[Array, ""]]:
+    states, path, failed = _integrate(model, schedule, ts, initial, t0, method=method, record=False)
+    return states, path.end.clock, failed
 
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
-    reached, path = _integrate(*_frozen(primals), method=method, record=True)
-    started = path.end.accepted > 0
+    reached, path, failed = _integrate(*_frozen(primals), method=method, record=True)
+    clock = path.end.clock
+    started = clock.accepted > 0
 
-    def repeat(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
-        one = _flatten(method, model, schedule, ts, initial, t0, differentiated=True)
-        record = Record(path.record, path.causes, path.end.accepted)
-        kept = replay(one.stepper, model, one.lines, one.y0, t0, record=record, outputs=ts.size, events=one.events)
-        return jax.vmap(one.unravel)(kept)
+    def repeated(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
+        patient = _flatten(method, model, schedule, ts, initial, t0, differentiated=True)
+        states = replay(patient.stepper, model, patient.timeline, patient.y0, t0, path=path, events=patient.events)
+        return jax.vmap(patient.unravel)(states)
 
     # a patient who took no step contributes a zero derivative of every order: all ends are masked, so that its NaN
     # meets no cotangent
-    states, moved = eqx.filter_jvp(repeat, _followed(primals, started), _masked(tangents, started))
-    states = jax.tree.map(lambda repeated, recorded: jnp.where(started, repeated, recorded), states, reached)
-    return (states, path.end), (_masked(moved, started), jax.tree.map(lambda _: None, path.end))
+    states, moved = eqx.filter_jvp(repeated, _followed(primals, started), _masked(tangents, started))
+    states = jax.tree.map(lambda again, first: jnp.where(started, again, first), states, reached)
+    constant = jax.tree.map(lambda _: None, (clock, failed))
+    return (states, clock, failed), (_masked(moved, started), *constant)
 
 
 def _integrate(
@@ -197,22 +187,25 @@ def _integrate(
     *,
     method: Diffrax,
     record: bool,
-) -> tuple[State, Path]:
-    one = _flatten(method, model, schedule, ts, initial, t0, differentiated=False)
+) -> tuple[State, Path, Int[Array, ""]]:
+    patient = _flatten(method, model, schedule, ts, initial, t0, differentiated=False)
+    stepper, timeline = patient.stepper, patient.timeline
     atol = absolute(method.atol, model, state_names(as_state(model, initial)))
-    path = integrate(
-        one.stepper,
-        Tolerance(method.rtol, atol, one.stepper.solver.order(one.stepper.term)),
+    path, failed = integrate(
+        stepper,
+        Control(
+            method.rtol, atol if isinstance(atol, float) else tuple(atol.tolist()), stepper.solver.order(stepper.term)
+        ),
         model,
-        one.lines,
-        one.y0,
+        timeline,
+        patient.y0,
         t0,
         outputs=ts.size,
-        max_steps=16384 + 64 * one.lines.size if method.max_steps is None else method.max_steps,
+        max_steps=16384 + 64 * timeline.size if method.max_steps is None else method.max_steps,
         record=record,
-        events=one.events,
+        events=patient.events,
     )
-    return jax.vmap(one.unravel)(not_below(path.outputs, one.floor)), path
+    return jax.vmap(patient.unravel)(not_below(path.outputs, patient.floor)), path, failed
 
 
 def _frozen(tree: Any) -> Any:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._arrays import first_true, place_of_greatest
 from qspjax._checks import check_instance, refuse
 from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import not_below
@@ -22,29 +21,19 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
+from qspjax.solve._control import INCONSISTENT, STIFF, SUCCESS, UNSETTLED, Control, failing_state, result_of
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import timeline
 from qspjax.solve.events._monitor import begun, events_over_leaves
-from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._explicit import explicit_step
-from qspjax.solve.kernel._lanes import INCONSISTENT, NONFINITE, STIFF, SUCCESS, UNSETTLED, End, Patients, Program
+from qspjax.solve.kernel._lanes import End, Patients, Program
 from qspjax.solve.kernel._layout import System, system_of
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
-
-CODES = (
-    RESULTS.successful,
-    RESULTS.max_steps_reached,
-    RESULTS.state_nonfinite,
-    RESULTS.step_too_small,
-    RESULTS.events_unsettled,
-    RESULTS.algebraic_unsolved,
-)
-"""Results in the order of the codes of the kernel."""
 
 MEMORY = 1 << 29
 """512 MiB."""
@@ -285,17 +274,14 @@ def _solve(
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
     reached = not_below(reached, system.floor) if system.floor.any() else reached
-    code = CODES[0]
-    for number, item in enumerate(CODES[1:], start=1):
-        code = RESULTS.where(end.code == number, item, code)
-    blamed = _culprit(system, patients, control, end)
+    blamed = _failing_state(system, patients, control, end)
     stats = {
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
         "last_time": end.t,
         "culprit": jnp.where(unknown.any(), lines.failing_state(unknown), blamed),
     }
-    return Trajectory(jax.vmap(unravel)(reached), code, stats), end.code == STIFF
+    return Trajectory(jax.vmap(unravel)(reached), result_of(end.code), stats), end.code == STIFF
 
 
 def _check_determined(system: System, states: tuple[str, ...]) -> None:
@@ -310,35 +296,16 @@ def _check_determined(system: System, states: tuple[str, ...]) -> None:
         refuse("model", must, "one whose equations do not, or in another order")
 
 
-def _culprit(system: System, patients: Patients, control: Control, end: End) -> jax.Array:
-    """Return the number of the state to blame: the first that is not finite, else the one that changes fastest.
-
-    A linear solve spreads NaN to all states, so the vector field itself is asked: here, in its derivative along the
-    solution, and a little later.
-    """
+def _failing_state(system: System, patients: Patients, control: Control, end: End) -> jax.Array:
+    """Return the index of the state that failed, 0 if none did."""
     constants, t, y = jax.lax.stop_gradient((patients.constants, end.t, end.y))
 
     def slope(t: jax.Array, y: jax.Array) -> jax.Array:
         return system.join(system.slope(constants, t, system.split(y)))
 
-    def blame() -> jax.Array:
+    def failed() -> jax.Array:
         time = patients.boundaries.time
         span = jnp.max(jnp.abs(time), initial=0.0, where=jnp.isfinite(time))
+        return failing_state(slope, control, system.mass, t=t, y=y, span=span, code=end.code)
 
-        def look(here: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """Return the slope at the end, and what to look at: the slope and its derivative a little later."""
-            dt = after * span
-            there, bend = jax.jvp(lambda y: slope(t + dt, y), (y + dt * here,), (here,))
-            return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
-
-        here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
-        culprit = place_of_greatest(jnp.abs(here) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
-        for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
-            bad = ~jnp.isfinite(vector)
-            culprit = jnp.where((end.code == NONFINITE) & bad.any(), first_true(bad), culprit)
-        if system.algebraic.size:
-            left = jnp.where(system.mass == 0, jnp.abs(here), -1.0)
-            culprit = jnp.where(end.code == INCONSISTENT, place_of_greatest(left), culprit)
-        return jnp.where(end.code == SUCCESS, 0, culprit)
-
-    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), blame, lambda: jnp.zeros((), int))
+    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), failed, lambda: jnp.zeros((), int))

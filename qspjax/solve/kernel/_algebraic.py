@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from qspjax.solve._consistent import consistent
+from qspjax.solve._control import Control
 from qspjax.solve._near import Near
-from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes
 

@@ -18,17 +18,27 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._jaxpr._lanes import put
+from qspjax.solve._control import (
+    INCONSISTENT,
+    NONFINITE,
+    STIFF,
+    SUCCESS,
+    UNSETTLED,
+    Clock,
+    Control,
+    advance,
+    judge,
+    propose,
+    start_clock,
+)
 from qspjax.solve.dosing._boundary import NONE, Boundary, changed, effect, rate_after
 from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
 from qspjax.solve.events._monitor import Events, Watch, watch_lanes
 from qspjax.solve.kernel._algebraic import settled
-from qspjax.solve.kernel._controller import Control
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 BLOCK = 16
-SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF = range(7)
-"""Codes of the loop, all but the last in the order of `solve._ensemble.CODES`."""
 STIFF_STEPS, FREE_STEPS = 15, 6
 """A patient is stiff after so many steps held down by stability; a free step takes back one part in so many of one."""
 
@@ -110,16 +120,9 @@ class Lane(NamedTuple):
     """Where the patient in each lane stands, shape (lanes,) each; a lane without a patient has patient = patients."""
 
     patient: jax.Array
-    boundary: jax.Array
-    due: jax.Array
-    t: jax.Array
-    h: jax.Array
-    fresh: jax.Array
+    clock: Clock
     y: Rows
     rate: Rows | None
-    code: jax.Array
-    accepted: jax.Array
-    rejected: jax.Array
     stiff: jax.Array | None
     memory: jax.Array | None
     bracket: Bracket | None
@@ -280,86 +283,65 @@ def after_boundary(
 
 def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | None, now: Lane) -> tuple[Lane, Attempt]:
     """Attempt one step in every lane."""
-    control, system = program.control, program.system
-    live = (now.code == SUCCESS) & jnp.isfinite(now.due)
-
-    moved = slope_of(system, lanes, now.rate)(now.t, now.y)
-    first = control.first_step(now.y, moved)
-    wanted = jnp.where(now.fresh, first, now.h)
-    remaining = jnp.where(live, now.due - now.t, 0.0)
-    lands = wanted >= remaining * (1.0 - 1e-12)
-    h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
-    start, width, sight = now.t, h, None
+    control, system, clock = program.control, program.system, now.clock
+    live = clock.live
+    moved = slope_of(system, lanes, now.rate)(clock.t, now.y)
+    proposal = propose(clock, control.first_step(now.y, moved))
+    start, width, sight = clock.t, proposal.h, None
     if watch is not None:
-        y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(h.dtype)[:, None]
-        sight = watch.foresee(now.t, y0, now.memory, now.bracket, remaining, slope)
-        lands &= sight.limit >= remaining - sight.precise
-        h = jnp.where(lands, remaining, jnp.minimum(h, sight.limit))
-        start, end = watch.within(now.t, now.t + h, sight)
-        width = jnp.where(h == 0.0, 0.0, end - start) if watch.hybrid.squeezed else h
+        y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(width.dtype)[:, None]
+        sight = watch.foresee(clock.t, y0, now.memory, now.bracket, proposal.remaining, slope)
+        proposal = proposal.limited(sight.limit, sight.precise)
+        start, end = watch.within(clock.t, clock.t + proposal.h, sight)
+        width = jnp.where(proposal.h == 0.0, 0.0, end - start) if watch.hybrid.squeezed else proposal.h
         moved = slope_of(system, lanes, now.rate)(start, now.y) if watch.hybrid.squeezed else moved
     y1, error, held = program.step(system, lanes, start, width, now.y, now.rate, moved)
-    ratio = control.squared_ratio(error, now.y, y1)
-    fits = live & (ratio <= 1.0)
-    good, cause, seen, happens, switches = fits, None, None, jnp.zeros_like(live), jnp.zeros_like(live)
+    judgement = judge(control, clock, proposal, error, now.y, y1)
+    h, good, lands = proposal.h, judgement.fits, proposal.lands
+    end, cause, seen, happens, switches = clock.t + h, None, None, jnp.zeros_like(live), jnp.zeros_like(live)
     if watch is not None:
-        t1 = jnp.where(lands & live, now.due, now.t + h)
-        (met, happens, switches, cause), seen = watch.find(sight, h, t1, system.join(y1), now.memory, fits)
-        good, lands = fits & ~met, lands & ~happens & ~switches
-    factor = control.factor(ratio)
-    following = h * factor
-    clipped = (h < 0.5 * wanted) & (lands if watch is None else True)
-    following = jnp.where(fits & clipped, jnp.maximum(wanted, following), following)
+        end = jnp.where(lands & live, clock.due, end)
+        (met, happens, switches, cause), seen = watch.find(sight, h, end, system.join(y1), now.memory, good)
+        good, lands = good & ~met, lands & ~happens & ~switches
 
     landed = good & lands
-    boundary = boundaries_at(program, patients.boundaries, now.patient, now.boundary)
+    boundary = boundaries_at(program, patients.boundaries, now.patient, clock.boundary)
     jumps = happens | (landed & (boundary.output == NONE))
-    after = _arrived(program, patients, now, landed, boundary, y1)
+    vector = vector_of(program, patients, now.patient, boundary)
+    y, rate = after_boundary(program, boundary, landed, vector, y1, now.rate)
+    memory, bracket, ended, bracketing = now.memory, now.bracket, None, False
     if watch is not None:
-        after = after._replace(bracket=narrowed(now.bracket, h, seen.gaps, met=met, passed=good, over=jumps))
-        kept = jnp.where(good, seen.memory, now.memory)
-        y, kept, ended = watch.apply(jumps, t1, system.join(after.y), kept)
-        after = after._replace(y=system.split(y), memory=kept)
-    y, solved = settled(system, control, lanes, now.due if watch is None else t1, after.y, jumps | (good & switches))
-    after = after._replace(y=y)
-    rounding = 0.45 * jnp.finfo(h.dtype).eps
-    least = jnp.where(good, 0.0, 1e-10 * jnp.abs(now.due - now.t))
-    smallest = rounding * jnp.maximum(jnp.abs(now.t), least)
-    too_small = live & ~landed & ~(jnp.where(fits, h, following) > smallest)
-    if watch is not None:
-        too_small &= ~happens & ~jnp.isfinite(now.bracket.wall)
-    too_many = live & (now.accepted + now.rejected + 1 >= program.max_steps) & jnp.isfinite(after.due)
-    failed = jnp.where(jnp.isfinite(ratio), STEP_TOO_SMALL, NONFINITE)
-    code_after = jnp.where(too_small, failed, jnp.where(too_many, MAX_STEPS, now.code))
+        bracketing = happens | jnp.isfinite(bracket.wall)
+        bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
+        memory = jnp.where(good, seen.memory, memory)
+        y, memory, ended = watch.apply(jumps, end, system.join(y), memory)
+        y = system.split(y)
+    solved_at = clock.due if watch is None else end
+    y, solved = settled(system, control, lanes, solved_at, y, jumps | (good & switches))
+    following = jnp.where(landed, due(program, patients, now.patient, clock.boundary + landed), clock.due)
+    after = advance(
+        clock,
+        proposal,
+        judgement,
+        good=good,
+        landed=landed,
+        jumps=jumps,
+        end=end,
+        due=following,
+        max_steps=program.max_steps,
+        bracketing=bracketing,
+    )
     if not system.mass.all():
-        code_after = jnp.where(solved, code_after, INCONSISTENT)
-    if watch is not None:
-        code_after = jnp.where(ended, code_after, UNSETTLED)
+        after = after.failed(~solved, INCONSISTENT)
+    if ended is not None:
+        after = after.failed(~ended, UNSETTLED)
     stiff = now.stiff
     if stiff is not None:
-        stiff = jnp.where(good, jnp.where(held, now.stiff + FREE_STEPS, jnp.maximum(now.stiff - 1, 0)), now.stiff)
-        stays = live & (code_after == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS)
-        code_after = jnp.where(stays, STIFF, code_after)
-    after = after._replace(
-        t=jnp.where(landed, now.due, jnp.where(good, now.t + h if watch is None else t1, now.t)),
-        h=jnp.where(live, following, now.h),
-        fresh=jnp.where(live, jumps, now.fresh),
-        y=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.y, now.y),
-        code=code_after.astype(now.code.dtype),
-        accepted=now.accepted + good,
-        rejected=now.rejected + (live & ~good),
-        stiff=stiff,
-    )
-    return after, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, now.boundary, -1).astype(jnp.int32), cause)
-
-
-def _arrived(program: Program, patients: Patients, now: Lane, landed: jax.Array, boundary: Boundary, y: Rows) -> Lane:
-    """Return the lanes with what happens at the boundaries that they landed on."""
-    vector = vector_of(program, patients, now.patient, boundary)
-    y, rate = after_boundary(program, boundary, landed, vector, y, now.rate)
-    index = now.boundary + landed
-    following = jnp.where(landed, due(program, patients, now.patient, index), now.due)
-    return now._replace(boundary=index, due=following, y=y, rate=rate)
+        stiff = jnp.where(good, jnp.where(held, stiff + FREE_STEPS, jnp.maximum(stiff - 1, 0)), stiff)
+        after = after.failed(live & (after.code == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS), STIFF)
+    y = jax.tree.map(lambda new, old: jnp.where(good, new, old), y, now.y)
+    lane = Lane(now.patient, after, y, rate, stiff, memory, bracket)
+    return lane, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, clock.boundary, -1).astype(jnp.int32), cause)
 
 
 def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
@@ -376,18 +358,12 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
     memory = take(program, patients, "memory", patient)
     if memory is not None and not program.laned.memory:
         memory = jnp.broadcast_to(memory[:, None], (memory.size, patient.size))
+    code = jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32)
     return Lane(
         patient=patient,
-        boundary=zero,
-        due=jnp.where(present, soon, jnp.inf),
-        t=t,
-        h=jnp.ones_like(t),
-        fresh=jnp.ones_like(patient, dtype=bool),
+        clock=start_clock(t, jnp.where(present, soon, jnp.inf), code, zero),
         y=program.system.split(y),
         rate=program.system.split(jnp.zeros_like(y)) if patients.infused else None,
-        code=jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32),
-        accepted=zero,
-        rejected=zero,
         stiff=zero if program.gives_up else None,
         memory=memory,
         bracket=None if memory is None else open_bracket(t, program.events.hybrid.gaps),
@@ -396,9 +372,10 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
 
 def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, end: End | None) -> tuple:
     """Hand in the patients of lanes that are done; let these lanes take the next patients."""
-    finished = (now.patient < program.patients) & ((now.code != SUCCESS) | ~jnp.isfinite(now.due))
+    clock = now.clock
+    finished = (now.patient < program.patients) & ~clock.live
     slot = jnp.where(finished, now.patient, program.patients)
-    here = End(now.t, program.system.join(now.y).T, now.code, now.accepted, now.rejected)
+    here = End(clock.t, program.system.join(now.y).T, clock.code, clock.accepted, clock.rejected)
     if end is not None:
         end = jax.tree.map(lambda all, own: put(all, slot, own), end, here)
     number = waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1
@@ -438,18 +415,18 @@ def keep(
     join = program.system.join
     states, log, steps, causes = kept
     if states is not None:
-        output = boundaries_at(program, patients.boundaries, now.patient, now.boundary).output
+        output = boundaries_at(program, patients.boundaries, now.patient, now.clock.boundary).output
         here = (done.landed >= 0) & (output != NONE)
         slot = jnp.where(here, now.patient * program.outputs + output, program.patients * program.outputs)
         states = put(states, slot, join(after.y).T)
     if log is not None:
-        rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.t[None], done.h[None]]
+        rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.clock.t[None], done.h[None]]
         log = log._replace(
             rows=jax.lax.dynamic_update_index_in_dim(log.rows, jnp.concatenate(rows), iteration, 0),
             landed=jax.lax.dynamic_update_index_in_dim(log.landed, done.landed, iteration, 0),
         )
     if steps is not None:
-        row = jnp.where(after.accepted > now.accepted, now.accepted, program.max_steps)
+        row = jnp.where(after.clock.accepted > now.clock.accepted, now.clock.accepted, program.max_steps)
         place = row * program.patients + now.patient
         steps = put(steps, place, jnp.where(done.landed >= 0, jnp.inf, done.h))
         if causes is not None:

@@ -1,18 +1,16 @@
 """A recorded step again, as a differentiable function; and a whole solve from its recorded step sizes.
 
-Step sizes are constants of a derivative, except where a step lands on a boundary, whose time may move. `replay` is
-plain JAX in loops of fixed length, so it can be differentiated in every mode and order: what derivatives of second and
-higher order use, unless all are taken forwards. Blocks of steps are checkpointed, and skipped past the last step.
+Step sizes are constants of a derivative, except where a step lands on a boundary, whose time may move. `replay` is what
+derivatives of second and higher order use, unless all are taken forwards.
 """
 
 from typing import Any, NamedTuple
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
+from qspjax.solve._repeat import Output, Step, repeat
 from qspjax.solve.dosing._boundary import NONE, Boundary
-from qspjax.solve.events._locate import NO_EVENT
 from qspjax.solve.events._monitor import Watch
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
@@ -28,9 +26,6 @@ from qspjax.solve.kernel._lanes import (
 )
 from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
-
-STRETCH = 32
-"""Steps that a replay keeps between two checkpoints."""
 
 
 class Inputs(NamedTuple):
@@ -115,18 +110,14 @@ def replay(
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
-    steps = jnp.concatenate([steps, jnp.full((-steps.shape[0] % STRETCH, program.patients), jnp.nan, steps.dtype)])
-    steps = steps.reshape(-1, STRETCH, program.patients)
     watch = None
     if causes is not None:
-        spare = steps.shape[0] * STRETCH - causes.shape[0]
-        causes = jnp.pad(causes, ((0, spare), (0, 0)), constant_values=NO_EVENT).reshape(steps.shape)
         watch = watch_of(program, patients, everyone)
         time = patients.boundaries.time
         span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
         span = jnp.broadcast_to(span, (program.patients,))
 
-    def advance(carry: tuple, recorded: tuple) -> tuple:
+    def step(carry: tuple, recorded: Step) -> tuple[tuple, Output]:
         (boundary, *before), (h, cause) = carry, recorded
         lands, still = jnp.isinf(h), jnp.isnan(h)
         t, y, rate, memory = before
@@ -149,21 +140,9 @@ def replay(
         now = jax.tree.map(lambda new, old: jnp.where(still, old, new), now, tuple(before))
         return (boundary + lands, *now), (slot, y.T)
 
-    @jax.checkpoint
-    def stretch(now: tuple, recorded: tuple) -> tuple:
-        return jax.lax.scan(advance, now, recorded)
-
-    def skip(now: tuple, _: tuple) -> tuple:
-        slots = jnp.full((STRETCH, program.patients), program.outputs, patients.boundaries.output.dtype)
-        return now, (slots, jnp.zeros((*slots.shape, program.system.size), patients.y0.dtype))
-
-    def segment(carry: tuple, recorded: tuple) -> tuple:
-        now, states = carry
-        going = eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
-        now, (slots, values) = jax.lax.cond(going, stretch, skip, now, recorded)
-        return (now, states.at[everyone, slots].set(values, mode="drop")), None
+    def write(states: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
+        return states.at[everyone, slots].set(values, mode="drop")
 
     states = jnp.zeros((program.patients, program.outputs, program.system.size), patients.y0.dtype)
     now = (jnp.zeros_like(everyone), t0, start.y, start.rate, start.memory)
-    (_, states), _ = jax.lax.scan(segment, (now, states), (steps, causes))
-    return states
+    return repeat(step, now, steps, causes, states, write, program.outputs)

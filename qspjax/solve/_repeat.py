@@ -1,0 +1,71 @@
+"""Recorded steps again, as a differentiable program: ordinary JAX code in loops of fixed length.
+
+An adaptive loop is not differentiated. Its accepted steps are repeated instead: a step that landed on a boundary goes
+to the boundary's time, which carries a derivative; all other step sizes are constants. So forward, reverse and mixed
+derivatives of any order work, alone and under `vmap`. A stretch of steps keeps only its start for the reverse pass and
+is computed again there; stretches past the last step are skipped.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from qspjax.solve.events._locate import NO_EVENT
+
+STRETCH = 32
+"""Steps between two checkpoints."""
+
+Standing = TypeVar("Standing")
+Step = tuple[Float[Array, "..."], Int[Array, "..."] | None]
+"""The size of a step, inf where it landed on a boundary and NaN after the last; and what caused the event after it."""
+Output = tuple[Int[Array, "..."], Float[Array, "..."]]
+"""The index of an output, or the number of outputs where none is due, and the states."""
+
+
+def repeat(
+    step: Callable[[Standing, Step], tuple[Standing, Output]],
+    start: Standing,
+    steps: Float[Array, "max_steps ..."],
+    causes: Int[Array, "max_steps ..."] | None,
+    states: Float[Array, "*outputs states"],
+    write: Callable[[Array, Array, Array], Array],
+    outputs: int,
+) -> Float[Array, "*outputs states"]:
+    """Return the states at the outputs.
+
+    Args:
+        step: Repeats one step.
+        start: What it starts from.
+        steps: The sizes of the accepted steps.
+        causes: What caused the event after each, None without events.
+        states: What the states are written into.
+        write: `(states, indices, values) -> states`, for the steps of a stretch.
+        outputs: The number of outputs.
+    """
+    spare = [(0, -steps.shape[0] % STRETCH)] + [(0, 0)] * (steps.ndim - 1)
+
+    def stretches(column: Array, padding: float) -> Array:
+        padded = jnp.pad(column, spare, constant_values=padding)
+        return padded.reshape(-1, STRETCH, *column.shape[1:])
+
+    @jax.checkpoint
+    def stretch(now: Standing, recorded: Step) -> tuple[Standing, Output]:
+        return jax.lax.scan(step, now, recorded)
+
+    def skip(now: Standing, recorded: Step) -> tuple[Standing, Output]:
+        _, (slots, values) = jax.eval_shape(stretch, now, recorded)
+        return now, (jnp.full(slots.shape, outputs, slots.dtype), jnp.zeros(values.shape, values.dtype))
+
+    def advance(carry: tuple[Standing, Array], recorded: Step) -> tuple[tuple[Standing, Array], None]:
+        now, states = carry
+        going = eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
+        now, (slots, values) = jax.lax.cond(going, stretch, skip, now, recorded)
+        return (now, write(states, slots, values)), None
+
+    recorded = (stretches(steps, jnp.nan), None if causes is None else stretches(causes, NO_EVENT))
+    (_, states), _ = jax.lax.scan(advance, (start, states), recorded)
+    return states
