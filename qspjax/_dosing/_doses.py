@@ -1,7 +1,7 @@
 """Doses and other actions in time, to be combined into a `Regimen`."""
 
 import enum
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,8 @@ def infusion(
     amount: Scalar | AbstractAmount,
     *,
     to: str | int,
-    over: Any = None,
-    rate: Any = None,
+    over: Scalar | _Modelled | None = None,
+    rate: Scalar | _Modelled | None = None,
     at: Scalar = 0.0,
 ) -> Regimen:
     """Give an amount at a constant rate, stated by its duration (`over`) or by its `rate`, exactly one.
@@ -182,7 +182,7 @@ def _dose(
         check_number("amount", amount)
         check_minimum("amount", amount, 0.0)
 
-    def column(value: Any) -> jax.Array:
+    def column(value: Scalar) -> jax.Array:
         return jnp.asarray(value, dtype=float)[..., None]
 
     time = column(at)

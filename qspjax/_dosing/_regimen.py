@@ -8,13 +8,14 @@ one row cancels another, is told in `solve._schedule`.
 
 import dataclasses
 import enum
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Real
 
 from qspjax._arrays import place_of_greatest
 from qspjax._checks import (
@@ -161,22 +162,22 @@ class Regimen(eqx.Module):
         (Array([ 0., 24., 48.], dtype=float64), Array([200., 100., 100.], dtype=float64))
     """
 
-    time: jax.Array
-    kind: jax.Array
-    index: jax.Array
-    amount: jax.Array
-    duration: jax.Array
-    rate: jax.Array
-    ordered: jax.Array
-    order: jax.Array
-    interval: jax.Array
-    steady: jax.Array
-    group: jax.Array
-    adapts: jax.Array
-    rule: jax.Array
+    time: Float[Array, "*#patients rows"]
+    kind: Int[Array, "*#patients rows"]
+    index: Int[Array, "*#patients rows"]
+    amount: Float[Array, "*#patients rows"]
+    duration: Float[Array, "*#patients rows"]
+    rate: Float[Array, "*#patients rows"]
+    ordered: Float[Array, "*#patients rows"]
+    order: Float[Array, "*#patients rows"]
+    interval: Float[Array, "*#patients rows"]
+    steady: Int[Array, "*#patients rows"]
+    group: Int[Array, "*#patients rows"]
+    adapts: Int[Array, "*#patients rows"]
+    rule: Int[Array, "*#patients rows"]
     rules: tuple[AbstractAmount, ...]
     decision: Decision | None
-    end: jax.Array
+    end: Float[Array, "*#patients"]
     targets: tuple[Target, ...] = eqx.field(static=True)
     static_shape: RegimenShape = eqx.field(static=True)
 
@@ -193,7 +194,7 @@ class Regimen(eqx.Module):
                 lines.append(f"at {row['time']:g}: {self._described(row)}")
         return "\n".join(lines) or "no doses"
 
-    def _described(self, row: dict[str, Any]) -> str:
+    def _described(self, row: Mapping[str, np.generic]) -> str:
         kind, target = Action(int(row["kind"])), self.targets[row["index"]] if self.targets else ""
         if kind == Action.RESET:
             return "reset"
@@ -427,7 +428,7 @@ class Regimen(eqx.Module):
         return dataclasses.replace(self, **columns)
 
 
-_COLUMNS: dict[str, Any] = {
+_COLUMNS: dict[str, float] = {
     "time": jnp.inf,
     "kind": Action.BOLUS,
     "index": 0,
@@ -449,7 +450,11 @@ _WHOLE = ("kind", "index", "steady", "group", "adapts", "rule")
 
 
 def table(
-    targets: Sequence[str | int | Parameter], *, end: Any = None, rules: Sequence[AbstractAmount] = (), **columns: Any
+    targets: Sequence[Target],
+    *,
+    end: Scalar | None = None,
+    rules: Sequence[AbstractAmount] = (),
+    **columns: Real[Array, "*patients rows"] | Real[np.ndarray, "*patients rows"] | None,
 ) -> Regimen:
     """Return the regimen of a table that is at hand; what is not given has its default.
 
@@ -498,7 +503,7 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens)))
     xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
 
-    def column(name: str, regimen: Regimen) -> Any:
+    def column(name: str, regimen: Regimen) -> Array | np.ndarray:
         values = xp.asarray(getattr(regimen, name))
         if name == "index" and regimen.targets:
             values = xp.asarray([targets.index(target) for target in regimen.targets], dtype=int)[values]

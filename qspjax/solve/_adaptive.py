@@ -32,7 +32,7 @@ from qspjax.solve._control import (
 from qspjax.solve.dosing._boundary import NONE, changed, rate_after
 from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve.events._monitor import Begun, Watch, watch_one
+from qspjax.solve.events._monitor import EventMonitor, EventStart, monitor_one
 
 States = Float[Array, " states"]
 
@@ -79,7 +79,7 @@ class Path(NamedTuple):
         end: Where it ended.
         outputs: The states at the outputs, NaN where it did not arrive.
         steps: The sizes of the accepted steps, inf where one landed on a boundary, NaN after the last.
-        causes: What caused the event after each, see `Verdict`; None without events.
+        causes: What caused the event after each, see `StepOutcome`; None without events.
     """
 
     end: Progress
@@ -106,7 +106,7 @@ class _Loop(NamedTuple):
     control: Control
     model: AbstractModel
     timeline: Timeline
-    watch: Watch | None
+    monitor: EventMonitor | None
     max_steps: int
     record: bool
 
@@ -117,22 +117,22 @@ class _Loop(NamedTuple):
 
     def attempt(self, path: Path) -> Path:
         """Attempt one step."""
-        stepper, model, watch, now = self.stepper, self.model, self.watch, path.end
+        stepper, model, monitor, now = self.stepper, self.model, self.monitor, path.end
         clock, outputs = now.clock, path.outputs.shape[0]
         slope = stepper.slope(model, clock.t, now.y, now.rate)
         proposal = propose(clock, self.control.first_step(now.y, slope))
-        sight, ends = None, (clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h))
-        if watch is not None:
-            sight = watch.foresee(clock.t, now.y, now.memory, now.bracket, proposal.remaining, slope)
-            proposal = proposal.limited(sight.limit, sight.precise)
-            ends = watch.within(clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h), sight)
+        horizon, ends = None, (clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h))
+        if monitor is not None:
+            horizon = monitor.horizon(clock.t, now.y, now.memory, now.bracket, proposal.remaining, slope)
+            proposal = proposal.limited(horizon.limit, horizon.precise)
+            ends = monitor.within(clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h), horizon)
         h, lands = proposal.h, proposal.lands
         end = jnp.where(lands, clock.due, clock.t + h)
         y, error = stepper(model, *ends, now.y, now.rate)
         judgement = judge(self.control, clock, proposal, error, now.y, y)
         good, happens, cause, seen = judgement.fits, jnp.zeros((), bool), NO_EVENT, None
-        if watch is not None:
-            (met, happens, switches, cause), seen = watch.find(sight, h, end, y, now.memory, good)
+        if monitor is not None:
+            (met, happens, switches, cause), seen = monitor.classify(horizon, h, end, y, now.memory, good)
             good, lands = good & ~met, lands & ~happens & ~switches
 
         landed = good & lands
@@ -140,10 +140,10 @@ class _Loop(NamedTuple):
         jumps = happens | (landed & (output == NONE))
         y, rate = after_boundary(self.timeline, clock.boundary, landed, y, now.rate)
         memory, bracket, settled, bracketing = now.memory, now.bracket, jnp.ones((), bool), False
-        if watch is not None:
-            bracketing = happens | jnp.isfinite(bracket.wall)
+        if monitor is not None:
+            bracketing = happens | jnp.isfinite(bracket.upper)
             bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
-            y, memory, settled = watch.apply(jumps, end, y, jnp.where(good, seen.memory, memory))
+            y, memory, settled = monitor.apply(jumps, end, y, jnp.where(good, seen.memory, memory))
         y = jnp.where(good, y, now.y)
         after = advance(
             clock,
@@ -181,13 +181,13 @@ def integrate(
     outputs: int,
     max_steps: int,
     record: bool,
-    events: Begun | None,
+    events: EventStart | None,
 ) -> tuple[Path, Int[Array, ""]]:
     """Integrate one patient; return also the index of the state that failed, 0 if none did.
 
     With `record`, the accepted steps are kept, and with `events` what caused these.
     """
-    loop = _Loop(stepper, control, model, timeline, watch_one(events, model), max_steps, record)
+    loop = _Loop(stepper, control, model, timeline, monitor_one(events, model), max_steps, record)
     zero, unknown = jnp.zeros((), dtype=int), timeline.unknown()
     code = jnp.where(unknown.any(), NONFINITE, SUCCESS)
     start = Progress(
@@ -195,7 +195,7 @@ def integrate(
         y=y0,
         rate=jnp.zeros_like(y0),
         memory=None if events is None else events.memory,
-        bracket=None if events is None else open_bracket(t0, events.hybrid.gaps),
+        bracket=None if events is None else open_bracket(t0, events.system.gaps),
     )
     if events is not None:
         start = start._replace(clock=start.clock.failed(~events.settled & (code == SUCCESS), UNSETTLED))

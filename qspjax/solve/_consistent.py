@@ -14,12 +14,13 @@ Reference: Deuflhard, Newton Methods for Nonlinear Problems, 2004, 3.3, doi:10.1
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
 
 from qspjax._declared import mass_of
 from qspjax._jaxpr._regular import regular
@@ -28,6 +29,8 @@ from qspjax._names import state_names
 from qspjax._types import State
 from qspjax.solve._dense import inverse
 from qspjax.solve._near import Near
+
+Inputs = TypeVar("Inputs")
 
 ORDERS = 3
 """Up to this order derivatives are exact."""
@@ -66,7 +69,9 @@ class Equations:
             return y, jnp.ones((), bool)
         return consistent(self.slope, (model, t), y, self.algebraic, self._near)
 
-    def field(self, model: AbstractModel, t: jax.Array, y: jax.Array, rate: Any = 0.0) -> jax.Array:
+    def field(
+        self, model: AbstractModel, t: jax.Array, y: jax.Array, rate: float | Float[Array, " states"] = 0.0
+    ) -> jax.Array:
         """Return dy/dt, running infusions included; algebraic states move as their equations have it."""
         slope = self.slope((model, t), y) + rate
         if not self.algebraic.size:
@@ -91,12 +96,12 @@ class _Search(NamedTuple):
 
 
 def consistent(
-    slope: Callable[[Any, jax.Array], jax.Array],
-    inputs: Any,
+    slope: Callable[[Inputs, jax.Array], jax.Array],
+    inputs: Inputs,
     y: jax.Array,
     algebraic: np.ndarray,
     near: Near,
-    wanted: Any = True,
+    wanted: bool | Bool[Array, ""] = True,
 ) -> tuple[jax.Array, jax.Array]:
     """Return a state whose algebraic part satisfies its equations, and whether one was found.
 
@@ -110,7 +115,7 @@ def consistent(
     """
     atol = jnp.broadcast_to(jnp.asarray(near.atol, y.dtype), y.shape)[algebraic]
 
-    def residual(inputs: Any, y: jax.Array, z: jax.Array) -> jax.Array:
+    def residual(inputs: Inputs, y: jax.Array, z: jax.Array) -> jax.Array:
         return slope(inputs, y.at[algebraic].set(z))[algebraic]
 
     fixed = jax.lax.stop_gradient((inputs, y))
@@ -126,7 +131,7 @@ def consistent(
 
 
 def _solved(
-    residual: Callable[[jax.Array], jax.Array], guess: jax.Array, near: Near, wanted: Any
+    residual: Callable[[jax.Array], jax.Array], guess: jax.Array, near: Near, wanted: bool | Bool[Array, ""]
 ) -> tuple[jax.Array, jax.Array]:
     """Return a root, and whether it is one; an equation that is not finite at the guess is left to the solver."""
 

@@ -5,7 +5,7 @@ diffrax brings the steps of its solvers; the loop around them is ours, because a
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from qspjax._checks import refuse
 from qspjax._declared import mass_of
@@ -23,6 +23,7 @@ from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._names import state_names
 from qspjax._types import Scalar, State
 from qspjax.solve._adaptive import Path, Stepper, integrate
+from qspjax.solve._constant import constant, stop_gradient_where, zero_where
 from qspjax.solve._control import Clock, Control, result_of
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
@@ -30,7 +31,7 @@ from qspjax.solve._replay import replay
 from qspjax.solve._rosenbrock_solver import RosenbrockSolver
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import Timeline, timeline
-from qspjax.solve.events._monitor import Begun, begun
+from qspjax.solve.events._monitor import EventStart, start_events
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
 
@@ -99,8 +100,8 @@ class _Flat(NamedTuple):
     unravel: Callable[[jax.Array], State]
     timeline: Timeline
     stepper: Stepper
-    events: Begun | None
-    floor: Any
+    events: EventStart | None
+    floor: Float[np.ndarray, " states"]
 
 
 def _flatten(
@@ -119,14 +120,14 @@ def _flatten(
     y0, unravel = ravel_pytree(start)
     floor = np.where(rooted(model.vector_field, start), absolute(method.atol, model, states), 0.0)
 
-    def field(t: Any, y: jax.Array, args: tuple) -> jax.Array:
+    def field(t: Scalar, y: jax.Array, args: tuple) -> jax.Array:
         model, rate = args
         slope = regular(model.vector_field)(t, unravel(not_below(y, floor)))
         check_slope(slope, start)
         leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
-    y0, events, _ = begun(model, start, t0, Near(method.rtol, absolute(method.atol, model, states)))
+    y0, events, _ = start_events(model, start, t0, Near(method.rtol, absolute(method.atol, model, states)))
     stepper = Stepper(solver=_stepping(method, differentiated=differentiated), term=diffrax.ODETerm(field))
     return _Flat(y0, unravel, timeline(schedule, ts), stepper, events, floor)
 
@@ -161,21 +162,23 @@ def _solve(
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
-    reached, path, failed = _integrate(*_frozen(primals), method=method, record=True)
+    reached, path, failed = _integrate(*constant(primals), method=method, record=True)
     clock = path.end.clock
     started = clock.accepted > 0
 
-    def repeated(model: Any, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array) -> State:
+    def repeated(
+        model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array
+    ) -> State:
         patient = _flatten(method, model, schedule, ts, initial, t0, differentiated=True)
         states = replay(patient.stepper, model, patient.timeline, patient.y0, t0, path=path, events=patient.events)
         return jax.vmap(patient.unravel)(states)
 
     # a patient who took no step contributes a zero derivative of every order: all ends are masked, so that its NaN
     # meets no cotangent
-    states, moved = eqx.filter_jvp(repeated, _followed(primals, started), _masked(tangents, started))
+    states, moved = eqx.filter_jvp(repeated, stop_gradient_where(~started, primals), zero_where(~started, tangents))
     states = jax.tree.map(lambda again, first: jnp.where(started, again, first), states, reached)
-    constant = jax.tree.map(lambda _: None, (clock, failed))
-    return (states, clock, failed), (_masked(moved, started), *constant)
+    none = jax.tree.map(lambda _: None, (clock, failed))
+    return (states, clock, failed), (zero_where(~started, moved), *none)
 
 
 def _integrate(
@@ -206,17 +209,3 @@ def _integrate(
         events=patient.events,
     )
     return jax.vmap(patient.unravel)(not_below(path.outputs, patient.floor)), path, failed
-
-
-def _frozen(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
-
-
-def _followed(tree: Any, started: jax.Array) -> Any:
-    return jax.tree.map(
-        lambda x: jnp.where(started, x, jax.lax.stop_gradient(x)) if eqx.is_inexact_array(x) else x, tree
-    )
-
-
-def _masked(tree: Any, started: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jnp.where(started, x, jnp.zeros_like(x)), tree)

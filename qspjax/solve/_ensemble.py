@@ -26,7 +26,7 @@ from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_set
 from qspjax.solve._near import Near
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import timeline
-from qspjax.solve.events._monitor import begun, events_over_leaves
+from qspjax.solve.events._monitor import events_over_leaves, start_events
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._lanes import End, Patients, Program
 from qspjax.solve.kernel._layout import System, system_of
@@ -242,7 +242,7 @@ def _solve(
     lines = timeline(schedule, ts)
     system, leaves = system_of(model, start, mass, atol)
     _check_determined(system, states)
-    y0, events, solved = begun(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
+    y0, events, solved = start_events(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
     unknown = lines.unknown()
     outputs = ts.shape[0]
     time = lines.boundaries.time if wanted is None else jnp.where(wanted, lines.boundaries.time, jnp.inf)
@@ -270,7 +270,7 @@ def _solve(
         patients=1,
         memory=scheme.memory,
         expected=256 + 8 * lines.size,
-        events=None if events is None else events_over_leaves(events.hybrid, model),
+        events=None if events is None else events_over_leaves(events.system, model),
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
     reached = not_below(reached, system.floor) if system.floor.any() else reached

@@ -27,6 +27,7 @@ from qspjax._jaxpr._linearity import Structure
 from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
+from qspjax.solve._constant import constant, stop_gradient_where, zero_where
 from qspjax.solve._linear import LARGEST, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
@@ -301,7 +302,7 @@ def _course(
     else:
         # numbers that are not finite are constants
         started = known.reached > 0
-        one = _system(_stilled(model, known.sound), _stilled(start, started))
+        one = _system(stop_gradient_where(~known.sound, model), stop_gradient_where(~started, start))
         a, b = jax.tree.map(lambda x: jnp.where(known.sound, x, 0.0), (one.a, one.b))
         one = _System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), one.y0), one.structure)
     lines = timeline(schedule, ts)
@@ -351,26 +352,16 @@ def _solve(
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
-    reached, end = _course(*_frozen(primals))
+    reached, end = _course(*constant(primals))
 
     def again(*arguments: Any) -> State:
         return _course(*arguments, known=end)[0]
 
     # nothing that was not reached has a derivative, of any order: both ends are cut, so that its NaN meets no cotangent
-    states, moved = eqx.filter_jvp(again, primals, _masked(tangents, end.reached > 0))
+    states, moved = eqx.filter_jvp(again, primals, zero_where(end.reached == 0, tangents))
     arrived = jax.tree.map(jnp.isfinite, reached)
     states = jax.tree.map(jnp.where, arrived, states, reached)
-    return (states, end), (jax.tree.map(_masked, moved, arrived), jax.tree.map(lambda _: None, end))
-
-
-def _frozen(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
-
-
-def _stilled(tree: Any, fine: jax.Array) -> Any:
-    """Return the same values, as constants of every derivative unless `fine`."""
-    return jax.tree.map(lambda x: jnp.where(fine, x, jax.lax.stop_gradient(x)) if eqx.is_inexact_array(x) else x, tree)
-
-
-def _masked(tree: Any, fine: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jnp.where(fine, x, jnp.zeros_like(x)), tree)
+    return (states, end), (
+        jax.tree.map(lambda x, ok: zero_where(~ok, x), moved, arrived),
+        jax.tree.map(lambda _: None, end),
+    )

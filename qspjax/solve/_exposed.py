@@ -8,14 +8,14 @@ doses nor resets reach it, and the error control holds it to the tolerance of th
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._declared import AbstractWrapper, Declared, declared, mass_of
 from qspjax._events import Event
@@ -26,6 +26,8 @@ from qspjax._types import Observed, Scalar, State
 from qspjax.solve._dense import factorise
 from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._schedule import Schedule
+
+States = Float[Array, " states"]
 
 FLAT = 1e-8
 """An output that would change by less than this part of itself over the whole window has no extreme."""
@@ -150,17 +152,17 @@ class Exposed(AbstractWrapper):
         aboves = [self._crossing(i, above) for i, above in enumerate(self.measures.aboves)]
         return (*before, *inner, *after, *turns, *aboves)
 
-    def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Any] | None) -> Event:
+    def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Scalar] | None) -> Event:
         """Return an event at the moments of another, before or after it, that looks at the extremes."""
 
-        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
+        def assign(t: Scalar, y: ExposedState) -> dict[str, Array]:
             return self._looked(t, y, self.measures.peaks)
 
         return dataclasses.replace(event, assign=assign, priority=priority, from_trigger_time=False)
 
-    def _looked(self, t: Scalar, y: ExposedState, wanted: Sequence[PeakOf]) -> dict[str, Any]:
+    def _looked(self, t: Scalar, y: ExposedState, wanted: Sequence[PeakOf]) -> dict[str, Array]:
         """Return some of the extremes after a look at the outputs now."""
-        new: dict[str, Any] = {}
+        new: dict[str, Array] = {}
         seen = self.model.observe(t, y.state)
         for number, (peak, old) in enumerate(zip(self.measures.peaks, y.peaks, strict=True)):
             if not any(peak is one for one in wanted):
@@ -177,7 +179,7 @@ class Exposed(AbstractWrapper):
     def _turn(self, number: int, turn: TurnOf) -> Event:
         """Return the event of an output that turns: a look at its extremes, and at the levels between two crossings."""
 
-        def trigger(t: Scalar, y: ExposedState) -> Any:
+        def trigger(t: Scalar, y: ExposedState) -> Bool[Array, ""]:
             seen, slope = self._course(turn.output, t, y)
             terms = jax.lax.stop_gradient(self._terms(turn.output, t, y) + jnp.abs(slope))
             flat = FLAT * jax.lax.stop_gradient(jnp.abs(seen)) / turn.span + ROUNDING * terms
@@ -185,7 +187,7 @@ class Exposed(AbstractWrapper):
             # both sides with the terms of the slope: its rounding error is in proportion, and a turn no better known
             return (rises & (slope + terms < terms - flat)) | (~rises & (slope + terms > terms + flat))
 
-        def assign(t: Scalar, y: ExposedState) -> dict[str, Any]:
+        def assign(t: Scalar, y: ExposedState) -> dict[str, Array]:
             seen, slope = self._course(turn.output, t, y)
             new = self._looked(t, y, [peak for peak in self.measures.peaks if peak.output == turn.output])
             for i, above in enumerate(self.measures.aboves):
@@ -198,7 +200,7 @@ class Exposed(AbstractWrapper):
     def _crossing(self, number: int, above: AboveOf) -> Event:
         """Return the event of an output that crosses a level."""
 
-        def beyond(t: Scalar, y: ExposedState) -> Any:
+        def beyond(t: Scalar, y: ExposedState) -> Bool[Array, ""]:
             seen = jnp.asarray(self.model.observe(t, y.state)[above.output], float)
             return above.sign * (seen - above.level) > 0.0
 
@@ -209,7 +211,7 @@ class Exposed(AbstractWrapper):
             from_trigger_time=False,
         )
 
-    def _course(self, output: str, t: Scalar, y: ExposedState) -> tuple[Any, Any]:
+    def _course(self, output: str, t: Scalar, y: ExposedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return an output and its slope along the solution."""
         flat, unravel = ravel_pytree(y.state)
         moved = self.model.vector_field(t, y.state)
@@ -222,18 +224,18 @@ class Exposed(AbstractWrapper):
         if fixed.size:
             slope = self._consistent(t, flat, slope.at[fixed].set(0.0), fixed)
 
-        def seen(t: Scalar, flat: Any) -> Any:
+        def seen(t: Scalar, flat: States) -> Float[Array, ""]:
             return jnp.asarray(self.model.observe(t, unravel(flat))[output], flat.dtype)
 
         return jax.jvp(seen, (t, flat), (jnp.ones_like(t), slope))
 
-    def _terms(self, output: str, t: Scalar, y: ExposedState) -> Any:
+    def _terms(self, output: str, t: Scalar, y: ExposedState) -> Float[Array, ""]:
         """Return the size of what the slope of an output sums up: how it changes where all states grow alike."""
         return jnp.abs(
             jax.jvp(lambda own: self._course(output, t, y._replace(state=own))[1], (y.state,), (y.state,))[1]
         )
 
-    def _consistent(self, t: Scalar, flat: Any, slope: Any, fixed: np.ndarray) -> Any:
+    def _consistent(self, t: Scalar, flat: States, slope: States, fixed: Int[np.ndarray, " algebraic"]) -> States:
         """Return the slope with that of the algebraic states, such that their equations go on to hold.
 
         $$ g_z z' = -(g_t + g_y y') $$
@@ -242,7 +244,7 @@ class Exposed(AbstractWrapper):
         """
         _, unravel = ravel_pytree(self.model.initial())
 
-        def residual(t: Scalar, flat: Any) -> Any:
+        def residual(t: Scalar, flat: States) -> Float[Array, " algebraic"]:
             return ravel_pytree(self.model.vector_field(t, unravel(flat)))[0][fixed]
 
         left = -jax.jvp(residual, (t, flat), (jnp.ones_like(t), slope))[1]
@@ -253,13 +255,13 @@ class Exposed(AbstractWrapper):
         return slope.at[fixed].set(solved)
 
 
-def _first(t: Scalar, y: ExposedState) -> Any:
+def _first(t: Scalar, y: ExposedState) -> Scalar:
     """Return the priority of what comes before all else."""
     del t, y
     return jnp.inf
 
 
-def _number(truth: Any) -> Any:
+def _number(truth: Bool[Array, ""]) -> Float[Array, ""]:
     return jnp.where(truth, 1.0, 0.0)
 
 
@@ -293,7 +295,7 @@ def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...])
     """Return on which states outputs depend."""
     arrays, static = eqx.partition(model, eqx.is_array)
 
-    def seen(y: State, t: Any, arrays: Any) -> list:
+    def seen(y: State, t: Scalar, arrays: AbstractModel) -> list[Array]:
         observed = eqx.combine(arrays, static).observe(t, y)
         return [observed[output] for output in outputs]
 

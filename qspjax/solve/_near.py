@@ -1,16 +1,18 @@
 """When two states are the same to a method."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 
 class Near(NamedTuple):
     """What counts as the same state: a change below atol + rtol |y|, with `atol` one number or one a state."""
 
     rtol: float
-    atol: Any
+    atol: float | Float[np.ndarray, "#states"] | Float[Array, "#states"]
 
     def size(self, change: jax.Array, y: jax.Array) -> jax.Array:
         """Return the largest change in units of the tolerance, inf if it is not finite."""

@@ -1,15 +1,16 @@
 """A patient and its doses as a method takes them: all that it takes to solve, and to solve again."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
+from jaxtyping import PyTree
 
 from qspjax._dosing._adaptive import Decision
 from qspjax._model import AbstractModel, as_state, observe
 from qspjax._solution import RESULTS
 from qspjax._types import Observed, Scalar, State
+from qspjax.solve._constant import stop_gradient_where
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._visits import solve_in_visits
@@ -60,7 +61,7 @@ class Posed(eqx.Module):
         safe = jax.tree.map(
             lambda leaf, own: jnp.where(there.reshape(-1, *[1] * own.ndim), leaf, own), found.states, start
         )
-        seen = jax.vmap(lambda fine, t, y: observe(_stilled(self.model, ~fine), t, y))(
+        seen = jax.vmap(lambda ok, t, y: observe(stop_gradient_where(~ok, self.model), t, y))(
             there, jnp.where(there, ts, self.t0), safe
         )
         return where(there, seen)
@@ -70,17 +71,17 @@ class Kept(eqx.Module):
     """A value of any kind as a pytree of arrays alone, so that it may leave `jit` and `vmap`; the rest is static."""
 
     arrays: list
-    static: Any = eqx.field(static=True)
+    static: tuple[PyTreeDef, tuple[object, ...]] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, value: Any) -> "Kept":
+    def of(cls, value: object) -> "Kept":
         """Keep a value."""
         leaves, structure = jax.tree.flatten(value)
         arrays, rest = eqx.partition(leaves, eqx.is_array)
         return cls(arrays, (structure, tuple(rest)))
 
     @property
-    def value(self) -> Any:
+    def value(self) -> PyTree:
         """The value."""
         structure, rest = self.static
         return jax.tree.unflatten(structure, eqx.combine(self.arrays, list(rest)))
@@ -89,11 +90,3 @@ class Kept(eqx.Module):
 def where(arrived: jax.Array, observed: Observed) -> Observed:
     """Return what is observed, NaN at the times that were not reached."""
     return jax.tree.map(lambda x: jnp.where(arrived.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan), observed)
-
-
-def _stilled(model: AbstractModel, still: jax.Array) -> AbstractModel:
-    """Return the model, as a constant of every derivative where `still`."""
-    return jax.tree.map(
-        lambda leaf: jnp.where(still, jax.lax.stop_gradient(leaf), leaf) if eqx.is_inexact_array(leaf) else leaf,
-        model,
-    )

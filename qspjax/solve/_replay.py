@@ -10,7 +10,7 @@ from qspjax.solve._repeat import Output, Step, repeat
 from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.events._locate import NO_EVENT
-from qspjax.solve.events._monitor import Begun, watch_one
+from qspjax.solve.events._monitor import EventStart, monitor_one
 
 Standing = tuple[Float[Array, ""], States, States, Int[Array, ""], Float[Array, " numbers"] | None]
 """Time, states, rates of infusion, the index of the next boundary, and what events remember."""
@@ -24,7 +24,7 @@ def replay(
     t0: Float[Array, ""],
     *,
     path: Path,
-    events: Begun | None,
+    events: EventStart | None,
 ) -> Float[Array, "outputs states"]:
     """Return the states at the outputs, NaN where the recorded solve did not arrive.
 
@@ -37,7 +37,7 @@ def replay(
         path: What the solve recorded.
         events: The events, differentiated; None if there are none.
     """
-    outputs, watch, span = path.outputs.shape[0], watch_one(events, model), timeline.span
+    outputs, monitor, span = path.outputs.shape[0], monitor_one(events, model), timeline.span
 
     def step(now: Standing, recorded: Step) -> tuple[Standing, Output]:
         (t, y, rate, boundary, memory), (h, cause) = now, recorded
@@ -47,12 +47,12 @@ def replay(
         index = jnp.minimum(boundary, timeline.size - 1)
         time, output = timeline.boundaries.time[index], timeline.boundaries.output[index]
         t1 = jnp.where(lands, jnp.where(jnp.isfinite(time), time, t), t + jnp.where(jnp.isfinite(h), h, 0.0))
-        y1, _ = stepper(model, *((t, t1) if watch is None else watch.within(t, t1)), y, rate)
+        y1, _ = stepper(model, *((t, t1) if monitor is None else monitor.within(t, t1)), y, rate)
         y1, running = after_boundary(timeline, index, lands, jnp.where(over, y, y1), rate)
-        if watch is not None:
+        if monitor is not None:
             cause = jnp.where(over, NO_EVENT, cause)
-            cause = jnp.where(lands & (output == NONE), watch.hybrid.gaps, cause)
-            t1, y1, memory = watch.repeat(rate, t1, y1, memory, cause, span)
+            cause = jnp.where(lands & (output == NONE), monitor.system.gaps, cause)
+            t1, y1, memory = monitor.repeat(rate, t1, y1, memory, cause, span)
         after = (t1, y1, running, boundary + lands, memory)
         after = jax.tree.map(lambda new, old: jnp.where(over, old, new), after, now)
         return after, (jnp.where(lands & (output != NONE), output, outputs), y1)

@@ -13,7 +13,7 @@ Reference: Keller, Numerical Methods for Two-Point Boundary-Value Problems, 1968
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import equinox.internal as eqxi
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 from qspjax.solve._near import Near
 from qspjax.solve.dosing._limit import keeper, limit_of, map_of
 
+T = TypeVar("T")
 Residual = Callable[[jax.Array], jax.Array]
 
 PERIODS = 1
@@ -200,11 +201,11 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
     return root, jnp.where(fine, 0.0, 1.0 + jnp.abs(end.value) / near.scale(end.y))
 
 
-def _for_some(function: Callable[[jax.Array], Any], wanted: jax.Array, y: jax.Array) -> Any:
+def _for_some(function: Callable[[jax.Array], T], wanted: jax.Array, y: jax.Array) -> T:
     """Evaluate a function where it is wanted, and not at all where no patient wants it."""
     shapes = jax.eval_shape(function, y)
 
-    def nothing(_: jax.Array) -> Any:
+    def nothing(_: jax.Array) -> T:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     return jax.lax.cond(eqxi.unvmap_any(wanted), function, nothing, jnp.where(wanted, y, jnp.nan))
@@ -254,12 +255,12 @@ def after_a_while(
     first = (guess, _step(residual, guess)[0], span, jnp.zeros((), int))
     y, step, _, _ = jax.lax.while_loop(unfinished, longer, first)
 
-    def arrive(_: Any, now: tuple) -> tuple:
+    def polish(_: jax.Array, now: tuple) -> tuple:
         y = now[0] + now[1]
         return y, *_step(residual, y)
 
     begin = (y, step, jnp.zeros_like(rates))
-    arrived, last, jacobian = jax.lax.fori_loop(0, POLISH, arrive, begin)
+    arrived, last, jacobian = jax.lax.fori_loop(0, POLISH, polish, begin)
     leads = limit_of(map_of(reduced(jacobian, differential))[0]).forgets
     fine = (short.size(step, y) <= 1.0) & (near.size(last, arrived) <= 1.0) & leads
     return arrived, jnp.where(fine, 0.0, 1.0 + jnp.abs(step) / near.scale(y))

@@ -5,8 +5,8 @@ two values an infusion. The vector field keeps its signature, and derivatives, f
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class VariedState(NamedTuple):
     parameters: tuple[Scalar, ...]
 
 
-def with_parameters(model: AbstractModel, names: tuple[str, ...], values: Any) -> AbstractModel:
+def with_parameters(model: AbstractModel, names: tuple[str, ...], values: Sequence[Scalar]) -> AbstractModel:
     """Return a model with some of its parameters replaced."""
     for name, value in zip(names, values, strict=True):
         model = at(model, name).set(value)
@@ -75,8 +75,8 @@ class Varied(AbstractWrapper):
     def _event(self, number: int, event: Event) -> Event:
         """Return an event of the model, as a function of the model's states and parameters now."""
 
-        def now(name: str) -> Callable[[Scalar, VariedState], Any]:
-            def function(t: Scalar, y: VariedState) -> Any:
+        def now(name: str) -> Callable[[Scalar, VariedState], Scalar | Mapping[str, Scalar]]:
+            def function(t: Scalar, y: VariedState) -> Scalar | Mapping[str, Scalar]:
                 current = declared(with_parameters(self.model, self.names, y.parameters)).events()[number]
                 return getattr(current, name)(t, y.state)
 

@@ -5,7 +5,6 @@ infusion that goes on over a visit. All intervals between visits share one progr
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +105,7 @@ def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
 def _within(schedule: Schedule, begin: jax.Array, starts: jax.Array, factors: jax.Array, order: jax.Array) -> Schedule:
     """Return the doses that start in an interval, and the infusions that still run when it begins."""
     start = jnp.where(starts, schedule.start, jnp.inf)
-    changes: dict[str, Any] = {"add": schedule.add * factors}
+    changes: dict[str, jax.Array] = {"add": schedule.add * factors}
     if schedule.stop is not None:
         runs = ~starts & schedule.infused & (schedule.start < begin) & (schedule.stop > begin)
         start = jnp.where(runs, begin, start)

@@ -1,9 +1,9 @@
 """Where a trigger turned true within a step: the step is taken again, shorter, until the change is bracketed.
 
-A step that ends after the change is rejected, and its length is the wall; one that ends before it is accepted and
-moves the start towards the wall. Lengths come from the zero of the line through the gaps at both ends, every second
-time from half as much further beyond it, seen from the nearer end, so that both ends close in on the change, and every
-fourth time from halving. All functions work element by element, for one patient or for lanes.
+A step that ends after the change is rejected, and its length is the upper end of the bracket; one that ends before it
+is accepted and moves the start towards that end. Lengths come from the zero of the line through the gaps at both ends,
+every second time from half as much further beyond it, seen from the nearer end, so that both ends close in on the
+change, and every fourth time from halving. All functions work element by element, for one patient or for lanes.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ class Bracket(NamedTuple):
     """What is known of a change ahead.
 
     Attributes:
-        wall: The length of a step that ends after it, inf if none is known.
+        upper: The length of a step that ends after it, inf if none is known.
         gaps: The gaps at the end of that step, shape (gaps, ...).
-        tries: Steps since the wall was met.
+        iterations: Steps since that end was met.
     """
 
-    wall: jax.Array
+    upper: jax.Array
     gaps: jax.Array
-    tries: jax.Array
+    iterations: jax.Array
 
 
 def open_bracket(t: jax.Array, gaps: int) -> Bracket:
@@ -43,10 +43,10 @@ def precision(bracket: Bracket, gaps: jax.Array, sizes: jax.Array, t: jax.Array,
     of_time = 32.0 * eps * jnp.maximum(jnp.abs(t), 1e-3 * jnp.abs(remaining))
     if not gaps.shape[0]:
         return of_time
-    known = crossed(gaps, bracket.gaps) & jnp.isfinite(bracket.wall)
+    known = crossed(gaps, bracket.gaps) & jnp.isfinite(bracket.upper)
     fall = jnp.where(known, jnp.abs(gaps - bracket.gaps), 1.0)
-    of_gap = jnp.where(known, 16.0 * eps * sizes / fall, 0.0) * jnp.where(known, bracket.wall, 0.0)
-    return jnp.maximum(of_time, jnp.minimum(jnp.max(of_gap, axis=0), bracket.wall))
+    of_gap = jnp.where(known, 16.0 * eps * sizes / fall, 0.0) * jnp.where(known, bracket.upper, 0.0)
+    return jnp.maximum(of_time, jnp.minimum(jnp.max(of_gap, axis=0), bracket.upper))
 
 
 def crossed(before: jax.Array, after: jax.Array) -> jax.Array:
@@ -65,12 +65,12 @@ def length(bracket: Bracket, gaps: jax.Array, precise: jax.Array) -> jax.Array:
     shares = jnp.where(crossed(gaps, bracket.gaps), share(gaps, bracket.gaps), jnp.inf)
     nearest = jnp.min(shares, axis=0, initial=jnp.inf)
     nearest = jnp.where(jnp.isfinite(nearest), nearest, 0.5)
-    turn = bracket.tries % 4
+    turn = bracket.iterations % 4
     further = jnp.where(nearest < 0.5, 1.5 * nearest, 1.0 - 1.5 * (1.0 - nearest))
     aim = jnp.where(turn == 3, 0.5, jnp.where(turn % 2 == 1, further, nearest))
-    wall = jnp.where(jnp.isfinite(bracket.wall), bracket.wall, 0.0)
-    found = jnp.where(wall <= precise, wall, jnp.clip(aim * wall, 0.5 * precise, wall))
-    return jnp.where(jnp.isfinite(bracket.wall), found, jnp.inf)
+    upper = jnp.where(jnp.isfinite(bracket.upper), bracket.upper, 0.0)
+    found = jnp.where(upper <= precise, upper, jnp.clip(aim * upper, 0.5 * precise, upper))
+    return jnp.where(jnp.isfinite(bracket.upper), found, jnp.inf)
 
 
 def narrowed(
@@ -80,17 +80,17 @@ def narrowed(
 
     It is closed where the event took place, or the state jumped (`over`).
     """
-    known = jnp.isfinite(bracket.wall)
-    wall = jnp.where(met, h, jnp.where(passed & known, bracket.wall - h, bracket.wall))
-    tries = jnp.where(met & ~known, 0, bracket.tries + (met | (passed & known)))
+    known = jnp.isfinite(bracket.upper)
+    upper = jnp.where(met, h, jnp.where(passed & known, bracket.upper - h, bracket.upper))
+    iterations = jnp.where(met & ~known, 0, bracket.iterations + (met | (passed & known)))
     return Bracket(
-        jnp.where(over | (wall <= 0.0), jnp.inf, wall),
+        jnp.where(over | (upper <= 0.0), jnp.inf, upper),
         jnp.where(met, gaps, bracket.gaps),
-        jnp.where(over, 0, tries).astype(jnp.int32),
+        jnp.where(over, 0, iterations).astype(jnp.int32),
     )
 
 
-class Sight(NamedTuple):
+class StepHorizon(NamedTuple):
     """What is seen ahead of a step.
 
     Attributes:
@@ -112,29 +112,29 @@ class Sight(NamedTuple):
     limit: jax.Array
 
 
-def sighted(
+def horizon_of(
     gaps: jax.Array,
     sizes: jax.Array,
     ahead: Sequence[jax.Array],
     bracket: Bracket,
     t: jax.Array,
     remaining: jax.Array,
-) -> Sight:
+) -> StepHorizon:
     """Return what is seen ahead of a step.
 
     Args:
         gaps: The gaps at its start.
         sizes: What is subtracted in each.
-        ahead: `known`, `leaves`, `switch` and `place` of `Sight`.
+        ahead: `known`, `leaves`, `switch` and `place` of `StepHorizon`.
         bracket: What is known of a change ahead whose time is not.
         t: The time at its start.
         remaining: The time to the next boundary.
     """
     precise = precision(bracket, gaps, sizes, t, remaining)
-    return Sight(gaps, *ahead, precise, jnp.minimum(ahead[0], length(bracket, gaps, precise)))
+    return StepHorizon(gaps, *ahead, precise, jnp.minimum(ahead[0], length(bracket, gaps, precise)))
 
 
-class Verdict(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a step came upon.
 
     Attributes:
@@ -151,13 +151,20 @@ class Verdict(NamedTuple):
     cause: jax.Array
 
 
-def judged(
-    sight: Sight, h: jax.Array, gaps: jax.Array, *, own: int, good: jax.Array, fires: jax.Array, before: jax.Array
-) -> Verdict:
+def classify_step(
+    horizon: StepHorizon,
+    h: jax.Array,
+    gaps: jax.Array,
+    *,
+    own: int,
+    good: jax.Array,
+    fires: jax.Array,
+    before: jax.Array,
+) -> StepOutcome:
     """Return what a step of length `h` came upon.
 
     Args:
-        sight: What was seen ahead of it.
+        horizon: What was seen ahead of it.
         h: Its length.
         gaps: The gaps at its end.
         own: How many of them, the first ones, are those of triggers.
@@ -166,18 +173,18 @@ def judged(
         before: Whether that was so already just before its end.
     """
     # a step that lands on a boundary may be longer than its limit, by the precision
-    exact = (h <= 2.0 * sight.precise) | ((sight.known <= h + sight.precise) & ~before)
+    exact = (h <= 2.0 * horizon.precise) | ((horizon.known <= h + horizon.precise) & ~before)
     happens = good & fires & exact
     number = gaps.shape[0]
     if not number:
         cause = jnp.where(happens, 0, NO_EVENT).astype(jnp.int32)
-        return Verdict(good & fires & ~exact, happens, jnp.zeros_like(happens), cause)
-    passed = crossed(sight.gaps, gaps)
+        return StepOutcome(good & fires & ~exact, happens, jnp.zeros_like(happens), cause)
+    passed = crossed(horizon.gaps, gaps)
     # where two comparisons changed, a trigger may have held in between: look at them one after the other
-    window = good & ~fires & (h > 2.0 * sight.precise) & (passed[:own].sum(axis=0) > 1)
-    shares = jnp.where(passed, share(sight.gaps, gaps), jnp.inf)
+    window = good & ~fires & (h > 2.0 * horizon.precise) & (passed[:own].sum(axis=0) > 1)
+    shares = jnp.where(passed, share(horizon.gaps, gaps), jnp.inf)
     place = jnp.where(passed.any(axis=0), place_of_greatest(-shares, axis=0), number)
     met = (good & fires & ~exact) | window
-    switches = good & ~met & ~happens & (h > 2.0 * sight.precise) & (sight.switch <= h + sight.precise)
-    cause = jnp.where(happens, place, jnp.where(switches, 1 + number + sight.place, NO_EVENT))
-    return Verdict(met, happens, switches, cause.astype(jnp.int32))
+    switches = good & ~met & ~happens & (h > 2.0 * horizon.precise) & (horizon.switch <= h + horizon.precise)
+    cause = jnp.where(happens, place, jnp.where(switches, 1 + number + horizon.place, NO_EVENT))
+    return StepOutcome(met, happens, switches, cause.astype(jnp.int32))

@@ -7,7 +7,8 @@ numbers beside the state: the memory. A time that the vector field or a trigger 
 so steps end there exactly, and no pulse between two steps is missed.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike, DTypeLike
 
 from qspjax._arrays import first_true, place_of_greatest
 from qspjax._declared import declared
@@ -23,7 +25,7 @@ from qspjax._jaxpr._comparisons import watched
 from qspjax._model import AbstractModel
 from qspjax._names import match, state_names
 from qspjax._parameters import as_parameter
-from qspjax._types import State
+from qspjax._types import Scalar, State
 from qspjax.solve._consistent import Equations
 from qspjax.solve._near import Near
 
@@ -31,7 +33,7 @@ CASCADE = 32
 """Changes at one moment: so many, and four more for each event, before a patient is given up."""
 
 
-class Look(NamedTuple):
+class TriggerState(NamedTuple):
     """What the triggers say of a state.
 
     Attributes:
@@ -47,7 +49,7 @@ class Look(NamedTuple):
     memory: jax.Array
 
 
-class Ahead(NamedTuple):
+class NextSwitch(NamedTuple):
     """What is known of the changes ahead.
 
     Attributes:
@@ -66,18 +68,18 @@ class Ahead(NamedTuple):
 class _Memory(NamedTuple):
     """What events remember.
 
-    `count` is the number of changes so far, `held` has shape (events,), the others (events, pending) and (events,
+    `count` is the number of changes so far, `was_true` has shape (events,), the others (events, pending) and (events,
     pending, values).
     """
 
     count: jax.Array
-    held: jax.Array
+    was_true: jax.Array
     waits: jax.Array
     until: jax.Array
     values: jax.Array
 
 
-class Hybrid:
+class EventSystem:
     """The events of one structure of model; compared by identity.
 
     Attributes:
@@ -124,12 +126,12 @@ class Hybrid:
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return state, memory and whether all is well, after the events that fire at the start."""
-        held = [jnp.asarray(event.initial_value, y.dtype) for event in declared(model).events()]
+        was_true = [jnp.asarray(event.initial_value, y.dtype) for event in declared(model).events()]
         memory = jnp.zeros(self.size, y.dtype)
-        memory = memory.at[1 : 1 + len(held)].set(jnp.stack(held)) if held else memory
+        memory = memory.at[1 : 1 + len(was_true)].set(jnp.stack(was_true)) if was_true else memory
         return self.act(model, t, y, memory, bounded=True)
 
-    def look(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> Look:
+    def triggers(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> TriggerState:
         """Look at the triggers."""
         events, state = declared(model).events(), self._unravel(y)
         watching = [watched(event.trigger, t, state) for event in events]
@@ -139,19 +141,19 @@ class Hybrid:
             gaps.append(seen.gaps[self._field])
             sizes.append(seen.sizes[self._field])
         if not events:
-            return Look(jnp.zeros((), bool), jnp.concatenate(gaps), jnp.concatenate(sizes), memory)
-        kept = self._parted(memory)
+            return TriggerState(jnp.zeros((), bool), jnp.concatenate(gaps), jnp.concatenate(sizes), memory)
+        kept = self._unpack(memory)
         holds = jnp.stack([_truth(seen.value) for seen in watching])
         waits = kept.waits > 0.0
         late = waits & (kept.until <= t + _rounding(t))
         persistent = np.asarray([event.persistent for event in events])
         lost = waits.any(axis=1) & ~persistent & ~holds
-        fires = (holds & (kept.held == 0.0)).any() | late.any() | lost.any()
+        fires = (holds & (kept.was_true == 0.0)).any() | late.any() | lost.any()
         if self.gaps > sum(gap.size for gap in gaps):
             gaps.append(jnp.where(waits, t - kept.until, -1.0).ravel())
             sizes.append((jnp.abs(t) + jnp.abs(kept.until)).ravel())
-        kept = kept._replace(held=jnp.where(holds, kept.held, 0.0))
-        return Look(fires, jnp.concatenate(gaps), jnp.concatenate(sizes), self._joined(kept))
+        kept = kept._replace(was_true=jnp.where(holds, kept.was_true, 0.0))
+        return TriggerState(fires, jnp.concatenate(gaps), jnp.concatenate(sizes), self._pack(kept))
 
     def rates(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
@@ -159,11 +161,13 @@ class Hybrid:
         """Return the gaps and their derivatives along the solution."""
 
         def gaps(t: jax.Array, y: jax.Array) -> jax.Array:
-            return self.look(model, t, y, memory).gaps
+            return self.triggers(model, t, y, memory).gaps
 
         return jax.jvp(gaps, (t, y), (jnp.ones_like(t), slope))
 
-    def ahead(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array) -> Ahead:
+    def next_switch(
+        self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
+    ) -> NextSwitch:
         """Return what is known of the changes ahead."""
         gaps, rates = self.rates(model, t, y, memory, slope)
         moves = self.timed & (rates != 0.0)
@@ -172,10 +176,17 @@ class Hybrid:
         away = jnp.where((away > 0.0) & ~here, away, jnp.inf)
         switches = away[self.own : self.own + self._field.size]
         place = self.own + place_of_greatest(-switches) if switches.size else jnp.zeros((), int)
-        return Ahead(jnp.min(away, initial=jnp.inf), here.any(), jnp.min(switches, initial=jnp.inf), place)
+        return NextSwitch(jnp.min(away, initial=jnp.inf), here.any(), jnp.min(switches, initial=jnp.inf), place)
 
     def act(
-        self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, *, bounded: bool, ahead: Any = None
+        self,
+        model: AbstractModel,
+        t: jax.Array,
+        y: jax.Array,
+        memory: jax.Array,
+        *,
+        bounded: bool,
+        later: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Apply all changes that are due; return state, memory and whether it came to an end.
 
@@ -187,7 +198,7 @@ class Hybrid:
             y: The state.
             memory: The memory.
             bounded: Whether the loop has to be differentiable backwards.
-            ahead: A time and a state a little later, at which the triggers are looked at first; None for these.
+            later: A time and a state a little later, at which the triggers are looked at first; None for these.
         """
         if not self._events:
             return y, memory, jnp.ones((), bool)
@@ -200,8 +211,8 @@ class Hybrid:
             return y, kept, acted, fine & room, rounds + 1
 
         y, _ = self.equations.solved(model, t, y)
-        first = (y, self._parted(memory), jnp.ones((), bool), jnp.ones((), bool), jnp.zeros((), int))
-        now = settle(first, ahead)
+        first = (y, self._unpack(memory), jnp.ones((), bool), jnp.ones((), bool), jnp.zeros((), int))
+        now = settle(first, later)
 
         def busy(carry: tuple) -> jax.Array:
             return carry[2] & (carry[4] < most)
@@ -211,7 +222,7 @@ class Hybrid:
         else:
             now = jax.lax.while_loop(busy, settle, now)
         y, kept, acted, fine, _ = now
-        return y, self._joined(kept), fine & ~acted
+        return y, self._pack(kept), fine & ~acted
 
     def _settle(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, kept: _Memory, seen: tuple[jax.Array, jax.Array]
@@ -222,7 +233,7 @@ class Hybrid:
         holds = jnp.stack([_truth(event.trigger(seen[0], noticed)) for event in events])
         delays = jnp.stack([_number(event.delay, t, state, y.dtype) for event in events])
         values = jnp.stack([self._values(event, t, state, y.dtype) for event in events])
-        rises = holds & (kept.held == 0.0)
+        rises = holds & (kept.was_true == 0.0)
         waits = kept.waits > 0.0
         persistent = np.asarray([event.persistent for event in events])
         waits &= (persistent | holds)[:, None]
@@ -270,31 +281,37 @@ class Hybrid:
         place[self._assigned] = np.arange(len(new))
         return jnp.concatenate([jnp.stack(new), y])[place] if new else y
 
-    def _values(self, event: Event, t: jax.Array, state: State, dtype: Any) -> jax.Array:
+    def _values(self, event: Event, t: jax.Array, state: State, dtype: DTypeLike) -> jax.Array:
         values = [jnp.asarray(value, dtype) for value in event.assign(t, state).values()]
         return jnp.stack([*values, *[jnp.zeros((), dtype)] * (self._width - len(values))])
 
-    def _parted(self, memory: jax.Array) -> _Memory:
+    def _unpack(self, memory: jax.Array) -> _Memory:
         E, Q = self._events, self._pending
-        count, held, waits, until, values = jnp.split(memory, np.cumsum([1, E, E * Q, E * Q]))
-        return _Memory(count[0], held, waits.reshape(E, Q), until.reshape(E, Q), values.reshape(E, Q, self._width))
+        count, was_true, waits, until, values = jnp.split(memory, np.cumsum([1, E, E * Q, E * Q]))
+        return _Memory(count[0], was_true, waits.reshape(E, Q), until.reshape(E, Q), values.reshape(E, Q, self._width))
 
-    def _joined(self, kept: _Memory) -> jax.Array:
+    def _pack(self, kept: _Memory) -> jax.Array:
         return jnp.concatenate([part.ravel() for part in kept])
 
 
-def hybrid_of(model: AbstractModel, start: State, near: Near) -> Hybrid | None:
+def event_system(model: AbstractModel, start: State, near: Near) -> EventSystem | None:
     """Return the events of a model, and the times its vector field compares with; None if it has neither.
 
     Raises:
         ValueError: If an event assigns a state that the model does not have.
     """
-    found = Hybrid(model, jax.tree.map(as_parameter, start), near)
+    found = EventSystem(model, jax.tree.map(as_parameter, start), near)
     return found if found.gaps or found.size else None
 
 
-def moved_to_cause(
-    hybrid: Hybrid, model: AbstractModel, rate: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, cause: Any
+def follow_cause(
+    system: EventSystem,
+    model: AbstractModel,
+    rate: jax.Array,
+    t: jax.Array,
+    y: jax.Array,
+    memory: jax.Array,
+    cause: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Return time and state at a change as functions of what decides its time; their values stay what they are.
 
@@ -304,25 +321,25 @@ def moved_to_cause(
     that moves. Two steps of Newton's method on a parabola along the solution make second derivatives right as well.
 
     Args:
-        hybrid: The events.
+        system: The events.
         model: The patient, differentiated.
         rate: The running infusions.
         t: The time of the change.
         y: The state there.
         memory: The memory.
-        cause: What caused it, see `Verdict`.
+        cause: What caused it, see `StepOutcome`.
     """
-    if not hybrid.gaps:
+    if not system.gaps:
         return t, y
 
     def field(t: jax.Array, y: jax.Array) -> jax.Array:
-        return hybrid.equations.field(model, t, y, rate)
+        return system.equations.field(model, t, y, rate)
 
-    here = jnp.where(cause > hybrid.gaps, cause - hybrid.gaps - 1, jnp.clip(cause, 0, hybrid.gaps - 1))
-    located = (cause >= 0) & (cause != hybrid.gaps)
-    before = t - inset(t) if hybrid.squeezed else t
+    here = jnp.where(cause > system.gaps, cause - system.gaps - 1, jnp.clip(cause, 0, system.gaps - 1))
+    located = (cause >= 0) & (cause != system.gaps)
+    before = t - inset(t) if system.squeezed else t
     slope, bend = jax.jvp(field, (before, y), (jnp.ones_like(t), field(before, y)))
-    gaps, rates = hybrid.rates(model, t, y, memory, slope)
+    gaps, rates = system.rates(model, t, y, memory, slope)
     pace = jnp.where(located & (rates[here] != 0.0), rates[here], 1.0)
 
     def along(away: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -332,12 +349,12 @@ def moved_to_cause(
         return jnp.where(located, (gap - jax.lax.stop_gradient(gap)) / pace, 0.0)
 
     away = -left(gaps[here])
-    away = away - left(hybrid.look(model, *along(away), memory).gaps[here])
+    away = away - left(system.triggers(model, *along(away), memory).gaps[here])
     return along(away)
 
 
-def repeated(
-    hybrid: Hybrid,
+def repeat_change(
+    system: EventSystem,
     model: AbstractModel,
     rate: jax.Array,
     t: jax.Array,
@@ -346,17 +363,17 @@ def repeated(
     cause: jax.Array,
     span: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return time, state and memory after a recorded change, as `moved_to_cause` and `Hybrid.act` have it.
+    """Return time, state and memory after a recorded change, as `follow_cause` and `EventSystem.act` have it.
 
     What a repeated solve finds at the event differs from the recorded one by rounding error, which must not decide
     whether a trigger holds: triggers are looked at a little further along, 1e-10 of `span`.
     """
-    time, state = moved_to_cause(hybrid, model, rate, t, y, memory, cause)
-    located = (cause >= 0) & (cause < hybrid.gaps)
+    time, state = follow_cause(system, model, rate, t, y, memory, cause)
+    located = (cause >= 0) & (cause < system.gaps)
     little = jnp.where(located, 1e-10 * span, 0.0)
-    seen = jax.lax.stop_gradient((t + little, y + little * hybrid.equations.field(model, t, y, rate)))
-    after, kept, _ = hybrid.act(model, time, state, memory, bounded=True, ahead=seen)
-    moves, acts = cause >= 0, (cause >= 0) & (cause <= hybrid.gaps)
+    seen = jax.lax.stop_gradient((t + little, y + little * system.equations.field(model, t, y, rate)))
+    after, kept, _ = system.act(model, time, state, memory, bounded=True, later=seen)
+    moves, acts = cause >= 0, (cause >= 0) & (cause <= system.gaps)
     after = jnp.where(acts, after, state)
     return jnp.where(moves, time, t), jnp.where(moves, after, y), jnp.where(acts, kept, memory)
 
@@ -378,10 +395,16 @@ def _rounding(t: jax.Array) -> jax.Array:
     return 16.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
 
 
-def _truth(value: Any) -> jax.Array:
+def _truth(value: ArrayLike) -> jax.Array:
     value = jnp.asarray(value)
     return value if value.dtype == bool else value != 0
 
 
-def _number(function: Any, t: jax.Array, state: State, dtype: Any, default: float = 0.0) -> jax.Array:
+def _number(
+    function: Callable[[Scalar, State], ArrayLike] | None,
+    t: jax.Array,
+    state: State,
+    dtype: DTypeLike,
+    default: float = 0.0,
+) -> jax.Array:
     return jnp.asarray(default if function is None else function(t, state), dtype)

@@ -12,7 +12,7 @@ Reference: Zhang and Sandu, SIAM J Sci Comput 2014;36:C504, doi:10.1137/13091233
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,11 @@ from qspjax.solve.kernel._lanes import (
     take,
     vector_of,
 )
+from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._replay import Inputs, Recorded, look_up, move
 from qspjax.solve.kernel._rosenbrock import Lanes
+
+T = TypeVar("T")
 
 
 def push_forward(
@@ -115,7 +118,7 @@ def _way(ways: Sequence[Patients], part: int) -> Patients | None:
     return ways[part.bit_length() - 1] if part.bit_count() == 1 else None
 
 
-def _composed(function: Callable[[Any], Any], parts: list) -> list:
+def _composed(function: Callable[[T], T], parts: list[T]) -> list[T]:
     """Return value and mixed derivatives of f(g) from those of g, in the order of `push_forward`."""
     if len(parts) == 1:
         return [function(parts[0])]
@@ -254,11 +257,11 @@ def _moving(differentiated: Patients) -> bool:
     return bool(differentiated.boundaries.time is not None or differentiated.t0 is not None)
 
 
-def _chosen(values: Sequence[Any], chosen: Sequence[bool]) -> list:
+def _chosen(values: Sequence[T], chosen: Sequence[bool]) -> list[T]:
     return [value for value, wanted in zip(values, chosen, strict=True) if wanted]
 
 
-def _free(step: Recorded, y: Any, rate: Any, differentiated: Patients) -> Inputs:
+def _free(step: Recorded, y: Rows, rate: Rows | None, differentiated: Patients) -> Inputs:
     """Return the inputs of a step that are differentiated."""
     moving = _moving(differentiated)
     constants = [
@@ -300,7 +303,7 @@ def _standing(program: Program, patients: Patients, accepted: jax.Array, patient
 
 def _iteration(
     program: Program, patients: Patients, log: Log, block: jax.Array, i: jax.Array, patient: jax.Array, stand: _Stand
-) -> tuple[Recorded, Any, Any, jax.Array]:
+) -> tuple[Recorded, Rows, Rows | None, jax.Array]:
     """Return a recorded iteration with its state and rate, and where it took no step."""
     size, split = program.system.size, program.system.split
     rows, landed = log.rows[block, i], log.landed[block, i]
@@ -316,11 +319,11 @@ def _walk(
     program: Program,
     patients: Patients,
     record: Record,
-    block: Callable[[Any, Log, jax.Array], Any],
-    carry: Any,
+    block: Callable[[T, Log, jax.Array], T],
+    carry: T,
     *,
     backwards: bool,
-) -> Any:
+) -> T:
     """Pass every recorded block in turn, forwards or backwards, computing the logs of earlier segments again."""
     once = program.segments == 1
 
@@ -343,7 +346,7 @@ def _walk(
         log = log if once else again(segment, log)
         blocks = jnp.where(segment == record.segments - 1, record.blocks, program.capacity)
 
-        def pass_block(j: jax.Array, carry: Any) -> Any:
+        def pass_block(j: jax.Array, carry: T) -> T:
             return block(carry, log, blocks - 1 - j if backwards else j)
 
         return log, jax.lax.fori_loop(0, blocks, pass_block, carry)

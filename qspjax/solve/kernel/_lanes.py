@@ -12,10 +12,11 @@ remembered at the start of every segment of so many blocks, and a derivative com
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qspjax._jaxpr._lanes import put
 from qspjax.solve._control import (
@@ -33,14 +34,14 @@ from qspjax.solve._control import (
 )
 from qspjax.solve.dosing._boundary import NONE, Boundary, changed, effect, rate_after
 from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve.events._monitor import Events, Watch, watch_lanes
+from qspjax.solve.events._monitor import EventMonitor, Events, monitor_lanes
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 BLOCK = 16
 STIFF_STEPS, FREE_STEPS = 15, 6
-"""A patient is stiff after so many steps held down by stability; a free step takes back one part in so many of one."""
+"""A patient is stiff after 15 steps that stability kept short; a step that it did not takes back a sixth of one."""
 
 
 class Patients(NamedTuple):
@@ -160,7 +161,7 @@ class Record(NamedTuple):
     """
 
     log: Log
-    starts: Any
+    starts: tuple[Lane, jax.Array]
     segments: jax.Array
     blocks: jax.Array
 
@@ -171,7 +172,7 @@ class Attempt(NamedTuple):
     Attributes:
         h: Its step size, 0 where none was accepted.
         landed: The boundary landed on, else -1.
-        cause: What caused the event at its end, see `solve._locate.Verdict`; None without events.
+        cause: What caused the event at its end, see `StepOutcome`; None without events.
     """
 
     h: jax.Array
@@ -209,7 +210,7 @@ class Solved(NamedTuple):
     causes: jax.Array | None = None
 
 
-def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> Any:
+def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> PyTree:
     """Return a field of the patients in the lanes, the lanes last; a shared one, or None, as it is."""
 
     def pick(leaf: jax.Array | None, laned: bool | None) -> jax.Array | None:
@@ -223,11 +224,11 @@ def lanes_of(program: Program, patients: Patients, patient: jax.Array) -> Lanes:
     return Lanes(take(program, patients, "constants", patient), tuple(program.laned.constants))
 
 
-def watch_of(program: Program, patients: Patients, patient: jax.Array) -> Watch | None:
+def monitor_of(program: Program, patients: Patients, patient: jax.Array) -> EventMonitor | None:
     """Return the events of the patients in the lanes, None without events."""
     if program.events is None:
         return None
-    return watch_lanes(program.events, take(program, patients, "own", patient), program.laned.own)
+    return monitor_lanes(program.events, take(program, patients, "own", patient), program.laned.own)
 
 
 def boundaries_at(program: Program, boundaries: Boundary, patient: jax.Array, index: jax.Array) -> Boundary:
@@ -281,27 +282,29 @@ def after_boundary(
     return rows, rate
 
 
-def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | None, now: Lane) -> tuple[Lane, Attempt]:
+def attempt(
+    program: Program, patients: Patients, lanes: Lanes, monitor: EventMonitor | None, now: Lane
+) -> tuple[Lane, Attempt]:
     """Attempt one step in every lane."""
     control, system, clock = program.control, program.system, now.clock
     live = clock.live
     moved = slope_of(system, lanes, now.rate)(clock.t, now.y)
     proposal = propose(clock, control.first_step(now.y, moved))
-    start, width, sight = clock.t, proposal.h, None
-    if watch is not None:
+    start, width, horizon = clock.t, proposal.h, None
+    if monitor is not None:
         y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(width.dtype)[:, None]
-        sight = watch.foresee(clock.t, y0, now.memory, now.bracket, proposal.remaining, slope)
-        proposal = proposal.limited(sight.limit, sight.precise)
-        start, end = watch.within(clock.t, clock.t + proposal.h, sight)
-        width = jnp.where(proposal.h == 0.0, 0.0, end - start) if watch.hybrid.squeezed else proposal.h
-        moved = slope_of(system, lanes, now.rate)(start, now.y) if watch.hybrid.squeezed else moved
-    y1, error, held = program.step(system, lanes, start, width, now.y, now.rate, moved)
+        horizon = monitor.horizon(clock.t, y0, now.memory, now.bracket, proposal.remaining, slope)
+        proposal = proposal.limited(horizon.limit, horizon.precise)
+        start, end = monitor.within(clock.t, clock.t + proposal.h, horizon)
+        width = jnp.where(proposal.h == 0.0, 0.0, end - start) if monitor.system.squeezed else proposal.h
+        moved = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else moved
+    y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, moved)
     judgement = judge(control, clock, proposal, error, now.y, y1)
     h, good, lands = proposal.h, judgement.fits, proposal.lands
     end, cause, seen, happens, switches = clock.t + h, None, None, jnp.zeros_like(live), jnp.zeros_like(live)
-    if watch is not None:
+    if monitor is not None:
         end = jnp.where(lands & live, clock.due, end)
-        (met, happens, switches, cause), seen = watch.find(sight, h, end, system.join(y1), now.memory, good)
+        (met, happens, switches, cause), seen = monitor.classify(horizon, h, end, system.join(y1), now.memory, good)
         good, lands = good & ~met, lands & ~happens & ~switches
 
     landed = good & lands
@@ -310,13 +313,13 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
     vector = vector_of(program, patients, now.patient, boundary)
     y, rate = after_boundary(program, boundary, landed, vector, y1, now.rate)
     memory, bracket, ended, bracketing = now.memory, now.bracket, None, False
-    if watch is not None:
-        bracketing = happens | jnp.isfinite(bracket.wall)
+    if monitor is not None:
+        bracketing = happens | jnp.isfinite(bracket.upper)
         bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
         memory = jnp.where(good, seen.memory, memory)
-        y, memory, ended = watch.apply(jumps, end, system.join(y), memory)
+        y, memory, ended = monitor.apply(jumps, end, system.join(y), memory)
         y = system.split(y)
-    solved_at = clock.due if watch is None else end
+    solved_at = clock.due if monitor is None else end
     y, solved = settled(system, control, lanes, solved_at, y, jumps | (good & switches))
     following = jnp.where(landed, due(program, patients, now.patient, clock.boundary + landed), clock.due)
     after = advance(
@@ -337,7 +340,7 @@ def attempt(program: Program, patients: Patients, lanes: Lanes, watch: Watch | N
         after = after.failed(~ended, UNSETTLED)
     stiff = now.stiff
     if stiff is not None:
-        stiff = jnp.where(good, jnp.where(held, stiff + FREE_STEPS, jnp.maximum(stiff - 1, 0)), stiff)
+        stiff = jnp.where(good, jnp.where(bounded, stiff + FREE_STEPS, jnp.maximum(stiff - 1, 0)), stiff)
         after = after.failed(live & (after.code == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS), STIFF)
     y = jax.tree.map(lambda new, old: jnp.where(good, new, old), y, now.y)
     lane = Lane(now.patient, after, y, rate, stiff, memory, bracket)
@@ -366,7 +369,7 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
         rate=program.system.split(jnp.zeros_like(y)) if patients.infused else None,
         stiff=zero if program.gives_up else None,
         memory=memory,
-        bracket=None if memory is None else open_bracket(t, program.events.hybrid.gaps),
+        bracket=None if memory is None else open_bracket(t, program.events.system.gaps),
     )
 
 
@@ -385,10 +388,10 @@ def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, 
     return lane, waiting + finished.sum(dtype=jnp.int32), end
 
 
-def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block: Any) -> tuple[Lane, Kept]:
+def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block: jax.Array) -> tuple[Lane, Kept]:
     """Attempt `BLOCK` steps in every lane; keep what is wanted of them."""
     lanes = lanes_of(program, patients, now.patient)
-    watch = watch_of(program, patients, now.patient)
+    monitor = monitor_of(program, patients, now.patient)
     whole, patient = kept.log, now.patient
     if whole is not None:
         # the log of this block alone, small enough to stay in the nearest cache
@@ -396,7 +399,7 @@ def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block
 
     def advance(i: jax.Array, carry: tuple[Lane, Kept]) -> tuple[Lane, Kept]:
         now, kept = carry
-        after, done = attempt(program, patients, lanes, watch, now)
+        after, done = attempt(program, patients, lanes, monitor, now)
         return after, keep(program, patients, now, after, done, kept, i)
 
     now, kept = jax.lax.fori_loop(0, BLOCK, advance, (now, kept))
@@ -409,7 +412,7 @@ def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block
 
 
 def keep(
-    program: Program, patients: Patients, now: Lane, after: Lane, done: Attempt, kept: Kept, iteration: Any
+    program: Program, patients: Patients, now: Lane, after: Lane, done: Attempt, kept: Kept, iteration: jax.Array
 ) -> Kept:
     """Write what an iteration leaves behind into what is kept."""
     join = program.system.join

@@ -4,14 +4,14 @@ Step sizes are constants of a derivative, except where a step lands on a boundar
 derivatives of second and higher order use, unless all are taken forwards.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qspjax.solve._repeat import Output, Step, repeat
 from qspjax.solve.dosing._boundary import NONE, Boundary
-from qspjax.solve.events._monitor import Watch
+from qspjax.solve.events._monitor import EventMonitor
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
     Patients,
@@ -20,9 +20,9 @@ from qspjax.solve.kernel._lanes import (
     boundaries_at,
     lanes_of,
     load,
+    monitor_of,
     take,
     vector_of,
-    watch_of,
 )
 from qspjax.solve.kernel._layout import Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
@@ -54,7 +54,13 @@ class Recorded(NamedTuple):
 
 
 def look_up(
-    program: Program, patients: Patients, lanes: Lanes, patient: jax.Array, t: Any, h: Any, landed: jax.Array
+    program: Program,
+    patients: Patients,
+    lanes: Lanes,
+    patient: jax.Array,
+    t: jax.Array,
+    h: jax.Array,
+    landed: jax.Array,
 ) -> Recorded:
     """Look up what an iteration was, from the patients and the log."""
     boundary = boundaries_at(program, patients.boundaries, patient, jnp.maximum(landed, 0))
@@ -62,7 +68,7 @@ def look_up(
     return Recorded(lanes, t, h, landed, boundary._replace(time=jnp.where(landed >= 0, boundary.time, t)), vector)
 
 
-def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None = None) -> Inputs:
+def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor | None = None) -> Inputs:
     """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
     constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
@@ -73,8 +79,8 @@ def move(program: Program, step: Recorded, inputs: Inputs, watch: Watch | None =
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
     lanes = Lanes(constants, step.lanes.laned)
     start, width = t, h
-    if watch is not None and watch.hybrid.squeezed:
-        start, end = watch.within(t, t + h)
+    if monitor is not None and monitor.system.squeezed:
+        start, end = monitor.within(t, t + h)
         width = jnp.where(h == 0.0, h, end - start)
     moved = slope_of(program.system, lanes, inputs.rate)(start, inputs.y)
     y, _, _ = program.step(program.system, lanes, start, width, inputs.y, inputs.rate, moved)
@@ -110,9 +116,9 @@ def replay(
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
-    watch = None
+    monitor = None
     if causes is not None:
-        watch = watch_of(program, patients, everyone)
+        monitor = monitor_of(program, patients, everyone)
         time = patients.boundaries.time
         span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
         span = jnp.broadcast_to(span, (program.patients,))
@@ -127,12 +133,12 @@ def replay(
         one = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(one.boundary.time), one.boundary.time, t)
         free = Inputs(lanes.constants, y, rate, t, one.boundary._replace(time=due), one.vector)
-        after = move(program, one, free, watch)
+        after = move(program, one, free, monitor)
         t, y = after.t, program.system.join(after.y)
-        if watch is not None:
-            cause = jnp.where(lands & (one.boundary.output == NONE), watch.hybrid.gaps, cause)
+        if monitor is not None:
+            cause = jnp.where(lands & (one.boundary.output == NONE), monitor.system.gaps, cause)
             running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
-            t, y, memory = watch.repeat(running, t, y, memory, cause, span)
+            t, y, memory = monitor.repeat(running, t, y, memory, cause, span)
             y = program.system.split(y)
             y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
         slot = jnp.where(lands & (one.boundary.output != NONE), one.boundary.output, program.outputs)
