@@ -10,6 +10,7 @@ state; or it is where an output is due. All functions work element by element: f
 array, and for lanes of patients with a row for each state.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ Factor = Float[Array, "..."] | None
 class Boundary(NamedTuple):
     """One boundary for each element, or columns of boundaries; a column that no boundary needs is None.
 
+    As tangents, or as what is differentiated, any other may be None as well.
+
     Attributes:
         time: When.
         state: Which state changes, `NONE` if none or many.
@@ -37,13 +40,17 @@ class Boundary(NamedTuple):
         output: Which output is due, `NONE` if none.
     """
 
-    time: Float[Array, "..."] | None = None
-    state: Int[Array, "..."] | None = None
-    keep: Float[Array, "..."] | None = None
-    add: Float[Array, "..."] | None = None
-    vector: Int[Array, "..."] | None = None
-    rate_change: Float[Array, "..."] | None = None
-    output: Int[Array, "..."] | None = None
+    time: Float[Array, "..."]
+    state: Int[Array, "..."]
+    keep: Float[Array, "..."] | None
+    add: Float[Array, "..."]
+    vector: Int[Array, "..."] | None
+    rate_change: Float[Array, "..."] | None
+    output: Int[Array, "..."]
+
+    def map(self, function: Callable[..., Array | None], *others: "Boundary") -> "Boundary":
+        """Return the boundary of a function of each column, and of those of others, None included."""
+        return jax.tree.map(function, self, *others, is_leaf=lambda x: x is None)
 
     def cast(self, dtype: DTypeLike) -> "Boundary":
         """Return the boundary with numbers of a type, and indices of 32 bits."""
@@ -53,9 +60,9 @@ class Boundary(NamedTuple):
 
         return jax.tree.map(typed, self)
 
-    def merged(self, other: "Boundary") -> "Boundary":
+    def merged(self, other: "Boundary | None") -> "Boundary":
         """Return the boundary with what is not None in another."""
-        return Boundary(*(old if new is None else new for old, new in zip(self, other, strict=True)))
+        return self if other is None else self.map(lambda old, new: old if new is None else new, other)
 
 
 def effect(

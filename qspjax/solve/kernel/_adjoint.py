@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from qspjax._jaxpr._lanes import put
-from qspjax.solve.dosing._boundary import NONE, Boundary
+from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.kernel._lanes import (
     BLOCK,
     Kept,
@@ -191,8 +191,7 @@ def pull_back(
             def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
                 return None if total is None else put(total, slot, new, add=True)
 
-            columns = [add(*pair) for pair in zip(total.boundaries, before.boundary, strict=True)]
-            total = total._replace(boundaries=Boundary(*columns))
+            total = total._replace(boundaries=total.boundaries.map(add, before.boundary))
             total = _add_vector(program, patients, step, patient, before.vector, total)
             mine = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, own)]
             gathered = jax.tree.map(jnp.add, back.constants, mine)
@@ -268,8 +267,9 @@ def _free(step: Recorded, y: Rows, rate: Rows | None, differentiated: Patients) 
         None if want is None else value
         for want, value in zip(differentiated.constants, step.lanes.constants, strict=True)
     ]
-    columns = zip(differentiated.boundaries._replace(time=True if moving else None), step.boundary, strict=True)
-    boundary = Boundary(*(None if want is None else value for want, value in columns))
+    boundary = differentiated.boundaries.map(lambda want, value: None if want is None else value, step.boundary)
+    if moving:
+        boundary = boundary._replace(time=step.boundary.time)
     vector = None if differentiated.vectors is None else step.vector
     return Inputs(constants, y, rate, step.t if moving else None, boundary, vector)
 

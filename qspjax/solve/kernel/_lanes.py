@@ -243,7 +243,7 @@ def boundaries_at(program: Program, boundaries: Boundary, patient: jax.Array, in
             return column.reshape(-1).at[flat].get(mode="promise_in_bounds")
         return column.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
 
-    return jax.tree.map(pick, boundaries, program.laned.boundaries, is_leaf=lambda x: x is None)
+    return boundaries.map(pick, program.laned.boundaries)
 
 
 def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.Array) -> jax.Array:

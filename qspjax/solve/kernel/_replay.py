@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
     y: Rows
     rate: Rows | None = None
     t: jax.Array | None = None
-    boundary: Boundary = Boundary()
+    boundary: Boundary | None = None
     vector: jax.Array | None = None
 
 
