@@ -70,22 +70,21 @@ def infusion(
         at 0: 100 to central over 2
         at 12: 100 to central over 2
     """
-    if (over is None) == (rate is None):
-        raise ValueError(
-            "Exactly one of the arguments `over` and `rate` must be given, but "
-            + ("none is." if over is None else "both are.")
-        )
-    if over is MODELLED or rate is MODELLED:
-        kind = Action.INFUSION_MODEL_RATE if over is None else Action.INFUSION_MODEL_DURATION
-        return _dose(amount, to=to, at=at, kind=kind, lasts=jnp.nan)
-    if over is not None:
+    if over is not None and rate is None:
+        if isinstance(over, _Modelled):
+            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_DURATION, lasts=jnp.nan)
         check_number("over", over)
         check_above("over", over, 0.0)
         return _dose(amount, to=to, at=at, kind=Action.INFUSION_OVER, duration=over, lasts=over)
-    check_number("rate", rate)
-    check_above("rate", rate, 0.0)
-    lasts = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
-    return _dose(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, lasts=lasts)
+    if rate is not None and over is None:
+        if isinstance(rate, _Modelled):
+            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_RATE, lasts=jnp.nan)
+        check_number("rate", rate)
+        check_above("rate", rate, 0.0)
+        lasts = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
+        return _dose(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, lasts=lasts)
+    state = "none is" if over is None else "both are"
+    raise ValueError(f"Exactly one of the arguments `over` and `rate` must be given, but {state}.")
 
 
 def reset(*, at: Scalar) -> Regimen:

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Real
 
 from qspjax._arrays import place_of_greatest
@@ -194,14 +195,14 @@ class Regimen(eqx.Module):
                 lines.append(f"at {row['time']:g}: {self._described(row)}")
         return "\n".join(lines) or "no doses"
 
-    def _described(self, row: Mapping[str, np.generic]) -> str:
-        kind, target = Action(int(row["kind"])), self.targets[row["index"]] if self.targets else ""
+    def _described(self, row: Mapping[str, float | np.integer]) -> str:
+        kind, target = Action(int(row["kind"])), self.targets[int(row["index"])] if self.targets else ""
         if kind == Action.RESET:
             return "reset"
         name = name_of(target)
         if kind in (Action.SET, Action.SCALE):
             return f"{name} {'=' if kind == Action.SET else '*='} {row['amount']:g}"
-        dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[row["rule"]]).__name__
+        dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[int(row["rule"])]).__name__
         how = {
             Action.BOLUS: "",
             Action.INFUSION_OVER: f" over {row['duration']:g}",
@@ -274,7 +275,7 @@ class Regimen(eqx.Module):
             return self
         if self.static_shape.steady:
             raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
-        interval = as_parameter(interval)
+        interval = jnp.asarray(as_parameter(interval))
         shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
@@ -398,7 +399,8 @@ class Regimen(eqx.Module):
         amount = self.amount
         for code, rule in enumerate(self.rules):
             value = rule(covariates)
-            amount = jnp.where(self.rule == code, value[..., None] if jnp.ndim(value) else value, amount)
+            value = jnp.asarray(value)
+            amount = jnp.where(self.rule == code, value[..., None] if value.ndim else value, amount)
         return eqx.tree_at(lambda r: (r.amount, r.rule, r.rules), self, (amount, jnp.full_like(self.rule, -1), ()))
 
     def echoed(self, echoes: Sequence[Sequence[int]]) -> "Regimen":
@@ -454,7 +456,7 @@ def table(
     *,
     end: Scalar | None = None,
     rules: Sequence[AbstractAmount] = (),
-    **columns: Real[Array, "*patients rows"] | Real[np.ndarray, "*patients rows"] | None,
+    **columns: Real[Array, "..."] | Real[np.ndarray, "..."] | None,
 ) -> Regimen:
     """Return the regimen of a table that is at hand; what is not given has its default.
 
@@ -488,7 +490,7 @@ def table(
     if end is None:
         end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
         end = jnp.where(jnp.isfinite(end), end, 0.0)
-    end = as_parameter(end)
+    end = jnp.asarray(as_parameter(end))
     return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), static_shape=shape)
 
 
@@ -500,7 +502,7 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
     for regimen in regimens[1:]:
         most = {name: max(getattr(shape, name), getattr(regimen.static_shape, name)) for name in ("resets", "steady")}
         shape = shape.merged(regimen.static_shape)._replace(**most)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(list(regimens)))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(list(regimens)))
     xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
 
     def column(name: str, regimen: Regimen) -> Array | np.ndarray:

@@ -31,8 +31,8 @@ from qspjax.solve._control import (
 )
 from qspjax.solve.dosing._boundary import NONE, changed, rate_after
 from qspjax.solve.dosing._timeline import Timeline
-from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve.events._monitor import EventMonitor, EventStart, monitor_one
+from qspjax.solve.events._locate import NO_EVENT
+from qspjax.solve.events._monitor import Awaited, EventMonitor, EventStart, awaited, monitor_one
 
 States = Float[Array, " states"]
 
@@ -55,7 +55,8 @@ class Stepper(eqx.Module):
         args = (model, rate)
         state = self.solver.init(self.term, t0, t1, y, args)
         y1, error, _, _, result = self.solver.step(self.term, t0, t1, y, args, state, made_jump=True)
-        return jnp.where(result == diffrax.RESULTS.successful, y1, jnp.nan), error
+        y1 = jnp.where(result == diffrax.RESULTS.successful, y1, jnp.nan)
+        return y1, jnp.full_like(y1, jnp.nan) if error is None else error
 
     def slope(self, model: AbstractModel, t: Float[Array, ""], y: States, rate: States) -> States:
         """Return dy/dt."""
@@ -68,8 +69,7 @@ class Progress(NamedTuple):
     clock: Clock
     y: States
     rate: States
-    memory: Float[Array, " numbers"] | None
-    bracket: Bracket | None
+    events: Awaited | None
 
 
 class Path(NamedTuple):
@@ -94,9 +94,7 @@ def after_boundary(
     """Return states and rates of infusion after a boundary; as they are where it was not landed on."""
     boundary = timeline.at(index)
     y = changed(y, *timeline.effect(boundary, y.size, landed))
-    if boundary.rate_change is not None:
-        rate = rate_after(rate, boundary, jnp.arange(y.size), landed)
-    return y, rate
+    return y, rate_after(rate, boundary, jnp.arange(y.size), landed)
 
 
 class _Loop(NamedTuple):
@@ -121,29 +119,29 @@ class _Loop(NamedTuple):
         clock, outputs = now.clock, path.outputs.shape[0]
         slope = stepper.slope(model, clock.t, now.y, now.rate)
         proposal = propose(clock, self.control.first_step(now.y, slope))
-        horizon, ends = None, (clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h))
-        if monitor is not None:
-            horizon = monitor.horizon(clock.t, now.y, now.memory, now.bracket, proposal.remaining, slope)
-            proposal = proposal.limited(horizon.limit, horizon.precise)
-            ends = monitor.within(clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h), horizon)
+        ahead, ends = None, (clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h))
+        if monitor is not None and now.events is not None:
+            ahead = monitor.ahead(now.events, clock.t, now.y, proposal.remaining, slope)
+            proposal = proposal.limited(ahead.horizon.limit, ahead.horizon.precise)
+            ends = monitor.within(clock.t, jnp.where(proposal.lands, clock.due, clock.t + proposal.h), ahead.horizon)
         h, lands = proposal.h, proposal.lands
         end = jnp.where(lands, clock.due, clock.t + h)
         y, error = stepper(model, *ends, now.y, now.rate)
         judgement = judge(self.control, clock, proposal, error, now.y, y)
-        good, happens, cause, seen = judgement.fits, jnp.zeros((), bool), NO_EVENT, None
-        if monitor is not None:
-            (met, happens, switches, cause), seen = monitor.classify(horizon, h, end, y, now.memory, good)
+        good, happens, cause = judgement.fits, jnp.zeros((), bool), NO_EVENT
+        found = None if ahead is None else ahead.classify(h, end, y, good)
+        if found is not None:
+            met, happens, switches, cause = found.outcome
             good, lands = good & ~met, lands & ~happens & ~switches
 
         landed = good & lands
         output = self.timeline.boundaries.output[clock.boundary]
         jumps = happens | (landed & (output == NONE))
         y, rate = after_boundary(self.timeline, clock.boundary, landed, y, now.rate)
-        memory, bracket, settled, bracketing = now.memory, now.bracket, jnp.ones((), bool), False
-        if monitor is not None:
-            bracketing = happens | jnp.isfinite(bracket.upper)
-            bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
-            y, memory, settled = monitor.apply(jumps, end, y, jnp.where(good, seen.memory, memory))
+        events, settled, bracketing = now.events, jnp.ones((), bool), False
+        if found is not None:
+            bracketing = found.bracketing
+            y, events, settled = found.apply(jumps, end, y, good)
         y = jnp.where(good, y, now.y)
         after = advance(
             clock,
@@ -157,7 +155,7 @@ class _Loop(NamedTuple):
             max_steps=self.max_steps,
             bracketing=bracketing,
         )
-        after = Progress(after.failed(~settled, UNSETTLED), y, rate, memory, bracket)
+        after = Progress(after.failed(~settled, UNSETTLED), y, rate, events)
         # a patient who is done keeps still; the large arrays are written in place, or not at all
         live = clock.live
         slot = jnp.where(live & landed & (output != NONE), output, outputs)
@@ -194,8 +192,7 @@ def integrate(
         clock=start_clock(t0, loop.due(zero), code, zero),
         y=y0,
         rate=jnp.zeros_like(y0),
-        memory=None if events is None else events.memory,
-        bracket=None if events is None else open_bracket(t0, events.system.gaps),
+        events=None if events is None else awaited(events.system, events.memory, t0),
     )
     if events is not None:
         start = start._replace(clock=start.clock.failed(~events.settled & (code == SUCCESS), UNSETTLED))

@@ -90,7 +90,7 @@ class _Search(NamedTuple):
     z: jax.Array
     share: jax.Array
     signs: jax.Array
-    count: jax.Array
+    iterations: jax.Array
     fine: jax.Array
     ended: jax.Array
 
@@ -154,7 +154,7 @@ def _solved(
         # within the tolerance and no longer closer: what is left is rounding
         rounding = ~fits & (size(step) <= 1.0)
         arrives = fits & (share == 1.0) & (size(left) <= CLOSE)
-        blocked = (now.count == TRIALS) | ~jnp.isfinite(size(step)) | (room <= 0.0) | (share < 1e-12)
+        blocked = (now.iterations == TRIALS) | ~jnp.isfinite(size(step)) | (room <= 0.0) | (share < 1e-12)
         again = now.signs & blocked & ~(solves | rounding | arrives)
         fine = solves | rounding | arrives
         z = jnp.where(solves | rounding, z, jnp.where(arrives, trial + left, jnp.where(fits, trial, z)))
@@ -162,9 +162,9 @@ def _solved(
             z=jnp.where(again, guess, z),
             share=jnp.where(again, 1.0, jnp.where(fits, jnp.minimum(1.0, 2.0 * share), 0.5 * share)),
             signs=now.signs & ~again,
-            count=now.count + 1,
+            iterations=now.iterations + 1,
             fine=fine,
-            ended=fine | (~now.signs & blocked) | (now.count >= 2 * TRIALS),
+            ended=fine | (~now.signs & blocked) | (now.iterations >= 2 * TRIALS),
         )
 
     none = jnp.zeros((), bool)

@@ -31,6 +31,7 @@ SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF = 
 """Codes of the loops; a patient who is `STIFF` is solved again by another method."""
 
 _RESULTS = {
+    SUCCESS: RESULTS.successful,
     MAX_STEPS: RESULTS.max_steps_reached,
     NONFINITE: RESULTS.state_nonfinite,
     STEP_TOO_SMALL: RESULTS.step_too_small,
@@ -41,7 +42,7 @@ _RESULTS = {
 
 def result_of(code: Int[Array, "..."]) -> eqx.Enumeration:
     """Return what a code of a loop says."""
-    result = RESULTS.successful
+    result = _RESULTS[SUCCESS]
     for number, item in _RESULTS.items():
         result = RESULTS.where(code == number, item, result)
     return result

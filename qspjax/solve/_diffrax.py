@@ -194,11 +194,11 @@ def _integrate(
     patient = _flatten(method, model, schedule, ts, initial, t0, differentiated=False)
     stepper, timeline = patient.stepper, patient.timeline
     atol = absolute(method.atol, model, state_names(as_state(model, initial)))
+    tolerances = atol if isinstance(atol, float) else tuple(atol.tolist())
+    order = int(stepper.solver.order(stepper.term) or 1)
     path, failed = integrate(
         stepper,
-        Control(
-            method.rtol, atol if isinstance(atol, float) else tuple(atol.tolist()), stepper.solver.order(stepper.term)
-        ),
+        Control(method.rtol, tolerances, order),
         model,
         timeline,
         patient.y0,

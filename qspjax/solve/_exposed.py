@@ -179,7 +179,7 @@ class Exposed(AbstractWrapper):
     def _turn(self, number: int, turn: TurnOf) -> Event:
         """Return the event of an output that turns: a look at its extremes, and at the levels between two crossings."""
 
-        def trigger(t: Scalar, y: ExposedState) -> Bool[Array, ""]:
+        def trigger(t: Scalar, y: ExposedState) -> Bool[Array, ""] | Bool[np.ndarray, ""]:
             seen, slope = self._course(turn.output, t, y)
             terms = jax.lax.stop_gradient(self._terms(turn.output, t, y) + jnp.abs(slope))
             flat = FLAT * jax.lax.stop_gradient(jnp.abs(seen)) / turn.span + ROUNDING * terms
@@ -291,7 +291,7 @@ def exposed(
     return whole, schedule, None if initial is None else whole.extended(initial)
 
 
-def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> np.ndarray:
+def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> Bool[np.ndarray, " states"]:
     """Return on which states outputs depend."""
     arrays, static = eqx.partition(model, eqx.is_array)
 
@@ -299,7 +299,7 @@ def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...])
         observed = eqx.combine(arrays, static).observe(t, y)
         return [observed[output] for output in outputs]
 
-    return jacobian_pattern(seen, start, jnp.zeros(()), arrays).any(axis=0)
+    return np.asarray(jacobian_pattern(seen, start, jnp.zeros(()), arrays).any(axis=0))
 
 
 def _widened(schedule: Schedule, more: int) -> Schedule:
@@ -313,6 +313,8 @@ def _with_rates(schedule: Schedule, total: int, infused: tuple[int, ...], *, ada
     index_of_rate = np.full(total, NONE)
     index_of_rate[list(infused)] = total - len(infused) + np.arange(len(infused))
     state = jnp.asarray(index_of_rate)[schedule.state]
+    if schedule.infused is None or schedule.stop is None or schedule.rate is None:
+        return schedule
     runs = schedule.infused & (schedule.state != NONE) & (state != NONE) & jnp.isfinite(schedule.start)
     begins, ends = (jnp.where(runs, time, jnp.inf) for time in (schedule.start, schedule.stop))
     one = jnp.ones_like(schedule.start)
@@ -323,7 +325,7 @@ def _with_rates(schedule: Schedule, total: int, infused: tuple[int, ...], *, ada
     keep = one if adapts and schedule.keep is None else schedule.keep
 
     def joined(column: Array | None, *more: Array | None) -> Array | None:
-        return None if column is None else jnp.concatenate([column, *more])
+        return None if column is None else jnp.concatenate([x for x in (column, *more) if x is not None])
 
     return dataclasses.replace(
         schedule,

@@ -21,4 +21,4 @@ class Near(NamedTuple):
 
     def scale(self, y: jax.Array) -> jax.Array:
         """Return the tolerance of each state."""
-        return self.atol + self.rtol * jnp.abs(y)
+        return jnp.asarray(self.atol) + self.rtol * jnp.abs(y)

@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.tree_util import PyTreeDef
 from jaxtyping import PyTree
 
 from qspjax._dosing._adaptive import Decision
@@ -71,7 +70,7 @@ class Kept(eqx.Module):
     """A value of any kind as a pytree of arrays alone, so that it may leave `jit` and `vmap`; the rest is static."""
 
     arrays: list
-    static: tuple[PyTreeDef, tuple[object, ...]] = eqx.field(static=True)
+    static: PyTree = eqx.field(static=True)
 
     @classmethod
     def of(cls, value: object) -> "Kept":

@@ -49,7 +49,7 @@ def replay(
         t1 = jnp.where(lands, jnp.where(jnp.isfinite(time), time, t), t + jnp.where(jnp.isfinite(h), h, 0.0))
         y1, _ = stepper(model, *((t, t1) if monitor is None else monitor.within(t, t1)), y, rate)
         y1, running = after_boundary(timeline, index, lands, jnp.where(over, y, y1), rate)
-        if monitor is not None:
+        if monitor is not None and cause is not None and memory is not None:
             cause = jnp.where(over, NO_EVENT, cause)
             cause = jnp.where(lands & (output == NONE), monitor.system.gaps, cause)
             t1, y1, memory = monitor.repeat(rate, t1, y1, memory, cause, span)

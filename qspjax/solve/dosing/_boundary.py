@@ -102,6 +102,8 @@ def rate_after(
 ) -> Float[Array, "..."]:
     """Return the rates of infusion into states after a boundary; one that stops is exactly zero."""
     change = boundary.rate_change
+    if change is None:
+        return rate
     after = rate + change
     after = jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
     return jnp.where(landed & (boundary.state == state), after, rate)

@@ -202,7 +202,7 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
     deliveries = declared(model).deliveries()
     states = state_names(model.initial())
     solved = {name for name, mass in zip(states, mass_of(model, states), strict=True) if mass == 0}
-    if solved and not any(x is None for x in (kind, index, time)):
+    if solved and kind is not None and index is not None and time is not None:
         kinds, places, times = np.broadcast_arrays(kind, index, time)
         changes = (kinds != Action.RESET) & (kinds != Action.SET) & np.isfinite(times)
         for target in np.unique(places[changes]):
@@ -301,7 +301,7 @@ def _lengths(model: AbstractModel) -> dict[str, Scalar]:
     return {name: length for copies in declared(model).echoes().later.values() for name, length in copies.items()}
 
 
-def _deliveries(model: AbstractModel, targets: Sequence[str | Echo]) -> list[Delivery]:
+def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Delivery]:
     """Return the delivery of each dose target; that of an echo is the one that it echoes, later."""
     deliveries, late = declared(model).deliveries(), _lengths(model)
     found = []

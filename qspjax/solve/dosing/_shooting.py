@@ -143,7 +143,7 @@ class _Search(NamedTuple):
     fresh: jax.Array
     stale: jax.Array
     stuck: jax.Array
-    count: jax.Array
+    iterations: jax.Array
 
 
 def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -158,11 +158,11 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
         return ~now.stale & (now.stuck | (near.size(now.step, now.y) <= CLOSE))
 
     def unfinished(now: _Search) -> jax.Array:
-        alive = jnp.isfinite(near.size(now.value, now.y)) & (now.count < ITERATIONS)
-        return (now.count <= PERIODS) | (alive & ~arrived(now))
+        alive = jnp.isfinite(near.size(now.value, now.y)) & (now.iterations < ITERATIONS)
+        return (now.iterations <= PERIODS) | (alive & ~arrived(now))
 
     def advance(now: _Search) -> _Search:
-        live, warm = unfinished(now), now.count <= PERIODS
+        live, warm = unfinished(now), now.iterations <= PERIODS
         renews = now.stale & ~warm
         simulates = warm | (~renews & (now.share < LEAST))
         way = jnp.where(simulates, now.value, now.share * now.step)
@@ -185,7 +185,7 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
             stale=warm | (simulates & ~renews) | (~better & ~now.fresh),
             # within the tolerance and no longer downhill: what is left is the error of the solve
             stuck=~better & now.fresh & (near.size(now.step, now.y) <= 1.0),
-            count=now.count + 1,
+            iterations=now.iterations + 1,
         )
         doubtful = live & arrived(after) & ~after.fresh
         leads = jax.lax.cond(

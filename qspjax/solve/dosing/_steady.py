@@ -11,6 +11,7 @@ have a root (`solve._limit`).
 """
 
 from functools import partial
+from typing import Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,17 @@ MOMENTS = 9
 """At so many times of an interval it is asked whether a state can fall below zero."""
 AROUND = 1e-3
 """What a model keeps is looked up at states that are all larger than zero, by this part of their size."""
+
+
+class _Tolerances(Protocol):
+    """The tolerances of a method."""
+
+    rtol: float
+    atol: float
+
+
+def _has_tolerances(method: AbstractMethod) -> TypeGuard[_Tolerances]:
+    return not isinstance(method, MatrixExponential)
 
 
 def steady_state(
@@ -87,7 +99,7 @@ def steady_state(
         return jnp.where(repeats, after(interval, part, doses, repeats), own) - part
 
     sought = None
-    if not isinstance(method, MatrixExponential):
+    if _has_tolerances(method):
         names = state_names(start)
         atol = np.broadcast_to(absolute(method.atol, model, names), y0.shape)
         sizes = sizes_of(model, names)

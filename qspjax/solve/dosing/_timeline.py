@@ -46,16 +46,17 @@ class Timeline(eqx.Module):
 
     def effect(self, boundary: Boundary, states: int, landed: bool | Bool[Array, ""] = True) -> tuple[Factor, Array]:
         """Return what a boundary multiplies the states by, and what it then adds to them, each of shape (states,)."""
-        state = jnp.arange(states)
-        vector = None if self.vectors is None else self.vectors[jnp.maximum(boundary.vector, 0)]
+        state, vector = jnp.arange(states), None
+        if self.vectors is not None and boundary.vector is not None:
+            vector = self.vectors[jnp.maximum(boundary.vector, 0)]
         return effect(boundary, state, state >= states - self.protected, vector, landed)
 
     def unknown(self) -> Bool[Array, " boundaries"]:
         """Return which boundaries have a time or a dose that is NaN."""
         time, columns = self.boundaries.time, (self.boundaries.add, self.boundaries.keep, self.boundaries.rate_change)
         lost = jnp.isnan(sum(column for column in columns if column is not None))
-        if self.vectors is not None:
-            vector = self.boundaries.vector
+        vector = self.boundaries.vector
+        if self.vectors is not None and vector is not None:
             lost |= (vector != NONE) & jnp.isnan(self.vectors).any(axis=1)[jnp.maximum(vector, 0)]
         return jnp.isnan(time) | (jnp.isfinite(time) & lost)
 
@@ -63,7 +64,7 @@ class Timeline(eqx.Module):
         """Return the index of the state that the first unknown dose changes."""
         boundary = self.at(first_true(unknown))
         state = jnp.maximum(boundary.state, 0)
-        if self.vectors is None:
+        if self.vectors is None or boundary.vector is None:
             return state
         lost = jnp.isnan(self.vectors[jnp.maximum(boundary.vector, 0)])
         return jnp.where(boundary.vector != NONE, first_true(lost), state)
@@ -96,7 +97,7 @@ def timeline(schedule: Schedule, ts: Float[Array, " outputs"]) -> Timeline:
     rate = schedule.rate
     boundaries = Boundary(
         time=jnp.concatenate([jnp.where(times > last + slack(last), jnp.inf, times), ts]),
-        state=column(schedule.state, schedule.state, NONE),
+        state=jnp.concatenate([schedule.state, *([schedule.state] if stops else []), jnp.full((outputs,), NONE)]),
         keep=column(schedule.keep, None, 1.0),
         add=jnp.concatenate([schedule.add, nothing]),
         vector=column(schedule.vector, None, NONE),

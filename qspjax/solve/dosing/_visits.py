@@ -99,14 +99,14 @@ def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
     while isinstance(inner, (Varied, Exposed)):
         own, inner = own.state, inner.model
     flat, _ = ravel_pytree(own)
-    return dict(zip(state_names(own), flat, strict=True)) | model.observe(t, y)
+    return dict(zip(state_names(own), flat, strict=True)) | dict(model.observe(t, y))
 
 
 def _within(schedule: Schedule, begin: jax.Array, starts: jax.Array, factors: jax.Array, order: jax.Array) -> Schedule:
     """Return the doses that start in an interval, and the infusions that still run when it begins."""
     start = jnp.where(starts, schedule.start, jnp.inf)
     changes: dict[str, jax.Array] = {"add": schedule.add * factors}
-    if schedule.stop is not None:
+    if schedule.stop is not None and schedule.infused is not None and schedule.rate is not None:
         runs = ~starts & schedule.infused & (schedule.start < begin) & (schedule.stop > begin)
         start = jnp.where(runs, begin, start)
         changes["rate"] = schedule.rate * factors

@@ -131,7 +131,9 @@ def horizon_of(
         remaining: The time to the next boundary.
     """
     precise = precision(bracket, gaps, sizes, t, remaining)
-    return StepHorizon(gaps, *ahead, precise, jnp.minimum(ahead[0], length(bracket, gaps, precise)))
+    known, leaves, switch, place = ahead
+    limit = jnp.minimum(known, length(bracket, gaps, precise))
+    return StepHorizon(gaps, known, leaves, switch, place, precise, limit)
 
 
 class StepOutcome(NamedTuple):

@@ -14,7 +14,15 @@ from qspjax._model import AbstractModel
 from qspjax._types import Scalar, State
 from qspjax.solve._consistent import Equations
 from qspjax.solve._near import Near
-from qspjax.solve.events._locate import Bracket, StepHorizon, StepOutcome, classify_step, horizon_of
+from qspjax.solve.events._locate import (
+    Bracket,
+    StepHorizon,
+    StepOutcome,
+    classify_step,
+    horizon_of,
+    narrowed,
+    open_bracket,
+)
 from qspjax.solve.events._system import EventSystem, NextSwitch, TriggerState, event_system, inset, repeat_change
 
 T = TypeVar("T")
@@ -37,31 +45,15 @@ class EventMonitor(NamedTuple):
     act: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
     again: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
-    def horizon(
-        self, t: jax.Array, y: jax.Array, memory: jax.Array, bracket: Bracket, remaining: jax.Array, slope: jax.Array
-    ) -> StepHorizon:
+    def ahead(self, now: "Awaited", t: jax.Array, y: jax.Array, remaining: jax.Array, slope: jax.Array) -> "StepAhead":
         """Return what is seen ahead of a step from `t`; `remaining` is the time to the next boundary."""
-        seen = self.triggers(t, y, memory)
+        seen = self.triggers(t, y, now.memory)
         if self.system.timed.any():
-            ahead = self.next_switch(t, y, memory, slope)
+            switch = self.next_switch(t, y, now.memory, slope)
         else:
             never = jnp.full_like(t, jnp.inf)
-            ahead = NextSwitch(never, jnp.zeros(t.shape, bool), never, jnp.zeros(t.shape, int))
-        return horizon_of(seen.gaps, seen.sizes, ahead, bracket, t, remaining)
-
-    def classify(
-        self, horizon: StepHorizon, h: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, good: jax.Array
-    ) -> tuple[StepOutcome, TriggerState]:
-        """Return what a step that ended at `t` and `y` came upon, and what the triggers say there."""
-        seen = self.triggers(t, y, memory)
-        before = jnp.ones_like(seen.fires)
-        if self.system.timed.any():
-            before = self.triggers(
-                t - 2.0 * horizon.precise - 64.0 * jnp.finfo(t.dtype).eps * jnp.abs(t), y, memory
-            ).fires
-        return classify_step(
-            horizon, h, seen.gaps, own=self.system.own, good=good, fires=seen.fires, before=before
-        ), seen
+            switch = NextSwitch(never, jnp.zeros(t.shape, bool), never, jnp.zeros(t.shape, int))
+        return StepAhead(self, now, horizon_of(seen.gaps, seen.sizes, switch, now.bracket, t, remaining))
 
     def apply(
         self, wanted: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array
@@ -102,6 +94,63 @@ class EventMonitor(NamedTuple):
             end = jnp.where(horizon.known <= t1 - t0 + horizon.precise, end, 0.0)
         start, end = jax.lax.stop_gradient((start, jnp.minimum(end, t1 - t0 - start)))
         return t0 + start, t1 - end
+
+
+class Awaited(NamedTuple):
+    """What is known of events between two steps: what they remember, and the change ahead."""
+
+    memory: jax.Array
+    bracket: Bracket
+
+
+class StepAhead(NamedTuple):
+    """A step that is attempted, as events see it."""
+
+    monitor: EventMonitor
+    now: Awaited
+    horizon: StepHorizon
+
+    def classify(self, h: jax.Array, t: jax.Array, y: jax.Array, good: jax.Array) -> "StepEvents":
+        """Return what a step of length `h` came upon that ended at `t` and `y`; `good` tells whether its error fits."""
+        system, triggers, memory = self.monitor.system, self.monitor.triggers, self.now.memory
+        seen = triggers(t, y, memory)
+        before = jnp.ones_like(seen.fires)
+        if system.timed.any():
+            just_before = t - 2.0 * self.horizon.precise - 64.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
+            before = triggers(just_before, y, memory).fires
+        outcome = classify_step(self.horizon, h, seen.gaps, own=system.own, good=good, fires=seen.fires, before=before)
+        return StepEvents(self, h, seen, outcome)
+
+
+class StepEvents(NamedTuple):
+    """What an attempted step came upon.
+
+    Attributes:
+        ahead: What was seen ahead of it.
+        h: Its length.
+        seen: What the triggers say at its end.
+        outcome: What it came upon.
+    """
+
+    ahead: StepAhead
+    h: jax.Array
+    seen: TriggerState
+    outcome: StepOutcome
+
+    @property
+    def bracketing(self) -> jax.Array:
+        """Whether the step may be as short as it is, since it closes in on an event."""
+        return self.outcome.happens | jnp.isfinite(self.ahead.now.bracket.upper)
+
+    def apply(
+        self, jumps: jax.Array, t: jax.Array, y: jax.Array, good: jax.Array
+    ) -> tuple[jax.Array, Awaited, jax.Array]:
+        """Apply what is due where the state `jumps`; return state, what is known then, and whether all is settled."""
+        now = self.ahead.now
+        bracket = narrowed(now.bracket, self.h, self.seen.gaps, met=self.outcome.met, passed=good, over=jumps)
+        memory = jnp.where(good, self.seen.memory, now.memory)
+        y, memory, settled = self.ahead.monitor.apply(jumps, t, y, memory)
+        return y, Awaited(memory, bracket), settled
 
 
 class EventStart(NamedTuple):
@@ -152,6 +201,11 @@ def events_over_leaves(system: EventSystem, model: AbstractModel) -> Events:
     arrays, static = eqx.partition(model, eqx.is_array)
     structure = jax.tree.structure(arrays)
     return Events(system, lambda leaves: eqx.combine(jax.tree.unflatten(structure, leaves), static))
+
+
+def awaited(system: EventSystem, memory: jax.Array, t: jax.Array) -> Awaited:
+    """Return what is known at the start of a solve."""
+    return Awaited(memory, open_bracket(t, system.gaps))
 
 
 def monitor_lanes(events: Events, leaves: Sequence[jax.Array], laned: Sequence[bool]) -> EventMonitor:

@@ -68,11 +68,11 @@ class NextSwitch(NamedTuple):
 class _Memory(NamedTuple):
     """What events remember.
 
-    `count` is the number of changes so far, `was_true` has shape (events,), the others (events, pending) and (events,
+    `changes` is the number of changes so far, `was_true` has shape (events,), the others (events, pending) and (events,
     pending, values).
     """
 
-    count: jax.Array
+    changes: jax.Array
     was_true: jax.Array
     waits: jax.Array
     until: jax.Array
@@ -251,7 +251,7 @@ class EventSystem:
         due = waits & (until <= t + _rounding(t))
         ranks = jnp.stack([_number(event.priority, t, state, y.dtype, -jnp.inf) for event in events])[:, None]
         best = due & (ranks == jnp.max(jnp.where(due, ranks, -jnp.inf)))
-        drawn = jnp.where(best & (ranks > -jnp.inf), _draw(kept.count, self._events)[:, None], 0.0)
+        drawn = jnp.where(best & (ranks > -jnp.inf), _draw(kept.changes, self._events)[:, None], 0.0)
         best &= drawn == jnp.max(drawn)
         chosen = best & (jnp.arange(best.size) == first_true(best.ravel())).reshape(best.shape)
         early = np.asarray([event.from_trigger_time for event in events])[:, None]
@@ -261,7 +261,7 @@ class EventSystem:
         waits &= ~chosen
         until = jnp.where(waits, until, 0.0)
         stored = jnp.where(waits[..., None], stored, 0.0)
-        kept = _Memory(kept.count + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
+        kept = _Memory(kept.changes + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
         return y, kept, due.any(), room
 
     def _is_strict(self, event: Event, t: jax.Array, y: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qspjax._jaxpr._lanes import put
 from qspjax.solve.dosing._boundary import NONE
@@ -128,7 +129,12 @@ def _composed(function: Callable[[T], T], parts: list[T]) -> list[T]:
 
 
 def pull_back(
-    program: Program, patients: Patients, record: Record, accepted: jax.Array, wanted: Patients, cotangents: jax.Array
+    program: Program,
+    patients: Patients,
+    record: Record,
+    accepted: jax.Array,
+    wanted: PyTree[bool],
+    cotangents: jax.Array,
 ) -> Patients:
     """Return the cotangents of the patients, None where not wanted.
 
@@ -143,6 +149,7 @@ def pull_back(
     N, system, outputs, dtype = program.patients, program.system, program.outputs, patients.y0.dtype
     cotangents = cotangents.reshape(N * outputs, system.size)
     boundaries = patients.boundaries.time.shape[-1]
+    vectors = 0 if patients.vectors is None else patients.vectors.shape[-2]
     own = [bool(want) and laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
     shared = [bool(want) and not laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
 
@@ -156,8 +163,8 @@ def pull_back(
         """Keep what has been gathered for the patients who leave their lanes."""
         slot = jnp.where(leaves, patient, N)
 
-        def handed(total: jax.Array | None, own: jax.Array) -> jax.Array | None:
-            if total is None:
+        def handed(total: jax.Array | None, own: jax.Array | None) -> jax.Array | None:
+            if total is None or own is None:
                 return None
             return put(total, slot, jnp.moveaxis(own, -1, 0))
 
@@ -189,7 +196,7 @@ def pull_back(
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
             def add(total: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
-                return None if total is None else put(total, slot, new, add=True)
+                return None if total is None or new is None else put(total, slot, new, add=True)
 
             total = total._replace(boundaries=total.boundaries.map(add, before.boundary))
             total = _add_vector(program, patients, step, patient, before.vector, total)
@@ -202,12 +209,12 @@ def pull_back(
         return patient, back, sums, total
 
     nobody = jnp.full((program.lanes,), -1, jnp.int32)
-    total = Patients(
+    total = wanted._replace(
         constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, own)],
         y0=jnp.zeros((N, system.size), dtype) if wanted.y0 else None,
         t0=jnp.zeros((N,), dtype) if wanted.t0 else None,
         boundaries=jax.tree.map(lambda _: jnp.zeros((N * boundaries,), dtype), wanted.boundaries),
-        vectors=jnp.zeros((N * patients.vectors.shape[-2], system.size), dtype) if wanted.vectors else None,
+        vectors=None if not wanted.vectors else jnp.zeros((N * vectors, system.size), dtype),
     )
     sums = [jnp.zeros_like(value) for value in _chosen(patients.constants, shared)]
     carry = (nobody, start(nobody), sums, total)
@@ -234,9 +241,10 @@ def _add_vector(
     program: Program, patients: Patients, step: Recorded, patient: jax.Array, vector: jax.Array | None, total: Patients
 ) -> Patients:
     """Add to the cotangents of the vectors that of the one at a boundary."""
-    if vector is None or patients.vectors is None:
+    index = step.boundary.vector
+    if vector is None or index is None or patients.vectors is None or total.vectors is None:
         return total
-    index, count = step.boundary.vector, patients.vectors.shape[-2]
+    count = patients.vectors.shape[-2]
     there = (step.landed >= 0) & (index != NONE)
     slot = jnp.where(there, patient * count + index, program.patients * count)
     return total._replace(vectors=put(total.vectors, slot, vector.T, add=True))

@@ -27,7 +27,7 @@ def settled(
         return y, jnp.ones_like(wanted)
     near = Near(control.rtol, jnp.asarray(control.atol))
 
-    def slope(inputs: tuple, y: jax.Array) -> jax.Array:
+    def slope(inputs: tuple[list[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
         moved = system.slope(*inputs, tuple(y) if system.written else y)
         return jnp.stack(moved) if system.written else moved
 

@@ -33,8 +33,8 @@ from qspjax.solve._control import (
     start_clock,
 )
 from qspjax.solve.dosing._boundary import NONE, Boundary, changed, effect, rate_after
-from qspjax.solve.events._locate import NO_EVENT, Bracket, narrowed, open_bracket
-from qspjax.solve.events._monitor import EventMonitor, Events, monitor_lanes
+from qspjax.solve.events._locate import NO_EVENT
+from qspjax.solve.events._monitor import Awaited, EventMonitor, Events, awaited, monitor_lanes
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
@@ -102,7 +102,7 @@ class Program:
     max_steps: int
     gives_up: bool
     protected: int
-    laned: Patients
+    laned: PyTree[bool]
     patients: int
     memory: int
     expected: int
@@ -125,8 +125,7 @@ class Lane(NamedTuple):
     y: Rows
     rate: Rows | None
     stiff: jax.Array | None
-    memory: jax.Array | None
-    bracket: Bracket | None
+    events: Awaited | None
 
 
 class End(NamedTuple):
@@ -255,7 +254,7 @@ def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.
 def vector_of(program: Program, patients: Patients, patient: jax.Array, boundary: Boundary) -> jax.Array | None:
     """Return the vector of a boundary in every lane, shape (states, lanes); None if there are none."""
     vectors = patients.vectors
-    if vectors is None:
+    if vectors is None or boundary.vector is None:
         return None
     index = jnp.maximum(boundary.vector, 0)
     if program.laned.vectors:
@@ -290,21 +289,23 @@ def attempt(
     live = clock.live
     moved = slope_of(system, lanes, now.rate)(clock.t, now.y)
     proposal = propose(clock, control.first_step(now.y, moved))
-    start, width, horizon = clock.t, proposal.h, None
-    if monitor is not None:
+    start, width, ahead = clock.t, proposal.h, None
+    if monitor is not None and now.events is not None:
         y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(width.dtype)[:, None]
-        horizon = monitor.horizon(clock.t, y0, now.memory, now.bracket, proposal.remaining, slope)
-        proposal = proposal.limited(horizon.limit, horizon.precise)
-        start, end = monitor.within(clock.t, clock.t + proposal.h, horizon)
+        ahead = monitor.ahead(now.events, clock.t, y0, proposal.remaining, slope)
+        proposal = proposal.limited(ahead.horizon.limit, ahead.horizon.precise)
+        start, end = monitor.within(clock.t, clock.t + proposal.h, ahead.horizon)
         width = jnp.where(proposal.h == 0.0, 0.0, end - start) if monitor.system.squeezed else proposal.h
         moved = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else moved
     y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, moved)
     judgement = judge(control, clock, proposal, error, now.y, y1)
     h, good, lands = proposal.h, judgement.fits, proposal.lands
-    end, cause, seen, happens, switches = clock.t + h, None, None, jnp.zeros_like(live), jnp.zeros_like(live)
-    if monitor is not None:
+    end, cause, happens, switches = clock.t + h, None, jnp.zeros_like(live), jnp.zeros_like(live)
+    found = None
+    if ahead is not None:
         end = jnp.where(lands & live, clock.due, end)
-        (met, happens, switches, cause), seen = monitor.classify(horizon, h, end, system.join(y1), now.memory, good)
+        found = ahead.classify(h, end, system.join(y1), good)
+        met, happens, switches, cause = found.outcome
         good, lands = good & ~met, lands & ~happens & ~switches
 
     landed = good & lands
@@ -312,14 +313,12 @@ def attempt(
     jumps = happens | (landed & (boundary.output == NONE))
     vector = vector_of(program, patients, now.patient, boundary)
     y, rate = after_boundary(program, boundary, landed, vector, y1, now.rate)
-    memory, bracket, ended, bracketing = now.memory, now.bracket, None, False
-    if monitor is not None:
-        bracketing = happens | jnp.isfinite(bracket.upper)
-        bracket = narrowed(bracket, h, seen.gaps, met=met, passed=good, over=jumps)
-        memory = jnp.where(good, seen.memory, memory)
-        y, memory, ended = monitor.apply(jumps, end, system.join(y), memory)
-        y = system.split(y)
-    solved_at = clock.due if monitor is None else end
+    events, ended, bracketing = now.events, None, False
+    if found is not None:
+        bracketing = found.bracketing
+        joined, events, ended = found.apply(jumps, end, system.join(y), good)
+        y = system.split(joined)
+    solved_at = clock.due if found is None else end
     y, solved = settled(system, control, lanes, solved_at, y, jumps | (good & switches))
     following = jnp.where(landed, due(program, patients, now.patient, clock.boundary + landed), clock.due)
     after = advance(
@@ -339,11 +338,11 @@ def attempt(
     if ended is not None:
         after = after.failed(~ended, UNSETTLED)
     stiff = now.stiff
-    if stiff is not None:
+    if stiff is not None and bounded is not None:
         stiff = jnp.where(good, jnp.where(bounded, stiff + FREE_STEPS, jnp.maximum(stiff - 1, 0)), stiff)
         after = after.failed(live & (after.code == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS), STIFF)
     y = jax.tree.map(lambda new, old: jnp.where(good, new, old), y, now.y)
-    lane = Lane(now.patient, after, y, rate, stiff, memory, bracket)
+    lane = Lane(now.patient, after, y, rate, stiff, events)
     return lane, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, clock.boundary, -1).astype(jnp.int32), cause)
 
 
@@ -368,8 +367,7 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
         y=program.system.split(y),
         rate=program.system.split(jnp.zeros_like(y)) if patients.infused else None,
         stiff=zero if program.gives_up else None,
-        memory=memory,
-        bracket=None if memory is None else open_bracket(t, program.events.system.gaps),
+        events=None if memory is None or program.events is None else awaited(program.events.system, memory, t),
     )
 
 
@@ -403,7 +401,7 @@ def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block
         return after, keep(program, patients, now, after, done, kept, i)
 
     now, kept = jax.lax.fori_loop(0, BLOCK, advance, (now, kept))
-    if whole is not None:
+    if whole is not None and kept.log is not None:
         part = kept.log._replace(patient=patient)
         kept = kept._replace(
             log=jax.tree.map(lambda all, own: jax.lax.dynamic_update_index_in_dim(all, own, block, 0), whole, part)
@@ -432,7 +430,7 @@ def keep(
         row = jnp.where(after.clock.accepted > now.clock.accepted, now.clock.accepted, program.max_steps)
         place = row * program.patients + now.patient
         steps = put(steps, place, jnp.where(done.landed >= 0, jnp.inf, done.h))
-        if causes is not None:
+        if causes is not None and done.cause is not None:
             causes = put(causes, place, done.cause)
     return Kept(states, log, steps, causes)
 
@@ -493,10 +491,10 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
     if made is not None:
         carry = (now, waiting, end, kept, made.starts, zero, zero)
         _, _, end, kept, starts, segments, blocks = jax.lax.while_loop(lambda carry: busy(carry[0]), segment, carry)
-        made = Record(kept.log, starts, segments, blocks)
+        made = Record(made.log if kept.log is None else kept.log, starts, segments, blocks)
     else:
         carry = (now, waiting, end, kept, zero)
         _, _, end, kept, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
-    states = None if steps else kept.states.reshape(N, program.outputs, size)
+    states = None if kept.states is None else kept.states.reshape(N, program.outputs, size)
     by_step = [None if x is None else x.reshape(program.max_steps, N) for x in (kept.steps, kept.causes)]
     return Solved(states, end, made, *by_step)

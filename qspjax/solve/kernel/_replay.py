@@ -4,6 +4,7 @@ Step sizes are constants of a derivative, except where a step lands on a boundar
 derivatives of second and higher order use, unless all are taken forwards.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 class Inputs(NamedTuple):
     """Everything that a recorded step is a function of; None where it is a constant, or absent."""
 
-    constants: list[jax.Array | None]
+    constants: Sequence[jax.Array | None]
     y: Rows
     rate: Rows | None = None
     t: jax.Array | None = None
@@ -73,7 +74,7 @@ def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor
     constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
     boundary = step.boundary.merged(inputs.boundary)
-    t, due = inputs.t if moving else step.t, boundary.time
+    t, due = step.t if inputs.t is None else inputs.t, boundary.time
     vector = step.vector if inputs.vector is None else inputs.vector
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
@@ -116,12 +117,10 @@ def replay(
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
-    monitor = None
-    if causes is not None:
-        monitor = monitor_of(program, patients, everyone)
-        time = patients.boundaries.time
-        span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
-        span = jnp.broadcast_to(span, (program.patients,))
+    monitor = None if causes is None else monitor_of(program, patients, everyone)
+    time = patients.boundaries.time
+    span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
+    span = jnp.broadcast_to(span, (program.patients,))
 
     def step(carry: tuple, recorded: Step) -> tuple[tuple, Output]:
         (boundary, *before), (h, cause) = carry, recorded
@@ -134,8 +133,8 @@ def replay(
         due = jnp.where(lands & jnp.isfinite(one.boundary.time), one.boundary.time, t)
         free = Inputs(lanes.constants, y, rate, t, one.boundary._replace(time=due), one.vector)
         after = move(program, one, free, monitor)
-        t, y = after.t, program.system.join(after.y)
-        if monitor is not None:
+        t, y = t if after.t is None else after.t, program.system.join(after.y)
+        if monitor is not None and cause is not None:
             cause = jnp.where(lands & (one.boundary.output == NONE), monitor.system.gaps, cause)
             running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
             t, y, memory = monitor.repeat(running, t, y, memory, cause, span)
@@ -150,5 +149,5 @@ def replay(
         return states.at[everyone, slots].set(values, mode="drop")
 
     states = jnp.zeros((program.patients, program.outputs, program.system.size), patients.y0.dtype)
-    now = (jnp.zeros_like(everyone), t0, start.y, start.rate, start.memory)
+    now = (jnp.zeros_like(everyone), t0, start.y, start.rate, None if start.events is None else start.events.memory)
     return repeat(step, now, steps, causes, states, write, program.outputs)
