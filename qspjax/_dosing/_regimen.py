@@ -1,9 +1,9 @@
-"""Doses are data: a `Regimen` is a table of timed actions, one row a dose.
+"""Doses are data: a `Regimen` is a table of timed actions, one row per dose.
 
 Times, amounts, durations and rates are arrays, so a regimen can be differentiated, batched and replaced without
 retracing. Targets are names in the user's code and integer codes in the table. A column has shape `(rows,)`, or
 `(patients, rows)` where patients differ; a row with time = inf is padding. What the table means for a model, and when
-one row cancels another, is told in `solve._schedule`.
+one row cancels another, is described in `solve.dosing._schedule`.
 """
 
 import dataclasses
@@ -183,7 +183,7 @@ class Regimen(eqx.Module):
     static_shape: RegimenShape = eqx.field(static=True)
 
     def __str__(self) -> str:
-        """Return the table of doses, a line a dose."""
+        """Return the table of doses, a line per dose."""
         columns = {name: np.asarray(getattr(self, name)) for name in _COLUMNS}
         if any(column.ndim > 1 for column in columns.values()):
             most = max(len(column) for column in columns.values() if column.ndim > 1)
@@ -287,11 +287,11 @@ class Regimen(eqx.Module):
         return dataclasses.replace(self, **columns, end=end, static_shape=shape)
 
     def at_steady_state(self, *, added: bool = False) -> "Regimen":
-        """Begin at steady state: as if the doses had been repeated at their interval for ever before (NONMEM's SS).
+        """Begin at steady state: as if the doses had been repeated at their interval indefinitely before (NONMEM's SS).
 
         At the time of the first dose the states are those of the periodic solution; where a dose has a lag L, at the
         phase interval - L. Earlier doses that still run, or are on their way, go on. With `added` the steady state is
-        added to what is there, less the initial state (SS = 2); otherwise the system begins anew: running infusions
+        added to what is there, less the initial state (SS = 2); otherwise the system begins again: running infusions
         stop and what was ordered before is cancelled (SS = 1). All doses of one interval are one pattern, also where
         there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of that constant
         infusion, which ends at its time.

@@ -35,7 +35,7 @@ Inputs = TypeVar("Inputs")
 ORDERS = 3
 """Up to this order derivatives are exact."""
 TRIALS = 40
-"""Most steps with the signs kept, and as many more without."""
+"""The maximum number of steps with the signs kept, and that many more without."""
 CLOSE = 1e-3
 """A step is the last where what is left is this part of the tolerance of the method."""
 APART = 0.5

@@ -47,10 +47,11 @@ class Diffrax(AbstractMethod):
             models alike; `diffrax.Tsit5()` and `diffrax.Dopri8()` only models that are not stiff; an implicit solver of
             diffrax (`diffrax.Kvaerno5()`) is given full Newton iterations to the tolerances here.
         rtol: Relative tolerance.
-        atol: Absolute tolerance, in the units of the states: below it a state is as good as zero, so lower it where
+        atol: Absolute tolerance, in the units of the states: below it a state is effectively zero, so lower it where
             states that matter are small numbers (amounts in mol).
-        max_steps: Most steps a patient may take, rejected ones included; by default 16384, and 64 more for every dose,
-            end of an infusion and output. The memory of a derivative grows with it, by 8 bytes a step and patient.
+        max_steps: Maximum number of steps per patient, rejected ones included; by default 16384, and 64 more for every
+            dose, end of an infusion and output. The memory of a derivative grows with it, by 8 bytes per step and
+            patient.
 
     Raises:
         ValueError: If a tolerance is not positive, or the solver has no error estimate.

@@ -3,7 +3,7 @@
 The states y <- M y + c settle where the powers of M settle. Where these vanish, all is forgotten and y = (I - M)^-1 c.
 An eigenvalue 1 belongs to an amount that the model keeps (the total of a receptor without turnover): the powers then
 settle at a projector Pi, and y keeps Pi y0, as long as c gives nothing to it (Pi c = 0); else it grows without end. All
-other maps lead nowhere: they grow, or turn for ever.
+other maps lead nowhere: they grow, or turn indefinitely.
 """
 
 from typing import NamedTuple

@@ -5,7 +5,7 @@ duration D runs at F s amount / D; an infusion at a rate R runs at s R for F amo
 that replaces what is there, cut what was ordered before: infusions end, and doses that are still to come are cancelled.
 Two rows at one time are in the order of the table. These are the rules of NONMEM's PREDPP (users' guide VI).
 
-The steady states themselves are found in `solve._steady`.
+The steady states themselves are found in `_steady`; what happens at a time is a `Boundary`.
 """
 
 import dataclasses
@@ -193,7 +193,7 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
 
 
 def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
-    """Check that the model says the durations and rates that an aimed regimen leaves to it, and can take its doses.
+    """Check that the model says the durations and rates that a regimen leaves to it, and can take its doses.
 
     Raises:
         ValueError: If it does not, or a dose is given to an algebraic state; the dose target is named.

@@ -5,7 +5,7 @@ leads downhill, another interval is simulated instead. For a constant infusion, 
 method on the slope. The derivative of what is found is that of the equation (the implicit function theorem), whatever
 the iterations were, in both modes and of every order.
 
-A root is no steady state if the doses do not lead to it: if what is near it moves away or stays away (`solve._limit`),
+A root is no steady state if the doses do not lead to it: if what is near it moves away or stays away (`_limit`),
 or if it lies below zero where the states cannot go.
 
 Reference: Keller, Numerical Methods for Two-Point Boundary-Value Problems, 1968 (shooting on the period map).
@@ -29,7 +29,7 @@ Residual = Callable[[jax.Array], jax.Array]
 PERIODS = 1
 """Intervals that are simulated before the first Newton step."""
 ITERATIONS = 60
-"""Most steps, of Newton or of simulation, until a steady state is given up."""
+"""The maximum number of steps, of Newton or of simulation, until a steady state is given up."""
 LEAST = 0.05
 """Where not even so small a part of a Newton step leads downhill, an interval is simulated instead."""
 DECADES, POLISH = 12, 4
@@ -64,7 +64,7 @@ class Sought(NamedTuple):
     positive: jax.Array
 
     def keeper(self) -> jax.Array:
-        """Return what picks out of the states what the model keeps, see `solve._limit`; shape (n, n)."""
+        """Return what picks out of the states what the model keeps, see `_limit`; shape (n, n)."""
         slopes = jax.jacfwd(self.slope)(self.typical)
         slopes = reduced(jnp.where(jnp.isfinite(slopes).all(), slopes, -jnp.eye(self.start.size)), self.differential)
         map, h = map_of(slopes)

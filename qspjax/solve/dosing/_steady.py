@@ -1,13 +1,13 @@
 """The steady state of periodic dosing, and of a constant infusion: found exactly, and differentiated implicitly.
 
 Between two doses of an endless series the states repeat: y = P(y) with P the solution over one interval. For a linear
-model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve; any other is searched for (`solve._shooting`). The
+model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve; any other is searched for (`_shooting`). The
 derivative of the result is that of the equation, in both modes and of every order.
 
 A state on which nothing depends (an area under a curve, what was excreted) has no steady state; it stays at its initial
 value. What a model keeps (the total of a receptor without turnover) is that of the start, if no dose adds to it. And a
 steady state is one that the doses lead to: where more is given than can leave, there is none, though an equation may
-have a root (`solve._limit`).
+have a root (`_limit`).
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ from qspjax.solve.dosing._shooting import Residual, Sought, after_a_while, by_pe
 from qspjax.solve.kernel._layout import system_of
 
 MOMENTS = 9
-"""At so many times of an interval it is asked whether a state can fall below zero."""
+"""The number of times of an interval at which it is asked whether a state can fall below zero."""
 AROUND = 1e-3
 """What a model keeps is looked up at states that are all larger than zero, by this part of their size."""
 

@@ -30,7 +30,7 @@ from qspjax.solve._consistent import Equations
 from qspjax.solve._near import Near
 
 CASCADE = 32
-"""Changes at one moment: so many, and four more for each event, before a patient is given up."""
+"""The number of changes at one moment, and four more for each event, after which a patient is given up."""
 
 
 class TriggerState(NamedTuple):

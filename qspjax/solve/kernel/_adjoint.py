@@ -42,24 +42,23 @@ T = TypeVar("T")
 
 
 def push_forward(
-    program: Program, patients: Patients, record: Record, accepted: jax.Array, ways: Sequence[Patients]
+    program: Program, patients: Patients, record: Record, accepted: jax.Array, directions: Sequence[Patients]
 ) -> jax.Array:
-    """Return the derivative of the states at outputs along some ways, d^k y / dw_1 ... dw_k.
+    """Return the derivative of the states at outputs along k directions, d^k y / dw_1 ... dw_k.
 
     Args:
         program: The solve.
         patients: Where it was recorded.
         record: What it recorded.
         accepted: How many steps each patient took.
-        ways: Tangents of the patients, None where zero: one for a first derivative, k for a derivative of order k. All
-            have the same fields.
+        directions: Tangents of the patients along each, None where zero; all have the same fields.
 
     Returns:
         The derivative, shape (patients, outputs, states).
     """
     system, outputs = program.system, program.outputs
-    parts = range(1, 2 ** len(ways))  # part number 2^i is the derivative along way i, 2^i + 2^j that along both, ...
-    moving = _moving(ways[0])
+    parts = range(1, 2 ** len(directions))  # part 2^i is the derivative along direction i, 2^i + 2^j along both
+    moving = _moving(directions[0])
 
     def start(patient: jax.Array, tangents: Patients | None) -> Inputs:
         """Return the part of a derivative at the start: tangents of the patients, or zero if None."""
@@ -71,7 +70,7 @@ def push_forward(
         return Inputs(nothing, system.split(y), rate, t if moving else None)
 
     def starts(patient: jax.Array) -> list[Inputs]:
-        return [start(patient, _way(ways, part)) for part in parts]
+        return [start(patient, _direction_of(directions, part)) for part in parts]
 
     def given(step: Recorded, patient: jax.Array, tangents: Patients, moved: Inputs) -> Inputs:
         """Return what a step is moved by: its state as far as it has been moved, and tangents of the patients."""
@@ -91,11 +90,11 @@ def push_forward(
         def advance(i: jax.Array, carry: tuple) -> tuple:
             moved, states = carry
             step, y, rate, still = _iteration(program, patients, log, number, i, patient, stand)
-            along = [_free(step, y, rate, ways[0])]
+            along = [_free(step, y, rate, directions[0])]
             for part, own in zip(parts, moved, strict=True):
-                way = _way(ways, part)
-                if way is not None:
-                    along.append(given(step, patient, way, own))
+                tangents = _direction_of(directions, part)
+                if tangents is not None:
+                    along.append(given(step, patient, tangents, own))
                 else:  # the patients are linear in themselves
                     nothing = jax.tree.map(jnp.zeros_like, along[1])
                     along.append(nothing._replace(y=own.y, rate=own.rate, t=own.t))
@@ -114,9 +113,9 @@ def push_forward(
     return states.reshape(program.patients, outputs, system.size)
 
 
-def _way(ways: Sequence[Patients], part: int) -> Patients | None:
-    """Return the way along which a part of a derivative is the first, None for a mixed one."""
-    return ways[part.bit_length() - 1] if part.bit_count() == 1 else None
+def _direction_of(directions: Sequence[Patients], part: int) -> Patients | None:
+    """Return the direction of a part that is a first derivative, None for a mixed one."""
+    return directions[part.bit_length() - 1] if part.bit_count() == 1 else None
 
 
 def _composed(function: Callable[[T], T], parts: list[T]) -> list[T]:

@@ -7,7 +7,7 @@ each other, so the numbers of a patient do not depend on who else is in the coho
 
 With a log, every iteration also leaves state, time and step size behind, contiguous in memory: the derivative runs the
 same schedule again, forwards or backwards. The log holds `capacity` blocks; where a run is longer, the lanes are
-remembered at the start of every segment of so many blocks, and a derivative computes the steps of a segment again.
+remembered at the start of every segment of that many blocks, and a derivative computes the steps of a segment again.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class Program:
             `moved` at its start; `stiff` tells whether stability holds the step size down, or is None.
         control: Error control.
         outputs: Number of outputs of a patient.
-        max_steps: Most steps a patient may take, rejected ones included.
+        max_steps: Maximum number of steps per patient, rejected ones included.
         gives_up: Whether a patient that is stiff is given up, with the code `STIFF`.
         protected: The number of last states that resets and steady states do not touch.
         laned: For each leaf of `Patients`, whether it has an axis of patients.
