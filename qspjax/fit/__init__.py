@@ -42,24 +42,27 @@ from qspjax.fit.data._measurements import (
     Measurements as Measurements,
     Output as Output,
 )
+from qspjax.fit.errors._box_cox import BoxCoxError as BoxCoxError
+from qspjax.fit.errors._categories import Ordinal as Ordinal
 from qspjax.fit.errors._censoring import M1 as M1, M3 as M3, M4 as M4, AbstractCensoring as AbstractCensoring
-from qspjax.fit.errors._models import (
-    AbstractErrorModel as AbstractErrorModel,
+from qspjax.fit.errors._continuous import (
     Additive as Additive,
-    Binary as Binary,
     Combined as Combined,
     LogNormalError as LogNormalError,
-    Ordinal as Ordinal,
-    Poisson as Poisson,
     Proportional as Proportional,
-    TimeToEvent as TimeToEvent,
 )
-from qspjax.fit.errors._tails import (
-    AbstractTails as AbstractTails,
+from qspjax.fit.errors._contract import AbstractErrorModel as AbstractErrorModel, Information as Information
+from qspjax.fit.errors._correlated import Correlated as Correlated
+from qspjax.fit.errors._counts import Binary as Binary, Poisson as Poisson
+from qspjax.fit.errors._distributions import (
+    AbstractResidualDistribution as AbstractResidualDistribution,
+    DoubleExponential as DoubleExponential,
     Gaussian as Gaussian,
-    Laplace as Laplace,
     StudentT as StudentT,
 )
+from qspjax.fit.errors._events import TimeToEvent as TimeToEvent
+from qspjax.fit.errors._location_scale import AbstractLocationScale as AbstractLocationScale
+from qspjax.fit.errors._logit_normal import LogitNormalError as LogitNormalError
 from qspjax.fit.mixed import (
     FO as FO,
     FOCE as FOCE,
@@ -73,7 +76,7 @@ from qspjax.fit.mixed import (
     Comparison as Comparison,
     Hessian as Hessian,
     ImportanceSampling as ImportanceSampling,
-    Laplacian as Laplacian,
+    Laplace as Laplace,
     Marginal as Marginal,
     MeasurementCount as MeasurementCount,
     MixedFit as MixedFit,

@@ -20,11 +20,12 @@ from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Table, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
+from qspjax.fit.data._dependence import explained, given_earlier, log_densities, slopes_given_earlier
 from qspjax.fit.data._layout import Design, Layout, layout_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import Outcomes
-from qspjax.fit.errors._models import Predictors
+from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
 
 Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
@@ -230,7 +231,8 @@ class Problem:
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
         numbers, known = self.pooled(x)
-        terms = [jnp.sum(rows.log_density(rows.predicted(numbers, outcomes.observed, known)[1])) for rows in self.rows]
+        predictors = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.rows]
+        terms = [jnp.sum(density) for density in log_densities(self.rows, predictors)]
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
 
     def linearised(self, x: Point) -> Linearised:
@@ -263,11 +265,15 @@ class Problem:
         linear = self.linearised(x)
         x, outcomes = linear.x, linear.outcomes
         value, gradient, curvature = self._prior_terms(x)
-        for rows, (_, predictors), (_, slopes) in zip(self.rows, linear.predicted, linear.slopes, strict=True):
-            density, score, weight = rows.scores(predictors)
+        predictors, slopes = slopes_given_earlier(
+            self.rows, [predictors for _, predictors in linear.predicted], [slopes for _, slopes in linear.slopes]
+        )
+        for rows, own, moves in zip(self.rows, predictors, slopes, strict=True):
+            density, score, information = rows.scores(own)
             value += jnp.sum(density)
-            for s, w, d in zip(score, weight, slopes, strict=True):
+            for s, d in zip(score, moves, strict=True):
                 gradient += d @ s
+            for w, d in information.terms(moves):
                 curvature += (d * w) @ d.T
         finite = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
         value = jnp.where(finite, _or_minus_infinity(value, outcomes), -jnp.inf)
@@ -300,11 +306,12 @@ class Problem:
         """Return the measurements with prediction and standardised residual of each, output by output."""
         numbers, known = self.pooled(x)
         observed = self.layout.stages.simulate(numbers).observed
-        predictions = []
-        for rows in self.rows:
-            prediction, predictors = rows.predicted(numbers, observed, known)
-            predictions.append((rows, prediction, rows.residual(predictors)))
-        return predictions
+        predicted = [rows.predicted(numbers, observed, known) for rows in self.rows]
+        predictors = given_earlier(self.rows, [predictors for _, predictors in predicted])
+        return [
+            (rows, prediction, rows.residual(own))
+            for rows, (prediction, _), own in zip(self.rows, predicted, predictors, strict=True)
+        ]
 
     def table(self, x: Point) -> Table:
         """Return every measurement with its prediction, as columns: the data of pictures.
@@ -371,12 +378,11 @@ class Problem:
 
     @cached_property
     def _explained(self) -> Callable[[Vector], list[Explained]]:
-        def explained(x: Vector) -> list[Explained]:
+        def at(x: Vector) -> list[Explained]:
             numbers, known = self.pooled(x)
-            observed = self.layout.stages.simulate(numbers).observed
-            return [rows.explained(numbers, observed, known) for rows in self.rows]
+            return explained(self.rows, numbers, self.layout.stages.simulate(numbers).observed, known)
 
-        return eqx.filter_jit(explained)
+        return eqx.filter_jit(at)
 
     @cached_property
     def _simulated(self) -> Callable[[Vector], Outcomes]:

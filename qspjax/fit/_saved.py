@@ -19,12 +19,12 @@ from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
 from qspjax.fit.bayes import NUTS, SMC, Posterior
 from qspjax.fit.bayes._density import Density
-from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplacian, MixedFit
+from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplace, MixedFit
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
 from qspjax.fit.search._fingerprint import fingerprint
 
-METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplacian, SAEM, NUTS, SMC)}
+METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC)}
 MARK = 16
 """Digits of a fingerprint."""
 

@@ -1,7 +1,6 @@
 """How well parameters are known at an optimum: Fisher information, what it leaves open, and bands of predictions."""
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,10 +9,11 @@ import numpy as np
 
 from qspjax._checks import check_instance, refuse
 from qspjax._extras import require
+from qspjax._transform import Identity
 from qspjax.fit._problem import Problem
 from qspjax.fit._wald import wald_intervals
-from qspjax.fit.errors._models import AbstractScaled, LogNormalError
-from qspjax.fit.errors._tails import Gaussian
+from qspjax.fit.errors._distributions import Gaussian
+from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.search._search import quickly_compiled
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ class Uncertainty:
 
         The columns are `experiment`, `output`, `time`, `prediction`, the band of the prediction `lower` and `upper`
         (without end where it depends on open directions), and that of a new measurement `lower_measured` and
-        `upper_measured`, NaN where errors are not normal. With log-normal errors both are bands of the
-        logarithm.
+        `upper_measured`, NaN where errors are not normal. Both are bands on the scale on which errors are: with
+        log-normal ones, of the logarithm.
 
         Args:
             level: The confidence.
@@ -225,20 +225,21 @@ class Uncertainty:
         known = sizes > OPEN * max(sizes[0], 0.0)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in ("prediction", *BANDS)}
         for rows, (value, own), (slope, _) in zip(dense.rows, found.predicted, found.slopes, strict=True):
-            value, error = np.asarray(value), rows.output.error
-            on_log = isinstance(error, LogNormalError)
-            along = directions @ np.asarray(slope) / (value if on_log else 1.0)
+            error = rows.output.error
+            scaled = isinstance(error, AbstractLocationScale)
+            transform = error.transform(*own[2:]) if scaled else Identity()
+            value, stretch = np.asarray(value), np.exp(-np.asarray(transform.log_det(value)))
+            along = directions @ np.asarray(slope) * stretch
             variance = np.sum(along[known] ** 2 / sizes[known, None], axis=0)
             size = np.sqrt(np.sum(along**2, axis=0))
             variance[(np.abs(along[~known]) > 1e-3 * size).any(axis=0)] = np.inf
             noise = np.full_like(value, np.nan)
-            if isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian):
-                noise = np.exp(2 * np.asarray(own[1])) * (math.log(error.base) ** 2 if on_log else 1.0)
+            if scaled and isinstance(error.distribution, Gaussian):
+                noise = np.exp(2 * np.asarray(own[1]))
             for names, width in zip((BANDS[:2], BANDS[2:]), (variance, variance + noise), strict=True):
-                away = reach * np.sqrt(width)
-                edges = (value * np.exp(-away), value * np.exp(away)) if on_log else (value - away, value + away)
-                for name, edge in zip(names, edges, strict=True):
-                    parts[name].append(edge)
+                away, middle = reach * np.sqrt(width), transform.forward(value)
+                for name, edge in zip(names, (middle - away, middle + away), strict=True):
+                    parts[name].append(np.asarray(transform.inverse(edge)))
             parts["prediction"].append(value)
         return dense.columns() | {name: np.concatenate(part) for name, part in parts.items()}
 

@@ -10,9 +10,9 @@ from qspjax.fit import (
     LBFGS,
     Additive,
     Analytic,
+    DoubleExponential,
     Experiment,
     Free,
-    Laplace,
     LogNormalError,
     Measurements,
     MultiStart,
@@ -118,7 +118,7 @@ def test_bounds_are_kept():
 
 def test_laplace_noise_is_the_mean_absolute_deviation():
     one = problem(
-        {"a": Output("concentration", Additive("sigma", Laplace()))},
+        {"a": Output("concentration", Additive("sigma", DoubleExponential()))},
         [CURVE + NOISE[0]],
         sigma=Free(3.0, bounds=(0.01, 99)),
     )

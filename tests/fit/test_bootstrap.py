@@ -87,7 +87,7 @@ def test_replicates_that_do_not_converge_are_data(population, monkeypatch):
 
 def test_bad_input(population):
     fit, _ = population
-    with pytest.raises(ValueError, match="must be a fit by FOCEI, FOCE, FO or Laplacian, but is one by SAEM"):
+    with pytest.raises(ValueError, match="must be a fit by FOCEI, FOCE, FO or Laplace, but is one by SAEM"):
         bootstrap(dataclasses.replace(fit, method=SAEM(key=KEY)), key=KEY)
     with pytest.raises(ValueError, match="must name a covariate .it has none., but is `SEX`"):
         bootstrap(fit, strata="SEX", key=KEY)

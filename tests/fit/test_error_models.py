@@ -13,8 +13,8 @@ from qspjax.fit import (
     Additive,
     Binary,
     Combined,
+    DoubleExponential,
     Gaussian,
-    Laplace,
     LogNormalError,
     Ordinal,
     Output,
@@ -30,11 +30,15 @@ EXACT = {
     "additive": (Additive(0.3), {"sd": 0.3}, stats.norm(F, 0.3)),
     "proportional": (Proportional(0.2), {"cv": 0.2}, stats.norm(F, 0.4)),
     "combined": (Combined(0.3, 0.2), {"sd": 0.3, "cv": 0.2}, stats.norm(F, 0.5)),
-    "student": (Additive(0.3, tails=StudentT(5.0)), {"sd": 0.3}, stats.t(5.0, F, 0.3)),
-    "laplace": (Additive(0.3, tails=Laplace()), {"sd": 0.3}, stats.laplace(F, 0.3)),
+    "student": (Additive(0.3, distribution=StudentT(5.0)), {"sd": 0.3}, stats.t(5.0, F, 0.3)),
+    "laplace": (Additive(0.3, distribution=DoubleExponential()), {"sd": 0.3}, stats.laplace(F, 0.3)),
     "log-normal": (LogNormalError(0.3), {"sd": 0.3}, stats.lognorm(0.3, scale=F)),
     "log10-normal": (LogNormalError(0.2, base=10.0), {"sd": 0.2}, stats.lognorm(0.2 * np.log(10.0), scale=F)),
-    "log-laplace": (LogNormalError(0.3, tails=Laplace()), {"sd": 0.3}, stats.loglaplace(1 / 0.3, scale=F)),
+    "log-laplace": (
+        LogNormalError(0.3, distribution=DoubleExponential()),
+        {"sd": 0.3},
+        stats.loglaplace(1 / 0.3, scale=F),
+    ),
 }
 
 
@@ -62,7 +66,7 @@ def test_information_is_the_variance_of_the_score(name):
             quad(lambda y, k=k: float(score(own, y)[k]) ** 2 * exact.pdf(y), a, b, limit=200)[0]
             for a, b in zip(edges, edges[1:], strict=False)
         ]
-        np.testing.assert_allclose(error.information(own)[k], sum(parts), rtol=2e-3)
+        np.testing.assert_allclose(error.information(own).weight[k], sum(parts), rtol=2e-3)
 
 
 def test_a_tail_far_out_has_a_log_probability():

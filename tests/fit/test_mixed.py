@@ -18,7 +18,7 @@ from qspjax.fit import (
     Experiment,
     Free,
     ImportanceSampling,
-    Laplacian,
+    Laplace,
     Measurements,
     MixedModel,
     Output,
@@ -38,7 +38,7 @@ from tests.systems.mixed import TIMES, Level, decays, exact, levels
 
 KEY = jax.random.key(0)
 
-METHODS = [FO(), FOCE(), FOCEI(), Laplacian()]
+METHODS = [FO(), FOCE(), FOCEI(), Laplace()]
 
 
 def named(method):
@@ -339,7 +339,7 @@ def test_a_visual_predictive_check_and_pictures():
     assert [ax.get_xlabel() for ax in qsp.plot.random_effects(fit).axes] == ["eta_base", "eta_slope"]
 
 
-PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplacian": 39.227}
+PRINTED = {"FO": 39.213, "FOCE": 39.207, "FOCEI": 39.458, "Laplace": 39.227}
 """Objectives of Wang, J Pharmacokinet Pharmacodyn 2007;34:575, doi:10.1007/s10928-007-9060-6."""
 
 

@@ -17,7 +17,7 @@ from qspjax.fit import (
     Additive,
     Experiment,
     Free,
-    Laplacian,
+    Laplace,
     Measurements,
     MixedModel,
     Mixture,
@@ -39,7 +39,7 @@ from tests.systems.mixed import TIMES, Level, curve
 
 KEY = jax.random.key(0)
 
-METHODS = [FO(), FOCE(), FOCEI(), Laplacian()]
+METHODS = [FO(), FOCE(), FOCEI(), Laplace()]
 HIGH = np.arange(24) % 3 == 0
 
 
@@ -215,7 +215,7 @@ def test_bad_input(case):
 
 
 def test_saem_and_posteriors_are_refused(population):
-    with pytest.raises(ValueError, match="must be FOCEI, FOCE, FO or Laplacian for a mixture, but is `SAEM`"):
+    with pytest.raises(ValueError, match="must be FOCEI, FOCE, FO or Laplace for a mixture, but is `SAEM`"):
         nlme(population[0], method=SAEM(key=KEY))
     for problem in (population[0], population[2].mixed):
         with pytest.raises(ValueError, match="must have no subpopulations, but is a mixture"):

@@ -18,7 +18,7 @@ from qspjax.fit import (
     Binary,
     Experiment,
     Free,
-    Laplacian,
+    Laplace,
     LogNormalError,
     Measurements,
     MixedModel,
@@ -81,7 +81,7 @@ def test_nothing_times_the_log_of_nothing_is_nothing(name):
     for derivative in (jax.grad, jax.jacfwd):
         np.testing.assert_allclose(derivative(density)(f), slope, rtol=1e-12, atol=1e-300)
     assert np.isfinite(jax.jacfwd(jax.grad(density))(f))
-    assert np.isfinite(error.information(error.predictors(f, given))).all()
+    assert np.isfinite(error.information(error.predictors(f, given)).weight).all()
     assert not np.isnan(error.residual(y, error.predictors(f, given)))
 
 
@@ -279,7 +279,7 @@ def test_a_subject_without_a_likelihood_has_a_cause(name):
             for method in (
                 FOCE(),
                 FOCEI(),
-                Laplacian(),
+                Laplace(),
                 SAEM(exploration=1, smoothing=1, samples=0, chains=1, key=KEY),
             )
         ),

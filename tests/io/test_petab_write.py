@@ -13,9 +13,9 @@ from qspjax.fit import (
     Additive,
     Change,
     Combined,
+    DoubleExponential,
     Experiment,
     Free,
-    Laplace,
     LogNormalError,
     Measurements,
     Output,
@@ -71,7 +71,9 @@ def problem(**changed):
     }
     outputs = {
         "drug": Output("drug", Combined("a", "b")),
-        "total": Output("offset + total", Additive("sqrt(a^2 + 0.01 * prediction^2)", tails=Laplace())),
+        "total": Output(
+            "offset + total", Additive("sqrt(a^2 + 0.01 * prediction^2)", distribution=DoubleExponential())
+        ),
         "inside": Output("scale * inside", Proportional("b")),
         "log": Output("log(3, 1 + complex) + root(3, 1 + inside) + `pi`", LogNormalError("a", base=10.0)),
     }
@@ -146,7 +148,7 @@ DATA = Measurements([1.0, 2.0], [8.0, 5.0], output="drug")
          "have measurements that come after all else of their time"),
         ({"outputs": {"drug": Output("drug", Poisson())}},
          "normal, Laplace or log-normal to be written as PEtab, but that of `drug` is Poisson."),
-        ({"outputs": {"drug": Output("drug", Additive(0.5, tails=StudentT()))}}, "but that of `drug` is StudentT."),
+        ({"outputs": {"drug": Output("drug", Additive(0.5, StudentT()))}}, "but that of `drug` is StudentT."),
         ({"outputs": {"drug": Output("drug", Additive(0.5), below=M3(6.0))}},
          "have no measurements below or above a limit"),
         ({"outputs": {"drug": Output("ceil(drug)", Additive(0.5))}},

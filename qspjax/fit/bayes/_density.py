@@ -22,9 +22,9 @@ from qspjax._random import generator
 from qspjax._types import Key
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes import _priors
-from qspjax.fit.bayes._likelihood import Values, likelihood_of, log_densities, measured
+from qspjax.fit.bayes._likelihood import Values, likelihood_of, measured
 from qspjax.fit.bayes._line import Line
-from qspjax.fit.errors._draws import drawn as measurement_drawn
+from qspjax.fit.data._dependence import draws, log_densities
 from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
@@ -130,10 +130,8 @@ class Density:
     def simulated(self, z: Array, key: Array) -> list[Array]:
         """Return measurements drawn at z, output by output, NaN where a simulation fails."""
         predictors, fine = self.likelihood.predictors(*self.parts(z))
-        rows = self.likelihood.rows
-        keys = jax.random.split(key, len(rows))
-        found = [measurement_drawn(r.output.error, k, p) for r, k, p in zip(rows, keys, predictors, strict=True)]
-        return [jnp.where(fine, one, jnp.nan) for one in found]
+        measured = draws(self.likelihood.rows, key, predictors)
+        return [jnp.where(fine, values, jnp.nan) for values in measured]
 
     def pointwise(self, z: Array) -> list[Array]:
         """Return the log likelihood of each measurement at z, output by output."""

@@ -15,8 +15,9 @@ from jaxtyping import Array
 
 from qspjax._solution import RESULTS
 from qspjax.fit._problem import Problem
+from qspjax.fit.data._dependence import log_densities, slopes_given_earlier
 from qspjax.fit.data._output_data import OutputData
-from qspjax.fit.errors._models import Predictors
+from qspjax.fit.errors._contract import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import MixedModel
 
@@ -73,10 +74,14 @@ class Pooled(AbstractLikelihood):
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
         found = self.problem.linearised(x)
         value, slope = jnp.zeros(()), jnp.zeros_like(x)
-        for rows, (_, own), (_, moves) in zip(measured(self.rows, values), found.predicted, found.slopes, strict=True):
+        measurements = measured(self.rows, values)
+        predictors, slopes = slopes_given_earlier(
+            measurements, [own for _, own in found.predicted], [by for _, by in found.slopes]
+        )
+        for rows, own, by in zip(measurements, predictors, slopes, strict=True):
             density, score, _ = rows.scores(own)
             value += jnp.sum(density)
-            for s, d in zip(score, moves, strict=True):
+            for s, d in zip(score, by, strict=True):
                 slope += d @ s
         return value, slope, u, (found.outcomes.result == RESULTS.successful).all()
 
@@ -144,8 +149,3 @@ def measured(rows: Sequence[OutputData], values: Values) -> list[OutputData]:
         bounds = {"lower": jnp.where(side < 0, high, -jnp.inf), "upper": jnp.where(side > 0, low, jnp.inf)}
         found.append(dataclasses.replace(one, value=value, side=side, **bounds))
     return found
-
-
-def log_densities(rows: Sequence[OutputData], predictors: Sequence[Predictors]) -> list[Array]:
-    """Return the log likelihood of each measurement, output by output."""
-    return [one.log_density(own) for one, own in zip(rows, predictors, strict=True)]

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._likelihood import Values, measured
+from qspjax.fit.data._dependence import slopes_given_earlier
 
 LEAST = 0.01
 """The least information of a direction: a standard deviation of 10 on the line."""
@@ -44,12 +45,15 @@ def local(density: Density, z: Array, values: Values) -> Local:
     value, slope = jax.value_and_grad(density.log_prior)(z)
     scale = jnp.concatenate([jnp.exp(density.line.log_slope(z[:names])), jnp.ones(u.size)])
     information = jnp.zeros((density.size, density.size))
-    for rows, own, by in zip(measured(density.likelihood.rows, values), predictors, moves, strict=True):
-        densities, score, weight = rows.scores(own)
+    measurements = measured(density.likelihood.rows, values)
+    predictors, moves = slopes_given_earlier(measurements, predictors, moves)
+    for rows, own, by in zip(measurements, predictors, moves, strict=True):
+        densities, score, expected = rows.scores(own)
         value += jnp.sum(densities)
-        for s, w, d in zip(score, weight, by, strict=True):
-            d = scale[:, None] * d
+        by = tuple(scale[:, None] * d for d in by)
+        for s, d in zip(score, by, strict=True):
             slope += d @ s
+        for w, d in expected.terms(by):
             information += (d * w) @ d.T
     bend = jax.hessian(lambda own: density.log_prior(z.at[:names].set(own)))(z[:names])
     prior = jnp.concatenate([jnp.maximum(-jnp.diagonal(bend), 0.0), jnp.ones(u.size)])

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from qspjax.fit.data._output_data import OutputData, RowValues
+from qspjax.fit.errors._contract import since_previous
 from qspjax.fit.errors._domains import POSITIVE
-from qspjax.fit.errors._models import since_previous
 
 
 def why_undefined(
@@ -45,6 +45,10 @@ def _why(rows: OutputData, k: int, prediction: float, given: Mapping[str, float]
             return f"`{field}` of output `{rows.name}` is {value} {at}."
         if field in counted and value < 0.0:
             return f"`{field}` of output `{rows.name}` falls by {-value:g} since the record before {at}, and must not."
+    for field, condition in domain.fields.items():
+        if not condition.holds(given[field]):
+            what = f"`{field}` of output `{rows.name}` is {given[field]:g} {at}"
+            return f"{what}, but must be {condition.words}."
     if not domain.prediction.holds(prediction):
         what = f"output `{rows.name}` has a prediction of {prediction:g} {at}"
         return f"{what}, but with {name} it must be {domain.prediction.words}: {domain.remedy}."

@@ -15,6 +15,7 @@ from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
 from qspjax._types import Scalar
 from qspjax.fit.data._colours import Colours
+from qspjax.fit.data._dependence import check_dependence
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._formula_table import AbstractFormulaTable, FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, Output, passed
@@ -183,6 +184,7 @@ class _Builder:
             if name in self.leaves and name not in own
         }
         times, rows = self._measured()
+        check_dependence(rows)
         save = self._saved(rows)
         stages = self._stages(times)
         steady = np.array([np.isinf(one.measurements.time).any() for one in self.experiments])

@@ -16,7 +16,7 @@ from qspjax.fit._frozen import settle
 from qspjax.fit._types import Columns, Numbers
 from qspjax.fit.data._formula import Formula, as_formula, names_in
 from qspjax.fit.errors._censoring import AbstractCensoring
-from qspjax.fit.errors._models import AbstractErrorModel, formulas_of
+from qspjax.fit.errors._contract import AbstractErrorModel, formulas_of
 
 Column: TypeAlias = Float[np.ndarray, " rows"]
 """A number of each row."""

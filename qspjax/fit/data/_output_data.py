@@ -14,7 +14,7 @@ from qspjax._checks import refuse
 from qspjax._expression import Expression
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.data._measurements import Measurements, Output
-from qspjax.fit.errors._models import Predictors, formulas_of, since_previous
+from qspjax.fit.errors._contract import Information, Predictors, formulas_of, since_previous
 
 RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
 """A number of each row."""
@@ -116,11 +116,6 @@ class OutputData:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
-    def explained(self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> Explained:
-        """Return `quantities`, and the log likelihood of each row: what `why_undefined` looks at."""
-        prediction, given = self.quantities(numbers, observed, known)
-        return prediction, given, self.log_density(self.output.error.predictors(prediction, given))
-
     def log_density(self, predictors: Predictors) -> Any:
         """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
         error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
@@ -134,8 +129,8 @@ class OutputData:
     def _may_be_censored(self) -> bool:
         return not isinstance(self.side, np.ndarray) or bool(self.side.any())
 
-    def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Predictors]:
-        """Return the log likelihood of each row, its slope and its expected curvature in each predictor.
+    def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Information]:
+        """Return the log likelihood of each row, its slope in each predictor and its expected curvature in these.
 
         The curvature of a censored row is that which is observed, where that is not negative.
         """
@@ -149,11 +144,12 @@ class OutputData:
         if self.output.below is None and not self._may_be_censored:
             return density, score, expected
         weights = []
-        for k, weight in enumerate(expected):
+        for k, weight in enumerate(expected.weight):
             ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
             _, (bend, _) = jax.jvp(jax.grad(total, has_aux=True), (predictors,), (ones,))
             weights.append(jnp.where(self.censored, jnp.maximum(-bend[k], 0.0), weight))
-        return density, score, tuple(weights)
+        lower = {place: jnp.where(self.censored, 0.0, element) for place, element in expected.lower.items()}
+        return density, score, Information(tuple(weights), lower)
 
     def residual(self, predictors: Predictors) -> Any:
         """Return the standardised residual of each row, NaN where it is censored."""

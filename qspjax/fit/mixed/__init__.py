@@ -5,7 +5,7 @@ from qspjax.fit.mixed._approximations import (
     FOCE as FOCE,
     FOCEI as FOCEI,
     AbstractApproximation as AbstractApproximation,
-    Laplacian as Laplacian,
+    Laplace as Laplace,
 )
 from qspjax.fit.mixed._bootstrap import Bootstrap as Bootstrap, bootstrap as bootstrap
 from qspjax.fit.mixed._compare import (

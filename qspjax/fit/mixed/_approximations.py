@@ -109,7 +109,7 @@ class FOCE(AbstractApproximation):
 class FOCEI(AbstractApproximation):
     """First-order conditional estimation with interaction: standard deviations are those of the subject at its mode.
 
-    Subjects with measurements below the limit of quantification have the curvature of `Laplacian`.
+    Subjects with measurements below the limit of quantification have the curvature of `Laplace`.
 
     Example:
         >>> from qspjax.fit import FOCEI
@@ -127,15 +127,15 @@ class FOCEI(AbstractApproximation):
         return _about_mode(mixed, x, u, here, typical)
 
 
-class Laplacian(AbstractApproximation):
+class Laplace(AbstractApproximation):
     """Laplace's method: the curvature at the mode is that of the likelihood itself.
 
     Reference: Tierney and Kadane, J Am Stat Assoc 1986;81:82, doi:10.1080/01621459.1986.10478240.
 
     Example:
-        >>> from qspjax.fit import Laplacian
-        >>> Laplacian()
-        Laplacian()
+        >>> from qspjax.fit import Laplace
+        >>> Laplace()
+        Laplace()
     """
 
     conditional = True

@@ -146,7 +146,7 @@ def bootstrap(
     A replicate that does not converge is data: it is in the table with its reason, and left out of the summary.
 
     Args:
-        found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplacian`. Subjects that it left out, or that have no
+        found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplace`. Subjects that it left out, or that have no
             likelihood at its estimate, are not drawn, and named in `reasons`.
         key: `jax.random.key(seed)`; the draws of a replicate are the same however many there are.
         replicates: How many data sets.
@@ -190,7 +190,7 @@ def bootstrap(
     check_whole("replicates", replicates, 1)
     check_whole("iterations", iterations, 1)
     if not isinstance(found.method, AbstractApproximation):
-        refuse("found", "be a fit by FOCEI, FOCE, FO or Laplacian", f"one by {type(found.method).__name__}")
+        refuse("found", "be a fit by FOCEI, FOCE, FO or Laplace", f"one by {type(found.method).__name__}")
     if strata is not None:
         check_one_of("strata", strata, found.placed.covariates, "a covariate")
     began = time.perf_counter()

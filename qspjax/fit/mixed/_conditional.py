@@ -13,7 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._solution import RESULTS
-from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
+from qspjax.fit.data._dependence import log_densities, slopes_given_earlier
+from qspjax.fit.data._output_data import OutputData
+from qspjax.fit.errors._contract import Predictors
+from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.mixed._individuals import Expansion, unexpanded
 from qspjax.fit.mixed._mixed import MixedModel, without_constant
 
@@ -49,14 +52,14 @@ def predictors_of(
         return found
     middle = [predictors for _, predictors in mixed.predicted(x, jnp.zeros_like(u), typical)]
     pairs = zip(mixed.rows, found, middle, strict=True)
-    return [(own[0], *at_zero[1:]) if _is_scaled(rows.output.error) else own for rows, own, at_zero in pairs]
+    return [(own[0], *at_zero[1:]) if _has_scale(rows) else own for rows, own, at_zero in pairs]
 
 
 def twice_of(mixed: MixedModel, predictors: list[Predictors]) -> Array:
     """Return -2 log p(y | u) of each subject, without n log 2 pi."""
     total = jnp.zeros(mixed.count)
-    for rows, own in zip(mixed.rows, predictors, strict=True):
-        total = total.at[rows.experiment].add(-2.0 * rows.log_density(own) - without_constant(rows))
+    for rows, density in zip(mixed.rows, log_densities(mixed.rows, predictors), strict=True):
+        total = total.at[rows.experiment].add(-2.0 * density - without_constant(rows))
     return total
 
 
@@ -88,15 +91,16 @@ def conditional(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical:
     def along(direction: Array) -> tuple:
         return jax.jvp(predicted, (u,), (jnp.broadcast_to(direction, u.shape),))
 
-    found, moved = jax.vmap(along, out_axes=(None, 0))(jnp.eye(effects))
+    found, moved = slopes_given_earlier(mixed.rows, *jax.vmap(along, out_axes=(None, 0))(jnp.eye(effects)))
     twice, slope = jnp.zeros(mixed.count), jnp.zeros((mixed.count, effects))
     information = jnp.zeros((mixed.count, effects, effects))
     for rows, own, by in zip(mixed.rows, found, moved, strict=True):
-        density, score, weight = rows.scores(own)
+        density, score, expected = rows.scores(own)
         at = rows.experiment
         twice = twice.at[at].add(-2.0 * density - without_constant(rows))
-        for s, w, d in zip(score, weight, by, strict=True):
+        for s, d in zip(score, by, strict=True):
             slope = slope.at[at].add((s * d).T)
+        for w, d in expected.terms(by):
             information = information.at[at].add(jnp.einsum("r,ar,br->rab", w, d, d))
     return Conditional(twice, slope, information)
 
@@ -113,5 +117,5 @@ def observed_information(mixed: MixedModel, x: Array, u: Array, here: Expansion,
     return jnp.moveaxis(jax.vmap(along)(jnp.eye(u.shape[1])), 0, -1)
 
 
-def _is_scaled(error: object) -> bool:
-    return isinstance(error, (AbstractScaled, LogNormalError))
+def _has_scale(rows: OutputData) -> bool:
+    return isinstance(rows.output.error, AbstractLocationScale)

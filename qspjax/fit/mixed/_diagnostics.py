@@ -25,10 +25,10 @@ from qspjax._checks import refuse, warn
 from qspjax._dosing._regimen import Action
 from qspjax._random import check_key, generator
 from qspjax._types import Key
+from qspjax.fit.data._dependence import blocks, draws, given_earlier, residual_correlations
 from qspjax.fit.data._measurements import together
 from qspjax.fit.data._output_data import OutputData
-from qspjax.fit.errors._draws import drawn
-from qspjax.fit.errors._models import AbstractScaled, LogNormalError
+from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
@@ -162,8 +162,7 @@ def simulated(mixed: AbstractMixed, x: Any, *, key: Key, replicates: int) -> lis
         for_effects, for_noise = jax.random.split(key)
         u = jax.random.normal(for_effects, (copies.count, len(copies.effects)))
         predictors = predictors_of(copies, x, u, copies.expanded(x, u, 0), None)
-        keys = jax.random.split(for_noise, len(copies.rows))
-        return [drawn(r.output.error, k, p) for r, k, p in zip(copies.rows, keys, predictors, strict=True)]
+        return draws(copies.rows, for_noise, predictors)
 
     program = copies.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
     chunk = min(max(1, LANES // copies.count), replicates)
@@ -237,12 +236,17 @@ def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
 
     own, moved = jax.vmap(along, out_axes=(None, 0))(jnp.eye(u.shape[1]))
     found = []
-    for rows, (pred, _), (ipred, predictors), (_, slopes) in zip(mixed.rows, typical, own, moved, strict=True):
-        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(predictors)}
-        if isinstance(rows.output.error, (AbstractScaled, LogNormalError)):
-            # about the location: of log-normal errors that of the logarithm
+    conditional = given_earlier(mixed.rows, [predictors for _, predictors in own])
+    parts = zip(mixed.rows, typical, own, conditional, moved, strict=True)
+    for rows, (pred, _), (ipred, predictors), following, (_, slopes) in parts:
+        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(following)}
+        error = rows.output.error
+        if isinstance(error, AbstractLocationScale):
+            # about the location, on the scale on which errors are
             expected = predictors[0] - jnp.einsum("er,re->r", slopes[0], u[rows.experiment])
-            part |= {"expected": expected, "slope": slopes[0].T, "sd": jnp.exp(predictors[1])}
+            distance = error.transformed(rows.value, predictors[2:]) - expected
+            part |= {"distance": distance, "slope": slopes[0].T, "sd": jnp.exp(predictors[1])}
+            part["correlations"] = residual_correlations(rows, predictors)
         found.append(part)
     return found
 
@@ -252,17 +256,19 @@ def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
     found = np.full(rows.value.size, np.nan)
     if "sd" not in own:
         return found
-    error, value = rows.output.error, rows.value
-    if isinstance(error, LogNormalError):
-        value = np.log(np.where(value > 0, value, np.nan)) / np.log(error.base)
     for subject in np.unique(rows.experiment):
         mine = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
+        R = np.eye(mine.size)
+        for block, correlation in zip(blocks([rows]), own["correlations"], strict=True):
+            place = np.searchsorted(block.experiments, subject)
+            mine = block.row[place][block.filled[place]]
+            R = correlation[place][: mine.size, : mine.size]
         A, sd = own["slope"][mine], own["sd"][mine]
-        C = A @ A.T + np.diag(sd**2)
+        C = A @ A.T + R * np.outer(sd, sd)
         if np.isfinite(C).all():
             values, vectors = np.linalg.eigh(C)
             root = vectors / np.sqrt(values) @ vectors.T
-            found[mine] = root @ (value[mine] - own["expected"][mine])
+            found[mine] = root @ own["distance"][mine]
     return found
 
 

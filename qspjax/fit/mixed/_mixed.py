@@ -20,13 +20,15 @@ from qspjax.fit._free import Free, fixed_of, free_of
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._causes import why_undefined
+from qspjax.fit.data._dependence import explained
 from qspjax.fit.data._formula import Formula, names_in
 from qspjax.fit.data._layout import Design
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import parameters_of
-from qspjax.fit.errors._models import AbstractScaled, LogNormalError, Predictors
-from qspjax.fit.errors._tails import Gaussian
+from qspjax.fit.errors._contract import Predictors
+from qspjax.fit.errors._distributions import Gaussian
+from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.mixed._individuals import Expansion, Individuals
 from qspjax.fit.mixed._occasions import Block, Occasions
 from qspjax.fit.mixed._parameters import PopulationParameters
@@ -340,13 +342,13 @@ class MixedModel(AbstractMixed):
         """Say by the number of a subject why it has no likelihood at a point."""
         u = np.zeros((self.count, len(self.effects))) if u is None else u
 
-        def explained(x: Array, u: Array) -> tuple[RESULTS, Array, list[Explained]]:
+        def at(x: Array, u: Array) -> tuple[RESULTS, Array, list[Explained]]:
             expansion = self.expanded(x, u, 0)
             numbers, known = self.pooled(x, u)
             observed = self.individuals.observed(expansion, numbers)
-            return expansion.result, expansion.time, [rows.explained(numbers, observed, known) for rows in self.rows]
+            return expansion.result, expansion.time, explained(self.rows, numbers, observed, known)
 
-        program = self.program("explained", lambda: jax.jit(explained))
+        program = self.program("explained", lambda: jax.jit(at))
         result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))
         lines = {}
         for rows, part in zip(self.rows, parts, strict=True):
@@ -409,5 +411,5 @@ class MixedModel(AbstractMixed):
 def without_constant(rows: OutputData) -> np.ndarray:
     """Return the part of -2 log p of each row that NONMEM leaves out: log 2 pi of what is normal and measured."""
     error = rows.output.error
-    normal = isinstance(error, (AbstractScaled, LogNormalError)) and isinstance(error.tails, Gaussian)
+    normal = isinstance(error, AbstractLocationScale) and isinstance(error.distribution, Gaussian)
     return np.where(rows.censored | (not normal), 0.0, np.log(2.0 * np.pi))

@@ -43,7 +43,7 @@ def nlme(
 
     Args:
         mixed: The model and the data: a `MixedModel` or a `Mixture`.
-        method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplacian()`; or
+        method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplace()`; or
             `SAEM()`, which does not approximate it.
         start: Where to begin, on the scale of the search; by default `mixed.start`.
         iterations: The most that are made; by default 200, and all that `SAEM` has.
@@ -83,7 +83,7 @@ def nlme(
     method = FOCEI() if method is None else method
     check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
     if isinstance(mixed, Mixture) and isinstance(method, SAEM):
-        refuse("method", "be FOCEI, FOCE, FO or Laplacian for a mixture", "SAEM")
+        refuse("method", "be FOCEI, FOCE, FO or Laplace for a mixture", "SAEM")
     most = method.iterations if iterations is None else iterations
     check_whole("iterations", most, 0)
     x = np.asarray(mixed.start if start is None else start, float)

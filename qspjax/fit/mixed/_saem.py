@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from qspjax.fit.data._dependence import slopes_given_earlier
 from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._individuals import unexpanded
@@ -252,16 +253,19 @@ def _iterated(
         def along(direction: Array) -> tuple:
             return jax.jvp(predicted, (x[others],), (direction,))
 
-        predictors, by = jax.vmap(along, out_axes=(None, 0))(jnp.eye(others.size))
+        moves = jax.vmap(along, out_axes=(None, 0))(jnp.eye(others.size))
+        predictors, by = slopes_given_earlier(mixed.rows, *moves)
         fine = [jnp.isfinite(value).all(axis=-1) for value in observed.values()]
         whole = reduce(jnp.logical_and, fine, kept)
         slope, information = jnp.zeros(others.size), jnp.zeros((others.size, others.size))
         for rows, own, moves in zip(mixed.rows, predictors, by, strict=True):
-            _, score, weight = rows.scores(own)
-            for s, w, d in zip(score, weight, moves, strict=True):
-                d = jnp.where(whole[rows.experiment], d, 0.0)
-                slope += d @ jnp.where(whole[rows.experiment], s, 0.0)
-                information += (d * jnp.where(whole[rows.experiment], w, 0.0)) @ d.T
+            _, score, expected = rows.scores(own)
+            use = whole[rows.experiment]
+            for s, d in zip(score, moves, strict=True):
+                slope += jnp.where(use, d, 0.0) @ jnp.where(use, s, 0.0)
+            for w, d in expected.terms(moves):
+                d = jnp.where(use, d, 0.0)
+                information += (d * jnp.where(use, w, 0.0)) @ d.T
         return slope, information
 
     if not others.size:

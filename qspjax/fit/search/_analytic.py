@@ -4,8 +4,9 @@ With residuals e that are linear in the scales and offsets u, and a standard dev
 
     u = argmin sum w (e - J (u - u0))^2,   w = exp(-2 v),        v = log mean |e|^p / p
 
-(p = 2 for normal residuals, 1 for Laplace's). Each is exact, so that they end after one round where no noise parameter
-stands between them. A search then moves only in what simulations depend on, and sees the profile of the density.
+(p = 2 for normal residuals, 1 for double exponential ones). Each is exact, so that they end after one round where no
+noise parameter stands between them. A search then moves only in what simulations depend on, and sees the profile of
+the density.
 
 References: Loos et al., Bioinformatics 2018;34:4266, doi:10.1093/bioinformatics/bty514; Golub and Pereyra, SIAM J Numer
 Anal 1973;10:413, doi:10.1137/0710036.
@@ -23,12 +24,9 @@ from jaxtyping import Array
 from qspjax._checks import ArgumentError, check_names, check_one_of
 from qspjax.fit._problem import Problem
 from qspjax.fit.data._output_data import OutputData
-from qspjax.fit.errors._models import AbstractScaled, LogNormalError
-from qspjax.fit.errors._tails import Gaussian, Laplace
+from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.search._search import quickly_compiled
 
-POWERS = {Gaussian: 2.0, Laplace: 1.0}
-"""The power of residuals whose mean gives the scale."""
 ROUNDS, SETTLED = 30, 1e-10
 """Most rounds between scales and noise, and the change that ends them."""
 SAME = 1e-7
@@ -41,7 +39,7 @@ class Analytic(eqx.Module):
     Args:
         names: Which parameters; by default all that can be solved for: no simulation depends on them, they have no
             prior, and they are the scale or the offset of normal residuals, or the standard deviation of normal or
-            Laplace ones (of logarithms also, but for offsets), uncensored.
+            double exponential ones (of logarithms also, but for offsets), uncensored.
 
     Raises:
         ValueError: If a name is given twice.
@@ -183,9 +181,7 @@ def _power(rows: OutputData) -> float:
     """Return the power of residuals whose mean gives their scale, 0 if there is none."""
     error = rows.output.error
     censored = rows.output.below is not None or rows.censored.any()
-    if censored or not isinstance(error, (AbstractScaled, LogNormalError)):
-        return 0.0
-    return POWERS.get(type(error.tails), 0.0)
+    return error.power if isinstance(error, AbstractLocationScale) and not censored else 0.0
 
 
 def _least_squares(slope: Array, weight: Array, distance: Array, linear: Array, lower: Array, upper: Array) -> Array:

@@ -6,7 +6,10 @@
     [model]                    as in a trial file
     [set]                      parameters of the model as formulas over covariates and parameters
     [parameters.NAME]          start, bounds, scale ("log", "log10", "linear" or "logit"), prior; or fixed
-    [outputs.NAME]             prediction, error ("additive", "proportional", "combined" or "lognormal"), sd, cv, dvid;
+    [outputs.NAME]             prediction, dvid, and error: "additive" (with sd), "proportional" (cv), "combined" (sd,
+                               cv), "lognormal" (sd, base), "boxcox" (sd, shape), "logitnormal" (sd, lower, upper),
+                               "poisson" or "binary"; correlated: a table of time (the time constant) and between (the
+                               correlation with another output, by its name);
                                below ("M1", "M3" or "M4") and limit. What CENS marks has the limits of its records (DV
                                and LIMIT), by default with the likelihood of M3; where these have one limit, it is that
                                of the output
@@ -14,7 +17,8 @@
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all
 
-A name in quotes of `sd` and `cv` is a formula over parameters. A PEtab problem (`.yaml`) takes the place of a fit file.
+A name in quotes of `sd`, `cv`, `shape`, `time` and `between` is a formula over parameters. A PEtab problem (`.yaml`)
+takes the place of a fit file.
 A file with `[[random]]` is one of a mixed-effects fit, see `_mixed_file`.
 """
 

@@ -38,7 +38,7 @@ from qspjax.fit import (
     Free,
     Hessian,
     ImportanceSampling,
-    Laplacian,
+    Laplace,
     MixedModel,
     Mixture,
     OuterProducts,
@@ -54,7 +54,7 @@ from qspjax.io.nonmem._experiments import experiments, kinds_of
 from qspjax.io.toml._model import Described
 from qspjax.io.toml._table import Table, one_of, shown
 
-METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplacian, "saem": SAEM}
+METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplace, "saem": SAEM}
 """The methods by name; what a class takes is read from keys of its own."""
 
 OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chains", "sweeps", "samples", "seed")}

@@ -1,13 +1,17 @@
 """What all fit files have: a table of data, parameters and outputs."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qspjax import fit
+from qspjax._checks import ArgumentError
 from qspjax._dosing._covariates import LOCF, NOCB, LinearInterpolation
 from qspjax._transform import Identity, Log, Logit
-from qspjax.fit import M1, M3, M4, Additive, Combined, Free, LogNormalError, Output, Proportional
+from qspjax.fit import M1, M3, M4, AbstractErrorModel, Correlated, Free, Output
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import kinds_of
@@ -15,12 +19,13 @@ from qspjax.io.nonmem._read import read_nonmem
 from qspjax.io.toml._model import read_distribution
 from qspjax.io.toml._table import Table, shown
 
-ERRORS = {
-    "additive": (Additive, ("sd",)),
-    "proportional": (Proportional, ("cv",)),
-    "combined": (Combined, ("sd", "cv")),
-    "lognormal": (LogNormalError, ("sd",)),
+MODELS = [kind for kind in vars(fit).values() if isinstance(kind, type) and issubclass(kind, AbstractErrorModel)]
+ERRORS: dict[str, type[AbstractErrorModel]] = {
+    word: kind
+    for word, kind in sorted(((vars(kind).get("word", ""), kind) for kind in MODELS), key=lambda pair: pair[0])
+    if word
 }
+"""The error models by the word that fit files have for them: all that `qspjax.fit` exports with one."""
 BELOW = {"M1": M1, "M3": M3, "M4": M4}
 INTERPOLATIONS = {"nocb": NOCB, "locf": LOCF, "linear": LinearInterpolation}
 
@@ -110,21 +115,44 @@ def read_parameter(table: Table) -> Free | float | None:
 def read_output(table: Table, name: str) -> Output | None:
     """Read an output; by default it predicts what has its name."""
     prediction = table.text("prediction", default=name)
-    kind = table.name("error", ERRORS, "an error model")
-    error = None
-    if kind is not None:
-        build, fields = ERRORS[kind]
-        given = {field: table.read(field, None, _formula) for field in fields}
-        for field, value in given.items():
-            if value is None and not table.bad:
-                table.issue(field, "must be given, but is missing.")
-        error = None if table.bad else build(**given)
+    error = _read_error(table)
     how = table.name("below", BELOW, "M1, M3 or M4", default=None)
     limit = table.number("limit", default=None)
     if how is None and limit is not None and "below" not in table:
         table.issue("limit", 'must be that of below = "M1", "M3" or "M4", but below is missing.')
     below = None if how is None else table.make(BELOW[how], limit)
     return table.make(Output, prediction, error, below=below)
+
+
+def _read_error(table: Table) -> AbstractErrorModel | None:
+    """Read the error model of an output: its word, and keys by the names of the model's own fields."""
+    word, own = table.name("error", ERRORS, "an error model"), table.table("correlated")
+    if word is None:
+        return None
+    values = {}
+    for field in dataclasses.fields(ERRORS[word]):
+        if field.metadata.get("formula"):
+            values[field.name] = table.read(field.name, None, _formula)
+            if values[field.name] is None and not table.bad:
+                table.issue(field.name, "must be given, but is missing.")
+        elif field.type is float:
+            values[field.name] = table.number(field.name, default=field.default)
+    error = None if table.bad else _built(table, ERRORS[word], **values)
+    if error is None or "correlated" not in table:
+        return error
+    time, others = own.read("time", None, _formula), own.table("between")
+    between = {name: others.read(name, None, _formula) for name in others.values}
+    own.close()
+    return None if table.bad else _built(own, Correlated, error, time=time, between=between)
+
+
+def _built(table: Table, build: Callable[..., AbstractErrorModel], *parts: Any, **values: Any) -> Any:
+    """Build an error model; None, and an issue, if it is refused."""
+    try:
+        return build(*parts, **values)
+    except ArgumentError as refusal:
+        table.issue(refusal.argument if refusal.argument in table else "", refusal.must)
+        return None
 
 
 def _formula(value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qspjax._expression import Expression, substitute, symbol
-from qspjax.fit import Gaussian, Laplace
+from qspjax.fit import DoubleExponential, Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._priors import plain_kind
 from qspjax.io.petab._tables import Row
@@ -81,7 +81,7 @@ class Observable:
     formula: Formula
     noise: Formula
     base: float
-    tails: Any
+    distribution: Any
     placeholders: tuple[str, ...]
     noise_placeholders: tuple[str, ...]
 
@@ -102,10 +102,10 @@ def read_model(path: Path, name: str) -> Network:
 
 
 def noise_of(scale: str, distribution: str) -> tuple[float, Any] | None:
-    """Return the base of the logarithm (0 for none) and the tails that words of the tables mean."""
+    """Return the base of the logarithm (0 for none) and the distribution that words of the tables mean."""
     kind = plain_kind(distribution or "normal")
     if kind.startswith("log"):
         scale, kind = "log", kind.removeprefix("log")
     base = {"": 0.0, "lin": 0.0, "log": math.e, "log10": 10.0}.get(scale)
-    tails = {"normal": Gaussian(), "laplace": Laplace()}.get(kind)
-    return None if base is None or tails is None else (base, tails)
+    distribution = {"normal": Gaussian(), "laplace": DoubleExponential()}.get(kind)
+    return None if base is None or distribution is None else (base, distribution)

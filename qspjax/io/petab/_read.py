@@ -265,7 +265,9 @@ def _output(id: str, observables: Mapping[str, Observable]) -> Output:
     prediction = with_ids(_inserted(one.formula, formulas), own)
     noise = with_ids(_inserted(_inserted(one.noise, {id: symbol("prediction")}), formulas), own)
     error: AbstractErrorModel = (
-        LogNormalError(noise, base=one.base, tails=one.tails) if one.base else Additive(noise, tails=one.tails)
+        LogNormalError(noise, base=one.base, distribution=one.distribution)
+        if one.base
+        else Additive(noise, distribution=one.distribution)
     )
     return Output(prediction, error)
 

@@ -98,7 +98,7 @@ def _observable(row: Row, problems: Problems) -> Observable:
         numbers = sorted(int(match.group(1)) for name in symbols(formula) if (match := pattern.fullmatch(name)))
         return tuple(f"{kind}Parameter{n}_{id}" for n in numbers)
 
-    base, tails = noise or (0.0, None)
+    base, distribution = noise or (0.0, None)
     return Observable(
-        row, formula, scatter, base, tails, placeholders(formula, "observable"), placeholders(scatter, "noise")
+        row, formula, scatter, base, distribution, placeholders(formula, "observable"), placeholders(scatter, "noise")
     )

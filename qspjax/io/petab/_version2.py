@@ -147,6 +147,6 @@ def _observable(row: Row, read: Any, problems: Problems) -> Observable:
     def placeholders(column: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in row.get(column).split(";") if part.strip())
 
-    base, tails = noise or (0.0, None)
+    base, distribution = noise or (0.0, None)
     names = placeholders("observablePlaceholders"), placeholders("noisePlaceholders")
-    return Observable(row, read(row, "observableFormula"), read(row, "noiseFormula"), base, tails, *names)
+    return Observable(row, read(row, "observableFormula"), read(row, "noiseFormula"), base, distribution, *names)

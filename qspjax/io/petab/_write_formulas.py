@@ -9,12 +9,12 @@ import numpy as np
 
 from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
-from qspjax._expression import Expression, call, number, substitute, symbol
+from qspjax._expression import Expression, as_expression, call, substitute, symbol
 from qspjax._expression._nodes import nodes
 from qspjax._expression._tree import rebuilt
-from qspjax._transform import Identity
-from qspjax.fit import Additive, Combined, Free, Gaussian, Laplace, LogNormalError, Proportional
-from qspjax.fit.errors._models import formulas_of
+from qspjax._transform import Identity, Log
+from qspjax.fit import AbstractLocationScale, Free, Output
+from qspjax.fit.errors._contract import formulas_of
 from qspjax.io.petab._priors import PetabPrior
 
 _INFIX = {"+", "-", "*", "/", "^", "lt", "leq", "gt", "geq", "eq", "neq", "and", "or", "not"}
@@ -24,7 +24,7 @@ _TRIGONOMETRIC = {
 _KNOWN = _INFIX | _TRIGONOMETRIC | {"number", "symbol", "time", "true", "false", "exp", "ln", "abs", "min", "max"}
 _KNOWN |= {"piecewise", "root", "log"}
 _RESERVED = ("time", "true", "false", "inf", "nan", "pi", "prediction")
-_ERRORS = (Additive, Proportional, Combined, LogNormalError)
+_DISTRIBUTIONS = ("normal", "laplace")
 _PRIORS = {
     "lognormal": "log-normal",
     "loglaplace": "log-laplace",
@@ -87,30 +87,26 @@ def _is_number(node: Expression, value: float) -> bool:
     return node.op == "number" and node.value == value
 
 
-def noise_of(name: str, output: Any) -> tuple[Expression, str]:
+def noise_of(name: str, output: Output) -> tuple[Expression, str]:
     """Return the formula of the scale of an output's error, and the distribution."""
-    error, f = output.error, output.prediction
-    f = f if isinstance(f, Expression) else number(f)
-    tails = {Gaussian: "normal", Laplace: "laplace"}
-    parts = (error, error.tails) if isinstance(error, _ERRORS) else (error,)
-    if len(parts) == 1 or type(error.tails) not in tails:
-        found = f"that of `{name}` is {type(parts[-1]).__name__}"
-        refuse("have errors that are normal, Laplace or log-normal", found)
-    kind = tails[type(error.tails)]
-    given = formulas_of(error)
+    error = output.error
+    if not isinstance(error, AbstractLocationScale) or error.transform_fields():
+        return _refuse_error(name, error)
+    if error.distribution.name not in _DISTRIBUTIONS:
+        return _refuse_error(name, error.distribution)
+    f = as_expression(output.prediction)
+    fields = {field: substitute(as_expression(one), {"prediction": f}) for field, one in formulas_of(error).items()}
+    scale, transform = substitute(error.scale(), {**fields, "prediction": f}), error.transform()
+    if isinstance(transform, Identity):
+        return scale, error.distribution.name
+    if isinstance(transform, Log):
+        scale = scale if transform.base == math.e else scale * math.log(transform.base)
+        return scale, f"log-{error.distribution.name}"
+    return _refuse_error(name, error)
 
-    def part(field: str) -> Any:
-        value = given[field]
-        return substitute(value, {"prediction": f}) if isinstance(value, Expression) else number(value)
 
-    if isinstance(error, Additive):
-        return part("sd"), kind
-    if isinstance(error, Proportional):
-        return part("cv") * call("abs", f), kind
-    if isinstance(error, Combined):
-        return call("root", 2.0, part("sd") ** 2.0 + (part("cv") * f) ** 2.0), kind
-    sd = part("sd")
-    return (sd if error.base == math.e else sd * math.log(error.base)), f"log-{kind}"
+def _refuse_error(name: str, part: object) -> NoReturn:
+    refuse("have errors that are normal, Laplace or log-normal", f"that of `{name}` is {type(part).__name__}")
 
 
 def prior_of(name: str, free: Free) -> tuple[str, Iterable[float], float, float]:
