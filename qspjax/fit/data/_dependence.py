@@ -129,14 +129,18 @@ def check_dependence(rows: Sequence[OutputData]) -> None:
     """Check that outputs with correlated errors go together.
 
     Raises:
-        ValueError: If an output is correlated with one that is not measured or not correlated, time constants differ,
-            a correlation is given twice, a subject has replicates, or measurements are censored.
+        ValueError: If an output is correlated with nothing, or with one that is not measured or not correlated, time
+            constants differ, a correlation is given twice, a subject has replicates, or measurements are censored.
     """
     names = {part.name: part.output.error for part in rows}
+    partners = {other for error in names.values() if isinstance(error, Correlated) for other, _ in error.between}
     for part in rows:
         error = part.output.error
         if not isinstance(error, Correlated):
             continue
+        if error.time is None and not error.between and part.name not in partners:
+            must = "say what errors are correlated with, by `time` or `between`"
+            raise ArgumentError("outputs", f"must {must}, but those of `{part.name}` are with nothing.")
         for other, _ in error.between:
             what = f"with which `{part.name}` is correlated"
             partner = names.get(other)

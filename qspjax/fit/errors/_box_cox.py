@@ -40,8 +40,8 @@ class BoxCoxError(AbstractLocationScale):
     Example:
         >>> import jax.numpy as jnp
         >>> error = BoxCoxError(0.2, shape="lambda")
-        >>> own = error.predictors(jnp.array(2.0), {"sd": 0.2, "shape": 0.5})
-        >>> float(error.log_density(2.5, own).round(3)), float(error.log_density(-1.0, own))
+        >>> predictors = error.predictors(jnp.array(2.0), {"sd": 0.2, "shape": 0.5})
+        >>> float(error.log_density(2.5, predictors).round(3)), float(error.log_density(-1.0, predictors))
         (-1.161, -inf)
     """
 

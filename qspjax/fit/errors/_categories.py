@@ -33,7 +33,7 @@ class Ordinal(AbstractErrorModel):
     thresholds: tuple[Formula, ...] = formula()
 
     def __init__(self, *thresholds: Formula) -> None:
-        """Keep them."""
+        """Read the formulas."""
         if not thresholds:
             refuse("thresholds", "have one for each step between categories", "empty")
         self.thresholds = tuple(as_formula("thresholds", threshold) for threshold in thresholds)
@@ -43,8 +43,8 @@ class Ordinal(AbstractErrorModel):
         return tuple(jnp.asarray(step) - prediction for step in steps)
 
     def log_density(self, y: Numbers, predictors: Predictors) -> Float[Array, "..."]:
-        fine = COUNT.holds(jnp.asarray(y)) & (y <= len(predictors))
-        return jnp.where(fine, self.log_between(jnp.asarray(y) - 1, y, predictors), -jnp.inf)
+        is_category = COUNT.holds(jnp.asarray(y)) & (y <= len(predictors))
+        return jnp.where(is_category, self.log_between(jnp.asarray(y) - 1, y, predictors), -jnp.inf)
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         # s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)) for the logistic function s, accurate in both tails
@@ -52,8 +52,8 @@ class Ordinal(AbstractErrorModel):
         inside = jnp.isfinite(lower) & jnp.isfinite(upper)
         gap = jnp.where(inside, lower, 0.0) - jnp.where(inside, upper, 1.0)
         between = jnp.where(inside, jnp.log(-jnp.expm1(gap)), 0.0)
-        known = _log_logistic(upper) + _log_logistic(-lower) + between
-        return jnp.where(_is_increasing(predictors), known, jnp.nan)
+        log_probability = _log_logistic(upper) + _log_logistic(-lower) + between
+        return jnp.where(_is_increasing(predictors), log_probability, jnp.nan)
 
     def information(self, predictors: Predictors) -> Information:
         at_most = [jax.nn.sigmoid(cut) for cut in predictors]
@@ -73,8 +73,8 @@ class Ordinal(AbstractErrorModel):
 def _cut(k: Numbers, cuts: Predictors) -> Float[Array, "..."]:
     """Return the logit of P(y <= k), which is infinite below the least category and from the greatest on."""
     stack, k = jnp.stack(cuts), jnp.floor(jnp.asarray(k, float))
-    place = jnp.broadcast_to(jnp.clip(k, 0, len(cuts) - 1).astype(int), stack.shape[1:])
-    inner = jnp.take_along_axis(stack, place[None], axis=0)[0]
+    index = jnp.broadcast_to(jnp.clip(k, 0, len(cuts) - 1).astype(int), stack.shape[1:])
+    inner = jnp.take_along_axis(stack, index[None], axis=0)[0]
     return jnp.where(k < 0, -jnp.inf, jnp.where(k < len(cuts), inner, jnp.inf))
 
 

@@ -1,16 +1,16 @@
-"""Measurements that are not known but for bounds: beyond a limit of quantification, or between two numbers.
+"""Measurements of which only bounds are known: beyond a limit of quantification, or between two numbers.
 
 A record that is censored says that y lies above `lower` and at or below `upper`, one of which may be infinite; its
 likelihood is the probability of that. The bounds are those of the record, as CENS, DV and LIMIT of a data set have
-them, or the limit of its output. What becomes of what lies below a limit is chosen by output, by the names M1, M3 and
-M4 of pharmacometrics.
+them, or the limit of its output. What becomes of what lies below a limit is chosen for each output, by the names M1, M3
+and M4 of pharmacometrics.
 
 Reference: Beal, J Pharmacokinet Pharmacodyn 2001;28:481, doi:10.1023/A:1012299115260.
 """
 
 import abc
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 
@@ -38,10 +38,6 @@ class AbstractCensoring(eqx.Module):
         """Return whether measurements below the limit stay in the likelihood."""
 
 
-def _limit() -> Any:
-    return eqx.field(default=None, static=True)
-
-
 class M1(AbstractCensoring):
     """Leave measurements below the limit out.
 
@@ -54,7 +50,7 @@ class M1(AbstractCensoring):
         M1(limit=0.5)
     """
 
-    limit: float | None = _limit()
+    limit: float | None = eqx.field(default=None, static=True)
     least: ClassVar[float] = -math.inf
 
     def __check_init__(self) -> None:
@@ -76,7 +72,7 @@ class M3(AbstractCensoring):
         M3(limit=0.5)
     """
 
-    limit: float | None = _limit()
+    limit: float | None = eqx.field(default=None, static=True)
     least: ClassVar[float] = -math.inf
 
     def __check_init__(self) -> None:
@@ -100,7 +96,7 @@ class M4(AbstractCensoring):
         M4(limit=0.5)
     """
 
-    limit: float | None = _limit()
+    limit: float | None = eqx.field(default=None, static=True)
     least: ClassVar[float] = 0.0
 
     def __check_init__(self) -> None:
@@ -110,7 +106,7 @@ class M4(AbstractCensoring):
         return True
 
 
-def _check(limit: Any, above: float = -math.inf) -> None:
+def _check(limit: float | None, above: float = -math.inf) -> None:
     if limit is not None:
         check_number("limit", limit)
         check_above("limit", limit, above)

@@ -37,7 +37,7 @@ class Correlated(AbstractLocationScale):
             one of two outputs to name the other.
 
     Raises:
-        ValueError: If the residual is not normal, nothing is correlated, or a number is out of range.
+        ValueError: If the residual is not normal, or a number is out of range.
 
     References: Karlsson, Beal and Sheiner, J Pharmacokinet Biopharm 1995;23:651, doi:10.1007/BF02353466; Harvey, Time
     Series Models, 1993 (densities given what came before).
@@ -69,8 +69,6 @@ class Correlated(AbstractLocationScale):
             refuse("error", "be one that is not correlated yet", "Correlated")
         if not isinstance(error.distribution, Gaussian):
             refuse("error", "have normal residuals to be correlated", type(error.distribution).__name__)
-        if time is None and not between:
-            refuse("time", "be given, unless `between` says with which output the error is correlated", "None")
         self.error = error
         self.time = None if time is None else as_formula("time", time)
         self.between = tuple((name, as_formula("between", rho)) for name, rho in (between or {}).items())

@@ -33,28 +33,28 @@ class Poisson(AbstractErrorModel):
 
     def log_density(self, y: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         (mean,), y = predictors, jnp.asarray(y)
-        some, counted = y > 0, COUNT.holds(y)
-        events = jnp.where(some, y * jnp.log(jnp.where(some, mean, 1.0)), 0.0)
-        known = events - mean - gammaln(jnp.where(counted, y, 0.0) + 1.0)
-        return jnp.where(mean < 0, jnp.nan, jnp.where(counted, known, -jnp.inf))
+        positive, counted = y > 0, COUNT.holds(y)
+        events = jnp.where(positive, y * jnp.log(jnp.where(positive, mean, 1.0)), 0.0)
+        log_probability = events - mean - gammaln(jnp.where(counted, y, 0.0) + 1.0)
+        return jnp.where(mean < 0, jnp.nan, jnp.where(counted, log_probability, -jnp.inf))
 
     def _log_at_most(self, k: Numbers, predictors: Predictors) -> tuple[Array, Array]:
         """Return log P(y <= k) and log P(y > k)."""
         k, mean = jnp.asarray(k, float), predictors[0]
-        some, inside = mean > 0, (k >= 0) & jnp.isfinite(k)
-        shape, safe = jnp.where(inside, jnp.floor(k) + 1.0, 1.0), jnp.where(some, mean, 1.0)
+        positive, inside = mean > 0, (k >= 0) & jnp.isfinite(k)
+        shape, safe = jnp.where(inside, jnp.floor(k) + 1.0, 1.0), jnp.where(positive, mean, 1.0)
         below, above = (jnp.log(jnp.maximum(share(shape, safe), 1e-300)) for share in (gammaincc, gammainc))
-        below = jnp.where(shape == 1.0, -mean, jnp.where(some, below, 0.0))
-        above = jnp.where(some, above, -jnp.inf)
+        below = jnp.where(shape == 1.0, -mean, jnp.where(positive, below, 0.0))
+        above = jnp.where(positive, above, -jnp.inf)
         return jnp.where(inside, below, jnp.where(k < 0, -jnp.inf, 0.0)), jnp.where(
             inside, above, jnp.where(k < 0, 0.0, -jnp.inf)
         )
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
-        (before, after), (upto, beyond) = (self._log_at_most(k, predictors) for k in (low, high))
+        (before, after), (up_to, beyond) = (self._log_at_most(k, predictors) for k in (low, high))
         is_far = jnp.asarray(low) > predictors[0]  # the probability is found in the tail that is nearer
-        known = log_difference(jnp.where(is_far, after, upto), jnp.where(is_far, beyond, before))
-        return jnp.where(predictors[0] < 0, jnp.nan, known)
+        log_probability = log_difference(jnp.where(is_far, after, up_to), jnp.where(is_far, beyond, before))
+        return jnp.where(predictors[0] < 0, jnp.nan, log_probability)
 
     def information(self, predictors: Predictors) -> Information:
         return Information((safe_inverse(predictors[0]),))
@@ -86,17 +86,19 @@ class Binary(AbstractErrorModel):
     def log_density(self, y: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         (probability,), y = predictors, jnp.asarray(y)
         yes = y > 0
-        chosen = jnp.where(yes, jnp.log(jnp.where(yes, probability, 1.0)), jnp.log1p(-jnp.where(yes, 0.0, probability)))
-        fine = PROBABILITY.holds(probability)
-        return jnp.where(fine, jnp.where(YES_OR_NO.holds(y), chosen, -jnp.inf), jnp.nan)
+        outcome = jnp.where(
+            yes, jnp.log(jnp.where(yes, probability, 1.0)), jnp.log1p(-jnp.where(yes, 0.0, probability))
+        )
+        allowed = jnp.where(YES_OR_NO.holds(y), outcome, -jnp.inf)
+        return jnp.where(PROBABILITY.holds(probability), allowed, jnp.nan)
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         probability = predictors[0]
         has_no, has_yes = ((jnp.asarray(low) < y) & (y <= jnp.asarray(high)) for y in (0, 1))
         no = jnp.log1p(-jnp.where(has_no & ~has_yes, probability, 0.0))
         yes = jnp.log(jnp.where(has_yes & ~has_no, probability, 1.0))
-        known = jnp.where(has_no | has_yes, no + yes, -jnp.inf)
-        return jnp.where(PROBABILITY.holds(probability), known, jnp.nan)
+        log_probability = jnp.where(has_no | has_yes, no + yes, -jnp.inf)
+        return jnp.where(PROBABILITY.holds(probability), log_probability, jnp.nan)
 
     def information(self, predictors: Predictors) -> Information:
         return Information((safe_inverse(predictors[0] * (1.0 - predictors[0])),))

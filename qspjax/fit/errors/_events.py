@@ -20,7 +20,7 @@ class TimeToEvent(AbstractErrorModel):
 
     $$ log p = y log h(t) - (H(t) - H(s)), \\quad H(t) = \\int_0^t h $$
 
-    with s the time of the record before of the same subject, 0 for the first: the last record of a subject is an event
+    with s the time of the previous record of the subject, 0 for the first: the last record of a subject is an event
     or the end of its observation (right-censored). Events may repeat; after each, the hazard is that of the next one.
     The prediction is the hazard h; a state of the model with slope h, never set back, gives the cumulative one.
 
@@ -31,8 +31,8 @@ class TimeToEvent(AbstractErrorModel):
 
     Example:
         >>> error = TimeToEvent("H")
-        >>> own = error.predictors(jnp.array([0.2, 0.0]), {"cumulative": jnp.array([0.6, 0.8])})
-        >>> error.log_density(jnp.array([1.0, 0.0]), own).round(3).tolist()
+        >>> predictors = error.predictors(jnp.array([0.2, 0.0]), {"cumulative": jnp.array([0.6, 0.8])})
+        >>> error.log_density(jnp.array([1.0, 0.0]), predictors).round(3).tolist()
         [-2.209, -0.8]
     """
 
@@ -48,8 +48,8 @@ class TimeToEvent(AbstractErrorModel):
     def log_density(self, y: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         (hazard, cumulative), y = predictors, jnp.asarray(y)
         event = y > 0
-        known = jnp.where(event, jnp.log(jnp.where(event, hazard, 1.0)), 0.0) - cumulative
-        return jnp.where(cumulative < -FALL, jnp.nan, jnp.where(YES_OR_NO.holds(y), known, -jnp.inf))
+        log_density = jnp.where(event, jnp.log(jnp.where(event, hazard, 1.0)), 0.0) - cumulative
+        return jnp.where(cumulative < -FALL, jnp.nan, jnp.where(YES_OR_NO.holds(y), log_density, -jnp.inf))
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         """Return the log probability that the event happened by then (censored below), or did not (above)."""

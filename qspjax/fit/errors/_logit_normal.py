@@ -36,8 +36,8 @@ class LogitNormalError(AbstractLocationScale):
     Example:
         >>> import jax.numpy as jnp
         >>> error = LogitNormalError("sd", lower=0.0, upper=100.0)
-        >>> own = error.predictors(jnp.array(80.0), {"sd": 0.3})
-        >>> float(error.log_density(85.0, own).round(3)), float(error.log_density(100.0, own))
+        >>> predictors = error.predictors(jnp.array(80.0), {"sd": 0.3})
+        >>> float(error.log_density(85.0, predictors).round(3)), float(error.log_density(100.0, predictors))
         (-2.934, -inf)
     """
 
