@@ -20,12 +20,12 @@ from qspjax.fit import (
     Free,
     LogNormalError,
     Measurements,
-    Mixed,
+    MixedModel,
     Output,
     Poisson,
     Problem,
     Proportional,
-    Random,
+    RandomEffects,
     StudentT,
     diagnostics,
     nlme,
@@ -185,7 +185,7 @@ def levels(subjects=4, *, truth=(0.7, 3.0), **settings):
         "low": Output("level", Correlated(Additive("sd_low"), time="tau")),
         "high": Output("level + 1", Correlated(Additive("sd_high"), time="tau", between={"low": "rho"})),
     }
-    mixed = Mixed(
+    mixed = MixedModel(
         Level(base=5.0, slope=0.0),
         people,
         outputs,
@@ -197,7 +197,7 @@ def levels(subjects=4, *, truth=(0.7, 3.0), **settings):
             "rho": Free(0.5, bounds=(-1.0, 1.0)),
         },
         individual={"base": "mu + eta"},
-        random=[Random({"eta": 0.8})],
+        random=[RandomEffects({"eta": 0.8})],
         **settings,
     )
     return mixed, values, (time, which)

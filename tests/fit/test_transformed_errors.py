@@ -18,10 +18,10 @@ from qspjax.fit import (
     LogitNormalError,
     LogNormalError,
     Measurements,
-    Mixed,
+    MixedModel,
     Output,
     Problem,
-    Random,
+    RandomEffects,
     StudentT,
     Uncertainty,
     diagnostics,
@@ -188,13 +188,13 @@ def population(error, invert, forward, **parameters):
         level = 10.0 * np.exp(-0.1 * np.exp(0.3 * rng.normal()) * times)
         values = invert(forward(level) + 0.2 * rng.normal(size=times.size))
         people[f"{i}"] = Experiment(Measurements(times, values, output="c"), qsp.bolus(300.0, to="central"))
-    return Mixed(
+    return MixedModel(
         qsp.models.OneCompartment(CL=3.0, V=30.0),
         people,
         {"c": Output("concentration", error, below=M3(1.0))},
         parameters={"tCL": Free(2.5), "sd": Free(0.3), **parameters},
         individual={"CL": "tCL * exp(eta)"},
-        random=[Random({"eta": 0.1})],
+        random=[RandomEffects({"eta": 0.1})],
         method=qsp.solve.MatrixExponential(),
     )
 
