@@ -165,9 +165,8 @@ def test_a_shape_is_estimated_with_slopes_in_both_modes():
     x, step = own.start, 1e-5 * jnp.eye(4)
     program = jax.jit(own.log_density)
     central = [(program(x + h) - program(x - h)) / 2e-5 for h in step]
-    found = own.quadratic(x)
-    np.testing.assert_allclose(found.gradient, central, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(jax.grad(own.log_density)(x), central, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(own.quadratic)(x).gradient, central, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(own.log_density))(x), central, rtol=1e-5, atol=1e-5)
     fit = estimate(own)
     errors = Uncertainty(own, fit.x, fisher_information(own, fit.x)).natural_standard_errors
     for value, truth, error in zip(fit.parameters.values(), (3.0, 30.0, 0.3, 0.5), errors, strict=True):
