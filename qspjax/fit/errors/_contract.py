@@ -30,6 +30,14 @@ class Information(NamedTuple):
     Attributes:
         weight: Of each predictor, shape (rows,) each.
         lower: The elements of L below its diagonal of ones that are not zero, by row and column, shape (rows,) each.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from qspjax.fit import Additive
+        >>> error = Additive(0.5)
+        >>> information = error.information(error.predictors(jnp.array([2.0]), {"sd": 0.5}))
+        >>> [weight.tolist() for weight in information.weight]
+        [[4.0], [2.0]]
     """
 
     weight: Predictors

@@ -138,7 +138,8 @@ class AbstractLocationScale(AbstractErrorModel):
     def _with_numbers(self, weight: Predictors, predictors: Predictors) -> Information:
         """Return the information on location, log scale and the numbers of the transform: E[score score^T]."""
         t = np.arange(-REACH, REACH + 0.5 * STEP, STEP)
-        shares = np.exp(np.asarray(self.distribution.log_density(np.sinh(t)))) * np.cosh(t)
+        z = jnp.asarray(np.sinh(t))
+        shares = jnp.exp(self.distribution.log_density(z)) * np.cosh(t)
 
         def score(z: Array) -> tuple[Array, ...]:
             y = self.measured_at(z * jnp.ones_like(predictors[0]), predictors)
@@ -147,7 +148,7 @@ class AbstractLocationScale(AbstractErrorModel):
             found = jax.grad(lambda own: jnp.sum(self.log_density(y, own)))(predictors)
             return tuple(jnp.where(inside, part, 0.0) for part in found)
 
-        scores = jax.vmap(score)(jnp.asarray(np.sinh(t)))
+        scores = jax.vmap(score)(z)
         moments = {
             (i, k): jnp.tensordot(shares / shares.sum(), scores[i] * scores[k], axes=1)
             for i in range(2, len(predictors))
