@@ -14,7 +14,6 @@ Reference: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +39,7 @@ _RESULTS = {
 }
 
 
-def result_of(code: Int[Array, "..."]) -> eqx.Enumeration:
+def result_of(code: Int[Array, "..."]) -> RESULTS:
     """Return what a code of a loop says."""
     result = _RESULTS[SUCCESS]
     for number, item in _RESULTS.items():
