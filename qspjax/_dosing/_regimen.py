@@ -355,7 +355,7 @@ class Regimen(eqx.Module):
             later = eqx.tree_at(lambda r: r.decision.at, later, later.decision.at + shift)
         return self + later
 
-    def adapted(self, rule: AbstractRule, *, at: Scalar) -> "Regimen":
+    def adapted(self, rule: AbstractRule, *, at: Scalar | Sequence[float]) -> "Regimen":
         """Adapt the doses at visits: a rule decides by which factor those that follow are multiplied.
 
         A dose at the time of a visit is given after the decision. A dose keeps the factor of its start; an infusion
