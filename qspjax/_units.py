@@ -20,7 +20,7 @@ _UNIT = re.compile(r"(?:[A-Za-z\u00b5\u03bc%_*/^(). ]|[-\d](?!\d\d)){0,60}")
 _LARGEST = sys.float_info.max
 
 
-def convert(value: str | float, *, to: str, argument: str = "value") -> float:
+def convert(value: object, *, to: str, argument: str = "value") -> float:
     """Convert a quantity to a unit; a plain number is in that unit already.
 
     Args:

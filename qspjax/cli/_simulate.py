@@ -13,7 +13,7 @@ from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax.cli._console import FAILED, say
 from qspjax.cli._options import Commands, at_least, parts, positive
-from qspjax.io._simulation import DOSE, described_model, read_doses, write_solution
+from qspjax.io._simulation import DOSE, info_of_name, read_doses, write_solution
 from qspjax.solve import Rosenbrock
 
 _MOST_PANELS = 12
@@ -54,7 +54,7 @@ def add_simulate(commands: Commands) -> None:
 def _simulate(arguments: argparse.Namespace) -> int:
     for package in _NEEDED:
         require(package, extra="cli")
-    model = described_model(arguments.model, dict(arguments.set))
+    model = info_of_name(arguments.model, dict(arguments.set))
     save = tuple(dict.fromkeys(arguments.save or model.main))
     tolerances = {name: getattr(arguments, name) for name in ("rtol", "atol") if getattr(arguments, name) is not None}
     try:

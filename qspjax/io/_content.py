@@ -1,7 +1,7 @@
 """What a file holds, guarded: its size, compression, archives, encoding and ends of lines.
 
-Whatever is given to a parser of others (libsbml, libantimony, YAML, TOML, CSV) comes through here, so that the same
-text is understood as stands in the file.
+Everything that goes to a parser (libsbml, libantimony, YAML, TOML, CSV) comes through here, so that all of them see the
+text that stands in the file.
 """
 
 import bz2
@@ -14,8 +14,9 @@ import re
 import urllib.parse
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 from xml.parsers import expat
 
 from qspjax.io._issues import FileIssues, Issue
@@ -26,14 +27,14 @@ ARCHIVES = (".zip", ".omex")
 """Endings of archives that hold a model."""
 
 MOST_MEMBERS = 10_000
-"""The most files of an archive."""
+"""The maximum number of files of an archive."""
 MOST_MANIFEST = 2**20
-"""The most bytes of the list of contents of a COMBINE archive."""
+"""The maximum number of bytes of the list of contents of a COMBINE archive."""
 
-_OPENERS: tuple[tuple[re.Pattern, str, Any], ...] = (
-    (re.compile(rb"\x1f\x8b"), "gzip", gzip.open),
-    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", bz2.open),
-    (re.compile(rb"\xfd7zXZ\x00"), "xz", lzma.open),
+_OPENERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], io.BufferedIOBase]], ...] = (
+    (re.compile(rb"\x1f\x8b"), "gzip", lambda content: gzip.open(content)),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", lambda content: bz2.open(content)),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", lambda content: lzma.open(content)),
 )
 """How compressed files begin."""
 _BROKEN = (
@@ -67,7 +68,7 @@ def unpacked_name(path: str | Path) -> str:
 def in_archive(path: Path) -> tuple[Path, str] | None:
     """Return the archive and the name in it, if a path leads into one, as `models.omex/tmdd.xml` does."""
     try:
-        archive = None if path.exists() else next((one for one in path.parents if one.is_file()), None)
+        archive = None if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
     except OSError:  # such as a name too long
         return None
     return None if archive is None else (archive, path.relative_to(archive).as_posix())
@@ -81,7 +82,7 @@ def content_of(path: Path, name: str, most: int, *, archives: bool = False) -> b
     Args:
         path: The file; with `archives`, also a file in an archive, `models.omex/tmdd.xml`.
         name: What it is called in messages.
-        most: The most bytes, packed and unpacked.
+        most: The maximum number of bytes, packed and unpacked.
         archives: Whether a zip or COMBINE archive is one with a model in SBML, which is taken; else it is refused.
 
     Raises:
@@ -141,7 +142,7 @@ def _read(path: Path, name: str, most: int) -> bytes:
         stop(name, f"must be a file that can be read, but is not ({error.strerror}).")
 
 
-def _limited(stream: IO[bytes], name: str, kind: str, most: int) -> bytes:
+def _limited(stream: IO[bytes] | io.BufferedIOBase, name: str, kind: str, most: int) -> bytes:
     """Unpack no more than a file may have."""
     try:
         with stream:
@@ -157,46 +158,46 @@ def _model_of(content: bytes, name: str, member: str | None, most: int) -> bytes
     """Return the model of an archive: the one that is named, or is its master, or is the only one."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-        members = [one for one in archive.infolist() if not one.is_dir()]
+        members = [member for member in archive.infolist() if not member.is_dir()]
     except _BROKEN as error:
         stop(name, f"must be an archive (zip) as its beginning says, but is damaged ({error}).")
     if len(members) > MOST_MEMBERS:
         stop(name, f"must be an archive of at most {MOST_MEMBERS} files, but has {len(members)}.")
-    names = {_location(one.filename): one for one in members}
+    by_name = {_location(info.filename): info for info in members}
 
-    def read(place: str, most: int) -> bytes:
-        if place not in names:
-            stop(name, f"must hold the file {place[:80]}, but has {_listed(names)}.")
+    def read(file: str, most: int) -> bytes:
+        if file not in by_name:
+            stop(name, f"must hold the file {file[:80]}, but has {_listed(by_name)}.")
         try:
-            stream = archive.open(names[place])
+            stream = archive.open(by_name[file])
         except _BROKEN as error:
-            stop(name, f"must be an archive whose files can be read, but {place} cannot be ({error}).")
+            stop(name, f"must be an archive whose files can be read, but {file} cannot be ({error}).")
         return _limited(stream, name, "zip", most)
 
     if member is not None:
         return read(_location(member), most)
-    found, master = _listed_models(read(_MANIFEST, MOST_MANIFEST), name) if _MANIFEST in names else ([], None)
+    models, master = _listed_models(read(_MANIFEST, MOST_MANIFEST), name) if _MANIFEST in by_name else ([], None)
     if master is not None:
-        found = [master]
-    if not found:
+        models = [master]
+    if not models:
         endings = (".xml", ".sbml")
-        found = [place for place in names if place.lower().endswith(endings) and not place.startswith(("__", "."))]
-        if len(found) > 1:
-            found = [place for place in found if _ROOT.search(read(place, most)[:4096])]
-    if len(found) != 1:
-        example = f"; {name}/{found[0]} names one" if found else ""
-        stop(name, f"must be an archive with one model in SBML, but has {_listed(found)}{example}.")
-    return read(found[0], most)
+        models = [file for file in by_name if file.lower().endswith(endings) and not file.startswith(("__", "."))]
+        if len(models) > 1:
+            models = [file for file in models if _ROOT.search(read(file, most)[:4096])]
+    if len(models) != 1:
+        example = f"; {name}/{models[0]} names one" if models else ""
+        stop(name, f"must be an archive with one model in SBML, but has {_listed(models)}{example}.")
+    return read(models[0], most)
 
 
 def _listed_models(manifest: bytes, name: str) -> tuple[list[str], str | None]:
     """Return the models in SBML that a COMBINE archive lists, and the one that is its master."""
-    found: dict[str, bool] = {}
+    is_master: dict[str, bool] = {}
 
     def start(element: str, attributes: dict[str, str]) -> None:
         if element.rpartition(" ")[2] == "content" and "sbml" in attributes.get("format", "").lower():
-            is_master = attributes.get("master", "").strip().lower() in ("true", "1")
-            found[_location(urllib.parse.unquote(attributes.get("location", "")))] = is_master
+            location = _location(urllib.parse.unquote(attributes.get("location", "")))
+            is_master[location] = attributes.get("master", "").strip().lower() in ("true", "1")
 
     def refuse(*_: object) -> None:
         stop(name, "must have no document type (<!DOCTYPE ...>) in its manifest, but has one.")
@@ -207,14 +208,14 @@ def _listed_models(manifest: bytes, name: str) -> tuple[list[str], str | None]:
         parser.Parse(manifest, True)
     except expat.ExpatError as error:
         stop(name, f"must have a manifest in XML, but it is not: {expat.ErrorString(error.code)}.")
-    masters = [place for place, is_master in found.items() if is_master]
-    return list(found), masters[0] if len(masters) == 1 else None
+    masters = [location for location, master in is_master.items() if master]
+    return list(is_master), masters[0] if len(masters) == 1 else None
 
 
 def _location(name: str) -> str:
     return posixpath.normpath(name.strip().replace("\\", "/")).lstrip("/")
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return (", ".join(names[:8]) + (", ..." if len(names) > 8 else "")) or "none"

@@ -125,13 +125,13 @@ _MOST_OF_A_KIND = 3
 
 def _shortened(issues: Sequence[Issue]) -> list[str]:
     shown, kinds = [], Counter((issue.file, issue.column, issue.message) for issue in issues)
-    seen: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for issue in issues:
         kind = (issue.file, issue.column, issue.message)
-        seen[kind] += 1
-        if not issue.column or seen[kind] <= _MOST_OF_A_KIND:
+        counts[kind] += 1
+        if not issue.column or counts[kind] <= _MOST_OF_A_KIND:
             more = kinds[kind] - _MOST_OF_A_KIND
-            last = issue.column and seen[kind] == _MOST_OF_A_KIND and more > 0
+            last = issue.column and counts[kind] == _MOST_OF_A_KIND and more > 0
             shown.append(f"{issue} (and in {more} more lines)" if last else str(issue))
     if len(shown) <= _MOST_SHOWN:
         return shown

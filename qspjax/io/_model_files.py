@@ -4,8 +4,8 @@ import dataclasses
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 from xml.parsers import expat
 
 from qspjax.io._content import ARCHIVES, content_of, unpacked_name
@@ -67,7 +67,7 @@ class ModelContents:
         packages: The packages of SBML that the file uses.
         counts: How many there are of each kind of element, as the file has them.
         issues: What is wrong or not supported; if there is nothing, the model can be simulated.
-        noticed: What is worth knowing and leaves the file usable, such as units that do not agree.
+        warnings: What is worth knowing and leaves the file usable, such as units that do not agree.
 
     Example:
         >>> print(ModelContents("decay.xml", "SBML Level 3 Version 2", "decay", (), {"Reactions": 1}, (), ()))
@@ -84,7 +84,7 @@ class ModelContents:
     packages: tuple[str, ...]
     counts: dict[str, int]
     issues: tuple[Issue, ...]
-    noticed: tuple[Issue, ...]
+    warnings: tuple[Issue, ...]
 
     def __str__(self) -> str:
         head = {"File": self.file, "Format": self.format, "Name": self.name, "Packages": ", ".join(self.packages)}
@@ -96,13 +96,13 @@ class ModelContents:
         lines = [f"{key + ':':<{width}}{value}" for key, value in rows.items()]
         if refused:
             lines += ["", "Not supported"] + [f"{count:5}  {what}" for what, count in refused.items()]
-        shown = [issue for issue in self.noticed if not _UNCHECKED.search(issue.message)]
-        lines += ["", "Warnings"] if self.noticed else []
+        shown = [issue for issue in self.warnings if not _UNCHECKED.search(issue.message)]
+        lines += ["", "Warnings"] if self.warnings else []
         lines += [f"  {textwrap.shorten(str(issue), 200, placeholder=' ...')}" for issue in shown[:_MOST_SHOWN]]
         if len(shown) > _MOST_SHOWN:
             lines.append(f"  ... and {len(shown) - _MOST_SHOWN} more")
-        if len(shown) < len(self.noticed):
-            unchecked = len(self.noticed) - len(shown)
+        if len(shown) < len(self.warnings):
+            unchecked = len(self.warnings) - len(shown)
             lines.append(f"  units are not checked in {unchecked} places, where one is missing")
         return "\n".join(lines)
 
@@ -110,8 +110,8 @@ class ModelContents:
 def refusals(issues: tuple[Issue, ...]) -> dict[str, int]:
     """Return the constructs that are not supported, each with how often it is used."""
     start = "not supported: "
-    found = (issue.message.removeprefix(start).rstrip(".") for issue in issues if issue.message.startswith(start))
-    return dict(Counter(found).most_common())
+    constructs = (issue.message.removeprefix(start).rstrip(".") for issue in issues if issue.message.startswith(start))
+    return dict(Counter(constructs).most_common())
 
 
 def contents_of(path: str | Path) -> ModelContents:
@@ -130,11 +130,11 @@ def contents_of(path: str | Path) -> ModelContents:
         1
     """
     path = Path(path)
-    known = _in_antimony(path)
-    text = sbml_of_antimony(path) if known else None
-    issues, noticed = _judged(path, text)
-    if known:  # the lines are those of the SBML that antimony made
-        issues, noticed = _without_lines(issues), _without_lines(noticed)
+    in_antimony = _in_antimony(path)
+    text = sbml_of_antimony(path) if in_antimony else None
+    issues, warnings = _checked(path, text)
+    if in_antimony:  # the lines are those of the SBML that antimony made
+        issues, warnings = _without_lines(issues), _without_lines(warnings)
     outline = _Outline()
     try:
         outline.read(content_of(path, path.name, MOST_BYTES, archives=True) if text is None else text.encode())
@@ -145,7 +145,7 @@ def contents_of(path: str | Path) -> ModelContents:
     level = f"SBML Level {outline.level} Version {outline.version}"
     packages = tuple(outline.packages)
     return ModelContents(
-        path.name, "Antimony" if known else level, outline.name, packages, outline.counts, issues, noticed
+        path.name, "Antimony" if in_antimony else level, outline.name, packages, outline.counts, issues, warnings
     )
 
 
@@ -172,9 +172,9 @@ class _Outline:
         parser.Parse(text, True)
 
     def _namespace(self, _: str | None, uri: str) -> None:
-        found = _PACKAGE.fullmatch(uri)
-        if found and found[1] not in _CORE:
-            self.packages[found[1]] = None
+        package = _PACKAGE.fullmatch(uri)
+        if package and package[1] not in _CORE:
+            self.packages[package[1]] = None
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         local = name.rpartition(" ")[2]
@@ -195,7 +195,7 @@ class _Outline:
         raise ValueError("must have no document type")
 
 
-def _judged(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issue, ...]]:
+def _checked(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issue, ...]]:
     try:
         reading = read_definition(path if text is None else text, units=True)
     except FileIssues as error:
@@ -203,7 +203,7 @@ def _judged(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issu
     return (), _named(reading.warnings, path)
 
 
-def _named(issues: Any, path: Path) -> tuple[Issue, ...]:
+def _named(issues: Iterable[Issue], path: Path) -> tuple[Issue, ...]:
     return tuple(dataclasses.replace(issue, file=path.name) for issue in issues)
 
 

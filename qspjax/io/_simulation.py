@@ -12,7 +12,7 @@ from qspjax._files import write_text
 from qspjax._solution import Solution
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.toml._doses import read_regimen
-from qspjax.io.toml._model import Described, read_model
+from qspjax.io.toml._model import ModelInfo, read_model
 from qspjax.io.toml._table import Table
 
 DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
@@ -24,22 +24,22 @@ _WORDS = {"at": "start", "over": "over", "rate": "rate", "every": "every", "time
 _WORDS_OF = {"start": "at", "doses": "times", "dose": "amount", "to": "into"}
 
 
-def described_model(name: str, numbers: Mapping[str, str | float] | None = None) -> Described:
+def info_of_name(name: str, numbers: Mapping[str, str | float] | None = None) -> ModelInfo:
     """Return a model of the catalogue by its name, or of a file in SBML or Antimony, with numbers changed.
 
     Raises:
         FileIssues: If the file has mistakes or what is not supported, or there is no such model or number.
 
     Example:
-        >>> described_model("OneCompartment", {"CL": 3.0, "V": "30 L"}).model.V
+        >>> info_of_name("OneCompartment", {"CL": 3.0, "V": "30 L"}).model.V
         Array(30., dtype=float64)
     """
-    found: list[tuple[tuple[str, ...], str]] = []
-    table = Table({"name": name, "parameters": dict(numbers or {})}, (), found)
-    model = read_model(table, Path())
-    if model is None or found:
-        raise FileIssues([_issue(path, message) for path, message in found])
-    return model
+    messages: list[tuple[tuple[str, ...], str]] = []
+    table = Table({"name": name, "parameters": dict(numbers or {})}, (), messages)
+    info = read_model(table, Path())
+    if info is None or messages:
+        raise FileIssues([_issue(path, message) for path, message in messages])
+    return info
 
 
 def _issue(path: tuple[str, ...], message: str) -> Issue:
@@ -48,7 +48,7 @@ def _issue(path: tuple[str, ...], message: str) -> Issue:
     return Issue("argument MODEL", (), message)
 
 
-def read_doses(texts: Iterable[str], model: Described) -> Regimen:
+def read_doses(texts: Iterable[str], model: ModelInfo) -> Regimen:
     """Return the regimen of doses in words, such as "100 mg into central at 2 h over 30 min every 24 h times 7".
 
     The words are those of a trial file: amounts and times have a unit or are in that of the model.
@@ -57,25 +57,25 @@ def read_doses(texts: Iterable[str], model: Described) -> Regimen:
         FileIssues: If something is wrong with one.
 
     Example:
-        >>> model = described_model("OneCompartment", {"CL": 3.0, "V": 30.0})
+        >>> model = info_of_name("OneCompartment", {"CL": 3.0, "V": 30.0})
         >>> read_doses(["100 into central every 24 times 7"], model).time.shape
         (7,)
     """
-    found: list[Issue] = []
+    issues: list[Issue] = []
     regimens = []
     for text in texts:
-        issues: list[tuple[tuple[str, ...], str]] = []
+        messages: list[tuple[tuple[str, ...], str]] = []
         values = _parts(text)
         if values is None:
-            found.append(Issue("argument --dose", (), f"must be {DOSE}, but is {text}."))
+            issues.append(Issue("argument --dose", (), f"must be {DOSE}, but is {text}."))
             continue
-        regimen = read_regimen(Table(values, (), issues), model)
-        for path, message in issues:
-            found.append(Issue("argument --dose", tuple(_WORDS_OF.get(key, key) for key in path), message))
+        regimen = read_regimen(Table(values, (), messages), model)
+        for path, message in messages:
+            issues.append(Issue("argument --dose", tuple(_WORDS_OF.get(key, key) for key in path), message))
         if regimen is not None:
             regimens.append(regimen)
-    if found:
-        raise FileIssues(found)
+    if issues:
+        raise FileIssues(issues)
     return functools.reduce(operator.add, regimens) if regimens else no_doses()
 
 

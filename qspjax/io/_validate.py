@@ -1,18 +1,34 @@
 """Check a file of any kind that qspjax reads, without using it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
+from qspjax._dosing._covariates import AbstractInterpolation
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io._model_files import contents_of, is_model_file
 from qspjax.io.fit._file import is_fit, read_fit
 from qspjax.io.nonmem._read import read_nonmem
+from qspjax.io.nonmem._values import Recode
 from qspjax.io.petab import lint, read_petab
 from qspjax.io.trial._file import read_trial
 
 
-def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
-    """Return what is wrong with a file, nothing if it is fine.
+class ReadOptions(TypedDict, total=False):
+    """The options of `read_nonmem`."""
+
+    columns: Sequence[str]
+    rename: Mapping[str, str]
+    ignore: str | Sequence[str]
+    accept: str | Sequence[str]
+    categories: Sequence[str]
+    recode: Recode
+    dialect: str
+    interpolation: AbstractInterpolation
+
+
+def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, ...]:
+    """Return what is wrong with a file, nothing if there is no issue.
 
     Args:
         path: A trial or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony
@@ -38,7 +54,7 @@ def validate(path: str | Path, **options: Any) -> tuple[Issue, ...]:
     return ()
 
 
-def contents(path: str | Path, **options: Any) -> str:
+def contents(path: str | Path, **options: Unpack[ReadOptions]) -> str:
     """Return what a file holds, in words; the arguments are those of `validate`.
 
     Raises:
@@ -52,9 +68,9 @@ def contents(path: str | Path, **options: Any) -> str:
     """
     if Path(path).suffix.lower() in (".yaml", ".yml"):
         problem = read_petab(path)
-        found = lint(path)
-        if found:
-            raise FileIssues(found)
+        issues = lint(path)
+        if issues:
+            raise FileIssues(issues)
         return str(problem)
     if Path(path).suffix.lower() == ".toml":
         if is_fit(Path(path)):

@@ -144,17 +144,17 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     title = top.text("title", default=path.stem)
     table = read_data(top, path.parent, others)
     try:
-        described = read_model(top.table("model", required=True), path.parent)
+        info = read_model(top.table("model", required=True), path.parent)
     except FileIssues as error:
         others.extend(error.issues)
-        described = None
+        info = None
     if any(key in top for key in ("random", "individual", "subpopulations")):
-        return read_mixed(top, path.name, title, described, table)
+        return read_mixed(top, path.name, title, info, table)
     parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
     outputs, kinds = {}, {}
     children = top.table("outputs", required=True).children()
     for number, (name, own) in enumerate(children.items(), start=1):
-        kind = own.whole("dvid", default=number)
+        kind = own.integer("dvid", default=number)
         kinds[kind] = name
         with_limit(own, table, kind if len(children) > 1 else None)
         outputs[name] = read_output(own, name)
@@ -162,11 +162,11 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}
     estimation = _estimation(top.table("estimation"), tuple(parameters))
     top.close()
-    if top.issues or described is None or table is None:
+    if top.issues or info is None or table is None:
         return None
     try:
         subjects = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas, covariates=())
-        problem = Problem(described.model, subjects, outputs, parameters)
+        problem = Problem(info.model, subjects, outputs, parameters)
     except ValueError as error:
         top.issue("", str(error))
         return None
@@ -177,9 +177,9 @@ def _estimation(
     table: Table, parameters: tuple[str, ...]
 ) -> tuple[Any, MultiStart | None, Analytic | None, tuple[str, ...]]:
     kind = table.name("method", METHODS, "a method", default="trust region")
-    starts = table.whole("starts", default=0)
-    seed, sobol = table.whole("seed", default=0), table.flag("sobol", default=False)
-    steps = table.whole("max_steps", default=None, minimum=1)
+    starts = table.integer("starts", default=0)
+    seed, sobol = table.integer("seed", default=0), table.flag("sobol", default=False)
+    steps = table.integer("max_steps", default=None, minimum=1)
     profiles = _names_or_all(table, "profiles", parameters)
     solved = _names_or_all(table, "analytic", parameters)
     table.close()

@@ -51,7 +51,7 @@ from qspjax.fit.data._formula import as_formula, names_in
 from qspjax.io.fit._parts import read_output, read_parameter, with_limit
 from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import experiments, kinds_of
-from qspjax.io.toml._model import Described
+from qspjax.io.toml._model import ModelInfo
 from qspjax.io.toml._table import Table, one_of, shown
 
 METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplace, "saem": SAEM}
@@ -146,7 +146,7 @@ class MixedFile:
 
 
 def read_mixed(
-    top: Table, source: str, title: str, described: Described | None, data: NonmemData | None
+    top: Table, source: str, title: str, info: ModelInfo | None, data: NonmemData | None
 ) -> MixedFile | None:
     """Read the rest of a file with random effects.
 
@@ -154,7 +154,7 @@ def read_mixed(
         top: The file; title, data and model have been read.
         source: Its name.
         title: What it is called.
-        described: The model, None if it has mistakes.
+        info: The model, None if it has mistakes.
         data: The data set, None if it has mistakes.
     """
     parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
@@ -165,16 +165,16 @@ def read_mixed(
     columns = None if data is None else [*data.covariates, *data.varying]
     random = [_random(own, columns) for own in blocks]
     outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
-    shares = _shares(top, described, parameters, effects, formulas, outputs)
+    shares = _shares(top, info, parameters, effects, formulas, outputs)
     estimation = _estimation(top.table("estimation"), is_mixture="subpopulations" in top)
     simulation = _simulation(top.table("simulation"))
     if "set" in top:
         top.table("set").issue("", "must be [individual] in a fit with random effects, but is [set].")
     top.close()
-    whole = not (top.issues or described is None or data is None)
-    if described is not None and data is not None:
+    whole = not (top.issues or info is None or data is None)
+    if info is not None and data is not None:
         occasions = dict.fromkeys(one.occasion for one in random if one is not None and one.occasion is not None)
-        used = _checked(top, rules, described, data, parameters, formulas, [*effects, *shares], outputs)
+        used = _checked(top, rules, info, data, parameters, formulas, [*effects, *shares], outputs)
         used += [name for name in occasions if name not in used]
         _check_observed(top, data, kinds if several else None)
         whole = whole and not top.issues
@@ -184,9 +184,9 @@ def read_mixed(
         subjects = experiments(data, kinds if several else next(iter(outputs)), covariates=used)
         settings = {"parameters": parameters, "individual": formulas, "random": random}
         if shares:
-            mixed = Mixture(described.model, subjects, outputs, subpopulations=shares, **settings)
+            mixed = Mixture(info.model, subjects, outputs, subpopulations=shares, **settings)
         else:
-            mixed = MixedModel(described.model, subjects, outputs, **settings)
+            mixed = MixedModel(info.model, subjects, outputs, **settings)
     except ArgumentError as error:
         place = {"subjects": "data"}.get(error.argument, error.argument)
         top.issue(place if place in top else "", error.must)
@@ -249,7 +249,7 @@ def _symmetric(value: Any, size: int) -> np.ndarray:
 
 def _shares(
     top: Table,
-    described: Described | None,
+    info: ModelInfo | None,
     parameters: Collection[str],
     effects: Collection[str],
     formulas: Mapping[str, float | Expression | None],
@@ -259,7 +259,7 @@ def _shares(
 
     Args:
         top: The file.
-        described: The model, None if it has mistakes.
+        info: The model, None if it has mistakes.
         parameters: The names of the parameters.
         effects: The names of the random effects.
         formulas: Those of individuals, None where there are mistakes.
@@ -277,7 +277,7 @@ def _shares(
     kinds = {
         "a parameter": parameters,
         "a random effect": effects,
-        "a parameter of the model": [] if described is None else [one.name for one in names_of(described.model)],
+        "a parameter of the model": [] if info is None else [one.name for one in names_of(info.model)],
         "a formula of [individual]": measured & formulas.keys(),
         "a column of the results": COLUMNS,
     }
@@ -338,7 +338,7 @@ def _check_observed(top: Table, data: NonmemData, kinds: Mapping[Any, str] | Non
 def _checked(
     top: Table,
     rules: Table,
-    described: Described,
+    info: ModelInfo,
     data: NonmemData,
     parameters: Mapping[str, Free | float | None],
     formulas: Mapping[str, float | Expression | None],
@@ -346,7 +346,7 @@ def _checked(
     outputs: Mapping[str, Output | None],
 ) -> list[str]:
     """Note names that are not known or mean two things, and covariates that are missing; return those that are used."""
-    leaves = [one.name for one in names_of(described.model)]
+    leaves = [one.name for one in names_of(info.model)]
     columns = [*data.covariates, *data.varying]
     measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
     known = [*parameters, *effects, *columns, *leaves]
@@ -390,15 +390,15 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
     if kind == "saem" and is_mixture:
         table.issue("method", 'must be focei, foce, fo or laplace for a mixture of subpopulations, but is "saem".')
     known = OPTIONS.get(kind, ()) if kind is not None else [key for keys in OPTIONS.values() for key in keys]
-    options = {key: table.whole(key, default=None) for key in known}
-    iterations = table.whole("iterations", default=None, minimum=0)
+    options = {key: table.integer(key, default=None) for key in known}
+    iterations = table.integer("iterations", default=None, minimum=0)
     tolerance = table.number("tolerance", default=1e-6, above=0.0)
     word = table.name("standard_errors", COVARIANCES, "a kind of standard errors", default="sandwich")
     likelihood = table.name("likelihood", INTEGRALS, "a way to integrate", default=None)
     integral = None
     if likelihood is not None:
         build, key = INTEGRALS[likelihood]
-        size = table.whole(key, default=None, minimum=1)
+        size = table.integer(key, default=None, minimum=1)
         integral = table.make(build, *([] if size is None else [size]))
     table.close()
     given = {key: value for key, value in options.items() if value is not None}
@@ -410,8 +410,8 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
 
 
 def _simulation(table: Table) -> tuple[Any, ...]:
-    replicates = table.whole("replicates", default=500, minimum=2)
-    seed, corrected = table.whole("seed", default=0), table.flag("corrected", default=True)
-    bins = table.whole("bins", default=None, minimum=1)
+    replicates = table.integer("replicates", default=500, minimum=2)
+    seed, corrected = table.integer("seed", default=0), table.flag("corrected", default=True)
+    bins = table.integer("bins", default=None, minimum=1)
     table.close()
     return replicates, seed, corrected, bins

@@ -5,7 +5,6 @@ import re
 import tomllib
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
@@ -23,8 +22,8 @@ def read_bytes(file: Path | Traversable, source: str) -> bytes:
     return content_of(file, source, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
 
 
-def parsed(text: bytes, source: str) -> dict[str, Any]:
-    """Return what a file in TOML says.
+def parsed(text: bytes, source: str) -> dict[str, object]:
+    """Return the values of a file in TOML.
 
     Raises:
         FileIssues: If it is no TOML; with the line.
@@ -36,8 +35,8 @@ def parsed(text: bytes, source: str) -> dict[str, Any]:
         line = plain.count("\n", 0, plain.find(str(error))) + 1
         raise FileIssues([Issue(source, (), f"must be a number of at most 1.8e308, but is {error}.", line)]) from None
     except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at ")
-        line = re.match(r"line (\d+)", place)
+        message, _, position = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", position)
         last = plain.count("\n") + 1
         issue = Issue(source, (), f"must be TOML, but is not: {message}.", int(line[1]) if line else last)
         raise FileIssues([issue]) from None

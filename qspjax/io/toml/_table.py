@@ -1,28 +1,36 @@
 """Read the tables of a TOML file: typed values with units, every issue collected, unknown keys found."""
 
+import enum
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
 
 from qspjax._checks import ArgumentError, did_you_mean
 from qspjax._units import check_unit, convert
 from qspjax.io._issues import Path
 
 T = TypeVar("T")
-REQUIRED: Any = object()
-"""Default of a key that must be there."""
+
+
+class Required(enum.Enum):
+    """The default of a key that must be there."""
+
+    REQUIRED = enum.auto()
+
+
+REQUIRED = Required.REQUIRED
 
 
 class Table:
     """A table of a file, read key by key; `close` reports the keys that nobody asked for.
 
-    A value that is wrong or missing is noted in `issues` and read as None.
+    A value that is wrong or missing becomes an issue and is read as None.
     """
 
-    def __init__(self, values: dict[str, Any], path: Path, issues: list[tuple[Path, str]]):
+    def __init__(self, values: Mapping[str, object], path: Path, issues: list[tuple[Path, str]]):
         """Start to read a table that stands at `path`; `issues` is shared by all tables of a file."""
-        self.values, self.path, self.issues = values, path, issues
+        self.values, self.path, self.issues = dict(values), path, issues
         self._known: dict[str, None] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -34,32 +42,48 @@ class Table:
         return any(path[: len(self.path)] == self.path for path, _ in self.issues)
 
     def issue(self, key: str, message: str) -> None:
-        """Note an issue at a key, or at the table itself for an empty key."""
+        """Add an issue at a key, or at the table itself for an empty key."""
         self.issues.append(((*self.path, key) if key else self.path, message))
 
-    def number(self, key: str, unit: str | None = "", *, default: Any = REQUIRED, above: float | None = None) -> Any:
+    def number(
+        self,
+        key: str,
+        unit: str | None = "",
+        *,
+        default: float | None | Required = REQUIRED,
+        above: float | None = None,
+    ) -> float | None:
         """Read a number, converted to a unit; where the unit itself is wrong (None), leave it at that."""
-        found = self.read(key, default, lambda value: None if unit is None else convert(value, to=unit))
-        if key in self.values and found is not None and above is not None and not found > above:
+        number = self.read(key, default, lambda value: None if unit is None else convert(value, to=unit))
+        if key in self.values and number is not None and above is not None and not number > above:
             must = "must be positive" if above == 0 else f"must be greater than {above:g}"
             self.issue(key, f"{must}, but is {shown(self.values[key])}.")
             return None
-        return found
+        return number
 
-    def numbers(self, key: str, unit: str | None, *, default: Any = REQUIRED, length: int | None = None) -> Any:
+    def numbers(
+        self,
+        key: str,
+        unit: str | None,
+        *,
+        default: tuple[float, ...] | None | Required = REQUIRED,
+        length: int | None = None,
+    ) -> tuple[float, ...] | None:
         """Read a list of numbers, converted to a unit."""
 
-        def read(value: Any) -> tuple[float, ...] | None:
+        def read(value: object) -> tuple[float, ...] | None:
             if not isinstance(value, list) or not value or length not in (None, len(value)):
                 raise ValueError(f"must be a list of {length or 'one or more'} numbers, but is {shown(value)}.")
             return None if unit is None else tuple(convert(item, to=unit) for item in value)
 
         return self.read(key, default, read)
 
-    def whole(self, key: str, *, default: Any = REQUIRED, minimum: int = 0, maximum: int = 2**63 - 1) -> Any:
+    def integer(
+        self, key: str, *, default: int | None | Required = REQUIRED, minimum: int = 0, maximum: int = 2**63 - 1
+    ) -> int | None:
         """Read a whole number."""
 
-        def read(value: Any) -> int:
+        def read(value: object) -> int:
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise ValueError(f"must be a whole number of at least {minimum}, but is {shown(value)}.")
             if value > maximum:
@@ -68,20 +92,21 @@ class Table:
 
         return self.read(key, default, read)
 
-    def flag(self, key: str, *, default: bool) -> Any:
-        """Read true or false."""
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Read true or false; the default where it is wrong."""
 
-        def read(value: Any) -> bool:
+        def read(value: object) -> bool:
             if not isinstance(value, bool):
                 raise ValueError(f"must be true or false, but is {shown(value)}.")
             return value
 
-        return self.read(key, default, read)
+        flag = self.read(key, default, read)
+        return default if flag is None else flag
 
-    def text(self, key: str, *, default: Any = REQUIRED) -> Any:
+    def text(self, key: str, *, default: str | None | Required = REQUIRED) -> str | None:
         """Read text."""
 
-        def read(value: Any) -> str:
+        def read(value: object) -> str:
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"must be text, but is {shown(value)}.")
             return value
@@ -91,7 +116,7 @@ class Table:
     def unit(self, key: str) -> str | None:
         """Read a unit, `""` if it is not there, None if it is wrong."""
 
-        def read(value: Any) -> str:
+        def read(value: object) -> str:
             if not isinstance(value, str):
                 raise ValueError(f"must be a unit, but is {shown(value)}.")
             check_unit(value)
@@ -99,14 +124,18 @@ class Table:
 
         return self.read(key, "", read)
 
-    def name(self, key: str, allowed: Iterable[str], what: str, *, default: Any = REQUIRED) -> Any:
-        """Read a name out of those allowed."""
+    def name(
+        self, key: str, allowed: Iterable[str], what: str, *, default: str | None | Required = REQUIRED
+    ) -> str | None:
+        """Read one of the names that are allowed."""
         return self.read(key, default, lambda value: one_of(value, allowed, what))
 
-    def names(self, key: str, allowed: Iterable[str], what: str, *, default: Any = REQUIRED) -> Any:
-        """Read a list of names out of those allowed."""
+    def names(
+        self, key: str, allowed: Iterable[str], what: str, *, default: tuple[str, ...] | None | Required = REQUIRED
+    ) -> tuple[str, ...] | None:
+        """Read a list of names that are allowed."""
 
-        def read(value: Any) -> tuple[str, ...]:
+        def read(value: object) -> tuple[str, ...]:
             if not isinstance(value, list):
                 raise ValueError(f"must be a list of names, but is {shown(value)}.")
             return tuple(one_of(item, allowed, what) for item in value)
@@ -115,25 +144,25 @@ class Table:
 
     def table(self, key: str, *, required: bool = False) -> "Table":
         """Open a table below this one, an empty one if it is not there."""
-        value = self.read(key, REQUIRED if required else {}, _as_table)
+        value = self.read(key, REQUIRED if required else {}, as_table)
         return Table(value or {}, (*self.path, key), self.issues)
 
     def tables(self, key: str) -> "list[Table]":
         """Open a list of tables below this one."""
 
-        def read(value: Any) -> list:
+        def read(value: object) -> list[object]:
             if not isinstance(value, list):
                 raise ValueError(f"must be a list of tables ([[...]]), but is {shown(value)}.")
             return value
 
-        found = []
+        tables = []
         for i, value in enumerate(self.read(key, [], read) or (), start=1):
             part = f"{key}[{i}]"
             if isinstance(value, dict):
-                found.append(Table(value, (*self.path, part), self.issues))
+                tables.append(Table(value, (*self.path, part), self.issues))
             else:
                 self.issue(part, f"must be a table, but is {shown(value)}.")
-        return found
+        return tables
 
     def children(self, allowed: Collection[str] | None = None, what: str = "") -> "dict[str, Table]":
         """Open every value as a table, by name; where `allowed` is given, only those named there."""
@@ -142,23 +171,23 @@ class Table:
         return {key: self.table(key) for key in self.values if allowed is None or key in allowed}
 
     def only(self, allowed: Iterable[str], what: str, *, beside: Iterable[str] = ()) -> str | None:
-        """Return the only one of the allowed keys that is there; note an issue if none is, or several.
+        """Return the only one of the allowed keys that is there; add an issue if none is, or several.
 
         Keys that are read later stand in `beside`. Where there is an unknown key instead, `close` reports that one.
         """
         allowed = list(allowed)
         self._known |= dict.fromkeys(allowed)
-        found = [key for key in allowed if key in self.values]
-        if len(found) == 1:
-            return found[0]
-        misspelt = not found and set(self.values) - {*self._known, *beside}
+        present = [key for key in allowed if key in self.values]
+        if len(present) == 1:
+            return present[0]
+        misspelt = not present and set(self.values) - {*self._known, *beside}
         if not misspelt and not self.bad:
-            has = " and ".join(found) or "none"
+            has = " and ".join(present) or "none"
             self.issue("", f"must have exactly one {what} ({', '.join(allowed)}), but has {has}.")
         return None
 
     def close(self, what: str = "a key that is known here", allowed: Iterable[str] = ()) -> None:
-        """Note the keys that were neither read nor allowed; a second call notes nothing more."""
+        """Add an issue for each key that was neither read nor allowed; a second call adds none."""
         self._known |= dict.fromkeys(allowed)
         for key in self.values:
             if key not in self._known:
@@ -168,7 +197,7 @@ class Table:
                     self.issue(key, str(error))
         self._known |= dict.fromkeys(self.values)
 
-    def make(self, build: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+    def make(self, build: Callable[..., T], *args: object, **kwargs: object) -> T | None:
         """Build an object from what was read; None if anything in the table was wrong, an issue if it is refused."""
         self.close()
         if self.bad:
@@ -180,11 +209,11 @@ class Table:
             self.issue(argument if argument in self.values else "", _in_words(error))
             return None
 
-    def read(self, key: str, default: Any, read: Callable[[Any], T]) -> Any:
+    def read(self, key: str, default: T | None | Required, read: Callable[[object], T | None]) -> T | None:
         """Read a value with a function that raises `ValueError` ("must ..., but is ...") where it is wrong."""
         self._known[key] = None
         if key not in self.values:
-            if default is REQUIRED:
+            if isinstance(default, Required):
                 self.issue(key, "must be given, but is missing.")
                 return None
             return default
@@ -195,7 +224,7 @@ class Table:
             return None
 
 
-def one_of(value: Any, allowed: Iterable[str], what: str) -> str:
+def one_of(value: object, allowed: Iterable[str], what: str) -> str:
     """Return a name if it is allowed.
 
     Raises:
@@ -208,7 +237,7 @@ def one_of(value: Any, allowed: Iterable[str], what: str) -> str:
     raise ValueError(f"must be {what} ({', '.join(allowed) or 'there are none'}), but is {shown(value)}.{hint}")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as TOML writes it, or its kind if it is long."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -219,14 +248,14 @@ def shown(value: Any) -> str:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return "a list of tables"
     if isinstance(value, list) and value:
-        listed = f"[{', '.join(map(shown, value))}]"
-        return listed if len(listed) <= 60 else "a long list"
+        text = f"[{', '.join(map(shown, value))}]"
+        return text if len(text) <= 60 else "a long list"
     return "an empty list" if value == [] else str(value)
 
 
 def lines_of(text: str) -> dict[Path, int]:
     """Find the line of every key and table header of a file in TOML, as far as they stand on lines of their own."""
-    found: dict[Path, int] = {}
+    line_of_path: dict[Path, int] = {}
     lists: dict[Path, int] = {}
     table: Path = ()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -237,13 +266,13 @@ def lines_of(text: str) -> dict[Path, int]:
                 lists[keys] = lists.get(keys, 0) + 1
                 keys = (*keys[:-1], f"{keys[-1]}[{lists[keys]}]")
             table = keys or table
-            found.setdefault(table, number)
+            line_of_path.setdefault(table, number)
         elif "=" in line:
             key = re.match(r"""(?:"[^"]*"|'[^']*'|[^"'=#])*""", line)
             keys = _key_path(f"{key[0]}= 0") if key else ()
             for depth in range(1, len(keys) + 1):
-                found.setdefault((*table, *keys[:depth]), number)
-    return found
+                line_of_path.setdefault((*table, *keys[:depth]), number)
+    return line_of_path
 
 
 def line_of(path: Path, lines: dict[Path, int]) -> int | None:
@@ -258,7 +287,7 @@ def line_of(path: Path, lines: dict[Path, int]) -> int | None:
 
 def _key_path(assignment: str) -> Path:
     try:
-        value: Any = tomllib.loads(assignment)
+        value: object = tomllib.loads(assignment)
     except tomllib.TOMLDecodeError:
         return ()
     keys = []
@@ -268,7 +297,12 @@ def _key_path(assignment: str) -> Path:
     return tuple(keys)
 
 
-def _as_table(value: Any) -> dict:
+def as_table(value: object) -> dict[str, object]:
+    """Return a value that must be a table.
+
+    Raises:
+        ValueError: If it is none.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"must be a table, but is {shown(value)}.")
     return value

@@ -1,16 +1,18 @@
 """The `[endpoints]` of a trial file."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from qspjax._units import product
-from qspjax.io.toml._model import Described
-from qspjax.io.toml._table import REQUIRED, Table
+from qspjax.io.toml._model import ModelInfo
+from qspjax.io.toml._table import REQUIRED, Required, Table
 from qspjax.population import endpoints
 from qspjax.population.endpoints import AbstractEndpoint, Responder
+
+T = TypeVar("T")
 
 _COLUMNS = ("arm", "patient", "result", "last_time", "state")
 """What else stands in the table of endpoints."""
@@ -38,7 +40,7 @@ def _of_nothing(output: str, time: str) -> str:
     return ""
 
 
-_KINDS: dict[str, tuple[type, Callable[[str, str], str]]] = {
+_KINDS: dict[str, tuple[type[AbstractEndpoint], Callable[[str, str], str]]] = {
     "value": (endpoints.Value, _of_output),
     "change_from_baseline": (endpoints.ChangeFromBaseline, _of_output),
     "relative_change": (endpoints.RelativeChange, _of_nothing),
@@ -58,29 +60,29 @@ _KINDS: dict[str, tuple[type, Callable[[str, str], str]]] = {
 """By name in a file: the endpoint, and its unit from those of the output and of time."""
 
 
-def read_endpoints(table: Table, described: Described, times: tuple[float, ...]) -> dict[str, Endpoint]:
+def read_endpoints(table: Table, info: ModelInfo, times: tuple[float, ...]) -> dict[str, Endpoint]:
     """Read the endpoints; the times they look at must lie within those that are simulated."""
-    found = {name: _endpoint(own, described, times) for name, own in table.children().items()}
+    endpoints = {name: _endpoint(part, info, times) for name, part in table.children().items()}
     for name in _COLUMNS:
-        if name in found:
+        if name in endpoints:
             table.issue(name, f"must have another name: {', '.join(_COLUMNS)} are columns of endpoints.csv.")
-    return {name: endpoint for name, endpoint in found.items() if endpoint is not None}
+    return {name: endpoint for name, endpoint in endpoints.items() if endpoint is not None}
 
 
-def _endpoint(table: Table, described: Described, times: tuple[float, ...]) -> Endpoint | None:
+def _endpoint(table: Table, info: ModelInfo, times: tuple[float, ...]) -> Endpoint | None:
     kind = table.only(_KINDS, "kind of endpoint", beside=("responder",))
     bounds = table.table("responder")
     table.close()
     if kind is None:
         return None
     build, unit_of = _KINDS[kind]
-    own = table.table(kind)
-    output = own.name("output", described.observed, "a value that the model observes")
-    unit = described.observed.get(output, "")
+    part, time = table.table(kind), info.units.time
+    output = part.name("output", info.observed, "a value that the model observes")
+    unit = "" if output is None else info.observed[output]
     fields = {field.name: field for field in dataclasses.fields(build) if field.name != "output"}
-    values = {name: _FIELDS[name](own, field, described.units.time, unit) for name, field in fields.items()}
-    _check_times(own, values, described.units.time, times)
-    endpoint, unit = own.make(build, output, **values), unit_of(unit, described.units.time)
+    values = {name: _FIELDS[name](part, field, time, unit) for name, field in fields.items()}
+    _check_times(part, values, time, times)
+    endpoint, unit = part.make(build, output, **values), unit_of(unit, time)
     if "responder" in table:
         return _responder(bounds, endpoint, unit)
     return None if endpoint is None else Endpoint(endpoint, unit)
@@ -89,31 +91,35 @@ def _endpoint(table: Table, described: Described, times: tuple[float, ...]) -> E
 def _responder(table: Table, endpoint: AbstractEndpoint | None, unit: str) -> Endpoint | None:
     bound = table.only(("at_most", "at_least"), "bound")
     bounds = {} if bound is None else {bound: table.number(bound, unit)}
-    found = table.make(Responder, endpoint, **bounds)
-    return None if found is None or endpoint is None else Endpoint(found, "")
+    responder = table.make(Responder, endpoint, **bounds)
+    return None if responder is None or endpoint is None else Endpoint(responder, "")
 
 
-def _time(table: Table, field: dataclasses.Field, time: str, unit: str) -> Any:
+Value: TypeAlias = float | tuple[float, ...] | None
+"""An argument of an endpoint: a time, a threshold, a number, or the two ends of a window."""
+
+
+def _time(table: Table, field: dataclasses.Field, time: str, unit: str) -> Value:
     del unit
     return table.number(field.name, time, default=_default(field))
 
 
-def _window(table: Table, field: dataclasses.Field, time: str, unit: str) -> Any:
+def _window(table: Table, field: dataclasses.Field, time: str, unit: str) -> Value:
     del unit
     return table.numbers(field.name, time, default=_default(field), length=2)
 
 
-def _threshold(table: Table, field: dataclasses.Field, time: str, unit: str) -> Any:
+def _threshold(table: Table, field: dataclasses.Field, time: str, unit: str) -> Value:
     del time
     return table.number(field.name, unit, default=_default(field))
 
 
-def _count(table: Table, field: dataclasses.Field, time: str, unit: str) -> Any:
+def _count(table: Table, field: dataclasses.Field, time: str, unit: str) -> Value:
     del time, unit
-    return table.whole(field.name, default=_default(field), minimum=2)
+    return table.integer(field.name, default=_default(field), minimum=2)
 
 
-_FIELDS: dict[str, Callable[[Table, dataclasses.Field, str, str], Any]] = {
+_FIELDS: dict[str, Callable[[Table, dataclasses.Field, str, str], Value]] = {
     "at": _time,
     "baseline": _time,
     "between": _window,
@@ -125,14 +131,14 @@ _FIELDS: dict[str, Callable[[Table, dataclasses.Field, str, str], Any]] = {
 """How each argument of an endpoint is read."""
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: "dataclasses.Field[T]") -> T | Required:
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
-def _check_times(table: Table, values: dict[str, Any], unit: str, times: tuple[float, ...]) -> None:
+def _check_times(table: Table, values: Mapping[str, Value], unit: str, times: tuple[float, ...]) -> None:
     for key in table.values:
-        looked = values.get(key) if _FIELDS.get(key) in (_time, _window) else None
-        for time in np.atleast_1d(() if looked is None or not times else looked):
+        read = values.get(key) if _FIELDS.get(key) in (_time, _window) else None
+        for time in np.atleast_1d(() if read is None or not times else read):
             if not times[0] <= time <= times[-1]:
                 must = f"must be from {times[0]:g} to {times[-1]:g} {unit}, the times in [output]"
                 table.issue(key, f"{must}, but is {time:g} {unit}.")

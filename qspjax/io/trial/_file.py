@@ -7,7 +7,7 @@
     [population]               between patients, covariates, effects of covariates, correlation
     [arms.NAME]                dose, to, start, every, doses, over or rate; nothing for no treatment
     [[arms.NAME.regimen]]      the same keys, once for each part of a treatment that has several
-    [arms.NAME.dose]           a dose that depends on the patient: amount such as "5 mg/kg", or an amount per so much of
+    [arms.NAME.dose]           a dose that depends on the patient: amount such as "5 mg/kg", or an amount per amount of
                                each covariate (per), or a table of bands; at_least, at_most, round_to, round_up_to
     [endpoints.NAME]           a kind with its output, and a bound for responders
     [output]                   until and every, or times; what to save; panels of the picture
@@ -29,7 +29,7 @@ from qspjax._types import Key
 from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.toml._doses import read_arms
-from qspjax.io.toml._model import Described, read_model, read_population
+from qspjax.io.toml._model import ModelInfo, read_model, read_population
 from qspjax.io.toml._read import parsed, read_bytes
 from qspjax.io.toml._table import Table, line_of, lines_of
 from qspjax.io.trial._endpoints import read_endpoints
@@ -105,17 +105,17 @@ class TrialFile:
         try:
             return self.population.sample(key=key, size=self.patients)
         except ArgumentError as error:
-            place = self._varied().get(error.argument)
-            if place is None:
+            table = self._varied().get(error.argument)
+            if table is None:
                 raise
-            path = ("population", place, error.argument)
-            remedy = "Truncate it" if place == "between" else "Truncate the covariate that it depends on"
+            path = ("population", table, error.argument)
+            remedy = "Truncate it" if table == "between" else "Truncate the covariate that it depends on"
             message = f"{error.must[:-1]} in a sampled patient. {remedy}: truncate = [low, high]."
             issue = Issue(self.source, path, message, line_of(path, lines_of(text_of(self.text, self.source))))
             raise FileIssues([issue]) from error
 
     def _varied(self) -> dict[str, str]:
-        """Return where each parameter that differs between patients stands in the population."""
+        """Return the table of the population in which each parameter that differs between patients stands."""
         effects = enumerate(self.population.effects, start=1)
         changed = {name: f"effects[{i}]" for i, effect in effects for name in effect.parameters()}
         return changed | dict.fromkeys(self.population.between_names, "between")
@@ -152,33 +152,33 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     source = str(file) if isinstance(file, Path) else file.name
     text = read_bytes(file, source)
     values = parsed(text, source)
-    found: list[tuple[tuple[str, ...], str]] = []
+    messages: list[tuple[tuple[str, ...], str]] = []
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     folder = file.resolve().parent if isinstance(file, Path) else None
-    trial = _trial_file(Table(values, (), found), source, text, folder)
-    if trial is None or found:
+    trial = _trial_file(Table(values, (), messages), source, text, folder)
+    if trial is None or messages:
         lines = lines_of(text_of(text, source))
-        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in found]
+        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in messages]
         raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
     return trial
 
 
 def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> TrialFile | None:
     title = top.text("title", default=Path(source).stem)
-    patients = top.whole("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
-    seed = top.whole("seed", default=1)
+    patients = top.integer("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
+    seed = top.integer("seed", default=1)
     allocation = Randomised() if top.flag("randomised", default=False) else SamePatients()
     opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
     opened |= {key: top.table(key) for key in ("population", "endpoints")}
     top.close()
-    described = None if opened["model"].bad else read_model(opened["model"], folder)
-    if described is None:
+    info = None if opened["model"].bad else read_model(opened["model"], folder)
+    if info is None:
         return None
-    population, described = read_population(opened["population"], described)
-    times, save, panels = ((), (), ()) if opened["output"].bad else _output(opened["output"], described)
-    arms = read_arms(opened["arms"], described)
-    endpoints = read_endpoints(opened["endpoints"], described, times)
+    population, info = read_population(opened["population"], info)
+    times, save, panels = ((), (), ()) if opened["output"].bad else _output(opened["output"], info)
+    arms = read_arms(opened["arms"], info)
+    endpoints = read_endpoints(opened["endpoints"], info, times)
     if top.issues or population is None:
         return None
     named = {name: endpoint.endpoint for name, endpoint in endpoints.items()}
@@ -187,15 +187,15 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
     return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels)
 
 
-def _output(table: Table, described: Described) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:
-    times = _times(table, described.units.time)
-    observed = tuple(described.observed)
+def _output(table: Table, info: ModelInfo) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:
+    times = _times(table, info.units.time)
+    observed = tuple(info.observed)
     what = "a value that the model observes, or a state"
-    save = table.names("save", (*observed, *described.states), what, default=described.main)
-    panels = [_panel(own, described, save or observed) for own in table.tables("panels")]
+    save = table.names("save", (*observed, *info.states), what, default=info.main)
+    panels = [_panel(part, info, save or observed) for part in table.tables("panels")]
     table.close()
-    kept = [name for name in observed if name in (save or ())][:_MOST_PANELS]
-    return times, save or (), tuple(panels) or tuple({"output": name} for name in kept)
+    plain: list[PanelTable] = [{"output": name} for name in observed if name in (save or ())]
+    return times, save or (), tuple(panel for panel in panels if panel is not None) or tuple(plain[:_MOST_PANELS])
 
 
 def _times(table: Table, unit: str) -> tuple[float, ...]:
@@ -219,14 +219,11 @@ def _times(table: Table, unit: str) -> tuple[float, ...]:
     return (*times.tolist(), until) if until - times[-1] > 1e-9 * until else tuple(times.tolist())
 
 
-def _panel(table: Table, described: Described, save: tuple[str, ...]) -> PanelTable:
-    kept = [name for name in described.observed if name in save]
-    output = table.name("output", kept, "an observed value that is saved")
-    panel: PanelTable = {
-        "output": output,
-        "label": table.text("label", default=None),
-        "log": table.flag("log", default=False),
-        "lines": table.numbers("lines", described.observed.get(output, ""), default=()) or (),
-    }
+def _panel(table: Table, info: ModelInfo, save: tuple[str, ...]) -> PanelTable | None:
+    drawn = [name for name in info.observed if name in save]
+    output = table.name("output", drawn, "an observed value that is saved")
+    unit = None if output is None else info.observed[output]
+    label, log = table.text("label", default=None), table.flag("log", default=False)
+    lines = table.numbers("lines", unit, default=()) or ()
     table.close()
-    return panel
+    return None if output is None else {"output": output, "label": label, "log": log, "lines": lines}
