@@ -32,9 +32,9 @@ MOST_MANIFEST = 2**20
 """The maximum number of bytes of the list of contents of a COMBINE archive."""
 
 _OPENERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], io.BufferedIOBase]], ...] = (
-    (re.compile(rb"\x1f\x8b"), "gzip", lambda content: gzip.open(content)),
-    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", lambda content: bz2.open(content)),
-    (re.compile(rb"\xfd7zXZ\x00"), "xz", lambda content: lzma.open(content)),
+    (re.compile(rb"\x1f\x8b"), "gzip", lambda content: gzip.GzipFile(fileobj=content)),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", bz2.BZ2File),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", lzma.LZMAFile),
 )
 """How compressed files begin."""
 _BROKEN = (

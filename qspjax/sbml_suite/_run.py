@@ -9,15 +9,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from qspjax.sbml_suite._suite import REFUSED, CaseResult, tags_of
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 _CASES_OF_A_PROCESS = 300
-"""After so many a process gives its memory back."""
+"""After this number of cases a process is replaced, to free its memory."""
 _COMMAND = (sys.executable, "-m", "qspjax.sbml_suite._worker")
 _START = 120.0
 """Seconds a process may take to start."""
@@ -32,7 +31,7 @@ def run_suite(folders: Sequence[Path], *, workers: int = 2, limit: float = 60.0)
         limit: Seconds that a case may take; one that takes longer is refused.
 
     Example:
-        >>> from qspjax.io.sbml import case_folders
+        >>> from qspjax.sbml_suite import case_folders
         >>> for result in run_suite(case_folders("sbml-test-suite"), workers=4):  # doctest: +SKIP
         ...     print(result.case, result.outcome)
         >>> list(run_suite([]))
@@ -51,9 +50,9 @@ def run_suite(folders: Sequence[Path], *, workers: int = 2, limit: float = 60.0)
                 until = min((worker.deadline for worker in pool if worker.busy), default=time.monotonic() + 1.0)
                 ready = {key.data for key, _ in selector.select(max(0.0, until - time.monotonic()))}
                 for worker in pool:
-                    found = worker.answer(selector) if worker in ready else worker.late(selector)
-                    if found is not None:
-                        yield found
+                    result = worker.answer(selector) if worker in ready else worker.late(selector)
+                    if result is not None:
+                        yield result
     finally:
         for worker in pool:
             worker.stop()
@@ -65,9 +64,9 @@ class _Worker:
     def __init__(self, limit: float):
         self.limit = limit
         self.case: tuple[Path, tuple[str, ...]] | None = None
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
         self.deadline = 0.0
-        self._ready, self._left, self._begun = False, 0, 0.0
+        self._ready, self._left, self._start_of_case = False, 0, 0.0
 
     @property
     def idle(self) -> bool:
@@ -98,16 +97,16 @@ class _Worker:
         """Hand over a case."""
         assert self.process is not None
         assert self.process.stdin is not None
-        self.case, self._begun = (folder, tags), time.monotonic()
-        self.deadline, self._left = self._begun + self.limit, self._left - 1
+        self.case, self._start_of_case = (folder, tags), time.monotonic()
+        self.deadline, self._left = self._start_of_case + self.limit, self._left - 1
         try:
             self.process.stdin.write(json.dumps([str(folder), tags]) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it died: its stdout tells
+        except BrokenPipeError:  # it died, which its stdout shows
             return
 
     def answer(self, selector: selectors.BaseSelector) -> CaseResult | None:
-        """Read what the process says: that it is ready, a result, or nothing any more."""
+        """Read what the process says: that it is ready, a result, or nothing more."""
         line = self._stdout.readline()
         if not line:
             code = self.process.wait() if self.process else 0
@@ -118,11 +117,11 @@ class _Worker:
         if not self._ready:
             self._ready = True
             return None
-        found: Any = json.loads(line)
+        case, outcome, reason, tags, seconds, ratio = json.loads(line)
         self.case = None
         if self._left <= 0:
             self._restart(selector)
-        return CaseResult(*found[:3], tuple(found[3]), *found[4:])
+        return CaseResult(case, outcome, reason, tuple(tags), seconds, ratio)
 
     def late(self, selector: selectors.BaseSelector) -> CaseResult | None:
         """Give the case up if its time is over."""
@@ -143,7 +142,7 @@ class _Worker:
             self.process = None
 
     @property
-    def _stdout(self) -> TextIOWrapper:
+    def _stdout(self) -> IO[str]:
         assert self.process is not None
         assert self.process.stdout is not None
         return self.process.stdout
@@ -154,7 +153,7 @@ class _Worker:
         if case is None:
             return None
         folder, tags = case
-        return CaseResult(folder.name, REFUSED, reason, tags, time.monotonic() - self._begun, float("nan"))
+        return CaseResult(folder.name, REFUSED, reason, tags, time.monotonic() - self._start_of_case, float("nan"))
 
     def _restart(self, selector: selectors.BaseSelector) -> None:
         selector.unregister(self._stdout)
@@ -162,7 +161,7 @@ class _Worker:
         self.start(selector)
 
 
-def _closed(stream: TextIOWrapper) -> None:
+def _closed(stream: IO[str]) -> None:
     try:
         stream.close()
     except BrokenPipeError:  # what was left to write has no reader

@@ -3,7 +3,7 @@
 A case is a folder `NNNNN` with `NNNNN-settings.txt`, `NNNNN-results.csv`, the model in one or more levels of SBML
 (`NNNNN-sbml-l3v2.xml`) and, in the official suite, a description (`NNNNN-model.m`). A value passes if
 
-$$ |expected - found| \\le absolute + relative \\cdot |expected| $$
+$$ |expected - value| \\le absolute + relative \\cdot |expected| $$
 
 and infinite and undefined values must be the same.
 
@@ -18,31 +18,36 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from qspjax._dosing._doses import no_doses
 from qspjax._files import write_text
 from qspjax._simulate import simulate
 from qspjax._solution import RESULTS
+from qspjax._types import Observed
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.sbml._read import read_sbml
 from qspjax.models import Network
 from qspjax.solve import Rosenbrock
 
+Columns: TypeAlias = dict[str, Float[np.ndarray, " times"]]
+"""Values by variable."""
+
 PASS, REFUSED, WRONG = "pass", "refused", "wrong"
 OUTCOMES = (PASS, REFUSED, WRONG)
 
 MOST_STEPS = 2_000_000
-"""The most steps of a simulation; what takes longer than anybody waits is stopped by the clock before."""
+"""The maximum number of steps of a simulation; slow simulations are stopped by the clock before."""
 
 _NAME = re.compile(r"\d{5}")
 _MODEL = re.compile(r".*-sbml-l(\d+)v(\d+)\.xml")
-_FAST = {"xla_backend_optimization_level": 0}
+_FAST: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 """Every case is compiled for a single short run."""
 
 
@@ -72,7 +77,7 @@ class CaseResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a case is simulated and judged."""
+    """How a case is simulated and compared."""
 
     start: float
     duration: float
@@ -84,7 +89,7 @@ class Settings:
     concentration: frozenset[str]
 
     @property
-    def times(self) -> np.ndarray:
+    def times(self) -> Float[np.ndarray, " times"]:
         """The times to report, each rounded once."""
         return self.start + np.arange(self.steps + 1) * self.duration / self.steps
 
@@ -128,8 +133,8 @@ def run_case(folder: str | Path, tags: Sequence[str] = ()) -> CaseResult:
     expected = read_results(folder / f"{folder.name}-results.csv", settings)
     ratio = math.nan
     try:
-        found = computed(network_of(model_of(folder)), settings)
-        outcome, reason, ratio = judged(expected, found, settings)
+        values = computed(network_of(model_of(folder)), settings)
+        outcome, reason, ratio = judged(expected, values, settings)
     except Refused as refusal:
         outcome, reason = REFUSED, str(refusal)
     tags = tuple(tags) or tags_of(folder)
@@ -165,9 +170,9 @@ def write_case(folder: str | Path, out: str | Path, *, level: int = 0, version: 
     folder, path = Path(folder), Path(out) / f"{Path(folder).name}.csv"
     path.unlink(missing_ok=True)
     settings = read_settings(folder / f"{folder.name}-settings.txt")
-    found = computed(network_of(model_of(folder, level, version)), settings)
-    rows = zip(*(column.tolist() for column in found.values()), strict=True)
-    lines = [",".join(found), *(",".join(map(_spelled, row)) for row in rows)]
+    values = computed(network_of(model_of(folder, level, version)), settings)
+    rows = zip(*(column.tolist() for column in values.values()), strict=True)
+    lines = [",".join(values), *(",".join(map(_spelled, row)) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
     return path
 
@@ -191,14 +196,14 @@ def case_folders(cases: str | Path, wanted: Iterable[int] | None = None) -> list
         ['00002']
     """
     root = Path(cases)
-    for place in (root / "cases" / "semantic", root / "semantic", root):
-        found = sorted(entry for entry in place.glob("[0-9]*") if _NAME.fullmatch(entry.name) and entry.is_dir())
-        if found:
+    for parent in (root / "cases" / "semantic", root / "semantic", root):
+        folders = sorted(entry for entry in parent.glob("[0-9]*") if _NAME.fullmatch(entry.name) and entry.is_dir())
+        if folders:
             break
     else:
         raise FileIssues([Issue(str(cases), (), "must be a folder of cases (00001, 00002, ...), but has none.")])
     numbers = None if wanted is None else frozenset(wanted)
-    return [folder for folder in found if numbers is None or int(folder.name) in numbers]
+    return [folder for folder in folders if numbers is None or int(folder.name) in numbers]
 
 
 def model_of(folder: Path, level: int = 0, version: int = 0) -> Path:
@@ -207,24 +212,24 @@ def model_of(folder: Path, level: int = 0, version: int = 0) -> Path:
     Raises:
         Refused: If there is none.
     """
-    found = {}
+    models = {}
     for path in sorted(folder.glob(f"{folder.name}-sbml-l*v*.xml")):
         name = _MODEL.fullmatch(path.name)
         if name:
-            found[int(name[1]), int(name[2])] = path
-    if level == 0 and found:
-        return found[max(found)]
-    if (level, version) not in found:
+            models[int(name[1]), int(name[2])] = path
+    if level == 0 and models:
+        return models[max(models)]
+    if (level, version) not in models:
         raise Refused("no model" + (f" in Level {level} Version {version}" if level else ""))
-    return found[level, version]
+    return models[level, version]
 
 
 def tags_of(folder: Path) -> tuple[str, ...]:
     """Return what a case consists of: from its description, else from `tags.csv` of the suite."""
     description = folder / f"{folder.name}-model.m"
     if description.is_file():
-        found = re.search(r"^\s*componentTags:(.*)$", description.read_text("utf-8", "replace"), re.MULTILINE)
-        return tuple(re.findall(r"[\w:]+", found[1])) if found else ()
+        tags = re.search(r"^\s*componentTags:(.*)$", description.read_text("utf-8", "replace"), re.MULTILINE)
+        return tuple(re.findall(r"[\w:]+", tags[1])) if tags else ()
     for above in folder.parents[:4]:
         if (above / "tags.csv").is_file():
             return _tags(above / "tags.csv").get(folder.name, ())
@@ -246,16 +251,19 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         lines = path.read_text("utf-8").splitlines()
-        said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         names = {
-            key: tuple(re.findall(r"[^\s,]+", said.get(key, ""))) for key in ("variables", "amount", "concentration")
+            key: tuple(re.findall(r"[^\s,]+", entries.get(key, ""))) for key in ("variables", "amount", "concentration")
         }
         settings = Settings(
-            *(float(said[key]) for key in ("start", "duration")),
-            int(said["steps"]),
-            names["variables"],
-            *(float(said[key]) for key in ("absolute", "relative")),
-            *(frozenset(names[key]) for key in ("amount", "concentration")),
+            start=float(entries["start"]),
+            duration=float(entries["duration"]),
+            steps=int(entries["steps"]),
+            variables=names["variables"],
+            absolute=float(entries["absolute"]),
+            relative=float(entries["relative"]),
+            amount=frozenset(names["amount"]),
+            concentration=frozenset(names["concentration"]),
         )
     except (OSError, KeyError, ValueError) as error:
         raise FileIssues([Issue(path.name, (), f"must be settings of a case, but is not: {error}.")]) from None
@@ -264,8 +272,8 @@ def read_settings(path: Path) -> Settings:
     return settings
 
 
-def read_results(path: Path, settings: Settings) -> dict[str, np.ndarray]:
-    """Read what must come out, by variable.
+def read_results(path: Path, settings: Settings) -> Columns:
+    """Read the expected values, by variable.
 
     Raises:
         FileIssues: If it cannot be read, or does not fit the settings.
@@ -275,12 +283,12 @@ def read_results(path: Path, settings: Settings) -> dict[str, np.ndarray]:
             head, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(map(str.strip, row))]
         table = np.array([[float(cell) for cell in row[: len(head)]] for row in rows])
         columns = dict(zip(head[1:], table.T[1:], strict=True))
-        found = {name: columns[name] for name in settings.variables}
+        expected = {name: columns[name] for name in settings.variables}
     except (OSError, KeyError, ValueError) as error:
         raise FileIssues([Issue(path.name, (), f"must be the results of a case, but is not: {error}.")]) from None
     if len(table) != settings.steps + 1 or not np.allclose(table[:, 0], settings.times, rtol=1e-6, atol=1e-9):
         raise FileIssues([Issue(path.name, (), "must have the times of the settings, but has others.")])
-    return found
+    return expected
 
 
 def network_of(model: Path) -> Network:
@@ -295,7 +303,7 @@ def network_of(model: Path) -> Network:
         raise Refused(_first_reason(error.issues)) from None
 
 
-def computed(network: Network, settings: Settings) -> dict[str, np.ndarray]:
+def computed(network: Network, settings: Settings) -> Columns:
     """Simulate a network as a case says; return the times and the variables by name.
 
     Raises:
@@ -305,25 +313,26 @@ def computed(network: Network, settings: Settings) -> dict[str, np.ndarray]:
     for name in settings.variables:
         if name not in definition.ids():
             raise Refused(f"not supported: {name} as a variable")
-    places = {name: definition.compartment_of(name) for name in settings.variables if name in definition.species}
-    sizes = [place for place in places.values() if place in definition.compartments]
+    compartments = {name: definition.compartment_of(name) for name in settings.variables if name in definition.species}
+    sizes = [compartment for compartment in compartments.values() if compartment in definition.compartments]
     try:
         wanted = tuple(name for name in dict.fromkeys((*settings.variables, *sizes)) if name in network.plan.observed)
         values = {name: np.full(len(settings.times), math.nan) for name in settings.variables}
         values |= _solved(network, settings, wanted)
     finally:
         jax.clear_caches()
-    found = {"time": settings.times}
+    columns = {"time": settings.times}
     for name in settings.variables:
-        found[name] = values[name]
-        if name not in places or places[name] not in definition.compartments:
+        columns[name] = values[name]
+        compartment = compartments.get(name)
+        if compartment is None or compartment not in definition.compartments:
             continue
-        in_amount, size = definition.in_amount(name), values[places[name]]
+        in_amount, size = definition.in_amount(name), values[compartment]
         if name in settings.amount and not in_amount:
-            found[name] = values[name] * size
-        elif name in settings.concentration and in_amount and definition.compartments[places[name]].dimensions > 0:
-            found[name] = values[name] / size
-    return found
+            columns[name] = values[name] * size
+        elif name in settings.concentration and in_amount and definition.compartments[compartment].dimensions > 0:
+            columns[name] = values[name] / size
+    return columns
 
 
 def _first_reason(issues: Sequence[Issue]) -> str:
@@ -332,14 +341,14 @@ def _first_reason(issues: Sequence[Issue]) -> str:
     return next((message for message in messages if message.startswith("not supported: ")), messages[0])
 
 
-def _solved(network: Network, settings: Settings, save: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _solved(network: Network, settings: Settings, save: tuple[str, ...]) -> Columns:
     try:
         atol = min(1e-4 * settings.absolute, 1e-6)
         method = Rosenbrock(rtol=min(1e-8, 1e-2 * settings.relative), atol=atol, max_steps=MOST_STEPS)
-        arrays, rest = eqx.partition(network, eqx.is_array)
+        arrays, static = eqx.partition(network, eqx.is_array)
 
-        def run(arrays: Any, ts: Any) -> Any:
-            solution = simulate(eqx.combine(arrays, rest), no_doses(), ts, save=save, method=method, throw=False)
+        def run(arrays: Network, ts: Float[Array, " times"]) -> tuple[Observed, Int[Array, ""]]:
+            solution = simulate(eqx.combine(arrays, static), no_doses(), ts, save=save, method=method, throw=False)
             return solution.observed, solution.result
 
         program = jax.jit(run).lower(arrays, jnp.asarray(settings.times)).compile(compiler_options=_FAST)
@@ -351,19 +360,19 @@ def _solved(network: Network, settings: Settings, save: tuple[str, ...]) -> dict
     return {name: np.asarray(value) for name, value in observed.items()}
 
 
-def judged(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], settings: Settings) -> tuple[str, str, float]:
+def judged(expected: Columns, values: Columns, settings: Settings) -> tuple[str, str, float]:
     """Return the outcome, the reason if it is wrong, and the greatest error as a share of what is allowed."""
     greatest, reason = 0.0, ""
     for name, wanted in expected.items():
-        got = found[name]
+        value = values[name]
         with np.errstate(invalid="ignore"):
-            ratio = np.abs(wanted - got) / (settings.absolute + settings.relative * np.abs(wanted))
-        same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
-        ratio = np.where(same, 0.0, np.where(np.isfinite(wanted) & np.isfinite(got), ratio, math.inf))
+            ratio = np.abs(wanted - value) / (settings.absolute + settings.relative * np.abs(wanted))
+        same = (wanted == value) | (np.isnan(wanted) & np.isnan(value))
+        ratio = np.where(same, 0.0, np.where(np.isfinite(wanted) & np.isfinite(value), ratio, math.inf))
         worst = int(np.argmax(ratio))
         if ratio[worst] > greatest:
             greatest = float(ratio[worst])
-            reason = f"{name} is {got[worst]:g} at {settings.times[worst]:g}, but must be {wanted[worst]:g}"
+            reason = f"{name} is {value[worst]:g} at {settings.times[worst]:g}, but must be {wanted[worst]:g}"
     return (PASS, "", greatest) if greatest <= 1.0 else (WRONG, reason, greatest)
 
 

@@ -1,4 +1,4 @@
-"""A process that runs cases of the suite: folders and tags come in, results go out, a line of JSON each."""
+"""A process that runs cases of the suite: folders and tags come in, results go out, one line of JSON each."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def serve() -> None:
             result = run_case(folder, tags)
         except FileIssues as error:
             result = _refused(folder, tags, str(error).partition("\n")[0])
-        except Exception as error:  # noqa: BLE001 - a defect is told with its case, and the run goes on
+        except Exception as error:  # noqa: BLE001 - a defect is reported with its case, and the run goes on
             result = _refused(folder, tags, f"defect: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         answers.write(json.dumps(result) + "\n")
         answers.flush()
