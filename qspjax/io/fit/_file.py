@@ -24,7 +24,7 @@ A file with `[[random]]` is one of a mixed-effects fit, see `_mixed_file`.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 
@@ -36,6 +36,7 @@ from qspjax.fit import (
     DifferentialEvolution,
     LevenbergMarquardt,
     MultiStart,
+    Output,
     Problem,
     TrustRegion,
 )
@@ -47,9 +48,9 @@ from qspjax.io.nonmem._experiments import experiments
 from qspjax.io.petab import read_petab
 from qspjax.io.toml._model import read_model
 from qspjax.io.toml._read import parsed, read_bytes
-from qspjax.io.toml._table import Table, line_of, lines_of
+from qspjax.io.toml._table import Table, line_of, lines_of, present
 
-METHODS: dict[str, Any] = {
+METHODS: dict[str, type[AbstractSearch] | type[DifferentialEvolution]] = {
     "trust region": TrustRegion,
     "levenberg-marquardt": LevenbergMarquardt,
     "l-bfgs": LBFGS,
@@ -124,14 +125,14 @@ def read_fit(path: str | Path) -> FitFile | MixedFile:
         return FitFile(path.name, path.stem, read_petab(path), TrustRegion(), None, None, ())
     text = read_bytes(path, path.name)
     values = parsed(text, path.name)
-    issues: list[tuple[tuple[str, ...], str]] = []
+    messages: list[tuple[tuple[str, ...], str]] = []
     others: list[Issue] = []
-    found = _read(Table(values, (), issues), path, others)
-    if issues or others or found is None:
+    file = _read(Table(values, (), messages), path, others)
+    if messages or others or file is None:
         lines = lines_of(text_of(text, path.name))
-        own = [Issue(path.name, place, message, line=line_of(place, lines)) for place, message in issues]
-        raise FileIssues([*own, *others])
-    return found
+        issues = [Issue(path.name, keys, message, line=line_of(keys, lines)) for keys, message in messages]
+        raise FileIssues([*issues, *others])
+    return file
 
 
 def is_fit(path: Path) -> bool:
@@ -142,40 +143,63 @@ def is_fit(path: Path) -> bool:
 
 def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | None:
     title = top.text("title", default=path.stem)
-    table = read_data(top, path.parent, others)
+    data = read_data(top, path.parent, others)
     try:
         info = read_model(top.table("model", required=True), path.parent)
     except FileIssues as error:
         others.extend(error.issues)
         info = None
     if any(key in top for key in ("random", "individual", "subpopulations")):
-        return read_mixed(top, path.name, title, info, table)
-    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
-    outputs, kinds = {}, {}
+        return read_mixed(top, path.name, title, info, data)
+    parameters = {
+        name: read_parameter(part) for name, part in top.table("parameters", required=True).children().items()
+    }
+    outputs: dict[str, Output | None] = {}
+    kinds: dict[int, str] = {}
     children = top.table("outputs", required=True).children()
-    for number, (name, own) in enumerate(children.items(), start=1):
-        kind = own.integer("dvid", default=number)
-        kinds[kind] = name
-        with_limit(own, table, kind if len(children) > 1 else None)
-        outputs[name] = read_output(own, name)
+    for number, (name, part) in enumerate(children.items(), start=1):
+        kind = part.integer("dvid", default=number)
+        if kind is not None:
+            kinds[kind] = name
+        with_limit(part, data, kind if len(children) > 1 else None)
+        outputs[name] = read_output(part, name)
     rules = top.table("set")
-    formulas = {name: rules.read(name, None, lambda value: value) for name in rules.values}
+    formulas = {name: rules.read(name, None, as_formula_or_number) for name in rules.values}
     estimation = _estimation(top.table("estimation"), tuple(parameters))
     top.close()
-    if top.issues or info is None or table is None:
+    if top.issues or info is None or data is None or estimation is None:
         return None
     try:
-        subjects = experiments(table, kinds if len(kinds) > 1 else next(iter(outputs)), set=formulas, covariates=())
-        problem = Problem(info.model, subjects, outputs, parameters)
+        observed = kinds if len(kinds) > 1 else next(iter(outputs))
+        subjects = experiments(data, observed, set=present(formulas), covariates=())
+        problem = Problem(info.model, subjects, present(outputs), present(parameters))
     except ValueError as error:
         top.issue("", str(error))
         return None
-    return FitFile(path.name, title, problem, *estimation)
+    return FitFile(path.name, title or "", problem, *estimation)
 
 
-def _estimation(
-    table: Table, parameters: tuple[str, ...]
-) -> tuple[Any, MultiStart | None, Analytic | None, tuple[str, ...]]:
+def as_formula_or_number(value: object) -> float | str:
+    """Return a number, or the text of a formula.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"must be a number or a formula, but is of type {type(value).__name__}.")
+    return value
+
+
+class _Estimation(NamedTuple):
+    """How to fit; the fields are those of `FitFile`."""
+
+    method: AbstractSearch | DifferentialEvolution
+    starts: MultiStart | None
+    analytic: Analytic | None
+    profiles: tuple[str, ...]
+
+
+def _estimation(table: Table, parameters: tuple[str, ...]) -> _Estimation | None:
     kind = table.name("method", METHODS, "a method", default="trust region")
     starts = table.integer("starts", default=0)
     seed, sobol = table.integer("seed", default=0), table.flag("sobol", default=False)
@@ -183,18 +207,22 @@ def _estimation(
     profiles = _names_or_all(table, "profiles", parameters)
     solved = _names_or_all(table, "analytic", parameters)
     table.close()
-    if table.bad:
-        return None, None, None, ()
-    options = {} if steps is None else {"generations" if kind == "differential evolution" else "max_steps": steps}
+    if table.bad or kind is None or seed is None:
+        return None
+    key = jax.random.key(seed)
+    options: dict[str, object] = {}
+    if steps is not None:
+        options["generations" if kind == "differential evolution" else "max_steps"] = steps
     if kind == "differential evolution":
-        options["key"] = jax.random.key(seed)
-    drawn = MultiStart(starts, key=jax.random.key(seed), sobol=sobol) if starts else None
+        options["key"] = key
+    method = table.make(METHODS[kind], **options)
+    drawn = MultiStart(starts, key=key, sobol=sobol) if starts else None
     analytic = Analytic(None if table.values.get("analytic") is True else solved) if solved else None
-    return METHODS[kind](**options), drawn, analytic, profiles
+    return None if method is None else _Estimation(method, drawn, analytic, profiles)
 
 
 def _names_or_all(table: Table, key: str, parameters: tuple[str, ...]) -> tuple[str, ...]:
     if table.values.get(key) is True:
         table.flag(key, default=True)
         return parameters
-    return table.names(key, parameters, "a parameter", default=())
+    return table.names(key, parameters, "a parameter", default=()) or ()

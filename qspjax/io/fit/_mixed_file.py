@@ -19,22 +19,26 @@ data                       the data set; or a table: file and the options of `re
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression
+from qspjax._model import AbstractModel
 from qspjax._names import names as names_of
 from qspjax.fit import (
     FO,
     FOCE,
     FOCEI,
     SAEM,
+    AbstractApproximation,
     AbstractCovariance,
     AbstractIntegral,
+    Experiment,
     Free,
     Hessian,
     ImportanceSampling,
@@ -52,15 +56,21 @@ from qspjax.io.fit._parts import read_output, read_parameter, with_limit
 from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import experiments, kinds_of
 from qspjax.io.toml._model import ModelInfo
-from qspjax.io.toml._table import Table, one_of, shown
+from qspjax.io.toml._table import Table, one_of, present, shown
 
-METHODS: dict[str, Any] = {"focei": FOCEI, "foce": FOCE, "fo": FO, "laplace": Laplace, "saem": SAEM}
+METHODS: dict[str, type[AbstractApproximation] | type[SAEM]] = {
+    "focei": FOCEI,
+    "foce": FOCE,
+    "fo": FO,
+    "laplace": Laplace,
+    "saem": SAEM,
+}
 """The methods by name; what a class takes is read from keys of its own."""
 
 OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chains", "sweeps", "samples", "seed")}
 """The whole numbers that methods take, by name of the method."""
 
-INTEGRALS: dict[str, tuple[Any, str]] = {
+INTEGRALS: dict[str, tuple[Callable[..., AbstractIntegral], str]] = {
     "quadrature": (Quadrature, "points"),
     "importance": (lambda *samples: ImportanceSampling(*samples, key=jax.random.key(0)), "samples"),
 }
@@ -116,7 +126,7 @@ class MixedFile:
     title: str
     mixed: MixedModel | Mixture
     data: NonmemData
-    method: Any
+    method: AbstractApproximation | SAEM
     iterations: int | None
     tolerance: float
     covariance: AbstractCovariance
@@ -146,7 +156,7 @@ class MixedFile:
 
 
 def read_mixed(
-    top: Table, source: str, title: str, info: ModelInfo | None, data: NonmemData | None
+    top: Table, source: str, title: str | None, info: ModelInfo | None, data: NonmemData | None
 ) -> MixedFile | None:
     """Read the rest of a file with random effects.
 
@@ -157,13 +167,15 @@ def read_mixed(
         info: The model, None if it has mistakes.
         data: The data set, None if it has mistakes.
     """
-    parameters = {name: read_parameter(own) for name, own in top.table("parameters", required=True).children().items()}
+    parameters = {
+        name: read_parameter(part) for name, part in top.table("parameters", required=True).children().items()
+    }
     rules = top.table("individual", required=True)
     formulas = {name: rules.read(name, None, lambda value: as_formula("", value)) for name in rules.values}
     blocks = top.tables("random")
-    effects = [name for own in blocks for name in _effects(own)]
+    effects = [name for block in blocks for name in _effects(block)]
     columns = None if data is None else [*data.covariates, *data.varying]
-    random = [_random(own, columns) for own in blocks]
+    random = [_random(block, columns) for block in blocks]
     outputs, kinds, several = _outputs(top.table("outputs", required=True), data)
     shares = _shares(top, info, parameters, effects, formulas, outputs)
     estimation = _estimation(top.table("estimation"), is_mixture="subpopulations" in top)
@@ -171,30 +183,53 @@ def read_mixed(
     if "set" in top:
         top.table("set").issue("", "must be [individual] in a fit with random effects, but is [set].")
     top.close()
-    whole = not (top.issues or info is None or data is None)
-    if info is not None and data is not None:
-        occasions = dict.fromkeys(one.occasion for one in random if one is not None and one.occasion is not None)
-        used = _checked(top, rules, info, data, parameters, formulas, [*effects, *shares], outputs)
-        used += [name for name in occasions if name not in used]
-        _check_observed(top, data, kinds if several else None)
-        whole = whole and not top.issues
-    if not whole:
+    if info is None or data is None:
+        return None
+    used = _checked(top, rules, info, data, parameters, formulas, [*effects, *shares], outputs)
+    used += [block.occasion for block in random if block is not None and block.occasion is not None]
+    _check_observed(top, data, kinds if several else None)
+    if top.issues or estimation is None or simulation is None:
         return None
     try:
-        subjects = experiments(data, kinds if several else next(iter(outputs)), covariates=used)
-        settings = {"parameters": parameters, "individual": formulas, "random": random}
-        if shares:
-            mixed = Mixture(info.model, subjects, outputs, subpopulations=shares, **settings)
-        else:
-            mixed = MixedModel(info.model, subjects, outputs, **settings)
+        subjects = experiments(data, kinds if several else next(iter(outputs)), covariates=list(dict.fromkeys(used)))
+        parts = (
+            subjects,
+            present(outputs),
+            present(parameters),
+            present(formulas),
+            [effects for effects in random if effects is not None],
+        )
+        mixed = _mixed(info.model, *parts, present(shares))
     except ArgumentError as error:
-        place = {"subjects": "data"}.get(error.argument, error.argument)
-        top.issue(place if place in top else "", error.must)
+        key = {"subjects": "data"}.get(error.argument, error.argument)
+        top.issue(key if key in top else "", error.must)
         return None
     except ValueError as error:
         top.issue("", str(error))
         return None
-    return MixedFile(source, title, mixed, data, *estimation, *simulation)
+    return MixedFile(source, title or "", mixed, data, *estimation, *simulation)
+
+
+def _mixed(
+    model: AbstractModel,
+    subjects: Mapping[str, Experiment],
+    outputs: Mapping[str, Output],
+    parameters: Mapping[str, Free | float],
+    individual: Mapping[str, float | Expression],
+    random: Sequence[RandomEffects],
+    shares: Mapping[str, float],
+) -> MixedModel | Mixture:
+    if not shares:
+        return MixedModel(model, subjects, outputs, parameters=parameters, individual=individual, random=random)
+    return Mixture(
+        model,
+        subjects,
+        outputs,
+        subpopulations=shares,
+        parameters=parameters,
+        individual=individual,
+        random=random,
+    )
 
 
 def _random(table: Table, columns: Sequence[str] | None) -> RandomEffects | None:
@@ -205,10 +240,10 @@ def _random(table: Table, columns: Sequence[str] | None) -> RandomEffects | None
         occasion = table.name("occasion", columns, "a column of the data", default=None)
     kind = table.only(("variances", "effects"), "kind of random effects", beside=("covariance",))
     if kind == "variances":
-        own = table.table("variances")
-        variances = {name: own.number(name, above=0.0) for name in own.values}
+        part = table.table("variances")
+        variances = {name: part.number(name, above=0.0) for name in part.values}
         if not variances:
-            own.issue("", "must have the variance of a random effect by its name, but is empty.")
+            part.issue("", "must have the variance of a random effect by its name, but is empty.")
         return table.make(RandomEffects, variances, fixed=fixed, occasion=occasion)
     if kind is None:
         return None
@@ -226,25 +261,27 @@ def _effects(table: Table) -> list[str]:
     return [name for name in named if isinstance(name, str)]
 
 
-def _names(value: Any) -> list[str]:
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+def _names(value: object) -> list[str]:
+    names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+    if not isinstance(value, list) or not names or len(names) < len(value):
         raise ValueError(f"must be a list of names, but is {shown(value)}.")
-    return value
+    return names
 
 
-def _symmetric(value: Any, size: int) -> np.ndarray:
+def _symmetric(value: object, size: int) -> Float[np.ndarray, "effects effects"]:
     """Return a covariance, of which there may be only the lower triangle."""
-    numbers = isinstance(value, list) and all(
-        isinstance(row, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row)
-        for row in value
-    )
-    lengths = [len(row) for row in value] if numbers else []
+    rows = value if isinstance(value, list) and all(map(_is_row, value)) else []
+    lengths = [len(row) for row in rows]
     if lengths == [size] * size:
-        return np.array(value, float).reshape(size, size)
+        return np.array(rows, float).reshape(size, size)
     if lengths != [*range(1, size + 1)]:
         raise ValueError(f"must be {size} rows of numbers, or their lower triangle, but is {shown(value)}.")
-    lower = np.array([[*row, *[0.0] * (size - len(row))] for row in value], float)
+    lower = np.array([[*row, *[0.0] * (size - len(row))] for row in rows], float)
     return lower + np.tril(lower, -1).T
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
 
 
 def _shares(
@@ -255,7 +292,7 @@ def _shares(
     formulas: Mapping[str, float | Expression | None],
     outputs: Mapping[str, Output | None],
 ) -> dict[str, float | None]:
-    """Read the probabilities of the subpopulations, none where the file has no mixture; note names that do not serve.
+    """Read the probabilities of the subpopulations, none without a mixture; add issues of names that do not serve.
 
     Args:
         top: The file.
@@ -268,16 +305,16 @@ def _shares(
     table = top.table("subpopulations")
     shares = {name: table.number(name, above=0.0) for name in table.values}
     if "subpopulations" in top and not table.bad:
-        total = sum(shares.values())
+        total = sum(present(shares).values())
         if len(shares) < 2:
             table.issue("", f"must be at least two, but there {'is 1' if shares else 'are none'}.")
         elif abs(total - 1.0) > 1e-6:
             table.issue("", f"must have probabilities that add up to 1, but their sum is {total:.7g}.")
-    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    measured = frozenset().union(*(output.names() for output in present(outputs).values()))
     kinds = {
         "a parameter": parameters,
         "a random effect": effects,
-        "a parameter of the model": [] if info is None else [one.name for one in names_of(info.model)],
+        "a parameter of the model": [] if info is None else [parameter.name for parameter in names_of(info.model)],
         "a formula of [individual]": measured & formulas.keys(),
         "a column of the results": COLUMNS,
     }
@@ -286,53 +323,57 @@ def _shares(
         if what is not None:
             table.issue(name, f"must have a name that means nothing else, but it is that of {what}, too: rename it.")
     if None not in (*formulas.values(), *outputs.values()):
-        used = measured | names_in(*formulas.values())
+        used = measured | names_in(*present(formulas).values())
         unused = [name for name in shares if name not in used]
         if len(unused) > 1:
-            table.issue("", f"must be told apart by formulas, but none uses {' or '.join(unused)}.")
+            table.issue("", f"must be distinguished by formulas, but none uses {' or '.join(unused)}.")
     return shares
 
 
-def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Any], dict[Any, str], bool]:
+def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Output | None], dict[int | str, str], bool]:
     """Read the outputs; return also which kind of observation each is, and whether there is a choice of them."""
-    outputs, kinds = {}, {}
+    outputs: dict[str, Output | None] = {}
+    kinds: dict[int | str, str] = {}
     children = table.children()
-    for number, (name, own) in enumerate(children.items(), start=1):
-        kind = own.read("dvid", number, _kind)
+    for number, (name, part) in enumerate(children.items(), start=1):
+        kind = part.read("dvid", number, _kind)
         if kind in kinds:
-            own.issue("dvid", f"must be that of no other output, but is that of `{kinds[kind]}`.")
-        kinds.setdefault(kind, name)
-        with_limit(own, data, kind if len(children) > 1 or "dvid" in own else None)
-        outputs[name] = read_output(own, name)
-    return outputs, kinds, len(kinds) > 1 or any("dvid" in own for own in children.values())
+            part.issue("dvid", f"must be that of no other output, but is that of `{kinds[kind]}`.")
+        if kind is not None:
+            kinds.setdefault(kind, name)
+        with_limit(part, data, kind if len(children) > 1 or "dvid" in part else None)
+        outputs[name] = read_output(part, name)
+    return outputs, kinds, len(kinds) > 1 or any("dvid" in part for part in children.values())
 
 
-def _kind(value: Any) -> int | str:
+def _kind(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(f"must be the number or the name of a kind of observation, but is {shown(value)}.")
     return value
 
 
-def _check_observed(top: Table, data: NonmemData, kinds: Mapping[Any, str] | None) -> None:
-    """Note observations without an output, outputs without observations, and subjects without any."""
-    found = kinds_of(data)
-    seen = found != None  # noqa: E711
-    if kinds is not None:
-        for kind in sorted({*found[seen].tolist()} - kinds.keys(), key=str):
-            count = int((found == kind).sum())
+def _check_observed(top: Table, data: NonmemData, outputs: Mapping[int | str, str] | None) -> None:
+    """Add issues of observations without an output, outputs without observations, and subjects without any."""
+    kinds = kinds_of(data)
+    observed = kinds != None  # noqa: E711
+    if outputs is not None:
+        for kind in sorted({*kinds[observed].tolist()} - outputs.keys(), key=str):
+            count = int((kinds == kind).sum())
             must = "must have an output for every kind of observation"
             top.table("outputs").issue("", f"{must}, but has none for the {count} observations with DVID {kind}.")
-        for kind, name in kinds.items():
-            if not (found == kind).any():
-                top.table("outputs").issue(
-                    name, f"must be observed, but the data have no observation with DVID {kind}."
-                )
-    without = [str(data.ids[i]) for i in np.flatnonzero(~seen.any(axis=1))]
+        for kind, name in outputs.items():
+            if not (kinds == kind).any():
+                must = "must be observed"
+                top.table("outputs").issue(name, f"{must}, but the data have no observation with DVID {kind}.")
+    without = [str(data.ids[i]) for i in np.flatnonzero(~observed.any(axis=1))]
     if without:
-        named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
-        who = "subject" if len(without) == 1 else "subjects"
         hint = f'leave them out with ignore = "ID.EQ.{without[0]}"'
-        top.issue("data", f"must have observations of every subject, but has none of {who} {named}: {hint}.")
+        top.issue("data", f"must have observations of every subject, but has none of {_who(without)}: {hint}.")
+
+
+def _who(subjects: Sequence[str]) -> str:
+    names = ", ".join(subjects[:5]) + (", ..." if len(subjects) > 5 else "")
+    return f"{'subject' if len(subjects) == 1 else 'subjects'} {names}"
 
 
 def _checked(
@@ -345,35 +386,34 @@ def _checked(
     effects: Sequence[str],
     outputs: Mapping[str, Output | None],
 ) -> list[str]:
-    """Note names that are not known or mean two things, and covariates that are missing; return those that are used."""
-    leaves = [one.name for one in names_of(info.model)]
+    """Return the covariates that are used; add issues of unknown and ambiguous names, and of missing covariates."""
+    leaves = [parameter.name for parameter in names_of(info.model)]
     columns = [*data.covariates, *data.varying]
-    measured = frozenset().union(*(one.names() for one in outputs.values() if one is not None))
+    measured = frozenset().union(*(output.names() for output in present(outputs).values()))
     known = [*parameters, *effects, *columns, *leaves]
     for name, formula in formulas.items():
         if name not in measured:
-            _note(rules, name, name, leaves, "a parameter of the model, or a name that an output uses")
-        for one in sorted(names_in(formula)) if formula is not None else ():
-            if one not in known:
-                _note(rules, name, one, known, "a formula over parameters, random effects and covariates")
-    used = frozenset().union(measured, *(names_in(one) for one in formulas.values() if one is not None))
-    for name in sorted(used & {*columns} & {*parameters, *effects, *leaves, *formulas}):
-        top.issue(
-            "data", f"must have columns that mean nothing else, but `{name}` is the name of a number, too: rename it."
-        )
-    chosen = [name for name in columns if name in used and name not in {*parameters, *effects, *leaves, *formulas}]
-    for name in chosen:
+            _check_name(rules, name, name, leaves, "a parameter of the model, or a name that an output uses")
+        for symbol in sorted(names_in(formula)) if formula is not None else ():
+            if symbol not in known:
+                _check_name(rules, name, symbol, known, "a formula over parameters, random effects and covariates")
+    used = measured | names_in(*present(formulas).values())
+    others = {*parameters, *effects, *leaves, *formulas}
+    for name in sorted(used & {*columns} & others):
+        must = "must have columns that mean nothing else"
+        top.issue("data", f"{must}, but `{name}` is the name of a number, too: rename it.")
+    covariates = [name for name in columns if name in used and name not in others]
+    for name in covariates:
         values = data.covariates[name][:, None] if name in data.covariates else data.varying[name]
         missing = [str(data.ids[i]) for i in np.flatnonzero(np.isnan(np.asarray(values, float)).any(axis=1))]
         if missing:
-            where = next((key for key, one in formulas.items() if one is not None and name in names_in(one)), "")
-            many = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            who = "subject" if len(missing) == 1 else "subjects"
-            rules.issue(where, f"must use covariates that are known of all, but `{name}` is missing in {who} {many}.")
-    return chosen
+            key = next((key for key, formula in present(formulas).items() if name in names_in(formula)), "")
+            must = "must use covariates that are known of all"
+            rules.issue(key, f"{must}, but `{name}` is missing in {_who(missing)}.")
+    return covariates
 
 
-def _note(table: Table, key: str, name: str, allowed: Sequence[str], what: str) -> None:
+def _check_name(table: Table, key: str, name: str, allowed: Sequence[str], what: str) -> None:
     try:
         one_of(name, allowed, what)
     except ValueError as error:
@@ -385,7 +425,17 @@ def covariance_word(covariance: AbstractCovariance) -> str:
     return next(word for word, build in COVARIANCES.items() if isinstance(covariance, build))
 
 
-def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
+class _Estimation(NamedTuple):
+    """How to fit; the fields are those of `MixedFile`."""
+
+    method: AbstractApproximation | SAEM
+    iterations: int | None
+    tolerance: float
+    covariance: AbstractCovariance
+    integral: AbstractIntegral | None
+
+
+def _estimation(table: Table, *, is_mixture: bool) -> _Estimation | None:
     kind = table.name("method", METHODS, "a method", default="focei")
     if kind == "saem" and is_mixture:
         table.issue("method", 'must be focei, foce, fo or laplace for a mixture of subpopulations, but is "saem".')
@@ -401,17 +451,28 @@ def _estimation(table: Table, *, is_mixture: bool) -> tuple[Any, ...]:
         size = table.integer(key, default=None, minimum=1)
         integral = table.make(build, *([] if size is None else [size]))
     table.close()
-    given = {key: value for key, value in options.items() if value is not None}
+    if kind is None or word is None or tolerance is None or table.bad:
+        return None
+    values: dict[str, object] = dict(present(options))
     if kind == "saem":
-        given["key"] = jax.random.key(given.pop("seed", 0))
-    method = None if table.bad else table.make(METHODS[kind], **given)
-    covariance = COVARIANCES.get(word, Sandwich)()
-    return method, iterations, tolerance, covariance, integral
+        values["key"] = jax.random.key(options.get("seed") or 0)
+        values.pop("seed", None)
+    method = table.make(METHODS[kind], **values)
+    return None if method is None else _Estimation(method, iterations, tolerance, COVARIANCES[word](), integral)
 
 
-def _simulation(table: Table) -> tuple[Any, ...]:
+class _Simulation(NamedTuple):
+    """The visual predictive check; the fields are those of `MixedFile`."""
+
+    replicates: int
+    seed: int
+    corrected: bool
+    bins: int | None
+
+
+def _simulation(table: Table) -> _Simulation | None:
     replicates = table.integer("replicates", default=500, minimum=2)
     seed, corrected = table.integer("seed", default=0), table.flag("corrected", default=True)
     bins = table.integer("bins", default=None, minimum=1)
     table.close()
-    return replicates, seed, corrected, bins
+    return None if replicates is None or seed is None else _Simulation(replicates, seed, corrected, bins)

@@ -1,11 +1,12 @@
 """The results of a mixed-effects fit as a directory of files, written whole or not at all."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from qspjax._extras import require
 from qspjax._files import replaced_directory
@@ -15,6 +16,9 @@ from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
 from qspjax.io._directory import version, write_csv
 from qspjax.io.fit._mixed_file import MixedFile, covariance_word
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MIXED_FILES = (
     "summary.txt",
@@ -42,7 +46,7 @@ class Estimates:
     """The estimates of a mixed-effects fit with their uncertainty.
 
     Attributes:
-        table: Columns with a row an estimate, and a row for each number that is fixed.
+        table: Columns, with one row per estimate and one per fixed number.
         correlation: Of the estimates, shape (names, names); NaN where it is not known.
         condition: The condition number of this.
         trouble: Why there are no standard errors, else empty.
@@ -55,7 +59,7 @@ class Estimates:
     """
 
     table: dict[str, np.ndarray]
-    correlation: np.ndarray
+    correlation: Float[np.ndarray, "names names"]
     condition: float
     trouble: str
 
@@ -78,8 +82,8 @@ class Estimates:
         if any(variance < 0 for variance in variances.values()):
             trouble = "the objective has no minimum in some direction of the estimates"
         if shares := _shares(fit):
-            own = [fit.mixed.names.index(name) for name in shares[:-1]]
-            variances[shares[-1]] = matrix[np.ix_(own, own)].sum()
+            indices = [fit.mixed.names.index(name) for name in shares[:-1]]
+            variances[shares[-1]] = matrix[np.ix_(indices, indices)].sum()
         errors = {name: np.sqrt(variance) if variance >= 0 else np.nan for name, variance in variances.items()}
         return cls(_table(fit, errors), correlation, condition, trouble)
 
@@ -89,38 +93,75 @@ def _shares(fit: MixedFit) -> list[str]:
     return [f"P({name})" for name in fit.memberships]
 
 
+class _Row(TypedDict, total=False):
+    """An estimate: the columns of the table of estimates, as far as they have a meaning for it."""
+
+    name: Required[str]
+    kind: Required[str]
+    estimate: Required[float]
+    fixed: bool
+    se: float
+    rse_percent: float
+    lower: float
+    upper: float
+    sd: float
+    cv_percent: float
+    correlation: float
+    shrinkage_sd_percent: float
+    shrinkage_var_percent: float
+
+
+_COLUMNS = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "upper", "sd", "cv_percent") + (
+    ("correlation", "shrinkage_sd_percent", "shrinkage_var_percent")
+)
+
+
 def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Return a row a parameter and an element of Omega: what is estimated, and what is fixed."""
-    mixed, omega, known = fit.mixed, fit.covariance, fit.parameters
-    shares = _shares(fit)
-    rows = [{"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free if name not in shares]
-    rows += [{"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()]
+    """Return one row per parameter and element of Omega: what is estimated, and what is fixed."""
+    mixed, known, shares = fit.mixed, fit.parameters, _shares(fit)
     known |= {name: 1.0 - sum(known[other] for other in shares[:-1]) for name in shares[-1:]}
-    rows += [{"name": name, "kind": "probability", "estimate": known[name]} for name in shares]
-    variation, shrinkage = fit.coefficients_of_variation, fit.shrinkage
-    for block in mixed.blocks:
-        own, names = range(block.effects[0].start, block.effects[0].stop), block.random.names
-        for i, name in zip(own, names, strict=True):
-            more = {"sd": np.sqrt(omega[i, i]), "cv_percent": variation.get(name, np.nan)}
-            more |= dict(zip(("shrinkage_sd_percent", "shrinkage_var_percent"), shrinkage[name], strict=True))
-            rows.append({"name": f"var({name})", "kind": "variance", "estimate": omega[i, i], **more})
-        for i in own if block.random.full else ():
-            for j in range(own[0], i):
-                correlation = omega[i, j] / np.sqrt(omega[i, i] * omega[j, j])
-                name = f"cov({names[i - own[0]]}, {names[j - own[0]]})"
-                rows.append({"name": name, "kind": "covariance", "estimate": omega[i, j], "correlation": correlation})
+    rows: list[_Row] = [
+        *({"name": name, "kind": "parameter", "estimate": known[name]} for name in mixed.free if name not in shares),
+        *({"name": name, "kind": "parameter", "estimate": float(value)} for name, value in mixed.fixed.items()),
+        *({"name": name, "kind": "probability", "estimate": known[name]} for name in shares),
+        *_omega_rows(fit),
+    ]
     scales = dict(zip(mixed.names, mixed.scales(fit.x), strict=True)) | dict.fromkeys(shares, Logit())
     for row in rows:
         error, value = errors.get(row["name"], np.nan), row["estimate"]
         row["fixed"] = row["name"] not in errors
-        row |= {"se": error, "rse_percent": 100.0 * error / abs(value) if value else np.nan}
+        row["se"], row["rse_percent"] = error, 100.0 * error / abs(value) if value else np.nan
         scale, bounds = scales.get(row["name"], Identity()), mixed.free.get(row["name"])
         ends = np.ravel(wald_intervals([scale], np.array([value]), np.array([error]), 0.95))
         ends = ends if bounds is None else np.clip(ends, bounds.lower, bounds.upper)
-        row |= dict(zip(("lower", "upper"), ends.tolist(), strict=True))
-    columns = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "upper")
-    columns += ("sd", "cv_percent", "correlation", "shrinkage_sd_percent", "shrinkage_var_percent")
-    return {column: np.array([row.get(column, np.nan) for row in rows]) for column in columns}
+        row["lower"], row["upper"] = ends.tolist()
+    return {column: np.array([row.get(column, np.nan) for row in rows]) for column in _COLUMNS}
+
+
+def _omega_rows(fit: MixedFit) -> Iterator[_Row]:
+    """Yield the variances and covariances of the random effects, block by block."""
+    omega, variation, shrinkage = fit.covariance, fit.coefficients_of_variation, fit.shrinkage
+    for block in fit.mixed.blocks:
+        start, names = block.effects[0].start, block.random.names
+        for i, name in enumerate(names, start=start):
+            by_sd, by_variance = shrinkage[name]
+            yield {
+                "name": f"var({name})",
+                "kind": "variance",
+                "estimate": omega[i, i],
+                "sd": np.sqrt(omega[i, i]),
+                "cv_percent": variation.get(name, np.nan),
+                "shrinkage_sd_percent": by_sd,
+                "shrinkage_var_percent": by_variance,
+            }
+        for i, name in enumerate(names, start=start) if block.random.full else ():
+            for j in range(start, i):
+                yield {
+                    "name": f"cov({name}, {names[j - start]})",
+                    "kind": "covariance",
+                    "estimate": omega[i, j],
+                    "correlation": omega[i, j] / np.sqrt(omega[i, i] * omega[j, j]),
+                }
 
 
 def write_mixed(
@@ -128,8 +169,8 @@ def write_mixed(
     summary: str,
     fit: MixedFit,
     estimates: Estimates,
-    tables: Mapping[str, Any],
-    figures: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, np.ndarray]],
+    figures: Mapping[str, "Figure"],
 ) -> None:
     """Write the results of a mixed-effects fit; an earlier result in the directory is replaced at the very end.
 
@@ -138,8 +179,8 @@ def write_mixed(
         summary: The results in words and numbers.
         fit: The fit.
         estimates: With their uncertainty.
-        tables: By name of the file, columns.
-        figures: By name of the file, figures of matplotlib.
+        tables: Tables as columns by name, by the names of their files.
+        figures: Figures of matplotlib, by the names of their files.
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
@@ -217,7 +258,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
     left_out = sum((without_constant(rows) * fit.kept[rows.experiment]).sum() for rows in mixed.rows)
     normal = round(left_out / np.log(2.0 * np.pi))
     prior = -2.0 * float(mixed.prior(fit.x)[0])
-    whole, count = fit.objective - prior + left_out, len(mixed.names)
+    total, count = fit.objective - prior + left_out, len(mixed.names)
     by = "by importance sampling, " if isinstance(fit.method, SAEM) else ""
     convention = f"{by}-2 log L without n log 2 pi of the {normal} normal measurements, as NONMEM has it"
     head = {
@@ -225,7 +266,7 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         "Data": f"{measured} measurements of {mixed.count} subjects{below}",
         "Method": f"{type(fit.method).__name__}: {fit.status}; {len(fit.path) - 1} iterations in {fit.seconds:.1f} s",
         "Objective": f"{fit.objective:.4f} ({convention}{'; with -2 log prior' if prior else ''})",
-        "-2 log L": f"{whole:.4f} with it; AIC {whole + 2 * count:.2f} with {count} estimates",
+        "-2 log L": f"{total:.4f} with it; AIC {total + 2 * count:.2f} with {count} estimates",
     }
     if integrated is not None:
         scatter = f", standard error {integrated.standard_error:.2g}" if integrated.standard_error else ""
@@ -243,22 +284,22 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
         for name, (by_sd, by_variance) in fit.shrinkage.items()
     ]
     lines += [f"Shrinkage of epsilon of {name}: {value:.1f} % (SD)" for name, value in fit.epsilon_shrinkage.items()]
-    return "\n".join([*lines, *_belonging(fit), *_notes(file, fit)]) + "\n"
+    return "\n".join([*lines, *_membership_lines(fit), *_remarks(file, fit)]) + "\n"
 
 
-def _belonging(fit: MixedFit) -> list[str]:
+def _membership_lines(fit: MixedFit) -> list[str]:
     """Return how many subjects most probably belong to each subpopulation of a mixture, and how sure this is."""
     lines = []
     for name, shares in fit.memberships.items():
-        own = shares[fit.most_probable == name]
-        who = "1 subject" if own.size == 1 else f"{own.size} subjects"
-        sure = f", each with a probability of at least {np.floor(1e3 * own.min()) / 1e3:g}" if own.size else ""
-        lines.append(f"Subpopulation {name}: most probably that of {who}{sure}")
+        members = shares[fit.most_probable == name]
+        who = "1 subject" if members.size == 1 else f"{members.size} subjects"
+        least = f", each with a probability of at least {np.floor(1e3 * members.min()) / 1e3:g}" if members.size else ""
+        lines.append(f"Subpopulation {name}: most probably that of {who}{least}")
     return lines
 
 
-def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
-    """Return what one should know of subjects."""
+def _remarks(file: MixedFile, fit: MixedFit) -> list[str]:
+    """Return remarks on subjects, and on their number."""
     mixed, lines = fit.placed, []
     subjects, count = int(fit.kept.sum()), len(mixed.names)
     if subjects <= count and not isinstance(file.covariance, Hessian):
@@ -272,11 +313,9 @@ def _notes(file: MixedFile, fit: MixedFit) -> list[str]:
     if not fit.kept.all():
         names = [name for name, kept in zip(mixed.subject_names, fit.kept, strict=True) if not kept]
         lines += ["", f"Left out, since they have no likelihood at the start: {', '.join(names)}", *fit.reasons]
-    lost = [
-        name for name, kept, found in zip(mixed.subject_names, fit.kept, fit.found, strict=True) if kept and not found
-    ]
-    if lost:
-        lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(lost)}"]
+    unfinished = np.array(mixed.subject_names)[fit.kept & ~fit.found].tolist()
+    if unfinished:
+        lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(unfinished)}"]
     return lines
 
 
@@ -284,10 +323,10 @@ def _printed(table: Mapping[str, np.ndarray]) -> list[str]:
     """Return the estimates as aligned columns."""
     rows = [["", "estimate", "RSE %", "95% interval", "SD", "CV %", "correlation"]]
     for k, name in enumerate(table["name"]):
-        own = {column: values[k] for column, values in table.items()}
-        interval = f"{own['lower']:.4g} to {own['upper']:.4g}" if np.isfinite(own["se"]) else ""
-        error = "fixed" if own["fixed"] else f"{own['rse_percent']:.1f}"
-        more = [f"{own[key]:.4g}" if np.isfinite(own[key]) else "" for key in ("sd", "cv_percent", "correlation")]
-        rows.append([name, f"{own['estimate']:.5g}", error, interval, *more])
+        row = {column: values[k] for column, values in table.items()}
+        interval = f"{row['lower']:.4g} to {row['upper']:.4g}" if np.isfinite(row["se"]) else ""
+        error = "fixed" if row["fixed"] else f"{row['rse_percent']:.1f}"
+        more = [f"{row[key]:.4g}" if np.isfinite(row[key]) else "" for key in ("sd", "cv_percent", "correlation")]
+        rows.append([name, f"{row['estimate']:.5g}", error, interval, *more])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -36,25 +36,30 @@ def read_data(table: Table, folder: Path, issues: list[Issue]) -> NonmemData | N
     Args:
         table: The top of the file.
         folder: Where files are.
-        issues: Where those of the table of data go.
+        issues: Where the issues of the table of data are collected.
     """
-    if not isinstance(table.values.get("data"), dict):
-        name, options = table.text("data"), {}
-    else:
-        own = table.table("data")
-        name = own.text("file")
-        options = {key: own.read(key, None, _texts) for key in ("ignore", "accept", "categories", "columns")}
-        options |= {key: own.read(key, None, read) for key, read in (("rename", _mapping), ("recode", _mappings))}
-        options["dialect"] = own.name("dialect", ("nonmem", "rxode"), "a dialect", default=None)
-        between = own.name("interpolation", INTERPOLATIONS, "what a covariate is between records", default=None)
-        options["interpolation"] = INTERPOLATIONS[between]() if between else None
-        own.close()
-        if own.bad:
-            return None
-    if name is None:
+    has_options = isinstance(table.values.get("data"), dict)
+    part = table.table("data") if has_options else Table({}, (), [])
+    name = part.text("file") if has_options else table.text("data")
+    texts = {key: part.read(key, None, _texts) for key in ("ignore", "accept", "categories", "columns")}
+    rename, recode = part.read("rename", None, _renames), part.read("recode", None, _recodes)
+    dialect = part.name("dialect", ("nonmem", "rxode"), "a dialect", default="nonmem")
+    between = part.name("interpolation", INTERPOLATIONS, "what a covariate is between records", default="nocb")
+    part.close()
+    if name is None or dialect is None or between is None or part.bad:
         return None
     try:
-        return read_nonmem(folder / name, **{key: value for key, value in options.items() if value is not None})
+        return read_nonmem(
+            folder / name,
+            columns=texts["columns"],
+            rename=rename,
+            ignore=texts["ignore"] or "#",
+            accept=texts["accept"] or (),
+            categories=texts["categories"] or (),
+            recode=recode,
+            dialect=dialect,
+            interpolation=INTERPOLATIONS[between](),
+        )
     except FileIssues as error:
         issues.extend(error.issues)
     except ValueError as error:
@@ -62,26 +67,36 @@ def read_data(table: Table, folder: Path, issues: list[Issue]) -> NonmemData | N
     return None
 
 
-def _texts(value: Any) -> str | list[str]:
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+def _texts(value: object) -> str | list[str]:
+    texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if isinstance(value, str):
         return value
+    if isinstance(value, list) and len(texts) == len(value):
+        return texts
     raise ValueError(f"must be text, or a list of texts, but is {shown(value)}.")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or any(isinstance(one, (dict, list)) for one in value.values()):
-        raise ValueError(f"must be a table of values, but is {shown(value)}.")
-    return value
+def _values(value: object) -> dict[str, float | str]:
+    values = {}
+    for key, item in value.items() if isinstance(value, dict) else [("", None)]:
+        if not isinstance(item, (int, float, str)):
+            raise ValueError(f"must be a table of values, but is {shown(value)}.")
+        values[key] = item
+    return values
 
 
-def _mappings(value: Any) -> dict[str, dict[str, Any]]:
+def _renames(value: object) -> dict[str, str]:
+    return {old: str(new) for old, new in _values(value).items()}
+
+
+def _recodes(value: object) -> dict[str, dict[str, float | str]]:
     if not isinstance(value, dict):
         raise ValueError(f"must be a table of columns, but is {shown(value)}.")
-    return {name: _mapping(own) for name, own in value.items()}
+    return {name: _values(pairs) for name, pairs in value.items()}
 
 
-def with_limit(table: Table, data: NonmemData | None, kind: Any) -> None:
-    """Let an output without a limit of quantification have that of the values that CENS marks, if it is one.
+def with_limit(table: Table, data: NonmemData | None, kind: int | str | None) -> None:
+    """Give an output without a limit of quantification that of the values that CENS marks, if they have only one.
 
     Args:
         table: The output.

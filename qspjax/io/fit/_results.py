@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from qspjax._files import replaced_directory
 from qspjax.fit import Fit, Profile, Uncertainty, save
 from qspjax.io._directory import version, write_csv
 from qspjax.io.fit._file import FitFile
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 FIT_FILES = (
     "summary.txt",
@@ -38,7 +42,7 @@ def write_fit(
     fit: Fit,
     uncertainty: Uncertainty,
     profiles: Mapping[str, Profile],
-    figures: Mapping[str, Any],
+    figures: Mapping[str, "Figure"],
 ) -> None:
     """Write the results of a fit; an earlier result in the directory is replaced at the very end.
 
@@ -48,7 +52,7 @@ def write_fit(
         fit: The optima.
         uncertainty: At the best.
         profiles: By parameter, none if none were wanted.
-        figures: By name of the file, figures of matplotlib.
+        figures: Figures of matplotlib, by the names of their files.
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
@@ -85,7 +89,7 @@ def write_fit(
         write_csv(to / "curves.csv", uncertainty.curves())
         write_csv(to / "history.csv", _history(fit))
         if profiles:
-            write_csv(to / "profiles.csv", pandas.concat([one.to_dataframe() for one in profiles.values()]))
+            write_csv(to / "profiles.csv", pandas.concat([profile.to_dataframe() for profile in profiles.values()]))
             save(to / "profiles.fit", profiles)
         for name, figure in figures.items():
             figure.savefig(to / name, dpi=200, metadata={"Software": None})
@@ -138,8 +142,8 @@ def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Map
         error = 100 * uncertainty.relative_standard_errors[i]
         cells = [name, f"{fit.parameters[name]:.5g}", f"{error:.1f}", f"{low[i]:.4g} to {high[i]:.4g}"]
         if profiles:
-            one = profiles.get(name)
-            cells.append("" if one is None else f"{one.interval[0]:.4g} to {one.interval[1]:.4g}")
+            profile = profiles.get(name)
+            cells.append("" if profile is None else f"{profile.interval[0]:.4g} to {profile.interval[1]:.4g}")
         rows.append(cells)
     widths = [max(len(row[k]) for row in [list(columns), *rows]) for k in range(len(columns))]
     lines += [
@@ -155,7 +159,7 @@ def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Map
     return "\n".join(lines) + "\n"
 
 
-def _estimates(uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> Any:
+def _estimates(uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> "pandas.DataFrame":
     table = uncertainty.to_dataframe()
     if profiles:
         for k, edge in enumerate(("profile_lower", "profile_upper")):

@@ -17,7 +17,8 @@ from qspjax.io.nonmem._types import Flags, Floats, Integers, Labels, Values
 
 _MISSING = ("", ".")
 _NAME = re.compile(r"[A-Za-z_][\w.\[\]]*", re.ASCII)
-Recode: TypeAlias = Mapping[str, Mapping[float | str, float | str | None]]
+Value: TypeAlias = float | str | None
+Recode: TypeAlias = Mapping[str, Mapping[str, Value] | Mapping[float, Value] | Mapping[float | str, Value]]
 """By column, values and what takes their place."""
 
 _NO_CATEGORIES = tuple(name for name in RESERVED if name not in ("ID", "DVID"))
@@ -39,7 +40,7 @@ def replaced(text: Text, recode: Recode, issues: IssueCollector) -> Text:
     return Text(columns, text.line, text.header)
 
 
-def _plain(value: float | str | None) -> str:
+def _plain(value: Value) -> str:
     return "." if value is None else str(value).strip()
 
 

@@ -224,6 +224,11 @@ class Table:
             return None
 
 
+def present(values: Mapping[str, T | None]) -> dict[str, T]:
+    """Return the values that are not None: all, where nothing that was read is wrong."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def one_of(value: object, allowed: Iterable[str], what: str) -> str:
     """Return a name if it is allowed.
 
