@@ -192,14 +192,9 @@ def read_mixed(
         return None
     try:
         subjects = experiments(data, kinds if several else next(iter(outputs)), covariates=list(dict.fromkeys(used)))
-        parts = (
-            subjects,
-            present(outputs),
-            present(parameters),
-            present(formulas),
-            [effects for effects in random if effects is not None],
-        )
-        mixed = _mixed(info.model, *parts, present(shares))
+        drawn = [block for block in random if block is not None]
+        fitted = present(outputs), present(parameters), present(formulas)
+        mixed = _mixed(info.model, subjects, *fitted, drawn, present(shares))
     except ArgumentError as error:
         key = {"subjects": "data"}.get(error.argument, error.argument)
         top.issue(key if key in top else "", error.must)
