@@ -66,3 +66,37 @@ def test_fits_of_individuals():
         qsp.plot.individual_fits(table, subjects=["99"])
     with pytest.raises(ValueError, match="must name an output of the table"):
         qsp.plot.individual_fits(table, output="effect")
+
+
+def test_axes_have_the_units_of_the_model():
+    times = np.array([1.0, 4.0, 8.0])
+
+    def subject(CL):
+        data = qsp.fit.Measurements(times, 10.0 * np.exp(-CL / 30.0 * times), output="c")
+        return qsp.fit.Experiment(data, qsp.bolus(300.0, to="central"))
+
+    mixed = qsp.fit.MixedModel(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        {"1": subject(2.5), "2": subject(3.5)},
+        {"c": qsp.fit.Output("concentration", qsp.fit.Additive(0.2))},
+        parameters={"tCL": qsp.fit.Free(3.0)},
+        individual={"CL": "tCL * exp(eta)"},
+        random=[qsp.fit.RandomEffects({"eta": 0.1})],
+    )
+    x, u, each = mixed.start, np.array([[-0.6], [0.5]]), np.ones(2, bool)
+    fit = qsp.fit.MixedFit(mixed, qsp.fit.FO(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
+    column = np.array([3.0, 2.0, 1.0])
+    table = {"OUTPUT": np.full(3, "c", dtype=object), "ID": np.full(3, "1", dtype=object), "TIME": times}
+    table |= {name: column for name in ("DV", "PRED", "IPRED", "CWRES")} | {"CENSORED": np.zeros(3, bool)}
+    observed, _, residuals, _ = qsp.plot.goodness_of_fit(table, fit=fit).axes
+    assert observed.get_xlabel() == "population prediction, PRED (mg/L)"
+    assert (observed.get_ylabel(), residuals.get_xlabel()) == ("observed, DV (mg/L)", "time (h)")
+    assert qsp.plot.goodness_of_fit(table).axes[0].get_xlabel() == "population prediction (PRED)"
+    figure = qsp.plot.individual_fits(table, fit=fit)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("time (h)", "c (mg/L)")
+    rows = {name: column for name in ("TIME", "LEFT", "RIGHT", "OBSERVED", "LOWER", "MEDIAN", "UPPER")}
+    rows |= {"COUNT": np.ones(3), "QUANTILE": np.full(3, 0.5), "BELOW": np.full(3, np.nan)}
+    points = {"STRATUM": np.array([""]), "TIME": times[:1], "VALUE": column[:1], "CENSORED": np.zeros(1, bool)}
+    check = qsp.fit.VisualPredictiveCheck("c", rows, points, corrected=False, reasons=())
+    (axes,) = qsp.plot.vpc_panels(check, fit=fit).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (h)", "c (mg/L)")

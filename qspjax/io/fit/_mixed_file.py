@@ -6,8 +6,8 @@ data                       the data set; or a table: file and the options of `re
 [model]                    as in a trial file
 [parameters.NAME]          as in any fit file: typical values, effects of covariates, noise
 [individual]               by name, formulas over parameters, random effects and covariates
-[[random]]                 variances (by name); or effects (names) and covariance (whole, or its lower triangle, row
-                           by row); fixed; occasion, the column that says on which one effects are drawn anew
+[[random]]                 variances (by name); or effects (names) and covariance (all of it, or its lower triangle, row
+                           by row); fixed; occasion, the column whose values have effects of their own
 [subpopulations]           of a mixture: by name, the probabilities where the search begins, which add up to 1; all but
                            the last are estimated, as P(name). In formulas a name is 1 in its subpopulation and 0 in
                            the others: CL = "piecewise(tCL_poor, poor > 0, tCL) * exp(eta_CL)"

@@ -52,7 +52,7 @@ class Condition:
 
 
 def read_conditions(
-    argument: str, given: str | Sequence[str], *, marks: bool = True
+    argument: str, entries: str | Sequence[str], *, marks: bool = True
 ) -> tuple[str | None, tuple[Condition, ...]]:
     """Return the character that marks ignored lines (None if none is given) and the conditions.
 
@@ -60,7 +60,7 @@ def read_conditions(
         ValueError: If something is neither, or an order is asked of a text.
     """
     mark, conditions = None, []
-    for entry in [given] if isinstance(given, str) else given:
+    for entry in [entries] if isinstance(entries, str) else entries:
         if not isinstance(entry, str):
             refuse(argument, f"hold conditions {_EXAMPLE}", entry)
         if marks and len(entry) == 1 and not entry.isspace():

@@ -32,5 +32,5 @@ def written(value: str | float) -> str:
     value = float(value)
     if value != value:
         return "."
-    whole = value.is_integer() and abs(value) < 1e16 and (value != 0 or str(value) == "0.0")
-    return str(int(value)) if whole else repr(value)
+    is_integer = value.is_integer() and abs(value) < 1e16 and (value != 0 or str(value) == "0.0")
+    return str(int(value)) if is_integer else repr(value)

@@ -159,10 +159,10 @@ def _input_names(columns: Sequence[str]) -> tuple[list[str], set[str]]:
     names, dropped = [], set()
     for i, entry in enumerate(columns, start=1):
         parts = [part.strip() for part in entry.split("=")]
-        given = [part for part in parts if part.upper() not in _DROPPED]
-        name = next((part for part in given if reserved(part) in RESERVED), given[0] if given else f"DROP {i}")
+        named = [part for part in parts if part.upper() not in _DROPPED]
+        name = next((part for part in named if reserved(part) in RESERVED), named[0] if named else f"DROP {i}")
         names.append(name)
-        if len(given) < len(parts) and reserved(name) not in DATES:
+        if len(named) < len(parts) and reserved(name) not in DATES:
             dropped.add(name)
     return names, dropped
 
