@@ -448,7 +448,7 @@ MISTAKEN = [
     (
         "poor > 0",
         "fast > 0",
-        "12: subpopulations: must be told apart by formulas, but none uses extensive or poor.",
+        "12: subpopulations: must be distinguished by formulas, but none uses extensive or poor.",
     ),
     ("extensive = 0.7", "extensive = 0.3\nmedium = 0.4", "but none uses extensive or medium."),
     (

@@ -217,7 +217,7 @@ REFUSED_1 = [
     ("measurements.tsv", "0.7\t0.1", "0.7\tk2",
      "measurements.tsv:2: observableParameters: must be numbers or ids of the table of parameters, but k2 is a "),
     ("measurements.tsv", "obs\tc0", '"obs\tc0',
-     "measurements.tsv:2: must be a table whose cells are set apart by tabs,"),
+     "measurements.tsv:2: must be a table whose cells are separated by tabs,"),
     ("parameters.tsv", "offset\tlin", "scale\tlin",
      "parameters.tsv:4: parameterId: must be there once, but scale is there in line 3 too."),
     ("parameters.tsv", "offset\tlin", "A\tlin",

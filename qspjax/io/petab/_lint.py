@@ -3,22 +3,21 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 from qspjax._extras import require
 from qspjax.io._issues import Issue
 from qspjax.io.petab._tables import read_yaml
 
 
-class _Kept(logging.Handler):
-    """Keep what is logged as an error."""
+class _Messages(logging.Handler):
+    """Collects what is logged as an error."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message."""
+        """Add a message."""
         self.messages.append(record.getMessage())
 
 
@@ -44,33 +43,33 @@ def lint(path: str | Path) -> tuple[Issue, ...]:
     version = str(read_yaml(path).get("format_version", "")).split(".")[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = _second(path) if version == "2" else _first(path)
-    return tuple(Issue(path.name, (), _sentence(message)) for message in dict.fromkeys(found))
+        messages = _second(path) if version == "2" else _first(path)
+    return tuple(Issue(path.name, (), _sentence(message)) for message in dict.fromkeys(messages))
 
 
 def _first(path: Path) -> list[str]:
     petab, linter = require("petab.v1", extra="petab"), require("petab.v1.lint", extra="petab")
-    kept, logger = _Kept(), logging.getLogger("petab")
+    handler, logger = _Messages(), logging.getLogger("petab")
     before = logger.propagate
-    logger.addHandler(kept)
+    logger.addHandler(handler)
     logger.propagate = False
     try:
         linter.lint_problem(petab.Problem.from_yaml(str(path)))
     except Exception as error:  # noqa: BLE001  (whatever the package trips over is wrong with the files)
-        kept.messages.append(f"petab: {error}")
+        handler.messages.append(f"petab: {error}")
     finally:
-        logger.removeHandler(kept)
+        logger.removeHandler(handler)
         logger.propagate = before
-    return kept.messages
+    return handler.messages
 
 
 def _second(path: Path) -> list[str]:
     linter = require("petab.v2.lint", extra="petab")
     try:
-        found: Any = linter.lint_problem(path)
+        issues = linter.lint_problem(path)
     except Exception as error:  # noqa: BLE001  (whatever the package trips over is wrong with the files)
         return [f"petab: {error}"]
-    return [str(one.message) for one in found if one.level >= linter.ValidationIssueSeverity.ERROR]
+    return [str(issue.message) for issue in issues if issue.level >= linter.ValidationIssueSeverity.ERROR]
 
 
 def _sentence(message: str) -> str:

@@ -2,42 +2,53 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy import stats
 from jax.scipy.special import gammaln
+from jaxtyping import Array, Float
 
-LogDensity = Callable[..., Any]
+from qspjax._types import Scalar
+
+if TYPE_CHECKING:
+    from scipy.stats.distributions import rv_frozen
+
+LogDensity: TypeAlias = Callable[..., Array]
+"""The log density at a value, by that and the parameters of the distribution."""
+
+Quantile: TypeAlias = Callable[[Float[np.ndarray, " starts"]], Float[np.ndarray, " starts"]]
+"""The values below which a start lies with given probabilities."""
 
 
-def _laplace(x: Any, location: float, scale: float) -> Any:
+def _laplace(x: Scalar, location: float, scale: float) -> Array:
     return stats.laplace.logpdf(x, location, scale)
 
 
 def _of_logarithm(density: LogDensity) -> LogDensity:
-    def log_density(x: Any, *parameters: float) -> Any:
+    def log_density(x: Scalar, *parameters: float) -> Array:
         return density(jnp.log(x), *parameters) - jnp.log(x)
 
     return log_density
 
 
-def _rayleigh(x: Any, scale: float) -> Any:
+def _rayleigh(x: Scalar, scale: float) -> Array:
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)) - 2 * math.log(scale) - 0.5 * (x / scale) ** 2, -jnp.inf)
 
 
-def _chi_square(x: Any, df: float) -> Any:
+def _chi_square(x: Scalar, df: float) -> Array:
     half = 0.5 * df
     return (half - 1) * jnp.log(x) - 0.5 * x - half * math.log(2.0) - gammaln(half)
 
 
-def _log_uniform(x: Any, lower: float, upper: float) -> Any:
+def _log_uniform(x: Scalar, lower: float, upper: float) -> Array:
     inside = (x >= lower) & (x <= upper)
     return jnp.where(inside, -jnp.log(x) - math.log(math.log(upper / lower)), -jnp.inf)
 
 
-def _uniform(x: Any, lower: float, upper: float) -> Any:
+def _uniform(x: Scalar, lower: float, upper: float) -> Array:
     return stats.uniform.logpdf(x, lower, upper - lower)
 
 
@@ -70,7 +81,7 @@ class PetabPrior(eqx.Module):
     parameters: tuple[float, ...] = eqx.field(static=True)
     log_mass: float = eqx.field(default=0.0, static=True)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Scalar) -> Array:
         return DENSITIES[self.kind][1](x, *self.parameters) - self.log_mass
 
 
@@ -85,14 +96,14 @@ def log_mass(kind: str, parameters: Sequence[float], lower: float, upper: float)
     return float(math.log(max(exact.cdf(upper) - exact.cdf(lower), 1e-300)))
 
 
-def quantile(kind: str, parameters: Sequence[float], lower: float, upper: float) -> Callable[[Any], Any]:
+def quantile(kind: str, parameters: Sequence[float], lower: float, upper: float) -> Quantile:
     """Return the quantile function of a prior that is cut off at bounds."""
     exact = _exact(kind, parameters)
     low, high = exact.cdf(lower), exact.cdf(upper)
     return lambda probability: exact.ppf(low + probability * (high - low))
 
 
-def _exact(kind: str, parameters: Sequence[float]) -> Any:
+def _exact(kind: str, parameters: Sequence[float]) -> "rv_frozen":
     """Return a prior as scipy has it."""
     from scipy import stats as exact
 

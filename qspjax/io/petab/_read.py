@@ -8,7 +8,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from qspjax._expression import Expression, as_expression, substitute, symbol, symbols
 from qspjax._simulate import default_method
@@ -28,7 +30,7 @@ from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab import _version1, _version2
 from qspjax.io.petab._checks import check_names, check_numbers, check_prior
 from qspjax.io.petab._parts import Formula, Observable, Period, Tables, with_ids
-from qspjax.io.petab._priors import DENSITIES, PetabPrior, log_mass, plain_kind, quantile
+from qspjax.io.petab._priors import DENSITIES, PetabPrior, Quantile, log_mass, plain_kind, quantile
 from qspjax.io.petab._tables import Problems, Row, read_yaml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
@@ -199,14 +201,16 @@ def _prior(row: Row, problems: Problems, version: str, bounds: Bounds) -> tuple[
     return PetabPrior(kind, parameters or edges, mass), scaled
 
 
-def _quantile(row: Row, problems: Problems, bounds: Bounds) -> Any:
+def _quantile(row: Row, problems: Problems, bounds: Bounds) -> Quantile | None:
     """Return how starts are drawn, None where evenly between the bounds on the scale of the search."""
     kind, parameters, scaled = _distribution(row, problems, "initializationPriorType", "initializationPriorParameters")
     if not kind or (kind == "uniform" and scaled and not parameters):
         return None
     edges = bounds.on_scale(scaled)
-    own = quantile(kind, parameters or edges, *edges)
-    return (lambda probability: bounds.transform.inverse(own(probability))) if scaled else own
+    on_scale = quantile(kind, parameters or edges, *edges)
+    if not scaled:
+        return on_scale
+    return lambda probability: np.asarray(bounds.transform.inverse(on_scale(probability)))
 
 
 def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
@@ -231,7 +235,7 @@ def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tup
     return (kind, parameters, scaled) if check_prior(row, numbers, kind, parameters, problems) else nothing
 
 
-def _overridable(tables: Tables, parameters: Mapping[str, Any]) -> Network:
+def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Network:
     """Return the network with a plain number for each constant that a table gives, also where a formula stood."""
     network = tables.network
     definition = network.definition

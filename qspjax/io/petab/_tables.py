@@ -6,17 +6,20 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qspjax._expression import PETAB, Expression, parse, symbol
 from qspjax._extras import require
 from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
 
+if TYPE_CHECKING:
+    import yaml
+
 LARGEST = 512 * 2**20
-"""The most bytes of a file."""
+"""The maximum number of bytes of a file."""
 
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
 _MISSING = frozenset(("nan", "NaN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "NULL", "null", "None"))
@@ -99,7 +102,7 @@ def as_number(text: str) -> float | None:
     return value if math.isfinite(value) or "inf" in text.lower() else None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """Return what a YAML file says; only plain data, nothing is executed."""
     yaml = require("yaml", extra="petab")
     text = _text(path)
@@ -119,12 +122,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def _loader() -> type:
+def _loader() -> "type[yaml.SafeLoader]":
     """Return the loader of plain data, which takes no key twice."""
     yaml = require("yaml", extra="petab")
 
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        def construct_mapping(self, node: "yaml.MappingNode", deep: bool = False) -> dict[Hashable, object]:
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             for key, (where, _) in zip(keys, node.value, strict=False):
                 if keys.count(key) > 1:
@@ -148,16 +151,15 @@ def read_tables(
     """
     rows: list[Row] = []
     for name in names:
-        found = list(_rows(folder / name))
-        header, body = found[0] if found else (0, []), found[1:]
-        columns = [cell.strip() for cell in header[1]]
+        lines = list(_rows(folder / name))
+        columns = [cell.strip() for cell in lines[0][1]] if lines else []
         for column in needed:
             if column not in columns:
                 problems.of_file(
                     Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}."
                 )
         check_columns(Path(name).name, columns, (*needed, *others), problems)
-        for line, cells in body:
+        for line, cells in lines[1:]:
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
                 problems.of_file(
                     Path(name).name, f"must have {len(columns)} cells in line {line}, but has {len(cells)}."
@@ -171,10 +173,10 @@ def read_tables(
 def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], problems: Problems) -> None:
     """Note columns without a name, with the same one, or with nearly that of the standard."""
     standard = tuple(standard)
-    for place, column in enumerate(columns, start=1):
+    for number, column in enumerate(columns, start=1):
         if not column:
-            problems.of_file(file, f"must have a name for each column, but column {place} has none.")
-        elif column in columns[: place - 1]:
+            problems.of_file(file, f"must have a name for each column, but column {number} has none.")
+        elif column in columns[: number - 1]:
             problems.of_file(file, f"must have columns with different names, but has {column} twice.")
         elif column not in standard:
             close = difflib.get_close_matches(column, [name for name in standard if name not in columns], 1, 0.88)
@@ -192,7 +194,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield begins, cells
             begins = reader.line_num + 1
     except csv.Error as error:
-        message = f"must be a table whose cells are set apart by tabs, but a cell is not one: {error}."
+        message = f"must be a table whose cells are separated by tabs, but a cell is not one: {error}."
         raise FileIssues([Issue(path.name, (), message, begins)]) from None
 
 
@@ -205,6 +207,6 @@ def _text(path: Path) -> str:
     return text_of(content_of(path, path.name, LARGEST), path.name)
 
 
-def listed(value: Any) -> list[str]:
+def listed(value: object) -> list[str]:
     """Return one name, several, or none as a list."""
-    return [] if value is None else [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    return [] if value is None else [str(name) for name in value] if isinstance(value, list) else [str(value)]

@@ -2,9 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
-from qspjax._expression import symbols
+from qspjax._expression import Expression, symbols
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model
@@ -27,7 +26,7 @@ MEASUREMENTS = (
 """Columns of tables: those that must be there, and those that may."""
 
 
-def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables:
+def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tables:
     """Read the tables of a problem."""
     several = content.get("problems")
     if not isinstance(several, list) or len(several) != 1 or not isinstance(several[0], dict):
@@ -35,7 +34,7 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
     files = several[0]
     folder = path.parent
 
-    def table(key: str, names: Any, needed: tuple[str, ...], others: tuple[str, ...]) -> list[Row]:
+    def table(key: str, names: object, needed: tuple[str, ...], others: tuple[str, ...]) -> list[Row]:
         if not listed(names):
             raise FileIssues([Issue(path.name, (key,), "must name a file, but is missing.")])
         return read_tables(folder, listed(names), needed, others, problems)
@@ -91,8 +90,8 @@ def _observable(row: Row, problems: Problems) -> Observable:
         problems.add(row, "noiseDistribution", "must be normal or laplace on the scale lin, log or log10, but is not.")
     formula, scatter = problems.formula(row, "observableFormula"), problems.formula(row, "noiseFormula")
 
-    def placeholders(formula: Any, kind: str) -> tuple[str, ...]:
-        if isinstance(formula, float):
+    def placeholders(formula: float | Expression, kind: str) -> tuple[str, ...]:
+        if not isinstance(formula, Expression):
             return ()
         pattern = re.compile(rf"{kind}Parameter(\d+)_{re.escape(id)}")
         numbers = sorted(int(match.group(1)) for name in symbols(formula) if (match := pattern.fullmatch(name)))

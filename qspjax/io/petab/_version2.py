@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from qspjax._expression import Expression
 from qspjax.io._issues import FileIssues, Issue
@@ -30,7 +29,7 @@ MEASUREMENTS = (
 """Columns of tables: those that must be there, and those that may."""
 
 
-def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables:
+def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tables:
     """Read the tables of a problem."""
     folder = path.parent
     models = content.get("model_files")
@@ -39,10 +38,10 @@ def tables_of(path: Path, content: dict[str, Any], problems: Problems) -> Tables
     ((model_id, model),) = models.items()
     if not isinstance(model, dict) or str(model.get("language", "")).lower() != "sbml":
         raise FileIssues([Issue(path.name, ("model_files", str(model_id)), "must be a model in SBML, but is not.")])
-    if content.get("extensions"):
-        raise FileIssues(
-            [Issue(path.name, ("extensions",), f"not supported: extension {next(iter(content['extensions']))}.")]
-        )
+    extensions = content.get("extensions")
+    if extensions:
+        name = next(iter(extensions)) if isinstance(extensions, (dict, list)) else extensions
+        raise FileIssues([Issue(path.name, ("extensions",), f"not supported: extension {name}.")])
 
     def table(key: str, needed: tuple[str, ...], others: tuple[str, ...] = ()) -> list[Row]:
         return read_tables(folder, listed(content.get(key)), needed, others, problems)
@@ -138,7 +137,7 @@ def _periods(rows: list[Row], targets: dict[str, dict], problems: Problems) -> d
     return ordered
 
 
-def _observable(row: Row, read: Any, problems: Problems) -> Observable:
+def _observable(row: Row, read: Callable[[Row, str], float | Expression], problems: Problems) -> Observable:
     noise = noise_of("lin", row.get("noiseDistribution"))
     if noise is None:
         must = "must be normal, laplace, log-normal or log-laplace"

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Bool
 
 from qspjax._checks import check_instance
 from qspjax._dosing._regimen import Action, Parameter
 from qspjax._expression import Expression, number, symbol
 from qspjax._files import replaced_directory
-from qspjax.fit import M1, M3, Experiment, Free, Problem
+from qspjax.fit import M1, M3, Change, Experiment, Free, Measurements, Output, Problem
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import FIRST
 from qspjax.fit.data._output_data import chosen
@@ -24,7 +25,7 @@ TABLES = ("parameters", "conditions", "experiments", "observables", "measurement
 FILES = ("problem.yaml", "model.xml", *(f"{name}.tsv" for name in TABLES))
 """What is written."""
 
-Columns = tuple[str, ...]
+Columns: TypeAlias = tuple[str, ...]
 _COLUMNS: dict[str, Columns] = {
     "parameters": ("parameterId", "lowerBound", "upperBound", "nominalValue", "estimate")
     + ("priorDistribution", "priorParameters"),
@@ -76,9 +77,12 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
         True
     """
     check_instance("problem", problem, Problem, "a Problem")
-    check_instance("problem.model", problem.model, Network, "a network (models.Network)")
+    network = problem.model
+    if not isinstance(network, Network):
+        check_instance("problem.model", network, Network, "a network (models.Network)")
+        raise AssertionError("unreachable")
     path = check_destination(folder, FILES, FILES)
-    writer = _Writer(problem)
+    writer = _Writer(problem, network)
     tables = writer.tables()
     model = write_sbml(writer.network)
 
@@ -98,18 +102,17 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
 class _Writer:
     """What things are called in the files, and the tables."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, network: Network) -> None:
         """Give everything its id.
 
         A parameter of the model that an experiment sets must not be in the table of parameters: where it is one of the
         fit as well, the model's gets another id, and every experiment sets it.
         """
-        self.problem, self.ids = problem, Ids()
-        network = problem.model
+        self.problem, self.model, self.ids = problem, network, Ids()
         self.definition = network.definition
         self.leaves, self.states = {*network.values}, {*network.plan.states}
-        changes = [change for one in problem.experiments.values() for change in _all_changes(one)]
-        regimens = {name for one in problem.experiments.values() for name in one.regimen.parameters}
+        changes = [change for experiment in problem.experiments.values() for change in _all_changes(experiment)]
+        regimens = {name for experiment in problem.experiments.values() for name in experiment.regimen.parameters}
         self.set_somewhere = {name for change in changes for name in change.set} | regimens
         split = {id for id in self.set_somewhere & problem.parameters.keys() if id in self.leaves}
         self.model_id = {id: self.ids.new(f"{id}_in_model" if id in split else id) for id in self.definition.ids()}
@@ -145,7 +148,7 @@ class _Writer:
         if species is not None and not species.is_amount and self.definition.in_amount(id):
             refuse("have species that begin with what their symbols are", f"`{id}` does not")
         formula = symbol(name) if size is None else symbol(name) / size
-        value = self.problem.model.values[id]
+        value = self.model.values[id]
         self.network = self.network.add(parameters={name: float(value)}).replace(new, initial=formula)
 
     # --- tables -----------------------------------------------------------------------------------------------------
@@ -154,35 +157,36 @@ class _Writer:
         """Return the rows of all tables."""
         for name, output in self.problem.outputs.items():
             self._observable(name, output)
-        for name, one in self.problem.experiments.items():
-            self._experiment(self.ids.new(name), name, one)
-        for name, one in self.problem.parameters.items():
-            self._parameter(name, one)
+        for name, experiment in self.problem.experiments.items():
+            self._experiment(self.ids.new(name), name, experiment)
+        for name, parameter in self.problem.parameters.items():
+            self._parameter(name, parameter)
         return self.rows
 
-    def _parameter(self, name: str, one: Free | float) -> None:
+    def _parameter(self, name: str, parameter: Free | float) -> None:
         id = self.table_id[name]
-        if not isinstance(one, Free):
+        if not isinstance(parameter, Free):
             if name in self.leaves or id in self.used:
-                self.rows["parameters"].append((id, "", "", repr(float(one)), "false", "", ""))
+                self.rows["parameters"].append((id, "", "", repr(float(parameter)), "false", "", ""))
             return
-        kind, numbers, low, high = prior_of(name, one)
+        kind, numbers, low, high = prior_of(name, parameter)
         bounds = (repr(float(low)), repr(float(high)))
         numbers = ";".join(repr(float(x)) for x in numbers)
-        self.rows["parameters"].append((id, *bounds, repr(one.start), "true", kind, numbers))
+        self.rows["parameters"].append((id, *bounds, repr(parameter.start), "true", kind, numbers))
 
     def _table(self, name: str) -> str:
         self.used.add(self.table_id[name])
         return self.table_id[name]
 
-    def _observable(self, name: str, output: Any) -> None:
-        columns = {column for one in self.problem.experiments.values() for column in one.measurements.given}
-        own = {column: f"{column}_of_{self.output_id[name]}" for column in sorted(columns & output.names())}
-        own = {column: self.ids.new(id) for column, id in own.items()}
+    def _observable(self, name: str, output: Output) -> None:
+        tables = [experiment.measurements for experiment in self.problem.experiments.values()]
+        columns = {column for table in tables for column in table.given}
+        placeholders = {column: f"{column}_of_{self.output_id[name]}" for column in sorted(columns & output.names())}
+        placeholders = {column: self.ids.new(id) for column, id in placeholders.items()}
 
         def meaning(used: str) -> str:
-            if used in own:
-                return own[used]
+            if used in placeholders:
+                return placeholders[used]
             if used in self.set_somewhere and used in self.set_id:
                 return self.set_id[used]
             if used in self.problem.parameters and used not in self.states:
@@ -190,33 +194,37 @@ class _Writer:
             return self.model_id[used]
 
         noise, kind = noise_of(name, output)
-        first = [own[column] for column in sorted(own) if column in names_in(output.prediction)]
-        rest = [own[column] for column in sorted(own) if own[column] not in first]
-        self.placed[name] = own, first, rest
+        of_observable = [
+            placeholders[column] for column in sorted(placeholders) if column in names_in(output.prediction)
+        ]
+        of_noise = [
+            placeholders[column] for column in sorted(placeholders) if placeholders[column] not in of_observable
+        ]
+        self.placed[name] = placeholders, of_observable, of_noise
         formulas = text_of(output.prediction, meaning), text_of(noise, meaning)
-        row = (self.output_id[name], name, *formulas, kind, ";".join(first), ";".join(rest))
+        row = (self.output_id[name], name, *formulas, kind, ";".join(of_observable), ";".join(of_noise))
         self.rows["observables"].append(row)
 
-    def _experiment(self, id: str, name: str, one: Experiment) -> None:
-        start, doses = begins(one), _doses(name, one)
-        times = sorted({start, *(change.at for change in one.changes), *doses})
+    def _experiment(self, id: str, name: str, experiment: Experiment) -> None:
+        start, doses = begins(experiment), _doses(name, experiment)
+        times = sorted({start, *(change.at for change in experiment.changes), *doses})
         if times[0] < start:
             refuse("have doses after the start of an experiment", f"`{name}` has one at {times[0]:g}")
-        if one.equilibrated is not None:
+        if experiment.equilibrated is not None:
             targets = {self.set_id[leaf]: table for leaf, table in self.split.items()}
-            targets |= self._targets(one.equilibrated.set, one.equilibrated.put, first=True)
+            targets |= self._targets(experiment.equilibrated.set, experiment.equilibrated.put, first=True)
             self._period(id, "-inf", targets)
         for time in times:
-            first = one.equilibrated is None and time == start
-            sets: dict[str, Any] = {}
-            puts: dict[str, Any] = {}
+            first = experiment.equilibrated is None and time == start
+            sets: dict[str, float | Expression] = {}
+            puts: dict[str, float | Expression] = {}
             targets = {}
             if time == start:
                 targets = {self.set_id[leaf]: self._table(leaf) for leaf in self.split}
-                before = {} if one.equilibrated is None else one.equilibrated.set
+                before = {} if experiment.equilibrated is None else experiment.equilibrated.set
                 targets |= {self.set_id[leaf]: self._default(leaf) for leaf in before if leaf not in self.split}
-                sets, puts = dict(one.begin.set), dict(one.begin.put)
-            for change in one.changes:
+                sets, puts = dict(experiment.begin.set), dict(experiment.begin.put)
+            for change in experiment.changes:
                 if change.at == time:
                     sets, puts = {**sets, **change.set}, {**puts, **change.put}
             targets |= self._targets(sets, puts, first=first)
@@ -224,23 +232,25 @@ class _Writer:
                 if kind == Action.SET:
                     targets[self.set_id[target]] = repr(amount)
                 else:
-                    place = self.model_id[target]
-                    targets[place] = (
-                        f"{targets.get(place) or self._before(target, first)} + {self._added(target, amount, first)}"
+                    state = self.model_id[target]
+                    targets[state] = (
+                        f"{targets.get(state) or self._before(target, first)} + {self._added(target, amount, first)}"
                     )
             self._period(id, repr(time), targets)
-        self._measurements(id, one)
+        self._measurements(id, experiment)
 
     def _period(self, id: str, time: str, targets: Mapping[str, str]) -> None:
         condition = self.ids.new(f"{id}_at_{time}") if targets else ""
         self.rows["experiments"].append((id, time, condition))
         self.rows["conditions"] += [(condition, target, value) for target, value in targets.items()]
 
-    def _targets(self, sets: Mapping[str, Any], puts: Mapping[str, Any], *, first: bool) -> dict[str, str]:
-        found = {self.set_id[name]: self._value(formula, first) for name, formula in sets.items()}
-        return found | {self.model_id[name]: self._value(formula, first) for name, formula in puts.items()}
+    def _targets(
+        self, sets: Mapping[str, float | Expression], puts: Mapping[str, float | Expression], *, first: bool
+    ) -> dict[str, str]:
+        values = {self.set_id[name]: self._value(formula, first) for name, formula in sets.items()}
+        return values | {self.model_id[name]: self._value(formula, first) for name, formula in puts.items()}
 
-    def _value(self, formula: Any, first: bool) -> str:
+    def _value(self, formula: float | Expression, first: bool) -> str:
         """Return a formula over parameters of the fit and numbers of the model, or what is observed at that moment."""
         problem = self.problem
         now = isinstance(formula, Expression) and bool(
@@ -249,15 +259,15 @@ class _Writer:
         if now and first:
             refuse("begin with what parameters say", f"an experiment begins with `{formula}`")
 
-        def meaning(used: str) -> Any:
+        def meaning(used: str) -> str | Expression:
             if used in problem.parameters:
                 return self._table(used)
-            return self.model_id[used] if now else number(float(problem.model.values[used]))
+            return self.model_id[used] if now else number(float(self.model.values[used]))
 
         return text_of(formula, meaning)
 
     def _default(self, leaf: str) -> str:
-        return self._table(leaf) if leaf in self.table_id else repr(float(self.problem.model.values[leaf]))
+        return self._table(leaf) if leaf in self.table_id else repr(float(self.model.values[leaf]))
 
     def _before(self, species: str, first: bool) -> str:
         """Return what a species is before a dose."""
@@ -269,7 +279,7 @@ class _Writer:
                 refuse("give a dose at the start where the amount before it is known", f"`{species}` is set")
             self.used.add(id)
             return f"{id} / {self._size(species, first)}" if self._is_divided(species) else id
-        model = self.problem.model
+        model = self.model
         if species in self.definition.initial:
             refuse(
                 "give a dose at the start where the amount before it is a number", f"that of `{species}` is a formula"
@@ -277,59 +287,59 @@ class _Writer:
         return repr(float(model.observe(0.0, model.initial())[species]))
 
     def _is_divided(self, species: str) -> bool:
-        place = self.definition.compartment_of(species)
-        return not self.definition.in_amount(species) and place in self.definition.compartments
+        compartment = self.definition.compartment_of(species)
+        return not self.definition.in_amount(species) and compartment in self.definition.compartments
 
     def _added(self, species: str, amount: float, first: bool) -> str:
         return f"{amount!r} / {self._size(species, first)}" if self._is_divided(species) else repr(amount)
 
     def _size(self, species: str, first: bool) -> str:
-        place = self.definition.compartment_of(species)
+        compartment = self.definition.compartment_of(species)
         if not first:
-            return self.model_id[place]
-        if place in self.table_id:
-            return self._table(place)
-        if place not in self.leaves or place in self.set_somewhere:
-            refuse("give a dose at the start into a compartment whose size is a number", f"that of `{place}` is none")
-        return repr(float(self.problem.model.values[place]))
+            return self.model_id[compartment]
+        if compartment in self.table_id:
+            return self._table(compartment)
+        if compartment not in self.leaves or compartment in self.set_somewhere:
+            refuse(
+                "give a dose at the start into a compartment whose size is a number", f"that of `{compartment}` is none"
+            )
+        return repr(float(self.model.values[compartment]))
 
-    def _measurements(self, id: str, one: Experiment) -> None:
-        data = one.measurements
-        if not np.isposinf(data.order).all() or any(change.order != FIRST for change in one.changes):
+    def _measurements(self, id: str, experiment: Experiment) -> None:
+        data = experiment.measurements
+        if not np.isposinf(data.order).all() or any(change.order != FIRST for change in experiment.changes):
             refuse("have measurements that come after all else of their time", "some come before")
         outputs = np.array(data.output, dtype=object)
         for name in dict.fromkeys(data.output):
-            self._measured(id, one, name, outputs == name)
+            self._measured(id, data, name, outputs == name)
 
-    def _measured(self, id: str, one: Experiment, name: str, mine: np.ndarray) -> None:
-        data, output = one.measurements, self.problem.outputs[name]
+    def _measured(self, id: str, data: Measurements, name: str, rows: Bool[np.ndarray, " rows"]) -> None:
+        output = self.problem.outputs[name]
         if output.below is not None and not isinstance(output.below, (M1, M3)):
             refuse("have no limit of quantification", f"`{name}` has one ({type(output.below).__name__})")
-        kept, how = chosen(output, data, mine)
-        if how["side"][kept].any():
+        used, limits = chosen(output, data, rows)
+        if limits["side"][used].any():
             refuse("have no measurements below or above a limit", f"`{name}` has some")
-        own, first, rest = self.placed[name]
-        column = {id: column for column, id in own.items()}
-        for i in np.flatnonzero(mine)[kept]:
+        placeholders, of_observable, of_noise = self.placed[name]
+        column = {id: column for column, id in placeholders.items()}
+        for i in np.flatnonzero(rows)[used]:
             cells = [
-                ";".join(self._cell(data.given[column[id]][i]) for id in ids if column[id] in data.given)
-                for ids in (first, rest)
+                ";".join(self._value(data.given[column[id]][i], first=True) for id in ids if column[id] in data.given)
+                for ids in (of_observable, of_noise)
             ]
             time, value = repr(float(data.time[i])), repr(float(data.value[i]))
             self.rows["measurements"].append((self.output_id[name], id, time, value, *cells))
 
-    def _cell(self, formula: Any) -> str:
-        return self._value(formula, first=True)
+
+def _all_changes(experiment: Experiment) -> list[Change]:
+    begin = [experiment.begin, *experiment.changes]
+    return begin if experiment.equilibrated is None else [*begin, experiment.equilibrated]
 
 
-def _all_changes(one: Experiment) -> list[Any]:
-    return [one.begin, *one.changes, *([] if one.equilibrated is None else [one.equilibrated])]
-
-
-def _doses(name: str, one: Experiment) -> dict[float, list[tuple[Action, str, float]]]:
+def _doses(name: str, experiment: Experiment) -> dict[float, list[tuple[Action, str, float]]]:
     """Return what is given and set at each time."""
-    regimen = one.regimen
-    found: dict[float, list[tuple[Action, str, float]]] = {}
+    regimen = experiment.regimen
+    doses: dict[float, list[tuple[Action, str, float]]] = {}
     if regimen.rules or regimen.decision is not None or regimen.static_shape.steady:
         refuse("have boluses of known amounts", f"`{name}` has doses by rules or at steady state")
     columns = (np.asarray(x) for x in (regimen.time, regimen.kind, regimen.index, regimen.amount))
@@ -342,5 +352,5 @@ def _doses(name: str, one: Experiment) -> dict[float, list[tuple[Action, str, fl
         target = target.name if isinstance(target, Parameter) else target
         if not isinstance(target, str):
             refuse("give doses to species by their names", f"`{name}` gives one to {target}")
-        found.setdefault(float(time), []).append((Action(int(kind)), target, float(amount)))
-    return found
+        doses.setdefault(float(time), []).append((Action(int(kind)), target, float(amount)))
+    return doses

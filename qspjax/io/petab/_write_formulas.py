@@ -9,8 +9,7 @@ import numpy as np
 
 from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
-from qspjax._expression import Expression, as_expression, call, substitute, symbol
-from qspjax._expression._nodes import nodes
+from qspjax._expression import Expression, as_expression, call, substitute, symbol, symbols
 from qspjax._expression._tree import rebuilt
 from qspjax._transform import Identity, Log
 from qspjax.fit import AbstractLocationScale, Free, Output
@@ -42,21 +41,21 @@ class Ids:
 
     def __init__(self) -> None:
         """Start with the words that mean something else."""
-        self._taken = set(_RESERVED)
+        self._taken: set[str] = set(_RESERVED)
 
     def new(self, wish: str) -> str:
         """Return an id that nothing has, as near to what is wished as it can be."""
         plain = re.sub(r"[^A-Za-z0-9_]+", "_", wish) or "id"
         plain = f"_{plain}" if plain[0].isdigit() else plain
-        found, count = plain, 1
-        while found in self._taken:
+        id, count = plain, 1
+        while id in self._taken:
             count += 1
-            found = f"{plain}_{count}"
-        self._taken.add(found)
-        return found
+            id = f"{plain}_{count}"
+        self._taken.add(id)
+        return id
 
 
-def text_of(formula: float | Expression, meaning: Callable[[str], Any]) -> str:
+def text_of(formula: float | Expression, meaning: Callable[[str], str | Expression]) -> str:
     """Return a formula as PEtab writes it.
 
     Args:
@@ -65,16 +64,15 @@ def text_of(formula: float | Expression, meaning: Callable[[str], Any]) -> str:
     """
     if not isinstance(formula, Expression):
         return repr(float(formula))
-    names = {str(one.value) for one in nodes(formula) if one.op == "symbol"}
-    found = {name: meaning(name) for name in names}
-    whole = {name: symbol(one) if isinstance(one, str) else one for name, one in found.items()}
-    return str(rebuilt([substitute(formula, whole)], _in_words)[0])
+    meanings = {name: meaning(name) for name in sorted(symbols(formula))}
+    nodes = {name: symbol(value) if isinstance(value, str) else value for name, value in meanings.items()}
+    return str(rebuilt([substitute(formula, nodes)], _in_words)[0])
 
 
 def _in_words(node: Expression) -> Expression | None:
     if node.op not in _KNOWN:
         refuse("have formulas of what PEtab knows", f"one uses {node.op}")
-    if node.op == "number" and not math.isfinite(node.value):
+    if isinstance(node.value, float) and not math.isfinite(node.value):
         refuse("have finite numbers in formulas", f"one has {node.value}")
     if node.op == "root" and not _is_number(node.args[0], 2.0):
         return call("^", node.args[1], call("/", 1.0, node.args[0]))
@@ -121,11 +119,10 @@ def prior_of(name: str, free: Free) -> tuple[str, Iterable[float], float, float]
         return "", (), low, high
     if isinstance(prior, PetabPrior):
         return _PRIORS.get(prior.kind, prior.kind), prior.parameters, low, high
-    values = {field: getattr(prior, field, None) for field in ("mean", "median", "sd", "omega", "low", "high")}
-    if isinstance(prior, Normal) and values["mean"] is not None:
+    if isinstance(prior, Normal) and prior.mean is not None:
         return "normal", (float(prior.mean), float(prior.sd)), low, high
-    if isinstance(prior, LogNormal) and values["median"] is not None:
-        return "log-normal", (float(np.log(prior.median)), float(prior.omega)), low, high
+    if isinstance(prior, LogNormal) and prior.median is not None:
+        return "log-normal", (float(np.log(float(prior.median))), float(prior.omega)), low, high
     if isinstance(prior, Uniform):
         return "uniform", (float(prior.low), float(prior.high)), low, high
     what = type(prior).__name__ if isinstance(prior, AbstractDistribution) else "a function"
