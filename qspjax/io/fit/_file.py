@@ -43,7 +43,7 @@ from qspjax.fit import (
 from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.fit._mixed_file import MixedFile, read_mixed
-from qspjax.io.fit._parts import read_data, read_output, read_parameter, with_limit
+from qspjax.io.fit._parts import formula_of, read_data, read_output, read_parameter, with_limit
 from qspjax.io.nonmem._experiments import experiments
 from qspjax.io.petab import read_petab
 from qspjax.io.toml._model import read_model
@@ -164,7 +164,7 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
         with_limit(part, data, kind if len(children) > 1 else None)
         outputs[name] = read_output(part, name)
     rules = top.table("set")
-    formulas = {name: rules.read(name, None, as_formula_or_number) for name in rules.values}
+    formulas = {name: rules.read(name, None, formula_of) for name in rules.values}
     estimation = _estimation(top.table("estimation"), tuple(parameters))
     top.close()
     if top.issues or info is None or data is None or estimation is None:
@@ -177,17 +177,6 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
         top.issue("", str(error))
         return None
     return FitFile(path.name, title or "", problem, *estimation)
-
-
-def as_formula_or_number(value: object) -> float | str:
-    """Return a number, or the text of a formula.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"must be a number or a formula, but is of type {type(value).__name__}.")
-    return value
 
 
 class _Estimation(NamedTuple):

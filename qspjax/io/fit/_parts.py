@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import kinds_of
 from qspjax.io.nonmem._read import read_nonmem
 from qspjax.io.toml._model import read_distribution
-from qspjax.io.toml._table import Table, shown
+from qspjax.io.toml._table import REQUIRED, Table, shown
 
 MODELS = [kind for kind in vars(fit).values() if isinstance(kind, type) and issubclass(kind, AbstractErrorModel)]
 ERRORS: dict[str, type[AbstractErrorModel]] = {
@@ -147,21 +146,24 @@ def _read_error(table: Table) -> AbstractErrorModel | None:
     values = {}
     for field in dataclasses.fields(ERRORS[word]):
         if field.metadata.get("formula"):
-            values[field.name] = table.read(field.name, None, _formula)
+            values[field.name] = table.read(field.name, None, formula_of)
             if values[field.name] is None and not table.bad:
                 table.issue(field.name, "must be given, but is missing.")
         elif field.type is float:
-            values[field.name] = table.number(field.name, default=field.default)
+            default = REQUIRED if field.default is dataclasses.MISSING else field.default
+            values[field.name] = table.number(field.name, default=default)
     error = None if table.bad else _built(table, ERRORS[word], **values)
     if error is None or "correlated" not in table:
         return error
-    time, others = own.read("time", None, _formula), own.table("between")
-    between = {name: others.read(name, None, _formula) for name in others.values}
+    time, others = own.read("time", None, formula_of), own.table("between")
+    between = {name: others.read(name, None, formula_of) for name in others.values}
     own.close()
     return None if table.bad else _built(own, Correlated, error, time=time, between=between)
 
 
-def _built(table: Table, build: Callable[..., AbstractErrorModel], *parts: Any, **values: Any) -> Any:
+def _built(
+    table: Table, build: Callable[..., AbstractErrorModel], *parts: object, **values: object
+) -> AbstractErrorModel | None:
     """Build an error model; None, and an issue, if it is refused."""
     try:
         return build(*parts, **values)
@@ -170,7 +172,12 @@ def _built(table: Table, build: Callable[..., AbstractErrorModel], *parts: Any, 
         return None
 
 
-def _formula(value: Any) -> Any:
+def formula_of(value: object) -> float | str:
+    """Return a number, or the text of a formula.
+
+    Raises:
+        ValueError: If it is neither.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"must be a number or a formula, but is of type {type(value).__name__}.")
     return value

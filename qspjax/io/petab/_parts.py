@@ -4,17 +4,17 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from qspjax._expression import Expression, substitute, symbol
-from qspjax.fit import DoubleExponential, Gaussian
+from qspjax.fit import AbstractResidualDistribution, DoubleExponential, Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._priors import plain_kind
 from qspjax.io.petab._tables import Row
 from qspjax.io.sbml import read_sbml
 from qspjax.models import Network
 
-Formula = float | Expression
+Formula: TypeAlias = float | Expression
 
 
 @dataclasses.dataclass
@@ -81,7 +81,7 @@ class Observable:
     formula: Formula
     noise: Formula
     base: float
-    distribution: Any
+    distribution: AbstractResidualDistribution
     placeholders: tuple[str, ...]
     noise_placeholders: tuple[str, ...]
 
@@ -101,11 +101,11 @@ def read_model(path: Path, name: str) -> Network:
     return read_sbml(file)
 
 
-def noise_of(scale: str, distribution: str) -> tuple[float, Any] | None:
+def noise_of(scale: str, distribution: str) -> tuple[float, AbstractResidualDistribution] | None:
     """Return the base of the logarithm (0 for none) and the distribution that words of the tables mean."""
     kind = plain_kind(distribution or "normal")
     if kind.startswith("log"):
         scale, kind = "log", kind.removeprefix("log")
     base = {"": 0.0, "lin": 0.0, "log": math.e, "log10": 10.0}.get(scale)
-    distribution = {"normal": Gaussian(), "laplace": DoubleExponential()}.get(kind)
-    return None if base is None or distribution is None else (base, distribution)
+    residual = {"normal": Gaussian(), "laplace": DoubleExponential()}.get(kind)
+    return None if base is None or residual is None else (base, residual)

@@ -247,16 +247,19 @@ def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Netw
     }
     if not constants:
         return network
-    seen = network.observe(0.0, network.initial())
+    values = network.observe(0.0, network.initial())
+    parameters_of = {
+        id: dataclasses.replace(parameter, value=float(values[id])) if id in constants else parameter
+        for id, parameter in definition.parameters.items()
+    }
+    compartments = {
+        id: dataclasses.replace(compartment, size=float(values[id])) if id in constants else compartment
+        for id, compartment in definition.compartments.items()
+    }
     initial = {id: formula for id, formula in definition.initial.items() if id not in constants}
-    kinds = {}
-    for table, field in (("parameters", "value"), ("compartments", "size")):
-        rows = getattr(definition, table)
-        kinds[table] = type(rows)(
-            (id, dataclasses.replace(one, **{field: float(seen[id])}) if id in constants else one)
-            for id, one in rows.items()
-        )
-    return Network.of(dataclasses.replace(definition, initial=type(definition.initial)(initial), **kinds))
+    return Network.of(
+        dataclasses.replace(definition, initial=initial, parameters=parameters_of, compartments=compartments)
+    )
 
 
 # --- observables ----------------------------------------------------------------------------------------------------
@@ -264,14 +267,15 @@ def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Netw
 
 def _output(id: str, observables: Mapping[str, Observable]) -> Output:
     formulas = {name: other.formula for name, other in observables.items()}
-    one = observables[id]
-    own = {name: column_of(id, name) for name in (*one.placeholders, *one.noise_placeholders)}
-    prediction = with_ids(_inserted(one.formula, formulas), own)
-    noise = with_ids(_inserted(_inserted(one.noise, {id: symbol("prediction")}), formulas), own)
+    observable = observables[id]
+    columns = {name: column_of(id, name) for name in (*observable.placeholders, *observable.noise_placeholders)}
+    prediction = with_ids(_inserted(observable.formula, formulas), columns)
+    noise = with_ids(_inserted(_inserted(observable.noise, {id: symbol("prediction")}), formulas), columns)
+    base, distribution = observable.base, observable.distribution
     error: AbstractErrorModel = (
-        LogNormalError(noise, base=one.base, distribution=one.distribution)
-        if one.base
-        else Additive(noise, distribution=one.distribution)
+        LogNormalError(sd=noise, base=base, distribution=distribution)
+        if base
+        else Additive(sd=noise, distribution=distribution)
     )
     return Output(prediction, error)
 
@@ -299,7 +303,7 @@ def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
 def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], problems: Problems) -> Experiment:
     changes, equilibrated, kept = [], None, {}
     for period in tables.experiments[name]:
-        sets, puts = _parted(network, period, rows[0], problems)
+        sets, puts = _split_targets(network, period, rows[0], problems)
         if period.time == -math.inf:
             equilibrated, kept = Change(0.0, set=sets, put=puts), sets
         else:
@@ -316,7 +320,7 @@ def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], pr
     )
 
 
-def _parted(network: Network, period: Period, row: Row, problems: Problems) -> tuple[dict, dict]:
+def _split_targets(network: Network, period: Period, row: Row, problems: Problems) -> tuple[dict, dict]:
     """Return which targets are parameters (or no part of the model), and which are states."""
     sets, puts = {}, {}
     definition = network.definition

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from qspjax._expression import Expression, symbols
+from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model
@@ -97,7 +98,7 @@ def _observable(row: Row, problems: Problems) -> Observable:
         numbers = sorted(int(match.group(1)) for name in symbols(formula) if (match := pattern.fullmatch(name)))
         return tuple(f"{kind}Parameter{n}_{id}" for n in numbers)
 
-    base, distribution = noise or (0.0, None)
+    base, distribution = noise or (0.0, Gaussian())
     return Observable(
         row, formula, scatter, base, distribution, placeholders(formula, "observable"), placeholders(scatter, "noise")
     )

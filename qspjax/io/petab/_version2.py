@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qspjax._expression import Expression
+from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model, with_ids
@@ -146,6 +147,6 @@ def _observable(row: Row, read: Callable[[Row, str], float | Expression], proble
     def placeholders(column: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in row.get(column).split(";") if part.strip())
 
-    base, distribution = noise or (0.0, None)
+    base, distribution = noise or (0.0, Gaussian())
     names = placeholders("observablePlaceholders"), placeholders("noisePlaceholders")
     return Observable(row, read(row, "observableFormula"), read(row, "noiseFormula"), base, distribution, *names)
