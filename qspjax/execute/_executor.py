@@ -12,15 +12,18 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, PyTree, Shaped
 
 from qspjax._checks import check_whole
 
-PatientFunction = Callable[[Any, Any], Any]
+PatientFunction = Callable[[PyTree, PyTree], PyTree]
+Each = PyTree[Shaped[Array, "patients ..."]]
+Results = PyTree[Shaped[Array, "patients ..."]]
 
 
 class AbstractExecutor(eqx.Module):
@@ -36,7 +39,7 @@ class AbstractExecutor(eqx.Module):
     """
 
     @abc.abstractmethod
-    def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
         """Return `function(each[i], shared)` for every i, stacked.
 
         Args:
@@ -59,7 +62,7 @@ class Vmap(AbstractExecutor):
                [0.5]], dtype=float64)
     """
 
-    def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
         return _on_all_cores(function, each, shared, size)
 
 
@@ -84,16 +87,16 @@ class Chunked(AbstractExecutor):
     """
 
     size: int = eqx.field(default=1024, static=True)
-    progress: Callable[[int, Any], None] | None = eqx.field(default=None, static=True, kw_only=True)
+    progress: Callable[[int, PyTree], None] | None = eqx.field(default=None, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
         check_whole("size", self.size, 1)
 
-    def map(self, function: PatientFunction, each: Any, shared: Any, *, size: int) -> Any:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
         width, chunks = min(self.size, size), []
         for first in range(0, size, width):
             done = min(first + width, size)
-            chunk = _on_all_cores(function, _rows(each, first, width, size), shared, width)
+            chunk = _on_all_cores(function, _patients(each, first, width, size), shared, width)
             chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
             chunks.append(chunk)
             if self.progress is not None:
@@ -105,22 +108,22 @@ FEWEST = 128
 """Patients for which another core is worth its thread."""
 
 
-def _on_all_cores(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
+def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
     """Compute the patients, in one part for each core if there are enough of them."""
     parts = min(cores(), size // FEWEST)
     leaves = jax.tree.leaves((each, shared))
-    if parts < 2 or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
+    if parts < 2 or any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
         return _vectorised(function, each, shared, size)
     width = -(-size // (parts * LANES)) * LANES
 
-    def part(first: int) -> Any:
-        return jax.block_until_ready(_vectorised(function, _rows(each, first, width, size), shared, width))
+    def part(first: int) -> Results:
+        return jax.block_until_ready(_vectorised(function, _patients(each, first, width, size), shared, width))
 
     with concurrent.futures.ThreadPoolExecutor(parts) as pool:
-        return _joined(list(pool.map(part, range(0, size, width))), size)
+        return _concatenated(list(pool.map(part, range(0, size, width))), size)
 
 
-def _rows(each: Any, first: int, width: int, size: int) -> Any:
+def _patients(each: Each, first: int, width: int, size: int) -> Each:
     """Return `width` patients from the first on; past the end, copies of the last."""
     members = jnp.minimum(jnp.arange(first, first + width), size - 1)
     return jax.tree.map(lambda leaf: leaf[members], each)
@@ -133,7 +136,7 @@ def cores() -> int:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _joined(parts: list, size: int) -> Any:
+def _concatenated(parts: list[Results], size: int) -> Results:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:size], *parts)
 
 
@@ -142,8 +145,8 @@ LANES = 8
 
 
 @eqx.filter_jit
-def _vectorised(function: PatientFunction, each: Any, shared: Any, size: int) -> Any:
+def _vectorised(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
     width = -(-size // LANES) * LANES
-    padded = _rows(each, 0, width, size)
-    whole = eqx.filter_vmap(function, in_axes=(0, None), axis_size=width)(padded, shared)
-    return jax.tree.map(lambda leaf: leaf[:size], whole)
+    padded = _patients(each, 0, width, size)
+    results = eqx.filter_vmap(function, in_axes=(0, None), axis_size=width)(padded, shared)
+    return jax.tree.map(lambda leaf: leaf[:size], results)

@@ -1,28 +1,33 @@
-"""Factorise and solve one small dense system, written so that thousands of them side by side are fast.
+"""Factorise and solve one small dense system, such that thousands of them side by side are fast.
 
-Up to `UNROLLED` unknowns the elimination is written out, else it is a loop; both without pivoting, so that XLA turns
-them into arithmetic over the batch instead of a library call a system. (Its batched calls of LAPACK wait for threads of
-the pool that they run in: where two of them run at a time, they may wait for ever.) It is meant for `I/gamma - h J`,
-which becomes diagonally dominant as h shrinks; a vanishing pivot gives a value that is not finite, and the step is
-rejected.
+Up to `UNROLLED` unknowns the elimination is unrolled, else it is a loop; both without pivoting, so that XLA turns them
+into arithmetic over the batch instead of a library call per system. (Its batched calls of LAPACK wait for threads of
+the pool that they run in: where two of them run at a time, they may wait indefinitely.) It is meant for matrices
+`I/gamma - h J`, which become diagonally dominant as h shrinks; a vanishing pivot gives a value that is not finite, and
+the step is rejected.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from qspjax._arrays import place_of_greatest
 
 UNROLLED = 10
+"""Unknowns up to which the elimination is unrolled."""
+
+Vector = Float[Array, " unknowns"]
+Matrix = Float[Array, "unknowns unknowns"]
+Solve = Callable[[Vector], Vector]
 
 
-def factorise(columns: Sequence[jax.Array] | jax.Array) -> Callable[[jax.Array], jax.Array]:
+def factorise(columns: Sequence[Vector] | Matrix) -> Solve:
     """Return the solver x = solve(b) of A x = b, for A given as its columns."""
     n = len(columns)
     if n > UNROLLED:
-        return _in_a_loop(jnp.stack(list(columns), axis=1))
+        return _looped(jnp.stack(list(columns), axis=1))
 
     a = [[columns[j][i] for j in range(n)] for i in range(n)]
     reciprocal = []
@@ -33,7 +38,7 @@ def factorise(columns: Sequence[jax.Array] | jax.Array) -> Callable[[jax.Array],
             for j in range(k + 1, n):
                 a[i][j] = a[i][j] - a[i][k] * a[k][j]
 
-    def solve(b: jax.Array) -> jax.Array:
+    def solve(b: Vector) -> Vector:
         x = [b[i] for i in range(n)]
         for i in range(n):
             for j in range(i):
@@ -47,55 +52,55 @@ def factorise(columns: Sequence[jax.Array] | jax.Array) -> Callable[[jax.Array],
     return solve
 
 
-def _in_a_loop(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def _looped(matrix: Matrix) -> Solve:
     """Return the solver for a matrix of any size; its derivatives solve with the same factors."""
     n = len(matrix)
-    places = jnp.arange(n)
+    indices = jnp.arange(n)
 
     def eliminate(k: jax.Array, a: jax.Array) -> jax.Array:
         row, column = a[k], a[:, k]
-        multiples = jnp.where(places > k, column / row[k], 0.0)
-        a = a - multiples[:, None] * jnp.where(places > k, row, 0.0)
-        return jnp.where(places == k, jnp.where(places > k, multiples, column)[:, None], a)
+        multiples = jnp.where(indices > k, column / row[k], 0.0)
+        a = a - multiples[:, None] * jnp.where(indices > k, row, 0.0)
+        return jnp.where(indices == k, jnp.where(indices > k, multiples, column)[:, None], a)
 
     lu = jax.lax.fori_loop(0, n, eliminate, jax.lax.stop_gradient(matrix))
     pivots = jnp.diagonal(lu)
 
-    def substituted(rows: jax.Array, divisors: jax.Array, x: jax.Array, *, backwards: bool) -> jax.Array:
+    def substituted(rows: Matrix, divisors: Vector, x: Vector, *, backwards: bool) -> Vector:
         """Solve with the triangle of `rows` before, or after, its diagonal, which `divisors` holds."""
 
         def step(j: jax.Array, x: jax.Array) -> jax.Array:
             i = n - 1 - j if backwards else j
-            known = x[i] / divisors[i]
-            rest = places < i if backwards else places > i
-            return jnp.where(places == i, known, x - jnp.where(rest, rows[:, i] * known, 0.0))
+            solved = x[i] / divisors[i]
+            others = indices < i if backwards else indices > i
+            return jnp.where(indices == i, solved, x - jnp.where(others, rows[:, i] * solved, 0.0))
 
         return jax.lax.fori_loop(0, n, step, x)
 
-    def solve(_: Any, b: jax.Array) -> jax.Array:
+    def solve(_: object, b: Vector) -> Vector:
         y = substituted(lu, jnp.ones_like(pivots), b, backwards=False)
         return substituted(lu, pivots, y, backwards=True)
 
-    def transposed(_: Any, b: jax.Array) -> jax.Array:
+    def transposed(_: object, b: Vector) -> Vector:
         y = substituted(lu.T, pivots, b, backwards=False)
         return substituted(lu.T, jnp.ones_like(pivots), y, backwards=True)
 
     return lambda b: jax.lax.custom_linear_solve(lambda x: matrix @ x, b, solve, transposed)
 
 
-def inverse(matrix: jax.Array) -> jax.Array:
+def inverse(matrix: Matrix) -> Matrix:
     """Return the inverse of a small matrix, by elimination with scaled partial pivoting; not finite if singular."""
     n = len(matrix)
     if n == 1:
         return 1.0 / matrix
-    places = jnp.arange(n)
+    indices = jnp.arange(n)
     largest = jnp.max(jnp.abs(matrix), axis=1, keepdims=True)
     rows = jnp.concatenate([matrix, jnp.eye(n, dtype=matrix.dtype)], axis=1) / jnp.where(largest > 0, largest, 1.0)
 
     def eliminate(k: jax.Array, rows: jax.Array) -> jax.Array:
-        pivot = place_of_greatest(jnp.where(places >= k, jnp.abs(rows[:, k]), -1.0))
-        rows = rows[jnp.where(places == k, pivot, jnp.where(places == pivot, k, places))]
-        own = rows[k] / rows[k, k]
-        return jnp.where((places == k)[:, None], own, rows - rows[:, k][:, None] * own)
+        pivot = place_of_greatest(jnp.where(indices >= k, jnp.abs(rows[:, k]), -1.0))
+        rows = rows[jnp.where(indices == k, pivot, jnp.where(indices == pivot, k, indices))]
+        scaled = rows[k] / rows[k, k]
+        return jnp.where((indices == k)[:, None], scaled, rows - rows[:, k][:, None] * scaled)
 
     return jax.lax.fori_loop(0, n, eliminate, rows)[:, n:]

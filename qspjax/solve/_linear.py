@@ -1,10 +1,9 @@
 """Whether a model is linear, and small enough for matrix exponentials."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure, linear_structure
@@ -12,14 +11,14 @@ from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._types import State
 
 LARGEST = 30
-"""States of the largest model: beyond, a few products of dense matrices an output cost more than sparse steps."""
+"""States of the largest model: beyond, a few products of dense matrices per output cost more than sparse steps."""
 
 
 def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
-    """Return whether dy/dt = A y + b with constant A and b, of at most `LARGEST` states, told without any number.
+    """Return whether dy/dt = A y + b with constant A and b, of at most `LARGEST` states.
 
     The equations are read, not evaluated: only sums, products with constants and movements of states count as linear,
-    so a model that is linear in a way not known here is False. So is a model with algebraic states.
+    so that the answer is False for a model that is linear in another way, and for one with algebraic states.
     """
     return structure_of(model, as_state(model, initial)) is not None
 
@@ -36,9 +35,9 @@ def structure_of(model: AbstractModel, start: State) -> Structure | None:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, arrays))
     number = jax.ShapeDtypeStruct((), leaves[0].dtype)
 
-    def field(t: Any, y: list, arrays: Any) -> list:
+    def field(t: Float[Array, ""], y: list[jax.Array], arrays: PyTree[jax.Array]) -> list[jax.Array]:
         slope = eqx.combine(arrays, static).vector_field(t, jax.tree.unflatten(tree, y))
         check_slope(slope, start)
-        return [jnp.broadcast_to(own, leaf.shape) for own, leaf in zip(jax.tree.leaves(slope), leaves, strict=True)]
+        return [jnp.broadcast_to(dydt, leaf.shape) for dydt, leaf in zip(jax.tree.leaves(slope), leaves, strict=True)]
 
     return linear_structure(jax.make_jaxpr(field)(number, *shapes), range(1, 1 + len(leaves)))

@@ -9,29 +9,34 @@ References: Al-Mohy and Higham, SIAM J Matrix Anal Appl 2009;31:970, doi:10.1137
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
 
 UNROLLED = 8
-"""States up to which products are written out entry by entry, so that a batch is arithmetic over its patients."""
+"""States up to which products are unrolled, entry by entry, so that a batch is arithmetic over its patients."""
 RADIUS, DEGREE = 0.75, 15
 """Norm within which the polynomial of phi_1 is exact to rounding: 0.75^16 / 17! = 3e-17."""
 DOUBLINGS, BLOCK = 64, 8
-"""Most doublings, h |A| up to 1e19, and how many are skipped or made together."""
+"""Maximum number of doublings, h |A| up to 1e19, and how many are skipped or made together."""
 
 # ---- matrices and vectors: entry by entry where small, arrays where large
 
-Matrix = Any
-"""A dict of entries by (row, column), those that can differ from zero; or an array."""
-Vector = Any
-"""A tuple of numbers, or an array."""
+Dense = Float[Array, "states states"]
+Matrix: TypeAlias = PyTree[Float[Array, "..."]]
+"""A dict of entries by (row, column), those that can differ from zero; or an array (states, states)."""
+Vector: TypeAlias = PyTree[Float[Array, "..."]]
+"""A tuple of numbers, or an array; of one state, or of many with the states last."""
+Pattern = Bool[np.ndarray, "states states"]
+T = TypeVar("T")
 
 
-def entries(columns: list[Vector], pattern: np.ndarray) -> Matrix:
+def entries(columns: list[Vector], pattern: Pattern) -> Matrix:
     """Return the matrix of these columns as it is computed with."""
     n = len(columns)
     if n > UNROLLED:
@@ -39,7 +44,7 @@ def entries(columns: list[Vector], pattern: np.ndarray) -> Matrix:
     return {(i, j): columns[j][i] for i in range(n) for j in range(n) if pattern[i, j]}
 
 
-def dense(a: Matrix, n: int) -> jax.Array:
+def dense(a: Matrix, n: int) -> Dense:
     """Return a matrix as an array."""
     if not isinstance(a, dict):
         return a
@@ -60,7 +65,7 @@ def dot(a: Matrix, x: Vector) -> Vector:
     return tuple(_sum(a[i, j] * x[j] for j in range(len(x)) if (i, j) in a) for i in range(len(x)))
 
 
-def _product(a: Matrix, b: Matrix, pattern: np.ndarray) -> Matrix:
+def _product(a: Matrix, b: Matrix, pattern: Pattern) -> Matrix:
     if not isinstance(a, dict):
         # for few states the sum of outer products is arithmetic over a batch, a library call is one a patient
         return _sum(a[:, k, None] * b[k] for k in range(len(a))) if len(a) <= UNROLLED else a @ b
@@ -77,23 +82,23 @@ def _product(a: Matrix, b: Matrix, pattern: np.ndarray) -> Matrix:
     }
 
 
-def _sum(terms: Any) -> Any:
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
     first, *rest = terms
     for term in rest:
         first = first + term
     return first
 
 
-def _scaled(factor: Any, tree: Any) -> Any:
+def _scaled(factor: jax.Array, tree: T) -> T:
     return jax.tree.map(lambda x: factor * x, tree)
 
 
-def add(*trees: Any) -> Any:
+def add(*trees: T) -> T:
     """Return the sum of trees of one structure."""
     return jax.tree.map(lambda *leaves: _sum(leaves), *trees)
 
 
-def _shift(a: Matrix, value: Any) -> Matrix:
+def _shift(a: Matrix, value: float | jax.Array) -> Matrix:
     """Return A + value I."""
     if not isinstance(a, dict):
         return a + value * np.eye(len(a))
@@ -140,7 +145,11 @@ class Flow(NamedTuple):
     input: Matrix
 
 
-def exponential(a: Matrix, h: jax.Array, pattern: np.ndarray, *, bounded: bool) -> Flow:
+Doubling: TypeAlias = tuple[Matrix, Vector, Matrix]
+"""exp, the diagonal of exp - 1, and the input matrix."""
+
+
+def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, bounded: bool) -> Flow:
     """Return exp(h A) and h phi_1(h A); `bounded` where it is differentiated."""
     n = len(pattern)
     size = jax.lax.stop_gradient(h * _norm(a, n))
@@ -152,7 +161,7 @@ def exponential(a: Matrix, h: jax.Array, pattern: np.ndarray, *, bounded: bool) 
     grown = _product(x, phi, pattern)  # exp - 1
     start = (_with_diagonal(grown, _diagonal(_shift(grown, 1.0))), _diagonal(grown), _scaled(step, phi))
 
-    def double(i: Any, now: tuple) -> tuple:
+    def double(i: jax.Array | int, now: Doubling) -> Doubling:
         later = _doubled(now, pattern)
         return jax.tree.map(lambda new, old: jnp.where(i < doublings, new, old), later, now)
 
@@ -163,10 +172,10 @@ def exponential(a: Matrix, h: jax.Array, pattern: np.ndarray, *, bounded: bool) 
         return Flow(done[0], done[2])
 
     @jax.checkpoint
-    def block(first: Any, now: tuple) -> tuple:
+    def block(first: jax.Array, now: Doubling) -> Doubling:
         return jax.lax.scan(lambda now, i: (double(first + i, now), None), now, jnp.arange(BLOCK))[0]
 
-    def advance(now: tuple, first: Any) -> tuple:
+    def advance(now: Doubling, first: jax.Array) -> tuple[Doubling, None]:
         needed = eqxi.unvmap_any(first < doublings)
         return jax.lax.cond(needed, block, lambda _, now: now, first, now), None
 
@@ -174,14 +183,14 @@ def exponential(a: Matrix, h: jax.Array, pattern: np.ndarray, *, bounded: bool) 
     return Flow(done[0], done[2])
 
 
-def _phi(x: Matrix, pattern: np.ndarray) -> Matrix:
+def _phi(x: Matrix, pattern: Pattern) -> Matrix:
     """Return sum_k x^k / (k + 1)! up to `DEGREE`, by Horner's rule in a loop: one product to compile."""
     coefficients = jnp.asarray([1.0 / math.factorial(k + 1) for k in reversed(range(DEGREE))])
     start = _shift(jax.tree.map(jnp.zeros_like, x), 1.0 / math.factorial(DEGREE + 1))
     return jax.lax.scan(lambda p, c: (_shift(_product(x, p, pattern), c), None), start, coefficients)[0]
 
 
-def _doubled(now: tuple, pattern: np.ndarray) -> tuple:
+def _doubled(now: Doubling, pattern: Pattern) -> Doubling:
     """Return exp, the diagonal of exp - 1, and the input matrix, over twice the interval."""
     power, less, inputs = now
     e = _diagonal(power)

@@ -8,22 +8,24 @@ Reference: Curtis, Powell and Reid, IMA J Appl Math 1974;13:117, doi:10.1093/ima
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Row = Float[Array, " lanes"]
 
 
 def columns_jacobian(
-    field: Callable[[tuple], Sequence[Any]], y: Sequence[jax.Array], pattern: np.ndarray
-) -> dict[tuple[int, int], jax.Array]:
+    field: Callable[[tuple[Row, ...]], Sequence[Row]], y: Sequence[Row], pattern: Bool[np.ndarray, "states states"]
+) -> dict[tuple[int, int], Row]:
     """Return the entries of the Jacobian of `field` where `pattern` is true, by row and column.
 
     Args:
         field: Maps a tuple of n rows of lanes to n rows, each lane on its own.
         y: The n rows.
-        pattern: Boolean, n by n: where the Jacobian can be other than zero.
+        pattern: Where the Jacobian can be other than zero.
     """
     y = tuple(y)
     entries = {}
@@ -33,7 +35,7 @@ def columns_jacobian(
     return {key: entries[key] for key in sorted(entries)}
 
 
-def colouring(pattern: np.ndarray) -> np.ndarray:
+def colouring(pattern: Bool[np.ndarray, "rows columns"]) -> Int[np.ndarray, " columns"]:
     """Return a colour for each column, such that two columns with an entry in the same row differ.
 
     Greedy, the column that meets most others first.
@@ -48,13 +50,17 @@ def colouring(pattern: np.ndarray) -> np.ndarray:
 
 
 def coloured_jacobian(
-    field: Callable[[jax.Array], jax.Array], y: jax.Array, rows: np.ndarray, cols: np.ndarray, colours: np.ndarray
-) -> jax.Array:
-    """Return entries of the Jacobian of `field`, shape (entries, lanes): one derivative a colour.
+    field: Callable[[jax.Array], jax.Array],
+    y: Float[Array, "columns lanes"],
+    rows: Int[np.ndarray, " entries"],
+    cols: Int[np.ndarray, " entries"],
+    colours: Int[np.ndarray, " columns"],
+) -> Float[Array, "entries lanes"]:
+    """Return entries of the Jacobian of `field`: one derivative per colour.
 
     Args:
-        field: Maps (n, lanes) to (n, lanes), each lane on its own.
-        y: Where, shape (n, lanes).
+        field: Maps (columns, lanes) to (rows, lanes), each lane on its own.
+        y: Where.
         rows: Row of each entry wanted.
         cols: Column of each entry wanted.
         colours: The colour of each column, from `colouring` of a pattern that holds all non-zero entries.

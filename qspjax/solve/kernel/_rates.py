@@ -13,14 +13,16 @@ doi:10.1371/journal.pcbi.1005331.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
-from qspjax._jaxpr._walk import compute
+from qspjax._jaxpr._walk import Atom, compute, dtype_of, shape_of
 from qspjax.solve.kernel._jacobian import coloured_jacobian
 
 _LINEAR = {
@@ -31,6 +33,10 @@ _LINEAR_IN_FIRST = {"gather", "dynamic_slice", "pad", "div"}
 _LINEAR_IN_ONE = {"mul", "dot_general"}
 COLUMNS = 256
 """Columns of N that are computed at a time."""
+
+Entries = tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " entries"], Float[np.ndarray, " entries"]]
+"""Rows, columns and values of a sparse matrix."""
+Level = tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Int[np.ndarray, " others"]]
 
 
 class Parts(NamedTuple):
@@ -43,12 +49,12 @@ class Parts(NamedTuple):
     """
 
     head: list[JaxprEqn]
-    rates: list[Any]
+    rates: list[Var]
     tail: list[JaxprEqn]
 
 
-def parts_of(eqns: Sequence[JaxprEqn], wanted: Any, numbers: Mapping[Any, Any]) -> Parts:
-    """Part a program where its last linear equations begin, whose coefficients are `numbers`."""
+def parts_of(eqns: Sequence[JaxprEqn], wanted: Atom, numbers: Mapping[Var, ArrayLike]) -> Parts:
+    """Split a program where its last linear equations begin, whose coefficients are `numbers`."""
     within, elsewhere = {wanted}, set()
     head, tail = [], []
     for eqn in reversed(eqns):
@@ -67,35 +73,35 @@ def parts_of(eqns: Sequence[JaxprEqn], wanted: Any, numbers: Mapping[Any, Any]) 
 
 def _is_linear(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:
     name = eqn.primitive.name
-    if not all(jnp.issubdtype(var.aval.dtype, jnp.floating) for var in eqn.outvars):
+    if not all(jnp.issubdtype(dtype_of(var), jnp.floating) for var in eqn.outvars):
         return False
     if name in _LINEAR_IN_FIRST:
         return not any(moves[1:])
     return name in _LINEAR or (name in _LINEAR_IN_ONE and sum(moves) == 1)
 
 
-def matrix_of(parts: Parts, wanted: Any, numbers: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows, columns and values of N."""
-    shapes = [var.aval for var in parts.rates]
-    ends = np.cumsum([aval.size for aval in shapes])
-    zeros = [np.zeros(aval.shape, aval.dtype) for aval in shapes]
+def matrix_of(parts: Parts, wanted: Atom, numbers: Mapping[Var, ArrayLike]) -> Entries:
+    """Return the entries of N."""
+    zeros = [np.zeros(shape_of(var), dtype_of(var)) for var in parts.rates]
+    ends = np.cumsum([zero.size for zero in zeros])
 
-    def end(rates: list) -> Any:
-        return compute([*numbers, *parts.rates], [*numbers.values(), *rates], parts.tail, [wanted])[0]
+    def end(rates: list[jax.Array]) -> jax.Array:
+        variables, values = [*numbers, *parts.rates], [*numbers.values(), *rates]
+        return jnp.asarray(compute(variables, values, parts.tail, [wanted])[0])
 
     def column(unit: jax.Array) -> jax.Array:
         pieces = jnp.split(unit, ends[:-1])
-        along = [piece.reshape(aval.shape).astype(aval.dtype) for piece, aval in zip(pieces, shapes, strict=True)]
+        along = [piece.reshape(zero.shape).astype(zero.dtype) for piece, zero in zip(pieces, zeros, strict=True)]
         return jax.jvp(end, (zeros,), (along,))[1]
 
-    found = []
+    blocks = []
     with jax.ensure_compile_time_eval():
         columns_of = jax.jit(jax.vmap(column), compiler_options={"xla_backend_optimization_level": 0})
         for first in range(0, ends[-1], COLUMNS):
             columns = np.asarray(columns_of(jnp.eye(COLUMNS, ends[-1], first)))
-            place = np.nonzero(columns)
-            found.append((place[1], place[0] + first, columns[place]))
-    rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
+            indices = np.nonzero(columns)
+            blocks.append((indices[1], indices[0] + first, columns[indices]))
+    rows, cols, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
     return rows, cols, values
 
 
@@ -113,55 +119,62 @@ class RatesJacobian:
         last: Which of the sums each entry of J is, their number where it is zero.
     """
 
-    rows: np.ndarray
-    cols: np.ndarray
-    colours: np.ndarray
-    source: np.ndarray
-    weight: np.ndarray
-    levels: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
-    last: np.ndarray
+    rows: Int[np.ndarray, " entries"]
+    cols: Int[np.ndarray, " entries"]
+    colours: Int[np.ndarray, " states"]
+    source: Int[np.ndarray, " products"]
+    weight: Float[np.ndarray, " products"]
+    levels: tuple[Level, ...]
+    last: Int[np.ndarray, " wanted"]
 
     @classmethod
     def of(
-        cls, matrix: tuple, pattern: np.ndarray, colours: np.ndarray, rows: np.ndarray, cols: np.ndarray
+        cls,
+        matrix: Entries,
+        pattern: Bool[np.ndarray, "rates states"],
+        colours: Int[np.ndarray, " states"],
+        rows: Int[np.ndarray, " wanted"],
+        cols: Int[np.ndarray, " wanted"],
     ) -> "RatesJacobian":
         """Plan the entries of J at `rows` and `cols`, from N, and from the pattern and the colours of dv/dy."""
-        own_rows, own_cols = np.nonzero(pattern)
-        starts = np.searchsorted(own_rows, np.arange(len(pattern) + 1))
+        rate_of, state_of = np.nonzero(pattern)
+        starts = np.searchsorted(rate_of, np.arange(len(pattern) + 1))
         by_row, by_rate, values = matrix
         counts = np.diff(starts)[by_rate]
         term = np.repeat(np.arange(len(values)), counts)
         source = np.arange(len(term)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[by_rate][term]
         entry = np.full((pattern.shape[1],) * 2, -1)
         entry[rows, cols] = np.arange(len(rows))
-        target = entry[by_row[term], own_cols[source]]
+        target = entry[by_row[term], state_of[source]]
         order = np.argsort(target, kind="stable")
         order = order[target[order] >= 0]
         levels, last = _sums(target[order], len(rows))
-        return cls(own_rows, own_cols, colours, source[order], values[term[order]], levels, last)
+        return cls(rate_of, state_of, colours, source[order], values[term[order]], levels, last)
 
-    def __call__(self, rates: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
-        """Return the entries of J, shape (entries, lanes); `rates` maps (states, lanes) to (rates, lanes)."""
-        moved = coloured_jacobian(rates, y, self.rows, self.cols, self.colours)
-        terms = moved[self.source] * jnp.asarray(self.weight, y.dtype)[:, None]
+    def __call__(
+        self, rates: Callable[[jax.Array], jax.Array], y: Float[Array, "states lanes"]
+    ) -> Float[Array, "wanted lanes"]:
+        """Return the entries of J; `rates` maps (states, lanes) to (rates, lanes)."""
+        entries = coloured_jacobian(rates, y, self.rows, self.cols, self.colours)
+        terms = entries[self.source] * jnp.asarray(self.weight, y.dtype)[:, None]
         for left, right, alone in self.levels:
             terms = jnp.concatenate([terms[left] + terms[right], terms[alone]])
         return jnp.concatenate([terms, jnp.zeros_like(y[:1])])[self.last]
 
 
-def _sums(target: np.ndarray, entries: int) -> tuple[tuple, np.ndarray]:
+def _sums(target: Int[np.ndarray, " products"], entries: int) -> tuple[tuple[Level, ...], Int[np.ndarray, " wanted"]]:
     """Plan the sums of terms, sorted by their target: neighbours of one target are added, level by level."""
-    place, levels = np.arange(len(target)), []
+    position, levels = np.arange(len(target)), []
     while (same := target[1:] == target[:-1]).any():
         begins = np.flatnonzero(np.concatenate([[True], ~same]))
-        rank = np.arange(len(target)) - np.repeat(begins, np.diff([*begins, len(target)]))
-        kept = rank % 2 == 0
-        paired = kept & np.append(same, False)
+        rank = np.arange(len(target)) - np.repeat(begins, np.diff(np.append(begins, len(target))))
+        even = rank % 2 == 0
+        paired = even & np.append(same, False)
         left = np.flatnonzero(paired)
-        levels.append((place[left], place[left + 1], place[kept & ~paired]))
-        paired = paired[kept]
-        place = np.where(paired, np.cumsum(paired) - 1, paired.sum() + np.cumsum(~paired) - 1)
-        target = target[kept]
+        levels.append((position[left], position[left + 1], position[even & ~paired]))
+        paired = paired[even]
+        position = np.where(paired, np.cumsum(paired) - 1, paired.sum() + np.cumsum(~paired) - 1)
+        target = target[even]
     last = np.full(entries, len(target))
-    last[target] = place
+    last[target] = position
     return tuple(levels), last

@@ -5,8 +5,8 @@ numpy: pivots on the diagonal in the order of least Markowitz cost (row length -
 that fill. W becomes diagonally dominant as h shrinks, hence no pivoting: a vanishing pivot gives values that are not
 finite, and the step is rejected. The plan runs in two forms:
 
-- *written out*, every entry an array of its own (a row of lanes): straight-line arithmetic, for small systems;
-- *by table*, the entries in one array of rows: a loop over `X[d] = X[c] - X[a] X[b]`, which compiles in half a second
+- *unrolled*, every entry an array of its own (a row of lanes): straight-line arithmetic, for small systems;
+- *looped*, the entries in one array of rows: a loop over `X[d] = X[c] - X[a] X[b]`, which compiles in half a second
   whatever the size. Its loops have traced bounds: differentiate the solution, `dx = W^-1 (db - dW x)`, and not the
   factorisation.
 
@@ -17,18 +17,23 @@ Phys 2006;6:187, doi:10.5194/acp-6-187-2006 (the plan for kinetic systems).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+Row = Float[Array, "*lanes"]
+Rows = Float[Array, "unknowns lanes"]
+FactorRows = Float[Array, "factors lanes"]
 
 
 class Factors(NamedTuple):
     """L without its unit diagonal and U, entry by entry, and one over every pivot."""
 
-    entries: list[Any]
-    reciprocals: list[Any]
+    entries: list[Row | float]
+    reciprocals: list[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +51,15 @@ class Elimination:
     """
 
     size: int
-    rows: np.ndarray
-    cols: np.ndarray
+    rows: Int[np.ndarray, " stored"]
+    cols: Int[np.ndarray, " stored"]
     given: int
     order: tuple[int, ...]
     below: tuple[tuple[int, ...], ...]
     right: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, pattern: np.ndarray, *, algebraic: Sequence[int] = ()) -> "Elimination":
+    def of(cls, pattern: Bool[np.ndarray, "unknowns unknowns"], *, algebraic: Sequence[int] = ()) -> "Elimination":
         """Plan the elimination of a matrix that can be other than zero where `pattern` is true, and on the diagonal.
 
         Args:
@@ -74,7 +79,7 @@ class Elimination:
         return cls(len(given), rows, cols, int(given.sum()), order, below, right)
 
     @property
-    def filled(self) -> np.ndarray:
+    def filled(self) -> Bool[np.ndarray, " stored"]:
         """Which stored entries are fill."""
         return np.arange(len(self.rows)) >= self.given
 
@@ -84,7 +89,7 @@ class Elimination:
         return {(i, j): k for k, (i, j) in enumerate(zip(self.rows.tolist(), self.cols.tolist(), strict=True))}
 
     @cached_property
-    def diagonal(self) -> np.ndarray:
+    def diagonal(self) -> Int[np.ndarray, " unknowns"]:
         """The numbers of the diagonal entries."""
         return np.array([self.entry[i, i] for i in range(self.size)], int)
 
@@ -93,32 +98,32 @@ class Elimination:
         """How many products a factorisation subtracts: what tells a sparse system from one better taken as dense."""
         return sum(len(below) * len(right) for below, right in zip(self.below, self.right, strict=True))
 
-    # --- written out -------------------------------------------------------------------------------------------------
+    # --- unrolled ----------------------------------------------------------------------------------------------------
 
-    def factorise(self, entries: Sequence[Any]) -> Factors:
+    def factorise(self, entries: Sequence[Row | float]) -> Factors:
         """Factorise, given the stored entries as arrays or numbers; those of fill are not read and may be left out."""
-        a = [*entries[: self.given], *[None] * (len(self.rows) - self.given)]
-        reciprocals: list[Any] = [None] * self.size
+        a = dict(enumerate(entries[: self.given]))
+        reciprocals: dict[int, Row] = {}
         for p in self.order:
-            reciprocals[p] = 1.0 / jnp.asarray(a[self.diagonal[p]])
+            reciprocals[p] = 1.0 / jnp.asarray(a[int(self.diagonal[p])])
             for target, left, up in self._updates(p):
                 if target == left:
                     a[target] = a[target] * reciprocals[p]
                 else:
                     product = a[left] * a[up]
-                    a[target] = -product if a[target] is None else a[target] - product
-        return Factors(a, reciprocals)
+                    a[target] = a[target] - product if target in a else -product
+        return Factors([a[k] for k in range(len(self.rows))], [reciprocals[p] for p in range(self.size)])
 
-    def solve(self, factors: Factors, b: Sequence[Any]) -> list[Any]:
+    def solve(self, factors: Factors, b: Sequence[Row]) -> list[Row]:
         """Return x of A x = b."""
         return self._substitute(factors, b, self._substitutions())
 
-    def solve_transposed(self, factors: Factors, b: Sequence[Any]) -> list[Any]:
+    def solve_transposed(self, factors: Factors, b: Sequence[Row]) -> list[Row]:
         """Return x of A^T x = b."""
         return self._substitute(factors, b, self._substitutions_transposed())
 
     @staticmethod
-    def _substitute(factors: Factors, b: Sequence[Any], substitutions: Iterator[tuple[int, int, int]]) -> list[Any]:
+    def _substitute(factors: Factors, b: Sequence[Row], substitutions: Iterator[tuple[int, int, int]]) -> list[Row]:
         x = list(b)
         for target, entry, source in substitutions:
             if target == source:
@@ -127,9 +132,9 @@ class Elimination:
                 x[target] = x[target] - factors.entries[entry] * x[source]
         return x
 
-    # --- by table ----------------------------------------------------------------------------------------------------
+    # --- looped ------------------------------------------------------------------------------------------------------
 
-    def factorise_rows(self, entries: jax.Array) -> jax.Array:
+    def factorise_rows(self, entries: Float[Array, "stored lanes"]) -> FactorRows:
         """Factorise, given the stored entries as rows; those of fill are not read and may be left out.
 
         Returns:
@@ -147,18 +152,18 @@ class Elimination:
         rows = jnp.concatenate([given, empty])
         return jax.lax.fori_loop(np.uint32(0), np.uint32(self.size), eliminate, rows)
 
-    def solve_rows(self, factors: jax.Array, b: jax.Array) -> jax.Array:
-        """Return x of A x = b, for b and x of shape (unknowns, lanes)."""
+    def solve_rows(self, factors: FactorRows, b: Rows) -> Rows:
+        """Return x of A x = b."""
         return self._run(self._solve_table, factors, b)
 
-    def solve_rows_transposed(self, factors: jax.Array, b: jax.Array) -> jax.Array:
-        """Return x of A^T x = b, for b and x of shape (unknowns, lanes)."""
+    def solve_rows_transposed(self, factors: FactorRows, b: Rows) -> Rows:
+        """Return x of A^T x = b."""
         return self._run(self._transposed_table, factors, b)
 
-    def _run(self, table: np.ndarray, factors: jax.Array, b: jax.Array) -> jax.Array:
-        table = jnp.asarray(table)
+    def _run(self, table: UInt32[np.ndarray, "operations 4"], factors: FactorRows, b: Rows) -> Rows:
+        operations = jnp.asarray(table)
         x = jnp.concatenate([b, jnp.zeros_like(b[:1])])
-        return jax.lax.fori_loop(0, len(table), lambda i, x: _operate(x, factors, table[i]), x)[:-1]
+        return jax.lax.fori_loop(0, len(table), lambda i, x: _operate(x, factors, operations[i]), x)[:-1]
 
     @cached_property
     def _pivot_rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -177,14 +182,14 @@ class Elimination:
         return np.array(starts, np.uint32), np.array([*table, (zero,) * 4], np.uint32)
 
     @cached_property
-    def _solve_table(self) -> np.ndarray:
+    def _solve_table(self) -> UInt32[np.ndarray, "operations 4"]:
         return self._table(self._substitutions())
 
     @cached_property
-    def _transposed_table(self) -> np.ndarray:
+    def _transposed_table(self) -> UInt32[np.ndarray, "operations 4"]:
         return self._table(self._substitutions_transposed())
 
-    def _table(self, substitutions: Iterator[tuple[int, int, int]]) -> np.ndarray:
+    def _table(self, substitutions: Iterator[tuple[int, int, int]]) -> UInt32[np.ndarray, "operations 4"]:
         """Return the operations (d, c, a, b), `x[d] = x[c] - F[a] x[b]`; x has a row of zeros after the unknowns."""
         table = [(d, self.size if d == b else d, a, b) for d, a, b in substitutions]
         return np.array(table, np.uint32)
@@ -215,7 +220,9 @@ class Elimination:
             yield from ((p, self.entry[i, p], i) for i in self.below[p])
 
 
-def _minimum_degree(pattern: np.ndarray) -> tuple[tuple[int, ...], tuple, tuple]:
+def _minimum_degree(
+    pattern: Bool[np.ndarray, "unknowns unknowns"],
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
     """Return the pivots by least Markowitz cost, and by unknown the rows below and the columns right of its pivot."""
     n = len(pattern)
     rows = [set(np.flatnonzero(row).tolist()) for row in pattern]
