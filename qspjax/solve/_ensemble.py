@@ -266,7 +266,7 @@ def _solve(
         max_steps=16384 + 64 * lines.size if scheme.max_steps is None else scheme.max_steps,
         gives_up=scheme.gives_up,
         protected=lines.protected,
-        laned=jax.tree.map(lambda _: False, patients),
+        batched=jax.tree.map(lambda _: False, patients),
         patients=1,
         memory=scheme.memory,
         expected=256 + 8 * lines.size,

@@ -42,22 +42,22 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("laned", [False, True], ids=["shared", "own"])
-def test_lanes_last_is_vmap(name, laned):
+@pytest.mark.parametrize("batched", [False, True], ids=["shared", "own"])
+def test_lanes_last_is_vmap(name, batched):
     function = FUNCTIONS[name]
     rng = np.random.default_rng(0)
-    a = jnp.asarray(rng.uniform(0.1, 1.0, (4, LANES) if laned else 4))
+    a = jnp.asarray(rng.uniform(0.1, 1.0, (4, LANES) if batched else 4))
     y = jnp.asarray(rng.uniform(0.1, 1.0, (4, LANES)))
-    traced = jax.make_jaxpr(function)(a[:, 0] if laned else a, y[:, 0])
+    traced = jax.make_jaxpr(function)(a[:, 0] if batched else a, y[:, 0])
     jaxpr = traced.jaxpr
     variables = [*jaxpr.constvars, *jaxpr.invars]
 
     def lanes_last(a, y):
-        flags = [*[False] * len(traced.consts), laned, True]
+        flags = [*[False] * len(traced.consts), batched, True]
         (out,) = evaluate(variables, [*traced.consts, a, y], flags, jaxpr.eqns, jaxpr.outvars)
         return out
 
-    mapped = jax.vmap(function, in_axes=(-1 if laned else None, -1), out_axes=-1)
+    mapped = jax.vmap(function, in_axes=(-1 if batched else None, -1), out_axes=-1)
     np.testing.assert_allclose(lanes_last(a, y), mapped(a, y), rtol=1e-14)
     got, expected = (jax.jacrev(f, argnums=(0, 1))(a, y) for f in (lanes_last, mapped))
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-14), got, expected)

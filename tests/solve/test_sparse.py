@@ -268,12 +268,12 @@ def test_jacobian_by_rates():
     assert plan.colours.max() < 4 < n < system.colours.max()
     assert len(plan.levels) == 5  # the entry of the ligand on the diagonal has 31 terms
     constants = [jnp.stack([leaf] * lanes, -1) for leaf in system.prepare(leaves)]
-    laned = (True,) * len(constants)
+    batched = (True,) * len(constants)
     t = jnp.asarray(rng.uniform(0.0, 1.0, lanes))
     y, direction = (jnp.asarray(rng.uniform(0.5, 2.0, (system.size, lanes))) for _ in range(2))
 
     def entries(y):
-        return plan(lambda y: system.rates(constants, laned, t, y), y)
+        return plan(lambda y: system.rates(constants, batched, t, y), y)
 
     def field(t, y):
         return system.slope([c[..., 0] for c in constants], t, y)
@@ -319,10 +319,10 @@ def entries_of(elimination, a):
 
 
 def both_forms(elimination, entries, b):
-    """Return x and its transposed counterpart, written out and by table."""
+    """Return x and its transposed counterpart, unrolled and looped."""
 
     @jax.jit
-    def written_out(entries, b):
+    def unrolled(entries, b):
         factors = elimination.factorise(list(entries))
         return elimination.solve(factors, list(b)), elimination.solve_transposed(factors, list(b))
 
@@ -331,7 +331,7 @@ def both_forms(elimination, entries, b):
         factors = elimination.factorise_rows(entries)
         return elimination.solve_rows(factors, b), elimination.solve_rows_transposed(factors, b)
 
-    yield map(np.stack, written_out(entries, b))
+    yield map(np.stack, unrolled(entries, b))
     yield by_table(entries, b)
 
 

@@ -208,13 +208,13 @@ def awaited(system: EventSystem, memory: jax.Array, t: jax.Array) -> Awaited:
     return Awaited(memory, open_bracket(t, system.gaps))
 
 
-def monitor_lanes(events: Events, leaves: Sequence[jax.Array], laned: Sequence[bool]) -> EventMonitor:
-    """Return what watches over the events of the patients in lanes; a leaf has its lanes last where `laned`."""
+def monitor_lanes(events: Events, leaves: Sequence[jax.Array], batched: Sequence[bool]) -> EventMonitor:
+    """Return what watches over the events of the patients in lanes; a leaf has its lanes last where `batched`."""
     system = events.system
-    axes = [-1 if own else None for own in laned]
+    axes = [-1 if own else None for own in batched]
 
     def over_lanes(function: Callable[..., T]) -> Callable[..., T]:
-        def laned_function(*operands: jax.Array) -> T:
+        def batched_function(*operands: jax.Array) -> T:
             each = jax.vmap(
                 lambda leaves, *at: function(events.model(leaves), *at),
                 in_axes=(axes, *[-1] * len(operands)),
@@ -222,7 +222,7 @@ def monitor_lanes(events: Events, leaves: Sequence[jax.Array], laned: Sequence[b
             )
             return each(list(leaves), *operands)
 
-        return laned_function
+        return batched_function
 
     return EventMonitor(
         system,

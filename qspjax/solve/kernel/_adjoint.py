@@ -149,8 +149,10 @@ def pull_back(
     cotangents = cotangents.reshape(N * outputs, system.size)
     boundaries = patients.boundaries.time.shape[-1]
     vectors = 0 if patients.vectors is None else patients.vectors.shape[-2]
-    own = [bool(want) and laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
-    shared = [bool(want) and not laned for want, laned in zip(wanted.constants, program.laned.constants, strict=True)]
+    own = [bool(want) and batched for want, batched in zip(wanted.constants, program.batched.constants, strict=True)]
+    shared = [
+        bool(want) and not batched for want, batched in zip(wanted.constants, program.batched.constants, strict=True)
+    ]
 
     def start(patient: jax.Array) -> Inputs:
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
@@ -226,12 +228,12 @@ def pull_back(
 def _by_patient(program: Program, patients: Patients, total: Patients) -> Patients:
     """Return the cotangents with tables that have an axis of patients."""
 
-    def unfolded(total: jax.Array | None, table: jax.Array | None, laned: bool | None) -> jax.Array | None:
+    def unfolded(total: jax.Array | None, table: jax.Array | None, batched: bool | None) -> jax.Array | None:
         if total is None or table is None:
             return None
-        return total.reshape(program.patients, *(table.shape[1:] if laned else table.shape))
+        return total.reshape(program.patients, *(table.shape[1:] if batched else table.shape))
 
-    tables = [(tree.boundaries, tree.vectors) for tree in (total, patients, program.laned)]
+    tables = [(tree.boundaries, tree.vectors) for tree in (total, patients, program.batched)]
     boundaries, vectors = jax.tree.map(unfolded, *tables, is_leaf=lambda x: x is None)
     return total._replace(boundaries=boundaries, vectors=vectors)
 
@@ -300,10 +302,10 @@ def _standing(program: Program, patients: Patients, accepted: jax.Array, patient
     lanes = lanes_of(program, patients, patient)
     constants = [
         jnp.where(started, value, 1.0) if own else value
-        for value, own in zip(lanes.constants, lanes.laned, strict=True)
+        for value, own in zip(lanes.constants, lanes.batched, strict=True)
     ]
     y0, t0 = (take(program, patients, name, patient) for name in ("y0", "t0"))
-    y0 = y0 if program.laned.y0 else y0[:, None]
+    y0 = y0 if program.batched.y0 else y0[:, None]
     y0, t0 = (jnp.where(started, x, 1.0) for x in (y0, t0))
     return _Stand(lanes._replace(constants=constants), started, y0, t0)
 

@@ -28,13 +28,13 @@ def settled(
     near = Near(control.rtol, jnp.asarray(control.atol))
 
     def slope(inputs: tuple[list[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
-        moved = system.slope(*inputs, tuple(y) if system.written else y)
-        return jnp.stack(moved) if system.written else moved
+        moved = system.slope(*inputs, tuple(y) if system.unrolled else y)
+        return jnp.stack(moved) if system.unrolled else moved
 
     def one(constants: list, t: jax.Array, y: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array]:
         return consistent(slope, (constants, t), y, system.algebraic, near, wanted)
 
-    axes = [-1 if own else None for own in lanes.laned]
+    axes = [-1 if own else None for own in lanes.batched]
     each = jax.vmap(one, in_axes=(axes, -1, -1, -1), out_axes=-1)
 
     def rest(_: list, __: jax.Array, y: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array]:

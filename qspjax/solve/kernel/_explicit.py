@@ -5,11 +5,12 @@ Ordinary Differential Equations II, IV.2, doi:10.1007/978-3-642-05221-7 (stiffne
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from qspjax._jaxpr._lanes import total
 from qspjax.solve.kernel._layout import Rows, System
@@ -23,12 +24,12 @@ def explicit_step(
     tableau: diffrax.ButcherTableau,
     system: System,
     lanes: Lanes,
-    t: jax.Array,
-    h: jax.Array,
+    t: Float[Array, " lanes"],
+    h: Float[Array, " lanes"],
     y: Rows,
     rate: Rows | None,
-    moved: Rows,
-) -> tuple[Rows, Rows, jax.Array]:
+    dydt: Rows,
+) -> tuple[Rows, Rows, Bool[Array, " lanes"]]:
     """Return the state after a step, the error estimate, and whether the step size is held down by stability.
 
     With the last two stages at t + h, the second of them at y1, |k_s - k_(s-1)| / |y_s - y_(s-1)| estimates the
@@ -38,37 +39,37 @@ def explicit_step(
         tableau: The method.
         system: The vector field.
         lanes: The patients in the lanes.
-        t: Times, shape (lanes,).
-        h: Step sizes, shape (lanes,).
+        t: Times.
+        h: Step sizes.
         y: States.
         rate: Running infusions, or None.
-        moved: dy/dt at t and y, the slope of the first stage.
+        dydt: dy/dt at t and y, the slope of the first stage.
     """
     slope = slope_of(system, lanes, rate)
-    k = [moved]
+    k = [dydt]
     states = [y]
     for c, row in zip(tableau.c, tableau.a_lower, strict=True):
-        states.append(_moved(y, h, row, k))
+        states.append(_advanced(y, h, row, k))
         k.append(slope(t + float(c) * h, states[-1]))
-    y1 = states[-1] if tableau.ssal else _moved(y, h, tableau.b_sol, k)
-    error = jax.tree.map(lambda moved, own: moved - own, _moved(y, h, tableau.b_error, k), y)
-    turned = _square(jax.tree.map(jnp.subtract, k[-1], k[-2]))
-    apart = _square(jax.tree.map(jnp.subtract, states[-1], states[-2]))
-    return y1, error, h * h * turned > STIFF_BEYOND**2 * apart
+    y1 = states[-1] if tableau.ssal else _advanced(y, h, tableau.b_sol, k)
+    error = jax.tree.map(jnp.subtract, _advanced(y, h, tableau.b_error, k), y)
+    slopes = _square(jax.tree.map(jnp.subtract, k[-1], k[-2]))
+    distance = _square(jax.tree.map(jnp.subtract, states[-1], states[-2]))
+    return y1, error, h * h * slopes > STIFF_BEYOND**2 * distance
 
 
-def _moved(y: Rows, h: jax.Array, weights: Sequence[float], k: Sequence[Rows]) -> Rows:
+def _advanced(y: Rows, h: jax.Array, weights: Float[np.ndarray, " stages"], k: Sequence[Rows]) -> Rows:
     """Return y + h sum_j w_j k_j."""
 
-    def one(y: jax.Array, *k: jax.Array) -> jax.Array:
-        total: Any = 0.0
+    def advance(y: jax.Array, *k: jax.Array) -> jax.Array:
+        total = 0.0
         for weight, slope in zip(weights, k, strict=False):
             if weight != 0.0:
                 total = total + float(weight) * slope
         return y + h * total
 
-    return jax.tree.map(one, y, *k)
+    return jax.tree.map(advance, y, *k)
 
 
-def _square(rows: Rows) -> jax.Array:
+def _square(rows: Rows) -> Float[Array, " lanes"]:
     return total(jax.tree.map(jnp.square, rows))

@@ -3,8 +3,8 @@
 By default XLA runs a program on CPU operation by operation: a step of a small stiff model is a hundred operations on
 arrays of a few hundred bytes, and most of the time goes into starting them. XLA compiles *small* loops as one function
 each; with the limit of what is small raised, the loop over steps is one, twice as fast or more. And it computes a value
-that several others need once for each of them: a step that is written out shares nearly everything, so there it is told
-not to; programs by table share little, and run faster without.
+that several others need once for each of them: an unrolled step shares nearly everything, so there it is told not to;
+looped programs share little, and run faster without.
 
 Neither option can be given through `jax.jit`, so the one private function of jax that hands a module to XLA is wrapped,
 once, when the first kernel is lowered: a module that holds a function of a name from `MARKS` is compiled with the
@@ -16,13 +16,13 @@ with one is compiled without them; qspjax itself has none (`_arrays`).
 
 In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some fusions of several results, so such a
 module gets the older one. XLA leaves a loop alone that holds what it has a library for: scatter, matrix product and,
-from jax 0.12 on, the sum of an array; `_rows` has loops for them.
+from jax 0.12 on, the sum of an array; `_jaxpr._lanes` has loops for them.
 """
 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -34,14 +34,18 @@ SLOW = (
 )
 
 
-def fused(function: Callable, system: System) -> Callable:
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def fused(function: Callable[P, T], system: System) -> Callable[P, T]:
     """Return the function under a name by which its compilation is recognised."""
     _wrap_compilation()
 
-    def marked(*operands: Any) -> Any:
-        return function(*operands)
+    def marked(*operands: P.args, **options: P.kwargs) -> T:
+        return function(*operands, **options)
 
-    marked.__name__ = marked.__qualname__ = WRITTEN if system.written else BY_TABLE
+    marked.__name__ = marked.__qualname__ = UNROLLED if system.unrolled else LOOPED
     return jax.jit(marked)
 
 
@@ -50,7 +54,7 @@ def _wrap_compilation() -> bool:
     """Wrap the compilation of modules; return whether this jax allows it."""
     try:
         from jax._src import compiler
-        from jax._src.lib import xla_client
+        from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage] (there is no public one)
 
         original = compiler.backend_compile_and_load
         options = xla_client.CompileOptions
@@ -62,12 +66,14 @@ def _wrap_compilation() -> bool:
         return False
 
     @functools.wraps(original)
-    def compile_and_load(backend: Any, module: Any, executable_devices: Any, compile_options: Any, *rest: Any) -> Any:
+    def compile_and_load(
+        backend: Any, module: Any, executable_devices: object, compile_options: Any, *others: object
+    ) -> object:
         field = _field(module) if backend.platform == "cpu" else None
         if field is not None:
             compile_options = options.ParseFromString(compile_options.SerializeAsString() + field)
             compile_options.env_option_overrides = [*compile_options.env_option_overrides, *_OPTIONS]
-        return original(backend, module, executable_devices, compile_options, *rest)
+        return original(backend, module, executable_devices, compile_options, *others)
 
     compiler.backend_compile_and_load = compile_and_load
     return True
@@ -77,8 +83,8 @@ def _field(module: Any) -> bytes | None:
     """Return the options of a module by the names of its functions, None if there is no mark among them."""
     names = [str(operation.attributes["sym_name"]) for operation in module.body.operations]
     mark = next((mark for mark in MARKS if any(mark in name for name in names)), None)
-    if mark == WRITTEN and _reduces_to_several(module):
-        mark = BY_TABLE
+    if mark == UNROLLED and _reduces_to_several(module):
+        mark = LOOPED
     return None if mark is None else MARKS[mark]
 
 
@@ -86,15 +92,15 @@ def _reduces_to_several(module: Any) -> bool:
     """Whether there is a reduction with more than one result."""
     from jax.extend.mlir import ir
 
-    found = []
+    reductions = []
 
-    def look(operation: Any) -> Any:
+    def visit(operation: ir.Operation) -> ir.WalkResult:
         if operation.name == "stablehlo.reduce" and len(operation.results) > 1:
-            found.append(operation)
-        return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
+            reductions.append(operation)
+        return ir.WalkResult.INTERRUPT if reductions else ir.WalkResult.ADVANCE
 
-    module.operation.walk(look)
-    return bool(found)
+    module.operation.walk(visit)
+    return bool(reductions)
 
 
 def _varint(number: int) -> bytes:
@@ -126,6 +132,6 @@ _WHOLE = {
     "xla_cpu_disable_loop_unrolling": "",
     "xla_cpu_disable_slp_vectorizer": "",
 }
-WRITTEN, BY_TABLE = "qspjax_written_out", "qspjax_by_table"
-MARKS = {WRITTEN: _extra(**_WHOLE, xla_cpu_use_multi_output_fusion=""), BY_TABLE: _extra(**_WHOLE)}
+UNROLLED, LOOPED = "qspjax_unrolled", "qspjax_looped"
+MARKS = {UNROLLED: _extra(**_WHOLE, xla_cpu_use_multi_output_fusion=""), LOOPED: _extra(**_WHOLE)}
 """Names of functions, and the options that a module with one of them is compiled with."""

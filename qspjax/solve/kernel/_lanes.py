@@ -86,7 +86,7 @@ class Program:
         max_steps: Maximum number of steps per patient, rejected ones included.
         gives_up: Whether a patient that is stiff is given up, with the code `STIFF`.
         protected: The number of last states that resets and steady states do not touch.
-        laned: For each leaf of `Patients`, whether it has an axis of patients.
+        batched: For each leaf of `Patients`, whether it has an axis of patients.
         patients: Number of patients.
         memory: Most bytes of a log.
         events: The events over the leaves of the model, or None.
@@ -102,7 +102,7 @@ class Program:
     max_steps: int
     gives_up: bool
     protected: int
-    laned: PyTree[bool]
+    batched: PyTree[bool]
     patients: int
     memory: int
     expected: int
@@ -212,37 +212,37 @@ class Solved(NamedTuple):
 def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> PyTree:
     """Return a field of the patients in the lanes, the lanes last; a shared one, or None, as it is."""
 
-    def pick(leaf: jax.Array | None, laned: bool | None) -> jax.Array | None:
-        return jnp.moveaxis(leaf.at[patient].get(mode="clip"), 0, -1) if laned and leaf is not None else leaf
+    def pick(leaf: jax.Array | None, batched: bool | None) -> jax.Array | None:
+        return jnp.moveaxis(leaf.at[patient].get(mode="clip"), 0, -1) if batched and leaf is not None else leaf
 
-    return jax.tree.map(pick, getattr(patients, name), getattr(program.laned, name), is_leaf=lambda x: x is None)
+    return jax.tree.map(pick, getattr(patients, name), getattr(program.batched, name), is_leaf=lambda x: x is None)
 
 
 def lanes_of(program: Program, patients: Patients, patient: jax.Array) -> Lanes:
     """Return the constants of the patients in the lanes."""
-    return Lanes(take(program, patients, "constants", patient), tuple(program.laned.constants))
+    return Lanes(take(program, patients, "constants", patient), tuple(program.batched.constants))
 
 
 def monitor_of(program: Program, patients: Patients, patient: jax.Array) -> EventMonitor | None:
     """Return the events of the patients in the lanes, None without events."""
     if program.events is None:
         return None
-    return monitor_lanes(program.events, take(program, patients, "own", patient), program.laned.own)
+    return monitor_lanes(program.events, take(program, patients, "own", patient), program.batched.own)
 
 
 def boundaries_at(program: Program, boundaries: Boundary, patient: jax.Array, index: jax.Array) -> Boundary:
     """Return a boundary of the patient in each lane from columns of boundaries, or of their tangents."""
 
-    def pick(column: jax.Array | None, laned: bool | None) -> jax.Array | None:
+    def pick(column: jax.Array | None, batched: bool | None) -> jax.Array | None:
         if column is None:
             return None
         size = column.shape[-1]
-        if laned:
+        if batched:
             flat = jnp.minimum(patient, program.patients - 1) * size + jnp.minimum(index, size - 1)
             return column.reshape(-1).at[flat].get(mode="promise_in_bounds")
         return column.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
 
-    return boundaries.map(pick, program.laned.boundaries)
+    return boundaries.map(pick, program.batched.boundaries)
 
 
 def due(program: Program, patients: Patients, patient: jax.Array, boundary: jax.Array) -> jax.Array:
@@ -257,7 +257,7 @@ def vector_of(program: Program, patients: Patients, patient: jax.Array, boundary
     if vectors is None or boundary.vector is None:
         return None
     index = jnp.maximum(boundary.vector, 0)
-    if program.laned.vectors:
+    if program.batched.vectors:
         index = index + jnp.minimum(patient, program.patients - 1) * vectors.shape[-2]
     return vectors.reshape(-1, program.system.size).at[index].get(mode="promise_in_bounds").T
 
@@ -268,7 +268,7 @@ def after_boundary(
     """Return state and rate after the boundary that a lane landed on; as they are where it did not."""
     size = program.system.size
     free = size - program.protected
-    if not program.system.written:
+    if not program.system.unrolled:
         states = jnp.arange(size, dtype=boundary.state.dtype)[:, None]
         y = changed(y, *effect(boundary, states, states >= free, vector, landed))
         return y, None if rate is None else rate_after(rate, boundary, states, landed)
@@ -352,13 +352,13 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
     t0 = take(program, patients, "t0", patient)
     y0 = take(program, patients, "y0", patient)
     t = jnp.broadcast_to(t0, patient.shape)
-    y = jnp.broadcast_to(y0 if program.laned.y0 else y0[:, None], (program.system.size, patient.size))
+    y = jnp.broadcast_to(y0 if program.batched.y0 else y0[:, None], (program.system.size, patient.size))
     present = patient < program.patients
     soon = due(program, patients, patient, zero)
     ended = take(program, patients, "ended", patient)
     ended = SUCCESS if ended is None else jnp.where(present, ended, SUCCESS)
     memory = take(program, patients, "memory", patient)
-    if memory is not None and not program.laned.memory:
+    if memory is not None and not program.batched.memory:
         memory = jnp.broadcast_to(memory[:, None], (memory.size, patient.size))
     code = jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32)
     return Lane(

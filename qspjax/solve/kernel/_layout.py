@@ -34,11 +34,11 @@ from qspjax.solve.kernel._jacobian import colouring
 from qspjax.solve.kernel._rates import Parts, RatesJacobian, matrix_of, parts_of
 from qspjax.solve.kernel._sparse_lu import Elimination
 
-WRITTEN_OUT = 40
+UNROLLED_STATES = 40
 """States up to which the arithmetic is unrolled, one row of lanes per state."""
 FEW_COLOURS = 16
 """Colours up to which a Jacobian is computed as it is."""
-UNROLLED = 12
+UNROLLED_STAGES = 12
 """States up to which the stages of a step, and its derivative, are unrolled as well: both compile slowly."""
 
 Rows: TypeAlias = PyTree[Float[Array, "..."]]
@@ -106,7 +106,7 @@ class System:
 
     Attributes:
         size: Number of states.
-        written: Whether the state is unrolled, one row per state.
+        unrolled: Whether the state is unrolled, one row per state.
         autonomous: Whether the vector field ignores the time.
         mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
         algebraic: The indices of the algebraic states.
@@ -119,11 +119,11 @@ class System:
         parameters: int,
         *,
         size: int,
-        written: bool,
+        unrolled: bool,
         mass: Float[np.ndarray, " states"],
         floor: Float[np.ndarray, " states"],
     ) -> None:
-        self.size, self.written, self.mass, self.floor = size, written, mass, floor
+        self.size, self.unrolled, self.mass, self.floor = size, unrolled, mass, floor
         self.algebraic: Int[np.ndarray, " algebraic"] = np.flatnonzero(mass == 0)
         self._traced = program = _Traced.of(traced, parameters)
         self.autonomous = program.inputs[0] not in variables_in(program.slope, program.outputs)
@@ -144,13 +144,13 @@ class System:
         """Return dy/dt of one patient: n scalars if unrolled, else shape (n,)."""
         program, y = self._traced, self.raised(y)
         variables = [*program.constvars, *program.constants, *program.inputs]
-        values = [*program.consts, *constants, t, *(y if self.written else [y])]
+        values = [*program.consts, *constants, t, *(y if self.unrolled else [y])]
         out = compute(variables, values, [*program.numbers, *program.slope], program.outputs, bound)
-        return tuple(out) if self.written else out[0]
+        return tuple(out) if self.unrolled else out[0]
 
     def field(self, constants: Sequence[jax.Array], batched: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
         """Return dy/dt in lanes; a constant has its lanes last where `batched`, or is shared."""
-        if self.written:
+        if self.unrolled:
             axes = [-1 if has_lanes else None for has_lanes in batched]
             return jax.vmap(self.slope, in_axes=(axes, -1, -1), out_axes=-1)(list(constants), t, y)
         return self._in_lanes(constants, batched, t, y, self._traced.slope, self._traced.outputs)[0]
@@ -184,7 +184,7 @@ class System:
     def pattern(self) -> Bool[np.ndarray, "states states"]:
         """Where dy_i/dt depends on y_j, from the traced program."""
         constants, (t, *y) = self._traced.shapes
-        state = tuple(y) if self.written else y[0]
+        state = tuple(y) if self.unrolled else y[0]
         return jacobian_pattern(lambda y, t, *constants: self.slope(constants, t, y), state, t, *constants)
 
     @functools.cached_property
@@ -202,7 +202,7 @@ class System:
         """How to sum up the Jacobian from that of the rates; None where that needs no fewer colours."""
         program = self._traced
         symbolic = any(isinstance(value, Tracer) for value in program.consts)
-        if self.written or symbolic or self.colours.max(initial=0) < FEW_COLOURS or not self._parts.tail:
+        if self.unrolled or symbolic or self.colours.max(initial=0) < FEW_COLOURS or not self._parts.tail:
             return None
         parts, numbers = self._parts, self._numbers
         constants, (t, y) = program.shapes
@@ -235,7 +235,7 @@ class System:
     @functools.cached_property
     def compact(self) -> "System":
         """The same slope for solves that are differentiated: with the state as one array, unless it is small."""
-        if not self.written or self.size <= UNROLLED:
+        if not self.unrolled or self.size <= UNROLLED_STAGES:
             return self
         constants, (t, *y) = self._traced.shapes
         state = jax.ShapeDtypeStruct((self.size,), y[0].dtype)
@@ -245,23 +245,23 @@ class System:
             return jnp.concatenate([row.reshape(1) for row in self.slope(constants, t, rows)])
 
         traced = jax.make_jaxpr(slope)(constants, t, state)
-        return System(traced, len(constants), size=self.size, written=False, mass=self.mass, floor=np.zeros(self.size))
+        return System(traced, len(constants), size=self.size, unrolled=False, mass=self.mass, floor=np.zeros(self.size))
 
     def raised(self, y: Rows) -> Rows:
         """Return a state, zero where it is so little below zero that it is effectively zero to a root."""
         if not self.floor.any():
             return y
-        if self.written:
+        if self.unrolled:
             return tuple(not_below(row, floor) if floor else row for row, floor in zip(y, self.floor, strict=True))
         return not_below(y, self.floor.reshape(-1, *[1] * (y.ndim - 1)))
 
     def split(self, y: jax.Array) -> Rows:
         """Return an array (states, lanes) as rows."""
-        return tuple(y[i] for i in range(self.size)) if self.written else y
+        return tuple(y[i] for i in range(self.size)) if self.unrolled else y
 
     def join(self, rows: Rows) -> jax.Array:
         """Return rows as an array (states, lanes)."""
-        return jnp.stack(rows) if self.written else rows
+        return jnp.stack(rows) if self.unrolled else rows
 
 
 def system_of(
@@ -282,22 +282,22 @@ def system_of(
     leaves, structure = jax.tree.flatten(arrays)
     flat, unravel = ravel_pytree(start)
     scalars = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(start))
-    written = scalars and flat.size <= WRITTEN_OUT
+    unrolled = scalars and flat.size <= UNROLLED_STATES
 
     def slope(leaves: list[jax.Array], t: jax.Array, *y: jax.Array) -> PyTree[jax.Array]:
         patient = eqx.combine(jax.tree.unflatten(structure, leaves), static)
-        state = jax.tree.unflatten(jax.tree.structure(start), y) if written else unravel(y[0])
+        state = jax.tree.unflatten(jax.tree.structure(start), y) if unrolled else unravel(y[0])
         dydt = patient.vector_field(t, state)
         check_slope(dydt, start)
         rows = jax.tree.map(lambda row, leaf: jnp.broadcast_to(jnp.asarray(row, flat.dtype), leaf.shape), dydt, start)
-        return jax.tree.leaves(rows) if written else ravel_pytree(rows)[0]
+        return jax.tree.leaves(rows) if unrolled else ravel_pytree(rows)[0]
 
     number = jax.ShapeDtypeStruct((), flat.dtype)
-    y = [number] * flat.size if written else [jax.ShapeDtypeStruct(flat.shape, flat.dtype)]
+    y = [number] * flat.size if unrolled else [jax.ShapeDtypeStruct(flat.shape, flat.dtype)]
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     traced = jax.make_jaxpr(slope)(shapes, number, *y)
     mass = np.ones(flat.size) if mass is None else mass
-    marks = [{k} for k in range(flat.size)] if written else [set(range(flat.size))]
-    rooted = under_roots(traced.jaxpr, [*[set()] * (len(leaves) + 1), *marks])
+    marks = [{k} for k in range(flat.size)] if unrolled else [set(range(flat.size))]
+    rooted = under_roots(traced, [*[set()] * (len(leaves) + 1), *marks])
     floor = np.where(np.isin(np.arange(flat.size), list(rooted)), atol, 0.0)
-    return System(traced, len(leaves), size=flat.size, written=written, mass=mass, floor=floor), leaves
+    return System(traced, len(leaves), size=flat.size, unrolled=unrolled, mass=mass, floor=floor), leaves

@@ -78,7 +78,7 @@ def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor
     vector = step.vector if inputs.vector is None else inputs.vector
     arrives = step.landed >= 0
     h = jnp.where(arrives, due - t, step.h) if moving else step.h
-    lanes = Lanes(constants, step.lanes.laned)
+    lanes = Lanes(constants, step.lanes.batched)
     start, width = t, h
     if monitor is not None and monitor.system.squeezed:
         start, end = monitor.within(t, t + h)
@@ -113,7 +113,7 @@ def replay(
     lanes = lanes._replace(
         constants=[
             jnp.where(started if own else started.any(), value, jnp.ones_like(value))
-            for value, own in zip(lanes.constants, lanes.laned, strict=True)
+            for value, own in zip(lanes.constants, lanes.batched, strict=True)
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)

@@ -61,7 +61,7 @@ class Ensemble(NamedTuple):
     @property
     def batched(self) -> list[bool]:
         """Which leaves have an axis of patients."""
-        return jax.tree.leaves(self.program.laned)
+        return jax.tree.leaves(self.program.batched)
 
     def patients(self, leaves: Sequence[object]) -> Patients:
         """Return the patients with these leaves."""
@@ -69,8 +69,8 @@ class Ensemble(NamedTuple):
 
     def with_batched(self, batched: Sequence[bool], **changes: int) -> "Ensemble":
         """Return the ensemble with an axis of patients where `batched`."""
-        laned = jax.tree.unflatten(self.structure, batched)
-        return self._replace(program=dataclasses.replace(self.program, laned=laned, **changes))
+        batched = jax.tree.unflatten(self.structure, batched)
+        return self._replace(program=dataclasses.replace(self.program, batched=batched, **changes))
 
     def with_compact_system(self) -> "Ensemble":
         """Return the ensemble as it is solved where it is differentiated."""
