@@ -6,9 +6,9 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax._files import replaced
 
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
     return {"qspjax": own, "Python": ".".join(map(str, sys.version_info[:2]))}
 
 
-def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+def write(path: Path, record: Mapping[str, PyTree], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a result, whole or not at all; `numpy.load` reads the arrays.
 
     Args:
@@ -49,7 +49,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[dict[str, PyTree], dict[str, np.ndarray]]:
     """Return what was written.
 
     Raises:

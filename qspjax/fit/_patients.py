@@ -1,11 +1,11 @@
 """From what was found to new patients: each with its own draw of the estimates and its own random effects."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_whole, refuse
 from qspjax._cohort import Cohort
@@ -17,6 +17,7 @@ from qspjax._random import check_key
 from qspjax._simulate import simulate_cohort
 from qspjax._types import Key
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Numbers, Point, Table
 from qspjax.fit._wald import check_level
 from qspjax.fit.data._measurements import Experiment
 from qspjax.fit.data._stages import parameters_of
@@ -25,7 +26,7 @@ from qspjax.population._population import keys_of
 from qspjax.solve import AbstractMethod
 
 
-def population_of(problem: Problem, x: Any, experiment: str | None = None) -> Population:
+def population_of(problem: Problem, x: Point, experiment: str | None = None) -> Population:
     """Return patients as a problem has them at a point, who differ in nothing.
 
     Args:
@@ -56,7 +57,9 @@ def population_of(problem: Problem, x: Any, experiment: str | None = None) -> Po
     return Population(model, individual=formulas, parameters={**problem.values(x), **numbers})
 
 
-def placed(model: AbstractModel, names: Any, values: Mapping[str, Any]) -> tuple[AbstractModel, dict[str, Expression]]:
+def placed(
+    model: AbstractModel, names: Collection[str], values: Mapping[str, Float[Array, ""]]
+) -> tuple[AbstractModel, dict[str, Expression]]:
     """Return a model with elements of arrays at their values, and formulas of other parameters that are its own."""
     leaves = parameters_of(model)
     formulas = {name: symbol(name) for name in names if name in leaves and "[" not in name}
@@ -78,18 +81,24 @@ def check_begins(experiments: Mapping[str, Experiment], what: str) -> None:
             raise ValueError(f"New patients begin as the model does, but {what} `{name}` begins in a steady state.")
 
 
-def patients_of(population: Callable[[Any], Population], points: np.ndarray, *, key: Key, occasions: int = 1) -> Cohort:
+def patients_of(
+    population: Callable[[Array], Population],
+    points: Float[np.ndarray, "patients parameters"],
+    *,
+    key: Key,
+    occasions: int = 1,
+) -> Cohort:
     """Return patients, each of the population at its own point.
 
     Args:
         population: Returns the population at a point.
-        points: On the scale of the search, shape (patients, names).
+        points: On the scale of the search.
         key: `jax.random.key(seed)`.
         occasions: As of `Population.sample`.
     """
     check_whole("occasions", occasions, 1)
 
-    def one(x: Any, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def one(x: Array, key: Key) -> tuple[dict[str, Array], dict[str, Array]]:
         own = population(x)
         covariates, values = own.draw(key, occasions)
         return {**own.individual.parameters, **covariates}, values
@@ -98,15 +107,14 @@ def patients_of(population: Callable[[Any], Population], points: np.ndarray, *, 
     return population(points[0]).cohort(covariates, values, len(points))
 
 
-def split(key: Key) -> tuple[Any, Any]:
+def split(key: Key) -> tuple[Key, Key]:
     """Return a key for the estimates, and one for the patients."""
     check_key(key)
-    return tuple(jax.random.split(key))
+    for_estimates, for_patients = jax.random.split(key)
+    return for_estimates, for_patients
 
 
-def predicted(
-    patients: Cohort, regimen: Regimen, ts: Any, *, level: float, method: AbstractMethod | None
-) -> dict[str, np.ndarray]:
+def predicted(patients: Cohort, regimen: Regimen, ts: Numbers, *, level: float, method: AbstractMethod | None) -> Table:
     """Return quantiles of what patients would have, as columns: the data of `plot.prediction`.
 
     Args:
@@ -126,14 +134,14 @@ def predicted(
     if ts.ndim != 1:
         refuse("ts", "have shape (times,)", f"of shape {ts.shape}")
     solution = simulate_cohort(patients, regimen, ts, method=method)
-    fine = ~np.asarray(solution.failed)
-    if not fine.any():
+    succeeded = ~np.asarray(solution.failed)
+    if not succeeded.any():
         raise RuntimeError(f"No patient can be simulated. The first: {solution.failures()[0].reason}")
     units, parts = solution.labels, []
     for name, values in solution.observed.items():
-        edges = np.quantile(np.asarray(values)[fine], [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
+        edges = np.quantile(np.asarray(values)[succeeded], [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
         said = {"OUTPUT": name, "UNIT": units.unit(name), "TIME_UNIT": units.units.time}
         part = {key: np.full(ts.size, value, dtype=object) for key, value in said.items()}
         part |= {"TIME": ts, **dict(zip(("LOWER", "MEDIAN", "UPPER"), edges, strict=True))}
-        parts.append(part | {"COUNT": np.full(ts.size, fine.sum())})
+        parts.append(part | {"COUNT": np.full(ts.size, succeeded.sum())})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

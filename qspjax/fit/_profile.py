@@ -10,15 +10,17 @@ Reference: Raue et al., Bioinformatics 2009;25:1923, doi:10.1093/bioinformatics/
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from qspjax._checks import check_names, check_one_of, refuse
 from qspjax._extras import require
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Point
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt, Quadratic
 from qspjax.fit.search._search import FAILED, RUNNING, Search, begun, quickly_compiled, stepped
 
@@ -85,7 +87,7 @@ class Profile:
 
 def profiles(
     problem: Problem,
-    x: Any,
+    x: Point,
     names: Sequence[str] | None = None,
     *,
     level: float = 0.95,
@@ -148,7 +150,14 @@ class _Walk:
     """All profiles, one lane a parameter and direction."""
 
     def __init__(
-        self, problem: Problem, x: np.ndarray, best: float, curvature: np.ndarray, names: Any, drop: float, inner: int
+        self,
+        problem: Problem,
+        x: np.ndarray,
+        best: float,
+        curvature: np.ndarray,
+        names: Sequence[str],
+        drop: float,
+        inner: int,
     ) -> None:
         self.problem, self.names, self.best, self.drop, self.inner = problem, tuple(names), best, drop, inner
         self.index = np.repeat([problem.names.index(name) for name in names], 2)
@@ -165,7 +174,7 @@ class _Walk:
         self.length = np.array([self._first_length(curvature, i) for i in self.index])
         method = LevenbergMarquardt(ftol=1e-7, max_steps=1000, damping=1e-4)
 
-        def settle(x: Any, held: Any) -> Search:
+        def settle(x: Array, held: Array) -> Search:
             return jax.lax.while_loop(
                 lambda search: (search.status == RUNNING) & (search.steps < inner),
                 lambda search: stepped(method, problem, search, held),

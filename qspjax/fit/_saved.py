@@ -7,19 +7,20 @@ result that was read does all that a fresh one does, with the same numbers to th
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax._checks import ArgumentError, check_instance, refuse
 from qspjax._random import key_of, seed_of
 from qspjax.fit import _archive
 from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
-from qspjax.fit.bayes import NUTS, SMC, Posterior
+from qspjax.fit.bayes import NUTS, SMC, AbstractSampler, Posterior
 from qspjax.fit.bayes._density import Density
-from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, Laplace, MixedFit
+from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, AbstractApproximation, Laplace, MixedFit, MixedModel
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
 from qspjax.fit.search._fingerprint import fingerprint
@@ -28,11 +29,17 @@ METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, S
 MARK = 16
 """Digits of a fingerprint."""
 
-Parts = tuple[dict[str, Any], dict[str, np.ndarray]]
+Record: TypeAlias = Mapping[str, PyTree]
+"""What JSON can hold, by name."""
+
+Result: TypeAlias = Fit | MixedFit | Posterior | Mapping[str, Profile]
+"""What can be kept."""
+
+Parts: TypeAlias = tuple[Record, dict[str, np.ndarray]]
 """What JSON can hold, and arrays, by name."""
 
 
-def save(path: str | Path, result: Fit | MixedFit | Posterior | Mapping[str, Profile]) -> None:
+def save(path: str | Path, result: Result) -> None:
     """Keep a result in a file, which `load` reads in another process, years later.
 
     It is a zip archive of a JSON text and of numpy arrays (`numpy.load` opens it as well), in which nothing is executed
@@ -79,7 +86,7 @@ def save(path: str | Path, result: Fit | MixedFit | Posterior | Mapping[str, Pro
     _archive.write(Path(path), {**head, "result": record}, arrays)
 
 
-def load(path: str | Path, problem: Problem | AbstractMixed, *, strict: bool = True) -> Any:
+def load(path: str | Path, problem: Problem | AbstractMixed, *, strict: bool = True) -> Result:
     """Read a result that was kept by `save`: without a new search, equal to the last bit.
 
     Args:
@@ -114,7 +121,7 @@ def _marks(problem: Problem | AbstractMixed) -> dict[str, str]:
     return {name: fingerprint(part)[:MARK] for name, part in problem.content().items() if name != "kind"}
 
 
-def _check_same(path: Path, problem: Problem | AbstractMixed, record: Mapping[str, Any], *, strict: bool) -> None:
+def _check_same(path: Path, problem: Problem | AbstractMixed, record: Record, *, strict: bool) -> None:
     before = record["problem"]
     if type(problem).__name__ != before["type"]:
         refuse("problem", f"be the {before['type']} whose result {path.name} is", f"a {type(problem).__name__}")
@@ -142,13 +149,13 @@ class Kind(NamedTuple):
         made: Makes it again, from the problem and these.
     """
 
-    holds: Callable[[Any], bool]
-    problem_of: Callable[[Any], Problem | AbstractMixed]
-    parts: Callable[[Any], Parts]
-    made: Callable[[Any, Mapping[str, Any], Mapping[str, np.ndarray]], Any]
+    holds: Callable[[object], bool]
+    problem_of: Callable[..., Problem | AbstractMixed]
+    parts: Callable[..., Parts]
+    made: Callable[..., Result]
 
 
-def _arrays(result: Any) -> dict[str, np.ndarray]:
+def _arrays(result: Fit | MixedFit | Posterior | Profile) -> dict[str, np.ndarray]:
     """Return the arrays of a result, by the names of its fields."""
     found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     return {name: np.asarray(value) for name, value in found.items() if isinstance(value, (np.ndarray, jax.Array))}
@@ -158,11 +165,11 @@ def _fit_parts(fit: Fit) -> Parts:
     return {"method": fit.method, "seconds": fit.seconds}, _arrays(fit)
 
 
-def _fit(problem: Problem, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fit:
+def _fit(problem: Problem, record: Record, arrays: Mapping[str, PyTree]) -> Fit:
     return Fit(problem=problem, **record, **arrays)
 
 
-def _method_parts(method: Any) -> dict[str, Any]:
+def _method_parts(method: AbstractApproximation | SAEM | AbstractSampler) -> dict[str, PyTree]:
     name = type(method).__name__
     if METHODS.get(name) is not type(method):
         refuse("result", f"be found by one of {', '.join(METHODS)}", f"found by {name}")
@@ -172,7 +179,7 @@ def _method_parts(method: Any) -> dict[str, Any]:
     return {"name": name, "settings": settings}
 
 
-def _method(record: Mapping[str, Any]) -> Any:
+def _method(record: Record) -> PyTree:
     settings = dict(record["settings"])
     if "seed" in settings:
         settings["key"] = key_of(settings.pop("seed"))
@@ -191,7 +198,7 @@ def _mixed_parts(fit: MixedFit) -> Parts:
     return {**named, **record}, {**_arrays(fit), **shares, **own}
 
 
-def _mixed(mixed: AbstractMixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixedFit:
+def _mixed(mixed: AbstractMixed, record: Record, arrays: Mapping[str, PyTree]) -> MixedFit:
     arrays, record = dict(arrays), dict(record)
     later = {name: arrays.pop(name.strip("_"), None) for name in KNOWN_LATER}
     shares, names = arrays.pop("memberships", ()), record.pop("subpopulations")
@@ -208,9 +215,7 @@ def _posterior_parts(posterior: Posterior) -> Parts:
     return {"method": _method_parts(posterior.method), "seconds": posterior.seconds}, {**_arrays(posterior), **stats}
 
 
-def _posterior(
-    problem: Problem | AbstractMixed, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> Posterior:
+def _posterior(problem: Problem | MixedModel, record: Record, arrays: Mapping[str, np.ndarray]) -> Posterior:
     density = Density(problem)
     if arrays["z"].shape[-1] != density.size:
         refuse("problem", f"have {arrays['z'].shape[-1]} numbers that are sampled", density.size)
@@ -219,7 +224,7 @@ def _posterior(
     return Posterior(problem, method, arrays["z"], stats, evidences, record["seconds"], density)
 
 
-def _are_profiles(result: Any) -> bool:
+def _are_profiles(result: object) -> bool:
     return isinstance(result, Mapping) and bool(result) and all(isinstance(one, Profile) for one in result.values())
 
 
@@ -238,11 +243,11 @@ def _profiles_parts(profiles: Mapping[str, Profile]) -> Parts:
     return {"names": [*profiles]}, arrays
 
 
-def _profiles(problem: Problem, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Profile]:
+def _profiles(problem: Problem, record: Record, arrays: Mapping[str, PyTree]) -> dict[str, Profile]:
     found = {}
     for k, name in enumerate(record["names"]):
         own = {key: arrays[f"{k}.{key}"] for key in ("values", "log_density", "points")}
-        ends = {key: tuple(arrays[f"{k}.{key}"].tolist()) for key in ("interval", "open")}
+        ends: dict[str, PyTree] = {key: tuple(arrays[f"{k}.{key}"].tolist()) for key in ("interval", "open")}
         found[name] = Profile(name=name, threshold=float(arrays[f"{k}.threshold"]), problem=problem, **own, **ends)
     return found
 

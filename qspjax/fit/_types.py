@@ -16,6 +16,9 @@ Point: TypeAlias = Real[Array, " parameters"] | Real[np.ndarray, " parameters"] 
 Vector: TypeAlias = Float[Array, " parameters"]
 """The same as an array, which may be traced."""
 
+Number: TypeAlias = Array | np.ndarray | np.number | float | int
+"""A number, or an array of them."""
+
 Table: TypeAlias = dict[str, np.ndarray]
 """Columns by name, all of one length."""
 

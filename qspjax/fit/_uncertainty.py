@@ -1,16 +1,18 @@
 """How well parameters are known at an optimum: Fisher information, what it leaves open, and bands of predictions."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from qspjax._checks import check_instance, refuse
 from qspjax._extras import require
 from qspjax._transform import Identity
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Point
 from qspjax.fit._wald import wald_intervals
 from qspjax.fit.errors._distributions import Gaussian
 from qspjax.fit.errors._location_scale import AbstractLocationScale
@@ -25,7 +27,7 @@ OPEN = 1e-8
 """A direction is open where the data say less about it than this part of the most that they say about one."""
 
 
-def fisher_information(problem: Problem, x: Any) -> np.ndarray:
+def fisher_information(problem: Problem, x: Point) -> Float[np.ndarray, "parameters parameters"]:
     """Return the expected information at a point, of measurements and priors, shape (parameters, parameters).
 
     $$ I = \\sum_i E[\\nabla log p_i \\nabla log p_i'] $$
@@ -52,7 +54,7 @@ def fisher_information(problem: Problem, x: Any) -> np.ndarray:
     return np.asarray(quickly_compiled(problem.quadratic)(jnp.asarray(x, float)).curvature)
 
 
-def observed_information(problem: Problem, x: Any) -> np.ndarray:
+def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "parameters parameters"]:
     """Return the negative second derivative of the log density at a point, shape (parameters, parameters).
 
     By central differences of exact gradients, with steps of 1e-4 on the scale of the search.

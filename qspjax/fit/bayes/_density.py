@@ -10,7 +10,7 @@ Reference: Papaspiliopoulos, Roberts and Skoeld, Stat Sci 2007;22:59, doi:10.121
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from qspjax._checks import check_instance, refuse
 from qspjax._random import generator
 from qspjax._types import Key
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Point
 from qspjax.fit.bayes import _priors
 from qspjax.fit.bayes._likelihood import Values, likelihood_of, measured
 from qspjax.fit.bayes._line import Line
@@ -28,6 +29,18 @@ from qspjax.fit.data._dependence import draws, log_densities
 from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
+
+
+@runtime_checkable
+class Found(Protocol):
+    """Where something was found: a `Fit`, or a `MixedFit`."""
+
+    @property
+    def x(self) -> np.ndarray: ...
+
+
+Start: TypeAlias = Found | Point | float
+"""Where a run begins: where something was found, or a point on the scale of the search."""
 
 
 class Density:
@@ -169,7 +182,7 @@ class Density:
         return log_likelihood
 
 
-def starts(density: Density, given: Any, count: int, jitter: float, key: Key) -> np.ndarray:
+def starts(density: Density, given: Start | None, count: int, jitter: float, key: Key) -> np.ndarray:
     """Return where chains begin: normal about a point, closer to it where nothing can be simulated.
 
     Args:
@@ -199,7 +212,7 @@ def starts(density: Density, given: Any, count: int, jitter: float, key: Key) ->
     raise RuntimeError(f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is no number there.'}")
 
 
-def placed(density: Density, given: Any) -> Array:
+def placed(density: Density, given: Start) -> Array:
     """Return the point z of a fit, or of a point on the scale of the search."""
     if isinstance(given, (int, float, list, tuple, np.ndarray, jax.Array)):
         x, u = np.asarray(given, float), np.zeros(density.effects)

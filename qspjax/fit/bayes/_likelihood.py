@@ -6,7 +6,6 @@ Measurements may be given as an argument, so that one program serves many data s
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from qspjax.fit.data._dependence import log_densities, slopes_given_earlier
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._contract import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
+from qspjax.fit.mixed._individuals import Expansion
 from qspjax.fit.mixed._mixed import MixedModel
 
 Values = Sequence[Array] | None
@@ -127,7 +127,7 @@ class Hierarchical(AbstractLikelihood):
 
         return jax.vmap(along, out_axes=(None, 0))(jnp.eye(x.size + u.size))
 
-    def _near(self, x: Array, u: Array, here: Any) -> list[Predictors]:
+    def _near(self, x: Array, u: Array, here: Expansion) -> list[Predictors]:
         return predictors_of(self.mixed, x, u, here, None)
 
 

@@ -5,20 +5,20 @@ arXiv:1912.11554.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+from numpy.typing import ArrayLike
 
 from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
 from qspjax._random import check_key
 from qspjax._types import Key
 from qspjax.fit._progress import Progress
-from qspjax.fit.bayes._density import Density, starts
+from qspjax.fit.bayes._density import Density, Start, starts
 from qspjax.fit.bayes._likelihood import Values
 from qspjax.fit.bayes._metric import Local, local
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
@@ -77,7 +77,7 @@ class NUTS(AbstractSampler):
         check_number("jitter", self.jitter)
         check_minimum("jitter", self.jitter, 0.0)
 
-    def begin(self, density: Density, start: Any) -> AbstractRun:
+    def begin(self, density: Density, start: Start | None) -> AbstractRun:
         return Chains(density, self, starts(density, start, self.chains, self.jitter, self.key))
 
 
@@ -123,7 +123,7 @@ class Chains(AbstractRun):
         stats = {name: part for name, part in whole.items() if name != "z"}
         return Draws(whole["z"], stats | {"tree_depth": np.floor(np.log2(np.maximum(steps, 1))).astype(int) + 1}, None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, ArrayLike | str]:
         kept = {name: np.concatenate([part[name] for part in self.kept]) for name in (self.kept or [{}])[0]}
         now = {f"now{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.now))}
         return {"done": self.done, **now, **{f"kept_{name}": part for name, part in kept.items()}}
@@ -149,8 +149,8 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
 
     evaluated = quickly_compiled(jax.vmap(lambda z, values: local(density, z, values)))
 
-    def begun(z: Array, values: Values, keys: Array) -> Any:
-        def one(z: Array, here: Local, values: Values, key: Array) -> Any:
+    def begun(z: Array, values: Values, keys: Array) -> PyTree:
+        def one(z: Array, here: Local, values: Values, key: Array) -> PyTree:
             metric = here.covariance
             effects = {("u",): jnp.diagonal(metric)[count:]} if density.size > count else {}
             return begin(
@@ -166,7 +166,7 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
 
         return jax.vmap(one)(z, evaluated(z, values), values, keys)
 
-    def step(k: Array, carried: tuple[Any, dict[str, Array]], values: Values) -> tuple[Any, dict[str, Array]]:
+    def step(k: Array, carried: tuple[PyTree, dict[str, Array]], values: Values) -> tuple[PyTree, dict[str, Array]]:
         now, kept = carried
         now = jax.vmap(lambda now, values: kernel(now, (values,)))(now, values)
         found = {
@@ -181,13 +181,14 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
         return now, {name: kept[name].at[k].set(part) for name, part in found.items()}
 
     @jax.jit
-    def moved(now: Any, values: Values, iterations: int) -> tuple[Any, dict[str, Array]]:
+    def moved(now: PyTree, values: Values, iterations: int) -> tuple[PyTree, dict[str, Array]]:
         lanes = now.potential_energy.shape
         shapes = {"z": (*lanes, density.size)}
         kinds = {"diverging": bool, "n_steps": now.num_steps.dtype}
         names = ("z", "lp", "energy", "diverging", "n_steps", "acceptance_rate", "step_size")
         empty = {name: jnp.zeros((TOGETHER, *shapes.get(name, lanes)), kinds.get(name, float)) for name in names}
-        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), (now, empty))
+        start = (now, empty)
+        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), start)
 
     return begun, moved
 

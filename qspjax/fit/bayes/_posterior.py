@@ -1,13 +1,15 @@
 """Draws from a posterior, and what is said about them."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from scipy.special import logsumexp
 from scipy.stats import binom, rankdata
 
@@ -19,6 +21,7 @@ from qspjax._random import check_key
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
+from qspjax.fit._types import Numbers, Point
 from qspjax.fit.bayes import _convergence, _groups
 from qspjax.fit.bayes._density import Density
 from qspjax.fit.bayes._priors import deviation_law
@@ -167,7 +170,7 @@ class Posterior:
         natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
         return dict(zip(self.problem.names, natural.T, strict=True))
 
-    def population(self, **settings: Any) -> Population:
+    def population(self, **settings: PyTree) -> Population:
         """Return the population at the mean of the draws on the scale of the search.
 
         Args:
@@ -175,13 +178,13 @@ class Posterior:
         """
         return self._population(self.x.mean(axis=(0, 1)), **settings)
 
-    def _population(self, x: Any, **settings: Any) -> Population:
+    def _population(self, x: Point, **settings: PyTree) -> Population:
         if isinstance(self.problem, Problem):
             return population_of(self.problem, x, **settings)
         everyone = np.ones(self.problem.count, bool)
         return mixed_population(self.problem, x, everyone, **{"covariates": None, **settings})
 
-    def patients(self, *, key: Key, size: int, occasions: int = 1, **settings: Any) -> Cohort:
+    def patients(self, *, key: Key, size: int, occasions: int = 1, **settings: PyTree) -> Cohort:
         """Return new patients, each with its own draw of the posterior, of random effects and of covariates.
 
         Args:
@@ -195,7 +198,7 @@ class Posterior:
         return patients_of(partial(self._population, **settings), points, key=for_patients, occasions=occasions)
 
     def predict(
-        self, regimen: Regimen, ts: Any, *, key: Key, size: int = 1000, level: float = 0.9, **settings: Any
+        self, regimen: Regimen, ts: Numbers, *, key: Key, size: int = 1000, level: float = 0.9, **settings: PyTree
     ) -> dict[str, np.ndarray]:
         """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
 
@@ -334,7 +337,7 @@ class Posterior:
         """Write a NetCDF file that `arviz.from_netcdf` reads, whole or not at all; arguments as for `groups`."""
         _groups.write(Path(path), self.groups(measurements=measurements))
 
-    def _each(self, function: Any, *more: np.ndarray) -> Any:
+    def _each(self, function: Callable[..., PyTree], *more: np.ndarray) -> PyTree:
         """Return a function of each draw, side by side in parts."""
         flat = [part.reshape(-1, *part.shape[2:]) for part in (self.z, *more)]
         count = len(flat[0])

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from qspjax._checks import check_instance
 from qspjax.fit._problem import Problem
 from qspjax.fit._progress import Progress
-from qspjax.fit.bayes._density import Density, placed
+from qspjax.fit.bayes._density import Density, Start, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
@@ -25,7 +24,7 @@ def sample(
     problem: Problem | MixedModel,
     method: AbstractSampler,
     *,
-    start: Any = None,
+    start: Start | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Posterior:
@@ -99,7 +98,7 @@ def sample(
     return posterior_of(density, method, run.draws(), time.perf_counter() - began)
 
 
-def _mark(density: Density, method: AbstractSampler, start: Any) -> str:
+def _mark(density: Density, method: AbstractSampler, start: Start | None) -> str:
     """Return what tells this run from others: the problem, the method and the start."""
     begin = None if start is None else np.asarray(placed(density, start))
     return fingerprint(density.problem.content(), method, begin)

@@ -2,14 +2,15 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qspjax._types import Key
 from qspjax.fit._progress import Progress
-from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._density import Density, Start
 
 
 class Draws(NamedTuple):
@@ -48,7 +49,7 @@ class AbstractRun(abc.ABC):
         """Return what was drawn."""
 
     @abc.abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, ArrayLike | str]:
         """Return what has to be kept to go on later."""
 
     @abc.abstractmethod
@@ -69,7 +70,7 @@ class AbstractSampler(eqx.Module):
     key: eqx.AbstractVar[Key]
 
     @abc.abstractmethod
-    def begin(self, density: Density, start: Any) -> AbstractRun:
+    def begin(self, density: Density, start: Start | None) -> AbstractRun:
         """Return a run at its beginning.
 
         Args:

@@ -11,20 +11,21 @@ Reference: Del Moral, Doucet and Jasra, J R Stat Soc B 2006;68:411, doi:10.1111/
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+from numpy.typing import ArrayLike
 
 from qspjax._checks import check_number, check_whole, refuse
 from qspjax._extras import require
 from qspjax._random import check_key
 from qspjax._types import Key
 from qspjax.fit._progress import Progress
-from qspjax.fit.bayes._density import Density
+from qspjax.fit.bayes._density import Density, Start
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 
 ACCEPTED = 0.8
@@ -79,7 +80,7 @@ class SMC(AbstractSampler):
         if not 0.0 < self.share < 1.0:
             refuse("share", "lie between 0 and 1", self.share)
 
-    def begin(self, density: Density, start: Any) -> AbstractRun:
+    def begin(self, density: Density, start: Start | None) -> AbstractRun:
         if start is not None:
             refuse("start", "be left out with SMC(), which begins with draws from the prior", "given")
         return _Particles(density, self)
@@ -142,7 +143,7 @@ class _Particles(AbstractRun):
         stats = {"lp": prior + np.asarray(self.now.likelihood), "acceptance_rate": accepted}
         return Draws(z, stats, np.asarray(self.now.evidence))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, ArrayLike | str]:
         return {"done": self.done, **{name: np.asarray(part) for name, part in self.now._asdict().items()}}
 
     def restore(self, held: Mapping[str, np.ndarray]) -> None:
@@ -161,7 +162,7 @@ def _step(density: Density, method: SMC, longest: float) -> Callable[[Array, _Sw
             value = density.log_likelihood(z)
             return density.log_prior(z) + jnp.where(jnp.isfinite(value), power * value, -jnp.inf)
 
-        def once(state: Any, key: Array) -> tuple[Any, Array]:
+        def once(state: PyTree, key: Array) -> tuple[PyTree, Array]:
             for_step, for_move = jax.random.split(key)
             size = step * jax.random.uniform(for_step, minval=0.5, maxval=1.0)
             state, info = kernel(for_move, state, tempered, size, metric, method.steps)
@@ -201,7 +202,7 @@ def _next_power(now: _Swarm, share: float) -> Array:
         weight = jnp.where(known, jnp.exp(step * jnp.where(known, value, 0.0)), 0.0)
         return jnp.sum(weight) ** 2 / jnp.sum(weight**2) >= share * jnp.sum(known)
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         fine = enough(middle)

@@ -7,12 +7,14 @@ doi:10.1093/imamat/13.1.117).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
+
+Others = TypeVar("Others")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,30 +22,30 @@ class Colours:
     """Groups of numbers that are moved together.
 
     Attributes:
-        uses: Which experiment depends on which number that varies, shape (experiments, numbers).
-        groups: Which numbers each group has, shape (groups, numbers).
+        uses: Which experiment depends on which number that varies.
+        groups: Which numbers each group has.
     """
 
-    uses: np.ndarray
-    groups: np.ndarray
+    uses: Bool[np.ndarray, "experiments numbers"]
+    groups: Bool[np.ndarray, "groups numbers"]
 
     @classmethod
-    def of(cls, uses: np.ndarray, varies: np.ndarray) -> "Colours":
+    def of(cls, uses: Bool[np.ndarray, "experiments numbers"], varies: Bool[np.ndarray, " numbers"]) -> "Colours":
         """Group numbers greedily; those that do not vary, or that nothing depends on, are in none."""
         uses = uses & varies
         taken: list[np.ndarray] = []
         groups: list[list[int]] = []
         for number in np.argsort(-uses.sum(axis=0), kind="stable"):
-            mine = uses[:, number]
-            if not mine.any():
+            users = uses[:, number]
+            if not users.any():
                 continue
-            place = next((k for k, rows in enumerate(taken) if not (rows & mine).any()), None)
-            if place is None:
-                taken.append(mine.copy())
+            group = next((k for k, others in enumerate(taken) if not (others & users).any()), None)
+            if group is None:
+                taken.append(users.copy())
                 groups.append([number])
             else:
-                taken[place] |= mine
-                groups[place].append(number)
+                taken[group] |= users
+                groups[group].append(number)
         masks = np.zeros((len(groups), uses.shape[1]), bool)
         for k, members in enumerate(groups):
             masks[k, members] = True
@@ -51,28 +53,30 @@ class Colours:
 
 
 def coloured(
-    function: Callable[[Array], tuple[dict[str, Array], Any]], numbers: Array, slopes: Array, colours: Colours
-) -> tuple[dict[str, Array], dict[str, Array], Any]:
+    function: Callable[[Array], tuple[dict[str, Array], Others]],
+    numbers: Float[Array, " numbers"],
+    slopes: Float[Array, "numbers parameters"],
+    colours: Colours,
+) -> tuple[dict[str, Array], dict[str, Array], Others]:
     """Return the values of a function, and their derivatives with respect to the parameters of the numbers.
 
     Args:
         function: Returns values of shape (experiments, times), and more that is not differentiated.
-        numbers: Where, shape (numbers,).
-        slopes: The derivatives of the numbers, shape (numbers, parameters).
+        numbers: Where.
+        slopes: The derivatives of the numbers.
         colours: The groups.
 
     Returns:
-        The values, their derivatives of shape (parameters, experiments, times), and the rest.
+        The values, their derivatives of shape (parameters, experiments, times), and what else the function returns.
     """
     if not len(colours.groups):
-        values, rest = function(numbers)
-        return values, {name: jnp.zeros((slopes.shape[1], *v.shape)) for name, v in values.items()}, rest
+        values, others = function(numbers)
+        return values, {name: jnp.zeros((slopes.shape[1], *v.shape)) for name, v in values.items()}, others
 
-    def along(direction: Array) -> tuple:
-        values, moved, rest = jax.jvp(function, (numbers,), (direction,), has_aux=True)
-        return values, moved, rest
+    def along(direction: Array) -> tuple[dict[str, Array], dict[str, Array], Others]:
+        return jax.jvp(function, (numbers,), (direction,), has_aux=True)
 
     seeds = jnp.asarray(colours.groups, float)
-    values, moved, rest = jax.vmap(along, out_axes=(None, 0, None))(seeds)
+    values, tangents, others = jax.vmap(along, out_axes=(None, 0, None))(seeds)
     chain = jnp.einsum("ej,cj,jp->ecp", colours.uses.astype(float), seeds, slopes)
-    return values, {name: jnp.einsum("cet,ecp->pet", by, chain) for name, by in moved.items()}, rest
+    return values, {name: jnp.einsum("cet,ecp->pet", by, chain) for name, by in tangents.items()}, others

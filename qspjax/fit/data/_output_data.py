@@ -3,21 +3,31 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from qspjax._checks import refuse
 from qspjax._expression import Expression
+from qspjax.fit._types import Number
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.data._measurements import Measurements, Output
 from qspjax.fit.errors._contract import Information, Predictors, formulas_of, since_previous
 
+Observed: TypeAlias = Mapping[str, Real[Array, "experiments times"]]
+"""What is observed, by name."""
+
+Parameters: TypeAlias = Mapping[str, Float[Array, ""]]
+"""The parameters by name."""
+
 RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
 """A number of each row."""
+
+RowMask: TypeAlias = Bool[Array, " rows"] | Bool[np.ndarray, " rows"]
+"""Which rows."""
 
 Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues]
 """Prediction, formulas of the error model by field, and log likelihood of each row."""
@@ -30,7 +40,7 @@ class OutputData:
     Attributes:
         name: The output.
         output: Its formulas and error model.
-        experiment: The number of the experiment of each row, shape (rows,).
+        experiment: The number of the experiment of each row.
         record: Which measurement of the experiment it is, in the order of these.
         place: Where its time stands among all times of the experiment, stages after each other.
         time: Its time.
@@ -44,19 +54,19 @@ class OutputData:
 
     name: str
     output: Output
-    experiment: np.ndarray
-    record: np.ndarray
-    place: np.ndarray
-    time: np.ndarray
-    order: np.ndarray
-    value: np.ndarray
-    side: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    given: Mapping[str, np.ndarray]
+    experiment: Int[np.ndarray, " rows"]
+    record: Int[np.ndarray, " rows"]
+    place: Int[np.ndarray, " rows"]
+    time: Float[np.ndarray, " rows"]
+    order: Float[np.ndarray, " rows"]
+    value: RowValues
+    side: RowValues
+    lower: RowValues
+    upper: RowValues
+    given: Mapping[str, Int[np.ndarray, " rows"]]
 
     @property
-    def censored(self) -> np.ndarray:
+    def censored(self) -> RowMask:
         """Which measurements are known by their bounds only."""
         return self.side != 0
 
@@ -72,7 +82,7 @@ class OutputData:
         return float(low if own is None else max(low, own)), float(high)
 
     @cached_property
-    def previous(self) -> np.ndarray:
+    def previous(self) -> Int[np.ndarray, " rows"]:
         """The row before each one in its experiment, in the order of time and then of records; -1 of the first."""
         order = np.lexsort((self.order, self.time, self.experiment))
         follows = self.experiment[order[1:]] == self.experiment[order[:-1]]
@@ -80,24 +90,26 @@ class OutputData:
         found[order[1:][follows]] = order[:-1][follows]
         return found
 
-    def predicted(self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Predictors]:
+    def predicted(
+        self, numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
+    ) -> tuple[Float[Array, " rows"], Predictors]:
         """Return the prediction of each row, and the predictors of its density.
 
         Args:
             numbers: The values of the table.
-            observed: Observed values, shape (experiments, times).
+            observed: Observed values by name.
             known: Parameters by name.
         """
         prediction, given = self.quantities(numbers, observed, known)
         return prediction, self.output.error.predictors(prediction, given)
 
     def quantities(
-        self, numbers: Any, observed: Mapping[str, Any], known: Mapping[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+        self, numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
+    ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         output = self.output
         needed = names_in(output.prediction, *formulas_of(output.error).values())
-        values: dict[str, Any] = {}
+        values: dict[str, Number] = {}
         for name in needed:
             if name in self.given:
                 values[name] = numbers[self.given[name]]
@@ -112,11 +124,11 @@ class OutputData:
             given[field] -= jnp.where(self.previous < 0, 0.0, given[field][self.previous])
         return prediction, given
 
-    def _each(self, formula: float | Expression, values: Mapping[str, Any]) -> Any:
+    def _each(self, formula: float | Expression, values: Mapping[str, Number]) -> Float[Array, " rows"]:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
-    def log_density(self, predictors: Predictors) -> Any:
+    def log_density(self, predictors: Predictors) -> Float[Array, " rows"]:
         """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
         error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
         density = error.log_density(jnp.where(self.censored, 0.0, self.value), predictors)
@@ -129,13 +141,13 @@ class OutputData:
     def _may_be_censored(self) -> bool:
         return not isinstance(self.side, np.ndarray) or bool(self.side.any())
 
-    def scores(self, predictors: Predictors) -> tuple[Any, Predictors, Information]:
+    def scores(self, predictors: Predictors) -> tuple[Float[Array, " rows"], Predictors, Information]:
         """Return the log likelihood of each row, its slope in each predictor and its expected curvature in these.
 
         The curvature of a censored row is that which is observed, where that is not negative.
         """
 
-        def total(predictors: Predictors) -> tuple[Any, Any]:
+        def total(predictors: Predictors) -> tuple[Array, Array]:
             density = self.log_density(predictors)
             return jnp.sum(density), density
 
@@ -151,12 +163,14 @@ class OutputData:
         lower = {place: jnp.where(self.censored, 0.0, element) for place, element in expected.lower.items()}
         return density, score, Information(tuple(weights), lower)
 
-    def residual(self, predictors: Predictors) -> Any:
+    def residual(self, predictors: Predictors) -> Float[Array, " rows"]:
         """Return the standardised residual of each row, NaN where it is censored."""
         return jnp.where(self.censored, jnp.nan, self.output.error.residual(self.value, predictors))
 
 
-def chosen(output: Output, data: Measurements, mine: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def chosen(
+    output: Output, data: Measurements, mine: Bool[np.ndarray, " rows"]
+) -> tuple[Bool[np.ndarray, " of_output"], dict[str, Real[np.ndarray, " of_output"]]]:
     """Return which measurements of an output stay in its likelihood, and how each of them is censored.
 
     Args:

@@ -5,15 +5,15 @@ through their k-th stage together. Which stage has what is data: tables of place
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from qspjax._checks import refuse
 from qspjax._cohort import Cohort
@@ -24,6 +24,7 @@ from qspjax._model import AbstractModel, as_state, observe
 from qspjax._names import at, leaf_names, match, names, state_names
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
+from qspjax._types import State
 from qspjax.equilibrium._steady_state import settled
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.data._formula_table import FormulaTable
@@ -32,6 +33,8 @@ from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
 from qspjax.models.network import Network
 from qspjax.solve import AbstractMethod
 from qspjax.solve.dosing._schedule import dose_table, slack, with_targets
+
+Result = TypeVar("Result")
 
 NOT_PUT = -1
 """The place of a state that begins where it is."""
@@ -52,11 +55,11 @@ class Stage:
         regimen: The doses.
     """
 
-    start: np.ndarray
-    ts: np.ndarray
-    order: np.ndarray | None
-    sets: Mapping[str, np.ndarray]
-    puts: Mapping[str, np.ndarray]
+    start: Float[np.ndarray, " experiments"]
+    ts: Float[np.ndarray, "experiments times"]
+    order: Float[np.ndarray, "experiments times"] | None
+    sets: Mapping[str, Int[np.ndarray, " experiments"]]
+    puts: Mapping[str, Int[np.ndarray, " experiments"]]
     later: Mapping[int, Sequence[tuple[bool, str, Expression]]]
     regimen: Regimen
 
@@ -65,9 +68,9 @@ class Stage:
 class Equilibrated:
     """The conditions whose steady states experiments begin in: places in the table, and which experiment has which."""
 
-    sets: Mapping[str, np.ndarray]
-    puts: Mapping[str, np.ndarray]
-    of: np.ndarray
+    sets: Mapping[str, Int[np.ndarray, " conditions"]]
+    puts: Mapping[str, Int[np.ndarray, " conditions"]]
+    of: Int[np.ndarray, " experiments"]
     start: float
 
 
@@ -84,14 +87,14 @@ class TimeVaryingParameter:
         covariates: By name, shape (experiments, changes + 1): at the beginning, and after each change.
     """
 
-    at: np.ndarray
-    order: np.ndarray
+    at: Float[np.ndarray, "experiments changes"]
+    order: Float[np.ndarray, "experiments changes"]
     formula: Expression
-    places: Mapping[str, np.ndarray]
-    covariates: Mapping[str, np.ndarray]
+    places: Mapping[str, Int[np.ndarray, "experiments _"]]
+    covariates: Mapping[str, Float[np.ndarray, "experiments steps"]]
 
-    def values(self, numbers: jax.Array) -> jax.Array:
-        """Return its value at the beginning and after each change, shape (experiments, changes + 1)."""
+    def values(self, numbers: Float[Array, " numbers"]) -> Float[Array, "experiments steps"]:
+        """Return its value at the beginning and after each change."""
         own = {name: numbers[places] for name, places in self.places.items()}
         value = jnp.asarray(value_of(self.formula, {**own, **self.covariates}), float)
         return jnp.broadcast_to(value, (self.at.shape[0], self.at.shape[1] + 1))
@@ -105,9 +108,9 @@ class TimeVaryingParameter:
 class Outcomes(NamedTuple):
     """What a simulation of all experiments gives: observed values of shape (experiments, times), and how it went."""
 
-    observed: dict[str, jax.Array]
-    result: Any
-    time: jax.Array
+    observed: dict[str, Real[Array, "experiments times"]]
+    result: RESULTS
+    time: Float[Array, " experiments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Stages:
     shared: Mapping[str, int]
     stages: tuple[Stage, ...]
     equilibrated: Equilibrated | None
-    steady: np.ndarray
+    steady: Bool[np.ndarray, " experiments"]
     parameters: tuple[str, ...]
     save: tuple[str, ...]
     method: AbstractMethod | None
@@ -160,7 +163,7 @@ class Stages:
                     mark(np.array([row]), places[[self.equilibrated.of[row]]])
         return found
 
-    def simulate(self, numbers: jax.Array) -> Outcomes:
+    def simulate(self, numbers: Float[Array, " numbers"]) -> Outcomes:
         """Simulate all experiments.
 
         Args:
@@ -170,7 +173,8 @@ class Stages:
         known = dict(zip(self.parameters, numbers, strict=False))  # they come first
         for name, place in self.shared.items():
             model = at(model, name).set(numbers[place])
-        cohort = states = result = time = None
+        cohort = states = result = None
+        time = jnp.zeros(0)
         parts = []
         varying = {name: one.values(numbers) for name, one in self.varying.items()}
         for number, stage in enumerate(self.stages):
@@ -192,9 +196,11 @@ class Stages:
             )
             own, when = solution.result, solution.stats["last_time"]
             for item, then in ((began, jnp.asarray(stage.start)), (own, when)):
-                if item is not None:
-                    time = then if result is None else jnp.where(result == RESULTS.successful, then, time)
-                    result = item if result is None else _first_failure(result, item)
+                if result is None:
+                    result, time = item, then
+                elif item is not None:
+                    time = jnp.where(result == RESULTS.successful, then, time)
+                    result = _first_failure(result, item)
             seen = {**_columns(solution), **solution.observed}
             parts.append({name: seen[name] for name in self.save})
             if not last:
@@ -202,20 +208,21 @@ class Stages:
             elif self.steady.any():
                 at_rest, rested = self._at_rest(cohort, states)
                 parts.append(at_rest)
-                result = _first_failure(result, rested)
+                result = rested if result is None else _first_failure(result, rested)
         observed = {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in self.save}
+        assert result is not None
         return Outcomes(observed, result, time)
 
     def _through(
         self,
         model: AbstractModel,
         cohort: Cohort | None,
-        states: Any,
+        states: State,
         stage: Stage,
-        numbers: Any,
+        numbers: Float[Array, " numbers"],
         known: Mapping,
         varying: Mapping[str, jax.Array],
-    ) -> tuple[Cohort, Any, Any, Cohort]:
+    ) -> tuple[Cohort, State, RESULTS | None, Cohort]:
         """Return cohort and states after a change, how a steady state to begin in was found, and what to simulate."""
         sets = {name: numbers[places] for name, places in stage.sets.items()}
         sets |= {name: values[:, 0] for name, values in varying.items()}
@@ -242,7 +249,9 @@ class Stages:
         within = {f"model.{name}": values for name, values in sets.items()}
         return after, states, began, Cohort.of(WithTriggerHistory(model, held[0]), {**within, "held": held}, size=size)
 
-    def _begin(self, model: AbstractModel, cohort: Cohort, numbers: jax.Array, stage: Stage) -> tuple[Any, Any]:
+    def _begin(
+        self, model: AbstractModel, cohort: Cohort, numbers: Float[Array, " numbers"], stage: Stage
+    ) -> tuple[State, RESULTS | None]:
         """Return the state in which each experiment begins, and how its steady state was found."""
         start = _initial(cohort)
         if self.equilibrated is None:
@@ -262,11 +271,11 @@ class Stages:
         fine = jax.tree.map(lambda code: jnp.broadcast_to(code, of.shape), RESULTS.successful)
         return moved, jax.tree.map(lambda mine, own: mine.at[rows].set(own[of[rows]]), fine, found.result)
 
-    def _at_rest(self, cohort: Cohort, states: Any) -> tuple[dict[str, jax.Array], Any]:
+    def _at_rest(self, cohort: Cohort, states: State) -> tuple[dict[str, Array], RESULTS]:
         """Return what is observed in the steady state that each experiment comes to, and how it was found."""
         start = self.stages[-1].start
 
-        def one(model: AbstractModel, y: Any, t: Any) -> tuple[Any, Any]:
+        def one(model: AbstractModel, y: State, t: Array) -> tuple[RESULTS, dict[str, Array]]:
             found = settled(model, initial=y, t0=t, method=self.method)
             flat = ravel_pytree(found.state)[0]
             seen = {**dict(zip(state_names(y), flat, strict=True)), **observe(model, t, found.state)}
@@ -278,9 +287,11 @@ class Stages:
         return {name: jnp.where(waits, value, jnp.nan)[:, None] for name, value in seen.items()}, result
 
 
-def _observed_changes(stage: Stage, before: Cohort, states: Any, known: Mapping[str, Any]) -> dict:
+def _observed_changes(
+    stage: Stage, before: Cohort, states: State, known: Mapping[str, Array]
+) -> dict[tuple[bool, str], tuple[np.ndarray, Array]]:
     """Return the changes that depend on what is observed: by (is it a state, name), experiments and values."""
-    found: dict[tuple[bool, str], tuple[list[int], list[Any]]] = {}
+    found: dict[tuple[bool, str], tuple[list[int], list[Array]]] = {}
     for row, formulas in stage.later.items():
         state = jax.tree.map(lambda leaf, row=row: leaf[row], states)
         model = before.patient(row)
@@ -293,7 +304,7 @@ def _observed_changes(stage: Stage, before: Cohort, states: Any, known: Mapping[
     return {key: (np.array(rows), jnp.stack(values)) for key, (rows, values) in found.items()}
 
 
-def _mapped(cohort: Cohort, function: Any, *arguments: Any) -> Any:
+def _mapped(cohort: Cohort, function: Callable[..., Result], *arguments: PyTree) -> Result:
     """Apply a function of a model, and of arguments with a leading axis, to each patient."""
     each, shared = eqx.partition(cohort.model, cohort.axes_mask())
     if not jax.tree.leaves(each) and not arguments:
@@ -309,17 +320,17 @@ def _columns(solution: Solution) -> dict[str, jax.Array]:
     return dict(zip(solution.labels.kept_states, columns, strict=True))
 
 
-def _first_failure(result: Any, following: Any) -> Any:
+def _first_failure(result: RESULTS, following: RESULTS) -> RESULTS:
     """Return how something went, and where it went well how the next went."""
     fine = result == RESULTS.successful
     return jax.tree.map(lambda code, after: jnp.where(fine, after, code), result, following)
 
 
-def _initial(cohort: Cohort) -> Any:
+def _initial(cohort: Cohort) -> State:
     return _mapped(cohort, lambda model: as_state(model, None))
 
 
-def _ended(states: Any, before: Any, goes_on: np.ndarray) -> Any:
+def _ended(states: State, before: State, goes_on: Bool[np.ndarray, " experiments"]) -> State:
     """Return the states at the end of a stage; where there is no other stage, as they were before it."""
 
     def last(leaf: jax.Array, own: jax.Array) -> jax.Array:
@@ -328,16 +339,29 @@ def _ended(states: Any, before: Any, goes_on: np.ndarray) -> Any:
     return jax.tree.map(last, states, before)
 
 
-def _placed(cohort: Cohort, before: Cohort | None, times: Any, states: Any, puts: Mapping[str, tuple]) -> Any:
+def _placed(
+    cohort: Cohort,
+    before: Cohort | None,
+    times: Float[np.ndarray, " experiments"],
+    states: State,
+    puts: Mapping[str, tuple[Array | np.ndarray, Array]],
+) -> State:
     """Return states in which some have new values, where the mask says so."""
     wanted = {name: mask for name, (mask, _) in puts.items()}
     values = {name: value for name, (_, value) in puts.items()}
     earlier = cohort if before is None else before
     each, shared = eqx.partition(earlier.model, earlier.axes_mask())
 
-    def one(model: AbstractModel, y: Any, t: Any, mask: Any, new: Any, own: Any) -> Any:
+    def one(
+        model: AbstractModel,
+        y: State,
+        t: Array,
+        mask: Mapping[str, Array],
+        new: Mapping[str, Array],
+        own: AbstractModel,
+    ) -> State:
         old = eqx.combine(own, shared)
-        if isinstance(model, Network):
+        if isinstance(model, Network) and isinstance(old, Network):
             seen = observe(old, t, y)
             given = {name: jnp.where(mask[name], new[name], seen[name]) for name in new}
             return model.placed(t, y, given, before=old)
@@ -352,7 +376,7 @@ def _placed(cohort: Cohort, before: Cohort | None, times: Any, states: Any, puts
     return _mapped(cohort, one, states, jnp.asarray(times), wanted, values, each)
 
 
-def place_of(state: Any, name: str) -> tuple[int, int]:
+def place_of(state: State, name: str) -> tuple[int, int]:
     """Return the leaf of a state that a name means, and the element of it."""
     flat = match(name, state_names(state), "put", "a state of the model")
     for leaf, elements in enumerate(leaf_names(state)):
@@ -407,7 +431,7 @@ def check_carried(model: AbstractModel, experiments: Sequence[Experiment]) -> No
         aim = with_targets(model, one.regimen, state_names(start))
         given, enters = np.asarray(aim.time), np.asarray(dose_table(model, aim).start)
         for change in one.changes:
-            late = (given < change.at) & (enters > change.at + slack(change.at)) & np.isfinite(enters)
+            late = (given < change.at) & (enters > change.at + slack(jnp.asarray(change.at))) & np.isfinite(enters)
             if late.any():
                 must = "have doses that enter, with their lag, before the next change of an experiment"
                 found = f"one with a dose at {given[late][0]:g} that enters at {enters[late][0]:g}"

@@ -1,10 +1,10 @@
 """A model that goes on after a change from outside: its events remember what their triggers were before it."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from qspjax._declared import AbstractWrapper, Declared, declared
 from qspjax._events import Event
@@ -41,6 +41,6 @@ class WithTriggerHistory(AbstractWrapper):
         return inner._replace(events=events)
 
 
-def triggers(model: AbstractModel, t: Any, y: State) -> jax.Array:
-    """Return what the triggers of a model are, shape (events,), 1 for true."""
+def triggers(model: AbstractModel, t: Scalar, y: State) -> Float[jax.Array, " events"]:
+    """Return what the triggers of a model are, 1 for true."""
     return jnp.stack([jnp.asarray(event.trigger(t, y), float) for event in declared(model).events()])

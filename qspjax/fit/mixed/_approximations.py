@@ -13,6 +13,7 @@ References: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087; Wa
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -74,8 +75,8 @@ class FO(AbstractApproximation):
         FO()
     """
 
-    conditional = False
-    interaction = False
+    conditional: ClassVar[bool] = False
+    interaction: ClassVar[bool] = False
 
     def order(self, mixed: MixedModel) -> int:
         return 1
@@ -96,8 +97,8 @@ class FOCE(AbstractApproximation):
         FOCE()
     """
 
-    conditional = True
-    interaction = False
+    conditional: ClassVar[bool] = True
+    interaction: ClassVar[bool] = False
 
     def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
@@ -117,8 +118,8 @@ class FOCEI(AbstractApproximation):
         FOCEI()
     """
 
-    conditional = True
-    interaction = True
+    conditional: ClassVar[bool] = True
+    interaction: ClassVar[bool] = True
 
     def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
@@ -138,8 +139,8 @@ class Laplace(AbstractApproximation):
         Laplace()
     """
 
-    conditional = True
-    interaction = True
+    conditional: ClassVar[bool] = True
+    interaction: ClassVar[bool] = True
 
     def order(self, mixed: MixedModel) -> int:
         return 2
@@ -186,12 +187,13 @@ def subject_objectives(
         twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
         return 0.5 * jnp.sum(twice) + 0.5 * jnp.sum(u * u)
 
+    curvature = None
     if method.conditional:
-        bend = factorised(observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1]))
+        curvature = factorised(observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1]))
 
-    def at(x: Array) -> tuple[Array, Array]:
+    def at(x: Array) -> tuple[Array, tuple[Array, Array]]:
         # the curvature need not be positive: far from the optimum, a mode may be a saddle
-        mode = u - bend.solve(jax.grad(penalised, argnums=1)(x, u)) if method.conditional else u
+        mode = u if curvature is None else u - curvature.solve(jax.grad(penalised, argnums=1)(x, u))
         value = method.objective(mixed, x, mode, here, typical)
         return value, (value, mode)
 

@@ -219,9 +219,12 @@ class _Refit:
     """Replicates of a fit, each from the estimate on."""
 
     def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
+        if not isinstance(found.method, AbstractApproximation):
+            refuse("found", "be a fit by FOCEI, FOCE, FO or Laplacian", f"one by {type(found.method).__name__}")
+        self.method = found.method
         self.found, self.iterations, self.tolerance = found, iterations, tolerance
         self.mixed = found.mixed
-        run = DescentRun(self.mixed, found.method, found.x)
+        run = DescentRun(self.mixed, self.method, found.x)
         self.first, self.kept = run.last, found.kept & run.kept
         lost = found.kept & ~run.kept
         self.reasons = (*found.reasons, *(self.mixed.reasons(lost, found.x) if lost.any() else ()))
@@ -230,7 +233,7 @@ class _Refit:
         """Return the estimate of a replicate, its objective and how the search ended."""
         found = self.found
         try:
-            run = DescentRun(self.mixed, found.method, found.x, weights=counts, first=self.first)
+            run = DescentRun(self.mixed, self.method, found.x, weights=counts, first=self.first)
             while not run.ended and run.iterations < self.iterations:
                 run.advance(self.tolerance)
         except np.linalg.LinAlgError as error:

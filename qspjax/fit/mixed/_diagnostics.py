@@ -13,7 +13,7 @@ Comets and Mentre, J Pharmacokinet Pharmacodyn 2012;39:499, doi:10.1007/s10928-0
 """
 
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from qspjax._checks import refuse, warn
 from qspjax._dosing._regimen import Action
 from qspjax._random import check_key, generator
 from qspjax._types import Key
+from qspjax.fit._types import Point
 from qspjax.fit.data._dependence import blocks, draws, given_earlier, residual_correlations
 from qspjax.fit.data._measurements import together
 from qspjax.fit.data._output_data import OutputData
@@ -124,7 +125,7 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def simulated(mixed: AbstractMixed, x: Any, *, key: Key, replicates: int) -> list[np.ndarray]:
+def simulated(mixed: AbstractMixed, x: Point, *, key: Key, replicates: int) -> list[np.ndarray]:
     """Return measurements of new subjects with the doses, times and covariates of those in the data.
 
     Args:
@@ -251,7 +252,7 @@ def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
     return found
 
 
-def _conditional_residuals(rows: Any, own: dict[str, np.ndarray]) -> np.ndarray:
+def _conditional_residuals(rows: OutputData, own: dict[str, np.ndarray]) -> np.ndarray:
     """Return CWRES, NaN for an error model that has no standard deviation."""
     found = np.full(rows.value.size, np.nan)
     if "sd" not in own:
@@ -294,7 +295,7 @@ def _npde(rows: OutputData, samples: np.ndarray, key: Key) -> np.ndarray:
     return found
 
 
-def _say_whose_failed(fit: Fitted, rows: Any, samples: np.ndarray) -> None:
+def _say_whose_failed(fit: Fitted, rows: OutputData, samples: np.ndarray) -> None:
     """Warn of subjects whose simulations failed, or are too few for NPDE."""
     lines = []
     for subject in np.unique(rows.experiment[fit.kept[rows.experiment]]):

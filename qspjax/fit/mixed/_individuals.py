@@ -12,7 +12,7 @@ order of the expansion: what comes before the simulation and after it is cheap, 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,10 @@ class IndividualTable(AbstractFormulaTable):
         return jnp.concatenate(pieces)
 
 
+How: TypeAlias = tuple[RESULTS, Array]
+"""How simulations went, and how far they came."""
+
+
 class Expansion(NamedTuple):
     """What is observed of all individuals, as a polynomial in their own numbers.
 
@@ -96,8 +100,8 @@ class Expansion(NamedTuple):
         time: How far it came.
     """
 
-    at: jax.Array
-    terms: tuple[dict[str, jax.Array], ...]
+    at: Array
+    terms: tuple[dict[str, Array], ...]
     result: RESULTS | None
     time: Array | None
 
@@ -120,14 +124,14 @@ class Individuals:
         )
         self._seen = np.concatenate([np.isfinite(stage.ts) for stage in stages.stages], axis=1)
 
-    def own(self, numbers: jax.Array) -> jax.Array:
+    def own(self, numbers: Array) -> Array:
         """Return the numbers of the individuals that their simulations depend on, shape (numbers, individuals)."""
         return numbers[self.starts[:, None] + np.arange(self.count)]
 
-    def expanded(self, numbers: jax.Array, order: int) -> Expansion:
+    def expanded(self, numbers: Array, order: int) -> Expansion:
         """Simulate all individuals, and expand what is observed to an order of 0 to 3."""
 
-        def simulate(own: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        def simulate(own: Array) -> tuple[dict[str, Array], How]:
             outcomes = self.stages.simulate(numbers.at[self.starts[:, None] + np.arange(self.count)].set(own))
             return self._where_measured(outcomes.observed), (outcomes.result, outcomes.time)
 
@@ -136,7 +140,7 @@ class Individuals:
             observed, (result, time) = simulate(own)
             return Expansion(own, (observed,), result, time)
 
-        def along(own: jax.Array, directions: Sequence[jax.Array]) -> tuple[list, Any]:
+        def along(own: Array, directions: Sequence[Array]) -> tuple[list[dict[str, Array]], How]:
             """Return the derivatives of orders 0, 1, ... in the first directions."""
             if not len(directions):
                 observed, how = simulate(own)
@@ -157,7 +161,7 @@ class Individuals:
             terms.append({name: values[np.array(at)] for name, values in found[k].items()})
         return Expansion(own, tuple(terms), result, time)
 
-    def observed(self, expansion: Expansion, numbers: jax.Array) -> dict[str, jax.Array]:
+    def observed(self, expansion: Expansion, numbers: Array) -> dict[str, Array]:
         """Return the value of an expansion, by name."""
         away = self.own(numbers) - expansion.at
         found = dict(expansion.terms[0])
@@ -167,14 +171,14 @@ class Individuals:
             found = {name: value + jnp.einsum("ci,cit->it", weight, moved[name]) for name, value in found.items()}
         return found
 
-    def _where_measured(self, observed: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def _where_measured(self, observed: dict[str, Array]) -> dict[str, Array]:
         """Return what is observed, with 0 at times that only fill up the table."""
         spare = next(iter(observed.values())).shape[1] - self._seen.shape[1] if observed else 0
         seen = np.pad(self._seen, ((0, 0), (0, spare)), constant_values=True)
         return {name: jnp.where(seen, value, 0.0) for name, value in observed.items()}
 
 
-def unexpanded(observed: dict[str, jax.Array]) -> Expansion:
+def unexpanded(observed: dict[str, Array]) -> Expansion:
     """Return the expansion of order 0 of what is observed, which is a constant."""
     return Expansion(jnp.zeros(()), (observed,), None, None)
 

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from scipy import stats
 
 from qspjax._checks import check_above, check_whole, refuse
 from qspjax._random import check_key, generator
 from qspjax._types import Key
+from qspjax.fit._types import Point
 from qspjax.fit.mixed._conditional import conditional, observed_information, twice_and_effects
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
@@ -151,14 +152,14 @@ class ImportanceSampling(AbstractIntegral):
         uniform = np.clip(uniform, 1e-12, 1.0 - 1e-12)
         spread = np.sqrt(self.df / stats.chi2(self.df).ppf(uniform[:, -1]))
         z = stats.norm.ppf(uniform[:, :-1]) * spread[:, None]
-        density = stats.multivariate_t(np.zeros(effects), np.eye(effects), df=self.df).logpdf(z)
+        density = stats.multivariate_t.logpdf(z, np.zeros(effects), np.eye(effects), df=self.df)
         return z, -np.log(self.samples) - np.asarray(density).reshape(-1)
 
     def is_random(self) -> bool:
         return True
 
 
-def marginal(mixed: AbstractMixed, x: Array, method: AbstractIntegral | None = None) -> Marginal:
+def marginal(mixed: AbstractMixed, x: Point, method: AbstractIntegral | None = None) -> Marginal:
     """Return the likelihood at a point, with the random effects integrated out.
 
     Args:
@@ -192,7 +193,13 @@ def marginal(mixed: AbstractMixed, x: Array, method: AbstractIntegral | None = N
     return found._replace(reasons=mixed.reasons(lost, x)) if lost.any() else found
 
 
-def integrated(mixed: AbstractMixed, x: Array, u: Array, spread: Array, method: AbstractIntegral) -> Marginal:
+def integrated(
+    mixed: AbstractMixed,
+    x: Point,
+    u: Float[Array, "copies effects"],
+    spread: Float[Array, "copies effects effects"] | Float[np.ndarray, "copies effects effects"],
+    method: AbstractIntegral,
+) -> Marginal:
     """Return the likelihood at a point by points about the modes.
 
     Args:

@@ -342,7 +342,7 @@ class MixedModel(AbstractMixed):
         """Say by the number of a subject why it has no likelihood at a point."""
         u = np.zeros((self.count, len(self.effects))) if u is None else u
 
-        def at(x: Array, u: Array) -> tuple[RESULTS, Array, list[Explained]]:
+        def at(x: Array, u: Array) -> tuple[RESULTS | None, Array | None, list[Explained]]:
             expansion = self.expanded(x, u, 0)
             numbers, known = self.pooled(x, u)
             observed = self.individuals.observed(expansion, numbers)
@@ -354,6 +354,7 @@ class MixedModel(AbstractMixed):
         for rows, part in zip(self.rows, parts, strict=True):
             for i, why in why_undefined(rows, *part).items():
                 lines.setdefault(i, f"Subject `{self.subject_names[i]}`: {why}")
+        assert time is not None
         for i in np.flatnonzero(np.asarray(result != RESULTS.successful)):
             code = jax.tree.map(lambda leaf, i=i: leaf[i], result)
             why = f"failed at time {float(time[i]):g}. {RESULTS[code]}"

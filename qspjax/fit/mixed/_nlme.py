@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
 from qspjax.fit._progress import Progress
+from qspjax.fit._types import Point
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
 from qspjax.fit.mixed._mixed import AbstractMixed
@@ -29,7 +30,7 @@ def nlme(
     mixed: AbstractMixed,
     *,
     method: AbstractApproximation | SAEM | None = None,
-    start: Any = None,
+    start: Point | None = None,
     iterations: int | None = None,
     tolerance: float = 1e-6,
     checkpoint: str | Path | None = None,
@@ -222,7 +223,7 @@ class DescentRun:
             modes=modes,
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, ArrayLike | str]:
         """Return what has to be kept to go on later."""
         own = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
         last = {f"last_{name}": value for name, value in self.last._asdict().items()}

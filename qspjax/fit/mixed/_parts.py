@@ -7,7 +7,7 @@ the parameters: with enough of them, each core has a `MixedModel` of its part, a
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -18,7 +18,6 @@ from qspjax.fit._types import Data
 from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.search._search import quickly_compiled
 
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 FEWEST = 500
@@ -30,10 +29,10 @@ SHARED, ADDED = -1, -2
 def on_all_cores(
     mixed: MixedModel,
     name: str,
-    make: Callable[[MixedModel], Callable[Arguments, Result]],
+    make: Callable[[MixedModel], Callable[..., Result]],
     given: Sequence[int],
     returned: PyTree[int],
-) -> Callable[Arguments, Result]:
+) -> Callable[..., Result]:
     """Return a compiled function of all subjects, in a part for each core if there are enough of them.
 
     Args:
@@ -49,7 +48,7 @@ def on_all_cores(
         return programs[0]
     places = np.cumsum([0, *(part.count for part in parts)])
 
-    def run(*arguments: Arguments.args, **_: Arguments.kwargs) -> Result:
+    def run(*arguments: PyTree) -> Result:
         def on_core(k: int) -> Result:
             first, last = places[k : k + 2]
             part = [

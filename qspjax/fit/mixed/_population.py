@@ -1,14 +1,15 @@
 """A fit of a mixed-effects model as a population: the same formulas, random effects and covariates."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, PyTree
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, parse, substitute, symbol
 from qspjax.fit._patients import check_begins, placed
+from qspjax.fit._types import Point
 from qspjax.fit.data._formula import as_formula
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._mixed import AbstractMixed
@@ -20,7 +21,7 @@ SUBPOPULATION = "SUBPOPULATION"
 
 
 def mixed_population(
-    mixed: AbstractMixed, x: Any, kept: np.ndarray, covariates: Mapping[str, Any] | None
+    mixed: AbstractMixed, x: Point, kept: Bool[np.ndarray, " subjects"], covariates: Mapping[str, PyTree] | None
 ) -> Population:
     """Return the population of a mixed-effects model at a point.
 
@@ -61,14 +62,14 @@ def mixed_population(
     )
 
 
-def _belonging(mixture: Mixture, x: Any) -> Categorical:
+def _belonging(mixture: Mixture, x: Point) -> Categorical:
     shares = jnp.exp(mixture.log_shares(x))
     return Categorical({name: shares[k] for k, name in enumerate(mixture.subpopulations)})
 
 
 def _of_subjects(
-    mixed: AbstractMixed, leaves: frozenset[str], kept: np.ndarray, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Expression]]:
+    mixed: AbstractMixed, leaves: frozenset[str], kept: Bool[np.ndarray, " subjects"], given: Mapping[str, PyTree]
+) -> tuple[dict[str, PyTree], dict[str, Expression]]:
     """Return the covariates of new patients, and formulas of what subjects set of the model itself."""
     subjects, groups = mixed.subjects, mixed.space.subpopulations
     found = {

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from qspjax._checks import check_instance
 from qspjax._cohort import Cohort
@@ -16,6 +16,7 @@ from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, predicted, split
+from qspjax.fit._types import Number, Numbers
 from qspjax.fit._wald import drawn_points, wald_intervals
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
@@ -187,7 +188,7 @@ class MixedFit:
                         return False
         return bool(formulas)
 
-    def _known(self, etas: np.ndarray) -> dict[str, Any]:
+    def _known(self, etas: np.ndarray) -> dict[str, Number]:
         """Return what formulas of individuals use, by name."""
         mixed = self.placed
         own = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
@@ -293,7 +294,7 @@ class MixedFit:
         natural = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self._points(key, size, covariance))))
         return dict(zip(self.mixed.names, natural.T, strict=True))
 
-    def population(self, *, covariates: Mapping[str, Any] | None = None) -> Population:
+    def population(self, *, covariates: Mapping[str, PyTree] | None = None) -> Population:
         """Return the population that was found: the same formulas of individuals, Omega and covariates.
 
         Covariates are those with which the subjects of the fit began, drawn a subject at a time; effects of occasions
@@ -317,7 +318,7 @@ class MixedFit:
         *,
         key: Key,
         size: int,
-        covariates: Mapping[str, Any] | None = None,
+        covariates: Mapping[str, PyTree] | None = None,
         covariance: AbstractCovariance = SANDWICH,
         occasions: int = 1,
     ) -> Cohort:
@@ -341,12 +342,12 @@ class MixedFit:
     def predict(
         self,
         regimen: Regimen,
-        ts: Any,
+        ts: Numbers,
         *,
         key: Key,
         size: int = 1000,
         level: float = 0.9,
-        covariates: Mapping[str, Any] | None = None,
+        covariates: Mapping[str, PyTree] | None = None,
         covariance: AbstractCovariance = SANDWICH,
     ) -> dict[str, np.ndarray]:
         """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.

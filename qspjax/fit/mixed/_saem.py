@@ -18,12 +18,12 @@ doi:10.1137/0330046.
 import time
 from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from qspjax.fit.data._dependence import slopes_given_earlier
 from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
@@ -207,7 +207,7 @@ class StochasticRun:
             seconds=time.perf_counter() - self.began,
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, PyTree]:
         """Return what has to be kept to go on later."""
         moments = {} if self._moments is None else self._moments._asdict()
         own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}

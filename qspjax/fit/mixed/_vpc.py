@@ -173,7 +173,7 @@ def visual_predictive_check(
     return VisualPredictiveCheck(
         output,
         {name: np.array(values) for name, values in found.items() if name != "STRATUM" or strata is not None},
-        {name: values[there] for name, values in (columns | {"CENSORED": rows.censored}).items()},
+        {name: values[there] for name, values in (columns | {"CENSORED": np.asarray(rows.censored)}).items()},
         corrected,
         (*fit.reasons, *_failed(fit, rows, made)),
     )

@@ -174,7 +174,8 @@ def standardised(problem: Problem, x: Array, observed: dict[str, Array]) -> tupl
     for rows in filter(_power, problem.rows):
         _, own = rows.predicted(numbers, observed, known)
         parts.append((rows.output.error.residual(rows.value, own), *own))
-    return tuple(jnp.concatenate(part) for part in zip(*parts, strict=True))
+    residual, location, log_scale = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+    return residual, location, log_scale
 
 
 def _power(rows: OutputData) -> float:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qspjax._files import replaced
 
 
-def save(path: Path, mark: str, state: Mapping[str, Any]) -> None:
+def save(path: Path, mark: str, state: Mapping[str, ArrayLike | str]) -> None:
     """Write a state, whole or not at all.
 
     Args:
@@ -18,7 +18,8 @@ def save(path: Path, mark: str, state: Mapping[str, Any]) -> None:
         state: Arrays, numbers and text by name.
     """
     with replaced(path) as new, new.open("wb") as file:
-        np.savez(file, fingerprint=mark, **state)
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        np.savez(file, allow_pickle=False, fingerprint=np.asarray(mark), **arrays)
 
 
 def loaded(path: Path, mark: str, what: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
 from qspjax.fit._progress import Progress
+from qspjax.fit._types import Numbers
 from qspjax.fit._uncertainty import Uncertainty, fisher_information
 from qspjax.fit._wald import drawn_points
 from qspjax.fit.search import _checkpoint
@@ -167,7 +168,7 @@ class Fit:
     def predict(
         self,
         regimen: Regimen,
-        ts: Any,
+        ts: Numbers,
         *,
         key: Key,
         size: int = 1000,
@@ -233,7 +234,7 @@ def estimate(
     problem: Problem,
     *,
     method: AbstractSearch | DifferentialEvolution | None = None,
-    starts: MultiStart | Any = None,
+    starts: MultiStart | Numbers | None = None,
     analytic: Analytic | None = None,
     lanes: int = 16,
     checkpoint: str | Path | None = None,
@@ -307,7 +308,7 @@ def _standing(done: int, total: int, best: float, steps: int) -> Progress:
     return Progress(done, total, {"best": best, "steps": steps})
 
 
-def _points(problem: Problem, starts: Any) -> np.ndarray:
+def _points(problem: Problem, starts: MultiStart | Numbers | None) -> np.ndarray:
     if starts is None:
         return np.asarray(problem.start)[None]
     if isinstance(starts, MultiStart):
@@ -400,8 +401,19 @@ class _Run:
         history = np.full((len(self.points), int(self.steps.max(initial=1))), np.nan)
         for start, step, value in self.history:
             history[start, step - 1] = value
-        columns = (self.points, self.ended, self.values, self.status, self.steps, self.failures)
-        return Fit(self.problem, method, *(x[order] for x in columns), order, history[order], seconds)
+        return Fit(
+            problem=self.problem,
+            method=method,
+            starts=self.points[order],
+            points=self.ended[order],
+            values=self.values[order],
+            status=self.status[order],
+            steps=self.steps[order],
+            failures=self.failures[order],
+            number=order,
+            history=history[order],
+            seconds=seconds,
+        )
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

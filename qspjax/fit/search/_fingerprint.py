@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,7 +22,7 @@ import numpy as np
 from qspjax._expression import Expression, nodes
 
 
-def fingerprint(*values: Any) -> str:
+def fingerprint(*values: object) -> str:
     """Return a hash of values: the same for equal ones, also in another process.
 
     Example:
@@ -50,12 +49,12 @@ class _Description:
         self.seen: dict[Expression, int] = {}
         self.around: list[int] = []
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> "hashlib._Hash":
         for part in self._parts(value):
             self.hash.update(len(part).to_bytes(8, "little") + part)
         return self.hash
 
-    def _parts(self, value: Any) -> Iterator[bytes]:
+    def _parts(self, value: object) -> Iterator[bytes]:
         """Yield what describes a value."""
         if isinstance(value, enum.Enum):
             yield f"{type(value).__qualname__}.{value.name}".encode()
@@ -91,7 +90,7 @@ class _Description:
                 yield f"{node.op} {node.value!r} {places}".encode()
         yield f"node {self.seen[formula]}".encode()
 
-    def _object(self, value: Any) -> Iterator[bytes]:
+    def _object(self, value: object) -> Iterator[bytes]:
         """Yield what describes an object, a class, a function or its code."""
         if id(value) in self.around:
             yield f"the object {self.around.index(id(value))} around".encode()
@@ -123,12 +122,12 @@ class _Description:
         self.around.pop()
 
 
-def _is_of_a_package(value: Any) -> bool:
+def _is_of_a_package(value: type | types.FunctionType) -> bool:
     """Whether a class or a function is that of a library, and not one that a user edits."""
     return (value.__module__ or "").partition(".")[0] in ("builtins", "equinox", "jax", "qspjax")
 
 
-def _own(names: Mapping[str, Any], module: str) -> dict[str, Any]:
+def _own(names: Mapping[str, object], module: str) -> dict[str, object]:
     """Return which of the names that a function uses are numbers, text, or functions and classes of its module."""
     plain = (bool, int, float, complex, str, bytes, tuple, list, dict, np.ndarray, np.generic, jax.Array)
     return {
@@ -138,7 +137,7 @@ def _own(names: Mapping[str, Any], module: str) -> dict[str, Any]:
     }
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: object) -> dict[str, object]:
     """Return what an object holds, by name."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}

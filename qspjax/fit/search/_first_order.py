@@ -1,12 +1,12 @@
 """Bounded searches that need only gradients, by the adjoint: for many parameters, and for neural networks."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from qspjax.fit._problem import Problem
 from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
@@ -18,7 +18,7 @@ DESCENT = 1e-4
 class Descent(NamedTuple):
     """What a method remembers: the optimiser of optax, the slope, the direction, and how far along it to go."""
 
-    optimiser: Any
+    optimiser: PyTree
     gradient: Array
     direction: Array
     length: Array
@@ -71,7 +71,8 @@ class LBFGS(AbstractSearch):
         better = finite & (fresh | (gained >= DESCENT * promised))
         blocked = _blocked(trial, gradient, problem)
         free = jnp.where(blocked, 0.0, gradient)
-        scaled, optimiser = self._optimiser().update(free, own.optimiser, trial)
+        updates, optimiser = self._optimiser().update(free, own.optimiser, trial)
+        scaled = cast(Array, updates)
         downhill = scaled @ free > 1e-12 * jnp.linalg.norm(scaled) * jnp.linalg.norm(free)
         usual = jnp.where(
             blocked, 0.0, -jnp.where(downhill & ~fresh, scaled, free / jnp.maximum(1.0, jnp.linalg.norm(free)))
@@ -114,7 +115,7 @@ class Adam(AbstractSearch):
     learning_rate: float = eqx.field(default=0.02, static=True, kw_only=True)
     max_steps: int = eqx.field(default=1000, static=True, kw_only=True)
 
-    def begin(self, problem: Problem, x: Array) -> Any:
+    def begin(self, problem: Problem, x: Array) -> PyTree:
         return optax.adam(self.learning_rate).init(x), x
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
@@ -122,7 +123,8 @@ class Adam(AbstractSearch):
         state, here = search.own
         value, gradient, here = _slope(problem, here, held)
         finite = jnp.isfinite(value)
-        move, following = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, here)
+        updates, following = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, here)
+        move = cast(Array, updates)
         back = search.x  # a point that fails is left for the best one
         going = jnp.where(finite, jnp.clip(here + move, *problem.bounds), back)
         better = finite & (value < search.value)
@@ -150,7 +152,14 @@ def _blocked(x: Array, gradient: Array, problem: Problem) -> Array:
 
 
 def _after(
-    method: Any, search: Search, x: Array, value: Array, better: Array, fresh: Array, done: Array, own: Any
+    method: "LBFGS | Adam",
+    search: Search,
+    x: Array,
+    value: Array,
+    better: Array,
+    fresh: Array,
+    done: Array,
+    own: PyTree,
 ) -> Search:
     finite = jnp.isfinite(value)
     steps = search.steps + 1

@@ -5,7 +5,7 @@
 Both use forward sensitivities of all measurements, one evaluation a step, and never leave the bounds.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -151,8 +151,8 @@ class LevenbergMarquardt(AbstractSearch):
 
 
 def _nothing_known(x: Array, radius: float, damping: float) -> Quadratic:
-    numbers = (jnp.asarray(value, float) for value in (radius, damping))
-    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *numbers, jnp.zeros((), int))
+    known = jnp.asarray(radius, float), jnp.asarray(damping, float)
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *known, jnp.zeros((), int))
 
 
 def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
@@ -187,7 +187,7 @@ def _damped(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
     return _Move(step, gradient, curvature, jnp.max(jnp.abs(step), initial=0.0), most)
 
 
-def _taken(method: Any, problem: Problem, search: Search, move: _Move) -> Search:
+def _taken(method: "TrustRegion | LevenbergMarquardt", problem: Problem, search: Search, move: _Move) -> Search:
     """Evaluate a step, and take it if it is good."""
     fresh, model = search.steps == 0, search.own
     step = jnp.where(fresh, 0.0, move.step)
@@ -270,7 +270,7 @@ def _within_radius(bend: Array, slope: Array, radius: Array) -> Array:
     def length(shift: Array) -> Array:
         return jnp.linalg.norm(rotated / jnp.maximum(sizes + shift, floor))
 
-    def halve(_: Any, edges: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, edges: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = edges
         middle = jnp.sqrt(low * high)
         over = length(least + middle) > radius
