@@ -39,6 +39,14 @@ class Found(Protocol):
     def x(self) -> np.ndarray: ...
 
 
+@runtime_checkable
+class FoundEffects(Found, Protocol):
+    """The same with random effects: a `MixedFit`."""
+
+    @property
+    def u(self) -> np.ndarray: ...
+
+
 Start: TypeAlias = Found | Point | float
 """Where a run begins: where something was found, or a point on the scale of the search."""
 
@@ -214,10 +222,12 @@ def starts(density: Density, given: Start | None, count: int, jitter: float, key
 
 def placed(density: Density, given: Start) -> Array:
     """Return the point z of a fit, or of a point on the scale of the search."""
-    if isinstance(given, (int, float, list, tuple, np.ndarray, jax.Array)):
-        x, u = np.asarray(given, float), np.zeros(density.effects)
+    if isinstance(given, Found):
+        x, u = np.asarray(given.x, float), np.zeros((0, 0))
+        if density.blocks and isinstance(given, FoundEffects):
+            u = np.asarray(given.u, float)
     else:
-        x, u = np.asarray(given.x, float), np.asarray(given.u if density.blocks else np.zeros((0, 0)), float)
+        x, u = np.asarray(given, float), np.zeros(density.effects)
     if x.shape != (len(density.names),) or not np.isfinite(x).all() or u.shape != density.effects:
         refuse("start", f"have {len(density.names)} finite numbers", f"of shape {x.shape}, or not finite")
     return density.joined(jnp.asarray(x), jnp.asarray(u))

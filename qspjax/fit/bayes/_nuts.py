@@ -183,12 +183,11 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
     @jax.jit
     def moved(now: PyTree, values: Values, iterations: int) -> tuple[PyTree, dict[str, Array]]:
         lanes = now.potential_energy.shape
-        shapes = {"z": (*lanes, density.size)}
         kinds = {"diverging": bool, "n_steps": now.num_steps.dtype}
         names = ("z", "lp", "energy", "diverging", "n_steps", "acceptance_rate", "step_size")
-        empty = {name: jnp.zeros((TOGETHER, *shapes.get(name, lanes)), kinds.get(name, float)) for name in names}
-        start = (now, empty)
-        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), start)
+        shapes = dict.fromkeys(names, lanes) | {"z": (*lanes, density.size)}
+        empty = {name: jnp.zeros((TOGETHER, *shapes[name]), kinds.get(name, float)) for name in names}
+        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), (now, empty))
 
     return begun, moved
 

@@ -1,7 +1,7 @@
 """What the user writes for a number of a fit: the number, a formula over names, or an expression."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -23,8 +23,9 @@ def as_formula(argument: str, value: object) -> float | Expression:
         except ValueError as error:
             raise ArgumentError(argument, f"must be a formula, but: {error}") from None
     check_number(argument, value)
-    if np.shape(value) != ():
-        refuse(argument, "be one number", f"of shape {np.shape(value)}")
+    shape = np.asarray(value).shape
+    if shape != ():
+        refuse(argument, "be one number", f"of shape {shape}")
     check_finite(argument, value)
     return float(np.asarray(value))
 
@@ -39,4 +40,4 @@ def value_of(formula: float | Expression, known: Mapping[str, Number], time: Num
     if not isinstance(formula, Expression):
         return formula
     (value,) = evaluate([formula], known, time)
-    return as_number(value)
+    return cast(Number, as_number(value))
