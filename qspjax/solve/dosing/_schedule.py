@@ -303,19 +303,21 @@ def _lengths(model: AbstractModel) -> dict[str, Scalar]:
 
 def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Delivery]:
     """Return the delivery of each dose target; that of an echo is the one that it echoes, later."""
-    deliveries, late = declared(model).deliveries(), _lengths(model)
-    found = []
-    for target in targets:
-        name = target.target if isinstance(target, Echo) else name_of(target)
-        one = Delivery(name) if isinstance(target, Level) else deliveries.get(name, Delivery(name))
-        if isinstance(target, Echo):
-            one = dataclasses.replace(one, state=target.state, lag=one.lag + late[target.state])
-        found.append(one)
-    return found
+    deliveries, lengths = declared(model).deliveries(), _lengths(model)
+
+    def delivery(target: Target) -> Delivery:
+        if isinstance(target, Level):
+            return Delivery(name_of(target))
+        if not isinstance(target, Echo):
+            return deliveries.get(name_of(target), Delivery(name_of(target)))
+        first = deliveries.get(target.target, Delivery(target.target))
+        return dataclasses.replace(first, state=target.state, lag=first.lag + lengths[target.state])
+
+    return [delivery(target) for target in targets]
 
 
-def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) -> tuple[jax.Array, ...]:
-    """Return the value of each parameter at every row, shape (rows,) each."""
+def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) -> tuple[Float[Array, " rows"], ...]:
+    """Return the value of each parameter at every row."""
     time, order, rows = regimen.time, regimen.order, jnp.arange(regimen.rows)
     first = len(regimen.targets) - len(names)
     near = slack(time)
@@ -325,18 +327,18 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
     )
     # the last that was set: the latest time, then the greatest order, then the lowest row
     rank = jnp.argsort(jnp.lexsort((rows, order, jax.lax.stop_gradient(time))))
-    found = []
+    values = []
     for k, value in enumerate(parameters_now(model, names)):
-        mine = (regimen.index == first + k) & jnp.isfinite(time)
-        sets, runs = mine & (regimen.kind == Action.SET), mine & (regimen.kind == Action.INFUSION_OVER)
+        of_parameter = (regimen.index == first + k) & jnp.isfinite(time)
+        sets, runs = of_parameter & (regimen.kind == Action.SET), of_parameter & (regimen.kind == Action.INFUSION_OVER)
         last = place_of_greatest(jnp.where(before & sets, rank + 1, 0), axis=1)
         known = (before & sets).any(axis=1)
         share = (now[:, None] - now[None]) / regimen.duration
         share = jnp.where(share >= 1.0, 1.0, jnp.where(share > 0.0, share, 0.0))
         since = before & runs & (rank[None] > jnp.where(known, rank[last], -1)[:, None])
         climbed = jnp.sum(jnp.where(since, share * regimen.amount, 0.0), axis=1)
-        found.append(jnp.where(known, regimen.amount[last], value) + climbed)
-    return tuple(found)
+        values.append(jnp.where(known, regimen.amount[last], value) + climbed)
+    return tuple(values)
 
 
 def earlier_doses(model: AbstractModel, regimen: Regimen) -> Float[Array, ""]:

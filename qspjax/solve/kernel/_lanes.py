@@ -79,8 +79,8 @@ class Program:
 
     Attributes:
         system: The vector field.
-        step: One step of the method, `(system, lanes, t, h, y, rate, moved) -> (y1, error, stiff)`, with the slope
-            `moved` at its start; `stiff` tells whether stability holds the step size down, or is None.
+        step: One step of the method, `(system, lanes, t, h, y, rate, dydt) -> (y1, error, stiff)`, with the slope
+            `dydt` at its start; `stiff` tells whether stability holds the step size down, or is None.
         control: Error control.
         outputs: Number of outputs of a patient.
         max_steps: Maximum number of steps per patient, rejected ones included.
@@ -287,17 +287,17 @@ def attempt(
     """Attempt one step in every lane."""
     control, system, clock = program.control, program.system, now.clock
     live = clock.live
-    moved = slope_of(system, lanes, now.rate)(clock.t, now.y)
-    proposal = propose(clock, control.first_step(now.y, moved))
+    dydt = slope_of(system, lanes, now.rate)(clock.t, now.y)
+    proposal = propose(clock, control.first_step(now.y, dydt))
     start, width, ahead = clock.t, proposal.h, None
     if monitor is not None and now.events is not None:
-        y0, slope = system.join(now.y), system.join(moved) * system.mass.astype(width.dtype)[:, None]
+        y0, slope = system.join(now.y), system.join(dydt) * system.mass.astype(width.dtype)[:, None]
         ahead = monitor.ahead(now.events, clock.t, y0, proposal.remaining, slope)
         proposal = proposal.limited(ahead.horizon.limit, ahead.horizon.precise)
         start, end = monitor.within(clock.t, clock.t + proposal.h, ahead.horizon)
         width = jnp.where(proposal.h == 0.0, 0.0, end - start) if monitor.system.squeezed else proposal.h
-        moved = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else moved
-    y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, moved)
+        dydt = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else dydt
+    y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, dydt)
     judgement = judge(control, clock, proposal, error, now.y, y1)
     h, good, lands = proposal.h, judgement.fits, proposal.lands
     end, cause, happens, switches = clock.t + h, None, jnp.zeros_like(live), jnp.zeros_like(live)
