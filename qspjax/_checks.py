@@ -26,7 +26,7 @@ class ArgumentError(ValueError):
         self.argument, self.must = argument, must
 
 
-def refuse(argument: str, must: str, found: Any) -> NoReturn:
+def refuse(argument: str, must: str, found: object) -> NoReturn:
     """Raise the `ArgumentError` that names the argument, what it must be and what it is."""
     raise ArgumentError(argument, f"must {must}, but is {_shown(found)}.")
 
@@ -39,35 +39,36 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def check_instance(argument: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+def check_instance(argument: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
     """Check that `value` is an instance of a class; `what` says so in words, such as "a model"."""
     if not isinstance(value, kind):
         found = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
         refuse(argument, f"be {what}", found)
 
 
-def check_whole(argument: str, value: Any, minimum: int) -> None:
+def check_whole(argument: str, value: object, minimum: int) -> None:
     """Check that `value` is a whole number (not a float, not true or false) of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         found = value if isinstance(value, numbers.Integral) else f"{_shown(value)} of type {type(value).__name__}"
         refuse(argument, f"be a whole number of at least {minimum}", found)
 
 
-def check_names(argument: str, value: Any) -> tuple[str, ...]:
+def check_names(argument: str, value: Iterable[object]) -> tuple[str, ...]:
     """Return a sequence of names as a tuple; a bare string is refused, since its letters are no names."""
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+    names = tuple(name for name in value if isinstance(name, str))
+    if isinstance(value, str) or len(names) < len(tuple(value)):
         refuse(argument, "be a sequence of names", value)
-    return tuple(value)
+    return names
 
 
-def concrete(value: Any) -> np.ndarray | None:
+def concrete(value: object) -> np.ndarray | None:
     """Return a number or array as numpy, or None for a traced value or a placeholder in a tree."""
     if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
 
 
-def check_number(argument: str, value: Any) -> None:
+def check_number(argument: str, value: object) -> None:
     """Check that `value` is a number or an array of numbers."""
     if isinstance(value, Tracer):
         return
@@ -79,28 +80,28 @@ def check_number(argument: str, value: Any) -> None:
         refuse(argument, "be a number", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
 
-def check_above(argument: str, value: Any, bound: float) -> None:
+def check_above(argument: str, value: object, bound: float) -> None:
     """Check that every element is finite and greater than `bound`."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array) & (array > bound)):
         refuse(argument, "be positive" if bound == 0 else f"be greater than {bound:g}", _first(array, array > bound))
 
 
-def check_minimum(argument: str, value: Any, bound: float) -> None:
+def check_minimum(argument: str, value: object, bound: float) -> None:
     """Check that every element is finite and at least `bound`."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array) & (array >= bound)):
         refuse(argument, f"be at least {bound:g}", _first(array, array >= bound))
 
 
-def check_finite(argument: str, value: Any) -> None:
+def check_finite(argument: str, value: object) -> None:
     """Check that every element is finite."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array)):
         refuse(argument, "be finite", _first(array, np.isfinite(array)))
 
 
-def check_increasing(argument: str, value: Any) -> None:
+def check_increasing(argument: str, value: object) -> None:
     """Check that times do not decrease along the last axis and are not NaN (trailing inf is padding)."""
     array = concrete(value)
     if array is None:
@@ -117,7 +118,7 @@ def check_increasing(argument: str, value: Any) -> None:
         refuse(argument, "not decrease", f"{after:g} after {before:g}, at position {place[-1] + 1}")
 
 
-def check_one_of(argument: str, value: Any, allowed: Iterable[Any], what: str) -> None:
+def check_one_of(argument: str, value: object, allowed: Iterable[object], what: str) -> None:
     """Check that `value` is one of the `allowed` names."""
     allowed = sorted(allowed, key=str) if isinstance(allowed, (set, frozenset)) else list(allowed)
     if value not in allowed:
@@ -127,14 +128,14 @@ def check_one_of(argument: str, value: Any, allowed: Iterable[Any], what: str) -
         )
 
 
-def in_a_row(names: Iterable[Any], most: int = 30) -> str:
+def in_a_row(names: Iterable[object], most: int = 30) -> str:
     """Return names in a row for a message, the first of them where they are many."""
     names = [str(name) for name in names]
     more = [f"... and {len(names) - most} more"] if len(names) > most else []
     return ", ".join([*names[:most], *more])
 
 
-def did_you_mean(value: Any, allowed: Iterable[Any]) -> str:
+def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     """Return " Did you mean ...?" with the name that is most like a wrong one; nothing where none is."""
     by_small = {str(name).lower(): str(name) for name in allowed}
     near = difflib.get_close_matches(str(value).lower(), by_small, n=1, cutoff=0.75)
@@ -146,7 +147,7 @@ def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> Any:
     return array[wrong].flat[0] if array.ndim else array[()]
 
 
-def _shown(found: Any) -> str:
+def _shown(found: object) -> str:
     if isinstance(found, (np.floating, float)) or (isinstance(found, np.ndarray) and found.ndim == 0):
         return f"{found.item() if isinstance(found, np.ndarray) else float(found):g}"
     return str(found) if not isinstance(found, str) or " " in found else f"`{found}`"

@@ -1,20 +1,21 @@
 """A cohort: one model, and the names of the leaves that differ between patients."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
+from qspjax._types import ArrayInput
 
 
-def as_array(argument: str, value: Any) -> jax.Array:
+def as_array(argument: str, value: ArrayInput) -> jax.Array:
     """Return numbers as an array; anything else is refused."""
     try:
         return jnp.asarray(value)
@@ -43,7 +44,7 @@ class Cohort(eqx.Module):
     """
 
     model: AbstractModel
-    covariates: dict[str, Any]
+    covariates: dict[str, PyTree]
     varying: tuple[str, ...] = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
@@ -51,12 +52,12 @@ class Cohort(eqx.Module):
     def of(
         cls,
         model: AbstractModel,
-        values: Mapping[str, Any],
+        values: Mapping[str, ArrayInput],
         *,
-        covariates: Mapping[str, Any] | None = None,
+        covariates: Mapping[str, ArrayInput] | None = None,
         size: int | None = None,
     ) -> "Cohort":
-        """Return the cohort in which the named parameters of a model take one value a patient.
+        """Return the cohort in which the named parameters of a model take one value per patient.
 
         Args:
             model: The typical patient.
@@ -82,7 +83,7 @@ class Cohort(eqx.Module):
         for name in self.varying:
             check_one_of("varying", name, known, "a parameter of the model")
 
-    def axes_mask(self) -> Any:
+    def axes_mask(self) -> PyTree:
         """Return a tree like the model: true for the leaves that vary, false for those that are shared."""
         tree = jax.tree.map(lambda _: False, self.model)
         paths = [path_of(self.model, name) for name in self.varying]
@@ -96,7 +97,7 @@ class Cohort(eqx.Module):
                 refuse("i", f"be the number of a patient (0 to {self.size - 1})", i)
         return self._each(lambda leaf: leaf[i])
 
-    def take(self, indices: Any) -> "Cohort":
+    def take(self, indices: ArrayInput) -> "Cohort":
         """Return the cohort of some of the patients, by their numbers, a mask of true and false, or a slice."""
         indices = self._numbers(indices)
         covariates = {name: value[indices] for name, value in self.covariates.items()}
@@ -104,10 +105,10 @@ class Cohort(eqx.Module):
             model=self._each(lambda leaf: leaf[indices]), covariates=covariates, varying=self.varying, size=indices.size
         )
 
-    def _each(self, function: Any) -> AbstractModel:
+    def _each(self, function: Callable[[jax.Array], jax.Array]) -> AbstractModel:
         return jax.tree.map(lambda varies, leaf: function(leaf) if varies else leaf, self.axes_mask(), self.model)
 
-    def _numbers(self, indices: Any) -> jax.Array:
+    def _numbers(self, indices: ArrayInput) -> jax.Array:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(indices)):
             return jnp.asarray(indices)
         must = f"be numbers of patients (0 to {self.size - 1}) or a mask of {self.size}"
@@ -120,7 +121,7 @@ class Cohort(eqx.Module):
         return jnp.atleast_1d(chosen)
 
 
-def _arrays(argument: str, values: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _arrays(argument: str, values: Mapping[str, ArrayInput]) -> dict[str, jax.Array]:
     check_instance(argument, values, Mapping, "a mapping of names to arrays")
     return {name: as_array(name, value) for name, value in values.items()}
 

@@ -151,7 +151,7 @@ class AbstractAlgebraic(AbstractModel):
 class AbstractSized(AbstractModel):
     """A model that knows how large its states are, where that is far from 1.
 
-    An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is as good as zero below 1e-21.
+    An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is effectively zero below 1e-21.
 
     Example:
         >>> from typing import NamedTuple

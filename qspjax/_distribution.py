@@ -8,7 +8,6 @@ A location that is left out (`mean`, `median`) is taken from the model: the typi
 
 import abc
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jaxtyping import Array
 
 from qspjax._checks import check_above, check_finite, check_instance, check_number, concrete, refuse, warn
 from qspjax._parameters import as_parameter
-from qspjax._types import Scalar
+from qspjax._types import Numeric, Scalar
 
 _PERCENT = 5.0
 """A coefficient of variation from here on was most likely meant in percent."""
@@ -35,18 +34,18 @@ class AbstractDistribution(eqx.Module):
     """
 
     @abc.abstractmethod
-    def from_normal(self, z: Any, typical: Any = None) -> Array:
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
         """Return the quantity that belongs to a standard normal variate, for a patient with this typical value."""
 
     @abc.abstractmethod
-    def to_normal(self, x: Any, typical: Any = None) -> Array:
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
         """Return the standard normal variate that belongs to a quantity; the inverse of `from_normal`.
 
         Below the support it is -inf, above it inf.
         """
 
     @abc.abstractmethod
-    def log_prob(self, x: Any, typical: Any = None) -> Array:
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
         """Return the log density at `x`, -inf outside the support."""
 
 
@@ -72,13 +71,13 @@ class Normal(AbstractDistribution):
         check_number("sd", self.sd)
         check_above("sd", self.sd, 0.0)
 
-    def from_normal(self, z: Any, typical: Any = None) -> Array:
-        return _location(self.mean, typical, "mean") + self.sd * z
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
+        return jnp.asarray(_location(self.mean, typical, "mean") + self.sd * z)
 
-    def to_normal(self, x: Any, typical: Any = None) -> Array:
-        return (x - _location(self.mean, typical, "mean")) / self.sd
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
+        return jnp.asarray((x - _location(self.mean, typical, "mean")) / self.sd)
 
-    def log_prob(self, x: Any, typical: Any = None) -> Array:
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
         return _log_normal_density(self.to_normal(x, typical)) - jnp.log(self.sd)
 
 
@@ -132,15 +131,15 @@ class LogNormal(AbstractDistribution):
         mean, cv = as_parameter(mean), as_parameter(sd) / mean
         return cls(mean / jnp.sqrt(1.0 + cv**2), cv=cv)
 
-    def from_normal(self, z: Any, typical: Any = None) -> Array:
-        return _location(self.median, typical, "median") * jnp.exp(self.omega * z)
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
+        return jnp.asarray(_location(self.median, typical, "median") * jnp.exp(self.omega * z))
 
-    def to_normal(self, x: Any, typical: Any = None) -> Array:
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
         outside = jnp.asarray(x) <= 0
         z = jnp.log(jnp.where(outside, 1.0, x) / _location(self.median, typical, "median")) / self.omega
         return jnp.where(outside, -jnp.inf, z)
 
-    def log_prob(self, x: Any, typical: Any = None) -> Array:
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
         inside = jnp.where(x > 0, x, 1.0)
         density = _log_normal_density(self.to_normal(inside, typical)) - jnp.log(self.omega * inside)
         return jnp.where(x > 0, density, -jnp.inf)
@@ -163,14 +162,14 @@ class Uniform(AbstractDistribution):
         check_finite("low", self.low)
         check_finite("high", self.high)
 
-    def from_normal(self, z: Any, typical: Any = None) -> Array:
-        return self.low + (self.high - self.low) * ndtr(z)
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
+        return jnp.asarray(self.low + (self.high - self.low) * ndtr(z))
 
-    def to_normal(self, x: Any, typical: Any = None) -> Array:
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
         width = self.high - self.low
         return _quantile((x - self.low) / width, (self.high - x) / width)
 
-    def log_prob(self, x: Any, typical: Any = None) -> Array:
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
         return jnp.where((x >= self.low) & (x <= self.high), -jnp.log(self.high - self.low), -jnp.inf)
 
 
@@ -196,30 +195,30 @@ class Truncated(AbstractDistribution):
         check_instance("distribution", self.distribution, AbstractDistribution, "a distribution")
         _check_order(self.low, self.high)
 
-    def from_normal(self, z: Any, typical: Any = None) -> Array:
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
         low, high = self._ends(typical)
         below = ndtr(low) * ndtr(-z) + ndtr(high) * ndtr(z)
         above = ndtr(-low) * ndtr(-z) + ndtr(-high) * ndtr(z)
         return jnp.clip(self.distribution.from_normal(_quantile(below, above), typical), self.low, self.high)
 
-    def to_normal(self, x: Any, typical: Any = None) -> Array:
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
         low, high = self._ends(typical)
         inner, mass = self.distribution.to_normal(x, typical), _log_mass(low, high)
         return _quantile(jnp.exp(_log_mass(low, inner) - mass), jnp.exp(_log_mass(inner, high) - mass))
 
-    def log_prob(self, x: Any, typical: Any = None) -> Array:
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
         density = self.distribution.log_prob(x, typical) - _log_mass(*self._ends(typical))
         return jnp.where((x >= self.low) & (x <= self.high), density, -jnp.inf)
 
-    def _ends(self, typical: Any) -> tuple[Array, Array]:
+    def _ends(self, typical: Numeric | None) -> tuple[Array, Array]:
         return self._end(self.low, typical), self._end(self.high, typical)
 
-    def _end(self, bound: Any, typical: Any) -> Array:
+    def _end(self, bound: Numeric, typical: Numeric | None) -> Array:
         end = self.distribution.to_normal(jnp.where(jnp.isinf(bound), 1.0, bound), typical)
         return jnp.where(jnp.isinf(bound), bound, end)
 
 
-def _quantile(below: Any, above: Any) -> Array:
+def _quantile(below: Numeric, above: Numeric) -> Array:
     """Return the normal variate with these probabilities below and above it, from the smaller; inf outside (0, 1)."""
     lower = below < above
     tail = jnp.where(lower, below, above)
@@ -227,7 +226,7 @@ def _quantile(below: Any, above: Any) -> Array:
     return jnp.where(lower, z, -z)
 
 
-def _log_mass(low: Any, high: Any) -> Array:
+def _log_mass(low: Numeric, high: Numeric) -> Array:
     """Return ln(Phi(high) - Phi(low)) from the lower tail, where it is exact; -inf where the interval is empty."""
     flip = low + high > 0
     low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
@@ -240,27 +239,28 @@ def _log_mass(low: Any, high: Any) -> Array:
     return jnp.where(low >= high, -jnp.inf, jnp.where(jnp.isinf(low), open_below, part))
 
 
-def _log_ndtr(x: Any) -> Array:
+def _log_ndtr(x: Numeric) -> Array:
     return log_ndtr(x, series_order=10)
 
 
-def _location(own: Any, typical: Any, argument: str) -> Any:
-    if own is None and typical is None:
+def _location(own: Numeric | None, typical: Numeric | None, argument: str) -> Numeric:
+    location = typical if own is None else own
+    if location is None:
         raise ValueError(
             f"Argument `{argument}` must be given where no model gives the typical value, but is left out."
         )
-    return typical if own is None else own
+    return location
 
 
-def _log_normal_density(z: Any) -> Array:
-    return -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+def _log_normal_density(z: Numeric) -> Array:
+    return jnp.asarray(-0.5 * z**2 - 0.5 * math.log(2.0 * math.pi))
 
 
-def _check_order(low: Any, high: Any) -> None:
+def _check_order(low: Numeric, high: Numeric) -> None:
     for name, value in (("low", low), ("high", high)):
         check_number(name, value)
-        if (found := concrete(value)) is not None and np.isnan(found).any():
-            refuse(name, "be a number or infinite", found)
-    low, high = concrete(low), concrete(high)
-    if low is not None and high is not None and not (low < high).all():
-        refuse("high", f"be greater than `low` ({float(low):g})", high)
+        if (known := concrete(value)) is not None and np.isnan(known).any():
+            refuse(name, "be a number or infinite", known)
+    least, greatest = concrete(low), concrete(high)
+    if least is not None and greatest is not None and not (least < greatest).all():
+        refuse("high", f"be greater than `low` ({float(least):g})", greatest)

@@ -7,18 +7,19 @@ the tolerances it was made with, whatever the times that it reports. Several que
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qspjax._arrays import first_true
 from qspjax._checks import check_one_of
 from qspjax._lost import lost
 from qspjax._model import as_state
 from qspjax._solution import Solution
-from qspjax._types import Scalar
+from qspjax._types import Observed, Scalar, State
 from qspjax.solve import MatrixExponential, Rosenbrock
 from qspjax.solve._exposed import AboveOf, Measures, PeakOf, TurnOf, exposed
 from qspjax.solve._linear import is_linear
@@ -70,7 +71,7 @@ class Before(eqx.Module):
 Question = Area | Extreme | Beyond | Before
 
 
-def ask(solution: Solution, question: Question) -> Any:
+def ask(solution: Solution, question: Question) -> PyTree:
     """Return what is asked of the solution of one patient: a number, or for an `Extreme` its value and time.
 
     NaN where the window does not lie between the start and the last time of the solution, or the solve failed.
@@ -88,7 +89,7 @@ def ask(solution: Solution, question: Question) -> Any:
     return answers(source, _last(solution), (question,))[0]
 
 
-def together(function: Callable[[Solution], Any], solution: Solution) -> Any:
+def together(function: Callable[[Solution], PyTree], solution: Solution) -> PyTree:
     """Return a function of one patient's solution, with all that it asks of the solution answered by one solve."""
     if not isinstance(solution.source, Kept):
         return function(solution)
@@ -127,7 +128,7 @@ def answers(source: Kept, last: Scalar, questions: tuple[Question, ...]) -> list
     for question in questions:
         check_one_of("output", question.output, known, "an observed value")
     smooth = [isinstance(question, (Area, Before)) for question in questions]
-    found: dict[int, Any] = {}
+    found: dict[int, PyTree] = {}
     apart = isinstance(posed.method, MatrixExponential)
     for group in (smooth, [not own for own in smooth]) if apart else ([True] * len(smooth),):
         mine = [i for i, own in enumerate(group) if own]
@@ -137,7 +138,7 @@ def answers(source: Kept, last: Scalar, questions: tuple[Question, ...]) -> list
 
 
 def _outputs_of(posed: Posed) -> tuple[str, ...]:
-    seen: list[Any] = []
+    seen: list[PyTree] = []
     start = as_state(posed.model, posed.initial)
     jax.eval_shape(lambda y: seen.append(tuple(posed.model.observe(jnp.zeros(()), y))), start)
     return seen[0]
@@ -223,8 +224,8 @@ def _jumps(posed: Posed, windows: list[_Window]) -> jax.Array:
 class _Course(NamedTuple):
     """What was found at the times asked for, and before and after each jump."""
 
-    states: Any
-    observed: Any
+    states: State
+    observed: Observed
     jumps: jax.Array | None
     asked: int
 

@@ -181,7 +181,7 @@ def check_slope(slope: State, start: State) -> None:
 def as_state(model: AbstractModel, state: State | None, *, batched: bool = False) -> State:
     """Return a state (the model's initial one if None) as strong float arrays in the model's own structure.
 
-    With `batched`, leaves may have one leading axis more than the model's own: one row a patient.
+    With `batched`, leaves may have one leading axis more than the model's own: one row per patient.
     """
     start = jax.tree.map(as_parameter, model.initial())
     if state is None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from qspjax._checks import check_one_of, refuse
 from qspjax._tables import ElementsKey, ParameterTable
+from qspjax._types import State
 
 M = TypeVar("M", bound=eqx.Module)
 
@@ -99,7 +100,7 @@ def at(model: M, name: str) -> At[M]:
     return At(model, name)
 
 
-def leaf_names(state: Any) -> list[tuple[str, ...]]:
+def leaf_names(state: State) -> list[tuple[str, ...]]:
     """Name the elements of each leaf of a state, in the order of its leaves."""
     result = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -115,7 +116,7 @@ def leaf_names(state: Any) -> list[tuple[str, ...]]:
     return result
 
 
-def state_names(state: Any) -> tuple[str, ...]:
+def state_names(state: State) -> tuple[str, ...]:
     """Name every element of a state, in the order of its leaves."""
     return tuple(name for leaf in leaf_names(state) for name in leaf)
 

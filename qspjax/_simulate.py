@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
@@ -19,7 +19,7 @@ from qspjax._names import state_names
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
-from qspjax._types import Scalar, State
+from qspjax._types import ArrayInput, Observed, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
@@ -34,11 +34,11 @@ from qspjax.solve.dosing._varied import Varied
 def simulate(
     model: AbstractModel,
     regimen: Regimen,
-    ts: Any,
+    ts: ArrayInput,
     *,
     initial: State | None = None,
     t0: Scalar | None = None,
-    order: Any = None,
+    order: ArrayInput | None = None,
     save: Sequence[str] | None = None,
     method: AbstractMethod | None = None,
     throw: bool = True,
@@ -107,13 +107,13 @@ def simulate(
 def simulate_cohort(
     cohort: Cohort,
     regimen: Regimen,
-    ts: Any,
+    ts: ArrayInput,
     *,
     initial: State | None = None,
     t0: Scalar | None = None,
-    order: Any = None,
+    order: ArrayInput | None = None,
     save: Sequence[str] | None = None,
-    reduce: Callable[[Solution], Any] | None = None,
+    reduce: Callable[[Solution], PyTree] | None = None,
     method: AbstractMethod | None = None,
     executor: AbstractExecutor | None = None,
 ) -> Solution:
@@ -190,16 +190,28 @@ class _Patient(eqx.Module):
 
     method: AbstractMethod
     save: Save = eqx.field(static=True)
-    reduce: Callable[[Solution], Any] | None
+    reduce: Callable[[Solution], PyTree] | None
     labels: Labels = eqx.field(static=True)
 
     def __call__(
-        self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
+        self,
+        model: AbstractModel,
+        regimen: Regimen,
+        ts: jax.Array,
+        initial: State | None,
+        order: jax.Array | None,
+        t0: Scalar | None,
     ) -> Outcome:
         return self.with_source(model, regimen, ts, initial, order, t0)[0]
 
     def with_source(
-        self, model: AbstractModel, regimen: Regimen, ts: Any, initial: State | None, order: Any, t0: Any
+        self,
+        model: AbstractModel,
+        regimen: Regimen,
+        ts: jax.Array,
+        initial: State | None,
+        order: jax.Array | None,
+        t0: Scalar | None,
     ) -> tuple[Outcome, Kept | None]:
         """Return the outcome, and what it takes to solve again."""
         sources = jax.tree.map(jnp.asarray, eqx.filter((model, regimen, ts, initial, t0), eqx.is_inexact_array))
@@ -245,12 +257,16 @@ class _Joined(eqx.Module):
 
 
 @eqx.filter_jit
-def _jitted(patient: _Patient, *arguments: Any) -> tuple[Outcome, Kept | None]:
+def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Kept | None]:
     return patient.with_source(*arguments)
 
 
 def _prepare(
-    model: AbstractModel, start: State, save: Sequence[str] | None, reduce: Any, method: AbstractMethod
+    model: AbstractModel,
+    start: State,
+    save: Sequence[str] | None,
+    reduce: Callable[[Solution], PyTree] | None,
+    method: AbstractMethod,
 ) -> tuple[_Patient, Labels]:
     names = observed_names(model, start)
     kept = Save.of(save, names, start)
@@ -263,7 +279,7 @@ def _prepare(
 @in_the_users_words()
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return what a model observes; check that it is numbers by name."""
-    seen: list[Any] = []
+    seen: list[Observed] = []
     eqx.filter_eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
     (observed,) = seen
     if isinstance(observed, ParameterTable):
@@ -276,7 +292,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     return tuple(observed)
 
 
-def _times(ts: Any, *, ndim: int | None) -> jax.Array:
+def _times(ts: ArrayInput, *, ndim: int | None) -> jax.Array:
     check_number("ts", ts)
     ts = jnp.asarray(ts, dtype=float)
     if ndim is not None and ts.ndim != ndim:
@@ -285,7 +301,7 @@ def _times(ts: Any, *, ndim: int | None) -> jax.Array:
     return ts
 
 
-def _order(order: Any, ts: jax.Array) -> jax.Array | None:
+def _order(order: ArrayInput | None, ts: jax.Array) -> jax.Array | None:
     if order is None:
         return None
     check_number("order", order)
@@ -310,23 +326,25 @@ def _with_earlier(regimen: Regimen, needed: jax.Array) -> Regimen:
     return dataclasses.replace(regimen, static_shape=regimen.static_shape._replace(earlier=room))
 
 
-def _combined(each: Sequence[Any], shared: Sequence[Any]) -> list[Any]:
+def _combined(each: Sequence[PyTree], shared: Sequence[PyTree]) -> list[PyTree]:
     """Return whole trees from what one patient has and what all share."""
     return [eqx.combine(own, common) for own, common in zip(each, shared, strict=True)]
 
 
-def _over_patients(function: Callable[..., Any], *parts: tuple[Any, Any]) -> Any:
+def _over_patients(function: Callable[..., PyTree], *parts: tuple[PyTree, PyTree]) -> PyTree:
     """Apply a function of one patient to all."""
     each, shared = zip(*parts, strict=True)
 
-    def one(each: tuple) -> Any:
+    def one(each: tuple) -> PyTree:
         return function(*_combined(each, shared))
 
     return jax.vmap(one)(each) if jax.tree.leaves(each) else one(each)
 
 
-def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start: State, *, goes_on: bool) -> Regimen:
-    """Check the arguments of a simulation; return the regimen with_targets at the model's dose targets and padded.
+def _check(
+    model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Scalar | None, start: State, *, goes_on: bool
+) -> Regimen:
+    """Check the arguments of a simulation; return the regimen with the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
@@ -352,7 +370,7 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Any, start
     return regimen
 
 
-def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:
+def _split(tree: PyTree, ndims: PyTree, argument: str, size: int) -> tuple[PyTree, PyTree]:
     """Part the leaves with an axis of patients, one more than `ndims`, from those that all patients share."""
     if tree is None:
         return None, None
@@ -361,7 +379,7 @@ def _split(tree: Any, ndims: Any, argument: str, size: int) -> tuple[Any, Any]:
     each, shared = eqx.partition(tree, own)
     for leaf in jax.tree.leaves(each):
         if leaf.shape[0] != size:
-            refuse(argument, f"have one row a patient ({size})", f"of shape {leaf.shape}")
+            refuse(argument, f"have one row per patient ({size})", f"of shape {leaf.shape}")
     return each, shared
 
 

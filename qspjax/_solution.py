@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, PyTree
 
 from qspjax._checks import check_names, check_one_of, concrete, in_a_row
 from qspjax._extras import require
@@ -106,13 +107,13 @@ class Solution(eqx.Module):
     observed: Observed = eqx.field(converter=lambda values: ByName(values) if type(values) is dict else values)
     states: State
     result: Any
-    stats: dict[str, Any]
-    reduced: Any
+    stats: dict[str, PyTree]
+    reduced: PyTree
     labels: "Labels" = eqx.field(static=True)
-    source: Any = None
+    source: PyTree = None
 
     @property
-    def failed(self) -> Any:
+    def failed(self) -> Bool[Array, "*patients"]:
         """Whether each patient failed, shape () or (patients,)."""
         return self.result != RESULTS.successful
 
@@ -139,7 +140,7 @@ class Solution(eqx.Module):
         dims = ("time",) if one else ("patient", "time")
         data = {name: (dims, value, {"units": self.labels.unit(name)}) for name, value in columns.items()}
         if self.ts.ndim == 1:
-            coords: dict[str, Any] = {"time": ("time", np.asarray(self.ts), {"units": self.labels.units.time})}
+            coords: dict[str, object] = {"time": ("time", np.asarray(self.ts), {"units": self.labels.units.time})}
         else:
             coords = {"time_of_patient": (dims, np.asarray(self.ts), {"units": self.labels.units.time})}
         attributes = {"method": self.labels.method}
@@ -149,7 +150,7 @@ class Solution(eqx.Module):
         return xarray.Dataset(data, coords=coords, attrs=attributes)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row a time (and patient): `patient`, `time`, observed values and states."""
+        """Return a table with one row per time (and patient): `patient`, `time`, observed values and states."""
         pandas = require("pandas", extra="data")
         columns = self._columns()
         if self.result_ndim() == 0:
@@ -236,11 +237,11 @@ class Outcome(NamedTuple):
     observed: Observed
     states: State
     result: Any
-    stats: dict[str, Any]
-    reduced: Any
+    stats: dict[str, PyTree]
+    reduced: PyTree
 
     @property
-    def failed(self) -> Any:
+    def failed(self) -> Bool[Array, "*patients"]:
         """Whether each patient failed."""
         return self.result != RESULTS.successful
 
@@ -257,13 +258,13 @@ class Save(NamedTuple):
         """Sort the names that the user gave into observed values and states; None keeps everything."""
         by_leaf = leaf_names(state)
         known = dict.fromkeys((*observed, *state_names(state)))
-        wanted = known if wanted is None else dict.fromkeys(check_names("save", wanted))
-        for name in wanted:
+        names = dict.fromkeys(known if wanted is None else check_names("save", wanted))
+        for name in names:
             if name not in known:
                 check_one_of("save", name, known, "observed values or states")
-        leaves = tuple(any(name in wanted for name in leaf) for leaf in by_leaf)
+        leaves = tuple(any(name in names for name in leaf) for leaf in by_leaf)
         states = tuple(name for leaf, kept in zip(by_leaf, leaves, strict=True) if kept for name in leaf)
-        return cls(tuple(name for name in observed if name in wanted), leaves, states)
+        return cls(tuple(name for name in observed if name in names), leaves, states)
 
     def keep(self, observed: Observed, states: State) -> tuple[Observed, State]:
         """Return what is kept of the observed values and the states; a leaf that is not kept becomes None."""

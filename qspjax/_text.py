@@ -39,7 +39,7 @@ def number(value: Any) -> str:
 
 
 def by_output(names: Iterable[str], **columns: Any) -> str:
-    """Return a table with a row an input and output, from arrays of shape (inputs, outputs)."""
+    """Return a table with one row per input and output, from arrays of shape (inputs, outputs)."""
     outputs = next(iter(columns.values())).shape[1]
     rows = [["input", *(["output"] if outputs > 1 else []), *columns]]
     for i, name in enumerate(names):

@@ -7,7 +7,6 @@ A model has natural-scale numbers alone; a transform belongs to the problem that
 
 import abc
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._checks import check_number, concrete, refuse
+from qspjax._types import ArrayInput
 
 
 class AbstractTransform(eqx.Module):
@@ -28,15 +28,15 @@ class AbstractTransform(eqx.Module):
     """
 
     @abc.abstractmethod
-    def forward(self, natural: Any) -> Array:
+    def forward(self, natural: ArrayInput) -> Array:
         """Return x = g(theta); not finite outside the domain."""
 
     @abc.abstractmethod
-    def inverse(self, transformed: Any) -> Array:
+    def inverse(self, transformed: ArrayInput) -> Array:
         """Return theta = g^-1(x)."""
 
     @abc.abstractmethod
-    def log_det(self, natural: Any) -> Array:
+    def log_det(self, natural: ArrayInput) -> Array:
         """Return log |d theta / d x| at theta: what a density on the natural scale gains on the other one."""
 
 
@@ -49,13 +49,13 @@ class Identity(AbstractTransform):
         -2.0
     """
 
-    def forward(self, natural: Any) -> Array:
+    def forward(self, natural: ArrayInput) -> Array:
         return jnp.asarray(natural, float)
 
-    def inverse(self, transformed: Any) -> Array:
+    def inverse(self, transformed: ArrayInput) -> Array:
         return jnp.asarray(transformed, float)
 
-    def log_det(self, natural: Any) -> Array:
+    def log_det(self, natural: ArrayInput) -> Array:
         return jnp.zeros_like(jnp.asarray(natural, float))
 
 
@@ -79,13 +79,13 @@ class Log(AbstractTransform):
         if not self.base > 1.0:
             refuse("base", "be greater than 1", self.base)
 
-    def forward(self, natural: Any) -> Array:
+    def forward(self, natural: ArrayInput) -> Array:
         return jnp.log(jnp.asarray(natural, float)) / math.log(self.base)
 
-    def inverse(self, transformed: Any) -> Array:
+    def inverse(self, transformed: ArrayInput) -> Array:
         return jnp.exp(jnp.asarray(transformed, float) * math.log(self.base))
 
-    def log_det(self, natural: Any) -> Array:
+    def log_det(self, natural: ArrayInput) -> Array:
         return jnp.log(jnp.asarray(natural, float) * math.log(self.base))
 
 
@@ -114,13 +114,13 @@ class Logit(AbstractTransform):
         if lower is not None and upper is not None and not lower < upper:
             refuse("upper", f"be greater than lower ({lower:g})", upper)
 
-    def forward(self, natural: Any) -> Array:
+    def forward(self, natural: ArrayInput) -> Array:
         natural = jnp.asarray(natural, float)
         return jnp.log(natural - self.lower) - jnp.log(self.upper - natural)
 
-    def inverse(self, transformed: Any) -> Array:
+    def inverse(self, transformed: ArrayInput) -> Array:
         return self.lower + (self.upper - self.lower) * jax.nn.sigmoid(jnp.asarray(transformed, float))
 
-    def log_det(self, natural: Any) -> Array:
+    def log_det(self, natural: ArrayInput) -> Array:
         natural = jnp.asarray(natural, float)
         return jnp.log(natural - self.lower) + jnp.log(self.upper - natural) - jnp.log(self.upper - self.lower)

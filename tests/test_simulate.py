@@ -521,7 +521,7 @@ ERRORS = {
     ),
     "rows of times": (
         lambda m: qsp.simulate_cohort(qsp.Cohort.of(m, {"CL": jnp.ones(3)}), qsp.no_doses(), np.tile(TS, (2, 1))),
-        "Argument `ts` must have one row a patient (3), but is of shape (2, 13).",
+        "Argument `ts` must have one row per patient (3), but is of shape (2, 13).",
     ),
     "amount by covariate for one patient": (
         lambda m: qsp.simulate(m, qsp.bolus(qsp.Proportional(1.0, "WT"), to="depot"), TS),

@@ -1,10 +1,10 @@
 """Rules of adaptive dosing: at visits, what is observed decides by which factor later doses are multiplied."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from qspjax._checks import check_above, check_finite, check_minimum, check_one_of, refuse
 from qspjax._parameters import as_parameter
@@ -30,11 +30,11 @@ class AbstractRule(eqx.Module):
     """
 
     @abc.abstractmethod
-    def initial(self) -> Any:
+    def initial(self) -> PyTree:
         """Return what the rule remembers before the first visit, a tree of arrays, or `()` for nothing."""
 
     @abc.abstractmethod
-    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: PyTree) -> tuple[Scalar, PyTree]:
         """Return the factor from this visit on, and what to remember.
 
         Args:
@@ -73,10 +73,10 @@ class ReduceAbove(AbstractRule):
         check_minimum("by", self.by, 0.0)
         check_minimum("at_least", self.at_least, 0.0)
 
-    def initial(self) -> Any:
+    def initial(self) -> PyTree:
         return ()
 
-    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: PyTree) -> tuple[Scalar, PyTree]:
         reduced = jnp.maximum(self.by * factor, jnp.minimum(self.at_least, factor))
         return jnp.where(_value(observed, self.name) > self.threshold, reduced, factor), memory
 
@@ -109,10 +109,10 @@ class TreatToTarget(AbstractRule):
         check_minimum("most_change", self.most_change, 1.0)
         check_minimum("at_least", self.at_least, 0.0)
 
-    def initial(self) -> Any:
+    def initial(self) -> PyTree:
         return ()
 
-    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: PyTree) -> tuple[Scalar, PyTree]:
         value = _value(observed, self.name)
         positive = value > 0
         ratio = self.target / jnp.where(positive, value, 1.0)
@@ -143,10 +143,10 @@ class StopOnProgression(AbstractRule):
     def __check_init__(self) -> None:
         check_above("share", self.share, 0.0)
 
-    def initial(self) -> Any:
+    def initial(self) -> PyTree:
         return jnp.asarray(jnp.inf)
 
-    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: Any) -> tuple[Scalar, Any]:
+    def __call__(self, t: Scalar, observed: Observed, factor: Scalar, memory: PyTree) -> tuple[Scalar, PyTree]:
         value = _value(observed, self.name)
         return jnp.where(value > (1.0 + self.share) * memory, 0.0, factor), jnp.minimum(memory, value)
 

@@ -87,11 +87,14 @@ class Banded(AbstractAmount):
 
     def __check_init__(self) -> None:
         check_increasing("edges", self.edges)
-        if self.amounts.shape != (self.edges.size + 1,):
-            refuse("amounts", f"have one element more than `edges` ({self.edges.size + 1})", self.amounts.size)
+        if jnp.shape(self.amounts) != (jnp.size(self.edges) + 1,):
+            more = jnp.size(self.edges) + 1
+            refuse("amounts", f"have one element more than `edges` ({more})", jnp.size(self.amounts))
 
     def __call__(self, covariates: Covariates) -> Scalar:
-        return self.amounts[jnp.searchsorted(self.edges, _covariate(covariates, self.covariate), side="right")]
+        return jnp.asarray(self.amounts)[
+            jnp.searchsorted(jnp.asarray(self.edges), _covariate(covariates, self.covariate), side="right")
+        ]
 
 
 class Computed(AbstractAmount):

@@ -5,11 +5,12 @@ changes results, so it is always a value of a class of its own, and printed.
 """
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._checks import check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._dosing._regimen import Action, Parameter, Regimen, table
@@ -57,7 +58,8 @@ class NOCB(AbstractInterpolation):
     comes: ClassVar[float] = 0.5
 
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
-        return jnp.concatenate([value[..., 1:], value[..., -1:]], axis=-1), jnp.zeros_like(value)
+        values = jnp.asarray(value)
+        return jnp.concatenate([values[..., 1:], values[..., -1:]], axis=-1), jnp.zeros_like(values)
 
     def __str__(self) -> str:
         return "next observation carried backward"
@@ -97,7 +99,8 @@ class LinearInterpolation(AbstractInterpolation):
     comes: ClassVar[float] = -0.5
 
     def segments(self, time: Scalar, value: Scalar) -> tuple[Scalar, Scalar]:
-        return value, jnp.concatenate([value[..., 1:] - value[..., :-1], jnp.zeros_like(value[..., :1])], axis=-1)
+        values = jnp.asarray(value)
+        return values, jnp.concatenate([jnp.diff(values, axis=-1), jnp.zeros_like(values[..., :1])], axis=-1)
 
     def __str__(self) -> str:
         return "linear between observations"
@@ -163,7 +166,7 @@ def varying(
     return rows
 
 
-def _set(name: str, time: Any, value: Any, order: Any) -> Regimen:
+def _set(name: str, time: ArrayLike, value: ArrayLike, order: ArrayLike) -> Regimen:
     shape = jnp.shape(time)
     return table(
         (Parameter(name),),

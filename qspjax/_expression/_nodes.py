@@ -1,9 +1,10 @@
 """What a node of an expression is, and how the nodes below it are visited: each once, however often it is shared."""
 
 from collections.abc import Hashable
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 
+@runtime_checkable
 class Node(Hashable, Protocol):
     """An operation, what it is applied to, and the value of a number or a symbol; equal nodes are the same object."""
 
@@ -11,7 +12,7 @@ class Node(Hashable, Protocol):
     def op(self) -> str: ...
 
     @property
-    def args(self) -> tuple[Self, ...]: ...
+    def args(self) -> "tuple[Node, ...]": ...
 
     @property
     def value(self) -> float | str | None: ...
@@ -32,7 +33,8 @@ def nodes(*expressions: N) -> list[N]:
             order[node] = None
         else:
             stack.append((node, True))
-            stack.extend((arg, False) for arg in reversed(node.args) if arg not in order)
+            args = cast("tuple[N, ...]", node.args)  # of one kind
+            stack.extend((arg, False) for arg in reversed(args) if arg not in order)
     return list(order)
 
 

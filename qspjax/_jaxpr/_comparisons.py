@@ -5,6 +5,7 @@ program compares numbers, and their differences, here called gaps, do: the condi
 passes through zero. `floor` and `ceil` jump where their operand passes through an integer, so they have a gap too.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -25,7 +26,8 @@ _EQUAL = {"eq", "ne"}
 """Compared with the time only: a moment is met, where a state is equal to a number for no time."""
 
 
-class Watched(NamedTuple, Generic[Out]):
+@dataclasses.dataclass(frozen=True)
+class Watched(Generic[Out]):
     """What a function returns, and its gaps.
 
     Attributes:

@@ -7,7 +7,7 @@ is met for no time, or multiplies what does not move. In derivatives of what is 
 method then is explicit in that term for a step, with an error that its error control sees; all values stay as they are.
 
 Where a root empties a state, the next number below zero is one at which there is no field at all. A state that the
-field takes a root or a power of, and that is negative by less than its absolute tolerance, is as good as zero, and the
+field takes a root or a power of, and that is negative by less than its absolute tolerance, is effectively zero, and the
 field is that at zero.
 
 Reference: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.7, doi:10.1007/978-3-642-05221-7

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 RISES = 4
 """Fewest times that a state must rise through its middle."""
 REGULAR = 1.2
-"""The longest period is at most so many times the shortest."""
+"""The longest period is at most this many times the shortest."""
 SUSTAINED = 0.97
 """An oscillation whose later half is smaller than this share of its earlier half dies out."""
 

@@ -38,9 +38,9 @@ DECADES = range(-1, 11)
 POLISH = 4
 """Steps of Newton's method after the simulation."""
 SETTLED = 1e3
-"""The state has settled where it changes in a decade by less than so many tolerances."""
+"""The state has settled where it changes in a decade by less than this many tolerances."""
 SAMPLES, FEW, MANY = 256, 500, 5000
-"""Whether a model oscillates is looked at so many times within few steps, and again within many."""
+"""Whether a model oscillates is looked at this many times within few steps, and again within many."""
 
 
 class Equilibrium(NamedTuple):
@@ -66,8 +66,8 @@ class Equilibrium(NamedTuple):
 
     state: State
     result: Any
-    time: Any
-    period: Any
+    time: Scalar
+    period: Scalar
 
 
 def steady_state(
@@ -166,10 +166,10 @@ def _search(
 
     still, begin = jax.lax.stop_gradient((model, y0))
 
-    def simulated(times: jax.Array, y: jax.Array, t: Any) -> Solution:
+    def simulated(times: jax.Array, y: jax.Array, t: Scalar) -> Solution:
         return simulate(still, no_doses(), times, initial=unravel(y), t0=t, method=method, throw=False)
 
-    def after(times: jax.Array, y: jax.Array, t: Any) -> jax.Array:
+    def after(times: jax.Array, y: jax.Array, t: Scalar) -> jax.Array:
         return jax.vmap(lambda y: ravel_pytree(y)[0])(simulated(times, y, t).states)
 
     times = jnp.asarray([10.0**k for k in DECADES])

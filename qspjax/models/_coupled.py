@@ -94,7 +94,7 @@ class Coupled(AbstractWrapper):
         both = pk.merged(pd)
 
         def deliveries() -> Mapping[str, Delivery]:
-            targets = both.deliveries()
+            targets = {**both.deliveries()}
             if targets and not pk.deliveries():  # the default target is the first state of `pk`
                 first = (f"pk.{state}" for state in state_names(self.pk.initial())[:1])
                 targets = {state: Delivery(state) for state in first} | targets

@@ -1,8 +1,7 @@
 """Covariates of a population and what they do to parameters."""
 
 import abc
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from qspjax._checks import check_above, concrete, refuse
 from qspjax._dosing._amounts import Covariates
 from qspjax._parameters import as_parameter
-from qspjax._types import Key, Scalar
+from qspjax._types import ArrayInput, Key, Scalar
 
 
 class Categorical(eqx.Module):
@@ -41,7 +40,7 @@ class Categorical(eqx.Module):
         if found is not None and not ((found >= 0).all() and abs(found.sum() - 1.0) < 1e-9):
             refuse("probabilities", "be at least 0 and add up to 1", list(found.tolist()))
 
-    def from_normal(self, z: Any, typical: Any = None) -> jax.Array:
+    def from_normal(self, z: ArrayInput, typical: ArrayInput | None = None) -> jax.Array:
         """Return the number of the category that belongs to a standard normal variate."""
         edges = jnp.cumsum(self.probabilities)[:-1]
         return jnp.searchsorted(edges, jax.scipy.special.ndtr(jnp.asarray(z, float)), side="right")
@@ -103,7 +102,7 @@ class Power(AbstractCovariateEffect):
         return value * (covariates[self.covariate] / self.reference) ** self.exponent
 
 
-def _as_names(value: Any) -> tuple[str, ...]:
+def _as_names(value: Sequence[str] | str) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -199,6 +198,6 @@ class SetBy(AbstractCovariateEffect):
     def needs(self) -> Mapping[str, tuple[str, ...] | None]:
         return {self.covariate: None}
 
-    def __call__(self, parameter: str, value: Scalar, covariates: Covariates) -> Any:
+    def __call__(self, parameter: str, value: Scalar, covariates: Covariates) -> Scalar:
         del parameter, value
         return covariates[self.covariate]

@@ -1,4 +1,4 @@
-"""Endpoints of a trial: one number a patient, computed from the solution of that patient.
+"""Endpoints of a trial: one number per patient, computed from the solution of that patient.
 
 Every endpoint is a function of one patient's `Solution`; give it to `simulate_cohort(..., reduce=endpoint)`, or to a
 trial. It works under `jit`, `vmap` and `grad`. What is not defined is NaN: a failed patient (its samples are NaN), a
@@ -50,12 +50,12 @@ class AbstractEndpoint(eqx.Module):
         """
 
 
-def as_window(window: Any) -> Any:
+def as_window(window: object) -> Any:
     """Store a pair of times as two arrays; leave None and placeholders alone."""
     return tuple(as_parameter(time) for time in window) if isinstance(window, (tuple, list)) else window
 
 
-def check_window(argument: str, window: Any) -> None:
+def check_window(argument: str, window: object) -> None:
     """Check that a window is two times in order; None passes."""
     must = "be two times, start before end"
     if window is None:
@@ -69,7 +69,7 @@ def check_window(argument: str, window: Any) -> None:
         refuse(argument, must, tuple(w if t is None else t.tolist() for w, t in zip(window, times, strict=True)))
 
 
-def check_scalar(argument: str, value: Any) -> None:
+def check_scalar(argument: str, value: object) -> None:
     """Check that a number of an endpoint is one, and finite."""
     check_number(argument, value)
     check_finite(argument, value)

@@ -2,21 +2,22 @@
 
     P_i = f_P(theta, eta_i, x_i),   eta_i = sd z_i,  z_i ~ N(0, R)
 
-Effects of an occasion are drawn anew on each: kappa is that of the first, kappa@2 and kappa@3 those of later ones.
+Effects of an occasion are drawn again on each: kappa is that of the first, kappa@2 and kappa@3 those of later ones.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, check_one_of, refuse
 from qspjax._expression import Expression, as_number, evaluate, parse, symbols
 from qspjax._model import AbstractModel
 from qspjax._names import names
 from qspjax._parameters import as_parameter
+from qspjax._types import ArrayInput
 
 
 class Individual(eqx.Module):
@@ -26,7 +27,7 @@ class Individual(eqx.Module):
         formulas: By name of the parameter of the model: text, expressions or numbers.
         parameters: Numbers that formulas use, by name.
         random: The variance of each random effect, by name.
-        occasional: The effects that are drawn anew on each occasion.
+        occasional: The effects that are drawn again on each occasion.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -38,9 +39,9 @@ class Individual(eqx.Module):
 
     def __init__(
         self,
-        formulas: Mapping[str, Any],
-        parameters: Mapping[str, Any],
-        random: Mapping[str, Any],
+        formulas: Mapping[str, Expression | str | float],
+        parameters: Mapping[str, ArrayInput],
+        random: Mapping[str, ArrayInput],
         occasional: Sequence[str],
     ) -> None:
         """Read the formulas and check the numbers."""
@@ -74,11 +75,11 @@ class Individual(eqx.Module):
                 what = f"a parameter, a random effect or a covariate, in the formula of `{name}`"
                 check_one_of("individual", used, known, what)
 
-    def effects_of(self, z: Any) -> dict[str, Any]:
+    def effects_of(self, z: jax.Array) -> dict[str, jax.Array]:
         """Return the random effects that belong to standard normal numbers, shape (effects,)."""
         return {name: jnp.sqrt(self.variances[k]) * z[k] for k, name in enumerate(self.effects)}
 
-    def values(self, model: AbstractModel, known: Mapping[str, Any], only: Sequence[str] | None = None) -> dict:
+    def values(self, model: AbstractModel, known: Mapping[str, ArrayLike], only: Sequence[str] | None = None) -> dict:
         """Return the values of the parameters of the model.
 
         Args:
@@ -105,7 +106,7 @@ def on_occasion(name: str, number: int) -> str:
     return name if number == 1 else f"{name}@{number}"
 
 
-def _formula(name: str, value: Any) -> Expression | float:
+def _formula(name: str, value: Expression | str | float) -> Expression | float:
     if isinstance(value, Expression):
         return value
     argument = f'individual["{name}"]'

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._checks import (
     ArgumentError,
@@ -28,11 +29,11 @@ from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
 from qspjax._random import check_key
-from qspjax._types import Key
+from qspjax._types import ArrayInput, Key
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
 from qspjax.population._individual import Individual, on_occasion
 
-Correlation = Mapping[tuple[str, str], Any] | Any
+Correlation = Mapping[tuple[str, str], ArrayLike] | ArrayInput
 
 
 class Population(eqx.Module):
@@ -60,7 +61,7 @@ class Population(eqx.Module):
         individual: Formulas by dotted parameter name.
         parameters: Numbers that formulas use, by name.
         random: Variances of random effects that formulas use, by name.
-        occasional: Which random effects are drawn anew on each occasion (see `occasions`).
+        occasional: Which random effects are drawn again on each occasion (see `occasions`).
 
     Raises:
         ValueError: If a name is no parameter or covariate, or the correlation is not positive definite.
@@ -93,12 +94,12 @@ class Population(eqx.Module):
         model: AbstractModel,
         *,
         between: Mapping[str, AbstractDistribution] | None = None,
-        covariates: Mapping[str, AbstractDistribution | Categorical | Any] | None = None,
+        covariates: Mapping[str, AbstractDistribution | Categorical | ArrayInput] | None = None,
         effects: Sequence[AbstractCovariateEffect] = (),
         correlation: Correlation | None = None,
         individual: Mapping[str, str | Expression | float] | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        random: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, ArrayInput] | None = None,
+        random: Mapping[str, ArrayInput] | None = None,
         occasional: Sequence[str] = (),
     ):
         """Collect the parts and check that every name exists."""
@@ -150,7 +151,7 @@ class Population(eqx.Module):
         covariates, values = _sampled(self, keys_of(key, size), occasions)
         return self.cohort(covariates, values, size)
 
-    def cohort(self, covariates: Mapping[str, Any], values: Mapping[str, Any], size: int) -> Cohort:
+    def cohort(self, covariates: Mapping[str, jax.Array], values: Mapping[str, jax.Array], size: int) -> Cohort:
         """Return the cohort of patients that `draw` has drawn.
 
         Args:
@@ -214,7 +215,7 @@ class Population(eqx.Module):
     def _affected(self) -> tuple[str, ...]:
         return tuple(name for effect in self.effects for name in effect.parameters())
 
-    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Return the covariates (and random effects) of one patient, and the values of its parameters.
 
         Args:
@@ -243,7 +244,9 @@ class Population(eqx.Module):
             covariates |= {on_occasion(name, number): later[name] for name in own.occasional}
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
 
-    def _patient(self, covariates: dict[str, Any], z: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _patient(
+        self, covariates: dict[str, jax.Array], z: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Return covariates (and random effects) and parameters of a patient with these standard normal effects."""
         values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
         for effect in self.effects:
@@ -277,7 +280,7 @@ class Population(eqx.Module):
         typical = {name: at(self.model, name).get() for name in self.between_names}
         return each | dict(zip(self.covariate_names, self.covariates, strict=True)), typical, correlation
 
-    def at_inputs(self, columns: Mapping[str, Any]) -> Cohort:
+    def at_inputs(self, columns: Mapping[str, ArrayInput]) -> Cohort:
         """Return the patients with these values of `inputs`, each of shape (patients,)."""
         each, typical, _ = self.inputs()
         covariates = {name: jnp.asarray(columns[name]) for name in self.covariate_names}
@@ -299,11 +302,16 @@ def keys_of(key: Key, size: int) -> jax.Array:
 
 
 @eqx.filter_jit
-def _sampled(population: Population, keys: Any, occasions: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sampled(population: Population, keys: Key, occasions: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     return jax.vmap(lambda key: population.draw(key, occasions))(keys)
 
 
-def _check_parts(model: Any, between: Any, covariates: Any, effects: Any) -> None:
+def _check_parts(
+    model: AbstractModel,
+    between: Mapping[str, AbstractDistribution],
+    covariates: Mapping[str, AbstractDistribution | Categorical],
+    effects: Sequence[AbstractCovariateEffect],
+) -> None:
     check_instance("model", model, AbstractModel, "a model")
     check_instance("between", between, Mapping, "a mapping of parameter names to distributions")
     for name, value in between.items():
@@ -320,11 +328,11 @@ def _check_parts(model: Any, between: Any, covariates: Any, effects: Any) -> Non
         check_instance(f"effects[{i}]", effect, AbstractCovariateEffect, "a covariate effect")
 
 
-def _is_column(value: Any) -> bool:
+def _is_column(value: object) -> bool:
     return isinstance(value, (list, tuple, np.ndarray, jax.Array))
 
 
-def _columns(columns: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, jax.Array]:
     """Return observed covariates, each of shape (subjects,)."""
     found = {name: as_array(f'covariates["{name}"]', one).astype(float) for name, one in columns.items()}
     sizes = {name: one.shape for name, one in found.items()}
@@ -332,7 +340,7 @@ def _columns(columns: Mapping[str, Any]) -> dict[str, jax.Array]:
         first = next(iter(sizes.values()))
         if len(shape) != 1 or not shape[0] or shape != first:
             refuse(
-                f'covariates["{name}"]', "have one value a subject, as many as other covariates", f"of shape {shape}"
+                f'covariates["{name}"]', "have one value per subject, as many as other covariates", f"of shape {shape}"
             )
         check_finite(f'covariates["{name}"]', found[name])
     return found
@@ -347,7 +355,7 @@ def _check_occasional(population: Population) -> None:
         refuse("correlation", "be none between effects of occasions and others", "one")
 
 
-def _check_categories(name: str, covariate: Any, categories: tuple[str, ...] | None) -> None:
+def _check_categories(name: str, covariate: object, categories: tuple[str, ...] | None) -> None:
     found = covariate.categories if isinstance(covariate, Categorical) else None
     if found != categories:
         must = f"treat covariate `{name}` as " + (f"categories {found}" if found else "a number")
@@ -363,7 +371,7 @@ def _correlation_matrix(correlation: Correlation | None, order: tuple[str, ...])
     else:
         matrix = as_array("correlation", correlation).astype(float)
         if matrix.shape != (size, size):
-            must = f"have shape ({size}, {size}), one row a name in `between` and `random`"
+            must = f"have shape ({size}, {size}), one row per name in `between` and `random`"
             refuse("correlation", must, f"of shape {matrix.shape}")
     found = concrete(matrix)
     if found is not None and size:
@@ -375,7 +383,7 @@ def _correlation_matrix(correlation: Correlation | None, order: tuple[str, ...])
     return matrix
 
 
-def _matrix_of_pairs(correlation: Mapping[tuple[str, str], Any], order: tuple[str, ...]) -> jax.Array:
+def _matrix_of_pairs(correlation: Mapping[tuple[str, str], ArrayLike], order: tuple[str, ...]) -> jax.Array:
     matrix = jnp.eye(len(order))
     given: set[frozenset[str]] = set()
     for pair, value in correlation.items():
@@ -394,7 +402,7 @@ def _matrix_of_pairs(correlation: Mapping[tuple[str, str], Any], order: tuple[st
     return matrix
 
 
-def _check_between_ones(argument: str, value: Any) -> None:
+def _check_between_ones(argument: str, value: object) -> None:
     check_number(argument, value)
     found = concrete(value)
     if found is not None and not (found.ndim == 0 and -1.0 < found < 1.0):

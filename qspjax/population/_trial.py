@@ -2,12 +2,12 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax._checks import (
     ArgumentError,
@@ -24,7 +24,7 @@ from qspjax._random import check_key
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
-from qspjax._types import Key, Times
+from qspjax._types import ArrayInput, Key, Times
 from qspjax.execute import AbstractExecutor
 from qspjax.population._endpoints import AbstractEndpoint
 from qspjax.solve import AbstractMethod
@@ -132,7 +132,7 @@ class Trial(eqx.Module):
     def __init__(
         self,
         arms: Sequence[Arm],
-        ts: Any,
+        ts: ArrayInput,
         *,
         endpoints: Mapping[str, AbstractEndpoint] | None = None,
         allocation: AbstractAllocation | None = None,
@@ -174,7 +174,7 @@ class ArmResult(eqx.Module):
     name: str = eqx.field(static=True)
     members: np.ndarray
     solution: Solution
-    endpoints: dict[str, Any]
+    endpoints: dict[str, PyTree]
 
 
 class TrialResult(eqx.Module):
@@ -271,7 +271,7 @@ def simulate_trial(
     return TrialResult(trial, cohort, tuple(results))
 
 
-def _check_arms(arms: Any) -> None:
+def _check_arms(arms: Sequence[Arm]) -> None:
     check_instance("arms", arms, (list, tuple), "a list of arms")
     for i, arm in enumerate(arms):
         check_instance(f"arms[{i}]", arm, Arm, "an arm")
@@ -282,7 +282,7 @@ def _check_arms(arms: Any) -> None:
         refuse("arms", "have different names", ", ".join(found))
 
 
-def _check_endpoints(endpoints: Any) -> None:
+def _check_endpoints(endpoints: Mapping[str, AbstractEndpoint]) -> None:
     check_instance("endpoints", endpoints, Mapping, "a mapping of names to endpoints")
     for name, endpoint in endpoints.items():
         check_instance(f'endpoints["{name}"]', endpoint, AbstractEndpoint, "an endpoint")
@@ -292,10 +292,10 @@ class _Endpoints(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     endpoints: tuple[AbstractEndpoint, ...]
 
-    def __call__(self, solution: Solution) -> dict[str, Any]:
+    def __call__(self, solution: Solution) -> dict[str, PyTree]:
         return together(self._each, solution)
 
-    def _each(self, solution: Solution) -> dict[str, Any]:
+    def _each(self, solution: Solution) -> dict[str, PyTree]:
         fine = ~solution.failed
         return {
             name: jnp.where(fine, endpoint(solution), jnp.nan)

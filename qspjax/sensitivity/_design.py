@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._checks import check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
 from qspjax._extras import require
+from qspjax._types import ArrayInput
 
 if TYPE_CHECKING:
     import pandas
 
-Function: TypeAlias = Callable[[np.ndarray], Any]
+Function: TypeAlias = Callable[[np.ndarray], ArrayLike]
 """From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs)."""
 
 
@@ -42,8 +44,8 @@ class Inputs:
         self,
         inputs: Mapping[str, AbstractDistribution | tuple[float, float]],
         *,
-        typical: Mapping[str, Any] | None = None,
-        correlation: Any = None,
+        typical: Mapping[str, ArrayInput] | None = None,
+        correlation: ArrayInput | None = None,
     ) -> None:
         """Check them."""
         check_instance("inputs", inputs, Mapping, "a mapping of names to distributions or bounds")
@@ -105,10 +107,10 @@ class Inputs:
         return np.stack(columns, axis=1)
 
 
-def _factor(correlation: Any, size: int) -> np.ndarray:
+def _factor(correlation: ArrayInput | None, size: int) -> np.ndarray:
     matrix = np.asarray(correlation, float)
     if matrix.shape != (size, size):
-        refuse("correlation", f"have shape ({size}, {size}), one row an input", f"of shape {matrix.shape}")
+        refuse("correlation", f"have shape ({size}, {size}), one row per input", f"of shape {matrix.shape}")
     if not (np.allclose(matrix, matrix.T) and np.allclose(np.diag(matrix), 1.0)):
         refuse("correlation", "be symmetric with ones on the diagonal", "not")
     if np.linalg.eigvalsh(matrix).min() <= 0:
@@ -125,12 +127,12 @@ def evaluated(function: Function, points: np.ndarray) -> np.ndarray:
     values = np.asarray(function(points), float)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[0] != len(points):
-        refuse("function", f"return one row a sample ({len(points)})", f"one that returns shape {values.shape}")
+        refuse("function", f"return one row per sample ({len(points)})", f"one that returns shape {values.shape}")
     return values
 
 
 def by_input(names: tuple[str, ...], **columns: np.ndarray) -> "pandas.DataFrame":
-    """Return a table with a row an input and output, from arrays of shape (inputs, outputs)."""
+    """Return a table with one row per input and output, from arrays of shape (inputs, outputs)."""
     pandas = require("pandas", extra="data")
     outputs = next(iter(columns.values())).shape[1]
     places = {"input": np.repeat(names, outputs), "output": np.tile(np.arange(outputs), len(names))}

@@ -41,7 +41,7 @@ class Fast:
         return by_output(self.names, first=self.first, total=self.total)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row an input and output."""
+        """Return a table with one row per input and output."""
         return by_input(self.names, first=self.first, total=self.total)
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax._checks import check_instance, check_names
 from qspjax._dosing._regimen import Regimen
@@ -18,6 +19,7 @@ from qspjax._names import at
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
+from qspjax._types import ArrayInput
 from qspjax.solve import AbstractMethod
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class Local:
         return aligned(rows)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row a parameter, output and time."""
+        """Return a table with one row per parameter, output and time."""
         pandas = require("pandas", extra="data")
         shape = self.derivatives.shape
         grid = np.indices(shape).reshape(len(shape), -1)
@@ -82,9 +84,9 @@ def _greatest(values: np.ndarray) -> np.ndarray:
 def local(
     model: AbstractModel,
     regimen: Regimen,
-    ts: Any,
+    ts: ArrayInput,
     names: Sequence[str],
-    outputs: Sequence[str] | dict[str, Callable[[Solution], Any]],
+    outputs: Sequence[str] | dict[str, Callable[[Solution], PyTree]],
     *,
     method: AbstractMethod | None = None,
     adjoint: bool | None = None,
@@ -121,7 +123,7 @@ def local(
     wanted = tuple(outputs)
     over_time = not isinstance(outputs, dict)
 
-    def values(theta: Any) -> Any:
+    def values(theta: jax.Array) -> tuple[jax.Array, Solution]:
         patient = model
         for k, name in enumerate(names):
             patient = at(patient, name).set(theta[k])

@@ -48,7 +48,7 @@ class Morris:
         return by_output(self.names, mu=self.mu, mu_star=self.mu_star, sigma=self.sigma)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row an input and output."""
+        """Return a table with one row per input and output."""
         return by_input(self.names, mu=self.mu, mu_star=self.mu_star, sigma=self.sigma)
 
 

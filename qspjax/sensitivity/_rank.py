@@ -46,7 +46,7 @@ class Ranks:
         return by_output(self.names, coefficient=self.coefficients, p_value=self.p_values)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row an input and output."""
+        """Return a table with one row per input and output."""
         return by_input(self.names, coefficients=self.coefficients, p_values=self.p_values)
 
 

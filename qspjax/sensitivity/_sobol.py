@@ -56,7 +56,7 @@ class Sobol:
         )
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row an input and output."""
+        """Return a table with one row per input and output."""
         return by_input(
             self.names, first=self.first, first_error=self.first_error, total=self.total, total_error=self.total_error
         )
@@ -142,8 +142,8 @@ def sobol_of(
     rng = generator(key)
     drawn = [_indices(parts[:, rng.integers(0, parts.shape[1], parts.shape[1])])[:2] for _ in range(resamples)]
     wide = norm.ppf(0.5 + level / 2)
-    errors = [wide * np.std([one[k] for one in drawn], axis=0, ddof=1) for k in (0, 1)]
-    return Sobol(names, first, total, *errors, variance, int((~fine).sum()))
+    first_error, total_error = (wide * np.std([pair[k] for pair in drawn], axis=0, ddof=1) for k in (0, 1))
+    return Sobol(names, first, total, first_error, total_error, variance, int((~fine).sum()))
 
 
 def _indices(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

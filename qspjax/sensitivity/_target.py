@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from qspjax._checks import check_instance, check_names
 from qspjax._cohort import Cohort
@@ -13,6 +14,7 @@ from qspjax._model import AbstractModel
 from qspjax._names import at
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
+from qspjax._types import ArrayInput
 from qspjax.execute import AbstractExecutor, Chunked
 from qspjax.solve import AbstractMethod
 
@@ -47,9 +49,9 @@ class OfModel:
         self,
         model: AbstractModel,
         regimen: Regimen,
-        ts: Any,
+        ts: ArrayInput,
         names: Sequence[str],
-        outputs: Mapping[str, Callable[[Solution], Any]],
+        outputs: Mapping[str, Callable[[Solution], PyTree]],
         *,
         method: AbstractMethod | None = None,
         executor: AbstractExecutor | None = None,
@@ -68,8 +70,8 @@ class OfModel:
         cls,
         population: Any,
         regimen: Regimen,
-        ts: Any,
-        outputs: Mapping[str, Callable[[Solution], Any]],
+        ts: ArrayInput,
+        outputs: Mapping[str, Callable[[Solution], PyTree]],
         *,
         method: AbstractMethod | None = None,
         executor: AbstractExecutor | None = None,
@@ -106,7 +108,7 @@ class OfModel:
         """The names of the outputs."""
         return tuple(self._outputs)
 
-    def _reduce(self, solution: Solution) -> dict[str, Any]:
+    def _reduce(self, solution: Solution) -> dict[str, PyTree]:
         return together(lambda one: {name: function(one) for name, function in self._outputs.items()}, solution)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:

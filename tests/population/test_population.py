@@ -276,7 +276,7 @@ FORMULA_ERRORS = {
     ),
     "column": (
         {"covariates": {"WT": [50.0, 70.0], "AGE": [20.0]}},
-        '`covariates["AGE"]` must have one value a subject, as many as other covariates',
+        '`covariates["AGE"]` must have one value per subject, as many as other covariates',
     ),
     "missing": ({"covariates": {"WT": [50.0, np.nan]}}, '`covariates["WT"]` must be finite'),
 }

@@ -158,7 +158,7 @@ def test_evaluations_that_fail_are_left_out():
         ),
         (
             lambda: sobol(lambda x: x[:5, 0], ANGLES, samples=8, key=KEY),
-            "`function` must return one row a sample",
+            "`function` must return one row per sample",
         ),
         (lambda: morris(ishigami, ANGLES, levels=5, key=KEY), "`levels` must be even, but is 5"),
         (

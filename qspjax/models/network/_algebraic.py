@@ -13,7 +13,7 @@ from typing import NamedTuple
 from qspjax._expression import Expression, substitute, symbol, symbols
 from qspjax.models.network._definition import Compartment, Definition, Parameter, Participant, Species
 from qspjax.models.network._problems import Problem, changed
-from qspjax.models.network._resolve import Formulas, Resolved, plain
+from qspjax.models.network._resolve import ExpandedFormulas, Formulas, plain
 from qspjax.models.network._terms import ZERO, Unresolvable, affine, minus, over
 
 
@@ -34,8 +34,8 @@ def settled(definition: Definition) -> Settled:
         return Settled({}, {})
     free = _free(definition)
     formulas = Formulas(definition, {}, dict.fromkeys(free, ZERO))
-    resolved = Resolved(formulas)
-    residuals = [resolved.written_out(plain(rule)) for rule in definition.algebraic]
+    expanded = ExpandedFormulas(formulas)
+    residuals = [expanded.written_out(plain(rule)) for rule in definition.algebraic]
     wanted = [[id for id in free if f"{id}#y" in symbols(residual)] for residual in residuals]
     matched = _matched(wanted)
     for number, variable in enumerate(matched):

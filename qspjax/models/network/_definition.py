@@ -245,7 +245,7 @@ class Reaction:
         if isinstance(reactants, str):
             if rate is None:
                 products, rate = (), products
-            reactants, products, arrow = parted(reactants)
+            reactants, products, arrow = parse_equation(reactants)
             reversible = reversible or arrow
         parts = (tuple(reactants), tuple(products), rate, tuple(modifiers), reversible, name)
         for field, value in zip(dataclasses.fields(self), parts, strict=True):
@@ -358,7 +358,7 @@ class Definition:
             getattr(self, field.name) == getattr(other, field.name) for field in dataclasses.fields(self)
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
@@ -383,7 +383,7 @@ class Definition:
         return own.only_substance or (place in self.compartments and self.compartments[place].dimensions == 0)
 
 
-def parted(equation: str) -> tuple[tuple[Participant, ...], tuple[Participant, ...], bool]:
+def parse_equation(equation: str) -> tuple[tuple[Participant, ...], tuple[Participant, ...], bool]:
     """Return reactants, products and whether it runs both ways, from text such as `drug + 2 target -> complex`.
 
     Raises:

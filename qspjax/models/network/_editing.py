@@ -19,7 +19,7 @@ from qspjax.models.network._definition import (
     Reaction,
     Species,
     Table,
-    parted,
+    parse_equation,
 )
 from qspjax.models.network._problems import event_name, mathematics, stated_problems
 from qspjax.models.network._rewriting import rewritten
@@ -141,7 +141,7 @@ def _replaced_reaction(d: Definition, id: str, new: Any, fields: Mapping[str, An
         check_instance("new", new, Reaction, "a Reaction")
     parts = {field.name: getattr(new or old, field.name) for field in dataclasses.fields(Reaction)} | dict(fields)
     if "equation" in parts:
-        reactants, products, arrow = parted(parts.pop("equation"))
+        reactants, products, arrow = parse_equation(parts.pop("equation"))
         parts |= {"reactants": reactants, "products": products} | ({"reversible": True} if arrow else {})
     if "rate" in fields and "modifiers" not in fields:
         used = symbols(old.rate) if isinstance(old.rate, Expression) else frozenset()

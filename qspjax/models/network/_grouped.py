@@ -5,7 +5,6 @@ that each thing is computed once.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import numpy as np
 
 from qspjax._expression import Expression, call, evaluate_grouped, nodes, symbol, symbols
 from qspjax._tables import LabelledState, ParameterTable
+from qspjax._types import Scalar
 from qspjax.models.network._sums import taken
 
 
@@ -46,7 +46,7 @@ class Grouped:
         self._places |= {f"{id}#v": (0, place) for place, id in enumerate(self._leaves)}
         self._places |= {name: (1, places[name[:-2]]) for name in needed if name.endswith("#y")}
 
-    def __call__(self, values: ParameterTable, t: Any, y: LabelledState | None) -> jax.Array:
+    def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState | None) -> jax.Array:
         """Compute them, shape (expressions,)."""
         own = values.gather(self._leaves) if self._leaves else jnp.zeros((0,))
         state = own[:0] if y is None else y.values

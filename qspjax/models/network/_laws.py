@@ -3,11 +3,15 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from qspjax._checks import refuse
 from qspjax._expression import Expression, number, parse
+from qspjax._types import Scalar
 from qspjax.models.network._terms import times
+
+Quantity: TypeAlias = Expression | str | Scalar
+"""A formula, as text or an expression, or a number."""
 
 
 class Side(NamedTuple):
@@ -54,8 +58,8 @@ class MassAction(AbstractLaw):
         MassAction(k='kon', reverse='koff')
     """
 
-    k: Any
-    reverse: Any = None
+    k: Quantity
+    reverse: Quantity | None = None
 
     def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
         forwards = _product(as_expression("k", self.k), substrates)
@@ -91,10 +95,10 @@ class MichaelisMenten(AbstractLaw):
         loss = Vmax * drug / (Km + drug)
     """
 
-    Vmax: Any
-    Km: Any
-    reverse: Any = None
-    Kr: Any = None
+    Vmax: Quantity
+    Km: Quantity
+    reverse: Quantity | None = None
+    Kr: Quantity | None = None
 
     def __post_init__(self) -> None:
         if (self.reverse is None) != (self.Kr is None):
@@ -133,10 +137,10 @@ class Hill(AbstractLaw):
         -1.6
     """
 
-    Vmax: Any
-    K: Any
-    n: Any
-    by: Any = None
+    Vmax: Quantity
+    K: Quantity
+    n: Quantity
+    by: Quantity | None = None
     represses: bool = False
 
     def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from qspjax._checks import concrete
 from qspjax._expression import Expression, number, symbol
+from qspjax._types import Scalar
 from qspjax.models.network._definition import Definition, Parameter, Table
 from qspjax.models.network._resolve import Formulas
 from qspjax.models.network._terms import ONE, over, times, weighted
@@ -39,7 +40,7 @@ class Moiety:
     """
 
     coefficients: Mapping[str, int]
-    total: Any
+    total: Scalar
 
     def __str__(self) -> str:
         total = concrete(self.total)
@@ -47,7 +48,7 @@ class Moiety:
         return f"{_sum(self.coefficients)} = {shown}"
 
 
-def conserved(definition: Definition, formulas: Formulas, amounts: Mapping[str, Any]) -> tuple[Moiety, ...]:
+def conserved(definition: Definition, formulas: Formulas, amounts: Mapping[str, Scalar]) -> tuple[Moiety, ...]:
     """Return the conserved moieties of a network, with no negative coefficients where that is found."""
     matrix = _stoichiometry(definition, formulas, ())
     rows = _positive(left_null_space(matrix), [*matrix])
@@ -55,8 +56,8 @@ def conserved(definition: Definition, formulas: Formulas, amounts: Mapping[str, 
 
 
 def reduced(
-    definition: Definition, formulas: Formulas, amounts: Mapping[str, Any], dosed: Collection[str]
-) -> tuple[Definition, dict[str, Any]]:
+    definition: Definition, formulas: Formulas, amounts: Mapping[str, Scalar], dosed: Collection[str]
+) -> tuple[Definition, dict[str, Scalar]]:
     """Return a network in which a species of each moiety is what the others leave of the total, and the totals."""
     kept = {*dosed, *formulas.assigned}
     rows = left_null_space(_stoichiometry(definition, formulas, kept))
@@ -190,7 +191,7 @@ def _stoichiometry(definition: Definition, formulas: Formulas, kept: Collection[
     return matrix
 
 
-def _moiety(row: Row, amounts: Mapping[str, Any]) -> Moiety:
+def _moiety(row: Row, amounts: Mapping[str, Scalar]) -> Moiety:
     return Moiety(Table(row), sum(count * amounts[id] for id, count in row.items()))
 
 

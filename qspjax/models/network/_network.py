@@ -30,7 +30,7 @@ from qspjax.models.network._authoring import extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
 from qspjax.models.network._editing import added, dropped, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
-from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, parted
+from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, split_numbers
 from qspjax.models.network._printing import Equations, equations, terms
 from qspjax.models.network._sizes import nominal_sizes
 from qspjax.models.network._unit_checks import unit_problems
@@ -115,14 +115,14 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         self,
         definition: Definition | None = None,
         *,
-        compartments: Mapping[str, Any] | None = None,
-        species: Mapping[str, Any] | None = None,
-        parameters: Mapping[str, Any] | None = None,
+        compartments: Mapping[str, object] | None = None,
+        species: Mapping[str, object] | None = None,
+        parameters: Mapping[str, object] | None = None,
         reactions: Mapping[str, Reaction] | None = None,
-        rules: Mapping[str, Any] | None = None,
-        rates: Mapping[str, Any] | None = None,
-        algebraic: Sequence[Any] = (),
-        initial: Mapping[str, Any] | None = None,
+        rules: Mapping[str, object] | None = None,
+        rates: Mapping[str, object] | None = None,
+        algebraic: Sequence[object] = (),
+        initial: Mapping[str, object] | None = None,
         events: Sequence[NetworkEvent] = (),
         name: str = "",
         time_unit: str = "",
@@ -145,7 +145,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
                 events=events,
             )
         check_instance("definition", definition, Definition, "a Definition")
-        self.plan, numbers = parted(definition)
+        self.plan, numbers = split_numbers(definition)
         self.values = ParameterTable.of({id: arrays.get(id, number) for id, number in numbers.items()})
         self.nominal = nominal_sizes(self.plan, self.values.concrete_values())
 
@@ -211,7 +211,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return tuple(self._event(firing) for firing in self.plan.firings)
 
     def placed(
-        self, t: Scalar, y: LabelledState, values: Mapping[str, Any], *, before: "Network | None" = None
+        self, t: Scalar, y: LabelledState, values: Mapping[str, Scalar], *, before: "Network | None" = None
     ) -> LabelledState:
         """Return a state in which ids have new values, and all others the ones that they had.
 
@@ -241,7 +241,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()}
         )
 
-    def _state_of(self, y: LabelledState, values: Mapping[str, Any]) -> LabelledState:
+    def _state_of(self, y: LabelledState, values: Mapping[str, Scalar]) -> LabelledState:
         new = tuple(jnp.asarray(values[id], dtype=float) for id in y.labels)
         return LabelledState(y.labels, new if isinstance(y.values, tuple) else jnp.stack(new))
 
@@ -282,7 +282,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         """Return where units do not agree, read by pint (extra `cli`); what has no unit agrees with everything."""
         return unit_problems(self.plan.definition)
 
-    def replace(self, id: str | None = None, new: Any = None, /, **fields: Any) -> "Network":
+    def replace(self, id: str | None = None, new: object = None, /, **fields: object) -> "Network":
         """Return the same network with something in it replaced; formulas are text, expressions or functions.
 
         All other numbers stay as they are. What is given is what the constructor takes, and the result is the network
@@ -324,14 +324,14 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def add(
         self,
         *,
-        compartments: Mapping[str, Any] | None = None,
-        species: Mapping[str, Any] | None = None,
-        parameters: Mapping[str, Any] | None = None,
+        compartments: Mapping[str, object] | None = None,
+        species: Mapping[str, object] | None = None,
+        parameters: Mapping[str, object] | None = None,
         reactions: Mapping[str, Reaction] | None = None,
-        rules: Mapping[str, Any] | None = None,
-        rates: Mapping[str, Any] | None = None,
-        algebraic: Sequence[Any] = (),
-        initial: Mapping[str, Any] | None = None,
+        rules: Mapping[str, object] | None = None,
+        rates: Mapping[str, object] | None = None,
+        algebraic: Sequence[object] = (),
+        initial: Mapping[str, object] | None = None,
         events: Sequence[NetworkEvent] = (),
     ) -> "Network":
         """Return the same network with more in it; the arguments are those of the constructor.
@@ -437,7 +437,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             lambda one: one.values, network, ParameterTable.of(values), is_leaf=lambda x: x is network.values
         )
 
-    def _state(self, numbers: Any) -> LabelledState:
+    def _state(self, numbers: jax.Array | Sequence[Scalar]) -> LabelledState:
         states = self.plan.states
         if len(states) > APART:
             return LabelledState(states, numbers)
@@ -447,7 +447,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         def function(program: Program | None) -> Callable | None:
             return None if program is None else lambda t, y: program(self.values, t, y)[0]
 
-        def assign(t: Scalar, y: LabelledState) -> dict[str, Any]:
+        def assign(t: Scalar, y: LabelledState) -> dict[str, Scalar]:
             return dict(zip(firing.assigned, firing.values(self.values, t, y), strict=True))
 
         event = firing.event
@@ -472,7 +472,7 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
     places = [plan.places[id] for id in plan.implicit]
     apart = isinstance(start.values, tuple)
 
-    def put(x: jax.Array, values: Any) -> LabelledState:
+    def put(x: jax.Array, values: jax.Array | tuple[Scalar, ...]) -> LabelledState:
         if not apart:
             return LabelledState(start.labels, values.at[jnp.asarray(places)].set(x))
         new = list(values)
@@ -483,7 +483,7 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
     def residual(x: jax.Array) -> jax.Array:
         return jnp.stack([jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, put(x, start.values))])
 
-    def step(_: Any, x: jax.Array) -> jax.Array:
+    def step(_: int, x: jax.Array) -> jax.Array:
         return x - jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))
 
     x = jnp.stack([start.values[place] for place in places])

@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from qspjax._expression import Expression, evaluate, number, substitute, symbols
 from qspjax._tables import LabelledState, ParameterTable
+from qspjax._types import Scalar
 from qspjax.models.network._algebraic import settled
 from qspjax.models.network._definition import Definition, NetworkEvent, Table
 from qspjax.models.network._delays import Jump, Past
 from qspjax.models.network._grouped import Grouped
 from qspjax.models.network._problems import NetworkProblems, Problem, event_name, stated_problems, used
-from qspjax.models.network._resolve import Formulas, Resolved, plain, state
+from qspjax.models.network._resolve import ExpandedFormulas, Formulas, plain, state
 from qspjax.models.network._sums import Sums
 from qspjax.models.network._terms import ONE, ZERO, Unresolvable, over, times
 
@@ -33,7 +35,7 @@ class Program:
         self.ids = tuple(dict.fromkeys(whole(name) for name, _ in self._leaves))
         self._states = [(name, places[name[:-2]]) for name in needed if name.endswith("#y")]
 
-    def __call__(self, values: Mapping[str, Any], t: Any, y: LabelledState | None) -> list:
+    def __call__(self, values: Mapping[str, ArrayLike], t: Scalar, y: LabelledState | None) -> list:
         """Compute them."""
         known = {name: values[id] for name, id in self._leaves}
         if y is not None:
@@ -60,7 +62,7 @@ class View:
         order = {id: place for place, id in enumerate((*kinds[0], *kinds[1], *others))}
         self._order = np.array([order[id] for id in self._ids], int)
 
-    def __call__(self, values: ParameterTable, t: Any, y: LabelledState) -> Mapping[str, Any]:
+    def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState) -> Mapping[str, ArrayLike]:
         """Compute them, by id."""
         found = self._program(values, t, y)
         if not self._many:
@@ -107,7 +109,7 @@ class Plan:
         try:
             said = settled(definition)
             self.formulas = Formulas(definition, *said)
-            self._resolved = Resolved(self.formulas)
+            self._expanded = ExpandedFormulas(self.formulas)
             self._write_out()
         except Unresolvable as found:
             raise NetworkProblems([found.problem]) from None
@@ -124,11 +126,11 @@ class Plan:
     def __reduce__(self) -> tuple:
         return plan_of, (self.definition,)
 
-    def __deepcopy__(self, _: Any) -> "Plan":
+    def __deepcopy__(self, _: object) -> "Plan":
         return self
 
     def _write_out(self) -> None:
-        formulas, resolved, d = self.formulas, self._resolved, self.definition
+        formulas, expanded, d = self.formulas, self._expanded, self.definition
         self.states = formulas.states
         self.implicit = tuple(id for id in self.states if id in formulas.unknown)
         self.leaves = tuple(
@@ -136,7 +138,7 @@ class Plan:
             for id in d.ids()
             if id not in d.reactions and formulas.has_value(id) and (id not in d.participants or formulas.uses(id))
         )
-        slope, start = (lambda id: resolved.of(f"{id}#slope")), (lambda id: resolved.of(f"{id}#y#0"))
+        slope, start = (lambda id: expanded.of(f"{id}#slope")), (lambda id: expanded.of(f"{id}#y#0"))
         jumps = [self._jump(place) for place, event in enumerate(d.events) if event.assign]
         self._past = past = Past(slope, start, self._before, self.implicit, jumps)
         self.slopes = [self._of(f"{id}#slope") for id in self.states]
@@ -156,15 +158,15 @@ class Plan:
 
     def _before(self, id: str) -> Expression | None:
         """Return a state before time 0, over states, numbers and the time; None where it is what it is at time 0."""
-        return self._resolved.of(f"{id}#y#before") if self.formulas.begins_in_time(id) else None
+        return self._expanded.of(f"{id}#y#before") if self.formulas.begins_in_time(id) else None
 
     def _of(self, node: str) -> Expression:
         """Return a node over states and numbers."""
-        return self._past.replaced(self._resolved.of(node))
+        return self._past.replaced(self._expanded.of(node))
 
     def _written_out(self, expression: Expression) -> Expression:
         """Return an expression over nodes over states and numbers."""
-        return self._past.replaced(self._resolved.written_out(expression))
+        return self._past.replaced(self._expanded.written_out(expression))
 
     def _missing(self) -> list[Problem]:
         """Return the ids that have no number, though one is needed; a species without one is not observed."""
@@ -186,7 +188,7 @@ class Plan:
 
     def _jump(self, place: int) -> Jump:
         """Return an event over states and numbers; it may hold delays."""
-        event, written_out = self.definition.events[place], self._resolved.written_out
+        event, written_out = self.definition.events[place], self._expanded.written_out
         parts = (event.trigger, event.delay, event.priority)
         return Jump(event, self._changes(place), tuple(None if p is None else written_out(plain(p)) for p in parts))
 
@@ -201,7 +203,7 @@ class Plan:
         A concentration that is assigned is one in the compartment as it was; then compartments change, which keeps
         amounts (case 01506 of the SBML test suite).
         """
-        event, formulas, written_out = self.definition.events[place], self.formulas, self._resolved.written_out
+        event, formulas, written_out = self.definition.events[place], self.formulas, self._expanded.written_out
         new = {id: written_out(plain(value)) for id, value in event.assign.items()}
         after = {f"{id}#y": value for id, value in new.items() if id not in self.definition.species}
         for id in event.assign:
@@ -218,7 +220,7 @@ class Plan:
 
     def _space(self, id: str) -> Expression:
         """Return what a state is divided by to be the symbol of an id at time 0: the size of a compartment, or 1."""
-        return self._resolved.of(f"{self.definition.compartment_of(id)}#0") if self.is_amount(id) else ONE
+        return self._expanded.of(f"{self.definition.compartment_of(id)}#0") if self.is_amount(id) else ONE
 
     def is_amount(self, id: str) -> bool:
         """Whether a value given to an id has to become an amount to be its state."""
@@ -290,7 +292,7 @@ def plan_of(definition: Definition) -> Plan:
     return Plan(definition)
 
 
-def parted(definition: Definition) -> tuple[Plan, dict[str, float]]:
+def split_numbers(definition: Definition) -> tuple[Plan, dict[str, float]]:
     """Return the plan of a definition, and the numbers that are leaves of the model, by id."""
     plan = plan_of(emptied(definition))
     return plan, {id: number_of(definition, id) for id in plan.leaves}

@@ -325,7 +325,7 @@ class Formulas:
         return name in self._used
 
 
-class Resolved(dict[str, Expression]):
+class ExpandedFormulas(dict[str, Expression]):
     """Nodes over numbers, states and the time alone; made where they are asked for.
 
     Args:

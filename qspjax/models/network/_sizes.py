@@ -1,7 +1,7 @@
 """How large the states of a network are, so that a tolerance can be counted in their own sizes.
 
 A model in mol per litre has concentrations of 1e-9, and amounts of 1e-21 in a cell: an absolute tolerance of 1e-9 would
-say that all of it is as good as nothing. So a state whose symbol begins below 1 counts in what it begins with, and one
+say that all of it is effectively nothing. So a state whose symbol begins below 1 counts in what it begins with, and one
 that begins at 0 in the smallest that another begins with.
 """
 
