@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from qspjax._expression import Expression, symbols
 from qspjax.io.petab._parts import Formula, Observable, Tables
-from qspjax.io.petab._tables import Problems, Row
+from qspjax.io.petab._tables import Row, TableIssues
 from qspjax.models.network import Definition
 
 _ID = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -16,36 +16,36 @@ _PRIOR_SPREAD |= {"exponential": 0, "chisquare": 0, "gamma": 1}
 
 
 def check_ids(
-    rows: Sequence[Row], column: str, problems: Problems, *, own: Collection[str] = (), unique: bool = True
+    rows: Sequence[Row], column: str, issues: TableIssues, *, model_ids: Collection[str] = (), unique: bool = True
 ) -> None:
-    """Note ids that are none, or are given twice; `own` are ids of the model, which may have a dot."""
+    """Add issues of ids that are none, or are given twice; `model_ids` may have a dot."""
     first: dict[str, int] = {}
     for row in rows:
         id = row.get(column)
-        if _ID.fullmatch(id) is None and id not in own:
-            problems.add(row, column, f"must be an id (letters, digits and _), but is {id or 'empty'}.")
+        if _ID.fullmatch(id) is None and id not in model_ids:
+            issues.add(row, column, f"must be an id (letters, digits and _), but is {id or 'empty'}.")
         elif unique and id in first:
-            problems.add(row, column, f"must be there once, but {id} is there in line {first[id]} too.")
+            issues.add(row, column, f"must be there once, but {id} is there in line {first[id]} too.")
         first.setdefault(id, row.line)
 
 
-def check_numbers(tables: Tables, problems: Problems) -> None:
-    """Note measurements and bounds that are no numbers one can fit."""
+def check_numbers(tables: Tables, issues: TableIssues) -> None:
+    """Add issues of measurements and bounds that are no numbers one can fit."""
     for _, row in tables.measurements:
-        time, value = problems.number(row, "time"), problems.number(row, "measurement")
+        time, value = issues.number(row, "time"), issues.number(row, "measurement")
         if row.get("time") == "" or time == -math.inf:
-            problems.add(
+            issues.add(
                 row, "time", f"must be a number, or inf for a steady state, but is {row.get('time') or 'empty'}."
             )
         if row.get("measurement") == "" or math.isinf(value):
-            problems.add(row, "measurement", f"must be a number, but is {row.get('measurement') or 'empty'}.")
+            issues.add(row, "measurement", f"must be a number, but is {row.get('measurement') or 'empty'}.")
         observable = tables.observables.get(row.get("observableId"))
         if observable is not None and observable.base and value <= 0:
-            problems.add(row, "measurement", f"must be positive for a logarithm to be taken, but is {value:g}.")
+            issues.add(row, "measurement", f"must be positive for a logarithm to be taken, but is {value:g}.")
 
 
-def check_names(tables: Tables, problems: Problems) -> None:
-    """Note names that mean nothing, that mean two things, or that no table may say anything about."""
+def check_names(tables: Tables, issues: TableIssues) -> None:
+    """Add issues of names that mean nothing, that mean two things, or that no table may say anything about."""
     definition = tables.network.definition
     entities = frozenset(definition.ids())
     parameters = frozenset(row.get("parameterId") for row in tables.parameters)
@@ -53,9 +53,9 @@ def check_names(tables: Tables, problems: Problems) -> None:
     outputs = tables.observables
     for id, observable in outputs.items():
         if id in entities:
-            problems.add(observable.row, "observableId", f"must be an id of its own, but {_what(id, definition)}.")
+            issues.add(observable.row, "observableId", f"must be an id of its own, but {_what(id, definition)}.")
         if id in parameters:
-            problems.add(observable.row, "observableId", f"must be an id of its own, but {id} is a parameter too.")
+            issues.add(observable.row, "observableId", f"must be an id of its own, but {id} is a parameter too.")
     known = entities | parameters | targets | outputs.keys()
     used: set[str] = set()
 
@@ -63,73 +63,81 @@ def check_names(tables: Tables, problems: Problems) -> None:
         names = symbols(formula) if isinstance(formula, Expression) else frozenset()
         used.update(names)
         for name in sorted(names - set(allowed)):
-            found = _what(name, definition) if name in entities else f"{name} is none{local_hint(name, definition)}"
-            problems.add(row, column, f"{must}, but {found}.")
+            what = _what(name, definition) if name in entities else f"{name} is none{local_hint(name, definition)}"
+            issues.add(row, column, f"{must}, but {what}.")
 
     must = "must use ids of the model and of the tables"
-    for id, one in outputs.items():
-        check(one.row, "observableFormula", one.formula, (known - ({id} - entities)) | {*one.placeholders}, must)
-        own = {*one.placeholders, *one.noise_placeholders}
-        check(one.row, "noiseFormula", one.noise, known | own, must)
-        _check_others(one, id, outputs, problems)
+    for id, observable in outputs.items():
+        check(
+            observable.row,
+            "observableFormula",
+            observable.formula,
+            (known - ({id} - entities)) | {*observable.placeholders},
+            must,
+        )
+        placeholders = {*observable.placeholders, *observable.noise_placeholders}
+        check(observable.row, "noiseFormula", observable.noise, known | placeholders, must)
+        _check_others(observable, id, outputs, issues)
         for column, names in (
-            ("observablePlaceholders", one.placeholders),
-            ("noisePlaceholders", one.noise_placeholders),
+            ("observablePlaceholders", observable.placeholders),
+            ("noisePlaceholders", observable.noise_placeholders),
         ):
             if len(set(names)) < len(names):
-                problems.add(one.row, column, f"must be different names, but are {', '.join(names)}.")
+                issues.add(observable.row, column, f"must be different names, but are {', '.join(names)}.")
     settable = {id for id in entities if id not in definition.reactions and id not in definition.participants}
     for target in tables.targets:
         allowed = parameters if target.first else known
         inner = "must use ids of the table of parameters at the start of an experiment" if target.first else must
         check(target.row, target.value_column, target.formula, allowed, inner)
         if target.id in definition.assignments:
-            problems.add(target.row, target.column, f"must be what no rule determines, but {target.id} is.")
+            issues.add(target.row, target.column, f"must be what no rule determines, but {target.id} is.")
         elif target.id in parameters:
-            problems.add(target.row, target.column, f"must not be in the table of parameters too, but {target.id} is.")
+            issues.add(target.row, target.column, f"must not be in the table of parameters too, but {target.id} is.")
         elif target.id not in settable and target.id not in used:
             hint = local_hint(target.id, definition)
-            problems.add(
+            issues.add(
                 target.row, target.column, f"must be an id of the model, but {target.id or 'no name'} is none{hint}."
             )
     for _, row in tables.measurements:
         for column in ("observableParameters", "noiseParameters"):
-            for formula in map(tables.in_model_ids, problems.formulas(row, column)):
+            for formula in map(tables.in_model_ids, issues.formulas(row, column)):
                 check(row, column, formula, parameters, "must be numbers or ids of the table of parameters")
-    _check_parameters(tables, used | targets, problems)
+    _check_parameters(tables, used | targets, issues)
 
 
-def _check_others(one: Observable, id: str, outputs: dict[str, Observable], problems: Problems) -> None:
-    """Note where a formula uses another observable that has placeholders: no measurement gives their values."""
-    for column, formula in (("observableFormula", one.formula), ("noiseFormula", one.noise)):
+def _check_others(observable: Observable, id: str, outputs: dict[str, Observable], issues: TableIssues) -> None:
+    """Add an issue where a formula uses another observable that has placeholders: no measurement gives their values."""
+    for column, formula in (("observableFormula", observable.formula), ("noiseFormula", observable.noise)):
         names = symbols(formula) if isinstance(formula, Expression) else frozenset()
         for name in sorted(names & outputs.keys() - {id}):
             if outputs[name].placeholders:
-                problems.add(one.row, column, f"must not use an observable with placeholders, but uses {name}.")
+                issues.add(observable.row, column, f"must not use an observable with placeholders, but uses {name}.")
         if "prediction" in names:
-            problems.add(one.row, column, "not supported: the name prediction, which stands for what an observable is.")
-    if not isinstance(one.noise, Expression) and not 0 < one.noise < math.inf:
-        problems.add(one.row, "noiseFormula", f"must be positive, but is {one.noise:g}.")
+            issues.add(
+                observable.row, column, "not supported: the name prediction, which stands for what an observable is."
+            )
+    if not isinstance(observable.noise, Expression) and not 0 < observable.noise < math.inf:
+        issues.add(observable.row, "noiseFormula", f"must be positive, but is {observable.noise:g}.")
 
 
-def _check_parameters(tables: Tables, used: Collection[str], problems: Problems) -> None:
+def _check_parameters(tables: Tables, used: Collection[str], issues: TableIssues) -> None:
     definition = tables.network.definition
     for row in tables.parameters:
         id = row.get("parameterId")
         if id == "time":
-            problems.add(row, "parameterId", "must not be time, which means the time.")
+            issues.add(row, "parameterId", "must not be time, which means the time.")
         elif id in definition.ids():
             if id not in definition.parameters:
-                problems.add(row, "parameterId", f"must be a parameter, but {_what(id, definition)}.")
+                issues.add(row, "parameterId", f"must be a parameter, but {_what(id, definition)}.")
             elif id in definition.assignments or id in definition.rates:
-                problems.add(row, "parameterId", f"must be what no rule determines, but {id} is.")
+                issues.add(row, "parameterId", f"must be what no rule determines, but {id} is.")
         elif id not in used:
             hint = local_hint(id, definition)
-            problems.add(row, "parameterId", f"must be an id that the model or a table uses, but {id} is none{hint}.")
+            issues.add(row, "parameterId", f"must be an id that the model or a table uses, but {id} is none{hint}.")
 
 
-def check_prior(row: Row, column: str, kind: str, parameters: Sequence[float], problems: Problems) -> bool:
-    """Whether the numbers of a prior make it one; what is wrong is noted."""
+def check_prior(row: Row, column: str, kind: str, parameters: Sequence[float], issues: TableIssues) -> bool:
+    """Whether the numbers of a prior make it one; add an issue if not."""
     message = ""
     if any(not math.isfinite(x) for x in parameters):
         message = "must be finite numbers"
@@ -140,7 +148,7 @@ def check_prior(row: Row, column: str, kind: str, parameters: Sequence[float], p
     elif kind in _PRIOR_SPREAD and not parameters[_PRIOR_SPREAD[kind]] > 0:
         message = f"must have a positive number in place {_PRIOR_SPREAD[kind] + 1}"
     if message:
-        problems.add(row, column, f"{message}, but is {row.get(column)}.")
+        issues.add(row, column, f"{message}, but is {row.get(column)}.")
     return not message
 
 

@@ -31,7 +31,7 @@ from qspjax.io.petab import _version1, _version2
 from qspjax.io.petab._checks import check_names, check_numbers, check_prior
 from qspjax.io.petab._parts import Formula, Observable, Period, Tables, with_ids
 from qspjax.io.petab._priors import DENSITIES, PetabPrior, Quantile, log_mass, plain_kind, quantile
-from qspjax.io.petab._tables import Problems, Row, read_yaml
+from qspjax.io.petab._tables import Row, TableIssues, read_yaml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 
@@ -66,28 +66,27 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
     version = str(content.get("format_version", "")).split(".")[0]
     if version not in ("1", "2"):
         raise FileIssues([Issue(path.name, ("format_version",), f"must be 1 or 2, but is {version or 'missing'}.")])
-    problems = Problems()
-    tables = (_version1 if version == "1" else _version2).tables_of(path, content, problems)
-    problems.stop()
-    check_numbers(tables, problems)
-    check_names(tables, problems)
-    problems.stop()
-    return _problem(path.name, tables, problems, method, version)
+    issues = TableIssues()
+    tables = (_version1 if version == "1" else _version2).tables_of(path, content, issues)
+    issues.close()
+    check_numbers(tables, issues)
+    check_names(tables, issues)
+    issues.close()
+    return _problem(path.name, tables, issues, method, version)
 
 
-def _problem(name: str, tables: Tables, problems: Problems, method: AbstractMethod | None, version: str) -> Problem:
-    parameters, nominal = _parameters(tables, problems, version)
+def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMethod | None, version: str) -> Problem:
+    parameters, nominal = _parameters(tables, issues, version)
     network = _overridable(tables, parameters)
     outputs = {id: _output(id, tables.observables) for id in tables.observables}
-    problems.stop()
+    issues.close()
     by_experiment: dict[str, list[Row]] = {}
     for experiment, row in tables.measurements:
         by_experiment.setdefault(experiment, []).append(row)
     experiments = {
-        experiment: _experiment(network, tables, experiment, rows, problems)
-        for experiment, rows in by_experiment.items()
+        experiment: _experiment(network, tables, experiment, rows, issues) for experiment, rows in by_experiment.items()
     }
-    problems.stop()
+    issues.close()
     if method is None:
         method = default_method(network)
         if not isinstance(method, MatrixExponential):
@@ -109,37 +108,35 @@ def _problem(name: str, tables: Tables, problems: Problems, method: AbstractMeth
 # --- parameters -----------------------------------------------------------------------------------------------------
 
 
-def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[str, Free | float], dict[str, float]]:
+def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict[str, Free | float], dict[str, float]]:
     found: dict[str, Free | float] = {}
     nominal: dict[str, float] = {}
     for row in tables.parameters:
         id, estimated = row.get("parameterId"), _ESTIMATED[version].get(row.get("estimate").lower())
-        value = problems.number(row, "nominalValue")
+        value = issues.number(row, "nominalValue")
         if estimated is None:
             wanted = "1 or 0" if version == "1" else "true or false"
-            problems.add(row, "estimate", f"must be {wanted}, but is {row.get('estimate') or 'empty'}.")
+            issues.add(row, "estimate", f"must be {wanted}, but is {row.get('estimate') or 'empty'}.")
         if not estimated:
             if math.isnan(value):
-                problems.add(
-                    row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty."
-                )
+                issues.add(row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty.")
             found[id] = value
             continue
         scale = row.get("parameterScale") if version == "1" else "lin"
-        lower, upper = problems.number(row, "lowerBound", -math.inf), problems.number(row, "upperBound", math.inf)
+        lower, upper = issues.number(row, "lowerBound", -math.inf), issues.number(row, "upperBound", math.inf)
         if version == "2" and lower > 0:
             scale = "log10"
         if scale not in ("lin", "log", "log10"):
-            problems.add(row, "parameterScale", f"must be lin, log or log10, but is {scale or 'empty'}.")
+            issues.add(row, "parameterScale", f"must be lin, log or log10, but is {scale or 'empty'}.")
             continue
         for column in ("lowerBound", "upperBound"):
             if not row.get(column):
-                problems.add(row, column, "must be a number for a parameter that is estimated, but is empty.")
+                issues.add(row, column, "must be a number for a parameter that is estimated, but is empty.")
         if scale != "lin" and (lower < 0 or (lower == 0 and not row.get("initializationPriorType"))):
-            problems.add(row, "lowerBound", f"must be positive on the scale {scale}, but is {lower:g}.")
+            issues.add(row, "lowerBound", f"must be positive on the scale {scale}, but is {lower:g}.")
             continue
         if not lower < upper:
-            problems.add(row, "lowerBound", f"must be less than the upper bound {upper:g}, but is {lower:g}.")
+            issues.add(row, "lowerBound", f"must be less than the upper bound {upper:g}, but is {lower:g}.")
             continue
         transform: AbstractTransform = {"lin": Identity(), "log": Log(), "log10": Log(10.0)}[scale]
         lower = lower if scale == "lin" else max(lower, 0.0)
@@ -150,19 +147,17 @@ def _parameters(tables: Tables, problems: Problems, version: str) -> tuple[dict[
         )
         start = min(max(middle, lower), upper)
         if not math.isfinite(start) or (scale != "lin" and start <= 0):
-            problems.add(
-                row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}."
-            )
+            issues.add(row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}.")
             continue
         bounds = Bounds(lower, upper, transform)
-        prior, scaled = _prior(row, problems, version, bounds)
+        prior, scaled = _prior(row, issues, version, bounds)
         found[id] = Free(
             start,
             bounds=bounds[:2],
             transform=transform,
             prior=prior,
             prior_scaled=scaled,
-            quantile=_quantile(row, problems, bounds),
+            quantile=_quantile(row, issues, bounds),
         )
         if math.isfinite(value):
             nominal[id] = value
@@ -186,14 +181,14 @@ class Bounds(NamedTuple):
         return float(forward(self.lower)), float(forward(self.upper))
 
 
-def _prior(row: Row, problems: Problems, version: str, bounds: Bounds) -> tuple[PetabPrior | None, bool]:
+def _prior(row: Row, issues: TableIssues, version: str, bounds: Bounds) -> tuple[PetabPrior | None, bool]:
     """Return the prior of a parameter, and whether it is one of the transformed value."""
     kinds, numbers = (
         ("objectivePriorType", "objectivePriorParameters")
         if version == "1"
         else ("priorDistribution", "priorParameters")
     )
-    kind, parameters, scaled = _distribution(row, problems, kinds, numbers)
+    kind, parameters, scaled = _distribution(row, issues, kinds, numbers)
     if not kind:
         return None, False
     edges = bounds.on_scale(scaled)
@@ -201,9 +196,9 @@ def _prior(row: Row, problems: Problems, version: str, bounds: Bounds) -> tuple[
     return PetabPrior(kind, parameters or edges, mass), scaled
 
 
-def _quantile(row: Row, problems: Problems, bounds: Bounds) -> Quantile | None:
+def _quantile(row: Row, issues: TableIssues, bounds: Bounds) -> Quantile | None:
     """Return how starts are drawn, None where evenly between the bounds on the scale of the search."""
-    kind, parameters, scaled = _distribution(row, problems, "initializationPriorType", "initializationPriorParameters")
+    kind, parameters, scaled = _distribution(row, issues, "initializationPriorType", "initializationPriorParameters")
     if not kind or (kind == "uniform" and scaled and not parameters):
         return None
     edges = bounds.on_scale(scaled)
@@ -213,7 +208,7 @@ def _quantile(row: Row, problems: Problems, bounds: Bounds) -> Quantile | None:
     return lambda probability: np.asarray(bounds.transform.inverse(on_scale(probability)))
 
 
-def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
+def _distribution(row: Row, issues: TableIssues, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
     """Return the name and the parameters of a distribution, and whether it is one of the transformed value."""
     kind, scaled, nothing = plain_kind(row.get(kinds)), False, ("", (), False)
     if not kind:
@@ -221,18 +216,18 @@ def _distribution(row: Row, problems: Problems, kinds: str, numbers: str) -> tup
     if kind.startswith("parameterscale"):
         kind, scaled = kind.removeprefix("parameterscale"), True
     if kind not in DENSITIES:
-        problems.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
+        issues.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
         return nothing
     given = [part for part in row.get(numbers).split(";") if part.strip()]
     try:
         parameters = tuple(float(part) for part in given)
     except ValueError:
-        problems.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
+        issues.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
         return nothing
     if len(parameters) != DENSITIES[kind][0] and (parameters or kind != "uniform"):
-        problems.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
+        issues.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
         return nothing
-    return (kind, parameters, scaled) if check_prior(row, numbers, kind, parameters, problems) else nothing
+    return (kind, parameters, scaled) if check_prior(row, numbers, kind, parameters, issues) else nothing
 
 
 def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Network:
@@ -300,10 +295,10 @@ def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
 # --- experiments ----------------------------------------------------------------------------------------------------
 
 
-def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], problems: Problems) -> Experiment:
+def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], issues: TableIssues) -> Experiment:
     changes, equilibrated, kept = [], None, {}
     for period in tables.experiments[name]:
-        sets, puts = _split_targets(network, period, rows[0], problems)
+        sets, puts = _split_targets(network, period, rows[0], issues)
         if period.time == -math.inf:
             equilibrated, kept = Change(0.0, set=sets, put=puts), sets
         else:
@@ -311,7 +306,7 @@ def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], pr
             kept = {}
     begin, *later = changes or [Change(0.0, set=kept)]
     return Experiment(
-        _measurements(tables, rows, problems),
+        _measurements(tables, rows, issues),
         set=begin.set,
         put=begin.put,
         equilibrated=equilibrated,
@@ -320,7 +315,7 @@ def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], pr
     )
 
 
-def _split_targets(network: Network, period: Period, row: Row, problems: Problems) -> tuple[dict, dict]:
+def _split_targets(network: Network, period: Period, row: Row, issues: TableIssues) -> tuple[dict, dict]:
     """Return which targets are parameters (or no part of the model), and which are states."""
     sets, puts = {}, {}
     definition = network.definition
@@ -330,28 +325,26 @@ def _split_targets(network: Network, period: Period, row: Row, problems: Problem
         elif id in network.values or id not in definition.ids():
             sets[id] = formula
         else:
-            problems.of_file(
-                row.file, f"must have conditions that set what is free, but a rule of the model sets {id}."
-            )
+            issues.of_file(row.file, f"must have conditions that set what is free, but a rule of the model sets {id}.")
     return sets, puts
 
 
-def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measurements:
+def _measurements(tables: Tables, rows: list[Row], issues: TableIssues) -> Measurements:
     time, value, output = [], [], []
     given: dict[str, list[Formula]] = {}
     for number, row in enumerate(rows):
         id = row.get("observableId")
         observable = tables.observables[id]
-        time.append(problems.number(row, "time"))
-        value.append(problems.number(row, "measurement"))
+        time.append(issues.number(row, "time"))
+        value.append(issues.number(row, "measurement"))
         output.append(id)
         for column, names in (
             ("observableParameters", observable.placeholders),
             ("noiseParameters", observable.noise_placeholders),
         ):
-            formulas = [*map(tables.in_model_ids, problems.formulas(row, column))]
+            formulas = [*map(tables.in_model_ids, issues.formulas(row, column))]
             if len(formulas) != len(names):
-                problems.add(
+                issues.add(
                     row,
                     column,
                     f"must have a value for each of {len(names)} placeholders of {id}, but has {len(formulas)}.",
@@ -359,5 +352,5 @@ def _measurements(tables: Tables, rows: list[Row], problems: Problems) -> Measur
                 continue
             for placeholder, formula in zip(names, formulas, strict=True):
                 given.setdefault(column_of(id, placeholder), [0.0] * len(rows))[number] = formula
-    problems.stop()
+    issues.close()
     return Measurements(time, value, output=output, given=given)

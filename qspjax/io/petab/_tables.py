@@ -46,24 +46,24 @@ class Row:
         return self.cells.get(column, "")
 
 
-class Problems:
-    """What is wrong with the files of a problem, collected."""
+class TableIssues:
+    """Collects the issues of the files of a problem, and reads cells."""
 
     def __init__(self) -> None:
-        self.found: list[Issue] = []
+        self.issues: list[Issue] = []
 
     def add(self, row: Row, column: str, message: str) -> None:
-        """Note what is wrong with a cell."""
-        self.found.append(Issue(row.file, (), message, line=row.line, column=column))
+        """Add an issue of a cell."""
+        self.issues.append(Issue(row.file, (), message, line=row.line, column=column))
 
     def of_file(self, file: str, message: str) -> None:
-        """Note what is wrong with a file."""
-        self.found.append(Issue(file, (), message))
+        """Add an issue of a file."""
+        self.issues.append(Issue(file, (), message))
 
-    def stop(self) -> None:
-        """Refuse the files if anything is wrong with them."""
-        if self.found:
-            raise FileIssues(self.found)
+    def close(self) -> None:
+        """Raise the issues, if there are any."""
+        if self.issues:
+            raise FileIssues(self.issues)
 
     def number(self, row: Row, column: str, otherwise: float = math.nan) -> float:
         """Return a cell as a number; `otherwise` if it is empty."""
@@ -138,16 +138,16 @@ def _loader() -> "type[yaml.SafeLoader]":
 
 
 def read_tables(
-    folder: Path, names: Sequence[str], needed: Sequence[str], others: Sequence[str], problems: Problems
+    folder: Path, names: Sequence[str], needed: Sequence[str], others: Sequence[str], issues: TableIssues
 ) -> list[Row]:
-    """Return the rows of tables below each other; a table without a column that is needed is noted.
+    """Return the rows of tables below each other; a missing column is an issue.
 
     Args:
         folder: Where they are.
         names: Their names.
         needed: Columns that must be there.
         others: Columns that may be there.
-        problems: Where to note what is wrong.
+        issues: Where issues are collected.
     """
     rows: list[Row] = []
     for name in names:
@@ -155,33 +155,29 @@ def read_tables(
         columns = [cell.strip() for cell in lines[0][1]] if lines else []
         for column in needed:
             if column not in columns:
-                problems.of_file(
-                    Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}."
-                )
-        check_columns(Path(name).name, columns, (*needed, *others), problems)
+                issues.of_file(Path(name).name, f"must have a column {column}, but has {', '.join(columns) or 'none'}.")
+        check_columns(Path(name).name, columns, (*needed, *others), issues)
         for line, cells in lines[1:]:
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
-                problems.of_file(
-                    Path(name).name, f"must have {len(columns)} cells in line {line}, but has {len(cells)}."
-                )
+                issues.of_file(Path(name).name, f"must have {len(columns)} cells in line {line}, but has {len(cells)}.")
             values = {column: _plain(cell) for column, cell in zip(columns, cells, strict=False)}
             if any(values.values()):
                 rows.append(Row(Path(name).name, line, values))
     return rows
 
 
-def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], problems: Problems) -> None:
-    """Note columns without a name, with the same one, or with nearly that of the standard."""
+def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], issues: TableIssues) -> None:
+    """Add issues of columns without a name, with the same one, or with nearly that of the standard."""
     standard = tuple(standard)
     for number, column in enumerate(columns, start=1):
         if not column:
-            problems.of_file(file, f"must have a name for each column, but column {number} has none.")
+            issues.of_file(file, f"must have a name for each column, but column {number} has none.")
         elif column in columns[: number - 1]:
-            problems.of_file(file, f"must have columns with different names, but has {column} twice.")
+            issues.of_file(file, f"must have columns with different names, but has {column} twice.")
         elif column not in standard:
             close = difflib.get_close_matches(column, [name for name in standard if name not in columns], 1, 0.88)
             if close:
-                problems.of_file(file, f"must have columns of PEtab, but has {column}: did you mean {close[0]}?")
+                issues.of_file(file, f"must have columns of PEtab, but has {column}: did you mean {close[0]}?")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -8,7 +8,7 @@ from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model
-from qspjax.io.petab._tables import Problems, Row, listed, read_tables
+from qspjax.io.petab._tables import Row, TableIssues, listed, read_tables
 
 _NAMES = ("conditionId", "conditionName")
 PARAMETERS = (
@@ -27,7 +27,7 @@ MEASUREMENTS = (
 """Columns of tables: those that must be there, and those that may."""
 
 
-def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tables:
+def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Tables:
     """Read the tables of a problem."""
     several = content.get("problems")
     if not isinstance(several, list) or len(several) != 1 or not isinstance(several[0], dict):
@@ -38,32 +38,32 @@ def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tab
     def table(key: str, names: object, needed: tuple[str, ...], others: tuple[str, ...]) -> list[Row]:
         if not listed(names):
             raise FileIssues([Issue(path.name, (key,), "must name a file, but is missing.")])
-        return read_tables(folder, listed(names), needed, others, problems)
+        return read_tables(folder, listed(names), needed, others, issues)
 
     parameters = table("parameter_file", content.get("parameter_file"), *PARAMETERS)
     conditions = table("condition_files", files.get("condition_files"), ("conditionId",), ("conditionName",))
     observables = table("observable_files", files.get("observable_files"), *OBSERVABLES)
     measurements = table("measurement_files", files.get("measurement_files"), *MEASUREMENTS)
     models = listed(files.get("sbml_files"))
-    problems.stop()
+    issues.close()
     if len(models) != 1:
         raise FileIssues([Issue(path.name, ("sbml_files",), f"must be one model, but is {len(models)}.")])
     network = read_model(path, models[0])
-    check_ids(parameters, "parameterId", problems, own=network.definition.ids())
-    check_ids(conditions, "conditionId", problems)
-    check_ids(observables, "observableId", problems)
-    targets = {row.get("conditionId"): _targets(row, problems) for row in conditions}
-    found = {row.get("observableId"): _observable(row, problems) for row in observables}
+    check_ids(parameters, "parameterId", issues, model_ids=network.definition.ids())
+    check_ids(conditions, "conditionId", issues)
+    check_ids(observables, "observableId", issues)
+    targets = {row.get("conditionId"): _targets(row, issues) for row in conditions}
+    by_id = {row.get("observableId"): _observable(row, issues) for row in observables}
     experiments: dict[str, list[Period]] = {}
     named: list[tuple[str, Row]] = []
     for row in measurements:
         before, during = row.get("preequilibrationConditionId"), row.get("simulationConditionId")
         for column, id in (("preequilibrationConditionId", before), ("simulationConditionId", during)):
             if (id or column.startswith("sim")) and id not in targets:
-                problems.add(row, column, f"must be a condition ({', '.join(targets)}), but is {id or 'empty'}.")
-        if row.get("observableId") not in found:
-            problems.add(
-                row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
+                issues.add(row, column, f"must be a condition ({', '.join(targets)}), but is {id or 'empty'}.")
+        if row.get("observableId") not in by_id:
+            issues.add(
+                row, "observableId", f"must be an observable ({', '.join(by_id)}), but is {row.get('observableId')}."
             )
         name = f"{before}+{during}" if before else during
         if name not in experiments:
@@ -76,20 +76,20 @@ def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tab
         for name in row.cells
         if name not in _NAMES
     ]
-    return Tables(network, parameters, found, experiments, named, set_)
+    return Tables(network, parameters, by_id, experiments, named, set_)
 
 
-def _targets(row: Row, problems: Problems) -> dict:
+def _targets(row: Row, issues: TableIssues) -> dict:
     columns = [name for name in row.cells if name not in _NAMES and row.get(name)]
-    return {name: problems.formula(row, name) for name in columns}
+    return {name: issues.formula(row, name) for name in columns}
 
 
-def _observable(row: Row, problems: Problems) -> Observable:
+def _observable(row: Row, issues: TableIssues) -> Observable:
     id = row.get("observableId")
     noise = noise_of(row.get("observableTransformation"), row.get("noiseDistribution"))
     if noise is None:
-        problems.add(row, "noiseDistribution", "must be normal or laplace on the scale lin, log or log10, but is not.")
-    formula, scatter = problems.formula(row, "observableFormula"), problems.formula(row, "noiseFormula")
+        issues.add(row, "noiseDistribution", "must be normal or laplace on the scale lin, log or log10, but is not.")
+    formula, scatter = issues.formula(row, "observableFormula"), issues.formula(row, "noiseFormula")
 
     def placeholders(formula: float | Expression, kind: str) -> tuple[str, ...]:
         if not isinstance(formula, Expression):

@@ -10,7 +10,7 @@ from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model, with_ids
-from qspjax.io.petab._tables import Problems, Row, listed, read_tables
+from qspjax.io.petab._tables import Row, TableIssues, listed, read_tables
 
 WITHOUT = "without experiment"
 """What measurements of no experiment are in; no id has a blank in it."""
@@ -30,7 +30,7 @@ MEASUREMENTS = (
 """Columns of tables: those that must be there, and those that may."""
 
 
-def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tables:
+def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Tables:
     """Read the tables of a problem."""
     folder = path.parent
     models = content.get("model_files")
@@ -45,7 +45,7 @@ def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tab
         raise FileIssues([Issue(path.name, ("extensions",), f"not supported: extension {name}.")])
 
     def table(key: str, needed: tuple[str, ...], others: tuple[str, ...] = ()) -> list[Row]:
-        return read_tables(folder, listed(content.get(key)), needed, others, problems)
+        return read_tables(folder, listed(content.get(key)), needed, others, issues)
 
     parameters = table("parameter_files", *PARAMETERS)
     conditions = table("condition_files", ("conditionId", "targetId", "targetValue"))
@@ -55,21 +55,21 @@ def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tab
     mapping = table("mapping_files", ("petabEntityId", "modelEntityId"), ("petabEntityName", "name"))
     for key, rows in (("parameter", parameters), ("observable", observables), ("measurement", measurements)):
         if not rows:
-            problems.of_file(path.name, f"must name tables in {key}_files that have rows, but does not.")
-    problems.stop()
+            issues.of_file(path.name, f"must name tables in {key}_files that have rows, but does not.")
+    issues.close()
     network = read_model(path, str(model.get("location")))
-    own = network.definition.ids()
-    check_ids(mapping, "petabEntityId", problems)
-    check_ids(parameters, "parameterId", problems, own=own)
-    check_ids(observables, "observableId", problems)
-    check_ids(conditions, "conditionId", problems, unique=False)
-    check_ids(experiments, "experimentId", problems, unique=False)
+    model_ids = network.definition.ids()
+    check_ids(mapping, "petabEntityId", issues)
+    check_ids(parameters, "parameterId", issues, model_ids=model_ids)
+    check_ids(observables, "observableId", issues)
+    check_ids(conditions, "conditionId", issues, unique=False)
+    check_ids(experiments, "experimentId", issues, unique=False)
     renamed = {row.get("petabEntityId"): row.get("modelEntityId") for row in mapping if row.get("modelEntityId")}
-    renamed = {new: old for new, old in renamed.items() if new != old and old in own}
+    renamed = {new: old for new, old in renamed.items() if new != old and old in model_ids}
     parameters = [_in_model_ids(row, "parameterId", renamed) for row in parameters]
 
     def read(row: Row, column: str) -> float | Expression:
-        return with_ids(problems.formula(row, column), renamed)
+        return with_ids(issues.formula(row, column), renamed)
 
     targets: dict[str, dict] = {}
     set_: list[Target] = []
@@ -77,27 +77,27 @@ def tables_of(path: Path, content: dict[str, object], problems: Problems) -> Tab
     for row in conditions:
         id, target = row.get("conditionId"), renamed.get(row.get("targetId"), row.get("targetId"))
         if target in targets.setdefault(id, {}):
-            problems.add(row, "targetId", f"must be set once by a condition, but {target} is again by {id}.")
+            issues.add(row, "targetId", f"must be set once by a condition, but {target} is again by {id}.")
         targets[id][target] = read(row, "targetValue")
         set_.append(Target(target, targets[id][target], row, "targetId", "targetValue", first=id in ids))
-    found = {row.get("observableId"): _observable(row, read, problems) for row in observables}
-    periods = _periods(experiments, targets, problems)
+    by_id = {row.get("observableId"): _observable(row, read, issues) for row in observables}
+    periods = _periods(experiments, targets, issues)
     named: list[tuple[str, Row]] = []
     for row in measurements:
         name = row.get("experimentId")
         if name and name not in periods:
-            problems.add(row, "experimentId", f"must be an experiment ({', '.join(periods)}), but is {name}.")
-        if row.get("observableId") not in found:
-            problems.add(
-                row, "observableId", f"must be an observable ({', '.join(found)}), but is {row.get('observableId')}."
+            issues.add(row, "experimentId", f"must be an experiment ({', '.join(periods)}), but is {name}.")
+        if row.get("observableId") not in by_id:
+            issues.add(
+                row, "observableId", f"must be an observable ({', '.join(by_id)}), but is {row.get('observableId')}."
             )
         if not name:
             name = WITHOUT
             periods.setdefault(name, [Period(0.0, {})])
         named.append((name, row))
         if row.get("modelId") not in ("", model_id):
-            problems.add(row, "modelId", f"must be the model ({model_id}), but is {row.get('modelId')}.")
-    return Tables(network, parameters, found, periods, named, set_, renamed)
+            issues.add(row, "modelId", f"must be the model ({model_id}), but is {row.get('modelId')}.")
+    return Tables(network, parameters, by_id, periods, named, set_, renamed)
 
 
 def _in_model_ids(row: Row, column: str, renamed: Mapping[str, str]) -> Row:
@@ -107,7 +107,7 @@ def _in_model_ids(row: Row, column: str, renamed: Mapping[str, str]) -> Row:
 
 def _starting(rows: list[Row]) -> list[Row]:
     """Return the rows of the first period of each experiment."""
-    times = {id(row): Problems().number(row, "time") for row in rows}
+    times = {id(row): TableIssues().number(row, "time") for row in rows}
     first: dict[str, float] = {}
     for row in rows:
         name = row.get("experimentId")
@@ -115,34 +115,34 @@ def _starting(rows: list[Row]) -> list[Row]:
     return [row for row in rows if times[id(row)] == first[row.get("experimentId")]]
 
 
-def _periods(rows: list[Row], targets: dict[str, dict], problems: Problems) -> dict[str, list[Period]]:
+def _periods(rows: list[Row], targets: dict[str, dict], issues: TableIssues) -> dict[str, list[Period]]:
     """Return the periods of each experiment, in the order of time."""
-    found: dict[str, dict[float, Period]] = {}
+    by_time: dict[str, dict[float, Period]] = {}
     for row in rows:
-        time = problems.number(row, "time")
+        time = issues.number(row, "time")
         if math.isnan(time) or time == math.inf:
-            problems.add(row, "time", f"must be a number, or -inf, but is {row.get('time') or 'empty'}.")
+            issues.add(row, "time", f"must be a number, or -inf, but is {row.get('time') or 'empty'}.")
             continue
-        own = found.setdefault(row.get("experimentId"), {})
-        period = own.setdefault(time, Period(time, {}))
+        periods = by_time.setdefault(row.get("experimentId"), {})
+        period = periods.setdefault(time, Period(time, {}))
         condition = row.get("conditionId")
         if condition and condition not in targets:
-            problems.add(row, "conditionId", f"must be a condition ({', '.join(targets)}), but is {condition}.")
+            issues.add(row, "conditionId", f"must be a condition ({', '.join(targets)}), but is {condition}.")
         for target in period.targets.keys() & targets.get(condition, {}).keys():
-            problems.add(row, "conditionId", f"must set what nothing else sets at that time, but sets {target} again.")
+            issues.add(row, "conditionId", f"must set what nothing else sets at that time, but sets {target} again.")
         period.targets.update(targets.get(condition, {}))
-    ordered = {name: [own[time] for time in sorted(own)] for name, own in found.items()}
+    ordered = {name: [periods[time] for time in sorted(periods)] for name, periods in by_time.items()}
     for periods in ordered.values():
         if all(period.time == -math.inf for period in periods):
             periods.append(Period(0.0, {}))
     return ordered
 
 
-def _observable(row: Row, read: Callable[[Row, str], float | Expression], problems: Problems) -> Observable:
+def _observable(row: Row, read: Callable[[Row, str], float | Expression], issues: TableIssues) -> Observable:
     noise = noise_of("lin", row.get("noiseDistribution"))
     if noise is None:
         must = "must be normal, laplace, log-normal or log-laplace"
-        problems.add(row, "noiseDistribution", f"{must}, but is {row.get('noiseDistribution')}.")
+        issues.add(row, "noiseDistribution", f"{must}, but is {row.get('noiseDistribution')}.")
 
     def placeholders(column: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in row.get(column).split(";") if part.strip())
