@@ -3,8 +3,9 @@
 One patient and a cohort run the same program: `vmap` over `simulate` makes the ensemble longer. See `solve.kernel`.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -29,7 +30,7 @@ from qspjax.solve.dosing._timeline import timeline
 from qspjax.solve.events._monitor import events_over_leaves, start_events
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._lanes import End, Patients, Program
-from qspjax.solve.kernel._layout import System, system_of
+from qspjax.solve.kernel._layout import Rows, System, system_of
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
@@ -98,8 +99,8 @@ class Explicit(AbstractMethod):
         solver: The pair: `diffrax.Tsit5()`, or `diffrax.Dopri8()` where high accuracy is wanted.
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the units of the states.
-        max_steps: Most steps a patient may take; by default 16384, and 64 more for every boundary.
-        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+        max_steps: Maximum number of steps per patient; by default 16384, and 64 more for every boundary.
+        memory: Maximum number of bytes in which a derivative remembers steps; what does not fit is computed again.
 
     Raises:
         ValueError: If a tolerance is not positive or the solver is no explicit pair.
@@ -139,15 +140,15 @@ class Explicit(AbstractMethod):
 class Automatic(AbstractMethod):
     """Solve every patient with an explicit method, and those who turn out stiff with a Rosenbrock method.
 
-    A patient whose step size is held down by stability, not by accuracy, for 15 steps in a row is solved anew, by
+    A patient whose step size is held down by stability, not by accuracy, for 15 steps in a row is solved again, by
     Rodas5P; each patient on its own. For models of which some patients are stiff and most are not; one that is always
     stiff is solved faster by `Rosenbrock` directly.
 
     Args:
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the units of the states.
-        max_steps: Most steps a patient may take; by default 16384, and 64 more for every boundary.
-        memory: Most bytes that a derivative may use to remember steps; what does not fit is computed again.
+        max_steps: Maximum number of steps per patient; by default 16384, and 64 more for every boundary.
+        memory: Maximum number of bytes in which a derivative remembers steps; what does not fit is computed again.
 
     Raises:
         ValueError: If a tolerance is not positive.
@@ -194,7 +195,8 @@ class Automatic(AbstractMethod):
 class _Scheme(NamedTuple):
     """A step and what controls it."""
 
-    step: Callable[..., Any]
+    step: Callable[..., tuple[Rows, Rows, jax.Array | None]]
+    atol: float
     control: Control
     max_steps: int | None
     memory: int
@@ -202,20 +204,19 @@ class _Scheme(NamedTuple):
     gives_up: bool = False
 
 
-def _rosenbrock(tableau: AbstractRosenbrockTableau, method: Any) -> _Scheme:
-    def step(*arguments: Any) -> Any:
-        return rosenbrock_step(tableau, *arguments)
-
+def _rosenbrock(tableau: AbstractRosenbrockTableau, method: Rosenbrock | Automatic) -> _Scheme:
+    step = functools.partial(rosenbrock_step, tableau)
     control = Control(method.rtol, method.atol, tableau.order)
-    return _Scheme(step, control, method.max_steps, method.memory, implicit=True)
+    return _Scheme(step, method.atol, control, method.max_steps, method.memory, implicit=True)
 
 
-def _explicit(solver: diffrax.AbstractERK, method: Any, *, gives_up: bool = False) -> _Scheme:
-    def step(*arguments: Any) -> Any:
-        return explicit_step(solver.tableau, *arguments)
-
-    control = Control(method.rtol, method.atol, solver.order(None))
-    return _Scheme(step, control, method.max_steps, method.memory, implicit=False, gives_up=gives_up)
+def _explicit(solver: diffrax.AbstractERK, method: Explicit | Automatic, *, gives_up: bool = False) -> _Scheme:
+    tableau, order = solver.tableau, solver.order(None)
+    if not isinstance(tableau, diffrax.ButcherTableau) or order is None:
+        refuse("solver", "be one Runge-Kutta pair of known order", type(solver).__name__)
+    step = functools.partial(explicit_step, tableau)
+    control = Control(method.rtol, method.atol, order)
+    return _Scheme(step, method.atol, control, method.max_steps, method.memory, implicit=False, gives_up=gives_up)
 
 
 def _solve(
@@ -235,8 +236,8 @@ def _solve(
     _, unravel = ravel_pytree(start)
     states = state_names(start)
     mass = mass_of(model, states)
-    atol = absolute(scheme.control.atol, model, states)
-    control = scheme.control._replace(atol=atol if isinstance(atol, float) else tuple(atol.tolist()))
+    atol = absolute(scheme.atol, model, states)
+    control = scheme.control._replace(atol=tuple(atol.tolist()) if isinstance(atol, np.ndarray) else atol)
     if not scheme.implicit and not mass.all():
         refuse("method", "be `Rosenbrock` for a model with algebraic states", "an explicit one")
     lines = timeline(schedule, ts)

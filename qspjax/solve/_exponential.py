@@ -5,12 +5,12 @@ Between two boundaries (doses, ends of infusions, outputs) a linear model with r
     y' = A y + b + r,   y(t + h) = exp(h A) y(t) + h phi_1(h A) (b + r),   phi_1(z) = (exp(z) - 1) / z
 
 which is exact. Both matrices, computed in `_phi`, are kept while the interval stays the same, as it does for outputs on
-a grid. Which models are linear is told in `_linear`.
+a grid. Which models are linear is decided in `_linear`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from qspjax._arrays import first_true
 from qspjax._checks import refuse
@@ -68,7 +69,7 @@ class MatrixExponential(AbstractMethod):
             must = f"be linear with constant coefficients and have at most {LARGEST} states for this method"
             refuse("model", must, f"`{type(model).__name__}`, which is not")
         states, end = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype))
-        code = RESULTS.where(end.fine, RESULTS.successful, RESULTS.state_nonfinite)
+        code = RESULTS.where(end.fine, RESULTS.successful, RESULTS.state_nonfinite)  # pyright: ignore[reportArgumentType]
         none = jnp.zeros((), dtype=int)
         return Trajectory(states, code, {"steps": end.steps, "rejected": none, **end.place()})
 
@@ -168,6 +169,7 @@ class _System(NamedTuple):
 
 def _system(model: AbstractModel, start: State) -> _System:
     structure = structure_of(model, start)
+    assert structure is not None, "`solve` has refused such a model"
     y0, unravel = ravel_pytree(start)
 
     def field(y: jax.Array) -> jax.Array:
@@ -184,7 +186,7 @@ def _slope(y: Vector, system: tuple[Matrix, Vector]) -> Vector:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _slid(slope: Callable[[Any, Any], Any], y: Any, system: Any, h: jax.Array) -> Any:
+def _slid(slope: Callable[[PyTree, PyTree], PyTree], y: PyTree, system: PyTree, h: jax.Array) -> PyTree:
     """Return y, the state after an interval h, whose derivative by h is `slope(y, system)`.
 
     The matrices are constants of the interval; this gives it its derivatives of every order, and costs nothing where
@@ -194,7 +196,7 @@ def _slid(slope: Callable[[Any, Any], Any], y: Any, system: Any, h: jax.Array) -
     return y
 
 
-def _slid_jvp(slope: Callable[[Any, Any], Any], primals: tuple, tangents: tuple) -> tuple:
+def _slid_jvp(slope: Callable[[PyTree, PyTree], PyTree], primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     (y, system, h), moved, (*_, longer) = (
         primals,
         [_full(*pair) for pair in zip(primals, tangents, strict=True)],
@@ -215,7 +217,7 @@ def _slid_jvp(slope: Callable[[Any, Any], Any], primals: tuple, tangents: tuple)
 _slid.defjvp(_slid_jvp, symbolic_zeros=True)
 
 
-def _full(primal: Any, tangent: Any) -> Any:
+def _full(primal: PyTree, tangent: PyTree) -> PyTree:
     return jax.tree.map(lambda x, t: jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t, primal, tangent)
 
 
@@ -293,7 +295,7 @@ def _course(
     t0: jax.Array,
     *,
     known: _End | None = None,
-) -> tuple[State, Any]:
+) -> tuple[State, PyTree]:
     """Return the states at the outputs and how it went; the differentiated path where that is `known`."""
     start = as_state(model, initial)
     differentiated = known is not None
@@ -354,7 +356,7 @@ def _solve(
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     reached, end = _course(*constant(primals))
 
-    def again(*arguments: Any) -> State:
+    def again(*arguments: PyTree) -> State:
         return _course(*arguments, known=end)[0]
 
     # nothing that was not reached has a derivative, of any order: both ends are cut, so that its NaN meets no cotangent

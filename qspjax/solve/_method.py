@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from qspjax._checks import check_above, check_number
 from qspjax._declared import sizes_of
@@ -17,7 +19,7 @@ class Trajectory(NamedTuple):
     """States at the requested times, and how the solve went.
 
     `states` has a leading axis of times on every leaf and is NaN where the solve did not arrive; `stats` holds `steps`,
-    `rejected`, `last_time` and `culprit` (the number of the state that failed).
+    `rejected`, `last_time` and `culprit` (the index of the state that failed).
 
     Example:
         >>> Trajectory._fields
@@ -57,7 +59,7 @@ class AbstractMethod(eqx.Module):
         """Return the method and its tolerances in a few words."""
 
 
-def absolute(atol: float, model: AbstractModel, states: tuple[str, ...]) -> Any:
+def absolute(atol: float, model: AbstractModel, states: tuple[str, ...]) -> float | Float[np.ndarray, " states"]:
     """Return the absolute tolerance of each state, shape (states,), in its nominal size; one number if all are 1."""
     sizes = sizes_of(model, states)
     return atol if sizes is None else atol * sizes

@@ -22,6 +22,7 @@ from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 
 Vector = Float[Array, " states"]
 Vectors = Float[Array, "stages states"]
+Time = Float[Array, ""] | float
 Stage = Callable[[Vector, Vector, Scalar, Scalar], Vector]
 """`(sum_j a_ij u_j, sum_j C_ij u_j, c_i, d_i) -> u_i`."""
 
@@ -53,18 +54,18 @@ class RosenbrockSolver(diffrax.AbstractAdaptiveSolver):
         """Return the order of the method."""
         return self.tableau.order
 
-    def init(self, terms: object, t0: Scalar, t1: Scalar, y0: PyTree, args: PyTree) -> None:
+    def init(self, terms: object, t0: Time, t1: Time, y0: PyTree, args: PyTree) -> None:
         """Carry nothing from step to step."""
 
-    def func(self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree, args: PyTree) -> PyTree:
+    def func(self, terms: diffrax.AbstractTerm, t0: Time, y0: PyTree, args: PyTree) -> PyTree:
         """Evaluate the vector field."""
         return terms.vf(t0, y0, args)
 
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Time,
+        t1: Time,
         y0: PyTree,
         args: PyTree,
         solver_state: None,
@@ -75,7 +76,7 @@ class RosenbrockSolver(diffrax.AbstractAdaptiveSolver):
         h = terms.contr(t0, t1)
         y, unravel = ravel_pytree(y0)
 
-        def f(t: Scalar, y: Vector) -> Vector:
+        def f(t: Time, y: Vector) -> Vector:
             return ravel_pytree(terms.vf(t, unravel(y), args))[0]
 
         f_t = jax.jvp(lambda t: f(t, y), (t0,), (jnp.ones_like(t0),))[1]
@@ -125,7 +126,7 @@ def _combined(weights: Float[np.ndarray, " stages"], vectors: Sequence[Vector], 
     return total
 
 
-def _shifted_columns(gamma: float, f: Callable[[Vector], Vector], y: Vector, h: Scalar) -> list[Vector]:
+def _shifted_columns(gamma: float, f: Callable[[Vector], Vector], y: Vector, h: Time) -> list[Vector]:
     """Return the columns of I/gamma - h J, one Jacobian-vector product per column for small systems."""
     n = y.size
     unit = np.eye(n, dtype=y.dtype)
