@@ -185,7 +185,7 @@ def population(error, invert, forward, **parameters):
     rng, times = np.random.default_rng(2), np.array([1.0, 4.0, 8.0, 12.0])
     people = {}
     for i in range(12):
-        level = 10.0 * np.exp(-0.1 * np.exp(0.3 * rng.normal()) * times)
+        level = 10.0 * np.exp(-0.1 * np.exp(0.3 * stats.norm.ppf((i + 0.5) / 12)) * times)
         values = invert(forward(level) + 0.2 * rng.normal(size=times.size))
         people[f"{i}"] = Experiment(Measurements(times, values, output="c"), qsp.bolus(300.0, to="central"))
     return MixedModel(
