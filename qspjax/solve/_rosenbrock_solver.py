@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
 from qspjax._types import Scalar
 from qspjax.solve._dense import UNROLLED, factorise
@@ -22,7 +22,7 @@ from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 
 Vector = Float[Array, " states"]
 Vectors = Float[Array, "stages states"]
-Time = Float[Array, ""] | float
+Time = Real[Array, ""] | Real[np.ndarray, ""] | float | int
 Stage = Callable[[Vector, Vector, Scalar, Scalar], Vector]
 """`(sum_j a_ij u_j, sum_j C_ij u_j, c_i, d_i) -> u_i`."""
 
