@@ -185,7 +185,7 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
         lanes = now.potential_energy.shape
         kinds = {"diverging": bool, "n_steps": now.num_steps.dtype}
         names = ("z", "lp", "energy", "diverging", "n_steps", "acceptance_rate", "step_size")
-        shapes = dict.fromkeys(names, lanes) | {"z": (*lanes, density.size)}
+        shapes = {name: (*lanes, density.size) if name == "z" else lanes for name in names}
         empty = {name: jnp.zeros((TOGETHER, *shapes[name]), kinds.get(name, float)) for name in names}
         return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), (now, empty))
 

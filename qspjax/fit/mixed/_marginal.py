@@ -152,7 +152,8 @@ class ImportanceSampling(AbstractIntegral):
         uniform = np.clip(uniform, 1e-12, 1.0 - 1e-12)
         spread = np.sqrt(self.df / stats.chi2(self.df).ppf(uniform[:, -1]))
         z = stats.norm.ppf(uniform[:, :-1]) * spread[:, None]
-        density = stats.multivariate_t(np.zeros(effects), np.eye(effects), df=self.df).logpdf(z)
+        law = stats.multivariate_t(np.zeros(effects), np.eye(effects), df=self.df)  # pyright: ignore[reportArgumentType]
+        density = law.logpdf(z)
         return z, -np.log(self.samples) - np.asarray(density).reshape(-1)
 
     def is_random(self) -> bool:
