@@ -50,7 +50,6 @@ def fit_mixed(file: io.MixedFile, arguments: argparse.Namespace) -> int:
 
 
 def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
-    options = {} if file.iterations is None else {"iterations": file.iterations}
     total = file.iterations or file.method.iterations
     try:
         with ProgressBar(total, things="iterations", bad="", first="compiling", includes=" with compilation") as bar:
@@ -60,7 +59,7 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
                 tolerance=file.tolerance,
                 checkpoint=checkpoint,
                 progress=lambda progress: bar.update(progress.done, bad=0, description=_described(progress)),
-                **options,
+                iterations=file.iterations,
             )
     except KeyboardInterrupt:
         if checkpoint.exists():
