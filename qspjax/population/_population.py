@@ -86,7 +86,7 @@ class Population(eqx.Module):
     correlation: jax.Array
     between_names: tuple[str, ...] = eqx.field(static=True)
     covariate_names: tuple[str, ...] = eqx.field(static=True)
-    observed: dict[str, jax.Array]
+    observed: dict[str, ArrayLike]
     individual: Individual
 
     def __init__(
@@ -151,7 +151,7 @@ class Population(eqx.Module):
         covariates, values = _sampled(self, keys_of(key, size), occasions)
         return self.cohort(covariates, values, size)
 
-    def cohort(self, covariates: Mapping[str, jax.Array], values: Mapping[str, jax.Array], size: int) -> Cohort:
+    def cohort(self, covariates: Mapping[str, ArrayLike], values: Mapping[str, ArrayLike], size: int) -> Cohort:
         """Return the cohort of patients that `draw` has drawn.
 
         Args:
@@ -215,7 +215,7 @@ class Population(eqx.Module):
     def _affected(self) -> tuple[str, ...]:
         return tuple(name for effect in self.effects for name in effect.parameters())
 
-    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
         """Return the covariates (and random effects) of one patient, and the values of its parameters.
 
         Args:
@@ -245,8 +245,8 @@ class Population(eqx.Module):
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
 
     def _patient(
-        self, covariates: dict[str, jax.Array], z: jax.Array
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        self, covariates: dict[str, ArrayLike], z: jax.Array
+    ) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
         """Return covariates (and random effects) and parameters of a patient with these standard normal effects."""
         values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
         for effect in self.effects:
@@ -302,7 +302,9 @@ def keys_of(key: Key, size: int) -> jax.Array:
 
 
 @eqx.filter_jit
-def _sampled(population: Population, keys: Key, occasions: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _sampled(
+    population: Population, keys: jax.Array, occasions: int
+) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
     return jax.vmap(lambda key: population.draw(key, occasions))(keys)
 
 
@@ -332,7 +334,7 @@ def _is_column(value: object) -> bool:
     return isinstance(value, (list, tuple, np.ndarray, jax.Array))
 
 
-def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, jax.Array]:
+def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, ArrayLike]:
     """Return observed covariates, each of shape (subjects,)."""
     found = {name: as_array(f'covariates["{name}"]', one).astype(float) for name, one in columns.items()}
     sizes = {name: one.shape for name, one in found.items()}
