@@ -56,7 +56,7 @@ class TransitAbsorption(AbstractDelivered):
     V: Scalar = parameter(unit="L", doc="volume of distribution")
     ka: Scalar = parameter(unit="1/h", doc="absorption rate constant")
     mtt: Scalar = parameter(unit="h", doc="mean transit time")
-    transits: int = eqx.field(static=True)
+    transits: int = eqx.field(static=True, kw_only=True)
     F: Scalar = parameter(unit="", doc="bioavailability", minimum=0.0, default=1.0)
 
     def __check_init__(self) -> None:

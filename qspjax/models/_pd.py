@@ -153,7 +153,7 @@ class EffectCompartment(AbstractResponse):
     """
 
     ke0: Scalar = parameter(unit="1/[time]", doc="rate constant of equilibration with the effect compartment")
-    effect: AbstractEffect
+    effect: AbstractEffect = eqx.field(kw_only=True)
 
     def initial(self) -> EffectCompartmentState:
         return EffectCompartmentState(Ce=0.0)

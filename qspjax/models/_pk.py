@@ -4,7 +4,7 @@ Reference: Gibaldi and Perrier, Pharmacokinetics, second edition, 1982, doi:10.1
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from qspjax._declared import AbstractDelivered, Delivery
 from qspjax._model import AbstractModel, Units
@@ -296,13 +296,17 @@ class ThreeCompartmentOral(AbstractDelivered):
         return {"depot": Delivery("depot", lag=self.tlag, bioavailability=self.F)}
 
 
-def _two_compartments(p: Any, y: Any) -> tuple[Scalar, Scalar]:
+def _two_compartments(
+    p: TwoCompartment | TwoCompartmentOral, y: TwoCompartmentState | TwoCompartmentOralState
+) -> tuple[Scalar, Scalar]:
     """Return the flow eliminated, and the net flow from the central to the peripheral compartment."""
     concentration = y.central / p.V1
     return p.CL * concentration, p.Q * (concentration - y.peripheral / p.V2)
 
 
-def _three_compartments(p: Any, y: Any) -> tuple[Scalar, Scalar, Scalar]:
+def _three_compartments(
+    p: ThreeCompartment | ThreeCompartmentOral, y: ThreeCompartmentState | ThreeCompartmentOralState
+) -> tuple[Scalar, Scalar, Scalar]:
     """Return the flow eliminated, and the net flows from the central to the two peripheral compartments."""
     concentration = y.central / p.V1
     return (

@@ -4,7 +4,7 @@ Reference: Mager and Jusko 2001, doi:10.1023/A:1014414520282.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 
@@ -34,7 +34,7 @@ class TMDDSubcutaneousState(NamedTuple):
     complex: Scalar
 
 
-_OBSERVED = dict.fromkeys(("concentration", "free", "total", "target_free", "target_total"), "nM")
+_OBSERVED: dict[str, str] = dict.fromkeys(("concentration", "free", "total", "target_free", "target_total"), "nM")
 
 
 class TMDD(AbstractDelivered):
@@ -173,7 +173,7 @@ def _nmol_per_mg(molar_mass: Scalar) -> Scalar:
     return 1e3 / molar_mass
 
 
-def _binding(p: Any, y: Any, absorbed: Scalar) -> TMDDState:
+def _binding(p: TMDD | TMDDSubcutaneous, y: TMDDState | TMDDSubcutaneousState, absorbed: Scalar) -> TMDDState:
     """Return the derivatives of the concentrations, with a flow absorbed into the central volume in nmol/d."""
     L, P, R, C = y.central, y.peripheral, y.target, y.complex
     bound = p.kon * L * R - p.koff * C
@@ -186,7 +186,7 @@ def _binding(p: Any, y: Any, absorbed: Scalar) -> TMDDState:
     )
 
 
-def _observed(y: Any, assayed: str) -> Observed:
+def _observed(y: TMDDState | TMDDSubcutaneousState, assayed: str) -> Observed:
     L, R, C = y.central, y.target, y.complex
     drug = {"free": L, "total": L + C}
     return {

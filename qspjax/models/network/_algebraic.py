@@ -37,14 +37,15 @@ def settled(definition: Definition) -> Settled:
     expanded = ExpandedFormulas(formulas)
     residuals = [expanded.written_out(plain(rule)) for rule in definition.algebraic]
     wanted = [[id for id in free if f"{id}#y" in symbols(residual)] for residual in residuals]
-    matched = _matched(wanted)
-    for number, variable in enumerate(matched):
+    matched: list[str] = []
+    for number, variable in enumerate(_matched(wanted)):
         if variable is None:
             raise Unresolvable(
                 Problem(f"algebraic rule {number + 1}", "must determine a variable that nothing else determines.")
             )
         if variable in formulas.assigned:
             raise Unresolvable(Problem(variable, "not supported: an event assigns what an algebraic rule determines."))
+        matched.append(variable)
     determined, implicit = _eliminated(residuals, matched)
     back = _nodes(formulas)
     return Settled(
@@ -89,7 +90,9 @@ def _matched(wanted: Sequence[Sequence[str]]) -> list[str | None]:
     return [found.get(rule) for rule in range(len(wanted))]
 
 
-def _eliminated(residuals: Sequence[Expression], variables: Sequence[str]) -> tuple[dict, dict]:
+def _eliminated(
+    residuals: Sequence[Expression], variables: Sequence[str]
+) -> tuple[dict[str, Expression], dict[str, Expression]]:
     """Solve the rules that are affine in their variable, one after the other; return the others as residuals."""
     determined: dict[str, Expression] = {}
     implicit: dict[str, Expression] = {}

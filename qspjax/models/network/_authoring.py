@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -22,20 +22,25 @@ from qspjax.models.network._definition import (
 from qspjax.models.network._laws import AbstractLaw, Side, as_expression
 from qspjax.models.network._terms import ONE, minus, times
 
+Item: TypeAlias = Compartment | Species | Parameter
+
+Arrays: TypeAlias = dict[str, jax.Array | np.ndarray]
+"""Numbers by id that are arrays, which a definition cannot hold."""
+
 
 def extended(
     base: Definition,
     *,
-    compartments: Mapping[str, Any] | None = None,
-    species: Mapping[str, Any] | None = None,
-    parameters: Mapping[str, Any] | None = None,
+    compartments: Mapping[str, object] | None = None,
+    species: Mapping[str, object] | None = None,
+    parameters: Mapping[str, object] | None = None,
     reactions: Mapping[str, Reaction] | None = None,
-    rules: Mapping[str, Any] | None = None,
-    rates: Mapping[str, Any] | None = None,
-    algebraic: Sequence[Any] = (),
-    initial: Mapping[str, Any] | None = None,
+    rules: Mapping[str, object] | None = None,
+    rates: Mapping[str, object] | None = None,
+    algebraic: Sequence[object] = (),
+    initial: Mapping[str, object] | None = None,
     events: Sequence[NetworkEvent] = (),
-) -> tuple[Definition, dict[str, Any]]:
+) -> tuple[Definition, Arrays]:
     """Return a definition with more in it, and the numbers that are arrays (traced ones, say), which it cannot hold.
 
     What has the id of something that is there takes its place; the arguments are those of `Network`.
@@ -43,17 +48,17 @@ def extended(
     reactions = reactions or {}
     for argument, table in (("rules", rules), ("rates", rates), ("initial", initial), ("reactions", reactions)):
         check_instance(argument, {} if table is None else table, Mapping, "a dict by id")
-    arrays: dict[str, Any] = {}
+    arrays: Arrays = {}
     rules = {**base.assignments, **_expressions("rules", rules or {})}
     rates = {**base.rates, **_expressions("rates", rates or {})}
     starts = {**base.initial, **_expressions("initial", initial or {})}
     fired = _merged(base.events, [_event(len(base.events) + number, event) for number, event in enumerate(events)])
     changing = {*rules, *rates, *(id for event in fired for id in event.assign)}
     given = {"compartments": compartments or {}, "species": species or {}, "parameters": parameters or {}}
-    kinds = {"compartments": Compartment, "species": Species, "parameters": Parameter}
+    kinds: dict[str, type[Item]] = {"compartments": Compartment, "species": Species, "parameters": Parameter}
     for argument, table in given.items():
         check_instance(argument, table, Mapping, "a dict by id")
-    tables = {
+    tables: dict[str, dict[str, Item]] = {
         name: {
             id: _item(id, value, kind, arrays, id in changing)
             for id, value in {**getattr(base, name), **given[name]}.items()
@@ -87,28 +92,28 @@ def _merged(events: Sequence[NetworkEvent], others: Sequence[NetworkEvent]) -> t
     return (*(named.get(one.name, one) for one in events), *(one for one in others if one.name not in there))
 
 
-def _item(id: str, value: Any, kind: type, arrays: dict[str, Any], changing: bool) -> Any:
+def _item(id: str, value: object, kind: type[Item], arrays: Arrays, changing: bool) -> Item:
     if isinstance(value, kind):
         if not (changing and value.constant) or kind is Species:
             return value
-        fields = {name: getattr(value, name) for name in vars(value) if name != "constant"}
-        first = "size" if kind is Compartment else "value"
-        return kind(fields.pop(first), constant=False, **fields)
+        return dataclasses.replace(value, constant=False)
     if isinstance(value, (jax.Array, np.ndarray)) and np.shape(value) == ():
         arrays[id] = value
         value = 0.0
-    if value is not None and (isinstance(value, (str, bool)) or not isinstance(value, (int, float, np.number))):
+    if value is not None and (
+        isinstance(value, (str, bool)) or not isinstance(value, (int, float, np.integer, np.floating))
+    ):
         what = "Species" if kind is Species else kind.__name__
         refuse(id, f"be a number or a {what}", value if isinstance(value, str) else f"of type {type(value).__name__}")
-    constant = {} if kind is Species else {"constant": not changing}
-    return kind(value, **constant)
+    number = None if value is None else float(value)
+    return Species(number) if kind is Species else kind(number, constant=not changing)
 
 
-def _expressions(argument: str, items: Mapping[str, Any]) -> dict[str, Expression]:
+def _expressions(argument: str, items: Mapping[str, object]) -> dict[str, Expression]:
     return {id: _math(argument, value) for id, value in items.items()}
 
 
-def _math(argument: str, value: Any) -> Expression:
+def _math(argument: str, value: object) -> Expression:
     return _called(value) if inspect.isfunction(value) else as_expression(argument, value)
 
 
@@ -132,7 +137,7 @@ def _called(function: Callable) -> Expression:
     return as_expression("rate", function(*arguments))
 
 
-def _participants(reaction: Any) -> Iterable[tuple[float, Participant]]:
+def _participants(reaction: object) -> Iterable[tuple[float, Participant]]:
     return reaction.participants() if isinstance(reaction, Reaction) else ()
 
 
@@ -161,8 +166,7 @@ def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
 def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition) -> Expression:
     """Return the rate of a law, an amount per time."""
     sides = [
-        [Side(symbol(one.species), float(one.stoichiometry)) for one in side]
-        for side in (reaction.reactants, reaction.products)
+        [Side(symbol(one.species), _count(one)) for one in side] for side in (reaction.reactants, reaction.products)
     ]
     forwards, backwards = law.rates(*sides)
     places = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
@@ -173,6 +177,12 @@ def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition) -> Expressi
     if places[0] is places[1]:
         return times(places[0], minus(forwards, backwards))
     return minus(times(places[0], forwards), times(places[1], backwards))
+
+
+def _count(one: Participant) -> float:
+    if not isinstance(one.stoichiometry, float):
+        refuse("rate", "be written as text where a stoichiometry is no number", "a law")
+    return one.stoichiometry
 
 
 def _size(side: Iterable[Participant], draft: Definition) -> Expression:

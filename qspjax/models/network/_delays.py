@@ -40,12 +40,14 @@ class Jump(NamedTuple):
     Attributes:
         event: The event.
         assign: The new states.
-        parts: Its trigger, delay and priority.
+        trigger: Its trigger.
+        timing: Its delay and priority.
     """
 
     event: NetworkEvent
     assign: dict[str, Expression]
-    parts: tuple[Expression | None, ...]
+    trigger: Expression
+    timing: tuple[Expression | None, ...]
 
 
 class Past:
@@ -112,7 +114,7 @@ class Past:
         def change(node: Expression) -> Expression | None:
             if node is TIME:
                 return minus(TIME, span)
-            if node.op != "symbol":
+            if not isinstance(node.value, str):
                 return None
             id, kind = node.value[:-2], node.value[-2:]
             if kind == "#v":
@@ -157,9 +159,10 @@ class Past:
         """Return an event without delays."""
         found = self.jumps[number]
         if found is None:
-            event, assign, parts = self._given[number]
+            event, assign, trigger, timing = self._given[number]
             new = {id: self.replaced(value) for id, value in assign.items()}
-            found = Jump(event, new, tuple(None if part is None else self.replaced(part) for part in parts))
+            times = tuple(None if part is None else self.replaced(part) for part in timing)
+            found = Jump(event, new, self.replaced(trigger), times)
             self.jumps[number] = found
         return found
 
@@ -167,10 +170,11 @@ class Past:
         """Return the copy of an event a time `span` later, without what it changes; before that nothing happens."""
         if (number, span) not in self._shifts:
             self._shifts[number, span] = len(self.jumps)
-            late = Jump(jump.event, {}, ())
-            self.jumps.append(late)
-            trigger, *others = (None if part is None else self._shifted(part, span) for part in jump.parts)
             begun = call("geq", TIME, span)
+            late = Jump(jump.event, {}, begun, ())
+            self.jumps.append(late)
+            trigger = self._shifted(jump.trigger, span)
+            timing = tuple(None if part is None else self._shifted(part, span) for part in jump.timing)
             waits = call("or", call("not", begun), trigger) if jump.event.initial_value else call("and", begun, trigger)
-            self.jumps[self._shifts[number, span]] = late._replace(parts=(waits, *others))
-        return self.jumps[self._shifts[number, span]]
+            self.jumps[self._shifts[number, span]] = late._replace(trigger=waits, timing=timing)
+        return self._jump(self._shifts[number, span])

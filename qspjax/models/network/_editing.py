@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from qspjax.models.network._definition import (
     Reaction,
     Species,
     Table,
+    V,
     parse_equation,
 )
 from qspjax.models.network._problems import event_name, mathematics, stated_problems
@@ -38,7 +39,7 @@ DETERMINED = {"rule": "assignments", "rate": "rates", "initial": "initial"}
 _WHOLE = ("name", "time_unit", "dose_unit", "conversion")
 _GIVEN = {"rules": "assignments", "rates": "rates", "initial": "initial"}
 
-Edit = tuple[Definition, dict[str, Any]]
+Edit: TypeAlias = tuple[Definition, Mapping[str, jax.Array | np.ndarray | None]]
 """A definition, and the ids of numbers that are new: each with an array, or None where the definition has it."""
 
 
@@ -93,8 +94,9 @@ def replaced(d: Definition, id: str | None, new: Any, fields: Mapping[str, Any])
     if isinstance(own.get(number), (jax.Array, np.ndarray)):
         arrays[id], own[number] = own[number], 0.0
     value = dataclasses.replace(getattr(d, table)[id] if new is None else new, **own)
-    tables = {f"{name}s" if name != "initial" else name: {id: one} for name, one in said.items() if one is not None}
-    d, more = extended(d, **{table: {id: value}}, **tables)
+    tables: dict[str, Any] = {table: {id: value}}
+    tables |= {f"{name}s" if name != "initial" else name: {id: one} for name, one in said.items() if one is not None}
+    d, more = extended(d, **tables)
     return d, ({id: None} if counted else {}) | arrays | more
 
 
@@ -274,21 +276,21 @@ def _without(d: Definition, table: str, ids: Iterable[str]) -> Definition:
     return dataclasses.replace(d, **{table: _less(getattr(d, table), ids)})
 
 
-def _less(table: Mapping[str, Any], ids: Iterable[str]) -> Table:
+def _less(table: Mapping[str, V], ids: Iterable[str]) -> Table[V]:
     ids = set(ids)
     return Table((id, one) for id, one in table.items() if id not in ids)
 
 
-def _listed(names: Any) -> list[str]:
+def _listed(names: Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _numbers(tables: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(tables: Mapping[str, Any]) -> dict[str, None]:
     """Return the ids of species, compartments and parameters in tables, whose numbers are those that are given."""
     return {id: None for name in ("compartments", "species", "parameters") for id in tables.get(name) or ()}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return not isinstance(value, (str, Expression)) and not callable(value) and value is not None
 
 

@@ -50,7 +50,8 @@ class Grouped:
         """Compute them, shape (expressions,)."""
         own = values.gather(self._leaves) if self._leaves else jnp.zeros((0,))
         state = own[:0] if y is None else y.values
-        state = jnp.stack([jnp.asarray(x, float) for x in state]) if isinstance(state, tuple) and state else state
+        if isinstance(state, tuple):
+            state = jnp.stack([jnp.asarray(x, float) for x in state]) if state else own[:0]
         sources = [own, state]
         for level in self._levels:
             sources.append(evaluate_grouped(level, lambda names: self._lookup(sources, names), t))
@@ -103,7 +104,7 @@ def _shortened(
 
 def _rank(argument: Expression) -> int:
     """Return where an operand of a sum or a product stands, so that vectors of one kind are gathered at once."""
-    if argument.op != "symbol":
-        return 1 if argument.op == "number" else 4
     name = argument.value
+    if not isinstance(name, str):
+        return 1 if argument.op == "number" else 4
     return 0 if name.endswith("#v") else 3 if name.endswith("#y") else 2

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, SupportsFloat, TypeAlias
 
 from qspjax._checks import refuse
 from qspjax._expression import Expression, number, parse
@@ -18,7 +18,7 @@ class Side(NamedTuple):
     """A reactant or a product: its symbol, and how many take part."""
 
     symbol: Expression
-    count: float
+    stoichiometry: float
 
 
 class AbstractLaw(abc.ABC):
@@ -149,16 +149,19 @@ class Hill(AbstractLaw):
         return Vmax * (K if self.represses else X) ** n / (K**n + X**n), None
 
 
-def as_expression(argument: str, value: Any) -> Expression:
+def as_expression(argument: str, value: object) -> Expression:
     """Return an expression from an id or other text, a number, or an expression."""
     if isinstance(value, Expression):
         return value
     if isinstance(value, str):
         return parse(value)
+    must, what = "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}"
+    if not isinstance(value, SupportsFloat):
+        refuse(argument, must, what)
     try:
         return number(float(value))
     except (TypeError, ValueError):
-        refuse(argument, "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}")
+        refuse(argument, must, what)
 
 
 def _product(k: Expression, sides: Sequence[Side]) -> Expression:
@@ -166,6 +169,6 @@ def _product(k: Expression, sides: Sequence[Side]) -> Expression:
 
 
 def _only(sides: Sequence[Side], what: str) -> Expression:
-    if len(sides) != 1 or sides[0].count != 1:
+    if len(sides) != 1 or sides[0].stoichiometry != 1:
         refuse("rate", f"be a law for one {what}", f"one for {len(sides)}: write the rate as text")
     return sides[0].symbol

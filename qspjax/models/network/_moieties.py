@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
-from typing import Any
 
 from qspjax._checks import concrete
 from qspjax._expression import Expression, number, symbol
@@ -93,7 +92,7 @@ def left_null_space(matrix: Mapping[str, Mapping[str, Fraction]]) -> list[Row]:
     """
     basis: list[dict[str, int]] = []
     pivots: list[tuple[dict, dict]] = []
-    by_column: dict[Any, int] = {}
+    by_column: dict[str, int] = {}
     for id, row in matrix.items():
         scale = math.lcm(*(value.denominator for value in row.values())) if row else 1
         left = {column: int(value * scale) for column, value in row.items()}
@@ -108,7 +107,7 @@ def left_null_space(matrix: Mapping[str, Mapping[str, Fraction]]) -> list[Row]:
     return _echelon(basis, list(matrix))
 
 
-def _subtract(left: Row, combination: Row, own: Row, history: Row, column: Any) -> None:
+def _subtract(left: Row, combination: Row, own: Row, history: Row, column: str) -> None:
     """Remove a column of a row with a pivot row; keep the combination of rows that it is."""
     a, b = own[column], left[column]
     divisor = math.gcd(a, b)

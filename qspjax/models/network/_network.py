@@ -5,7 +5,7 @@ doi:10.1515/jib-2019-0021).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ from qspjax._model import Units
 from qspjax._tables import LabelledState, ParameterTable, table
 from qspjax._types import Observed, Scalar
 from qspjax._units import per, product
-from qspjax.models.network._authoring import extended
+from qspjax.models.network._authoring import Arrays, extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
 from qspjax.models.network._editing import added, dropped, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
@@ -107,9 +107,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         Array([10.   , 16.06 , 12.057], dtype=float64)
     """
 
-    values: ParameterTable = table(_described)
     plan: Plan = eqx.field(static=True)
     nominal: tuple[tuple[str, float], ...] = eqx.field(static=True)
+    values: ParameterTable = table(_described)
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         conversion: str | None = None,
     ) -> None:
         """Make the plan and take the numbers out of the definition."""
-        arrays: dict[str, Any] = {}
+        arrays: Arrays = {}
         if definition is None:
             definition, arrays = extended(
                 Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion),
@@ -419,7 +419,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return self._edited(definition, {}, old)
 
     def _edited(
-        self, definition: Definition, new: Mapping[str, Any], old: Mapping[str, str] | None = None
+        self, definition: Definition, new: Mapping[str, object], old: Mapping[str, str] | None = None
     ) -> "Network":
         """Return the network of a definition with the numbers that this one has, but for new ones.
 
@@ -444,8 +444,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return LabelledState(states, tuple(jnp.asarray(x, dtype=float) for x in numbers))
 
     def _event(self, firing: Firing) -> Event:
-        def function(program: Program | None) -> Callable | None:
-            return None if program is None else lambda t, y: program(self.values, t, y)[0]
+        def function(program: Program) -> Callable[[Scalar, LabelledState], Scalar]:
+            return lambda t, y: program(self.values, t, y)[0]
 
         def assign(t: Scalar, y: LabelledState) -> dict[str, Scalar]:
             return dict(zip(firing.assigned, firing.values(self.values, t, y), strict=True))
@@ -454,8 +454,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return Event(
             trigger=function(firing.trigger),
             assign=assign,
-            delay=function(firing.delay),
-            priority=function(firing.priority),
+            delay=None if firing.delay is None else function(firing.delay),
+            priority=None if firing.priority is None else function(firing.priority),
             persistent=event.persistent,
             initial_value=event.initial_value,
             from_trigger_time=event.from_trigger_time,
@@ -470,10 +470,9 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
     """
     plan = network.plan
     places = [plan.places[id] for id in plan.implicit]
-    apart = isinstance(start.values, tuple)
 
     def put(x: jax.Array, values: jax.Array | tuple[Scalar, ...]) -> LabelledState:
-        if not apart:
+        if not isinstance(values, tuple):
             return LabelledState(start.labels, values.at[jnp.asarray(places)].set(x))
         new = list(values)
         for place, own in zip(places, x, strict=True):

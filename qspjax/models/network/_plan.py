@@ -3,23 +3,34 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from qspjax._checks import refuse
 from qspjax._expression import Expression, evaluate, number, substitute, symbols
 from qspjax._tables import LabelledState, ParameterTable
 from qspjax._types import Scalar
 from qspjax.models.network._algebraic import settled
-from qspjax.models.network._definition import Definition, NetworkEvent, Table
+from qspjax.models.network._definition import (
+    Compartment,
+    Definition,
+    NetworkEvent,
+    Parameter,
+    Participant,
+    Species,
+    Table,
+)
 from qspjax.models.network._delays import Jump, Past
 from qspjax.models.network._grouped import Grouped
 from qspjax.models.network._problems import NetworkProblems, Problem, event_name, stated_problems, used
 from qspjax.models.network._resolve import ExpandedFormulas, Formulas, plain, state
 from qspjax.models.network._sums import Sums
 from qspjax.models.network._terms import ONE, ZERO, Unresolvable, over, times
+
+Item = TypeVar("Item", Compartment, Species, Parameter)
 
 APART = 40
 """States up to which each is a leaf of its own, so that the kernel writes the arithmetic out."""
@@ -49,32 +60,30 @@ class View:
 
     def __init__(self, expressions: Mapping[str, Expression], places: Mapping[str, int]) -> None:
         self._ids = tuple(expressions)
-        self._many = len(expressions) > ParameterTable.SEPARATE
-        if not self._many:
-            self._program: Any = Program([*expressions.values()], places)
+        self._program: Program | Grouped
+        if len(expressions) <= ParameterTable.SEPARATE:
+            self._program = Program([*expressions.values()], places)
             return
-        kinds = [[id for id, one in expressions.items() if _is(one, kind)] for kind in ("#v", "#y")]
+        names = {id: one.value for id, one in expressions.items() if isinstance(one.value, str)}
+        kinds = [[id for id, name in names.items() if name.endswith(kind)] for kind in ("#v", "#y")]
         plain = {id for ids in kinds for id in ids}
         others = [id for id in expressions if id not in plain]
-        self._numbers = [expressions[id].value[:-2] for id in kinds[0]]
-        self._states = np.array([places[expressions[id].value[:-2]] for id in kinds[1]], int)
+        self._numbers = [names[id][:-2] for id in kinds[0]]
+        self._states = np.array([places[names[id][:-2]] for id in kinds[1]], int)
         self._program = Grouped([expressions[id] for id in others], places)
         order = {id: place for place, id in enumerate((*kinds[0], *kinds[1], *others))}
         self._order = np.array([order[id] for id in self._ids], int)
 
     def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState) -> Mapping[str, ArrayLike]:
         """Compute them, by id."""
+        if isinstance(self._program, Program):
+            numbers = self._program(values, t, y)
+            return {id: jnp.asarray(x, dtype=float) for id, x in zip(self._ids, numbers, strict=True)}
         found = self._program(values, t, y)
-        if not self._many:
-            return {id: jnp.asarray(x, dtype=float) for id, x in zip(self._ids, found, strict=True)}
         state = y.values if not isinstance(y.values, tuple) else jnp.stack([jnp.asarray(x, float) for x in y.values])
         parts = [found] if not self._states.size else [state[self._states], found]
         parts = parts if not self._numbers else [values.gather(self._numbers), *parts]
         return ParameterTable(self._ids, jnp.concatenate(parts)[self._order], {})
-
-
-def _is(expression: Expression, kind: str) -> bool:
-    return expression.op == "symbol" and expression.value.endswith(kind)
 
 
 class Firing(NamedTuple):
@@ -189,11 +198,12 @@ class Plan:
     def _jump(self, place: int) -> Jump:
         """Return an event over states and numbers; it may hold delays."""
         event, written_out = self.definition.events[place], self._expanded.written_out
-        parts = (event.trigger, event.delay, event.priority)
-        return Jump(event, self._changes(place), tuple(None if p is None else written_out(plain(p)) for p in parts))
+        timing = tuple(None if p is None else written_out(plain(p)) for p in (event.delay, event.priority))
+        return Jump(event, self._changes(place), written_out(plain(event.trigger)), timing)
 
     def _firing(self, jump: Jump) -> Firing:
-        trigger, delay, priority = (None if part is None else Program([part], self.places) for part in jump.parts)
+        delay, priority = (None if part is None else Program([part], self.places) for part in jump.timing)
+        trigger = Program([jump.trigger], self.places)
         values = Program([*jump.assign.values()], self.places)
         return Firing(jump.event, trigger, tuple(jump.assign), values, delay, priority)
 
@@ -301,12 +311,16 @@ def split_numbers(definition: Definition) -> tuple[Plan, dict[str, float]]:
 def number_of(definition: Definition, id: str) -> float:
     """Return the number that a definition gives for an id."""
     if id in definition.species:
-        return definition.species[id].initial
-    if id in definition.compartments:
-        return definition.compartments[id].size
-    if id in definition.parameters:
-        return definition.parameters[id].value
-    return definition.participants[id].stoichiometry
+        value = definition.species[id].initial
+    elif id in definition.compartments:
+        value = definition.compartments[id].size
+    elif id in definition.parameters:
+        value = definition.parameters[id].value
+    else:
+        value = definition.participants[id].stoichiometry
+    if not isinstance(value, float):
+        refuse(id, "have a number", value)
+    return value
 
 
 def emptied(definition: Definition) -> Definition:
@@ -319,7 +333,7 @@ def emptied(definition: Definition) -> Definition:
 def filled(definition: Definition, numbers: Mapping[str, float]) -> Definition:
     """Return a definition with these numbers in place of those it has; a number that is missing stays so."""
 
-    def table(items: Mapping[str, Any], field: str) -> Table:
+    def table(items: Mapping[str, Item], field: str) -> Table[Item]:
         return Table(
             (id, dataclasses.replace(one, **{field: numbers[id]}))
             if id in numbers and getattr(one, field) is not None
@@ -327,7 +341,7 @@ def filled(definition: Definition, numbers: Mapping[str, float]) -> Definition:
             for id, one in items.items()
         )
 
-    def side(participants: tuple) -> tuple:
+    def side(participants: tuple[Participant, ...]) -> tuple[Participant, ...]:
         return tuple(
             dataclasses.replace(one, stoichiometry=numbers[one.name])
             if one.name in numbers and isinstance(one.stoichiometry, float)

@@ -84,10 +84,10 @@ def _slopes(d: Definition, formulas: Formulas) -> Iterator[str]:
 
 
 def _term(count: Expression, reaction: str) -> tuple[float, str]:
-    if count.op == "number":
-        return float(count.value), reaction
-    if count.op == "*" and count.args[0].op == "number" and len(count.args) == 2:
-        return float(count.args[0].value), f"{_bracketed(count.args[1])} * {reaction}"
+    if isinstance(count.value, float):
+        return count.value, reaction
+    if count.op == "*" and isinstance(factor := count.args[0].value, float) and len(count.args) == 2:
+        return factor, f"{_bracketed(count.args[1])} * {reaction}"
     return 1.0, f"{_bracketed(count)} * {reaction}"
 
 

@@ -306,7 +306,7 @@ class Formulas:
         known: dict[str, float] = {}
         for sign, one in reaction.participants():
             count = self._count(one)
-            if count.op == "number":
+            if isinstance(count.value, float):
                 known[one.species] = known.get(one.species, 0.0) + sign * count.value
             else:
                 yield one.species, count if sign > 0 else times(number(-1.0), count)
@@ -400,7 +400,7 @@ def in_past(expression: Expression) -> Expression:
     """Return an expression over nodes as it is within a delay."""
 
     def change(node: Expression) -> Expression | None:
-        if node.op == "symbol" and not node.value.endswith(("#v", "#y", "#0", "#past", "#before")):
+        if isinstance(node.value, str) and not node.value.endswith(("#v", "#y", "#0", "#past", "#before")):
             return symbol(f"{node.value}#past")
         return None
 
@@ -415,7 +415,7 @@ def at_start(expression: Expression) -> Expression:
             return ZERO
         if node.op == "delay":
             raise Unresolvable(Problem("delay", "not supported: delay in what holds at the start."))
-        if node.op == "symbol" and not node.value.endswith(("#v", "#0")):
+        if isinstance(node.value, str) and not node.value.endswith(("#v", "#0")):
             return symbol(f"{node.value}#0")
         return None
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from qspjax._expression import Expression
-from qspjax.models.network._definition import Definition, NetworkEvent, Participant, Reaction, Species, Table
+from qspjax.models.network._definition import Definition, NetworkEvent, Participant, Reaction, Species, Table, V
+
+W = TypeVar("W")
 
 
 def rewritten(
@@ -19,10 +21,10 @@ def rewritten(
         id: Returns what stands in place of an id.
     """
 
-    def table(items: Mapping[str, Any], each: Callable[[Any], Any] = lambda one: one) -> Table:
+    def table(items: Mapping[str, V], each: Callable[[V], V] = lambda one: one) -> Table[V]:
         return Table((id(name), each(one)) for name, one in items.items())
 
-    def optional(value: Any) -> Any:
+    def optional(value: W) -> W | Expression:
         return formula(value) if isinstance(value, Expression) else value
 
     def participant(one: Participant) -> Participant:

@@ -59,14 +59,10 @@ class Sums:
         """Return the sums of the elements of a vector."""
         parts = []
         for columns in self._levels:
-            total = None
-            for weights, places in columns:
-                term = taken(x, places)
-                if not (weights == 1.0).all():
-                    term = weights * term
-                if total is None:
-                    total = term
-                elif len(term) == len(total):
+            first, *others = (_weighted(x, weights, places) for weights, places in columns)
+            total = first
+            for term in others:
+                if len(term) == len(total):
                     total = total + term
                 else:
                     total = jnp.concatenate([total[: len(term)] + term, total[len(term) :]])
@@ -76,6 +72,11 @@ class Sums:
             parts.append(jnp.zeros((1,), x.dtype))
         everything = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
         return taken(everything, self._place)
+
+
+def _weighted(x: jax.Array, weights: np.ndarray, places: np.ndarray) -> jax.Array:
+    elements = taken(x, places)
+    return elements if (weights == 1.0).all() else jnp.multiply(weights, elements)
 
 
 def taken(x: jax.Array, places: np.ndarray) -> jax.Array:

@@ -46,7 +46,7 @@ def weighted(terms: Iterable[tuple[Expression, Expression]]) -> Expression:
     added, taken = [], []
     for factor, term in terms:
         first, *rest = factor.args if factor.op == "*" else (factor,)
-        if first.op == "number" and first.value < 0:
+        if isinstance(first.value, float) and first.value < 0:
             taken.append(times(number(-first.value), *rest, term))
         else:
             added.append(times(factor, term))
@@ -69,7 +69,7 @@ def _rate(node: Expression, rates: list[Expression]) -> Expression:
     args = node.args
     if node is TIME:
         return ONE
-    if node.op == "symbol":
+    if isinstance(node.value, str):
         return ZERO if node.value.endswith(("#v", "#0")) else symbol(f"{node.value}#rate")
     if all(rate is ZERO for rate in rates):
         return ZERO
@@ -96,13 +96,13 @@ def affine(expression: Expression, name: str) -> tuple[Expression, Expression] |
     """Return a and b such that an expression is a x + b for the symbol x of this name; None if there are none."""
     done: dict[Expression, tuple[Expression, Expression] | None] = {}
     for node in nodes(expression):
-        forms = [done[arg] for arg in node.args]
+        forms = [form for arg in node.args if (form := done[arg]) is not None]
         if node.op == "symbol":
             done[node] = (ONE, ZERO) if node.value == name else (ZERO, node)
-        elif all(form is not None and form[0] is ZERO for form in forms):
-            done[node] = (ZERO, node)
+        elif len(forms) < len(node.args):
+            done[node] = None
         else:
-            done[node] = None if None in forms else _affine(node, forms)
+            done[node] = (ZERO, node) if all(slope is ZERO for slope, _ in forms) else _affine(node, forms)
     return done[expression]
 
 

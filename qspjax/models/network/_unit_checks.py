@@ -89,7 +89,7 @@ class _Checker:
             return ANY
         if node.op == "time":
             return _read(self.definition.time_unit)
-        if node.op == "symbol":
+        if isinstance(node.value, str):
             return _read(self._text(node.value))
         if node.op == "*":
             return _combined(units, lambda a, b: a * b)
@@ -114,7 +114,7 @@ class _Checker:
         base, exponent = node.args
         if isinstance(units[0], _Any) or units[0] is None:
             return units[0]
-        if exponent.op == "number" and math.isfinite(exponent.value):
+        if isinstance(exponent.value, float) and math.isfinite(exponent.value):
             return units[0] ** exponent.value
         return units[0] if units[0].dimensionless else None
 
