@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -142,7 +142,7 @@ def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     return f" Did you mean `{by_small[near[0]]}`?" if near else ""
 
 
-def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> Any:
+def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> object:
     wrong = ~(fine & np.isfinite(array))
     return array[wrong].flat[0] if array.ndim else array[()]
 

@@ -7,7 +7,7 @@ is declared by what it wraps: so it cannot lose a trait, also not one that comes
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import numpy as np
@@ -248,7 +248,7 @@ class Declared(NamedTuple):
         def name(inner: str, states: tuple[str, ...]) -> str:
             return others.get(inner) or f"{part}.{in_full(inner, states)}"
 
-        def renamed(names: Mapping[str, Any]) -> dict[str, Any]:
+        def renamed(names: Mapping[str, _Value]) -> dict[str, _Value]:
             states = state_names(initial()) if names else ()
             return {name(inner, states): value for inner, value in names.items()}
 

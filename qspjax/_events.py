@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from qspjax._checks import refuse
 from qspjax._types import Scalar, State
@@ -49,10 +50,10 @@ class Event:
         True
     """
 
-    trigger: Callable[[Scalar, State], Any]
-    assign: Callable[[Scalar, State], Mapping[str, Any]]
-    delay: Callable[[Scalar, State], Any] | None = None
-    priority: Callable[[Scalar, State], Any] | None = None
+    trigger: Callable[[Scalar, State], ArrayLike]
+    assign: Callable[[Scalar, State], Mapping[str, ArrayLike]]
+    delay: Callable[[Scalar, State], ArrayLike] | None = None
+    priority: Callable[[Scalar, State], ArrayLike] | None = None
     persistent: bool = True
     initial_value: Any = True
     from_trigger_time: bool = True
@@ -79,10 +80,10 @@ def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Calla
         outer: What the whole calls a name that the event assigns, from the name and the state of the whole.
     """
 
-    def function(own: Callable[..., Any] | None) -> Callable[[Scalar, State], Any] | None:
+    def function(own: Callable[..., ArrayLike] | None) -> Callable[[Scalar, State], ArrayLike] | None:
         return None if own is None else lambda t, y: own(*inner(t, y))
 
-    def assign(t: Scalar, y: State) -> dict[str, Any]:
+    def assign(t: Scalar, y: State) -> dict[str, ArrayLike]:
         return {outer(name, y): value for name, value in event.assign(*inner(t, y)).items()}
 
     changed = {name: function(getattr(event, name)) for name in ("trigger", "delay", "priority")}
@@ -95,7 +96,7 @@ def assigned_names(event: Event, start: State) -> tuple[str, ...]:
     Raises:
         ValueError: If `assign` does not return numbers by name.
     """
-    seen: list[Any] = []
+    seen: list[object] = []
     start = jax.tree.map(jnp.asarray, start)
     jax.eval_shape(lambda y: seen.append(event.assign(jnp.zeros(()), y)), start)
     (assigned,) = seen

@@ -121,7 +121,7 @@ def _last(solution: Solution) -> jax.Array:
 
 
 @eqx.filter_jit
-def answers(source: Kept, last: Scalar, questions: tuple[Question, ...]) -> list:
+def answers(source: Kept, last: jax.Array, questions: tuple[Question, ...]) -> list:
     """Answer questions about a patient that was solved up to a time, in as few solves as the method allows."""
     posed: Posed = source.value
     known = _outputs_of(posed)
@@ -156,7 +156,8 @@ def _window(posed: Posed, last: jax.Array, question: Question) -> _Window:
     start, stop = (jnp.asarray(time, last.dtype) for time in (question.start, question.stop))
     near = slack(jnp.maximum(jnp.abs(start), jnp.abs(stop)))
     covered = (start >= posed.t0 - near) & (stop <= last + near) & (start < stop)
-    return _Window(*(jnp.where(covered, jnp.maximum(time, posed.t0), posed.t0) for time in (start, stop)), covered)
+    begin, end = (jnp.where(covered, jnp.maximum(time, posed.t0), posed.t0) for time in (start, stop))
+    return _Window(begin, end, covered)
 
 
 def _span(questions: list[Question], windows: list[_Window], output: str) -> jax.Array:
@@ -173,20 +174,20 @@ def _span(questions: list[Question], windows: list[_Window], output: str) -> jax
 def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
     """Answer questions by one solve."""
     windows = [_window(posed, last, question) for question in questions]
-    extremes = [i for i, question in enumerate(questions) if isinstance(question, Extreme)]
-    beyond = [i for i, question in enumerate(questions) if isinstance(question, Beyond)]
+    extremes = {i: question for i, question in enumerate(questions) if isinstance(question, Extreme)}
+    beyond = {i: question for i, question in enumerate(questions) if isinstance(question, Beyond)}
     areas = tuple(dict.fromkeys(question.output for question in questions if isinstance(question, Area)))
-    turning = dict.fromkeys(questions[i].output for i in (*extremes, *beyond))
+    turning = dict.fromkeys(question.output for question in (*extremes.values(), *beyond.values()))
     spans = {output: _span(questions, windows, output) for output in turning}
     measures = Measures(
         areas,
         tuple(TurnOf(output, span) for output, span in spans.items()),
-        tuple(PeakOf(questions[i].output, questions[i].sign, *windows[i][:2]) for i in extremes),
-        tuple(AboveOf(questions[i].output, questions[i].sign, questions[i].level) for i in beyond),
+        tuple(PeakOf(question.output, question.sign, *windows[i][:2]) for i, question in extremes.items()),
+        tuple(AboveOf(question.output, question.sign, question.level) for question in beyond.values()),
     )
     sides = [(BEFORE if isinstance(question, Before) else AFTER) for question in questions]
     times = [*(window.start for window in windows), *(window.stop for window in windows)]
-    jumps = _jumps(posed, windows) if extremes else None
+    jumps = _jumps(posed, windows) if extremes else jnp.zeros(0)
     course = _course(posed, measures, jnp.stack(times), jnp.asarray([AFTER] * len(sides) + sides), jumps)
 
     found = []
@@ -197,12 +198,12 @@ def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
             area = states.areas[areas.index(question.output)]
             answer = area[end] - area[begin]
         elif isinstance(question, Beyond):
-            time = states.aboves[beyond.index(i)].time
+            time = states.aboves[list(beyond).index(i)].time
             answer = jnp.where(jnp.isnan(seen[begin] + seen[end]), jnp.nan, time[end] - time[begin])
         elif isinstance(question, Before):
             answer = seen[end]
         else:
-            peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[extremes.index(i)])
+            peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[list(extremes).index(i)])
             ends = (seen[jnp.asarray([begin, end])], jnp.stack(window[:2]), jnp.ones(2, bool))
             inner = (peak.value[None], peak.time[None], (peak.found > 0.0)[None])
             answer = _extreme(question.sign, window, ends, inner, course.at_jumps(question.output))
@@ -214,7 +215,7 @@ def _jumps(posed: Posed, windows: list[_Window]) -> jax.Array:
     """Return when something is given or stops, inf if after all windows."""
     schedule = posed.schedule
     times = schedule.start
-    if schedule.stop is not None:
+    if schedule.stop is not None and schedule.infused is not None:
         ends = jnp.where(schedule.infused & jnp.isfinite(schedule.start), schedule.stop, jnp.inf)
         times = jnp.concatenate([times, ends])
     last = jnp.max(jnp.stack([window.stop for window in windows]))
@@ -226,7 +227,7 @@ class _Course(NamedTuple):
 
     states: State
     observed: Observed
-    jumps: jax.Array | None
+    jumps: jax.Array
     asked: int
 
     def at_jumps(self, output: str) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -236,12 +237,11 @@ class _Course(NamedTuple):
         return before, after, self.jumps
 
 
-def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array, jumps: jax.Array | None) -> _Course:
+def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array, jumps: jax.Array) -> _Course:
     """Solve again, with what is measured and outputs at some times and at jumps."""
     asked = times.size
-    if jumps is not None:
-        times = jnp.concatenate([times, jumps, jumps])
-        sides = jnp.concatenate([sides, jnp.full(jumps.shape, BEFORE), jnp.full(jumps.shape, AFTER)])
+    times = jnp.concatenate([times, jumps, jumps])
+    sides = jnp.concatenate([sides, jnp.full(jumps.shape, BEFORE), jnp.full(jumps.shape, AFTER)])
     by = jnp.lexsort((sides, jax.lax.stop_gradient(times)))
     places = jnp.argsort(by)
     schedule = posed.schedule
@@ -253,15 +253,17 @@ def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array
     method = posed.method
     if isinstance(method, MatrixExponential) and (measures.turns or not is_linear(model)):
         method = FINE
-    if getattr(method, "max_steps", None) is not None:  # events and outputs take steps of their own
-        method = dataclasses.replace(method, max_steps=4 * method.max_steps + 64 * times.size)
+    most = getattr(method, "max_steps", None)
+    if most is not None:  # events and outputs take steps of their own
+        method = dataclasses.replace(method, max_steps=4 * most + 64 * times.size)
     again = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
     found = again.solve(times[by])
     found = found._replace(states=jax.tree.map(lambda leaf: leaf[places], found.states))
     own = found._replace(states=found.states.state)
     missed = ~posed.arrived(times, own) & jnp.isfinite(times)
     sources = eqx.filter(posed, eqx.is_inexact_array)
-    return _Course(*lost((found.states, posed.observed(times, own)), missed, sources), jumps, asked)
+    states, observed = lost((found.states, posed.observed(times, own)), missed, sources)
+    return _Course(states, observed, jumps, asked)
 
 
 def _extreme(sign: int, window: _Window, ends: tuple, inner: tuple, jumps: tuple) -> tuple[jax.Array, jax.Array]:

@@ -6,13 +6,13 @@ uses, add zero: zero times NaN would spoil the derivative of every other patient
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import PyTree
 
 _spoilt_p = Primitive("qspjax_spoilt")
 """Multiply by NaN, but leave zero as it is; linear, and its own transpose."""
@@ -30,7 +30,7 @@ ad.deflinear(_spoilt_p, lambda cotangent: [_spoilt_p.bind(cotangent)])
 
 
 @functools.partial(jax.custom_jvp)
-def lost(values: Any, where: jax.Array, sources: Any) -> Any:
+def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
     """Return the values, whose derivatives along whatever moves in `sources` are NaN `where` they are lost.
 
     Args:
@@ -48,8 +48,8 @@ def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:
     ways = [x for x in jax.tree.leaves(sources, is_leaf=_is_still) if not _is_still(x)]
     ways = [jnp.sum(_spoilt_p.bind(x)) for x in ways if jnp.issubdtype(x.dtype, jnp.inexact)]
 
-    def along(value: jax.Array, own: Any) -> jax.Array:
-        own = jnp.zeros_like(value) if _is_still(own) else own
+    def along(value: jax.Array, tangent: jax.Array | SymbolicZero) -> jax.Array:
+        own = jnp.zeros_like(value) if isinstance(tangent, SymbolicZero) else tangent
         if not ways:
             return own
         rows = where.reshape(-1, *[1] * (value.ndim - 1))
@@ -58,7 +58,7 @@ def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:
     return lost(*primals), jax.tree.map(along, values, moved, is_leaf=_is_still)
 
 
-def _is_still(x: Any) -> bool:
+def _is_still(x: object) -> bool:
     return isinstance(x, SymbolicZero)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -77,7 +77,7 @@ class AbstractModel(eqx.Module):
 
     units: ClassVar[Units] = Units()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "AbstractModel":
+    def __new__(cls, *args: object, **kwargs: object) -> "AbstractModel":
         """Check the names of what a model is built from before its constructor does."""
         if cls.__init__ not in (object.__init__, eqx.Module.__init__):
             check_arguments(cls, args, kwargs)
@@ -201,7 +201,7 @@ def observe(model: AbstractModel, t: Scalar, y: State) -> Observed:
     arrays, static = eqx.partition((model, t, y), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
 
-    def of_leaves(*leaves: Any) -> Observed:
+    def of_leaves(*leaves: jax.Array) -> Observed:
         model, t, y = eqx.combine(jax.tree.unflatten(structure, leaves), static)
         return jax.tree.map(jnp.asarray, model.observe(t, y))
 

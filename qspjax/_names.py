@@ -157,7 +157,7 @@ def path_of(model: eqx.Module, name: str) -> tuple[str, ...]:
     return (head, *path_of(getattr(model, head), rest)) if dot else (head,)
 
 
-def _meaning(model: eqx.Module, path: tuple[str, ...], owner: Any, field: dataclasses.Field) -> tuple[str, str, str]:
+def _meaning(model: eqx.Module, path: tuple[str, ...], owner: object, field: dataclasses.Field) -> tuple[str, str, str]:
     if isinstance(owner, ParameterTable):
         return field.metadata["table"](follow(model, path[:-2]), path[-1])
     return tuple(field.metadata.get(key, "") for key in ("unit", "doc", "source"))

@@ -63,7 +63,7 @@ def check_parameters(module: eqx.Module, prefix: str = "") -> None:
             )
 
 
-def check_arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arguments(cls: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Check that a constructor is given arguments that it has, and all that it needs.
 
     Raises:

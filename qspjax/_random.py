@@ -1,6 +1,6 @@
 """Randomness: a key in Python, a seed in files; numpy and scipy draw from the generator of a key."""
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,17 @@ import numpy as np
 from qspjax._checks import refuse
 from qspjax._types import Key
 
+_K = TypeVar("_K")
 
-def check_key(key: Any) -> None:
-    """Check that `key` is one PRNG key, new or old style."""
+
+def check_key(key: _K | None) -> _K:
+    """Return `key` if it is one PRNG key, new or old style; anything else is refused."""
     kind, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     new = kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key) and shape == ()
-    if not new and not (kind == np.uint32 and shape == (2,)):
+    if key is None or (not new and not (kind == np.uint32 and shape == (2,))):
         actual = f"of shape {shape}" if shape else f"of type {type(key).__name__}"
         refuse("key", "be a PRNG key such as jax.random.key(1)", actual)
+    return key
 
 
 def seed_of(key: Key) -> int:

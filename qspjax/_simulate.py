@@ -172,7 +172,8 @@ def simulate_cohort(
         _split(t0, 0, "t0", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
-    return Solution(ts, *executor.map(_Joined(patient), each, shared, size=cohort.size), labels)
+    outcome = executor.map(_Joined(patient), each, shared, size=cohort.size)
+    return Solution(ts, *outcome, labels=labels)
 
 
 def default_method(model: AbstractModel, regimen: Regimen | None = None) -> AbstractMethod:
@@ -396,8 +397,8 @@ def _thrown(solution: Solution, model: AbstractModel) -> Solution:
         )
     if failed:
         (failure,) = solution.failures()
-        undefined = solution.result == RESULTS.state_nonfinite and isinstance(model, Network)
-        terms = model.terms(failure.state) if undefined else ()
+        nonfinite = solution.result == RESULTS.state_nonfinite
+        terms = model.terms(failure.state) if isinstance(model, Network) and nonfinite else ()
         moves = f" ({'; '.join(terms)})" if terms else ""
         raise RuntimeError(
             f"The simulation failed at time {failure.time:g}, in state `{failure.state}`{moves}. {failure.reason}"

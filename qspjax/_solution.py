@@ -137,8 +137,10 @@ class Solution(eqx.Module):
         xarray = require("xarray", extra="data")
         columns = self._columns()
         one = self.result_ndim() == 0
-        dims = ("time",) if one else ("patient", "time")
-        data = {name: (dims, value, {"units": self.labels.unit(name)}) for name, value in columns.items()}
+        dims: tuple[str, ...] = ("time",) if one else ("patient", "time")
+        data: dict[str, object] = {
+            name: (dims, value, {"units": self.labels.unit(name)}) for name, value in columns.items()
+        }
         if self.ts.ndim == 1:
             coords: dict[str, object] = {"time": ("time", np.asarray(self.ts), {"units": self.labels.units.time})}
         else:

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from qspjax._checks import check_one_of, concrete, did_you_mean, in_a_row
 
@@ -55,7 +55,7 @@ class LabelledState:
         return ((ElementsKey(self.labels), self.values),), (self.labels, False)
 
     @classmethod
-    def tree_unflatten(cls, kind: tuple, leaves: Iterable[Any]) -> "LabelledState":
+    def tree_unflatten(cls, kind: tuple, leaves: Iterable[PyTree]) -> "LabelledState":
         """Return it from its leaves."""
         labels, separate = kind
         return cls(labels, tuple(leaves) if separate else next(iter(leaves)))
@@ -72,7 +72,7 @@ class ByName(dict):
         qspjax._tables.UnknownName: There is no `concentraton` among: concentration. Did you mean `concentration`?
     """
 
-    def __missing__(self, name: Any) -> Any:
+    def __missing__(self, name: object) -> NoReturn:
         raise UnknownName(name, self)
 
     def tree_flatten(self) -> tuple:
@@ -80,7 +80,7 @@ class ByName(dict):
         return tuple(self.values()), tuple(self)
 
     @classmethod
-    def tree_unflatten(cls, names: tuple, values: Iterable[Any]) -> "ByName":
+    def tree_unflatten(cls, names: tuple, values: Iterable[PyTree]) -> "ByName":
         """Return it from its values."""
         return cls(zip(names, values, strict=True))
 
@@ -88,7 +88,7 @@ class ByName(dict):
 class UnknownName(KeyError, ValueError):
     """A name that is none of those that there are."""
 
-    def __init__(self, name: Any, known: Iterable[Any]) -> None:
+    def __init__(self, name: object, known: Iterable[object]) -> None:
         """Compose the message."""
         known = list(known)
         message = f"There is no `{name}` among: {in_a_row(known) or 'nothing'}.{did_you_mean(name, known)}"

@@ -1,5 +1,6 @@
 """Python in a method of the user that JAX cannot trace: the error names the method, the line and what to write."""
 
+import inspect
 import linecache
 import traceback
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from types import TracebackType
 import equinox as eqx
 import jax
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (jax, eqx)) + (str(Path(__file__).parent),)
+_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (jax, eqx)) + (str(Path(__file__).parent),)
 _REMEDIES = (
     (("if ", "elif ", " if ", "and ", "or ", "not ", "while "), "`jnp.where(condition, a, b)` instead of `if`"),
     (("max(", "min("), "`jnp.maximum(a, b)` and `jnp.minimum(a, b)` instead of `max` and `min`"),

@@ -8,6 +8,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -146,7 +147,7 @@ def varying(
     # padding repeats the last value, so that nothing changes there
     last = jnp.maximum(live.sum(axis=-1, keepdims=True) - 1, 0)
     value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
-    after, change = interpolation.segments(time, value)
+    after, change = (jnp.asarray(part) for part in interpolation.segments(time, value))
     numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + interpolation.comes, shape)
     rows = _set(name, time[..., :1], value[..., :1], FIRST)
     rows = rows + _set(name, time, after, numbers)
@@ -166,7 +167,7 @@ def varying(
     return rows
 
 
-def _set(name: str, time: ArrayLike, value: ArrayLike, order: ArrayLike) -> Regimen:
+def _set(name: str, time: jax.Array, value: jax.Array, order: ArrayLike) -> Regimen:
     shape = jnp.shape(time)
     return table(
         (Parameter(name),),

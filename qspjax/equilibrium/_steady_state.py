@@ -173,7 +173,7 @@ def _search(
         return jax.vmap(lambda y: ravel_pytree(y)[0])(simulated(times, y, t).states)
 
     times = jnp.asarray([10.0**k for k in DECADES])
-    solution = simulated(t0 + times, begin, t0)
+    solution = simulated(jnp.asarray(t0 + times), begin, t0)
     passed = jax.vmap(lambda y: ravel_pytree(y)[0])(solution.states)
     near = _Near(lambda y: slope(still, y), rtol, atol)
     place, comes = near.place(passed)
@@ -189,7 +189,7 @@ def _search(
         residual = slope(model, y) + linear.held(y - y0 - jax.lax.stop_gradient(y - y0))
         y = jnp.where(found, y - matrix.solve(residual), y)
     broke = (solution.result != RESULTS.successful) & (solution.result != RESULTS.max_steps_reached)
-    result = RESULTS.where(found, RESULTS.successful, RESULTS.not_at_rest)
+    result = RESULTS.where(found, RESULTS.successful, RESULTS.not_at_rest)  # type: ignore  # items are inherited
     result = RESULTS.where(~comes & broke, solution.result, result)
     (y,) = lost((jnp.where(found, y, jnp.nan)[None],), ~found[None], eqx.filter((model, y0), eqx.is_inexact_array))
     last = t0 + jnp.where(comes, times[place], solution.stats["last_time"] - t0)
@@ -202,7 +202,7 @@ def _search(
         near,
         states,
         whole[reached],
-        t0 + jnp.append(0.0, times)[reached],
+        jnp.asarray(t0 + jnp.append(0.0, times)[reached]),
         (solution.stats["last_time"] - t0) / jnp.maximum(solution.stats["steps"], 1),
         jnp.where(broke, solution.stats["culprit"], place_of_greatest(moved)),
     )
@@ -263,7 +263,7 @@ class _Linear(NamedTuple):
 class _Near(NamedTuple):
     """How far a state is from a steady state."""
 
-    slope: Any
+    slope: Callable[[jax.Array], jax.Array]
     rtol: float
     atol: jax.Array
 

@@ -63,9 +63,9 @@ def check_window(argument: str, window: object) -> None:
     if not isinstance(window, tuple):
         refuse(argument, must, window)
     times = [concrete(time) for time in window]
-    known = all(time is not None for time in times)
+    known = [time for time in times if time is not None]
     text = any(isinstance(time, str) for time in window)
-    if text or len(window) != 2 or (known and not (times[0] < times[1]).all()):
+    if text or len(window) != 2 or (len(known) == 2 and not (known[0] < known[1]).all()):
         refuse(argument, must, tuple(w if t is None else t.tolist() for w, t in zip(window, times, strict=True)))
 
 
@@ -327,7 +327,8 @@ class TimeBelow(AbstractEndpoint):
         if integrated(solution, self):
             return ask(solution, Beyond(self.output, -1, self.threshold, *window_of(solution, self.between)))
         parts = segments(samples_of(solution, self.output), self.between)
-        return _time_positive(parts, self.threshold - parts.first, self.threshold - parts.last)
+        threshold = jnp.asarray(self.threshold)
+        return _time_positive(parts, threshold - parts.first, threshold - parts.last)
 
 
 class Responder(AbstractEndpoint):
@@ -471,7 +472,7 @@ def segments(samples: Samples, between: tuple[Scalar, Scalar] | None) -> Segment
         end=jnp.where(used, (end - left) / span, 1.0),
         first=jnp.where(used, values[:-1], 1.0),
         last=jnp.where(used, values[1:], 1.0),
-        covered=(stop > begin) & (begin >= times[0] - rounding) & (stop <= times[-1] + rounding),
+        covered=jnp.asarray((stop > begin) & (begin >= times[0] - rounding) & (stop <= times[-1] + rounding)),
     )
 
 

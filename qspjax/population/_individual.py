@@ -32,7 +32,7 @@ class Individual(eqx.Module):
 
     names: tuple[str, ...] = eqx.field(static=True)
     formulas: tuple[Expression | float, ...] = eqx.field(static=True)
-    parameters: dict[str, ArrayLike]
+    parameters: dict[str, jax.Array]
     effects: tuple[str, ...] = eqx.field(static=True)
     variances: tuple[jax.Array, ...]
     occasional: tuple[str, ...] = eqx.field(static=True)
@@ -75,7 +75,7 @@ class Individual(eqx.Module):
                 what = f"a parameter, a random effect or a covariate, in the formula of `{name}`"
                 check_one_of("individual", used, known, what)
 
-    def effects_of(self, z: jax.Array) -> dict[str, ArrayLike]:
+    def effects_of(self, z: jax.Array) -> dict[str, jax.Array]:
         """Return the random effects that belong to standard normal numbers, shape (effects,)."""
         return {name: jnp.sqrt(self.variances[k]) * z[k] for k, name in enumerate(self.effects)}
 

@@ -95,7 +95,7 @@ class Average(AbstractEndpoint):
 
     def __call__(self, solution: Solution) -> Scalar:
         start, stop = window_of(solution, self.between)
-        return ratio(_area_of(solution, self, self.between), stop - start)
+        return ratio(_area_of(solution, self, self.between), jnp.asarray(stop - start))
 
 
 class Accumulation(AbstractEndpoint):

@@ -1,13 +1,14 @@
 """A population: a typical patient, the differences between patients, and their covariates."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Real
 
 from qspjax._checks import (
     ArgumentError,
@@ -29,7 +30,7 @@ from qspjax._expression import Expression
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
 from qspjax._random import check_key
-from qspjax._types import ArrayInput, Key
+from qspjax._types import ArrayInput, Key, Scalar
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
 from qspjax.population._individual import Individual, on_occasion
 
@@ -86,7 +87,7 @@ class Population(eqx.Module):
     correlation: jax.Array
     between_names: tuple[str, ...] = eqx.field(static=True)
     covariate_names: tuple[str, ...] = eqx.field(static=True)
-    observed: dict[str, ArrayLike]
+    observed: dict[str, jax.Array]
     individual: Individual
 
     def __init__(
@@ -106,11 +107,12 @@ class Population(eqx.Module):
         between, covariates = {} if between is None else between, {} if covariates is None else covariates
         check_instance("covariates", covariates, Mapping, "a mapping of covariate names to distributions")
         self.observed = _columns({name: one for name, one in covariates.items() if _is_column(one)})
-        covariates = {name: one for name, one in covariates.items() if name not in self.observed}
-        _check_parts(model, between, covariates, effects)
+        drawn = {name: one for name, one in covariates.items() if name not in self.observed}
+        _check_parts(model, between, drawn, effects)
         self.model = model
         self.between, self.between_names = tuple(between.values()), tuple(between)
-        self.covariates, self.covariate_names = tuple(covariates.values()), tuple(covariates)
+        self.covariates = tuple(one for one in drawn.values() if isinstance(one, (AbstractDistribution, Categorical)))
+        self.covariate_names = tuple(drawn)
         self.effects = tuple(effects)
         self.individual = Individual(
             individual or {}, parameters or {}, random or {}, check_names("occasional", occasional)
@@ -215,7 +217,7 @@ class Population(eqx.Module):
     def _affected(self) -> tuple[str, ...]:
         return tuple(name for effect in self.effects for name in effect.parameters())
 
-    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
+    def draw(self, key: Key, occasions: int = 1) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Return the covariates (and random effects) of one patient, and the values of its parameters.
 
         Args:
@@ -245,8 +247,8 @@ class Population(eqx.Module):
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
 
     def _patient(
-        self, covariates: dict[str, ArrayLike], z: jax.Array
-    ) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
+        self, covariates: dict[str, jax.Array], z: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, Scalar]]:
         """Return covariates (and random effects) and parameters of a patient with these standard normal effects."""
         values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
         for effect in self.effects:
@@ -257,7 +259,7 @@ class Population(eqx.Module):
         covariates = covariates | self.individual.effects_of(z[len(self.between) :])
         return covariates, values | self.individual.values(self.model, covariates)
 
-    def inputs(self) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    def inputs(self) -> tuple[dict[str, AbstractDistribution | Categorical], dict[str, Scalar], np.ndarray]:
         """Return what varies between patients, as the inputs of a sensitivity analysis.
 
         They are the parameters in `between` (in a patient of typical covariates), the random effects, and the
@@ -273,21 +275,24 @@ class Population(eqx.Module):
             refuse("population", "have covariates with distributions", f"one that observed {', '.join(self.observed)}")
         effects = self.individual.effects
         spreads = (Normal(0.0, sd=jnp.sqrt(variance)) for variance in self.individual.variances)
-        each = dict(zip(self.between_names, self.between, strict=True)) | dict(zip(effects, spreads, strict=True))
+        each: dict[str, AbstractDistribution | Categorical] = dict(zip(self.between_names, self.between, strict=True))
+        each |= zip(effects, spreads, strict=True)
         size, more = len(each), len(self.covariates)
         correlation = np.eye(size + more)
         correlation[:size, :size] = np.asarray(self.correlation)
         typical = {name: at(self.model, name).get() for name in self.between_names}
         return each | dict(zip(self.covariate_names, self.covariates, strict=True)), typical, correlation
 
-    def at_inputs(self, columns: Mapping[str, ArrayInput]) -> Cohort:
+    def at_inputs(self, columns: Mapping[str, Real[jax.Array, " patients"] | Real[np.ndarray, " patients"]]) -> Cohort:
         """Return the patients with these values of `inputs`, each of shape (patients,)."""
         each, typical, _ = self.inputs()
         covariates = {name: jnp.asarray(columns[name]) for name in self.covariate_names}
         for name, own in zip(self.covariate_names, self.covariates, strict=True):
             covariates[name] = covariates[name].astype(int) if isinstance(own, Categorical) else covariates[name]
         normal = [
-            one.to_normal(columns[name], typical.get(name)) for name, one in each.items() if name not in covariates
+            one.to_normal(columns[name], typical.get(name))
+            for name, one in each.items()
+            if isinstance(one, AbstractDistribution) and name not in covariates
         ]
         size = len(next(iter(columns.values())))
         z = jnp.stack(normal, axis=1) if normal else jnp.zeros((size, 0))
@@ -304,14 +309,14 @@ def keys_of(key: Key, size: int) -> jax.Array:
 @eqx.filter_jit
 def _sampled(
     population: Population, keys: jax.Array, occasions: int
-) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     return jax.vmap(lambda key: population.draw(key, occasions))(keys)
 
 
 def _check_parts(
     model: AbstractModel,
     between: Mapping[str, AbstractDistribution],
-    covariates: Mapping[str, AbstractDistribution | Categorical],
+    covariates: Mapping[str, object],
     effects: Sequence[AbstractCovariateEffect],
 ) -> None:
     check_instance("model", model, AbstractModel, "a model")
@@ -330,11 +335,11 @@ def _check_parts(
         check_instance(f"effects[{i}]", effect, AbstractCovariateEffect, "a covariate effect")
 
 
-def _is_column(value: object) -> bool:
+def _is_column(value: object) -> TypeGuard[ArrayInput]:
     return isinstance(value, (list, tuple, np.ndarray, jax.Array))
 
 
-def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, ArrayLike]:
+def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, jax.Array]:
     """Return observed covariates, each of shape (subjects,)."""
     found = {name: as_array(f'covariates["{name}"]', one).astype(float) for name, one in columns.items()}
     sizes = {name: one.shape for name, one in found.items()}

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from qspjax._checks import check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
 from qspjax._extras import require
-from qspjax._types import ArrayInput
+from qspjax._types import ArrayInput, Numeric
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +44,7 @@ class Inputs:
         self,
         inputs: Mapping[str, AbstractDistribution | tuple[float, float]],
         *,
-        typical: Mapping[str, ArrayInput] | None = None,
+        typical: Mapping[str, Numeric] | None = None,
         correlation: ArrayInput | None = None,
     ) -> None:
         """Check them."""

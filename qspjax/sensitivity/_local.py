@@ -121,6 +121,7 @@ def local(
     names = check_names("names", names)
     theta = jnp.asarray([at(model, name).get() for name in names], float)
     wanted = tuple(outputs)
+    functions = tuple(outputs.values()) if isinstance(outputs, dict) else ()
     over_time = not isinstance(outputs, dict)
 
     def values(theta: jax.Array) -> tuple[jax.Array, Solution]:
@@ -133,7 +134,7 @@ def local(
             return jnp.stack([solution.observed[name] for name in wanted]), solution
 
         def each(one: Solution) -> jax.Array:
-            return jnp.stack([jnp.asarray(function(one), float) for function in outputs.values()])
+            return jnp.stack([jnp.asarray(function(one), float) for function in functions])
 
         return together(each, solution), solution
 

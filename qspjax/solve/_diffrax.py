@@ -195,7 +195,7 @@ def _integrate(
     patient = _flatten(method, model, schedule, ts, initial, t0, differentiated=False)
     stepper, timeline = patient.stepper, patient.timeline
     atol = absolute(method.atol, model, state_names(as_state(model, initial)))
-    tolerances = atol if isinstance(atol, float) else tuple(atol.tolist())
+    tolerances = tuple(atol.tolist()) if isinstance(atol, np.ndarray) else atol
     order = int(stepper.solver.order(stepper.term) or 1)
     path, failed = integrate(
         stepper,

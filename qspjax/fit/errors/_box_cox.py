@@ -7,12 +7,12 @@ from jaxtyping import Array, Float
 
 from qspjax._expression import Expression
 from qspjax._transform import AbstractTransform
-from qspjax._types import Scalar
+from qspjax._types import ArrayInput, Scalar
 from qspjax.fit.data._formula import Formula
 from qspjax.fit.errors._continuous import ABOVE_ZERO, SD, check_distribution
 from qspjax.fit.errors._contract import check_positive, formula
 from qspjax.fit.errors._distributions import AbstractResidualDistribution, Gaussian
-from qspjax.fit.errors._domains import POSITIVE, Domain, Numbers
+from qspjax.fit.errors._domains import POSITIVE, Domain
 from qspjax.fit.errors._location_scale import AbstractLocationScale
 
 SMALL, TERMS = 0.1, 12
@@ -74,11 +74,11 @@ class BoxCox(AbstractTransform):
 
     shape: Scalar
 
-    def forward(self, natural: Numbers) -> Float[Array, "..."]:
+    def forward(self, natural: ArrayInput) -> Float[Array, "..."]:
         log = jnp.log(jnp.asarray(natural, float))
         return log * _relative_growth(jnp.asarray(self.shape) * log)
 
-    def inverse(self, transformed: Numbers) -> Float[Array, "..."]:
+    def inverse(self, transformed: ArrayInput) -> Float[Array, "..."]:
         x = jnp.asarray(transformed, float)
         shift = self.shape * x
         small = jnp.abs(shift) < 1e-5
@@ -88,7 +88,7 @@ class BoxCox(AbstractTransform):
         edge = jnp.where(x < 0, 0.0, jnp.inf)
         return jnp.where(small, jnp.exp(near), jnp.where(inside, jnp.exp(far), edge))
 
-    def log_det(self, natural: Numbers) -> Float[Array, "..."]:
+    def log_det(self, natural: ArrayInput) -> Float[Array, "..."]:
         return (1.0 - jnp.asarray(self.shape)) * jnp.log(jnp.asarray(natural, float))
 
 

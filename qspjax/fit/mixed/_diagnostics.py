@@ -97,7 +97,7 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
     mixed = fit.placed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
     found = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
-    samples = simulated(fit.mixed, fit.x, key=key, replicates=replicates) if replicates else None
+    samples = simulated(fit.mixed, fit.x, key=check_key(key), replicates=replicates) if replicates else None
     parts = []
     for k, (rows, own) in enumerate(zip(mixed.rows, found, strict=True)):
         part = {
@@ -115,7 +115,7 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
             "CWRES": _conditional_residuals(rows, own),
         }
         if samples is not None:
-            part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], key), np.nan)
+            part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], check_key(key)), np.nan)
             _say_whose_failed(fit, rows, samples[k])
         hidden = rows.censored | ~fit.kept[rows.experiment]
         for name in ("RES", "IRES", "IWRES", "CWRES"):

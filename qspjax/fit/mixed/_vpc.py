@@ -17,7 +17,7 @@ Bergstrand and Karlsson, AAPS J 2009;11:371, doi:10.1208/s12248-009-9112-5.
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def visual_predictive_check(
     quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     interval: float = 0.95,
     after_dose: bool = False,
-    strata: str | Sequence[Any] | None = None,
+    strata: str | Sequence[object] | None = None,
     cuts: Sequence[float] | None = None,
 ) -> VisualPredictiveCheck:
     """Return quantiles of measurements, and of simulated ones with their interval: the data of `plot.vpc`.
@@ -181,7 +181,7 @@ def visual_predictive_check(
 
 def _bins(
     time: np.ndarray, labels: np.ndarray, named: Sequence[str], there: np.ndarray, bins: int | Sequence[float] | None
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+) -> Iterator[tuple[dict[str, object], np.ndarray]]:
     """Yield the columns of each stratum and bin that has measurements, and which these are."""
     left, right = _edges(time[there], bins)
     for label in named:
@@ -194,7 +194,7 @@ def _bins(
 
 
 def _labels(
-    fit: "MixedFit", strata: str | Sequence[Any] | None, cuts: Sequence[float] | None
+    fit: "MixedFit", strata: str | Sequence[object] | None, cuts: Sequence[float] | None
 ) -> tuple[np.ndarray, list[str]]:
     """Return the stratum of each subject, in words, and all of them in order."""
     count = fit.mixed.count
@@ -233,11 +233,11 @@ def _share(seen: np.ndarray, made: np.ndarray, interval: float, *, known: bool) 
     return {"BELOW": share, **_named("BELOW_", band)}
 
 
-def _named(what: str, band: Sequence[float]) -> dict[str, float]:
+def _named(what: str, band: Sequence[float] | np.ndarray) -> dict[str, float]:
     return dict(zip((f"{what}LOWER", f"{what}MEDIAN", f"{what}UPPER"), band, strict=True))
 
 
-def _interval(values: np.ndarray, interval: float) -> Any:
+def _interval(values: np.ndarray, interval: float) -> Sequence[float] | np.ndarray:
     """Return the interval of replicates about their median, and it, NaN where none has a value."""
     known = values[np.isfinite(values)]
     return np.quantile(known, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if known.size else [np.nan] * 3

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Summary(NamedTuple):
     """One parameter of all subjects: `cv` is the geometric coefficient of variation, a fraction."""
 
     parameter: str
-    kind: Any
+    kind: object
     dose: int
     subjects: int
     mean: float
@@ -111,7 +111,7 @@ class NCA:
 
 
 def nca(
-    data: Any,
+    data: object,
     *,
     terminal: AbstractTerminal = BestFit(),
     below: BelowLimit = BelowLimit(),
@@ -209,7 +209,7 @@ def _table(rows: list[dict[str, float]], profiles: list[Analysed]) -> dict[str, 
     return table
 
 
-def _summary(name: str, kind: Any, dose: int, values: np.ndarray) -> Summary:
+def _summary(name: str, kind: object, dose: int, values: np.ndarray) -> Summary:
     nothing = math.nan
     size = values.size
     logs = np.log(values) if size and (values > 0).all() else np.empty(0)
@@ -228,5 +228,5 @@ def _summary(name: str, kind: Any, dose: int, values: np.ndarray) -> Summary:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return number(value) if isinstance(value, (float, np.floating)) else str(value)

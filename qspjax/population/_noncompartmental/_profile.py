@@ -101,7 +101,7 @@ def curve_of(profile: Profile, below: BelowLimit, terminal: AbstractTerminal) ->
 
 def parameters_of(profile: Profile, curve: Curve) -> dict[str, float]:
     """Return the parameters of a profile by name, NaN where one is not defined."""
-    found = dict.fromkeys(PARAMETERS, math.nan)
+    found: dict[str, float] = dict.fromkeys(PARAMETERS, math.nan)
     time, value, line = curve.time, curve.value, curve.line
     if not time.size:
         return found
@@ -129,7 +129,7 @@ def _terminal(
     line: Line, time: np.ndarray, c_last: float, t_last: float, area: float, moment: float
 ) -> dict[str, float]:
     rate, chosen = line.rate, np.flatnonzero(line.chosen)
-    start, end = time[chosen[0]], time[chosen[-1]]
+    start, end = float(time[chosen[0]]), float(time[chosen[-1]])
     predicted = math.exp(line.intercept - rate * t_last)
     half_life = math.log(2.0) / rate
     return {

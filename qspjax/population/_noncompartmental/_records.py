@@ -17,18 +17,16 @@ _NEAR = 0.05
 class Place(NamedTuple):
     """Which profile: subject, kind of sample (None if there is one only), number and time of the dose from 1."""
 
-    subject: Any
-    kind: Any
+    subject: object
+    kind: object
     dose: int
     time: float
 
 
 def records_of(data: Any) -> dict[str, np.ndarray]:
     """Return the columns of a table or of a data set as arrays, identifiers as they were written."""
-    if isinstance(data, Mapping):
-        columns: Any = data
-    else:
-        columns = getattr(data, "records", data)
+    records = getattr(data, "records", None)
+    columns = data if records is None or isinstance(data, Mapping) else records
     try:
         table = {str(name): np.asarray(columns[name]) for name in columns}
     except (TypeError, KeyError, IndexError):
@@ -39,7 +37,8 @@ def records_of(data: Any) -> dict[str, np.ndarray]:
     if len(set(sizes.values())) > 1 or len(sizes["ID"]) != 1:
         refuse("data", "have columns of one length", sizes)
     if columns is not data:
-        table["ID"] = np.asarray([data.ids[i] for i in data.subject], dtype=object)
+        ids, subject = (getattr(data, name) for name in ("ids", "subject"))
+        table["ID"] = np.asarray([ids[i] for i in subject], dtype=object)
     elif table["ID"].dtype.kind == "f" and (table["ID"] % 1 == 0).all():
         table["ID"] = table["ID"].astype(int)
     return {name: _numbers(name, column) if name in _NUMBERS else column for name, column in table.items()}
