@@ -59,9 +59,9 @@ class Sums:
         """Return the sums of the elements of a vector."""
         parts = []
         for columns in self._levels:
-            first, *others = (_weighted(x, weights, places) for weights, places in columns)
-            total = first
-            for term in others:
+            total = _weighted(x, *columns[0])
+            for weights, places in columns[1:]:
+                term = _weighted(x, weights, places)
                 if len(term) == len(total):
                     total = total + term
                 else:
