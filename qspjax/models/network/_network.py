@@ -482,7 +482,7 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
     def residual(x: jax.Array) -> jax.Array:
         return jnp.stack([jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, put(x, start.values))])
 
-    def step(_: int, x: jax.Array) -> jax.Array:
+    def step(_: Scalar, x: jax.Array) -> jax.Array:
         return x - jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))
 
     x = jnp.stack([start.values[place] for place in places])
