@@ -23,6 +23,7 @@ from qspjax._checks import check_whole
 
 PatientFunction = Callable[[PyTree, PyTree], PyTree]
 Each = PyTree[Shaped[Array, "patients ..."]]
+Members = PyTree[Shaped[Array, "members ..."]]
 Results = PyTree[Shaped[Array, "patients ..."]]
 
 
@@ -123,7 +124,7 @@ def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: i
         return _concatenated(list(pool.map(part, range(0, size, width))), size)
 
 
-def _patients(each: Each, first: int, width: int, size: int) -> Each:
+def _patients(each: Each, first: int, width: int, size: int) -> Members:
     """Return `width` patients from the first on; past the end, copies of the last."""
     members = jnp.minimum(jnp.arange(first, first + width), size - 1)
     return jax.tree.map(lambda leaf: leaf[members], each)
@@ -136,7 +137,7 @@ def cores() -> int:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _concatenated(parts: list[Results], size: int) -> Results:
+def _concatenated(parts: list[PyTree], size: int) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:size], *parts)
 
 

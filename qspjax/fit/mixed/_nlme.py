@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -157,7 +158,7 @@ class DescentRun:
 
     def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation[np.ndarray]:
         """Return the objective at a point, the modes being looked for from `u`."""
-        return Evaluation(*(np.asarray(part) for part in self.program(jnp.asarray(x), jnp.asarray(u))))
+        return jax.tree.map(np.asarray, self.program(jnp.asarray(x), jnp.asarray(u)))
 
     def _total(self, x: np.ndarray, one: Evaluation[np.ndarray]) -> tuple[float, np.ndarray]:
         mine = self.kept & (self.weights > 0)
@@ -226,13 +227,13 @@ class DescentRun:
     def state(self) -> dict[str, ArrayLike | str]:
         """Return what has to be kept to go on later."""
         own = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
-        last = {f"last_{name}": value for name, value in self.last._asdict().items()}
+        last = {f"last_{name}": value for name, value in vars(self.last).items()}
         return {"ended": self.ended, **self.now._asdict(), **own, **last}
 
     def restore(self, held: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
         self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"], float(held["stretch"]))
-        self.last = Evaluation(*(held[f"last_{name}"] for name in Evaluation._fields))
+        self.last = Evaluation(**{name: held[f"last_{name}"] for name in vars(self.last)})
         self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
         self.history, self.path = held["history"].tolist(), [*held["path"]]
 

@@ -1,9 +1,11 @@
 """The objective of an approximation at a point, from the modes on, as one program."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, NamedTuple, TypeAlias
+from typing import Generic, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -16,7 +18,9 @@ from qspjax.fit.mixed._parts import SHARED, on_all_cores
 from qspjax.fit.search._search import quickly_compiled
 
 
-class Evaluation(NamedTuple, Generic[Data]):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Generic[Data]):
     """The objective at a point.
 
     Attributes:

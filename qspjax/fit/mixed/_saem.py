@@ -15,10 +15,11 @@ Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002; Polyak and Juditsky
 doi:10.1137/0330046.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,9 @@ AIMED = tuple(5 * 2**k for k in range(20))
 """Iterations after which the modes are looked for again."""
 
 
-class _Moments(NamedTuple, Generic[Each]):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Moments(Generic[Each]):
     """What the complete likelihood needs to know of the chains.
 
     Attributes:
@@ -134,9 +137,9 @@ class StochasticRun:
             self.x, mean, self.chains, self.around, self.kept, key, np.arange(self.mixed.count)
         )
         gain = 1.0 if exploring else (done - method.exploration + 1.0) ** -DECAY
-        new = _Moments(*(np.asarray(part) for part in new))
+        new = jax.tree.map(np.asarray, new)
         old = new if self._moments is None else self._moments
-        self._moments = _Moments(*(a + gain * (b - a) for a, b in zip(old, new, strict=True)))
+        self._moments = jax.tree.map(lambda a, b: a + gain * (b - a), old, new)
         self.x = self._maximised(np.asarray(slope), gain, annealed=done < method.exploration // 2)
         self.path.append(self.x)
         if self.iterations >= method.iterations:
@@ -209,7 +212,7 @@ class StochasticRun:
 
     def state(self) -> dict[str, PyTree]:
         """Return what has to be kept to go on later."""
-        moments = {} if self._moments is None else self._moments._asdict()
+        moments = {} if self._moments is None else vars(self._moments)
         own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
         seen = {f"observed_{name}": value for name, value in self.chains.observed.items()}
         return own | self.around._asdict() | moments | seen | {"psi": self.chains.psi}
@@ -221,7 +224,7 @@ class StochasticRun:
         seen = {name: jnp.asarray(held[f"observed_{name}"]) for name in self.chains.observed}
         self.chains = Chains(jnp.asarray(held["psi"]), seen)
         self.around = Proposal(*(jnp.asarray(held[name]) for name in Proposal._fields))
-        self._moments = _Moments(*(held[name] for name in _Moments._fields)) if "first" in held else None
+        self._moments = _Moments(held["first"], held["second"], held["information"]) if "first" in held else None
 
 
 def _iterated(

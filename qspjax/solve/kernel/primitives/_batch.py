@@ -1,5 +1,6 @@
 """Batching: the axis that `vmap` maps over is folded into the patients, so that it makes the ensemble longer."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -94,12 +95,12 @@ def _batch_derivative(
     record = [
         x if axis is None else jnp.take(x, 0, axis=axis) for x, axis in zip(values.record, mapped.record, strict=True)
     ]
-    values = values._replace(record=record)
+    values = dataclasses.replace(values, record=record)
     if all(axis is None for axis in mapped.leaves):
         if mapped.accepted is not None:
-            values = values._replace(accepted=jnp.take(values.accepted, 0, axis=mapped.accepted))
+            values = dataclasses.replace(values, accepted=jnp.take(values.accepted, 0, axis=mapped.accepted))
         pairs = zip(values.tangents, mapped.tangents, strict=True)
-        values = values._replace(tangents=[_more_directions(x, axis, size) for x, axis in pairs])
+        values = dataclasses.replace(values, tangents=[_more_directions(x, axis, size) for x, axis in pairs])
         results = values.bind(primitive, derivative)
         return [_unfolded(x, size) for x in results], [0] * len(results)
     return _batch_patients(primitive, values, mapped, derivative, size)

@@ -118,7 +118,8 @@ class Derivative(NamedTuple):
         return Operands(operands[:at], operands[at], leaves, tangents)
 
 
-class Operands(NamedTuple, Generic[T]):
+@dataclasses.dataclass(frozen=True)
+class Operands(Generic[T]):
     """The operands of `tangent` and `adjoint`, or what belongs to each: a shape, a tangent, the axis it is mapped over.
 
     Attributes:
@@ -159,36 +160,38 @@ def _steps(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
 
 
 def _tangent(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
-    record, accepted, leaves, tangents = derivative.unpack(operands)
-    record = jax.tree.unflatten(derivative.record, record)
+    values = derivative.unpack(operands)
+    leaves, record = values.leaves, jax.tree.unflatten(derivative.record, values.record)
     copied = _copied(derivative, leaves)
     wide = select(copied, derivative.wrt)
     size = derivative.program.patients
     by_order = [
         [widen(x, size, axis=1) if each else x for x, each in zip(patients, wide, strict=True)]
-        for patients in derivative.by_order(tangents)
+        for patients in derivative.by_order(values.tangents)
     ]
     program, patients = _spread(derivative.ensemble, leaves, copied)
 
     def push(by_order: Sequence[Sequence[jax.Array]]) -> jax.Array:
-        return push_forward(program, patients, record, accepted, [derivative.placed(values) for values in by_order])
+        return push_forward(
+            program, patients, record, values.accepted, [derivative.placed(tangents) for tangents in by_order]
+        )
 
     return [_over_directions(push, by_order)]
 
 
 def _adjoint(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
-    record, accepted, leaves, cotangents = derivative.unpack(operands)
-    record = jax.tree.unflatten(derivative.record, record)
+    values = derivative.unpack(operands)
+    leaves, record = values.leaves, jax.tree.unflatten(derivative.record, values.record)
     copied = _copied(derivative, leaves)
     program, patients = _spread(derivative.ensemble, leaves, copied)
     wanted = derivative.placed([True] * sum(derivative.wrt))
     wide = select(copied, derivative.wrt)
 
     def pull(cotangents: Sequence[jax.Array]) -> list[jax.Array]:
-        values = jax.tree.leaves(pull_back(program, patients, record, accepted, wanted, cotangents[0]))
-        return [value.sum(axis=0) if each else value for value, each in zip(values, wide, strict=True)]
+        pulled = jax.tree.leaves(pull_back(program, patients, record, values.accepted, wanted, cotangents[0]))
+        return [value.sum(axis=0) if each else value for value, each in zip(pulled, wide, strict=True)]
 
-    return _over_directions(pull, cotangents)
+    return _over_directions(pull, values.tangents)
 
 
 def _copied(derivative: Derivative, leaves: Sequence[jax.Array]) -> list[bool]:
@@ -272,13 +275,13 @@ def _(*leaves: ShapedArray, ensemble: Ensemble) -> list[ShapedArray]:
 
 @tangent_p.def_abstract_eval
 def _(*operands: ShapedArray, derivative: Derivative) -> list[ShapedArray]:
-    _, _, leaves, tangents = derivative.unpack(operands)
-    states = _solved_shapes(derivative.ensemble, leaves)[0]
-    return [ShapedArray((tangents[0].shape[0], *states.shape), states.dtype)]
+    values = derivative.unpack(operands)
+    states = _solved_shapes(derivative.ensemble, values.leaves)[0]
+    return [ShapedArray((values.tangents[0].shape[0], *states.shape), states.dtype)]
 
 
 @adjoint_p.def_abstract_eval
 def _(*operands: ShapedArray, derivative: Derivative) -> list[ShapedArray]:
-    _, _, leaves, cotangents = derivative.unpack(operands)
-    directions = cotangents[0].shape[0]
+    values = derivative.unpack(operands)
+    leaves, directions = values.leaves, values.tangents[0].shape[0]
     return [ShapedArray((directions, *leaf.shape), leaf.dtype) for leaf in select(leaves, derivative.wrt)]

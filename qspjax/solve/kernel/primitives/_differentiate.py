@@ -1,5 +1,6 @@
 """Derivatives of the primitives in both modes and of every order."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -135,7 +136,7 @@ def _tangent_rule(
 
     def pushed(by_order: Sequence[Sequence[jax.Array]], wrt: tuple[bool, ...]) -> jax.Array:
         flat = list(itertools.chain.from_iterable(by_order))
-        (states,) = values._replace(tangents=flat).bind(tangent_p, derivative._replace(wrt=wrt))
+        (states,) = dataclasses.replace(values, tangents=flat).bind(tangent_p, derivative._replace(wrt=wrt))
         return states
 
     terms = []
