@@ -16,14 +16,15 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree, Shaped
 
 from qspjax._checks import check_whole
 
 PatientFunction = Callable[[PyTree, PyTree], PyTree]
-Each = PyTree[Shaped[Array, "patients ..."]]
-Members = PyTree[Shaped[Array, "members ..."]]
+Each = PyTree[Shaped[Array | np.ndarray, "patients ..."]]
+Members = PyTree[Shaped[Array | np.ndarray, "members ..."]]
 Results = PyTree[Shaped[Array, "patients ..."]]
 
 
