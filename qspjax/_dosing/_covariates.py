@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from qspjax._checks import check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._dosing._regimen import Action, Parameter, Regimen, table
-from qspjax._types import Scalar
+from qspjax._types import ArrayInput, Scalar
 
 FIRST = -2.0
 """The order of the first value: before everything else at its time."""
@@ -108,7 +108,12 @@ class LinearInterpolation(AbstractInterpolation):
 
 
 def varying(
-    name: str, time: Scalar, value: Scalar, *, interpolation: AbstractInterpolation, order: Scalar | None = None
+    name: str,
+    time: ArrayInput,
+    value: ArrayInput,
+    *,
+    interpolation: AbstractInterpolation,
+    order: ArrayInput | None = None,
 ) -> Regimen:
     """Let a parameter of the model follow recorded values: rows of a regimen, to be added to the doses.
 

@@ -41,8 +41,8 @@ FEW_COLOURS = 16
 UNROLLED_STAGES = 12
 """States up to which the stages of a step, and its derivative, are unrolled as well: both compile slowly."""
 
-Rows: TypeAlias = PyTree[Float[Array, "..."]]
-"""A state in lanes: a tuple of rows (lanes,), or one array (states, lanes)."""
+Rows: TypeAlias = PyTree[Float[Array, "..."] | Float[np.ndarray, "..."]]
+"""A state in lanes: a tuple of rows (lanes,), or one array (states, lanes); in numpy what is constant."""
 
 
 class _Traced(NamedTuple):
