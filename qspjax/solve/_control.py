@@ -217,7 +217,8 @@ def advance(
     rounding = 0.45 * jnp.finfo(h.dtype).eps
     least = jnp.where(good, 0.0, 1e-10 * jnp.abs(clock.due - clock.t))
     smallest = rounding * jnp.maximum(jnp.abs(clock.t), least)
-    too_small = live & ~landed & ~(jnp.where(judgement.fits, h, judgement.following) > smallest) & ~bracketing
+    long_enough = (jnp.where(judgement.fits, h, judgement.following) > smallest) | bracketing
+    too_small = live & ~landed & ~long_enough
     too_many = live & (clock.accepted + clock.rejected + 1 >= max_steps) & jnp.isfinite(due)
     failure = jnp.where(judgement.finite, STEP_TOO_SMALL, NONFINITE)
     code = jnp.where(too_small, failure, jnp.where(too_many, MAX_STEPS, clock.code))
