@@ -1,6 +1,7 @@
 """Symbolic expressions: what the equations of a network are written in, printed as, and evaluated from."""
 
 from qspjax._expression._evaluate import as_number as as_number, as_truth as as_truth, evaluate as evaluate
+from qspjax._expression._formula import Formula as Formula, as_formula as as_formula
 from qspjax._expression._functions import (
     arccos as arccos,
     arccosh as arccosh,

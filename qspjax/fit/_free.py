@@ -9,11 +9,10 @@ from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
 from qspjax._distribution import AbstractDistribution
-from qspjax._expression import Expression
+from qspjax._expression import Expression, as_formula
 from qspjax._transform import AbstractTransform, Identity, Log, Logit
 from qspjax._types import Scalar
 from qspjax.fit._types import Point, Vector
-from qspjax.fit.data._formula import as_formula
 
 
 class Free(eqx.Module):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from qspjax._checks import ArgumentError, check_above, check_instance, check_number, check_one_of, refuse
-from qspjax._expression import Expression, as_number, evaluate, parse, symbols
+from qspjax._checks import check_above, check_instance, check_number, check_one_of, refuse
+from qspjax._expression import Expression, as_formula, as_number, evaluate, symbols
 from qspjax._model import AbstractModel
 from qspjax._names import names
 from qspjax._parameters import as_parameter
@@ -48,7 +48,7 @@ class Individual(eqx.Module):
         for argument, value in (("individual", formulas), ("parameters", parameters), ("random", random)):
             check_instance(argument, value, Mapping, "a mapping of names")
         self.names, self.effects, self.occasional = tuple(formulas), tuple(random), tuple(occasional)
-        self.formulas = tuple(_formula(name, value) for name, value in formulas.items())
+        self.formulas = tuple(as_formula(f'individual["{name}"]', value) for name, value in formulas.items())
         for argument, numbers in (("parameters", parameters), ("random", random)):
             for name, value in numbers.items():
                 check_number(f'{argument}["{name}"]', value)
@@ -104,16 +104,3 @@ class Individual(eqx.Module):
 def on_occasion(name: str, number: int) -> str:
     """Return the name of an effect on an occasion, counted from 1."""
     return name if number == 1 else f"{name}@{number}"
-
-
-def _formula(name: str, value: Expression | str | float) -> Expression | float:
-    if isinstance(value, Expression):
-        return value
-    argument = f'individual["{name}"]'
-    if isinstance(value, str):
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise ArgumentError(argument, f"must be a formula, but: {error}") from None
-    check_number(argument, value)
-    return float(value)

@@ -40,8 +40,11 @@ class Found(Protocol):
 
 
 @runtime_checkable
-class FoundEffects(Found, Protocol):
+class FoundEffects(Protocol):
     """The same with random effects: a `MixedFit`."""
+
+    @property
+    def x(self) -> np.ndarray: ...
 
     @property
     def u(self) -> np.ndarray: ...

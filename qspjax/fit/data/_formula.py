@@ -1,33 +1,10 @@
-"""What the user writes for a number of a fit: the number, a formula over names, or an expression."""
+"""The formulas of a fit: what they depend on, and their values."""
 
 from collections.abc import Mapping
-from typing import TypeAlias, cast
+from typing import cast
 
-import numpy as np
-
-from qspjax._checks import ArgumentError, check_finite, check_number, refuse
-from qspjax._expression import Expression, as_number, evaluate, parse, symbols
+from qspjax._expression import Expression, as_number, evaluate, symbols
 from qspjax.fit._types import Number
-
-Formula: TypeAlias = float | str | Expression
-"""A number, or a formula over names: `0.1`, `"sigma"`, `"sqrt(a^2 + (b * prediction)^2)"`."""
-
-
-def as_formula(argument: str, value: object) -> float | Expression:
-    """Return a number as it is, and text as an expression."""
-    if isinstance(value, Expression):
-        return value
-    if isinstance(value, str):
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise ArgumentError(argument, f"must be a formula, but: {error}") from None
-    check_number(argument, value)
-    shape = np.asarray(value).shape
-    if shape != ():
-        refuse(argument, "be one number", f"of shape {shape}")
-    check_finite(argument, value)
-    return float(np.asarray(value))
 
 
 def names_in(*formulas: float | Expression) -> frozenset[str]:

@@ -11,10 +11,10 @@ from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen
-from qspjax._expression import Expression
+from qspjax._expression import Expression, Formula, as_formula
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Columns, Numbers
-from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._formula import names_in
 from qspjax.fit.errors._censoring import AbstractCensoring
 from qspjax.fit.errors._contract import AbstractErrorModel, formulas_of
 

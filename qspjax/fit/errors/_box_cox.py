@@ -5,10 +5,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qspjax._expression import Expression
+from qspjax._expression import Expression, Formula
 from qspjax._transform import AbstractTransform
 from qspjax._types import ArrayInput, Scalar
-from qspjax.fit.data._formula import Formula
 from qspjax.fit.errors._continuous import ABOVE_ZERO, SD, check_distribution
 from qspjax.fit.errors._contract import check_positive, formula
 from qspjax.fit.errors._distributions import AbstractResidualDistribution, Gaussian

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import refuse
+from qspjax._expression import Formula, as_formula
 from qspjax._types import Key
-from qspjax.fit.data._formula import Formula, as_formula
 from qspjax.fit.errors._contract import AbstractErrorModel, Information, Predictors, formula, standardised
 from qspjax.fit.errors._domains import COUNT, Domain, Numbers
 

@@ -7,9 +7,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from qspjax._checks import check_instance, refuse
-from qspjax._expression import Expression, sqrt, symbol
+from qspjax._expression import Expression, Formula, sqrt, symbol
 from qspjax._transform import Identity, Log
-from qspjax.fit.data._formula import Formula
 from qspjax.fit.errors._contract import check_positive, formula
 from qspjax.fit.errors._distributions import AbstractResidualDistribution, Gaussian
 from qspjax.fit.errors._domains import NOT_ZERO, POSITIVE, Domain

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qspjax._checks import check_above
-from qspjax._expression import Expression
+from qspjax._expression import Expression, as_formula
 from qspjax._types import Key
-from qspjax.fit.data._formula import as_formula
 from qspjax.fit.errors._domains import Domain, Numbers
 
 Predictors: TypeAlias = tuple[Float[Array, "..."], ...]

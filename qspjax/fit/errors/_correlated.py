@@ -6,9 +6,8 @@ from typing import ClassVar
 from jaxtyping import Array, Float
 
 from qspjax._checks import check_instance, refuse
-from qspjax._expression import Expression
+from qspjax._expression import Expression, Formula, as_formula
 from qspjax._transform import AbstractTransform
-from qspjax.fit.data._formula import Formula, as_formula
 from qspjax.fit.errors._contract import Predictors, formula, formulas_of
 from qspjax.fit.errors._distributions import AbstractResidualDistribution, Gaussian
 from qspjax.fit.errors._domains import POSITIVE, Condition, Domain, between

@@ -6,8 +6,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from qspjax._expression import Formula
 from qspjax._types import Key
-from qspjax.fit.data._formula import Formula
 from qspjax.fit.errors._contract import AbstractErrorModel, Information, Predictors, formula, safe_inverse
 from qspjax.fit.errors._domains import NOT_NEGATIVE, YES_OR_NO, Domain, Numbers
 

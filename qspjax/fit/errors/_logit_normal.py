@@ -5,9 +5,8 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from qspjax._expression import Expression
+from qspjax._expression import Expression, Formula
 from qspjax._transform import Logit
-from qspjax.fit.data._formula import Formula
 from qspjax.fit.errors._continuous import SD, check_distribution
 from qspjax.fit.errors._contract import check_positive, formula
 from qspjax.fit.errors._distributions import AbstractResidualDistribution, Gaussian

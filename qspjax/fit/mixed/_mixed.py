@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
-from qspjax._expression import Expression
+from qspjax._expression import Expression, Formula
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._transform import AbstractTransform
@@ -21,7 +21,7 @@ from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._dependence import explained
-from qspjax.fit.data._formula import Formula, names_in
+from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._layout import Design
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData

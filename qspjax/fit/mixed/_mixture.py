@@ -23,6 +23,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_above, check_instance, check_number, refuse
+from qspjax._expression import Formula, as_formula
 from qspjax._model import AbstractModel
 from qspjax._random import generator
 from qspjax._transform import Identity
@@ -30,7 +31,7 @@ from qspjax._types import Key
 from qspjax.fit._free import Free
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
-from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel

@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Bool, PyTree
 
 from qspjax._checks import ArgumentError
-from qspjax._expression import Expression, parse, substitute, symbol
+from qspjax._expression import Expression, as_formula, parse, substitute, symbol
 from qspjax.fit._patients import check_begins, placed
 from qspjax.fit._types import Point
-from qspjax.fit.data._formula import as_formula
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.mixed._mixture import Mixture

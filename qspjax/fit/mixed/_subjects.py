@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from qspjax._checks import ArgumentError
-from qspjax._expression import Expression, substitute, symbol
-from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax._expression import Expression, Formula, as_formula, substitute, symbol
+from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._layout import Design, defaults_of, parts_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._stages import parameters_of

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from qspjax._checks import ArgumentError
-from qspjax._expression import Expression
+from qspjax._expression import Expression, as_formula
 from qspjax._model import AbstractModel
 from qspjax._names import names as names_of
 from qspjax.fit import (
@@ -51,7 +51,7 @@ from qspjax.fit import (
     RandomEffects,
     Sandwich,
 )
-from qspjax.fit.data._formula import as_formula, names_in
+from qspjax.fit.data._formula import names_in
 from qspjax.io.fit._parts import read_output, read_parameter, with_limit
 from qspjax.io.nonmem._data import NonmemData
 from qspjax.io.nonmem._experiments import experiments, kinds_of

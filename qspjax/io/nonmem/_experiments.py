@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse, warn
 from qspjax._dosing._covariates import LOCF, NOCB
-from qspjax._expression import Expression, substitute
+from qspjax._expression import Expression, Formula, as_formula, substitute
 from qspjax.fit import Change, Experiment, Measurements
-from qspjax.fit.data._formula import Formula, as_formula, names_in
+from qspjax.fit.data._formula import names_in
 from qspjax.io.nonmem._data import NonmemData
 
 Outputs: TypeAlias = str | Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str]
