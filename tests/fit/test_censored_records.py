@@ -175,7 +175,7 @@ def test_npde_of_censored_measurements():
     places, times, values = [0, 1, 2], [0.0, 1.0, 2.0], [0.3, 0.0, 0.0]
     bounds = [0, 1, -1], [-np.inf, -np.inf, 1.0], [np.inf, -0.5, np.inf]
     one = map(np.array, ([0, 0, 0], places, places, times, [np.inf] * 3, values, *bounds))
-    found = _npde(OutputData("y", Output("f", Additive(1.0)), *one, given={}), samples, 1)
+    found = _npde(OutputData("y", Output("f", Additive(1.0)), *one, given={}), samples, jax.random.key(1))
     assert found[0] == pytest.approx(0.3, abs=0.1)
     assert found[1] < -0.4
     assert found[2] > 0.9

@@ -47,7 +47,7 @@ TAGS = ("apply", "math", "cn", "ci", "piecewise", "lambda", "species", "listOfRu
 
 def mutated(text, seed):
     """Change a text at one to four places: its elements, so that it stays XML, or its characters."""
-    rng = random.RandomEffects(seed)
+    rng = random.Random(seed)
     if rng.random() < 0.6:
         return restructured(rng, text)
     for _ in range(rng.choice((1, 1, 2, 4))):
