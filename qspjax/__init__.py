@@ -16,6 +16,8 @@ Example:
     Array([0.   , 5.295, 0.66 ], dtype=float64)
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from qspjax import _precision as _precision, _threads as _threads  # isort: skip  (these are decided first)
 from qspjax import (
     equilibrium as equilibrium,
@@ -103,6 +105,9 @@ from qspjax.population import (
     summarise as summarise,
     summary_text as summary_text,
 )
+
+if _TYPE_CHECKING:
+    from qspjax import io as io, plot as plot  # imported when they are first asked for, see below
 
 
 def __getattr__(name: str) -> object:
