@@ -20,7 +20,7 @@ from qspjax.fit import (
     marginal,
     nlme,
 )
-from qspjax.fit.mixed._chains import Proposal, begun, moved
+from qspjax.fit.mixed._chains import Proposal, initial_chains, swept
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
@@ -104,8 +104,8 @@ def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again
     middle = (values - float(known["mu"]) - float(known["slope"]) * TIMES) @ A @ covariance / float(known["sigma"]) ** 2
     root, scale = np.linalg.cholesky(covariance), np.sqrt(np.diag(covariance))
     around = Proposal(jnp.asarray(middle + scale), jnp.broadcast_to(1.5 * root, (2, 2, 2)), jnp.ones(2))
-    start = begun(mixed, jnp.broadcast_to(around.middle, (4000, 2, 2)))
-    program = jax.jit(lambda keys: moved(mixed, x, jnp.zeros((2, 2)), start, around, keys, sweeps=40, again=again))
+    start = initial_chains(mixed, jnp.broadcast_to(around.middle, (4000, 2, 2)))
+    program = jax.jit(lambda keys: swept(mixed, x, jnp.zeros((2, 2)), start, around, keys, sweeps=40, again=again))
     chains, later = program(jax.random.split(jax.random.key(1)))
     assert (np.abs(later.width - 1.0) < 0.5).all()
     for i in range(2):

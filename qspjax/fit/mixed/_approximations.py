@@ -32,15 +32,15 @@ from qspjax.fit.mixed._mixed import MixedModel
 from qspjax.fit.mixed._symmetric import factorised
 
 ITERATIONS = 200
-"""The most that a search has, by default."""
+"""Maximum number of iterations of a search, by default."""
 
 
 class AbstractApproximation(eqx.Module):
     """How the likelihood of a subject is approximated.
 
     Attributes:
-        conditional: Whether it is expanded about the mode of the random effects, and not about zero.
-        interaction: Whether the standard deviation of a measurement follows the random effects.
+        conditional: Whether it is expanded about the mode of the random effects instead of zero.
+        interaction: Whether the standard deviation of a measurement depends on the random effects.
 
     Example:
         >>> isinstance(FOCEI(), AbstractApproximation)
@@ -52,15 +52,17 @@ class AbstractApproximation(eqx.Module):
 
     @property
     def iterations(self) -> int:
-        """The most that a search has, by default."""
+        """Maximum number of iterations of a search, by default."""
         return ITERATIONS
 
     @abc.abstractmethod
     def order(self, mixed: MixedModel) -> int:
-        """Return how many derivatives of the simulations the objective has in it."""
+        """Return the order of the derivatives of the simulations in the objective."""
 
     @abc.abstractmethod
-    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(
+        self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+    ) -> Array:
         """Return -2 log p(y) of each subject, shape (subjects,); arguments as in `predictors_of`."""
 
 
@@ -81,11 +83,15 @@ class FO(AbstractApproximation):
     def order(self, mixed: MixedModel) -> int:
         return 1
 
-    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+    def objective(
+        self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+    ) -> Array:
         zero = jnp.zeros_like(u)
-        at = conditional(mixed, x, zero, here, here)
-        H = factorised(at.information + jnp.eye(u.shape[1]))
-        return at.twice - jnp.sum(at.slope * H.solve(at.slope), axis=-1) + H.log_determinant
+        conditionals = conditional(mixed, x, zero, expansion, expansion)
+        H = factorised(conditionals.information + jnp.eye(u.shape[1]))
+        return (
+            conditionals.twice - jnp.sum(conditionals.slope * H.solve(conditionals.slope), axis=-1) + H.log_determinant
+        )
 
 
 class FOCE(AbstractApproximation):
@@ -103,14 +109,16 @@ class FOCE(AbstractApproximation):
     def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
 
-    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
-        return _about_mode(mixed, x, u, here, typical)
+    def objective(
+        self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+    ) -> Array:
+        return _about_mode(mixed, x, u, expansion, typical)
 
 
 class FOCEI(AbstractApproximation):
-    """First-order conditional estimation with interaction: standard deviations are those of the subject at its mode.
+    """First-order conditional estimation with interaction: standard deviations are those at the mode.
 
-    Subjects with measurements below the limit of quantification have the curvature of `Laplace`.
+    For subjects with measurements below the limit of quantification the curvature is that of `Laplace`.
 
     Example:
         >>> from qspjax.fit import FOCEI
@@ -124,8 +132,10 @@ class FOCEI(AbstractApproximation):
     def order(self, mixed: MixedModel) -> int:
         return 2 if mixed.censored.any() else 1
 
-    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
-        return _about_mode(mixed, x, u, here, typical)
+    def objective(
+        self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+    ) -> Array:
+        return _about_mode(mixed, x, u, expansion, typical)
 
 
 class Laplace(AbstractApproximation):
@@ -145,27 +155,29 @@ class Laplace(AbstractApproximation):
     def order(self, mixed: MixedModel) -> int:
         return 2
 
-    def objective(self, mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
-        twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
-        H = observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1])
+    def objective(
+        self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+    ) -> Array:
+        twice = twice_of(mixed, predictors_of(mixed, x, u, expansion, typical))
+        H = observed_information(mixed, x, u, expansion, typical) + jnp.eye(u.shape[1])
         return twice + jnp.sum(u * u, axis=-1) + factorised(H).log_determinant
 
 
-def _about_mode(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
-    at = conditional(mixed, x, u, here, typical)
-    information = at.information
+def _about_mode(mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None) -> Array:
+    conditionals = conditional(mixed, x, u, expansion, typical)
+    information = conditionals.information
     if mixed.censored.any():
-        observed = observed_information(mixed, x, u, here, typical)
+        observed = observed_information(mixed, x, u, expansion, typical)
         information = jnp.where(jnp.asarray(mixed.censored)[:, None, None], observed, information)
-    return at.twice + jnp.sum(u * u, axis=-1) + factorised(information + jnp.eye(u.shape[1])).log_determinant
+    return conditionals.twice + jnp.sum(u * u, axis=-1) + factorised(information + jnp.eye(u.shape[1])).log_determinant
 
 
 def subject_objectives(
     mixed: MixedModel, method: AbstractApproximation, x: Array, u: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the objective of each subject at its mode, its derivative in x, and the mode, improved by Newton's step.
+    """Return the objective of each subject at its mode, its derivative in x, and the mode, improved by a Newton step.
 
-    One expansion of the simulations at `u`, one order higher than the objective has in it, gives the derivative: the
+    One expansion of the simulations at `u`, one order higher than that of the objective, gives the derivative: the
     mode moves by the implicit function theorem, du*/dx = -(d^2 l / du^2)^-1 d^2 l / du dx.
 
     Args:
@@ -175,27 +187,27 @@ def subject_objectives(
         u: The modes there, shape (subjects, effects).
 
     Returns:
-        The objective, shape (subjects,); its derivative, shape (subjects, names); the modes; and which subjects failed.
+        The objectives, shape (subjects,); their derivatives, shape (subjects, names); the modes; which subjects failed.
     """
     u = u if method.conditional else jnp.zeros_like(u)
-    here = jax.lax.stop_gradient(mixed.expanded(x, u, method.order(mixed) + 1))
+    expansion = jax.lax.stop_gradient(mixed.expanded(x, u, method.order(mixed) + 1))
     typical = None
     if method.conditional and not method.interaction:
         typical = jax.lax.stop_gradient(mixed.expanded(x, jnp.zeros_like(u), 1))
 
     def penalised(x: Array, u: Array) -> Array:
-        twice = twice_of(mixed, predictors_of(mixed, x, u, here, typical))
+        twice = twice_of(mixed, predictors_of(mixed, x, u, expansion, typical))
         return 0.5 * jnp.sum(twice) + 0.5 * jnp.sum(u * u)
 
     curvature = None
     if method.conditional:
-        curvature = factorised(observed_information(mixed, x, u, here, typical) + jnp.eye(u.shape[1]))
+        curvature = factorised(observed_information(mixed, x, u, expansion, typical) + jnp.eye(u.shape[1]))
 
-    def at(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    def objectives_at(x: Array) -> tuple[Array, tuple[Array, Array]]:
         # the curvature need not be positive: far from the optimum, a mode may be a saddle
         mode = u if curvature is None else u - curvature.solve(jax.grad(penalised, argnums=1)(x, u))
-        value = method.objective(mixed, x, mode, here, typical)
+        value = method.objective(mixed, x, mode, expansion, typical)
         return value, (value, mode)
 
-    slopes, (values, found) = jax.jacfwd(at, has_aux=True)(x)
-    return values, slopes, found, (here.result != RESULTS.successful) | ~jnp.isfinite(values)
+    slopes, (values, improved) = jax.jacfwd(objectives_at, has_aux=True)(x)
+    return values, slopes, improved, (expansion.result != RESULTS.successful) | ~jnp.isfinite(values)

@@ -4,8 +4,8 @@ The objective is a sum over subjects, so a replicate is the same sum in which su
 
     O*(x) = sum_i n_i o_i(x),   n ~ Multinomial(N; 1/N, ..., 1/N)
 
-with the same program as the fit: nothing is compiled anew. All replicates begin at the estimate, where the objectives
-of all subjects and their slopes are known already.
+with the same program as the fit: nothing is compiled again. All replicates begin at the estimate, where the objectives
+of all subjects and their slopes are already known.
 
 References: Efron, Ann Stat 1979;7:1, doi:10.1214/aos/1176344552; Thai, Mentre, Holford, Veyrat-Follet and Comets,
 J Pharmacokinet Pharmacodyn 2014;41:15, doi:10.1007/s10928-013-9343-z.
@@ -44,12 +44,12 @@ class Bootstrap:
 
     Attributes:
         found: The fit.
-        counts: How often each subject is in each replicate, shape (replicates, subjects).
-        x: The estimates on the scale of the search, shape (replicates, names); NaN of a replicate that broke down.
+        counts: How many times each subject is in each replicate, shape (replicates, subjects).
+        x: The estimates on the scale of the search, shape (replicates, names); NaN for a replicate that failed.
         objectives: Their objectives, shape (replicates,).
         status: How each search ended.
-        seconds: What it took.
-        reasons: Who is in no replicate, and why.
+        seconds: The time it took.
+        reasons: Which subjects are in no replicate, and why.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -95,7 +95,7 @@ class Bootstrap:
         return np.asarray(jax.vmap(self.found.mixed.natural)(jnp.asarray(self.x)))
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return a table with a row a replicate: REPLICATE, STATUS, CONVERGED, OBJECTIVE and the estimates by name."""
+        """Return a table with one row per replicate: REPLICATE, STATUS, CONVERGED, OBJECTIVE and the estimates."""
         named = dict(zip(self.found.mixed.names, self.values.T, strict=True))
         return {
             "REPLICATE": np.arange(len(self.status)),
@@ -106,17 +106,17 @@ class Bootstrap:
         }
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row an estimate, from the replicates that converged.
+        """Return a table with one row per estimate, from the replicates that converged.
 
         Its columns are the estimate, the mean of the replicates, the bias (mean - estimate), the standard error (their
         standard deviation), and the percentiles 2.5, 50 and 97.5: the first and the last are a 95 % interval.
         """
         pandas = require("pandas", extra="data")
         estimates, values = np.array([*self.found.parameters.values()]), self.values[self.converged]
-        few = len(values) < 2
-        percentiles = np.full((3, estimates.size), np.nan) if few else np.percentile(values, PERCENTILES, axis=0)
-        mean = np.full(estimates.size, np.nan) if few else values.mean(axis=0)
-        errors = np.full(estimates.size, np.nan) if few else values.std(axis=0, ddof=1)
+        too_few = len(values) < 2
+        percentiles = np.full((3, estimates.size), np.nan) if too_few else np.percentile(values, PERCENTILES, axis=0)
+        mean = np.full(estimates.size, np.nan) if too_few else values.mean(axis=0)
+        errors = np.full(estimates.size, np.nan) if too_few else values.std(axis=0, ddof=1)
         named = {f"{p:g}%": row for p, row in zip(PERCENTILES, percentiles, strict=True)}
         columns = {"name": [*self.found.parameters], "estimate": estimates, "mean": mean, "bias": mean - estimates}
         return pandas.DataFrame({**columns, "se": errors, **named})
@@ -147,21 +147,21 @@ def bootstrap(
 
     Args:
         found: A fit by `FOCEI`, `FOCE`, `FO` or `Laplace`. Subjects that it left out, or that have no
-            likelihood at its estimate, are not drawn, and named in `reasons`.
-        key: `jax.random.key(seed)`; the draws of a replicate are the same however many there are.
-        replicates: How many data sets.
-        strata: A covariate: subjects are drawn among those that share its value at the beginning.
-        iterations: The most that a replicate has.
-        tolerance: A search ends where the next step should lower the objective by less than this; 1e-4 is a hundredth
+            likelihood at its estimate, are not drawn, but named in `reasons`.
+        key: `jax.random.key(seed)`; the draws of a replicate do not depend on the number of replicates.
+        replicates: The number of data sets.
+        strata: A covariate: subjects are drawn among those with the same initial value of it.
+        iterations: The maximum number of iterations of a replicate.
+        tolerance: A search ends when the next step should lower the objective by less than this; 1e-4 is a hundredth
             of a standard error.
-        checkpoint: A file in which the replicates are kept; where it is there already, the bootstrap goes on from it.
+        checkpoint: A file in which the replicates are saved; if it exists already, the bootstrap goes on from it.
         progress: Called after every replicate.
 
     Returns:
         A `Bootstrap`.
 
     Raises:
-        ValueError: If the fit is one by `SAEM`, the covariate is not known, or the checkpoint is that of another one.
+        ValueError: If the fit is by `SAEM`, the covariate is unknown, or the checkpoint is that of another bootstrap.
 
     Reference: Thai et al., J Pharmacokinet Pharmacodyn 2014;41:15, doi:10.1007/s10928-013-9343-z.
 
@@ -195,13 +195,13 @@ def bootstrap(
         check_one_of("strata", strata, found.placed.covariates, "a covariate")
     began = time.perf_counter()
     refit = _Refit(found, iterations, tolerance)
-    drawn = dataclasses.replace(found, kept=refit.kept)
-    counts = np.array([_counts(drawn, strata, key, k) for k in range(replicates)])
+    fit_of_drawn = dataclasses.replace(found, kept=refit.kept)
+    counts = np.array([_counts(fit_of_drawn, strata, key, k) for k in range(replicates)])
     file, done = None if checkpoint is None else Path(checkpoint), []
     mark = "" if file is None else _mark(found, strata, seed_of(key), iterations, tolerance)
     if file is not None and file.exists():
-        held = loaded(file, mark, "bootstrap")
-        done = [*zip(held["x"], held["objectives"].tolist(), held["status"].tolist(), strict=True)][:replicates]
+        saved = loaded(file, mark, "bootstrap")
+        done = [*zip(saved["x"], saved["objectives"].tolist(), saved["status"].tolist(), strict=True)][:replicates]
     for k in range(len(done), replicates):
         done.append(refit(counts[k]))
         if file is not None:
@@ -216,18 +216,18 @@ def bootstrap(
 
 
 class _Refit:
-    """Replicates of a fit, each from the estimate on."""
+    """Replicates of a fit, each searched from the estimate."""
 
     def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
         if not isinstance(found.method, AbstractApproximation):
-            refuse("found", "be a fit by FOCEI, FOCE, FO or Laplacian", f"one by {type(found.method).__name__}")
+            refuse("found", "be a fit by FOCEI, FOCE, FO or Laplace", f"one by {type(found.method).__name__}")
         self.method = found.method
         self.found, self.iterations, self.tolerance = found, iterations, tolerance
         self.mixed = found.mixed
         run = DescentRun(self.mixed, self.method, found.x)
         self.first, self.kept = run.last, found.kept & run.kept
-        lost = found.kept & ~run.kept
-        self.reasons = (*found.reasons, *(self.mixed.reasons(lost, found.x) if lost.any() else ()))
+        failed = found.kept & ~run.kept
+        self.reasons = (*found.reasons, *(self.mixed.reasons(failed, found.x) if failed.any() else ()))
 
     def __call__(self, counts: np.ndarray) -> tuple[np.ndarray, float, str]:
         """Return the estimate of a replicate, its objective and how the search ended."""
@@ -242,13 +242,13 @@ class _Refit:
 
 
 def _counts(found: MixedFit, strata: str | None, key: Key, number: int) -> np.ndarray:
-    """Return how often each subject is in a replicate, shape (subjects,)."""
+    """Return how many times each subject is in a replicate, shape (subjects,)."""
     random = generator(key, number)
     groups = np.zeros(found.kept.size) if strata is None else found.placed.covariates[strata]
     counts = np.zeros(found.kept.size)
     for value in np.unique(groups[found.kept]):
-        own = np.flatnonzero(found.kept & (groups == value))
-        np.add.at(counts, random.choice(own, own.size), 1.0)
+        members = np.flatnonzero(found.kept & (groups == value))
+        np.add.at(counts, random.choice(members, members.size), 1.0)
     return counts
 
 

@@ -1,8 +1,8 @@
-"""Markov chains of the random effects of all subjects, several of each, side by side.
+"""Markov chains of the random effects of all subjects, several per subject, side by side.
 
-The state of a chain is psi = eta + weight^T s (see `References`). Two moves take turns: an independent draw from a t
-distribution about the mode of the subject, as wide as the information there says, and a random walk of the same shape,
-whose width follows the share of accepted moves.
+The state of a chain is psi = eta + weight^T s (see `References`). Two moves alternate: an independent draw from a t
+distribution about the mode of the subject, with the width that the information there gives, and a random walk of the
+same shape, whose width is adapted to the share of accepted moves.
 
 Reference: Karimi, Lavielle and Moulines, f-SAEM, Comput Stat Data Anal 2020;141:123, doi:10.1016/j.csda.2019.07.001.
 """
@@ -26,12 +26,12 @@ INDEPENDENT, WALK = range(2)
 
 
 class Proposal(NamedTuple):
-    """Where the chains of each subject are expected to be.
+    """The distribution that new points of the chains of each subject are proposed from.
 
     Attributes:
-        middle: psi, shape (subjects, effects).
-        spread: Its Cholesky factor there, shape (subjects, effects, effects).
-        width: Of the random walk, relative to `spread`, shape (subjects,).
+        middle: Its centre, as psi, shape (subjects, effects).
+        spread: The Cholesky factor of its covariance, shape (subjects, effects, effects).
+        width: That of the random walk, relative to `spread`, shape (subjects,).
     """
 
     middle: Array
@@ -40,12 +40,12 @@ class Proposal(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """Where the chains are.
+    """The state of the chains.
 
     Attributes:
         psi: Shape (chains, subjects, effects).
-        observed: By name, what is observed there, shape (chains, subjects, times); NaN where that is not known yet, or
-            cannot be simulated.
+        observed: By name, what is observed there, shape (chains, subjects, times); NaN where that has not been, or
+            cannot be, simulated.
     """
 
     psi: Array
@@ -58,44 +58,44 @@ class _Moving(NamedTuple):
     accepted: Array
 
 
-def begun(mixed: MixedModel, psi: Array) -> Chains:
+def initial_chains(mixed: MixedModel, psi: Array) -> Chains:
     """Return chains that begin at psi, where nothing has been simulated yet."""
-    like = jax.eval_shape(lambda u: observed_at(mixed, jnp.asarray(mixed.start), u), psi[0])
-    return Chains(psi, {name: jnp.full((len(psi), *one.shape), jnp.nan) for name, one in like.items()})
+    shapes = jax.eval_shape(lambda u: observed_at(mixed, jnp.asarray(mixed.start), u), psi[0])
+    return Chains(psi, {name: jnp.full((len(psi), *value.shape), jnp.nan) for name, value in shapes.items()})
 
 
 def proposal(mixed: MixedModel, x: Array, mean: Array, start: Array, width: Array, most: int) -> tuple[Proposal, Modes]:
-    """Return where the chains are expected to be, and the modes there.
+    """Return the proposal about the modes, and the modes.
 
     Args:
         mixed: The problem.
         x: The point, shape (names,).
         mean: The mean of psi, shape (subjects, effects).
-        start: Random effects u where the modes are looked for, shape (subjects, effects).
-        width: Of the random walk, shape (subjects,).
-        most: Trials of the search for the modes.
+        start: Random effects u from which the modes are searched, shape (subjects, effects).
+        width: That of the random walk, shape (subjects,).
+        most: The maximum number of trials of that search.
     """
     factor = mixed.factor(x)
-    found = modes(mixed, x, start, most=most)
-    root = factor @ backward(factorised(found.curvature).root, jnp.eye(start.shape[1]))
+    mode = modes(mixed, x, start, most=most)
+    root = factor @ backward(factorised(mode.curvature).root, jnp.eye(start.shape[1]))
     spread = factorised(root @ jnp.swapaxes(root, -1, -2)).root
-    return Proposal(mean + found.u @ factor.T, spread, width), found
+    return Proposal(mean + mode.u @ factor.T, spread, width), mode
 
 
-def moved(
+def swept(
     mixed: MixedModel, x: Array, mean: Array, chains: Chains, around: Proposal, keys: Array, *, sweeps: int, again: bool
 ) -> tuple[Chains, Proposal]:
-    """Return the chains after some sweeps, and the proposal with a better width.
+    """Return the chains after some sweeps, and the proposal with its width adapted.
 
     Args:
         mixed: The problem.
         x: The point, shape (names,).
         mean: The mean of psi, shape (subjects, effects).
-        chains: Where they are.
+        chains: Their state.
         around: The proposal.
-        keys: A random key for each subject, so that its chains do not depend on who else is there.
-        sweeps: How often both moves are made.
-        again: Whether what was observed has to be simulated again, as it depends on more than psi.
+        keys: A random key for each subject, so that its chains do not depend on the other subjects.
+        sweeps: How many times both moves are made.
+        again: Whether the chains have to be simulated again first, since simulations depend on more than psi.
     """
     count, _, effects = chains.psi.shape
     whiten, back = (forward(lower, jnp.eye(effects)) for lower in (mixed.factor(x), around.spread))
@@ -106,11 +106,11 @@ def moved(
 
     def density(at: Chains) -> Array:
         u = (at.psi - mean) @ whiten.T
-        return -0.5 * jax.vmap(lambda u, seen: twice_and_effects_of(mixed, x, u, seen))(u, at.observed)
+        return -0.5 * jax.vmap(lambda u, observed: twice_and_effects_of(mixed, x, u, observed))(u, at.observed)
 
     def log_t(psi: Array) -> Array:
-        away = jnp.einsum("nab,knb->kna", back, psi - around.middle)
-        return -0.5 * (DF + effects) * jnp.log1p(jnp.sum(away**2, axis=-1) / DF)
+        distance = jnp.einsum("nab,knb->kna", back, psi - around.middle)
+        return -0.5 * (DF + effects) * jnp.log1p(jnp.sum(distance**2, axis=-1) / DF)
 
     def drawn(key: Array) -> tuple[Array, Array, Array]:
         normal, spread, chance = jax.random.split(key, 3)
@@ -126,7 +126,7 @@ def moved(
         trial = simulated(jnp.where(independent, around.middle + heavy[..., None] * z, psi + around.width[:, None] * z))
         value = density(trial)
         gain = value - now.density + jnp.where(independent, log_t(psi) - log_t(trial.psi), 0.0)
-        # a chain that stands where nothing has been, or can be, simulated takes any other place
+        # a chain at a point that has not been, or cannot be, simulated accepts any other point
         taken = (jnp.log(chance) < gain) | ~jnp.isfinite(now.density)
         taken &= jnp.isfinite(value)
         accepted = now.accepted + jnp.where(independent, 0.0, taken.mean(axis=0))
@@ -137,7 +137,7 @@ def moved(
         chains = simulated(chains.psi)
     kinds = jnp.array([INDEPENDENT, WALK] * sweeps)
     now = _Moving(chains, density(chains), jnp.zeros(chains.psi.shape[1]))
-    each = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, kinds.size))(keys), 0, 1)
-    ended, _ = jax.lax.scan(move, now, (kinds, each))
+    keys_of_moves = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, kinds.size))(keys), 0, 1)
+    ended, _ = jax.lax.scan(move, now, (kinds, keys_of_moves))
     width = around.width * jnp.exp(ended.accepted / sweeps - ACCEPTED)
     return ended.at, around._replace(width=jnp.clip(width, 1e-3, 10.0))

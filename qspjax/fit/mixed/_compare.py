@@ -30,9 +30,9 @@ class Comparison:
     """Fits of the same data side by side.
 
     Attributes:
-        table: Columns with a row a fit: MODEL, ESTIMATES (how many), OBJECTIVE, DELTA (of the objective, to the first
-            fit), DF (estimates more than the first), TEST (the distribution under the smaller model), P, AIC, BIC and
-            STATUS.
+        table: Columns with one row per fit: MODEL, ESTIMATES (how many), OBJECTIVE, DELTA (its difference from the
+            first fit), DF (how many more estimates than the first), TEST (the distribution under the smaller model),
+            P, AIC, BIC and STATUS.
 
     Example:
         >>> rows = {"MODEL": ["one", "two"], "ESTIMATES": [2, 3], "OBJECTIVE": [52.1, 41.7], "DELTA": [0.0, -10.4]}
@@ -52,7 +52,7 @@ class Comparison:
 
     def __str__(self) -> str:
         heads = ("MODEL", "ESTIMATES", "OBJECTIVE", "DELTA", "DF", "TEST", "P", "AIC", "BIC", "STATUS")
-        shown = {
+        formats = {
             "OBJECTIVE": "{:.3f}",
             "DELTA": "{:+.3f}",
             "DF": "{:+d}",
@@ -62,7 +62,7 @@ class Comparison:
         }
         rows: list[tuple[str, ...]] = [heads]
         for values in zip(*(self.table[head] for head in heads), strict=True):
-            cells = [shown.get(head, "{}").format(value) for head, value in zip(heads, values, strict=True)]
+            cells = [formats.get(head, "{}").format(value) for head, value in zip(heads, values, strict=True)]
             rows.append(tuple("" if cell in ("nan", "+nan") else cell for cell in cells))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         aligned = [
@@ -76,7 +76,7 @@ class Comparison:
 
 
 class AbstractSampleSize(eqx.Module):
-    """What n of the BIC is.
+    """What the sample size n of the BIC counts.
 
     Example:
         >>> import qspjax as qsp
@@ -86,11 +86,11 @@ class AbstractSampleSize(eqx.Module):
 
     @abc.abstractmethod
     def of(self, fit: MixedFit) -> int:
-        """Return n of a fit."""
+        """Return n for a fit."""
 
 
 class SubjectCount(AbstractSampleSize):
-    """The number of subjects in a fit is n of its BIC.
+    """The sample size n of the BIC is the number of subjects in a fit.
 
     Example:
         >>> import qspjax as qsp
@@ -102,7 +102,7 @@ class SubjectCount(AbstractSampleSize):
 
 
 class MeasurementCount(AbstractSampleSize):
-    """The number of measurements in a fit is n of its BIC.
+    """The sample size n of the BIC is the number of measurements in a fit.
 
     Example:
         >>> import qspjax as qsp
@@ -110,7 +110,7 @@ class MeasurementCount(AbstractSampleSize):
     """
 
     def of(self, fit: MixedFit) -> int:
-        return sum(int(_mine(fit, rows).sum()) for rows in fit.placed.rows)
+        return sum(int(_in_fit(fit, rows).sum()) for rows in fit.placed.rows)
 
 
 SUBJECT_COUNT = SubjectCount()
@@ -122,20 +122,22 @@ def compare(fits: Mapping[str, MixedFit], *, sample_size: AbstractSampleSize = S
     $$ P = P(\\chi^2_k > -\\Delta), \\quad \\mathrm{AIC} = -2 \\log L + 2 p, \\quad
        \\mathrm{BIC} = -2 \\log L + p \\log n $$
 
-    P is right for nested models: that one is a special case of the other is for you to know. Where the larger model has
-    exactly one random effect more (its variance, and perhaps its covariances with the q others of its block), the
+    P is valid only for nested models; that one is a special case of the other is not checked. Where the larger model
+    has exactly one more random effect (its variance, and perhaps its covariances with the q others of its block), the
     variance is at its bound 0 in the smaller one, and P is that of the even mixture of chi-squared distributions with q
-    and q + 1 degrees of freedom; where it has more than that besides, P is that of the whole number, which is too
-    large. There is none between fits with as many estimates, or with different numbers of subpopulations.
+    and q + 1 degrees of freedom. Where the models differ in more than that, P is that of the chi-squared distribution
+    with all additional degrees of freedom, which is too large for variances. There is no P between fits with equally
+    many estimates, or with different numbers of subpopulations.
 
-    OBJECTIVE is that of the data: without priors, and without n log 2 pi of normal measurements; AIC and BIC have it.
+    OBJECTIVE is that of the data: without priors, and without the constant n log 2 pi of normal measurements, which AIC
+    and BIC include.
 
     Args:
-        fits: By name; the first is what the others are compared with.
-        sample_size: What n of the BIC is, `SubjectCount()` or `MeasurementCount()`.
+        fits: By name; the others are compared with the first.
+        sample_size: What n of the BIC counts, `SubjectCount()` or `MeasurementCount()`.
 
     Raises:
-        ValueError: If the data differ, their subjects, or how the likelihood is approximated.
+        ValueError: If the fits differ in their data, their subjects, or how the likelihood is approximated.
 
     Reference: Stram and Lee, Biometrics 1994;50:1171, doi:10.2307/2533455.
 
@@ -205,47 +207,49 @@ def _tested(smaller: MixedFit, larger: MixedFit, gain: float) -> tuple[str, floa
 
 
 def _is_one_effect_more(smaller: MixedFit, larger: MixedFit) -> bool:
-    """Whether the larger model has one random effect more, with or without covariances, and nothing else."""
-    inside, there = {*smaller.mixed.names}, {name for one in smaller.placed.random for name in one.names}
-    new = [name for one in larger.placed.random for name in one.names if name not in there]
-    if len(new) != 1 or not inside <= {*larger.mixed.names}:
+    """Whether the larger model has one more random effect, with or without covariances, and nothing else."""
+    names, effects = {*smaller.mixed.names}, {name for block in smaller.placed.random for name in block.names}
+    new = [name for block in larger.placed.random for name in block.names if name not in effects]
+    if len(new) != 1 or not names <= {*larger.mixed.names}:
         return False
-    more = {*larger.mixed.names} - inside
-    covariances = {name for name in more if name.startswith("cov(") and new[0] in name[4:-1].split(", ")}
-    return more == {f"var({new[0]})", *covariances}
+    added = {*larger.mixed.names} - names
+    covariances = {name for name in added if name.startswith("cov(") and new[0] in name[4:-1].split(", ")}
+    return added == {f"var({new[0]})", *covariances}
 
 
 def _twice(fit: MixedFit) -> float:
     """Return -2 log L of the data, with all constants."""
-    constant = sum(float(without_constant(rows)[_mine(fit, rows)].sum()) for rows in fit.placed.rows)
+    constant = sum(float(without_constant(rows)[_in_fit(fit, rows)].sum()) for rows in fit.placed.rows)
     return float(fit.subject_objectives[fit.kept].sum()) + constant
 
 
-def _mine(fit: MixedFit, rows: OutputData) -> np.ndarray:
+def _in_fit(fit: MixedFit, rows: OutputData) -> np.ndarray:
     return fit.kept[rows.experiment]
 
 
 def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit) -> None:
     """Check that two fits have the same data, and objectives of the same kind."""
-    what = f"but those of `{first_name}` and `{name}` differ."
+    difference = f"but those of `{first_name}` and `{name}` differ."
     if type(fit.method) is not type(first.method):
         methods = f"{type(first.method).__name__} and {type(fit.method).__name__}"
-        raise ArgumentError("fits", f"must approximate the likelihood in one way, {what[:-1]}: {methods}.")
-    subjects = [np.array(one.mixed.subject_names, dtype=object)[one.kept].tolist() for one in (first, fit)]
+        raise ArgumentError("fits", f"must approximate the likelihood in one way, {difference[:-1]}: {methods}.")
+    subjects = [
+        np.array(compared.mixed.subject_names, dtype=object)[compared.kept].tolist() for compared in (first, fit)
+    ]
     if subjects[0] != subjects[1]:
-        raise ArgumentError("fits", f"must have the same subjects, {what}")
+        raise ArgumentError("fits", f"must have the same subjects, {difference}")
     if _data(first) != _data(fit):
-        raise ArgumentError("fits", f"must have the same measurements, {what}")
+        raise ArgumentError("fits", f"must have the same measurements, {difference}")
 
 
 def _data(fit: MixedFit) -> dict[str, list[tuple[str, float, float, float, float]]]:
-    """Return the measurements by output: subject, time, value (0 where censored) and the bounds of a censored one."""
-    found = {}
+    """Return the measurements by output: subject, time, value (0 where censored) and bounds where censored."""
+    measurements = {}
     for rows in fit.placed.rows:
         value = np.where(rows.censored, 0.0, rows.value)
         columns = (column.tolist() for column in (rows.experiment, rows.time, value, rows.lower, rows.upper))
-        mine = _mine(fit, rows)
-        found[rows.name] = [
-            (fit.mixed.subject_names[i], *row) for keep, i, *row in zip(mine, *columns, strict=True) if keep
+        in_fit = _in_fit(fit, rows)
+        measurements[rows.name] = [
+            (fit.mixed.subject_names[i], *row) for keep, i, *row in zip(in_fit, *columns, strict=True) if keep
         ]
-    return found
+    return measurements

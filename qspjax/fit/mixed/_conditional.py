@@ -1,7 +1,7 @@
-"""What is known of each subject at given random effects: its log likelihood, the slope and the information on these.
+"""The log likelihood of each subject at given random effects, with its slope in these and its information on them.
 
-Random effects are written as eta = L u with Omega = L L^T, so that u is standard normal and a variance near zero does
-no harm:
+Random effects are written as eta = L u with Omega = L L^T, so that u is standard normal and variances near zero are
+harmless:
 
     -2 log p(y, u) = -2 log p(y | L u) + u^T u + E log 2 pi
 """
@@ -22,7 +22,7 @@ from qspjax.fit.mixed._mixed import MixedModel, without_constant
 
 
 class Conditional(NamedTuple):
-    """Each subject at its random effects; without the constant n log 2 pi of normal measurements, as NONMEM has it.
+    """Each subject at its random effects; without the constant n log 2 pi of normal measurements, as in NONMEM.
 
     Attributes:
         twice: -2 log p(y | u), shape (subjects,).
@@ -36,7 +36,7 @@ class Conditional(NamedTuple):
 
 
 def predictors_of(
-    mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None
+    mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
 ) -> list[Predictors]:
     """Return the predictors of the densities of all measurements, output by output.
 
@@ -44,15 +44,15 @@ def predictors_of(
         mixed: The problem.
         x: The point.
         u: The random effects, shape (subjects, effects).
-        here: The simulations, expanded near `u`.
-        typical: Those of subjects whose random effects are zero, where standard deviations are theirs (no interaction).
+        expansion: The simulations, expanded near `u`.
+        typical: Those at random effects of zero, which give the standard deviations where there is no interaction.
     """
-    found = [predictors for _, predictors in mixed.predicted(x, u, here)]
+    individual = [predictors for _, predictors in mixed.predicted(x, u, expansion)]
     if typical is None:
-        return found
-    middle = [predictors for _, predictors in mixed.predicted(x, jnp.zeros_like(u), typical)]
-    pairs = zip(mixed.rows, found, middle, strict=True)
-    return [(own[0], *at_zero[1:]) if _has_scale(rows) else own for rows, own, at_zero in pairs]
+        return individual
+    population = [predictors for _, predictors in mixed.predicted(x, jnp.zeros_like(u), typical)]
+    pairs = zip(mixed.rows, individual, population, strict=True)
+    return [(predictors[0], *at_zero[1:]) if _has_scale(rows) else predictors for rows, predictors, at_zero in pairs]
 
 
 def twice_of(mixed: MixedModel, predictors: list[Predictors]) -> Array:
@@ -69,10 +69,10 @@ def twice_and_effects(mixed: MixedModel, x: Array, u: Array) -> Array:
 
 
 def observed_at(mixed: MixedModel, x: Array, u: Array) -> dict[str, Array]:
-    """Simulate; return what is observed by name, shape (subjects, times), NaN of a subject that failed."""
-    here = mixed.expanded(x, u, 0)
-    fine = (here.result == RESULTS.successful)[:, None]
-    return {name: jnp.where(fine, value, jnp.nan) for name, value in here.terms[0].items()}
+    """Simulate, and return what is observed by name, shape (subjects, times), NaN for a subject that failed."""
+    expansion = mixed.expanded(x, u, 0)
+    succeeded = (expansion.result == RESULTS.successful)[:, None]
+    return {name: jnp.where(succeeded, value, jnp.nan) for name, value in expansion.terms[0].items()}
 
 
 def twice_and_effects_of(mixed: MixedModel, x: Array, u: Array, observed: dict[str, Array]) -> Array:
@@ -81,35 +81,37 @@ def twice_and_effects_of(mixed: MixedModel, x: Array, u: Array, observed: dict[s
     return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
 
-def conditional(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Conditional:
-    """Return what is known of each subject at its random effects; arguments as in `predictors_of`."""
+def conditional(mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None) -> Conditional:
+    """Return the log likelihood of each subject, its slope and its information; arguments as in `predictors_of`."""
     effects = u.shape[1]
 
     def predicted(u: Array) -> list[Predictors]:
-        return predictors_of(mixed, x, u, here, typical)
+        return predictors_of(mixed, x, u, expansion, typical)
 
     def along(direction: Array) -> tuple:
         return jax.jvp(predicted, (u,), (jnp.broadcast_to(direction, u.shape),))
 
-    found, moved = slopes_given_earlier(mixed.rows, *jax.vmap(along, out_axes=(None, 0))(jnp.eye(effects)))
+    predictors, slopes = slopes_given_earlier(mixed.rows, *jax.vmap(along, out_axes=(None, 0))(jnp.eye(effects)))
     twice, slope = jnp.zeros(mixed.count), jnp.zeros((mixed.count, effects))
     information = jnp.zeros((mixed.count, effects, effects))
-    for rows, own, by in zip(mixed.rows, found, moved, strict=True):
-        density, score, expected = rows.scores(own)
-        at = rows.experiment
-        twice = twice.at[at].add(-2.0 * density - without_constant(rows))
-        for s, d in zip(score, by, strict=True):
-            slope = slope.at[at].add((s * d).T)
-        for w, d in expected.terms(by):
-            information = information.at[at].add(jnp.einsum("r,ar,br->rab", w, d, d))
+    for rows, values, derivatives in zip(mixed.rows, predictors, slopes, strict=True):
+        density, score, expected = rows.scores(values)
+        subject = rows.experiment
+        twice = twice.at[subject].add(-2.0 * density - without_constant(rows))
+        for s, d in zip(score, derivatives, strict=True):
+            slope = slope.at[subject].add((s * d).T)
+        for w, d in expected.terms(derivatives):
+            information = information.at[subject].add(jnp.einsum("r,ar,br->rab", w, d, d))
     return Conditional(twice, slope, information)
 
 
-def observed_information(mixed: MixedModel, x: Array, u: Array, here: Expansion, typical: Expansion | None) -> Array:
+def observed_information(
+    mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
+) -> Array:
     """Return minus the second derivative of log p(y | u) of each subject, shape (subjects, effects, effects)."""
 
     def slope(u: Array) -> Array:
-        return jax.grad(lambda u: 0.5 * jnp.sum(twice_of(mixed, predictors_of(mixed, x, u, here, typical))))(u)
+        return jax.grad(lambda u: 0.5 * jnp.sum(twice_of(mixed, predictors_of(mixed, x, u, expansion, typical))))(u)
 
     def along(direction: Array) -> Array:
         return jax.jvp(slope, (u,), (jnp.broadcast_to(direction, u.shape),))[1]

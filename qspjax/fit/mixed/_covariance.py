@@ -2,7 +2,7 @@
 
 With R the second derivative of -log L at the estimate, and S the sum over subjects of the outer products of its slopes:
 
-| here | matrix | NONMEM |
+| class | matrix | NONMEM |
 |---|---|---|
 | `Sandwich` | R^-1 S R^-1 | the default of $COVARIANCE |
 | `Hessian` | R^-1 | MATRIX=R |
@@ -33,13 +33,13 @@ class AbstractCovariance(eqx.Module):
         """Return the covariance on the scale of the search.
 
         Args:
-            slopes: The slopes of -log L of each subject.
+            slopes: The slopes of the -log L of each subject.
             hessian: Returns R, which takes time to compute.
         """
 
 
 class Sandwich(AbstractCovariance):
-    """The covariance R^-1 S R^-1: right even where the model is not, given many more subjects than estimates.
+    """The covariance R^-1 S R^-1: valid even if the model is wrong, given many more subjects than estimates.
 
     Reference: White, Econometrica 1982;50:1, doi:10.2307/1912526.
 
@@ -69,7 +69,7 @@ class Hessian(AbstractCovariance):
 
 
 class OuterProducts(AbstractCovariance):
-    """The covariance S^-1: the quickest, since it needs no second derivative.
+    """The covariance S^-1: the fastest, since it needs no second derivatives.
 
     Example:
         >>> import numpy as np, qspjax as qsp

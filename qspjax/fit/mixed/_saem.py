@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from qspjax.fit.data._dependence import slopes_given_earlier
-from qspjax.fit.mixed._chains import Chains, Proposal, begun, moved, proposal
+from qspjax.fit.mixed._chains import Chains, Proposal, initial_chains, proposal, swept
 from qspjax.fit.mixed._conditional import predictors_of
 from qspjax.fit.mixed._individuals import unexpanded
 from qspjax.fit.mixed._marginal import ImportanceSampling, integrated
@@ -97,7 +97,7 @@ class StochasticRun:
         self.reasons = () if self.kept.all() else mixed.reasons(~self.kept, x)
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
-        self.chains = begun(mixed, jnp.broadcast_to(around.middle, (chains, *around.middle.shape)))
+        self.chains = initial_chains(mixed, jnp.broadcast_to(around.middle, (chains, *around.middle.shape)))
         self._moments: _Moments[np.ndarray] | None = None
 
     @property
@@ -242,7 +242,7 @@ def _iterated(
 ) -> tuple[Chains, Proposal, _Moments[Array], Array]:
     """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
     keys = jax.vmap(partial(jax.random.fold_in, key))(who)
-    chains, around = moved(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)
+    chains, around = swept(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)
     psi = chains.psi
     first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
     whiten = forward(mixed.factor(x), jnp.eye(psi.shape[2]))
