@@ -201,7 +201,7 @@ WRONG = {
     ),
     "unused": (
         {"individual": {"base": "mu + more + eta"}},
-        "must be told apart by a formula, but none uses low, high.",
+        "must be distinguished by a formula, but no formula uses low, high.",
     ),
 }
 

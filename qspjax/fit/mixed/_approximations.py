@@ -87,11 +87,9 @@ class FO(AbstractApproximation):
         self, mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None
     ) -> Array:
         zero = jnp.zeros_like(u)
-        conditionals = conditional(mixed, x, zero, expansion, expansion)
-        H = factorised(conditionals.information + jnp.eye(u.shape[1]))
-        return (
-            conditionals.twice - jnp.sum(conditionals.slope * H.solve(conditionals.slope), axis=-1) + H.log_determinant
-        )
+        subjects = conditional(mixed, x, zero, expansion, expansion)
+        H = factorised(subjects.information + jnp.eye(u.shape[1]))
+        return subjects.twice - jnp.sum(subjects.slope * H.solve(subjects.slope), axis=-1) + H.log_determinant
 
 
 class FOCE(AbstractApproximation):
@@ -164,12 +162,12 @@ class Laplace(AbstractApproximation):
 
 
 def _about_mode(mixed: MixedModel, x: Array, u: Array, expansion: Expansion, typical: Expansion | None) -> Array:
-    conditionals = conditional(mixed, x, u, expansion, typical)
-    information = conditionals.information
+    subjects = conditional(mixed, x, u, expansion, typical)
+    information = subjects.information
     if mixed.censored.any():
         observed = observed_information(mixed, x, u, expansion, typical)
         information = jnp.where(jnp.asarray(mixed.censored)[:, None, None], observed, information)
-    return conditionals.twice + jnp.sum(u * u, axis=-1) + factorised(information + jnp.eye(u.shape[1])).log_determinant
+    return subjects.twice + jnp.sum(u * u, axis=-1) + factorised(information + jnp.eye(u.shape[1])).log_determinant
 
 
 def subject_objectives(

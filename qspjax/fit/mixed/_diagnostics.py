@@ -1,11 +1,12 @@
-"""Diagnostics of a mixed-effects fit, in the words of the field.
+"""Diagnostics of a mixed-effects fit, by their usual names.
 
     PRED = f(0)              RES = DV - PRED
     IPRED = f(eta)           IRES = DV - IPRED          IWRES = IRES / sd
     CWRES = C^(-1/2) (DV - (f(eta) - A eta)),           C = A Omega A^T + R
     NPDE = Phi^-1 of the share of simulated measurements below the observed one, both decorrelated
 
-What is censored has no residual. For NPDE it is replaced by a draw from the simulated measurements within its bounds.
+Censored measurements have no residuals. For NPDE they are replaced by draws from the simulated measurements within
+their bounds.
 
 References: Hooker, Staatz and Karlsson, Pharm Res 2007;24:2187, doi:10.1007/s11095-007-9361-x; Brendel, Comets,
 Laffont, Laveille and Mentre, Pharm Res 2006;23:2036, doi:10.1007/s11095-006-9067-5; with censored measurements, Nguyen,
@@ -36,12 +37,12 @@ from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.search._search import quickly_compiled
 
 LANES = 16_384
-"""Simulations that are made side by side."""
+"""Simulations that run side by side."""
 
 
 @runtime_checkable
 class Fitted(Protocol):
-    """What tables need to know of a fit: a `MixedFit`."""
+    """What diagnostics use of a fit: a `MixedFit`."""
 
     @property
     def mixed(self) -> AbstractMixed: ...
@@ -72,8 +73,8 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
 
     Returns:
         ID, OUTPUT, TIME, TAD (time after dose), DV, CENSORED, PRED, IPRED, RES, IRES, IWRES, CWRES, NPDE, and ETA of
-        every random effect. Residuals of censored measurements are NaN, but for NPDE; those of subjects that were left
-        out are.
+        every random effect. Residuals of censored measurements are NaN, except NPDE; so are all those of subjects
+        that were left out.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -96,10 +97,10 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
     """
     mixed = fit.placed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
-    found = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
+    terms_of_outputs = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
     samples = simulated(fit.mixed, fit.x, key=check_key(key), replicates=replicates) if replicates else None
     parts = []
-    for k, (rows, own) in enumerate(zip(mixed.rows, found, strict=True)):
+    for k, (rows, terms) in enumerate(zip(mixed.rows, terms_of_outputs, strict=True)):
         part = {
             "ID": np.array(mixed.subject_names, dtype=object)[rows.experiment],
             "OUTPUT": np.full(rows.value.size, rows.name, dtype=object),
@@ -107,16 +108,16 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
             "TAD": _after_dose(mixed, rows),
             "DV": rows.value,
             "CENSORED": rows.censored,
-            "PRED": own["pred"],
-            "IPRED": own["ipred"],
-            "RES": rows.value - own["pred"],
-            "IRES": rows.value - own["ipred"],
-            "IWRES": own["iwres"],
-            "CWRES": _conditional_residuals(rows, own),
+            "PRED": terms["pred"],
+            "IPRED": terms["ipred"],
+            "RES": rows.value - terms["pred"],
+            "IRES": rows.value - terms["ipred"],
+            "IWRES": terms["iwres"],
+            "CWRES": _conditional_residuals(rows, terms),
         }
         if samples is not None:
             part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], check_key(key)), np.nan)
-            _say_whose_failed(fit, rows, samples[k])
+            _warn_of_failures(fit, rows, samples[k])
         hidden = rows.censored | ~fit.kept[rows.experiment]
         for name in ("RES", "IRES", "IWRES", "CWRES"):
             part[name] = np.where(hidden, np.nan, part[name])
@@ -132,7 +133,7 @@ def simulated(mixed: AbstractMixed, x: Point, *, key: Key, replicates: int) -> l
         mixed: The model and the design.
         x: The point, on the scale of the search.
         key: `jax.random.key(seed)`.
-        replicates: How many data sets.
+        replicates: The number of data sets.
 
     Returns:
         Output by output, shape (replicates, measurements).
@@ -159,13 +160,13 @@ def simulated(mixed: AbstractMixed, x: Point, *, key: Key, replicates: int) -> l
     check_key(key)
     copies = mixed.copies
 
-    def one(x: Array, key: Array) -> list[Array]:
+    def replicate(x: Array, key: Array) -> list[Array]:
         for_effects, for_noise = jax.random.split(key)
         u = jax.random.normal(for_effects, (copies.count, len(copies.effects)))
         predictors = predictors_of(copies, x, u, copies.expanded(x, u, 0), None)
         return draws(copies.rows, for_noise, predictors)
 
-    program = copies.program("simulated", lambda: quickly_compiled(jax.vmap(one, in_axes=(None, 0))))
+    program = copies.program("simulated", lambda: quickly_compiled(jax.vmap(replicate, in_axes=(None, 0))))
     chunk = min(max(1, LANES // copies.count), replicates)
     keys = jax.random.split(key, replicates + -replicates % chunk)
     parts = [program(jnp.asarray(x, float), keys[k : k + chunk]) for k in range(0, replicates, chunk)]
@@ -174,11 +175,11 @@ def simulated(mixed: AbstractMixed, x: Point, *, key: Key, replicates: int) -> l
 
 
 def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
-    """Return population and individual predictions at times that lie close, as columns: the lines of individual fits.
+    """Return population and individual predictions at closely spaced times, as columns: the lines of individual fits.
 
     Args:
-        fit: The fit, of no mixture.
-        points: Times of each subject and output.
+        fit: The fit, not that of a mixture.
+        points: The number of times for each subject and output.
 
     Returns:
         ID, OUTPUT, TIME, PRED and IPRED.
@@ -211,7 +212,7 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
 
     program = quickly_compiled(predicted)
     u = jnp.asarray(fit.u)
-    typical, own = program(jnp.asarray(fit.x), jnp.zeros_like(u)), program(jnp.asarray(fit.x), u)
+    typical, individual = program(jnp.asarray(fit.x), jnp.zeros_like(u)), program(jnp.asarray(fit.x), u)
     parts = [
         {
             "ID": np.array(dense.subject_names, dtype=object)[rows.experiment],
@@ -220,106 +221,109 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
             "PRED": np.asarray(pred),
             "IPRED": np.asarray(ipred),
         }
-        for rows, pred, ipred in zip(dense.rows, typical, own, strict=True)
+        for rows, pred, ipred in zip(dense.rows, typical, individual, strict=True)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
-    """Return, output by output, predictions, and what the conditional residuals are made of."""
+    """Return, output by output, predictions and the terms of the conditional residuals."""
     zero = jnp.zeros_like(u)
     typical = mixed.predicted(x, zero, mixed.expanded(x, zero, 0))
-    here = mixed.expanded(x, u, 1)
+    expansion = mixed.expanded(x, u, 1)
 
     def along(direction: Array) -> tuple:
         tangent = jnp.broadcast_to(direction, u.shape)
-        return jax.jvp(lambda u: mixed.predicted(x, u, here), (u,), (tangent,))
+        return jax.jvp(lambda u: mixed.predicted(x, u, expansion), (u,), (tangent,))
 
-    own, moved = jax.vmap(along, out_axes=(None, 0))(jnp.eye(u.shape[1]))
-    found = []
-    conditional = given_earlier(mixed.rows, [predictors for _, predictors in own])
-    parts = zip(mixed.rows, typical, own, conditional, moved, strict=True)
-    for rows, (pred, _), (ipred, predictors), following, (_, slopes) in parts:
-        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(following)}
+    individual, derivatives = jax.vmap(along, out_axes=(None, 0))(jnp.eye(u.shape[1]))
+    terms = []
+    conditional = given_earlier(mixed.rows, [predictors for _, predictors in individual])
+    parts = zip(mixed.rows, typical, individual, conditional, derivatives, strict=True)
+    for rows, (pred, _), (ipred, predictors), conditioned, (_, slopes) in parts:
+        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(conditioned)}
         error = rows.output.error
         if isinstance(error, AbstractLocationScale):
-            # about the location, on the scale on which errors are
+            # about the location, on the scale of the errors
             expected = predictors[0] - jnp.einsum("er,re->r", slopes[0], u[rows.experiment])
             distance = error.transformed(rows.value, predictors[2:]) - expected
             part |= {"distance": distance, "slope": slopes[0].T, "sd": jnp.exp(predictors[1])}
             part["correlations"] = residual_correlations(rows, predictors)
-        found.append(part)
-    return found
+        terms.append(part)
+    return terms
 
 
-def _conditional_residuals(rows: OutputData, own: dict[str, np.ndarray]) -> np.ndarray:
-    """Return CWRES, NaN for an error model that has no standard deviation."""
-    found = np.full(rows.value.size, np.nan)
-    if "sd" not in own:
-        return found
+def _conditional_residuals(rows: OutputData, terms: dict[str, np.ndarray]) -> np.ndarray:
+    """Return CWRES, NaN for an error model without a standard deviation."""
+    residuals = np.full(rows.value.size, np.nan)
+    if "sd" not in terms:
+        return residuals
     for subject in np.unique(rows.experiment):
-        mine = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
-        R = np.eye(mine.size)
-        for block, correlation in zip(blocks([rows]), own["correlations"], strict=True):
-            place = np.searchsorted(block.experiments, subject)
-            mine = block.row[place][block.filled[place]]
-            R = correlation[place][: mine.size, : mine.size]
-        A, sd = own["slope"][mine], own["sd"][mine]
+        indices = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
+        R = np.eye(indices.size)
+        for block, correlation in zip(blocks([rows]), terms["correlations"], strict=True):
+            block_index = np.searchsorted(block.experiments, subject)
+            indices = block.row[block_index][block.filled[block_index]]
+            R = correlation[block_index][: indices.size, : indices.size]
+        A, sd = terms["slope"][indices], terms["sd"][indices]
         C = A @ A.T + R * np.outer(sd, sd)
         if np.isfinite(C).all():
             values, vectors = np.linalg.eigh(C)
             root = vectors / np.sqrt(values) @ vectors.T
-            found[mine] = root @ own["distance"][mine]
-    return found
+            residuals[indices] = root @ terms["distance"][indices]
+    return residuals
 
 
 def _npde(rows: OutputData, samples: np.ndarray, key: Key) -> np.ndarray:
     """Return normalised prediction distribution errors of one output."""
-    found, rng = np.full(rows.value.size, np.nan), generator(key)
+    errors, rng = np.full(rows.value.size, np.nan), generator(key)
     for subject in np.unique(rows.experiment):
-        mine = np.flatnonzero(rows.experiment == subject)
-        ours = samples[:, mine]
-        ours = ours[np.isfinite(ours).all(axis=1)]
-        if len(ours) <= mine.size:
+        indices = np.flatnonzero(rows.experiment == subject)
+        replicates = samples[:, indices]
+        replicates = replicates[np.isfinite(replicates).all(axis=1)]
+        if len(replicates) <= indices.size:
             continue
-        middle = ours.mean(axis=0)
-        factor = np.linalg.cholesky(np.cov(ours, rowvar=False).reshape(mine.size, mine.size))
-        value = rows.value[mine]
-        for j in np.flatnonzero(rows.censored[mine]):
-            shares = [(ours[:, j] < bound[mine[j]]).mean() for bound in (rows.lower, rows.upper)]
-            value[j] = np.quantile(ours[:, j], rng.uniform(*shares))
-        seen = np.linalg.solve(factor, value - middle)
-        others = np.linalg.solve(factor, (ours - middle).T)
-        share = (others < seen[:, None]).mean(axis=1)
-        found[mine] = ndtri(np.clip(share, 0.5 / len(ours), 1.0 - 0.5 / len(ours)))
-    return found
+        mean = replicates.mean(axis=0)
+        factor = np.linalg.cholesky(np.cov(replicates, rowvar=False).reshape(indices.size, indices.size))
+        value = rows.value[indices]
+        for j in np.flatnonzero(rows.censored[indices]):
+            shares = [(replicates[:, j] < bound[indices[j]]).mean() for bound in (rows.lower, rows.upper)]
+            value[j] = np.quantile(replicates[:, j], rng.uniform(*shares))
+        residual = np.linalg.solve(factor, value - mean)
+        residuals = np.linalg.solve(factor, (replicates - mean).T)
+        share = (residuals < residual[:, None]).mean(axis=1)
+        errors[indices] = ndtri(np.clip(share, 0.5 / len(replicates), 1.0 - 0.5 / len(replicates)))
+    return errors
 
 
-def _say_whose_failed(fit: Fitted, rows: OutputData, samples: np.ndarray) -> None:
-    """Warn of subjects whose simulations failed, or are too few for NPDE."""
+def _warn_of_failures(fit: Fitted, rows: OutputData, samples: np.ndarray) -> None:
+    """Warn of subjects whose simulations failed, or which have too few for NPDE."""
     lines = []
     for subject in np.unique(rows.experiment[fit.kept[rows.experiment]]):
-        mine = rows.experiment == subject
-        lost = int((~np.isfinite(samples[:, mine])).any(axis=1).sum())
-        if lost or len(samples) <= mine.sum():
-            lines.append(f"`{fit.mixed.subject_names[subject]}` ({lost} of {len(samples)} failed)")
+        of_subject = rows.experiment == subject
+        failed = int((~np.isfinite(samples[:, of_subject])).any(axis=1).sum())
+        if failed or len(samples) <= of_subject.sum():
+            lines.append(f"`{fit.mixed.subject_names[subject]}` ({failed} of {len(samples)} failed)")
     if lines:
-        what = f"NPDE of `{rows.name}` leave simulations that failed out, and are NaN where too few are left"
-        warn(f"{what}: {', '.join(lines)}.")
+        message = f"NPDE of `{rows.name}` leave simulations that failed out, and are NaN where too few are left"
+        warn(f"{message}: {', '.join(lines)}.")
 
 
 def _after_dose(mixed: MixedModel, rows: OutputData) -> np.ndarray:
     """Return the time after the last dose, NaN before the first and after a reset."""
-    found = np.full(rows.time.size, np.nan)
-    for number, one in enumerate(mixed.experiments.values()):
-        kind, given, order = (np.asarray(column) for column in (one.regimen.kind, one.regimen.time, one.regimen.order))
-        mine = np.flatnonzero(rows.experiment == number)
-        time, seen = rows.time[mine, None], rows.order[mine, None]
-        before = np.where(together(given, time), order <= seen, given < time)
+    elapsed = np.full(rows.time.size, np.nan)
+    for number, experiment in enumerate(mixed.experiments.values()):
+        kind, action_time, order = (
+            np.asarray(column)
+            for column in (experiment.regimen.kind, experiment.regimen.time, experiment.regimen.order)
+        )
+        indices = np.flatnonzero(rows.experiment == number)
+        time, row_order = rows.time[indices, None], rows.order[indices, None]
+        before = np.where(together(action_time, time), order <= row_order, action_time < time)
         last, reset = (
-            np.max(np.where(before & which, given, -np.inf), axis=1, initial=-np.inf)
+            np.max(np.where(before & which, action_time, -np.inf), axis=1, initial=-np.inf)
             for which in (kind < Action.RESET, kind == Action.RESET)
         )
-        known = np.isfinite(last) & (last >= reset)
-        found[mine[known]] = np.maximum(rows.time[mine] - last, 0.0)[known]
-    return found
+        dosed = np.isfinite(last) & (last >= reset)
+        elapsed[indices[dosed]] = np.maximum(rows.time[indices] - last, 0.0)[dosed]
+    return elapsed

@@ -1,12 +1,12 @@
 """All individuals of a mixed-effects model side by side: their numbers, simulations and Taylor expansions.
 
-What is observed of an individual depends on the parameters of the population and on its random effects only through a
-few numbers of its own, such as CL, V and ka. One expansion of the simulation in these,
+What is observed of an individual depends on the parameters of the population and on its random effects only through its
+individual numbers, such as CL, V and ka. One expansion of the simulation in these,
 
     f(v) = f(v0) + J (v - v0) + (v - v0)^T K (v - v0) / 2 + ...
 
 by forward sensitivities of all individuals at once, therefore serves every derivative of an objective at v0, up to the
-order of the expansion: what comes before the simulation and after it is cheap, and differentiated as it is written.
+order of the expansion: what comes before and after the simulation is cheap, and differentiated directly.
 """
 
 import itertools
@@ -34,11 +34,11 @@ class IndividualTable(AbstractFormulaTable):
     Args:
         parameters: The names of the parameters, which come first.
         defaults: Other names that formulas may use, with their numbers.
-        individual: The names that individuals have their own numbers of: random effects and covariates.
+        individual: The names whose values differ between individuals: random effects and covariates.
         count: The number of individuals.
 
     Attributes:
-        blocks: Where the values of a formula begin, one for each individual.
+        blocks: By formula, the index of the first of its values, one for each individual.
     """
 
     def __init__(
@@ -86,18 +86,18 @@ class IndividualTable(AbstractFormulaTable):
 
 
 How: TypeAlias = tuple[RESULTS, Array]
-"""How simulations went, and how far they came."""
+"""The result of each simulation, and the time it reached."""
 
 
 class Expansion(NamedTuple):
-    """What is observed of all individuals, as a polynomial in their own numbers.
+    """What is observed of all individuals, as a polynomial in their individual numbers.
 
     Attributes:
         at: The numbers about which it is expanded, shape (numbers, individuals).
-        terms: By order, what is observed by name, shape (individuals, times) with the numbers of the order before it:
-            a tuple of `{name: values}`; of second order and above only sorted combinations of numbers are there.
-        result: How each simulation went, None of what was not simulated.
-        time: How far it came.
+        terms: By order, the derivatives of what is observed, by name, the axes of order 1 and above being the numbers
+            or their sorted combinations, then individuals and times.
+        result: The result of each simulation, None if nothing was simulated.
+        time: The time it reached.
     """
 
     at: Array
@@ -110,7 +110,7 @@ class Individuals:
     """All individuals, laid out.
 
     Args:
-        table: Their numbers.
+        table: The table of their numbers.
         stages: Their simulations.
         rows: Their measurements, output by output.
     """
@@ -118,64 +118,68 @@ class Individuals:
     def __init__(self, table: IndividualTable, stages: Stages, rows: tuple[OutputData, ...]) -> None:
         self.table, self.stages, self.rows = table, stages, rows
         self.count = table.count
-        used = _places(stages)
+        used = _simulated_entries(stages)
         self.starts = np.array(
             [start for start in table.blocks.values() if used[start : start + table.count].any()], int
         )
-        self._seen = np.concatenate([np.isfinite(stage.ts) for stage in stages.stages], axis=1)
+        self._is_time = np.concatenate([np.isfinite(stage.ts) for stage in stages.stages], axis=1)
 
-    def own(self, numbers: Array) -> Array:
+    def individual_numbers(self, numbers: Array) -> Array:
         """Return the numbers of the individuals that their simulations depend on, shape (numbers, individuals)."""
         return numbers[self.starts[:, None] + np.arange(self.count)]
 
     def expanded(self, numbers: Array, order: int) -> Expansion:
         """Simulate all individuals, and expand what is observed to an order of 0 to 3."""
 
-        def simulate(own: Array) -> tuple[dict[str, Array], How]:
-            outcomes = self.stages.simulate(numbers.at[self.starts[:, None] + np.arange(self.count)].set(own))
+        def simulate(values: Array) -> tuple[dict[str, Array], How]:
+            outcomes = self.stages.simulate(numbers.at[self.starts[:, None] + np.arange(self.count)].set(values))
             return self._where_measured(outcomes.observed), (outcomes.result, outcomes.time)
 
-        own, size = self.own(numbers), len(self.starts)
+        values, size = self.individual_numbers(numbers), len(self.starts)
         if not order or not size:
-            observed, (result, time) = simulate(own)
-            return Expansion(own, (observed,), result, time)
+            observed, (result, time) = simulate(values)
+            return Expansion(values, (observed,), result, time)
 
-        def along(own: Array, directions: Sequence[Array]) -> tuple[list[dict[str, Array]], How]:
+        def along(values: Array, directions: Sequence[Array]) -> tuple[list[dict[str, Array]], How]:
             """Return the derivatives of orders 0, 1, ... in the first directions."""
             if not len(directions):
-                observed, how = simulate(own)
+                observed, how = simulate(values)
                 return [observed], how
             *others, last = directions
-            tangent = jnp.broadcast_to(last[:, None], own.shape)
-            terms, moved, how = jax.jvp(lambda own: along(own, others), (own,), (tangent,), has_aux=True)
-            return [*terms, moved[-1]], how
+            tangent = jnp.broadcast_to(last[:, None], values.shape)
+            terms, slopes, how = jax.jvp(lambda values: along(values, others), (values,), (tangent,), has_aux=True)
+            return [*terms, slopes[-1]], how
 
-        wanted = combinations(size, order)
-        directions = jnp.asarray(np.eye(size)[np.array(wanted)])
+        monomials = combinations(size, order)
+        directions = jnp.asarray(np.eye(size)[np.array(monomials)])
         axes = ([None, *[0] * order], None)
-        found, (result, time) = jax.vmap(lambda own_ways: along(own, [*own_ways]), out_axes=axes)(directions)
-        terms = found[:1]
+        derivatives, (result, time) = jax.vmap(lambda tangents: along(values, [*tangents]), out_axes=axes)(directions)
+        terms = derivatives[:1]
         for k in range(1, order + 1):
-            # a derivative of lower order stands where the last of its numbers is repeated
-            at = [wanted.index((*one, *one[-1:] * (order - k))) for one in combinations(size, k)]
-            terms.append({name: values[np.array(at)] for name, values in found[k].items()})
-        return Expansion(own, tuple(terms), result, time)
+            # a derivative of lower order is that of the combination in which its last number is repeated
+            at = [monomials.index((*monomial, *monomial[-1:] * (order - k))) for monomial in combinations(size, k)]
+            terms.append({name: derivative[np.array(at)] for name, derivative in derivatives[k].items()})
+        return Expansion(values, tuple(terms), result, time)
 
     def observed(self, expansion: Expansion, numbers: Array) -> dict[str, Array]:
         """Return the value of an expansion, by name."""
-        away = self.own(numbers) - expansion.at
-        found = dict(expansion.terms[0])
-        for k, moved in enumerate(expansion.terms[1:], start=1):
-            places = combinations(len(away), k)
-            weight = jnp.stack([_weight(one) * jnp.prod(away[np.array(one)], axis=0) for one in places])
-            found = {name: value + jnp.einsum("ci,cit->it", weight, moved[name]) for name, value in found.items()}
-        return found
+        step = self.individual_numbers(numbers) - expansion.at
+        observed = dict(expansion.terms[0])
+        for k, derivatives in enumerate(expansion.terms[1:], start=1):
+            monomials = combinations(len(step), k)
+            weight = jnp.stack(
+                [_weight(monomial) * jnp.prod(step[np.array(monomial)], axis=0) for monomial in monomials]
+            )
+            observed = {
+                name: value + jnp.einsum("ci,cit->it", weight, derivatives[name]) for name, value in observed.items()
+            }
+        return observed
 
     def _where_measured(self, observed: dict[str, Array]) -> dict[str, Array]:
-        """Return what is observed, with 0 at times that only fill up the table."""
-        spare = next(iter(observed.values())).shape[1] - self._seen.shape[1] if observed else 0
-        seen = np.pad(self._seen, ((0, 0), (0, spare)), constant_values=True)
-        return {name: jnp.where(seen, value, 0.0) for name, value in observed.items()}
+        """Return what is observed, with 0 at the times that pad the table."""
+        padding = next(iter(observed.values())).shape[1] - self._is_time.shape[1] if observed else 0
+        is_time = np.pad(self._is_time, ((0, 0), (0, padding)), constant_values=True)
+        return {name: jnp.where(is_time, value, 0.0) for name, value in observed.items()}
 
 
 def unexpanded(observed: dict[str, Array]) -> Expansion:
@@ -183,37 +187,37 @@ def unexpanded(observed: dict[str, Array]) -> Expansion:
     return Expansion(jnp.zeros(()), (observed,), None, None)
 
 
-def used_places(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
-    """Return which places of the table simulations depend on, and which anything does, shape (places,)."""
-    places = _places(individuals.stages)
-    simulated = np.pad(places, (0, individuals.table.size - places.size))
+def used_entries(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
+    """Return which entries of the table simulations depend on, and which anything depends on, shape (entries,)."""
+    entries = _simulated_entries(individuals.stages)
+    simulated = np.pad(entries, (0, individuals.table.size - entries.size))
     used = simulated.copy()
     for rows in individuals.rows:
-        for given in rows.given.values():
-            used[given] = True
+        for indices in rows.given.values():
+            used[indices] = True
     return simulated, used
 
 
 def combinations(numbers: int, order: int) -> list[tuple[int, ...]]:
-    """Return the sorted combinations of numbers that a term of a Taylor polynomial has."""
+    """Return the sorted combinations of numbers in the terms of one order of a Taylor polynomial."""
     return [*itertools.combinations_with_replacement(range(numbers), order)]
 
 
 def _weight(combination: Sequence[int]) -> float:
     """Return the factor of a sorted combination of numbers in a Taylor polynomial."""
-    repeated = [math.factorial(combination.count(one)) for one in set(combination)]
+    repeated = [math.factorial(combination.count(number)) for number in set(combination)]
     return 1.0 / math.prod(repeated)
 
 
-def _places(stages: Stages) -> np.ndarray:
-    """Return which places of the table simulations depend on."""
+def _simulated_entries(stages: Stages) -> np.ndarray:
+    """Return which entries of the table simulations depend on, shape (entries,)."""
     tables = [table for stage in stages.stages for table in (*stage.sets.values(), *stage.puts.values())]
     if stages.equilibrated is not None:
         tables += [*stages.equilibrated.sets.values(), *stages.equilibrated.puts.values()]
-    tables += [places.ravel() for one in stages.varying.values() for places in one.places.values()]
+    tables += [indices.ravel() for varying in stages.varying.values() for indices in varying.places.values()]
     tables.append(np.array([*stages.shared.values()], int))
-    places = np.concatenate(tables)
-    places = places[places != NOT_PUT]
-    used = np.zeros(places.max(initial=-1) + 1, bool)
-    used[places] = True
+    indices = np.concatenate(tables)
+    indices = indices[indices != NOT_PUT]
+    used = np.zeros(indices.max(initial=-1) + 1, bool)
+    used[indices] = True
     return used

@@ -3,7 +3,7 @@
     p(y) = int p(y | u) phi(u) du = |C| E[exp(-l(u* + C z) / 2) / q(z)],   l(u) = -2 log p(y | u) + u^T u + E log 2 pi
 
 about the mode u*, with C C^T the inverse of the second derivative of l / 2 there: by adaptive Gauss-Hermite quadrature,
-exact as points are added where there are few effects, or by importance sampling where there are many.
+exact in the limit of many points, if there are few effects, or by importance sampling if there are many.
 
 References: Pinheiro and Bates, J Comput Graph Stat 1995;4:12, doi:10.2307/1390625; Geweke, Econometrica 1989;57:1317,
 doi:10.2307/1913710.
@@ -36,17 +36,17 @@ from qspjax.fit.search._search import quickly_compiled
 
 MOST_POINTS = 100_000
 LANES = 16_384
-"""Simulations that are made side by side."""
+"""Simulations that run side by side."""
 
 
 class Marginal(NamedTuple):
     """Likelihoods in which the random effects are integrated out.
 
     Attributes:
-        objective: -2 log L without n log 2 pi of normal measurements.
+        objective: -2 log L without the constant n log 2 pi of normal measurements.
         subject_objectives: The part of each subject, shape (subjects,).
-        standard_error: Of the objective, by the spread of the weights; 0 of a quadrature.
-        reasons: Who has no likelihood, so that the objective has none either, and why.
+        standard_error: That of the objective, from the spread of the weights; 0 for a quadrature.
+        reasons: Which subjects have no likelihood, so that the objective is not finite, and why.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -88,14 +88,14 @@ class AbstractIntegral(eqx.Module):
 
     @abc.abstractmethod
     def is_random(self) -> bool:
-        """Whether the points scatter, so that the result has a standard error."""
+        """Whether the points are random, so that the result has a standard error."""
 
 
 class Quadrature(AbstractIntegral):
-    """Adaptive Gauss-Hermite quadrature, a grid of points^effects; one point is Laplace's method.
+    """Adaptive Gauss-Hermite quadrature, a grid of size^effects points; one point is Laplace's method.
 
     Args:
-        size: Points of each effect.
+        size: The number of points for each effect.
 
     Raises:
         ValueError: If there are more than 100,000 points.
@@ -127,9 +127,9 @@ class ImportanceSampling(AbstractIntegral):
     """Importance sampling from a multivariate t distribution about the mode, at scrambled Sobol points.
 
     Args:
-        samples: Their number, best a power of two.
-        df: Degrees of freedom; few of them reach far into the tails.
-        key: `jax.random.key(seed)`, of the scrambling.
+        samples: The number of points, preferably a power of two.
+        df: Degrees of freedom; the fewer, the farther points reach into the tails.
+        key: `jax.random.key(seed)`, for the scrambling.
 
     Example:
         >>> import jax
@@ -189,9 +189,9 @@ def marginal(mixed: AbstractMixed, x: Point, method: AbstractIntegral | None = N
     method = Quadrature() if method is None else method
     x, copies = jnp.asarray(x, float), mixed.copies
     about = copies.program("about the modes", lambda: quickly_compiled(partial(_about, copies)))
-    found = integrated(mixed, x, *about(x), method)
-    lost = ~np.isfinite(found.subject_objectives)
-    return found._replace(reasons=mixed.reasons(lost, x)) if lost.any() else found
+    result = integrated(mixed, x, *about(x), method)
+    failed = ~np.isfinite(result.subject_objectives)
+    return result._replace(reasons=mixed.reasons(failed, x)) if failed.any() else result
 
 
 def integrated(
@@ -201,18 +201,18 @@ def integrated(
     spread: Float[Array, "copies effects effects"] | Float[np.ndarray, "copies effects effects"],
     method: AbstractIntegral,
 ) -> Marginal:
-    """Return the likelihood at a point by points about the modes.
+    """Return the likelihood at a point, integrated over points about the modes.
 
     Args:
         mixed: The model and the data.
         x: The point.
         u: The modes of all copies, shape (copies, effects).
-        spread: C, with C C^T about the covariance of u given the data, shape (copies, effects, effects).
+        spread: C, with C C^T the approximate covariance of u given the data, shape (copies, effects, effects).
         method: The integral.
     """
     copies = mixed.copies
     z, logs = method.points(len(copies.effects))
-    each = on_all_cores(
+    objectives_at = on_all_cores(
         copies,
         "at points",
         lambda part: jax.vmap(partial(twice_and_effects, part), in_axes=(None, 0)),
@@ -222,7 +222,7 @@ def integrated(
     chunk = min(max(1, LANES // copies.count), len(z))
     padded = np.concatenate([z, np.zeros((-len(z) % chunk, z.shape[1]))])
     parts = [
-        np.asarray(each(x, u[None] + jnp.einsum("nab,kb->kna", spread, jnp.asarray(padded[k : k + chunk]))))
+        np.asarray(objectives_at(x, u[None] + jnp.einsum("nab,kb->kna", spread, jnp.asarray(padded[k : k + chunk]))))
         for k in range(0, len(padded), chunk)
     ]
     terms = -0.5 * np.concatenate(parts)[: len(z)] + logs[:, None]
@@ -242,9 +242,9 @@ def integrated(
 def _about(mixed: MixedModel, x: Array) -> tuple[Array, Array]:
     """Return the modes and C."""
     u = modes(mixed, x, jnp.zeros((mixed.count, len(mixed.effects)))).u
-    here = mixed.expanded(x, u, 2)
+    expansion = mixed.expanded(x, u, 2)
     unit = jnp.eye(u.shape[1])
-    exact = factorised(observed_information(mixed, x, u, here, None) + unit)
-    expected = factorised(conditional(mixed, x, u, here, None).information + unit)
+    exact = factorised(observed_information(mixed, x, u, expansion, None) + unit)
+    expected = factorised(conditional(mixed, x, u, expansion, None).information + unit)
     root = jnp.where(exact.positive[..., None, None], exact.root, expected.root)
     return u, backward(root, unit)

@@ -43,7 +43,7 @@ Made = TypeVar("Made")
 
 
 class AbstractMixed(abc.ABC):
-    """A mixed-effects model, or a mixture of several: what is estimated, and of whom.
+    """A mixed-effects model, or a mixture of several: the model, the subjects, and what is estimated.
 
     Attributes:
         subjects: The experiments of the subjects by name.
@@ -56,11 +56,11 @@ class AbstractMixed(abc.ABC):
     @property
     @abc.abstractmethod
     def copies(self) -> "MixedModel":
-        """The model in which every subject is laid out: once, or once for each subpopulation."""
+        """The model in which every subject is laid out once, or once for each subpopulation."""
 
     @abc.abstractmethod
     def content(self) -> dict[str, object]:
-        """Return everything that the likelihood depends on, by what it is in words: two models differ in it."""
+        """Return everything that the likelihood depends on, by name: models with equal contents are the same."""
 
     @property
     def subject_names(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class AbstractMixed(abc.ABC):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Where the blocks of random effects stand."""
+        """The blocks of random effects, with their indices among all effects and in a point."""
         return self.space.blocks
 
     @property
@@ -94,7 +94,7 @@ class AbstractMixed(abc.ABC):
 
     @property
     def start(self) -> Float[np.ndarray, " parameters"]:
-        """The point where a search begins."""
+        """The point at which a search begins."""
         return self.space.start
 
     @property
@@ -133,7 +133,7 @@ class AbstractMixed(abc.ABC):
         return self.space.prior(x)
 
     def failures(self, x: Point, u: Float[np.ndarray, "copies effects"] | None = None) -> list[str]:
-        """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have.
+        """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have one.
 
         Args:
             x: The point.
@@ -145,17 +145,17 @@ class AbstractMixed(abc.ABC):
     def reasons(
         self, lost: Bool[np.ndarray, " subjects"], x: Point, u: Float[np.ndarray, "copies effects"] | None = None
     ) -> tuple[str, ...]:
-        """Say of each subject that is lost at a point why.
+        """Say why each of some subjects has no likelihood at a point.
 
         Args:
-            lost: Which subjects are.
+            lost: Which subjects have none.
             x: The point.
             u: The random effects, as in `failures`.
         """
         causes, reasons = self.copies.causes(x, u), []
         for i in np.flatnonzero(lost):
-            known = [causes[k] for k in range(i, self.copies.count, len(lost)) if k in causes]
-            reasons += known or [f"Subject `{self.subject_names[i]}`: {NO_SLOPE}"]
+            lines = [causes[k] for k in range(i, self.copies.count, len(lost)) if k in causes]
+            reasons += lines or [f"Subject `{self.subject_names[i]}`: {NO_SLOPE}"]
         return tuple(reasons)
 
 
@@ -173,26 +173,25 @@ class MixedModel(AbstractMixed):
         outputs: By name, what is measured.
         parameters: By name, `Free(start, ...)` for what is estimated, numbers for what is fixed: the typical values and
             any other names that formulas use (exponents of covariates, noise).
-        individual: By name, formulas for what each subject has its own value of: parameters of the model, or other
-            names that formulas of outputs use. They use parameters, random effects and covariates:
+        individual: By name, formulas for what differs between subjects: parameters of the model, or other names that
+            formulas of outputs use. They use parameters, random effects and covariates:
             `{"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}`. Other distributions are formulas as well: logit-normal
             `1 / (1 + exp(-(lF + eta)))`, Box-Cox `tCL * exp((exp(eta)^shape - 1) / shape)` with an estimated shape.
         random: The random effects.
         method: How to simulate; by default as `simulate` does.
-
-        subpopulations: Of a mixture whose copies these are, see `Mixture.copies`.
+        subpopulations: Those of the mixture whose copies these are, see `Mixture.copies`.
 
     Attributes:
         names: The names of what is estimated: free parameters, and elements of Omega.
         space: Parameters and Omega, as points of a search.
-        start: The point where a search begins, shape (names,), on the scale of the search.
+        start: The point at which a search begins, shape (names,), on the scale of the search.
         bounds: The least and the greatest point.
-        effects: The names of the random effects; those of an occasion with it, such as `kappa_CL@2`.
+        effects: The names of the random effects; those of an occasion end with it, as in `kappa_CL@2`.
         present: Which of them each subject has, shape (subjects, effects).
-        formulas: Those of individuals as they are laid out: with an effect an occasion.
+        formulas: Those of individuals as they are laid out: with one effect per occasion.
 
     Raises:
-        ValueError: If a name is not known or has two meanings, a covariate is missing in a subject, a subject has no
+        ValueError: If a name is unknown or has two meanings, a subject lacks a covariate, a subject has no
             measurements, or an output is not measured.
 
     References: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087; of shapes, Petersson et al., Pharm Res
@@ -283,7 +282,7 @@ class MixedModel(AbstractMixed):
 
     @property
     def is_divisible(self) -> bool:
-        """Whether a part of the subjects has the same names and random effects."""
+        """Whether the model of some of the subjects has the same names and random effects."""
         return not self.subpopulations and not any(block.occasion for block in self.random)
 
     def part(self, span: slice) -> "MixedModel":
@@ -291,7 +290,7 @@ class MixedModel(AbstractMixed):
         return dataclasses.replace(self, subjects={name: self.subjects[name] for name in self.subject_names[span]})
 
     def closely(self, points: int) -> "MixedModel":
-        """Return the same subjects with measurements at many times, whose values mean nothing."""
+        """Return the same subjects with measurements at closely spaced times, whose values are arbitrary."""
         outputs = {name: Output(output.prediction, output.error) for name, output in self.outputs.items()}
         subjects = {name: subject.closely(points) for name, subject in self.subjects.items()}
         return dataclasses.replace(self, subjects=subjects, outputs=outputs)
@@ -315,7 +314,7 @@ class MixedModel(AbstractMixed):
         return table.values([known[name] for name in table.parameters], {**effects, **self.covariates, **later})
 
     def expanded(self, x: Point, u: Float[Array, "subjects effects"], order: int) -> Expansion:
-        """Return the simulations of all individuals, expanded about where they are."""
+        """Return the simulations of all individuals, expanded about their numbers at a point."""
         return self.individuals.expanded(self.pooled(x, u)[0], order)
 
     def predicted(
@@ -339,16 +338,16 @@ class MixedModel(AbstractMixed):
         }
 
     def causes(self, x: Point, u: Float[np.ndarray, "subjects effects"] | None) -> dict[int, str]:
-        """Say by the number of a subject why it has no likelihood at a point."""
+        """Say why subjects have no likelihood at a point, by the number of the subject."""
         u = np.zeros((self.count, len(self.effects))) if u is None else u
 
-        def at(x: Array, u: Array) -> tuple[RESULTS | None, Array | None, list[Explained]]:
+        def evaluated(x: Array, u: Array) -> tuple[RESULTS | None, Array | None, list[Explained]]:
             expansion = self.expanded(x, u, 0)
             numbers, known = self.pooled(x, u)
             observed = self.individuals.observed(expansion, numbers)
             return expansion.result, expansion.time, explained(self.rows, numbers, observed, known)
 
-        program = self.program("explained", lambda: jax.jit(at))
+        program = self.program("explained", lambda: jax.jit(evaluated))
         result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))
         lines = {}
         for rows, part in zip(self.rows, parts, strict=True):
@@ -362,7 +361,7 @@ class MixedModel(AbstractMixed):
         return lines
 
     def program(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return a compiled program of this model, or what else follows from it, made when it is first asked for."""
+        """Return a compiled program of this model, or another result that depends only on it, made on first use."""
         if name not in self._programs:
             self._programs[name] = make()
         return cast(Made, self._programs[name])
@@ -378,14 +377,19 @@ class MixedModel(AbstractMixed):
             twice = next(name for name in self.effects if self.effects.count(name) > 1)
             refuse("random", "name every effect once", f"with `{twice}` twice")
         for name in self.effects:
-            for what, others in (("a parameter", {*self.parameters, *leaves}), ("a covariate", self.covariates)):
+            for kind_of_name, others in (
+                ("a parameter", {*self.parameters, *leaves}),
+                ("a covariate", self.covariates),
+            ):
                 if name in others:
-                    refuse("random", f"have names that mean nothing else, and not that of {what}", name)
+                    refuse("random", f"have names that mean nothing else, and not that of {kind_of_name}", name)
         known = sorted({*self.parameters, *self.effects, *self.covariates, *leaves})
         for name, formula in self.formulas.items():
             for used in sorted(names_in(formula)):
-                what = f"a parameter, a random effect or a covariate of all subjects, in the formula of `{name}`"
-                check_one_of("individual", used, known, what)
+                kind_of_name = (
+                    f"a parameter, a random effect or a covariate of all subjects, in the formula of `{name}`"
+                )
+                check_one_of("individual", used, known, kind_of_name)
         used = names_in(*self.formulas.values()) | names_of(self.outputs) | {*self.space.shares}
         for kind, names in (("random", self.effects), ("parameters", self.free)):
             for name in names:
@@ -410,7 +414,7 @@ class MixedModel(AbstractMixed):
 
 
 def without_constant(rows: OutputData) -> np.ndarray:
-    """Return the part of -2 log p of each row that NONMEM leaves out: log 2 pi of what is normal and measured."""
+    """Return the part of -2 log p of each row that NONMEM leaves out: log 2 pi for uncensored normal measurements."""
     error = rows.output.error
     normal = isinstance(error, AbstractLocationScale) and isinstance(error.distribution, Gaussian)
     return np.where(rows.censored | (not normal), 0.0, np.log(2.0 * np.pi))

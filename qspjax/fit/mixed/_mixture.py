@@ -1,9 +1,9 @@
-"""Mixtures: subjects belong to subpopulations, and the data do not say to which.
+"""Mixtures: subjects belong to subpopulations, but to which is unknown.
 
     p(y_i) = sum_k pi_k p_k(y_i),   P(k | y_i) = pi_k p_k(y_i) / p(y_i)
 
-Every subject is laid out once for each subpopulation, as if it belonged there: all simulations are made side by side by
-the programs of a model without subpopulations, and only the objectives of the copies are brought together,
+Every subject is laid out once for each subpopulation, as if it belonged there: all simulations run side by side in the
+programs of a model without subpopulations, and only the objectives of the copies are combined,
 
     o_i = -2 log sum_k pi_k exp(-o_ik / 2),   do_i/dx = sum_k P(k | y_i) (do_ik/dx - 2 d log pi_k / dx).
 
@@ -40,33 +40,33 @@ from qspjax.fit.mixed._random import RandomEffects
 from qspjax.solve import AbstractMethod
 
 WIDEST = 15.0
-"""The greatest |log(pi_k / pi_K)|: a subpopulation may all but vanish."""
+"""The greatest |log(pi_k / pi_K)|: the probability of a subpopulation may become almost zero."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Mixture(AbstractMixed):
-    """A mixed-effects model whose subjects belong to subpopulations that are not known (`$MIXTURE` of NONMEM).
+    """A mixed-effects model whose subjects belong to unknown subpopulations (`$MIXTURE` of NONMEM).
 
     $$ p(y_i) = \\sum_k \\pi_k \\, p_k(y_i) $$
 
     Args:
         model: The typical model.
-        subjects: As of `MixedModel`.
-        outputs: As of `MixedModel`.
-        subpopulations: By name, the probabilities where the search begins; they add up to 1. The names stand in
+        subjects: As in `MixedModel`.
+        outputs: As in `MixedModel`.
+        subpopulations: By name, the probabilities with which the search begins; they add up to 1. The names stand in
             formulas for 1 in this subpopulation and 0 in the others: `{"CL": "tCL * exp(eta_CL) * (1 - 0.8 * poor)"}`,
             `{"CL": "piecewise(slow, poor > 0, fast) * exp(eta_CL)"}`. All but the last are estimated, as `P(poor)`.
-        parameters: As of `MixedModel`.
-        individual: As of `MixedModel`.
-        random: As of `MixedModel`.
-        method: As of `MixedModel`.
+        parameters: As in `MixedModel`.
+        individual: As in `MixedModel`.
+        random: As in `MixedModel`.
+        method: As in `MixedModel`.
 
     Attributes:
         copies: The mixed-effects model in which every subject is laid out once for each subpopulation, all those of the
             first one before those of the next.
 
     Raises:
-        ValueError: As of `MixedModel`; if there are fewer than two subpopulations, their probabilities are not positive
+        ValueError: As `MixedModel`; or if there are fewer than two subpopulations, their probabilities are not positive
             or do not add up to 1, or a name has another meaning or none.
 
     Reference: Carlsson et al., AAPS J 2009;11:148, doi:10.1208/s12248-009-9093-4.
@@ -136,18 +136,18 @@ class Mixture(AbstractMixed):
         )
 
     def _check_names(self) -> None:
-        taken = {"a parameter": {*self.parameters, *parameters_of(self.model)}, "a covariate": set()}
+        other_names = {"a parameter": {*self.parameters, *parameters_of(self.model)}, "a covariate": set()}
         for subject, experiment in self.subjects.items():
             check_instance(f'subjects["{subject}"]', experiment, Experiment, "an Experiment")
-            taken["a covariate"] |= experiment.begin.set.keys()
-        for what, names in taken.items():
+            other_names["a covariate"] |= experiment.begin.set.keys()
+        for kind, names in other_names.items():
             for name in names & self.subpopulations.keys():
-                refuse("subpopulations", f"have names that mean nothing else, and not that of {what}", name)
+                refuse("subpopulations", f"have names that mean nothing else, and not that of {kind}", name)
         formulas = [as_formula(name, formula) for name, formula in self.individual.items()]
         used = names_in(*formulas).union(*(output.names() for output in self.outputs.values()))
         if not used & self.subpopulations.keys():
             listed = ", ".join(self.subpopulations)
-            raise ArgumentError("subpopulations", f"must be told apart by a formula, but none uses {listed}.")
+            raise ArgumentError("subpopulations", f"must be distinguished by a formula, but no formula uses {listed}.")
 
     @property
     def copies(self) -> MixedModel:
@@ -169,8 +169,8 @@ class Mixture(AbstractMixed):
             x: The point.
             values: The objectives of the copies.
         """
-        each = jnp.asarray(values).reshape(len(self.subpopulations), -1)
-        terms = self.log_shares(x)[:, None] - 0.5 * each
+        of_copies = jnp.asarray(values).reshape(len(self.subpopulations), -1)
+        terms = self.log_shares(x)[:, None] - 0.5 * of_copies
         total = logsumexp(terms, axis=0)
         return -2.0 * total, jnp.exp(terms - total).T
 
@@ -184,11 +184,11 @@ class Mixture(AbstractMixed):
             shares: The probabilities of the subpopulations.
             slopes: The derivatives of the copies.
         """
-        each = slopes.reshape(len(self.subpopulations), -1, x.size) - 2.0 * jax.jacfwd(self.log_shares)(x)[:, None]
-        return jnp.einsum("nk,knx->nx", shares, each)
+        of_copies = slopes.reshape(len(self.subpopulations), -1, x.size) - 2.0 * jax.jacfwd(self.log_shares)(x)[:, None]
+        return jnp.einsum("nk,knx->nx", shares, of_copies)
 
     def classified(self, shares: Float[np.ndarray, "subjects subpopulations"]) -> MixedModel:
-        """Return the model in which every subject stands where it most probably belongs, for tables and pictures.
+        """Return the model in which every subject is in its most probable subpopulation, for tables and figures.
 
         Args:
             shares: The probabilities of the subpopulations.
@@ -196,24 +196,26 @@ class Mixture(AbstractMixed):
         names = [*self.subpopulations]
         best = np.argmax(shares, axis=1)
         members = zip(self.subjects.items(), best, strict=True)
-        return self._mixed({subject: _within(own, names[k], self.subpopulations) for (subject, own), k in members})
+        return self._mixed(
+            {subject: _within(experiment, names[k], self.subpopulations) for (subject, experiment), k in members}
+        )
 
     def chosen(
         self, shares: Float[np.ndarray, "subjects subpopulations"], u: Float[np.ndarray, "copies effects"]
     ) -> Float[np.ndarray, "subjects effects"]:
-        """Return the modes of the subjects where they most probably belong, from those of all copies."""
+        """Return the modes of the subjects in their most probable subpopulations, from those of all copies."""
         best = np.argmax(shares, axis=1)
         return u.reshape(len(self.subpopulations), self.count, -1)[best, np.arange(best.size)]
 
     def drawn(
         self, x: Point, samples: Sequence[Float[np.ndarray, "replicates copied"]], key: Key
     ) -> list[Float[np.ndarray, "replicates measurements"]]:
-        """Return measurements of subjects that are drawn from the subpopulations.
+        """Return measurements of subjects whose subpopulations are drawn.
 
         Args:
             x: The point.
             samples: Measurements of the copies, output by output.
-            key: Of the subpopulations.
+            key: The random key for the subpopulations.
         """
         count = len(self.subpopulations)
         shares = np.exp(np.asarray(self.log_shares(x)))
@@ -221,9 +223,9 @@ class Mixture(AbstractMixed):
         belongs = generator(key).choice(count, size, p=shares / shares.sum())
         drawn = []
         for rows, values in zip(self.copies.rows, samples, strict=True):
-            each = values.reshape(len(values), count, -1)
-            which = belongs[:, None, rows.experiment[: each.shape[2]]]
-            drawn.append(np.take_along_axis(each, which, axis=1)[:, 0])
+            of_copies = values.reshape(len(values), count, -1)
+            chosen = belongs[:, None, rows.experiment[: of_copies.shape[2]]]
+            drawn.append(np.take_along_axis(of_copies, chosen, axis=1)[:, 0])
         return drawn
 
 

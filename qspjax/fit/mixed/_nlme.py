@@ -24,7 +24,7 @@ from qspjax.fit.search._checkpoint import loaded, save
 from qspjax.fit.search._fingerprint import fingerprint
 
 HALVINGS = 12
-"""How often a step is halved before the search gives up."""
+"""How many times a step is halved before the search gives up."""
 
 
 def nlme(
@@ -39,7 +39,7 @@ def nlme(
 ) -> MixedFit:
     """Find the parameters of a population, its covariance and its noise, at which the likelihood is greatest.
 
-    The random effects of all subjects are found side by side at every point, each from where it was before; the
+    The modes of the random effects of all subjects are found side by side at every point, each from the last one; the
     gradient of the objective is exact (see `AbstractApproximation`). A subject that cannot be simulated at the start is
     left out and named in the result; a step at which another one fails is shortened.
 
@@ -47,11 +47,11 @@ def nlme(
         mixed: The model and the data: a `MixedModel` or a `Mixture`.
         method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplace()`; or
             `SAEM()`, which does not approximate it.
-        start: Where to begin, on the scale of the search; by default `mixed.start`.
-        iterations: The most that are made; by default 200, and all that `SAEM` has.
-        tolerance: The search ends where the next step should lower the objective by less than this.
-        checkpoint: A file in which the state is kept after every iteration; where it is there already, the estimation
-            goes on from it.
+        start: The point to begin at, on the scale of the search; by default `mixed.start`.
+        iterations: The maximum number of iterations; by default 200, and for `SAEM` all that it has.
+        tolerance: The search ends when the next step should lower the objective by less than this.
+        checkpoint: A file in which the state is saved after every iteration; if it exists already, the estimation goes
+            on from it.
         progress: Called after every iteration.
 
     Returns:
@@ -112,8 +112,8 @@ class DescentRun:
     Args:
         mixed: The problem.
         method: How its likelihood is approximated.
-        x: Where to begin.
-        weights: How often each subject counts, shape (subjects,); by default once.
+        x: The point to begin at.
+        weights: How many times each subject counts, shape (subjects,); by default once.
         first: The objective there, if it is known.
 
     Raises:
@@ -148,61 +148,63 @@ class DescentRun:
 
     @property
     def iterations(self) -> int:
-        """Iterations that are done."""
+        """The number of iterations that are done."""
         return len(self.history) - 1
 
     @property
     def standing(self) -> tuple[float, float]:
-        """The objective, and how much the next step should lower it."""
+        """The objective, and by how much the next step should lower it."""
         return self.now.value, self.gain
 
     def evaluated(self, x: np.ndarray, u: np.ndarray) -> Evaluation[np.ndarray]:
-        """Return the objective at a point, the modes being looked for from `u`."""
+        """Return the objective at a point, with the modes searched from `u`."""
         return jax.tree.map(np.asarray, self.program(jnp.asarray(x), jnp.asarray(u)))
 
-    def _total(self, x: np.ndarray, one: Evaluation[np.ndarray]) -> tuple[float, np.ndarray]:
-        mine = self.kept & (self.weights > 0)
-        if (one.failed & mine).any():
+    def _total(self, x: np.ndarray, evaluation: Evaluation[np.ndarray]) -> tuple[float, np.ndarray]:
+        counted = self.kept & (self.weights > 0)
+        if (evaluation.failed & counted).any():
             return np.inf, np.zeros_like(x)
         prior, slope, _ = self.mixed.prior(x)
-        weights = self.weights[mine]
-        return float(weights @ one.values[mine] - 2.0 * prior), weights @ one.slopes[mine] - 2.0 * slope
+        weights = self.weights[counted]
+        return float(weights @ evaluation.values[counted] - 2.0 * prior), weights @ evaluation.slopes[
+            counted
+        ] - 2.0 * slope
 
-    def _products(self, one: Evaluation[np.ndarray]) -> np.ndarray:
-        mine = self.kept & (self.weights > 0)
-        return products(one.slopes[mine], self.weights[mine])
+    def _products(self, evaluation: Evaluation[np.ndarray]) -> np.ndarray:
+        counted = self.kept & (self.weights > 0)
+        return products(evaluation.slopes[counted], self.weights[counted])
 
     def advance(self, tolerance: float) -> None:
-        """Take a step; note that the search has ended where there is none."""
+        """Take a step, or note that the search has ended."""
         step, self.gain = direction(self.now, self.mixed.bounds)
         if self.gain < tolerance:
             self.ended = "converged"
             return
-        size, lost = 1.0, np.zeros_like(self.kept)
+        size, failed = 1.0, np.zeros_like(self.kept)
         for _ in range(HALVINGS):
             x = np.clip(self.now.x + size * step, *self.mixed.bounds)
-            one = self.evaluated(x, self.u)
-            lost |= one.failed & self.kept & (self.weights > 0)
-            value, slope = self._total(x, one)
+            evaluation = self.evaluated(x, self.u)
+            failed |= evaluation.failed & self.kept & (self.weights > 0)
+            value, slope = self._total(x, evaluation)
             if value <= self.now.value + 1e-4 * float(self.now.slope @ (x - self.now.x)):
-                if self.gain > FAR and are_many(one.slopes):
-                    self.now = renewed(self.now, x, value, slope, self._products(one))
+                if self.gain > FAR and are_many(evaluation.slopes):
+                    self.now = renewed(self.now, x, value, slope, self._products(evaluation))
                 else:
                     self.now = updated(self.now, x, value, slope)
-                self.u, self.last = one.modes, one
+                self.u, self.last = evaluation.modes, evaluation
                 self.history.append(value)
                 self.path.append(x)
                 return
             size *= 0.5
-        fresh = self._products(self.last)
-        if np.allclose(fresh, self.now.bend):
-            named = ", ".join(np.array(self.mixed.subject_names, dtype=object)[lost])
+        bend = self._products(self.last)
+        if np.allclose(bend, self.now.bend):
+            named = ", ".join(np.array(self.mixed.subject_names, dtype=object)[failed])
             blocked = f", where these have no likelihood: {named}" if named else ""
             self.ended = f"no lower point was found along the last direction{blocked}"
-        self.now = self.now._replace(bend=fresh, stretch=1.0)
+        self.now = self.now._replace(bend=bend, stretch=1.0)
 
     def result(self) -> MixedFit:
-        """Return what was found."""
+        """Return the fit."""
         mixed, u, modes, memberships = self.mixed, self.u, None, {}
         if isinstance(mixed, Mixture):
             memberships = dict(zip(mixed.subpopulations, self.last.shares.T, strict=True))
@@ -225,26 +227,26 @@ class DescentRun:
         )
 
     def state(self) -> dict[str, ArrayLike | str]:
-        """Return what has to be kept to go on later."""
-        own = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
+        """Return what is needed to go on later."""
+        state = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
         last = {f"last_{name}": value for name, value in vars(self.last).items()}
-        return {"ended": self.ended, **self.now._asdict(), **own, **last}
+        return {"ended": self.ended, **self.now._asdict(), **state, **last}
 
-    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
-        self.now = Descent(held["x"], float(held["value"]), held["slope"], held["bend"], float(held["stretch"]))
-        self.last = Evaluation(**{name: held[f"last_{name}"] for name in vars(self.last)})
-        self.kept, self.u, self.ended = held["kept"], held["u"], str(held["ended"])
-        self.history, self.path = held["history"].tolist(), [*held["path"]]
+        self.now = Descent(state["x"], float(state["value"]), state["slope"], state["bend"], float(state["stretch"]))
+        self.last = Evaluation(**{name: state[f"last_{name}"] for name in vars(self.last)})
+        self.kept, self.u, self.ended = state["kept"], state["u"], str(state["ended"])
+        self.history, self.path = state["history"].tolist(), [*state["path"]]
 
 
 def _mark(run: DescentRun | StochasticRun) -> str:
-    """Return what tells this estimation from others: the model, the data, the method and the start."""
+    """Return the fingerprint of an estimation, of the model, the data, the method and the start."""
     return fingerprint(run.mixed.content(), run.method, run.start)
 
 
 def _check_all_matter(mixed: AbstractMixed, slopes: np.ndarray) -> None:
-    """Refuse a parameter that changes nothing: a search would give back where it began."""
+    """Refuse a parameter that changes nothing: a search would return its start."""
     for k, (name, free) in enumerate(mixed.free.items()):
         if name not in mixed.space.shares and free.prior is None and not slopes[:, k].any():
             must = f"must be what measurements depend on, but at the start none does on `{name}`."

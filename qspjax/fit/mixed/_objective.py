@@ -1,4 +1,4 @@
-"""The objective of an approximation at a point, from the modes on, as one program."""
+"""The objective of an approximation at a point, the search for the modes included, as one program."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,9 +24,9 @@ class Evaluation(Generic[Data]):
     """The objective at a point.
 
     Attributes:
-        values: Of each subject, shape (subjects,).
-        slopes: Its derivatives, shape (subjects, parameters).
-        modes: The modes of the random effects; of a mixture those of all copies, shape (copies, effects).
+        values: That of each subject, shape (subjects,).
+        slopes: Their derivatives, shape (subjects, parameters).
+        modes: The modes of the random effects; for a mixture those of all copies, shape (copies, effects).
         failed: Which subjects have no likelihood, shape (subjects,).
         found: Whether their modes were found, shape (subjects,).
         shares: The probabilities of the subpopulations given the data, shape (subjects, subpopulations).
@@ -41,27 +41,27 @@ class Evaluation(Generic[Data]):
 
 
 Objective: TypeAlias = Callable[[Array, Array], Evaluation[Array]]
-"""Returns the objective at a point, for modes of all copies to begin from."""
+"""Returns the objective at a point, given modes of all copies to search from."""
 
 
 def objective_program(mixed: AbstractMixed, method: AbstractApproximation) -> Objective:
     """Return the program that evaluates the objective at a point."""
     name, copies = repr(method), mixed.copies
     if isinstance(mixed, Mixture):
-        return copies.program(name, lambda: quickly_compiled(partial(_joined, mixed, method)))
+        return copies.program(name, lambda: quickly_compiled(partial(_evaluate_mixture, mixed, method)))
     return on_all_cores(copies, name, lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
 
 
 def _evaluate(mixed: MixedModel, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
     found = jnp.ones(mixed.count, bool)
     if method.conditional:
-        near = modes(mixed, x, u, interaction=method.interaction)
-        u, found = near.u, near.found
-    values, slopes, better, failed = subject_objectives(mixed, method, x, u)
-    return Evaluation(values, slopes, better, failed, found, jnp.ones((mixed.count, 1)))
+        searched = modes(mixed, x, u, interaction=method.interaction)
+        u, found = searched.u, searched.found
+    values, slopes, improved, failed = subject_objectives(mixed, method, x, u)
+    return Evaluation(values, slopes, improved, failed, found, jnp.ones((mixed.count, 1)))
 
 
-def _joined(mixture: Mixture, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
+def _evaluate_mixture(mixture: Mixture, method: AbstractApproximation, x: Array, u: Array) -> Evaluation[Array]:
     copies = _evaluate(mixture.copies, method, x, u)
     values, shares = mixture.joined(x, copies.values)
     slopes = mixture.joined_slopes(x, shares, copies.slopes)

@@ -2,8 +2,8 @@
 
     CL = tCL exp(eta + kappa)   becomes   CL(t) = sum_k [OCC(t) = k] tCL exp(eta + kappa_k)
 
-with one effect an occasion, kappa@1, kappa@2, ..., all with the same covariance, and covariates OCC@1, OCC@2, ... that
-are 1 while their occasion lasts and 0 else.
+with one effect per occasion, kappa@1, kappa@2, ..., all with the same covariance, and covariates OCC@1, OCC@2, ... that
+are 1 during their occasion and 0 otherwise.
 
 Reference: Karlsson and Sheiner, J Pharmacokinet Biopharm 1993;21:735, doi:10.1007/BF01113502.
 """
@@ -23,12 +23,12 @@ from qspjax.fit.mixed._random import RandomEffects
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Where a block of random effects stands.
+    """A block of random effects, with its indices.
 
     Attributes:
         random: The block.
-        point: Its numbers at a point of the search.
-        effects: Its effects among all, once for each occasion.
+        point: The indices of its numbers in a point of the search.
+        effects: The indices of its effects among all, once for each occasion.
     """
 
     random: RandomEffects
@@ -42,14 +42,14 @@ class Occasions:
 
     Attributes:
         random: The blocks of random effects.
-        values: By covariate that says the occasion, its values, sorted.
-        seen: By such a covariate, the occasions of each subject.
-        count: Number of subjects.
+        values: By name of a covariate that gives the occasion, its values, sorted.
+        of_subjects: By name of such a covariate, the occasions of each subject.
+        count: The number of subjects.
     """
 
     random: tuple[RandomEffects, ...]
     values: Mapping[str, Sequence[float]]
-    seen: Mapping[str, Sequence[set[float]]]
+    of_subjects: Mapping[str, Sequence[set[float]]]
     count: int
 
     @classmethod
@@ -57,30 +57,33 @@ class Occasions:
         """Return the occasions of subjects.
 
         Raises:
-            ValueError: If a subject does not say its occasion in numbers, or there is one occasion only.
+            ValueError: If a subject has no occasion, or one that is no number, or all have the same.
         """
         names = dict.fromkeys(block.occasion for block in random if block.occasion is not None)
-        seen = {name: [_seen(name, subject, one) for subject, one in subjects.items()] for name in names}
-        values = {name: sorted(set().union(*each)) for name, each in seen.items()}
-        for name, several in values.items():
-            if len(several) < 2:
-                must = f"must have several occasions, but `{name}` is {several[0]:g} throughout."
+        of_subjects = {
+            name: [_occasions_of(name, subject, experiment) for subject, experiment in subjects.items()]
+            for name in names
+        }
+        values = {name: sorted(set().union(*each)) for name, each in of_subjects.items()}
+        for name, occasions in values.items():
+            if len(occasions) < 2:
+                must = f"must have several occasions, but `{name}` is {occasions[0]:g} throughout."
                 raise ArgumentError("random", must)
-        return cls(tuple(random), values, seen, len(subjects))
+        return cls(tuple(random), values, of_subjects, len(subjects))
 
     def effects(self) -> tuple[str, ...]:
         """Return the names of all effects, block by block and occasion by occasion."""
-        return tuple(own for one in self.random for at in self._of(one) for own in _named(one.names, at))
+        return tuple(name for block in self.random for value in self._of(block) for name in _labels(block.names, value))
 
     def blocks(self, start: int) -> tuple[Block, ...]:
-        """Return where every block stands, the first at a place of a point of the search."""
-        found, first = [], 0
-        for one in self.random:
-            size = len(one.names)
-            places = tuple(slice(first + k * size, first + (k + 1) * size) for k in range(len(self._of(one))))
-            found.append(Block(one, slice(start, start + one.size), places))
-            start, first = start + one.size, places[-1].stop
-        return tuple(found)
+        """Return all blocks with their indices, the first beginning at `start` in a point of the search."""
+        blocks, first = [], 0
+        for random in self.random:
+            size = len(random.names)
+            spans = tuple(slice(first + k * size, first + (k + 1) * size) for k in range(len(self._of(random))))
+            blocks.append(Block(random, slice(start, start + random.size), spans))
+            start, first = start + random.size, spans[-1].stop
+        return tuple(blocks)
 
     def present(self) -> Bool[np.ndarray, "subjects effects"]:
         """Return which effects each subject has."""
@@ -89,55 +92,57 @@ class Occasions:
             if block.occasion is None:
                 columns += [[True] * self.count] * len(block.names)
             else:
-                seen = self.seen[block.occasion]
+                of_subjects = self.of_subjects[block.occasion]
                 for value in self.values[block.occasion]:
-                    columns += [[value in own for own in seen]] * len(block.names)
+                    columns += [[value in occasions for occasions in of_subjects]] * len(block.names)
         return np.array(columns).T
 
     def indicated(self, experiment: Experiment) -> Experiment:
-        """Return an experiment with the covariates that say which occasion it is."""
+        """Return an experiment with the covariates that indicate the occasion."""
         if not self.values:
             return experiment
 
-        def more(change: Change) -> Change:
-            known = [name for name in self.values if name in change.set]
-            own = {_one(name, value): float(change.set[name] == value) for name in known for value in self.values[name]}
-            return change.setting({**change.set, **own})
+        def with_indicators(change: Change) -> Change:
+            names = [name for name in self.values if name in change.set]
+            indicators = {
+                _label(name, value): float(change.set[name] == value) for name in names for value in self.values[name]
+            }
+            return change.setting({**change.set, **indicators})
 
-        changes = [more(change) for change in experiment.changes]
-        return experiment.changed(begin=more(experiment.begin), changes=changes)
+        changes = [with_indicators(change) for change in experiment.changes]
+        return experiment.changed(begin=with_indicators(experiment.begin), changes=changes)
 
-    def written(self, formula: float | Expression) -> float | Expression:
-        """Return a formula as the sum over occasions."""
+    def summed(self, formula: float | Expression) -> float | Expression:
+        """Return a formula as a sum over occasions, each with its own effects."""
         for occasion, values in self.values.items():
-            names = {name for one in self.random if one.occasion == occasion for name in one.names}
+            names = {name for block in self.random if block.occasion == occasion for name in block.names}
             used = names & names_in(formula)
             if used and isinstance(formula, Expression):
-                each = [substitute(formula, {name: symbol(_one(name, value)) for name in used}) for value in values]
-                during = [symbol(_one(occasion, value)) for value in values]
-                terms = [call("*", when, one) for when, one in zip(during, each, strict=True)]
+                copies = [substitute(formula, {name: symbol(_label(name, value)) for name in used}) for value in values]
+                indicators = [symbol(_label(occasion, value)) for value in values]
+                terms = [call("*", indicator, term) for indicator, term in zip(indicators, copies, strict=True)]
                 formula = call("+", *terms)
         return formula
 
-    def _of(self, one: RandomEffects) -> list[float | None]:
-        return [None] if one.occasion is None else list(self.values[one.occasion])
+    def _of(self, block: RandomEffects) -> list[float | None]:
+        return [None] if block.occasion is None else list(self.values[block.occasion])
 
 
-def _one(name: str, value: float) -> str:
+def _label(name: str, value: float) -> str:
     return f"{name}@{value:g}"
 
 
-def _named(names: Sequence[str], value: float | None) -> list[str]:
-    return [name if value is None else _one(name, value) for name in names]
+def _labels(names: Sequence[str], value: float | None) -> list[str]:
+    return [name if value is None else _label(name, value) for name in names]
 
 
-def _seen(name: str, subject: str, one: Experiment) -> set[float]:
+def _occasions_of(name: str, subject: str, experiment: Experiment) -> set[float]:
     """Return the occasions of a subject."""
-    check_instance(f'subjects["{subject}"]', one, Experiment, "an Experiment")
-    if name not in one.begin.set:
+    check_instance(f'subjects["{subject}"]', experiment, Experiment, "an Experiment")
+    if name not in experiment.begin.set:
         raise ArgumentError("subjects", f"must all say the occasion `{name}`, but `{subject}` does not.")
     occasions = set()
-    for change in (one.begin, *one.changes):
+    for change in (experiment.begin, *experiment.changes):
         value = change.set.get(name, 0.0)
         if isinstance(value, Expression) or not np.isfinite(value):
             raise ArgumentError("subjects", f"must have numbers as occasions, but `{name}` of `{subject}` is {value}.")

@@ -28,11 +28,11 @@ class PopulationParameters:
 
     Attributes:
         free: What is estimated of the parameters, by name.
-        fixed: The numbers of the others.
-        blocks: Where the blocks of random effects stand.
+        fixed: The values of the others.
+        blocks: The blocks of random effects, with their indices.
         subpopulations: The names of those of a mixture: the last of the free parameters are then log(pi_k / pi_K), the
             logarithms of the ratios of their probabilities to that of the last one.
-        start: The point where a search begins.
+        start: The point at which a search begins.
         bounds: The least and the greatest point.
     """
 
@@ -90,8 +90,8 @@ class PopulationParameters:
 
     def natural(self, x: Point) -> Vector:
         """Return the natural values of what is estimated, in the order of `names`."""
-        known, omega = self.values(x), self.covariance(x)
-        pieces = [jnp.stack([known[name] for name in self.free])] if self.free else []
+        values, omega = self.values(x), self.covariance(x)
+        pieces = [jnp.stack([values[name] for name in self.free])] if self.free else []
         pieces += [block.random.elements(omega[block.effects[0], block.effects[0]]) for block in self.blocks]
         return jnp.concatenate(pieces)
 

@@ -16,7 +16,7 @@ from qspjax.fit.mixed._mixture import Mixture
 from qspjax.population import Categorical, Population
 
 SUBPOPULATION = "SUBPOPULATION"
-"""The covariate that says to which subpopulation of a mixture a patient belongs."""
+"""The covariate that gives the subpopulation of a mixture to which a patient belongs."""
 
 
 def mixed_population(
@@ -27,8 +27,8 @@ def mixed_population(
     Args:
         mixed: The model.
         x: The point, on the scale of the search; may be traced.
-        kept: Of which subjects covariates are drawn, shape (subjects,).
-        covariates: Of new patients, as of `Population`, in place of those of the subjects.
+        kept: The subjects from which covariates are drawn, shape (subjects,).
+        covariates: Those of new patients, as in `Population`, in place of those of the subjects.
 
     Raises:
         ValueError: If patients do not begin as the model does, or subjects set a parameter of the model in different
@@ -38,26 +38,33 @@ def mixed_population(
     check_begins(mixed.subjects, "subject")
     values, leaves = mixed.values(x), parameters_of(copies.model)
     model, formulas = placed(copies.model, (*mixed.free, *mixed.fixed), values)
-    known, sets = _of_subjects(mixed, leaves, kept, covariates or {})
-    formulas |= sets | {name: as_formula(name, one) for name, one in copies.individual.items() if name in leaves}
+    of_patients, sets = _of_subjects(mixed, leaves, kept, covariates or {})
+    formulas |= sets | {
+        name: as_formula(name, formula) for name, formula in copies.individual.items() if name in leaves
+    }
     if isinstance(mixed, Mixture):
-        belongs = _belonging(mixed, x)
-        known[SUBPOPULATION] = belongs
-        of = {name: parse(f"piecewise(1, {SUBPOPULATION} == {k}, 0)") for k, name in enumerate(belongs.categories)}
-        formulas = {name: substitute(one, of) if isinstance(one, Expression) else one for name, one in formulas.items()}
+        subpopulation = _belonging(mixed, x)
+        of_patients[SUBPOPULATION] = subpopulation
+        indicators = {
+            name: parse(f"piecewise(1, {SUBPOPULATION} == {k}, 0)") for k, name in enumerate(subpopulation.categories)
+        }
+        formulas = {
+            name: substitute(formula, indicators) if isinstance(formula, Expression) else formula
+            for name, formula in formulas.items()
+        }
     omega = mixed.covariance(x)
-    first = np.concatenate([np.arange(one.effects[0].start, one.effects[0].stop) for one in mixed.blocks])
+    first = np.concatenate([np.arange(block.effects[0].start, block.effects[0].stop) for block in mixed.blocks])
     omega = omega[np.ix_(first, first)]
     sd = jnp.sqrt(jnp.diagonal(omega))
-    names = [name for one in copies.random for name in one.names]
+    names = [name for block in copies.random for name in block.names]
     return Population(
         model,
-        covariates=known,
+        covariates=of_patients,
         individual=formulas,
         parameters=values,
         random=dict(zip(names, sd**2, strict=True)),
         correlation=omega / sd[:, None] / sd,
-        occasional=[name for one in copies.random if one.occasion is not None for name in one.names],
+        occasional=[name for block in copies.random if block.occasion is not None for name in block.names],
     )
 
 
@@ -67,20 +74,20 @@ def _belonging(mixture: Mixture, x: Point) -> Categorical:
 
 
 def _of_subjects(
-    mixed: AbstractMixed, leaves: frozenset[str], kept: Bool[np.ndarray, " subjects"], given: Mapping[str, PyTree]
+    mixed: AbstractMixed, leaves: frozenset[str], kept: Bool[np.ndarray, " subjects"], new: Mapping[str, PyTree]
 ) -> tuple[dict[str, PyTree], dict[str, Expression]]:
-    """Return the covariates of new patients, and formulas of what subjects set of the model itself."""
+    """Return the covariates of new patients, and formulas for the parameters of the model that subjects set."""
     subjects, groups = mixed.subjects, mixed.space.subpopulations
-    found = {
-        name: values[: len(subjects)][kept]
-        for name, values in mixed.copies.covariates.items()
+    values = {
+        name: column[: len(subjects)][kept]
+        for name, column in mixed.copies.covariates.items()
         if "@" not in name and name not in groups
     }
-    sets = {name: symbol(name) for one in subjects.values() for name in one.begin.set if name in leaves}
+    sets = {name: symbol(name) for experiment in subjects.values() for name in experiment.begin.set if name in leaves}
     for name in sets:
-        column = [one.begin.set.get(name) for one in subjects.values()]
-        if name not in given and any(value is None or isinstance(value, Expression) for value in column):
+        column = [experiment.begin.set.get(name) for experiment in subjects.values()]
+        if name not in new and any(value is None or isinstance(value, Expression) for value in column):
             must = f"must have what new patients have of `{name}`, which subjects set in different ways, but have not."
             raise ArgumentError("covariates", must)
-        found[name] = np.array(column, float)[kept] if name not in given else given[name]
-    return found | dict(given), sets
+        values[name] = np.array(column, float)[kept] if name not in new else new[name]
+    return values | dict(new), sets

@@ -1,7 +1,7 @@
-"""Random effects: blocks of normal numbers, each with a covariance to be estimated.
+"""Random effects: blocks of normal variables, each with a covariance to be estimated.
 
 A block is searched by the Cholesky factor of its covariance, Omega = L L^T, with the logarithms of its diagonal: every
-point of the search is a covariance, and a variance may come as close to zero as it likes.
+point of the search is a valid covariance, and a variance may come arbitrarily close to zero.
 
 Reference: Pinheiro and Bates, Stat Comput 1996;6:289, doi:10.1007/BF00140873.
 """
@@ -21,19 +21,19 @@ from qspjax.fit._types import Numbers
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class RandomEffects:
-    """A block of random effects, normal with mean 0 and a covariance of their own.
+    """A block of random effects, normal with mean 0 and their own covariance.
 
     Args:
-        effects: The variance of one effect or of several independent ones by name, where the search begins; or names,
-            with a `covariance`.
-        covariance: The covariance of the names, shape (names, names): all of its elements are estimated.
+        effects: The variance of one effect or of several independent ones by name, with which the search begins; or
+            names, with a `covariance`.
+        covariance: The covariance of the effects, shape (names, names): all of its elements are estimated.
         fixed: Whether the covariance is known.
-        occasion: The covariate that says which occasion it is: effects are then drawn anew on each (inter-occasion
+        occasion: The covariate that gives the occasion: effects then differ between occasions (inter-occasion
             variability).
-        sd_prior: What is known beforehand of each standard deviation, for `fit.sample` alone: a distribution, of which
-            the part above 0 counts; by default half-normal with scale 1, wide for effects that enter as exp(eta).
-        lkj: The concentration of the prior of their correlations, for `fit.sample` alone: 1 is even over all
-            correlation matrices, more is nearer to none.
+        sd_prior: The prior of each standard deviation, only for `fit.sample`: a distribution, which is truncated below
+            at 0; by default half-normal with scale 1, wide for effects that enter as exp(eta).
+        lkj: The concentration of the prior of their correlations, only for `fit.sample`: 1 is uniform
+            over all correlation matrices; greater values favour weak correlations.
 
     Attributes:
         names: The names.
@@ -93,7 +93,7 @@ class RandomEffects:
 
     @property
     def size(self) -> int:
-        """How many numbers describe the covariance, 0 if it is fixed."""
+        """The number of parameters of the covariance, 0 if it is fixed."""
         count = len(self.names)
         return 0 if self.fixed else count * (count + 1) // 2 if self.full else count
 
@@ -116,7 +116,7 @@ class RandomEffects:
         return factor.at[np.tril_indices(count, -1)].set(x[count:]) if self.full else factor
 
     def labels(self) -> tuple[str, ...]:
-        """Return names for the elements of the covariance that are estimated: variances, then covariances."""
+        """Return names for the estimated elements of the covariance: variances, then covariances."""
         variances = tuple(f"var({name})" for name in self.names)
         if self.fixed or not self.full:
             return () if self.fixed else variances

@@ -6,7 +6,7 @@ In `CL = tCL * exp(eta_CL) * (WT / 70)^b` a subject depends on tCL, b and eta_CL
 
 With psi given, the data say nothing more about tCL and b: they are the coefficients of a linear regression of psi,
 which has a closed form. Every such formula is found, however it is written: the slopes of all numbers of a subject in
-the parameter are then a combination of those in its random effects, with weights that are the same at every point.
+the parameter are then a linear combination of those in its random effects, with the same weights at every point.
 
 Reference: Lavielle, Mixed Effects Models for the Population Approach, 2014, doi:10.1201/b17203, chapter 9.
 """
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qspjax.fit._free import natural_values
-from qspjax.fit.mixed._individuals import used_places
+from qspjax.fit.mixed._individuals import used_entries
 from qspjax.fit.mixed._mixed import MixedModel
 
 POINTS = 3
 SAME = 1e-7
-"""How far, relatively, weights may differ from point to point."""
+"""The greatest relative difference between weights at different points."""
 
 
 class References(NamedTuple):
@@ -32,8 +32,8 @@ class References(NamedTuple):
     Attributes:
         weight: By subject, parameter and random effect; zero for parameters that are not referenced.
         referenced: Which free parameters are, shape (free parameters,).
-        natural: For which of them s is the natural value, and not that on the scale of the search.
-        simulating: Which others a simulation depends on.
+        natural: For which of them s is the natural value instead of that on the scale of the search.
+        simulating: Which of the others simulations depend on.
         present: Which random effects a subject depends on, shape (subjects, effects).
     """
 
@@ -51,62 +51,63 @@ def references(mixed: MixedModel) -> References:
     lower, upper = (edge[: len(free)] for edge in mixed.bounds)
     omega = np.sqrt(np.diag(np.asarray(mixed.covariance(mixed.start))))
     slopes = jax.jit(lambda x, etas: _slopes(mixed, x, etas))
-    found, simulating, present = [], [], []
+    weights, simulating, present = [], [], []
     for _ in range(POINTS):
         x = np.clip(mixed.start[: len(free)] + 0.3 * rng.normal(size=len(free)), lower, upper)
         etas = omega * rng.normal(size=(mixed.count, effects))
         by_x, by_eta, alone, moving, scale = (np.asarray(part) for part in slopes(x, etas))
         weight = np.linalg.pinv(by_eta, rcond=1e-10) @ by_x  # (subjects, effects, parameters)
         size = np.abs(by_x).max(axis=1, initial=0.0)
-        rest = np.abs(by_eta @ weight - by_x).max(axis=1, initial=0.0)
-        fits = (rest <= SAME * size).all(axis=0) & (alone == 0) & (size > 0).any(axis=0)
-        found.append((np.where(fits, weight, np.nan), np.where(fits, weight / scale, np.nan)))
+        residual = np.abs(by_eta @ weight - by_x).max(axis=1, initial=0.0)
+        fits = (residual <= SAME * size).all(axis=0) & (alone == 0) & (size > 0).any(axis=0)
+        weights.append((np.where(fits, weight, np.nan), np.where(fits, weight / scale, np.nan)))
         simulating.append(moving > 0)
         present.append(np.abs(by_eta).max(axis=1, initial=0.0) > 0)
     named = frozenset().union(*(output.names() for output in mixed.outputs.values()))
     direct = np.array([name in named for name in mixed.free], bool)
-    (searched, is_searched), (natural, is_natural) = (_constant([pair[k] for pair in found]) for k in range(2))
-    believed = np.array([one.prior is not None for one in free], bool)  # its slope is one on the scale of the search
-    is_searched, is_natural = is_searched & ~direct, is_natural & ~direct & ~is_searched & ~believed
+    (searched, is_searched), (natural, is_natural) = (_constant([pair[k] for pair in weights]) for k in range(2))
+    has_prior = np.array([parameter.prior is not None for parameter in free], bool)
+    # the slope of a prior is that on the scale of the search
+    is_searched, is_natural = is_searched & ~direct, is_natural & ~direct & ~is_searched & ~has_prior
     weight = np.where(is_searched, searched, np.where(is_natural, natural, 0.0))
     referenced = is_searched | is_natural
     moves = np.any(simulating, axis=0) & ~referenced
     return References(np.swapaxes(weight, 1, 2), referenced, is_natural, moves, np.any(present, axis=0))
 
 
-def regressed(mixed: MixedModel, found: References, x: np.ndarray) -> np.ndarray:
+def regressed(mixed: MixedModel, mu_references: References, x: np.ndarray) -> np.ndarray:
     """Return s of all free parameters at a point of the search."""
     searched = np.asarray(x, float)[: len(mixed.free)]
-    return np.where(found.natural, np.asarray(natural_values([*mixed.free.values()], searched)), searched)
+    return np.where(mu_references.natural, np.asarray(natural_values([*mixed.free.values()], searched)), searched)
 
 
 def _slopes(mixed: MixedModel, x: jax.Array, etas: jax.Array) -> tuple[jax.Array, ...]:
-    """Return the slopes of the numbers of subjects in parameters and in random effects, and what depends on no effect.
+    """Return the slopes of the numbers of subjects in parameters and in random effects, and of what no effect changes.
 
     Returns:
         Slopes in x, shape (subjects, numbers, parameters); in eta, shape (subjects, numbers, effects); the greatest
         slopes of what all subjects share, and of what simulations depend on, shape (parameters,); and d natural / dx.
     """
     free, table = [*mixed.free.values()], mixed.individuals.table
-    whole = jnp.asarray(mixed.start)
+    point = jnp.asarray(mixed.start)
 
     def numbers(x: jax.Array, etas: jax.Array) -> jax.Array:
-        return mixed.numbers(mixed.values(whole.at[: len(free)].set(x)), etas)
+        return mixed.numbers(mixed.values(point.at[: len(free)].set(x)), etas)
 
     def along(direction: jax.Array) -> jax.Array:
         return jax.jvp(lambda etas: numbers(x, etas), (etas,), (jnp.broadcast_to(direction, etas.shape),))[1]
 
     by_x = jax.jacfwd(numbers)(x, etas)
     by_eta = jax.vmap(along, out_axes=-1)(jnp.eye(etas.shape[1]))
-    simulated, used = used_places(mixed.individuals)
+    simulated, used = used_entries(mixed.individuals)
     blocks = np.array([start for start in table.blocks.values() if used[start : start + table.count].any()], int)
-    places = blocks[None, :] + np.arange(table.count)[:, None]
+    indices = blocks[None, :] + np.arange(table.count)[:, None]
     shared = used.copy()
-    shared[places] = False
-    alone, moving = (jnp.abs(by_x * one[:, None]).max(axis=0, initial=0.0) for one in (shared, simulated))
+    shared[indices] = False
+    alone, moving = (jnp.abs(by_x * mask[:, None]).max(axis=0, initial=0.0) for mask in (shared, simulated))
     scale = jax.jvp(lambda x: natural_values(free, x), (x,), (jnp.ones_like(x),))[1] if free else x
-    seen = used[places][..., None]
-    return by_x[places] * seen, by_eta[places] * seen, alone, moving, scale
+    is_used = used[indices][..., None]
+    return by_x[indices] * is_used, by_eta[indices] * is_used, alone, moving, scale
 
 
 def _constant(weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

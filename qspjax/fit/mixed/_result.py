@@ -1,4 +1,4 @@
-"""What an estimation of a mixed-effects model has found."""
+"""The result of an estimation of a mixed-effects model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,24 +39,24 @@ STEP = 1e-3
 class MixedFit:
     """Estimates of a mixed-effects model.
 
-    The objective is -2 log L without n log 2 pi of the normal measurements, as NONMEM has it.
+    The objective is -2 log L without the constant n log 2 pi of normal measurements, as in NONMEM.
 
     Attributes:
         mixed: What was fitted.
-        method: How.
+        method: The method.
         x: The estimate, on the scale of the search, shape (names,).
         u: The modes of the random effects, eta = L u, shape (subjects, effects).
-        subject_objectives: The part of each subject, shape (subjects,), NaN of one that was left out.
+        subject_objectives: The part of each subject, shape (subjects,), NaN for one that was left out.
         kept: Which subjects are in the fit.
         reasons: Why others are not.
         found: Whether the mode of each subject was found.
         history: The objective after each iteration.
         path: The points, shape (iterations, names).
         status: How the search ended.
-        seconds: What it took.
-        memberships: Of a mixture, the probability of each subpopulation given the data, by name, shape (subjects,). All
-            else is said of every subject in the subpopulation to which it most probably belongs.
-        modes: Of a mixture, the modes of all subjects in all subpopulations, shape (copies, effects).
+        seconds: The time it took.
+        memberships: For a mixture, the probability of each subpopulation given the data, by name, shape (subjects,).
+            All else is for every subject in its most probable subpopulation.
+        modes: For a mixture, the modes of all subjects in all subpopulations, shape (copies, effects).
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -95,7 +95,7 @@ class MixedFit:
 
     @property
     def placed(self) -> MixedModel:
-        """What was fitted; of a mixture, with every subject in the subpopulation to which it most probably belongs."""
+        """What was fitted; for a mixture, with every subject in its most probable subpopulation."""
         return self._placed
 
     @cached_property
@@ -125,7 +125,7 @@ class MixedFit:
 
     @property
     def most_probable(self) -> np.ndarray:
-        """The subpopulation of a mixture to which each subject most probably belongs, "" if it was left out."""
+        """The most probable subpopulation of each subject in a mixture, "" if the subject was left out."""
         names, shares = np.array(["", *self.memberships], dtype=object), [*self.memberships.values()]
         best = 1 + np.argmax(shares, axis=0) if shares else 0
         return names[np.where(self.kept, best, 0)]
@@ -133,21 +133,21 @@ class MixedFit:
     @property
     def shrinkage(self) -> dict[str, tuple[float, float]]:
         """Eta shrinkage in per cent: 100 (1 - SD(eta) / omega), and in variances 100 (1 - var(eta) / omega^2)."""
-        found = {}
+        shrinkage = {}
         for name, (etas, omega) in self.effects().items():
             ratio = float(etas.std(ddof=1)) / omega if etas.size > 1 else 0.0
-            found[name] = (100.0 * (1.0 - ratio), 100.0 * (1.0 - ratio**2))
-        return found
+            shrinkage[name] = (100.0 * (1.0 - ratio), 100.0 * (1.0 - ratio**2))
+        return shrinkage
 
     def effects(self) -> dict[str, tuple[np.ndarray, float]]:
-        """Return each random effect of all subjects in the fit, on every occasion that they have, and its omega."""
-        found, etas, omega = {}, self.etas, np.sqrt(np.diag(self.covariance))
+        """Return each random effect of all subjects in the fit, on all of their occasions, and its omega."""
+        effects, etas, omega = {}, self.etas, np.sqrt(np.diag(self.covariance))
         for block in self.mixed.blocks:
-            places = [range(own.start, own.stop) for own in block.effects]
-            for name, columns in zip(block.random.names, zip(*places, strict=True), strict=True):
-                seen = [etas[self.kept & self.placed.present[:, k], k] for k in columns]
-                found[name] = (np.concatenate(seen), float(omega[columns[0]]))
-        return found
+            indices = [range(span.start, span.stop) for span in block.effects]
+            for name, columns in zip(block.random.names, zip(*indices, strict=True), strict=True):
+                of_subjects = [etas[self.kept & self.placed.present[:, k], k] for k in columns]
+                effects[name] = (np.concatenate(of_subjects), float(omega[columns[0]]))
+        return effects
 
     @property
     def epsilon_shrinkage(self) -> dict[str, float]:
@@ -156,17 +156,17 @@ class MixedFit:
         Reference: Savic and Karlsson, AAPS J 2009;11:558, doi:10.1208/s12248-009-9133-0.
         """
         table = diagnostics(self)
-        found = {}
+        shrinkage = {}
         for name in dict.fromkeys(table["OUTPUT"]):
-            own = table["IWRES"][table["OUTPUT"] == name]
-            own = own[np.isfinite(own)]
-            found[name] = 100.0 * (1.0 - float(own.std(ddof=1))) if own.size > 1 else float("nan")
-        return found
+            residuals = table["IWRES"][table["OUTPUT"] == name]
+            residuals = residuals[np.isfinite(residuals)]
+            shrinkage[name] = 100.0 * (1.0 - float(residuals.std(ddof=1))) if residuals.size > 1 else float("nan")
+        return shrinkage
 
     @property
     def coefficients_of_variation(self) -> dict[str, float]:
         """%CV = 100 sqrt(exp(omega^2) - 1) of the effects that enter as exp(eta), as in CL = tCL exp(eta)."""
-        names = {name.partition("@")[0]: name for name in reversed(self.placed.effects)}  # that of the first occasion
+        names = {name.partition("@")[0]: name for name in reversed(self.placed.effects)}  # the first occasion's
         return {
             name: 100.0 * float(np.sqrt(np.expm1(omega**2)))
             for name, (_, omega) in self.effects().items()
@@ -174,49 +174,48 @@ class MixedFit:
         }
 
     def _is_exponential(self, effect: str) -> bool:
-        """Whether every number of an individual that depends on an effect is in proportion to its exponential."""
-        formulas = [one for one in self.placed.formulas.values() if effect in names_in(one)]
+        """Whether every number of an individual that depends on an effect is proportional to its exponential."""
+        formulas = [formula for formula in self.placed.formulas.values() if effect in names_in(formula)]
         known = self._known(np.zeros_like(self.etas))
         with np.errstate(all="ignore"):
-            middle = [np.asarray(value_of(one, known)) for one in formulas]
+            at_zero = [np.asarray(value_of(formula, known)) for formula in formulas]
             for eta in (-0.7, 0.4):
-                moved = [np.asarray(value_of(one, known | {effect: eta})) for one in formulas]
-                for a, b in zip(middle, moved, strict=True):
-                    grown = np.isclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
-                    # subjects that begin on another occasion stay as they are
-                    if not grown.any() or not (grown | (b == a)).all():
+                changed = [np.asarray(value_of(formula, known | {effect: eta})) for formula in formulas]
+                for a, b in zip(at_zero, changed, strict=True):
+                    exponential = np.isclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
+                    # the numbers of subjects that begin on another occasion do not change
+                    if not exponential.any() or not (exponential | (b == a)).all():
                         return False
         return bool(formulas)
 
     def _known(self, etas: np.ndarray) -> dict[str, Number]:
-        """Return what formulas of individuals use, by name."""
+        """Return the values that formulas of individuals use, by name."""
         mixed = self.placed
-        own = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
-        return {**mixed.individuals.table.defaults, **mixed.values(self.x), **mixed.covariates, **own}
+        effects = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
+        return {**mixed.individuals.table.defaults, **mixed.values(self.x), **mixed.covariates, **effects}
 
     def individuals(self) -> dict[str, np.ndarray]:
-        """Return a table with a row a subject: random effects, numbers of its own and covariates at its beginning.
+        """Return a table with one row per subject: random effects, individual numbers and initial covariates.
 
         Returns:
             ID, OBJECTIVE (its part of the objective), ETA of every random effect, and by their names the numbers of
-            `individual` and the covariates; of a mixture also SUBPOPULATION, where a subject most probably belongs, and
-            P of each.
+            `individual` and the covariates; for a mixture also SUBPOPULATION, the most probable one, and P of each.
         """
         etas, placed = self.etas, self.placed
-        known = self._known(etas)
-        own = {name: np.asarray(value_of(one, known), float) for name, one in placed.formulas.items()}
+        values = self._known(etas)
+        numbers = {name: np.asarray(value_of(formula, values), float) for name, formula in placed.formulas.items()}
         return {
             "ID": np.array(placed.subject_names, dtype=object),
             "OBJECTIVE": self.subject_objectives,
             **{f"ETA_{name}": etas[:, k] for k, name in enumerate(placed.effects)},
-            **{name: np.broadcast_to(value, (placed.count,)) for name, value in own.items()},
+            **{name: np.broadcast_to(value, (placed.count,)) for name, value in numbers.items()},
             **placed.covariates,
             **({"SUBPOPULATION": self.most_probable} if self.memberships else {}),
-            **{f"P_{name}": own for name, own in self.memberships.items()},
+            **{f"P_{name}": shares for name, shares in self.memberships.items()},
         }
 
     def iterations(self) -> dict[str, np.ndarray]:
-        """Return a table with a row an iteration: ITERATION, OBJECTIVE (NaN if it is not known) and the estimates."""
+        """Return a table with one row per iteration: ITERATION, OBJECTIVE (NaN if unknown) and the estimates."""
         points = len(self.path)
         objective = self.history if len(self.history) == points else np.full(points, np.nan)
         values = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self.path)))
@@ -224,7 +223,7 @@ class MixedFit:
         return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
 
     def evaluated(self, x: np.ndarray) -> Evaluation[Array]:
-        """Return the objective at a point near the estimate, by `FOCEI` after `SAEM`.
+        """Return the objective at a point near the estimate, by `FOCEI` if the method was `SAEM`.
 
         Args:
             x: The point, on the scale of the search.
@@ -252,8 +251,8 @@ class MixedFit:
             step = STEP * direction
             ahead, behind = (self._slopes(self.x + sign * step).sum(axis=0) for sign in (1.0, -1.0))
             columns.append((ahead - behind) / (2.0 * STEP))
-        whole = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2]
-        return 0.5 * (whole + whole.T)
+        hessian = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2]
+        return 0.5 * (hessian + hessian.T)
 
     def covariance_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
         """Return the covariance of the estimates in their natural values, shape (names, names).
@@ -278,15 +277,15 @@ class MixedFit:
         return drawn_points([*self.mixed.free.values()], self.x, matrix, key=key, size=size)
 
     def draws(self, *, key: Key, size: int, covariance: AbstractCovariance = SANDWICH) -> dict[str, np.ndarray]:
-        """Return draws of the estimates as far as they are known, natural values by name, shape (size,).
+        """Return draws of the estimates with their uncertainty, natural values by name, shape (size,).
 
         They are normal on scales on which they stay within their bounds: parameters on those of `intervals`, Omega by
-        its Cholesky factor with the logarithm of its diagonal, so that every draw is a covariance.
+        its Cholesky factor with the logarithm of its diagonal, so that every draw is a valid covariance.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
-            covariance: Of the estimates, see `covariance_of_estimates`.
+            size: The number of draws.
+            covariance: That of the estimates, see `covariance_of_estimates`.
 
         Raises:
             ValueError: If the data say nothing about some direction of the estimates.
@@ -295,17 +294,17 @@ class MixedFit:
         return dict(zip(self.mixed.names, natural.T, strict=True))
 
     def population(self, *, covariates: Mapping[str, PyTree] | None = None) -> Population:
-        """Return the population that was found: the same formulas of individuals, Omega and covariates.
+        """Return the population of the fit: the same formulas of individuals, Omega and covariates.
 
-        Covariates are those with which the subjects of the fit began, drawn a subject at a time; effects of occasions
-        are drawn anew on each (`Population.occasions`); in a mixture the covariate SUBPOPULATION says where a patient
-        belongs.
+        Covariates are the initial ones of the subjects of the fit, drawn one subject at a time; effects of occasions
+        are drawn again for each (`Population.occasions`); in a mixture the covariate SUBPOPULATION gives the
+        subpopulation of a patient.
 
         Args:
-            covariates: Distributions or observed values of new patients, in place of these.
+            covariates: Distributions or observed values for new patients, in place of these.
 
         Raises:
-            ValueError: If subjects put states where they begin, or set a parameter of the model in different ways.
+            ValueError: If subjects set their initial states, or set a parameter of the model in different ways.
 
         Example:
             >>> import jax
@@ -324,15 +323,15 @@ class MixedFit:
     ) -> Cohort:
         """Return new patients, each with its own draw of the estimates, of random effects and of covariates.
 
-        They differ by what differs between patients and by what is not known of it; `population().sample(...)` has the
-        former alone.
+        They differ by the variability between patients and by the uncertainty of the estimates;
+        `population().sample(...)` has the former only.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
-            covariates: As of `population`.
-            covariance: As of `draws`.
-            occasions: As of `Population.sample`.
+            size: The number of patients.
+            covariates: As in `population`.
+            covariance: As in `draws`.
+            occasions: As in `Population.sample`.
         """
         for_points, for_patients = split(key)
         points = self._points(for_points, size, covariance)
@@ -350,23 +349,23 @@ class MixedFit:
         covariates: Mapping[str, PyTree] | None = None,
         covariance: AbstractCovariance = SANDWICH,
     ) -> dict[str, np.ndarray]:
-        """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
+        """Return the prediction of a new regimen for new patients, with a band, as columns: the data of `plot.prediction`.
 
-        The band holds `level` of the patients: they differ, and what is not known of the estimates makes it wider. The
-        error of a measurement is not in it.
+        The band holds the share `level` of the patients, including the uncertainty of the estimates, but not the error
+        of measurements.
 
         Args:
             regimen: The doses.
             ts: Times, shape (times,).
             key: `jax.random.key(seed)`.
-            size: How many patients.
-            level: How much of them the band holds.
-            covariates: As of `population`.
-            covariance: As of `draws`.
+            size: The number of patients.
+            level: The share of them that the band holds.
+            covariates: As in `population`.
+            covariance: As in `draws`.
 
         Returns:
-            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
-            patients that did not fail.
+            OUTPUT (the name of what is observed), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            number of patients that did not fail.
 
         Example:
             >>> import jax
@@ -405,24 +404,24 @@ class MixedFit:
         $$ g^{-1}(g(\\theta) \\pm z \\, SE \\, g'(\\theta)) $$
 
         Each is symmetric on a scale g that keeps it in its domain: that of the search, the logarithm of variances and
-        of other numbers that cannot be negative, the logit of probabilities, and of a covariance the inverse hyperbolic
-        tangent of the correlation that it is at these variances.
+        of other numbers that cannot be negative, the logit of probabilities, and for a covariance the inverse
+        hyperbolic tangent of the correlation to which it corresponds at these variances.
 
         Args:
             level: The confidence.
-            covariance: Of the estimates, see `covariance_of_estimates`.
+            covariance: That of the estimates, see `covariance_of_estimates`.
         """
         values = np.array([*self.parameters.values()])
         low, high = wald_intervals(self.mixed.scales(self.x), values, self._errors(covariance), level)
-        for k, one in enumerate(self.mixed.free.values()):
-            low[k], high[k] = np.maximum(low[k], one.lower), np.minimum(high[k], one.upper)
+        for k, parameter in enumerate(self.mixed.free.values()):
+            low[k], high[k] = np.maximum(low[k], parameter.lower), np.minimum(high[k], parameter.upper)
         return low, high
 
     def to_dataframe(self, covariance: AbstractCovariance = SANDWICH, *, level: float = 0.95) -> "pandas.DataFrame":
-        """Return a table with a row an estimate: value, standard error, its per cent (RSE), and its interval.
+        """Return a table with one row per estimate: value, standard error, relative standard error (%), and interval.
 
         Args:
-            covariance: Of the estimates, see `covariance_of_estimates`.
+            covariance: That of the estimates, see `covariance_of_estimates`.
             level: The confidence of the interval, see `intervals`.
         """
         pandas = require("pandas", extra="data")
@@ -442,11 +441,11 @@ class MixedFit:
         left_out = [name for name, kept in zip(self.mixed.subject_names, self.kept, strict=True) if not kept]
         lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
-        lines += [f"shrinkage of {name}: {own[0]:.1f} %" for name, own in self.shrinkage.items()]
+        lines += [f"shrinkage of {name}: {shrinkage[0]:.1f} %" for name, shrinkage in self.shrinkage.items()]
         if left_out:
             lines.append(f"left out, since they have no likelihood at the start: {', '.join(left_out)}")
         lines += self.reasons
-        adrift = np.array(self.mixed.subject_names, dtype=object)[self.kept & ~self.found[: self.kept.size]]
-        if adrift.size:
-            lines.append(f"in the fit, though the mode of their random effects was not found: {', '.join(adrift)}")
+        not_found = np.array(self.mixed.subject_names, dtype=object)[self.kept & ~self.found[: self.kept.size]]
+        if not_found.size:
+            lines.append(f"in the fit, though the mode of their random effects was not found: {', '.join(not_found)}")
         return "\n".join(lines)

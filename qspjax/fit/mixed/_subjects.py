@@ -48,7 +48,7 @@ def formulas_of(
     used = names_of(outputs)
     direct = [name for block in occasions.random if block.occasion for name in block.names if name in used]
     formulas |= {name: symbol(name) for name in direct}
-    return {name: occasions.written(formula) for name, formula in formulas.items()}
+    return {name: occasions.summed(formula) for name, formula in formulas.items()}
 
 
 def covariates_of(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> Covariates:
