@@ -6,7 +6,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.fit import Additive, Change, Experiment, Free, Measurements, MixedModel, Output, Proportional, RandomEffects
-from qspjax.fit.mixed._time_varying import apart
+from qspjax.fit.mixed._time_varying import hoisted
 
 HEAD = "ID,TIME,AMT,RATE,DV,WT\n"
 TEXT = HEAD + "1,0,100,50,.,70\n1,6,0,0,2.1,75\n1,12,0,0,1.2,80\n1,12,100,50,.,80\n1,20,0,0,2.6,60\n"
@@ -151,7 +151,7 @@ def test_covariates_beside_other_changes():
 def test_what_does_not_change_is_kept_together():
     from qspjax._expression import parse
 
-    _, parts = apart(parse("2 * a * exp(b) * (WT / 70)^c"), {"WT"})
+    _, parts = hoisted(parse("2 * a * exp(b) * (WT / 70)^c"), {"WT"})
     assert len(parts) == 2
     assert {str(one) for one in parts.values()} == {"2 * a * exp(b)", "c"}
-    assert apart(parse("WT"), {"WT"}) == (parse("WT"), {})
+    assert hoisted(parse("WT"), {"WT"}) == (parse("WT"), {})

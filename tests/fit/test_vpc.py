@@ -110,7 +110,7 @@ def test_strata_of_numbers_are_cut():
     assert strata(strata=["m", "f"] * 20) == ["f", "m"]
     with pytest.raises(ValueError, match="`strata` must name a covariate"):
         strata(strata="WT")
-    with pytest.raises(ValueError, match=r"`strata` must be a covariate, or have a value a subject \(40\)"):
+    with pytest.raises(ValueError, match=r"`strata` must be a covariate, or have one value per subject \(40\)"):
         strata(strata=[1, 2])
     with pytest.raises(ValueError, match="`cuts` must be increasing numbers"):
         strata(strata="AGE", cuts=[40, 30])
@@ -162,7 +162,7 @@ def test_whoever_is_left_out_is_named():
         in others[0]
     )
     with pytest.warns(
-        UserWarning, match=r"NPDE of `level` leave simulations that failed out, .*`1` \([0-9]+ of 50 failed\)"
+        UserWarning, match=r"NPDE of `level` leave out simulations that failed, .*`1` \([0-9]+ of 50 failed\)"
     ):
         diagnostics(some, replicates=50, key=KEY)
     # replicates in which somebody failed still count

@@ -305,7 +305,7 @@ def _warn_of_failures(fit: Fitted, rows: OutputData, samples: np.ndarray) -> Non
         if failed or len(samples) <= of_subject.sum():
             lines.append(f"`{fit.mixed.subject_names[subject]}` ({failed} of {len(samples)} failed)")
     if lines:
-        message = f"NPDE of `{rows.name}` leave simulations that failed out, and are NaN where too few are left"
+        message = f"NPDE of `{rows.name}` leave out simulations that failed, and are NaN where too few are left"
         warn(f"{message}: {', '.join(lines)}.")
 
 

@@ -297,7 +297,7 @@ class MixedFit:
         """Return the population of the fit: the same formulas of individuals, Omega and covariates.
 
         Covariates are the initial ones of the subjects of the fit, drawn one subject at a time; effects of occasions
-        are drawn again for each (`Population.occasions`); in a mixture the covariate SUBPOPULATION gives the
+        are drawn for each of them (`Population.occasions`); in a mixture the covariate SUBPOPULATION gives the
         subpopulation of a patient.
 
         Args:
@@ -349,7 +349,7 @@ class MixedFit:
         covariates: Mapping[str, PyTree] | None = None,
         covariance: AbstractCovariance = SANDWICH,
     ) -> dict[str, np.ndarray]:
-        """Return the prediction of a new regimen for new patients, with a band, as columns: the data of `plot.prediction`.
+        """Return predictions of a new regimen for new patients, with a band, as columns: the data of `plot.prediction`.
 
         The band holds the share `level` of the patients, including the uncertainty of the estimates, but not the error
         of measurements.

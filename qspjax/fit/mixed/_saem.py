@@ -1,14 +1,14 @@
 """Stochastic approximation of the expectation-maximisation algorithm (SAEM).
 
-Each iteration moves Markov chains of the random effects of all subjects, averages what the likelihood needs to know of
-them over iterations,
+Each iteration moves Markov chains of the random effects of all subjects, averages their sufficient statistics over
+iterations,
 
     S_k = S_{k-1} + gamma_k (S(psi_k) - S_{k-1}),
 
 and takes the parameters at which the complete likelihood is greatest: for Omega and for parameters that only move means
-of random effects in closed form, for others by a step of Fisher's scoring, x + gamma_k I^-1 slope. While it explores,
+of random effects in closed form, for others by a step of Fisher's scoring, x + gamma_k I^-1 slope. During exploration,
 gamma is 1 and variances fall slowly, so that poor starts are left; then gamma falls, and the estimate is the mean of
-the second half of the points since, which is as good as with the best of all sequences.
+the second half of the points since then, which is as efficient as the optimal sequence of gamma.
 
 References: Delyon, Lavielle and Moulines, Ann Stat 1999;27:94, doi:10.1214/aos/1018031103; Kuhn and Lavielle, Comput
 Stat Data Anal 2005;49:1020, doi:10.1016/j.csda.2004.07.002; Polyak and Juditsky, SIAM J Control Optim 1992;30:838,
@@ -44,25 +44,25 @@ Each = TypeVar("Each")
 LEAST_CHAINS = 100
 """Chains of all subjects together, by default."""
 ANNEALING = 0.95
-"""The least that remains of a variance after an iteration, in the first half of the exploration."""
+"""The least part of a variance that remains after an iteration, in the first half of the exploration."""
 LONGEST = 0.3
 """The longest step of a parameter that is no mean of random effects, on the scale of the search."""
 DECAY = 0.7
-TRIALS, FEW = 5, 3
-"""Trials of the search for the modes that chains move about, which only have to be near: at the start, and later."""
-AIMED = tuple(5 * 2**k for k in range(20))
-"""Iterations after which the modes are looked for again."""
+FIRST_TRIALS, TRIALS = 5, 3
+"""Trials of the search for the modes of the proposal, which may be approximate: at the start, and later."""
+PROPOSED_AT = tuple(5 * 2**k for k in range(20))
+"""Iterations after which the modes are searched again."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Moments(Generic[Each]):
-    """What the complete likelihood needs to know of the chains.
+    """Sufficient statistics of the chains for the complete likelihood.
 
     Attributes:
         first: The mean of psi, shape (subjects, effects).
         second: The mean of psi psi^T, shape (subjects, effects, effects).
-        information: On parameters that are no means of random effects, shape (others, others).
+        information: That on the parameters that are not means of random effects, shape (others, others).
     """
 
     first: Each
@@ -76,13 +76,13 @@ class StochasticRun:
     def __init__(self, mixed: MixedModel, method: SAEM, x: np.ndarray) -> None:
         self.mixed, self.method, self.start = mixed, method, x
         self.began = time.perf_counter()
-        self.found = mixed.program("references", lambda: references(mixed))
-        self.others = np.flatnonzero(~self.found.referenced)
+        self.references = mixed.program("references", lambda: references(mixed))
+        self.others = np.flatnonzero(~self.references.referenced)
         chains = method.chains or max(1, -(-LEAST_CHAINS // mixed.count))
-        self.aim = on_all_cores(
-            mixed, "aim of chains", lambda part: partial(proposal, part), (SHARED, 0, 0, 0, SHARED), 0
+        self.propose = on_all_cores(
+            mixed, "proposals of chains", lambda part: partial(proposal, part), (SHARED, 0, 0, 0, SHARED), 0
         )
-        simulates = bool(self.found.simulating[self.others].any())
+        simulates = bool(self.references.simulating[self.others].any())
         self.program = on_all_cores(
             mixed,
             f"{method.sweeps} sweeps of chains",
@@ -92,8 +92,8 @@ class StochasticRun:
         )
         self.x, self.path, self.ended = x, [x], ""
         width = np.full(mixed.count, 1.0)
-        around, found = self.aim(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, TRIALS)
-        self.around, self.kept = around, np.isfinite(found.value)
+        around, modes = self.propose(x, self._mean(x), np.zeros((mixed.count, len(mixed.effects))), width, FIRST_TRIALS)
+        self.around, self.kept = around, np.isfinite(modes.value)
         self.reasons = () if self.kept.all() else mixed.reasons(~self.kept, x)
         if not self.kept.any():
             raise RuntimeError(f"No subject can be evaluated at the start. {' '.join(self.reasons[:3])}")
@@ -102,36 +102,36 @@ class StochasticRun:
 
     @property
     def iterations(self) -> int:
-        """Iterations that are done."""
+        """The number of iterations that are done."""
         return len(self.path) - 1
 
     @property
     def moments(self) -> _Moments[np.ndarray]:
-        """What is known of the chains, after the first iteration."""
+        """The statistics of the chains, after the first iteration."""
         assert self._moments is not None
         return self._moments
 
     @property
     def standing(self) -> tuple[float, float]:
-        """The objective and how much the next step should gain: neither is known."""
+        """The objective and by how much the next step should lower it, both unknown."""
         return np.nan, np.nan
 
     def _mean(self, x: np.ndarray) -> np.ndarray:
-        s = regressed(self.mixed, self.found, x)
-        return np.einsum("npe,p->ne", self.found.weight, s)
+        s = regressed(self.mixed, self.references, x)
+        return np.einsum("npe,p->ne", self.references.weight, s)
 
     def _whitened(self, psi: Array, mean: np.ndarray) -> np.ndarray:
         return np.linalg.solve(np.asarray(self.mixed.factor(self.x)), (np.asarray(psi) - mean).T).T
 
     def advance(self, tolerance: float) -> None:
-        """Make an iteration; the last one is known beforehand."""
+        """Make an iteration; their number is fixed, so that the tolerance is not used."""
         del tolerance
         done, method = self.iterations, self.method
         mean = self._mean(self.x)
         exploring = done < method.exploration
-        if done in AIMED:
-            near = self._whitened(self.around.middle, mean)
-            self.around, _ = self.aim(self.x, mean, near, self.around.width, FEW)
+        if done in PROPOSED_AT:
+            start = self._whitened(self.around.middle, mean)
+            self.around, _ = self.propose(self.x, mean, start, self.around.width, TRIALS)
         key = jax.random.fold_in(method.key, done)
         self.chains, self.around, new, slope = self.program(
             self.x, mean, self.chains, self.around, self.kept, key, np.arange(self.mixed.count)
@@ -153,57 +153,59 @@ class StochasticRun:
         _, prior, bend = mixed.prior(x)
         others = self.others
         if others.size:
-            whole = self.moments.information - bend[np.ix_(others, others)]
-            step = gain * np.linalg.lstsq(whole, slope + prior[others], rcond=1e-12)[0]
+            information = self.moments.information - bend[np.ix_(others, others)]
+            step = gain * np.linalg.lstsq(information, slope + prior[others], rcond=1e-12)[0]
             x[others] += np.clip(step, -LONGEST, LONGEST)
         x = np.clip(self._regression(x, omega, prior, bend), *mixed.bounds)
         mean, kept = self._mean(x)[self.kept], self.kept
         first, second = self.moments.first[kept], self.moments.second[kept]
         cross = np.einsum("na,nb->nab", first, mean)
         spread = second - cross - np.swapaxes(cross, 1, 2) + np.einsum("na,nb->nab", mean, mean)
-        x[len(mixed.free) :] = _omega_point(mixed, spread, self.found.present[kept], omega, annealed=annealed)
+        x[len(mixed.free) :] = _omega_point(mixed, spread, self.references.present[kept], omega, annealed=annealed)
         return x
 
     def _regression(self, x: np.ndarray, omega: np.ndarray, prior: np.ndarray, bend: np.ndarray) -> np.ndarray:
-        """Return the point with the parameters that only move means of random effects: generalised least squares."""
-        mixed, found = self.mixed, self.found
-        which = np.flatnonzero(found.referenced)
-        if not which.size:
+        """Return the point with new values of the referenced parameters, by generalised least squares."""
+        mixed, mu_references = self.mixed, self.references
+        referenced = np.flatnonzero(mu_references.referenced)
+        if not referenced.size:
             return x
-        weight, s = found.weight[self.kept][:, which], regressed(mixed, found, x)
+        weight, s = mu_references.weight[self.kept][:, referenced], regressed(mixed, mu_references, x)
         precision = np.linalg.inv(omega)
-        whole = np.einsum("npe,ef,nqf->pq", weight, precision, weight)
-        rest = self.moments.first[self.kept] - np.einsum("npe,p->ne", weight, s[which])
-        slope = np.einsum("npe,ef,nf->p", weight, precision, rest)
-        s[which] += np.linalg.lstsq(whole - bend[np.ix_(which, which)], slope + prior[which], rcond=1e-12)[0]
+        information = np.einsum("npe,ef,nqf->pq", weight, precision, weight)
+        residual = self.moments.first[self.kept] - np.einsum("npe,p->ne", weight, s[referenced])
+        slope = np.einsum("npe,ef,nf->p", weight, precision, residual)
+        s[referenced] += np.linalg.lstsq(
+            information - bend[np.ix_(referenced, referenced)], slope + prior[referenced], rcond=1e-12
+        )[0]
         free = [*mixed.free.values()]
         x = x.copy()
-        for p in which:
-            value = np.clip(s[p], free[p].lower, free[p].upper) if found.natural[p] else s[p]
-            x[p] = float(free[p].transform.forward(value)) if found.natural[p] else value
+        for p in referenced:
+            value = np.clip(s[p], free[p].lower, free[p].upper) if mu_references.natural[p] else s[p]
+            x[p] = float(free[p].transform.forward(value)) if mu_references.natural[p] else value
         return x
 
     def result(self) -> MixedFit:
-        """Return what was found, its objective by importance sampling and its standard errors by `FOCEI`."""
+        """Return the fit, with its objective by importance sampling."""
         mixed, x, mean = self.mixed, self.x, self._mean(self.x)
-        around, found = self.aim(x, mean, self._whitened(self.around.middle, mean), self.around.width, MOST)
+        around, modes = self.propose(x, mean, self._whitened(self.around.middle, mean), self.around.width, MOST)
         objectives, history = np.full(mixed.count, np.nan), np.full(len(self.path), np.nan)
         if self.method.samples:
             points = ImportanceSampling(self.method.samples, key=self.method.key)
             spread = np.linalg.solve(np.asarray(mixed.factor(x)), np.asarray(around.spread))
-            sampled = integrated(mixed, x, found.u, spread, points)
+            sampled = integrated(mixed, x, modes.u, spread, points)
             objectives[self.kept] = sampled.subject_objectives[self.kept]
             history[-1] = objectives[self.kept].sum() - 2.0 * float(mixed.prior(x)[0])
-        lost = self.kept & ~np.isfinite(np.asarray(found.value))
+        failed = self.kept & ~np.isfinite(np.asarray(modes.value))
         return MixedFit(
             mixed=mixed,
             method=self.method,
             x=x,
-            u=np.asarray(found.u),
+            u=np.asarray(modes.u),
             subject_objectives=objectives,
             kept=self.kept,
-            reasons=(*self.reasons, *(mixed.reasons(lost, x, np.asarray(found.u)) if lost.any() else ())),
-            found=np.asarray(found.found),
+            reasons=(*self.reasons, *(mixed.reasons(failed, x, np.asarray(modes.u)) if failed.any() else ())),
+            found=np.asarray(modes.found),
             history=history,
             path=np.array(self.path),
             status=self.ended or "iterations used up",
@@ -211,20 +213,20 @@ class StochasticRun:
         )
 
     def state(self) -> dict[str, PyTree]:
-        """Return what has to be kept to go on later."""
+        """Return what is needed to go on later."""
         moments = {} if self._moments is None else vars(self._moments)
-        own = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
-        seen = {f"observed_{name}": value for name, value in self.chains.observed.items()}
-        return own | self.around._asdict() | moments | seen | {"psi": self.chains.psi}
+        state = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
+        observed = {f"observed_{name}": value for name, value in self.chains.observed.items()}
+        return state | self.around._asdict() | moments | observed | {"psi": self.chains.psi}
 
-    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
-        self.x, self.path, self.ended = held["x"], [*held["path"]], str(held["ended"])
-        self.kept = held["kept"]
-        seen = {name: jnp.asarray(held[f"observed_{name}"]) for name in self.chains.observed}
-        self.chains = Chains(jnp.asarray(held["psi"]), seen)
-        self.around = Proposal(*(jnp.asarray(held[name]) for name in Proposal._fields))
-        self._moments = _Moments(held["first"], held["second"], held["information"]) if "first" in held else None
+        self.x, self.path, self.ended = state["x"], [*state["path"]], str(state["ended"])
+        self.kept = state["kept"]
+        observed = {name: jnp.asarray(state[f"observed_{name}"]) for name in self.chains.observed}
+        self.chains = Chains(jnp.asarray(state["psi"]), observed)
+        self.around = Proposal(*(jnp.asarray(state[name]) for name in Proposal._fields))
+        self._moments = _Moments(state["first"], state["second"], state["information"]) if "first" in state else None
 
 
 def _iterated(
@@ -238,37 +240,37 @@ def _iterated(
     around: Proposal,
     kept: Array,
     key: Array,
-    who: Array,
+    numbers: Array,
 ) -> tuple[Chains, Proposal, _Moments[Array], Array]:
-    """Return the chains after an iteration, the proposal, moments, and the slope in what is no mean of effects."""
-    keys = jax.vmap(partial(jax.random.fold_in, key))(who)
+    """Return the chains after an iteration, the proposal, moments, and the slope in the other parameters."""
+    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
     chains, around = swept(mixed, x, mean, chains, around, keys, sweeps=sweeps, again=simulates)
     psi = chains.psi
     first, second = psi.mean(axis=0), jnp.einsum("kna,knb->nab", psi, psi) / psi.shape[0]
     whiten = forward(mixed.factor(x), jnp.eye(psi.shape[2]))
 
     def scores(u: Array, observed: dict[str, Array]) -> tuple[Array, Array]:
-        here = jax.lax.stop_gradient(mixed.expanded(x, u, 1)) if simulates else unexpanded(observed)
+        expansion = jax.lax.stop_gradient(mixed.expanded(x, u, 1)) if simulates else unexpanded(observed)
 
-        def predicted(own: Array) -> list:
-            return predictors_of(mixed, x.at[others].set(own), u, here, None)
+        def predicted(values: Array) -> list:
+            return predictors_of(mixed, x.at[others].set(values), u, expansion, None)
 
         def along(direction: Array) -> tuple:
             return jax.jvp(predicted, (x[others],), (direction,))
 
         moves = jax.vmap(along, out_axes=(None, 0))(jnp.eye(others.size))
-        predictors, by = slopes_given_earlier(mixed.rows, *moves)
-        fine = [jnp.isfinite(value).all(axis=-1) for value in observed.values()]
-        whole = reduce(jnp.logical_and, fine, kept)
+        predictors, slopes = slopes_given_earlier(mixed.rows, *moves)
+        finite = [jnp.isfinite(value).all(axis=-1) for value in observed.values()]
+        usable = reduce(jnp.logical_and, finite, kept)
         slope, information = jnp.zeros(others.size), jnp.zeros((others.size, others.size))
-        for rows, own, moves in zip(mixed.rows, predictors, by, strict=True):
-            _, score, expected = rows.scores(own)
-            use = whole[rows.experiment]
+        for rows, values, moves in zip(mixed.rows, predictors, slopes, strict=True):
+            _, score, expected = rows.scores(values)
+            used = usable[rows.experiment]
             for s, d in zip(score, moves, strict=True):
-                slope += jnp.where(use, d, 0.0) @ jnp.where(use, s, 0.0)
+                slope += jnp.where(used, d, 0.0) @ jnp.where(used, s, 0.0)
             for w, d in expected.terms(moves):
-                d = jnp.where(use, d, 0.0)
-                information += (d * jnp.where(use, w, 0.0)) @ d.T
+                d = jnp.where(used, d, 0.0)
+                information += (d * jnp.where(used, w, 0.0)) @ d.T
         return slope, information
 
     if not others.size:
@@ -286,21 +288,21 @@ def _omega_point(
     Args:
         mixed: The problem.
         spread: E[eta eta^T], shape (subjects, effects, effects).
-        present: Which effects a subject depends on, shape (subjects, effects).
-        before: Omega before.
+        present: Which effects each subject depends on, shape (subjects, effects).
+        before: The previous Omega.
         annealed: Whether variances may only fall slowly.
     """
     points = []
-    for one in mixed.blocks:
-        if one.random.fixed:
+    for block in mixed.blocks:
+        if block.random.fixed:
             continue
-        there = [(present[:, own].any(axis=1), own) for own in one.effects]
-        seen = np.concatenate([spread[who, own, own] for who, own in there])
-        old = before[one.effects[0], one.effects[0]]
-        block = seen.mean(axis=0) if len(seen) else old
-        block = block if one.random.full else np.diag(np.diag(block))
+        members = [(present[:, span].any(axis=1), span) for span in block.effects]
+        spreads = np.concatenate([spread[has, span, span] for has, span in members])
+        old = before[block.effects[0], block.effects[0]]
+        matrix = spreads.mean(axis=0) if len(spreads) else old
+        matrix = matrix if block.random.full else np.diag(np.diag(matrix))
         if annealed:
-            raised = np.sqrt(np.maximum(1.0, ANNEALING * np.diag(old) / np.diag(block)))
-            block = block * raised[:, None] * raised
-        points.append(one.random.point_of(block + 1e-12 * np.diag(np.diag(block)) + 1e-14 * np.eye(len(block))))
+            raised = np.sqrt(np.maximum(1.0, ANNEALING * np.diag(old) / np.diag(matrix)))
+            matrix = matrix * raised[:, None] * raised
+        points.append(block.random.point_of(matrix + 1e-12 * np.diag(np.diag(matrix)) + 1e-14 * np.eye(len(matrix))))
     return np.concatenate(points) if points else np.zeros(0)

@@ -1,4 +1,4 @@
-"""The settings of SAEM, whose algorithm stands in `_saem`."""
+"""The settings of SAEM, whose algorithm is in `_saem`."""
 
 import equinox as eqx
 
@@ -8,14 +8,14 @@ from qspjax._types import Key
 
 
 class SAEM(eqx.Module):
-    """Stochastic approximation EM, which needs neither a linear model nor normal random effects given the data.
+    """Stochastic approximation EM, which assumes neither a linear model nor normal random effects given the data.
 
     Args:
-        exploration: Iterations in which the search may go far.
-        smoothing: Iterations in which steps become smaller; the estimate is the mean of the second half of them.
-        chains: Markov chains of each subject; by default as many as make 100 with all subjects.
-        sweeps: How often the chains move in an iteration.
-        samples: Points of the importance sampling that gives the objective at the end; 0 leaves it out.
+        exploration: The number of iterations with full steps, in which the search may go far.
+        smoothing: The number of iterations in which steps become smaller; the estimate is the mean of the second half.
+        chains: The number of Markov chains of each subject; by default enough for at least 100 in all.
+        sweeps: How many times the chains move in an iteration.
+        samples: The number of points of the importance sampling that gives the final objective; 0 leaves it out.
         key: `jax.random.key(seed)`.
 
     Raises:

@@ -32,15 +32,15 @@ def formulas_of(
     outputs: Mapping[str, Output],
     occasions: Occasions,
 ) -> dict[str, float | Expression]:
-    """Return the formulas of what subjects have their own values of, with an effect an occasion.
+    """Return the formulas of what differs between subjects, with one effect per occasion.
 
-    Parameters of the model that are estimated as they are, and effects that outputs use as they are, are among them.
+    Parameters of the model that are estimated directly, and effects that outputs use directly, are among them.
 
     Args:
-        individual: As of `MixedModel`.
+        individual: As in `MixedModel`.
         free: The names of the parameters that are estimated.
         leaves: The parameters of the model.
-        outputs: As of `MixedModel`.
+        outputs: As in `MixedModel`.
         occasions: The occasions of the subjects.
     """
     formulas = {name: as_formula(name, formula) for name, formula in individual.items()}
@@ -52,8 +52,10 @@ def formulas_of(
 
 
 def covariates_of(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> Covariates:
-    """Return what subjects set that is no parameter of the model."""
-    names = dict.fromkeys(name for one in subjects.values() for name in one.begin.set if name not in leaves)
+    """Return the values that subjects set initially for names that are not parameters of the model."""
+    names = dict.fromkeys(
+        name for experiment in subjects.values() for name in experiment.begin.set if name not in leaves
+    )
     return {name: np.array([_covariate(name, *pair) for pair in subjects.items()], float) for name in names}
 
 
@@ -73,35 +75,35 @@ def experiments_of(
     steps: CovariateSteps | None,
     outputs: Mapping[str, Output],
 ) -> dict[str, Experiment]:
-    """Return the experiments of subjects with their own parameters at the start, and where covariates change.
+    """Return the experiments of subjects with their individual parameters at the start and at changes of covariates.
 
     Args:
-        subjects: As of `MixedModel`, with the covariates that say the occasion.
+        subjects: As in `MixedModel`, with the covariates that indicate the occasion.
         formulas: See `formulas_of`.
         covariates: See `covariates_of`.
-        steps: How covariates change, None where something else changes as well.
-        outputs: As of `MixedModel`.
+        steps: How covariates change, None if something else changes as well.
+        outputs: As in `MixedModel`.
     """
     used = names_of(outputs)
     if steps is None:
-        return {name: _changing(one, formulas, covariates, used) for name, one in subjects.items()}
+        return {name: _changing(experiment, formulas, covariates, used) for name, experiment in subjects.items()}
     experiments = {}
-    for number, (name, one) in enumerate(subjects.items()):
-        others = {key: value for key, value in one.begin.set.items() if key not in covariates}
-        measured = one.measuring(steps.measured(number, one, used, formulas))
-        experiments[name] = measured.changed(begin=one.begin.setting({**formulas, **others}), changes=[])
+    for number, (name, experiment) in enumerate(subjects.items()):
+        others = {key: value for key, value in experiment.begin.set.items() if key not in covariates}
+        measured = experiment.measuring(steps.measured(number, experiment, used, formulas))
+        experiments[name] = measured.changed(begin=experiment.begin.setting({**formulas, **others}), changes=[])
     return experiments
 
 
 def _changing(experiment: Experiment, formulas: Formulas, covariates: Covariates, used: frozenset[str]) -> Experiment:
-    """Return an experiment whose changes set what formulas of covariates are from then on."""
+    """Return an experiment whose changes set the values that formulas of covariates have from then on."""
     at_start = {name: value for name, value in experiment.begin.set.items() if name in covariates}
     others = {name: value for name, value in experiment.begin.set.items() if name not in at_start}
-    direct = {name: symbol(name) for name in used & at_start.keys()}  # outputs use these covariates as they are
-    changes, now = [], dict(at_start)
+    direct = {name: symbol(name) for name in used & at_start.keys()}  # outputs use these covariates directly
+    changes, current = [], dict(at_start)
     for change in experiment.changes:
-        now |= {name: value for name, value in change.set.items() if name in covariates}
-        changed = {name: value for name, value in now.items() if value != at_start[name]}
+        current |= {name: value for name, value in change.set.items() if name in covariates}
+        changed = {name: value for name, value in current.items() if value != at_start[name]}
         values = {
             name: substitute(formula, changed)
             for name, formula in formulas.items()
@@ -128,7 +130,7 @@ def laid_out(
         covariates: See `covariates_of`.
         steps: How covariates change.
         formulas: See `formulas_of`.
-        fixed: The numbers of the parameters that are not estimated.
+        fixed: The values of the parameters that are not estimated.
     """
     leaves = parameters_of(design.model)
     individual = [*effects, *covariates, *({} if steps is None else steps.later())]
@@ -144,6 +146,6 @@ def laid_out(
         if name in leaves and isinstance(formula, Expression) and steps.of(formula)
     }
     (stage,) = stages.stages
-    sets = {name: places for name, places in stage.sets.items() if name not in varying}
+    sets = {name: indices for name, indices in stage.sets.items() if name not in varying}
     stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), varying=varying)
     return Individuals(table, stages, rows)

@@ -1,8 +1,8 @@
 """Small symmetric matrices of many subjects, side by side: A = L D L^T, with ones on the diagonal of L.
 
-Each step of the elimination is done for all subjects at once, which is faster than a library call a matrix; and XLA's
-batched calls of LAPACK wait for threads of the pool that they run in, so that two programs at a time wait for ever.
-There is no pivoting: positive definite matrices need none, and others still solve where no pivot is zero.
+Each step of the elimination is done for all subjects at once, which is faster than one library call per matrix; and
+XLA's batched calls of LAPACK wait for threads of the pool in which they run, so that two simultaneous programs can
+deadlock. There is no pivoting: positive definite matrices need none, and others still solve where no pivot is zero.
 
 Reference: Golub and Van Loan, Matrix Computations, 4th edition 2013, section 4.1.
 """
@@ -48,18 +48,18 @@ class Factors(NamedTuple):
 def factorised(matrices: Array) -> Factors:
     """Factorise symmetric matrices, shape (..., n, n)."""
     n = matrices.shape[-1]
-    rest, columns, pivots = matrices, [], []
+    remainder, columns, pivots = matrices, [], []
     for j in range(n):
-        pivot = rest[..., j, j]
-        column = jnp.where(jnp.arange(n) > j, rest[..., :, j] / pivot[..., None], 0.0)
-        rest = rest - pivot[..., None, None] * column[..., :, None] * column[..., None, :]
+        pivot = remainder[..., j, j]
+        column = jnp.where(jnp.arange(n) > j, remainder[..., :, j] / pivot[..., None], 0.0)
+        remainder = remainder - pivot[..., None, None] * column[..., :, None] * column[..., None, :]
         columns.append(column)
         pivots.append(pivot)
     return Factors(jnp.stack(columns, axis=-1) + jnp.eye(n), jnp.stack(pivots, axis=-1))
 
 
 def forward(lower: Array, b: Array) -> Array:
-    """Return L^-1 b, shape (..., n, k), for lower triangular matrices, whatever their diagonal."""
+    """Return L^-1 b, shape (..., n, k), for lower triangular matrices with any diagonal."""
     rows = []
     for j in range(lower.shape[-1]):
         rows.append(b[..., j, :] / lower[..., j, j, None])
@@ -68,7 +68,7 @@ def forward(lower: Array, b: Array) -> Array:
 
 
 def backward(lower: Array, b: Array) -> Array:
-    """Return L^-T b, shape (..., n, k), for lower triangular matrices, whatever their diagonal."""
+    """Return L^-T b, shape (..., n, k), for lower triangular matrices with any diagonal."""
     rows = []
     for j in reversed(range(lower.shape[-1])):
         rows.append(b[..., j, :] / lower[..., j, j, None])

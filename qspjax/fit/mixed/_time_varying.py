@@ -1,9 +1,9 @@
-"""Covariates that change in steps: parameters of the model follow them while an individual is simulated.
+"""Covariates that change in steps: parameters of the model follow them during the simulation of an individual.
 
-    CL(t) = tCL exp(eta) (WT(t) / 70)^b        has two numbers of its own that do not change, tCL exp(eta) and b
+    CL(t) = tCL exp(eta) (WT(t) / 70)^b        has two individual numbers that do not change, tCL exp(eta) and b
 
 Only these are numbers of the individual, in which its simulation is expanded; how often a covariate changes, and to
-what, is data. So neither the compiler nor the derivatives have more to do where there are more records.
+what, is data, so that more records mean no more work for the compiler or the derivatives.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ class CovariateSteps:
     """How covariates change.
 
     Attributes:
-        at: When, padded with inf.
-        order: Their places among what happens at these times.
-        values: By name, what they are at the beginning and after each change.
+        at: The times of the changes, padded with inf.
+        order: Their order among the actions at these times.
+        values: By name, the values at the beginning and after each change.
     """
 
     at: Float[np.ndarray, "subjects changes"]
@@ -43,48 +43,48 @@ class CovariateSteps:
         return bool(names_in(formula) & self.values.keys())
 
     def later(self) -> dict[str, Float[np.ndarray, " subjects"]]:
-        """Return what each covariate is after each change, by names such as `WT#1`."""
+        """Return the value of each covariate after each change, by names such as `WT#1`."""
         return {f"{name}#{k}": table[:, k] for name, table in self.values.items() for k in range(1, table.shape[1])}
 
     def measured(
-        self, number: int, one: Experiment, names: Collection[str], formulas: Mapping[str, float | Expression]
+        self, number: int, experiment: Experiment, names: Collection[str], formulas: Mapping[str, float | Expression]
     ) -> Measurements:
-        """Return measurements of a subject with columns of what changes, for the formulas of outputs.
+        """Return measurements of a subject with columns for the values that change, for the formulas of outputs.
 
         Args:
             number: The number of the subject.
-            one: Its experiment.
+            experiment: Its experiment.
             names: The names that formulas of outputs use.
             formulas: Those of individuals.
         """
-        data = one.measurements
+        data = experiment.measurements
         known = {**{name: symbol(name) for name in self.values}, **formulas}
-        wanted = [name for name in known if name in names and self.of(known[name]) and name not in data.given]
-        stage = passed([change for change in one.changes if self.moves(change)], data.time, one.seen)
+        changing = [name for name in known if name in names and self.of(known[name]) and name not in data.given]
+        stage = passed([change for change in experiment.changes if self.moves(change)], data.time, experiment.seen)
 
-        def then(formula: float | Expression, k: int) -> float | Expression:
+        def after(formula: float | Expression, k: int) -> float | Expression:
             if k == 0 or not isinstance(formula, Expression):
                 return formula
             return substitute(formula, {name: symbol(f"{name}#{k}") for name in self.values})
 
-        return data.with_columns({name: [then(known[name], int(k)) for k in stage] for name in wanted})
+        return data.with_columns({name: [after(known[name], int(k)) for k in stage] for name in changing})
 
     def time_varying(
-        self, formula: Expression, known: Mapping[str, float], place: Callable[[Expression, int], int]
+        self, formula: Expression, known: Mapping[str, float], index_of: Callable[[Expression, int], int]
     ) -> TimeVaryingParameter:
         """Return how a parameter follows the covariates.
 
         Args:
             formula: Its formula.
             known: The parameters that are fixed.
-            place: Returns the place in the table of a formula for a subject.
+            index_of: Returns the index in the table of a formula for a subject.
         """
-        whole, parts = apart(substitute(formula, dict(known)), self.values.keys())
+        outer, parts = hoisted(substitute(formula, dict(known)), self.values.keys())
         subjects = range(self.at.shape[0])
-        places = {name: np.array([[place(part, i)] for i in subjects]) for name, part in parts.items()}
-        used = names_in(whole)
+        indices = {name: np.array([[index_of(part, i)] for i in subjects]) for name, part in parts.items()}
+        used = names_in(outer)
         return TimeVaryingParameter(
-            self.at, self.order, whole, places, {name: own for name, own in self.values.items() if name in used}
+            self.at, self.order, outer, indices, {name: values for name, values in self.values.items() if name in used}
         )
 
 
@@ -94,19 +94,19 @@ def steps_of(
     """Return how the covariates that are used change; None if something else changes as well.
 
     Raises:
-        ValueError: If a covariate changes to what is no number.
+        ValueError: If a covariate changes to something other than a number.
     """
     changes = [change for subject in subjects.values() for change in subject.changes]
     if any(change.put or change.set.keys() - covariates.keys() for change in changes):
         return None
     moving = [name for name in covariates if name in used and any(name in change.set for change in changes)]
     moments, tables = [], {name: [] for name in moving}
-    for number, one in enumerate(subjects.values()):
-        mine = [change for change in one.changes if change.set.keys() & tables.keys()]
-        moments.append([(change.at, change.order) for change in mine])
+    for number, experiment in enumerate(subjects.values()):
+        used_changes = [change for change in experiment.changes if change.set.keys() & tables.keys()]
+        moments.append([(change.at, change.order) for change in used_changes])
         for name, table in tables.items():
             values = [float(covariates[name][number])]
-            for change in mine:
+            for change in used_changes:
                 value = change.set.get(name, values[-1])
                 if isinstance(value, Expression):
                     refuse("subjects", f"have numbers as covariates, also where `{name}` changes", value)
@@ -114,34 +114,34 @@ def steps_of(
             table.append(values)
     most = max(map(len, moments), default=0)
     padded = {
-        name: np.array([own + own[-1:] * (most + 1 - len(own)) for own in table]) for name, table in tables.items()
+        name: np.array([row + row[-1:] * (most + 1 - len(row)) for row in table]) for name, table in tables.items()
     }
-    filled = [own + [(np.inf, FIRST)] * (most - len(own)) for own in moments]
+    filled = [row + [(np.inf, FIRST)] * (most - len(row)) for row in moments]
     at, order = np.moveaxis(np.array(filled, float).reshape(len(filled), most, 2), -1, 0)
     return CovariateSteps(at, order, padded)
 
 
-def apart(formula: Expression, names: Collection[str]) -> tuple[Expression, dict[str, Expression]]:
-    """Return a formula in which the greatest parts without these names are symbols, and the parts by symbol."""
+def hoisted(formula: Expression, names: Collection[str]) -> tuple[Expression, dict[str, Expression]]:
+    """Return a formula with its largest parts without these names replaced by symbols, and the parts by symbol."""
     parts: dict[Expression, str] = {}
 
-    def part(own: Expression) -> Expression:
-        if own.op in ("number", "true", "false"):
-            return own
-        return symbol(parts.setdefault(own, f"#{len(parts)}"))
+    def part(expression: Expression) -> Expression:
+        if expression.op in ("number", "true", "false"):
+            return expression
+        return symbol(parts.setdefault(expression, f"#{len(parts)}"))
 
-    moves: dict[Expression, bool] = {}
-    found: dict[Expression, Expression] = {}
-    for one in nodes(formula):
-        moves[one] = one.op == "symbol" and one.value in names or any(moves[arg] for arg in one.args)
-        if not moves[one]:
+    varying: dict[Expression, bool] = {}
+    rewritten: dict[Expression, Expression] = {}
+    for node in nodes(formula):
+        varying[node] = node.op == "symbol" and node.value in names or any(varying[arg] for arg in node.args)
+        if not varying[node]:
             continue
-        still = [arg for arg in one.args if not moves[arg]]
-        if one.op in ("+", "*") and len(still) > 1:
-            together = [part(call(one.op, *still))]
-            found[one] = call(one.op, *together, *(found[arg] for arg in one.args if moves[arg]))
-        elif one.op == "symbol":
-            found[one] = one
+        constants = [arg for arg in node.args if not varying[arg]]
+        if node.op in ("+", "*") and len(constants) > 1:
+            together = [part(call(node.op, *constants))]
+            rewritten[node] = call(node.op, *together, *(rewritten[arg] for arg in node.args if varying[arg]))
+        elif node.op == "symbol":
+            rewritten[node] = node
         else:
-            found[one] = call(one.op, *(found[arg] if moves[arg] else part(arg) for arg in one.args))
-    return found[formula], {name: own for own, name in parts.items()}
+            rewritten[node] = call(node.op, *(rewritten[arg] if varying[arg] else part(arg) for arg in node.args))
+    return rewritten[formula], {name: part for part, name in parts.items()}

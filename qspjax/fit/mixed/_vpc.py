@@ -1,16 +1,16 @@
-"""Visual predictive checks: quantiles of what was measured, among those of data sets that the fit makes.
+"""Visual predictive checks: quantiles of the measurements, compared with those of data sets simulated from the fit.
 
-With prediction correction, measurements of a bin are brought to its typical prediction, so that different doses and
-covariates can be looked at together:
+With prediction correction, the measurements in a bin are scaled to its typical prediction, so that different doses and
+covariates can be shown together:
 
     pcY = Y median(PRED in the bin and stratum) / PRED
 
-Of a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the one in which a subject most probably is
-was chosen by its measurements, and those that are simulated are of others.
+For a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the most probable subpopulation of a subject
+follows from its measurements, but simulated measurements come from all of them.
 
-Measurements below the limit of quantification take part as such: the share of them has an interval of its own.
+Measurements below the limit of quantification are included as such: their share has its own interval.
 
-References: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z; of shares,
+References: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z; for shares,
 Bergstrand and Karlsson, AAPS J 2009;11:371, doi:10.1208/s12248-009-9112-5.
 """
 
@@ -33,23 +33,23 @@ from qspjax.fit.search._search import quickly_compiled
 if TYPE_CHECKING:
     from qspjax.fit.mixed._result import MixedFit
 
-FEW = 6
-"""Values of a covariate that are strata each; one with more is divided."""
+MOST_VALUES = 6
+"""Up to this number of values of a covariate, each value is a stratum; with more, their range is divided."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VisualPredictiveCheck(Mapping):
-    """A visual predictive check: a mapping of columns with a row a stratum, bin and quantile, and what was measured.
+    """A visual predictive check: columns with one row per stratum, bin and quantile, and the measurements.
 
     Attributes:
-        output: Which output.
+        output: The name of the output.
         table: STRATUM (if there are strata), TIME (the median in the bin), LEFT and RIGHT (its edges), COUNT, QUANTILE,
             OBSERVED, LOWER, MEDIAN and UPPER; and BELOW, BELOW_LOWER, BELOW_MEDIAN and BELOW_UPPER, the share below the
             limit of quantification, observed and simulated, NaN without a limit.
-        points: Every measurement, as columns: STRATUM, ID, TIME, VALUE (corrected if the check is; of what is censored
+        points: Every measurement, as columns: STRATUM, ID, TIME, VALUE (corrected if the check is; for a censored one
             its limit) and CENSORED.
         corrected: Whether measurements are corrected by their typical prediction.
-        reasons: Who is not in it, and why; and whose simulations failed, and how often.
+        reasons: Which subjects are not in it, and why; and whose simulations failed, and how often.
 
     Example:
         >>> rows = {"TIME": [1.0, 4.0], "LEFT": [0.0, 2.0], "RIGHT": [2.0, 6.0], "COUNT": [9, 9], "QUANTILE": [0.5] * 2}
@@ -92,28 +92,28 @@ def visual_predictive_check(
     strata: str | Sequence[object] | None = None,
     cuts: Sequence[float] | None = None,
 ) -> VisualPredictiveCheck:
-    """Return quantiles of measurements, and of simulated ones with their interval: the data of `plot.vpc`.
+    """Return quantiles of measurements, and those of simulated ones with intervals: the data of `plot.vpc`.
 
     Args:
         fit: The fit.
         key: `jax.random.key(seed)`.
-        output: Which output; by default the first.
-        replicates: How many data sets are simulated.
-        bins: Edges of bins of time, or their number; by default each time is a bin if there are at most 20 of them,
-            else there are 10 of equal size.
+        output: The output; by default the first.
+        replicates: The number of data sets that are simulated.
+        bins: Edges of bins of time, or the number of bins; by default each time is a bin if there are at most 20 times,
+            otherwise there are 10 bins of equal size.
         corrected: Whether measurements are corrected by their typical prediction.
-        quantiles: Which quantiles.
-        interval: How much of the simulated quantiles their interval holds.
+        quantiles: The quantiles.
+        interval: The share of the simulated quantiles that their interval holds.
         after_dose: Whether times are those after the last dose.
-        strata: A covariate, or a value of each subject, shape (subjects,): each of its values is a check of its own.
-        cuts: Where strata of numbers are divided; by default at the median, if there are more than 6 of them.
+        strata: A covariate, or a value of each subject, shape (subjects,): each of its values has a separate check.
+        cuts: Where numbers are divided into strata; by default at the median if there are more than 6 values.
 
     Returns:
-        The check. A quantile that lies beyond a limit of quantification is NaN: where records have limits of their own,
+        The check. A quantile that lies beyond a limit of quantification is NaN; if records have different limits,
         beyond the narrowest. Subjects that the fit left out are left out, and named in `reasons`.
 
     Raises:
-        ValueError: If the output or the covariate is not known, or a number is out of range.
+        ValueError: If the output or the covariate is unknown, or a number is out of range.
 
     Example:
         >>> import jax, numpy as np, qspjax as qsp
@@ -143,60 +143,66 @@ def visual_predictive_check(
     check_number("interval", interval)
     if not 0.0 < interval < 1.0:
         refuse("interval", "lie between 0 and 1", interval)
-    place = names.index(output)
-    rows = mixed.rows[place]
-    labels, named = _labels(fit, strata, cuts)
+    index = names.index(output)
+    rows = mixed.rows[index]
+    labels, names_of_strata = _labels(fit, strata, cuts)
     labels = labels[rows.experiment]
     table = diagnostics(fit)
-    mine = table["OUTPUT"] == output
-    time, whole = table["TAD" if after_dose else "TIME"][mine], fit.mixed
-    pred = _expected(whole, fit.x)[place] if corrected and isinstance(whole, Mixture) else table["PRED"][mine]
-    made = simulated(fit.mixed, fit.x, key=key, replicates=replicates)[place]
+    of_output = table["OUTPUT"] == output
+    time, model = table["TAD" if after_dose else "TIME"][of_output], fit.mixed
+    pred = _expected(model, fit.x)[index] if corrected and isinstance(model, Mixture) else table["PRED"][of_output]
+    simulations = simulated(fit.mixed, fit.x, key=key, replicates=replicates)[index]
     low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
-    seen = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
-    seen, made = (np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (seen, made))
-    there, factors = fit.kept[rows.experiment] & np.isfinite(time), np.ones(time.size)
-    found: dict[str, list] = {}
-    for begins, inside in _bins(time, labels, named, there, bins):
-        if corrected:  # where nothing is predicted, as before a dose, there is nothing to correct
-            known = np.flatnonzero(inside & (pred != 0.0))
-            factors[known] = np.median(pred[inside]) / pred[known]
-        below = _share(seen[inside], made[:, inside], interval, known=np.isfinite(low))
+    measurements = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
+    measurements, simulations = (
+        np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (measurements, simulations)
+    )
+    included, factors = fit.kept[rows.experiment] & np.isfinite(time), np.ones(time.size)
+    result: dict[str, list] = {}
+    for bin_columns, in_bin in _bins(time, labels, names_of_strata, included, bins):
+        if corrected:  # measurements with a prediction of 0, as before a dose, are not corrected
+            predicted = np.flatnonzero(in_bin & (pred != 0.0))
+            factors[predicted] = np.median(pred[in_bin]) / pred[predicted]
+        below = _share(measurements[in_bin], simulations[:, in_bin], interval, known=np.isfinite(low))
         for quantile in quantiles:
-            band = _interval(_quantile(made[:, inside] * factors[inside], quantile, rows), interval)
-            observed = _quantile(seen[inside] * factors[inside], quantile, rows)
-            row = {**begins, "QUANTILE": quantile, "OBSERVED": observed, **_named("", band), **below}
+            band = _interval(_quantile(simulations[:, in_bin] * factors[in_bin], quantile, rows), interval)
+            observed = _quantile(measurements[in_bin] * factors[in_bin], quantile, rows)
+            row = {**bin_columns, "QUANTILE": quantile, "OBSERVED": observed, **_band_columns("", band), **below}
             for name, value in row.items():
-                found.setdefault(name, []).append(value)
-    shown = np.where(rows.side > 0, rows.upper, np.where(rows.side < 0, rows.lower, rows.value))
-    columns = {"STRATUM": labels, "ID": table["ID"][mine], "TIME": time, "VALUE": shown * factors}
+                result.setdefault(name, []).append(value)
+    values = np.where(rows.side > 0, rows.upper, np.where(rows.side < 0, rows.lower, rows.value))
+    columns = {"STRATUM": labels, "ID": table["ID"][of_output], "TIME": time, "VALUE": values * factors}
     return VisualPredictiveCheck(
         output,
-        {name: np.array(values) for name, values in found.items() if name != "STRATUM" or strata is not None},
-        {name: values[there] for name, values in (columns | {"CENSORED": np.asarray(rows.censored)}).items()},
+        {name: np.array(values) for name, values in result.items() if name != "STRATUM" or strata is not None},
+        {name: values[included] for name, values in (columns | {"CENSORED": np.asarray(rows.censored)}).items()},
         corrected,
-        (*fit.reasons, *_failed(fit, rows, made)),
+        (*fit.reasons, *_failed(fit, rows, simulations)),
     )
 
 
 def _bins(
-    time: np.ndarray, labels: np.ndarray, named: Sequence[str], there: np.ndarray, bins: int | Sequence[float] | None
+    time: np.ndarray,
+    labels: np.ndarray,
+    strata: Sequence[str],
+    included: np.ndarray,
+    bins: int | Sequence[float] | None,
 ) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    """Yield the columns of each stratum and bin that has measurements, and which these are."""
-    left, right = _edges(time[there], bins)
-    for label in named:
+    """Yield the columns of each stratum and bin with measurements, and which measurements are in it."""
+    left, right = _edges(time[included], bins)
+    for label in strata:
         for k, (first, last) in enumerate(zip(left, right, strict=True)):
-            until = (time < last) if k < len(left) - 1 else (time <= last)
-            inside = there & (labels == label) & (time >= first) & until
-            if inside.any():
-                own = {"TIME": np.median(time[inside]), "LEFT": first, "RIGHT": last, "COUNT": int(inside.sum())}
-                yield {"STRATUM": label, **own}, inside
+            before_end = (time < last) if k < len(left) - 1 else (time <= last)
+            in_bin = included & (labels == label) & (time >= first) & before_end
+            if in_bin.any():
+                columns = {"TIME": np.median(time[in_bin]), "LEFT": first, "RIGHT": last, "COUNT": int(in_bin.sum())}
+                yield {"STRATUM": label, **columns}, in_bin
 
 
 def _labels(
     fit: "MixedFit", strata: str | Sequence[object] | None, cuts: Sequence[float] | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the stratum of each subject, in words, and all of them in order."""
+    """Return the name of the stratum of each subject, and all names in order."""
     count = fit.mixed.count
     if strata is None:
         return np.full(count, "", dtype=object), [""]
@@ -205,56 +211,56 @@ def _labels(
         check_one_of("strata", name, fit.placed.covariates, "a covariate")
     values = np.asarray(fit.placed.covariates[name] if name else strata)
     if values.shape != (count,):
-        refuse("strata", f"be a covariate, or have a value a subject ({count})", f"of shape {values.shape}")
+        refuse("strata", f"be a covariate, or have one value per subject ({count})", f"of shape {values.shape}")
     if values.dtype.kind not in "fiu":
-        words, place = np.unique(values.astype(str), return_inverse=True)
-    elif cuts is None and np.unique(values[fit.kept]).size <= FEW:
-        each, place = np.unique(values, return_inverse=True)
-        words = [f"{name} = {value:g}" if name else f"{value:g}" for value in each]
+        words, index = np.unique(values.astype(str), return_inverse=True)
+    elif cuts is None and np.unique(values[fit.kept]).size <= MOST_VALUES:
+        distinct, index = np.unique(values, return_inverse=True)
+        words = [f"{name} = {value:g}" if name else f"{value:g}" for value in distinct]
     else:
         edges = np.array([np.median(values[fit.kept])]) if cuts is None else np.asarray(cuts, float)
         if edges.ndim != 1 or not edges.size or not (np.diff(edges) > 0).all():
             refuse("cuts", "be increasing numbers", cuts)
-        what, inner = name or "value", zip(edges[:-1], edges[1:], strict=True)
+        quantity, inner = name or "value", zip(edges[:-1], edges[1:], strict=True)
         words = [
-            f"{what} <= {edges[0]:g}",
-            *(f"{low:g} < {what} <= {high:g}" for low, high in inner),
-            f"{what} > {edges[-1]:g}",
+            f"{quantity} <= {edges[0]:g}",
+            *(f"{low:g} < {quantity} <= {high:g}" for low, high in inner),
+            f"{quantity} > {edges[-1]:g}",
         ]
-        place = np.searchsorted(edges, values)
-    return np.array(words, dtype=object)[place], [str(word) for word in words]
+        index = np.searchsorted(edges, values)
+    return np.array(words, dtype=object)[index], [str(word) for word in words]
 
 
-def _share(seen: np.ndarray, made: np.ndarray, interval: float, *, known: bool) -> dict[str, float]:
+def _share(measurements: np.ndarray, simulations: np.ndarray, interval: float, *, known: bool) -> dict[str, float]:
     """Return the share below the limit, observed and simulated, NaN where there is no limit."""
-    share = float(np.isneginf(seen).mean()) if known else np.nan
-    counts = np.maximum((~np.isnan(made)).sum(axis=1), 1)
-    band = _interval(np.isneginf(made).sum(axis=1) / counts, interval) if known else [np.nan] * 3
-    return {"BELOW": share, **_named("BELOW_", band)}
+    share = float(np.isneginf(measurements).mean()) if known else np.nan
+    counts = np.maximum((~np.isnan(simulations)).sum(axis=1), 1)
+    band = _interval(np.isneginf(simulations).sum(axis=1) / counts, interval) if known else [np.nan] * 3
+    return {"BELOW": share, **_band_columns("BELOW_", band)}
 
 
-def _named(what: str, band: Sequence[float] | np.ndarray) -> dict[str, float]:
-    return dict(zip((f"{what}LOWER", f"{what}MEDIAN", f"{what}UPPER"), band, strict=True))
+def _band_columns(prefix: str, band: Sequence[float] | np.ndarray) -> dict[str, float]:
+    return dict(zip((f"{prefix}LOWER", f"{prefix}MEDIAN", f"{prefix}UPPER"), band, strict=True))
 
 
 def _interval(values: np.ndarray, interval: float) -> Sequence[float] | np.ndarray:
-    """Return the interval of replicates about their median, and it, NaN where none has a value."""
-    known = values[np.isfinite(values)]
-    return np.quantile(known, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if known.size else [np.nan] * 3
+    """Return the lower end, the median and the upper end of the interval of replicates, NaN if none has a value."""
+    finite = values[np.isfinite(values)]
+    return np.quantile(finite, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if finite.size else [np.nan] * 3
 
 
-def _failed(fit: "MixedFit", rows: OutputData, made: np.ndarray) -> list[str]:
+def _failed(fit: "MixedFit", rows: OutputData, simulations: np.ndarray) -> list[str]:
     """Say whose simulations failed, and how often."""
-    lost = np.isnan(made)
-    found = []
-    for i in np.unique(rows.experiment[lost.any(axis=0)]):
+    failed = np.isnan(simulations)
+    lines = []
+    for i in np.unique(rows.experiment[failed.any(axis=0)]):
         if fit.kept[i]:
-            times = int(lost[:, rows.experiment == i].any(axis=1).sum())
-            found.append(
+            times = int(failed[:, rows.experiment == i].any(axis=1).sum())
+            lines.append(
                 f"Subject `{fit.mixed.subject_names[i]}`: its simulation has no values of `{rows.name}` in {times} of "
-                f"{len(made)} replicates, where it is left out."
+                f"{len(simulations)} replicates, where it is left out."
             )
-    return found
+    return lines
 
 
 def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
@@ -265,34 +271,34 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
     def typical(x: jax.Array) -> list[jax.Array]:
         shares = jnp.exp(mixture.log_shares(x))
         predicted = copies.predicted(x, u, copies.expanded(x, u, 0))
-        return [shares @ own.reshape(shares.size, -1) for own, _ in predicted]
+        return [shares @ prediction.reshape(shares.size, -1) for prediction, _ in predicted]
 
     program = copies.program("typical", lambda: quickly_compiled(typical))
-    return [np.asarray(own) for own in program(jnp.asarray(x))]
+    return [np.asarray(prediction) for prediction in program(jnp.asarray(x))]
 
 
 def _quantile(values: np.ndarray, quantile: float, rows: OutputData) -> np.ndarray:
     """Return a quantile along the last axis, NaN where it lies beyond a limit of quantification."""
-    way = "inverted_cdf" if rows.censored.any() else "linear"
-    # a subject whose simulation failed is left out of the replicate
-    take = np.nanquantile if np.isnan(values).any() else np.quantile
+    interpolation = "inverted_cdf" if rows.censored.any() else "linear"
+    # subjects whose simulation failed are left out of the replicate
+    quantile_of = np.nanquantile if np.isnan(values).any() else np.quantile
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        found = take(values, quantile, axis=-1, method=way)
-    return np.where(np.isfinite(found), found, np.nan)
+        result = quantile_of(values, quantile, axis=-1, method=interpolation)
+    return np.where(np.isfinite(result), result, np.nan)
 
 
 def _edges(time: np.ndarray, bins: int | Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the left and the right edges of bins."""
-    known = time[np.isfinite(time)]
-    times = np.unique(known)
+    finite = time[np.isfinite(time)]
+    times = np.unique(finite)
     if bins is None and times.size <= 20:
         middle = 0.5 * (times[1:] + times[:-1])
         return np.concatenate([times[:1], middle]), np.concatenate([middle, times[-1:]])
     if bins is None or isinstance(bins, int):
         count = 10 if bins is None else bins
         check_whole("bins", count, 1)
-        edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, count + 1)))
+        edges = np.unique(np.quantile(finite, np.linspace(0.0, 1.0, count + 1)))
     else:
         edges = np.asarray(bins, float)
         if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
