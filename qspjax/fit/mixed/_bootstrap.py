@@ -218,39 +218,39 @@ def bootstrap(
 class _Refit:
     """Replicates of a fit, each searched from the estimate."""
 
-    def __init__(self, found: MixedFit, iterations: int, tolerance: float) -> None:
-        if not isinstance(found.method, AbstractApproximation):
-            refuse("found", "be a fit by FOCEI, FOCE, FO or Laplace", f"one by {type(found.method).__name__}")
-        self.method = found.method
-        self.found, self.iterations, self.tolerance = found, iterations, tolerance
-        self.mixed = found.mixed
-        run = DescentRun(self.mixed, self.method, found.x)
-        self.first, self.kept = run.last, found.kept & run.kept
-        failed = found.kept & ~run.kept
-        self.reasons = (*found.reasons, *(self.mixed.reasons(failed, found.x) if failed.any() else ()))
+    def __init__(self, fit: MixedFit, iterations: int, tolerance: float) -> None:
+        if not isinstance(fit.method, AbstractApproximation):
+            refuse("found", "be a fit by FOCEI, FOCE, FO or Laplace", f"one by {type(fit.method).__name__}")
+        self.method = fit.method
+        self.fit, self.iterations, self.tolerance = fit, iterations, tolerance
+        self.mixed = fit.mixed
+        run = DescentRun(self.mixed, self.method, fit.x)
+        self.first, self.kept = run.last, fit.kept & run.kept
+        failed = fit.kept & ~run.kept
+        self.reasons = (*fit.reasons, *(self.mixed.reasons(failed, fit.x) if failed.any() else ()))
 
     def __call__(self, counts: np.ndarray) -> tuple[np.ndarray, float, str]:
         """Return the estimate of a replicate, its objective and how the search ended."""
-        found = self.found
+        fit = self.fit
         try:
-            run = DescentRun(self.mixed, self.method, found.x, weights=counts, first=self.first)
+            run = DescentRun(self.mixed, self.method, fit.x, weights=counts, first=self.first)
             while not run.ended and run.iterations < self.iterations:
                 run.advance(self.tolerance)
         except np.linalg.LinAlgError as error:
-            return np.full(found.x.size, np.nan), np.nan, f"broke down: {error}"
+            return np.full(fit.x.size, np.nan), np.nan, f"broke down: {error}"
         return run.now.x, run.now.value, run.ended or "iterations used up"
 
 
-def _counts(found: MixedFit, strata: str | None, key: Key, number: int) -> np.ndarray:
+def _counts(fit: MixedFit, strata: str | None, key: Key, number: int) -> np.ndarray:
     """Return how many times each subject is in a replicate, shape (subjects,)."""
     random = generator(key, number)
-    groups = np.zeros(found.kept.size) if strata is None else found.placed.covariates[strata]
-    counts = np.zeros(found.kept.size)
-    for value in np.unique(groups[found.kept]):
-        members = np.flatnonzero(found.kept & (groups == value))
+    groups = np.zeros(fit.kept.size) if strata is None else fit.placed.covariates[strata]
+    counts = np.zeros(fit.kept.size)
+    for value in np.unique(groups[fit.kept]):
+        members = np.flatnonzero(fit.kept & (groups == value))
         np.add.at(counts, random.choice(members, members.size), 1.0)
     return counts
 
 
-def _mark(found: MixedFit, strata: str | None, *numbers: float) -> str:
-    return fingerprint(found.mixed.content(), found.method, found.x, found.kept, strata, numbers)
+def _mark(fit: MixedFit, strata: str | None, *numbers: float) -> str:
+    return fingerprint(fit.mixed.content(), fit.method, fit.x, fit.kept, strata, numbers)

@@ -127,11 +127,11 @@ def swept(
         value = density(trial)
         gain = value - now.density + jnp.where(independent, log_t(psi) - log_t(trial.psi), 0.0)
         # a chain at a point that has not been, or cannot be, simulated accepts any other point
-        taken = (jnp.log(chance) < gain) | ~jnp.isfinite(now.density)
-        taken &= jnp.isfinite(value)
-        accepted = now.accepted + jnp.where(independent, 0.0, taken.mean(axis=0))
-        at = jax.tree.map(lambda new, old: jnp.where(taken[..., None], new, old), trial, now.at)
-        return _Moving(at, jnp.where(taken, value, now.density), accepted), None
+        accept = (jnp.log(chance) < gain) | ~jnp.isfinite(now.density)
+        accept &= jnp.isfinite(value)
+        accepted = now.accepted + jnp.where(independent, 0.0, accept.mean(axis=0))
+        chains = jax.tree.map(lambda new, old: jnp.where(accept[..., None], new, old), trial, now.at)
+        return _Moving(chains, jnp.where(accept, value, now.density), accepted), None
 
     if again:
         chains = simulated(chains.psi)

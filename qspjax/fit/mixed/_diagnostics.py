@@ -118,9 +118,9 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
         if samples is not None:
             part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], check_key(key)), np.nan)
             _warn_of_failures(fit, rows, samples[k])
-        hidden = rows.censored | ~fit.kept[rows.experiment]
+        without_residual = rows.censored | ~fit.kept[rows.experiment]
         for name in ("RES", "IRES", "IWRES", "CWRES"):
-            part[name] = np.where(hidden, np.nan, part[name])
+            part[name] = np.where(without_residual, np.nan, part[name])
         etas = fit.etas[rows.experiment]
         parts.append(part | {f"ETA_{name}": etas[:, i] for i, name in enumerate(mixed.effects)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

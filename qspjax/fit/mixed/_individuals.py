@@ -75,11 +75,11 @@ class IndividualTable(AbstractFormulaTable):
             parameters: Their values, in their order.
             individual: Random effects and covariates by name, shape (individuals,).
         """
-        known = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True)), **individual}
+        values = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True)), **individual}
         starts = {start: formula for formula, start in (*self.blocks.items(), *self._single.items())}
         pieces = [jnp.asarray(parameters, float)]
         for start in sorted(starts):
-            value = jnp.asarray(value_of(starts[start], known), float)
+            value = jnp.asarray(value_of(starts[start], values), float)
             shape = (self.count,) if starts[start] in self.blocks else (1,)
             pieces.append(jnp.broadcast_to(value, shape))
         return jnp.concatenate(pieces)

@@ -301,8 +301,8 @@ class MixedModel(AbstractMixed):
         self, x: Point, u: Float[Array, "subjects effects"]
     ) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
         """Return every number of the individuals, for random effects eta = L u, and the parameters by name."""
-        known = self.values(x)
-        return self.numbers(known, u @ self.factor(x).T), known
+        parameters = self.values(x)
+        return self.numbers(parameters, u @ self.factor(x).T), parameters
 
     def numbers(
         self, known: Mapping[str, Float[Array, ""]], etas: Float[Array, "subjects effects"]
@@ -321,9 +321,9 @@ class MixedModel(AbstractMixed):
         self, x: Point, u: Float[Array, "subjects effects"], expansion: Expansion
     ) -> list[tuple[Array, Predictors]]:
         """Return the prediction of each measurement and the predictors of its density, output by output."""
-        numbers, known = self.pooled(x, u)
+        numbers, parameters = self.pooled(x, u)
         observed = self.individuals.observed(expansion, numbers)
-        return [rows.predicted(numbers, observed, known) for rows in self.rows]
+        return [rows.predicted(numbers, observed, parameters) for rows in self.rows]
 
     def content(self) -> dict[str, object]:
         return {
@@ -343,9 +343,9 @@ class MixedModel(AbstractMixed):
 
         def evaluated(x: Array, u: Array) -> tuple[RESULTS | None, Array | None, list[Explained]]:
             expansion = self.expanded(x, u, 0)
-            numbers, known = self.pooled(x, u)
+            numbers, parameters = self.pooled(x, u)
             observed = self.individuals.observed(expansion, numbers)
-            return expansion.result, expansion.time, explained(self.rows, numbers, observed, known)
+            return expansion.result, expansion.time, explained(self.rows, numbers, observed, parameters)
 
         program = self.program("explained", lambda: jax.jit(evaluated))
         result, time, parts = program(jnp.asarray(x, float), jnp.asarray(u, float))

@@ -95,11 +95,11 @@ def modes(mixed: MixedModel, x: Array, start: Array, *, interaction: bool = True
         trial = jnp.where(now.found[:, None], now.u, now.u + move)
         value, gradient, curvature = evaluated(trial)
         expected = -jnp.sum(move * (2.0 * now.gradient + jnp.einsum("nab,nb->na", bend, move)), axis=-1)
-        begun = jnp.isfinite(now.value)  # the first trial is the start itself
+        started = jnp.isfinite(now.value)  # the first trial is the start itself
         rounding = 1e-13 * (1.0 + jnp.abs(now.value))
-        near = begun & (expected < NEAR)
+        near = started & (expected < NEAR)
         better = ((value <= now.value + rounding) | near) & jnp.isfinite(value)
-        ratio = jnp.where(begun, (now.value - value) / jnp.maximum(expected, 1e-300), 1.0)
+        ratio = jnp.where(started, (now.value - value) / jnp.maximum(expected, 1e-300), 1.0)
         less = jnp.where(now.damping > 0.05, 0.3 * now.damping, 0.0)
         more = jnp.maximum(2.0 * now.damping, 0.5)
         damping = jnp.where(near | (ratio > 0.75), less, jnp.where(ratio < 0.25, more, now.damping))
@@ -115,10 +115,10 @@ def modes(mixed: MixedModel, x: Array, start: Array, *, interaction: bool = True
             accepted(value, now.value),
             accepted(gradient, now.gradient),
             accepted(curvature, now.curvature),
-            accepted(_with_secant(now.secant, move, gradient - now.gradient, curvature, begun), 0.0 * now.secant),
+            accepted(_with_secant(now.secant, move, gradient - now.gradient, curvature, started), 0.0 * now.secant),
             jnp.where(now.found, now.damping, damping),
-            accepted(jnp.where(begun, expected, jnp.inf), now.gain),
-            now.found | (accept & begun & done),
+            accepted(jnp.where(started, expected, jnp.inf), now.gain),
+            now.found | (accept & started & done),
             now.trials + ~now.found,
         )
 
@@ -128,12 +128,14 @@ def modes(mixed: MixedModel, x: Array, start: Array, *, interaction: bool = True
     none = jnp.zeros(mixed.count)
     flat = jnp.broadcast_to(unit, (mixed.count, effects, effects))
     far = none + jnp.inf
-    begun = _Search(start, far, jnp.zeros_like(start), flat, 0.0 * flat, none, far, none.astype(bool), none.astype(int))
-    now = jax.lax.while_loop(going, step, begun)
+    initial = _Search(
+        start, far, jnp.zeros_like(start), flat, 0.0 * flat, none, far, none.astype(bool), none.astype(int)
+    )
+    now = jax.lax.while_loop(going, step, initial)
     return Modes(now.u, now.value, now.curvature, now.found, now.trials)
 
 
-def _with_secant(secant: Array, move: Array, slope_change: Array, curvature: Array, begun: Array) -> Array:
+def _with_secant(secant: Array, move: Array, slope_change: Array, curvature: Array, started: Array) -> Array:
     """Return the part of the curvature that the expected information lacks, given the change of the gradient in a step.
 
     It is updated by a matrix of rank one.
@@ -141,6 +143,6 @@ def _with_secant(secant: Array, move: Array, slope_change: Array, curvature: Arr
     residual = slope_change - jnp.einsum("nab,nb->na", curvature + secant, move)
     along = jnp.sum(residual * move, axis=-1)
     length = jnp.linalg.norm(residual, axis=-1) * jnp.linalg.norm(move, axis=-1)
-    usable = begun & (jnp.abs(along) > 1e-3 * length)
+    usable = started & (jnp.abs(along) > 1e-3 * length)
     update = jnp.einsum("na,nb->nab", residual, residual) / jnp.where(usable, along, 1.0)[:, None, None]
     return secant + jnp.where(usable[:, None, None], update, 0.0)

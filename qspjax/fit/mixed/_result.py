@@ -176,11 +176,11 @@ class MixedFit:
     def _is_exponential(self, effect: str) -> bool:
         """Whether every number of an individual that depends on an effect is proportional to its exponential."""
         formulas = [formula for formula in self.placed.formulas.values() if effect in names_in(formula)]
-        known = self._known(np.zeros_like(self.etas))
+        values = self._formula_values(np.zeros_like(self.etas))
         with np.errstate(all="ignore"):
-            at_zero = [np.asarray(value_of(formula, known)) for formula in formulas]
+            at_zero = [np.asarray(value_of(formula, values)) for formula in formulas]
             for eta in (-0.7, 0.4):
-                changed = [np.asarray(value_of(formula, known | {effect: eta})) for formula in formulas]
+                changed = [np.asarray(value_of(formula, values | {effect: eta})) for formula in formulas]
                 for a, b in zip(at_zero, changed, strict=True):
                     exponential = np.isclose(b, a * np.exp(eta), rtol=1e-9, equal_nan=True)
                     # the numbers of subjects that begin on another occasion do not change
@@ -188,7 +188,7 @@ class MixedFit:
                         return False
         return bool(formulas)
 
-    def _known(self, etas: np.ndarray) -> dict[str, Number]:
+    def _formula_values(self, etas: np.ndarray) -> dict[str, Number]:
         """Return the values that formulas of individuals use, by name."""
         mixed = self.placed
         effects = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
@@ -202,7 +202,7 @@ class MixedFit:
             `individual` and the covariates; for a mixture also SUBPOPULATION, the most probable one, and P of each.
         """
         etas, placed = self.etas, self.placed
-        values = self._known(etas)
+        values = self._formula_values(etas)
         numbers = {name: np.asarray(value_of(formula, values), float) for name, formula in placed.formulas.items()}
         return {
             "ID": np.array(placed.subject_names, dtype=object),
@@ -335,8 +335,8 @@ class MixedFit:
         """
         for_points, for_patients = split(key)
         points = self._points(for_points, size, covariance)
-        made = partial(mixed_population, self.mixed, kept=self.kept, covariates=covariates)
-        return patients_of(made, points, key=for_patients, occasions=occasions)
+        population_at = partial(mixed_population, self.mixed, kept=self.kept, covariates=covariates)
+        return patients_of(population_at, points, key=for_patients, occasions=occasions)
 
     def predict(
         self,
@@ -438,7 +438,7 @@ class MixedFit:
         return pandas.DataFrame(table)
 
     def __str__(self) -> str:
-        left_out = [name for name, kept in zip(self.mixed.subject_names, self.kept, strict=True) if not kept]
+        left_out = [name for name, in_fit in zip(self.mixed.subject_names, self.kept, strict=True) if not in_fit]
         lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
         lines += [f"shrinkage of {name}: {shrinkage[0]:.1f} %" for name, shrinkage in self.shrinkage.items()]

@@ -275,8 +275,8 @@ def _iterated(
 
     if not others.size:
         return chains, around, _Moments(first, second, jnp.zeros((0, 0))), jnp.zeros(0)
-    each = jax.vmap(scores)((psi - mean) @ whiten.T, chains.observed)
-    slope, information = jax.tree.map(lambda part: part.mean(axis=0), each)
+    of_chains = jax.vmap(scores)((psi - mean) @ whiten.T, chains.observed)
+    slope, information = jax.tree.map(lambda part: part.mean(axis=0), of_chains)
     return chains, around, _Moments(first, second, information), slope
 
 

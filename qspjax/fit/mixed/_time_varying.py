@@ -70,16 +70,16 @@ class CovariateSteps:
         return data.with_columns({name: [after(known[name], int(k)) for k in stage] for name in changing})
 
     def time_varying(
-        self, formula: Expression, known: Mapping[str, float], index_of: Callable[[Expression, int], int]
+        self, formula: Expression, fixed: Mapping[str, float], index_of: Callable[[Expression, int], int]
     ) -> TimeVaryingParameter:
         """Return how a parameter follows the covariates.
 
         Args:
             formula: Its formula.
-            known: The parameters that are fixed.
+            fixed: The parameters that are fixed.
             index_of: Returns the index in the table of a formula for a subject.
         """
-        outer, parts = hoisted(substitute(formula, dict(known)), self.values.keys())
+        outer, parts = hoisted(substitute(formula, dict(fixed)), self.values.keys())
         subjects = range(self.at.shape[0])
         indices = {name: np.array([[index_of(part, i)] for i in subjects]) for name, part in parts.items()}
         used = names_in(outer)

@@ -163,7 +163,7 @@ def visual_predictive_check(
         if corrected:  # measurements with a prediction of 0, as before a dose, are not corrected
             predicted = np.flatnonzero(in_bin & (pred != 0.0))
             factors[predicted] = np.median(pred[in_bin]) / pred[predicted]
-        below = _share(measurements[in_bin], simulations[:, in_bin], interval, known=np.isfinite(low))
+        below = _share(measurements[in_bin], simulations[:, in_bin], interval, has_limit=np.isfinite(low))
         for quantile in quantiles:
             band = _interval(_quantile(simulations[:, in_bin] * factors[in_bin], quantile, rows), interval)
             observed = _quantile(measurements[in_bin] * factors[in_bin], quantile, rows)
@@ -231,11 +231,11 @@ def _labels(
     return np.array(words, dtype=object)[index], [str(word) for word in words]
 
 
-def _share(measurements: np.ndarray, simulations: np.ndarray, interval: float, *, known: bool) -> dict[str, float]:
+def _share(measurements: np.ndarray, simulations: np.ndarray, interval: float, *, has_limit: bool) -> dict[str, float]:
     """Return the share below the limit, observed and simulated, NaN where there is no limit."""
-    share = float(np.isneginf(measurements).mean()) if known else np.nan
+    share = float(np.isneginf(measurements).mean()) if has_limit else np.nan
     counts = np.maximum((~np.isnan(simulations)).sum(axis=1), 1)
-    band = _interval(np.isneginf(simulations).sum(axis=1) / counts, interval) if known else [np.nan] * 3
+    band = _interval(np.isneginf(simulations).sum(axis=1) / counts, interval) if has_limit else [np.nan] * 3
     return {"BELOW": share, **_band_columns("BELOW_", band)}
 
 
