@@ -337,7 +337,7 @@ def fragile(start=0.1):
 
 def test_where_a_simulation_fails_the_density_is_zero():
     density = Density(fragile())
-    bad = density.joined(jnp.array([4.0, 0.7]), jnp.zeros((0, 0)))
+    bad = density.packed(jnp.array([4.0, 0.7]), jnp.zeros((0, 0)))
     value, slope = jax.jit(jax.value_and_grad(density))(bad)
     assert value == -np.inf
     assert np.isfinite(slope).all()

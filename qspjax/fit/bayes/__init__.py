@@ -1,4 +1,4 @@
-"""Bayesian inference: posteriors of single problems and of whole populations, and whether samplers can be trusted."""
+"""Bayesian inference: posteriors of single problems and of whole populations, and checks of samplers."""
 
 from qspjax.fit.bayes._calibration import (
     Calibration as Calibration,

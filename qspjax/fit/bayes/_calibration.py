@@ -1,7 +1,7 @@
-"""Simulation-based calibration: does a sampler draw from the posterior that prior and model have?
+"""Simulation-based calibration: does a sampler draw from the posterior that follows from prior and model?
 
-Parameters from the prior, measurements of these, and draws from their posterior: the rank of the parameters among the
-draws is even over 0 ... L, whatever the model is.
+Parameters are drawn from the prior, measurements are simulated from these, and their posterior is sampled: the rank of
+the parameters among the draws is uniform over 0 ... L, for any model.
 
     theta ~ p(theta),  y ~ p(y | theta),  theta_1 ... theta_L ~ p(theta | y),  rank = #(theta_l < theta)
 
@@ -41,12 +41,12 @@ class Calibration:
         names: The parameters.
         truth: Their natural values, shape (simulations, names).
         rank: How many draws lie below, shape (simulations, names).
-        draws: How many draws, thinned by their effective sample size: ranks are 0 to `draws`.
+        draws: The number of draws, thinned by their effective sample size: ranks are 0 to `draws`.
         rhat: The greatest split R-hat of each simulation, shape (simulations,).
-        divergences: Divergent trajectories of each.
-        failed: Simulations that had to be left out, since the model could not be simulated at a draw from the prior.
+        divergences: The number of divergent trajectories of each.
+        failed: The number of draws from the prior left out, since the model could not be simulated there.
         key: That of the simulations, by which ties between ranks are broken.
-        seconds: What it took.
+        seconds: The time it took.
 
     Example:
         >>> import jax
@@ -69,16 +69,16 @@ class Calibration:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """The p-value of Kolmogorov and Smirnov's test that ranks are even, by name; ties are broken at random."""
+        """The p-value of the Kolmogorov-Smirnov test that ranks are uniform, by name; ties are broken at random."""
         return {name: float(kstest(share[0], "uniform").pvalue) for name, share in self._shares().items()}
 
     def ranks(self, *, bins: int = 10) -> dict[str, np.ndarray]:
-        """Return how often ranks fall into bins, the data of `plot.ranks`; columns as `Posterior.ranks` has them."""
+        """Return how often ranks fall into bins, the data of `plot.ranks`; columns as in `Posterior.ranks`."""
         check_whole("bins", bins, 2)
         return ranks_table(self._shares(), bins)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row a simulation and parameter: truth, rank, R-hat and divergences."""
+        """Return a table with one row per simulation and parameter: truth, rank, R-hat and divergences."""
         pandas = require("pandas", extra="data")
         count = len(self.names)
         table = {
@@ -92,7 +92,7 @@ class Calibration:
         return pandas.DataFrame(table)
 
     def _shares(self) -> dict[str, np.ndarray]:
-        """Return ranks as numbers between 0 and 1, even if the ranks are, shape (1, simulations) by name."""
+        """Return ranks as numbers between 0 and 1, uniform if the ranks are, shape (1, simulations) by name."""
         within = generator(self.key).uniform(size=self.rank.shape)
         share = (self.rank + within) / (self.draws + 1.0)
         return {name: share[None, :, k] for k, name in enumerate(self.names)}
@@ -113,21 +113,21 @@ def simulation_based_calibration(
     lanes: int = 100,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Check a sampler, a model and its code: ranks of parameters from the prior among draws from their posterior.
+    """Check a sampler, a model and its code: rank parameters from the prior among draws from their posterior.
 
     $$ \\theta \\sim p(\\theta), \\quad y \\sim p(y | \\theta), \\quad \\theta_l \\sim p(\\theta | y), \\quad
        \\#(\\theta_l < \\theta) \\sim U\\{0, ..., L\\} $$
 
-    One program samples all data sets side by side, a chain each; its draws are thinned to about as many as they are
-    worth (the effective sample size that 19 of 20 simulations and parameters have).
+    One program samples all data sets side by side, one chain each; the draws are thinned to about their effective
+    sample size (that which 95 % of simulations and parameters exceed).
 
     Args:
         problem: The design, the model and the priors, which must be distributions; its measurements do not matter.
-        method: `NUTS(key=...)`, whose `chains` does not count; by default one whose key is made of `key`.
-        key: `jax.random.key(seed)`, of parameters and measurements.
-        simulations: How many data sets.
-        lanes: How many are sampled side by side.
-        progress: Called with the data sets that are done, and all.
+        method: `NUTS(key=...)`, whose `chains` is ignored; by default one whose key is derived from `key`.
+        key: `jax.random.key(seed)`, for parameters and measurements.
+        simulations: The number of data sets.
+        lanes: How many of them are sampled side by side.
+        progress: Called with the number of data sets that are done, and of all.
 
     Returns:
         A `Calibration`.
@@ -165,46 +165,50 @@ def simulation_based_calibration(
     lanes = min(lanes, simulations)
     truth, values, failed = _data_sets(density, simulations, lanes, key)
     natural = jax.jit(jax.vmap(lambda z: density.natural(z)["natural"]))
-    found, divergences = [], []
+    natural_draws, divergences = [], []
     start = jax.jit(jax.vmap(lambda z, values: _begin(density, z, values)))
     for first in range(0, len(truth), lanes):
-        own = np.arange(first, first + lanes) % len(truth)
-        here = [jnp.asarray(one[own]) for one in values]
-        chains = Chains(density, method, start(jnp.asarray(truth[own]), here), here)
+        indices = np.arange(first, first + lanes) % len(truth)
+        measurements = [jnp.asarray(column[indices]) for column in values]
+        chains = Chains(density, method, start(jnp.asarray(truth[indices]), measurements), measurements)
         while chains.going:
             chains.advance()
         draws = chains.draws()
-        kept = min(lanes, len(truth) - first)
-        found.append(np.stack([np.asarray(natural(jnp.asarray(one))) for one in draws.z[:kept]]))
-        divergences.append(draws.stats["diverging"][:kept].sum(axis=1))
+        count = min(lanes, len(truth) - first)
+        natural_draws.append(np.stack([np.asarray(natural(jnp.asarray(z))) for z in draws.z[:count]]))
+        divergences.append(draws.stats["diverging"][:count].sum(axis=1))
         if progress is not None:
-            progress(first + kept, len(truth))
-    true = np.asarray(natural(jnp.asarray(truth)))
-    return _ranked(density, true, np.concatenate(found), np.concatenate(divergences), failed, key, began)
+            progress(first + count, len(truth))
+    natural_truth = np.asarray(natural(jnp.asarray(truth)))
+    return _ranked(
+        density, natural_truth, np.concatenate(natural_draws), np.concatenate(divergences), failed, key, began
+    )
 
 
 def _data_sets(density: Density, count: int, lanes: int, key: Key) -> tuple[np.ndarray, list[np.ndarray], int]:
-    """Return points from the prior, measurements of these, and how many more could not be simulated."""
+    """Return points from the prior, measurements simulated there, and how many more could not be simulated."""
 
-    def one(key: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def data_set(key: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         for_point, for_noise = jax.random.split(key)
         z = density.drawn(for_point)
         return z, density.simulated(z, for_noise)
 
-    program = jax.jit(jax.vmap(one))
+    program = jax.jit(jax.vmap(data_set))
     keys = jax.random.split(key, count + -count % lanes)
     parts = [program(keys[k : k + lanes]) for k in range(0, count, lanes)]
-    z, values = jax.tree.map(lambda *own: np.concatenate([np.asarray(x) for x in own])[:count], *parts)
-    fine = np.isfinite(z).all(axis=1)
-    for own in values:
-        fine &= np.isfinite(own).all(axis=1)
-    if fine.sum() < 2:
-        raise ArgumentError("problem", "must have priors at which it can be simulated, but it can be at hardly any.")
-    return z[fine], [own[fine] for own in values], int((~fine).sum())
+    z, values = jax.tree.map(lambda *chunks: np.concatenate([np.asarray(chunk) for chunk in chunks])[:count], *parts)
+    succeeded = np.isfinite(z).all(axis=1)
+    for column in values:
+        succeeded &= np.isfinite(column).all(axis=1)
+    if succeeded.sum() < 2:
+        raise ArgumentError(
+            "problem", "must be possible to simulate at draws from its priors, but nearly all of these failed."
+        )
+    return z[succeeded], [column[succeeded] for column in values], int((~succeeded).sum())
 
 
 def _begin(density: Density, truth: jax.Array, values: list[jax.Array]) -> jax.Array:
-    """Return where a chain begins: the start of the problem, or the truth where the density is zero there."""
+    """Return the point where a chain begins: the start of the problem, or the truth if the density there is 0."""
     return jnp.where(jnp.isfinite(density(density.start, values)), density.start, truth)
 
 
@@ -218,11 +222,13 @@ def _ranked(
     began: float,
 ) -> Calibration:
     count, samples, names = draws.shape
-    each = [[draws[i, None, :, k] for k in range(names)] for i in range(count)]
-    worth = np.array([[min(_convergence.bulk_ess(one), _convergence.tail_ess(one)) for one in row] for row in each])
-    rhat = np.array([max(_convergence.rhat(one) for one in row) for row in each])
-    every = max(1, int(np.ceil(samples / max(1.0, np.quantile(worth, 0.05)))))
-    thinned = draws[:, every - 1 :: every]
+    chains = [[draws[i, None, :, k] for k in range(names)] for i in range(count)]
+    ess = np.array(
+        [[min(_convergence.bulk_ess(chain), _convergence.tail_ess(chain)) for chain in row] for row in chains]
+    )
+    rhat = np.array([max(_convergence.rhat(chain) for chain in row) for row in chains])
+    step = max(1, int(np.ceil(samples / max(1.0, np.quantile(ess, 0.05)))))
+    thinned = draws[:, step - 1 :: step]
     rank = (thinned < truth[:, None]).sum(axis=1)
     seconds = time.perf_counter() - began
     return Calibration(density.names, truth, rank, thinned.shape[1], rhat, divergences, failed, key, seconds)

@@ -1,7 +1,7 @@
-"""Whether chains agree, and how many independent draws they are worth.
+"""Whether chains agree, and to how many independent draws they correspond.
 
 Ranks are normalised, z = Phi^-1((rank - 3/8) / (S + 1/4)), and chains split into halves, so that neither heavy tails
-nor a trend within a chain hides:
+nor trends within a chain go unnoticed:
 
     R-hat = sqrt(var+ / W),   var+ = (N - 1) / N W + B / N
     ESS = S / (-1 + 2 sum_k P_k),   P_k = rho_2k + rho_2k+1, while positive, made monotone
@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 
 def rhat(draws: np.ndarray) -> float:
-    """Return the rank-normalised split R-hat, the greater one of location and spread.
+    """Return the rank-normalised split R-hat, the greater of those of location and spread.
 
     Args:
         draws: Shape (chains, draws).
@@ -80,5 +80,5 @@ def _ess(draws: np.ndarray) -> float:
 def _autocovariances(draws: np.ndarray) -> np.ndarray:
     """Return the autocovariances of each chain, shape (chains, draws)."""
     count = draws.shape[1]
-    away = np.fft.rfft(draws - draws.mean(axis=1, keepdims=True), n=2 * count, axis=1)
-    return np.fft.irfft(away * away.conj(), n=2 * count, axis=1)[:, :count] / count
+    transform = np.fft.rfft(draws - draws.mean(axis=1, keepdims=True), n=2 * count, axis=1)
+    return np.fft.irfft(transform * transform.conj(), n=2 * count, axis=1)[:, :count] / count

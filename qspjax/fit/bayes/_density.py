@@ -1,7 +1,7 @@
 """The posterior as one log density over the whole space R^n, with an exact slope.
 
-A point z holds the parameters, brought from within their bounds to the line, and for a mixed-effects model the whitened
-random effects u of all subjects, eta = L u (non-centred):
+A point z holds the parameters, transformed from within their bounds to the whole line, and for a mixed-effects model
+the whitened random effects u of all subjects, eta = L u (non-centred):
 
     log p(z | y) = log p(y | x, u) + log p(x) + log |dx / dz| + log N(u; 0, 1) + constant
 
@@ -32,16 +32,16 @@ from qspjax.fit.search._search import quickly_compiled
 
 
 @runtime_checkable
-class Found(Protocol):
-    """Where something was found: a `Fit`, or a `MixedFit`."""
+class FitPoint(Protocol):
+    """The result of a fit: a `Fit`, or a `MixedFit`."""
 
     @property
     def x(self) -> np.ndarray: ...
 
 
 @runtime_checkable
-class FoundEffects(Protocol):
-    """The same with random effects: a `MixedFit`."""
+class FitPointWithEffects(Protocol):
+    """The result of a fit with random effects: a `MixedFit`."""
 
     @property
     def x(self) -> np.ndarray: ...
@@ -50,8 +50,8 @@ class FoundEffects(Protocol):
     def u(self) -> np.ndarray: ...
 
 
-Start: TypeAlias = Found | Point | float
-"""Where a run begins: where something was found, or a point on the scale of the search."""
+Start: TypeAlias = FitPoint | Point | float
+"""Where a run begins: the result of a fit, or a point on the scale of the search."""
 
 
 class Density:
@@ -64,10 +64,10 @@ class Density:
         size: The dimension of z.
         names: The names of what is estimated.
         priors: The priors of the parameters.
-        line: From points of the search to the line.
+        line: The bijection between points of the search and the whole line.
 
     Raises:
-        ValueError: If it is no problem, or one whose parameters are solved for.
+        ValueError: If it is not a problem, or some of its parameters are solved for.
 
     Example:
         >>> import qspjax as qsp
@@ -95,11 +95,11 @@ class Density:
         self.likelihood = likelihood_of(problem)
         self.names = problem.names
         self.blocks = problem.blocks if isinstance(problem, MixedModel) else ()
-        self.priors = [_priors.ParameterPrior(name, one) for name, one in problem.free.items()]
-        spare = np.full(len(self.names) - len(self.priors), np.inf)
+        self.priors = [_priors.ParameterPrior(name, free) for name, free in problem.free.items()]
+        infinite = np.full(len(self.names) - len(self.priors), np.inf)
         self.line = Line(
-            np.concatenate([[one.lower for one in self.priors], -spare]),
-            np.concatenate([[one.upper for one in self.priors], spare]),
+            np.concatenate([[prior.lower for prior in self.priors], -infinite]),
+            np.concatenate([[prior.upper for prior in self.priors], infinite]),
         )
         self.effects = self.likelihood.effects
         self.size = len(self.names) + math.prod(self.effects)
@@ -107,15 +107,15 @@ class Density:
 
     @property
     def start(self) -> Array:
-        """Where the problem starts, with random effects of zero."""
-        return self.joined(jnp.asarray(self.problem.start, float), jnp.zeros(self.effects))
+        """The start of the problem, with random effects of zero."""
+        return self.packed(jnp.asarray(self.problem.start, float), jnp.zeros(self.effects))
 
     @property
     def proper(self) -> bool:
         """Whether the prior is a probability density that can be drawn from."""
-        return all(one.proper for one in self.priors)
+        return all(prior.proper for prior in self.priors)
 
-    def joined(self, x: Array, u: Array) -> Array:
+    def packed(self, x: Array, u: Array) -> Array:
         """Return the point z of parameters x on the scale of the search and random effects u."""
         return jnp.concatenate([self.line.from_point(x), jnp.ravel(u)])
 
@@ -127,8 +127,8 @@ class Density:
     def log_prior_of(self, x: Array) -> Array:
         """Return the log density of the prior of x, on the scale of the search."""
         total = jnp.zeros(())
-        for k, one in enumerate(self.priors):
-            total += one.log_density(x[k])
+        for k, prior in enumerate(self.priors):
+            total += prior.log_density(x[k])
         for block in self.blocks:
             total += _priors.log_density(block.random, x[block.point])
         return total
@@ -147,59 +147,59 @@ class Density:
         """Return a draw z from the prior."""
         for_x, for_u, *for_blocks = jax.random.split(key, 2 + len(self.blocks))
         normal = jax.random.normal(for_x, (len(self.priors),))
-        own = [one.from_normal(normal[k])[None] for k, one in enumerate(self.priors)]
-        omega = [_priors.drawn(block.random, one) for block, one in zip(self.blocks, for_blocks, strict=True)]
-        return self.joined(jnp.concatenate([*own, *omega]), jax.random.normal(for_u, self.effects))
+        parameters = [prior.from_normal(normal[k])[None] for k, prior in enumerate(self.priors)]
+        omega = [_priors.drawn(block.random, key) for block, key in zip(self.blocks, for_blocks, strict=True)]
+        return self.packed(jnp.concatenate([*parameters, *omega]), jax.random.normal(for_u, self.effects))
 
     def simulated(self, z: Array, key: Array) -> list[Array]:
         """Return measurements drawn at z, output by output, NaN where a simulation fails."""
-        predictors, fine = self.likelihood.predictors(*self.parts(z))
+        predictors, succeeded = self.likelihood.predictors(*self.parts(z))
         measured = draws(self.likelihood.rows, key, predictors)
-        return [jnp.where(fine, values, jnp.nan) for values in measured]
+        return [jnp.where(succeeded, values, jnp.nan) for values in measured]
 
     def pointwise(self, z: Array) -> list[Array]:
         """Return the log likelihood of each measurement at z, output by output."""
         return log_densities(self.likelihood.rows, self.likelihood.predictors(*self.parts(z))[0])
 
     def natural(self, z: Array) -> dict[str, Array]:
-        """Return the natural values at z: of `names`; and for random effects their covariance and the etas."""
+        """Return the natural values at z: those of `names`, and for random effects their covariance and the etas."""
         x, u = self.parts(z)
-        found = {"natural": self.problem.natural(x)}
+        natural = {"natural": self.problem.natural(x)}
         if isinstance(self.problem, MixedModel):
-            found |= {"covariance": self.problem.covariance(x), "etas": u @ self.problem.factor(x).T}
-        return found
+            natural |= {"covariance": self.problem.covariance(x), "etas": u @ self.problem.factor(x).T}
+        return natural
 
     def _made_likelihood(self) -> Callable[..., Array]:
-        """Return the log likelihood over z, -inf where it cannot be computed, whose derivative is given."""
+        """Return the log likelihood as a function of z, -inf where it fails, with its own derivative rule."""
         likelihood = self.likelihood
 
         @jax.custom_jvp
         def log_likelihood(z: Array, values: Values = None) -> Array:
-            predictors, fine = likelihood.predictors(*self.parts(z))
+            predictors, succeeded = likelihood.predictors(*self.parts(z))
             densities = log_densities(measured(likelihood.rows, values), predictors)
-            value = jnp.sum(jnp.stack([jnp.sum(one) for one in densities]))
-            return jnp.where(fine & jnp.isfinite(value), value, -jnp.inf)
+            value = jnp.sum(jnp.stack([jnp.sum(density) for density in densities]))
+            return jnp.where(succeeded & jnp.isfinite(value), value, -jnp.inf)
 
         @log_likelihood.defjvp
         def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
             z, values = primals
             x, u = self.parts(z)
-            value, slope_x, slope_u, fine = likelihood.slopes(x, u, values)
-            _, back = jax.vjp(self.parts, z)
-            (slope,) = back((slope_x, slope_u))
-            good = fine & jnp.isfinite(value) & jnp.isfinite(slope).all()
-            return jnp.where(good, value, -jnp.inf), jnp.where(good, slope, 0.0) @ tangents[0]
+            value, slope_x, slope_u, succeeded = likelihood.slopes(x, u, values)
+            _, pullback = jax.vjp(self.parts, z)
+            (slope,) = pullback((slope_x, slope_u))
+            valid = succeeded & jnp.isfinite(value) & jnp.isfinite(slope).all()
+            return jnp.where(valid, value, -jnp.inf), jnp.where(valid, slope, 0.0) @ tangents[0]
 
         return log_likelihood
 
 
-def starts(density: Density, given: Start | None, count: int, jitter: float, key: Key) -> np.ndarray:
-    """Return where chains begin: normal about a point, closer to it where nothing can be simulated.
+def starts(density: Density, start: Start | None, count: int, jitter: float, key: Key) -> np.ndarray:
+    """Return the points where chains begin: normal about a point, closer to it if nothing can be simulated.
 
     Args:
         density: The posterior.
-        given: The point on the scale of the search (names,); a fit; or None for the start of the problem.
-        count: How many chains.
+        start: The point on the scale of the search, shape (names,); a fit; or None for the start of the problem.
+        count: The number of chains.
         jitter: The standard deviation.
         key: `jax.random.key(seed)`.
 
@@ -207,30 +207,30 @@ def starts(density: Density, given: Start | None, count: int, jitter: float, key
         ValueError: If the point has a wrong shape.
         RuntimeError: If the density cannot be computed there; the message says why.
     """
-    middle = np.asarray(density.start if given is None else placed(density, given))
-    away = jitter * generator(key).standard_normal((count, density.size))
+    middle = np.asarray(density.start if start is None else placed(density, start))
+    offset = jitter * generator(key).standard_normal((count, density.size))
     program = quickly_compiled(jax.vmap(density))
-    found = middle + away
+    points = middle + offset
     for _ in range(8):
-        lost = ~np.isfinite(np.asarray(program(jnp.asarray(found))))
-        if not lost.any():
-            return found
-        away = np.where(lost[:, None], 0.3 * away, away)
-        found = middle + away
+        failed = ~np.isfinite(np.asarray(program(jnp.asarray(points))))
+        if not failed.any():
+            return points
+        offset = np.where(failed[:, None], 0.3 * offset, offset)
+        points = middle + offset
     x, u = (np.asarray(part) for part in density.parts(jnp.asarray(middle)))
     problem = density.problem
     reasons = problem.failures(x, u) if isinstance(problem, MixedModel) else problem.failures(x)
     raise RuntimeError(f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is no number there.'}")
 
 
-def placed(density: Density, given: Start) -> Array:
+def placed(density: Density, start: Start) -> Array:
     """Return the point z of a fit, or of a point on the scale of the search."""
-    if isinstance(given, Found):
-        x, u = np.asarray(given.x, float), np.zeros((0, 0))
-        if density.blocks and isinstance(given, FoundEffects):
-            u = np.asarray(given.u, float)
+    if isinstance(start, FitPoint):
+        x, u = np.asarray(start.x, float), np.zeros((0, 0))
+        if density.blocks and isinstance(start, FitPointWithEffects):
+            u = np.asarray(start.u, float)
     else:
-        x, u = np.asarray(given, float), np.zeros(density.effects)
+        x, u = np.asarray(start, float), np.zeros(density.effects)
     if x.shape != (len(density.names),) or not np.isfinite(x).all() or u.shape != density.effects:
         refuse("start", f"have {len(density.names)} finite numbers", f"of shape {x.shape}, or not finite")
-    return density.joined(jnp.asarray(x), jnp.asarray(u))
+    return density.packed(jnp.asarray(x), jnp.asarray(u))

@@ -1,4 +1,4 @@
-"""Posteriors as ArviZ has them: groups of arrays with the dimensions chain and draw, in a NetCDF file.
+"""Posteriors in the form of ArviZ: groups of arrays with the dimensions chain and draw, in a NetCDF file.
 
 Reference: Kumar, Carroll, Hartikainen and Martin, J Open Source Softw 2019;4:1143, doi:10.21105/joss.01143.
 """
@@ -22,18 +22,18 @@ DRAW = ("chain", "draw")
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a data set says of a posterior.
+    """The contents of a data set for a posterior.
 
     Attributes:
         rows: The measurements, output by output.
-        units: What was measured: subjects or experiments, by name.
-        unit: What one of them is called.
+        units: The names of the subjects or experiments.
+        unit: The name of their dimension.
         parameters: Draws by name, shape (chains, draws).
-        random: Of a mixed-effects model, `Omega` and `eta`.
+        random: For a mixed-effects model, `Omega` and `eta`.
         effects: The names of its random effects.
         stats: Statistics of each draw by name, shape (chains, draws).
-        evidences: log p(y) of each chain, where it is known.
-        attributes: What else is known of all of them.
+        evidences: log p(y) of each chain, if known.
+        attributes: Attributes of all groups.
     """
 
     rows: Sequence[OutputData]
@@ -53,9 +53,9 @@ def groups(
     """Return the groups by name.
 
     Args:
-        contents: What they say.
+        contents: Their contents.
         shape: The numbers of chains and of draws.
-        simulated: By group, numbers of each measurement, output by output, shape (chains, draws, measurements).
+        simulated: By group, values for each measurement, output by output, shape (chains, draws, measurements).
     """
     xarray = require("xarray", extra="data")
 
@@ -73,19 +73,23 @@ def groups(
     stats: dict[str, object] = {name: (DRAW, values) for name, values in contents.stats.items()}
     if contents.evidences is not None:
         stats["log_evidence"] = (("chain",), contents.evidences)
-    made = {"posterior": dataset(variables, coordinates), "sample_stats": dataset(stats, sizes)}
-    where = {
-        name: value for rows in contents.rows for name, value in _where(rows, contents.units, contents.unit).items()
+    datasets = {"posterior": dataset(variables, coordinates), "sample_stats": dataset(stats, sizes)}
+    row_coordinates = {
+        name: value
+        for rows in contents.rows
+        for name, value in _row_coordinates(rows, contents.units, contents.unit).items()
     }
     for group, values in simulated.items():
-        each = {rows.name: ((*DRAW, _axis(rows)), own) for rows, own in zip(contents.rows, values, strict=True)}
-        made[group] = dataset(each, sizes | where)
-    made["observed_data"] = dataset({rows.name: ((_axis(rows),), rows.value) for rows in contents.rows}, where)
-    return made
+        of_rows = {rows.name: ((*DRAW, _axis(rows)), draws) for rows, draws in zip(contents.rows, values, strict=True)}
+        datasets[group] = dataset(of_rows, sizes | row_coordinates)
+    datasets["observed_data"] = dataset(
+        {rows.name: ((_axis(rows),), rows.value) for rows in contents.rows}, row_coordinates
+    )
+    return datasets
 
 
 def write(path: Path, datasets: "Mapping[str, xarray.Dataset]") -> None:
-    """Write groups to a NetCDF file, whole or not at all."""
+    """Write groups to a NetCDF file atomically."""
     require("h5netcdf", extra="data")
     with replaced(path) as new:
         for k, (name, dataset) in enumerate(datasets.items()):
@@ -96,8 +100,8 @@ def _axis(rows: OutputData) -> str:
     return f"{rows.name}_row"
 
 
-def _where(rows: OutputData, names: Sequence[str], kind: str) -> dict[str, object]:
-    """Return the coordinates of the rows of an output: where and when each was measured."""
+def _row_coordinates(rows: OutputData, names: Sequence[str], kind: str) -> dict[str, object]:
+    """Return the coordinates of the rows of an output: the unit and the time of each measurement."""
     axis = _axis(rows)
     return {
         f"{rows.name}_{kind}": ((axis,), np.array([names[i] for i in rows.experiment], dtype=str)),

@@ -1,6 +1,6 @@
-"""The log likelihood of a problem with its exact slope, by forward sensitivities: no solver runs backwards.
+"""The log likelihood of a problem with its exact slope, by forward sensitivities: no adjoint is solved.
 
-Measurements may be given as an argument, so that one program serves many data sets.
+Measurements may be an argument, so that one program serves many data sets.
 """
 
 import abc
@@ -26,7 +26,7 @@ Values = Sequence[Array] | None
 
 
 class AbstractLikelihood(abc.ABC):
-    """Measurements, and how probable they are at parameters x and whitened random effects u."""
+    """Measurements, and their densities at parameters x and whitened random effects u."""
 
     @property
     @abc.abstractmethod
@@ -52,7 +52,7 @@ class AbstractLikelihood(abc.ABC):
 
 
 class Pooled(AbstractLikelihood):
-    """The likelihood of a `Problem`: no random effects."""
+    """The likelihood of a `Problem`, without random effects."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -68,26 +68,28 @@ class Pooled(AbstractLikelihood):
     def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
         numbers, known = self.problem.pooled(x)
         outcomes = self.problem.layout.stages.simulate(numbers)
-        found = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.rows]
-        return found, (outcomes.result == RESULTS.successful).all()
+        predictors = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.rows]
+        return predictors, (outcomes.result == RESULTS.successful).all()
 
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
-        found = self.problem.linearised(x)
+        linearised = self.problem.linearised(x)
         value, slope = jnp.zeros(()), jnp.zeros_like(x)
         measurements = measured(self.rows, values)
         predictors, slopes = slopes_given_earlier(
-            measurements, [own for _, own in found.predicted], [by for _, by in found.slopes]
+            measurements,
+            [predictors for _, predictors in linearised.predicted],
+            [slopes for _, slopes in linearised.slopes],
         )
-        for rows, own, by in zip(measurements, predictors, slopes, strict=True):
-            density, score, _ = rows.scores(own)
+        for rows, row_predictors, derivatives in zip(measurements, predictors, slopes, strict=True):
+            density, score, _ = rows.scores(row_predictors)
             value += jnp.sum(density)
-            for s, d in zip(score, by, strict=True):
+            for s, d in zip(score, derivatives, strict=True):
                 slope += d @ s
-        return value, slope, u, (found.outcomes.result == RESULTS.successful).all()
+        return value, slope, u, (linearised.outcomes.result == RESULTS.successful).all()
 
     def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
-        found = self.problem.linearised(x)
-        return [own for _, own in found.predicted], [by for _, by in found.slopes]
+        linearised = self.problem.linearised(x)
+        return [predictors for _, predictors in linearised.predicted], [slopes for _, slopes in linearised.slopes]
 
 
 class Hierarchical(AbstractLikelihood):
@@ -105,30 +107,30 @@ class Hierarchical(AbstractLikelihood):
         return self.mixed.count, len(self.mixed.effects)
 
     def predictors(self, x: Array, u: Array) -> tuple[list[Predictors], Array]:
-        here = self.mixed.expanded(x, u, 0)
-        return predictors_of(self.mixed, x, u, here, None), (here.result == RESULTS.successful).all()
+        expansion = self.mixed.expanded(x, u, 0)
+        return predictors_of(self.mixed, x, u, expansion, None), (expansion.result == RESULTS.successful).all()
 
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
-        here = self.mixed.expanded(jax.lax.stop_gradient(x), jax.lax.stop_gradient(u), 1)
+        expansion = self.mixed.expanded(jax.lax.stop_gradient(x), jax.lax.stop_gradient(u), 1)
         rows = measured(self.rows, values)
 
-        def about(x: Array, u: Array) -> Array:
-            return jnp.sum(jnp.stack([jnp.sum(d) for d in log_densities(rows, self._near(x, u, here))]))
+        def log_likelihood(x: Array, u: Array) -> Array:
+            return jnp.sum(jnp.stack([jnp.sum(d) for d in log_densities(rows, self._predictors_near(x, u, expansion))]))
 
-        value, (slope_x, slope_u) = jax.value_and_grad(about, argnums=(0, 1))(x, u)
-        return value, slope_x, slope_u, (here.result == RESULTS.successful).all()
+        value, (slope_x, slope_u) = jax.value_and_grad(log_likelihood, argnums=(0, 1))(x, u)
+        return value, slope_x, slope_u, (expansion.result == RESULTS.successful).all()
 
     def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
-        here = jax.lax.stop_gradient(self.mixed.expanded(x, u, 1))
+        expansion = jax.lax.stop_gradient(self.mixed.expanded(x, u, 1))
 
         def along(direction: Array) -> tuple[list[Predictors], list[Predictors]]:
             parts = direction[: x.size], direction[x.size :].reshape(u.shape)
-            return jax.jvp(lambda x, u: self._near(x, u, here), (x, u), parts)
+            return jax.jvp(lambda x, u: self._predictors_near(x, u, expansion), (x, u), parts)
 
         return jax.vmap(along, out_axes=(None, 0))(jnp.eye(x.size + u.size))
 
-    def _near(self, x: Array, u: Array, here: Expansion) -> list[Predictors]:
-        return predictors_of(self.mixed, x, u, here, None)
+    def _predictors_near(self, x: Array, u: Array, expansion: Expansion) -> list[Predictors]:
+        return predictors_of(self.mixed, x, u, expansion, None)
 
 
 def likelihood_of(problem: Problem | MixedModel) -> AbstractLikelihood:
@@ -137,15 +139,15 @@ def likelihood_of(problem: Problem | MixedModel) -> AbstractLikelihood:
 
 
 def measured(rows: Sequence[OutputData], values: Values) -> list[OutputData]:
-    """Return rows with other measurements; which are censored follows from these."""
+    """Return rows with other measurements, which determine which rows are censored."""
     if values is None:
         return [*rows]
-    found = []
-    for one, value in zip(rows, values, strict=True):
-        low, high = one.limits
-        side = np.zeros(one.value.shape, int)
+    replaced = []
+    for output_data, value in zip(rows, values, strict=True):
+        low, high = output_data.limits
+        side = np.zeros(output_data.value.shape, int)
         if np.isfinite([low, high]).any():
             side = jnp.where(value < low, 1, jnp.where(value > high, -1, 0))
         bounds = {"lower": jnp.where(side < 0, high, -jnp.inf), "upper": jnp.where(side > 0, low, jnp.inf)}
-        found.append(dataclasses.replace(one, value=value, side=side, **bounds))
-    return found
+        replaced.append(dataclasses.replace(output_data, value=value, side=side, **bounds))
+    return replaced

@@ -1,10 +1,10 @@
-"""From points within bounds to points of the whole line, where samplers move.
+"""A bijection between points within bounds and points of the whole line, on which samplers move.
 
     lower < x < upper    x = lower + w / (1 + exp(-4 z / w)),  w = upper - lower
     lower < x            x = lower + exp(z)
     x < upper            x = upper - exp(-z)
 
-Between two bounds a step of 1 in z is one of 1 in x at the middle, so that wide bounds change nothing.
+Between two bounds a step of 1 in z is a step of 1 in x at the middle, so that wide bounds have little effect.
 """
 
 import jax
@@ -30,10 +30,10 @@ class Line:
     def point(self, z: Array) -> Array:
         """Return x, shape (names,)."""
         share = jax.nn.sigmoid(4.0 * z / self._width)
-        found = jnp.where(self._both, self._low + self._width * share, z)
+        two_sided = jnp.where(self._both, self._low + self._width * share, z)
         one_sided = self._above | self._below
-        away = jnp.exp(jnp.where(one_sided, jnp.where(self._above, z, -z), 0.0))
-        return jnp.where(one_sided, jnp.where(self._above, self._low + away, self._high - away), found)
+        distance = jnp.exp(jnp.where(one_sided, jnp.where(self._above, z, -z), 0.0))
+        return jnp.where(one_sided, jnp.where(self._above, self._low + distance, self._high - distance), two_sided)
 
     def log_slope(self, z: Array) -> Array:
         """Return log |dx / dz| of each, shape (names,)."""
@@ -42,9 +42,11 @@ class Line:
         return jnp.where(self._both, both, jnp.where(self._above, z, jnp.where(self._below, -z, 0.0)))
 
     def from_point(self, x: Array) -> Array:
-        """Return z, shape (names,); a point on a bound, where z is infinite, is moved inside a little."""
+        """Return z, shape (names,); a point on a bound, where z is infinite, is first moved slightly inside."""
         share = jnp.clip((x - self._low) / self._width, 1e-9, 1.0 - 1e-9)
         both = 0.25 * self._width * (jnp.log(share) - jnp.log1p(-share))
-        away = jnp.where(self._above, x - self._low, jnp.where(self._below, self._high - x, 1.0))
-        log_away = jnp.log(jnp.maximum(away, 1e-12))
-        return jnp.where(self._both, both, jnp.where(self._above, log_away, jnp.where(self._below, -log_away, x)))
+        distance = jnp.where(self._above, x - self._low, jnp.where(self._below, self._high - x, 1.0))
+        log_distance = jnp.log(jnp.maximum(distance, 1e-12))
+        return jnp.where(
+            self._both, both, jnp.where(self._above, log_distance, jnp.where(self._below, -log_distance, x))
+        )

@@ -1,11 +1,11 @@
-"""How wide a posterior is about a point, before anything is sampled: the metric that chains begin with.
+"""The approximate covariance of a posterior about a point, before sampling: the metric with which chains begin.
 
-The expected information of the measurements and the curvature of the prior,
+Its inverse is the expected information of the measurements and the curvature of the prior,
 
     H = sum_i w_i d_i d_i^T - d^2 log p(z) / dz^2
 
-Random effects say nothing of Omega where they are zero; a logarithmic standard deviation of theirs is given what n
-subjects say of it if their effects are known, 2 n.
+Random effects have no information on Omega where they are zero; each of their logarithmic standard deviations gets the
+information that n subjects with known effects have on it, 2 n.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Local(NamedTuple):
     Attributes:
         value: The log density.
         slope: Its slope, shape (size,).
-        covariance: The covariance that the posterior has by its curvature there, shape (size, size).
+        covariance: The covariance of the posterior according to its curvature there, shape (size, size).
     """
 
     value: Array
@@ -41,32 +41,32 @@ def local(density: Density, z: Array, values: Values) -> Local:
     """Return the posterior about a point, by one simulation with its sensitivities."""
     names = len(density.names)
     x, u = density.parts(z)
-    predictors, moves = density.likelihood.moves(x, u)
+    predictors, slopes = density.likelihood.moves(x, u)
     value, slope = jax.value_and_grad(density.log_prior)(z)
     scale = jnp.concatenate([jnp.exp(density.line.log_slope(z[:names])), jnp.ones(u.size)])
     information = jnp.zeros((density.size, density.size))
     measurements = measured(density.likelihood.rows, values)
-    predictors, moves = slopes_given_earlier(measurements, predictors, moves)
-    for rows, own, by in zip(measurements, predictors, moves, strict=True):
-        densities, score, expected = rows.scores(own)
+    predictors, slopes = slopes_given_earlier(measurements, predictors, slopes)
+    for rows, row_predictors, derivatives in zip(measurements, predictors, slopes, strict=True):
+        densities, score, expected = rows.scores(row_predictors)
         value += jnp.sum(densities)
-        by = tuple(scale[:, None] * d for d in by)
-        for s, d in zip(score, by, strict=True):
+        derivatives = tuple(scale[:, None] * d for d in derivatives)
+        for s, d in zip(score, derivatives, strict=True):
             slope += d @ s
-        for w, d in expected.terms(by):
+        for w, d in expected.terms(derivatives):
             information += (d * w) @ d.T
-    bend = jax.hessian(lambda own: density.log_prior(z.at[:names].set(own)))(z[:names])
-    prior = jnp.concatenate([jnp.maximum(-jnp.diagonal(bend), 0.0), jnp.ones(u.size)])
+    hessian = jax.hessian(lambda values: density.log_prior(z.at[:names].set(values)))(z[:names])
+    prior = jnp.concatenate([jnp.maximum(-jnp.diagonal(hessian), 0.0), jnp.ones(u.size)])
     information += jnp.diag(prior + jnp.asarray(_of_deviations(density)) + LEAST)
-    fine = jnp.isfinite(information).all()
-    covariance = jnp.linalg.inv(jnp.where(fine, information, jnp.eye(density.size)))
+    finite = jnp.isfinite(information).all()
+    covariance = jnp.linalg.inv(jnp.where(finite, information, jnp.eye(density.size)))
     return Local(value, slope, 0.5 * (covariance + covariance.T))
 
 
 def _of_deviations(density: Density) -> np.ndarray:
-    """Return what subjects say of the logarithms of standard deviations, shape (size,)."""
-    found = np.zeros(density.size)
+    """Return the information of subjects on the logarithms of standard deviations, shape (size,)."""
+    information = np.zeros(density.size)
     for block in density.blocks:
-        first, own = block.point.start, block.random
-        found[first : first + min(own.size, len(own.names))] = 2.0 * density.effects[0]
-    return found
+        first, random = block.point.start, block.random
+        information[first : first + min(random.size, len(random.names))] = 2.0 * density.effects[0]
+    return information

@@ -1,6 +1,6 @@
 """The no-U-turn sampler, all chains in one program.
 
-Reference: Hoffman and Gelman, J Mach Learn Res 2014;15:1593, arXiv:1111.4246; of numpyro: Phan, Pradhan and Jankowiak,
+Reference: Hoffman and Gelman, J Mach Learn Res 2014;15:1593, arXiv:1111.4246; for numpyro, Phan, Pradhan and Jankowiak,
 arXiv:1912.11554.
 """
 
@@ -24,19 +24,19 @@ from qspjax.fit.bayes._metric import Local, local
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 from qspjax.fit.search._search import quickly_compiled
 
-TOGETHER = 25
+REPORT_EVERY = 25
 """Iterations between two reports."""
 
 
 class NUTS(AbstractSampler):
-    """The no-U-turn sampler: Hamiltonian trajectories that end where they turn back, with step and metric adapted.
+    """The no-U-turn sampler: Hamiltonian trajectories that end where they turn back, with adapted step and metric.
 
     Args:
-        warmup: Iterations of each chain in which step and metric are adapted; they are no draws.
-        samples: Iterations thereafter.
-        chains: How many chains, side by side.
-        target: The mean acceptance that the step is adapted to; nearer to 1, steps are shorter and divergences fewer.
-        depth: The most doublings of a trajectory.
+        warmup: The number of iterations of each chain in which step and metric are adapted, which are not draws.
+        samples: The number of iterations of each chain after these.
+        chains: The number of chains, side by side.
+        target: The mean acceptance to which the step is adapted; nearer to 1, steps are shorter and divergences fewer.
+        depth: The maximum number of doublings of a trajectory.
         dense: Whether the metric of the parameters has correlations; that of random effects has none.
         jitter: The standard deviation of the starts of the chains about the start.
         key: `jax.random.key(seed)`.
@@ -86,8 +86,8 @@ class Chains(AbstractRun):
 
     Args:
         density: The posterior.
-        method: How.
-        z: Where they begin, shape (chains, size).
+        method: The sampler.
+        z: The points where they begin, shape (chains, size).
         values: Measurements of each chain, output by output, shape (chains, rows); by default those of the problem.
     """
 
@@ -98,11 +98,11 @@ class Chains(AbstractRun):
         keys = jax.random.key_data(jax.random.split(method.key, len(z)))
         self.now = self._begin(jnp.asarray(z), values, keys)
         self.done = 0
-        self.kept: list[dict[str, np.ndarray]] = []
+        self.results: list[dict[str, np.ndarray]] = []
 
     @property
     def standing(self) -> Progress:
-        divergences = int(sum(part["diverging"].sum() for part in self.kept))
+        divergences = int(sum(part["diverging"].sum() for part in self.results))
         return Progress(self.done, self.total, {"divergences": divergences, "temperature": 1.0})
 
     @property
@@ -111,50 +111,54 @@ class Chains(AbstractRun):
 
     def advance(self) -> None:
         limit = self.method.warmup if self.done < self.method.warmup else self.total
-        count = min(TOGETHER, limit - self.done)
-        self.now, found = jax.block_until_ready(self._advance(self.now, self.values, count))
+        count = min(REPORT_EVERY, limit - self.done)
+        self.now, results = jax.block_until_ready(self._advance(self.now, self.values, count))
         self.done += count
         if self.done > self.method.warmup:
-            self.kept.append({name: np.asarray(part)[:count] for name, part in found.items()})
+            self.results.append({name: np.asarray(part)[:count] for name, part in results.items()})
 
     def draws(self) -> Draws:
-        whole = {name: np.concatenate([part[name] for part in self.kept]).swapaxes(0, 1) for name in self.kept[0]}
-        steps = whole["n_steps"]
-        stats = {name: part for name, part in whole.items() if name != "z"}
-        return Draws(whole["z"], stats | {"tree_depth": np.floor(np.log2(np.maximum(steps, 1))).astype(int) + 1}, None)
+        results = {
+            name: np.concatenate([part[name] for part in self.results]).swapaxes(0, 1) for name in self.results[0]
+        }
+        steps = results["n_steps"]
+        stats = {name: part for name, part in results.items() if name != "z"}
+        return Draws(
+            results["z"], stats | {"tree_depth": np.floor(np.log2(np.maximum(steps, 1))).astype(int) + 1}, None
+        )
 
     def state(self) -> dict[str, ArrayLike | str]:
-        kept = {name: np.concatenate([part[name] for part in self.kept]) for name in (self.kept or [{}])[0]}
+        results = {name: np.concatenate([part[name] for part in self.results]) for name in (self.results or [{}])[0]}
         now = {f"now{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.now))}
-        return {"done": self.done, **now, **{f"kept_{name}": part for name, part in kept.items()}}
+        return {"done": self.done, **now, **{f"kept_{name}": part for name, part in results.items()}}
 
-    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         leaves, structure = jax.tree.flatten(self.now)
-        self.now = jax.tree.unflatten(structure, [jnp.asarray(held[f"now{k}"]) for k in range(len(leaves))])
-        self.done = int(held["done"])
-        kept = {name.removeprefix("kept_"): part for name, part in held.items() if name.startswith("kept_")}
-        self.kept = [kept] if kept else []
+        self.now = jax.tree.unflatten(structure, [jnp.asarray(state[f"now{k}"]) for k in range(len(leaves))])
+        self.done = int(state["done"])
+        results = {name.removeprefix("kept_"): part for name, part in state.items() if name.startswith("kept_")}
+        self.results = [results] if results else []
 
 
 def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
-    """Return programs that begin chains and that move them, with measurements as an argument."""
+    """Return programs that begin chains and that advance them, with measurements as an argument."""
     hmc = require("numpyro.infer.hmc", extra="bayes").hmc
     info = require("numpyro.infer.util", extra="bayes").ParamInfo
     count = len(density.names)
 
     def potential(values: Values) -> Callable[[dict[str, Array]], Array]:
-        return lambda z: -density(_joined(z), values)
+        return lambda z: -density(_merged(z), values)
 
     begin, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
     evaluated = quickly_compiled(jax.vmap(lambda z, values: local(density, z, values)))
 
-    def begun(z: Array, values: Values, keys: Array) -> PyTree:
-        def one(z: Array, here: Local, values: Values, key: Array) -> PyTree:
-            metric = here.covariance
+    def initial(z: Array, values: Values, keys: Array) -> PyTree:
+        def chain(z: Array, at_start: Local, values: Values, key: Array) -> PyTree:
+            metric = at_start.covariance
             effects = {("u",): jnp.diagonal(metric)[count:]} if density.size > count else {}
             return begin(
-                info(_split(z, count), -here.value, _split(-here.slope, count)),
+                info(_split(z, count), -at_start.value, _split(-at_start.slope, count)),
                 num_warmup=method.warmup,
                 inverse_mass_matrix={("x",): metric[:count, :count]} | effects,
                 dense_mass=[("x",)] if method.dense else [],
@@ -164,13 +168,13 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
                 rng_key=key,
             )
 
-        return jax.vmap(one)(z, evaluated(z, values), values, keys)
+        return jax.vmap(chain)(z, evaluated(z, values), values, keys)
 
-    def step(k: Array, carried: tuple[PyTree, dict[str, Array]], values: Values) -> tuple[PyTree, dict[str, Array]]:
-        now, kept = carried
+    def step(k: Array, carry: tuple[PyTree, dict[str, Array]], values: Values) -> tuple[PyTree, dict[str, Array]]:
+        now, saved = carry
         now = jax.vmap(lambda now, values: kernel(now, (values,)))(now, values)
-        found = {
-            "z": jax.vmap(_joined)(now.z),
+        new_results = {
+            "z": jax.vmap(_merged)(now.z),
             "lp": -now.potential_energy,
             "energy": now.energy,
             "diverging": now.diverging,
@@ -178,24 +182,24 @@ def _programs(density: Density, method: NUTS) -> tuple[Callable, Callable]:
             "acceptance_rate": now.accept_prob,
             "step_size": now.adapt_state.step_size,
         }
-        return now, {name: kept[name].at[k].set(part) for name, part in found.items()}
+        return now, {name: saved[name].at[k].set(part) for name, part in new_results.items()}
 
     @jax.jit
-    def moved(now: PyTree, values: Values, iterations: int) -> tuple[PyTree, dict[str, Array]]:
+    def advanced(now: PyTree, values: Values, iterations: int) -> tuple[PyTree, dict[str, Array]]:
         lanes = now.potential_energy.shape
         kinds = {"diverging": bool, "n_steps": now.num_steps.dtype}
         names = ("z", "lp", "energy", "diverging", "n_steps", "acceptance_rate", "step_size")
         shapes = {name: (*lanes, density.size) if name == "z" else lanes for name in names}
-        empty = {name: jnp.zeros((TOGETHER, *shapes[name]), kinds.get(name, float)) for name in names}
-        return jax.lax.fori_loop(0, iterations, lambda k, carried: step(k, carried, values), (now, empty))
+        empty = {name: jnp.zeros((REPORT_EVERY, *shapes[name]), kinds.get(name, float)) for name in names}
+        return jax.lax.fori_loop(0, iterations, lambda k, carry: step(k, carry, values), (now, empty))
 
-    return begun, moved
+    return initial, advanced
 
 
 def _split(z: Array, count: int) -> dict[str, Array]:
-    """Return parameters and random effects apart, so that each has a metric of its own."""
+    """Return parameters and random effects separately, so that each has its own metric."""
     return {"x": z[:count]} | ({"u": z[count:]} if z.size > count else {})
 
 
-def _joined(z: dict[str, Array]) -> Array:
+def _merged(z: dict[str, Array]) -> Array:
     return jnp.concatenate([z[name] for name in ("x", "u") if name in z])

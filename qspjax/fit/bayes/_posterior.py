@@ -1,4 +1,4 @@
-"""Draws from a posterior, and what is said about them."""
+"""Draws from a posterior, with their summaries and predictions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-TOGETHER = 256
+CHUNK = 256
 """Draws that are simulated side by side."""
 MOST = 5000
-"""Draws that a density estimate is made of."""
+"""The maximum number of draws for a density estimate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Posterior:
 
     Attributes:
         problem: What was sampled.
-        method: How.
-        z: Draws on the line, shape (chains, draws, size), see `fit.bayes`.
-        stats: By name, of each draw, shape (chains, draws): `lp` (the log density of z, without log p(y)),
-            `acceptance_rate`; of `NUTS` also `diverging`, `energy`, `tree_depth`, `n_steps` and `step_size`.
+        method: The sampler.
+        z: Draws on the whole line, shape (chains, draws, size), see `fit.bayes`.
+        stats: Statistics of each draw by name, shape (chains, draws): `lp` (the log density of z, without log p(y)),
+            `acceptance_rate`; for `NUTS` also `diverging`, `energy`, `tree_depth`, `n_steps` and `step_size`.
         evidences: log p(y) of each run of `SMC`, None for `NUTS`.
-        seconds: What it took.
+        seconds: The time it took.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -81,17 +81,17 @@ class Posterior:
 
     @property
     def chains(self) -> int:
-        """How many chains there are; runs of `SMC`."""
+        """The number of chains, or of runs of `SMC`."""
         return self.z.shape[0]
 
     @cached_property
     def _natural(self) -> dict[str, np.ndarray]:
-        return self._each(self._density.natural)
+        return self._for_each_draw(self._density.natural)
 
     @cached_property
     def x(self) -> np.ndarray:
         """Draws of what is estimated on the scale of the search, shape (chains, draws, names)."""
-        return self._each(lambda z: self._density.parts(z)[0])
+        return self._for_each_draw(lambda z: self._density.parts(z)[0])
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -111,7 +111,7 @@ class Posterior:
 
     @property
     def divergences(self) -> int:
-        """How many trajectories diverged after warm-up."""
+        """The number of trajectories that diverged after warm-up."""
         return int(self.stats["diverging"].sum()) if "diverging" in self.stats else 0
 
     @property
@@ -120,35 +120,35 @@ class Posterior:
         return None if self.evidences is None else float(logsumexp(self.evidences) - np.log(len(self.evidences)))
 
     def summary(self, *, effects: bool = False) -> "pandas.DataFrame":
-        """Return a table with a row a parameter.
+        """Return a table with one row per parameter.
 
         Args:
             effects: Whether the random effects of all subjects have rows too.
 
         Returns:
-            `mean`, `sd`, `median`, `5%`, `95%`, `rhat` (rank-normalised, split), `ess_bulk` and `ess_tail`; of `SMC`,
-            `rhat` compares runs, and particles are taken in their order.
+            `mean`, `sd`, `median`, `5%`, `95%`, `rhat` (rank-normalised, split), `ess_bulk` and `ess_tail`; for
+            `SMC`, `rhat` compares runs, and the particles of a run are treated as successive draws.
 
         Reference: Vehtari et al., Bayesian Anal 2021;16:667, doi:10.1214/20-BA1221.
         """
         pandas = require("pandas", extra="data")
-        found = dict(self.parameters)
+        values = dict(self.parameters)
         problem = self.problem
         if effects and isinstance(problem, MixedModel):
             for i, subject in enumerate(problem.subjects):
-                found |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(problem.effects)}
+                values |= {f"{name}[{subject}]": self.etas[..., i, k] for k, name in enumerate(problem.effects)}
         rows = {
             name: {
-                "mean": one.mean(),
-                "sd": one.std(ddof=1),
-                "median": np.median(one),
-                "5%": np.quantile(one, 0.05),
-                "95%": np.quantile(one, 0.95),
-                "rhat": _convergence.rhat(one),
-                "ess_bulk": _convergence.bulk_ess(one),
-                "ess_tail": _convergence.tail_ess(one),
+                "mean": draws.mean(),
+                "sd": draws.std(ddof=1),
+                "median": np.median(draws),
+                "5%": np.quantile(draws, 0.05),
+                "95%": np.quantile(draws, 0.95),
+                "rhat": _convergence.rhat(draws),
+                "ess_bulk": _convergence.bulk_ess(draws),
+                "ess_tail": _convergence.tail_ess(draws),
             }
-            for name, one in found.items()
+            for name, draws in values.items()
         }
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
@@ -161,11 +161,11 @@ class Posterior:
         return flat[np.asarray(jax.random.choice(key, len(flat), (size,), replace=size > len(flat)))]
 
     def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
-        """Return some of the draws, natural values by name, shape (size,): without repetition while there are as many.
+        """Return some of the draws, natural values by name, shape (size,): without repetition if there are enough.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
+            size: The number of draws.
         """
         natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
         return dict(zip(self.problem.names, natural.T, strict=True))
@@ -174,24 +174,24 @@ class Posterior:
         """Return the population at the mean of the draws on the scale of the search.
 
         Args:
-            settings: As of `Fit.population` or `MixedFit.population`.
+            settings: As in `Fit.population` or `MixedFit.population`.
         """
         return self._population(self.x.mean(axis=(0, 1)), **settings)
 
     def _population(self, x: Point, **settings: PyTree) -> Population:
         if isinstance(self.problem, Problem):
             return population_of(self.problem, x, **settings)
-        everyone = np.ones(self.problem.count, bool)
-        return mixed_population(self.problem, x, everyone, **{"covariates": None, **settings})
+        all_subjects = np.ones(self.problem.count, bool)
+        return mixed_population(self.problem, x, all_subjects, **{"covariates": None, **settings})
 
     def patients(self, *, key: Key, size: int, occasions: int = 1, **settings: PyTree) -> Cohort:
         """Return new patients, each with its own draw of the posterior, of random effects and of covariates.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
-            occasions: As of `Population.sample`.
-            settings: As of `population`.
+            size: The number of patients.
+            occasions: As in `Population.sample`.
+            settings: As in `population`.
         """
         for_points, for_patients = split(key)
         points = self._points(for_points, size)
@@ -200,24 +200,24 @@ class Posterior:
     def predict(
         self, regimen: Regimen, ts: Numbers, *, key: Key, size: int = 1000, level: float = 0.9, **settings: PyTree
     ) -> dict[str, np.ndarray]:
-        """Return what new patients have of a new regimen, with a band, as columns: the data of `plot.prediction`.
+        """Return predictions of a new regimen for new patients, with a band, as columns: the data of `plot.prediction`.
 
         Args:
             regimen: The doses.
             ts: Times, shape (times,).
             key: `jax.random.key(seed)`.
-            size: How many patients.
-            level: How much of them the band holds.
-            settings: As of `population`.
+            size: The number of patients.
+            level: The share of them that the band holds.
+            settings: As in `population`.
 
         Returns:
-            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
-            patients that did not fail.
+            OUTPUT (the name of what is observed), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            number of patients that did not fail.
         """
         patients = self.patients(key=key, size=size, **settings)
         return predicted(patients, regimen, ts, level=level, method=self.problem.method)
 
-    # --- tables of pictures -----------------------------------------------------------------------------------------
+    # --- tables of figures ------------------------------------------------------------------------------------------
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return every draw as columns, the data of `plot.traces`: `CHAIN`, `DRAW`, `DIVERGING`, and the parameters."""
@@ -227,41 +227,41 @@ class Posterior:
             "CHAIN": np.repeat(np.arange(chains), draws),
             "DRAW": np.tile(np.arange(draws), chains),
             "DIVERGING": diverging.ravel(),
-            **{name: one.ravel() for name, one in self.parameters.items()},
+            **{name: values.ravel() for name, values in self.parameters.items()},
         }
 
     def ranks(self, *, bins: int = 20) -> dict[str, np.ndarray]:
         """Return how often the ranks of each chain among all draws fall into bins, the data of `plot.ranks`.
 
         Args:
-            bins: How many.
+            bins: The number of bins.
 
         Returns:
-            `PARAMETER`, `CHAIN`, `LEFT` and `RIGHT` (edges of the bin, as parts of all ranks), `COUNT`, and `LOWER` and
-            `UPPER`, between which 95 % of the counts of independent draws lie.
+            `PARAMETER`, `CHAIN`, `LEFT` and `RIGHT` (edges of the bin, as shares of all ranks), `COUNT`, and `LOWER`
+            and `UPPER`, between which 95 % of the counts of independent draws lie.
         """
         check_whole("bins", bins, 2)
-        found = {}
-        for name, one in self.parameters.items():
-            share = (rankdata(one, method="ordinal").reshape(one.shape) - 0.5) / one.size
-            found[name] = share
-        return ranks_table(found, bins)
+        shares = {}
+        for name, draws in self.parameters.items():
+            share = (rankdata(draws, method="ordinal").reshape(draws.shape) - 0.5) / draws.size
+            shares[name] = share
+        return ranks_table(shares, bins)
 
     def densities(self, *, points: int = 200) -> dict[str, np.ndarray]:
         """Return marginal densities of the natural values, the data of `plot.posteriors`.
 
         Args:
-            points: Where each is computed, at so many values.
+            points: The number of values at which each is computed.
 
         Returns:
             `PARAMETER`, `VALUE`, `POSTERIOR` (a Gaussian kernel estimate on the scale of the search) and `PRIOR`, NaN
-            for covariances, and for parameters whose prior is no probability density.
+            for covariances, and for parameters whose prior is not a probability density.
         """
         check_whole("points", points, 2)
         parts: dict[str, list] = {name: [] for name in ("PARAMETER", "VALUE", "POSTERIOR", "PRIOR")}
-        free = [one.free for one in self._density.priors]
+        free = [parameter_prior.free for parameter_prior in self._density.priors]
         for k, (name, natural) in enumerate(self.parameters.items()):
-            own = np.asarray(natural).ravel()
+            draws = np.asarray(natural).ravel()
             if k < len(free):
                 transform = free[k].transform
                 grid, estimated = _estimated(self.x[..., k].ravel(), points)
@@ -270,13 +270,13 @@ class Posterior:
                 prior = np.exp(np.asarray(jax.vmap(self._density.priors[k].log_density)(jnp.asarray(grid)))) * slope
                 prior = prior if self._density.priors[k].proper else np.full(points, np.nan)
             elif name.startswith("var("):
-                grid, estimated = _estimated(np.log(own), points)
+                grid, estimated = _estimated(np.log(draws), points)
                 value, slope = np.exp(grid), np.exp(-grid)
                 blocks = [block.random for block in self._density.blocks]
                 law = deviation_law(next(block for block in blocks if name[4:-1] in block.names))
                 prior = np.exp(np.asarray(law.log_prob(jnp.sqrt(value)))) / (2.0 * np.sqrt(value))
             else:
-                value, estimated = _estimated(own, points)
+                value, estimated = _estimated(draws, points)
                 slope, prior = 1.0, np.full(points, np.nan)
             columns = (np.full(points, name, dtype=object), value, estimated * slope, prior)
             for column, part in zip(parts.values(), columns, strict=True):
@@ -287,10 +287,10 @@ class Posterior:
 
     def pointwise_log_likelihood(self) -> list[np.ndarray]:
         """Return the log likelihood of each measurement, output by output, shape (chains, draws, measurements)."""
-        return self._each(self._density.pointwise)
+        return self._for_each_draw(self._density.pointwise)
 
     def predictive(self, *, key: Key) -> list[np.ndarray]:
-        """Return measurements of the same subjects or experiments drawn anew, output by output.
+        """Return new measurements of the same subjects or experiments, drawn from the posterior, output by output.
 
         Args:
             key: `jax.random.key(seed)`.
@@ -300,13 +300,13 @@ class Posterior:
         """
         check_key(key)
         keys = np.asarray(jax.random.key_data(jax.random.split(key, self.z.shape[:2])))
-        return self._each(self._density.simulated, keys)
+        return self._for_each_draw(self._density.simulated, keys)
 
     def groups(self, *, measurements: bool = True) -> "dict[str, xarray.Dataset]":
         """Return the groups of an ArviZ data set by name.
 
         Args:
-            measurements: Whether `log_likelihood` and `posterior_predictive` are among them, which are simulated.
+            measurements: Whether to include `log_likelihood` and `posterior_predictive`, which need simulations.
         """
         simulated = {}
         if measurements:
@@ -334,20 +334,20 @@ class Posterior:
         )
 
     def to_netcdf(self, path: str | Path, *, measurements: bool = True) -> None:
-        """Write a NetCDF file that `arviz.from_netcdf` reads, whole or not at all; arguments as for `groups`."""
+        """Write a NetCDF file that `arviz.from_netcdf` reads, atomically; arguments as for `groups`."""
         _groups.write(Path(path), self.groups(measurements=measurements))
 
-    def _each(self, function: Callable[..., PyTree], *more: np.ndarray) -> PyTree:
-        """Return a function of each draw, side by side in parts."""
-        flat = [part.reshape(-1, *part.shape[2:]) for part in (self.z, *more)]
+    def _for_each_draw(self, function: Callable[..., PyTree], *others: np.ndarray) -> PyTree:
+        """Return the values of a function for all draws, computed side by side in chunks."""
+        flat = [part.reshape(-1, *part.shape[2:]) for part in (self.z, *others)]
         count = len(flat[0])
-        chunk = min(TOGETHER, count)
+        chunk = min(CHUNK, count)
         padded = [np.concatenate([part, part[: -count % chunk]]) for part in flat]
         program = quickly_compiled(jax.vmap(function))
         parts = [program(*(jnp.asarray(part[k : k + chunk]) for part in padded)) for k in range(0, count, chunk)]
         return jax.tree.map(
-            lambda *own: np.concatenate([np.asarray(one) for one in own])[:count].reshape(
-                *self.z.shape[:2], *own[0].shape[1:]
+            lambda *chunks: np.concatenate([np.asarray(values) for values in chunks])[:count].reshape(
+                *self.z.shape[:2], *chunks[0].shape[1:]
             ),
             *parts,
         )
@@ -368,13 +368,13 @@ def posterior_of(density: Density, method: AbstractSampler, draws: Draws, second
 
 
 def ranks_table(shares: dict[str, np.ndarray], bins: int) -> dict[str, np.ndarray]:
-    """Return counts of numbers between 0 and 1 in bins, which should be even, shape (chains, draws) by name."""
+    """Return counts, in bins, of numbers between 0 and 1 that should be uniform, shape (chains, draws) by name."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     parts: dict[str, list] = {name: [] for name in ("PARAMETER", "CHAIN", "LEFT", "RIGHT", "COUNT", "LOWER", "UPPER")}
     for name, share in shares.items():
-        for chain, own in enumerate(share):
-            count, _ = np.histogram(own, edges)
-            low, high = (binom.ppf(level, own.size, 1.0 / bins) for level in (0.025, 0.975))
+        for chain, values in enumerate(share):
+            count, _ = np.histogram(values, edges)
+            low, high = (binom.ppf(level, values.size, 1.0 / bins) for level in (0.025, 0.975))
             columns = (np.full(bins, name, dtype=object), np.full(bins, chain), edges[:-1], edges[1:], count)
             for column, part in zip(parts.values(), (*columns, np.full(bins, low), np.full(bins, high)), strict=True):
                 column.append(part)
@@ -382,10 +382,10 @@ def ranks_table(shares: dict[str, np.ndarray], bins: int) -> dict[str, np.ndarra
 
 
 def _estimated(values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return values that lie close over the range of draws, and the kernel estimate of their density there."""
+    """Return closely spaced values over the range of draws, and the kernel estimate of their density there."""
     from scipy.stats import gaussian_kde
 
-    few = values[:: -(-values.size // MOST)]
-    low, high = np.quantile(few, [0.001, 0.999])
+    thinned = values[:: -(-values.size // MOST)]
+    low, high = np.quantile(thinned, [0.001, 0.999])
     grid = np.linspace(low - 0.2 * (high - low), high + 0.2 * (high - low), points)
-    return grid, gaussian_kde(few)(grid)
+    return grid, gaussian_kde(thinned)(grid)

@@ -31,11 +31,11 @@ from qspjax.fit.mixed._random import RandomEffects
 class ParameterPrior:
     """The prior of one parameter on the scale of the search, within its bounds.
 
-    A distribution is truncated to the bounds; without a prior it is even between them, on the scale of the search.
+    A distribution is truncated to the bounds; without a prior it is uniform between them, on the scale of the search.
 
     Args:
         name: The parameter.
-        free: What is known of it.
+        free: Its bounds, transform and prior.
 
     Attributes:
         lower: The least point that has a density.
@@ -54,7 +54,7 @@ class ParameterPrior:
             if not ends[0] < ends[1]:
                 raise ArgumentError("prior", f"must have a density within the bounds of `{name}`, but has none.")
             self.law = Truncated(free.prior, *ends)
-            lower, upper = ends if free.prior_scaled else (float(free.transform.forward(one)) for one in ends)
+            lower, upper = ends if free.prior_scaled else (float(free.transform.forward(edge)) for edge in ends)
         self.lower, self.upper = lower, upper
         self.proper = self.law is not None or (free.prior is None and bool(np.isfinite([lower, upper]).all()))
 
@@ -70,14 +70,14 @@ class ParameterPrior:
         return jnp.asarray(density(natural), float) + free.transform.log_det(natural)
 
     def from_normal(self, normal: Array) -> Array:
-        """Return the point that belongs to a standard normal number."""
+        """Return the point that corresponds to a standard normal variate."""
         if not self.proper:
             must = f"must have a distribution, or no prior but bounds, to be drawn from, but that of `{self.name}` has "
             raise ArgumentError("prior", must + ("neither." if self.free.prior is None else "a function."))
         if self.law is None:
             return self.lower + (self.upper - self.lower) * jax.scipy.special.ndtr(normal)
-        found = self.law.from_normal(normal)
-        return found if self.free.prior_scaled else self.free.transform.forward(found)
+        value = self.law.from_normal(normal)
+        return value if self.free.prior_scaled else self.free.transform.forward(value)
 
 
 def _support(law: AbstractDistribution) -> tuple[float, float]:
@@ -97,11 +97,11 @@ def deviation_law(block: RandomEffects) -> AbstractDistribution:
 
 
 def log_density(block: RandomEffects, x: Array) -> Array:
-    """Return the log density of the covariance of a block, as one of its point on the scale of the search.
+    """Return the log density of the covariance of a block, for its point on the scale of the search.
 
-    With the rows of the Cholesky factor in polar coordinates, L_ij = sd_i C_ij, the determinant is that of
+    With the rows of the Cholesky factor in polar coordinates, L_ij = sd_i C_ij, the Jacobian is the product of
 
-        prod_i sd_i^-i C_ii  (rows from 0)  and of the logarithms of the diagonal, prod_i L_ii
+        prod_i sd_i^-i C_ii  (rows from 0)  and that of the logarithms of the diagonal, prod_i L_ii
 
     Args:
         block: The block.
@@ -134,14 +134,14 @@ def drawn(block: RandomEffects, key: Array) -> Array:
     if block.fixed:
         return jnp.zeros(0)
     count = len(block.names)
-    for_sd, for_length, for_way = jax.random.split(key, 3)
+    for_sd, for_length, for_direction = jax.random.split(key, 3)
     sd = deviation_law(block).from_normal(jax.random.normal(for_sd, (count,)))
     if not block.full:
         return jnp.log(sd)
     row = np.arange(1, count)
     length = jax.random.beta(for_length, 0.5 * row, block.lkj + 0.5 * (count - 1 - row))
-    way = jnp.tril(jax.random.normal(for_way, (count, count)), -1)[1:]
-    way = way / jnp.linalg.norm(way, axis=1, keepdims=True) * jnp.sqrt(length)[:, None]
-    below = sd[:, None] * jnp.concatenate([jnp.zeros((1, count)), way])
+    direction = jnp.tril(jax.random.normal(for_direction, (count, count)), -1)[1:]
+    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True) * jnp.sqrt(length)[:, None]
+    below = sd[:, None] * jnp.concatenate([jnp.zeros((1, count)), direction])
     diagonal = jnp.log(sd) + 0.5 * jnp.concatenate([jnp.zeros(1), jnp.log1p(-length)])
     return jnp.concatenate([diagonal, below[np.tril_indices(count, -1)]])

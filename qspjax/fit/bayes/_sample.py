@@ -32,31 +32,31 @@ def sample(
 
     $$ p(\\theta | y) \\propto p(y | \\theta) p(\\theta) $$
 
-    and of a mixed-effects model that of parameters, Omega and the random effects of all subjects together:
+    or, for a mixed-effects model, of the parameters, Omega and the random effects of all subjects together:
 
     $$ p(\\theta, \\Omega, \\eta | y) \\propto
        \\prod_i p(y_i | \\theta, \\eta_i) N(\\eta_i; 0, \\Omega) p(\\theta) p(\\Omega) $$
 
-    The prior of a parameter is that of its `Free`, truncated to its bounds; without one it is even between the bounds
-    on the scale of the search (and improper if there is none: then the posterior may be so too). Standard deviations
-    and correlations of random effects have the priors of their `RandomEffects`. All chains are simulated side by side,
-    and slopes are exact, by forward sensitivities. Where a simulation fails the density is zero.
+    The prior of a parameter is that of its `Free`, truncated to its bounds; without one it is uniform between the
+    bounds on the scale of the search (and improper without bounds: then the posterior may be improper too). Standard
+    deviations and correlations of random effects have the priors of their `RandomEffects`. All chains are simulated
+    side by side, and slopes are exact, by forward sensitivities. Where a simulation fails, the density is zero.
 
     Args:
-        problem: What is measured: a `Problem` or a `MixedModel`.
-        method: How: `NUTS(key=...)` or `SMC(key=...)`.
-        start: Where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape (names,); by
-            default the start of the problem.
-        checkpoint: A file in which the state is kept every few seconds; where it is there already, sampling goes on
-            from it, and the draws are those without the interruption.
+        problem: The model and the data: a `Problem` or a `MixedModel`.
+        method: The sampler: `NUTS(key=...)` or `SMC(key=...)`.
+        start: The point where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape
+            (names,); by default the start of the problem.
+        checkpoint: A file in which the state is saved every few seconds; if it exists already, sampling goes on from
+            it, with the same draws as without the interruption.
         progress: Called every few iterations.
 
     Returns:
         A `Posterior`.
 
     Raises:
-        ValueError: If the start has a wrong shape, the checkpoint is that of another run, or `SMC` has priors that
-            cannot be drawn from.
+        ValueError: If the start has a wrong shape, the checkpoint is that of another run, or there are priors that
+            `SMC` cannot draw from.
         RuntimeError: If the density is zero at the start; the message says which simulation fails, where and why.
         ImportError: If numpyro (for `NUTS`) or blackjax (for `SMC`) is missing.
 
@@ -83,10 +83,10 @@ def sample(
     density = Density(problem)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(density, method, start)
-    held = _checkpoint.loaded(file, mark, "sampling") if file is not None and file.exists() else None
+    state = _checkpoint.loaded(file, mark, "sampling") if file is not None and file.exists() else None
     run = method.begin(density, start)
-    if held is not None:
-        run.restore(held)
+    if state is not None:
+        run.restore(state)
     saved = time.perf_counter()
     while run.going:
         run.advance()
@@ -99,6 +99,6 @@ def sample(
 
 
 def _mark(density: Density, method: AbstractSampler, start: Start | None) -> str:
-    """Return what tells this run from others: the problem, the method and the start."""
+    """Return the fingerprint of a run, of the problem, the method and the start."""
     begin = None if start is None else np.asarray(placed(density, start))
     return fingerprint(density.problem.content(), method, begin)

@@ -1,4 +1,4 @@
-"""What all samplers share: a run that goes on step by step, and can be kept in a file between two of them."""
+"""What all samplers share: a run that proceeds step by step, and whose state can be saved between steps."""
 
 import abc
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from qspjax.fit.bayes._density import Density, Start
 
 
 class Draws(NamedTuple):
-    """What a sampler returns.
+    """The draws of a sampler.
 
     Attributes:
-        z: Points of the line, shape (chains, draws, size).
+        z: Points of the whole line, shape (chains, draws, size).
         stats: Statistics of each draw by their names in ArviZ, shape (chains, draws).
-        log_evidence: log p(y) of each chain, None where a sampler does not give it.
+        log_evidence: log p(y) of each chain, None if the sampler does not estimate it.
     """
 
     z: np.ndarray
@@ -33,7 +33,7 @@ class AbstractRun(abc.ABC):
     @property
     @abc.abstractmethod
     def standing(self) -> Progress:
-        """How it stands."""
+        """Its progress."""
 
     @property
     @abc.abstractmethod
@@ -46,14 +46,14 @@ class AbstractRun(abc.ABC):
 
     @abc.abstractmethod
     def draws(self) -> Draws:
-        """Return what was drawn."""
+        """Return the draws."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, ArrayLike | str]:
-        """Return what has to be kept to go on later."""
+        """Return what is needed to go on later."""
 
     @abc.abstractmethod
-    def restore(self, held: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
 
 
@@ -75,5 +75,5 @@ class AbstractSampler(eqx.Module):
 
         Args:
             density: The posterior.
-            start: Where, as in `sample`.
+            start: Where it begins, as in `sample`.
         """

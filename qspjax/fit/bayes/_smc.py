@@ -3,8 +3,8 @@
     p_k(z) ~ p(z) p(y | z)^lambda_k,   0 = lambda_0 < ... < lambda_K = 1
     log p(y) = sum_k log mean_i p(y | z_i)^(lambda_k - lambda_k-1)
 
-Each power is the greatest at which the weights of the particles are still worth a given share of them. Particles are
-then drawn again by their weights, and moved by Hamiltonian Monte Carlo.
+Each power is the greatest at which the effective sample size of the weights is still a given share of the particles.
+Particles are then resampled by their weights, and moved by Hamiltonian Monte Carlo.
 
 Reference: Del Moral, Doucet and Jasra, J R Stat Soc B 2006;68:411, doi:10.1111/j.1467-9868.2006.00553.x.
 """
@@ -29,9 +29,9 @@ from qspjax.fit.bayes._density import Density, Start
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 
 ACCEPTED = 0.8
-"""The mean acceptance that the step of the moves is adapted to."""
+"""The mean acceptance to which the step of the moves is adapted."""
 HALVINGS = 60
-"""How finely the next power is found."""
+"""The number of bisections for the next power."""
 
 
 class SMC(AbstractSampler):
@@ -40,12 +40,12 @@ class SMC(AbstractSampler):
     It finds several modes, and costs many more simulations than `NUTS`.
 
     Args:
-        particles: How many, of each run.
-        runs: Independent runs, side by side, whose agreement R-hat and the spread of the evidence tell.
-        share: The effective sample size that the weights keep from one power of the likelihood to the next, as a part
-            of the particles.
-        moves: Moves of each particle at each power.
-        steps: Leapfrog steps of a move.
+        particles: The number of particles of each run.
+        runs: The number of independent runs, side by side; R-hat and the spread of the evidence show how they agree.
+        share: The effective sample size of the weights from one power of the likelihood to the next, as a share of the
+            particles.
+        moves: The number of moves of each particle at each power.
+        steps: The number of leapfrog steps of a move.
         key: `jax.random.key(seed)`.
 
     Raises:
@@ -87,13 +87,13 @@ class SMC(AbstractSampler):
 
 
 class _Swarm(NamedTuple):
-    """Particles of a run.
+    """The particles of a run.
 
     Attributes:
-        z: Where they are, shape (particles, size).
-        likelihood: The log likelihood there.
-        power: That of the likelihood.
-        evidence: log p(y), so far.
+        z: Their points, shape (particles, size).
+        likelihood: The log likelihoods there.
+        power: The power of the likelihood.
+        evidence: The log evidence so far.
         step: The logarithm of the step of the moves.
         accepted: The mean acceptance of the last moves.
     """
@@ -120,8 +120,8 @@ class _Particles(AbstractRun):
         zero = jnp.zeros(method.runs)
         longest = math.log(0.5 * math.pi / method.steps)
         self.now = _Swarm(z, likelihood, zero, zero, zero + longest, zero)
-        advanced = _step(density, method, longest)
-        self.program = jax.jit(jax.vmap(advanced))
+        program = _step(density, method, longest)
+        self.program = jax.jit(jax.vmap(program))
 
     @property
     def standing(self) -> Progress:
@@ -146,13 +146,13 @@ class _Particles(AbstractRun):
     def state(self) -> dict[str, ArrayLike | str]:
         return {"done": self.done, **{name: np.asarray(part) for name, part in self.now._asdict().items()}}
 
-    def restore(self, held: Mapping[str, np.ndarray]) -> None:
-        self.done = int(held["done"])
-        self.now = _Swarm(*(jnp.asarray(held[name]) for name in _Swarm._fields))
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.done = int(state["done"])
+        self.now = _Swarm(*(jnp.asarray(state[name]) for name in _Swarm._fields))
 
 
 def _step(density: Density, method: SMC, longest: float) -> Callable[[Array, _Swarm], _Swarm]:
-    """Return what takes a run to its next power of the likelihood; at 1 particles only move."""
+    """Return a function that advances a run to its next power of the likelihood; at 1 particles only move."""
     mcmc = require("blackjax.mcmc.hmc", extra="bayes")
     systematic = require("blackjax.smc.resampling", extra="bayes").systematic
     kernel = mcmc.build_kernel()
@@ -162,13 +162,13 @@ def _step(density: Density, method: SMC, longest: float) -> Callable[[Array, _Sw
             value = density.log_likelihood(z)
             return density.log_prior(z) + jnp.where(jnp.isfinite(value), power * value, -jnp.inf)
 
-        def once(state: PyTree, key: Array) -> tuple[PyTree, Array]:
+        def move(state: PyTree, key: Array) -> tuple[PyTree, Array]:
             for_step, for_move = jax.random.split(key)
             size = step * jax.random.uniform(for_step, minval=0.5, maxval=1.0)
             state, info = kernel(for_move, state, tempered, size, metric, method.steps)
             return state, info.acceptance_rate
 
-        state, accepted = jax.lax.scan(once, mcmc.init(z, tempered), jax.random.split(key, method.moves))
+        state, accepted = jax.lax.scan(move, mcmc.init(z, tempered), jax.random.split(key, method.moves))
         return state.position, accepted.mean()
 
     def advanced(key: Array, now: _Swarm) -> _Swarm:
@@ -177,10 +177,10 @@ def _step(density: Density, method: SMC, longest: float) -> Callable[[Array, _Sw
         evidence = now.evidence + jax.nn.logsumexp(weight) - math.log(method.particles)
         weight = jax.nn.softmax(weight)
         metric = _metric(now.z, weight)
-        for_places, for_moves = jax.random.split(key)
-        places = systematic(for_places, weight, method.particles)
+        for_indices, for_moves = jax.random.split(key)
+        indices = systematic(for_indices, weight, method.particles)
         keys = jax.random.split(for_moves, method.particles)
-        z, accepted = jax.vmap(lambda key, z: moved(key, z, power, jnp.exp(now.step), metric))(keys, now.z[places])
+        z, accepted = jax.vmap(lambda key, z: moved(key, z, power, jnp.exp(now.step), metric))(keys, now.z[indices])
         step = jnp.minimum(now.step + 2.0 * (accepted.mean() - ACCEPTED), longest)
         likelihood = jax.vmap(density.log_likelihood)(z)
         return _Swarm(z, likelihood, power, evidence, step, accepted.mean())
@@ -193,31 +193,31 @@ def _finite(likelihood: Array) -> Array:
 
 
 def _next_power(now: _Swarm, share: float) -> Array:
-    """Return the greatest power, at most 1, at which weights are worth that share of the particles, by bisection."""
+    """Return the greatest power, at most 1, at which the effective sample size is that share of the particles."""
     value = now.likelihood
     value = jnp.where(jnp.isfinite(value), value - jnp.max(jnp.where(jnp.isfinite(value), value, -jnp.inf)), -jnp.inf)
-    known = jnp.isfinite(value)
+    finite = jnp.isfinite(value)
 
-    def enough(step: Array) -> Array:
-        weight = jnp.where(known, jnp.exp(step * jnp.where(known, value, 0.0)), 0.0)
-        return jnp.sum(weight) ** 2 / jnp.sum(weight**2) >= share * jnp.sum(known)
+    def is_enough(step: Array) -> Array:
+        weight = jnp.where(finite, jnp.exp(step * jnp.where(finite, value, 0.0)), 0.0)
+        return jnp.sum(weight) ** 2 / jnp.sum(weight**2) >= share * jnp.sum(finite)
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
-        fine = enough(middle)
-        return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
+        sufficient = is_enough(middle)
+        return jnp.where(sufficient, middle, low), jnp.where(sufficient, high, middle)
 
-    rest = 1.0 - now.power
-    low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros(()), rest))
-    return jnp.where(enough(rest), 1.0, now.power + low)
+    remaining = 1.0 - now.power
+    low, _ = jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros(()), remaining))
+    return jnp.where(is_enough(remaining), 1.0, now.power + low)
 
 
 def _metric(z: Array, weight: Array) -> Array:
-    """Return the covariance of the particles, the inverse of the mass; its diagonal where particles are few."""
+    """Return the covariance of the particles, the inverse of the mass; only its diagonal if there are few particles."""
     count, size = z.shape
-    away = z - weight @ z
-    variance = weight @ away**2 + 1e-12
+    deviation = z - weight @ z
+    variance = weight @ deviation**2 + 1e-12
     if count < 10 * size:
         return variance
-    return 0.95 * jnp.einsum("n,na,nb->ab", weight, away, away) + 0.05 * jnp.diag(variance)
+    return 0.95 * jnp.einsum("n,na,nb->ab", weight, deviation, deviation) + 0.05 * jnp.diag(variance)
