@@ -4,9 +4,9 @@ With residuals e that are linear in the scales and offsets u, and a standard dev
 
     u = argmin sum w (e - J (u - u0))^2,   w = exp(-2 v),        v = log mean |e|^p / p
 
-(p = 2 for normal residuals, 1 for double exponential ones). Each is exact, so that they end after one round where no
-noise parameter stands between them. A search then moves only in what simulations depend on, and sees the profile of
-the density.
+(p = 2 for normal residuals, 1 for double exponential ones). Each of the two steps is exact, so that one round
+suffices unless a noise parameter couples them. A search then moves only in the parameters that simulations depend on,
+and sees the profile of the density.
 
 References: Loos et al., Bioinformatics 2018;34:4266, doi:10.1093/bioinformatics/bty514; Golub and Pereyra, SIAM J Numer
 Anal 1973;10:413, doi:10.1137/0710036.
@@ -28,9 +28,9 @@ from qspjax.fit.errors._location_scale import AbstractLocationScale
 from qspjax.fit.search._search import quickly_compiled
 
 ROUNDS, SETTLED = 30, 1e-10
-"""Most rounds between scales and noise, and the change that ends them."""
+"""The maximum number of rounds between scales and noise, and the change below which they end."""
 SAME = 1e-7
-"""How far two slopes may lie from each other that are one number."""
+"""The greatest relative difference between slopes that count as equal."""
 
 
 class Analytic(eqx.Module):
@@ -39,7 +39,7 @@ class Analytic(eqx.Module):
     Args:
         names: Which parameters; by default all that can be solved for: no simulation depends on them, they have no
             prior, and they are the scale or the offset of normal residuals, or the standard deviation of normal or
-            double exponential ones (of logarithms also, but for offsets), uncensored.
+            double exponential ones (also on the scale of logarithms, except offsets), uncensored.
 
     Raises:
         ValueError: If a name is given twice.
@@ -62,7 +62,7 @@ class Analytic(eqx.Module):
     names: tuple[str, ...] | None = eqx.field(static=True)
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
-        """Keep them."""
+        """Check the names."""
         self.names = None if names is None else tuple(check_names("names", names))
 
     def solving(self, problem: Problem) -> Problem:
@@ -76,7 +76,7 @@ class Analytic(eqx.Module):
         return dataclasses.replace(problem, solver=self.solver(problem))
 
     def solver(self, problem: Problem) -> "Solver":
-        """Return what solves for the parameters of a problem.
+        """Return the solver for the parameters of a problem.
 
         Raises:
             ValueError: If a named parameter cannot be solved for, or none can.
@@ -84,16 +84,16 @@ class Analytic(eqx.Module):
         for name in self.names or ():
             check_one_of("names", name, problem.names, "a free parameter")
         classes = _Classes(problem, problem.names if self.names is None else self.names)
-        found = classes.solver() if classes.places.size else None
-        solved = set() if found is None else {problem.names[i] for i in (*found.location, *found.noise)}
+        solver = classes.solver() if classes.indices.size else None
+        solved = set() if solver is None else {problem.names[i] for i in (*solver.location, *solver.noise)}
         for name in self.names or ():
             if name not in solved:
                 must = "be scales, offsets or noise parameters that can be solved for"
                 raise ArgumentError("names", f"must {must}, but `{name}` is none.")
-        if found is None or not solved:
+        if solver is None or not solved:
             must = "have scales, offsets or noise parameters that can be solved for"
             raise ArgumentError("analytic", f"must {must}, but there are none.")
-        return found
+        return solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Solver:
 
     Attributes:
         problem: The problem.
-        location: The places of scales and offsets among the free parameters.
+        location: The indices of scales and offsets among the free parameters.
         logarithmic: Which of them are linear in their logarithm, shape (location,).
-        noise: The places of noise parameters.
+        noise: The indices of noise parameters.
         member: Which noise parameter scales which measurement, shape (measurements, noise).
         power: The power of residuals that belongs to each noise parameter, shape (noise,).
     """
@@ -123,47 +123,55 @@ class Solver:
             x: The point.
             observed: What is observed there, shape (experiments, times) each.
         """
-        here, observed = jax.lax.stop_gradient((x, observed))
-        start, calm = self._unknowns(self.problem.natural(here))
-        (lower, quiet), (upper, loud) = (self._unknowns(self.problem.natural(edge)) for edge in self.problem.bounds)
+        point, observed = jax.lax.stop_gradient((x, observed))
+        linear_start, noise_start = self._unknowns(self.problem.natural(point))
+        (lower, noise_lower), (upper, noise_upper) = (
+            self._unknowns(self.problem.natural(edge)) for edge in self.problem.bounds
+        )
 
-        residual, _, log_scale = standardised(self.problem, self._placed(here, start, calm), observed)
-        slope = jax.jacfwd(lambda u: standardised(self.problem, self._placed(here, u, calm), observed)[1])(start)
+        residual, _, log_scale = standardised(
+            self.problem, self._with_unknowns(point, linear_start, noise_start), observed
+        )
+        slope = jax.jacfwd(
+            lambda u: standardised(self.problem, self._with_unknowns(point, u, noise_start), observed)[1]
+        )(linear_start)
         distance = residual * jnp.exp(log_scale)
-        base = log_scale - self.member @ calm
+        base = log_scale - self.member @ noise_start
         count = np.maximum(self.member.sum(axis=0), 1.0)
 
-        def again(state: tuple) -> tuple:
+        def round_(state: tuple) -> tuple:
             rounds, linear, noise, _ = state
             weight = jnp.exp(-2.0 * (base + self.member @ noise))
-            better = _least_squares(slope, weight, distance - slope @ (linear - start), linear, lower, upper)
-            left = jnp.abs(distance - slope @ (better - start)) * jnp.exp(-base)
-            mean = jnp.sum(self.member * left[:, None] ** self.power, axis=0) / count
-            noisier = jnp.clip(jnp.log(jnp.maximum(mean, 1e-300)) / self.power, quiet, loud)
-            change = jnp.concatenate([(better - linear) / (jnp.abs(linear) + 1e-12), noisier - noise])
-            return rounds + 1, better, noisier, jnp.max(jnp.abs(change), initial=0.0)
+            better = _least_squares(slope, weight, distance - slope @ (linear - linear_start), linear, lower, upper)
+            remaining = jnp.abs(distance - slope @ (better - linear_start)) * jnp.exp(-base)
+            mean = jnp.sum(self.member * remaining[:, None] ** self.power, axis=0) / count
+            better_noise = jnp.clip(jnp.log(jnp.maximum(mean, 1e-300)) / self.power, noise_lower, noise_upper)
+            change = jnp.concatenate([(better - linear) / (jnp.abs(linear) + 1e-12), better_noise - noise])
+            return rounds + 1, better, better_noise, jnp.max(jnp.abs(change), initial=0.0)
 
-        def going(state: tuple) -> Array:
+        def unsettled(state: tuple) -> Array:
             return (state[0] < ROUNDS) & (state[-1] > SETTLED)
 
-        _, linear, noise, _ = jax.lax.while_loop(going, again, (0, start, calm, jnp.asarray(jnp.inf)))
-        found = self._placed(here, linear, noise)
-        places = np.concatenate([self.location, self.noise])
-        return x.at[places].set(jnp.where(jnp.isfinite(found), found, here)[places])
+        _, linear, noise, _ = jax.lax.while_loop(
+            unsettled, round_, (0, linear_start, noise_start, jnp.asarray(jnp.inf))
+        )
+        solved = self._with_unknowns(point, linear, noise)
+        indices = np.concatenate([self.location, self.noise])
+        return x.at[indices].set(jnp.where(jnp.isfinite(solved), solved, point)[indices])
 
     def _unknowns(self, natural: Array) -> tuple[Array, Array]:
-        """Return scales and offsets as they are solved for, and the logarithms of noise parameters."""
+        """Return scales and offsets on the scale on which they are linear, and the logarithms of noise parameters."""
         linear = natural[self.location]
         return jnp.where(self.logarithmic, jnp.log(jnp.where(self.logarithmic, linear, 1.0)), linear), jnp.log(
             natural[self.noise]
         )
 
-    def _placed(self, x: Array, linear: Array, noise: Array) -> Array:
-        """Return the point with the unknowns in their places."""
+    def _with_unknowns(self, x: Array, linear: Array, noise: Array) -> Array:
+        """Return the point with the unknowns put into it."""
         linear = jnp.where(self.logarithmic, jnp.exp(jnp.where(self.logarithmic, linear, 0.0)), linear)
         free = [*self.problem.free.values()]
-        for place, value in zip((*self.location, *self.noise), (*linear, *jnp.exp(noise)), strict=True):
-            x = x.at[place].set(free[place].transform.forward(value))
+        for index, value in zip((*self.location, *self.noise), (*linear, *jnp.exp(noise)), strict=True):
+            x = x.at[index].set(free[index].transform.forward(value))
         return jnp.clip(x, *self.problem.bounds)
 
 
@@ -172,8 +180,8 @@ def standardised(problem: Problem, x: Array, observed: dict[str, Array]) -> tupl
     numbers, known = problem.pooled(x)
     parts = []
     for rows in filter(_power, problem.rows):
-        _, own = rows.predicted(numbers, observed, known)
-        parts.append((rows.output.error.residual(rows.value, own), *own))
+        _, predictors = rows.predicted(numbers, observed, known)
+        parts.append((rows.output.error.residual(rows.value, predictors), *predictors))
     residual, location, log_scale = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     return residual, location, log_scale
 
@@ -186,7 +194,7 @@ def _power(rows: OutputData) -> float:
 
 
 def _least_squares(slope: Array, weight: Array, distance: Array, linear: Array, lower: Array, upper: Array) -> Array:
-    """Return the best scales and offsets within their bounds; those at a bound stay if the slope points across."""
+    """Return the best scales and offsets within their bounds; those at a bound stay if the slope points beyond it."""
     gradient = slope.T @ (weight * distance)
     curvature = slope.T @ (weight[:, None] * slope)
     stays = ((linear <= lower) & (gradient < 0)) | ((linear >= upper) & (gradient > 0))
@@ -197,18 +205,18 @@ def _least_squares(slope: Array, weight: Array, distance: Array, linear: Array, 
 
 
 class _Classes:
-    """Finds out which parameters can be solved for: how residuals move with them, where observed values are made up."""
+    """Determines which parameters can be solved for, from how residuals depend on them at made-up observed values."""
 
     def __init__(self, problem: Problem, names: Sequence[str]) -> None:
         self.problem = problem
         layout = problem.layout
-        fine = np.array([_power(rows) > 0 for rows in layout.rows])
-        elsewhere = layout.direct[~fine].any(axis=0) | layout.simulated
-        self.places = np.array(
+        has_power = np.array([_power(rows) > 0 for rows in layout.rows])
+        elsewhere = layout.direct[~has_power].any(axis=0) | layout.simulated
+        self.indices = np.array(
             [
                 i
-                for i, (name, one) in enumerate(problem.free.items())
-                if name in names and one.prior is None and not elsewhere[i]
+                for i, (name, free) in enumerate(problem.free.items())
+                if name in names and free.prior is None and not elsewhere[i]
             ],
             int,
         )
@@ -219,70 +227,70 @@ class _Classes:
         self.observed = {name: jnp.asarray(np.exp(rng.normal(size=shape))) for name in layout.stages.save}
         self.start = np.asarray(problem.natural(problem.start))
         self.other = self.start + rng.uniform(0.1, 0.3, self.start.size) * np.where(self.start == 0, 1.0, self.start)
-        self._moved = quickly_compiled(self._slopes)
+        self._slope_program = quickly_compiled(self._slopes)
 
     def _slopes(self, natural: Array) -> tuple[Array, Array]:
-        """Return the slopes of locations and log scales, shape (measurements, places)."""
+        """Return the slopes of locations and log scales, shape (measurements, parameters)."""
 
-        def at(own: Array) -> tuple[Array, Array]:
-            values = natural.at[self.places].set(own)
+        def location_and_scale(unknowns: Array) -> tuple[Array, Array]:
+            values = natural.at[self.indices].set(unknowns)
             free = self.problem.free.values()
-            x = jnp.stack([one.transform.forward(value) for one, value in zip(free, values, strict=True)])
+            x = jnp.stack([parameter.transform.forward(value) for parameter, value in zip(free, values, strict=True)])
             return standardised(self.problem, x, self.observed)[1:]
 
-        return jax.jacfwd(at)(natural[self.places])
+        return jax.jacfwd(location_and_scale)(natural[self.indices])
 
     def solver(self) -> Solver:
-        """Return what solves for as many of the parameters as can be."""
-        alone = [k for k in range(len(self.places)) if self._kinds([k])[k]]
-        while len(alone) > 1:
-            kinds = self._kinds(alone)
-            bad = [k for k in alone if not kinds[k]]
+        """Return the solver for as many of the parameters as possible."""
+        candidates = [k for k in range(len(self.indices)) if self._kinds([k])[k]]
+        while len(candidates) > 1:
+            kinds = self._kinds(candidates)
+            bad = [k for k in candidates if not kinds[k]]
             if not bad:
                 break
-            alone.remove(bad[-1])
-        kinds = self._kinds(alone) if alone else {}
-        noise = [k for k in alone if kinds[k] == "noise"]
-        location = [k for k in alone if kinds[k] != "noise"]
+            candidates.remove(bad[-1])
+        kinds = self._kinds(candidates) if candidates else {}
+        noise = [k for k in candidates if kinds[k] == "noise"]
+        location = [k for k in candidates if kinds[k] != "noise"]
         member = self._at(self.start)[1][:, noise]
         return Solver(
             self.problem,
-            self.places[location],
+            self.indices[location],
             np.array([kinds[k] == "log" for k in location], bool),
-            self.places[noise],
+            self.indices[noise],
             member,
             np.array([self.power[member[:, j] > 0][0] for j in range(len(noise))]),
         )
 
     def _at(self, natural: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the slopes of locations, and those of log scales in the logarithms of the parameters."""
-        location, log_scale = self._moved(jnp.asarray(natural))
-        return np.asarray(location), np.asarray(log_scale) * natural[self.places]
+        location, log_scale = self._slope_program(jnp.asarray(natural))
+        return np.asarray(location), np.asarray(log_scale) * natural[self.indices]
 
     def _kinds(self, members: Sequence[int]) -> dict[int, str]:
-        """Return what each parameter is while all members move: "linear", "log" (linear in it), "noise", or nothing."""
-        there = self.start.copy()
-        there[self.places[members]] = self.other[self.places[members]]
-        here, (slope, noise), (slope2, noise2) = self.start, self._at(self.start), self._at(there)
+        """Return the kind of each parameter while all members vary: "linear", "log" (linear in it), "noise", or ""."""
+        other = self.start.copy()
+        other[self.indices[members]] = self.other[self.indices[members]]
+        start, (slope, noise), (slope2, noise2) = self.start, self._at(self.start), self._at(other)
         crowded = (np.abs(noise[:, members]) > 0).sum(axis=1) > 1
-        found = {}
+        kinds = {}
         for k in members:
-            place = self.places[k]
-            still = not np.any(slope[:, k]) and not np.any(slope2[:, k])
-            calm = not np.any(noise[:, k]) and not np.any(noise2[:, k])
+            index = self.indices[k]
+            location_fixed = not np.any(slope[:, k]) and not np.any(slope2[:, k])
+            noise_fixed = not np.any(noise[:, k]) and not np.any(noise2[:, k])
             powers = self.power[(slope[:, k] != 0) | (noise[:, k] != 0)]
-            found[k] = ""
-            if still and not calm:
+            kinds[k] = ""
+            if location_fixed and not noise_fixed:
                 pure = np.isin(noise[:, k].round(9), (0.0, 1.0)).all() and _same(noise[:, k], noise2[:, k])
-                alone = not crowded[noise[:, k] > 0.5].any()
-                found[k] = "noise" if pure and alone and len(set(powers)) == 1 else ""
-            elif calm and not still and set(powers) == {2.0}:
+                single = not crowded[noise[:, k] > 0.5].any()
+                kinds[k] = "noise" if pure and single and len(set(powers)) == 1 else ""
+            elif noise_fixed and not location_fixed and set(powers) == {2.0}:
                 if _same(slope[:, k], slope2[:, k]):
-                    found[k] = "linear"
-                elif _same(slope[:, k] * here[place], slope2[:, k] * there[place]):
-                    found[k] = "log"
-        return found
+                    kinds[k] = "linear"
+                elif _same(slope[:, k] * start[index], slope2[:, k] * other[index]):
+                    kinds[k] = "log"
+        return kinds
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool(np.allclose(one, other, rtol=SAME, atol=SAME * np.abs(one).max(initial=0.0)))
+def _same(slope: np.ndarray, other_slope: np.ndarray) -> bool:
+    return bool(np.allclose(slope, other_slope, rtol=SAME, atol=SAME * np.abs(slope).max(initial=0.0)))

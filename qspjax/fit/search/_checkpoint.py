@@ -10,7 +10,7 @@ from qspjax._files import replaced
 
 
 def save(path: Path, mark: str, state: Mapping[str, ArrayLike | str]) -> None:
-    """Write a state, whole or not at all.
+    """Write a state atomically.
 
     Args:
         path: The file.
@@ -22,22 +22,22 @@ def save(path: Path, mark: str, state: Mapping[str, ArrayLike | str]) -> None:
         np.savez(file, allow_pickle=False, fingerprint=np.asarray(mark), **arrays)
 
 
-def loaded(path: Path, mark: str, what: str) -> dict[str, np.ndarray]:
-    """Return a state that was kept.
+def loaded(path: Path, mark: str, kind: str) -> dict[str, np.ndarray]:
+    """Return a saved state.
 
     Args:
         path: The file.
         mark: The fingerprint of the calculation.
-        what: What it is in words, such as "estimation".
+        kind: The kind of calculation, such as "estimation".
 
     Raises:
-        ValueError: If it is that of another calculation, or none.
+        ValueError: If it is that of another calculation, or not a checkpoint.
     """
     try:
         with np.load(path, allow_pickle=False) as state:
-            held = {name: state[name] for name in state.files}
+            arrays = {name: state[name] for name in state.files}
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} must be a checkpoint, but cannot be read: {error}") from None
-    if str(held.get("fingerprint")) != mark:
-        raise ValueError(f"{path} must be the checkpoint of this {what}, but is that of another one: remove it.")
-    return held
+    if str(arrays.get("fingerprint")) != mark:
+        raise ValueError(f"{path} must be the checkpoint of this {kind}, but is that of another one: remove it.")
+    return arrays

@@ -1,7 +1,7 @@
 """Maximum likelihood or a posteriori: from starts to optima, all in one program, resumable.
 
-Starts wait in a queue for one of a fixed number of places, so that one compiled program serves them all, and a start
-that is done makes room at once.
+Starts wait in a queue for one of a fixed number of slots, so that one compiled program serves them all, and a start
+that has ended frees its slot at once.
 """
 
 import dataclasses
@@ -48,16 +48,16 @@ class Fit:
 
     Attributes:
         problem: What was fitted.
-        method: How, in words.
+        method: A description of the method.
         starts: Where each search began, shape (starts, parameters), on the scale of the search.
-        points: Where it ended.
+        points: Where each search ended.
         values: The log density there, -inf where the start failed.
-        status: How it ended, see `status_text`.
-        steps: Evaluations of each.
-        failures: Evaluations that failed, of each.
+        status: How each search ended, see `status_text`.
+        steps: The number of evaluations of each.
+        failures: The number of evaluations of each that failed.
         number: The number of each start, in the order of the starts.
         history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
-        seconds: What it took.
+        seconds: The time it took.
 
     Example:
         >>> import qspjax as qsp
@@ -102,13 +102,13 @@ class Fit:
         return dict(zip(self.problem.names, self._natural()[0].tolist(), strict=True))
 
     def _natural(self) -> np.ndarray:
-        """Return the natural values of all points, shape (starts, parameters); rounding leaves no bound."""
+        """Return the natural values of all points, shape (starts, parameters), clipped to the bounds."""
         values = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
         free = self.problem.free.values()
-        return np.clip(values, [one.lower for one in free], [one.upper for one in free])
+        return np.clip(values, [parameter.lower for parameter in free], [parameter.upper for parameter in free])
 
     def reached(self, within: float = 0.1) -> int:
-        """Return how many starts came within a distance of the best log density."""
+        """Return how many searches ended within a distance of the best log density."""
         return int(np.sum(self.values >= self.values[0] - within))
 
     def status_text(self, start: int) -> str:
@@ -121,20 +121,20 @@ class Fit:
 
     def _points(self, key: Key, size: int) -> np.ndarray:
         for direction in self._uncertainty.open_directions:
-            shown = ", ".join(f"{name} {share:+.2f}" for name, share in direction.items())
-            raise ValueError(f"Parameters cannot be drawn: the data say nothing about the direction {shown}.")
+            components = ", ".join(f"{name} {share:+.2f}" for name, share in direction.items())
+            raise ValueError(f"Parameters cannot be drawn: the data say nothing about the direction {components}.")
         free = [*self.problem.free.values()]
         return drawn_points(free, self.x, self._uncertainty.covariance, key=key, size=size)
 
     def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
-        """Return draws of the parameters as far as they are known, natural values by name, shape (size,).
+        """Return draws of the parameters with their uncertainty, natural values by name, shape (size,).
 
         They are normal about the estimates with the inverse of the Fisher information, on the scales of
         `Uncertainty.intervals`, and stay within their bounds.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
+            size: The number of draws.
 
         Raises:
             ValueError: If the data say nothing about some direction of the parameters.
@@ -143,10 +143,10 @@ class Fit:
         return dict(zip(self.problem.names, natural.T, strict=True))
 
     def population(self, *, experiment: str | None = None) -> Population:
-        """Return patients with the estimates, who differ in nothing.
+        """Return a population of identical patients with the estimates.
 
         Args:
-            experiment: Whose settings they have; by default those that all experiments share.
+            experiment: The experiment whose settings they have; by default those that all experiments share.
 
         Raises:
             ValueError: If experiments have different settings and none is named, or do not begin as the model does.
@@ -154,12 +154,12 @@ class Fit:
         return population_of(self.problem, self.x, experiment)
 
     def patients(self, *, key: Key, size: int, experiment: str | None = None) -> Cohort:
-        """Return patients each of whom has its own draw of the parameters: they differ by what is not known.
+        """Return patients, each with its own draw of the parameters: they differ by the uncertainty of the estimates.
 
         Args:
             key: `jax.random.key(seed)`.
-            size: How many.
-            experiment: As of `population`.
+            size: The number of patients.
+            experiment: As in `population`.
         """
         for_points, for_patients = split(key)
         points = self._points(for_points, size)
@@ -175,19 +175,19 @@ class Fit:
         level: float = 0.9,
         experiment: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return what a new regimen does, with a band of what is not known, as columns: the data of `plot.prediction`.
+        """Return predictions of a new regimen, with a band of uncertainty, as columns: the data of `plot.prediction`.
 
         Args:
             regimen: The doses.
             ts: Times, shape (times,).
             key: `jax.random.key(seed)`.
-            size: How many patients.
-            level: How much of them the band holds.
-            experiment: As of `population`.
+            size: The number of patients.
+            level: The share of them that the band holds.
+            experiment: As in `population`.
 
         Returns:
-            OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
-            patients that did not fail.
+            OUTPUT (the name of what is observed), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+            number of patients that did not fail.
 
         Example:
             >>> import jax, qspjax as qsp
@@ -209,7 +209,7 @@ class Fit:
         return predicted(patients, regimen, ts, level=level, method=self.problem.method)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row a start, the best first, and the natural value of each parameter."""
+        """Return a table with one row per start, the best first, and the natural value of each parameter."""
         pandas = require("pandas", extra="data")
         table = {
             "start": self.number,
@@ -243,19 +243,19 @@ def estimate(
     """Find the parameters at which the log density is greatest.
 
     Args:
-        problem: What to fit.
-        method: How to search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
+        problem: The model and the data.
+        method: The search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
             `DifferentialEvolution(key=...)`.
-        starts: Where from: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
+        starts: The starts: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
             or None for the start of each parameter.
         analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.
         lanes: How many starts are searched side by side.
-        checkpoint: A file in which the state is kept every few seconds; where it is there already, the estimation goes
-            on from it, and ends with the same optima as without the interruption.
+        checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation goes on
+            from it, and ends with the same optima as without the interruption.
         progress: Called after every step.
 
     Returns:
-        A `Fit`; a start that fails is in it with its status.
+        A `Fit`, in which a start that failed has that status.
 
     Raises:
         ValueError: If starts have a wrong shape, or the checkpoint is that of another estimation.
@@ -326,13 +326,13 @@ def _points(problem: Problem, starts: MultiStart | Numbers | None) -> np.ndarray
 
 
 class _Run:
-    """Starts in their places and in the queue, and what has come of them."""
+    """Starts in their slots and in the queue, and their results."""
 
     def __init__(
         self, problem: Problem, method: AbstractSearch, analytic: Analytic | None, points: np.ndarray, lanes: int
     ) -> None:
         self.problem, self.method, self.points = problem, method, points
-        self.named = f"{method!r} {analytic!r}"
+        self.description = f"{method!r} {analytic!r}"
         count, size = points.shape
         self.ended = points.copy()
         self.values = np.full(count, -np.inf)
@@ -354,7 +354,7 @@ class _Run:
 
     @property
     def going(self) -> bool:
-        """Whether any start has not."""
+        """Whether any start has not ended."""
         return not self.done.all()
 
     @property
@@ -363,33 +363,33 @@ class _Run:
         return float(np.max(self.values))
 
     def advance(self) -> None:
-        """Take one step with all starts in their places; where one ends, the next one from the queue begins."""
+        """Take one step of all starts in their slots; where one ends, the next one from the queue begins."""
         self.slots = self._step(self.slots)
         status, steps, value, failures = (
             np.asarray(x) for x in (self.slots.status, self.slots.steps, self.slots.value, self.slots.failures)
         )
         points = np.asarray(self.slots.x)
-        fresh = []
-        for place, start in enumerate(self.owner):
+        new_slots = []
+        for slot, start in enumerate(self.owner):
             if start < 0:
                 continue
             self.total_steps += 1
-            self.history.append((int(start), int(steps[place]), -float(value[place])))
-            self.values[start], self.ended[start] = -value[place], points[place]
-            self.status[start], self.steps[start] = status[place], steps[place]
-            self.failures[start] = failures[place]
-            if status[place] != RUNNING:
-                following = self.waiting < len(self.points)
-                self.owner[place] = self.waiting if following else -1
-                self.waiting += following
-                if following:
-                    fresh.append(place)
-        if fresh:
-            where = np.zeros(len(self.owner), bool)
-            where[fresh] = True
+            self.history.append((int(start), int(steps[slot]), -float(value[slot])))
+            self.values[start], self.ended[start] = -value[slot], points[slot]
+            self.status[start], self.steps[start] = status[slot], steps[slot]
+            self.failures[start] = failures[slot]
+            if status[slot] != RUNNING:
+                has_next = self.waiting < len(self.points)
+                self.owner[slot] = self.waiting if has_next else -1
+                self.waiting += has_next
+                if has_next:
+                    new_slots.append(slot)
+        if new_slots:
+            is_new = np.zeros(len(self.owner), bool)
+            is_new[new_slots] = True
             begin = self._begin(jnp.asarray(self.points[np.maximum(self.owner, 0)]))
             self.slots = jax.tree.map(
-                lambda new, old: jnp.where(where.reshape(-1, *[1] * (old.ndim - 1)), new, old), begin, self.slots
+                lambda new, old: jnp.where(is_new.reshape(-1, *[1] * (old.ndim - 1)), new, old), begin, self.slots
             )
 
     def fit(self, method: str, seconds: float) -> Fit:
@@ -419,27 +419,27 @@ class _Run:
 
     @cached_property
     def mark(self) -> str:
-        """Return what tells this estimation from others."""
-        return fingerprint(self.problem.content(), self.named, self.points, len(self.owner))
+        """The fingerprint of this estimation."""
+        return fingerprint(self.problem.content(), self.description, self.points, len(self.owner))
 
     def save(self, path: Path) -> None:
-        """Write the state, whole or not at all."""
-        own = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
+        """Write the state atomically."""
+        slots = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
         names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
         state = {name: np.asarray(getattr(self, name)) for name in names}
         history = np.array(self.history, float).reshape(-1, 3)
-        _checkpoint.save(path, self.mark, {"history": history, **own, **state})
+        _checkpoint.save(path, self.mark, {"history": history, **slots, **state})
 
     def load(self, path: Path) -> None:
         """Go on from a state.
 
         Raises:
-            ValueError: If it is that of another estimation, or none.
+            ValueError: If it is that of another estimation, or not a checkpoint.
         """
-        held = _checkpoint.loaded(path, self.mark, "estimation")
+        state = _checkpoint.loaded(path, self.mark, "estimation")
         leaves, structure = jax.tree.flatten(self.slots)
-        self.slots = jax.tree.unflatten(structure, [jnp.asarray(held[f"slot{i}"]) for i in range(len(leaves))])
+        self.slots = jax.tree.unflatten(structure, [jnp.asarray(state[f"slot{i}"]) for i in range(len(leaves))])
         for name in ("ended", "values", "status", "steps", "failures", "owner"):
-            setattr(self, name, held[name].copy())
-        self.waiting, self.total_steps = int(held["waiting"]), int(held["total_steps"])
-        self.history = [(int(a), int(b), float(c)) for a, b, c in held["history"]]
+            setattr(self, name, state[name].copy())
+        self.waiting, self.total_steps = int(state["waiting"]), int(state["total_steps"])
+        self.history = [(int(a), int(b), float(c)) for a, b, c in state["history"]]

@@ -1,4 +1,4 @@
-"""Differential evolution, a global search without gradients, on the cohort; scipy does the evolution."""
+"""Differential evolution, a global search without gradients; scipy does the evolution, on values of a cohort."""
 
 from collections.abc import Callable
 
@@ -21,9 +21,10 @@ class DifferentialEvolution(eqx.Module):
     """A population of points that recombine; the whole population is simulated as one cohort.
 
     Args:
-        population: Points for each parameter.
-        generations: Most generations.
-        tol: The population has converged where its values differ by less than this part of their mean.
+        population: The number of points for each parameter.
+        generations: The maximum number of generations.
+        tol: The population has converged when the standard deviation of its values is less than this share of their
+            mean.
         key: `jax.random.key(seed)`.
         polish: The local search that follows.
 
@@ -63,21 +64,21 @@ class DifferentialEvolution(eqx.Module):
         generation = 0
 
         def values(points: np.ndarray) -> np.ndarray:
-            one = points.ndim == 1
+            is_single = points.ndim == 1
             columns = points.reshape(len(lower), -1).T
             padded = np.concatenate([columns, np.broadcast_to(columns[-1], (-len(columns) % size, len(lower)))])
-            found = [np.asarray(evaluate(jnp.asarray(part))) for part in padded.reshape(-1, size, len(lower))]
-            found = -np.concatenate(found)[: len(columns)]
-            found = np.where(np.isfinite(found), found, WORST)
-            return found[0] if one else found
+            densities = [np.asarray(evaluate(jnp.asarray(part))) for part in padded.reshape(-1, size, len(lower))]
+            densities = -np.concatenate(densities)[: len(columns)]
+            densities = np.where(np.isfinite(densities), densities, WORST)
+            return densities[0] if is_single else densities
 
-        def seen(intermediate_result: object) -> None:
+        def report(intermediate_result: object) -> None:
             nonlocal generation
             generation += 1
             if progress is not None:
                 progress(generation, -float(getattr(intermediate_result, "fun", np.nan)))
 
-        found = differential_evolution(
+        result = differential_evolution(
             values,
             list(zip(lower, upper, strict=True)),
             popsize=self.population,
@@ -87,9 +88,9 @@ class DifferentialEvolution(eqx.Module):
             polish=False,
             vectorized=True,
             updating="deferred",
-            callback=seen,
+            callback=report,
         )
-        return found.x[None]
+        return result.x[None]
 
     def describe(self) -> str:
         """Return the method in a few words."""

@@ -1,9 +1,9 @@
-"""What tells one calculation from another: a hash of everything that its result depends on.
+"""The fingerprint of a calculation: a hash of everything that its result depends on.
 
-Values are described by what they hold (numbers bit by bit, formulas node by node, objects by their class and their
+Values are described by their contents (numbers bit by bit, formulas node by node, objects by their class and their
 fields, functions by their code and by the numbers and functions of their module that it uses; those of libraries by
-their names) and never by where they lie, in memory or in which file, so that the same model, made again in another
-process, has the same fingerprint.
+their names) and never by their location in memory or in a file, so that the same model, made again in another process,
+has the same fingerprint.
 """
 
 import dataclasses
@@ -39,15 +39,15 @@ class _Description:
     """A hash that grows as values are described; each node of a formula is described once.
 
     Attributes:
-        hash: What has been described.
-        seen: The numbers of the nodes of formulas.
-        around: The objects that hold what is being described, which may hold them in turn.
+        hash: The hash of what has been described.
+        node_numbers: The numbers of the nodes of formulas.
+        enclosing: The objects that contain the value being described, which may contain them in turn.
     """
 
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
-        self.seen: dict[Expression, int] = {}
-        self.around: list[int] = []
+        self.node_numbers: dict[Expression, int] = {}
+        self.enclosing: list[int] = []
 
     def of(self, value: object) -> "hashlib._Hash":
         for part in self._parts(value):
@@ -68,13 +68,13 @@ class _Description:
             yield repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes()
         elif isinstance(value, Mapping):
             yield f"mapping {len(value)}".encode()
-            for key, one in value.items():
+            for key, item in value.items():
                 yield from self._parts(key)
-                yield from self._parts(one)
+                yield from self._parts(item)
         elif isinstance(value, (tuple, list)):
             yield f"{type(value).__name__} {len(value)}".encode()
-            for one in value:
-                yield from self._parts(one)
+            for item in value:
+                yield from self._parts(item)
         elif isinstance(value, (set, frozenset)):
             yield f"set {sorted(map(fingerprint, value))}".encode()
         elif isinstance(value, Expression):
@@ -84,18 +84,18 @@ class _Description:
 
     def _formula(self, formula: Expression) -> Iterator[bytes]:
         for node in nodes(formula):
-            if node not in self.seen:
-                places = [self.seen[argument] for argument in node.args]
-                self.seen[node] = len(self.seen)
-                yield f"{node.op} {node.value!r} {places}".encode()
-        yield f"node {self.seen[formula]}".encode()
+            if node not in self.node_numbers:
+                arguments = [self.node_numbers[argument] for argument in node.args]
+                self.node_numbers[node] = len(self.node_numbers)
+                yield f"{node.op} {node.value!r} {arguments}".encode()
+        yield f"node {self.node_numbers[formula]}".encode()
 
     def _object(self, value: object) -> Iterator[bytes]:
         """Yield what describes an object, a class, a function or its code."""
-        if id(value) in self.around:
-            yield f"the object {self.around.index(id(value))} around".encode()
+        if id(value) in self.enclosing:
+            yield f"the object {self.enclosing.index(id(value))} around".encode()
             return
-        self.around.append(id(value))
+        self.enclosing.append(id(value))
         if isinstance(value, types.CodeType):
             yield value.co_code
             yield from self._parts([value.co_names, value.co_varnames, value.co_freevars, value.co_consts])
@@ -111,36 +111,43 @@ class _Description:
         elif isinstance(value, types.FunctionType):
             inner = inspect.unwrap(value)
             function = inner if inspect.isfunction(inner) else value
-            known = inspect.getclosurevars(function)
+            closure = inspect.getclosurevars(function)
             edited = not _is_of_a_package(function)
-            code = [function.__code__, _own(known.globals, function.__module__)] if edited else function.__module__
+            code = (
+                [function.__code__, _relevant(closure.globals, function.__module__)] if edited else function.__module__
+            )
             yield function.__qualname__.encode()
-            yield from self._parts([code, known.nonlocals, function.__defaults__, function.__kwdefaults__])
+            yield from self._parts([code, closure.nonlocals, function.__defaults__, function.__kwdefaults__])
         else:
             yield from self._parts(type(value))
             yield from self._parts(_fields(value))
-        self.around.pop()
+        self.enclosing.pop()
 
 
 def _is_of_a_package(value: type | types.FunctionType) -> bool:
-    """Whether a class or a function is that of a library, and not one that a user edits."""
+    """Whether a class or a function belongs to a library, so that users do not edit it."""
     return (value.__module__ or "").partition(".")[0] in ("builtins", "equinox", "jax", "qspjax")
 
 
-def _own(names: Mapping[str, object], module: str) -> dict[str, object]:
-    """Return which of the names that a function uses are numbers, text, or functions and classes of its module."""
+def _relevant(names: Mapping[str, object], module: str) -> dict[str, object]:
+    """Return the numbers, texts, and functions and classes of its module among the globals that a function uses."""
     plain = (bool, int, float, complex, str, bytes, tuple, list, dict, np.ndarray, np.generic, jax.Array)
     return {
-        name: one
-        for name, one in sorted(names.items())
-        if isinstance(one, plain) or (isinstance(one, (types.FunctionType, type)) and one.__module__ == module)
+        name: value
+        for name, value in sorted(names.items())
+        if isinstance(value, plain) or (isinstance(value, (types.FunctionType, type)) and value.__module__ == module)
     }
 
 
 def _fields(value: object) -> dict[str, object]:
-    """Return what an object holds, by name."""
+    """Return the fields of an object, by name."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    kinds = [vars(kind) for kind in type(value).__mro__]
-    known_later = {name for own in kinds for name, one in own.items() if isinstance(one, functools.cached_property)}
-    return {name: one for name, one in sorted(getattr(value, "__dict__", {}).items()) if name not in known_later}
+    namespaces = [vars(kind) for kind in type(value).__mro__]
+    cached = {
+        name
+        for namespace in namespaces
+        for name, member in namespace.items()
+        if isinstance(member, functools.cached_property)
+    }
+    return {name: member for name, member in sorted(getattr(value, "__dict__", {}).items()) if name not in cached}

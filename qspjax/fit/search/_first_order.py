@@ -12,11 +12,11 @@ from qspjax.fit._problem import Problem
 from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
 
 DESCENT = 1e-4
-"""The part of the decrease that the slope promises which a step must keep (Armijo)."""
+"""The share of the decrease predicted by the slope that a step must achieve (Armijo)."""
 
 
 class Descent(NamedTuple):
-    """What a method remembers: the optimiser of optax, the slope, the direction, and how far along it to go."""
+    """The state of L-BFGS: that of the optimiser of optax, the slope, the direction, and the length of the step along it."""
 
     optimiser: PyTree
     gradient: Array
@@ -28,11 +28,11 @@ class LBFGS(AbstractSearch):
     """Limited-memory BFGS with backtracking, projected on the bounds.
 
     Args:
-        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
-            smaller).
-        gtol: Or where the projected slope is smaller.
-        max_steps: Most evaluations.
-        memory: Steps that are remembered.
+        ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
+            value, or to 1 if that is greater.
+        gtol: It has also converged when the projected slope is less than this.
+        max_steps: The maximum number of evaluations.
+        memory: The number of steps that are remembered.
 
     Reference: Byrd et al., SIAM J Sci Comput 1995;16:1190, doi:10.1137/0916069.
 
@@ -62,39 +62,41 @@ class LBFGS(AbstractSearch):
         return Descent(self._optimiser().init(x), jnp.zeros_like(x), jnp.zeros_like(x), jnp.ones(()))
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        fresh, own = search.steps == 0, search.own
-        trial = jnp.clip(search.x + own.length * own.direction, *problem.bounds)
+        fresh, state = search.steps == 0, search.own
+        trial = jnp.clip(search.x + state.length * state.direction, *problem.bounds)
         value, gradient, trial = _slope(problem, trial, held)
         finite = jnp.isfinite(value)
-        promised = -own.gradient @ (trial - search.x)
+        expected = -state.gradient @ (trial - search.x)
         gained = search.value - value
-        better = finite & (fresh | (gained >= DESCENT * promised))
+        better = finite & (fresh | (gained >= DESCENT * expected))
         blocked = _blocked(trial, gradient, problem)
         free = jnp.where(blocked, 0.0, gradient)
-        updates, optimiser = self._optimiser().update(free, own.optimiser, trial)
+        updates, optimiser = self._optimiser().update(free, state.optimiser, trial)
         scaled = cast(Array, updates)
         downhill = scaled @ free > 1e-12 * jnp.linalg.norm(scaled) * jnp.linalg.norm(free)
-        usual = jnp.where(
+        direction = jnp.where(
             blocked, 0.0, -jnp.where(downhill & ~fresh, scaled, free / jnp.maximum(1.0, jnp.linalg.norm(free)))
         )
-        after = Descent(optimiser, gradient, usual, jnp.ones(()))
-        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), after, own._replace(length=0.3 * own.length))
+        after = Descent(optimiser, gradient, direction, jnp.ones(()))
+        next_state = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), after, state._replace(length=0.3 * state.length)
+        )
         small = self.ftol * jnp.maximum(1.0, jnp.abs(search.value))
-        settled = ~fresh & better & (jnp.abs(gained) < small)
-        stuck = ~fresh & ~better & (own.length < 1e-10)
+        converged = ~fresh & better & (jnp.abs(gained) < small)
+        stuck = ~fresh & ~better & (state.length < 1e-10)
         flat = better & (jnp.max(jnp.abs(free), initial=0.0) < self.gtol)
-        return _after(self, search, trial, value, better, fresh, settled | stuck | flat, kept)
+        return _after(self, search, trial, value, better, fresh, converged | stuck | flat, next_state)
 
     def describe(self) -> str:
         return f"L-BFGS to {self.ftol:g}"
 
 
 class Adam(AbstractSearch):
-    """Adam (optax), projected on the bounds: a fixed number of steps, good where the density is rough.
+    """Adam (optax), projected on the bounds: a fixed number of steps, suitable for rough densities.
 
     Args:
-        learning_rate: Length of a step on the scale of the search.
-        max_steps: Evaluations.
+        learning_rate: The length of a step on the scale of the search.
+        max_steps: The number of evaluations.
 
     Reference: Kingma and Ba, ICLR 2015, doi:10.48550/arXiv.1412.6980.
 
@@ -120,30 +122,30 @@ class Adam(AbstractSearch):
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         fresh = search.steps == 0
-        state, here = search.own
-        value, gradient, here = _slope(problem, here, held)
+        state, x = search.own
+        value, gradient, x = _slope(problem, x, held)
         finite = jnp.isfinite(value)
-        updates, following = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, here)
+        updates, next_state = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, x)
         move = cast(Array, updates)
-        back = search.x  # a point that fails is left for the best one
-        going = jnp.where(finite, jnp.clip(here + move, *problem.bounds), back)
+        best = search.x  # a search goes back to it from a point that fails
+        next_x = jnp.where(finite, jnp.clip(x + move, *problem.bounds), best)
         better = finite & (value < search.value)
-        return _after(self, search, here, value, better, fresh, jnp.zeros((), bool), (following, going))
+        return _after(self, search, x, value, better, fresh, jnp.zeros((), bool), (next_state, next_x))
 
     def describe(self) -> str:
         return f"Adam at {self.learning_rate:g}"
 
 
 def _slope(problem: Problem, x: Array, held: Array) -> tuple[Array, Array, Array]:
-    """Return value and slope at a point, and that point with the parameters that are solved for."""
+    """Return the value and the slope at a point, and the point with the parameters that are solved for."""
 
     def density(x: Array) -> tuple[Array, Array]:
         likelihood, settled = problem.settled(x)
         return likelihood + problem.log_prior(settled), settled
 
     (value, settled), gradient = jax.value_and_grad(density, has_aux=True)(x)
-    fine = jnp.isfinite(value) & jnp.isfinite(gradient).all()
-    return jnp.where(fine, -value, jnp.inf), jnp.where(fine & ~held, -gradient, 0.0), settled
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    return jnp.where(finite, -value, jnp.inf), jnp.where(finite & ~held, -gradient, 0.0), settled
 
 
 def _blocked(x: Array, gradient: Array, problem: Problem) -> Array:
@@ -159,7 +161,7 @@ def _after(
     better: Array,
     fresh: Array,
     done: Array,
-    own: PyTree,
+    state: PyTree,
 ) -> Search:
     finite = jnp.isfinite(value)
     steps = search.steps + 1
@@ -172,5 +174,5 @@ def _after(
         status,
         steps,
         search.failures + ~finite,
-        own,
+        state,
     )

@@ -2,7 +2,7 @@
 
     m(s) = g's + s'Hs / 2
 
-Both use forward sensitivities of all measurements, one evaluation a step, and never leave the bounds.
+Both use forward sensitivities of all measurements, one evaluation per step, and never leave the bounds.
 """
 
 from typing import NamedTuple
@@ -17,25 +17,25 @@ from qspjax.fit._problem import Problem
 from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
 
 SHRINK, GROW = 0.25, 0.75
-"""The quality of a step below which the next ones are shorter, and above which they may be longer."""
+"""The quality of a step below which the next ones are shorter, and that above which they may be longer."""
 LEAST_GAIN = 1e-4
-"""The least quality of a step that is taken."""
+"""The least quality of a step that is accepted."""
 BISECTIONS = 60
 SLOW, LITTLE = 8, 0.05
-"""After so many steps in a row that gained less than this, a search is in a valley."""
+"""A search is in a valley after this many successive steps that each gained less than this."""
 CAUGHT = 1e-3
-"""A parameter so close to the bound that the slope points to is put on it, until the slope turns."""
+"""A parameter closer than this to the bound that the slope points to is put on it, until the slope turns."""
 
 
 class Quadratic(NamedTuple):
-    """What both methods remember.
+    """The state of both methods.
 
     Attributes:
         gradient: The slope at the best point.
         curvature: The curvature there.
-        radius: How far a step may go.
-        damping: How much a step is damped.
-        slow: How many steps in a row gained little.
+        radius: The greatest length of a step.
+        damping: The damping of a step.
+        slow: The number of successive steps that gained little.
     """
 
     gradient: Array
@@ -46,7 +46,7 @@ class Quadratic(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """A step that is proposed, the quadratic model that it is judged by, and its length."""
+    """A proposed step, the quadratic model by which it is judged, its length, and the greatest scaled slope."""
 
     step: Array
     gradient: Array
@@ -56,18 +56,18 @@ class _Move(NamedTuple):
 
 
 class TrustRegion(AbstractSearch):
-    """A trust-region method that stays inside the bounds, then Levenberg-Marquardt: robust far off, fast in valleys.
+    """A trust-region method that stays inside the bounds, then Levenberg-Marquardt: robust, and fast in valleys.
 
-    The trust region is a ball on the scale of the search (in decades, for `Log(10)`), so that a start does not rush to
-    the bounds along directions that the data say little about. Near the optimum such directions are long, curved
-    valleys; once steps gain little, they are damped in proportion to the curvature instead.
+    The trust region is a ball on the scale of the search (in decades, for `Log(10)`), so that a search does not rush
+    to the bounds along directions on which the data have little information. Near the optimum such directions are long,
+    curved valleys; once steps gain little, they are damped in proportion to the curvature instead.
 
     Args:
-        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
-            smaller).
-        gtol: Or where the scaled slope is smaller.
-        max_steps: Most evaluations.
-        radius: How far the first step may go, on the scale of the search.
+        ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
+            value, or to 1 if that is greater.
+        gtol: It has also converged when the scaled slope is less than this.
+        max_steps: The maximum number of evaluations.
+        radius: The greatest length of the first step, on the scale of the search.
 
     Reference: Coleman and Li, SIAM J Optim 1996;6:418, doi:10.1137/0806023; Froehlich and Sorger, PLoS Comput Biol
     2022;18:e1010322, doi:10.1371/journal.pcbi.1010322.
@@ -92,31 +92,33 @@ class TrustRegion(AbstractSearch):
     radius: float = eqx.field(default=1.0, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return _nothing_known(x, self.radius, 1e-3)
+        return _initial_state(x, self.radius, 1e-3)
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         model: Quadratic = search.own
         valley = model.slow >= SLOW
-        inside = _interior(search.x, model, held, problem)
+        interior = _interior(search.x, model, held, problem)
         damped = _damped(search.x, model, held, problem)
-        move = jax.tree.map(lambda far, near: jnp.where(valley, near, far), inside, damped)
-        return _taken(self, problem, search, move)
+        move = jax.tree.map(
+            lambda interior_part, damped_part: jnp.where(valley, damped_part, interior_part), interior, damped
+        )
+        return _evaluated_step(self, problem, search, move)
 
     def describe(self) -> str:
         return f"trust region to {self.ftol:g}"
 
 
 class LevenbergMarquardt(AbstractSearch):
-    """Levenberg-Marquardt with active bounds: parameters at a bound that the slope points across stay there.
+    """Levenberg-Marquardt with active bounds: parameters at a bound stay there if the slope points beyond it.
 
     $$ (H + \\lambda\\, diag(H)) s = -g $$
 
     Args:
-        ftol: A search has converged where a step changes the log density by less than this part of it (of 1, if it is
-            smaller).
-        gtol: Or where the slope is smaller.
-        max_steps: Most evaluations.
-        damping: The first lambda.
+        ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
+            value, or to 1 if that is greater.
+        gtol: It has also converged when the slope is less than this.
+        max_steps: The maximum number of evaluations.
+        damping: The initial lambda.
 
     Reference: Marquardt, J Soc Indust Appl Math 1963;11:431, doi:10.1137/0111030; Kanzow et al., J Comput Appl Math
     2004;172:375, doi:10.1016/j.cam.2004.02.013 (bounds).
@@ -141,18 +143,18 @@ class LevenbergMarquardt(AbstractSearch):
     damping: float = eqx.field(default=1e-2, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
-        return _nothing_known(x, 1.0, self.damping)
+        return _initial_state(x, 1.0, self.damping)
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        return _taken(self, problem, search, _damped(search.x, search.own, held, problem))
+        return _evaluated_step(self, problem, search, _damped(search.x, search.own, held, problem))
 
     def describe(self) -> str:
         return f"Levenberg-Marquardt to {self.ftol:g}"
 
 
-def _nothing_known(x: Array, radius: float, damping: float) -> Quadratic:
-    known = jnp.asarray(radius, float), jnp.asarray(damping, float)
-    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *known, jnp.zeros((), int))
+def _initial_state(x: Array, radius: float, damping: float) -> Quadratic:
+    radius_and_damping = jnp.asarray(radius, float), jnp.asarray(damping, float)
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *radius_and_damping, jnp.zeros((), int))
 
 
 def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
@@ -161,7 +163,7 @@ def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Mov
     edge = jnp.where(model.gradient < 0, upper, lower)
     bounded = jnp.isfinite(edge)
     distance = jnp.where(bounded, jnp.abs(x - edge), 1.0)
-    caught = ~held & bounded & (distance < CAUGHT)  # by the bound that the slope points to
+    caught = ~held & bounded & (distance < CAUGHT)  # at the bound that the slope points to
     stays = held | caught
     gradient = jnp.where(stays, 0.0, model.gradient)
     curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
@@ -187,12 +189,14 @@ def _damped(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
     return _Move(step, gradient, curvature, jnp.max(jnp.abs(step), initial=0.0), most)
 
 
-def _taken(method: "TrustRegion | LevenbergMarquardt", problem: Problem, search: Search, move: _Move) -> Search:
-    """Evaluate a step, and take it if it is good."""
+def _evaluated_step(
+    method: "TrustRegion | LevenbergMarquardt", problem: Problem, search: Search, move: _Move
+) -> Search:
+    """Evaluate a step, and accept it if it is good."""
     fresh, model = search.steps == 0, search.own
     step = jnp.where(fresh, 0.0, move.step)
-    found = problem.quadratic(search.x + step)
-    value = -found.value
+    evaluation = problem.quadratic(search.x + step)
+    value = -evaluation.value
     finite = jnp.isfinite(value)
     expected = -(move.gradient @ step + 0.5 * step @ move.curvature @ step)
     gained = search.value - value
@@ -204,22 +208,22 @@ def _taken(method: "TrustRegion | LevenbergMarquardt", problem: Problem, search:
     radius = jnp.where(good, longer, 0.25 * jnp.minimum(model.radius, move.length))
     damping = jnp.where(good, jnp.where(best, 0.2, 1.0) * model.damping, 4.0 * model.damping)
     little = (gained < LITTLE * jnp.maximum(1.0, 1e-3 * jnp.abs(search.value))) & ~fresh
-    own = Quadratic(
-        jnp.where(better, -found.gradient, model.gradient),
-        jnp.where(better, found.curvature, model.curvature),
+    state = Quadratic(
+        jnp.where(better, -evaluation.gradient, model.gradient),
+        jnp.where(better, evaluation.curvature, model.curvature),
         jnp.where(fresh, model.radius, jnp.maximum(radius, 1e-12)),
         jnp.where(fresh, model.damping, jnp.clip(damping, 1e-12, 1e12)),
         jnp.where(model.slow >= SLOW, model.slow, jnp.where(little, model.slow + 1, 0)),
     )
     steps = search.steps + 1
     small = method.ftol * jnp.maximum(1.0, jnp.abs(search.value))
-    settled = finite & (expected < small) & (jnp.abs(gained) < small)
-    done = ~fresh & (settled | (move.length < 1e-12) | (move.flat < method.gtol))
+    converged = finite & (expected < small) & (jnp.abs(gained) < small)
+    done = ~fresh & (converged | (move.length < 1e-12) | (move.flat < method.gtol))
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
     status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
-    x, value = jnp.where(better, found.x, search.x), jnp.where(better, value, search.value)
-    return Search(x, value, status, steps, search.failures + ~finite, own)
+    x, value = jnp.where(better, evaluation.x, search.x), jnp.where(better, value, search.value)
+    return Search(x, value, status, steps, search.failures + ~finite, state)
 
 
 def _chosen_step(
@@ -236,27 +240,27 @@ def _chosen_step(
     """Return the best of some steps by the quadratic model, and its length on the scale of the trust region.
 
     They are the step of the trust region, that step reflected where it meets a bound, and steepest descent, each cut
-    short of the bounds.
+    off before the bounds.
     """
     best = _within_radius(bend, slope, radius)
     steepest = -slope * (jnp.minimum(radius, _along(bend, slope)) / jnp.maximum(jnp.linalg.norm(slope), 1e-300))
     theta = jnp.maximum(0.95, 1.0 - jnp.linalg.norm(slope))
-    first, part, met = _to_bound(x, scale * best, lower, upper)
-    onward = jnp.where(met, -1.0, 1.0) * scale * best * (1.0 - part)
+    first, share, met = _to_bound(x, scale * best, lower, upper)
+    onward = jnp.where(met, -1.0, 1.0) * scale * best * (1.0 - share)
     reflected = first + _cut(x + first, onward, lower, upper, theta)
     moves = jnp.stack(
         [
             _cut(x, scale * best, lower, upper, theta),
-            jnp.where(part < 1.0, reflected, first * theta),
+            jnp.where(share < 1.0, reflected, first * theta),
             _cut(x, scale * steepest, lower, upper, theta),
         ]
     )
-    extra = jnp.where(
+    extra_curvature = jnp.where(
         scale > 0, (jnp.diag(bend) - scale**2 * jnp.diag(curvature)) / jnp.maximum(scale, 1e-300) ** 2, 0.0
     )
-    models = moves @ gradient + 0.5 * jnp.sum((moves @ curvature + moves * extra) * moves, axis=1)
-    place = place_of_greatest(-models)
-    move = moves[place]
+    models = moves @ gradient + 0.5 * jnp.sum((moves @ curvature + moves * extra_curvature) * moves, axis=1)
+    best_index = place_of_greatest(-models)
+    move = moves[best_index]
     return jnp.linalg.norm(jnp.where(scale > 0, move / jnp.maximum(scale, 1e-300), 0.0)), move
 
 
@@ -283,27 +287,27 @@ def _within_radius(bend: Array, slope: Array, radius: Array) -> Array:
 
 
 def _along(bend: Array, slope: Array) -> Array:
-    """Return how far steepest descent goes to its minimum."""
+    """Return the length of steepest descent to its minimum."""
     length = jnp.linalg.norm(slope)
     unit = slope / jnp.maximum(length, 1e-300)
     curve = unit @ bend @ unit
     return jnp.where(curve > 0, length / jnp.where(curve > 0, curve, 1.0), jnp.inf)
 
 
-def _parts(x: Array, move: Array, lower: Array, upper: Array) -> Array:
-    """Return which part of a step leads to the bound of each parameter."""
+def _shares(x: Array, move: Array, lower: Array, upper: Array) -> Array:
+    """Return the share of a step that leads to the bound of each parameter."""
     room = jnp.where(move > 0, upper - x, lower - x)
     return jnp.where(move == 0, jnp.inf, room / jnp.where(move == 0, 1.0, move))
 
 
 def _to_bound(x: Array, move: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
-    """Return the step as far as the first bound, which part of it that is, and which parameter meets it."""
-    parts = _parts(x, move, lower, upper)
-    part = jnp.clip(jnp.min(parts, initial=jnp.inf), 0.0, 1.0)
-    return part * move, part, (parts <= part) & (part < 1.0)
+    """Return the step up to the first bound, its share of the whole step, and which parameter meets the bound."""
+    shares = _shares(x, move, lower, upper)
+    share = jnp.clip(jnp.min(shares, initial=jnp.inf), 0.0, 1.0)
+    return share * move, share, (shares <= share) & (share < 1.0)
 
 
 def _cut(x: Array, move: Array, lower: Array, upper: Array, theta: Array) -> Array:
     """Return a step that stays strictly inside the bounds."""
-    part = jnp.min(_parts(x, move, lower, upper), initial=jnp.inf)
-    return jnp.where(part <= 1.0, theta * jnp.maximum(part, 0.0), 1.0) * move
+    share = jnp.min(_shares(x, move, lower, upper), initial=jnp.inf)
+    return jnp.where(share <= 1.0, theta * jnp.maximum(share, 0.0), 1.0) * move

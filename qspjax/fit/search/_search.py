@@ -1,7 +1,7 @@
-"""What all searches share: a state for each start, and one evaluation of the problem a step.
+"""What all searches share: a state for each start, and one evaluation of the problem per step.
 
 Many starts are searched side by side: `step` is mapped over them, so that all their simulations are one cohort. The
-first step of a start only evaluates it, so that a start that waits can take the place of one that is done.
+first step of a start only evaluates it, so that a waiting start can replace one that has ended.
 """
 
 import abc
@@ -20,13 +20,13 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 RUNNING, CONVERGED, EXHAUSTED, FAILED = range(4)
-"""How a search stands: it goes on, found an optimum, used up its steps, or could not evaluate its start."""
+"""The status of a search: it goes on, found an optimum, used up its steps, or could not evaluate its start."""
 
 STATUS = ("running", "converged", "steps used up", "start failed")
 
 
 QUICKLY = {"xla_backend_optimization_level": 1}
-"""A search is a few hundred evaluations: it spends more time in the compiler than in the program."""
+"""A search needs a few hundred evaluations, which take less time than a fully optimised compilation."""
 
 
 def quickly_compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -43,7 +43,7 @@ class Search(NamedTuple):
         status: A code, see `STATUS`.
         steps: Steps taken.
         failures: Evaluations that failed.
-        own: What the method remembers.
+        own: The state of the method.
     """
 
     x: Float[Array, " parameters"]
@@ -65,16 +65,16 @@ class AbstractSearch(eqx.Module):
 
     @abc.abstractmethod
     def begin(self, problem: Problem, x: Vector) -> PyTree:
-        """Return what the method remembers at a start, before anything is evaluated."""
+        """Return the state of the method at a start, before anything is evaluated."""
 
     @abc.abstractmethod
     def step(self, problem: Problem, search: Search, held: Bool[Array, " parameters"]) -> Search:
         """Return the state after one evaluation.
 
         Args:
-            problem: What is searched.
-            search: The state, running.
-            held: Which parameters stay where they are.
+            problem: The problem.
+            search: The state of a running search.
+            held: Which parameters are held fixed.
         """
 
     @abc.abstractmethod
@@ -90,7 +90,7 @@ def begun(method: AbstractSearch, problem: Problem, x: Vector) -> Search:
 
 
 def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Bool[Array, " parameters"]) -> Search:
-    """Return the state after one step; a search that is done stays as it is."""
+    """Return the state after one step; a search that has ended does not change."""
     new = method.step(problem, search, held)
-    going = search.status == RUNNING
-    return jax.tree.map(lambda after, before: jnp.where(going, after, before), new, search)
+    running = search.status == RUNNING
+    return jax.tree.map(lambda after, before: jnp.where(running, after, before), new, search)

@@ -12,10 +12,10 @@ from qspjax.fit._problem import Problem
 class MultiStart(eqx.Module):
     """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
 
-    Parameters with a `quantile` of their own are drawn by it.
+    Parameters with their own `quantile` are drawn by it.
 
     Args:
-        starts: How many; the start of the problem itself is not among them.
+        starts: The number of starts, among which the start of the problem itself is not.
         key: `jax.random.key(seed)`.
         sobol: Whether to draw a scrambled Sobol sequence instead of a Latin hypercube.
 
@@ -52,9 +52,11 @@ class MultiStart(eqx.Module):
         """
         from scipy.stats import qmc
 
-        for name, one, low, high in zip(problem.names, problem.free.values(), *problem.bounds, strict=True):
-            if one.quantile is None and not (np.isfinite(low) and np.isfinite(high)):
+        for name, parameter, low, high in zip(problem.names, problem.free.values(), *problem.bounds, strict=True):
+            if parameter.quantile is None and not (np.isfinite(low) and np.isfinite(high)):
                 refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
         unit = kind(len(problem.names), rng=generator(self.key)).random(self.starts)
-        return np.stack([one.drawn(u) for one, u in zip(problem.free.values(), unit.T, strict=True)], axis=1)
+        return np.stack(
+            [parameter.drawn(u) for parameter, u in zip(problem.free.values(), unit.T, strict=True)], axis=1
+        )
