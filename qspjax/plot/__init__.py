@@ -1,4 +1,4 @@
-"""Pictures of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows.
+"""Plots of results: every function takes results and returns matplotlib Axes or a Figure; none saves or shows it.
 
 Example:
     >>> import qspjax as qsp

@@ -1,4 +1,4 @@
-"""Pictures of posteriors; the table of each is its argument."""
+"""Plots of posteriors; the table of each is its argument."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ INDICES = ("CHAIN", "DRAW", "DIVERGING")
 
 
 def traces(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
-    """Draw the draws of each chain one after the other: chains that mix look alike, and like noise.
+    """Plot the draws of each chain in their order: chains that mix look alike, and like noise.
 
-    Draws at the end of divergent trajectories have a mark at the lower edge.
+    Draws at the end of divergent trajectories are marked at the lower edge.
 
     Args:
-        table: What `Posterior.columns` returns.
-        names: Which parameters; by default the first.
-        most: The most that are drawn.
+        table: The result of `Posterior.columns`.
+        names: The parameters; by default the first ones.
+        most: The maximum number of panels.
 
     Raises:
         ValueError: If a parameter is not in the table.
@@ -47,14 +47,14 @@ def traces(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = Non
 
 
 def ranks(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
-    """Draw how often ranks fall into bins: even for chains that mix, and for a sampler that is calibrated.
+    """Plot how often ranks fall into bins: uniformly for chains that mix, and for a calibrated sampler.
 
     The band holds 95 % of the counts of independent draws.
 
     Args:
-        table: What `Posterior.ranks` or `Calibration.ranks` returns.
-        names: Which parameters; by default the first.
-        most: The most that are drawn.
+        table: The result of `Posterior.ranks` or `Calibration.ranks`.
+        names: The parameters; by default the first ones.
+        most: The maximum number of panels.
 
     Raises:
         ValueError: If a parameter is not in the table.
@@ -85,12 +85,12 @@ def ranks(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None
 
 
 def posteriors(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None, most: int = 12) -> "Figure":
-    """Draw the marginal density of each parameter, with that of its prior.
+    """Plot the marginal density of each parameter, with that of its prior.
 
     Args:
-        table: What `Posterior.densities` returns.
-        names: Which parameters; by default the first.
-        most: The most that are drawn.
+        table: The result of `Posterior.densities`.
+        names: The parameters; by default the first ones.
+        most: The maximum number of panels.
 
     Raises:
         ValueError: If a parameter is not in the table.
@@ -116,10 +116,10 @@ def posteriors(table: Mapping[str, np.ndarray], *, names: Sequence[str] | None =
     return figure
 
 
-def _chosen(names: Sequence[str] | None, known: list[str], most: int) -> list[str]:
+def _chosen(names: Sequence[str] | None, available: list[str], most: int) -> list[str]:
     for name in names or ():
-        check_one_of("names", name, known, "a parameter of the table")
-    chosen = list(known if names is None else names)[:most]
+        check_one_of("names", name, available, "a parameter of the table")
+    chosen = list(available if names is None else names)[:most]
     if not chosen:
         refuse("names", "name at least one parameter", "empty")
     return chosen

@@ -1,4 +1,4 @@
-"""Figures and panels; matplotlib is imported when the first one is made."""
+"""Figures and panels; matplotlib is imported with the first one."""
 
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +18,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def axes_or_new(ax: "Axes | None", width: float = 5.0, height: float = 3.5) -> "Axes":
-    """Return axes that are given, else those of a new figure."""
+    """Return the given axes, or those of a new figure."""
     return new_figure(width, height).add_subplot() if ax is None else ax
 
 

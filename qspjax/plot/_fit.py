@@ -1,4 +1,4 @@
-"""Pictures of a calibration; the table of each is that of its argument, such as `fit.to_dataframe()`."""
+"""Plots of a calibration; the numbers of each are in a table of its argument, such as `fit.to_dataframe()`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,15 +24,15 @@ Point: TypeAlias = Float[Array, " parameters"] | Float[np.ndarray, " parameters"
 
 
 def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: str | None = None) -> "Axes":
-    """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of what they reached.
+    """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of their log density.
 
-    Of a trial each patient is a bar, the greatest first, in the colour of the arm. Of a fit, plateaus are optima that
+    For a trial each patient is a bar, the greatest first, in the colour of the arm. For a fit, plateaus are optima that
     several starts reached.
 
     Args:
         result: A trial, or a fit from several starts.
-        ax: Where to draw; by default on a new figure.
-        endpoint: Of a trial, which endpoint, such as the change of tumour size; by default the first.
+        ax: The axes to draw on; by default those of a new figure.
+        endpoint: The endpoint of a trial, such as the change of tumour size; by default the first.
 
     Raises:
         ValueError: If the trial has no such endpoint.
@@ -52,8 +52,8 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
         return _patients(result, axes, endpoint)
     fit = result
     finite = np.isfinite(fit.values)
-    behind = fit.values[0] - fit.values[finite]
-    axes.semilogy(np.arange(1, behind.size + 1), behind + 1e-3, "o-", markersize=3.5, linewidth=0.8, color="C0")
+    difference = fit.values[0] - fit.values[finite]
+    axes.semilogy(np.arange(1, difference.size + 1), difference + 1e-3, "o-", markersize=3.5, linewidth=0.8, color="C0")
     axes.axhline(0.1, color="0.6", linewidth=0.8, linestyle="--")
     axes.set_xlabel("start, the best first")
     axes.set_ylabel("log density below the best, + 0.001")
@@ -88,9 +88,9 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
     """Draw where the best starts ended, each parameter between its bounds.
 
     Args:
-        fit: From several starts.
-        ax: Where to draw; by default on a new figure.
-        best: How many starts.
+        fit: A fit from several starts.
+        ax: The axes to draw on; by default those of a new figure.
+        best: The number of starts.
 
     Example:
         >>> import qspjax as qsp
@@ -109,10 +109,10 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
     axes = axes_or_new(ax, 6.0, max(2.0, 0.22 * len(names) + 1.0))
     lower, upper = _edges(fit)
     rows = np.arange(len(names))
-    shown = min(best, int(np.isfinite(fit.values).sum()))
-    for k in range(shown - 1, -1, -1):
-        near = np.exp(-max(fit.values[0] - fit.values[k], 0.0))
-        colour = (0.12, 0.47, 0.71, 0.15 + 0.85 * near)
+    count = min(best, int(np.isfinite(fit.values).sum()))
+    for k in range(count - 1, -1, -1):
+        closeness = np.exp(-max(fit.values[0] - fit.values[k], 0.0))
+        colour = (0.12, 0.47, 0.71, 0.15 + 0.85 * closeness)
         axes.plot((fit.points[k] - lower) / (upper - lower), rows, "-o", color=colour, markersize=3, linewidth=0.7)
     if fit.problem.reference:
         point = np.asarray(fit.problem.point(fit.problem.reference))
@@ -126,10 +126,10 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
 
 
 def _edges(fit: Fit) -> tuple[Float[np.ndarray, " parameters"], Float[np.ndarray, " parameters"]]:
-    """Return the bounds of the parameters; where there is none, somewhat beyond the ends of the starts."""
+    """Return the bounds of the parameters, or where there is none, an edge beyond the ends of the starts."""
     lower, upper = (np.asarray(edge, float) for edge in fit.problem.bounds)
-    known = fit.points[np.isfinite(fit.values)]
-    low, high = known.min(axis=0) - 1.0, known.max(axis=0) + 1.0
+    points = fit.points[np.isfinite(fit.values)]
+    low, high = points.min(axis=0) - 1.0, points.max(axis=0) + 1.0
     return np.where(np.isfinite(lower), lower, low), np.where(np.isfinite(upper), upper, high)
 
 
@@ -137,8 +137,8 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
     """Draw how the log density of each start rose, step by step.
 
     Args:
-        fit: What `estimate` returned.
-        ax: Where to draw; by default on a new figure.
+        fit: The result of `estimate`.
+        ax: The axes to draw on; by default those of a new figure.
 
     Example:
         >>> import qspjax as qsp
@@ -156,9 +156,9 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
     axes = axes_or_new(ax)
     top = fit.values[0]
     for row in fit.history[::-1]:
-        known = np.isfinite(row)
-        if known.any():
-            axes.semilogy(np.flatnonzero(known) + 1, top - row[known] + 1e-3, color="C0", alpha=0.4, linewidth=0.8)
+        finite = np.isfinite(row)
+        if finite.any():
+            axes.semilogy(np.flatnonzero(finite) + 1, top - row[finite] + 1e-3, color="C0", alpha=0.4, linewidth=0.8)
     axes.set_xlabel("step")
     axes.set_ylabel("log density below the best, + 0.001")
     return axes
@@ -168,9 +168,9 @@ def observed_vs_predicted(problem: Problem, x: Point, ax: "Axes | None" = None) 
     """Draw every measurement against its prediction; the table is `problem.table(x)`.
 
     Args:
-        problem: What was fitted.
-        x: Where, on the scale of the search.
-        ax: Where to draw; by default on a new figure.
+        problem: The problem.
+        x: The point, on the scale of the search.
+        ax: The axes to draw on; by default those of a new figure.
 
     Example:
         >>> import qspjax as qsp
@@ -188,13 +188,13 @@ def observed_vs_predicted(problem: Problem, x: Point, ax: "Axes | None" = None) 
     axes = axes_or_new(ax)
     table = problem.table(x)
     _by_output(axes, table, "prediction", "observed")
-    known = np.concatenate([table["prediction"], table["observed"]])
-    known = known[np.isfinite(known)]
-    if known.size and known.min() > 0 and known.max() > 30 * known.min():
+    values = np.concatenate([table["prediction"], table["observed"]])
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_xscale("log")
         axes.set_yscale("log")
-    if known.size:
-        axes.axline((known.min(), known.min()), (known.max(), known.max()), color="0.5", linewidth=0.8)
+    if values.size:
+        axes.axline((values.min(), values.min()), (values.max(), values.max()), color="0.5", linewidth=0.8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("observed")
     return axes
@@ -204,9 +204,9 @@ def residuals(problem: Problem, x: Point, ax: "Axes | None" = None) -> "Axes":
     """Draw standardised residuals over time; the table is `problem.table(x)`.
 
     Args:
-        problem: What was fitted.
-        x: Where, on the scale of the search.
-        ax: Where to draw; by default on a new figure.
+        problem: The problem.
+        x: The point, on the scale of the search.
+        ax: The axes to draw on; by default those of a new figure.
 
     Example:
         >>> import qspjax as qsp
@@ -230,12 +230,12 @@ def residuals(problem: Problem, x: Point, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], across: str, up: str) -> None:
+def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], x: str, y: str) -> None:
     outputs = list(dict.fromkeys(table["output"]))
     for number, output in enumerate(outputs):
         rows = (table["output"] == output) & ~table["censored"]
         label = output if len(outputs) <= 8 else None
-        axes.plot(table[across][rows], table[up][rows], ".", color=f"C{number % 10}", markersize=4, label=label)
+        axes.plot(table[x][rows], table[y][rows], ".", color=f"C{number % 10}", markersize=4, label=label)
     if 1 < len(outputs) <= 8:
         axes.legend(fontsize="small")
 
@@ -246,10 +246,10 @@ def fits(
     """Draw data and predicted curves, one panel per output, one colour per experiment.
 
     Args:
-        problem: What was fitted.
-        x: Where, on the scale of the search.
-        uncertainty: What is known there, to draw 95 % bands of the predictions.
-        experiments: Which; by default the first ten.
+        problem: The problem.
+        x: The point, on the scale of the search.
+        uncertainty: The uncertainty there, for 95 % bands of the predictions.
+        experiments: The experiments; by default the first ten.
 
     Example:
         >>> import qspjax as qsp
@@ -275,13 +275,13 @@ def fits(
         for k, experiment in enumerate(chosen):
             colour = f"C{k % 10}"
             if uncertainty is not None:
-                at = (curves["output"] == output) & (curves["experiment"] == experiment)
-                time, low, high = (curves[name][at] for name in ("time", "lower", "upper"))
-                known = np.isfinite(low) & np.isfinite(high)
-                axes.fill_between(time, low, high, where=known, color=colour, alpha=0.2, linewidth=0)
+                mask = (curves["output"] == output) & (curves["experiment"] == experiment)
+                time, low, high = (curves[name][mask] for name in ("time", "lower", "upper"))
+                finite = np.isfinite(low) & np.isfinite(high)
+                axes.fill_between(time, low, high, where=finite, color=colour, alpha=0.2, linewidth=0)
             for source, style, up in ((curves, "-", "prediction"), (table, ".", "observed")):
-                at = (source["output"] == output) & (source["experiment"] == experiment)
-                axes.plot(source["time"][at], source[up][at], style, color=colour, markersize=5, linewidth=1.2)
+                mask = (source["output"] == output) & (source["experiment"] == experiment)
+                axes.plot(source["time"][mask], source[up][mask], style, color=colour, markersize=5, linewidth=1.2)
         axes.set_title(output, fontsize="medium")
         axes.set_xlabel(time_label(problem.model))
         axes.set_ylabel(with_unit(output, unit_of(output, problem)))
@@ -292,7 +292,7 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
     """Draw profile likelihoods with their confidence thresholds, one panel per parameter.
 
     Args:
-        profiles: What `fit.profiles` returned.
+        profiles: The result of `fit.profiles`.
 
     Example:
         >>> import qspjax as qsp
@@ -307,11 +307,11 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
         >>> [axes.get_title() for axes in profile(profiles(problem, [2.98], max_points=4)).axes]
         ['CL: not identifiable']
     """
-    shown = list(profiles.values())
-    columns = min(4, max(len(shown), 1))
-    rows = max(-(-len(shown) // columns), 1)
+    curves = list(profiles.values())
+    columns = min(4, max(len(curves), 1))
+    rows = max(-(-len(curves) // columns), 1)
     figure = new_figure(2.9 * columns + 0.3, 2.4 * rows + 0.3)
-    for number, curve in enumerate(shown, start=1):
+    for number, curve in enumerate(curves, start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.plot(curve.values, curve.log_density, "o-", markersize=2.5, linewidth=1.0, color="C0")
         axes.axhline(curve.threshold, color="C3", linewidth=0.8, linestyle="--")
@@ -329,7 +329,7 @@ def diagnostics(fit: Fit) -> "Figure":
     """Draw a calibration on one page: data against predictions, residuals, starts, parameters and progress.
 
     Args:
-        fit: What `estimate` returned.
+        fit: The result of `estimate`.
 
     Example:
         >>> import qspjax as qsp
@@ -345,9 +345,9 @@ def diagnostics(fit: Fit) -> "Figure":
         >>> len(figure.axes)
         5
     """
-    tall = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
-    figure = new_figure(12.0, 4.0 + tall)
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(4.0, tall))[:, 0]
+    height = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
+    figure = new_figure(12.0, 4.0 + height)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(4.0, height))[:, 0]
     first, second = upper.subplots(1, 2)
     observed_vs_predicted(fit.problem, fit.x, first)
     residuals(fit.problem, fit.x, second)

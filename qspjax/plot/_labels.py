@@ -1,4 +1,4 @@
-"""Labels of axes, with units as far as the model knows them."""
+"""Labels of axes, with units if the model has them."""
 
 from collections.abc import Sequence
 
@@ -7,29 +7,29 @@ from qspjax._model import AbstractModel
 from qspjax.fit import MixedModel, Problem
 
 
-def choice(argument: str, name: str | None, names: Sequence[str], what: str) -> str:
+def choice(argument: str, name: str | None, names: Sequence[str], kind: str) -> str:
     """Return a name, by default the first.
 
     Raises:
-        ValueError: If it is none of the names.
+        ValueError: If it is not one of the names.
     """
     name = names[0] if name is None and names else name
-    check_one_of(argument, name, names, what)
+    check_one_of(argument, name, names, kind)
     return str(name)
 
 
 def with_unit(name: str, unit: str) -> str:
     """Return a label with its unit in brackets; micro is written as a Greek letter."""
-    shown = unit.replace("ug", "\u00b5g").replace("umol", "\u00b5mol").replace("uM", "\u00b5M")
-    return f"{name} ({shown})" if unit else name
+    symbol = unit.replace("ug", "\u00b5g").replace("umol", "\u00b5mol").replace("uM", "\u00b5M")
+    return f"{name} ({symbol})" if unit else name
 
 
 def time_label(model: AbstractModel | None) -> str:
-    """Return the label of a time axis; without a unit where there is no model."""
+    """Return the label of a time axis, without a unit if there is no model."""
     return with_unit("time", "" if model is None else model.units.time)
 
 
 def unit_of(output: str, fitted: Problem | MixedModel) -> str:
-    """Return the unit of an output that is an observed value or a state as it stands, else nothing."""
+    """Return the unit of an output that is an observed value or a state itself, otherwise an empty text."""
     prediction, units = str(fitted.outputs[output].prediction), fitted.model.units
     return units.observed.get(prediction) or units.of_state(prediction)

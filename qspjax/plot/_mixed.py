@@ -1,4 +1,4 @@
-"""Pictures of a mixed-effects fit; the table of each is its argument."""
+"""Plots of a mixed-effects fit; the numbers of each are its argument."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -22,15 +22,15 @@ Table: TypeAlias = Mapping[str, np.ndarray]
 
 
 def goodness_of_fit(table: Table, *, output: str | None = None, fit: MixedFit | None = None) -> "Figure":
-    """Draw the four pictures that a population fit is judged by.
+    """Draw the four goodness-of-fit plots of a population fit.
 
     Observed against population and individual predictions, and conditional weighted residuals against time and
-    population predictions, with the line of identity or the two standard deviations where 95 % should lie.
+    population predictions, with the line of identity, or the limits between which 95 % should lie.
 
     Args:
-        table: What `fit.diagnostics` returns.
-        output: Which output; by default the first.
-        fit: The fit, whose model knows the units of the axes; without it they have none.
+        table: The result of `fit.diagnostics`.
+        output: The output; by default the first.
+        fit: The fit, whose model has the units of the axes; without it axes have no units.
 
     Raises:
         ValueError: If the output is not in the table.
@@ -46,7 +46,7 @@ def goodness_of_fit(table: Table, *, output: str | None = None, fit: MixedFit | 
     names = list(dict.fromkeys(table["OUTPUT"]))
     output = choice("output", output, names, "an output of the table")
     rows = (table["OUTPUT"] == output) & ~table["CENSORED"]
-    columns = {name: values[rows] for name, values in table.items()}
+    columns = {name: column[rows] for name, column in table.items()}
     unit = _unit(fit, output)
     labels = {
         "PRED": with_unit("population prediction, PRED", unit) if unit else "population prediction (PRED)",
@@ -58,8 +58,8 @@ def goodness_of_fit(table: Table, *, output: str | None = None, fit: MixedFit | 
     axes = figure.subplots(2, 2)
     for ax, name in zip(axes[0], ("PRED", "IPRED"), strict=True):
         _cloud(ax, columns[name], columns["DV"])
-        both = [columns[name], columns["DV"]]
-        ends = [np.nanmin(both), np.nanmax(both)]
+        values = [columns[name], columns["DV"]]
+        ends = [np.nanmin(values), np.nanmax(values)]
         ax.plot(ends, ends, color="0.4", linewidth=0.8)
         ax.set_xlabel(labels[name])
         ax.set_ylabel(labels["DV"])
@@ -74,7 +74,7 @@ def goodness_of_fit(table: Table, *, output: str | None = None, fit: MixedFit | 
 
 
 def random_effects(fit: MixedFit) -> "Figure":
-    """Draw the random effects of all subjects with the normal density they are estimated to have, and shrinkage.
+    """Draw the random effects of all subjects, with their estimated normal density and shrinkage.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -114,13 +114,13 @@ def random_effects(fit: MixedFit) -> "Figure":
 
 
 def vpc(table: Table, ax: "Axes | None" = None, *, stratum: str | None = None, fit: MixedFit | None = None) -> "Axes":
-    """Draw quantiles of measurements over the intervals in which the fit expects them, and the measurements.
+    """Draw quantiles of measurements over the intervals that the fit predicts for them, and the measurements.
 
     Args:
-        table: What `fit.visual_predictive_check` returns, or its table.
-        ax: Where to draw; by default on a new figure.
-        stratum: Which stratum; by default the first. `vpc_panels` draws all.
-        fit: The fit, whose model knows the units of the axes; without it they have none.
+        table: The result of `fit.visual_predictive_check`, or its table.
+        ax: The axes to draw on; by default those of a new figure.
+        stratum: The stratum; by default the first. `vpc_panels` draws all.
+        fit: The fit, whose model has the units of the axes; without it axes have no units.
 
     Raises:
         ValueError: If the stratum is not in the table.
@@ -150,9 +150,9 @@ def vpc(table: Table, ax: "Axes | None" = None, *, stratum: str | None = None, f
         axes.fill_between(time, low, high, color=colour, alpha=0.25, linewidth=0.0)
         axes.plot(time, middle, color=colour, linewidth=0.8, linestyle="--")
         axes.plot(time, observed, "o-", color="0.15", markersize=3.0, linewidth=0.9)
-        known = np.flatnonzero(np.isfinite(middle))
-        if known.size:
-            end = float(time[known[-1]]), float(middle[known[-1]])
+        finite = np.flatnonzero(np.isfinite(middle))
+        if finite.size:
+            end = float(time[finite[-1]]), float(middle[finite[-1]])
             axes.annotate(f"{100 * quantile:g} %", end, textcoords="offset points", xytext=(4, 0))
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.06 * (right - left))  # room for the labels
@@ -166,8 +166,8 @@ def vpc_panels(*checks: VisualPredictiveCheck, fit: MixedFit | None = None) -> "
     """Draw visual predictive checks: one panel per stratum, and below it the share below the limit of quantification.
 
     Args:
-        *checks: What `fit.visual_predictive_check` returns, such as one per output; each is a row.
-        fit: The fit, whose model knows the units of the axes; without it they have none.
+        *checks: The result of `fit.visual_predictive_check`, such as one per output, each of which is a row.
+        fit: The fit, whose model has the units of the axes; without it axes have no units.
 
     Raises:
         ValueError: If there are none.
@@ -195,8 +195,8 @@ def vpc_panels(*checks: VisualPredictiveCheck, fit: MixedFit | None = None) -> "
         has_share, strata = _has_share(check), _strata(check)
         for k, ax in enumerate(grid[row]):
             if k >= len(strata):
-                for spare in grid[row : row + 1 + has_share, k]:
-                    spare.set_axis_off()
+                for empty in grid[row : row + 1 + has_share, k]:
+                    empty.set_axis_off()
                 continue
             vpc(check, ax, stratum=strata[k], fit=fit)
             ax.set_title(strata[k], fontsize="medium")
@@ -235,7 +235,7 @@ def _strata(table: Table) -> list[str]:
 
 
 def _points(ax: "Axes", points: Table, stratum: str) -> None:
-    """Draw what was measured, and the limits of what was not."""
+    """Draw the measurements, and the limits of censored ones."""
     for censored, marker, colour in ((False, "o", "0.6"), (True, "v", "C3")):
         rows = (points["STRATUM"] == stratum) & (points["CENSORED"] == censored)
         if rows.any():
@@ -256,10 +256,10 @@ def _share_below(ax: "Axes", table: Table, stratum: str, label: str) -> None:
 
 
 def convergence(table: Table) -> "Figure":
-    """Draw how the objective and the estimates went from iteration to iteration.
+    """Draw the objective and the estimates at each iteration.
 
     Args:
-        table: What `MixedFit.iterations` returns.
+        table: The result of `MixedFit.iterations`.
 
     Example:
         >>> table = {"ITERATION": np.arange(3), "OBJECTIVE": np.array([9.0, 7.0, 6.5]), "CL": np.array([3.0, 2.8, 2.7])}
@@ -283,7 +283,7 @@ def bootstrap(result: Bootstrap) -> "Figure":
     """Draw the estimates of the replicates that converged, with the estimate and the percentiles of the summary.
 
     Args:
-        result: What `fit.bootstrap` returns; `Bootstrap.table` and `Bootstrap.to_dataframe` are what is drawn.
+        result: The result of `fit.bootstrap`; its `table` and `to_dataframe` have the numbers.
 
     Example:
         >>> import numpy as np, qspjax as qsp
@@ -328,14 +328,14 @@ def bootstrap(result: Bootstrap) -> "Figure":
 
 
 def covariates(table: Table, names: Sequence[str], *, most: int = 6) -> "Figure":
-    """Draw the random effects against covariates: a trend is what the model does not explain yet.
+    """Draw the random effects against covariates: a trend is an effect that the model does not explain.
 
-    Numbers are drawn with Pearson's r, categories (text, or at most five numbers that recur) with their means.
+    Numbers are drawn with Pearson's r, categories (text, or at most five different numbers) with their means.
 
     Args:
-        table: What `MixedFit.individuals` returns, with columns of covariates: numbers or text, shape (subjects,).
+        table: The result of `MixedFit.individuals`, with columns of covariates: numbers or text, shape (subjects,).
         names: The covariates.
-        most: The most that are drawn; others are left out.
+        most: The maximum number of covariates; others are left out.
 
     Raises:
         ValueError: If a covariate is not in the table, or none is named.
@@ -357,15 +357,15 @@ def covariates(table: Table, names: Sequence[str], *, most: int = 6) -> "Figure"
             ax.axhline(0.0, color="0.4", linewidth=0.8)
             if x.dtype.kind == "f":
                 x, y = x[np.isfinite(x)], y[np.isfinite(x)]
-            kinds = np.unique(x.astype(str) if x.dtype.kind in "OUS" else x).tolist()
-            if x.dtype.kind in "OUS" or len(kinds) <= min(5, x.size // 2):
-                for position, kind in enumerate(kinds):
-                    values = y[x == kind]
+            categories = np.unique(x.astype(str) if x.dtype.kind in "OUS" else x).tolist()
+            if x.dtype.kind in "OUS" or len(categories) <= min(5, x.size // 2):
+                for position, category in enumerate(categories):
+                    values = y[x == category]
                     _cloud(ax, np.full(values.size, position), values)
                     ax.plot([position - 0.2, position + 0.2], [values.mean()] * 2, color="C1", linewidth=1.5)
-                labels = [f"{kind:g}" if isinstance(kind, float) else f"{kind}" for kind in kinds]
-                ax.set_xticks(range(len(kinds)), labels)
-                ax.set_xlim(-0.5, len(kinds) - 0.5)
+                labels = [f"{category:g}" if isinstance(category, float) else f"{category}" for category in categories]
+                ax.set_xticks(range(len(categories)), labels)
+                ax.set_xlim(-0.5, len(categories) - 0.5)
             else:
                 _cloud(ax, x, y)
                 ax.set_title(f"r = {_pearson(x, y):.2f}", fontsize="small")
@@ -383,15 +383,15 @@ def individual_fits(
     most: int = 16,
     fit: MixedFit | None = None,
 ) -> "Figure":
-    """Draw what was measured in each subject, with individual and population predictions.
+    """Draw the measurements of each subject, with individual and population predictions.
 
     Args:
-        table: What `fit.diagnostics` returns.
-        curves: What `fit.curves` returns, for smooth lines; else they join the predictions of measurements.
-        output: Which output; by default the first.
-        subjects: Which subjects; by default the first.
-        most: The most that are drawn.
-        fit: The fit, whose model knows the units of the axes; without it they have none.
+        table: The result of `fit.diagnostics`.
+        curves: The result of `fit.curves`, for smooth lines; without it they join the predictions of measurements.
+        output: The output; by default the first.
+        subjects: The subjects; by default the first ones.
+        most: The maximum number of panels.
+        fit: The fit, whose model has the units of the axes; without it axes have no units.
 
     Raises:
         ValueError: If the output or a subject is not in the table.

@@ -1,4 +1,4 @@
-"""The picture of a noncompartmental analysis; its table is `NCA.table`."""
+"""The plot of a noncompartmental analysis; its numbers are in `NCA.table`."""
 
 import math
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def nca(result: NCA, *, most: int = 16, time: str = "time after dose", value: str = "concentration") -> "Figure":
-    """Draw the samples of each dose on a logarithmic scale, with the terminal slope and the samples it takes filled.
+    """Draw the samples of each dose on a logarithmic scale, with the terminal slope and its samples filled.
 
     Args:
-        result: What `population.nca` returns.
-        most: How many profiles to draw, from the first.
-        time: Label of the time axis, with its unit.
-        value: Label of the other, with its unit.
+        result: The result of `population.nca`.
+        most: The maximum number of profiles, from the first.
+        time: The label of the time axis, with its unit.
+        value: The label of the other axis, with its unit.
 
     Returns:
         A matplotlib Figure.
@@ -36,17 +36,17 @@ def nca(result: NCA, *, most: int = 16, time: str = "time after dose", value: st
     """
     check_instance("result", result, NCA, "what `population.nca` returns")
     check_whole("most", most, 1)
-    drawn = result.profiles[:most]
-    columns = min(4, len(drawn))
-    rows = -(-len(drawn) // columns)
+    profiles = result.profiles[:most]
+    columns = min(4, len(profiles))
+    rows = -(-len(profiles) // columns)
     figure = new_figure(2.8 * columns + 0.6, 2.4 * rows + 0.5)
-    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=len(drawn) > 1, squeeze=False)).ravel()
-    several = max(result.table["DOSE"]) > 1
-    for ax, (key, _, curve) in zip(axes, drawn, strict=False):
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=len(profiles) > 1, squeeze=False)).ravel()
+    several_doses = max(result.table["DOSE"]) > 1
+    for ax, (key, _, curve) in zip(axes, profiles, strict=False):
         _profile(ax, curve)
-        titles = [str(key.subject), f"dose {key.dose}" if several else "", str(key.kind or "")]
+        titles = [str(key.subject), f"dose {key.dose}" if several_doses else "", str(key.kind or "")]
         ax.set_title(", ".join(filter(None, titles)), fontsize="small")
-    for ax in axes[len(drawn) :]:
+    for ax in axes[len(profiles) :]:
         ax.set_visible(False)
     figure.supxlabel(time, fontsize="medium")
     figure.supylabel(value, fontsize="medium")

@@ -1,4 +1,4 @@
-"""What a fit predicts of a new regimen: a median and a band."""
+"""The prediction of a fit for a new regimen: a median and a band."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,14 +20,14 @@ def prediction(
     colour: str | None = None,
     label: str | None = None,
 ) -> "Axes":
-    """Draw the median of patients over time, and the band that holds a part of them.
+    """Draw the median of patients over time, and the band that holds a share of them.
 
     Args:
-        table: What `predict` of a fit returns.
-        ax: Where to draw; by default on a new figure.
-        output: Which output; by default the first.
-        colour: Of the line and the band; by default the next of the axes.
-        label: For the legend.
+        table: The result of `predict` of a fit.
+        ax: The axes to draw on; by default those of a new figure.
+        output: The output; by default the first.
+        colour: The colour of the line and the band; by default the next one of the axes.
+        label: The label in the legend.
 
     Raises:
         ValueError: If the output is not in the table.

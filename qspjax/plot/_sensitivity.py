@@ -1,4 +1,4 @@
-"""Pictures of sensitivities; the table of each is that of its argument."""
+"""Plots of sensitivities; the numbers of each are in the table of its argument."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ def _axes(ax: "Axes | None", names: tuple[str, ...]) -> "Axes":
 
 
 def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
-    """Draw one bar per parameter, the longest on top.
+    """Draw one bar per parameter, the longest at the top.
 
     Args:
-        result: Local sensitivities of endpoints (their logarithmic derivatives; of outputs over time, the one that is
-            largest in size), rank correlations, or elementary effects (mu).
-        ax: Where to draw; by default on a new figure.
-        output: Which output, by its number.
+        result: Local sensitivities of endpoints (their logarithmic derivatives; for outputs over time, that of the
+            greatest size), rank correlations, or elementary effects (mu).
+        ax: The axes to draw on; by default those of a new figure.
+        output: The number of the output.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -56,9 +56,9 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
     """Draw first-order and total indices with their confidence intervals.
 
     Args:
-        result: What `sensitivity.sobol` or `sensitivity.efast` returned.
-        ax: Where to draw; by default on a new figure.
-        output: Which output, by its number.
+        result: The result of `sensitivity.sobol` or `sensitivity.efast`.
+        ax: The axes to draw on; by default those of a new figure.
+        output: The number of the output.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -71,12 +71,12 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
     order = np.argsort(result.total[:, output])
     rows = np.arange(len(order))
     errors = (result.total_error, result.first_error) if isinstance(result, Sobol) else (None, None)
-    for shift, name, values, error in (
+    for offset, name, values, error in (
         (0.2, "total", result.total, errors[0]),
         (-0.2, "first order", result.first, errors[1]),
     ):
-        wide = None if error is None else error[order, output]
-        axes.barh(rows + shift, values[order, output], 0.38, xerr=wide, label=name, ecolor="0.3")
+        widths = None if error is None else error[order, output]
+        axes.barh(rows + offset, values[order, output], 0.38, xerr=widths, label=name, ecolor="0.3")
     axes.set_yticks(rows, [result.names[i] for i in order], fontsize="small")
     axes.set_xlabel("share of the variance")
     axes.legend(fontsize="small", loc="lower right")
@@ -89,9 +89,9 @@ def sensitivities(
     """Draw the result of a global analysis, one panel per output.
 
     Args:
-        result: What a function of `sensitivity` returned.
+        result: The result of a function of `sensitivity`.
         outputs: The names of the outputs.
-        title: Above everything.
+        title: The title of the figure.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -102,8 +102,8 @@ def sensitivities(
     """
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)
-    tall = max(2.4, 0.28 * len(result.names) + 1.0)
-    figure = new_figure(4.6 * columns, tall * rows + 0.4)
+    height = max(2.4, 0.28 * len(result.names) + 1.0)
+    figure = new_figure(4.6 * columns, height * rows + 0.4)
     for k, name in enumerate(outputs):
         axes = figure.add_subplot(rows, columns, k + 1)
         if isinstance(result, (Sobol, Fast)):

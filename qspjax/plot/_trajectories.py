@@ -18,9 +18,9 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
     """Draw observed values over time, each in its own panel.
 
     Args:
-        solution: Of one patient or of a cohort.
-        outputs: Names of observed values; by default all, of a network its species, and at most 16.
-        title: Above everything.
+        solution: The solution of one patient or of a cohort.
+        outputs: The names of observed values; by default at most 16 of all, or of the species of a network.
+        title: The title of the figure.
 
     Returns:
         A matplotlib Figure; `figure.savefig("simulation.png", dpi=200)` saves it.

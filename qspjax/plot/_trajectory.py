@@ -31,18 +31,18 @@ def trajectory(
     failed. Patients must share their times.
 
     Args:
-        solution: Of one patient or of a cohort.
-        output: Name of the observed value.
-        ax: Where to draw; by default on a new figure.
-        colour: Of the line and the band; by default the next of the axes.
-        label: For the legend.
-        dashes: Line style of matplotlib.
+        solution: The solution of one patient or of a cohort.
+        output: The name of the observed value.
+        ax: The axes to draw on; by default those of a new figure.
+        colour: The colour of the line and the band; by default the next one of the axes.
+        label: The label in the legend.
+        dashes: A line style of matplotlib.
 
     Returns:
         The axes, with units on their labels.
 
     Raises:
-        ValueError: If the solution has no such output, or every patient has times of its own.
+        ValueError: If the solution has no such output, or patients have different times.
 
     Example:
         >>> import qspjax as qsp
@@ -55,21 +55,21 @@ def trajectory(
     times, low, middle, high = quantiles(solution, output)
     style = {"linestyle": dashes, "linewidth": 1.8, "solid_capstyle": "round", "marker": "o" if times.size == 1 else ""}
     (line,) = axes.plot(times, middle, color=colour, label=label, zorder=3, **style)
-    drawn = line.get_color()
+    line_colour = line.get_color()
     if solution.result_ndim():
-        axes.fill_between(times, low, high, color=drawn, alpha=0.13, linewidth=0, zorder=1)
+        axes.fill_between(times, low, high, color=line_colour, alpha=0.13, linewidth=0, zorder=1)
         for edge in (low, high):
-            axes.plot(times, edge, color=drawn, alpha=0.55, linestyle=dashes, linewidth=0.6, zorder=2)
+            axes.plot(times, edge, color=line_colour, alpha=0.55, linestyle=dashes, linewidth=0.6, zorder=2)
     axes.set_xlabel(with_unit("time", solution.labels.units.time))
     axes.set_ylabel(with_unit(output, solution.labels.unit(output)))
     return axes
 
 
 def quantiles(solution: Solution, output: str) -> tuple[Times, Times, Times, Times]:
-    """Return the times, and the 5th, 50th and 95th percentile of the patients at each; NaN where none is left.
+    """Return the times, and the 5th, 50th and 95th percentile of the patients at each, NaN without values.
 
-    A patient that failed counts nowhere, a value that is not defined (NaN) not at its time. For one patient all three
-    are its values.
+    Patients that failed are left out, and undefined values (NaN) at their times. For one patient all three are its
+    values.
 
     Example:
         >>> import qspjax as qsp
@@ -86,9 +86,9 @@ def quantiles(solution: Solution, output: str) -> tuple[Times, Times, Times, Tim
     if not solution.result_ndim():
         return times, values, values, values
     values = values[~np.asarray(solution.failed)]
-    known = ~np.isnan(values).all(axis=0)
+    has_values = ~np.isnan(values).all(axis=0)
     percentiles = np.full((3, times.size), np.nan)
-    if known.any():
-        percentiles[:, known] = np.nanpercentile(values[:, known], [5, 50, 95], axis=0)
+    if has_values.any():
+        percentiles[:, has_values] = np.nanpercentile(values[:, has_values], [5, 50, 95], axis=0)
     low, middle, high = percentiles
     return times, low, middle, high

@@ -1,4 +1,4 @@
-"""The picture of a trial: one panel per output with all arms, and the responders as bars."""
+"""The plot of a trial: one panel per output with all arms, and the responders as bars."""
 
 import dataclasses
 import textwrap
@@ -32,13 +32,13 @@ _CHARACTERS_PER_INCH = 15
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A panel of the picture.
+    """A panel of the plot.
 
     Attributes:
-        output: Name of the observed value.
-        label: What the axis calls it; by default its name.
-        log: Whether the axis is logarithmic, if anything is positive.
-        lines: Thresholds to draw across, in the unit of the output.
+        output: The name of the observed value.
+        label: The label of the axis; by default the name.
+        log: Whether the axis is logarithmic, if any value is positive.
+        lines: Thresholds to draw, in the unit of the output.
 
     Example:
         >>> Panel("concentration", label="drug", log=True).output
@@ -52,7 +52,7 @@ class Panel:
 
 
 class Band(TypedDict):
-    """What is drawn of an arm and an output at one time."""
+    """The numbers that are drawn of an arm and an output at one time."""
 
     arm: str
     output: str
@@ -65,12 +65,12 @@ class Band(TypedDict):
 def trial(result: TrialResult, *, panels: Sequence[Panel | str] | None = None, title: str | None = None) -> "Figure":
     """Draw a trial: the median and the 5th to 95th percentile of patients over time, and shares of responders.
 
-    Names and title stand as they are written; a dollar sign starts no formula.
+    Names and title are plain text; a dollar sign starts no formula.
 
     Args:
         result: The trial.
-        panels: What to draw over time, as panels or names of observed values; by default every observed value.
-        title: Above everything.
+        panels: Panels, or names of observed values, to draw over time; by default every observed value.
+        title: The title of the figure.
 
     Returns:
         A matplotlib Figure of 8 inches by 6 for up to four panels; `figure.savefig("trial.png", dpi=200)` saves it.
@@ -107,7 +107,7 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
 
 
 def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -> list[Band]:
-    """Return the numbers in the picture of a trial: a row for each arm, output and time, with p5, median and p95.
+    """Return the numbers in the plot of a trial: one row per arm, output and time, with p5, median and p95.
 
     Example:
         >>> import qspjax as qsp
@@ -134,7 +134,7 @@ def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -
 
 
 def _panels(result: TrialResult, panels: Sequence[Panel | str] | None) -> list[Panel]:
-    """Return the panels to draw; a plain one for a name, and for every observed value where none are given."""
+    """Return the panels to draw: a plain one for a name, by default one for every observed value."""
     panels = list(result.arms[0].solution.observed) if panels is None else panels
     return [panel if isinstance(panel, Panel) else Panel(panel) for panel in panels]
 
@@ -150,7 +150,7 @@ def styles_of(result: TrialResult) -> dict[str, tuple[str, LineStyle]]:
 
 
 def _doses(result: TrialResult) -> Float[np.ndarray, " doses"]:
-    """Return the times of the doses of all arms within the picture; none if they are too many to be distinguished."""
+    """Return the times of the doses of all arms within the plot; none if they are too many to be distinguished."""
     times = np.asarray(result.trial.ts)
     doses = np.unique(np.concatenate([np.asarray(arm.regimen.time).ravel() for arm in result.trial.arms]))
     doses = doses[np.isfinite(doses) & (doses >= times.min()) & (doses <= times.max())]
@@ -188,7 +188,7 @@ def _logarithmic(ax: "Axes") -> None:
 
 
 def _time_axis(ax: "Axes", result: TrialResult) -> None:
-    """Let days tick by weeks."""
+    """Set the limits of the time axis, with ticks at weeks if its unit is days."""
     ticker = require("matplotlib.ticker", extra="plot")
     times = np.asarray(result.trial.ts)
     first, last = float(times.min()), float(times.max())
@@ -209,11 +209,11 @@ def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, L
         position = groups.index(row.endpoint) + (arms.index(row.arm) - (len(arms) - 1) / 2) * width
         share, low, high = 100 * row.mean, 100 * row.mean_low, 100 * row.mean_high
         ax.bar(position, share, width * 0.9, color=styles[row.arm][0], alpha=0.85, zorder=2)
-        beside = [[max(share - low, 0.0)], [max(high - share, 0.0)]]
-        ax.errorbar(position, share, beside, color="black", linewidth=1, capsize=2, zorder=3)
+        errors = [[max(share - low, 0.0)], [max(high - share, 0.0)]]
+        ax.errorbar(position, share, errors, color="black", linewidth=1, capsize=2, zorder=3)
         if np.isfinite(share):
-            above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            ax.annotate(f"{share:.0f}", (position, high), **above)
+            placement = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            ax.annotate(f"{share:.0f}", (position, high), **placement)
     ax.set_xticks(range(len(groups)), [textwrap.fill(name, 18) for name in groups])
     ax.set_ylim(0, 108)
     ax.set_yticks(range(0, 101, 25))

@@ -16,7 +16,7 @@ DESCENT = 1e-4
 
 
 class Descent(NamedTuple):
-    """The state of L-BFGS: that of the optimiser of optax, the slope, the direction, and the length of the step along it."""
+    """The state of L-BFGS: that of the optax optimiser, the slope, the direction, and the length of a step along it."""
 
     optimiser: PyTree
     gradient: Array
