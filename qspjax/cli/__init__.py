@@ -47,12 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning as a line of its own."""
+    """Print a warning on a separate line."""
     print(f"Warning: {message}", file=sys.stderr)
 
 
 def _breakdown(error: Exception) -> str:
-    """Return one sentence for a run that ran out of memory, or that the compiler or the device gave up."""
+    """Return one sentence for a run that ran out of memory, or failed in the compiler or on the device."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "Out of memory: use a smaller --chunk or fewer patients, or save less in [output]."
     return str(error).partition("\n")[0]

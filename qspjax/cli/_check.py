@@ -1,4 +1,4 @@
-"""`qspjax check FILE`: what a file holds, or all that is wrong with it."""
+"""`qspjax check FILE`: the contents of a file, or all its issues."""
 
 import argparse
 
@@ -14,7 +14,7 @@ def add_check(commands: Commands) -> None:
         help="check a trial or fit file, a model or a data set",
         description="Say what a file holds, or all that is wrong with it: a trial or fit file (.toml), a PEtab problem "
         "(.yaml), a model in SBML (.xml, .sbml, .omex) or Antimony (.ant), or a data set in the format of NONMEM (any "
-        "other ending), for which the options are.",
+        "other ending), to which the options apply.",
     )
     check.add_argument("file", metavar="FILE", help="the file")
     names = parts("names, separated by commas")

@@ -1,4 +1,4 @@
-"""What commands say: exit codes, last words, progress."""
+"""The output of commands on stderr: messages with exit codes, and progress."""
 
 import sys
 import time
@@ -17,13 +17,13 @@ def say(message: str, code: int) -> int:
 
 
 class ProgressBar:
-    """A progress bar on stderr, or only a plain last line where stderr is no terminal.
+    """A progress bar on stderr, or only a plain last line if stderr is not a terminal.
 
     Args:
-        total: The number of things to do.
-        things: What they are, in the plural.
-        bad: What happened to one that went wrong, such as "failed"; empty if none can.
-        first: The description before the first one is done.
+        total: The number of items.
+        things: The name of the items, in the plural.
+        bad: The word for items that went wrong, such as "failed"; empty if none can.
+        first: The description until the first item is done.
         includes: What the time includes, for the last line.
     """
 
@@ -51,11 +51,11 @@ class ProgressBar:
 
     @property
     def done(self) -> int:
-        """The number that are done."""
+        """The number of items that are done."""
         return self._done
 
     def update(self, done: int, *, bad: int, description: str) -> None:
-        """Set how many are done in all, add how many more went wrong, and describe the last."""
+        """Set the number of items that are done, add the number of those that went wrong, and describe the last."""
         self._done, self._bad = done, self._bad + bad
         self._bar.update(self._task, completed=done, description=description, note=self._note())
 

@@ -25,8 +25,8 @@ def add_fit(commands: Commands) -> None:
         "fit",
         help="calibrate a model to data",
         description="Fit a model to data, from a fit file (.toml) with a table of data or a PEtab problem (.yaml), and "
-        "write estimates, uncertainty, diagnostics and pictures. A file with random effects is one of nonlinear mixed "
-        "effects. Interrupted, it goes on where it stopped when it is called again.",
+        "write estimates, uncertainty, diagnostics and pictures. A file with random effects describes a nonlinear "
+        "mixed-effects model. An interrupted fit goes on where it stopped when the command is called again.",
     )
     parser.add_argument("file", metavar="FILE", help="fit file in TOML, or the YAML file of a PEtab problem")
     parser.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -fit)")
@@ -45,11 +45,11 @@ def _fit(arguments: argparse.Namespace) -> int:
     if isinstance(file, io.MixedFile):
         return fit_mixed(file, arguments)
     if arguments.starts or arguments.seed is not None:
-        before = file.starts or fit.MultiStart(arguments.starts or 1, key=jax.random.key(0))
+        defaults = file.starts or fit.MultiStart(arguments.starts or 1, key=jax.random.key(0))
         starts = fit.MultiStart(
-            arguments.starts or before.starts,
-            key=before.key if arguments.seed is None else jax.random.key(arguments.seed),
-            sobol=before.sobol,
+            arguments.starts or defaults.starts,
+            key=defaults.key if arguments.seed is None else jax.random.key(arguments.seed),
+            sobol=defaults.sobol,
         )
         file = dataclasses.replace(file, starts=starts)
     if arguments.analytic:

@@ -1,4 +1,4 @@
-"""`qspjax fit FILE` where the file has random effects: nonlinear mixed effects."""
+"""`qspjax fit FILE` for a file with random effects: nonlinear mixed effects."""
 
 import argparse
 import sys
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Table: TypeAlias = dict[str, np.ndarray]
 """Columns by name."""
 
-_OTHERS = ("starts", "seed", "analytic", "profiles")
+_WITHOUT_EFFECTS = ("starts", "seed", "analytic", "profiles")
 """Options of fits without random effects."""
 
 
 def fit_mixed(file: io.MixedFile, arguments: argparse.Namespace) -> int:
     """Run a mixed-effects fit and write its results."""
-    for option in _OTHERS:
+    for option in _WITHOUT_EFFECTS:
         if getattr(arguments, option) not in (None, False):
             raise ValueError(f"argument --{option}: must be left out for a fit with random effects")
     default = f"{Path(arguments.file).stem}-fit"
@@ -68,7 +68,7 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
 
 
 def _described(progress: fit.Progress) -> str:
-    """Return the objective, and how much the next iteration should gain, as far as they are known."""
+    """Return the objective, and by how much the next iteration should lower it, if these are known."""
     objective, gain = progress.figures["objective"], progress.figures["gain"]
     if not np.isfinite(objective):
         return "sampling"
@@ -116,7 +116,7 @@ def _curves(result: fit.MixedFit) -> Table | None:
 
 
 def _columns(file: io.MixedFile) -> Table:
-    """Return the covariates of the data at the beginning of each subject, by label where they have any."""
+    """Return the initial covariates of each subject in the data, as labels where there are any."""
     data = file.data
     columns = dict(data.covariates) | {name: values[:, 0] for name, values in data.varying.items()}
     labels = {name: np.array([*texts, ""], dtype=object) for name, texts in data.labels.items() if name in columns}

@@ -1,4 +1,4 @@
-"""`qspjax import FILE`: what a file in SBML or Antimony contains, and what of it is supported."""
+"""`qspjax import FILE`: the contents of a file in SBML or Antimony, and which of them are supported."""
 
 import argparse
 

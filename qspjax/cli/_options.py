@@ -1,4 +1,4 @@
-"""The parser as commands see it, and what their options take, each read with a message of its own."""
+"""The interface of the parser for commands, and readers of the values of options, each with its own message."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Commands(Protocol):
-    """Where commands add their parsers: what `ArgumentParser.add_subparsers` returns."""
+    """The object to which commands add their parsers, returned by `ArgumentParser.add_subparsers`."""
 
     def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser:
         """Return the parser of a new command."""
@@ -43,17 +43,17 @@ def positive(text: str) -> float:
     return value
 
 
-def parts(what: str, *separators: str) -> Callable[[str], tuple[str, ...]]:
-    """Return a function that splits the text of an option: at each separator once, or without any at all commas."""
+def parts(expected: str, *separators: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that splits the text of an option, once at each separator, or at all commas if none is given."""
 
     def split(text: str) -> tuple[str, ...]:
-        fields, last = [], text
+        fields, remainder = [], text
         for separator in separators:
-            field, _, last = last.partition(separator)
+            field, _, remainder = remainder.partition(separator)
             fields.append(field)
-        fields = [field.strip() for field in ([*fields, last] if separators else text.split(","))]
+        fields = [field.strip() for field in ([*fields, remainder] if separators else text.split(","))]
         if not all(fields):
-            raise argparse.ArgumentTypeError(f"must be {what}, but is {text}")
+            raise argparse.ArgumentTypeError(f"must be {expected}, but is {text}")
         return tuple(fields)
 
     return split

@@ -49,7 +49,7 @@ _METHODS: dict[str, tuple[Callable[..., Result], Callable[[int, int], int]]] = {
     "prcc": (_prcc, lambda samples, _: samples),
     "efast": (_efast, lambda samples, inputs: samples * inputs),
 }
-"""By name: the analysis, and how many patients it simulates for the numbers of samples and inputs."""
+"""By name: the analysis, and the number of patients that it simulates for numbers of samples and inputs."""
 
 
 def add_sensitivity(commands: Commands) -> None:

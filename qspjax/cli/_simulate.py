@@ -81,7 +81,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _draw(path: Path, solution: Solution, outputs: list[str], title: str) -> None:
-    """Save the picture under another name and rename it, so that it is whole or not there."""
+    """Save the figure atomically: under another name, which is then renamed."""
     figure = plot.trajectories(solution, outputs, title=title)
     with replaced(path) as new:
         figure.savefig(new, dpi=200, metadata={"Software": None} if path.suffix == ".png" else None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qspjax.sbml_suite import CaseResult
 
 _MOST_LISTED = 6
-"""The most cases that are named for a reason."""
+"""The maximum number of cases that are listed for a reason."""
 
 
 def add_suite(commands: Commands) -> None:
@@ -77,7 +77,7 @@ def _case(arguments: argparse.Namespace) -> int:
 
 
 def _report(results: "Sequence[CaseResult]") -> str:
-    """Return the outcome: cases that are wrong, reasons of refusal, outcomes by tag, and the sum."""
+    """Return the report: wrong cases, reasons for refusal, outcomes by tag, and totals."""
     from qspjax.sbml_suite import OUTCOMES, REFUSED, WRONG
 
     parts = []
@@ -89,8 +89,8 @@ def _report(results: "Sequence[CaseResult]") -> str:
         if result.outcome == REFUSED:
             reasons.setdefault(result.reason, []).append(result.case)
     if reasons:
-        common = sorted(reasons.items(), key=lambda item: -len(item[1]))
-        parts.append("\n".join(["Refused", *(f"{len(cases):5}  {why} ({_listed(cases)})" for why, cases in common)]))
+        ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+        parts.append("\n".join(["Refused", *(f"{len(cases):5}  {why} ({_listed(cases)})" for why, cases in ordered)]))
     tags = Counter((tag, result.outcome) for result in results for tag in result.tags)
     if tags:
         names = sorted({tag for tag, _ in tags})

@@ -19,10 +19,10 @@ from qspjax.io.trial._file import MOST_PATIENTS
 from qspjax.io.trial._results import TRIAL_FILES, TRIAL_MARKERS, summary, write_trial
 
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
-"""Packages of the extra `cli`, looked for before anything is computed."""
+"""Packages of the extra `cli`, checked before anything is computed."""
 
 _ARMS = 2**32 - 1
-"""What is folded into the key to randomise; patients fold in their own numbers."""
+"""The number folded into the key for randomisation; patients fold in their own numbers."""
 
 
 def add_trial(commands: Commands) -> None:
@@ -55,10 +55,10 @@ def _trial(arguments: argparse.Namespace) -> int:
 
 
 def _changed(file: io.TrialFile, arguments: argparse.Namespace) -> io.TrialFile:
-    """Return the trial with the options of the command line in place of the file's own."""
-    changed = {name: getattr(arguments, name) for name in ("patients", "seed")}
+    """Return the trial with the options of the command line in place of those of the file."""
+    options = {name: getattr(arguments, name) for name in ("patients", "seed")}
     try:
-        return dataclasses.replace(file, **{name: value for name, value in changed.items() if value is not None})
+        return dataclasses.replace(file, **{name: value for name, value in options.items() if value is not None})
     except ArgumentError as error:
         raise ValueError(f"argument --{error.argument}: {error.must}") from error
 
