@@ -44,7 +44,7 @@ def positive(text: str) -> float:
 
 
 def parts(expected: str, *separators: str) -> Callable[[str], tuple[str, ...]]:
-    """Return a function that splits the text of an option, once at each separator, or at all commas if none is given."""
+    """Return a function that splits the text of an option, once at each separator, or by default at all commas."""
 
     def split(text: str) -> tuple[str, ...]:
         fields, remainder = [], text
