@@ -47,7 +47,7 @@ def sample(
         method: The sampler: `NUTS(key=...)` or `SMC(key=...)`.
         start: The point where chains begin: a `Fit`, a `MixedFit`, or a point on the scale of the search, shape
             (names,); by default the start of the problem.
-        checkpoint: A file in which the state is saved every few seconds; if it exists already, sampling goes on from
+        checkpoint: A file in which the state is saved every few seconds; if it exists already, sampling continues from
             it, with the same draws as without the interruption.
         progress: Called every few iterations.
 

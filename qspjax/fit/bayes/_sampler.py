@@ -50,11 +50,11 @@ class AbstractRun(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict[str, ArrayLike | str]:
-        """Return what is needed to go on later."""
+        """Return the state from which to continue later."""
 
     @abc.abstractmethod
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
 
 
 class AbstractSampler(eqx.Module):

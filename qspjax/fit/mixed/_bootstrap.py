@@ -154,7 +154,7 @@ def bootstrap(
         iterations: The maximum number of iterations of a replicate.
         tolerance: A search ends when the next step should lower the objective by less than this; 1e-4 is a hundredth
             of a standard error.
-        checkpoint: A file in which the replicates are saved; if it exists already, the bootstrap goes on from it.
+        checkpoint: A file in which the replicates are saved; if it exists already, the bootstrap continues from it.
         progress: Called after every replicate.
 
     Returns:

@@ -44,7 +44,7 @@ class Chains(NamedTuple):
 
     Attributes:
         psi: Shape (chains, subjects, effects).
-        observed: By name, what is observed there, shape (chains, subjects, times); NaN where that has not been, or
+        observed: The observed values there by name, shape (chains, subjects, times); NaN where they have not been, or
             cannot be, simulated.
     """
 

@@ -122,7 +122,7 @@ def compare(fits: Mapping[str, MixedFit], *, sample_size: AbstractSampleSize = S
     $$ P = P(\\chi^2_k > -\\Delta), \\quad \\mathrm{AIC} = -2 \\log L + 2 p, \\quad
        \\mathrm{BIC} = -2 \\log L + p \\log n $$
 
-    P is valid only for nested models; that one is a special case of the other is not checked. Where the larger model
+    P is valid only for nested models; whether they are nested is not checked. Where the larger model
     has exactly one more random effect (its variance, and perhaps its covariances with the q others of its block), the
     variance is at its bound 0 in the smaller one, and P is that of the even mixture of chi-squared distributions with q
     and q + 1 degrees of freedom. Where the models differ in more than that, P is that of the chi-squared distribution

@@ -69,14 +69,14 @@ def twice_and_effects(mixed: MixedModel, x: Array, u: Array) -> Array:
 
 
 def observed_at(mixed: MixedModel, x: Array, u: Array) -> dict[str, Array]:
-    """Simulate, and return what is observed by name, shape (subjects, times), NaN for a subject that failed."""
+    """Simulate, and return observed values by name, shape (subjects, times), NaN for a subject that failed."""
     expansion = mixed.expanded(x, u, 0)
     succeeded = (expansion.result == RESULTS.successful)[:, None]
     return {name: jnp.where(succeeded, value, jnp.nan) for name, value in expansion.terms[0].items()}
 
 
 def twice_and_effects_of(mixed: MixedModel, x: Array, u: Array, observed: dict[str, Array]) -> Array:
-    """Return -2 log p(y | u) + u^T u of each subject from what is observed at `u`, inf where it failed."""
+    """Return -2 log p(y | u) + u^T u of each subject from observed values at `u`, inf where it failed."""
     value = twice_of(mixed, predictors_of(mixed, x, u, unexpanded(observed), None)) + jnp.sum(u * u, axis=-1)
     return jnp.where(jnp.isfinite(value), value, jnp.inf)
 

@@ -1,7 +1,7 @@
 """All individuals of a mixed-effects model side by side: their numbers, simulations and Taylor expansions.
 
-What is observed of an individual depends on the parameters of the population and on its random effects only through its
-individual numbers, such as CL, V and ka. One expansion of the simulation in these,
+The observed values of an individual depend on the parameters of the population and on its random effects only through
+its individual numbers, such as CL, V and ka. One expansion of the simulation in these,
 
     f(v) = f(v0) + J (v - v0) + (v - v0)^T K (v - v0) / 2 + ...
 
@@ -33,7 +33,7 @@ class IndividualTable(AbstractFormulaTable):
 
     Args:
         parameters: The names of the parameters, which come first.
-        defaults: Other names that formulas may use, with their numbers.
+        defaults: Other names that formulas may use, with their values.
         individual: The names whose values differ between individuals: random effects and covariates.
         count: The number of individuals.
 
@@ -90,12 +90,12 @@ How: TypeAlias = tuple[RESULTS, Array]
 
 
 class Expansion(NamedTuple):
-    """What is observed of all individuals, as a polynomial in their individual numbers.
+    """The observed values of all individuals, as polynomials in their individual numbers.
 
     Attributes:
         at: The numbers about which it is expanded, shape (numbers, individuals).
-        terms: By order, the derivatives of what is observed, by name, the axes of order 1 and above being the numbers
-            or their sorted combinations, then individuals and times.
+        terms: By order, the derivatives of the observed values by name, shape (individuals, times) for order 0, and
+            (sorted combinations of numbers, individuals, times) for the others.
         result: The result of each simulation, None if nothing was simulated.
         time: The time it reached.
     """
@@ -129,7 +129,7 @@ class Individuals:
         return numbers[self.starts[:, None] + np.arange(self.count)]
 
     def expanded(self, numbers: Array, order: int) -> Expansion:
-        """Simulate all individuals, and expand what is observed to an order of 0 to 3."""
+        """Simulate all individuals, and expand their observed values to an order of 0 to 3."""
 
         def simulate(values: Array) -> tuple[dict[str, Array], How]:
             outcomes = self.stages.simulate(numbers.at[self.starts[:, None] + np.arange(self.count)].set(values))
@@ -176,14 +176,14 @@ class Individuals:
         return observed
 
     def _where_measured(self, observed: dict[str, Array]) -> dict[str, Array]:
-        """Return what is observed, with 0 at the times that pad the table."""
+        """Return observed values, with 0 at the times that pad the table."""
         padding = next(iter(observed.values())).shape[1] - self._is_time.shape[1] if observed else 0
         is_time = np.pad(self._is_time, ((0, 0), (0, padding)), constant_values=True)
         return {name: jnp.where(is_time, value, 0.0) for name, value in observed.items()}
 
 
 def unexpanded(observed: dict[str, Array]) -> Expansion:
-    """Return the expansion of order 0 of what is observed, which is a constant."""
+    """Return the expansion of order 0 of observed values, which is a constant."""
     return Expansion(jnp.zeros(()), (observed,), None, None)
 
 

@@ -48,10 +48,10 @@ def nlme(
         method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplace()`; or
             `SAEM()`, which does not approximate it.
         start: The point to begin at, on the scale of the search; by default `mixed.start`.
-        iterations: The maximum number of iterations; by default 200, and for `SAEM` all that it has.
+        iterations: The maximum number of iterations; by default 200, and for `SAEM` all its iterations.
         tolerance: The search ends when the next step should lower the objective by less than this.
-        checkpoint: A file in which the state is saved after every iteration; if it exists already, the estimation goes
-            on from it.
+        checkpoint: A file in which the state is saved after every iteration; if it exists already, the estimation
+            continues from it.
         progress: Called after every iteration.
 
     Returns:
@@ -227,13 +227,13 @@ class DescentRun:
         )
 
     def state(self) -> dict[str, ArrayLike | str]:
-        """Return what is needed to go on later."""
+        """Return the state from which to continue later."""
         state = {"kept": self.kept, "u": self.u, "history": np.array(self.history), "path": np.array(self.path)}
         last = {f"last_{name}": value for name, value in vars(self.last).items()}
         return {"ended": self.ended, **self.now._asdict(), **state, **last}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.now = Descent(state["x"], float(state["value"]), state["slope"], state["bend"], float(state["stretch"]))
         self.last = Evaluation(**{name: state[f"last_{name}"] for name in vars(self.last)})
         self.kept, self.u, self.ended = state["kept"], state["u"], str(state["ended"])

@@ -55,7 +55,7 @@ class MixedFit:
         status: How the search ended.
         seconds: The time it took.
         memberships: For a mixture, the probability of each subpopulation given the data, by name, shape (subjects,).
-            All else is for every subject in its most probable subpopulation.
+            All other results are for subjects in their most probable subpopulations.
         modes: For a mixture, the modes of all subjects in all subpopulations, shape (copies, effects).
 
     Example:

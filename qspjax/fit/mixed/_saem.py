@@ -42,11 +42,11 @@ from qspjax.fit.mixed._symmetric import forward
 Each = TypeVar("Each")
 
 LEAST_CHAINS = 100
-"""Chains of all subjects together, by default."""
+"""The minimum number of chains of all subjects together, by default."""
 ANNEALING = 0.95
 """The least part of a variance that remains after an iteration, in the first half of the exploration."""
 LONGEST = 0.3
-"""The longest step of a parameter that is no mean of random effects, on the scale of the search."""
+"""The longest step of a parameter that is not a mean of random effects, on the scale of the search."""
 DECAY = 0.7
 FIRST_TRIALS, TRIALS = 5, 3
 """Trials of the search for the modes of the proposal, which may be approximate: at the start, and later."""
@@ -213,14 +213,14 @@ class StochasticRun:
         )
 
     def state(self) -> dict[str, PyTree]:
-        """Return what is needed to go on later."""
+        """Return the state from which to continue later."""
         moments = {} if self._moments is None else vars(self._moments)
         state = {"x": self.x, "path": np.array(self.path), "ended": self.ended, "kept": self.kept}
         observed = {f"observed_{name}": value for name, value in self.chains.observed.items()}
         return state | self.around._asdict() | moments | observed | {"psi": self.chains.psi}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.x, self.path, self.ended = state["x"], [*state["path"]], str(state["ended"])
         self.kept = state["kept"]
         observed = {name: jnp.asarray(state[f"observed_{name}"]) for name in self.chains.observed}

@@ -55,7 +55,7 @@ class Fit:
         status: How each search ended, see `status_text`.
         steps: The number of evaluations of each.
         failures: The number of evaluations of each that failed.
-        number: The number of each start, in the order of the starts.
+        number: The number of each start, in the original order.
         history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
         seconds: The time it took.
 
@@ -250,7 +250,7 @@ def estimate(
             or None for the start of each parameter.
         analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.
         lanes: How many starts are searched side by side.
-        checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation goes on
+        checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation continues
             from it, and ends with the same optima as without the interruption.
         progress: Called after every step.
 
@@ -431,7 +431,7 @@ class _Run:
         _checkpoint.save(path, self.mark, {"history": history, **slots, **state})
 
     def load(self, path: Path) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             ValueError: If it is that of another estimation, or not a checkpoint.

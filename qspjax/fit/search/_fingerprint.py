@@ -1,7 +1,7 @@
 """The fingerprint of a calculation: a hash of everything that its result depends on.
 
 Values are described by their contents (numbers bit by bit, formulas node by node, objects by their class and their
-fields, functions by their code and by the numbers and functions of their module that it uses; those of libraries by
+fields, functions by their code and by the numbers and functions of their module that they use; those of libraries by
 their names) and never by their location in memory or in a file, so that the same model, made again in another process,
 has the same fingerprint.
 """

@@ -26,7 +26,7 @@ STATUS = ("running", "converged", "steps used up", "start failed")
 
 
 QUICKLY = {"xla_backend_optimization_level": 1}
-"""A search needs a few hundred evaluations, which take less time than a fully optimised compilation."""
+"""Options of the compiler: full optimisation would take longer than the few hundred evaluations of a search."""
 
 
 def quickly_compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
