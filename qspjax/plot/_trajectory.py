@@ -81,7 +81,7 @@ def quantiles(solution: Solution, output: str) -> tuple[Times, Times, Times, Tim
     """
     check_one_of("output", output, solution.observed, "an observed value")
     if np.ndim(solution.ts) != 1:
-        raise ValueError("Argument `solution` must have the same times for all patients, but has times for each.")
+        raise ValueError("Argument `solution` must have the same times for all patients, but has different ones.")
     times, values = np.asarray(solution.ts), np.asarray(solution.observed[output])
     if not solution.result_ndim():
         return times, values, values, values

@@ -158,7 +158,9 @@ def test_what_changes_nothing_is_not_estimated():
         individual={"base": "mu + eta"},
         random=[RandomEffects({"eta": 1.0})],
     )
-    with pytest.raises(ValueError, match="must be what measurements depend on, but at the start none does on `slope`"):
+    with pytest.raises(
+        ValueError, match="must all have an effect on measurements, but at the start these do not depend on `slope`"
+    ):
         nlme(mixed)
 
 

@@ -99,7 +99,7 @@ def test_bad_occasions():
     once, missing = Experiment(data, set={"OCC": 1.0}), Experiment(data)
     for people, message in (
         ({"anna": once}, "Argument `random` must have several occasions, but `OCC` is 1 throughout."),
-        ({"anna": once, "otto": missing}, "Argument `subjects` must all say the occasion `OCC`, but `otto` does not."),
+        ({"anna": once, "otto": missing}, "Argument `subjects` must all have the occasion `OCC`, but `otto` does not."),
     ):
         with pytest.raises(ValueError) as found:
             mixed(people)

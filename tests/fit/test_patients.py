@@ -106,7 +106,7 @@ def one(**settings):
 def test_what_subjects_set_of_the_model():
     cohort = population(one(set={"V": 40.0})).sample(key=KEY, size=50)
     assert set(np.asarray(cohort.model.V)) == {20.0, 40.0}
-    with pytest.raises(ValueError, match="`covariates` must have what new patients have of `V`"):
+    with pytest.raises(ValueError, match="`covariates` must have `V` of new patients"):
         population(one())
     assert set(np.asarray(population(one(), {"V": [25.0]}).sample(key=KEY, size=5).model.V)) == {25.0}
     with pytest.raises(ValueError, match="subject `a` puts `central` where it begins"):

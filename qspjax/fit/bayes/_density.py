@@ -220,7 +220,9 @@ def starts(density: Density, start: Start | None, count: int, jitter: float, key
     x, u = (np.asarray(part) for part in density.parts(jnp.asarray(middle)))
     problem = density.problem
     reasons = problem.failures(x, u) if isinstance(problem, MixedModel) else problem.failures(x)
-    raise RuntimeError(f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is no number there.'}")
+    raise RuntimeError(
+        f"No chain can begin at the start. {' '.join(reasons[:3]) or 'The density is not finite there.'}"
+    )
 
 
 def placed(density: Density, start: Start) -> Array:

@@ -116,7 +116,7 @@ class _Particles(AbstractRun):
         z = jax.jit(jax.vmap(jax.vmap(density.drawn)))(keys)
         likelihood = jax.jit(jax.vmap(jax.vmap(density.log_likelihood)))(z)
         if not np.isfinite(likelihood).any(axis=1).all():
-            raise RuntimeError("The likelihood is no number at any draw from the prior.")
+            raise RuntimeError("The likelihood is not finite at any draw from the prior.")
         zero = jnp.zeros(method.runs)
         longest = math.log(0.5 * math.pi / method.steps)
         self.now = _Swarm(z, likelihood, zero, zero, zero + longest, zero)

@@ -204,7 +204,7 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
         ([0.0, 2.0, 4.0, 0.0, 2.0, 4.0], array([10.  ,  8.3 ,  6.88]))
     """
     if isinstance(fit.mixed, Mixture):
-        refuse("fit", "be that of a mixed-effects model without subpopulations", "of a Mixture")
+        refuse("fit", "be that of a mixed-effects model without subpopulations", "that of a Mixture")
     dense = fit.placed.closely(points)
 
     def predicted(x: Array, u: Array) -> list[Array]:

@@ -375,7 +375,7 @@ class MixedModel(AbstractMixed):
     def _check_names(self, leaves: frozenset[str]) -> None:
         if len(set(self.effects)) < len(self.effects):
             twice = next(name for name in self.effects if self.effects.count(name) > 1)
-            refuse("random", "name every effect once", f"with `{twice}` twice")
+            refuse("random", "name every effect once", f"a list that names `{twice}` twice")
         for name in self.effects:
             for kind_of_name, others in (
                 ("a parameter", {*self.parameters, *leaves}),
@@ -410,7 +410,7 @@ class MixedModel(AbstractMixed):
                 raise ArgumentError("outputs", f"must be measured, but nothing is measured of output `{name}`.")
         if any(stage.later for stage in self.individuals.stages.stages):
             must = "have formulas over parameters, random effects and covariates"
-            refuse("individual", must, "over what is observed")
+            refuse("individual", must, "over observed values")
 
 
 def without_constant(rows: OutputData) -> np.ndarray:

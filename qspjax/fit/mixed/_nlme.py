@@ -249,5 +249,5 @@ def _check_all_matter(mixed: AbstractMixed, slopes: np.ndarray) -> None:
     """Refuse a parameter that changes nothing: a search would return its start."""
     for k, (name, free) in enumerate(mixed.free.items()):
         if name not in mixed.space.shares and free.prior is None and not slopes[:, k].any():
-            must = f"must be what measurements depend on, but at the start none does on `{name}`."
+            must = f"must all have an effect on measurements, but at the start these do not depend on `{name}`."
             raise ArgumentError("parameters", must)

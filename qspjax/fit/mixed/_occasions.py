@@ -57,7 +57,7 @@ class Occasions:
         """Return the occasions of subjects.
 
         Raises:
-            ValueError: If a subject has no occasion, or one that is no number, or all have the same.
+            ValueError: If a subject has no occasion, or one that is not a number, or all have the same one.
         """
         names = dict.fromkeys(block.occasion for block in random if block.occasion is not None)
         of_subjects = {
@@ -140,7 +140,7 @@ def _occasions_of(name: str, subject: str, experiment: Experiment) -> set[float]
     """Return the occasions of a subject."""
     check_instance(f'subjects["{subject}"]', experiment, Experiment, "an Experiment")
     if name not in experiment.begin.set:
-        raise ArgumentError("subjects", f"must all say the occasion `{name}`, but `{subject}` does not.")
+        raise ArgumentError("subjects", f"must all have the occasion `{name}`, but `{subject}` does not.")
     occasions = set()
     for change in (experiment.begin, *experiment.changes):
         value = change.set.get(name, 0.0)

@@ -87,7 +87,7 @@ def _of_subjects(
     for name in sets:
         column = [experiment.begin.set.get(name) for experiment in subjects.values()]
         if name not in new and any(value is None or isinstance(value, Expression) for value in column):
-            must = f"must have what new patients have of `{name}`, which subjects set in different ways, but have not."
+            must = f"must have `{name}` of new patients, since subjects set it in different ways, but do not."
             raise ArgumentError("covariates", must)
         values[name] = np.array(column, float)[kept] if name not in new else new[name]
     return values | dict(new), sets
