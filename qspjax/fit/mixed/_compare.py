@@ -233,9 +233,7 @@ def _check_comparable(first_name: str, first: MixedFit, name: str, fit: MixedFit
     if type(fit.method) is not type(first.method):
         methods = f"{type(first.method).__name__} and {type(fit.method).__name__}"
         raise ArgumentError("fits", f"must approximate the likelihood in one way, {difference[:-1]}: {methods}.")
-    subjects = [
-        np.array(compared.mixed.subject_names, dtype=object)[compared.kept].tolist() for compared in (first, fit)
-    ]
+    subjects = [np.array(member.mixed.subject_names, dtype=object)[member.kept].tolist() for member in (first, fit)]
     if subjects[0] != subjects[1]:
         raise ArgumentError("fits", f"must have the same subjects, {difference}")
     if _data(first) != _data(fit):

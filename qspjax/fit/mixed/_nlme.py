@@ -39,7 +39,7 @@ def nlme(
 ) -> MixedFit:
     """Find the parameters of a population, its covariance and its noise, at which the likelihood is greatest.
 
-    The modes of the random effects of all subjects are found side by side at every point, each from the last one; the
+    The modes of the random effects of all subjects are found side by side at every point, each from its last value; the
     gradient of the objective is exact (see `AbstractApproximation`). A subject that cannot be simulated at the start is
     left out and named in the result; a step at which another one fails is shortened.
 
@@ -161,18 +161,16 @@ class DescentRun:
         return jax.tree.map(np.asarray, self.program(jnp.asarray(x), jnp.asarray(u)))
 
     def _total(self, x: np.ndarray, evaluation: Evaluation[np.ndarray]) -> tuple[float, np.ndarray]:
-        counted = self.kept & (self.weights > 0)
-        if (evaluation.failed & counted).any():
+        used = self.kept & (self.weights > 0)
+        if (evaluation.failed & used).any():
             return np.inf, np.zeros_like(x)
         prior, slope, _ = self.mixed.prior(x)
-        weights = self.weights[counted]
-        return float(weights @ evaluation.values[counted] - 2.0 * prior), weights @ evaluation.slopes[
-            counted
-        ] - 2.0 * slope
+        weights = self.weights[used]
+        return float(weights @ evaluation.values[used] - 2.0 * prior), weights @ evaluation.slopes[used] - 2.0 * slope
 
     def _products(self, evaluation: Evaluation[np.ndarray]) -> np.ndarray:
-        counted = self.kept & (self.weights > 0)
-        return products(evaluation.slopes[counted], self.weights[counted])
+        used = self.kept & (self.weights > 0)
+        return products(evaluation.slopes[used], self.weights[used])
 
     def advance(self, tolerance: float) -> None:
         """Take a step, or note that the search has ended."""
