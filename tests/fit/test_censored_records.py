@@ -105,7 +105,7 @@ def test_limits_where_nothing_else_says_them():
     ("columns", "message"),
     [
         ({"censored": [0, 2]}, r"`censored` must be 1 \(below a limit\), -1 \(above one\) or 0, but is 2"),
-        ({"censored": [0]}, r"`censored` must have one element a row \(2\)"),
+        ({"censored": [0]}, r"`censored` must have one element per row \(2\)"),
         ({"lower": [np.nan, 1.0], "upper": [np.nan, 0.5]}, r"`lower` must be less than `upper` \(0.5\), but is `?1"),
         ({"censored": [0, 1]}, "`measurements` must have a limit where they are censored"),
     ],

@@ -198,7 +198,7 @@ CENSORED = {"concentration": Output("concentration", Additive(0.1), below=M3(100
         (lambda: Free(3.0, bounds=(4.0, 5.0)), "Argument `start` must lie within the bounds 4 to 5, but is 3."),
         (lambda: Free(3.0, bounds=(5.0, 4.0)), "Argument `bounds` must be the least and the greatest value"),
         (lambda: Free(-3.0, transform=qsp.Log()), "Argument `start` must lie in the domain of its transform Log"),
-        (lambda: Measurements([1.0], [1.0, 2.0], output="a"), "Argument `value` must have one element a time"),
+        (lambda: Measurements([1.0], [1.0, 2.0], output="a"), "Argument `value` must have one element per time"),
         (lambda: Measurements([np.nan], [1.0], output="a"), "Argument `time` must hold numbers"),
         (lambda: problem().point({"ka": 1.0}), "Argument `values` must name a free parameter"),
     ],

@@ -257,7 +257,7 @@ CAUSES = {
         LogNormalError("cv"),
         {"prediction": "level + 1", "values": (0.0, 1.1, 0.0)},
         "output `out` was measured as 0 at time 0 (record 1), but with LogNormalError must be positive. (1 more of its "
-        "records have none, either.)",
+        "records have none either.)",
     ),
     "no number": (Additive("cv"), {"prediction": "log(level - 0.5)"}, "output `out` is nan at time 0 (record 1)."),
 }

@@ -1,6 +1,6 @@
 """Sensitivities of many experiments to many numbers, in as few directions as possible.
 
-Two numbers of which no experiment depends on both can be moved at once: what each experiment does is due to its own.
+Two numbers can be perturbed at once if no experiment depends on both: the response of each is due to its own number.
 Finding such groups is colouring a graph (Curtis, Powell and Reid, J Inst Math Appl 1974;13:117,
 doi:10.1093/imamat/13.1.117).
 """
@@ -19,7 +19,7 @@ Others = TypeVar("Others")
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """Groups of numbers that are moved together.
+    """Groups of numbers that are perturbed together.
 
     Attributes:
         uses: Which experiment depends on which number that varies.
@@ -33,18 +33,18 @@ class Colours:
     def of(cls, uses: Bool[np.ndarray, "experiments numbers"], varies: Bool[np.ndarray, " numbers"]) -> "Colours":
         """Group numbers greedily; those that do not vary, or that nothing depends on, are in none."""
         uses = uses & varies
-        taken: list[np.ndarray] = []
+        users_of: list[np.ndarray] = []
         groups: list[list[int]] = []
         for number in np.argsort(-uses.sum(axis=0), kind="stable"):
             users = uses[:, number]
             if not users.any():
                 continue
-            group = next((k for k, others in enumerate(taken) if not (others & users).any()), None)
+            group = next((k for k, others in enumerate(users_of) if not (others & users).any()), None)
             if group is None:
-                taken.append(users.copy())
+                users_of.append(users.copy())
                 groups.append([number])
             else:
-                taken[group] |= users
+                users_of[group] |= users
                 groups[group].append(number)
         masks = np.zeros((len(groups), uses.shape[1]), bool)
         for k, members in enumerate(groups):
@@ -61,13 +61,13 @@ def coloured(
     """Return the values of a function, and their derivatives with respect to the parameters of the numbers.
 
     Args:
-        function: Returns values of shape (experiments, times), and more that is not differentiated.
-        numbers: Where.
+        function: Returns values of shape (experiments, times), and others that are not differentiated.
+        numbers: Its argument.
         slopes: The derivatives of the numbers.
         colours: The groups.
 
     Returns:
-        The values, their derivatives of shape (parameters, experiments, times), and what else the function returns.
+        The values, their derivatives of shape (parameters, experiments, times), and the other values of the function.
     """
     if not len(colours.groups):
         values, others = function(numbers)

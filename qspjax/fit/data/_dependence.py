@@ -1,11 +1,11 @@
-"""Measurements of a subject that depend on each other: each has its density given the ones before it.
+"""Measurements of a subject that depend on each other: the density of each is conditional on the ones before it.
 
 With standardised residuals z that are normal with correlation C = L L^T, in the order of time,
 
     w = L^-1 z,    y_i | y_1 ... y_{i-1}  ~  location_i + s_i sum_{j<i} L_ij w_j,  with scale s_i L_ii
 
-so that predictors alone have to change: densities, scores, information and residuals follow as they do of independent
-measurements. The information is that given what was measured before.
+so that only the predictors have to change: densities, scores, information and residuals follow as for independent
+measurements. The information is conditional on the measurements before.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ class Block:
         errors: Their error models.
         names: Their names.
         experiments: Those that have any of the measurements, shape (experiments,).
-        row: The measurement at each place, counted through all outputs of the block.
-        filled: Whether there is one.
-        output: Of which output, counted in the block.
-        time: When.
-        where: The place of each measurement in the flattened table, shape (measurements,).
+        row: The index of the measurement in each cell, counted through all outputs of the block.
+        filled: Whether the cell holds a measurement.
+        output: The index of its output in the block.
+        time: Its time.
+        where: The index of each measurement in the flattened table, shape (measurements,).
     """
 
     outputs: tuple[int, ...]
@@ -52,7 +52,7 @@ class Block:
     where: Int[np.ndarray, " measurements"]
 
     def table(self, columns: Sequence[Array], spare: float) -> Float[Array, "experiments places"]:
-        """Return columns of the outputs as a table, with a number where it has no measurement."""
+        """Return columns of the outputs as a table, filled with `spare` where it has no measurement."""
         return jnp.where(self.filled, jnp.concatenate(columns)[self.row], spare)
 
     def columns(self, table: Float[Array, "experiments places"]) -> list[Array]:
@@ -61,41 +61,41 @@ class Block:
         return jnp.split(jnp.ravel(table)[self.where], np.cumsum(sizes)[:-1])
 
     def correlation(self, predictors: Sequence[Predictors]) -> Float[Array, "experiments places places"]:
-        """Return the correlation of the residuals of each experiment; that of the identity where there are none.
+        """Return the correlation of the residuals of each experiment; the identity where there are none.
 
         Args:
-            predictors: Of the outputs of the block.
+            predictors: Those of the outputs of the block.
         """
         of, other = self.output[:, :, None], self.output[:, None, :]
-        found = jnp.asarray(of == other, float)
-        for k, (error, own) in enumerate(zip(self.errors, predictors, strict=True)):
-            for name, rho in error.correlations(own).items():
-                if name not in self.names:  # an output that is looked at alone
+        correlation = jnp.asarray(of == other, float)
+        for k, (error, output_predictors) in enumerate(zip(self.errors, predictors, strict=True)):
+            for name, rho in error.correlations(output_predictors).items():
+                if name not in self.names:  # the output is treated alone
                     continue
                 table = self.table([rho if m == k else jnp.zeros_like(p[0]) for m, p in enumerate(predictors)], 0.0)
                 pair = (of == k) & (other == self.names.index(name))
-                found += jnp.where(pair, table[:, :, None], 0.0) + jnp.where(
+                correlation += jnp.where(pair, table[:, :, None], 0.0) + jnp.where(
                     np.swapaxes(pair, 1, 2), table[:, None, :], 0.0
                 )
         with np.errstate(invalid="ignore"):
-            apart = np.abs(self.time[:, :, None] - self.time[:, None, :])
-        apart = np.where(self.time[:, :, None] == self.time[:, None, :], 0.0, apart)
+            distance = np.abs(self.time[:, :, None] - self.time[:, None, :])
+        distance = np.where(self.time[:, :, None] == self.time[:, None, :], 0.0, distance)
         constants = [
             constant
-            for error, own in zip(self.errors, predictors, strict=True)
-            if (constant := error.time_constant(own)) is not None
+            for error, output_predictors in zip(self.errors, predictors, strict=True)
+            if (constant := error.time_constant(output_predictors)) is not None
         ]
         if constants:
-            found *= jnp.exp(-apart / self.table(constants, 1.0)[:, :, None])
+            correlation *= jnp.exp(-distance / self.table(constants, 1.0)[:, :, None])
         else:
-            found = jnp.where(apart == 0.0, found, 0.0)
+            correlation = jnp.where(distance == 0.0, correlation, 0.0)
         both = self.filled[:, :, None] & self.filled[:, None, :]
-        return jnp.where(both, found, np.eye(self.time.shape[1]))
+        return jnp.where(both, correlation, np.eye(self.time.shape[1]))
 
 
 def blocks(rows: Sequence[OutputData]) -> list[Block]:
-    """Return the outputs that depend on each other, and those whose measurements do in time."""
-    errors = {k: one.output.error for k, one in enumerate(rows) if isinstance(one.output.error, Correlated)}
+    """Return blocks of outputs that depend on each other or whose measurements are correlated in time."""
+    errors = {k: data.output.error for k, data in enumerate(rows) if isinstance(data.output.error, Correlated)}
     numbers = {rows[k].name: k for k in errors}
     group = {k: k for k in errors}
     for k, error in errors.items():
@@ -142,10 +142,10 @@ def check_dependence(rows: Sequence[OutputData]) -> None:
             must = "say what errors are correlated with, by `time` or `between`"
             raise ArgumentError("outputs", f"must {must}, but those of `{part.name}` are with nothing.")
         for other, _ in error.between:
-            what = f"with which `{part.name}` is correlated"
+            relation = f"with which `{part.name}` is correlated"
             partner = names.get(other)
             if other == part.name or not isinstance(partner, Correlated):
-                must = f"have Correlated errors of another output `{other}` that is measured, {what}"
+                must = f"have Correlated errors of another output `{other}` that is measured, {relation}"
                 raise ArgumentError("outputs", f"must {must}, but have none.")
             if part.name in dict(partner.between):
                 must = f"give the correlation of `{part.name}` and `{other}` once"
@@ -174,42 +174,44 @@ def given_earlier(rows: Sequence[OutputData], predictors: Sequence[Predictors]) 
         rows: The measurements.
         predictors: Of each measurement alone.
     """
-    found = [*predictors]
+    conditional = [*predictors]
     for block in blocks(rows):
         values = [rows[k].value for k in block.outputs]
-        for k, own in zip(block.outputs, _given_earlier(block, values, [found[k] for k in block.outputs]), strict=True):
-            found[k] = own
-    return found
+        for k, updated in zip(
+            block.outputs, _given_earlier(block, values, [conditional[k] for k in block.outputs]), strict=True
+        ):
+            conditional[k] = updated
+    return conditional
 
 
 def _given_earlier(block: Block, values: Sequence[Any], predictors: Sequence[Predictors]) -> list[Predictors]:
-    residuals = [e.residual(y, own) for e, y, own in zip(block.errors, values, predictors, strict=True)]
+    residuals = [e.residual(y, p) for e, y, p in zip(block.errors, values, predictors, strict=True)]
     z = block.table(residuals, 0.0)
     lower = jnp.linalg.cholesky(block.correlation(predictors))
     white = solve_triangular(lower, z[..., None], lower=True)
-    shift = block.columns(jnp.squeeze(jnp.tril(lower, -1) @ white, -1))
-    less = block.columns(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)))
+    offsets = block.columns(jnp.squeeze(jnp.tril(lower, -1) @ white, -1))
+    log_factors = block.columns(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)))
     return [
-        (own[0] + jnp.exp(own[1]) * along, own[1] + log, *own[2:])
-        for own, along, log in zip(predictors, shift, less, strict=True)
+        (p[0] + jnp.exp(p[1]) * offset, p[1] + log_factor, *p[2:])
+        for p, offset, log_factor in zip(predictors, offsets, log_factors, strict=True)
     ]
 
 
 def slopes_given_earlier(
     rows: Sequence[OutputData], predictors: Sequence[Predictors], slopes: Sequence[Predictors]
 ) -> tuple[list[Predictors], list[Predictors]]:
-    """Return `given_earlier`, and the slopes of it.
+    """Return `given_earlier` and its slopes.
 
     Args:
         rows: The measurements.
         predictors: Of each measurement alone.
-        slopes: Theirs, shape (directions, rows) each.
+        slopes: Their slopes, of shape (directions, rows) each.
     """
     if not blocks(rows):
         return [*predictors], [*slopes]
 
     def along(direction: list[Predictors]) -> tuple[list[Predictors], list[Predictors]]:
-        return jax.jvp(lambda own: given_earlier(rows, own), ([*predictors],), (direction,))
+        return jax.jvp(lambda p: given_earlier(rows, p), ([*predictors],), (direction,))
 
     return jax.vmap(along, out_axes=(None, 0))([*slopes])
 
@@ -221,27 +223,29 @@ def log_densities(rows: Sequence[OutputData], predictors: Sequence[Predictors]) 
         rows: The measurements.
         predictors: Of each measurement alone.
     """
-    return [one.log_density(own) for one, own in zip(rows, given_earlier(rows, predictors), strict=True)]
+    return [data.log_density(p) for data, p in zip(rows, given_earlier(rows, predictors), strict=True)]
 
 
 def draws(rows: Sequence[OutputData], key: Key, predictors: Sequence[Predictors]) -> list[Float[Array, " rows"]]:
-    """Return measurements at random, output by output.
+    """Return random measurements, output by output.
 
     Args:
-        rows: What is measured when.
+        rows: The outputs and the times of their measurements.
         key: `jax.random.key(seed)`.
         predictors: Of each measurement alone.
     """
     keys = jax.random.split(key, len(rows))
-    found: dict[int, Array] = {}
+    drawn: dict[int, Array] = {}
     for block in blocks(rows):
-        own = [predictors[k] for k in block.outputs]
+        block_predictors = [predictors[k] for k in block.outputs]
         white = [jax.random.normal(keys[k], rows[k].value.shape) for k in block.outputs]
-        lower = jnp.linalg.cholesky(block.correlation(own))
+        lower = jnp.linalg.cholesky(block.correlation(block_predictors))
         z = block.columns(jnp.squeeze(lower @ block.table(white, 0.0)[..., None], -1))
-        measured = [error.measured_at(one, p) for error, one, p in zip(block.errors, z, own, strict=True)]
-        found |= dict(zip(block.outputs, measured, strict=True))
-    return [found[k] if k in found else one.output.error.draw(keys[k], predictors[k]) for k, one in enumerate(rows)]
+        measured = [
+            error.measured_at(residual, p) for error, residual, p in zip(block.errors, z, block_predictors, strict=True)
+        ]
+        drawn |= dict(zip(block.outputs, measured, strict=True))
+    return [drawn[k] if k in drawn else data.output.error.draw(keys[k], predictors[k]) for k, data in enumerate(rows)]
 
 
 def explained(
@@ -249,23 +253,23 @@ def explained(
 ) -> list[Explained]:
     """Return prediction, formulas of the error model and log likelihood of each measurement, for `why_undefined`.
 
-    Where a measurement has none by itself, those that depend on it count as they do by themselves.
+    Where a measurement has no likelihood by itself, those that depend on it are treated as independent.
 
     Args:
         rows: The measurements.
-        numbers: As of `OutputData.predicted`.
-        observed: As of `OutputData.predicted`.
-        known: As of `OutputData.predicted`.
+        numbers: See `OutputData.predicted`.
+        observed: See `OutputData.predicted`.
+        known: See `OutputData.predicted`.
     """
-    quantities = [one.quantities(numbers, observed, known) for one in rows]
-    predictors = [one.output.error.predictors(*own) for one, own in zip(rows, quantities, strict=True)]
-    alone = [one.log_density(own) for one, own in zip(rows, predictors, strict=True)]
-    undefined = jnp.zeros(1 + max(int(one.experiment.max()) for one in rows), bool)
-    for one, density in zip(rows, alone, strict=True):
-        undefined = undefined.at[one.experiment].max(~jnp.isfinite(density))
+    quantities = [data.quantities(numbers, observed, known) for data in rows]
+    predictors = [data.output.error.predictors(*values) for data, values in zip(rows, quantities, strict=True)]
+    alone = [data.log_density(p) for data, p in zip(rows, predictors, strict=True)]
+    undefined = jnp.zeros(1 + max(int(data.experiment.max()) for data in rows), bool)
+    for data, density in zip(rows, alone, strict=True):
+        undefined = undefined.at[data.experiment].max(~jnp.isfinite(density))
     joint = log_densities(rows, predictors)
     densities = [jnp.where(undefined[r.experiment], a, b) for r, a, b in zip(rows, alone, joint, strict=True)]
-    return [(*own, density) for own, density in zip(quantities, densities, strict=True)]
+    return [(*values, density) for values, density in zip(quantities, densities, strict=True)]
 
 
 def residual_correlations(rows: OutputData, predictors: Predictors) -> list[Float[Array, "experiments places places"]]:

@@ -1,4 +1,4 @@
-"""Every number that depends on the parameters of a fit, once, in one vector: what conditions and data refer to."""
+"""One vector of all numbers that depend on the parameters of a fit, to which conditions and data refer by index."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ Key: TypeAlias = Expression | str | tuple[str, float]
 
 
 class AbstractFormulaTable(abc.ABC):
-    """Distinct formulas over parameters; it grows while a problem is laid out.
+    """A table of distinct formulas over parameters, which grows while a problem is laid out.
 
     Attributes:
         parameters: The names of the parameters, whose values come first.
         defaults: Other names that formulas may use, with their numbers.
-        individual: Names of numbers that each experiment has its own of.
+        individual: Names of numbers of which each experiment has its own.
     """
 
     parameters: tuple[str, ...]
@@ -35,10 +35,10 @@ class AbstractFormulaTable(abc.ABC):
 
     @abc.abstractmethod
     def index_of(self, formula: float | Expression, experiment: int = 0) -> int:
-        """Return where the value of a formula stands for an experiment."""
+        """Return the index of the value of a formula in an experiment."""
 
     def index_of_parameter(self, name: str) -> int:
-        """Return where a parameter stands."""
+        """Return the index of a parameter."""
         return self.parameters.index(name)
 
     def knows(self, formula: float | Expression) -> bool:

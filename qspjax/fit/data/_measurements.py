@@ -1,4 +1,4 @@
-"""What was measured: rows of time, output and value, in experiments."""
+"""Measurements, rows of time, output and value, and the experiments they belong to."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -62,21 +62,22 @@ class Output:
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Measurements:
-    """Rows of data: when, which output, and what was found; replicates are rows, NaN is a missing value.
+    """Rows of data: time, output and value; replicates have rows of their own, NaN is a missing value.
 
     Args:
         time: Times, shape (rows,); inf for the steady state that the experiment comes to.
         value: What was measured, shape (rows,).
         output: The name of the output of each row, or one name for all.
-        censored: Which rows are no measurements but limits, as CENS of a data set: 1 (or true) for what lies below, -1
-            for what lies above, 0 for what was measured. Values below the limit of their output are censored as well.
-        lower: What censored rows are known to lie above, NaN where that is not said: then it is the value of a row
-            that is censored above, and nothing for one below.
-        upper: What censored rows are known to lie below, NaN where that is not said: then it is the limit of the output
-            of a row that is censored below, or its value if there is none, and nothing for one above.
+        censored: Which rows are limits rather than measurements, like CENS of a data set: 1 (or true) for a value below
+            the limit, -1 for one above, 0 for a measured value. Values below the limit of their output count as
+            censored.
+        lower: Lower bounds of censored rows. NaN stands for the value of a row that is censored above, and for no bound
+            of one that is censored below.
+        upper: Upper bounds of censored rows. NaN stands for the limit of the output of a row that is censored below, or
+            its value if the output has no limit, and for no bound of one that is censored above.
         given: More columns by name, for formulas: numbers, or names and formulas over parameters.
-        order: Numbers that order what happens at equal times, as in `simulate`: a row sees the doses and changes of its
-            own time whose `order` is not greater. By default it sees them all.
+        order: Numbers that order what happens at equal times, as in `simulate`: a row sees the doses and changes at its
+            time whose `order` is not greater. By default it sees them all.
 
     Raises:
         ValueError: If columns differ in length or hold no numbers, or a value is infinite.
@@ -111,7 +112,7 @@ class Measurements:
         """Bring all columns to one length."""
         settle(self, time=_column("time", time), value=_column("value", value))
         if self.time.shape != self.value.shape:
-            refuse("value", f"have one element a time ({self.time.size})", f"of shape {self.value.shape}")
+            refuse("value", f"have one element per time ({self.time.size})", f"of shape {self.value.shape}")
         if np.isnan(self.time).any():
             refuse("time", "hold numbers, or inf for the steady state", "NaN somewhere")
         if (infinite := np.flatnonzero(np.isinf(self.value))).size:
@@ -119,7 +120,7 @@ class Measurements:
             refuse("value", f"be finite, or NaN where one is missing, in row {row + 1}", self.value[row])
         names = [output] * self.rows if isinstance(output, str) else list(output)
         if len(names) != self.rows:
-            refuse("output", f"name one output a row ({self.rows})", f"of {len(names)} names")
+            refuse("output", f"name one output per row ({self.rows})", f"of {len(names)} names")
         side = self._each("censored", 0 if censored is None else censored).astype(int)
         if not np.isin(side, (-1, 0, 1)).all():
             refuse("censored", "be 1 (below a limit), -1 (above one) or 0", side[~np.isin(side, (-1, 0, 1))][0])
@@ -132,18 +133,18 @@ class Measurements:
         settle(self, order=self._each("order", np.inf if order is None else order))
 
     def _each(self, name: str, values: Numbers | None) -> Column:
-        """Return a column of numbers, one element a row; None is NaN."""
+        """Return a column of numbers, one per row; None is NaN."""
         values = np.nan if values is None else values
         column = np.full(self.rows, values, float) if np.asarray(values).ndim == 0 else _column(name, values)
         if column.shape != self.time.shape:
-            refuse(name, f"have one element a row ({self.rows})", f"of shape {column.shape}")
+            refuse(name, f"have one element per row ({self.rows})", f"of shape {column.shape}")
         return column
 
     def _cells(self, name: str, column: Sequence[Formula] | Formula) -> tuple[float | Expression, ...]:
         """Return a column of formulas."""
         cells = [column] * self.rows if isinstance(column, (str, float, int, Expression)) else list(column)
         if len(cells) != self.rows:
-            refuse(name, f"have one element a row ({self.rows})", f"of {len(cells)} elements")
+            refuse(name, f"have one element per row ({self.rows})", f"of {len(cells)} elements")
         return tuple(as_formula(name, cell.item() if isinstance(cell, np.generic) else cell) for cell in cells)
 
     def with_columns(self, columns: Mapping[str, Sequence[Formula]]) -> "Measurements":
@@ -184,7 +185,7 @@ class Measurements:
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Change:
-    """What is set at a moment: parameters of the model, and states.
+    """Parameters of the model and states that are set at a time.
 
     A change acts before everything else that happens at its time: a dose and a measurement at the same time see the new
     values. Where `order` says so, it acts after some of them.
@@ -192,10 +193,10 @@ class Change:
     Args:
         at: The time.
         set: By name, new values of parameters of the model, until they are set again: numbers, or formulas over the
-            parameters of the fit and the model and what is observed at that moment.
+            parameters of the fit and the model and the values observed at that time.
         put: By name, new values of states, in the same way.
-        order: Its place among what happens at its time, as in `simulate`: doses and measurements of the same time whose
-            `order` is less come before it. By default none does.
+        order: Its position among what happens at its time, as in `simulate`: doses and measurements at the same time
+            whose `order` is less come before it. By default none does.
 
     Example:
         >>> from qspjax.fit import Change
@@ -241,10 +242,10 @@ class Experiment:
             of the fit, such as `{"kon": "kon_mutant"}`. A name that is no parameter of the model can be used in
             formulas of outputs.
         put: By name, states that begin with their own value here, in the same way.
-        equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time means nothing.
+        equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time is ignored.
         changes: What is set later on.
         start: When it begins; by default at 0, or with the first dose or measurement if that is earlier.
-        seen: What orders each measurement among what happens at its time; by default it follows from the `order` of
+        seen: The order of each measurement among what happens at its time; by default it follows from the `order` of
             measurements, doses and changes.
 
     Raises:
@@ -282,7 +283,7 @@ class Experiment:
         check_instance("measurements", measurements, Measurements, "Measurements")
         regimen = no_doses() if regimen is None else regimen
         check_instance("regimen", regimen, Regimen, "a regimen")
-        moments = [(one.at, one.order) for one in changes]
+        moments = [(change.at, change.order) for change in changes]
         if moments != sorted(moments):
             must = "be in the order of time, and of `order` at equal times"
             refuse("changes", must, ", ".join(f"{at:g}" for at, _ in moments))
@@ -296,21 +297,21 @@ class Experiment:
         return Experiment(measurements, self.regimen, **conditions, changes=self.changes, start=self.start)
 
     def closely(self, points: int) -> "Experiment":
-        """Return the same experiment with measurements of each output at many times, whose values mean nothing."""
+        """Return the same experiment with placeholder measurements of each output at many times."""
         data = self.measurements
         times, outputs, given = [], [], {column: [] for column in data.given}
         for output in dict.fromkeys(data.output):
-            mine = [i for i, other in enumerate(data.output) if other == output]
-            finite = data.time[mine][np.isfinite(data.time[mine])]
+            indices = [i for i, other in enumerate(data.output) if other == output]
+            finite = data.time[indices][np.isfinite(data.time[indices])]
             first = min(0.0 if self.start is None else self.start, finite.min(initial=0.0))
             times += np.linspace(first, max(finite.max(initial=0.0), first + 1e-9), points).tolist()
             outputs += [output] * points
             for column in given:
-                given[column] += [data.given[column][mine[0]]] * points
+                given[column] += [data.given[column][indices[0]]] * points
         return self.measuring(Measurements(times, np.ones(len(times)), output=outputs, given=given))
 
     def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
-        """Return the same experiment with other settings at the same moments, or without those that nothing needs."""
+        """Return the same experiment with other settings at the same times, or without those that nothing needs."""
         conditions = {"set": begin.set, "put": begin.put, "equilibrated": self.equilibrated, "changes": changes}
         return Experiment(self.measurements, self.regimen, **conditions, start=self.start, seen=self.seen)
 
@@ -322,13 +323,13 @@ class Experiment:
 
 
 def _seen(data: Measurements, regimen: Regimen, changes: Sequence[Change]) -> Column:
-    """Return what orders the measurements: each sees what happens at its time up to this, inf where that is all.
+    """Return the order up to which each measurement sees what happens at its time, inf where it sees all.
 
     Measurements with nothing between them have the same number, so that one output serves them.
     """
     if np.isinf(data.order).all():
         return data.order
-    events = np.array([(one.at, one.order) for one in changes]).reshape(-1, 2)
+    events = np.array([(change.at, change.order) for change in changes]).reshape(-1, 2)
     time, order = (
         np.concatenate([np.ravel(np.broadcast_to(np.asarray(column), np.shape(regimen.time))), event])
         for column, event in zip((regimen.time, regimen.order), events.T, strict=True)
@@ -339,7 +340,7 @@ def _seen(data: Measurements, regimen: Regimen, changes: Sequence[Change]) -> Co
 
 
 def together(time: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Return which times are the same but for rounding."""
+    """Return which times are equal up to rounding."""
     with np.errstate(invalid="ignore"):
         return np.isfinite(time) & np.isfinite(other) & (np.abs(time - other) <= 1e-12 * np.abs(other))
 
@@ -347,8 +348,8 @@ def together(time: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) ->
 def passed(
     changes: Sequence[Change], time: Float[np.ndarray, " moments"], order: Float[np.ndarray, " moments"]
 ) -> Int[np.ndarray, " moments"]:
-    """Return how many changes come before each of some moments, which see what is at their time up to `order`."""
-    at, number = np.array([(one.at, one.order) for one in changes]).reshape(-1, 2).T
+    """Return how many changes come before each moment, which sees what happens at its time up to `order`."""
+    at, number = np.array([(change.at, change.order) for change in changes]).reshape(-1, 2).T
     same = together(at[None], time[:, None])
     return np.sum(np.where(same, number[None] <= order[:, None], at[None] < time[:, None]), axis=1)
 

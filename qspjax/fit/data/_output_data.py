@@ -1,4 +1,4 @@
-"""The measurements of a fit, output by output: from pooled numbers and observed values to log likelihoods."""
+"""The measurements of a fit, output by output: from numbers of the table and observed values to log likelihoods."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from qspjax.fit.data._measurements import Measurements, Output
 from qspjax.fit.errors._contract import Information, Predictors, formulas_of, since_previous
 
 Observed: TypeAlias = Mapping[str, Real[Array, "experiments times"]]
-"""What is observed, by name."""
+"""Observed values by name."""
 
 Parameters: TypeAlias = Mapping[str, Float[Array, ""]]
 """The parameters by name."""
@@ -41,15 +41,15 @@ class OutputData:
         name: The output.
         output: Its formulas and error model.
         experiment: The number of the experiment of each row.
-        record: Which measurement of the experiment it is, in the order of these.
-        place: Where its time stands among all times of the experiment, stages after each other.
+        record: The index of the measurement in its experiment.
+        place: The index of its time among all times of the experiment, stage after stage.
         time: Its time.
-        order: What orders it among what happens at its time, see `Experiment`.
-        value: What was measured; where it is censored, what the record says.
+        order: Its order among what happens at its time, see `seen` of `Experiment`.
+        value: The measured value; where it is censored, the value of the record.
         side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
-        lower: The lower bound of what is censored, else -inf.
-        upper: The upper bound of what is censored, else inf.
-        given: Indices in the table of columns of the table, and of what the experiments set, by name.
+        lower: The lower bound of a censored value, else -inf.
+        upper: The upper bound of a censored value, else inf.
+        given: By name, indices in the table of numbers, for columns of the data and for what the experiments set.
     """
 
     name: str
@@ -67,28 +67,28 @@ class OutputData:
 
     @property
     def censored(self) -> RowMask:
-        """Which measurements are known by their bounds only."""
+        """Which measurements are known only by their bounds."""
         return self.side != 0
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The limits between which every measurement would have been known: those of quantification, or infinite.
+        """The limits of quantification between which every value is measured, or infinite.
 
-        Where records have limits of their own, the narrowest: what lies between them is measured in all.
+        Where records have limits of their own, they are the narrowest of these.
         """
         low = np.max(self.upper[self.side > 0], initial=-np.inf)
         high = np.min(self.lower[self.side < 0], initial=np.inf)
-        own = None if self.output.below is None else self.output.below.limit
-        return float(low if own is None else max(low, own)), float(high)
+        limit = None if self.output.below is None else self.output.below.limit
+        return float(low if limit is None else max(low, limit)), float(high)
 
     @cached_property
     def previous(self) -> Int[np.ndarray, " rows"]:
         """The row before each one in its experiment, in the order of time and then of records; -1 of the first."""
         order = np.lexsort((self.order, self.time, self.experiment))
         follows = self.experiment[order[1:]] == self.experiment[order[:-1]]
-        found = np.full(order.size, -1)
-        found[order[1:][follows]] = order[:-1][follows]
-        return found
+        previous = np.full(order.size, -1)
+        previous[order[1:][follows]] = order[:-1][follows]
+        return previous
 
     def predicted(
         self, numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
@@ -129,7 +129,7 @@ class OutputData:
         return jnp.broadcast_to(value, self.value.shape)
 
     def log_density(self, predictors: Predictors) -> Float[Array, " rows"]:
-        """Return the log likelihood of each row: the density of what was measured, the probability of what was not."""
+        """Return the log likelihood of each row: the density of a measured value, the probability of a censored one."""
         error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
         density = error.log_density(jnp.where(self.censored, 0.0, self.value), predictors)
         if self._may_be_censored:
@@ -142,9 +142,9 @@ class OutputData:
         return not isinstance(self.side, np.ndarray) or bool(self.side.any())
 
     def scores(self, predictors: Predictors) -> tuple[Float[Array, " rows"], Predictors, Information]:
-        """Return the log likelihood of each row, its slope in each predictor and its expected curvature in these.
+        """Return the log likelihood of each row, its slope in each predictor and its expected curvature in them.
 
-        The curvature of a censored row is that which is observed, where that is not negative.
+        The curvature of a censored row is the observed one, where that is not negative.
         """
 
         def total(predictors: Predictors) -> tuple[Array, Array]:
@@ -158,9 +158,9 @@ class OutputData:
         weights = []
         for k, weight in enumerate(expected.weight):
             ones = tuple(jnp.ones_like(p) if i == k else jnp.zeros_like(p) for i, p in enumerate(predictors))
-            _, (bend, _) = jax.jvp(jax.grad(total, has_aux=True), (predictors,), (ones,))
-            weights.append(jnp.where(self.censored, jnp.maximum(-bend[k], 0.0), weight))
-        lower = {place: jnp.where(self.censored, 0.0, element) for place, element in expected.lower.items()}
+            _, (curvature, _) = jax.jvp(jax.grad(total, has_aux=True), (predictors,), (ones,))
+            weights.append(jnp.where(self.censored, jnp.maximum(-curvature[k], 0.0), weight))
+        lower = {index: jnp.where(self.censored, 0.0, element) for index, element in expected.lower.items()}
         return density, score, Information(tuple(weights), lower)
 
     def residual(self, predictors: Predictors) -> Float[Array, " rows"]:
@@ -169,19 +169,19 @@ class OutputData:
 
 
 def chosen(
-    output: Output, data: Measurements, mine: Bool[np.ndarray, " rows"]
+    output: Output, data: Measurements, is_output: Bool[np.ndarray, " rows"]
 ) -> tuple[Bool[np.ndarray, " of_output"], dict[str, Real[np.ndarray, " of_output"]]]:
     """Return which measurements of an output stay in its likelihood, and how each of them is censored.
 
     Args:
         output: The output.
         data: The measurements of an experiment.
-        mine: Which of them are of this output.
+        is_output: Which of them belong to this output.
 
     Raises:
         ValueError: If a censored measurement has no limit.
     """
-    value, side, lower, upper = (one[mine] for one in (data.value, data.side, data.lower, data.upper))
+    value, side, lower, upper = (column[is_output] for column in (data.value, data.side, data.lower, data.upper))
     limit = None if output.below is None else output.below.limit
     if limit is not None:
         with np.errstate(invalid="ignore"):
@@ -194,5 +194,5 @@ def chosen(
         must = "have a limit where they are censored: their value, a bound, or `below` of the output"
         refuse("measurements", must, "without one")
     below = output.below is not None and not output.below.keeps()
-    kept = np.where(side == 0, np.isfinite(value), (side < 0) | (not below))
-    return kept, {"side": side, "lower": lower, "upper": upper}
+    included = np.where(side == 0, np.isfinite(value), (side < 0) | (not below))
+    return included, {"side": side, "lower": lower, "upper": upper}

@@ -1,4 +1,4 @@
-"""A model that goes on after a change from outside: its events remember what their triggers were before it."""
+"""A model that goes on after a change from outside: its events know the values of their triggers before it."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from qspjax._types import Observed, Scalar, State
 
 
 class WithTriggerHistory(AbstractWrapper):
-    """A model whose triggers had these values until now, so that one that a change makes true fires."""
+    """A model with earlier values of its triggers, so that an event fires if a change makes its trigger true."""
 
     model: AbstractModel
     held: jax.Array
@@ -42,5 +42,5 @@ class WithTriggerHistory(AbstractWrapper):
 
 
 def triggers(model: AbstractModel, t: Scalar, y: State) -> Float[jax.Array, " events"]:
-    """Return what the triggers of a model are, 1 for true."""
+    """Return the values of the triggers of a model, 1 for true."""
     return jnp.stack([jnp.asarray(event.trigger(t, y), float) for event in declared(model).events()])
