@@ -1,4 +1,4 @@
-"""The error model of measurements that are normal once a Box-Cox transform has been taken of both sides."""
+"""The error model of measurements that are normal after a Box-Cox transform of both sides."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from qspjax.fit.errors._domains import POSITIVE, Domain
 from qspjax.fit.errors._location_scale import AbstractLocationScale
 
 SMALL, TERMS = 0.1, 12
-"""Below what size of x, and with how many terms, (exp(x) - 1) / x is a power series, so that its slopes are exact."""
+"""(exp(x) - 1) / x is a power series with this number of terms below this size of x, so that its slopes are exact."""
 
 
 class BoxCoxError(AbstractLocationScale):
@@ -25,7 +25,7 @@ class BoxCoxError(AbstractLocationScale):
        \\log p(y) = \\log \\phi((h(y) - h(f)) / sd) - \\log sd + (\\lambda - 1) \\log y $$
 
     With lambda = 1 the error is additive, with 0 log-normal. As is usual, the probability that a normal h(y) lies
-    where no y has it, beyond -1 / lambda, is neglected; a draw from there is 0 (infinite if lambda is negative).
+    outside the range of h, beyond -1 / lambda, is neglected; a draw from there is 0 (infinite if lambda is negative).
 
     Args:
         sd: The standard deviation of h(y): a number or a formula, also over `prediction`.
@@ -65,7 +65,7 @@ class BoxCoxError(AbstractLocationScale):
 
 
 class BoxCox(AbstractTransform):
-    """The Box-Cox transform, x = (theta^shape - 1) / shape, and its limit ln(theta) about shape 0.
+    """The Box-Cox transform, x = (theta^shape - 1) / shape, and its limit ln(theta) at shape 0.
 
     Args:
         shape: Lambda.

@@ -71,7 +71,7 @@ class Ordinal(AbstractErrorModel):
 
 
 def _cut(k: Numbers, cuts: Predictors) -> Float[Array, "..."]:
-    """Return the logit of P(y <= k), which is infinite below the least category and from the greatest on."""
+    """Return the logit of P(y <= k), which is -inf below the least category and inf from the greatest on."""
     stack, k = jnp.stack(cuts), jnp.floor(jnp.asarray(k, float))
     index = jnp.broadcast_to(jnp.clip(k, 0, len(cuts) - 1).astype(int), stack.shape[1:])
     inner = jnp.take_along_axis(stack, index[None], axis=0)[0]

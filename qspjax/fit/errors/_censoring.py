@@ -1,9 +1,9 @@
-"""Measurements of which only bounds are known: beyond a limit of quantification, or between two numbers.
+"""Measurements known only by bounds: beyond a limit of quantification, or between two numbers.
 
 A record that is censored says that y lies above `lower` and at or below `upper`, one of which may be infinite; its
-likelihood is the probability of that. The bounds are those of the record, as CENS, DV and LIMIT of a data set have
-them, or the limit of its output. What becomes of what lies below a limit is chosen for each output, by the names M1, M3
-and M4 of pharmacometrics.
+likelihood is the probability of that. The bounds are those of the record, such as CENS, DV and LIMIT of a data set, or
+the limit of its output. The treatment of measurements below a limit is chosen for each output, by the names M1, M3 and
+M4 of pharmacometrics.
 
 Reference: Beal, J Pharmacokinet Pharmacodyn 2001;28:481, doi:10.1023/A:1012299115260.
 """
@@ -18,11 +18,11 @@ from qspjax._checks import check_above, check_number
 
 
 class AbstractCensoring(eqx.Module):
-    """What becomes of the measurements of an output that lie below a limit.
+    """The treatment of measurements of an output that lie below a limit.
 
     Attributes:
         limit: The lower limit of quantification of all measurements that have none of their own, None if there is none.
-        least: The least value that a measurement can have: every likelihood is one of y above it.
+        least: The least value that a measurement can have: every likelihood is conditional on y above it.
 
     Example:
         >>> from qspjax.fit import Additive, Output
@@ -83,7 +83,7 @@ class M3(AbstractCensoring):
 
 
 class M4(AbstractCensoring):
-    """As M3, given that measurements are positive: every likelihood is one of y > 0.
+    """As M3, given that measurements are positive: every likelihood is conditional on y > 0.
 
     $$ P(0 < y < limit) / P(y > 0), \\quad p(y) / P(y > 0) $$
 

@@ -1,4 +1,4 @@
-"""Error models of measurements that are numbers: additive, proportional, both, and log-normal."""
+"""Error models of continuous measurements: additive, proportional, combined, and log-normal."""
 
 import math
 from typing import ClassVar
@@ -23,7 +23,7 @@ class Additive(AbstractLocationScale):
     """Constant error, y = f + sd z.
 
     Args:
-        sd: The standard deviation (for other distributions than the normal one, their scale): a number, or a formula
+        sd: The standard deviation (for distributions other than the normal one, their scale): a number, or a formula
             over parameters, observed values, `time` and `prediction`.
         distribution: That of z.
 
@@ -124,7 +124,7 @@ class LogNormalError(AbstractLocationScale):
 
     Args:
         sd: The standard deviation of the logarithm: a number or a formula.
-        base: The base of the logarithm that `sd` refers to; by default e.
+        base: The base of the logarithm to which `sd` refers; by default e.
         distribution: That of z.
 
     Example:
@@ -157,5 +157,5 @@ class LogNormalError(AbstractLocationScale):
 
 def check_distribution(distribution: object) -> None:
     """Check the distribution of a standardised residual."""
-    what = "a distribution of residuals such as Gaussian() or StudentT(4)"
-    check_instance("distribution", distribution, AbstractResidualDistribution, what)
+    kind = "a distribution of residuals such as Gaussian() or StudentT(4)"
+    check_instance("distribution", distribution, AbstractResidualDistribution, kind)

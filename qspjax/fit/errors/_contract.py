@@ -1,7 +1,7 @@
-"""What an error model is: how a measurement is distributed about its prediction.
+"""The contract of error models: how a measurement is distributed about its prediction.
 
 Each turns a prediction into a few *predictors* on which the density depends directly, such as location and log scale.
-What is known of a density in these (score, Fisher information) gives, by the chain rule with the sensitivities of the
+The score and the Fisher information with respect to these give, by the chain rule with the sensitivities of the
 predictors, gradients and Gauss-Newton curvatures of the whole fit.
 """
 
@@ -20,15 +20,15 @@ from qspjax._types import Key
 from qspjax.fit.errors._domains import Domain, Numbers
 
 Predictors: TypeAlias = tuple[Float[Array, "..."], ...]
-"""What densities depend on, shape (rows,) each; of their slopes (directions, rows)."""
+"""What densities depend on, of shape (rows,) each; their slopes are of shape (directions, rows)."""
 
 
 class Information(NamedTuple):
     """The Fisher information on the predictors of each row, as a factorisation L diag(weight) L^T.
 
     Attributes:
-        weight: Of each predictor, shape (rows,) each.
-        lower: The elements of L below its diagonal of ones that are not zero, by row and column, shape (rows,) each.
+        weight: The weight of each predictor, of shape (rows,) each.
+        lower: The elements of L below its unit diagonal that are not zero, by row and column, of shape (rows,) each.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,10 +43,10 @@ class Information(NamedTuple):
     lower: Mapping[tuple[int, int], Float[Array, "..."]] = {}
 
     def terms(self, slopes: Predictors) -> Iterator[tuple[Float[Array, "..."], Float[Array, "..."]]]:
-        """Yield weights w and directions d with which the information is the sum of w d d^T.
+        """Yield weights w and directions d such that the information is the sum of w d d^T.
 
         Args:
-            slopes: Those of the predictors in what the information is wanted of, shape (directions, rows) each.
+            slopes: The slopes of the predictors in the parameters of the information, of shape (directions, rows) each.
         """
         for k, weight in enumerate(self.weight):
             mixed = [element * slopes[i] for (i, j), element in self.lower.items() if j == k]
@@ -57,8 +57,8 @@ class AbstractErrorModel(eqx.Module):
     """The distribution of a measurement y, given its prediction f and numbers of its own.
 
     Attributes:
-        domain: For which predictions and measurements it has a density.
-        word: What fit files call it; empty if they do not have it.
+        domain: The predictions and measurements for which it has a density.
+        word: Its name in fit files; empty if they do not have it.
 
     Example:
         >>> from qspjax.fit import Combined, Output
@@ -111,7 +111,7 @@ def formula(*, since_previous: bool = False, **default: Any) -> Any:
     """Return a field that holds a formula, several, or pairs of a name and a formula.
 
     Args:
-        since_previous: Whether values count from the previous record of the subject on.
+        since_previous: Whether values are differences from the previous record of the subject.
         default: The default, if it has one.
     """
     return eqx.field(metadata={"formula": True, "since_previous": since_previous}, static=True, **default)
@@ -137,7 +137,7 @@ def _parts(name: str, value: object) -> Sequence[tuple[str, object]]:
 
 
 def since_previous(model: AbstractErrorModel) -> frozenset[str]:
-    """Return the fields whose formulas are counted from the previous record of the subject on."""
+    """Return the fields whose formulas give differences from the previous record of the subject."""
     return frozenset(field.name for field in dataclasses.fields(model) if field.metadata.get("since_previous"))
 
 
@@ -150,7 +150,7 @@ def check_positive(model: AbstractErrorModel, *fields: str) -> None:
 
 
 def safe_log(x: Numbers) -> Float[Array, "..."]:
-    """Return log(x), which has no slope at 0: where nothing moves, -inf adds nothing to a gradient."""
+    """Return log(x), with a slope of 0 at 0, so that -inf adds nothing to a gradient."""
     x = jnp.asarray(x, float)
     zero = x == 0
     return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, x)))

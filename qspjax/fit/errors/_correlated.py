@@ -1,4 +1,4 @@
-"""Residual errors that are correlated between outputs, and in time."""
+"""Residual errors that are correlated between outputs and in time."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -24,14 +24,14 @@ class Correlated(AbstractLocationScale):
     all residuals of the subject, here of errors without a transform. A first-order autoregression with correlation r
     after one unit of time, r^|t_i - t_j|, is `time="-1 / ln(r)"`.
 
-    Each measurement has the density that it has given the ones before it; its residual is the one from there, so that
-    weighted residuals are independent of each other.
+    The density and the residual of each measurement are conditional on the ones before it, so that weighted residuals
+    are independent of each other.
 
     Args:
-        error: How large the error is, and on what scale: `Additive`, `Proportional`, `Combined`, `LogNormalError`,
+        error: The size of the error, and its scale: `Additive`, `Proportional`, `Combined`, `LogNormalError`,
             `BoxCoxError` or `LogitNormalError`, with normal residuals.
         time: Tau, the time in which the correlation falls to 1 / e: a number or a formula. By default measurements are
-            correlated at equal times only. Outputs that are correlated with each other have the same.
+            correlated only at equal times. Outputs that are correlated with each other have the same time constant.
         between: Rho by the name of another output, which is `Correlated` as well: numbers or formulas. It is enough for
             one of two outputs to name the other.
 
@@ -39,7 +39,7 @@ class Correlated(AbstractLocationScale):
         ValueError: If the residual is not normal, or a number is out of range.
 
     References: Karlsson, Beal and Sheiner, J Pharmacokinet Biopharm 1995;23:651, doi:10.1007/BF02353466; Harvey, Time
-    Series Models, 1993 (densities given what came before).
+    Series Models, 1993 (conditional densities).
 
     Example:
         >>> from qspjax.fit import Output, Proportional
@@ -62,8 +62,8 @@ class Correlated(AbstractLocationScale):
         between: Mapping[str, Formula] | None = None,
     ) -> None:
         """Check the parts."""
-        what = "an error model with a location and a scale, such as Proportional('cv')"
-        check_instance("error", error, AbstractLocationScale, what)
+        kind = "an error model with a location and a scale, such as Proportional('cv')"
+        check_instance("error", error, AbstractLocationScale, kind)
         if isinstance(error, Correlated):
             refuse("error", "be one that is not correlated yet", "Correlated")
         if not isinstance(error.distribution, Gaussian):

@@ -1,4 +1,4 @@
-"""Error models of counts, and of yes or no."""
+"""Error models of counts and of binary measurements."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -52,7 +52,7 @@ class Poisson(AbstractErrorModel):
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
         (before, after), (up_to, beyond) = (self._log_at_most(k, predictors) for k in (low, high))
-        is_far = jnp.asarray(low) > predictors[0]  # the probability is found in the tail that is nearer
+        is_far = jnp.asarray(low) > predictors[0]  # the probability is taken from the nearer tail
         log_probability = log_difference(jnp.where(is_far, after, up_to), jnp.where(is_far, beyond, before))
         return jnp.where(predictors[0] < 0, jnp.nan, log_probability)
 

@@ -1,4 +1,4 @@
-"""Distributions of residuals: what is left of a measurement once an error model has taken location and scale away."""
+"""Distributions of residuals, standardised by the location and the scale of an error model."""
 
 import abc
 import math
@@ -20,8 +20,8 @@ class AbstractResidualDistribution(eqx.Module):
     """A symmetric distribution of a standardised residual z.
 
     Attributes:
-        name: What PEtab calls it.
-        power: p, if the best scale is the mean of |z|^p / p to the power of 1 / p; 0 if it has no closed form.
+        name: Its name in PEtab.
+        power: p, if the best scale is the mean of |z|^p, to the power of 1 / p; 0 if it has no closed form.
 
     Example:
         >>> from qspjax.fit import Additive
@@ -50,13 +50,13 @@ class AbstractResidualDistribution(eqx.Module):
 
         Args:
             key: `jax.random.key(seed)`.
-            shape: Of the draws.
+            shape: The shape of the draws.
         """
 
     def log_between(self, low: Numbers, high: Numbers) -> Float[Array, "..."]:
         """Return log P(low < Z <= high), accurate in both tails; an infinite edge must be a constant."""
         low, high = jnp.broadcast_arrays(low, high)
-        mirrored = low + high > 0.0  # the probability is found in the tail that is nearer
+        mirrored = low + high > 0.0  # the probability is taken from the nearer tail
         low, high = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
         return log_difference(self._log_up_to(high), self._log_up_to(low))
 
@@ -156,9 +156,9 @@ class StudentT(AbstractResidualDistribution):
 
 def log_difference(larger: Numbers, smaller: Numbers) -> Float[Array, "..."]:
     """Return log(exp(larger) - exp(smaller))."""
-    none = jnp.isneginf(smaller)
-    gap = jnp.where(none, -1.0, jnp.subtract(smaller, larger))
-    return jnp.asarray(larger) + jnp.where(none, 0.0, _log1mexp(gap))
+    vanishes = jnp.isneginf(smaller)
+    gap = jnp.where(vanishes, -1.0, jnp.subtract(smaller, larger))
+    return jnp.asarray(larger) + jnp.where(vanishes, 0.0, _log1mexp(gap))
 
 
 def _log1mexp(x: Array) -> Array:

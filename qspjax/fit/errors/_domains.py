@@ -1,4 +1,4 @@
-"""Where an error model has a density: what predictions and measurements must be, and what helps where they are not."""
+"""The domain of an error model: what predictions and measurements must be, and what helps if they are not."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
@@ -13,11 +13,11 @@ Truth: TypeAlias = Bool[Array, "..."] | Bool[np.ndarray, "..."] | np.bool_ | boo
 
 
 class Condition(NamedTuple):
-    """What numbers must be.
+    """A condition that numbers must meet.
 
     Attributes:
-        words: In words, such as "positive".
-        holds: Whether a number is.
+        words: The condition in words, such as "positive".
+        holds: Returns whether a number meets it.
     """
 
     words: str
@@ -25,7 +25,7 @@ class Condition(NamedTuple):
 
 
 def between(low: float, high: float) -> Condition:
-    """Return the condition to lie between two bounds, neither of which is allowed."""
+    """Return the condition to lie strictly between two bounds."""
     return Condition(f"between {low:g} and {high:g}", lambda x: (jnp.asarray(x) > low) & (jnp.asarray(x) < high))
 
 
@@ -39,12 +39,12 @@ YES_OR_NO = Condition("0 or 1", lambda x: (jnp.asarray(x) == 0) | (jnp.asarray(x
 
 
 class Domain(NamedTuple):
-    """For which predictions and measurements there is a density.
+    """The predictions and measurements for which there is a density.
 
     Attributes:
         prediction: What predictions must be.
         value: What measurements must be.
-        remedy: What helps where a prediction is not, as an imperative.
+        remedy: What helps if a prediction is not, as an imperative.
         fields: What the formulas of the error model must be, by field.
     """
 

@@ -1,4 +1,4 @@
-"""Error models of the times of events."""
+"""The error model of the times of events."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,17 +12,17 @@ from qspjax.fit.errors._contract import AbstractErrorModel, Information, Predict
 from qspjax.fit.errors._domains import NOT_NEGATIVE, YES_OR_NO, Domain, Numbers
 
 FALL = 1e-6
-"""By how much a cumulative hazard may fall from one record to the next: by the tolerance of a solver."""
+"""How much a cumulative hazard may fall from one record to the next, as the tolerance of a solver allows."""
 
 
 class TimeToEvent(AbstractErrorModel):
-    """The times of events: y is 1 where one happened at that time, 0 where none had since the record before.
+    """The times of events: y is 1 if an event happened at that time, 0 if none has since the record before.
 
     $$ log p = y log h(t) - (H(t) - H(s)), \\quad H(t) = \\int_0^t h $$
 
     with s the time of the previous record of the subject, 0 for the first: the last record of a subject is an event
     or the end of its observation (right-censored). Events may repeat; after each, the hazard is that of the next one.
-    The prediction is the hazard h; a state of the model with slope h, never set back, gives the cumulative one.
+    The prediction is the hazard h; a state of the model with slope h, never reset, gives the cumulative one.
 
     Args:
         cumulative: The cumulative hazard: a formula, such as the name of an observed value.
@@ -52,7 +52,7 @@ class TimeToEvent(AbstractErrorModel):
         return jnp.where(cumulative < -FALL, jnp.nan, jnp.where(YES_OR_NO.holds(y), log_density, -jnp.inf))
 
     def log_between(self, low: Numbers, high: Numbers, predictors: Predictors) -> Float[Array, "..."]:
-        """Return the log probability that the event happened by then (censored below), or did not (above)."""
+        """Return the log probability that the event has happened (censored below), or has not (censored above)."""
         later = jnp.isposinf(jnp.asarray(high, float))
         happened = jnp.log(-jnp.expm1(-jnp.where(later, 1.0, predictors[1])))
         return jnp.where(later, -predictors[1], happened)

@@ -1,4 +1,4 @@
-"""Error models with a location and a scale, on a scale of measurement of their own.
+"""Error models with a location and a scale, after a transform of the measurement.
 
     h(y) = h(f) + s z,    log p(y) = log p_z((h(y) - h(f)) / s) - log s + log h'(y)
 
@@ -26,14 +26,14 @@ from qspjax.fit.errors._distributions import AbstractResidualDistribution
 from qspjax.fit.errors._domains import Numbers
 
 STEP, REACH = 0.125, 3.25
-"""Of the trapezoidal rule over t with z = sinh(t), by which expectations over z are taken."""
+"""The step and the range of the trapezoidal rule over t with z = sinh(t), which gives expectations over z."""
 
 
 class AbstractLocationScale(AbstractErrorModel):
-    """A residual of some distribution, scaled and added to the prediction, once both are transformed.
+    """A scaled residual that is added to the prediction after a transform of both sides.
 
     Its predictors are location, log scale, and the values of the formulas that `scale` does not use, in their order:
-    the numbers that the transform depends on.
+    the numbers on which the transform depends.
 
     Attributes:
         distribution: That of the standardised residual z.
@@ -52,7 +52,7 @@ class AbstractLocationScale(AbstractErrorModel):
 
     @abc.abstractmethod
     def transform(self, *numbers: Float[Array, "..."]) -> AbstractTransform:
-        """Return h, for the numbers that it depends on."""
+        """Return h, for the numbers on which it depends."""
 
     @abc.abstractmethod
     def support(self) -> tuple[float, float]:
@@ -60,7 +60,7 @@ class AbstractLocationScale(AbstractErrorModel):
 
     @property
     def power(self) -> float:
-        """The power of residuals whose mean gives the scale (see the distribution); 0 if the transform is not fixed."""
+        """The power of residuals whose mean gives the scale (see the distribution); 0 unless the transform is fixed."""
         return 0.0 if self.transform_fields() else self.distribution.power
 
     def predictors(self, prediction: Float[Array, "..."], given: Mapping[str, Numbers]) -> Predictors:
@@ -87,8 +87,8 @@ class AbstractLocationScale(AbstractErrorModel):
             edges.append(jnp.where(open_end, edge, z))
         at = self.measured_at(jnp.zeros_like(location), predictors)
         surely = jnp.where((low <= at) & (at <= high), 0.0, -jnp.inf)
-        found = jnp.where(certain, surely, self.distribution.log_between(*edges))
-        return jnp.where(high <= self.support()[0], -jnp.inf, found)
+        log_probability = jnp.where(certain, surely, self.distribution.log_between(*edges))
+        return jnp.where(high <= self.support()[0], -jnp.inf, log_probability)
 
     def information(self, predictors: Predictors) -> Information:
         on_location, on_log_scale = self.distribution.information()
@@ -105,7 +105,7 @@ class AbstractLocationScale(AbstractErrorModel):
         return self.measured_at(self.distribution.draw(key, predictors[0].shape), predictors)
 
     def transform_fields(self) -> tuple[str, ...]:
-        """Return the formulas that the scale does not use, in their order: what the transform depends on."""
+        """Return the formulas that the scale does not use, in their order; the transform depends on these."""
         return tuple(name for name in formulas_of(self) if name not in names_in(self.scale()))
 
     def measured_at(self, z: Float[Array, "..."], predictors: Predictors) -> Float[Array, "..."]:
@@ -117,7 +117,7 @@ class AbstractLocationScale(AbstractErrorModel):
 
         Args:
             value: The values.
-            numbers: What the transform depends on.
+            numbers: The numbers on which the transform depends.
         """
         value, transform, (low, high) = jnp.asarray(value, float), self.transform(*numbers), self.support()
         inside = self._is_inside(value)
@@ -129,7 +129,7 @@ class AbstractLocationScale(AbstractErrorModel):
         return (jnp.asarray(value) > low) & (jnp.asarray(value) < high)
 
     def _inner(self) -> float:
-        """Return some number of the support."""
+        """Return a number within the support."""
         low, high = self.support()
         if np.isfinite(low) and np.isfinite(high):
             return 0.5 * (low + high)
@@ -145,8 +145,8 @@ class AbstractLocationScale(AbstractErrorModel):
             y = self.measured_at(z * jnp.ones_like(predictors[0]), predictors)
             inside = self._is_inside(y)
             y = jnp.where(inside, y, self._inner())
-            found = jax.grad(lambda own: jnp.sum(self.log_density(y, own)))(predictors)
-            return tuple(jnp.where(inside, part, 0.0) for part in found)
+            scores = jax.grad(lambda p: jnp.sum(self.log_density(y, p)))(predictors)
+            return tuple(jnp.where(inside, part, 0.0) for part in scores)
 
         scores = jax.vmap(score)(z)
         moments = {
@@ -158,7 +158,7 @@ class AbstractLocationScale(AbstractErrorModel):
 
 
 def _factorised(weight: Predictors, moments: Mapping[tuple[int, int], Array]) -> Information:
-    """Return the factors of information that is diagonal in the first predictors, see `Information`."""
+    """Return factors of information that is diagonal in the first predictors, see `Information`."""
     pivots, lower = [*weight], {}
     for i in range(len(weight), 1 + max(i for i, _ in moments)):
         pivot = moments[i, i]

@@ -1,4 +1,4 @@
-"""The error model of measurements between two bounds, which are normal once a logit has been taken of both sides."""
+"""The error model of measurements between two bounds that are normal after a logit of both sides."""
 
 from typing import ClassVar
 
@@ -15,15 +15,15 @@ from qspjax.fit.errors._location_scale import AbstractLocationScale
 
 
 class LogitNormalError(AbstractLocationScale):
-    """Normal error after a logit of both sides, for what lies between two bounds, such as a score or a fraction.
+    """Normal error after a logit of both sides, for measurements between two bounds, such as scores or fractions.
 
     $$ h(y) = \\log((y - a) / (b - y)) = h(f) + sd z, \\quad
        \\log p(y) = \\log \\phi((h(y) - h(f)) / sd) - \\log sd + \\log((b - a) / ((y - a) (b - y))) $$
 
     Args:
         sd: The standard deviation of the logit: a number or a formula.
-        lower: The lower bound a, which is not measured itself.
-        upper: The upper bound b.
+        lower: The lower bound a, which no measurement attains.
+        upper: The upper bound b, likewise.
         distribution: That of z.
 
     Raises:
