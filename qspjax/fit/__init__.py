@@ -1,7 +1,7 @@
-"""Calibration: data and likelihood, parameters, and how they are found.
+"""Calibration: data and likelihood, parameters, and their estimation.
 
 `Problem` and `estimate` for one or several experiments, `MixedModel` and `nlme` for populations, `sample` for
-posteriors; `save` and `load` keep what was found, and its `predict` says what a new regimen does.
+posteriors; `save` and `load` store results, whose `predict` simulates a new regimen.
 
 Example:
     >>> import qspjax as qsp

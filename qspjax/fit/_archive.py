@@ -1,4 +1,4 @@
-"""Results in a file: a zip archive of one JSON text and of arrays; nothing is executed when it is read."""
+"""Results in a file: a zip archive of a JSON text and of arrays, none of which is executed when it is read."""
 
 import importlib.metadata
 import json
@@ -14,16 +14,16 @@ from qspjax._files import replaced
 
 RECORD = "result.json"
 FORMAT = 1
-"""The number of the format, which grows when a reader of before could misunderstand it."""
+"""The version of the format, which increases when earlier readers could misunderstand it."""
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of the software on which a result depends."""
     try:
-        own = importlib.metadata.version("qspjax")
+        version = importlib.metadata.version("qspjax")
     except importlib.metadata.PackageNotFoundError:
-        own = "unknown"
-    return {"qspjax": own, "Python": ".".join(map(str, sys.version_info[:2]))}
+        version = "unknown"
+    return {"qspjax": version, "Python": ".".join(map(str, sys.version_info[:2]))}
 
 
 def write(path: Path, record: Mapping[str, PyTree], arrays: Mapping[str, np.ndarray]) -> None:
@@ -31,8 +31,8 @@ def write(path: Path, record: Mapping[str, PyTree], arrays: Mapping[str, np.ndar
 
     Args:
         path: The file.
-        record: What JSON can hold.
-        arrays: By name.
+        record: Values that JSON can hold, by name.
+        arrays: Arrays by name.
     """
     with replaced(path) as new, zipfile.ZipFile(new, "w") as archive:
         text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False)
@@ -43,14 +43,14 @@ def write(path: Path, record: Mapping[str, PyTree], arrays: Mapping[str, np.ndar
 
 
 def _member(name: str) -> zipfile.ZipInfo:
-    """Return the head of a part: without a date, so that equal results are equal files, and readable when unpacked."""
+    """Return the header of a member: without a date, so that equal results are equal files, readable when unpacked."""
     info = zipfile.ZipInfo(name)
     info.external_attr = 0o644 << 16
     return info
 
 
 def read(path: Path) -> tuple[dict[str, PyTree], dict[str, np.ndarray]]:
-    """Return what was written.
+    """Return the record and the arrays of a file.
 
     Raises:
         FileNotFoundError: If there is no such file.

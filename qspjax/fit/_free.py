@@ -1,4 +1,4 @@
-"""A parameter that is looked for: where the search begins, where it may go, on which scale, and what is known."""
+"""Parameters to estimate: their starts, bounds, scales of the search and priors."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,10 +24,10 @@ class Free(eqx.Module):
             1e6 times the start on a logarithmic scale, and none otherwise.
         transform: The scale of the search; by default `Log()`, and `Identity()` if the start or a bound is not
             positive.
-        prior: What is known beforehand: a distribution of the natural value, or a function that gives its log density.
-        prior_scaled: Whether the prior is one of the transformed value.
-        quantile: How starts are drawn: the natural value below which a start lies with a probability, shape and result
-            (starts,); by default evenly between the bounds, on the scale of the search.
+        prior: A distribution of the natural value, or a function that gives its log density.
+        prior_scaled: Whether the prior is that of the transformed value.
+        quantile: The quantile function of random starts: it takes probabilities and returns natural values, both of
+            shape (starts,); by default starts are uniform between the bounds, on the scale of the search.
 
     Raises:
         ValueError: If the start lies outside the bounds, or the bounds outside the domain of the transform.
@@ -85,8 +85,8 @@ class Free(eqx.Module):
     def scale(self, value: float) -> AbstractTransform:
         """Return the scale on which uncertainty about a value is symmetric.
 
-        That of the search; where this is the natural one, the logarithm of what cannot be negative and the logit of
-        what lies between 0 and 1.
+        The scale of the search; if that is the natural one, the logarithm for a parameter that cannot be negative and
+        the logit for one between 0 and 1.
         """
         scale = self.transform
         if isinstance(scale, Identity) and self.lower >= 0.0:
@@ -97,7 +97,7 @@ class Free(eqx.Module):
         """Return starts on the scale of the search, within the bounds.
 
         Args:
-            probability: Evenly distributed numbers between 0 and 1.
+            probability: Uniformly distributed numbers between 0 and 1.
         """
         lower, upper = (float(edge) for edge in self.searched_bounds())
         if self.quantile is not None:
@@ -117,19 +117,19 @@ def natural_values(free: Sequence[Free], x: Point) -> Vector:
     x = jnp.asarray(x, float)
     scale = np.array([np.log(f.transform.base) if isinstance(f.transform, Log) else 0.0 for f in free])
     values = jnp.where(scale > 0, jnp.exp(jnp.where(scale > 0, x * scale, 0.0)), x)
-    for i, one in enumerate(free):
-        if not isinstance(one.transform, (Log, Identity)):
-            values = values.at[i].set(one.transform.inverse(x[i]))
+    for i, parameter in enumerate(free):
+        if not isinstance(parameter.transform, (Log, Identity)):
+            values = values.at[i].set(parameter.transform.inverse(x[i]))
     return values
 
 
 def log_priors(free: Sequence[Free], natural: Vector) -> Float[Array, ""]:
     """Return the log density of all priors."""
-    return jnp.sum(jnp.stack([jnp.asarray(one.log_prior(natural[i]), float) for i, one in enumerate(free)]))
+    return jnp.sum(jnp.stack([jnp.asarray(parameter.log_prior(natural[i]), float) for i, parameter in enumerate(free)]))
 
 
 def free_of(parameters: Mapping[str, Free | float]) -> dict[str, Free]:
-    """Return what is estimated, by name."""
+    """Return the parameters that are estimated, by name."""
     return {name: value for name, value in parameters.items() if isinstance(value, Free)}
 
 
@@ -137,7 +137,7 @@ def fixed_of(parameters: Mapping[str, Free | float]) -> dict[str, float]:
     """Return the numbers of parameters that are not estimated, by name.
 
     Raises:
-        ValueError: If one is neither.
+        ValueError: If a value is neither `Free(...)` nor a number.
     """
     fixed = {}
     for name, value in parameters.items():
@@ -151,10 +151,10 @@ def fixed_of(parameters: Mapping[str, Free | float]) -> dict[str, float]:
 
 def starts_of(free: Mapping[str, Free]) -> Vector:
     """Return where a search begins, on its scale."""
-    return jnp.stack([one.transform.forward(one.start) for one in free.values()])
+    return jnp.stack([parameter.transform.forward(parameter.start) for parameter in free.values()])
 
 
 def bounds_of(free: Mapping[str, Free]) -> tuple[Vector, Vector]:
     """Return the least and the greatest point."""
-    edges = [one.searched_bounds() for one in free.values()]
+    edges = [parameter.searched_bounds() for parameter in free.values()]
     return jnp.stack([lower for lower, _ in edges]), jnp.stack([upper for _, upper in edges])

@@ -1,7 +1,7 @@
-"""Frozen dataclasses whose constructors take what users write, and keep what follows from it."""
+"""Frozen dataclasses whose constructors convert what users write."""
 
 
 def settle(record: object, **fields: object) -> None:
-    """Set fields of a frozen dataclass, once, while it is made."""
+    """Set fields of a frozen dataclass, once, in its constructor."""
     for name, value in fields.items():
         object.__setattr__(record, name, value)

@@ -1,4 +1,4 @@
-"""From what was found to new patients: each with its own draw of the estimates and its own random effects."""
+"""New patients from a fit: each with its own draw of the estimates and its own random effects."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -27,12 +27,12 @@ from qspjax.solve import AbstractMethod
 
 
 def population_of(problem: Problem, x: Point, experiment: str | None = None) -> Population:
-    """Return patients as a problem has them at a point, who differ in nothing.
+    """Return the population of a problem at a point, in which all patients are alike.
 
     Args:
-        problem: What was fitted.
+        problem: The fitted problem.
         x: The point, on the scale of the search.
-        experiment: Whose settings they have; by default those that all experiments share.
+        experiment: The experiment whose settings they have; by default those that all experiments share.
 
     Raises:
         ValueError: If experiments have different settings and none is named, or patients do not begin as the model
@@ -46,21 +46,21 @@ def population_of(problem: Problem, x: Point, experiment: str | None = None) -> 
     check_begins(chosen, "experiment")
     (_, first), *others = chosen.items()
     for name, other in others:
-        own = {**first.begin.set, **other.begin.set}
-        for key in own:
+        settings = {**first.begin.set, **other.begin.set}
+        for key in settings:
             if first.begin.set.get(key) != other.begin.set.get(key):
                 must = f"must name one of {', '.join(chosen)}, but is None, and they set `{key}` to different values"
                 raise ArgumentError("experiment", f"{must}, such as `{name}`.")
-    numbers = {key: one for key, one in first.begin.set.items() if not isinstance(one, Expression)}
+    numbers = {key: value for key, value in first.begin.set.items() if not isinstance(value, Expression)}
     model, formulas = placed(problem.model, {**problem.free, **problem.fixed}, problem.values(x))
-    formulas |= {key: one for key, one in first.begin.set.items() if key in leaves}
+    formulas |= {key: value for key, value in first.begin.set.items() if key in leaves}
     return Population(model, individual=formulas, parameters={**problem.values(x), **numbers})
 
 
 def placed(
     model: AbstractModel, names: Collection[str], values: Mapping[str, Float[Array, ""]]
 ) -> tuple[AbstractModel, dict[str, Expression]]:
-    """Return a model with elements of arrays at their values, and formulas of other parameters that are its own."""
+    """Return a model with elements of arrays at their values, and formulas for the other parameters that it has."""
     leaves = parameters_of(model)
     formulas = {name: symbol(name) for name in names if name in leaves and "[" not in name}
     for name in names:
@@ -69,16 +69,16 @@ def placed(
     return model, formulas
 
 
-def check_begins(experiments: Mapping[str, Experiment], what: str) -> None:
+def check_begins(experiments: Mapping[str, Experiment], kind: str) -> None:
     """Refuse experiments that do not begin as the model does."""
-    for name, one in experiments.items():
-        for state in one.begin.put:
+    for name, experiment in experiments.items():
+        for state in experiment.begin.put:
             raise ValueError(
-                f"New patients begin as the model does, but {what} `{name}` puts `{state}` where it begins: make it "
+                f"New patients begin as the model does, but {kind} `{name}` puts `{state}` where it begins: make it "
                 "the initial value of the model, by a parameter."
             )
-        if one.equilibrated is not None:
-            raise ValueError(f"New patients begin as the model does, but {what} `{name}` begins in a steady state.")
+        if experiment.equilibrated is not None:
+            raise ValueError(f"New patients begin as the model does, but {kind} `{name}` begins in a steady state.")
 
 
 def patients_of(
@@ -88,22 +88,22 @@ def patients_of(
     key: Key,
     occasions: int = 1,
 ) -> Cohort:
-    """Return patients, each of the population at its own point.
+    """Return patients, each drawn from the population at its own point.
 
     Args:
         population: Returns the population at a point.
-        points: On the scale of the search.
+        points: The point of each patient, on the scale of the search.
         key: `jax.random.key(seed)`.
-        occasions: As of `Population.sample`.
+        occasions: See `Population.sample`.
     """
     check_whole("occasions", occasions, 1)
 
-    def one(x: Array, key: Key) -> tuple[dict[str, Array], dict[str, Array]]:
-        own = population(x)
-        covariates, values = own.draw(key, occasions)
-        return {**own.individual.parameters, **covariates}, values
+    def draw(x: Array, key: Key) -> tuple[dict[str, Array], dict[str, Array]]:
+        at_point = population(x)
+        covariates, values = at_point.draw(key, occasions)
+        return {**at_point.individual.parameters, **covariates}, values
 
-    covariates, values = jax.jit(jax.vmap(one))(jnp.asarray(points), keys_of(key, len(points)))
+    covariates, values = jax.jit(jax.vmap(draw))(jnp.asarray(points), keys_of(key, len(points)))
     return population(points[0]).cohort(covariates, values, len(points))
 
 
@@ -115,18 +115,18 @@ def split(key: Key) -> tuple[Key, Key]:
 
 
 def predicted(patients: Cohort, regimen: Regimen, ts: Numbers, *, level: float, method: AbstractMethod | None) -> Table:
-    """Return quantiles of what patients would have, as columns: the data of `plot.prediction`.
+    """Return quantiles of predictions for patients, as columns: the data of `plot.prediction`.
 
     Args:
         patients: The patients.
         regimen: Their doses.
         ts: Times, shape (times,).
-        level: How much of the patients the band holds.
+        level: The share of patients within the band.
         method: How to simulate.
 
     Returns:
-        OUTPUT (what the model observes), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
-        patients that did not fail.
+        OUTPUT (an observed value of the model), TIME, their UNIT and TIME_UNIT, LOWER, MEDIAN, UPPER and COUNT, the
+        number of patients that did not fail.
     """
     check_level(level)
     check_instance("regimen", regimen, Regimen, "a regimen")
@@ -140,8 +140,8 @@ def predicted(patients: Cohort, regimen: Regimen, ts: Numbers, *, level: float, 
     units, parts = solution.labels, []
     for name, values in solution.observed.items():
         edges = np.quantile(np.asarray(values)[succeeded], [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
-        said = {"OUTPUT": name, "UNIT": units.unit(name), "TIME_UNIT": units.units.time}
-        part = {key: np.full(ts.size, value, dtype=object) for key, value in said.items()}
+        labels = {"OUTPUT": name, "UNIT": units.unit(name), "TIME_UNIT": units.units.time}
+        part = {key: np.full(ts.size, value, dtype=object) for key, value in labels.items()}
         part |= {"TIME": ts, **dict(zip(("LOWER", "MEDIAN", "UPPER"), edges, strict=True))}
         parts.append(part | {"COUNT": np.full(ts.size, succeeded.sum())})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -29,20 +29,20 @@ from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
 
 Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
-"""Returns a point with some parameters at their best values, from what is observed there."""
+"""Returns a point with some parameters at their best values, given the values observed there."""
 
 
 class Evaluation(NamedTuple):
-    """The log density at a point, and what a search needs of it.
+    """The log density at a point, with the derivatives that a search needs.
 
     Attributes:
         value: The log density, -inf where it cannot be computed.
         gradient: Its gradient on the scale of the search, shape (parameters,).
         curvature: The expected negative second derivative (Fisher information, and that of the priors), shape
             (parameters, parameters), positive semidefinite.
-        x: The point: that of the call, but for parameters that are solved for.
+        x: The point: that of the call, except for parameters that are solved for.
         result: The `RESULTS` item of the simulation of each experiment.
-        time: When each simulation ended.
+        time: The time at which each simulation ended.
 
     Example:
         >>> import qspjax as qsp
@@ -71,8 +71,8 @@ class Linearised(NamedTuple):
     """Measurements and their slopes at a point, output by output.
 
     Attributes:
-        x: The point: that of the call, but for parameters that are solved for.
-        outcomes: The simulations.
+        x: The point: that of the call, except for parameters that are solved for.
+        outcomes: The outcomes of the simulations.
         predicted: The prediction of each measurement and the predictors of its density, shape (measurements,) each.
         slopes: Their slopes, shape (parameters, measurements) each.
     """
@@ -85,32 +85,32 @@ class Linearised(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False, repr=False)
 class Problem:
-    """What to fit: a pure function of the parameters that are free.
+    """A calibration problem: a pure function of the free parameters.
 
     $$ log p(x) = \\sum_i log p(y_i | f_i(x)) + \\sum_j log p(\\theta_j) $$
 
-    The parameters of the model keep the values that it has, unless they are named here. All experiments are one cohort,
-    so that they are simulated side by side.
+    The parameters of the model keep their values, unless they are named here. All experiments are one cohort, so that
+    they are simulated side by side.
 
     Args:
         model: The typical model.
-        experiments: By name, or one.
-        outputs: By name, what is measured.
-        parameters: By name, `Free(start, ...)` for what is estimated, numbers for what is fixed: parameters of the
+        experiments: The experiments by name, or a single one.
+        outputs: The measured outputs by name.
+        parameters: By name, `Free(start, ...)` for estimated parameters, numbers for fixed ones: parameters of the
             model by their dotted names, and any other names that formulas use (scales, offsets, noise).
         method: How to simulate; by default as `simulate` does.
         reference: Natural values to compare with, such as published ones.
-        solver: What solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
+        solver: Solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
 
     Attributes:
-        free: What is estimated, by name.
-        fixed: The numbers of the other parameters, by name.
-        layout: Where everything stands.
+        free: The estimated parameters by name.
+        fixed: The values of the other parameters by name.
+        layout: The problem as arrays.
         start: The point where the search begins, on the scale of the search.
         bounds: The least and the greatest point.
 
     Raises:
-        ValueError: If there are no data, a name is not known, or no output depends on a parameter.
+        ValueError: If there are no data, a name is unknown, or no output depends on a parameter.
 
     Example:
         >>> import qspjax as qsp
@@ -189,7 +189,7 @@ class Problem:
         return natural_values([*self.free.values()], x)
 
     def point(self, values: Mapping[str, Scalar]) -> Vector:
-        """Return the point with these natural values, others as they start.
+        """Return the point with these natural values, and the starts of other parameters.
 
         Raises:
             ValueError: If a name is not that of a free parameter.
@@ -226,7 +226,7 @@ class Problem:
         return self.log_likelihood(x) + self.log_prior(x)
 
     def settled(self, x: Point) -> tuple[Float[Array, ""], Vector]:
-        """Return the log likelihood at a point, and that point with the parameters that are solved for."""
+        """Return the log likelihood at a point, and the point with the values of parameters that are solved for."""
         x = jnp.asarray(x, float)
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
@@ -236,10 +236,10 @@ class Problem:
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
 
     def linearised(self, x: Point) -> Linearised:
-        """Return what is predicted at a point, and how it moves with the parameters, by forward sensitivities.
+        """Return the predictions at a point and their slopes in the parameters, by forward sensitivities.
 
-        Parameters that no simulation depends on (scales, noise) cost no simulation, and those that different
-        experiments depend on share one.
+        Parameters on which no simulation depends (scales, noise) cost no simulation, and those on which different
+        experiments depend share one.
         """
         x = jnp.asarray(x, float)
         layout = self.layout
@@ -268,12 +268,12 @@ class Problem:
         predictors, slopes = slopes_given_earlier(
             self.rows, [predictors for _, predictors in linear.predicted], [slopes for _, slopes in linear.slopes]
         )
-        for rows, own, moves in zip(self.rows, predictors, slopes, strict=True):
-            density, score, information = rows.scores(own)
+        for rows, p, output_slopes in zip(self.rows, predictors, slopes, strict=True):
+            density, score, information = rows.scores(p)
             value += jnp.sum(density)
-            for s, d in zip(score, moves, strict=True):
+            for s, d in zip(score, output_slopes, strict=True):
                 gradient += d @ s
-            for w, d in information.terms(moves):
+            for w, d in information.terms(output_slopes):
                 curvature += (d * w) @ d.T
         finite = jnp.isfinite(gradient).all() & jnp.isfinite(curvature).all()
         value = jnp.where(finite, _or_minus_infinity(value, outcomes), -jnp.inf)
@@ -282,12 +282,12 @@ class Problem:
         return Evaluation(value, gradient, curvature, x, outcomes.result, outcomes.time)
 
     def simulate(self, x: Point) -> Outcomes:
-        """Return what is observed in all experiments at a point, and how the simulations went."""
+        """Return the observed values of all experiments at a point, and the results of the simulations."""
         numbers, _ = self.pooled(x)
         return self.layout.stages.simulate(numbers)
 
     def content(self) -> dict[str, object]:
-        """Return everything that the log density depends on, by what it is in words: two problems differ in it."""
+        """Return everything on which the log density depends, by the words that say in what two problems differ."""
         return {
             "kind": type(self),
             "model": self.model,
@@ -309,12 +309,12 @@ class Problem:
         predicted = [rows.predicted(numbers, observed, known) for rows in self.rows]
         predictors = given_earlier(self.rows, [predictors for _, predictors in predicted])
         return [
-            (rows, prediction, rows.residual(own))
-            for rows, (prediction, _), own in zip(self.rows, predicted, predictors, strict=True)
+            (rows, prediction, rows.residual(p))
+            for rows, (prediction, _), p in zip(self.rows, predicted, predictors, strict=True)
         ]
 
     def table(self, x: Point) -> Table:
-        """Return every measurement with its prediction, as columns: the data of pictures.
+        """Return every measurement with its prediction, as columns: the data of plots.
 
         The columns are `experiment`, `output`, `time`, `observed`, `prediction`, `residual` (standardised, NaN where
         censored) and `censored`.
@@ -337,29 +337,29 @@ class Problem:
         }
 
     def curves(self, x: Point, *, points: int = 200) -> Table:
-        """Return predictions at times that lie close, for each output that an experiment measures, as columns.
+        """Return predictions at closely spaced times, for each output that an experiment measures, as columns.
 
         Args:
-            x: Where, on the scale of the search.
-            points: Times of each curve.
+            x: The point, on the scale of the search.
+            points: The number of times of each curve.
         """
         table = self.densely(points).table(x)
         return {name: table[name] for name in ("experiment", "output", "time", "prediction")}
 
     def densely(self, points: int) -> "Problem":
-        """Return the same problem with measurements at many times, whose values mean nothing."""
+        """Return the same problem with placeholder measurements at many times."""
         if points not in self._dense:
-            experiments = {name: one.closely(points) for name, one in self.experiments.items()}
-            outputs = {name: Output(one.prediction, one.error) for name, one in self.outputs.items()}
+            experiments = {name: experiment.closely(points) for name, experiment in self.experiments.items()}
+            outputs = {name: Output(output.prediction, output.error) for name, output in self.outputs.items()}
             self._dense[points] = Problem(self.model, experiments, outputs, self.parameters, method=self.method)
         return self._dense[points]
 
     @cached_property
     def _dense(self) -> dict[int, "Problem"]:
-        return {}  # made when they are asked for, as they compile programs of their own
+        return {}  # filled on demand, as each problem compiles its own programs
 
     def failures(self, x: Point) -> list[str]:
-        """Say which experiments have no likelihood at a point, where, why and what helps; an empty list if all have."""
+        """Return why experiments have no likelihood at a point, where, and what helps; empty if all have one."""
         outcomes = self._simulated(jnp.asarray(x, float))
         shown = ", ".join(f"{name} = {float(value):.6g}" for name, value in self.values(x).items())
         lines = []
@@ -393,7 +393,7 @@ class Problem:
         return eqx.filter_jit(lambda x: [(prediction, residual) for _, prediction, residual in self.predictions(x)])
 
     def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
-        """Return every number that depends on the parameters, as simulations and measurements refer to it."""
+        """Return the table of numbers to which simulations and measurements refer, and the parameters by name."""
         known = self.values(x)
         table = self.layout.table
         return table.values(jnp.stack([known[name] for name in table.parameters])), known
@@ -402,12 +402,12 @@ class Problem:
         return x if self.solver is None else self.solver(x, observed)
 
     def _prior_terms(self, x: Vector) -> tuple[Float[Array, ""], Vector, Float[Array, "parameters parameters"]]:
-        """Return value and gradient of the log prior, and the part of its curvature that is not negative."""
-        if all(one.prior is None for one in self.free.values()):
+        """Return value and gradient of the log prior, and the positive part of its curvature."""
+        if all(parameter.prior is None for parameter in self.free.values()):
             return jnp.zeros(()), jnp.zeros_like(x), jnp.zeros((x.size, x.size))
         value, gradient = jax.value_and_grad(self.log_prior)(x)
-        bend = jax.jvp(jax.grad(self.log_prior), (x,), (jnp.ones_like(x),))[1]
-        return value, gradient, jnp.diag(jnp.maximum(-bend, 0.0))
+        curvature = jax.jvp(jax.grad(self.log_prior), (x,), (jnp.ones_like(x),))[1]
+        return value, gradient, jnp.diag(jnp.maximum(-curvature, 0.0))
 
 
 def _or_minus_infinity(value: Array, outcomes: Outcomes) -> Array:

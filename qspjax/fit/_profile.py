@@ -1,9 +1,9 @@
-"""Profile likelihoods by continuation: how far a parameter can go while all others make up for it.
+"""Profile likelihoods by continuation: how far a parameter can go while all others compensate for it.
 
     p_i(c) = max { log p(x) : x_i = c }
 
-All parameters and both directions go side by side, each a search in which one parameter is held. A step goes along the
-tangent of the profile, as far as costs a given part of the threshold, and Gauss-Newton steps to the optimum follow.
+All parameters and both directions advance side by side, each a search in which one parameter is fixed. A step follows
+the tangent of the profile, as far as costs a given part of the threshold, and Gauss-Newton steps lead to the optimum.
 
 Reference: Raue et al., Bioinformatics 2009;25:1923, doi:10.1093/bioinformatics/btp358.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import pandas
 
 PARTS = 6
-"""Steps in which a profile is to fall by the threshold."""
+"""The number of steps in which a profile is to fall by the threshold."""
 FARTHEST = 12.0
-"""The most that a profile is followed without bounds, on the scale of the search."""
+"""The greatest distance over which a profile is followed, on the scale of the search."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Profile:
     Attributes:
         name: The parameter.
         values: Its natural values, increasing.
-        log_density: The greatest log density at each.
-        points: Where that is, shape (values, parameters), on the scale of the search.
-        threshold: The log density at the end of the confidence interval.
-        interval: The confidence interval, natural values; infinite where the profile never falls so far.
-        open: Whether the profile does not fall so far (below, above).
-        problem: What was fitted.
+        log_density: The greatest log density at each value.
+        points: The points at which it is attained, shape (values, parameters), on the scale of the search.
+        threshold: The log density at the ends of the confidence interval.
+        interval: The confidence interval, natural values; infinite where the profile does not fall to the threshold.
+        open: Whether the profile does not fall to the threshold (below, above).
+        problem: The fitted problem.
 
     Example:
         >>> import qspjax as qsp
@@ -80,7 +80,7 @@ class Profile:
         return not any(self.open)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a table with a row a value."""
+        """Return a table with one row per value."""
         pandas = require("pandas", extra="data")
         return pandas.DataFrame({"parameter": self.name, "value": self.values, "log_density": self.log_density})
 
@@ -100,13 +100,13 @@ def profiles(
     The interval ends where twice the log likelihood ratio is the quantile of chi-squared with one degree of freedom.
 
     Args:
-        problem: What was fitted.
+        problem: The fitted problem.
         x: The optimum, on the scale of the search.
-        names: Which parameters; by default all.
-        level: The confidence.
-        max_points: Most points in a direction.
-        inner_steps: Most steps of the other parameters at a point.
-        progress: Called with the number of directions that are done, and of all.
+        names: The parameters; by default all.
+        level: The confidence level.
+        max_points: Maximum number of points in a direction.
+        inner_steps: Maximum number of steps of the other parameters at a point.
+        progress: Called with the number of directions that are finished, and that of all.
 
     Raises:
         ValueError: If a name is not that of a free parameter, or the log density at `x` is not finite.
@@ -147,7 +147,7 @@ def profiles(
 
 
 class _Walk:
-    """All profiles, one lane a parameter and direction."""
+    """All profiles, with one lane per parameter and direction."""
 
     def __init__(
         self,
@@ -163,8 +163,8 @@ class _Walk:
         self.index = np.repeat([problem.names.index(name) for name in names], 2)
         self.sign = np.tile([-1.0, 1.0], len(self.names))
         lanes, size = len(self.index), len(x)
-        self.held = np.zeros((lanes, size), bool)
-        self.held[np.arange(lanes), self.index] = True
+        self.frozen = np.zeros((lanes, size), bool)
+        self.frozen[np.arange(lanes), self.index] = True
         self.x = np.tile(x, (lanes, 1))
         self.value = np.full(lanes, best)
         self.curvature = np.tile(curvature, (lanes, 1, 1))
@@ -174,22 +174,22 @@ class _Walk:
         self.length = np.array([self._first_length(curvature, i) for i in self.index])
         method = LevenbergMarquardt(ftol=1e-7, max_steps=1000, damping=1e-4)
 
-        def settle(x: Array, held: Array) -> Search:
+        def settle(x: Array, frozen: Array) -> Search:
             return jax.lax.while_loop(
                 lambda search: (search.status == RUNNING) & (search.steps < inner),
-                lambda search: stepped(method, problem, search, held),
+                lambda search: stepped(method, problem, search, frozen),
                 begun(method, problem, x),
             )
 
         self._settle = quickly_compiled(jax.vmap(settle))
 
     def _first_length(self, curvature: np.ndarray, i: int) -> float:
-        """Return a first step, by the curvature of the profile (the Schur complement)."""
+        """Return the length of a first step, by the curvature of the profile (the Schur complement)."""
         others = np.arange(len(curvature)) != i
-        rest = np.linalg.pinv(curvature[np.ix_(others, others)], rcond=1e-10, hermitian=True)
+        inverse = np.linalg.pinv(curvature[np.ix_(others, others)], rcond=1e-10, hermitian=True)
         cross = curvature[i, others]
-        bend = max(curvature[i, i] - cross @ rest @ cross, 1e-10)
-        return float(min(np.sqrt(2 * self.drop / bend) / PARTS, 1.0))
+        schur = max(curvature[i, i] - cross @ inverse @ cross, 1e-10)
+        return float(min(np.sqrt(2 * self.drop / schur) / PARTS, 1.0))
 
     def advance(self) -> None:
         """Take one step along each profile that goes on."""
@@ -200,13 +200,13 @@ class _Walk:
             change = self.sign[lane] * self.length[lane]
             tangent = np.zeros(trial.shape[1])
             others = np.arange(trial.shape[1]) != i
-            rest = np.linalg.pinv(self.curvature[lane][np.ix_(others, others)], rcond=1e-10, hermitian=True)
-            tangent[others] = np.clip(-rest @ self.curvature[lane][others, i] * change, -1.0, 1.0)
+            inverse = np.linalg.pinv(self.curvature[lane][np.ix_(others, others)], rcond=1e-10, hermitian=True)
+            tangent[others] = np.clip(-inverse @ self.curvature[lane][others, i] * change, -1.0, 1.0)
             trial[lane] = np.clip(trial[lane] + tangent, lower, upper)
             trial[lane, i] = np.clip(self.x[lane, i] + change, lower[i], upper[i])
-        found = self._settle(jnp.asarray(trial), jnp.asarray(self.held))
-        memory: Quadratic = found.own
-        points, values, status = np.asarray(found.x), -np.asarray(found.value), np.asarray(found.status)
+        search = self._settle(jnp.asarray(trial), jnp.asarray(self.frozen))
+        memory: Quadratic = search.own
+        points, values, status = np.asarray(search.x), -np.asarray(search.value), np.asarray(search.status)
         for lane in np.flatnonzero(self.going):
             i = self.index[lane]
             fell = self.value[lane] - values[lane]
@@ -217,22 +217,22 @@ class _Walk:
             self.x[lane], self.value[lane] = points[lane], values[lane]
             self.curvature[lane] = np.asarray(memory.curvature[lane])
             self.path[lane].append((points[lane, i], values[lane], points[lane].copy()))
-            wanted = self.drop / PARTS
-            self.length[lane] *= float(np.clip(np.sqrt(wanted / max(abs(fell), 1e-6)), 0.4, 2.0))
+            target = self.drop / PARTS
+            self.length[lane] *= float(np.clip(np.sqrt(target / max(abs(fell), 1e-6)), 0.4, 2.0))
             self.length[lane] = min(self.length[lane], 1.0)
             at_bound = points[lane, i] <= lower[i] or points[lane, i] >= upper[i]
             far = abs(points[lane, i] - self.origin[i]) > FARTHEST
             self.going[lane] = not (values[lane] < self.best - 1.15 * self.drop or at_bound or far)
 
     def profiles(self) -> dict[str, Profile]:
-        """Return what was found."""
+        """Return the profiles by name."""
         return {name: self._profile(k, name) for k, name in enumerate(self.names)}
 
     def _profile(self, k: int, name: str) -> Profile:
         low, high = self.path[2 * k], self.path[2 * k + 1]
         i = self.index[2 * k]
-        whole = [*low[:0:-1], *high]
-        best = max(self.best, *(value for _, value, _ in whole))
+        combined = [*low[:0:-1], *high]
+        best = max(self.best, *(value for _, value, _ in combined))
         threshold = best - self.drop
         transform = self.problem.free[name].transform
         ends, opens = [], []
@@ -240,15 +240,15 @@ class _Walk:
             end = _crossing(path, threshold)
             opens.append(end is None)
             ends.append(bound if end is None else float(transform.inverse(end)))
-        points = np.array([point for *_, point in whole])
+        points = np.array([point for *_, point in combined])
         values = np.asarray(transform.inverse(points[:, i]))
-        densities = np.array([value for _, value, _ in whole])
+        densities = np.array([value for _, value, _ in combined])
         sides = (ends[0], ends[1]), (opens[0], opens[1])
         return Profile(name, values, densities, points, threshold, *sides, self.problem)
 
 
 def _crossing(path: list[tuple[float, float, np.ndarray]], threshold: float) -> float | None:
-    """Return where a profile crosses the threshold, between points linear in the root of what it has fallen."""
+    """Return where a profile crosses the threshold; between points, the root of its fall is taken to be linear."""
     top = max(value for _, value, _ in path)
     for (a, high, _), (b, low, _) in zip(path, path[1:], strict=False):
         if low < threshold <= high:

@@ -1,4 +1,4 @@
-"""How a long calculation stands, for whoever waits for it."""
+"""The progress of long calculations."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How an estimation, a bootstrap or a sampler stands.
+    """The progress of an estimation, a bootstrap or a sampler.
 
     Attributes:
-        done: How much is done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`.
-        total: How much there is to do at most, 0 where that is not known beforehand.
-        figures: What is known so far, by name: the `best` log density and the `steps` of `estimate`; the `objective` of
-            `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; how many
-            replicates `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of the
-            likelihood that is reached.
+        done: The number done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`.
+        total: The greatest number to do, 0 if it is not known beforehand.
+        figures: Figures so far, by name: the `best` log density and the `steps` of `estimate`; the `objective` of
+            `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; the number of
+            replicates that `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of
+            the likelihood that has been reached.
 
     Example:
         >>> str(Progress(12, 200, {"objective": 116.8, "gain": 1e-3}))

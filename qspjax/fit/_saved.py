@@ -1,6 +1,6 @@
-"""Results that are kept: written into one file, and read again with the problem that they belong to.
+"""Saved results: written to one file, and read again with the problem to which they belong.
 
-A problem may hold any equations, so it is not in the file; the file knows it by the fingerprints of its parts, and a
+A problem may hold any equations, so it is not in the file, which identifies it by the fingerprints of its parts. A
 result that was read does all that a fresh one does, with the same numbers to the last bit.
 """
 
@@ -25,33 +25,33 @@ from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
 from qspjax.fit.search._fingerprint import fingerprint
 
-METHODS = {one.__name__: one for one in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC)}
+METHODS = {method.__name__: method for method in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC)}
 MARK = 16
-"""Digits of a fingerprint."""
+"""The number of digits of a fingerprint."""
 
 Record: TypeAlias = Mapping[str, PyTree]
-"""What JSON can hold, by name."""
+"""Values that JSON can hold, by name."""
 
 Result: TypeAlias = Fit | MixedFit | Posterior | Mapping[str, Profile]
-"""What can be kept."""
+"""Results that can be saved."""
 
 Parts: TypeAlias = tuple[Record, dict[str, np.ndarray]]
-"""What JSON can hold, and arrays, by name."""
+"""Values that JSON can hold, and arrays, by name."""
 
 
 def save(path: str | Path, result: Result) -> None:
-    """Keep a result in a file, which `load` reads in another process, years later.
+    """Save a result to a file, which `load` reads in another process, years later.
 
-    It is a zip archive of a JSON text and of numpy arrays (`numpy.load` opens it as well), in which nothing is executed
+    It is a zip archive of a JSON text and of numpy arrays (`numpy.load` opens it as well), none of which is executed
     when it is read, and is written whole or not at all.
 
     Args:
-        path: The file, such as `"warfarin.fit"`; one that is there already is replaced.
+        path: The file, such as `"warfarin.fit"`; an existing one is replaced.
         result: What `estimate`, `nlme`, `sample` or `profiles` has returned. The standard errors of a `MixedFit` are in
-            the file if they were asked for before.
+            the file if they have been computed before.
 
     Raises:
-        ValueError: If it is another kind of result, or one by a method that is not of qspjax.
+        ValueError: If it is another kind of result, or by a method from outside qspjax.
 
     Example:
         >>> import tempfile
@@ -72,14 +72,14 @@ def save(path: str | Path, result: Result) -> None:
         >>> again.parameters == found.parameters
         True
     """
-    kind = next((one for one in KINDS.values() if one.holds(result)), None)
+    kind = next((candidate for candidate in KINDS.values() if candidate.holds(result)), None)
     if kind is None:
-        what = "be what estimate, nlme, sample or profiles has returned"
-        refuse("result", what, f"of type {type(result).__name__}")
+        must = "be what estimate, nlme, sample or profiles has returned"
+        refuse("result", must, f"of type {type(result).__name__}")
     problem = kind.problem_of(result)
     record, arrays = kind.parts(result)
     head = {
-        "kind": next(name for name, one in KINDS.items() if one is kind),
+        "kind": next(name for name, candidate in KINDS.items() if candidate is kind),
         "versions": _archive.versions(),
         "problem": {"type": type(problem).__name__, "names": [*problem.names], "parts": _marks(problem)},
     }
@@ -87,21 +87,21 @@ def save(path: str | Path, result: Result) -> None:
 
 
 def load(path: str | Path, problem: Problem | AbstractMixed, *, strict: bool = True) -> Result:
-    """Read a result that was kept by `save`: without a new search, equal to the last bit.
+    """Read a result that `save` has written: without a new search, equal to the last bit.
 
     Args:
         path: The file.
-        problem: What was fitted, made again as it was: the model, the data, the formulas and the parameters.
-        strict: Whether a problem with any difference is refused; without, only what is estimated must agree in number
-            and names, as when the code of a model was rearranged, or qspjax or Python have a new version.
+        problem: The problem that was fitted, built again as it was: model, data, formulas and parameters.
+        strict: Whether a problem with any difference is refused; otherwise only the number and the names of estimated
+            parameters must agree, for code of a model that was rearranged, or a new version of qspjax or Python.
 
     Returns:
         A `Fit`, a `MixedFit`, a `Posterior`, or the profiles by name.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is another one, or the result is that of another problem; the message names the parts
-            in which they differ.
+        ValueError: If the file is of another kind, or the result belongs to another problem; the message names the
+            parts in which they differ.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -124,29 +124,29 @@ def _marks(problem: Problem | AbstractMixed) -> dict[str, str]:
 def _check_same(path: Path, problem: Problem | AbstractMixed, record: Record, *, strict: bool) -> None:
     before = record["problem"]
     if type(problem).__name__ != before["type"]:
-        refuse("problem", f"be the {before['type']} whose result {path.name} is", f"a {type(problem).__name__}")
+        refuse("problem", f"be the {before['type']} of the result {path.name}", f"a {type(problem).__name__}")
     if [*problem.names] != before["names"]:
         names = ", ".join(before["names"])
-        refuse("problem", f"be that whose result {path.name} is, with {names}", f"one with {', '.join(problem.names)}")
+        refuse("problem", f"be that of the result {path.name}, with {names}", f"one with {', '.join(problem.names)}")
     marks = _marks(problem)
     other = [name for name, mark in before["parts"].items() if marks.get(name) != mark] if strict else []
     if other:
         by = " and ".join(f"{name} {version}" for name, version in record["versions"].items())
-        must = f"must be that whose result {path.name} is, but is another one in its {' and '.join(other)}"
+        must = f"must be that of the result {path.name}, but is another one in its {' and '.join(other)}"
         raise ArgumentError("problem", f"{must}; if only the code has moved since {by}, strict=False reads it.")
 
 
-# --- what each kind of result is made of ----------------------------------------------------------------------------
+# --- the parts of each kind of result -------------------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
     """A kind of result.
 
     Attributes:
-        holds: Whether a result is of this kind.
+        holds: Returns whether a result is of this kind.
         problem_of: Returns its problem.
-        parts: Returns what JSON can hold of it, and its arrays.
-        made: Makes it again, from the problem and these.
+        parts: Returns its values that JSON can hold, and its arrays.
+        made: Builds it again, from the problem and these.
     """
 
     holds: Callable[[object], bool]
@@ -157,8 +157,8 @@ class Kind(NamedTuple):
 
 def _arrays(result: Fit | MixedFit | Posterior | Profile) -> dict[str, np.ndarray]:
     """Return the arrays of a result, by the names of its fields."""
-    found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    return {name: np.asarray(value) for name, value in found.items() if isinstance(value, (np.ndarray, jax.Array))}
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: np.asarray(value) for name, value in fields.items() if isinstance(value, (np.ndarray, jax.Array))}
 
 
 def _fit_parts(fit: Fit) -> Parts:
@@ -187,27 +187,27 @@ def _method(record: Record) -> PyTree:
 
 
 KNOWN_LATER = ("_hessian", "_slopes_here")
-"""What a `MixedFit` computes once, when it is first asked for."""
+"""Attributes that a `MixedFit` computes once, on first use."""
 
 
 def _mixed_parts(fit: MixedFit) -> Parts:
-    own = {name.strip("_"): vars(fit)[name] for name in KNOWN_LATER if name in vars(fit)}
+    computed = {name.strip("_"): vars(fit)[name] for name in KNOWN_LATER if name in vars(fit)}
     shares = {"memberships": np.array([*fit.memberships.values()])} if fit.memberships else {}
     record = {"reasons": [*fit.reasons], "status": fit.status, "seconds": fit.seconds}
     named = {"method": _method_parts(fit.method), "subpopulations": [*fit.memberships]}
-    return {**named, **record}, {**_arrays(fit), **shares, **own}
+    return {**named, **record}, {**_arrays(fit), **shares, **computed}
 
 
 def _mixed(mixed: AbstractMixed, record: Record, arrays: Mapping[str, PyTree]) -> MixedFit:
     arrays, record = dict(arrays), dict(record)
-    later = {name: arrays.pop(name.strip("_"), None) for name in KNOWN_LATER}
+    computed = {name: arrays.pop(name.strip("_"), None) for name in KNOWN_LATER}
     shares, names = arrays.pop("memberships", ()), record.pop("subpopulations")
     if arrays["kept"].shape != (mixed.count,):
         refuse("problem", f"have {arrays['kept'].size} subjects", "another one")
     record |= {"method": _method(record["method"]), "reasons": tuple(record["reasons"])}
-    found = MixedFit(mixed=mixed, memberships=dict(zip(names, shares, strict=True)), **record, **arrays)
-    vars(found).update({name: value for name, value in later.items() if value is not None})
-    return found
+    fit = MixedFit(mixed=mixed, memberships=dict(zip(names, shares, strict=True)), **record, **arrays)
+    vars(fit).update({name: value for name, value in computed.items() if value is not None})
+    return fit
 
 
 def _posterior_parts(posterior: Posterior) -> Parts:
@@ -225,37 +225,45 @@ def _posterior(problem: Problem | MixedModel, record: Record, arrays: Mapping[st
 
 
 def _are_profiles(result: object) -> bool:
-    return isinstance(result, Mapping) and bool(result) and all(isinstance(one, Profile) for one in result.values())
+    return (
+        isinstance(result, Mapping)
+        and bool(result)
+        and all(isinstance(profile, Profile) for profile in result.values())
+    )
 
 
 def _problem_of_profiles(profiles: Mapping[str, Profile]) -> Problem:
-    first, *others = (one.problem for one in profiles.values())
-    if any(one is not first for one in others):
+    first, *others = (problem.problem for problem in profiles.values())
+    if any(problem is not first for problem in others):
         refuse("result", "be profiles of one problem", "of several")
     return first
 
 
 def _profiles_parts(profiles: Mapping[str, Profile]) -> Parts:
     arrays = {}
-    for k, one in enumerate(profiles.values()):
-        ends = {"threshold": one.threshold, "interval": one.interval, "open": one.open}
-        arrays |= {f"{k}.{name}": np.asarray(value) for name, value in {**_arrays(one), **ends}.items()}
+    for k, profile in enumerate(profiles.values()):
+        ends = {"threshold": profile.threshold, "interval": profile.interval, "open": profile.open}
+        arrays |= {f"{k}.{name}": np.asarray(value) for name, value in {**_arrays(profile), **ends}.items()}
     return {"names": [*profiles]}, arrays
 
 
 def _profiles(problem: Problem, record: Record, arrays: Mapping[str, PyTree]) -> dict[str, Profile]:
-    found = {}
+    profiles = {}
     for k, name in enumerate(record["names"]):
-        own = {key: arrays[f"{k}.{key}"] for key in ("values", "log_density", "points")}
+        fields = {key: arrays[f"{k}.{key}"] for key in ("values", "log_density", "points")}
         ends: dict[str, PyTree] = {key: tuple(arrays[f"{k}.{key}"].tolist()) for key in ("interval", "open")}
-        found[name] = Profile(name=name, threshold=float(arrays[f"{k}.threshold"]), problem=problem, **own, **ends)
-    return found
+        profiles[name] = Profile(
+            name=name, threshold=float(arrays[f"{k}.threshold"]), problem=problem, **fields, **ends
+        )
+    return profiles
 
 
 KINDS = {
-    "Fit": Kind(lambda one: isinstance(one, Fit), lambda one: one.problem, _fit_parts, _fit),
-    "MixedFit": Kind(lambda one: isinstance(one, MixedFit), lambda one: one.mixed, _mixed_parts, _mixed),
-    "Posterior": Kind(lambda one: isinstance(one, Posterior), lambda one: one.problem, _posterior_parts, _posterior),
+    "Fit": Kind(lambda result: isinstance(result, Fit), lambda fit: fit.problem, _fit_parts, _fit),
+    "MixedFit": Kind(lambda result: isinstance(result, MixedFit), lambda fit: fit.mixed, _mixed_parts, _mixed),
+    "Posterior": Kind(
+        lambda result: isinstance(result, Posterior), lambda posterior: posterior.problem, _posterior_parts, _posterior
+    ),
     "profiles": Kind(_are_profiles, _problem_of_profiles, _profiles_parts, _profiles),
 }
-"""The results that can be kept."""
+"""The kinds of results that can be saved."""

@@ -14,7 +14,7 @@ Point: TypeAlias = Real[Array, " parameters"] | Real[np.ndarray, " parameters"] 
 """A point of a search: one number for each parameter that is estimated, on the scale of the search."""
 
 Vector: TypeAlias = Float[Array, " parameters"]
-"""The same as an array, which may be traced."""
+"""A point as an array, which may be traced."""
 
 Number: TypeAlias = Array | np.ndarray | np.number | float | int
 """A number, or an array of them."""

@@ -1,4 +1,4 @@
-"""How well parameters are known at an optimum: Fisher information, what it leaves open, and bands of predictions."""
+"""Uncertainty at an optimum: Fisher information, directions that it leaves open, and bands of predictions."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BANDS = ("lower", "upper", "lower_measured", "upper_measured")
 
 OPEN = 1e-8
-"""A direction is open where the data say less about it than this part of the most that they say about one."""
+"""A direction is open if its information is at most this fraction of the greatest."""
 
 
 def fisher_information(problem: Problem, x: Point) -> Float[np.ndarray, "parameters parameters"]:
@@ -35,8 +35,8 @@ def fisher_information(problem: Problem, x: Point) -> Float[np.ndarray, "paramet
     It is positive semidefinite, and exact where the problem is least squares.
 
     Args:
-        problem: What was fitted.
-        x: Where, on the scale of the search.
+        problem: The fitted problem.
+        x: The point, on the scale of the search.
 
     Example:
         >>> import qspjax as qsp
@@ -60,8 +60,8 @@ def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "param
     By central differences of exact gradients, with steps of 1e-4 on the scale of the search.
 
     Args:
-        problem: What was fitted.
-        x: Where, on the scale of the search.
+        problem: The fitted problem.
+        x: The point, on the scale of the search.
 
     Example:
         >>> import qspjax as qsp
@@ -79,16 +79,16 @@ def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "param
     x = jnp.asarray(x, float)
     step = 1e-4 * jnp.eye(x.size)
     gradients = quickly_compiled(jax.vmap(jax.grad(problem.log_density)))(jnp.concatenate([x + step, x - step]))
-    bend = (gradients[: x.size] - gradients[x.size :]) / 2e-4
-    return np.asarray(-0.5 * (bend + bend.T))
+    hessian = (gradients[: x.size] - gradients[x.size :]) / 2e-4
+    return np.asarray(-0.5 * (hessian + hessian.T))
 
 
 @dataclasses.dataclass(frozen=True)
 class Uncertainty:
-    """What an information matrix says about the parameters at a point.
+    """The uncertainty of the parameters at a point, by an information matrix.
 
     Args:
-        problem: What was fitted.
+        problem: The fitted problem.
         x: The optimum, on the scale of the search.
         information: The information there, such as `fisher_information(problem, x)`.
 
@@ -138,14 +138,14 @@ class Uncertainty:
 
     @property
     def open_directions(self) -> list[dict[str, float]]:
-        """The directions that the data say nothing about: by name, the share of the parameters that take part."""
+        """The directions about which the data say nothing: by name, the components of the parameters in each."""
         sizes, directions = self.spectrum
-        found = []
+        shares = []
         for size, direction in zip(sizes, directions, strict=True):
             if size <= OPEN * max(sizes[0], 0.0):
                 order = np.argsort(-np.abs(direction))
-                found.append({self.problem.names[i]: float(direction[i]) for i in order if abs(direction[i]) > 0.05})
-        return found
+                shares.append({self.problem.names[i]: float(direction[i]) for i in order if abs(direction[i]) > 0.05})
+        return shares
 
     @property
     def covariance(self) -> np.ndarray:
@@ -154,8 +154,8 @@ class Uncertainty:
         known = sizes > OPEN * max(sizes[0], 0.0)
         covariance = (directions[known].T / sizes[known]) @ directions[known]
         if not known.all():
-            lost = (np.abs(directions[~known]) > 0.05).any(axis=0)
-            covariance[lost, lost] = np.inf
+            undetermined = (np.abs(directions[~known]) > 0.05).any(axis=0)
+            covariance[undetermined, undetermined] = np.inf
         return covariance
 
     @property
@@ -174,7 +174,7 @@ class Uncertainty:
 
     @property
     def relative_standard_errors(self) -> np.ndarray:
-        """The standard errors of the natural values, as parts of these."""
+        """The standard errors of the natural values, relative to these."""
         return self.natural_standard_errors / np.abs(np.asarray(self.problem.natural(self.x)))
 
     @property
@@ -189,47 +189,49 @@ class Uncertainty:
 
         $$ g^{-1}(g(\\theta) \\pm z \\, SE \\, g'(\\theta)) $$
 
-        with g the scale of the search; where this is the natural one, the logarithm of what cannot be negative, and the
-        logit of what lies between 0 and 1.
+        with g the scale of the search; if that is the natural one, the logarithm for a parameter that cannot be
+        negative, and the logit for one between 0 and 1.
 
         Args:
-            level: The confidence.
+            level: The confidence level.
         """
         free, values = [*self.problem.free.values()], np.asarray(self.problem.natural(self.x))
-        scales = [one.scale(value) for one, value in zip(free, values, strict=True)]
+        scales = [parameter.scale(value) for parameter, value in zip(free, values, strict=True)]
         low, high = wald_intervals(scales, values, self.natural_standard_errors, level)
-        return np.maximum(low, [one.lower for one in free]), np.minimum(high, [one.upper for one in free])
+        return np.maximum(low, [parameter.lower for parameter in free]), np.minimum(
+            high, [parameter.upper for parameter in free]
+        )
 
     def curves(self, level: float = 0.95, *, points: int = 200) -> dict[str, np.ndarray]:
-        """Return predictions at times that lie close, with their bands, as columns.
+        """Return predictions at closely spaced times, with their bands, as columns.
 
         $$ f \\pm z \\sqrt{\\nabla f' C \\nabla f}, \\quad f \\pm z \\sqrt{\\nabla f' C \\nabla f + \\sigma^2} $$
 
         The columns are `experiment`, `output`, `time`, `prediction`, the band of the prediction `lower` and `upper`
-        (without end where it depends on open directions), and that of a new measurement `lower_measured` and
-        `upper_measured`, NaN where errors are not normal. Both are bands on the scale on which errors are: with
-        log-normal ones, of the logarithm.
+        (infinite where it depends on open directions), and that of a new measurement `lower_measured` and
+        `upper_measured`, NaN where errors are not normal. Both are symmetric on the scale of the errors, which is the
+        logarithm for log-normal ones.
 
         Args:
-            level: The confidence.
-            points: Times of each curve.
+            level: The confidence level.
+            points: The number of times of each curve.
         """
         if (level, points) not in self._curves:
-            self._curves[level, points] = self._found_curves(level, points)
+            self._curves[level, points] = self._computed_curves(level, points)
         return dict(self._curves[level, points])
 
-    def _found_curves(self, level: float, points: int) -> dict[str, np.ndarray]:
+    def _computed_curves(self, level: float, points: int) -> dict[str, np.ndarray]:
         from scipy.stats import norm
 
         dense, x, reach = self.problem.densely(points), jnp.asarray(self.x), norm.ppf(0.5 + level / 2)
-        found = quickly_compiled(dense.linearised)(x)
+        linear = quickly_compiled(dense.linearised)(x)
         sizes, directions = self.spectrum
         known = sizes > OPEN * max(sizes[0], 0.0)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in ("prediction", *BANDS)}
-        for rows, (value, own), (slope, _) in zip(dense.rows, found.predicted, found.slopes, strict=True):
+        for rows, (value, p), (slope, _) in zip(dense.rows, linear.predicted, linear.slopes, strict=True):
             error = rows.output.error
             scaled = isinstance(error, AbstractLocationScale)
-            transform = error.transform(*own[2:]) if scaled else Identity()
+            transform = error.transform(*p[2:]) if scaled else Identity()
             value, stretch = np.asarray(value), np.exp(-np.asarray(transform.log_det(value)))
             along = directions @ np.asarray(slope) * stretch
             variance = np.sum(along[known] ** 2 / sizes[known, None], axis=0)
@@ -237,19 +239,19 @@ class Uncertainty:
             variance[(np.abs(along[~known]) > 1e-3 * size).any(axis=0)] = np.inf
             noise = np.full_like(value, np.nan)
             if scaled and isinstance(error.distribution, Gaussian):
-                noise = np.exp(2 * np.asarray(own[1]))
+                noise = np.exp(2 * np.asarray(p[1]))
             for names, width in zip((BANDS[:2], BANDS[2:]), (variance, variance + noise), strict=True):
-                away, middle = reach * np.sqrt(width), transform.forward(value)
-                for name, edge in zip(names, (middle - away, middle + away), strict=True):
+                half_width, middle = reach * np.sqrt(width), transform.forward(value)
+                for name, edge in zip(names, (middle - half_width, middle + half_width), strict=True):
                     parts[name].append(np.asarray(transform.inverse(edge)))
             parts["prediction"].append(value)
         return dense.columns() | {name: np.concatenate(part) for name, part in parts.items()}
 
     def to_dataframe(self, level: float = 0.95) -> "pandas.DataFrame":
-        """Return a table with a row a parameter: estimate, standard error, its percentage, interval.
+        """Return a table with one row per parameter: estimate, standard error, its percentage, interval.
 
         Args:
-            level: The confidence of the intervals.
+            level: The confidence level of the intervals.
         """
         pandas = require("pandas", extra="data")
         low, high = self.intervals(level)

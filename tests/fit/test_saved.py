@@ -222,7 +222,7 @@ def test_another_problem_is_refused(kept, changed, what):
     if what is None:
         assert load(kept, problem).problem is problem
         return
-    with pytest.raises(ValueError, match=f"`problem` must be that whose result found.fit is, but is {what}"):
+    with pytest.raises(ValueError, match=f"`problem` must be that of the result found.fit, but is {what}"):
         load(kept, problem)
     assert load(kept, problem, strict=False).problem is problem
 
@@ -233,7 +233,7 @@ def test_other_names_and_kinds_are_refused(kept, tmp_path):
     for strict in (True, False):
         with pytest.raises(ValueError, match="with CL, V, but is one with CL"):
             load(kept, fewer, strict=strict)
-    with pytest.raises(ValueError, match="must be the Problem whose result found.fit is, but is a MixedModel"):
+    with pytest.raises(ValueError, match="must be the Problem of the result found.fit, but is a MixedModel"):
         load(kept, decays(method=QUICK))
     with pytest.raises(ValueError, match="`problem` must be a Problem or a MixedModel"):
         load(kept, None)
