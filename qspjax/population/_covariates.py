@@ -1,4 +1,4 @@
-"""Covariates of a population and what they do to parameters."""
+"""Covariates of a population and their effects on parameters."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ class Categorical(eqx.Module):
         self.probabilities = as_parameter([probabilities[name] for name in self.categories])
 
     def __check_init__(self) -> None:
-        found = concrete(self.probabilities)
-        if found is not None and not ((found >= 0).all() and abs(found.sum() - 1.0) < 1e-9):
-            refuse("probabilities", "be at least 0 and add up to 1", list(found.tolist()))
+        probabilities = concrete(self.probabilities)
+        if probabilities is not None and not ((probabilities >= 0).all() and abs(probabilities.sum() - 1.0) < 1e-9):
+            refuse("probabilities", "be at least 0 and add up to 1", list(probabilities.tolist()))
 
     def from_normal(self, z: ArrayInput, typical: ArrayInput | None = None) -> jax.Array:
         """Return the number of the category that belongs to a standard normal variate."""
@@ -51,7 +51,7 @@ class Categorical(eqx.Module):
 
 
 class AbstractCovariateEffect(eqx.Module):
-    """What covariates do to parameters: a function from typical values to the values of a patient.
+    """An effect of covariates on parameters: a function from typical values to the values of a patient.
 
     Example:
         >>> import qspjax as qsp
@@ -66,7 +66,7 @@ class AbstractCovariateEffect(eqx.Module):
 
     @abc.abstractmethod
     def needs(self) -> Mapping[str, tuple[str, ...] | None]:
-        """Return the covariates it needs: None for a number, else the categories it knows."""
+        """Return the covariates that it needs, by name: None for a number, else the categories."""
 
     @abc.abstractmethod
     def __call__(self, parameter: str, value: Scalar, covariates: Covariates) -> Scalar:
@@ -181,7 +181,7 @@ class ByCategory(AbstractCovariateEffect):
 
 
 class SetBy(AbstractCovariateEffect):
-    """A parameter that is a covariate: the measured baseline of a patient is the baseline of the model.
+    """A parameter that equals a covariate, such as a baseline that was measured in each patient.
 
     Example:
         >>> import qspjax as qsp

@@ -1,13 +1,13 @@
 """Endpoints of a trial: one number per patient, computed from the solution of that patient.
 
 Every endpoint is a function of one patient's `Solution`; give it to `simulate_cohort(..., reduce=endpoint)`, or to a
-trial. It works under `jit`, `vmap` and `grad`. What is not defined is NaN: a failed patient (its samples are NaN), a
-time outside the samples, a window without enough of them.
+trial. It works under `jit`, `vmap` and `grad`. It is NaN where it is not defined: for a failed patient (whose samples
+are NaN), a time outside the samples, a window without enough of them.
 
 Exposure (areas, extremes, times above a level, troughs) is integrated with the model, to the tolerance of the method
 and with derivatives, whatever times the solution reports: the patient is solved again (`_exposure`), which costs
-another solve for all endpoints of a trial together. Where a solution has only samples (one made by hand, or that of a
-whole cohort after the fact) these endpoints are those of its samples, by the rules that each states, with a warning.
+another solve for all endpoints of a trial together. If a solution has only samples (one made by hand, or that of a
+whole cohort), these endpoints are computed from its samples, by the rules that each states, with a warning.
 `_nca` holds areas, terminal slopes and troughs.
 """
 
@@ -40,7 +40,7 @@ class AbstractEndpoint(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, solution: Solution) -> Scalar:
-        """Return the endpoint of one patient, a number without dimensions; NaN where it is not defined.
+        """Return the endpoint of one patient, a scalar; NaN where it is not defined.
 
         Args:
             solution: The solution of one patient, with `ts` and each of `observed` of shape (times,).
@@ -70,7 +70,7 @@ def check_window(argument: str, window: object) -> None:
 
 
 def check_scalar(argument: str, value: object) -> None:
-    """Check that a number of an endpoint is one, and finite."""
+    """Check that an argument of an endpoint is a finite number."""
     check_number(argument, value)
     check_finite(argument, value)
 
@@ -81,7 +81,7 @@ class Value(AbstractEndpoint):
     $$ c(t_i) + \\frac{t - t_i}{t_{i+1} - t_i} (c(t_{i+1}) - c(t_i)) $$
 
     Exact at a sample, NaN before the first and after the last. At the time of a dose it is the value after the dose, so
-    the trough of something that jumps is `Trough`.
+    the trough of an output that jumps is `Trough`.
 
     Attributes:
         output: Name of the observed value.
@@ -169,11 +169,11 @@ class RelativeChange(AbstractEndpoint):
 class Cmax(AbstractEndpoint):
     """The largest value, max c(t), wherever it is: at a dose, at an end of the window or where the slope is zero.
 
-    Of samples alone it is the largest of them.
+    From samples alone, it is the largest of them.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included; None for the range of the reported times. Where the
+        between: First and last time of the window, both included; None for the range of the reported times. Where the
             output jumps at a dose, end the window before the next dose, whose peak is otherwise in it.
 
     Example:
@@ -202,11 +202,11 @@ class Cmax(AbstractEndpoint):
 class Cmin(AbstractEndpoint):
     """The smallest value, min c(t), wherever it is; just before a dose too, so that it is the trough of an interval.
 
-    Of samples alone it is the smallest of them.
+    From samples alone, it is the smallest of them.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included; None for the range of the reported times.
+        between: First and last time of the window, both included; None for the range of the reported times.
 
     Example:
         >>> import qspjax as qsp
@@ -233,12 +233,12 @@ class Cmin(AbstractEndpoint):
 class Tmax(AbstractEndpoint):
     """The time of the largest value, the first of several.
 
-    Of samples alone it is the time of the largest of them, which has no derivative.
+    From samples alone, it is the time of the largest of them, which has no derivative.
 
     Attributes:
         output: Name of the observed value.
-        between: First and last time to look at, both included, as in `Cmax`; None for the range of the reported times.
-            The time returned counts from the origin of the solution, not from the start of the window.
+        between: First and last time of the window, both included, as in `Cmax`; None for the range of the reported
+            times. The time returned counts from the origin of the solution, not from the start of the window.
 
     Example:
         >>> import qspjax as qsp
@@ -268,8 +268,8 @@ class Tmax(AbstractEndpoint):
 class TimeAbove(AbstractEndpoint):
     """The time that an output spends above a threshold; every crossing is located.
 
-    Of samples alone crossings are linear between them, an error of second order in their spacing. NaN if the window is
-    not covered. Where the output only touches the threshold, the derivative is that of no time above it.
+    From samples alone, crossings are linear between them, an error of second order in their spacing. NaN if the window
+    is not covered. Where the output only touches the threshold, the derivative is that of no time above it.
 
     Attributes:
         output: Name of the observed value.
@@ -300,7 +300,7 @@ class TimeAbove(AbstractEndpoint):
 
 
 class TimeBelow(AbstractEndpoint):
-    """The time that an output spends below a threshold, as `TimeAbove` has that above it.
+    """The time that an output spends below a threshold, the counterpart of `TimeAbove`.
 
     Attributes:
         output: Name of the observed value.
@@ -368,11 +368,11 @@ class Responder(AbstractEndpoint):
 
 
 def integrated(solution: Solution, endpoint: AbstractEndpoint) -> bool:
-    """Return whether exposure can be integrated with the model; warn where there are samples alone."""
+    """Return whether exposure can be integrated with the model; warn if there are only samples."""
     if solution.source is None:
         warnings.warn(
-            f"`{type(endpoint).__name__}` is that of the samples alone: this solution does not know its model. It was "
-            "made by hand, or is that of many patients (there, use `simulate_cohort(..., reduce=endpoint)`).",
+            f"`{type(endpoint).__name__}` is computed from the samples alone: this solution does not know its model. "
+            "It was made by hand, or is that of many patients (there, use `simulate_cohort(..., reduce=endpoint)`).",
             stacklevel=3,
         )
         return False
@@ -388,7 +388,7 @@ def window_of(solution: Solution, between: tuple[Scalar, Scalar] | None) -> tupl
 
 
 class Samples(NamedTuple):
-    """The samples of one output of one patient; what was padding repeats the last sample."""
+    """The samples of one output of one patient; padding repeats the last sample."""
 
     times: Array
     values: Array
@@ -482,6 +482,6 @@ def _time_positive(parts: Segments, first: Array, last: Array) -> Array:
     crosses = (at_start > 0) != (at_end > 0)
     positive = jnp.maximum(at_start, 0.0) + jnp.maximum(at_end, 0.0)
     share = positive / jnp.where(crosses, jnp.abs(at_start) + jnp.abs(at_end), 1.0)
-    whole = (at_start + at_end > 0).astype(share.dtype)
-    share = jnp.where(crosses, share, whole)
+    uncrossed = (at_start + at_end > 0).astype(share.dtype)
+    share = jnp.where(crosses, share, uncrossed)
     return parts.total(parts.width * jnp.where(jnp.isnan(first + last), jnp.nan, share))

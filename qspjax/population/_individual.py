@@ -1,8 +1,8 @@
-"""Formulas for what each patient has its own value of: of parameters, random effects and covariates.
+"""Formulas for the individual parameters of patients, over parameters, random effects and covariates.
 
     P_i = f_P(theta, eta_i, x_i),   eta_i = sd z_i,  z_i ~ N(0, R)
 
-Effects of an occasion are drawn again on each: kappa is that of the first, kappa@2 and kappa@3 those of later ones.
+Effects of an occasion are drawn again on each: kappa is that of the first, kappa@2 and kappa@3 are those of later ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from qspjax._types import ArrayInput
 
 
 class Individual(eqx.Module):
-    """Formulas of parameters of the model, and what they need besides covariates.
+    """Formulas of parameters of the model, and the numbers and effects that they use besides covariates.
 
     Args:
         formulas: By name of the parameter of the model: text, expressions or numbers.
@@ -60,34 +60,34 @@ class Individual(eqx.Module):
             check_one_of("occasional", name, self.effects, "a random effect")
 
     def check(self, model: AbstractModel, covariates: Sequence[str]) -> None:
-        """Check that formulas are of parameters of the model and use names that have one meaning each."""
-        leaves = [one.name for one in names(model)]
+        """Check that formulas are those of parameters of the model and use names that have one meaning each."""
+        leaves = [parameter.name for parameter in names(model)]
         for name in self.names:
             check_one_of("individual", name, leaves, "a parameter of the model")
         kinds = {"a parameter": self.parameters, "a covariate": covariates, "a parameter of the model": leaves}
         for name in self.effects:
-            for what, others in kinds.items():
+            for kind, others in kinds.items():
                 if name in others:
-                    refuse("random", f"have names that mean nothing else, and not that of {what}", name)
+                    refuse("random", f"have names that mean nothing else, and not that of {kind}", name)
         known = sorted({*self.parameters, *self.effects, *covariates, *leaves})
         for name, formula in zip(self.names, self.formulas, strict=True):
             for used in sorted(symbols(formula)) if isinstance(formula, Expression) else ():
-                what = f"a parameter, a random effect or a covariate, in the formula of `{name}`"
-                check_one_of("individual", used, known, what)
+                expected = f"a parameter, a random effect or a covariate, in the formula of `{name}`"
+                check_one_of("individual", used, known, expected)
 
     def effects_of(self, z: jax.Array) -> dict[str, jax.Array]:
-        """Return the random effects that belong to standard normal numbers, shape (effects,)."""
+        """Return the random effects for standard normal numbers of shape (effects,)."""
         return {name: jnp.sqrt(self.variances[k]) * z[k] for k, name in enumerate(self.effects)}
 
     def values(self, model: AbstractModel, known: Mapping[str, ArrayLike], only: Sequence[str] | None = None) -> dict:
         """Return the values of the parameters of the model.
 
         Args:
-            model: Its numbers may stand in formulas.
-            known: Random effects and covariates by name, and parameters that patients have of their own.
-            only: Which; by default all.
+            model: The model, whose numbers formulas may use.
+            known: Random effects, covariates and individual parameters by name.
+            only: The names of the parameters; by default all.
         """
-        numbers = {one.name: one.value for one in names(model) if jnp.ndim(one.value) == 0}
+        numbers = {parameter.name: parameter.value for parameter in names(model) if jnp.ndim(parameter.value) == 0}
         known = {**numbers, **self.parameters, **known}
         return {
             name: as_number(evaluate([formula], known, 0.0)[0]) if isinstance(formula, Expression) else formula
@@ -98,7 +98,9 @@ class Individual(eqx.Module):
     def changing(self) -> tuple[str, ...]:
         """Return the parameters of the model that depend on effects of the occasion."""
         pairs = zip(self.names, self.formulas, strict=True)
-        return tuple(name for name, one in pairs if isinstance(one, Expression) and symbols(one) & {*self.occasional})
+        return tuple(
+            name for name, formula in pairs if isinstance(formula, Expression) and symbols(formula) & {*self.occasional}
+        )
 
 
 def on_occasion(name: str, number: int) -> str:

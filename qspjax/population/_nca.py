@@ -1,9 +1,9 @@
 """Endpoints from the area under a curve and from its terminal slope.
 
-The area under a simulated output is integrated with the model. The rules of noncompartmental analysis are those for
-samples: of terminal slopes always, of areas and troughs where a solution has nothing else. There areas use the
-linear-up log-down rule: between two samples a rising curve is a line and a falling one an exponential, so that the area
-of an exponential decay is exact whatever the sampling. Where a value is not positive the curve is a line.
+The area under a simulated output is integrated with the model. The rules of noncompartmental analysis apply to samples:
+to terminal slopes always, to areas and troughs if a solution has nothing else. The areas use the linear-up log-down
+rule: between two samples a rising curve is a line and a falling one an exponential, so that the area of an exponential
+decay is exact whatever the sampling. Where a value is not positive the curve is a line.
 
     rising:   (c1 + c2) h / 2                   falling:   (c1 - c2) h / ln(c1 / c2)
 
@@ -46,7 +46,7 @@ class AUC(AbstractEndpoint):
 
     $$ \\int_{t_0}^{t_1} c(t) dt $$
 
-    Of samples alone it follows the linear-up log-down rule, also where an end of the window falls between two of them.
+    From samples alone, it follows the linear-up log-down rule, also where a window ends between two of them.
 
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.
@@ -131,14 +131,14 @@ class Accumulation(AbstractEndpoint):
 class Trough(AbstractEndpoint):
     """The value at the end of a dosing interval, before the next dose.
 
-    Of samples alone it is extrapolated, by the linear-up log-down rule, from the last two samples in the half-open
+    From samples alone, it is extrapolated, by the linear-up log-down rule, from the last two samples in the half-open
     interval [t0, t1), so the dose at t1 never enters; exact for an exponential decay, else of second order in the
     sample spacing. NaN with fewer than two samples there, or if t1 is further from the last one than the two are apart:
     sample near the end.
 
     Attributes:
         output: Name of the observed value.
-        between: Times of a dose and of the next.
+        between: Times of a dose and of the next one.
 
     Example:
         >>> import qspjax as qsp
@@ -165,7 +165,7 @@ class Trough(AbstractEndpoint):
         earlier = before & (times < times[last])
         first = _last(earlier)
         span = times[last] - times[first]
-        defined = earlier.any() & (end - times[last] <= (1 + 1e-6) * span)  # even sampling passes in spite of rounding
+        defined = earlier.any() & (end - times[last] <= (1 + 1e-6) * span)  # equal spacing passes despite rounding
         beyond = (end - times[last]) / jnp.where(defined, span, 1.0)
         beyond = jnp.where(defined, beyond, 0.0)
         falls, decay = _decay(values[first], values[last])
@@ -177,8 +177,8 @@ class Trough(AbstractEndpoint):
 class HalfLife(AbstractEndpoint):
     """The terminal half-life, ln 2 / lambda_z, with lambda_z minus the slope of ln c against time by least squares.
 
-    The slope takes the last `points` positive samples after Tmax (Tmax itself not among them), or all positive samples
-    of a window. NaN with fewer than these, or if they do not fall.
+    The slope uses the last `points` positive samples after Tmax (excluding that at Tmax), or all positive samples of a
+    window. NaN if there are fewer, or if they do not fall.
 
     Attributes:
         output: Name of the observed value.
@@ -303,8 +303,8 @@ def _terminal_time(samples: Samples, points: int) -> Array:
     """Return 1 / lambda_z from the last positive samples after the peak."""
     times, values, real, _ = samples
     after = real & _positive(values) & (times > times[place_of_greatest(values)])
-    still_to_come = jnp.sum(after) - jnp.cumsum(after)
-    time = _time_constant(samples, after & (still_to_come < points), points)
+    remaining = jnp.sum(after) - jnp.cumsum(after)
+    time = _time_constant(samples, after & (remaining < points), points)
     return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, time)
 
 

@@ -55,14 +55,14 @@ class Population(eqx.Module):
     Args:
         model: The typical patient.
         between: Distributions by dotted parameter name.
-        covariates: Distributions of covariates by name, or `Categorical`; or observed values, shape (subjects,), of
-            which all that are given so are drawn together, a subject at a time.
-        effects: What covariates do to parameters.
-        correlation: `{("CL", "V"): 0.5}`, or a whole matrix in the order of `between` and then of `random`.
+        covariates: Distributions of covariates by name, or `Categorical`; or observed values, shape (subjects,), all of
+            which are drawn together, one subject at a time.
+        effects: Effects of covariates on parameters.
+        correlation: `{("CL", "V"): 0.5}`, or a full matrix in the order of `between` and then of `random`.
         individual: Formulas by dotted parameter name.
         parameters: Numbers that formulas use, by name.
         random: Variances of random effects that formulas use, by name.
-        occasional: Which random effects are drawn again on each occasion (see `occasions`).
+        occasional: The random effects that are drawn again on each occasion (see `occasions`).
 
     Raises:
         ValueError: If a name is no parameter or covariate, or the correlation is not positive definite.
@@ -106,12 +106,14 @@ class Population(eqx.Module):
         """Collect the parts and check that every name exists."""
         between, covariates = {} if between is None else between, {} if covariates is None else covariates
         check_instance("covariates", covariates, Mapping, "a mapping of covariate names to distributions")
-        self.observed = _columns({name: one for name, one in covariates.items() if _is_column(one)})
-        drawn = {name: one for name, one in covariates.items() if name not in self.observed}
+        self.observed = _columns({name: value for name, value in covariates.items() if _is_column(value)})
+        drawn = {name: value for name, value in covariates.items() if name not in self.observed}
         _check_parts(model, between, drawn, effects)
         self.model = model
         self.between, self.between_names = tuple(between.values()), tuple(between)
-        self.covariates = tuple(one for one in drawn.values() if isinstance(one, (AbstractDistribution, Categorical)))
+        self.covariates = tuple(
+            covariate for covariate in drawn.values() if isinstance(covariate, (AbstractDistribution, Categorical))
+        )
         self.covariate_names = tuple(drawn)
         self.effects = tuple(effects)
         self.individual = Individual(
@@ -133,7 +135,7 @@ class Population(eqx.Module):
         self.individual.check(self.model, tuple(covariates))
         for name in self.individual.names:
             if name in (*self._affected(), *self.between_names):
-                refuse("individual", "have formulas of what `between` and `effects` leave alone", name)
+                refuse("individual", "have formulas of parameters that are not in `between` or `effects`", name)
         _check_occasional(self)
 
     def sample(self, *, key: Key, size: int, occasions: int = 1) -> Cohort:
@@ -142,8 +144,8 @@ class Population(eqx.Module):
         Args:
             key: `jax.random.key(seed)`.
             size: Number of patients.
-            occasions: Of how many occasions there are random effects: the patients are as on the first, and `occasions`
-                returns what changes on the others.
+            occasions: Number of occasions that have random effects: the patients are as on the first, and `occasions`
+                returns the changes on the others.
 
         Raises:
             ValueError: If `size` is not positive, or a sampled parameter is outside its range (truncate it).
@@ -154,34 +156,36 @@ class Population(eqx.Module):
         return self.cohort(covariates, values, size)
 
     def cohort(self, covariates: Mapping[str, ArrayLike], values: Mapping[str, ArrayLike], size: int) -> Cohort:
-        """Return the cohort of patients that `draw` has drawn.
+        """Return the cohort of patients that were drawn by `draw`.
 
         Args:
-            covariates: By name, shape (patients,).
-            values: Of parameters, by name, shape (patients, ...).
+            covariates: Covariates by name, shape (patients,).
+            values: Values of parameters by name, shape (patients, ...).
             size: Number of patients.
 
         Raises:
             ValueError: If a parameter is outside its range.
         """
-        own = dict.fromkeys((*self._affected(), *self.between_names, *self.individual.names))
-        values = {name: values[name] for name in own}
+        order = dict.fromkeys((*self._affected(), *self.between_names, *self.individual.names))
+        values = {name: values[name] for name in order}
         try:
             return Cohort.of(self.model, values, covariates=covariates, size=size)
         except ArgumentError as error:
             varied = {name.split(".")[-1] for name in self.between_names}
-            own = error.argument.split(".")[-1]
-            where = "its distribution in `between`" if own in varied else "its covariate"
-            hint = "write its formula so that it cannot be" if own in self.individual.names else f"truncate {where}"
+            parameter = error.argument.split(".")[-1]
+            source = "its distribution in `between`" if parameter in varied else "its covariate"
+            hint = (
+                "write its formula so that it cannot be" if parameter in self.individual.names else f"truncate {source}"
+            )
             error.args = (f"{str(error).removesuffix('.')}: a sampled patient; {hint}.",)
             raise
 
     def occasions(self, cohort: Cohort, *, at: Sequence[float]) -> Regimen:
-        """Return what changes on later occasions of patients that were drawn, to be added to their doses.
+        """Return the changes of sampled patients on later occasions, to be added to their doses.
 
         Args:
             cohort: Patients from `sample(..., occasions=1 + len(at))`.
-            at: When the second, the third, ... occasion begins; doses at this time are given on it.
+            at: The times at which the second, the third, ... occasion begins; doses at these times belong to them.
 
         Raises:
             ValueError: If nothing changes between occasions, or the patients have too few.
@@ -204,15 +208,15 @@ class Population(eqx.Module):
         changing, effects = self.individual.changing(), self.individual.occasional
         if not changing:
             raise ValueError("Nothing changes between occasions here: no formula has an effect that is `occasional`.")
-        found = no_doses()
+        regimen = no_doses()
         for number, time in enumerate(at, start=2):
             later = {name: on_occasion(name, number) for name in effects}
             if not {*later.values()} <= cohort.covariates.keys():
                 refuse("cohort", f"be drawn with occasions={1 + len(at)}", f"one with {number - 1}")
-            known = {**cohort.covariates, **{name: cohort.covariates[own] for name, own in later.items()}}
+            known = {**cohort.covariates, **{name: cohort.covariates[alias] for name, alias in later.items()}}
             for name, value in self.individual.values(self.model, known, changing).items():
-                found = found + set_parameter(name, jnp.broadcast_to(value, (cohort.size,)), at=time)
-        return found
+                regimen = regimen + set_parameter(name, jnp.broadcast_to(value, (cohort.size,)), at=time)
+        return regimen
 
     def _affected(self) -> tuple[str, ...]:
         return tuple(name for effect in self.effects for name in effect.parameters())
@@ -221,17 +225,17 @@ class Population(eqx.Module):
         """Return the covariates (and random effects) of one patient, and the values of its parameters.
 
         Args:
-            key: Of this patient.
-            occasions: As of `sample`.
+            key: The key of this patient.
+            occasions: See `sample`.
         """
         for_covariates, for_effects = jax.random.split(key)
         covariates = {}
         for i, (name, distribution) in enumerate(zip(self.covariate_names, self.covariates, strict=True)):
-            own = jax.random.fold_in(for_covariates, i)
+            subkey = jax.random.fold_in(for_covariates, i)
             if isinstance(distribution, Categorical):
-                covariates[name] = distribution.sample(own)
+                covariates[name] = distribution.sample(subkey)
             else:
-                covariates[name] = distribution.from_normal(jax.random.normal(own))
+                covariates[name] = distribution.from_normal(jax.random.normal(subkey))
         if self.observed:
             rows = next(iter(self.observed.values())).size
             row = jax.random.randint(jax.random.fold_in(for_covariates, len(self.covariates)), (), 0, rows)
@@ -239,11 +243,11 @@ class Population(eqx.Module):
         factor = jnp.linalg.cholesky(self.correlation)
         z = factor @ jax.random.normal(for_effects, (len(factor),))
         covariates, values = self._patient(covariates, z)
-        own = self.individual
+        individual = self.individual
         for number in range(2, occasions + 1):
             normal = jax.random.normal(jax.random.fold_in(for_effects, number), (len(factor),))
-            later = own.effects_of((factor @ normal)[len(self.between) :])
-            covariates |= {on_occasion(name, number): later[name] for name in own.occasional}
+            later = individual.effects_of((factor @ normal)[len(self.between) :])
+            covariates |= {on_occasion(name, number): later[name] for name in individual.occasional}
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
 
     def _patient(
@@ -272,13 +276,17 @@ class Population(eqx.Module):
             ValueError: If covariates are observed values, which have no distribution.
         """
         if self.observed:
-            refuse("population", "have covariates with distributions", f"one that observed {', '.join(self.observed)}")
+            refuse(
+                "population",
+                "have covariates with distributions",
+                f"one with observed values of {', '.join(self.observed)}",
+            )
         effects = self.individual.effects
         spreads = (Normal(0.0, sd=jnp.sqrt(variance)) for variance in self.individual.variances)
         each: dict[str, AbstractDistribution | Categorical] = dict(zip(self.between_names, self.between, strict=True))
         each |= zip(effects, spreads, strict=True)
-        size, more = len(each), len(self.covariates)
-        correlation = np.eye(size + more)
+        size, n_covariates = len(each), len(self.covariates)
+        correlation = np.eye(size + n_covariates)
         correlation[:size, :size] = np.asarray(self.correlation)
         typical = {name: at(self.model, name).get() for name in self.between_names}
         return each | dict(zip(self.covariate_names, self.covariates, strict=True)), typical, correlation
@@ -287,12 +295,14 @@ class Population(eqx.Module):
         """Return the patients with these values of `inputs`, each of shape (patients,)."""
         each, typical, _ = self.inputs()
         covariates = {name: jnp.asarray(columns[name]) for name in self.covariate_names}
-        for name, own in zip(self.covariate_names, self.covariates, strict=True):
-            covariates[name] = covariates[name].astype(int) if isinstance(own, Categorical) else covariates[name]
+        for name, distribution in zip(self.covariate_names, self.covariates, strict=True):
+            covariates[name] = (
+                covariates[name].astype(int) if isinstance(distribution, Categorical) else covariates[name]
+            )
         normal = [
-            one.to_normal(columns[name], typical.get(name))
-            for name, one in each.items()
-            if isinstance(one, AbstractDistribution) and name not in covariates
+            distribution.to_normal(columns[name], typical.get(name))
+            for name, distribution in each.items()
+            if isinstance(distribution, AbstractDistribution) and name not in covariates
         ]
         size = len(next(iter(columns.values())))
         z = jnp.stack(normal, axis=1) if normal else jnp.zeros((size, 0))
@@ -341,31 +351,31 @@ def _is_column(value: object) -> TypeGuard[ArrayInput]:
 
 def _columns(columns: Mapping[str, ArrayInput]) -> dict[str, jax.Array]:
     """Return observed covariates, each of shape (subjects,)."""
-    found = {name: as_array(f'covariates["{name}"]', one).astype(float) for name, one in columns.items()}
-    sizes = {name: one.shape for name, one in found.items()}
+    observed = {name: as_array(f'covariates["{name}"]', column).astype(float) for name, column in columns.items()}
+    sizes = {name: column.shape for name, column in observed.items()}
     for name, shape in sizes.items():
         first = next(iter(sizes.values()))
         if len(shape) != 1 or not shape[0] or shape != first:
             refuse(
                 f'covariates["{name}"]', "have one value per subject, as many as other covariates", f"of shape {shape}"
             )
-        check_finite(f'covariates["{name}"]', found[name])
-    return found
+        check_finite(f'covariates["{name}"]', observed[name])
+    return observed
 
 
 def _check_occasional(population: Population) -> None:
-    """Refuse a correlation between effects of occasions and others: which of the occasions would it be with?"""
+    """Refuse a correlation between effects of occasions and others, which would not say for which occasion it holds."""
     occasional = [name in population.individual.occasional for name in population.individual.effects]
     again = np.array([*[False] * len(population.between), *occasional], bool)
-    found = concrete(population.correlation)
-    if found is not None and again.any() and found[np.ix_(again, ~again)].any():
-        refuse("correlation", "be none between effects of occasions and others", "one")
+    correlation = concrete(population.correlation)
+    if correlation is not None and again.any() and correlation[np.ix_(again, ~again)].any():
+        refuse("correlation", "be 0 between effects of occasions and others", "not")
 
 
 def _check_categories(name: str, covariate: object, categories: tuple[str, ...] | None) -> None:
-    found = covariate.categories if isinstance(covariate, Categorical) else None
-    if found != categories:
-        must = f"treat covariate `{name}` as " + (f"categories {found}" if found else "a number")
+    actual = covariate.categories if isinstance(covariate, Categorical) else None
+    if actual != categories:
+        must = f"treat covariate `{name}` as " + (f"categories {actual}" if actual else "a number")
         refuse("effects", must, f"categories {categories}" if categories else "a number")
 
 
@@ -380,11 +390,11 @@ def _correlation_matrix(correlation: Correlation | None, order: tuple[str, ...])
         if matrix.shape != (size, size):
             must = f"have shape ({size}, {size}), one row per name in `between` and `random`"
             refuse("correlation", must, f"of shape {matrix.shape}")
-    found = concrete(matrix)
-    if found is not None and size:
-        if not (np.allclose(found, found.T) and np.allclose(np.diag(found), 1.0)):
+    values = concrete(matrix)
+    if values is not None and size:
+        if not (np.allclose(values, values.T) and np.allclose(np.diag(values), 1.0)):
             refuse("correlation", "be symmetric with ones on the diagonal", "not")
-        smallest = np.linalg.eigvalsh(found).min()
+        smallest = np.linalg.eigvalsh(values).min()
         if smallest <= 0:
             refuse("correlation", "be positive definite", f"not (smallest eigenvalue {smallest:.3g})")
     return matrix
@@ -392,7 +402,7 @@ def _correlation_matrix(correlation: Correlation | None, order: tuple[str, ...])
 
 def _matrix_of_pairs(correlation: Mapping[tuple[str, str], ArrayLike], order: tuple[str, ...]) -> jax.Array:
     matrix = jnp.eye(len(order))
-    given: set[frozenset[str]] = set()
+    pairs: set[frozenset[str]] = set()
     for pair, value in correlation.items():
         if not isinstance(pair, tuple) or len(pair) != 2:
             refuse("correlation", 'be by pairs of names, such as {("CL", "V"): 0.5}', pair)
@@ -400,9 +410,9 @@ def _matrix_of_pairs(correlation: Mapping[tuple[str, str], ArrayLike], order: tu
             check_one_of("correlation", name, order, "parameters in `between` or effects in `random`")
         if pair[0] == pair[1]:
             refuse("correlation", "be between two different parameters", f"of `{pair[0]}` with itself")
-        if frozenset(pair) in given:
+        if frozenset(pair) in pairs:
             refuse("correlation", "give each pair once", f"twice that of `{pair[0]}` and `{pair[1]}`")
-        given.add(frozenset(pair))
+        pairs.add(frozenset(pair))
         _check_between_ones(f'correlation["{pair[0]}", "{pair[1]}"]', value)
         first, second = (order.index(name) for name in pair)
         matrix = matrix.at[first, second].set(value).at[second, first].set(value)
@@ -411,6 +421,6 @@ def _matrix_of_pairs(correlation: Mapping[tuple[str, str], ArrayLike], order: tu
 
 def _check_between_ones(argument: str, value: object) -> None:
     check_number(argument, value)
-    found = concrete(value)
-    if found is not None and not (found.ndim == 0 and -1.0 < found < 1.0):
+    number = concrete(value)
+    if number is not None and not (number.ndim == 0 and -1.0 < number < 1.0):
         refuse(argument, "be a number between -1 and 1", value)

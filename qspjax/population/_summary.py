@@ -1,4 +1,4 @@
-"""Tables of a trial: the median and the spread of patients first, the mean with its own interval after it."""
+"""Tables of a trial: first the median and the spread of patients, then the mean with its confidence interval."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -60,18 +60,18 @@ def summarise(result: TrialResult) -> list[Row]:
         for arm in result.arms:
             values = np.asarray(arm.endpoints[name])
             failed = int(np.asarray(arm.solution.failed).sum())
-            found = values[np.isfinite(values)]
+            defined = values[np.isfinite(values)]
             share = isinstance(endpoint, Responder)
-            p5, median, p95 = np.percentile(found, [5, 50, 95]) if found.size else [math.nan] * 3
-            low, high = _share_interval(found) if share else _mean_interval(found)
-            mean = found.mean() if found.size else math.nan
-            undefined = values.size - found.size - failed
+            p5, median, p95 = np.percentile(defined, [5, 50, 95]) if defined.size else [math.nan] * 3
+            low, high = _share_interval(defined) if share else _mean_interval(defined)
+            mean = defined.mean() if defined.size else math.nan
+            undefined = values.size - defined.size - failed
             rows.append(Row(name, arm.name, values.size, failed, undefined, median, p5, p95, mean, low, high, share))
     return rows
 
 
 def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None) -> str:
-    """Return the summary of a trial as text: a block an endpoint, a line an arm.
+    """Return the summary of a trial as text, with a block per endpoint and a line per arm.
 
     Args:
         result: The trial.
@@ -93,9 +93,9 @@ def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None)
     rows = summarise(result)
     for name in result.trial.endpoint_names:
         unit = (units or {}).get(name)
-        own = [row for row in rows if row.endpoint == name]
-        block = _share_block if own[0].responder else _number_block
-        lines += ["", f"{name} ({unit})" if unit else name, *block(own, width)]
+        endpoint_rows = [row for row in rows if row.endpoint == name]
+        block = _share_block if endpoint_rows[0].responder else _number_block
+        lines += ["", f"{name} ({unit})" if unit else name, *block(endpoint_rows, width)]
     return "\n".join(lines) + "\n"
 
 
@@ -125,15 +125,15 @@ def _number(x: float) -> str:
     return "-" if math.isnan(x) else f"{x:.4g}"
 
 
-def _mean_interval(found: np.ndarray) -> tuple[float, float]:
-    if found.size < 2:
+def _mean_interval(values: np.ndarray) -> tuple[float, float]:
+    if values.size < 2:
         return math.nan, math.nan
-    half = stats.t.ppf(0.975, found.size - 1) * found.std(ddof=1) / math.sqrt(found.size)
-    return found.mean() - half, found.mean() + half
+    half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
+    return values.mean() - half, values.mean() + half
 
 
-def _share_interval(found: np.ndarray) -> tuple[float, float]:
-    if not found.size:
+def _share_interval(values: np.ndarray) -> tuple[float, float]:
+    if not values.size:
         return math.nan, math.nan
-    interval = stats.binomtest(int(found.sum()), found.size).proportion_ci(0.95, method="wilson")
+    interval = stats.binomtest(int(values.sum()), values.size).proportion_ci(0.95, method="wilson")
     return interval.low, interval.high

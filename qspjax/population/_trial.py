@@ -48,7 +48,7 @@ class Arm(eqx.Module):
 
 
 class AbstractAllocation(eqx.Module):
-    """Which patients are in which arm.
+    """The allocation of patients to arms.
 
     Example:
         >>> import qspjax as qsp
@@ -90,7 +90,7 @@ class Randomised(AbstractAllocation):
 
     def __check_init__(self) -> None:
         if self.ratio is not None:
-            check_instance("ratio", self.ratio, tuple, "a list of whole numbers, one an arm")
+            check_instance("ratio", self.ratio, tuple, "a list of whole numbers, one per arm")
             for i, part in enumerate(self.ratio):
                 check_whole(f"ratio[{i}]", part, 1)
 
@@ -100,19 +100,19 @@ class Randomised(AbstractAllocation):
         check_key(key)
         ratio = self.ratio or (1,) * arms
         if len(ratio) != arms:
-            refuse("ratio", f"have one number an arm ({arms})", ratio)
+            refuse("ratio", f"have one number per arm ({arms})", ratio)
         edges = np.round(np.cumsum((0, *ratio)) / sum(ratio) * size).astype(int)
         shuffled = np.asarray(jax.random.permutation(key, size))
         return [np.sort(shuffled[first:last]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
 
 
 class Trial(eqx.Module):
-    """A trial protocol: arms, times, endpoints, and who is in which arm.
+    """A trial protocol: arms, times, endpoints, and the allocation of patients to arms.
 
     Attributes:
         arms: The arms, with different names.
         ts: Times at which patients are observed, shape (times,).
-        endpoints: By name.
+        endpoints: The endpoints by name.
         allocation: `SamePatients()` (common random numbers) or `Randomised()`.
 
     Example:
@@ -154,13 +154,13 @@ class Trial(eqx.Module):
 
 
 class ArmResult(eqx.Module):
-    """What happened in one arm.
+    """The result of one arm.
 
     Attributes:
         name: The arm.
         members: Numbers of its patients in the cohort, shape (patients,).
         solution: The simulation of its patients.
-        endpoints: By name, shape (patients,); NaN where a patient failed or the endpoint is not defined.
+        endpoints: Values by name, shape (patients,); NaN where a patient failed or the endpoint is not defined.
 
     Example:
         >>> import qspjax as qsp
@@ -178,7 +178,7 @@ class ArmResult(eqx.Module):
 
 
 class TrialResult(eqx.Module):
-    """A trial that was run: the protocol, the patients, and one result an arm.
+    """The result of a trial: the protocol, the patients, and one result per arm.
 
     Example:
         >>> import qspjax as qsp
@@ -204,7 +204,7 @@ class TrialResult(eqx.Module):
         return aligned(rows)
 
     def arm(self, name: str) -> ArmResult:
-        """Return the result of the arm of that name."""
+        """Return the result of the arm with this name."""
         by_name = {arm.name: arm for arm in self.arms}
         check_one_of("name", name, by_name, "an arm of the trial")
         return by_name[name]
@@ -224,13 +224,13 @@ def simulate_trial(
     Args:
         trial: The protocol.
         cohort: The patients of all arms.
-        key: For a randomised trial.
+        key: `jax.random.key(seed)`, for a randomised trial.
         save: Names of observed values and states to keep; by default all.
         method: As in `simulate`.
         executor: As in `simulate_cohort`, or a function that returns the executor for the arm of a given name.
 
     Returns:
-        A `TrialResult` with one `ArmResult` an arm; `summarise` and `summary_text` turn it into tables.
+        A `TrialResult` with one `ArmResult` per arm; `summarise` and `summary_text` turn it into tables.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -275,11 +275,11 @@ def _check_arms(arms: Sequence[Arm]) -> None:
     check_instance("arms", arms, (list, tuple), "a list of arms")
     for i, arm in enumerate(arms):
         check_instance(f"arms[{i}]", arm, Arm, "an arm")
-    found = [arm.name for arm in arms]
-    if not found:
+    names = [arm.name for arm in arms]
+    if not names:
         raise ArgumentError("arms", "must have at least one arm, but is empty.")
-    if len(set(found)) != len(found):
-        refuse("arms", "have different names", ", ".join(found))
+    if len(set(names)) != len(names):
+        refuse("arms", "have different names", ", ".join(names))
 
 
 def _check_endpoints(endpoints: Mapping[str, AbstractEndpoint]) -> None:
@@ -296,8 +296,8 @@ class _Endpoints(eqx.Module):
         return together(self._each, solution)
 
     def _each(self, solution: Solution) -> dict[str, PyTree]:
-        fine = ~solution.failed
+        succeeded = ~solution.failed
         return {
-            name: jnp.where(fine, endpoint(solution), jnp.nan)
+            name: jnp.where(succeeded, endpoint(solution), jnp.nan)
             for name, endpoint in zip(self.names, self.endpoints, strict=True)
         }

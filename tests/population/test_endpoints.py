@@ -23,7 +23,7 @@ from qspjax.population._endpoints import (
 )
 from qspjax.population._nca import AUC, Accumulation, AUCInfinity, Average, ExtrapolatedShare, HalfLife, Trough
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is that of the samples alone")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is computed from the samples alone")
 
 C0, K = 8.0, 0.15
 TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 24.0])  # h

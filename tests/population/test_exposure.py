@@ -115,7 +115,9 @@ def test_a_window_beyond_the_simulation_is_nan_and_samples_alone_say_so():
     with pytest.raises(ValueError, match=r"`output` must name an observed value \(concentration\), but is `d`"):
         AUC("d")(solution)
     samples = qsp.Solution(solution.ts, solution.observed, None, solution.result, {}, None, solution.labels)
-    with pytest.warns(UserWarning, match="`Cmax` is that of the samples alone: this solution does not know its model"):
+    with pytest.warns(
+        UserWarning, match="`Cmax` is computed from the samples alone: this solution does not know its model"
+    ):
         assert Cmax("concentration")(samples) == 2.0
 
 

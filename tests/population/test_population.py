@@ -267,12 +267,12 @@ FORMULA_ERRORS = {
     ),
     "both": (
         {"between": {"CL": qsp.LogNormal(cv=0.3)}},
-        "`individual` must have formulas of what `between` and `effects` leave alone, but is `CL`",
+        "`individual` must have formulas of parameters that are not in `between` or `effects`, but is `CL`",
     ),
     "occasional": ({"occasional": ["eta"]}, "`occasional` must name a random effect"),
     "correlation": (
         {"correlation": {("eta_CL", "kappa_CL"): 0.5}},
-        "`correlation` must be none between effects of occasions and others",
+        "`correlation` must be 0 between effects of occasions and others",
     ),
     "column": (
         {"covariates": {"WT": [50.0, 70.0], "AGE": [20.0]}},

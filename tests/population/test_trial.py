@@ -126,7 +126,7 @@ ERRORS = {
     ),
     "ratio of": (
         lambda: qsp.Randomised(2),
-        "Argument `ratio` must be a list of whole numbers, one an arm, but is of type int.",
+        "Argument `ratio` must be a list of whole numbers, one per arm, but is of type int.",
     ),
     "empty arm": (
         lambda: qsp.simulate_trial(

@@ -1,4 +1,4 @@
-"""Noncompartmental analysis of measured data: a row of parameters a dose, and their summary."""
+"""Noncompartmental analysis of measured data: one row of parameters per dose, and their summary."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ _SHOWN = ("Cmax", "Tmax", "half_life", "AUClast", "AUCinf", "extrapolated", "CL"
 
 
 class Summary(NamedTuple):
-    """One parameter of all subjects: `cv` is the geometric coefficient of variation, a fraction."""
+    """One parameter over all subjects: `cv` is the geometric coefficient of variation, a fraction."""
 
     parameter: str
     kind: object
@@ -37,7 +37,7 @@ class Summary(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """One profile as it was analysed, for pictures."""
+    """One profile as it was analysed, for plots."""
 
     place: Place
     profile: Profile
@@ -46,11 +46,11 @@ class Analysed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NCA:
-    """What `nca` returns; print it to see the parameters that are looked at first.
+    """The result of `nca`; print it to see the most important parameters.
 
     Attributes:
-        table: A row a dose: ID, DVID (where there are several kinds), DOSE (its number), TIME (when), AMT, the
-            parameters, and NOTE, what could not be had and why.
+        table: One row per dose: ID, DVID (if there are several kinds), DOSE (its number), TIME (of the dose), AMT, the
+            parameters, and NOTE, what could not be computed and why.
         profiles: The samples and the terminal slope behind each row.
 
     Example:
@@ -98,8 +98,8 @@ class NCA:
         rows = []
         for name in names:
             for kind, dose in groups:
-                mine = np.array([k == kind for k in kinds.tolist()], dtype=bool) & (self.table["DOSE"] == dose)
-                values = self.table[name][mine]
+                selected = np.array([k == kind for k in kinds.tolist()], dtype=bool) & (self.table["DOSE"] == dose)
+                values = self.table[name][selected]
                 values = values[np.isfinite(values)]
                 if values.size or parameters is not None:
                     rows.append(_summary(name, kind, int(dose), values))
@@ -136,22 +136,22 @@ def nca(
 
     Args:
         data: What `io.read_nonmem` returns, or a table (a data frame, or arrays by name) with columns ID, TIME and DV,
-            and as NONMEM has them AMT, RATE or TINF, EVID, MDV, CENS, II, ADDL, SS and DVID where there are any.
+            and optionally, as in NONMEM, AMT, RATE or TINF, EVID, MDV, CENS, II, ADDL, SS and DVID.
             Missing samples (NaN, MDV = 1) are left out; those below the limit have CENS = 1, a DV that is not positive,
             or one below `limit`.
-        terminal: Which samples lambda_z is estimated from: `BestFit`, `LastPoints` or `Window`.
-        below: What stands for samples below the limit of quantification.
+        terminal: The choice of samples from which lambda_z is estimated: `BestFit`, `LastPoints` or `Window`.
+        below: The values that replace samples below the limit of quantification.
         limit: The limit of quantification.
-        intravenous: Whether doses are given into the blood; by default infusions are and others are not.
+        intravenous: Whether doses are intravenous; by default infusions are and others are not.
         partial: Windows of partial areas, times after the dose; beyond the last positive sample by lambda_z. Each is a
             column such as `AUC_0_24`.
-        until: Look only at samples up to this time after each dose.
+        until: Use only samples up to this time after each dose.
 
     Returns:
         The parameters: Cmax, Tmax, Cmin, Clast, Tlast, C0 (of a bolus), lambda_z, half_life, r2, r2_adjusted,
         lambda_z_points, lambda_z_start, lambda_z_end, span (in half-lives), AUClast, AUCinf, AUCinf_pred (by the fitted
         C_last), extrapolated (the share of AUCinf beyond T_last), AUMClast, AUMCinf, MRT, CL, Vz, Vss, tau, AUCtau,
-        Cavg = AUCtau / tau and fluctuation = (Cmax - Cmin) / Cavg. NaN is what is not defined.
+        Cavg = AUCtau / tau and fluctuation = (Cmax - Cmin) / Cavg. Those that are not defined are NaN.
 
     Raises:
         ValueError: If the table lacks a column, or has two samples of a kind at one time.

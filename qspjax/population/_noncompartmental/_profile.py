@@ -36,14 +36,14 @@ class Profile:
 
     Attributes:
         time: Times of the samples, missing ones left out.
-        value: What was measured; any number where it is below the limit.
+        value: The measured values; any number where they are below the limit.
         below: Whether each sample is below the limit of quantification.
         amount: The dose, NaN without one.
-        duration: Of the infusion, 0 for a bolus, NaN if it is not known.
-        intravenous: Whether all of the dose arrives in the blood.
+        duration: The duration of the infusion, 0 for a bolus, NaN if it is not known.
+        intravenous: Whether the dose is given into the blood.
         before: The value just before the dose, NaN if it is not known.
         tau: Time to the next dose, inf after the last.
-        first: Whether nothing was given before.
+        first: Whether it is the first dose.
         steady: Whether the dose is at steady state.
     """
 
@@ -60,9 +60,9 @@ class Profile:
 
 
 class Curve(NamedTuple):
-    """A profile after the rules: values from time 0 on, the terminal slope, and what could not be had.
+    """A profile after the rules: values from time 0 on, the terminal slope, and notes on what could not be computed.
 
-    The first `added` values (0 or 1) are no samples: the value at the dose where none was taken there.
+    The first `added` values (0 or 1) are not samples: the value at the dose, if no sample was taken then.
     """
 
     time: np.ndarray
@@ -73,21 +73,21 @@ class Curve(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Number of the last positive sample, -1 without one."""
+        """The index of the last positive sample, -1 without one."""
         positive = np.flatnonzero(self.value > 0)
         return int(positive[-1]) if positive.size else -1
 
 
 def curve_of(profile: Profile, below: BelowLimit, terminal: AbstractTerminal) -> Curve:
-    """Return the curve of a profile: values below the limit replaced, the value at time 0 found, a slope fitted."""
+    """Return the curve of a profile: with values below the limit replaced, a value at time 0, and a slope fitted."""
     time, value = below.applied(profile.time, profile.value, profile.below)
     notes = [f"{bad:g} taken as below the limit" for bad in profile.value[profile.value < 0]]
     if not time.size:
         return Curve(time, value, None, [*notes, "no sample"])
-    found = terminal.line(time, value)
-    line = None if isinstance(found, str) else found
-    if isinstance(found, str):
-        notes.append(found)
+    fitted = terminal.line(time, value)
+    line = None if isinstance(fitted, str) else fitted
+    if isinstance(fitted, str):
+        notes.append(fitted)
     added = int(time[0] > 0)
     if added:
         start = _back_extrapolated(time, value) if _is_bolus(profile) else profile.before
@@ -101,24 +101,24 @@ def curve_of(profile: Profile, below: BelowLimit, terminal: AbstractTerminal) ->
 
 def parameters_of(profile: Profile, curve: Curve) -> dict[str, float]:
     """Return the parameters of a profile by name, NaN where one is not defined."""
-    found: dict[str, float] = dict.fromkeys(PARAMETERS, math.nan)
+    parameters: dict[str, float] = dict.fromkeys(PARAMETERS, math.nan)
     time, value, line = curve.time, curve.value, curve.line
     if not time.size:
-        return found
+        return parameters
     peak = curve.added + int(np.argmax(value[curve.added :]))
-    found |= {"Cmax": value[peak], "Tmax": time[peak], "Cmin": value[curve.added :].min()}
+    parameters |= {"Cmax": value[peak], "Tmax": time[peak], "Cmin": value[curve.added :].min()}
     if _is_bolus(profile):
-        found["C0"] = value[0]
+        parameters["C0"] = value[0]
     last = curve.last
     upto = slice(0, last + 1)
     area, moment = (0.0, 0.0) if last < 0 else (p.sum() for p in pieces(time[upto], value[upto]))
-    found |= {"AUClast": area, "AUMClast": moment}
+    parameters |= {"AUClast": area, "AUMClast": moment}
     if last >= 0:
-        found |= {"Clast": value[last], "Tlast": time[last]}
+        parameters |= {"Clast": value[last], "Tlast": time[last]}
     if line is not None and last >= 0:
-        found |= _terminal(line, time, value[last], time[last], area, moment)
-    found |= _interval(profile, curve)
-    return found | _disposition(profile, found)
+        parameters |= _terminal(line, time, value[last], time[last], area, moment)
+    parameters |= _interval(profile, curve)
+    return parameters | _disposition(profile, parameters)
 
 
 def _is_bolus(profile: Profile) -> bool:
@@ -149,7 +149,7 @@ def _terminal(
 
 
 def _interval(profile: Profile, curve: Curve) -> dict[str, float]:
-    """Return what belongs to a dosing interval: its area, average and fluctuation."""
+    """Return the parameters of a dosing interval: its area, average and fluctuation."""
     tau = profile.tau
     if not math.isfinite(tau):
         return {}
@@ -164,19 +164,19 @@ def _interval(profile: Profile, curve: Curve) -> dict[str, float]:
     }
 
 
-def _disposition(profile: Profile, found: dict[str, float]) -> dict[str, float]:
+def _disposition(profile: Profile, parameters: dict[str, float]) -> dict[str, float]:
     """Return clearance, volumes and mean residence time: by the area to infinity of a first dose, or at steady state.
 
     At steady state MRT = (AUMC_tau + tau AUC_(tau to infinity)) / AUC_tau - T / 2 needs areas of a curve that still
     holds earlier doses, so that only CL and Vz are given.
     """
-    area = found["AUCtau"] if profile.steady else found["AUCinf"] if profile.first else math.nan
+    area = parameters["AUCtau"] if profile.steady else parameters["AUCinf"] if profile.first else math.nan
     if not area > 0:
         return {}
     clearance = profile.amount / area
-    disposition = {"CL": clearance, "Vz": clearance / found["lambda_z"]}
+    disposition = {"CL": clearance, "Vz": clearance / parameters["lambda_z"]}
     if not profile.steady:
-        mean = found["AUMCinf"] / area - (0.5 * profile.duration if profile.intravenous else 0.0)
+        mean = parameters["AUMCinf"] / area - (0.5 * profile.duration if profile.intravenous else 0.0)
         disposition["MRT"] = mean
         if profile.intravenous:
             disposition["Vss"] = clearance * mean
@@ -184,7 +184,7 @@ def _disposition(profile: Profile, found: dict[str, float]) -> dict[str, float]:
 
 
 def pieces(time: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the area and the first moment between each two samples, linear-up log-down."""
+    """Return the area and the first moment between neighbouring samples, linear-up log-down."""
     first, last, start, h = value[:-1], value[1:], time[:-1], np.diff(time)
     falls = (last < first) & (last > 0)
     x = np.log(np.where(falls, first, 1.0) / np.where(falls, last, 1.0))

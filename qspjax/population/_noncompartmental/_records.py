@@ -11,11 +11,11 @@ from qspjax.population._noncompartmental._profile import Profile
 
 _NUMBERS = ("TIME", "AMT", "RATE", "TINF", "II", "ADDL", "SS", "EVID", "MDV", "DV", "CENS", "CMT", "DVID")
 _NEAR = 0.05
-"""A sample before a repeated dose stands for the value at it if no further away than this share of the interval."""
+"""A sample gives the value just before a repeated dose if no further away than this share of the interval."""
 
 
 class Place(NamedTuple):
-    """Which profile: subject, kind of sample (None if there is one only), number and time of the dose from 1."""
+    """The origin of a profile: subject, kind of sample (None if there is only one), number and time of the dose."""
 
     subject: object
     kind: object
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def records_of(data: Any) -> dict[str, np.ndarray]:
-    """Return the columns of a table or of a data set as arrays, identifiers as they were written."""
+    """Return the columns of a table or of a data set as arrays, with identifiers as they were written."""
     records = getattr(data, "records", None)
     columns = data if records is None or isinstance(data, Mapping) else records
     try:
@@ -59,11 +59,11 @@ def profiles_of(
     """Yield every profile of a table: by subject, by kind of sample, by dose."""
     size = table["ID"].size
     zeros, missing = np.zeros(size), np.full(size, np.nan)
-    given = {name: np.nan_to_num(table.get(name, zeros)) for name in ("AMT", "RATE", "TINF", "II", "ADDL", "SS")}
+    dosing = {name: np.nan_to_num(table.get(name, zeros)) for name in ("AMT", "RATE", "TINF", "II", "ADDL", "SS")}
     if "DUR" in table and "TINF" not in table:
-        given["TINF"] = np.nan_to_num(table["DUR"].astype(float))
+        dosing["TINF"] = np.nan_to_num(table["DUR"].astype(float))
     evid = table.get("EVID", missing)
-    evid = np.where(np.isnan(evid), (given["AMT"] != 0) | (given["SS"] != 0), evid)
+    evid = np.where(np.isnan(evid), (dosing["AMT"] != 0) | (dosing["SS"] != 0), evid)
     if not np.isin(evid, (0, 1, 2, 3, 4)).all():
         must = "have EVID 0 to 4 (`io.read_nonmem(..., dialect='rxode')` reads other codes)"
         refuse("data", must, evid[~np.isin(evid, (0, 1, 2, 3, 4))][0])
@@ -74,13 +74,13 @@ def profiles_of(
     below = below | (value <= 0)
     sample = (evid == 0) & np.isfinite(value) & ~(np.nan_to_num(table.get("MDV", zeros)) == 1)
     kinds = table.get("DVID", np.full(size, None, dtype=object))
-    columns = {**given, "TIME": table["TIME"], "EVID": evid, "DV": value, "below": below, "sample": sample}
+    columns = {**dosing, "TIME": table["TIME"], "EVID": evid, "DV": value, "below": below, "sample": sample}
     for subject in dict.fromkeys(table["ID"].tolist()):
-        mine = np.flatnonzero(table["ID"] == subject)
-        found = dict.fromkeys(kinds[mine][sample[mine]].tolist())
+        subject_rows = np.flatnonzero(table["ID"] == subject)
+        subject_kinds = dict.fromkeys(kinds[subject_rows][sample[subject_rows]].tolist())
         several = len(dict.fromkeys(kinds[sample].tolist())) > 1
-        for kind in found or [None]:
-            rows = mine[~sample[mine] | np.array([k == kind for k in kinds[mine]], dtype=bool)]
+        for kind in subject_kinds or [None]:
+            rows = subject_rows[~sample[subject_rows] | np.array([k == kind for k in kinds[subject_rows]], dtype=bool)]
             subset = {name: column[rows] for name, column in columns.items()}
             number = 0
             for period in _periods(subset):
@@ -99,7 +99,7 @@ def _periods(table: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]
 
 
 class _Dose(NamedTuple):
-    """Everything given at one moment; `row` is that of its first record."""
+    """All doses at one time; `row` is that of the first record."""
 
     row: int
     time: float
@@ -124,22 +124,22 @@ def _of_period(
     for i, dose in enumerate(doses):
         following = doses[i + 1] if i + 1 < len(doses) else None
         end = following.time if following else math.inf
-        mine = (time >= dose.time) & (time <= min(end, dose.time + until))
+        selected = (time >= dose.time) & (time <= min(end, dose.time + until))
         at_start = time == dose.time
-        if dose.bolus or (at_start & (samples > dose.row)).any():  # what precedes the dose is not its C0
-            mine &= ~(at_start & (samples < dose.row))
+        if dose.bolus or (at_start & (samples > dose.row)).any():  # a sample before the dose is not its C0
+            selected &= ~(at_start & (samples < dose.row))
         if following and following.bolus:
-            mine &= ~((time == end) & (samples > following.row))
+            selected &= ~((time == end) & (samples > following.row))
         elif following and (time == end).sum() > 1:
-            mine &= ~((time == end) & (np.cumsum(time == end) > 1))
-        _check_times(time[mine], subject)
+            selected &= ~((time == end) & (np.cumsum(time == end) > 1))
+        _check_times(time[selected], subject)
         tau = end - dose.time if following else dose.interval
         yield (
             dose.time,
             Profile(
-                time=time[mine] - dose.time,
-                value=value[mine],
-                below=below[mine],
+                time=time[selected] - dose.time,
+                value=value[selected],
+                below=below[selected],
                 amount=dose.amount,
                 duration=dose.duration,
                 intravenous=dose.intravenous,
@@ -152,15 +152,15 @@ def _of_period(
 
 
 def _doses(table: Mapping[str, np.ndarray], intravenous: bool | None) -> list[_Dose]:
-    """Return the doses of one period, additional ones included, those of one moment together."""
+    """Return the doses of one period, including additional ones, with those at the same time combined."""
     rows = np.flatnonzero(np.isin(table["EVID"], (1, 4)) & (table["AMT"] > 0))
-    given = sorted(
+    administrations = sorted(
         (table["TIME"][row] + n * table["II"][row], row) for row in rows for n in range(int(table["ADDL"][row]) + 1)
     )
     doses = []
-    for moment in dict.fromkeys(time for time, _ in given):
-        together = [int(row) for time, row in given if time == moment]
-        row, durations = together[0], [_duration(table, row) for row in together]
+    for moment in dict.fromkeys(time for time, _ in administrations):
+        simultaneous = [int(row) for time, row in administrations if time == moment]
+        row, durations = simultaneous[0], [_duration(table, row) for row in simultaneous]
         duration = math.nan if any(math.isnan(d) for d in durations) else max(durations)
         by_vein = duration != 0 if intravenous is None else intravenous
         repeated = table["SS"][row] > 0 or table["ADDL"][row] > 0
@@ -168,7 +168,7 @@ def _doses(table: Mapping[str, np.ndarray], intravenous: bool | None) -> list[_D
             _Dose(
                 row,
                 float(moment),
-                float(sum(table["AMT"][row] for row in together)),
+                float(sum(table["AMT"][row] for row in simultaneous)),
                 duration,
                 by_vein and duration == 0,
                 by_vein,
@@ -180,7 +180,7 @@ def _doses(table: Mapping[str, np.ndarray], intravenous: bool | None) -> list[_D
 
 
 def _duration(table: Mapping[str, np.ndarray], row: int) -> float:
-    """Return how long an infusion lasts, 0 for a bolus, NaN where the rate or the duration is left to a model."""
+    """Return the duration of an infusion, 0 for a bolus, NaN if the rate or the duration is left to a model."""
     if table["TINF"][row] > 0:
         return float(table["TINF"][row])
     rate = table["RATE"][row]
@@ -188,7 +188,7 @@ def _duration(table: Mapping[str, np.ndarray], row: int) -> float:
 
 
 def _before(dose: _Dose, tau: float, time: np.ndarray, value: np.ndarray) -> float:
-    """Return the value just before a repeated dose: that of the last sample if it is near enough."""
+    """Return the value just before a repeated dose: that of the last sample, if it is near enough."""
     earlier = np.flatnonzero(time <= dose.time)
     near = earlier.size and dose.time - time[earlier[-1]] <= _NEAR * tau
     return float(value[earlier[-1]]) if near else math.nan
@@ -200,5 +200,5 @@ def _check_times(time: np.ndarray, subject: str) -> None:
         raise ArgumentError(
             "data",
             f"must have one sample of each kind at a time, but subject {subject} has two at TIME {time[same[0]]:g}; "
-            "columns DVID tell kinds apart.",
+            "a column DVID distinguishes kinds.",
         )

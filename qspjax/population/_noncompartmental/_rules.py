@@ -1,4 +1,4 @@
-"""What a noncompartmental analysis does with values below the limit, and which samples its terminal slope takes."""
+"""Rules of a noncompartmental analysis: values below the limit, and the samples of the terminal slope."""
 
 import abc
 import dataclasses
@@ -12,12 +12,12 @@ from qspjax._checks import check_finite, check_minimum, check_whole, refuse
 
 @dataclasses.dataclass(frozen=True)
 class BelowLimit:
-    """What stands for a sample below the limit of quantification: a number, or None to leave the sample out.
+    """The value that replaces a sample below the limit of quantification, or None to leave the sample out.
 
     Attributes:
-        first: Before the first sample that could be measured.
-        middle: Between samples that could be measured.
-        last: After the last of them.
+        first: That before the first sample above the limit.
+        middle: That between samples above the limit.
+        last: That after the last of them.
 
     Example:
         >>> BelowLimit()
@@ -36,22 +36,22 @@ class BelowLimit:
                 check_minimum(field.name, value, 0.0)
 
     def applied(self, times: np.ndarray, values: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return times and values of one profile without what is left out, those below the limit replaced."""
+        """Return times and values of one profile, with samples below the limit replaced or left out."""
         measured = np.flatnonzero(~below)
         first, last = (measured[0], measured[-1]) if measured.size else (times.size, times.size)
-        place = np.arange(times.size)
-        parts = (place < first, (place >= first) & (place <= last), place > last)
-        values, kept = values.copy(), np.ones(times.shape, dtype=bool)
+        index = np.arange(times.size)
+        parts = (index < first, (index >= first) & (index <= last), index > last)
+        values, included = values.copy(), np.ones(times.shape, dtype=bool)
         for part, rule in zip(parts, (self.first, self.middle, self.last), strict=True):
             if rule is None:
-                kept &= ~(part & below)
+                included &= ~(part & below)
             else:
                 values[part & below] = rule
-        return times[kept], values[kept]
+        return times[included], values[included]
 
 
 class Line(NamedTuple):
-    """A terminal slope: lambda_z, ln of its value at time 0, r2, adjusted r2, and which samples it takes."""
+    """A terminal slope: lambda_z, ln of its value at time 0, r2, adjusted r2, and which samples it uses."""
 
     rate: float
     intercept: float
@@ -61,7 +61,7 @@ class Line(NamedTuple):
 
 
 class AbstractTerminal(abc.ABC):
-    """Which samples the terminal slope is estimated from.
+    """The choice of samples from which the terminal slope is estimated.
 
     Example:
         >>> isinstance(LastPoints(3), AbstractTerminal)
@@ -113,16 +113,16 @@ class BestFit(AbstractTerminal):
             return f"fewer than {self.points} positive samples after Tmax, so no terminal slope"
         lines = [_line(times, values, usable[-n:]) for n in range(self.points, usable.size + 1)]
         best = max(line.adjusted for line in lines)
-        fine = [line for line in lines if line.rate > 0 and line.adjusted > best - self.tolerance - 1e-12]
-        return fine[-1] if fine else "no falling terminal slope"
+        falling = [line for line in lines if line.rate > 0 and line.adjusted > best - self.tolerance - 1e-12]
+        return falling[-1] if falling else "no falling terminal slope"
 
 
 @dataclasses.dataclass(frozen=True)
 class LastPoints(AbstractTerminal):
-    """The last samples that are positive, a stated number of them.
+    """The last positive samples, a given number of them.
 
     Attributes:
-        points: How many, at least 2.
+        points: Number of samples, at least 2.
 
     Example:
         >>> round(LastPoints(3).line(np.array([0.0, 1.0, 2.0, 3.0]), np.array([9.0, 8.0, 4.0, 2.0])).rate, 6)
@@ -172,8 +172,8 @@ def _falling(line: Line) -> Line | str:
     return line if line.rate > 0 else "no falling terminal slope"
 
 
-def _line(times: np.ndarray, values: np.ndarray, places: np.ndarray) -> Line:
-    t, y = times[places], np.log(values[places])
+def _line(times: np.ndarray, values: np.ndarray, indices: np.ndarray) -> Line:
+    t, y = times[indices], np.log(values[indices])
     centred, rise = t - t.mean(), y - y.mean()
     slope = float(centred @ rise / (centred @ centred))
     total = float(rise @ rise)
@@ -181,5 +181,5 @@ def _line(times: np.ndarray, values: np.ndarray, places: np.ndarray) -> Line:
     r2 = 1.0 - float(residual @ residual) / total if total > 0 else 0.0
     adjusted = 1.0 - (1.0 - r2) * (t.size - 1) / (t.size - 2) if t.size > 2 else math.nan
     chosen = np.zeros(times.shape, dtype=bool)
-    chosen[places] = True
+    chosen[indices] = True
     return Line(-slope, float(y.mean() - slope * t.mean()), r2, adjusted, chosen)
