@@ -1,14 +1,14 @@
-"""Whether a course through time oscillates, and how fast: the times at which a state rises through its middle."""
+"""Whether a time course oscillates, and its period: from the times at which a state rises through its middle."""
 
 import jax
 import jax.numpy as jnp
 
 RISES = 4
-"""Fewest times that a state must rise through its middle."""
+"""The least number of times that a state must rise through its middle."""
 REGULAR = 1.2
 """The longest period is at most this many times the shortest."""
 SUSTAINED = 0.97
-"""An oscillation whose later half is smaller than this share of its earlier half dies out."""
+"""An oscillation dies out if the range of its later half is less than this share of that of its earlier half."""
 
 
 def period_of(times: jax.Array, states: jax.Array, least: jax.Array) -> jax.Array:
@@ -17,25 +17,25 @@ def period_of(times: jax.Array, states: jax.Array, least: jax.Array) -> jax.Arra
     Args:
         times: Increasing, shape (times,).
         states: Shape (times, states).
-        least: What counts as a movement of each state, shape (states,).
+        least: The least range of each state that counts as an oscillation, shape (states,).
     """
-    periods, spread = jax.vmap(_of_one, in_axes=(None, 1, 0))(times, states, least)
+    periods, spread = jax.vmap(_period_and_spread, in_axes=(None, 1, 0))(times, states, least)
     return periods[jnp.argmin(spread)]
 
 
-def _of_one(times: jax.Array, x: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _period_and_spread(times: jax.Array, x: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the period of one state, and its longest over its shortest, inf if it does not oscillate."""
     middle = 0.5 * (jnp.min(x) + jnp.max(x))
     before, after = x[:-1], x[1:]
     rises = (before < middle) & (after >= middle)
     share = (middle - before) / jnp.where(rises, after - before, 1.0)
-    met = jnp.sort(jnp.where(rises, times[:-1] + share * jnp.diff(times), jnp.inf))
+    crossings = jnp.sort(jnp.where(rises, times[:-1] + share * jnp.diff(times), jnp.inf))
     count = jnp.sum(rises)
-    between = jnp.arange(met.size - 1) < count - 1
-    gaps = jnp.where(between, jnp.diff(jnp.where(jnp.isfinite(met), met, 0.0)), 0.0)
+    between = jnp.arange(crossings.size - 1) < count - 1
+    gaps = jnp.where(between, jnp.diff(jnp.where(jnp.isfinite(crossings), crossings, 0.0)), 0.0)
     longest, shortest = jnp.max(gaps), jnp.min(jnp.where(between, gaps, jnp.inf))
     half = x.size // 2
     early, late = (jnp.max(part) - jnp.min(part) for part in (x[:half], x[half:]))
-    fine = (count >= RISES) & (longest <= REGULAR * shortest) & (late >= SUSTAINED * early) & (late > least)
+    oscillates = (count >= RISES) & (longest <= REGULAR * shortest) & (late >= SUSTAINED * early) & (late > least)
     mean = jnp.sum(gaps) / jnp.maximum(count - 1, 1)
-    return jnp.where(fine, mean, jnp.nan), jnp.where(fine, longest / shortest, jnp.inf)
+    return jnp.where(oscillates, mean, jnp.nan), jnp.where(oscillates, longest / shortest, jnp.inf)

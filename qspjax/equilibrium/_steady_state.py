@@ -1,10 +1,10 @@
-"""The steady state that a system without doses comes to: found by simulation and Newton, differentiated implicitly.
+"""The steady state that a system reaches without doses: found by simulation and Newton, differentiated implicitly.
 
     f(y; p) = 0,  L (y - y0) = 0
 
 The rows of L are the conserved quantities: the Jacobian J is singular where there are any, and J + L'L is not. The
 simulation decides which steady state it is (the one that is reached), Newton's method makes it exact, and the
-derivative is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and of second order too.
+derivative is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and also of second order.
 
 Reference: Fiedler et al., BMC Syst Biol 2016;10:80, doi:10.1186/s12918-016-0319-7 (steady states and their
 sensitivities).
@@ -34,13 +34,13 @@ from qspjax.equilibrium._oscillation import period_of
 from qspjax.solve._method import AbstractMethod, absolute
 
 DECADES = range(-1, 11)
-"""The system is looked at after 10^k units of time."""
+"""The state is examined after 10^k units of time."""
 POLISH = 4
-"""Steps of Newton's method after the simulation."""
+"""The number of steps of Newton's method after the simulation."""
 SETTLED = 1e3
-"""The state has settled where it changes in a decade by less than this many tolerances."""
+"""The state has settled if it changes by less than this many tolerances in a decade."""
 SAMPLES, FEW, MANY = 256, 500, 5000
-"""Whether a model oscillates is looked at this many times within few steps, and again within many."""
+"""An oscillation is sought in this many samples over few steps of the simulation, then in as many over many steps."""
 
 
 class Equilibrium(NamedTuple):
@@ -50,8 +50,8 @@ class Equilibrium(NamedTuple):
         state: The state, in the structure of the model's.
         result: `RESULTS` item: successful, why the simulation failed, or that the model `oscillates` or is
             `not_at_rest` yet.
-        time: When the simulation had come close; without a steady state, how far it came.
-        period: The period with which the model oscillates, about; NaN if it does not.
+        time: The time at which the simulation was close to it; without a steady state, the last time that was reached.
+        period: The approximate period with which the model oscillates; NaN if it does not.
 
     Example:
         >>> import qspjax as qsp
@@ -78,15 +78,15 @@ def steady_state(
     method: AbstractMethod | None = None,
     throw: bool = True,
 ) -> Equilibrium:
-    """Return the steady state that a model comes to without doses.
+    """Return the steady state that a model reaches without doses.
 
     It can be differentiated with respect to the parameters and the initial state, and mapped over patients with `vmap`.
-    Time must not appear in the model but for its beginning.
+    The model must not depend on time after `t0`.
 
     Args:
         model: The patient.
-        initial: Where it begins; by default the model's own initial state.
-        t0: When.
+        initial: The initial state; by default that of the model.
+        t0: The initial time.
         method: How to simulate, and the tolerances; by default that of `simulate`.
         throw: Raise an error if no steady state is found within 10^10 units of time; otherwise its state is NaN, and
             its `result` says why.
@@ -110,33 +110,33 @@ def steady_state(
         >>> steady_state(response).state["R"].round(6)
         Array(12., dtype=float64)
     """
-    found, course = _search(model, initial, t0, method)
+    equilibrium, course = _search(model, initial, t0, method)
     if course is None:
-        return found
-    failed = concrete(found.result != RESULTS.successful)
+        return equilibrium
+    failed = concrete(equilibrium.result != RESULTS.successful)
     if failed is None or failed:
-        found = _explained(found, course)
-    return _thrown(found, course) if throw else found
+        equilibrium = _explained(equilibrium, course)
+    return _raise_if_failed(equilibrium, course) if throw else equilibrium
 
 
 def settled(
     model: AbstractModel, *, initial: State | None = None, t0: Scalar = 0.0, method: AbstractMethod | None = None
 ) -> Equilibrium:
-    """Return what `steady_state` finds; where it finds nothing, nobody asks whether the model oscillates."""
+    """Return the result of `steady_state`, without examining whether a model that has none oscillates."""
     return _search(model, initial, t0, method)[0]
 
 
 class _Course(NamedTuple):
-    """What is known of a model that may not have come to rest.
+    """The simulation of a model that may not have come to rest.
 
     Attributes:
-        simulate: The states at some times after another state and time, shape (times, states).
-        near: What counts as the same state.
-        names: Of the states.
-        y: The last state that was looked at.
+        simulate: Returns the states at some times after another state and time, shape (times, states).
+        near: Measures distances from a steady state.
+        names: The names of the states.
+        y: The last state that was examined.
         t: Its time.
         step: The mean step that the simulation took.
-        culprit: The number of the state that moves most, or that failed.
+        culprit: The index of the state that changes most, or that failed.
     """
 
     simulate: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -161,8 +161,10 @@ def _search(
     rtol, atol = getattr(method, "rtol", 1e-8), jnp.asarray(absolute(getattr(method, "atol", 1e-12), model, states))
 
     def slope(model: AbstractModel, y: jax.Array) -> jax.Array:
-        moved = regular(model.vector_field)(jnp.asarray(t0, float), unravel(y))
-        return ravel_pytree(jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, start))[0]
+        dydt = regular(model.vector_field)(jnp.asarray(t0, float), unravel(y))
+        return ravel_pytree(
+            jax.tree.map(lambda derivative, leaf: jnp.broadcast_to(derivative, leaf.shape), dydt, start)
+        )[0]
 
     still, begin = jax.lax.stop_gradient((model, y0))
 
@@ -176,72 +178,76 @@ def _search(
     solution = simulated(jnp.asarray(t0 + times), begin, t0)
     passed = jax.vmap(lambda y: ravel_pytree(y)[0])(solution.states)
     near = _Near(lambda y: slope(still, y), rtol, atol)
-    place, comes = near.place(passed)
-    y = jnp.where(comes, passed[place], begin)
+    index, comes = near.first_settled(passed)
+    y = jnp.where(comes, passed[index], begin)
     linear = near.linear(y)
     for _ in range(POLISH):
         y = y - linear.solve(slope(still, y))
         linear = near.linear(y)
-    found = comes & (near.size(linear.solve(slope(still, y)), y) < 1.0)
-    y = jnp.where(found, y, begin)
+    converged = comes & (near.size(linear.solve(slope(still, y)), y) < 1.0)
+    y = jnp.where(converged, y, begin)
     matrix = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), linear)
     for _ in range(2):  # the derivative of the equations, of first and second order
-        residual = slope(model, y) + linear.held(y - y0 - jax.lax.stop_gradient(y - y0))
-        y = jnp.where(found, y - matrix.solve(residual), y)
+        residual = slope(model, y) + linear.drift(y - y0 - jax.lax.stop_gradient(y - y0))
+        y = jnp.where(converged, y - matrix.solve(residual), y)
     broke = (solution.result != RESULTS.successful) & (solution.result != RESULTS.max_steps_reached)
-    result = RESULTS.where(found, RESULTS.successful, RESULTS.not_at_rest)  # type: ignore  # items are inherited
+    result = RESULTS.where(converged, RESULTS.successful, RESULTS.not_at_rest)  # type: ignore  # items are inherited
     result = RESULTS.where(~comes & broke, solution.result, result)
-    (y,) = lost((jnp.where(found, y, jnp.nan)[None],), ~found[None], eqx.filter((model, y0), eqx.is_inexact_array))
-    last = t0 + jnp.where(comes, times[place], solution.stats["last_time"] - t0)
+    (y,) = lost(
+        (jnp.where(converged, y, jnp.nan)[None],), ~converged[None], eqx.filter((model, y0), eqx.is_inexact_array)
+    )
+    last = t0 + jnp.where(comes, times[index], solution.stats["last_time"] - t0)
 
-    whole = jnp.concatenate([begin[None], passed])
-    reached = jnp.sum(jnp.isfinite(whole).all(axis=1)) - 1
-    moved = jnp.abs(whole[reached] - whole[jnp.maximum(reached - 1, 0)]) / near.scale(whole[reached])
+    visited = jnp.concatenate([begin[None], passed])
+    reached = jnp.sum(jnp.isfinite(visited).all(axis=1)) - 1
+    changes = jnp.abs(visited[reached] - visited[jnp.maximum(reached - 1, 0)]) / near.scale(visited[reached])
     course = _Course(
         after,
         near,
         states,
-        whole[reached],
+        visited[reached],
         jnp.asarray(t0 + jnp.append(0.0, times)[reached]),
         (solution.stats["last_time"] - t0) / jnp.maximum(solution.stats["steps"], 1),
-        jnp.where(broke, solution.stats["culprit"], place_of_greatest(moved)),
+        jnp.where(broke, solution.stats["culprit"], place_of_greatest(changes)),
     )
     return Equilibrium(unravel(y[0]), result, last, nan), course
 
 
-def _explained(found: Equilibrium, course: _Course) -> Equilibrium:
-    """Tell a model that oscillates from one that has not come to rest yet."""
-    asks = found.result == RESULTS.not_at_rest
+def _explained(equilibrium: Equilibrium, course: _Course) -> Equilibrium:
+    """Distinguish a model that oscillates from one that has not come to rest yet."""
+    unsettled = equilibrium.result == RESULTS.not_at_rest
 
     def look(y: jax.Array) -> jax.Array:
         first = jnp.linspace(0.0, FEW, SAMPLES + 1)
-        away = course.step * jnp.concatenate([first, jnp.linspace(FEW, MANY, SAMPLES + 1)[1:]])
-        passed = course.simulate(course.t + jnp.where(asks, away, jnp.inf), y, course.t)
+        elapsed = course.step * jnp.concatenate([first, jnp.linspace(FEW, MANY, SAMPLES + 1)[1:]])
+        passed = course.simulate(course.t + jnp.where(unsettled, elapsed, jnp.inf), y, course.t)
         least = SETTLED * course.near.scale(jnp.max(jnp.abs(passed), axis=0))
-        short, long = (period_of(away[:end], passed[:end], least) for end in (SAMPLES + 1, away.size))
+        short, long = (period_of(elapsed[:end], passed[:end], least) for end in (SAMPLES + 1, elapsed.size))
         return jnp.where(jnp.isfinite(short), short, long)
 
-    period = jax.lax.cond(eqxi.unvmap_any(asks), look, lambda _: jnp.full((), jnp.nan), course.y)
-    oscillates = asks & jnp.isfinite(period)
-    result = RESULTS.where(oscillates, RESULTS.oscillates, found.result)
-    return found._replace(result=result, period=jnp.where(asks, period, jnp.nan))
+    period = jax.lax.cond(eqxi.unvmap_any(unsettled), look, lambda _: jnp.full((), jnp.nan), course.y)
+    oscillates = unsettled & jnp.isfinite(period)
+    result = RESULTS.where(oscillates, RESULTS.oscillates, equilibrium.result)
+    return equilibrium._replace(result=result, period=jnp.where(unsettled, period, jnp.nan))
 
 
-def _thrown(found: Equilibrium, course: _Course) -> Equilibrium:
-    failed = concrete(found.result != RESULTS.successful)
+def _raise_if_failed(equilibrium: Equilibrium, course: _Course) -> Equilibrium:
+    failed = concrete(equilibrium.result != RESULTS.successful)
     if failed is None:
-        return found._replace(state=found.result.error_if(found.state, found.result != RESULTS.successful))
+        return equilibrium._replace(
+            state=equilibrium.result.error_if(equilibrium.state, equilibrium.result != RESULTS.successful)
+        )
     if failed:
-        period = "" if np.isnan(found.period) else f", with a period of about {float(found.period):.3g}"
+        period = "" if np.isnan(equilibrium.period) else f", with a period of about {float(equilibrium.period):.3g}"
         raise RuntimeError(
             f"No steady state was found: state `{course.names[int(course.culprit)]}` was still moving at time "
-            f"{float(found.time):g}{period}. {RESULTS[found.result]}"
+            f"{float(equilibrium.time):g}{period}. {RESULTS[equilibrium.result]}"
         )
-    return found
+    return equilibrium
 
 
 class _Linear(NamedTuple):
-    """The Jacobian at a steady state, made regular by what is conserved.
+    """The Jacobian at a steady state, made regular by the conserved quantities.
 
     Attributes:
         inverse: The inverse of J + L'L.
@@ -252,11 +258,11 @@ class _Linear(NamedTuple):
     conserved: jax.Array
 
     def solve(self, residual: jax.Array) -> jax.Array:
-        """Return the change of state that a residual asks for."""
+        """Return the change of state that removes a residual."""
         return self.inverse @ residual
 
-    def held(self, change: jax.Array) -> jax.Array:
-        """Return the residual of what is conserved."""
+    def drift(self, change: jax.Array) -> jax.Array:
+        """Return the residual of the conserved quantities."""
         return self.conserved @ change
 
 
@@ -276,19 +282,19 @@ class _Near(NamedTuple):
         return jnp.where(jnp.isfinite(size), size, jnp.inf)
 
     def linear(self, y: jax.Array) -> _Linear:
-        """Return the linear system at a state; rows of L span what no direction of the state changes."""
+        """Return the linear system at a state; the rows of L span the conserved quantities."""
         jacobian = jax.jacfwd(self.slope)(y)
         jacobian = jnp.where(jnp.isfinite(jacobian).all(), jacobian, jnp.eye(y.size))
         scale = jnp.abs(y) + self.atol / self.rtol
         left, sizes, _ = jnp.linalg.svd(jacobian * scale / scale[:, None], full_matrices=True)
-        none = sizes <= 10 * y.size * jnp.finfo(y.dtype).eps * sizes[0]
-        rows = jnp.where(none[:, None], left.T, 0.0) / scale  # in the units of the state
+        vanishing = sizes <= 10 * y.size * jnp.finfo(y.dtype).eps * sizes[0]
+        rows = jnp.where(vanishing[:, None], left.T, 0.0) / scale  # in the units of the state
         conserved = (jnp.where(sizes[0] > 0, sizes[0], 1.0) * scale[:, None]) * (left @ rows)
         return _Linear(jnp.linalg.inv(jacobian + conserved), conserved)
 
-    def place(self, passed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return which of the states passed is the first that has settled, and whether there is one."""
+    def first_settled(self, passed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the index of the first of the states that has settled, and whether there is one."""
         distance = jax.lax.map(lambda y: self.size(self.linear(y).solve(self.slope(y)), y), passed)
-        moved = jax.vmap(self.size)(passed[1:] - passed[:-1], passed[:-1])
-        settled = (distance[:-1] < SETTLED) & (moved < SETTLED)
+        changes = jax.vmap(self.size)(passed[1:] - passed[:-1], passed[:-1])
+        settled = (distance[:-1] < SETTLED) & (changes < SETTLED)
         return first_true(settled), settled.any()

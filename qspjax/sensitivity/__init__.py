@@ -1,4 +1,4 @@
-"""Which inputs matter: derivatives at a point (`local`), and what happens over whole ranges (`sobol`, `morris`, ...).
+"""Which inputs matter: derivatives at a point (`local`), and effects over whole ranges (`sobol`, `morris`, ...).
 
 Example:
     >>> import jax, qspjax as qsp

@@ -1,4 +1,4 @@
-"""The inputs of a global analysis: by name, what they may be."""
+"""The inputs of a global analysis: distributions or bounds by name."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     import pandas
 
 Function: TypeAlias = Callable[[np.ndarray], ArrayLike]
-"""From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs)."""
+"""A function from inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs)."""
 
 
 class Inputs:
-    """Inputs by name: distributions, or bounds of a uniform one.
+    """Inputs by name: distributions, or bounds of uniform ones.
 
-    With a correlation they are those of correlated standard normal numbers, z = L z' with independent z'. An index of
-    variance then is that of z': what an input adds to those before it in the order of the names.
+    With a correlation, they follow from correlated standard normal numbers, z = L z' with independent z'. An index of
+    variance is then that of z': what an input adds to those before it, in the order of the names.
 
     Reference: Mara and Tarantola, Reliab Eng Syst Saf 2012;107:115, doi:10.1016/j.ress.2011.08.008.
 
     Args:
         inputs: By name, a distribution or a pair of bounds.
         typical: By name, typical values, for distributions that leave their location to the model.
-        correlation: Of the normal numbers, shape (inputs, inputs); None for independent inputs.
+        correlation: That of the normal numbers, shape (inputs, inputs); None for independent inputs.
 
     Raises:
         ValueError: If bounds are not increasing, there is no input, or the correlation is not positive definite.
@@ -47,26 +47,26 @@ class Inputs:
         typical: Mapping[str, Numeric] | None = None,
         correlation: ArrayInput | None = None,
     ) -> None:
-        """Check them."""
+        """Check the inputs."""
         check_instance("inputs", inputs, Mapping, "a mapping of names to distributions or bounds")
         if not inputs:
             refuse("inputs", "have at least one input", "empty")
         self._each, self._typical = dict(inputs), dict(typical or {})
-        for name, one in inputs.items():
-            if callable(getattr(one, "from_normal", None)):  # a distribution, or categories
+        for name, value in inputs.items():
+            if callable(getattr(value, "from_normal", None)):  # a distribution, or categories
                 continue
-            if not isinstance(one, (tuple, list)) or len(one) != 2:
-                refuse(f'inputs["{name}"]', "be a distribution or a pair of bounds", one)
-            for edge in one:
+            if not isinstance(value, (tuple, list)) or len(value) != 2:
+                refuse(f'inputs["{name}"]', "be a distribution or a pair of bounds", value)
+            for edge in value:
                 check_number(f'inputs["{name}"]', edge)
-            if not one[0] < one[1]:
-                refuse(f'inputs["{name}"]', "be bounds in increasing order", tuple(one))
+            if not value[0] < value[1]:
+                refuse(f'inputs["{name}"]', "be bounds in increasing order", tuple(value))
 
         self._factor = None if correlation is None else _factor(correlation, len(self._each))
 
     @classmethod
     def of(cls, population: Any) -> "Inputs":
-        """Return what varies between the patients of a population, with its correlation.
+        """Return the inputs that vary between the patients of a population, with their correlation.
 
         Args:
             population: A `Population`; `OfModel.of` simulates its patients.
@@ -87,7 +87,7 @@ class Inputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the inputs."""
         return tuple(self._each)
 
     def from_unit(self, u: np.ndarray) -> np.ndarray:
@@ -99,11 +99,11 @@ class Inputs:
             z = z @ self._factor.T
             u = ndtr(z)
         columns = []
-        for k, (name, one) in enumerate(self._each.items()):
-            if isinstance(one, (tuple, list)):
-                columns.append(one[0] + (one[1] - one[0]) * u[:, k])
+        for k, (name, distribution) in enumerate(self._each.items()):
+            if isinstance(distribution, (tuple, list)):
+                columns.append(distribution[0] + (distribution[1] - distribution[0]) * u[:, k])
             else:
-                columns.append(np.asarray(one.from_normal(z[:, k], self._typical.get(name)), float))
+                columns.append(np.asarray(distribution.from_normal(z[:, k], self._typical.get(name)), float))
         return np.stack(columns, axis=1)
 
 
@@ -135,8 +135,8 @@ def by_input(names: tuple[str, ...], **columns: np.ndarray) -> "pandas.DataFrame
     """Return a table with one row per input and output, from arrays of shape (inputs, outputs)."""
     pandas = require("pandas", extra="data")
     outputs = next(iter(columns.values())).shape[1]
-    places = {"input": np.repeat(names, outputs), "output": np.tile(np.arange(outputs), len(names))}
-    return pandas.DataFrame(places | {name: values.ravel() for name, values in columns.items()})
+    labels = {"input": np.repeat(names, outputs), "output": np.tile(np.arange(outputs), len(names))}
+    return pandas.DataFrame(labels | {name: values.ravel() for name, values in columns.items()})
 
 
 def without_failures(*parts: np.ndarray) -> np.ndarray:

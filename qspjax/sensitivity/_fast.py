@@ -50,13 +50,13 @@ def efast(function: Function, inputs: Inputs, *, key: Key, samples: int = 1025, 
 
     Args:
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
-        inputs: What varies.
+        inputs: The inputs that vary.
         samples: Points on the curve of each input, more than 4 `harmonics`^2.
-        harmonics: Harmonics of the frequency of an input that count as its own.
+        harmonics: Number of harmonics of the frequency of an input that are attributed to it.
         key: `jax.random.key(seed)`.
 
     Raises:
-        ValueError: If there are too few samples, or an evaluation fails (a curve cannot do without one).
+        ValueError: If there are too few samples, or an evaluation fails (a curve needs all of them).
 
     Reference: Saltelli, Tarantola and Chan, Technometrics 1999;41:39, doi:10.1080/00401706.1999.10485594.
 
@@ -85,13 +85,13 @@ def efast(function: Function, inputs: Inputs, *, key: Key, samples: int = 1025, 
     return fast_of(values.reshape(count, samples, -1), highest, harmonics, inputs.names)
 
 
-def _others(most: int, count: int) -> np.ndarray:
-    """Return frequencies of the inputs that wait."""
+def _others(largest: int, count: int) -> np.ndarray:
+    """Return the frequencies of the other inputs."""
     if count == 0:
         return np.zeros(0, int)
-    if most >= count:
-        return np.floor(np.linspace(1, most, count)).astype(int)
-    return np.arange(count) % max(most, 1) + 1
+    if largest >= count:
+        return np.floor(np.linspace(1, largest, count)).astype(int)
+    return np.arange(count) % max(largest, 1) + 1
 
 
 def fast_of(values: np.ndarray, highest: int, harmonics: int, names: tuple[str, ...]) -> Fast:
@@ -99,6 +99,6 @@ def fast_of(values: np.ndarray, highest: int, harmonics: int, names: tuple[str, 
     spectrum = np.abs(np.fft.rfft(values, axis=1))[:, 1 : (values.shape[1] + 1) // 2] ** 2
     variance = spectrum.sum(axis=1)
     safe = np.where(variance > 0, variance, np.nan)
-    own = spectrum[:, np.arange(1, harmonics + 1) * highest - 1].sum(axis=1)
-    rest = spectrum[:, : highest // 2].sum(axis=1)
-    return Fast(names, own / safe, 1.0 - rest / safe)
+    main = spectrum[:, np.arange(1, harmonics + 1) * highest - 1].sum(axis=1)
+    complement = spectrum[:, : highest // 2].sum(axis=1)
+    return Fast(names, main / safe, 1.0 - complement / safe)

@@ -36,8 +36,8 @@ class Local:
         ts: The times, or None for endpoints.
         values: The outputs, shape (outputs, times) or (outputs,).
         derivatives: Their derivatives, shape (parameters, outputs, times) or (parameters, outputs).
-        log_derivatives: d ln output / d ln parameter: the percentage by which an output changes for one of a parameter;
-            NaN where the output is 0.
+        log_derivatives: d ln output / d ln parameter: the percentage by which an output changes for one percent of a
+            parameter; NaN where the output is 0.
 
     Example:
         >>> import qspjax as qsp
@@ -91,7 +91,7 @@ def local(
     method: AbstractMethod | None = None,
     adjoint: bool | None = None,
 ) -> Local:
-    """Return sensitivities at a point, exact for what is computed.
+    """Return sensitivities at a point: exact derivatives of the computed solution.
 
     $$ \\partial z / \\partial \\theta, \\quad \\partial \\ln z / \\partial \\ln \\theta $$
 
@@ -102,11 +102,11 @@ def local(
         names: The parameters.
         outputs: Names of observed values, for sensitivities over time; or endpoints by name, functions of the solution.
         method: How to solve.
-        adjoint: Whether to use the adjoint (one solve a number of the output) instead of forward sensitivities (one a
-            parameter); by default whichever needs fewer.
+        adjoint: Whether to use the adjoint (one solve per number of the output) instead of forward sensitivities (one
+            per parameter); by default whichever needs fewer.
 
     Raises:
-        ValueError: If a name is not known.
+        ValueError: If a name is unknown.
         RuntimeError: If the solve fails.
 
     Example:
@@ -120,7 +120,7 @@ def local(
     check_instance("model", model, AbstractModel, "a model")
     names = check_names("names", names)
     theta = jnp.asarray([at(model, name).get() for name in names], float)
-    wanted = tuple(outputs)
+    output_names = tuple(outputs)
     functions = tuple(outputs.values()) if isinstance(outputs, dict) else ()
     over_time = not isinstance(outputs, dict)
 
@@ -128,26 +128,26 @@ def local(
         patient = model
         for k, name in enumerate(names):
             patient = at(patient, name).set(theta[k])
-        save = list(wanted) if over_time else None
+        save = list(output_names) if over_time else None
         solution = simulate(patient, regimen, ts, save=save, method=method, throw=False)
         if over_time:
-            return jnp.stack([solution.observed[name] for name in wanted]), solution
+            return jnp.stack([solution.observed[name] for name in output_names]), solution
 
-        def each(one: Solution) -> jax.Array:
-            return jnp.stack([jnp.asarray(function(one), float) for function in functions])
+        def each(solved: Solution) -> jax.Array:
+            return jnp.stack([jnp.asarray(function(solved), float) for function in functions])
 
         return together(each, solution), solution
 
-    found, solution = eqx.filter_jit(values)(theta)
+    result, solution = eqx.filter_jit(values)(theta)
     for failure in solution.failures():
         raise RuntimeError(
             f"The simulation failed at time {failure.time:g}, in state `{failure.state}`. {failure.reason}"
         )
-    backwards = found.size < len(names) if adjoint is None else adjoint
+    backwards = result.size < len(names) if adjoint is None else adjoint
     slope = (jax.jacrev if backwards else jax.jacfwd)(lambda theta: values(theta)[0])
     derivatives = np.moveaxis(np.asarray(eqx.filter_jit(slope)(theta)), -1, 0)
-    whole = np.asarray(found)
-    scale = np.asarray(theta).reshape(-1, *[1] * whole.ndim)
+    computed = np.asarray(result)
+    scale = np.asarray(theta).reshape(-1, *[1] * computed.ndim)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(whole == 0, np.nan, derivatives * scale / whole)
-    return Local(names, wanted, np.asarray(ts, float) if over_time else None, whole, derivatives, logs)
+        logs = np.where(computed == 0, np.nan, derivatives * scale / computed)
+    return Local(names, output_names, np.asarray(ts, float) if over_time else None, computed, derivatives, logs)

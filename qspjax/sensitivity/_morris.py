@@ -26,7 +26,7 @@ class Morris:
         names: The inputs.
         mu: Their mean.
         mu_star: The mean of their absolute values: how much the input matters.
-        sigma: Their standard deviation: how much that depends on where, and on other inputs.
+        sigma: Their standard deviation: how much the effect depends on the point, and on other inputs.
         failed: Trajectories that were left out because an evaluation failed.
 
     Example:
@@ -57,9 +57,9 @@ def morris(function: Function, inputs: Inputs, *, key: Key, trajectories: int = 
 
     Args:
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
-        inputs: What varies.
-        trajectories: Random paths through the grid, each with one step an input.
-        levels: Points of the grid in each direction, even.
+        inputs: The inputs that vary.
+        trajectories: Number of random paths through the grid, each with one step per input.
+        levels: Number of points of the grid in each direction, even.
         key: `jax.random.key(seed)`.
 
     Raises:
@@ -86,7 +86,7 @@ def morris(function: Function, inputs: Inputs, *, key: Key, trajectories: int = 
 
 
 def paths(count: int, trajectories: int, levels: int, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return paths on the unit cube (paths, inputs + 1, inputs), which input each step moves, and how far."""
+    """Return paths on the unit cube (paths, inputs + 1, inputs), the input that each step changes, and by how much."""
     rng = generator(key)
     jump = levels / (2 * (levels - 1))
     start = rng.integers(0, levels, (trajectories, count)) / (levels - 1)
@@ -94,8 +94,8 @@ def paths(count: int, trajectories: int, levels: int, key: Key) -> tuple[np.ndar
     order = np.argsort(rng.random((trajectories, count)), axis=1)
     unit = np.repeat(start[:, None], count + 1, axis=1)
     for path in range(trajectories):
-        for step, moved in enumerate(order[path]):
-            unit[path, step + 1 :, moved] += delta[path, moved]
+        for step, changed in enumerate(order[path]):
+            unit[path, step + 1 :, changed] += delta[path, changed]
     return np.clip(unit, 0.0, 1.0), order, delta
 
 
@@ -105,13 +105,13 @@ def morris_of(values: np.ndarray, order: np.ndarray, delta: np.ndarray, names: t
     Raises:
         ValueError: If no path succeeds.
     """
-    fine = without_failures(values)
-    if not fine.any():
-        raise ValueError(f"At least one trajectory must succeed, but none of {fine.size} does.")
+    succeeded = without_failures(values)
+    if not succeeded.any():
+        raise ValueError(f"At least one trajectory must succeed, but none of {succeeded.size} does.")
     steps = np.diff(values, axis=1)
     effects = np.empty_like(steps)
-    for path, moved in enumerate(order):
-        effects[path, moved] = steps[path] / delta[path, moved][:, None]
-    kept = effects[fine]
-    spread = kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(kept.shape[1:], np.nan)
-    return Morris(names, kept.mean(axis=0), np.abs(kept).mean(axis=0), spread, int((~fine).sum()))
+    for path, changed in enumerate(order):
+        effects[path, changed] = steps[path] / delta[path, changed][:, None]
+    finite = effects[succeeded]
+    spread = finite.std(axis=0, ddof=1) if len(finite) > 1 else np.full(finite.shape[1:], np.nan)
+    return Morris(names, finite.mean(axis=0), np.abs(finite).mean(axis=0), spread, int((~succeeded).sum()))

@@ -1,4 +1,4 @@
-"""Partial rank correlation: whether an output goes up or down with an input, all others taken out.
+"""Partial rank correlation: whether an output rises or falls with an input, adjusted for all others.
 
 Reference: Marino et al., J Theor Biol 2008;254:178, doi:10.1016/j.jtbi.2008.04.011.
 """
@@ -25,7 +25,7 @@ class Ranks:
     Attributes:
         names: The inputs.
         coefficients: Between -1 and 1; 0 where the other inputs leave nothing of the output, or of the input.
-        p_values: How probable one so far from 0 is by chance.
+        p_values: The probability that a coefficient is as far from 0 by chance.
         failed: Samples that were left out because an evaluation failed.
 
     Example:
@@ -55,9 +55,9 @@ def prcc(function: Function, inputs: Inputs, *, key: Key, samples: int = 1000) -
 
     Args:
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs).
-        inputs: What varies.
+        inputs: The inputs that vary.
         key: `jax.random.key(seed)`.
-        samples: How many.
+        samples: Number of samples.
 
     Raises:
         ValueError: If there are not enough samples for the inputs.
@@ -86,16 +86,16 @@ def ranks_of(points: np.ndarray, values: np.ndarray, names: tuple[str, ...]) -> 
     """
     from scipy.stats import rankdata, t
 
-    fine = without_failures(values)
-    count, size = len(names), int(fine.sum())
+    succeeded = without_failures(values)
+    count, size = len(names), int(succeeded.sum())
     if size < count + 3:
-        raise ValueError(f"At least {count + 3} evaluations must succeed, but {size} of {fine.size} do.")
-    inputs, outputs = _centred(rankdata(points[fine], axis=0)), _centred(rankdata(values[fine], axis=0))
-    found = np.stack([_partial(inputs[:, k], np.delete(inputs, k, axis=1), outputs) for k in range(count)])
+        raise ValueError(f"At least {count + 3} evaluations must succeed, but {size} of {succeeded.size} do.")
+    inputs, outputs = _centred(rankdata(points[succeeded], axis=0)), _centred(rankdata(values[succeeded], axis=0))
+    coefficients = np.stack([_partial(inputs[:, k], np.delete(inputs, k, axis=1), outputs) for k in range(count)])
     freedom = size - 1 - count
     with np.errstate(divide="ignore"):
-        statistic = found * np.sqrt(freedom / np.maximum(1 - found**2, 0.0))
-    return Ranks(names, found, 2 * t.sf(np.abs(statistic), freedom), int((~fine).sum()))
+        statistic = coefficients * np.sqrt(freedom / np.maximum(1 - coefficients**2, 0.0))
+    return Ranks(names, coefficients, 2 * t.sf(np.abs(statistic), freedom), int((~succeeded).sum()))
 
 
 def _centred(ranks: np.ndarray) -> np.ndarray:
@@ -103,13 +103,13 @@ def _centred(ranks: np.ndarray) -> np.ndarray:
 
 
 def _partial(column: np.ndarray, others: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Return the correlation of what the other inputs leave of an input, and of each output: 0 if they leave nothing.
+    """Return the correlation of what the other inputs leave of an input and of each output; 0 if they leave nothing.
 
-    Residuals, not the inverse of the correlation matrix, which is singular where an output follows one input alone.
+    It uses residuals, as the correlation matrix is singular if an output depends on one input alone.
     """
     both = np.column_stack([column, outputs])
-    left = both - others @ np.linalg.lstsq(others, both, rcond=None)[0]
-    left[:, np.linalg.norm(left, axis=0) <= 1e-9 * np.linalg.norm(both, axis=0)] = 0.0
-    length = np.linalg.norm(left, axis=0)
+    residuals = both - others @ np.linalg.lstsq(others, both, rcond=None)[0]
+    residuals[:, np.linalg.norm(residuals, axis=0) <= 1e-9 * np.linalg.norm(both, axis=0)] = 0.0
+    length = np.linalg.norm(residuals, axis=0)
     scale = length[0] * length[1:]
-    return np.divide(left[:, 0] @ left[:, 1:], scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.divide(residuals[:, 0] @ residuals[:, 1:], scale, out=np.zeros_like(scale), where=scale > 0)

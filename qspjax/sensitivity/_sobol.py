@@ -79,11 +79,11 @@ def sobol(
     Args:
         function: From inputs of shape (samples, inputs) to outputs of shape (samples,) or (samples, outputs), such as
             an `OfModel`.
-        inputs: What varies.
+        inputs: The inputs that vary.
         key: `jax.random.key(seed)`.
         samples: N; a power of 2 keeps the sequence balanced.
-        level: The confidence.
-        resamples: Samples of the bootstrap.
+        level: The confidence level.
+        resamples: Number of bootstrap samples.
 
     Raises:
         ValueError: If `samples` is less than 2, or fewer than two evaluations succeed.
@@ -134,16 +134,16 @@ def sobol_of(
     from scipy.stats import norm
 
     parts = values.reshape(len(names) + 2, -1, values.shape[1])
-    fine = without_failures(*parts)
-    if fine.sum() < 2:
-        raise ValueError(f"At least two evaluations must succeed, but {fine.sum()} of {fine.size} do.")
-    parts = parts[:, fine]
+    succeeded = without_failures(*parts)
+    if succeeded.sum() < 2:
+        raise ValueError(f"At least two evaluations must succeed, but {succeeded.sum()} of {succeeded.size} do.")
+    parts = parts[:, succeeded]
     first, total, variance = _indices(parts)
     rng = generator(key)
     drawn = [_indices(parts[:, rng.integers(0, parts.shape[1], parts.shape[1])])[:2] for _ in range(resamples)]
-    wide = norm.ppf(0.5 + level / 2)
-    first_error, total_error = (wide * np.std([pair[k] for pair in drawn], axis=0, ddof=1) for k in (0, 1))
-    return Sobol(names, first, total, first_error, total_error, variance, int((~fine).sum()))
+    quantile = norm.ppf(0.5 + level / 2)
+    first_error, total_error = (quantile * np.std([pair[k] for pair in drawn], axis=0, ddof=1) for k in (0, 1))
+    return Sobol(names, first, total, first_error, total_error, variance, int((~succeeded).sum()))
 
 
 def _indices(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

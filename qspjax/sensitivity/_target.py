@@ -1,4 +1,4 @@
-"""What a global analysis asks of a model: endpoints of a simulation, as a function of some of its parameters."""
+"""The function of a global analysis of a model: endpoints of a simulation, over some of its parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from qspjax.solve import AbstractMethod
 
 
 class OfModel:
-    """Numbers that follow from a simulation, for many values of some parameters: all simulated as one cohort.
+    """Endpoints of a simulation as a function of some parameters; all samples are simulated as one cohort.
 
     Args:
         model: The typical patient.
@@ -76,7 +76,7 @@ class OfModel:
         method: AbstractMethod | None = None,
         executor: AbstractExecutor | None = None,
     ) -> "OfModel":
-        """Return the outputs of the patients of a population, as a function of what varies: `Inputs.of(population)`.
+        """Return the outputs of the patients of a population, as a function of `Inputs.of(population)`.
 
         Args:
             population: A `Population`, with its covariates, effects and formulas; amounts may depend on covariates.
@@ -99,9 +99,9 @@ class OfModel:
             >>> prcc(function, Inputs.of(population), samples=64, key=jax.random.key(0)).coefficients[:, 0].round(3)
             array([ 0., -1.])
         """
-        found = cls(population.model, regimen, ts, (), outputs, method=method, executor=executor)
-        found.names, found._population = tuple(population.inputs()[0]), population
-        return found
+        target = cls(population.model, regimen, ts, (), outputs, method=method, executor=executor)
+        target.names, target._population = tuple(population.inputs()[0]), population
+        return target
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class OfModel:
         return tuple(self._outputs)
 
     def _reduce(self, solution: Solution) -> dict[str, PyTree]:
-        return together(lambda one: {name: function(one) for name, function in self._outputs.items()}, solution)
+        return together(lambda patient: {name: function(patient) for name, function in self._outputs.items()}, solution)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the outputs, shape (samples, outputs); NaN for a patient that failed."""
