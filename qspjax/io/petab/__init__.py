@@ -1,4 +1,4 @@
-"""PEtab: calibration problems, a model in SBML with tables of measurements, conditions, observables, parameters."""
+"""PEtab: calibration problems as a model in SBML with tables of measurements, conditions, observables, parameters."""
 
 from qspjax.io.petab._lint import lint as lint
 from qspjax.io.petab._read import read_petab as read_petab

@@ -1,4 +1,4 @@
-"""What the standard asks of the tables of a problem: ids, scopes of names, numbers; each with its line and column."""
+"""Requirements of the standard on the tables of a problem: ids, scopes of names, numbers; with line and column."""
 
 import math
 import re
@@ -12,25 +12,25 @@ from qspjax.models.network import Definition
 _ID = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PRIOR_SPREAD = {"normal": 1, "laplace": 1, "lognormal": 1, "loglaplace": 1, "cauchy": 1, "rayleigh": 0}
 _PRIOR_SPREAD |= {"exponential": 0, "chisquare": 0, "gamma": 1}
-"""Which number of a prior must be positive, by its name."""
+"""The index of the number of a prior that must be positive, by its name."""
 
 
 def check_ids(
     rows: Sequence[Row], column: str, issues: TableIssues, *, model_ids: Collection[str] = (), unique: bool = True
 ) -> None:
-    """Add issues of ids that are none, or are given twice; `model_ids` may have a dot."""
+    """Add issues of ids that are invalid or repeated; `model_ids` may have a dot."""
     first: dict[str, int] = {}
     for row in rows:
         id = row.get(column)
         if _ID.fullmatch(id) is None and id not in model_ids:
             issues.add(row, column, f"must be an id (letters, digits and _), but is {id or 'empty'}.")
         elif unique and id in first:
-            issues.add(row, column, f"must be there once, but {id} is there in line {first[id]} too.")
+            issues.add(row, column, f"must occur once, but {id} is in line {first[id]} too.")
         first.setdefault(id, row.line)
 
 
 def check_numbers(tables: Tables, issues: TableIssues) -> None:
-    """Add issues of measurements and bounds that are no numbers one can fit."""
+    """Add issues of times and measurements that are not numbers that can be fitted."""
     for _, row in tables.measurements:
         time, value = issues.number(row, "time"), issues.number(row, "measurement")
         if row.get("time") == "" or time == -math.inf:
@@ -45,7 +45,7 @@ def check_numbers(tables: Tables, issues: TableIssues) -> None:
 
 
 def check_names(tables: Tables, issues: TableIssues) -> None:
-    """Add issues of names that mean nothing, that mean two things, or that no table may say anything about."""
+    """Add issues of names that are unknown or ambiguous, or that tables must not set."""
     definition = tables.network.definition
     entities = frozenset(definition.ids())
     parameters = frozenset(row.get("parameterId") for row in tables.parameters)
@@ -53,7 +53,7 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
     outputs = tables.observables
     for id, observable in outputs.items():
         if id in entities:
-            issues.add(observable.row, "observableId", f"must be an id of its own, but {_what(id, definition)}.")
+            issues.add(observable.row, "observableId", f"must be an id of its own, but {_described(id, definition)}.")
         if id in parameters:
             issues.add(observable.row, "observableId", f"must be an id of its own, but {id} is a parameter too.")
     known = entities | parameters | targets | outputs.keys()
@@ -63,8 +63,10 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
         names = symbols(formula) if isinstance(formula, Expression) else frozenset()
         used.update(names)
         for name in sorted(names - set(allowed)):
-            what = _what(name, definition) if name in entities else f"{name} is none{local_hint(name, definition)}"
-            issues.add(row, column, f"{must}, but {what}.")
+            actual = (
+                _described(name, definition) if name in entities else f"{name} is none{local_hint(name, definition)}"
+            )
+            issues.add(row, column, f"{must}, but {actual}.")
 
     must = "must use ids of the model and of the tables"
     for id, observable in outputs.items():
@@ -90,7 +92,7 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
         inner = "must use ids of the table of parameters at the start of an experiment" if target.first else must
         check(target.row, target.value_column, target.formula, allowed, inner)
         if target.id in definition.assignments:
-            issues.add(target.row, target.column, f"must be what no rule determines, but {target.id} is.")
+            issues.add(target.row, target.column, f"must not be determined by a rule, but {target.id} is.")
         elif target.id in parameters:
             issues.add(target.row, target.column, f"must not be in the table of parameters too, but {target.id} is.")
         elif target.id not in settable and target.id not in used:
@@ -106,7 +108,7 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
 
 
 def _check_others(observable: Observable, id: str, outputs: dict[str, Observable], issues: TableIssues) -> None:
-    """Add an issue where a formula uses another observable that has placeholders: no measurement gives their values."""
+    """Add an issue if a formula uses another observable that has placeholders: no measurement gives their values."""
     for column, formula in (("observableFormula", observable.formula), ("noiseFormula", observable.noise)):
         names = symbols(formula) if isinstance(formula, Expression) else frozenset()
         for name in sorted(names & outputs.keys() - {id}):
@@ -114,7 +116,9 @@ def _check_others(observable: Observable, id: str, outputs: dict[str, Observable
                 issues.add(observable.row, column, f"must not use an observable with placeholders, but uses {name}.")
         if "prediction" in names:
             issues.add(
-                observable.row, column, "not supported: the name prediction, which stands for what an observable is."
+                observable.row,
+                column,
+                "not supported: the name prediction, which stands for the value of an observable.",
             )
     if not isinstance(observable.noise, Expression) and not 0 < observable.noise < math.inf:
         issues.add(observable.row, "noiseFormula", f"must be positive, but is {observable.noise:g}.")
@@ -128,16 +132,16 @@ def _check_parameters(tables: Tables, used: Collection[str], issues: TableIssues
             issues.add(row, "parameterId", "must not be time, which means the time.")
         elif id in definition.ids():
             if id not in definition.parameters:
-                issues.add(row, "parameterId", f"must be a parameter, but {_what(id, definition)}.")
+                issues.add(row, "parameterId", f"must be a parameter, but {_described(id, definition)}.")
             elif id in definition.assignments or id in definition.rates:
-                issues.add(row, "parameterId", f"must be what no rule determines, but {id} is.")
+                issues.add(row, "parameterId", f"must not be determined by a rule, but {id} is.")
         elif id not in used:
             hint = local_hint(id, definition)
             issues.add(row, "parameterId", f"must be an id that the model or a table uses, but {id} is none{hint}.")
 
 
 def check_prior(row: Row, column: str, kind: str, parameters: Sequence[float], issues: TableIssues) -> bool:
-    """Whether the numbers of a prior make it one; add an issue if not."""
+    """Return whether the numbers of a prior are valid; add an issue if not."""
     message = ""
     if any(not math.isfinite(x) for x in parameters):
         message = "must be finite numbers"
@@ -146,19 +150,19 @@ def check_prior(row: Row, column: str, kind: str, parameters: Sequence[float], i
     elif kind == "loguniform" and parameters[0] <= 0:
         message = "must be positive"
     elif kind in _PRIOR_SPREAD and not parameters[_PRIOR_SPREAD[kind]] > 0:
-        message = f"must have a positive number in place {_PRIOR_SPREAD[kind] + 1}"
+        message = f"must have a positive number at position {_PRIOR_SPREAD[kind] + 1}"
     if message:
         issues.add(row, column, f"{message}, but is {row.get(column)}.")
     return not message
 
 
 def local_hint(id: str, definition: Definition) -> str:
-    """Return how a parameter of one reaction alone is called, where its last part is what was meant."""
+    """Return a hint to the parameters of single reactions whose names end in an id."""
     names = [name for name in definition.parameters if name.endswith(f".{id}")] if id else []
     return "" if not names else f"; parameters of one reaction alone are called {' and '.join(names)}"
 
 
-def _what(id: str, definition: Definition) -> str:
+def _described(id: str, definition: Definition) -> str:
     tables = {"species": definition.species, "compartment": definition.compartments, "reaction": definition.reactions}
     kind = next((kind for kind, table in tables.items() if id in table), "parameter")
     return f"{id} is a {kind} of the model"

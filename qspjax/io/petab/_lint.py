@@ -1,4 +1,4 @@
-"""The checks of the package petab: what the standard asks beyond what a fit needs."""
+"""The checks of the package petab: requirements of the standard beyond those of a fit."""
 
 import logging
 import warnings

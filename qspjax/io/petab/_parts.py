@@ -1,4 +1,4 @@
-"""A PEtab problem of either version, in the same words."""
+"""A PEtab problem of either version, in a common form."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ Formula: TypeAlias = float | Expression
 
 @dataclasses.dataclass
 class Period:
-    """What an experiment sets from a time on; -inf is the equilibration before it."""
+    """The values that an experiment sets from a time on; -inf is the equilibration before it."""
 
     time: float
     targets: dict[str, Formula]
@@ -27,16 +27,16 @@ class Period:
 
 @dataclasses.dataclass
 class Tables:
-    """A problem of either version, in the same words.
+    """A problem of either version, in a common form.
 
     Attributes:
         network: The model.
         parameters: The rows of the table of parameters.
         observables: By id: formula, noise formula, scale of the measurement, distribution, placeholders of both.
-        experiments: By name, the periods.
+        experiments: The periods of each experiment by name.
         measurements: The rows of data, with the name of the experiment of each.
-        targets: What conditions set.
-        renamed: The ids in the model of ids of the tables that are others.
+        targets: The ids that conditions set.
+        renamed: The ids of the model, by ids of the tables that differ from them.
     """
 
     network: Network
@@ -48,18 +48,18 @@ class Tables:
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def in_model_ids(self, formula: Formula) -> Formula:
-        """Return a formula of the tables over ids of the model."""
+        """Return a formula of the tables in ids of the model."""
         return with_ids(formula, self.renamed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a condition sets.
+    """An id that a condition sets.
 
     Attributes:
-        id: What is set.
-        formula: To what; 0 where it stays as it is.
-        row: Where this stands.
+        id: The id.
+        formula: Its value; 0 if it is not changed.
+        row: The row of the table.
         column: The column of the id.
         value_column: The column of the formula.
         first: Whether it is set at the start of an experiment, where version 2 allows nothing but parameters.
@@ -97,12 +97,12 @@ def read_model(path: Path, name: str) -> Network:
     """Read the model of a problem."""
     file = path.parent / name
     if not file.is_file():
-        raise FileIssues([Issue(path.name, (), f"must name a model that is there, but {file} is no file.")])
+        raise FileIssues([Issue(path.name, (), f"must name a model that exists, but {file} is no file.")])
     return read_sbml(file)
 
 
 def noise_of(scale: str, distribution: str) -> tuple[float, AbstractResidualDistribution] | None:
-    """Return the base of the logarithm (0 for none) and the distribution that words of the tables mean."""
+    """Return the base of the logarithm (0 for none) and the distribution for words of the tables."""
     kind = plain_kind(distribution or "normal")
     if kind.startswith("log"):
         scale, kind = "log", kind.removeprefix("log")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scipy.stats.distributions import rv_frozen
 
 LogDensity: TypeAlias = Callable[..., Array]
-"""The log density at a value, by that and the parameters of the distribution."""
+"""The log density, as a function of a value and the parameters of the distribution."""
 
 Quantile: TypeAlias = Callable[[Float[np.ndarray, " starts"]], Float[np.ndarray, " starts"]]
 """The values below which a start lies with given probabilities."""
@@ -69,7 +69,7 @@ DENSITIES: dict[str, tuple[int, LogDensity]] = {
 
 
 class PetabPrior(eqx.Module):
-    """A prior by its name and parameters, cut off at bounds where the standard says so.
+    """A prior by its name and parameters, truncated at bounds where the standard requires it.
 
     Attributes:
         kind: Its name in `DENSITIES`.
@@ -97,14 +97,14 @@ def log_mass(kind: str, parameters: Sequence[float], lower: float, upper: float)
 
 
 def quantile(kind: str, parameters: Sequence[float], lower: float, upper: float) -> Quantile:
-    """Return the quantile function of a prior that is cut off at bounds."""
+    """Return the quantile function of a prior that is truncated at bounds."""
     exact = _exact(kind, parameters)
     low, high = exact.cdf(lower), exact.cdf(upper)
     return lambda probability: exact.ppf(low + probability * (high - low))
 
 
 def _exact(kind: str, parameters: Sequence[float]) -> "rv_frozen":
-    """Return a prior as scipy has it."""
+    """Return a prior as a distribution of scipy."""
     from scipy import stats as exact
 
     a, b = (*parameters, 0.0)[:2]

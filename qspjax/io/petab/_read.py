@@ -39,7 +39,7 @@ from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Problem:
     """Read a calibration problem from the YAML file of a PEtab problem, version 1 or 2.
 
-    All conditions are simulated as one cohort. Nominal values are where the search starts, and the `reference` of the
+    All conditions are simulated as one cohort. Nominal values are the start of the search, and the `reference` of the
     problem.
 
     Args:
@@ -109,18 +109,18 @@ def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMet
 
 
 def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict[str, Free | float], dict[str, float]]:
-    found: dict[str, Free | float] = {}
+    parameters: dict[str, Free | float] = {}
     nominal: dict[str, float] = {}
     for row in tables.parameters:
         id, estimated = row.get("parameterId"), _ESTIMATED[version].get(row.get("estimate").lower())
         value = issues.number(row, "nominalValue")
         if estimated is None:
-            wanted = "1 or 0" if version == "1" else "true or false"
-            issues.add(row, "estimate", f"must be {wanted}, but is {row.get('estimate') or 'empty'}.")
+            expected = "1 or 0" if version == "1" else "true or false"
+            issues.add(row, "estimate", f"must be {expected}, but is {row.get('estimate') or 'empty'}.")
         if not estimated:
             if math.isnan(value):
                 issues.add(row, "nominalValue", "must be a number for a parameter that is not estimated, but is empty.")
-            found[id] = value
+            parameters[id] = value
             continue
         scale = row.get("parameterScale") if version == "1" else "lin"
         lower, upper = issues.number(row, "lowerBound", -math.inf), issues.number(row, "upperBound", math.inf)
@@ -151,7 +151,7 @@ def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict
             continue
         bounds = Bounds(lower, upper, transform)
         prior, scaled = _prior(row, issues, version, bounds)
-        found[id] = Free(
+        parameters[id] = Free(
             start,
             bounds=bounds[:2],
             transform=transform,
@@ -161,11 +161,11 @@ def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict
         )
         if math.isfinite(value):
             nominal[id] = value
-    return found, nominal
+    return parameters, nominal
 
 
 _ESTIMATED = {"1": {"1": True, "1.0": True, "0": False, "0.0": False}, "2": {"true": True, "false": False}}
-"""What says in each version whether a parameter is estimated."""
+"""The words of each version for whether a parameter is estimated."""
 
 
 class Bounds(NamedTuple):
@@ -176,13 +176,13 @@ class Bounds(NamedTuple):
     transform: AbstractTransform
 
     def on_scale(self, scaled: bool) -> tuple[float, float]:
-        """Return them, transformed or not."""
+        """Return the bounds, transformed if `scaled`."""
         forward = self.transform.forward if scaled else float
         return float(forward(self.lower)), float(forward(self.upper))
 
 
 def _prior(row: Row, issues: TableIssues, version: str, bounds: Bounds) -> tuple[PetabPrior | None, bool]:
-    """Return the prior of a parameter, and whether it is one of the transformed value."""
+    """Return the prior of a parameter, and whether it is that of the transformed value."""
     kinds, numbers = (
         ("objectivePriorType", "objectivePriorParameters")
         if version == "1"
@@ -197,7 +197,7 @@ def _prior(row: Row, issues: TableIssues, version: str, bounds: Bounds) -> tuple
 
 
 def _quantile(row: Row, issues: TableIssues, bounds: Bounds) -> Quantile | None:
-    """Return how starts are drawn, None where evenly between the bounds on the scale of the search."""
+    """Return the quantile function of starts, None if they are uniform on the scale of the search."""
     kind, parameters, scaled = _distribution(row, issues, "initializationPriorType", "initializationPriorParameters")
     if not kind or (kind == "uniform" and scaled and not parameters):
         return None
@@ -209,7 +209,7 @@ def _quantile(row: Row, issues: TableIssues, bounds: Bounds) -> Quantile | None:
 
 
 def _distribution(row: Row, issues: TableIssues, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
-    """Return the name and the parameters of a distribution, and whether it is one of the transformed value."""
+    """Return the name and the parameters of a distribution, and whether it is that of the transformed value."""
     kind, scaled, nothing = plain_kind(row.get(kinds)), False, ("", (), False)
     if not kind:
         return nothing
@@ -218,9 +218,9 @@ def _distribution(row: Row, issues: TableIssues, kinds: str, numbers: str) -> tu
     if kind not in DENSITIES:
         issues.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
         return nothing
-    given = [part for part in row.get(numbers).split(";") if part.strip()]
+    parts = [part for part in row.get(numbers).split(";") if part.strip()]
     try:
-        parameters = tuple(float(part) for part in given)
+        parameters = tuple(float(part) for part in parts)
     except ValueError:
         issues.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
         return nothing
@@ -231,7 +231,7 @@ def _distribution(row: Row, issues: TableIssues, kinds: str, numbers: str) -> tu
 
 
 def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Network:
-    """Return the network with a plain number for each constant that a table gives, also where a formula stood."""
+    """Return the network with a number for each constant that a table sets, also in place of a formula."""
     network = tables.network
     definition = network.definition
     targets = {id for periods in tables.experiments.values() for period in periods for id in period.targets}
@@ -276,12 +276,12 @@ def _output(id: str, observables: Mapping[str, Observable]) -> Output:
 
 
 def column_of(observable: str, placeholder: str) -> str:
-    """Return the name of the column with the values of a placeholder, which is one of this observable alone."""
+    """Return the name of the column with the values of a placeholder, which belongs to this observable alone."""
     return f"{placeholder} of {observable}"
 
 
 def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
-    """Return a formula with other observables written out."""
+    """Return a formula in which other observables are replaced by their formulas."""
     if not isinstance(formula, Expression):
         return formula
     for _ in range(len(others)):
@@ -296,15 +296,15 @@ def _inserted(formula: Formula, others: Mapping[str, Formula]) -> Formula:
 
 
 def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], issues: TableIssues) -> Experiment:
-    changes, equilibrated, kept = [], None, {}
+    changes, equilibrated, carried = [], None, {}
     for period in tables.experiments[name]:
         sets, puts = _split_targets(network, period, rows[0], issues)
         if period.time == -math.inf:
-            equilibrated, kept = Change(0.0, set=sets, put=puts), sets
+            equilibrated, carried = Change(0.0, set=sets, put=puts), sets
         else:
-            changes.append(Change(period.time, set={**kept, **sets}, put=puts))
-            kept = {}
-    begin, *later = changes or [Change(0.0, set=kept)]
+            changes.append(Change(period.time, set={**carried, **sets}, put=puts))
+            carried = {}
+    begin, *later = changes or [Change(0.0, set=carried)]
     return Experiment(
         _measurements(tables, rows, issues),
         set=begin.set,
@@ -316,7 +316,7 @@ def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], is
 
 
 def _split_targets(network: Network, period: Period, row: Row, issues: TableIssues) -> tuple[dict, dict]:
-    """Return which targets are parameters (or no part of the model), and which are states."""
+    """Return the targets that are parameters (or not in the model), and those that are states."""
     sets, puts = {}, {}
     definition = network.definition
     for id, formula in period.targets.items():

@@ -24,7 +24,7 @@ LARGEST = 512 * 2**20
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
 _MISSING = frozenset(("nan", "NaN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "NULL", "null", "None"))
 _MISSING = _MISSING | {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}
-"""Cells that are empty to pandas, and so to everyone who reads PEtab."""
+"""Cells that pandas reads as empty, and so most readers of PEtab."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TableIssues:
 
 
 def as_number(text: str) -> float | None:
-    """Return a number as all programs write it, None if it is none or too large to be one."""
+    """Return the number that a text is in all programs, None if it is none or too large."""
     if _NUMBER.fullmatch(text) is None:
         return None
     value = float(text)
@@ -103,13 +103,13 @@ def as_number(text: str) -> float | None:
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """Return what a YAML file says; only plain data, nothing is executed."""
+    """Return the content of a YAML file: plain data only, nothing is executed."""
     yaml = require("yaml", extra="petab")
     text = _text(path)
     try:
         content = yaml.load(text, Loader=_loader())
     except RecursionError:
-        raise FileIssues([Issue(path.name, (), "must be YAML, but is nested too deep.")]) from None
+        raise FileIssues([Issue(path.name, (), "must be YAML, but is nested too deeply.")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
@@ -123,15 +123,15 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 @functools.cache
 def _loader() -> "type[yaml.SafeLoader]":
-    """Return the loader of plain data, which takes no key twice."""
+    """Return the loader of plain data, which refuses repeated keys."""
     yaml = require("yaml", extra="petab")
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: "yaml.MappingNode", deep: bool = False) -> dict[Hashable, object]:
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key, (where, _) in zip(keys, node.value, strict=False):
+            for key, (key_node, _) in zip(keys, node.value, strict=False):
                 if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"has the key {key} twice", where.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"has the key {key} twice", key_node.start_mark)
             return yaml.SafeLoader.construct_mapping(self, node, deep)
 
     return Loader
@@ -140,14 +140,14 @@ def _loader() -> "type[yaml.SafeLoader]":
 def read_tables(
     folder: Path, names: Sequence[str], needed: Sequence[str], others: Sequence[str], issues: TableIssues
 ) -> list[Row]:
-    """Return the rows of tables below each other; a missing column is an issue.
+    """Return the rows of several tables, one after the other; a missing column is an issue.
 
     Args:
-        folder: Where they are.
-        names: Their names.
-        needed: Columns that must be there.
-        others: Columns that may be there.
-        issues: Where issues are collected.
+        folder: The folder of the tables.
+        names: The names of the files.
+        needed: Required columns.
+        others: Optional columns.
+        issues: Collects the issues.
     """
     rows: list[Row] = []
     for name in names:
@@ -167,7 +167,7 @@ def read_tables(
 
 
 def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], issues: TableIssues) -> None:
-    """Add issues of columns without a name, with the same one, or with nearly that of the standard."""
+    """Add issues of columns without a name, with the same name, or with nearly a name of the standard."""
     standard = tuple(standard)
     for number, column in enumerate(columns, start=1):
         if not column:
@@ -181,7 +181,7 @@ def check_columns(file: str, columns: Sequence[str], standard: Iterable[str], is
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each line that has any, with the number of the line that it begins in."""
+    """Yield the cells of each line that has any, with the number of the line in which it begins."""
     lines = _text(path).split("\n")
     reader, begins = csv.reader([f"{line}\n" for line in lines], delimiter="\t", strict=True), 1
     try:

@@ -1,4 +1,4 @@
-"""PEtab 1: conditions as a table with a column a target, parameters on scales."""
+"""PEtab 1: conditions as a table with one column per target, parameters on scales."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ MEASUREMENTS = (
     ("observableId", "simulationConditionId", "time", "measurement"),
     ("preequilibrationConditionId", "observableParameters", "noiseParameters", "datasetId", "replicateId"),
 )
-"""Columns of tables: those that must be there, and those that may."""
+"""Columns of tables: required ones, and optional ones."""
 
 
 def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Tables:

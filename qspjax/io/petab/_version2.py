@@ -13,7 +13,7 @@ from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of,
 from qspjax.io.petab._tables import Row, TableIssues, listed, read_tables
 
 WITHOUT = "without experiment"
-"""What measurements of no experiment are in; no id has a blank in it."""
+"""The experiment of measurements that name none; no id contains a blank."""
 
 PARAMETERS = (
     ("parameterId", "estimate", "lowerBound", "upperBound"),
@@ -27,7 +27,7 @@ MEASUREMENTS = (
     ("observableId", "experimentId", "time", "measurement"),
     ("modelId", "observableParameters", "noiseParameters", "datasetId", "replicateId"),
 )
-"""Columns of tables: those that must be there, and those that may."""
+"""Columns of tables: required ones, and optional ones."""
 
 
 def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Tables:

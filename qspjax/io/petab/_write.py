@@ -23,7 +23,7 @@ from qspjax.models import Network
 
 TABLES = ("parameters", "conditions", "experiments", "observables", "measurements")
 FILES = ("problem.yaml", "model.xml", *(f"{name}.tsv" for name in TABLES))
-"""What is written."""
+"""The files that are written."""
 
 Columns: TypeAlias = tuple[str, ...]
 _COLUMNS: dict[str, Columns] = {
@@ -40,12 +40,12 @@ _COLUMNS: dict[str, Columns] = {
 def write_petab(problem: Problem, folder: str | Path) -> Path:
     """Write a problem as PEtab 2: `problem.yaml`, the model in SBML, and tables.
 
-    `read_petab` gives a problem of the same log likelihood, with the same names, as far as PEtab allows them: local
+    `read_petab` gives a problem with the same log likelihood and the same names, as far as PEtab allows them: local
     parameters of reactions become global ones (`binding.kon` is `binding_kon`), an amount or a size that is a parameter
-    of the fit is called `drug_initial` or `plasma_size`, and outputs get ids of their own where the model has theirs.
+    of the fit is called `drug_initial` or `plasma_size`, and outputs get other ids where the model uses theirs.
     Boluses become conditions that add to a species. PEtab has no search scale (positive parameters are searched on a
-    logarithmic one) and truncates priors to the bounds, which adds a constant. The way to solve and how starts are
-    drawn are not written. A folder that holds such a problem is replaced at the very end.
+    logarithmic one) and truncates priors to the bounds, which adds a constant. The method and the distribution of
+    starts are not written. A folder that holds such a problem is replaced at the very end.
 
     Args:
         problem: The problem; its model is a network.
@@ -55,8 +55,8 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
         The path of the YAML file.
 
     Raises:
-        ValueError: If PEtab cannot say something: infusions and other doses than boluses, measurements below a limit,
-            other errors than normal, Laplace and log-normal ones, priors of transformed values.
+        ValueError: If PEtab cannot express something: doses other than boluses, measurements below a limit, errors
+            other than normal, Laplace and log-normal ones, priors of transformed values.
         OSError: If the folder holds something else, or cannot be written.
         ImportError: If libsbml is missing (extra `sbml`).
 
@@ -100,13 +100,13 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
 
 
 class _Writer:
-    """What things are called in the files, and the tables."""
+    """The ids of a problem in the files, and the rows of the tables."""
 
     def __init__(self, problem: Problem, network: Network) -> None:
-        """Give everything its id.
+        """Assign the ids.
 
-        A parameter of the model that an experiment sets must not be in the table of parameters: where it is one of the
-        fit as well, the model's gets another id, and every experiment sets it.
+        A parameter of the model that an experiment sets must not be in the table of parameters: if it is also one of
+        the fit, that of the model gets another id, and every experiment sets it.
         """
         self.problem, self.model, self.ids = problem, network, Ids()
         self.definition = network.definition
@@ -133,7 +133,7 @@ class _Writer:
         }
         self.rows: dict[str, list[Columns]] = {name: [] for name in TABLES}
         self.used: set[str] = set()
-        self.placed: dict[str, tuple[dict[str, str], list[str], list[str]]] = {}
+        self.placeholders: dict[str, tuple[dict[str, str], list[str], list[str]]] = {}
 
     def _begin_with_parameter(self, id: str) -> None:
         """Let a species or a compartment begin with a parameter, which PEtab may set and estimate."""
@@ -142,9 +142,9 @@ class _Writer:
         new = self.model_id[id]
         species = self.definition.species.get(id)
         self.set_id[id] = name = self.ids.new(f"{id}_{'size' if species is None else 'initial'}")
-        place = "" if species is None else self.definition.compartment_of(id)
+        compartment = "" if species is None else self.definition.compartment_of(id)
         amount = species is not None and species.is_amount and not self.definition.in_amount(id)
-        size = symbol(self.model_id[place]) if amount and place in self.definition.compartments else None
+        size = symbol(self.model_id[compartment]) if amount and compartment in self.definition.compartments else None
         if species is not None and not species.is_amount and self.definition.in_amount(id):
             refuse("have species that begin with what their symbols are", f"`{id}` does not")
         formula = symbol(name) if size is None else symbol(name) / size
@@ -200,7 +200,7 @@ class _Writer:
         of_noise = [
             placeholders[column] for column in sorted(placeholders) if placeholders[column] not in of_observable
         ]
-        self.placed[name] = placeholders, of_observable, of_noise
+        self.placeholders[name] = placeholders, of_observable, of_noise
         formulas = text_of(output.prediction, meaning), text_of(noise, meaning)
         row = (self.output_id[name], name, *formulas, kind, ";".join(of_observable), ";".join(of_noise))
         self.rows["observables"].append(row)
@@ -251,18 +251,18 @@ class _Writer:
         return values | {self.model_id[name]: self._value(formula, first) for name, formula in puts.items()}
 
     def _value(self, formula: float | Expression, first: bool) -> str:
-        """Return a formula over parameters of the fit and numbers of the model, or what is observed at that moment."""
+        """Return a formula over parameters of the fit and numbers of the model, or values observed at that time."""
         problem = self.problem
-        now = isinstance(formula, Expression) and bool(
+        is_observed = isinstance(formula, Expression) and bool(
             names_in(formula) & (self.states | (self.model_id.keys() - self.leaves)) - problem.parameters.keys()
         )
-        if now and first:
+        if is_observed and first:
             refuse("begin with what parameters say", f"an experiment begins with `{formula}`")
 
         def meaning(used: str) -> str | Expression:
             if used in problem.parameters:
                 return self._table(used)
-            return self.model_id[used] if now else number(float(self.model.values[used]))
+            return self.model_id[used] if is_observed else number(float(self.model.values[used]))
 
         return text_of(formula, meaning)
 
@@ -270,7 +270,7 @@ class _Writer:
         return self._table(leaf) if leaf in self.table_id else repr(float(self.model.values[leaf]))
 
     def _before(self, species: str, first: bool) -> str:
-        """Return what a species is before a dose."""
+        """Return the value of a species before a dose."""
         if not first:
             return self.model_id[species]
         if species in self.set_id:
@@ -320,7 +320,7 @@ class _Writer:
         used, limits = chosen(output, data, rows)
         if limits["side"][used].any():
             refuse("have no measurements below or above a limit", f"`{name}` has some")
-        placeholders, of_observable, of_noise = self.placed[name]
+        placeholders, of_observable, of_noise = self.placeholders[name]
         column = {id: column for column, id in placeholders.items()}
         for i in np.flatnonzero(rows)[used]:
             cells = [
@@ -337,7 +337,7 @@ def _all_changes(experiment: Experiment) -> list[Change]:
 
 
 def _doses(name: str, experiment: Experiment) -> dict[float, list[tuple[Action, str, float]]]:
-    """Return what is given and set at each time."""
+    """Return the doses and the settings at each time."""
     regimen = experiment.regimen
     doses: dict[float, list[tuple[Action, str, float]]] = {}
     if regimen.rules or regimen.decision is not None or regimen.static_shape.steady:

@@ -1,4 +1,4 @@
-"""Formulas, ids, priors and error models as PEtab 2 says them."""
+"""Formulas, ids, priors and error models in the form of PEtab 2."""
 
 import math
 import re
@@ -31,27 +31,27 @@ _PRIORS = {
 }
 
 
-def refuse(must: str, found: str) -> NoReturn:
-    """Raise the error that says what PEtab has no words for."""
-    raise ArgumentError("problem", f"must {must} to be written as PEtab, but {found}.")
+def refuse(must: str, actual: str) -> NoReturn:
+    """Raise the error of a problem that PEtab cannot express."""
+    raise ArgumentError("problem", f"must {must} to be written as PEtab, but {actual}.")
 
 
 class Ids:
     """Ids that PEtab allows, each given once."""
 
     def __init__(self) -> None:
-        """Start with the words that mean something else."""
-        self._taken: set[str] = set(_RESERVED)
+        """Start with the reserved words."""
+        self._used: set[str] = set(_RESERVED)
 
     def new(self, wish: str) -> str:
-        """Return an id that nothing has, as near to what is wished as it can be."""
+        """Return an unused id, as close to `wish` as possible."""
         plain = re.sub(r"[^A-Za-z0-9_]+", "_", wish) or "id"
         plain = f"_{plain}" if plain[0].isdigit() else plain
         id, count = plain, 1
-        while id in self._taken:
+        while id in self._used:
             count += 1
             id = f"{plain}_{count}"
-        self._taken.add(id)
+        self._used.add(id)
         return id
 
 
@@ -60,7 +60,7 @@ def text_of(formula: float | Expression, meaning: Callable[[str], str | Expressi
 
     Args:
         formula: The formula.
-        meaning: Returns what stands in place of a name: an id, a number or a formula.
+        meaning: Returns what replaces a name: an id, a number or a formula.
     """
     if not isinstance(formula, Expression):
         return repr(float(formula))
@@ -93,7 +93,9 @@ def noise_of(name: str, output: Output) -> tuple[Expression, str]:
     if error.distribution.name not in _DISTRIBUTIONS:
         return _refuse_error(name, error.distribution)
     f = as_expression(output.prediction)
-    fields = {field: substitute(as_expression(one), {"prediction": f}) for field, one in formulas_of(error).items()}
+    fields = {
+        field: substitute(as_expression(formula), {"prediction": f}) for field, formula in formulas_of(error).items()
+    }
     scale, transform = substitute(error.scale(), {**fields, "prediction": f}), error.transform()
     if isinstance(transform, Identity):
         return scale, error.distribution.name
@@ -125,5 +127,5 @@ def prior_of(name: str, free: Free) -> tuple[str, Iterable[float], float, float]
         return "log-normal", (float(np.log(float(prior.median))), float(prior.omega)), low, high
     if isinstance(prior, Uniform):
         return "uniform", (float(prior.low), float(prior.high)), low, high
-    what = type(prior).__name__ if isinstance(prior, AbstractDistribution) else "a function"
-    return refuse("have priors that PEtab knows, with numbers of their own", f"that of `{name}` is {what}")
+    kind = type(prior).__name__ if isinstance(prior, AbstractDistribution) else "a function"
+    return refuse("have priors that PEtab knows, with numbers of their own", f"that of `{name}` is {kind}")
