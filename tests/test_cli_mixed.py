@@ -187,7 +187,7 @@ WRONG = [
     (
         'cv = "cv"',
         'cv = "cv"\nbelow = "M3"',
-        "limit: must be given, unless the values that CENS marks say it, but there are none",
+        "limit: must be given, unless the values that CENS marks give it, but there are none",
     ),
     ('cv = "cv"', 'cv = "cv"\ndvid = 2', "must be observed, but the data have no observation with DVID 2."),
     ("[individual]", "[set]\n[individual]", "set: must be [individual] in a fit with random effects, but is [set]."),
@@ -223,7 +223,7 @@ def test_all_that_is_wrong_is_said_at_once(folder):
 def test_subjects_that_lack_something(folder):
     (folder / "six.csv").write_text(data() + "7,0,300,.,1,.,f\n")
     first, second = qsp.io.validate("fit.toml")
-    assert first.message == "must use covariates that are known of all, but `WT` is missing in subject 7."
+    assert first.message == "must use covariates that are known for all subjects, but `WT` is missing in subject 7."
     assert second.message == (
         'must have observations of every subject, but has none of subject 7: leave them out with ignore = "ID.EQ.7".'
     )
@@ -454,14 +454,18 @@ MISTAKEN = [
     (
         "extensive =",
         "eta =",
-        "13: [subpopulations] eta: must have a name that means nothing else, but it is that of a random effect, too",
+        "13: [subpopulations] eta: must have a name that means nothing else, but it is also that of a random effect",
     ),
     (
         "extensive =",
         "V =",
-        "V: must have a name that means nothing else, but it is that of a parameter of the model, too",
+        "V: must have a name that means nothing else, but it is also that of a parameter of the model",
     ),
-    ("extensive =", "ID =", "ID: must have a name that means nothing else, but it is that of a column of the results"),
+    (
+        "extensive =",
+        "ID =",
+        "ID: must have a name that means nothing else, but it is also that of a column of the results",
+    ),
     (
         '"fo"',
         '"saem"',

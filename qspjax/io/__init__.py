@@ -1,6 +1,6 @@
 """Files: models, data sets, trials and fits to read, results and data sets to write; `validate` checks any of them.
 
-What is wrong with a file is a list of issues (`FileIssues`), each with its line.
+The mistakes of a file are a list of issues (`FileIssues`), each with its line.
 
 Example:
     >>> import pathlib, tempfile, qspjax as qsp

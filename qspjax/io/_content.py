@@ -1,7 +1,7 @@
-"""What a file holds, guarded: its size, compression, archives, encoding and ends of lines.
+"""The contents of files, with limits: size, compression, archives, encoding and ends of lines.
 
 Everything that goes to a parser (libsbml, libantimony, YAML, TOML, CSV) comes through here, so that all of them see the
-text that stands in the file.
+same text of a file.
 """
 
 import bz2
@@ -81,9 +81,9 @@ def content_of(path: Path, name: str, most: int, *, archives: bool = False) -> b
 
     Args:
         path: The file; with `archives`, also a file in an archive, `models.omex/tmdd.xml`.
-        name: What it is called in messages.
+        name: Its name in messages.
         most: The maximum number of bytes, packed and unpacked.
-        archives: Whether a zip or COMBINE archive is one with a model in SBML, which is taken; else it is refused.
+        archives: Whether to read the model in SBML of a zip or COMBINE archive; otherwise archives are refused.
 
     Raises:
         FileIssues: If it cannot be read, is too large or damaged, or the archive has no model or several.
@@ -106,7 +106,7 @@ def text_of(content: bytes, name: str) -> str:
     """Return content as text: UTF-8, or UTF-16 with a mark of byte order; see `plain`.
 
     Raises:
-        FileIssues: If it is something else, or has characters that no text has.
+        FileIssues: If it is in another encoding, or binary.
     """
     try:
         text = content.decode("utf-16" if content.startswith(_BYTE_ORDER) else "utf-8-sig")
@@ -116,7 +116,7 @@ def text_of(content: bytes, name: str) -> str:
 
 
 def plain(text: str, name: str) -> str:
-    """Return text in which every line, also the last one, ends with a line feed and nothing else.
+    """Return text in which every line, including the last one, ends with a line feed and nothing else.
 
     libantimony misreads a number at the very end; a lone carriage return is no end of line to libsbml and YAML.
 
@@ -132,8 +132,8 @@ def plain(text: str, name: str) -> str:
 def _read(path: Path, name: str, most: int) -> bytes:
     try:
         if not path.is_file():
-            what = "is a directory" if path.is_dir() else "is none" if path.exists() else "does not exist"
-            stop(name, f"must be a file, but {what}.")
+            state = "is a directory" if path.is_dir() else "is none" if path.exists() else "does not exist"
+            stop(name, f"must be a file, but {state}.")
         size = path.stat().st_size
         if size > most:
             stop(name, f"must have at most {most} bytes, but has {size}.")
@@ -143,7 +143,7 @@ def _read(path: Path, name: str, most: int) -> bytes:
 
 
 def _limited(stream: IO[bytes] | io.BufferedIOBase, name: str, kind: str, most: int) -> bytes:
-    """Unpack no more than a file may have."""
+    """Unpack no more bytes than a file may have."""
     try:
         with stream:
             content = stream.read(most + 1)
@@ -155,7 +155,7 @@ def _limited(stream: IO[bytes] | io.BufferedIOBase, name: str, kind: str, most: 
 
 
 def _model_of(content: bytes, name: str, member: str | None, most: int) -> bytes:
-    """Return the model of an archive: the one that is named, or is its master, or is the only one."""
+    """Return the model of an archive: the named one, the master, or the only one."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         members = [member for member in archive.infolist() if not member.is_dir()]

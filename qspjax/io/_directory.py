@@ -1,4 +1,4 @@
-"""A directory of results: where it may be, the tables in it, the versions that it states."""
+"""A directory of results: its location, its tables, and the versions that it states."""
 
 import importlib.metadata
 import tempfile
@@ -17,8 +17,8 @@ def check_destination(directory: str | Path, files: Collection[str], markers: Co
 
     Args:
         directory: New, empty, or with an earlier result.
-        files: What a directory of results may hold.
-        markers: What it holds at least.
+        files: The files that a directory of results may hold.
+        markers: The files that it always holds.
 
     Raises:
         OSError: If it holds something that is not an earlier result, or cannot be written.
@@ -34,16 +34,16 @@ def check_destination(directory: str | Path, files: Collection[str], markers: Co
         raise NotADirectoryError(f"{directory} must be a directory, but is a file.")
     if path.is_mount():
         raise PermissionError(f"{directory} must not be a mount point: name a directory inside it.")
-    held = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    if held and not held >= {*markers}:
+    entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if entries and not entries >= {*markers}:
         raise FileExistsError(f"{directory} must be new, empty or hold an earlier result, but holds other files.")
-    if held - {*files}:
-        others = ", ".join(sorted(held - {*files})[:3])
+    if entries - {*files}:
+        others = ", ".join(sorted(entries - {*files})[:3])
         raise FileExistsError(
             f"{directory} must hold nothing but an earlier result to be replaced, but holds {others}."
         )
     above = next(parent for parent in path.parents if parent.exists())
-    try:  # permissions do not tell: nobody can write in /proc
+    try:  # permissions are not enough: nobody can write in /proc
         with tempfile.TemporaryDirectory(prefix=".qspjax.", dir=above):
             return path
     except OSError:

@@ -1,4 +1,4 @@
-"""What is wrong with a file, as a list: every issue names the file, the place and what must be there."""
+"""The mistakes of a file as a list of issues: each names the file, the position and what must be there."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong with a file.
+    """A mistake in a file.
 
     Attributes:
         file: Name of the file.
@@ -20,7 +20,7 @@ class Issue:
         message: What it must be and what it is: "must ..., but is ...".
         line: Number of the line from 1, if it is known.
         column: The name of the column, where the file is a table.
-        element: What the element is called, where the file is in SBML: `reaction J1`.
+        element: The name of the element, if the file is in SBML: `reaction J1`.
         place: Number of the character in the line from 1, if it is known.
 
     Example:
@@ -43,15 +43,17 @@ class Issue:
 
     def __str__(self) -> str:
         table, key = ".".join(map(_quoted, self.path[:-1])), "".join(map(_quoted, self.path[-1:]))
-        place = " ".join(part for part in (f"[{table}]" if table else "", key or self.column or self.element) if part)
+        location = " ".join(
+            part for part in (f"[{table}]" if table else "", key or self.column or self.element) if part
+        )
         head = ":".join(str(part) for part in (self.file, self.line, self.place) if part is not None)
-        return ": ".join(part for part in (head, place, self.message) if part)
+        return ": ".join(part for part in (head, location, self.message) if part)
 
 
 class FileIssues(ValueError):
-    """A file that cannot be used; `issues` lists all that is wrong with it, and the text has a line for each.
+    """A file that cannot be used; `issues` lists all its mistakes, and the text has a line for each.
 
-    The text leaves out what a table repeats: the same issue of a column in many lines, and all after the first hundred.
+    The text omits repetitions of an issue of a column in many lines, and all issues after the first hundred.
 
     Example:
         >>> raise FileIssues([Issue("data.csv", (), "must be a number, but is BLQ.", line=3, column="DV")])
@@ -66,12 +68,12 @@ class FileIssues(ValueError):
 
 
 class IssueCollector:
-    """Collects the issues of one file as it is read, and what is worth knowing of it and leaves it usable.
+    """Collects the issues of a file as it is read, and warnings that leave it usable.
 
     Attributes:
         source: The name of the file.
-        issues: What is wrong, in the order in which it was found.
-        warnings: What leaves the file usable.
+        issues: The issues, in the order in which they were found.
+        warnings: Remarks that leave the file usable.
         has_lines: Whether objects made from the file still know its lines, as those of a flattened model do not.
 
     Example:
@@ -83,7 +85,7 @@ class IssueCollector:
     """
 
     def __init__(self, source: str, *, most: int | None = None):
-        """Start without issues; after `most` the file is given up."""
+        """Start without issues; reading stops after `most`."""
         self.source, self.has_lines, self._most = source, True, most
         self.issues: list[Issue] = []
         self.warnings: list[Issue] = []
@@ -97,7 +99,7 @@ class IssueCollector:
             self.close()
 
     def warn(self, message: str, element: str = "", *, line: int | None = None) -> None:
-        """Add what leaves the file usable, each thing once."""
+        """Add a warning, unless it is there already."""
         warning = Issue(self.source, (), message, line or None, element=element)
         if (self._most is None or len(self.warnings) < self._most) and warning not in self.warnings:
             self.warnings.append(warning)

@@ -21,7 +21,7 @@ ENDINGS = (*SBML, *ANTIMONY)
 
 _MOST_SHOWN = 20
 _UNCHECKED = re.compile(r"(?i)no (\w+ )?units (\w+ )?defined|no declared units|not been declared|unit declarations")
-"""What libsbml says where it cannot check units because one is missing."""
+"""Messages of libsbml that it cannot check units because one is missing."""
 
 _KINDS = {
     "listOfCompartments": "Compartments",
@@ -36,14 +36,14 @@ _KINDS = {
     "listOfConstraints": "Constraints",
     "listOfSubmodels": "Submodels",
 }
-"""What is counted in a model, by the list that it stands in."""
+"""The elements of a model that are counted, by the lists that hold them."""
 
 _PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d+/(\w+)/version\d+")
 _CORE = ("core", "l3v2extendedmath")
 
 
 def is_model_file(name: str | Path) -> bool:
-    """Whether a name is that of a file with a model, by its ending."""
+    """Return whether a name is that of a file with a model, by its ending."""
     return Path(unpacked_name(name)).suffix.lower() in ENDINGS
 
 
@@ -51,23 +51,23 @@ def open_model(path: str | Path) -> Network:
     """Read a model from a file in SBML or Antimony, by its ending.
 
     Raises:
-        FileIssues: If the file has mistakes or what is not supported.
+        FileIssues: If the file has mistakes, or something in it is not supported.
     """
     return (read_antimony if _in_antimony(path) else read_sbml)(Path(path))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelContents:
-    """What a file with a model contains, and what of it is supported.
+    """The contents of a file with a model, and whether they are supported.
 
     Attributes:
         file: Name of the file.
-        format: Such as "SBML Level 3 Version 2".
-        name: What the model is called.
+        format: The format, such as "SBML Level 3 Version 2".
+        name: The name of the model.
         packages: The packages of SBML that the file uses.
-        counts: How many there are of each kind of element, as the file has them.
-        issues: What is wrong or not supported; if there is nothing, the model can be simulated.
-        warnings: What is worth knowing and leaves the file usable, such as units that do not agree.
+        counts: The number of elements of each kind in the file.
+        issues: Mistakes, and constructs that are not supported; without any, the model can be simulated.
+        warnings: Remarks that leave the file usable, such as units that do not agree.
 
     Example:
         >>> print(ModelContents("decay.xml", "SBML Level 3 Version 2", "decay", (), {"Reactions": 1}, (), ()))
@@ -95,7 +95,7 @@ class ModelContents:
         width = max(map(len, rows)) + 2
         lines = [f"{key + ':':<{width}}{value}" for key, value in rows.items()]
         if refused:
-            lines += ["", "Not supported"] + [f"{count:5}  {what}" for what, count in refused.items()]
+            lines += ["", "Not supported"] + [f"{count:5}  {construct}" for construct, count in refused.items()]
         shown = [issue for issue in self.warnings if not _UNCHECKED.search(issue.message)]
         lines += ["", "Warnings"] if self.warnings else []
         lines += [f"  {textwrap.shorten(str(issue), 200, placeholder=' ...')}" for issue in shown[:_MOST_SHOWN]]
@@ -108,14 +108,14 @@ class ModelContents:
 
 
 def refusals(issues: tuple[Issue, ...]) -> dict[str, int]:
-    """Return the constructs that are not supported, each with how often it is used."""
+    """Return the constructs that are not supported, each with the number of its uses."""
     start = "not supported: "
     constructs = (issue.message.removeprefix(start).rstrip(".") for issue in issues if issue.message.startswith(start))
     return dict(Counter(constructs).most_common())
 
 
 def contents_of(path: str | Path) -> ModelContents:
-    """Look into a file with a model.
+    """Return the contents of a file with a model.
 
     Raises:
         FileIssues: If it cannot be opened as SBML or Antimony at all.
@@ -150,7 +150,7 @@ def contents_of(path: str | Path) -> ModelContents:
 
 
 class _Outline:
-    """What a text in SBML contains, counted without libsbml, so also where that must not see it."""
+    """The contents of a text in SBML, counted without libsbml, and so also of a text that libsbml must not read."""
 
     def __init__(self) -> None:
         self.level = self.version = self.name = ""

@@ -1,4 +1,4 @@
-"""What a simulation needs, from text: a model of the catalogue or of a file, numbers to change, doses in words."""
+"""The inputs of a simulation as text: a model of the catalogue or of a file, numbers to change, doses in words."""
 
 import functools
 import operator
@@ -16,10 +16,10 @@ from qspjax.io.toml._model import ModelInfo, read_model
 from qspjax.io.toml._table import Table
 
 DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
-"""How a dose is written."""
+"""The form of a dose in words."""
 
 _WORDS = {"at": "start", "over": "over", "rate": "rate", "every": "every", "times": "doses"}
-"""The words of a dose, and the keys of a trial file that they stand for."""
+"""The words of a dose, with the keys of a trial file for which they stand."""
 
 _WORDS_OF = {"start": "at", "doses": "times", "dose": "amount", "to": "into"}
 
@@ -28,7 +28,7 @@ def info_of_name(name: str, numbers: Mapping[str, str | float] | None = None) ->
     """Return a model of the catalogue by its name, or of a file in SBML or Antimony, with numbers changed.
 
     Raises:
-        FileIssues: If the file has mistakes or what is not supported, or there is no such model or number.
+        FileIssues: If the file has mistakes or something that is not supported, or there is no such model or number.
 
     Example:
         >>> info_of_name("OneCompartment", {"CL": 3.0, "V": "30 L"}).model.V
@@ -51,10 +51,10 @@ def _issue(path: tuple[str, ...], message: str) -> Issue:
 def read_doses(texts: Iterable[str], model: ModelInfo) -> Regimen:
     """Return the regimen of doses in words, such as "100 mg into central at 2 h over 30 min every 24 h times 7".
 
-    The words are those of a trial file: amounts and times have a unit or are in that of the model.
+    Amounts and times are as in a trial file: with a unit, or in that of the model.
 
     Raises:
-        FileIssues: If something is wrong with one.
+        FileIssues: If one has a mistake.
 
     Example:
         >>> model = info_of_name("OneCompartment", {"CL": 3.0, "V": 30.0})
@@ -80,7 +80,7 @@ def read_doses(texts: Iterable[str], model: ModelInfo) -> Regimen:
 
 
 def _parts(text: str) -> dict[str, str | int] | None:
-    """Return the keys of a trial file that a dose in words stands for, None if it is none."""
+    """Return a dose in words as keys of a trial file, None if it is not a dose."""
     start = re.fullmatch(r"\s*(.+?)\s+into\s+(\S+)((?:\s.*)?)", text)
     if start is None:
         return None
@@ -97,7 +97,7 @@ def _parts(text: str) -> dict[str, str | int] | None:
 
 
 def write_solution(path: str | Path, solution: Solution, names: Sequence[str]) -> Path:
-    """Write the solution of one patient as a table: the time and what is named, with all digits.
+    """Write the solution of one patient as a table: the time and the named values, with all digits.
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.

@@ -28,7 +28,7 @@ class ReadOptions(TypedDict, total=False):
 
 
 def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, ...]:
-    """Return what is wrong with a file, nothing if there is no issue.
+    """Return the issues of a file, an empty tuple if there are none.
 
     Args:
         path: A trial or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony
@@ -55,7 +55,7 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, .
 
 
 def contents(path: str | Path, **options: Unpack[ReadOptions]) -> str:
-    """Return what a file holds, in words; the arguments are those of `validate`.
+    """Return a description of the contents of a file; the arguments are those of `validate`.
 
     Raises:
         FileIssues: If anything in the file is wrong.

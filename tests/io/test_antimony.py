@@ -101,9 +101,9 @@ def test_writing(tmp_path):
         ("a = 1\n\0", ["text:2: must be text, but is binary."]),
         (
             "a = " + "(" * 201 + "1" + ")" * 201,
-            ["text:1: must have at most 200 brackets in one another, but has more."],
+            ["text:1: must have at most 200 nested brackets, but has more."],
         ),
-        ('import "x.ant"\n', ["text:1: must import no file, because it is of no folder, but imports x.ant."]),
+        ('import "x.ant"\n', ["text:1: must import no file, because it is from no folder, but imports x.ant."]),
     ],
 )
 def test_mistakes(text, issues):

@@ -1,8 +1,8 @@
 """Antimony: models as text that people write, read and written through SBML by the package antimony.
 
-antimony looks for the files that a text imports in the directory of its process first, opens any path, and follows a
-circle until no file can be opened any more. So imports are found here: each must be a file of the same folder, and is
-looked through in the same way; antimony is given copies, in a folder of their own where nothing else lies.
+antimony looks for the files that a text imports first in the directory of its process, opens any path, and follows
+circular imports until no more files can be opened. So imports are resolved here: each must be a file of the same
+folder, and is checked in the same way; antimony is given copies, in a folder that holds nothing else.
 
 Reference: Smith et al., Bioinformatics 2009;25:2452, doi:10.1093/bioinformatics/btp401.
 """
@@ -32,19 +32,19 @@ from qspjax.models.network import Definition
 from qspjax.models.network._rewriting import rewritten
 
 MOST_BYTES = 8 * 2**20
-"""The largest file that is read."""
+"""The maximum number of bytes of a file."""
 
 MOST_FILES = 50
-"""The most files that a model may consist of."""
+"""The maximum number of files of a model."""
 
 MOST_DEEP = 200
-"""The most brackets that may stand in one another."""
+"""The maximum depth of nested brackets."""
 
 ENDINGS = (".ant", ".antimony", ".sb")
 """Endings of files in Antimony."""
 
 LONGEST = 60.0
-"""Seconds that antimony may take."""
+"""The maximum time of a conversion by antimony, in seconds."""
 
 _ASIDE = re.compile(r'//[^\n]*|\#[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"', re.DOTALL)
 _IMPORT = re.compile(r'\bimport\b(\s*)(?:"([^"\n]*)"|(\S*))')
@@ -55,16 +55,16 @@ _UNNAMED = "__main"
 def read_antimony(path_or_text: str | Path) -> Network:
     """Read a model in Antimony.
 
-    Nothing of a file is executed. A model may import files of the same folder; text that is of no file imports none.
+    Nothing in a file is executed. A model may import files of the same folder, but not if it is given as text.
 
     Args:
-        path_or_text: The file, or text: what has several lines, or a `;`, `=` or `->` in it.
+        path_or_text: The file, or text, which is what has several lines, or a `;`, `=` or `->` in it.
 
     Returns:
         The network.
 
     Raises:
-        FileIssues: If the file has mistakes or what is not supported: all that is wrong, with lines.
+        FileIssues: If the file has mistakes or something that is not supported: a list of all, with lines.
         ImportError: If antimony or libsbml is missing (extra `antimony`).
 
     Example:
@@ -88,18 +88,18 @@ def read_antimony(path_or_text: str | Path) -> Network:
 def write_antimony(network: Network, path: str | Path | None = None) -> str:
     """Write a network as Antimony, with the numbers that it has now, to the last bit.
 
-    Antimony gives ids that are words of its own an underscore (`compartment_`), and knows only compartments of three
-    dimensions: a species in one that has none becomes one whose symbol is its amount.
+    Antimony appends an underscore to ids that are its keywords (`compartment_`), and knows only compartments of three
+    dimensions: a species in one of no dimension becomes one whose symbol is its amount.
 
     Args:
         network: The network.
-        path: Where to write; nowhere if None. A file that is already there is replaced at the very end.
+        path: The file to write, None for none. An existing file is replaced at the very end.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: If the model is no network, or Antimony cannot say what is in it.
+        ValueError: If the model is not a network, or Antimony cannot express it.
         OSError: If the file cannot be written. Nothing is left half-written.
         ImportError: If antimony or libsbml is missing (extra `antimony`).
 
@@ -114,7 +114,9 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
     definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
     result = run_in_subprocess({"sbml": sbml_with_places(definition, numbers)})
     if result["text"] is None:
-        raise ValueError(f"Argument `network` must be what Antimony can say, but is not: {_one_line(result['error'])}")
+        raise ValueError(
+            f"Argument `network` must be what Antimony can express, but is not: {_one_line(result['error'])}"
+        )
     text = numbers.filled_bare(plain(result["text"], "text"))
     if path is not None:
         write_text(Path(path), text)
@@ -144,7 +146,7 @@ def sbml_of_antimony(path_or_text: str | Path) -> str:
     """Return a model in Antimony as SBML.
 
     Raises:
-        FileIssues: If antimony cannot read it, or it is more than is read here.
+        FileIssues: If antimony cannot read it, or it is too large.
     """
     check_instance("path_or_text", path_or_text, (str, Path), "a path, or text")
     path, name = None if _is_text(path_or_text) else Path(path_or_text), _name_of(path_or_text)
@@ -169,13 +171,13 @@ def _name_of(path_or_text: str | Path) -> str:
 
 
 class _Files:
-    """The files of a model, looked through and copied to the folder in which antimony reads them."""
+    """The files of a model, checked and copied to the folder in which antimony reads them."""
 
     def __init__(self, copies: Path, folder: Path | None):
         self.copies, self.folder, self.numbers = copies, folder, Numbers()
 
     def add(self, name: str, text: str) -> None:
-        """Look a file through and copy it, and the files that it imports before it."""
+        """Check and copy a file, and before it the files that it imports."""
         done: dict[str, bool] = {name: False}
         todo = [(name, text, self._imports(name, text), set())]
         while todo:
@@ -199,7 +201,7 @@ class _Files:
             todo.pop()
 
     def _copy(self, name: str, text: str, firsts: set[str]) -> None:
-        """Copy a file, without imports of what was imported before: antimony takes a file once."""
+        """Copy a file, without imports of files that were imported before, as antimony reads a file once."""
 
         def once(match: re.Match[str]) -> str:
             if match[2] in firsts:
@@ -214,7 +216,7 @@ class _Files:
     def _imports(self, name: str, text: str) -> list[tuple[str, int]]:
         """Return the files that a text imports, each with its line.
 
-        What looks like an import in a comment or a string is looked at too: antimony might see it otherwise.
+        Text in a comment or a string that looks like an import is checked too, as antimony might read it as one.
         """
         if len(text) > MOST_BYTES:
             stop(name, f"must have at most {MOST_BYTES} bytes, but has more.")
@@ -249,7 +251,7 @@ class _Files:
 
     def _imported(self, name: str, file: str, line: int) -> str:
         if self.folder is None:
-            stop(name, f"must import no file, because it is of no folder, but imports {file}.", line)
+            stop(name, f"must import no file, because it is from no folder, but imports {file}.", line)
         path = self.folder / file
         if not path.is_file() or path.resolve().parent != self.folder:
             stop(name, f"must import files of the same folder, but there is no {file}.", line)
@@ -257,7 +259,7 @@ class _Files:
 
 
 def run_in_subprocess(task: Task, folder: str | None = None) -> Result:
-    """Let antimony convert a model in a process of its own, in a folder; return the text, or why it failed."""
+    """Let antimony convert a model in a process of its own, in a folder; return the text, or the error."""
     require("antimony", extra="antimony")
     command = [sys.executable, "-P", str(Path(_worker.__file__))]
     try:
@@ -282,7 +284,7 @@ def _content(path: Path, name: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return a text with blanks where comments and quotations are."""
+    """Return a text with blanks in place of comments and quotations."""
     return _ASIDE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
@@ -292,7 +294,7 @@ def _check_depth(name: str, text: str) -> None:
         depth = max(0, depth + (1 if bracket[0] in "([{" else -1))
         if depth > MOST_DEEP:
             line = text[: bracket.start()].count("\n") + 1
-            stop(name, f"must have at most {MOST_DEEP} brackets in one another, but has more.", line)
+            stop(name, f"must have at most {MOST_DEEP} nested brackets, but has more.", line)
 
 
 def _is_sbml(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Formulas in Antimony: what libantimony would read or write as another number is written differently.
+"""Formulas in Antimony, rewritten where libantimony would read or write another number.
 
 It keeps 15 digits of a number, takes what follows one (`0x1F`) for a unit, and writes neither the brackets of
 `(a^b)^c` and `(-2)^c` nor those of `-(-a)`.
@@ -13,17 +13,17 @@ from qspjax.io.sbml._write_math import Numbers
 
 _LITERAL = re.compile(r"(?<![\w.])((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\w*)")
 _NO_DECIMAL = re.compile(r"[xX][0-9a-fA-F]+|_\d\w*|[dD]\d+")
-"""What follows a number that other programs write so (0x1F, 1_000, 1d2); to libantimony it is a unit."""
+"""The rest of a number in forms of other programs (0x1F, 1_000, 1d2), which libantimony takes for a unit."""
 
 
 def with_places(name: str, text: str, bare: str, numbers: Numbers) -> str:
-    """Return a text in Antimony with places for numbers that 15 digits do not give.
+    """Return a text in Antimony with placeholders for numbers that 15 digits do not give.
 
     Args:
-        name: What the text is called in messages.
+        name: The name of the text in messages.
         text: The text.
-        bare: The same with blanks where comments and quotations are.
-        numbers: Where the numbers are kept.
+        bare: The same with blanks in place of comments and quotations.
+        numbers: Keeps the numbers.
 
     Raises:
         FileIssues: If there is a number that libantimony would read as another one.

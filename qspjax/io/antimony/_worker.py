@@ -1,4 +1,4 @@
-"""What antimony does, in a process of its own: it keeps what it is given, also after a mistake, and may crash.
+"""The conversions of antimony, in a process of their own, as it keeps its input, also after a mistake, and may crash.
 
 Run as a script, which imports nothing but antimony. It reads `{"file": ...}` (a model in Antimony, in the directory of
 the process) or `{"sbml": ...}` from its standard input, and writes `{"text": ..., "error": ...}` to its standard
@@ -11,14 +11,14 @@ from typing import TypedDict
 
 
 class Task(TypedDict, total=False):
-    """What to convert: the name of a file in Antimony, or a text in SBML."""
+    """The input of a conversion: the name of a file in Antimony, or a text in SBML."""
 
     file: str
     sbml: str
 
 
 class Result(TypedDict):
-    """The text, or why there is none."""
+    """The text, or the error."""
 
     text: str | None
     error: str | None

@@ -1,6 +1,6 @@
 """Fit files: a calibration as text, in TOML, beside a table of data.
 
-    title                      what it is called
+    title                      the title
     data                       the table of data in the format of NONMEM, beside this file; or a table of it (file) and
                                the options of `read_nonmem`
     [model]                    as in a trial file
@@ -10,16 +10,16 @@
                                cv), "lognormal" (sd, base), "boxcox" (sd, shape), "logitnormal" (sd, lower, upper),
                                "poisson" or "binary"; correlated: a table of time (the time constant) and between (the
                                correlation with another output, by its name);
-                               below ("M1", "M3" or "M4") and limit. What CENS marks has the limits of its records (DV
-                               and LIMIT), by default with the likelihood of M3; where these have one limit, it is that
-                               of the output
+                               below ("M1", "M3" or "M4") and limit. Records that CENS marks have their own limits (DV
+                               and LIMIT), by default with the likelihood of M3; if these have one limit, it is that of
+                               the output
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all
 
 A name in quotes of `sd`, `cv`, `shape`, `time` and `between` is a formula over parameters. A PEtab problem (`.yaml`)
 takes the place of a fit file.
-A file with `[[random]]` is one of a mixed-effects fit, see `_mixed_file`.
+A file with `[[random]]` is that of a mixed-effects fit, see `_mixed_file`.
 """
 
 import dataclasses
@@ -65,12 +65,12 @@ class FitFile:
 
     Attributes:
         source: Name of the file.
-        title: What it is called.
-        problem: What to fit.
-        method: How to search.
-        starts: Where from, None for the starts of the parameters.
-        analytic: What is solved for instead of searched.
-        profiles: The parameters whose profile likelihoods are wanted.
+        title: The title of the fit.
+        problem: The problem.
+        method: The method of the search.
+        starts: The starts of the search, None for the starts of the parameters.
+        analytic: The parameters that are solved for instead of searched.
+        profiles: The parameters whose profile likelihoods are requested.
 
     Example:
         >>> import pathlib, tempfile, qspjax as qsp
@@ -136,7 +136,7 @@ def read_fit(path: str | Path) -> FitFile | MixedFile:
 
 
 def is_fit(path: Path) -> bool:
-    """Whether a file in TOML is a fit file, as opposed to a trial file."""
+    """Return whether a file in TOML is a fit file, as opposed to a trial file."""
     values = parsed(read_bytes(path, path.name), path.name)
     return "data" in values and not values.keys() & {"arms", "endpoints"}
 
@@ -180,7 +180,7 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
 
 
 class _Estimation(NamedTuple):
-    """How to fit; the fields are those of `FitFile`."""
+    """The settings of the search; the fields are those of `FitFile`."""
 
     method: AbstractSearch | DifferentialEvolution
     starts: MultiStart | None

@@ -1,6 +1,6 @@
 """Fit files with random effects: nonlinear mixed effects as text, beside a data set in the format of NONMEM.
 
-title                      what it is called
+title                      the title
 data                       the data set; or a table: file and the options of `read_nonmem` (ignore, accept, columns,
                            rename, recode, categories, dialect), interpolation ("nocb", "locf")
 [model]                    as in a trial file
@@ -65,10 +65,10 @@ METHODS: dict[str, type[AbstractApproximation] | type[SAEM]] = {
     "laplace": Laplace,
     "saem": SAEM,
 }
-"""The methods by name; what a class takes is read from keys of its own."""
+"""The methods by name; the arguments of each are read from keys of its own."""
 
 OPTIONS: dict[str, Sequence[str]] = {"saem": ("exploration", "smoothing", "chains", "sweeps", "samples", "seed")}
-"""The whole numbers that methods take, by name of the method."""
+"""The arguments of methods that are whole numbers, by name of the method."""
 
 INTEGRALS: dict[str, tuple[Callable[..., AbstractIntegral], str]] = {
     "quadrature": (Quadrature, "points"),
@@ -83,7 +83,7 @@ COVARIANCES: dict[str, type[AbstractCovariance]] = {
 """The covariances of estimates by name."""
 
 COLUMNS = ("ID", "OBJECTIVE", "SUBPOPULATION")
-"""What tables of individuals have, whatever the model, see `MixedFit.individuals`."""
+"""Columns that tables of individuals have for any model, see `MixedFit.individuals`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +92,18 @@ class MixedFile:
 
     Attributes:
         source: Name of the file.
-        title: What it is called.
-        mixed: What to fit.
+        title: The title of the fit.
+        mixed: The mixed-effects model.
         data: The data set.
-        method: How.
-        iterations: The most that are made, None for those of the method.
-        tolerance: Where the search ends.
-        covariance: Of the estimates, for their standard errors.
-        integral: How the likelihood itself is found at the end, None if it is not.
-        replicates: Data sets that are simulated for the visual predictive check and NPDE.
-        seed: Of these.
+        method: The method of estimation.
+        iterations: Maximum number of iterations, None for that of the method.
+        tolerance: The tolerance at which the search ends.
+        covariance: The covariance of the estimates, for their standard errors.
+        integral: How the likelihood itself is integrated at the end, None if it is not.
+        replicates: Number of data sets that are simulated for the visual predictive check and NPDE.
+        seed: The seed of these.
         corrected: Whether the check is corrected by predictions.
-        bins: How many bins it has, None for its own choice.
+        bins: The number of its bins, None for an automatic choice.
 
     Example:
         >>> import pathlib, tempfile, qspjax as qsp
@@ -163,7 +163,7 @@ def read_mixed(
     Args:
         top: The file; title, data and model have been read.
         source: Its name.
-        title: What it is called.
+        title: Its title.
         info: The model, None if it has mistakes.
         data: The data set, None if it has mistakes.
     """
@@ -229,7 +229,7 @@ def _mixed(
 
 def _random(table: Table, columns: Sequence[str] | None) -> RandomEffects | None:
     fixed = table.flag("fixed", default=False)
-    if columns is None:  # the data are at fault, not what refers to them
+    if columns is None:  # the mistake is in the data, not in the reference to them
         occasion = table.text("occasion", default=None)
     else:
         occasion = table.name("occasion", columns, "a column of the data", default=None)
@@ -250,7 +250,7 @@ def _random(table: Table, columns: Sequence[str] | None) -> RandomEffects | None
 
 
 def _effects(table: Table) -> list[str]:
-    """Return the names of random effects, whatever else is wrong with their table."""
+    """Return the names of random effects, even if their table has mistakes."""
     variances, effects = (table.values.get(key) for key in ("variances", "effects"))
     named = [*(variances if isinstance(variances, dict) else ()), *(effects if isinstance(effects, list) else ())]
     return [name for name in named if isinstance(name, str)]
@@ -264,7 +264,7 @@ def _names(value: object) -> list[str]:
 
 
 def _symmetric(value: object, size: int) -> Float[np.ndarray, "effects effects"]:
-    """Return a covariance, of which there may be only the lower triangle."""
+    """Return a covariance, of which only the lower triangle may be given."""
     rows = value if isinstance(value, list) and all(map(_is_row, value)) else []
     lengths = [len(row) for row in rows]
     if lengths == [size] * size:
@@ -287,15 +287,15 @@ def _shares(
     formulas: Mapping[str, float | Expression | None],
     outputs: Mapping[str, Output | None],
 ) -> dict[str, float | None]:
-    """Read the probabilities of the subpopulations, none without a mixture; add issues of names that do not serve.
+    """Read the probabilities of the subpopulations, none without a mixture; add issues of unsuitable names.
 
     Args:
         top: The file.
         info: The model, None if it has mistakes.
         parameters: The names of the parameters.
         effects: The names of the random effects.
-        formulas: Those of individuals, None where there are mistakes.
-        outputs: What is measured, None where there are mistakes.
+        formulas: The formulas of individual parameters, None where there are mistakes.
+        outputs: The outputs, None where there are mistakes.
     """
     table = top.table("subpopulations")
     shares = {name: table.number(name, above=0.0) for name in table.values}
@@ -314,9 +314,9 @@ def _shares(
         "a column of the results": COLUMNS,
     }
     for name in shares:
-        what = next((what for what, names in kinds.items() if name in names), None)
-        if what is not None:
-            table.issue(name, f"must have a name that means nothing else, but it is that of {what}, too: rename it.")
+        kind = next((kind for kind, names in kinds.items() if name in names), None)
+        if kind is not None:
+            table.issue(name, f"must have a name that means nothing else, but it is also that of {kind}: rename it.")
     if None not in (*formulas.values(), *outputs.values()):
         used = measured | names_in(*present(formulas).values())
         unused = [name for name in shares if name not in used]
@@ -326,7 +326,7 @@ def _shares(
 
 
 def _outputs(table: Table, data: NonmemData | None) -> tuple[dict[str, Output | None], dict[int | str, str], bool]:
-    """Read the outputs; return also which kind of observation each is, and whether there is a choice of them."""
+    """Read the outputs; also return the kind of observation of each, and whether there are several kinds."""
     outputs: dict[str, Output | None] = {}
     kinds: dict[int | str, str] = {}
     children = table.children()
@@ -363,10 +363,10 @@ def _check_observed(top: Table, data: NonmemData, outputs: Mapping[int | str, st
     without = [str(data.ids[i]) for i in np.flatnonzero(~observed.any(axis=1))]
     if without:
         hint = f'leave them out with ignore = "ID.EQ.{without[0]}"'
-        top.issue("data", f"must have observations of every subject, but has none of {_who(without)}: {hint}.")
+        top.issue("data", f"must have observations of every subject, but has none of {_subjects(without)}: {hint}.")
 
 
-def _who(subjects: Sequence[str]) -> str:
+def _subjects(subjects: Sequence[str]) -> str:
     names = ", ".join(subjects[:5]) + (", ..." if len(subjects) > 5 else "")
     return f"{'subject' if len(subjects) == 1 else 'subjects'} {names}"
 
@@ -396,15 +396,15 @@ def _checked(
     others = {*parameters, *effects, *leaves, *formulas}
     for name in sorted(used & {*columns} & others):
         must = "must have columns that mean nothing else"
-        top.issue("data", f"{must}, but `{name}` is the name of a number, too: rename it.")
+        top.issue("data", f"{must}, but `{name}` is also the name of a number: rename it.")
     covariates = [name for name in columns if name in used and name not in others]
     for name in covariates:
         values = data.covariates[name][:, None] if name in data.covariates else data.varying[name]
         missing = [str(data.ids[i]) for i in np.flatnonzero(np.isnan(np.asarray(values, float)).any(axis=1))]
         if missing:
             key = next((key for key, formula in present(formulas).items() if name in names_in(formula)), "")
-            must = "must use covariates that are known of all"
-            rules.issue(key, f"{must}, but `{name}` is missing in {_who(missing)}.")
+            must = "must use covariates that are known for all subjects"
+            rules.issue(key, f"{must}, but `{name}` is missing in {_subjects(missing)}.")
     return covariates
 
 
@@ -416,12 +416,12 @@ def _check_name(table: Table, key: str, name: str, allowed: Sequence[str], what:
 
 
 def covariance_word(covariance: AbstractCovariance) -> str:
-    """Return what a file calls a covariance of estimates."""
+    """Return the word of a file for a covariance of estimates."""
     return next(word for word, build in COVARIANCES.items() if isinstance(covariance, build))
 
 
 class _Estimation(NamedTuple):
-    """How to fit; the fields are those of `MixedFile`."""
+    """The settings of the estimation; the fields are those of `MixedFile`."""
 
     method: AbstractApproximation | SAEM
     iterations: int | None

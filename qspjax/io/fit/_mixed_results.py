@@ -36,7 +36,7 @@ MIXED_FILES = (
     "covariates.png",
     "individual_fits.png",
 )
-"""What a directory of the results of a mixed-effects fit may hold."""
+"""The files that a directory of the results of a mixed-effects fit may hold."""
 
 MIXED_MARKERS = ("summary.txt", "estimates.csv")
 
@@ -47,8 +47,8 @@ class Estimates:
 
     Attributes:
         table: Columns, with one row per estimate and one per fixed number.
-        correlation: Of the estimates, shape (names, names); NaN where it is not known.
-        condition: The condition number of this.
+        correlation: The correlation of the estimates, shape (names, names); NaN where it is not known.
+        condition: The condition number of the correlation.
         trouble: Why there are no standard errors, else empty.
 
     Example:
@@ -65,11 +65,11 @@ class Estimates:
 
     @classmethod
     def of(cls, fit: MixedFit, covariance: AbstractCovariance) -> "Estimates":
-        """Return them.
+        """Return the estimates of a fit.
 
         Args:
             fit: The fit.
-            covariance: Of the estimates, see `MixedFit.covariance_of_estimates`.
+            covariance: The covariance of the estimates, see `MixedFit.covariance_of_estimates`.
         """
         count, trouble = len(fit.mixed.names), ""
         matrix, correlation, condition = *np.full((2, count, count), np.nan), np.nan
@@ -89,12 +89,12 @@ class Estimates:
 
 
 def _shares(fit: MixedFit) -> list[str]:
-    """Return the names of the probabilities of subpopulations; that of the last, what the others leave, as well."""
+    """Return the names of the probabilities of subpopulations, including the last, which follows from the others."""
     return [f"P({name})" for name in fit.memberships]
 
 
 class _Row(TypedDict, total=False):
-    """An estimate: the columns of the table of estimates, as far as they have a meaning for it."""
+    """A row of the table of estimates, with the columns that apply to it."""
 
     name: Required[str]
     kind: Required[str]
@@ -117,7 +117,7 @@ _COLUMNS = ("name", "kind", "fixed", "estimate", "se", "rse_percent", "lower", "
 
 
 def _table(fit: MixedFit, errors: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Return one row per parameter and element of Omega: what is estimated, and what is fixed."""
+    """Return one row per parameter and element of Omega, estimated or fixed."""
     mixed, known, shares = fit.mixed, fit.parameters, _shares(fit)
     known |= {name: 1.0 - sum(known[other] for other in shares[:-1]) for name in shares[-1:]}
     rows: list[_Row] = [
@@ -176,9 +176,9 @@ def write_mixed(
 
     Args:
         path: The directory.
-        summary: The results in words and numbers.
+        summary: The results as text.
         fit: The fit.
-        estimates: With their uncertainty.
+        estimates: The estimates with their uncertainty.
         tables: Tables as columns by name, by the names of their files.
         figures: Figures of matplotlib, by the names of their files.
 
@@ -225,7 +225,7 @@ def write_mixed(
 
 
 def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrated: Marginal | None) -> str:
-    """Return the results of a mixed-effects fit in words and numbers.
+    """Return the results of a mixed-effects fit as text.
 
     Example:
         >>> import pathlib, tempfile, qspjax as qsp
@@ -288,13 +288,13 @@ def mixed_summary(file: MixedFile, fit: MixedFit, estimates: Estimates, integrat
 
 
 def _membership_lines(fit: MixedFit) -> list[str]:
-    """Return how many subjects most probably belong to each subpopulation of a mixture, and how sure this is."""
+    """Return how many subjects most probably belong to each subpopulation of a mixture, and the least probability."""
     lines = []
     for name, shares in fit.memberships.items():
         members = shares[fit.most_probable == name]
-        who = "1 subject" if members.size == 1 else f"{members.size} subjects"
+        number = "1 subject" if members.size == 1 else f"{members.size} subjects"
         least = f", each with a probability of at least {np.floor(1e3 * members.min()) / 1e3:g}" if members.size else ""
-        lines.append(f"Subpopulation {name}: most probably that of {who}{least}")
+        lines.append(f"Subpopulation {name}: most probably that of {number}{least}")
     return lines
 
 
@@ -308,14 +308,20 @@ def _remarks(file: MixedFile, fit: MixedFit) -> list[str]:
         lines += ["", f'{must}: see those of "hessian".']
     several = int((mixed.censored & fit.kept).sum())
     if several and isinstance(fit.method, (FOCE, FOCEI)):
-        who = "the subject" if several == 1 else f"the {several} subjects"
-        lines += ["", f"{type(fit.method).__name__} uses Laplace's curvature for {who} with censored measurements."]
+        affected = "the subject" if several == 1 else f"the {several} subjects"
+        lines += [
+            "",
+            f"{type(fit.method).__name__} uses Laplace's curvature for {affected} with censored measurements.",
+        ]
     if not fit.kept.all():
-        names = [name for name, kept in zip(mixed.subject_names, fit.kept, strict=True) if not kept]
+        names = [name for name, included in zip(mixed.subject_names, fit.kept, strict=True) if not included]
         lines += ["", f"Left out, since they have no likelihood at the start: {', '.join(names)}", *fit.reasons]
     unfinished = np.array(mixed.subject_names)[fit.kept & ~fit.found].tolist()
     if unfinished:
-        lines += ["", f"Random effects whose mode was not found to the end: those of {', '.join(unfinished)}"]
+        lines += [
+            "",
+            f"Random effects for which the search for the mode did not converge: those of {', '.join(unfinished)}",
+        ]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What all fit files have: a table of data, parameters and outputs."""
+"""Parts of all fit files: a table of data, parameters and outputs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,18 +24,18 @@ ERRORS: dict[str, type[AbstractErrorModel]] = {
     for word, kind in sorted(((vars(kind).get("word", ""), kind) for kind in MODELS), key=lambda pair: pair[0])
     if word
 }
-"""The error models by the word that fit files have for them: all that `qspjax.fit` exports with one."""
+"""The error models that `qspjax.fit` exports, by their words in fit files."""
 BELOW = {"M1": M1, "M3": M3, "M4": M4}
 INTERPOLATIONS = {"nocb": NOCB, "locf": LOCF, "linear": LinearInterpolation}
 
 
 def read_data(table: Table, folder: Path, issues: list[Issue]) -> NonmemData | None:
-    """Read the table of data that a fit file names: a file, or a table with options of `read_nonmem` as well.
+    """Read the table of data that a fit file names: a file, or a table with a file and options of `read_nonmem`.
 
     Args:
         table: The top of the file.
-        folder: Where files are.
-        issues: Where the issues of the table of data are collected.
+        folder: The folder of the fit file.
+        issues: Collects the issues of the table of data.
     """
     has_options = isinstance(table.values.get("data"), dict)
     part = table.table("data") if has_options else Table({}, (), [])
@@ -95,12 +95,12 @@ def _recodes(value: object) -> dict[str, dict[str, float | str]]:
 
 
 def with_limit(table: Table, data: NonmemData | None, kind: int | str | None) -> None:
-    """Give an output without a limit of quantification that of the values that CENS marks, if they have only one.
+    """Give an output without a limit of quantification the one of the values that CENS marks, if there is only one.
 
     Args:
         table: The output.
         data: The data set, None if it cannot be read.
-        kind: Which kind of observation it is, None if there is only one.
+        kind: The kind of observation, None if there is only one.
     """
     if data is None or "below" not in table or "limit" in table:
         return
@@ -108,7 +108,7 @@ def with_limit(table: Table, data: NonmemData | None, kind: int | str | None) ->
     if limits.size == 1:
         table.values = table.values | {"limit": float(limits[0])}
     elif not limits.size:
-        table.issue("limit", "must be given, unless the values that CENS marks say it, but there are none.")
+        table.issue("limit", "must be given, unless the values that CENS marks give it, but there are none.")
 
 
 def read_parameter(table: Table) -> Free | float | None:
@@ -127,20 +127,20 @@ def read_parameter(table: Table) -> Free | float | None:
 
 
 def read_output(table: Table, name: str) -> Output | None:
-    """Read an output; by default it predicts what has its name."""
+    """Read an output; by default it predicts the value of the same name."""
     prediction = table.text("prediction", default=name)
     error = _read_error(table)
-    how = table.name("below", BELOW, "M1, M3 or M4", default=None)
+    word = table.name("below", BELOW, "M1, M3 or M4", default=None)
     limit = table.number("limit", default=None)
-    if how is None and limit is not None and "below" not in table:
+    if word is None and limit is not None and "below" not in table:
         table.issue("limit", 'must be that of below = "M1", "M3" or "M4", but below is missing.')
-    below = None if how is None else table.make(BELOW[how], limit)
+    below = None if word is None else table.make(BELOW[word], limit)
     return table.make(Output, prediction, error, below=below)
 
 
 def _read_error(table: Table) -> AbstractErrorModel | None:
-    """Read the error model of an output: its word, and keys by the names of the model's own fields."""
-    word, own = table.name("error", ERRORS, "an error model"), table.table("correlated")
+    """Read the error model of an output: its word, and keys with the names of its fields."""
+    word, correlated = table.name("error", ERRORS, "an error model"), table.table("correlated")
     if word is None:
         return None
     values = {}
@@ -155,10 +155,10 @@ def _read_error(table: Table) -> AbstractErrorModel | None:
     error = None if table.bad else _built(table, ERRORS[word], **values)
     if error is None or "correlated" not in table:
         return error
-    time, others = own.read("time", None, formula_of), own.table("between")
+    time, others = correlated.read("time", None, formula_of), correlated.table("between")
     between = {name: others.read(name, None, formula_of) for name in others.values}
-    own.close()
-    return None if table.bad else _built(own, Correlated, error, time=time, between=between)
+    correlated.close()
+    return None if table.bad else _built(correlated, Correlated, error, time=time, between=between)
 
 
 def _built(

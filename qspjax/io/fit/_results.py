@@ -31,7 +31,7 @@ FIT_FILES = (
     "fits.png",
     "profiles.png",
 )
-"""What a directory of the results of a fit may hold."""
+"""The files that a directory of the results of a fit may hold."""
 
 FIT_MARKERS = ("summary.txt", "estimates.csv")
 
@@ -48,10 +48,10 @@ def write_fit(
 
     Args:
         path: The directory.
-        file: What was fitted.
+        file: The fit file.
         fit: The optima.
-        uncertainty: At the best.
-        profiles: By parameter, none if none were wanted.
+        uncertainty: The uncertainty at the best one.
+        profiles: Profiles by parameter, empty if none were requested.
         figures: Figures of matplotlib, by the names of their files.
 
     Raises:
@@ -98,7 +98,7 @@ def write_fit(
 
 
 def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> str:
-    """Return the results of a fit in words and numbers.
+    """Return the results of a fit as text.
 
     Example:
         >>> import pathlib, tempfile, qspjax as qsp

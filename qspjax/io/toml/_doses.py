@@ -92,14 +92,14 @@ def _adjusted(
 
 def _proportional(table: Table, info: ModelInfo) -> AbstractAmount | None:
     """Read an amount per amount of each covariate: `amount = "5 mg", per = { WT = "1 kg" }`."""
-    amount, each = table.number("amount", info.units.dose, above=0), table.table("per")
-    names = [name for name in info.covariates if name in each]
-    divisors = [each.number(name, info.covariates[name], above=0) for name in names]
-    each.close("a covariate that is a number", info.covariates)
-    if not names and not each.bad:
-        each.issue("", 'must name a covariate, such as per = { WT = "1 kg" }, but is empty.')
+    amount, per_covariate = table.number("amount", info.units.dose, above=0), table.table("per")
+    names = [name for name in info.covariates if name in per_covariate]
+    divisors = [per_covariate.number(name, info.covariates[name], above=0) for name in names]
+    per_covariate.close("a covariate that is a number", info.covariates)
+    if not names and not per_covariate.bad:
+        per_covariate.issue("", 'must name a covariate, such as per = { WT = "1 kg" }, but is empty.')
     known = [divisor for divisor in divisors if divisor is not None]
-    if each.bad or amount is None or len(known) < len(divisors):
+    if per_covariate.bad or amount is None or len(known) < len(divisors):
         return None
     return Proportional(amount / math.prod(known), tuple(names))
 

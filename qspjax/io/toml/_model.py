@@ -38,7 +38,7 @@ _LARGEST_CV = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What the readers of a file must know of its model: names, and the unit of each.
+    """Information on a model for the readers of a file: names, and the unit of each.
 
     Attributes:
         model: The model.
@@ -47,7 +47,7 @@ class ModelInfo:
         observed: The unit of each observed value by name.
         states: The unit of each state by name.
         targets: The names of dose targets.
-        main: What is saved and drawn unless a file says otherwise.
+        main: The values that are saved and drawn by default.
         covariates: The unit of each covariate of the population that is a number, by name; None where it is wrong.
         categories: The categories of each other covariate by name.
     """
@@ -64,14 +64,14 @@ class ModelInfo:
 
 
 def read_model(table: Table, folder: Path | None = None) -> ModelInfo | None:
-    """Read the model, of the catalogue or from a file; where some of its parameters are wrong, go on with others.
+    """Read the model, of the catalogue or from a file; stand-ins replace parameters that are wrong.
 
     Args:
         table: Its table.
-        folder: Where files are, None if there are none.
+        folder: The folder of model files, None if there is none.
 
     Raises:
-        FileIssues: If the file of the model has mistakes or what is not supported.
+        FileIssues: If the file of the model has mistakes or something that is not supported.
     """
     available, name = available_models(), table.values.get("name")
     if folder is not None and isinstance(name, str) and is_model_file(name):
@@ -99,14 +99,14 @@ def _from_file(table: Table, path: Path) -> ModelInfo:
 
 
 def with_numbers(model: AbstractModel, new: Mapping[str, float | None]) -> AbstractModel:
-    """Return a model with other numbers, where they are not None."""
+    """Return a model with the new numbers that are not None."""
     for name, value in new.items():
         model = model if value is None else at(model, name).set(value)
     return model
 
 
 def read_population(table: Table, info: ModelInfo) -> tuple[Population | None, ModelInfo]:
-    """Read the population, and add its covariates to what is known of the model."""
+    """Read the population, and add its covariates to the information on the model."""
     covariates, units = {}, {}
     for name, part in table.table("covariates").children().items():
         covariates[name], units[name] = _covariate(part)
@@ -134,7 +134,7 @@ def read_population(table: Table, info: ModelInfo) -> tuple[Population | None, M
 
 
 def available_models() -> dict[str, type[AbstractModel]]:
-    """Return the models of the catalogue that a file can state: those whose fields are numbers and names."""
+    """Return the models of the catalogue that a file can name: those whose fields are numbers and names."""
     classes = {name: kind for name, kind in vars(models).items() if inspect.isclass(kind)}
     return {
         name: kind
@@ -159,13 +159,13 @@ def _field(table: Table, field: dataclasses.Field) -> float | str | None:
 
 
 def _stand_in(kind: type[AbstractModel], name: str) -> object:
-    """Return what takes the place of a wrong number, so that the names of the model are known."""
+    """Return a stand-in for a wrong number, so that the names of the model are known."""
     default = next(field.default for field in dataclasses.fields(kind) if field.name == name)
     return 1 if default is dataclasses.MISSING else default
 
 
 def info_of(model: AbstractModel) -> ModelInfo:
-    """Return what is to be known of a model."""
+    """Return the information on a model."""
     start = as_state(model, None)
     observed = eqx.filter_eval_shape(lambda: model.observe(0.0, start))
     states, units, deliveries = state_names(start), model.units, declared(model).deliveries()
@@ -191,20 +191,20 @@ def _between(table: Table, info: ModelInfo) -> dict[str, AbstractDistribution]:
 
 
 def _varied(table: Table, unit: str) -> AbstractDistribution | None:
-    """Read the distribution of a parameter, around the typical value unless it says where."""
+    """Read the distribution of a parameter, around the typical value."""
     kinds: dict[str, Reader] = {"cv": _lognormal, "omega": _lognormal, "sd": _normal, "low": _uniform, "high": _uniform}
     read = next((kinds[key] for key in table.values if key in kinds), None)
     if table.bad:
         return None
     if read is None:
-        has = ", ".join(table.values) or "nothing"
-        table.issue("", f"must have cv or omega (log-normal), sd (normal), or low and high (uniform), but has {has}.")
+        keys = ", ".join(table.values) or "nothing"
+        table.issue("", f"must have cv or omega (log-normal), sd (normal), or low and high (uniform), but has {keys}.")
         return None
     return _truncated(table, unit, read(table, unit, location=None))
 
 
 def read_distribution(table: Table) -> AbstractDistribution | None:
-    """Read a distribution of a number without a unit: `distribution` says which, its keys are those of a covariate."""
+    """Read a distribution of a number without a unit: `distribution` names it, its keys are those of a covariate."""
     kind = table.name("distribution", _DISTRIBUTIONS, "a distribution")
     return None if kind is None else _truncated(table, "", _DISTRIBUTIONS[kind](table, "", location=REQUIRED))
 
@@ -256,7 +256,7 @@ def _truncated(table: Table, unit: str | None, build: Build) -> AbstractDistribu
 
 
 def _later(build: Callable[..., T], *args: object, **kwargs: object) -> Callable[[], T]:
-    """Return a function without arguments, which is called where nothing that was read is wrong (None)."""
+    """Return a function without arguments that builds an object, to be called if no value is wrong (None)."""
     return lambda: build(*args, **kwargs)
 
 
@@ -296,8 +296,8 @@ def _power(table: Table, info: ModelInfo) -> Power | None:
 
 
 def _allometric(table: Table, info: ModelInfo) -> Allometric | None:
-    what = "a parameter of the model"
-    lists = {key: table.names(key, info.parameters, what, default=()) for key in ("clearances", "volumes")}
+    kind = "a parameter of the model"
+    lists = {key: table.names(key, info.parameters, kind, default=()) for key in ("clearances", "volumes")}
     weight = _number_covariate(table, "weight", info, default="WT" if "WT" in info.covariates else REQUIRED)
     unit = _unit(weight, info)
     reference = table.number("reference", unit, default=None, above=0)
@@ -324,16 +324,16 @@ def _category(table: Table, info: ModelInfo) -> ByCategory | None:
 def _set(table: Table, info: ModelInfo) -> SetBy | None:
     parameter, covariate = _parameter(table, info), _number_covariate(table, "covariate", info)
     if parameter is not None and covariate is not None:
-        unit, wanted = info.covariates[covariate], info.parameters[parameter]
-        if unit is not None and unit != wanted and not _same_unit(unit, wanted):
-            must = f"must have the unit of `{parameter}` ({wanted or 'none'})"
+        unit, required = info.covariates[covariate], info.parameters[parameter]
+        if unit is not None and unit != required and not _same_unit(unit, required):
+            must = f"must have the unit of `{parameter}` ({required or 'none'})"
             table.issue("covariate", f"{must}, but has {f'the unit {unit}' if unit else 'none'}.")
     return table.make(SetBy, parameter, covariate)
 
 
-def _same_unit(unit: str, wanted: str) -> bool:
+def _same_unit(unit: str, other: str) -> bool:
     try:
-        return bool(unit) and bool(wanted) and abs(convert(f"1 {unit}", to=wanted) - 1.0) < 1e-12
+        return bool(unit) and bool(other) and abs(convert(f"1 {unit}", to=other) - 1.0) < 1e-12
     except ValueError:
         return False
 

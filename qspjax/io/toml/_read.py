@@ -10,11 +10,11 @@ from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
 
 MOST_BYTES = 16 * 2**20
-"""The largest file that is read."""
+"""The maximum number of bytes of a file."""
 
 
 def read_bytes(file: Path | Traversable, source: str) -> bytes:
-    """Return what a file holds, or what comes with qspjax.
+    """Return the content of a file, or of one that comes with qspjax.
 
     Raises:
         FileIssues: If it cannot be read.
@@ -26,7 +26,7 @@ def parsed(text: bytes, source: str) -> dict[str, object]:
     """Return the values of a file in TOML.
 
     Raises:
-        FileIssues: If it is no TOML; with the line.
+        FileIssues: If it is not TOML, with the line.
     """
     plain = text_of(text, source)
     try:
@@ -46,7 +46,7 @@ def parsed(text: bytes, source: str) -> dict[str, object]:
 
 
 def _finite(text: str) -> float:
-    """Read a number, which must not become infinite by its size alone."""
+    """Read a number, which must not become infinite because of its size."""
     value = float(text)
     if math.isinf(value) and "inf" not in text:
         raise OverflowError(text)

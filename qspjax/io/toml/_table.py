@@ -1,4 +1,4 @@
-"""Read the tables of a TOML file: typed values with units, every issue collected, unknown keys found."""
+"""The tables of a TOML file: typed values with units; issues and unknown keys are collected."""
 
 import enum
 import re
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Required(enum.Enum):
-    """The default of a key that must be there."""
+    """The default of a required key."""
 
     REQUIRED = enum.auto()
 
@@ -23,13 +23,13 @@ REQUIRED = Required.REQUIRED
 
 
 class Table:
-    """A table of a file, read key by key; `close` reports the keys that nobody asked for.
+    """A table of a file, read key by key; `close` reports the keys that were not read.
 
     A value that is wrong or missing becomes an issue and is read as None.
     """
 
     def __init__(self, values: Mapping[str, object], path: Path, issues: list[tuple[Path, str]]):
-        """Start to read a table that stands at `path`; `issues` is shared by all tables of a file."""
+        """Start to read the table at `path`; `issues` is shared by all tables of a file."""
         self.values, self.path, self.issues = dict(values), path, issues
         self._known: dict[str, None] = {}
 
@@ -53,7 +53,7 @@ class Table:
         default: float | None | Required = REQUIRED,
         above: float | None = None,
     ) -> float | None:
-        """Read a number, converted to a unit; where the unit itself is wrong (None), leave it at that."""
+        """Read a number, converted to a unit; if the unit itself is wrong (None), return None without an issue."""
         number = self.read(key, default, lambda value: None if unit is None else convert(value, to=unit))
         if key in self.values and number is not None and above is not None and not number > above:
             must = "must be positive" if above == 0 else f"must be greater than {above:g}"
@@ -114,7 +114,7 @@ class Table:
         return self.read(key, default, read)
 
     def unit(self, key: str) -> str | None:
-        """Read a unit, `""` if it is not there, None if it is wrong."""
+        """Read a unit, `""` if it is missing, None if it is wrong."""
 
         def read(value: object) -> str:
             if not isinstance(value, str):
@@ -143,7 +143,7 @@ class Table:
         return self.read(key, default, read)
 
     def table(self, key: str, *, required: bool = False) -> "Table":
-        """Open a table below this one, an empty one if it is not there."""
+        """Open a table below this one, an empty one if it is missing."""
         value = self.read(key, REQUIRED if required else {}, as_table)
         return Table(value or {}, (*self.path, key), self.issues)
 
@@ -165,15 +165,15 @@ class Table:
         return tables
 
     def children(self, allowed: Collection[str] | None = None, what: str = "") -> "dict[str, Table]":
-        """Open every value as a table, by name; where `allowed` is given, only those named there."""
+        """Open every value as a table, by name; if `allowed` is given, only the values with these names."""
         if allowed is not None:
             self.close(what, allowed)
         return {key: self.table(key) for key in self.values if allowed is None or key in allowed}
 
     def only(self, allowed: Iterable[str], what: str, *, beside: Iterable[str] = ()) -> str | None:
-        """Return the only one of the allowed keys that is there; add an issue if none is, or several.
+        """Return the one of the allowed keys that is present; add an issue if there is none, or several.
 
-        Keys that are read later stand in `beside`. Where there is an unknown key instead, `close` reports that one.
+        Keys that are read later are in `beside`. If there is an unknown key instead, `close` reports that one.
         """
         allowed = list(allowed)
         self._known |= dict.fromkeys(allowed)
@@ -210,7 +210,7 @@ class Table:
             return None
 
     def read(self, key: str, default: T | None | Required, read: Callable[[object], T | None]) -> T | None:
-        """Read a value with a function that raises `ValueError` ("must ..., but is ...") where it is wrong."""
+        """Read a value with a function that raises `ValueError` ("must ..., but is ...") if it is wrong."""
         self._known[key] = None
         if key not in self.values:
             if isinstance(default, Required):
@@ -225,7 +225,7 @@ class Table:
 
 
 def present(values: Mapping[str, T | None]) -> dict[str, T]:
-    """Return the values that are not None: all, where nothing that was read is wrong."""
+    """Return the values that are not None, which are all if none is wrong."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -259,7 +259,7 @@ def shown(value: object) -> str:
 
 
 def lines_of(text: str) -> dict[Path, int]:
-    """Find the line of every key and table header of a file in TOML, as far as they stand on lines of their own."""
+    """Return the line of every key and table header of a file in TOML that is on a line of its own."""
     line_of_path: dict[Path, int] = {}
     lists: dict[Path, int] = {}
     table: Path = ()
@@ -306,7 +306,7 @@ def as_table(value: object) -> dict[str, object]:
     """Return a value that must be a table.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not one.
     """
     if not isinstance(value, dict):
         raise ValueError(f"must be a table, but is {shown(value)}.")
@@ -314,5 +314,5 @@ def as_table(value: object) -> dict[str, object]:
 
 
 def _in_words(error: ValueError) -> str:
-    """Return what a check says without the name of its argument: the file has another."""
+    """Return the message of a check without the name of its argument, as the file has another name for it."""
     return error.must if isinstance(error, ArgumentError) else str(error)

@@ -1,1 +1,1 @@
-"""Trials in TOML, their results as files, and what their patients differ in as a sensitivity analysis."""
+"""Trials in TOML, their results as files, and sensitivity analyses over the differences between their patients."""

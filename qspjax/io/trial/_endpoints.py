@@ -15,7 +15,7 @@ from qspjax.population.endpoints import AbstractEndpoint, Responder
 T = TypeVar("T")
 
 _COLUMNS = ("arm", "patient", "result", "last_time", "state")
-"""What else stands in the table of endpoints."""
+"""The other columns of the table of endpoints."""
 
 
 class Endpoint(NamedTuple):
@@ -61,7 +61,7 @@ _KINDS: dict[str, tuple[type[AbstractEndpoint], Callable[[str, str], str]]] = {
 
 
 def read_endpoints(table: Table, info: ModelInfo, times: tuple[float, ...]) -> dict[str, Endpoint]:
-    """Read the endpoints; the times they look at must lie within those that are simulated."""
+    """Read the endpoints; their times must lie within those that are simulated."""
     endpoints = {name: _endpoint(part, info, times) for name, part in table.children().items()}
     for name in _COLUMNS:
         if name in endpoints:

@@ -1,6 +1,6 @@
 """Trial files: a virtual trial as text, in TOML, with units.
 
-    title, patients, seed      what it is called, how many patients, which random numbers
+    title, patients, seed      the title, the number of patients, the seed of the random numbers
     randomised                 true to put each patient in one arm; by default the same patients are in every arm
     [model]                    name, in the catalogue or of a file in SBML or Antimony beside this one (or as a whole
                                `model = "tumour.xml"`), and parameters that differ from the defaults
@@ -10,7 +10,7 @@
     [arms.NAME.dose]           a dose that depends on the patient: amount such as "5 mg/kg", or an amount per amount of
                                each covariate (per), or a table of bands; at_least, at_most, round_to, round_up_to
     [endpoints.NAME]           a kind with its output, and a bound for responders
-    [output]                   until and every, or times; what to save; panels of the picture
+    [output]                   until and every, or times; the values to save; panels of the plot
 
 Text is only ever read as names and quantities; nothing in a file is evaluated.
 """
@@ -38,11 +38,11 @@ from qspjax.population import Population, Randomised, SamePatients, Trial
 MOST_PATIENTS = 100_000_000
 _MOST_TIMES = 100_000
 _MOST_PANELS = 12
-"""The most panels of a picture where the file does not say which."""
+"""The maximum number of panels of a plot if the file does not name them."""
 
 
 class PanelTable(TypedDict, total=False):
-    """A panel of the picture as a file says it: the arguments of `qspjax.plot.Panel`."""
+    """A panel of the plot in a file: the arguments of `qspjax.plot.Panel`."""
 
     output: Required[str]
     label: str | None
@@ -57,14 +57,14 @@ class TrialFile:
     Attributes:
         source: Name of the file.
         text: Its bytes.
-        title: What the trial is called.
-        population: Where patients come from.
+        title: The title of the trial.
+        population: The population of the patients.
         trial: The protocol.
-        patients: How many.
-        seed: Of the random numbers.
+        patients: The number of patients.
+        seed: The seed of the random numbers.
         save: Names of observed values and states to keep.
         endpoint_units: The unit of each endpoint by name.
-        panels: The panels of the picture, each as the arguments of `qspjax.plot.Panel`.
+        panels: The panels of the plot, each as the arguments of `qspjax.plot.Panel`.
 
     Raises:
         ValueError: If there are fewer patients than arms to randomise them to.
@@ -115,7 +115,7 @@ class TrialFile:
             raise FileIssues([issue]) from error
 
     def _varied(self) -> dict[str, str]:
-        """Return the table of the population in which each parameter that differs between patients stands."""
+        """Return the table of the population that holds each parameter that differs between patients."""
         effects = enumerate(self.population.effects, start=1)
         changed = {name: f"effects[{i}]" for i, effect in effects for name in effect.parameters()}
         return changed | dict.fromkeys(self.population.between_names, "between")
@@ -135,7 +135,7 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
     """Read a trial file.
 
     Raises:
-        FileIssues: If it cannot be read, or anything in it is wrong; `issues` lists all of it.
+        FileIssues: If it cannot be read, or anything in it is wrong; `issues` lists all mistakes.
 
     Example:
         >>> import pathlib, tempfile, qspjax as qsp
@@ -190,8 +190,8 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
 def _output(table: Table, info: ModelInfo) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:
     times = _times(table, info.units.time)
     observed = tuple(info.observed)
-    what = "a value that the model observes, or a state"
-    save = table.names("save", (*observed, *info.states), what, default=info.main)
+    kind = "a value that the model observes, or a state"
+    save = table.names("save", (*observed, *info.states), kind, default=info.main)
     panels = [_panel(part, info, save or observed) for part in table.tables("panels")]
     table.close()
     plain: list[PanelTable] = [{"output": name} for name in observed if name in (save or ())]

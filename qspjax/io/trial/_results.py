@@ -28,10 +28,10 @@ TRIAL_FILES = (
     "trial.png",
     "trial.csv",
 )
-"""What a directory of results holds."""
+"""The files of a directory of results."""
 
 TRIAL_MARKERS = ("summary.txt", "trial.toml")
-"""What it holds at least."""
+"""The files that it always holds."""
 
 
 def write_trial(
@@ -48,8 +48,8 @@ def write_trial(
         directory: New, empty, or with an earlier result.
         file: The trial file that was run, with the number of patients and the seed that were used.
         result: The result.
-        figure: The picture, a matplotlib Figure.
-        bands: The numbers in the picture, a row each, as `qspjax.plot.bands` gives them.
+        figure: The plot, a matplotlib Figure.
+        bands: The numbers in the plot, one row each, from `qspjax.plot.bands`.
 
     Returns:
         The directory.
@@ -119,7 +119,7 @@ def summary(file: TrialFile, result: TrialResult) -> str:
 
 
 def name_of(model: AbstractModel) -> str:
-    """Return what a model is called: a network by its own name, any other by its class."""
+    """Return the name of a model: that of a network, or that of its class."""
     return (isinstance(model, Network) and model.plan.definition.name) or type(model).__name__
 
 
@@ -140,7 +140,7 @@ def patients(population: Population, cohort: Cohort) -> dict[str, np.ndarray]:
 
 
 def endpoints(result: TrialResult) -> dict[str, np.ndarray]:
-    """Return a table of the endpoints: a row for each patient in each arm, and how its simulation went."""
+    """Return a table of the endpoints: one row per patient and arm, with the result of the simulation."""
     parts = [_arm_endpoints(arm) for arm in result.arms]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -1,4 +1,4 @@
-"""A trial file as a sensitivity analysis: what varies between patients is the input, endpoints are the outputs."""
+"""A trial file as a sensitivity analysis: parameters that vary between patients are inputs, endpoints are outputs."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -31,8 +31,8 @@ def sensitivity_problem(file: TrialFile, arm: str | None = None, *, chunk: int =
 
     Args:
         file: A trial file.
-        arm: Which arm; by default the last.
-        chunk: Patients simulated at a time.
+        arm: The name of the arm; by default the last.
+        chunk: Number of patients that are simulated at a time.
 
     Raises:
         ValueError: If nothing varies between patients, there is no endpoint, or no such arm.
