@@ -468,7 +468,7 @@ def test_sizes_are_limited(tmp_path):
     with pytest.raises(FileIssues, match=f"large.xml: must have at most {MOST_BYTES} bytes, but has {MOST_BYTES + 1}."):
         read_sbml(path)
     deep = "<apply><sin/>" * MOST_DEEP + "<cn>1</cn>" + "</apply>" * MOST_DEEP
-    assert "in one another" in issue(ruled(deep)).message
+    assert "nested elements" in issue(ruled(deep)).message
     long = f'<listOfRules><algebraicRule formula="{"1+" * 6000}c"/></listOfRules>'
     text = level1('<listOfCompartments><compartment name="c"/></listOfCompartments>' + long)
     assert issue(text).element == "algebraicRule formula"
@@ -517,7 +517,7 @@ def test_models_of_other_files(tmp_path):
     (tmp_path / "above.xml").write_text(NEW)
     path.write_text(OUTER.format("inner one.xml"))
     assert "A__S" in definition(path).species
-    assert "of no file" in issue(OUTER.format("inner one.xml")).message
+    assert "not from a file" in issue(OUTER.format("inner one.xml")).message
     for source in ("../above.xml", str(tmp_path / "above.xml"), "http://example.org/above.xml", "file:inner one.xml"):
         path.write_text(OUTER.format(source))
         assert issue(path).message == f"must be the name of a file in the same folder, but is {source[:80]}."

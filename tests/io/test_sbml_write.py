@@ -307,7 +307,7 @@ def test_what_cannot_be_written():
         species={"A": Species(1.0, "c", constant=True)},
         reactions={"J": Reaction((Participant("A"),), (), number(1.0))},
     )
-    with pytest.raises(ValueError, match="must be what SBML can say, but is not:\n"):
+    with pytest.raises(ValueError, match="must be what SBML can express, but is not:\n"):
         sbml_of(wrong)
 
 

@@ -21,11 +21,11 @@ from qspjax._files import write_text
 from qspjax.io._content import content_of, plain, stop, text_of, unpacked_name
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.antimony import _worker
-from qspjax.io.antimony._formulas import as_antimony, with_places
+from qspjax.io.antimony._formulas import as_antimony, with_placeholders
 from qspjax.io.antimony._worker import Result, Task
 from qspjax.io.sbml import read_definition
 from qspjax.io.sbml._text import source_of
-from qspjax.io.sbml._write import with_places as sbml_with_places
+from qspjax.io.sbml._write import with_placeholders as sbml_with_placeholders
 from qspjax.io.sbml._write_math import Numbers
 from qspjax.models import Network
 from qspjax.models.network import Definition
@@ -112,7 +112,7 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
     check_instance("network", network, Network, "a network (models.Network)")
     numbers = Numbers(negative=True)
     definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
-    result = run_in_subprocess({"sbml": sbml_with_places(definition, numbers)})
+    result = run_in_subprocess({"sbml": sbml_with_placeholders(definition, numbers)})
     if result["text"] is None:
         raise ValueError(
             f"Argument `network` must be what Antimony can express, but is not: {_one_line(result['error'])}"
@@ -210,7 +210,7 @@ class _Files:
             return match[0] if match[2] is None else ""
 
         if not _is_sbml(text):
-            text = _IMPORT.sub(once, with_places(name, text, _bare(text), self.numbers))
+            text = _IMPORT.sub(once, with_placeholders(name, text, _bare(text), self.numbers))
         (self.copies / name).write_text(text, encoding="utf-8", newline="\n")
 
     def _imports(self, name: str, text: str) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ _NO_DECIMAL = re.compile(r"[xX][0-9a-fA-F]+|_\d\w*|[dD]\d+")
 """The rest of a number in forms of other programs (0x1F, 1_000, 1d2), which libantimony takes for a unit."""
 
 
-def with_places(name: str, text: str, bare: str, numbers: Numbers) -> str:
+def with_placeholders(name: str, text: str, bare: str, numbers: Numbers) -> str:
     """Return a text in Antimony with placeholders for numbers that 15 digits do not give.
 
     Args:

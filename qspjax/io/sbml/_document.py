@@ -1,4 +1,4 @@
-"""The document that libsbml makes of a text: read, its hierarchy flattened."""
+"""The document that libsbml makes of a text, with its hierarchy flattened."""
 
 from typing import TYPE_CHECKING
 

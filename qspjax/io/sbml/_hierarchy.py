@@ -1,4 +1,4 @@
-"""Hierarchical models (package comp): other files are looked through, what they grow to is counted, all is made one.
+"""Hierarchical models (package comp): their files are checked, their size is limited, and they are flattened into one.
 
 Reference: Smith et al., J Integr Bioinform 2015;12:268, doi:10.2390/biecoll-jib-2015-268.
 """
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     import libsbml
 
 MOST_FILES = 100
-"""The most files that a hierarchical model may consist of."""
+"""The maximum number of files of a hierarchical model."""
 
 MOST_ELEMENTS = 200_000
-"""The most elements that a model may have when all its submodels are in it."""
+"""The maximum number of elements of a model with all its submodels."""
 
 _FILE = re.compile(r"\w[\w. -]*")
 T = TypeVar("T")
 Model: TypeAlias = tuple[str, str]
-"""A model: the name of its file, and its id ("" for the model of the file that is no definition)."""
+"""A model: the name of its file, and its id ("" for the model of the file that is not a definition)."""
 
 
 def flattened(document: "libsbml.SBMLDocument", source: Source, issues: IssueCollector) -> "libsbml.SBMLDocument":
     """Return the document in which all submodels are part of its model; it has no lines.
 
     Raises:
-        FileIssues: If a file of a model is not in the same folder or has issues, a model contains itself, all of it
-            is too large, or libsbml finds an error or cannot do it.
+        FileIssues: If a file of a model is not in the same folder or has issues, a model contains itself, the result is
+            too large, or libsbml finds an error or cannot flatten it.
     """
     _check_growth(_files(document, source, issues), source.name, issues)
     package = library()
@@ -42,7 +42,7 @@ def flattened(document: "libsbml.SBMLDocument", source: Source, issues: IssueCol
     gather(report["errors"] if report else (), issues)
     issues.close()
     if not report or report["text"] is None:
-        issues.stop("must be a hierarchy of models that can be made one, but libsbml could not.", "sbml")
+        issues.stop("must be a hierarchy of models that can be flattened, but libsbml could not.", "sbml")
     issues.has_lines = False
     return read(report["text"], issues)
 
@@ -50,7 +50,7 @@ def flattened(document: "libsbml.SBMLDocument", source: Source, issues: IssueCol
 def _files(
     document: "libsbml.SBMLDocument", source: Source, issues: IssueCollector
 ) -> "dict[str, libsbml.SBMLDocument]":
-    """Return the documents of all files that the models come from, by name."""
+    """Return the documents of all files from which the models come, by name."""
     files, waiting = {source.name: document}, [source.name]
     while waiting:
         plugin = files[waiting.pop()].getPlugin("comp")
@@ -60,17 +60,21 @@ def _files(
             name, element = item.getSource(), f"externalModelDefinition {item.getId()}"
             if name in files:
                 continue
-            files[name] = _other(name, element, item.getLine(), source, issues)
+            files[name] = _external_document(name, element, item.getLine(), source, issues)
             waiting.append(name)
             if len(files) > MOST_FILES:
                 issues.stop(f"must consist of at most {MOST_FILES} files, but has more.", element)
     return files
 
 
-def _other(name: str, element: str, line: int, source: Source, issues: IssueCollector) -> "libsbml.SBMLDocument":
+def _external_document(
+    name: str, element: str, line: int, source: Source, issues: IssueCollector
+) -> "libsbml.SBMLDocument":
     if source.folder is None:
         issues.stop(
-            "not supported: models of other files in an archive, or in a text that is of no file.", element, line=line
+            "not supported: models of other files in an archive, or in a text that is not from a file.",
+            element,
+            line=line,
         )
     if not _FILE.fullmatch(name):
         issues.stop(f"must be the name of a file in the same folder, but is {name[:80]}.", element, line=line)
@@ -83,7 +87,7 @@ def _other(name: str, element: str, line: int, source: Source, issues: IssueColl
 
 
 def _check_growth(files: "Mapping[str, libsbml.SBMLDocument]", main: str, issues: IssueCollector) -> None:
-    """Check that no model contains itself, and how many elements all submodels together have."""
+    """Check that no model contains itself, and that all submodels together are not too large."""
     models = {name: _models(document) for name, document in files.items()}
     sizes: dict[Model, int] = {}
     path: dict[Model, None] = {}
@@ -96,10 +100,10 @@ def _check_growth(files: "Mapping[str, libsbml.SBMLDocument]", main: str, issues
         path[key] = None
         size, parts = models.get(key[0], {}).get(key[1], (0, ()))
         inner = [(part[0] or key[0], part[1]) for part in parts]
-        again = next((part for part in inner if part in path), None)
-        if again is not None:
-            model = files[again[0]].getModel()
-            name = again[1] or ("" if model is None else model.getId())
+        circular = next((part for part in inner if part in path), None)
+        if circular is not None:
+            model = files[circular[0]].getModel()
+            name = circular[1] or ("" if model is None else model.getId())
             issues.stop("must not contain itself, but does.", f"model {name}".strip())
         unknown = [part for part in inner if part not in sizes]
         if unknown:
@@ -107,13 +111,13 @@ def _check_growth(files: "Mapping[str, libsbml.SBMLDocument]", main: str, issues
             continue
         sizes[key] = size + sum(sizes[part] for part in inner)
         if sizes[key] > MOST_ELEMENTS:
-            issues.stop(f"must grow to at most {MOST_ELEMENTS} elements, but does to {sizes[key]}.", f"model {key[1]}")
+            issues.stop(f"must grow to at most {MOST_ELEMENTS} elements, but grows to {sizes[key]}.", f"model {key[1]}")
         path.pop(key)
         stack.pop()
 
 
 def _models(document: "libsbml.SBMLDocument") -> dict[str, tuple[int, tuple[Model, ...]]]:
-    """Return the size of each model of a file and the models that it refers to (file "" for the same one), by id."""
+    """Return the size of each model of a file and the models to which it refers (file "" for the same one), by id."""
     models: dict[str, tuple[int, tuple[Model, ...]]] = {}
     plugin = document.getPlugin("comp")
     model = document.getModel()

@@ -1,4 +1,4 @@
-"""What is wrong with an element of a file in SBML, by the name that a reader knows it by."""
+"""Issues of elements of a file in SBML, by their titles."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import libsbml
 
 MOST_ISSUES = 1000
-"""The most issues that are collected; a file with more is given up."""
+"""The maximum number of issues that are collected; reading stops after them."""
 
 
 def add_at(issues: IssueCollector, item: "libsbml.SBase", message: str, element: str = "") -> None:
@@ -17,9 +17,9 @@ def add_at(issues: IssueCollector, item: "libsbml.SBase", message: str, element:
 
 
 def title(item: "libsbml.SBase") -> str:
-    """Return what an object of libsbml is called: its element and its id, `species S1`, `assignmentRule of x`.
+    """Return the title of an object of libsbml: its element and its id, `species S1`, `assignmentRule of x`.
 
-    A part of a reaction or an event has its name before: `reaction J1: kineticLaw`.
+    For a part of a reaction or an event, that comes first: `reaction J1: kineticLaw`.
     """
     element = item.getElementName()
     target = {
@@ -33,11 +33,11 @@ def title(item: "libsbml.SBase") -> str:
     name = f"{element} of {getattr(item, target)()}" if target else f"{element} {item.getIdAttribute()}".strip()
     for parent in ("reaction", "event"):
         if element != parent:
-            above = item.getAncestorOfType(_TYPES[parent])
-            if above is not None:
-                return f"{parent} {above.getIdAttribute()}: {name}"
+            ancestor = item.getAncestorOfType(_TYPES[parent])
+            if ancestor is not None:
+                return f"{parent} {ancestor.getIdAttribute()}: {name}"
     return name
 
 
 _TYPES = {"reaction": 13, "event": 5}
-"""The numbers that libsbml gives to types of objects."""
+"""The numbers of types of objects in libsbml."""

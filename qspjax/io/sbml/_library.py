@@ -1,4 +1,4 @@
-"""libsbml: how it is reached, and its errors as issues."""
+"""libsbml: its import, its processes, and its errors as issues."""
 
 import json
 import re
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import libsbml
 
 LONGEST = 120.0
-"""Seconds that libsbml may take in a process of its own."""
+"""The maximum time of libsbml in a process of its own, in seconds."""
 
 _DRAWINGS = re.compile(r"\b(layout|render)", re.IGNORECASE)
 _SCHEMA = (10102, 10103)
 _READ = ("", "core", "comp", "l3v2extendedmath")
-"""The packages that are read; what is wrong with another one changes nothing."""
+"""The packages that are read; errors of others are only warnings."""
 
 _WARNING, _ERROR = 1, 2
 
@@ -40,9 +40,9 @@ def library() -> ModuleType:
 def read(text: str, issues: IssueCollector) -> "libsbml.SBMLDocument":
     """Return the document that libsbml makes of a text.
 
-    Of its checks only those that it makes while it reads are used. The others call functions by putting them in, which
-    never ends for a function that calls itself and grows exponentially for others, or look for cycles in a time that
-    grows with the third power of the rules; what they say is checked by the reader.
+    Only the checks that it makes while it reads are used. The others inline functions, which never ends for a function
+    that calls itself and grows exponentially for others, or look for cycles in a time that grows with the third power
+    of the rules; the reader makes these checks itself.
 
     Raises:
         FileIssues: If it finds an error.
@@ -56,7 +56,7 @@ def read(text: str, issues: IssueCollector) -> "libsbml.SBMLDocument":
 
 
 def run_in_subprocess(text: str, checks: Sequence[int], *, location: str = "", flatten: bool = False) -> Report | None:
-    """Let libsbml check, and flatten, a text in a process of its own; return its report, None if it failed."""
+    """Let libsbml check, and flatten, a text in a process of its own; return its report, None if that fails."""
     task = json.dumps({"text": text, "location": location, "checks": list(checks), "flatten": flatten})
     command = [sys.executable, "-P", str(Path(_worker.__file__))]
     try:
@@ -66,9 +66,9 @@ def run_in_subprocess(text: str, checks: Sequence[int], *, location: str = "", f
         return None
 
 
-def gather(found: Iterable[Error], issues: IssueCollector) -> None:
-    """Add the errors of libsbml; only warn of what is wrong with a drawing."""
-    for error in found:
+def gather(reported: Iterable[Error], issues: IssueCollector) -> None:
+    """Add the errors of libsbml; only warn of errors of drawings."""
+    for error in reported:
         if error["severity"] < _ERROR:
             continue
         drawing = error["id"] in _SCHEMA and _DRAWINGS.search(_detail(error))
@@ -78,9 +78,9 @@ def gather(found: Iterable[Error], issues: IssueCollector) -> None:
             issues.add(_message(error), line=error["line"], place=error["place"])
 
 
-def gather_warnings(found: Iterable[Error], category: int, issues: IssueCollector) -> None:
+def gather_warnings(reported: Iterable[Error], category: int, issues: IssueCollector) -> None:
     """Warn of the warnings and errors of one category."""
-    for error in found:
+    for error in reported:
         if error["severity"] >= _WARNING and error["category"] == category:
             issues.warn(_message(error), line=error["line"])
 
@@ -92,7 +92,7 @@ def _message(error: Error) -> str:
 
 
 def _detail(error: Error) -> str:
-    """Return what an error says about this file: what follows the text of the rule, in one line."""
+    """Return the part of an error that is about this file, which follows the text of the rule, in one line."""
     _, reference, after = error["text"].partition("\nReference:")
     lines = after.splitlines()[1:] if reference else error["text"].splitlines()
     return " ".join(" ".join(lines).split())[:300]

@@ -1,4 +1,4 @@
-"""Mathematics: the trees of libsbml as expressions, function definitions put in where they are called."""
+"""Mathematics: the trees of libsbml as expressions, with inlined function definitions."""
 
 import functools
 import math
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
         | libsbml.Priority
         | libsbml.EventAssignment
     )
-    """What has mathematics."""
+    """An object with mathematics."""
 
 AVOGADRO = 6.02214179e23
-"""The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
+"""Avogadro's number in SBML (Level 3 Version 2, section 3.4.6), 1/mol."""
 
 MOST_NODES = 500_000
-"""The maximum number of operations that calls of functions put in: functions that call functions grow exponentially."""
+"""The maximum number of operations from inlined functions: functions that call functions grow exponentially."""
 
 MOST_OPERATIONS = 1_000_000
-"""The maximum number of operations of an expression, shared parts counted as often as they are used."""
+"""The maximum number of operations of an expression, with shared parts counted as often as they are used."""
 
 _EMPTY = {"+": number(0.0), "*": number(1.0), "and": TRUE, "or": FALSE, "xor": FALSE}
 _WRONG = number(math.nan)
-"""What stands for mathematics with an issue."""
+"""The stand-in for mathematics with an issue."""
 
 
 class Mathematics:
-    """Reads the mathematics of one model; adds what is wrong to the issues."""
+    """Reads the mathematics of one model; adds mistakes to the issues."""
 
     def __init__(self, model: "libsbml.Model", known: Callable[[str], bool], issues: IssueCollector):
-        """Collect the function definitions; `known` says whether an id may stand in mathematics."""
+        """Collect the function definitions; `known` returns whether an id may occur in mathematics."""
         self._known = known
         self._issues = issues
         self._functions = {
@@ -68,11 +68,11 @@ class Mathematics:
 
         expression = self._walk(root, leaf, item, "an id of the model that has a value")
         if _operations_of(expression) > MOST_OPERATIONS:
-            return self._issue(item, f"must have at most {MOST_OPERATIONS} operations with its functions put in.")
+            return self._issue(item, f"must have at most {MOST_OPERATIONS} operations with its functions inlined.")
         return expression
 
     def _prepare(self, root: "libsbml.ASTNode", item: "libsbml.SBase") -> None:
-        """Read the functions that a tree calls, those that they call first."""
+        """Read the functions that a tree calls, after those that they call."""
         waiting: list[tuple[str, libsbml.SBase]] = [(name, item) for name in self._called(root)]
         path: dict[str, None] = {}
         while waiting:
@@ -110,7 +110,7 @@ class Mathematics:
         return self._walk(body, lambda name: symbol(name) if name in names else None, function, "an argument")
 
     def _walk(
-        self, root: "libsbml.ASTNode", leaf: Callable[[str], Expression | None], item: "libsbml.SBase", wanted: str
+        self, root: "libsbml.ASTNode", leaf: Callable[[str], Expression | None], item: "libsbml.SBase", expected: str
     ) -> Expression:
         """Return the expression of a tree, from the leaves up and without recursion."""
         todo: list[tuple[libsbml.ASTNode, int | None]] = [(root, None)]
@@ -124,7 +124,7 @@ class Mathematics:
                 continue
             args = tuple(done[len(done) - count :])
             del done[len(done) - count :]
-            done.append(self._node(node, args, leaf, item, wanted))
+            done.append(self._node(node, args, leaf, item, expected))
         return done[0]
 
     def _node(
@@ -133,7 +133,7 @@ class Mathematics:
         args: tuple[Expression, ...],
         leaf: Callable[[str], Expression | None],
         item: "libsbml.SBase",
-        wanted: str,
+        expected: str,
     ) -> Expression:
         kind = node.getType()
         make = _leaves().get(kind)
@@ -141,7 +141,7 @@ class Mathematics:
             return make(node)
         if kind == _kinds().name:
             expression, name = leaf(node.getName()), node.getName()
-            return self._issue(item, f"must have {wanted}, but has {name}.") if expression is None else expression
+            return self._issue(item, f"must have {expected}, but has {name}.") if expression is None else expression
         if kind == _kinds().call:
             return self._inlined(node.getName(), args, item)
         op = _operations().get(kind)
@@ -197,10 +197,10 @@ def _arguments(function: "libsbml.FunctionDefinition") -> list[str]:
 
 
 def _operands(node: "libsbml.ASTNode") -> "list[libsbml.ASTNode]":
-    """Return what an operation is applied to; a sum of three, which libsbml makes `(a + b) + c`, is one again."""
+    """Return the operands of an operation; a sum of three, which libsbml reads as `(a + b) + c`, is flattened."""
     kind = node.getType()
     parts = [node.getChild(i) for i in range(node.getNumChildren())]
-    if kind not in _kinds().joined:
+    if kind not in _kinds().associative:
         return parts
     last: list[libsbml.ASTNode] = []
     while len(parts) > 1 and parts[0].getType() == kind and parts[0].getNumChildren() > 1:
@@ -225,7 +225,7 @@ def _all(items: "libsbml.ListOfFunctionDefinitions") -> "list[libsbml.FunctionDe
 
 
 def _operations_of(expression: Expression) -> int:
-    """Return how many operations an expression has, shared parts counted as often as they are used."""
+    """Return the number of operations of an expression, with shared parts counted as often as they are used."""
     counts: dict[Expression, int] = {}
     for node in nodes(expression):
         counts[node] = 1 + sum(counts[arg] for arg in node.args)
@@ -233,7 +233,7 @@ def _operations_of(expression: Expression) -> int:
 
 
 def _e_notation(node: "libsbml.ASTNode") -> Expression:
-    """Return a number as its text says: a product of mantissa and power of 10 would be rounded twice."""
+    """Return a number by its text: a product of mantissa and power of 10 would be rounded twice."""
     mantissa = node.getMantissa()
     if not math.isfinite(mantissa):
         return number(mantissa)
@@ -245,12 +245,12 @@ class _Kinds(NamedTuple):
     name: int
     call: int
     unknown: int
-    joined: tuple[int, int]
+    associative: tuple[int, int]
 
 
 @functools.cache
 def _kinds() -> _Kinds:
-    """Return the types of nodes that are no operation."""
+    """Return types of nodes that need special treatment."""
     types = library()
     return _Kinds(types.AST_NAME, types.AST_FUNCTION, types.AST_UNKNOWN, (types.AST_PLUS, types.AST_TIMES))
 

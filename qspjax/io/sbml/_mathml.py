@@ -1,6 +1,6 @@
-"""The form of MathML, checked as text: what libsbml would skip, or read as something else, is found here.
+"""The form of MathML, checked as text, for what libsbml would skip or misread.
 
-Only what SBML Level 3 Version 2 (section 3.4) takes from MathML 2 is let through; anything else is refused by its name.
+Only the elements of MathML 2 that SBML Level 3 Version 2 (section 3.4) has are accepted; others are refused by name.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ _ARGUMENTS = {
     **dict.fromkeys(("min", "max"), (1, 2_000)),
     "minus": (1, 2),
 }
-"""The least and the greatest number of values of an operator; far more than anyone writes make libsbml slow."""
+"""The least and the greatest number of values of an operator; very many make libsbml slow."""
 
 _APPLIED, _NOT_APPLIED = ("delay", "rateOf"), ("time", "avogadro")
 _QUALIFIED = {"root": "degree", "log": "logbase"}
@@ -62,14 +62,14 @@ _SEPARATOR = "\x1f"
 class _Element:
     name: str
     attributes: dict[str, str]
-    where: tuple[int, int]
+    position: tuple[int, int]
     children: list[str] = dataclasses.field(default_factory=list)
     functions: dict[int, str] = dataclasses.field(default_factory=dict)
     text: list[str] = dataclasses.field(default_factory=list)
 
 
 class Mathematics:
-    """Checks the elements of MathML as they begin and end; what is wrong goes to `issue(message, element, place)`."""
+    """Checks the elements of MathML as they begin and end; mistakes go to `issue(message, element, position)`."""
 
     def __init__(self, issue: Callable[[str, str, tuple[int, int]], None]):
         """Start outside mathematics."""
@@ -79,20 +79,20 @@ class Mathematics:
 
     @property
     def inside(self) -> bool:
-        """Whether an element of MathML is open that may have only elements of MathML in it."""
+        """Whether an element of MathML is open that may only have elements of MathML in it."""
         return bool(self._open) and not self._aside
 
-    def start(self, name: str, attributes: dict[str, str], where: tuple[int, int]) -> None:
+    def start(self, name: str, attributes: dict[str, str], position: tuple[int, int]) -> None:
         """Note that an element begins."""
         if not self._aside:
             if name not in _KNOWN:
-                self._issue(f"not supported: <{name}> of MathML.", "math", where)
+                self._issue(f"not supported: <{name}> of MathML.", "math", position)
             if self._open:
                 self._open[-1].children.append(name)
                 if name == "sep":
                     self._open[-1].text.append(_SEPARATOR)
         self._aside += bool(self._aside) or name in _ASIDE
-        self._open.append(_Element(name, attributes, where))
+        self._open.append(_Element(name, attributes, position))
 
     def text(self, text: str) -> None:
         """Note text between elements."""
@@ -110,7 +110,7 @@ class Mathematics:
             self._open[-1].functions[len(self._open[-1].children) - 1] = url.removeprefix(SYMBOLS)
         message = _CHECKS.get(element.name, _nothing_inside)(element) or _functions(element)
         if message:
-            self._issue(message, f"<{element.name}> of math", element.where)
+            self._issue(message, f"<{element.name}> of math", element.position)
 
 
 def _nothing_inside(element: _Element) -> str:
@@ -122,18 +122,18 @@ def _math(element: _Element) -> str:
 
 
 def _values(names: list[str], least: int, most: int) -> str:
-    """Check that elements are values, and how many there are."""
+    """Check that elements are values, and their number."""
     for name in names:
         if name not in _VALUES and name in _KNOWN:
             return f"must have only values in it, but has <{name}>."
     if least <= len(names) <= most:
         return ""
-    wanted = f"{least}" if least == most else f"at most {most}" if len(names) > most else f"at least {least}"
-    return f"must have {wanted} value{'s' * (wanted != '1')} in it, but has {len(names)}."
+    expected = f"{least}" if least == most else f"at most {most}" if len(names) > most else f"at least {least}"
+    return f"must have {expected} value{'s' * (expected != '1')} in it, but has {len(names)}."
 
 
 def _functions(element: _Element) -> str:
-    """Check that symbols stand for functions where one is applied, and nowhere else."""
+    """Check that symbols of functions are applied, and that others are not."""
     for position, name in element.functions.items():
         applied = element.name == "apply" and position == 0
         if name in _APPLIED and not applied:
@@ -146,7 +146,7 @@ def _functions(element: _Element) -> str:
 def _apply(element: _Element) -> str:
     if not element.children:
         return "must begin with an operator or a function, but is empty."
-    if element.children == ["apply"]:  # brackets around brackets, which libsbml takes away
+    if element.children == ["apply"]:  # nested brackets, which libsbml removes
         return ""
     first, *others = element.children
     if first not in _OPERATORS and first not in _FUNCTIONS and first in _KNOWN:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Ids:
-    """The ids of a model, and the object of libsbml that each belongs to."""
+    """The ids of a model, and the object of libsbml to which each belongs."""
 
     def __init__(self, model: "libsbml.Model", issues: IssueCollector):
-        """Gather the ids of all that may stand in mathematics or share its namespace."""
+        """Collect the ids of everything that may occur in mathematics or shares its namespace."""
         self._issues = issues
         self.items: dict[str, libsbml.SBase] = {}
         lists = (
@@ -50,7 +50,7 @@ class Ids:
             self.items[id] = item
 
     def __contains__(self, id: str) -> bool:
-        """Whether an id may stand in mathematics."""
+        """Return whether an id may occur in mathematics."""
         return id in self.symbols
 
 
@@ -62,8 +62,8 @@ def compartments(
     Args:
         model: The model of libsbml.
         units: Its units.
-        changed: What rules are about; in Level 1 all else is constant.
-        sized: What a rule or an initial assignment gives a value.
+        changed: The ids that rules may change; in Level 1 all others are constant.
+        sized: The ids to which a rule or an initial assignment gives a value.
     """
     return {
         item.getIdAttribute(): Compartment(
@@ -78,7 +78,7 @@ def compartments(
 
 
 def _dimensions(compartment: "libsbml.Compartment", sized: Container[str]) -> float:
-    """Return the dimensions of a compartment; one of 0 that has a size, as Level 3 allows, is like any other."""
+    """Return the dimensions of a compartment; one of 0 with a size, which Level 3 allows, is like any other."""
     dimensions = compartment.getSpatialDimensionsAsDouble()
     has_size = compartment.isSetSize() or compartment.getIdAttribute() in sized
     return 3.0 if math.isnan(dimensions) or (dimensions == 0.0 and has_size) else dimensions
@@ -87,10 +87,10 @@ def _dimensions(compartment: "libsbml.Compartment", sized: Container[str]) -> fl
 def species(model: "libsbml.Model", units: Units) -> dict[str, Species]:
     """Return the species of a model."""
     sizes = {item.getIdAttribute(): units.size(item) for item in each(model.getListOfCompartments())}
-    return {item.getIdAttribute(): _one_species(item, units, sizes) for item in each(model.getListOfSpecies())}
+    return {item.getIdAttribute(): _read_species(item, units, sizes) for item in each(model.getListOfSpecies())}
 
 
-def _one_species(item: "libsbml.Species", units: Units, sizes: dict[str, str]) -> Species:
+def _read_species(item: "libsbml.Species", units: Units, sizes: dict[str, str]) -> Species:
     concentration = item.isSetInitialConcentration() and not item.isSetInitialAmount()
     initial = item.getInitialConcentration() if concentration else item.getInitialAmount()
     compartment = item.getCompartment()
@@ -121,7 +121,7 @@ def parameters(model: "libsbml.Model", units: Units, changed: frozenset[str]) ->
 
 
 def local_names(reaction: "libsbml.Reaction") -> dict[str, str]:
-    """Return the names that the local parameters of a reaction get, `reaction.parameter`, by their ids."""
+    """Return the names of the local parameters of a reaction, `reaction.parameter`, by their ids."""
     return {item.getIdAttribute(): f"{reaction.getIdAttribute()}.{item.getIdAttribute()}" for item in _locals(reaction)}
 
 
@@ -171,7 +171,7 @@ def reaction(item: "libsbml.Reaction", mathematics: Mathematics, issues: IssueCo
 def check_participants(
     item: "libsbml.Reaction", read: Reaction, model: "libsbml.Model", issues: IssueCollector
 ) -> None:
-    """Warn of a reaction of nothing, and species that its rate uses without their being declared, as libsbml does."""
+    """Warn of a reaction without participants, and of species that its rate uses undeclared, as libsbml does."""
     level = item.getLevel(), item.getVersion()
     declared = {*read.modifiers, *(participant.species for _, participant in read.participants())}
     line = item.getLine() if issues.has_lines else None

@@ -1,4 +1,4 @@
-"""Read SBML: a file or text becomes a network."""
+"""Read SBML, a file or text, as a network."""
 
 import dataclasses
 import textwrap
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     import libsbml
 
 MOST_MESSAGE = 400
-"""The most characters of a message: a cycle may be long."""
+"""The maximum number of characters of a message: a cycle may be long."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was read of a file.
+    """A model that was read from a file.
 
     Attributes:
         definition: The network as data.
         level: Level of SBML.
         version: Version of the level.
-        warnings: What is worth knowing and leaves the file usable: units that do not agree, what was ignored.
+        warnings: Remarks that leave the file usable: units that do not agree, parts that were ignored.
 
     Example:
         >>> import qspjax as qsp
@@ -62,8 +62,8 @@ class Reading:
 def read_sbml(path_or_text: str | Path) -> Network:
     """Read a model in SBML, Level 1 to 3, with the package comp.
 
-    Nothing of a file is executed, no entity is expanded, and no other file is opened, except, for models that a
-    hierarchical model takes from other files, files of the same folder. Archives are read in memory.
+    Nothing in a file is executed, no entity is expanded, and no other file is opened, except that a hierarchical model
+    may use models from files of the same folder. Archives are read in memory.
 
     Args:
         path_or_text: The file, or text that begins with `<`. The file may be compressed (`.xml.gz`, `.xml.bz2`,
@@ -71,10 +71,10 @@ def read_sbml(path_or_text: str | Path) -> Network:
             `"archive.omex/model.xml"` names one of several.
 
     Returns:
-        The network; parameters of one reaction alone are called `reaction.parameter`.
+        The network; local parameters of reactions are called `reaction.parameter`.
 
     Raises:
-        FileIssues: If the file has mistakes or what is not supported: all that is wrong, with lines and elements.
+        FileIssues: If the file has mistakes or something that is not supported: a list of all, with lines and elements.
         ImportError: If libsbml is missing (extra `sbml`).
 
     Example:
@@ -103,10 +103,10 @@ def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading
 
     Args:
         path_or_text: The file, or text that begins with `<`.
-        units: Whether to look for units that do not agree.
+        units: Whether to warn of units that do not agree.
 
     Raises:
-        FileIssues: If the file has mistakes or what is not supported.
+        FileIssues: If the file has mistakes or something that is not supported.
         ImportError: If libsbml is missing (extra `sbml`).
 
     Example:

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import libsbml
 
 MOST_ALGEBRAIC = 200
-"""The most algebraic rules; which variables they determine takes a time that grows with the third power."""
+"""The maximum number of algebraic rules; to find their variables takes a time that grows with the third power."""
 
 
 class Rules:
-    """What determines the ids of a model; what has no mathematics has no effect.
+    """The rules and initial assignments of a model; those without mathematics have no effect.
 
     Attributes:
-        assignments: What an id is at all times.
-        rates: Its slope.
-        algebraic: What is 0 at all times.
-        initial: What an id is at the start.
+        assignments: The values of ids at all times.
+        rates: The slopes of ids.
+        algebraic: Expressions that are 0 at all times.
+        initial: The values of ids at the start.
     """
 
     def __init__(self, model: "libsbml.Model", ids: Ids, mathematics: Mathematics, issues: IssueCollector):
@@ -54,20 +54,20 @@ class Rules:
                 self.initial[item.getSymbol()] = expression
 
     def __contains__(self, id: str) -> bool:
-        """Whether a rule or an initial assignment gives an id its value."""
+        """Return whether a rule or an initial assignment gives an id its value."""
         return id in self.assignments or id in self.rates or id in self.initial
 
-    def _check(self, id: str, item: "libsbml.SBase", earlier: set[str], what: str) -> None:
+    def _check(self, id: str, item: "libsbml.SBase", earlier: set[str], kind: str) -> None:
         if id not in self._ids:
             must = "must be about an id of the model that has a value"
             add_at(self._issues, item, f"{must}, but is about {id or 'none'}.")
         elif id in earlier:
-            add_at(self._issues, item, f"must be the only {what} of {id}, but there is another one.")
+            add_at(self._issues, item, f"must be the only {kind} of {id}, but there is another one.")
         earlier.add(id)
 
 
 def changed_in_level_1(rules: Rules) -> frozenset[str]:
-    """Return what rules may change; in Level 1 all else is constant."""
+    """Return the ids that rules may change; in Level 1 all others are constant."""
     return frozenset((*rules.assignments, *rules.rates)) | symbols(*rules.algebraic)
 
 

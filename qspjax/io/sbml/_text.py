@@ -1,9 +1,9 @@
-"""The text of an SBML file, looked through before libsbml sees it.
+"""The text of an SBML file, checked before libsbml reads it.
 
-A file is data that anyone may have made, and libsbml is a large program in C++ that keeps what it is given: it goes
-through elements by recursion, reads `1,5` as 1 and skips what it does not know. So the text is read once by expat,
-which opens nothing else and expands no entity of a file, for what would be dangerous (a document type, elements nested
-without end) or would be read wrongly (see `_mathml`).
+A file may come from anyone, and libsbml is a large program in C++ that trusts its input: it goes through elements by
+recursion, reads `1,5` as 1 and skips what it does not know. So the text is first read by expat, which opens no other
+file and expands no entity, to find what would be dangerous (a document type, elements nested too deeply) or misread
+(see `_mathml`).
 """
 
 import codecs
@@ -18,13 +18,13 @@ from qspjax.io.sbml._issues import MOST_ISSUES
 from qspjax.io.sbml._mathml import MATHML, Mathematics
 
 MOST_BYTES = 64 * 2**20
-"""The largest file that is read."""
+"""The maximum number of bytes of a file."""
 
 MOST_DEEP = 400
-"""The most elements that may stand in one another; libsbml would crash from a few thousand on."""
+"""The maximum depth of nested elements; libsbml would crash from a few thousand on."""
 
 MOST_FORMULA = 10_000
-"""The most characters of a formula of Level 1, which has mathematics as text."""
+"""The maximum number of characters of a formula of Level 1, which has mathematics as text."""
 
 SBML = "http://www.sbml.org/sbml/level"
 
@@ -34,7 +34,7 @@ _NAMESPACES = {
     **{f"2/version{version}": (("2", str(version)),) for version in (2, 3, 4, 5)},
     **{f"3/version{version}/core": (("3", str(version)),) for version in (1, 2)},
 }
-"""The ends of the namespaces of SBML, and the levels and versions that they stand for."""
+"""The ends of the namespaces of SBML, with their levels and versions."""
 
 _HANDLED = ("comp", "l3v2extendedmath")
 _PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d/(\w+)/version\d")
@@ -51,10 +51,10 @@ class Source:
     """A text in SBML.
 
     Attributes:
-        name: What it is called in messages: the name of its file.
-        text: The text; its declaration, if any, says UTF-8.
-        folder: Where its file lies, None for text that is of no file.
-        ignored: The packages of SBML that the file uses, does not require, and that are not read.
+        name: Its name in messages: that of its file.
+        text: The text, with a declaration of UTF-8.
+        folder: The folder of its file, None for text that is not from a file.
+        ignored: The packages of SBML that the file uses but does not require, and that are not read.
     """
 
     name: str
@@ -64,28 +64,28 @@ class Source:
 
 
 def source_of(path_or_text: str | Path) -> Source:
-    """Read a file, which may be compressed or in an archive, or take text that begins with `<`, and look it through.
+    """Read a file, which may be compressed or in an archive, or take text that begins with `<`, and check it.
 
     Raises:
-        FileIssues: If it cannot be read, is too large, is not well-formed, or has what no file must have.
+        FileIssues: If it cannot be read, is too large, is not well-formed, or has something that no file may have.
     """
     if isinstance(path_or_text, str) and path_or_text.lstrip("\ufeff \t\r\n").startswith("<"):
         issues = IssueCollector("text", most=MOST_ISSUES)
         size = len(path_or_text.encode("utf-8", "replace"))
         if size > MOST_BYTES:
             issues.stop(f"must have at most {MOST_BYTES} bytes, but has {size}.")
-        return _looked_through("text", path_or_text, None, issues)
+        return _checked_source("text", path_or_text, None, issues)
     path = Path(path_or_text)
     inner = in_archive(path)
     name = path.name if inner is None else f"{inner[0].name}/{inner[1]}"
     content = content_of(path, name, MOST_BYTES, archives=True)
     folder = None if inner is not None or path.suffix.lower() in ARCHIVES else path.resolve().parent
     issues = IssueCollector(name, most=MOST_ISSUES)
-    return _looked_through(name, _decoded(content, issues), folder, issues)
+    return _checked_source(name, _decoded(content, issues), folder, issues)
 
 
 def _decoded(content: bytes, issues: IssueCollector) -> str:
-    """Return the text of a file, by its mark of byte order, else by its declaration, else UTF-8."""
+    """Return the text of a file, decoded by its mark of byte order, else by its declaration, else as UTF-8."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         name = "utf-16"
     else:
@@ -104,20 +104,20 @@ def _decoded(content: bytes, issues: IssueCollector) -> str:
     return text
 
 
-def _looked_through(name: str, text: str, folder: Path | None, issues: IssueCollector) -> Source:
+def _checked_source(name: str, text: str, folder: Path | None, issues: IssueCollector) -> Source:
     text = plain(text, name)
     declaration = _DECLARATION.match(text)
     if declaration:
         text = "\n" * declaration[0].count("\n") + text[declaration.end() :]
     text = '<?xml version="1.0" encoding="UTF-8"?>' + text
-    look = _Look(issues)
-    look.read(text)
+    checker = _Checker(issues)
+    checker.read(text)
     issues.close()
-    return Source(name, text, folder, tuple(look.ignored))
+    return Source(name, text, folder, tuple(checker.ignored))
 
 
-class _Look:
-    """Looks a text through, element by element."""
+class _Checker:
+    """Checks a text, element by element."""
 
     def __init__(self, issues: IssueCollector):
         self.issues = issues
@@ -128,7 +128,7 @@ class _Look:
         self.parser = expat.ParserCreate("utf-8", namespace_separator=" ")
 
     def read(self, text: str) -> None:
-        """Read a text; add what is wrong to the issues."""
+        """Read a text; add mistakes to the issues."""
         parser = self.parser
         parser.buffer_text = True
         parser.StartElementHandler = self._start
@@ -147,8 +147,8 @@ class _Look:
     def _position(self) -> tuple[int, int]:
         return self.parser.CurrentLineNumber, self.parser.CurrentColumnNumber + 1
 
-    def _issue(self, message: str, element: str = "", where: tuple[int, int] | None = None) -> None:
-        line, place = where or self._position
+    def _issue(self, message: str, element: str = "", position: tuple[int, int] | None = None) -> None:
+        line, place = position or self._position
         self.issues.add(message, element, line=line, place=place)
 
     def _document_type(self, *_: object) -> None:
@@ -161,7 +161,7 @@ class _Look:
         if self.depth == 1:
             self._root(namespace, local, attributes)
         if self.depth > MOST_DEEP:
-            self._issue(f"must have at most {MOST_DEEP} elements in one another, but has more.", local)
+            self._issue(f"must have at most {MOST_DEEP} nested elements, but has more.", local)
             self.issues.close()
         if self.outside or (local in _NO_MODEL and namespace.startswith(SBML)):
             self.outside.append(self.depth)

@@ -1,4 +1,4 @@
-"""Unit definitions of SBML as text, such as `nmol/L`; what cannot be said so has no unit here."""
+"""Unit definitions of SBML as text, such as `nmol/L`; units that have no such text are left out."""
 
 import math
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ class Units:
     """The units of a model as text."""
 
     def __init__(self, model: "libsbml.Model"):
-        """Gather the unit definitions."""
+        """Collect the unit definitions."""
         self._model = model
         definitions = model.getListOfUnitDefinitions()
         self._defined = {unit.getIdAttribute(): unit for unit in map(definitions.get, range(definitions.size()))}
@@ -39,7 +39,7 @@ class Units:
 
     @property
     def substance(self) -> str:
-        """The unit of amounts, unless a species says another one."""
+        """The unit of amounts, unless a species has another one."""
         return self._default("substance", "getSubstanceUnits")
 
     def size(self, compartment: "libsbml.Compartment") -> str:
@@ -70,7 +70,7 @@ class Units:
 
 
 def _composed(definition: "libsbml.UnitDefinition") -> str:
-    above, below = [], []
+    numerator, denominator = [], []
     for i in range(definition.getNumUnits()):
         part = definition.getUnit(i)
         exponent = part.getExponentAsDouble()
@@ -82,15 +82,15 @@ def _composed(definition: "libsbml.UnitDefinition") -> str:
             return ""
         if exponent:
             power = abs(int(exponent))
-            (above if exponent > 0 else below).append(name if power == 1 else f"{name}^{power}")
-    if not below:
-        return "*".join(above)
-    divisor = below[0] if len(below) == 1 else f"({'*'.join(below)})"
-    return f"{'*'.join(above) or 1}/{divisor}"
+            (numerator if exponent > 0 else denominator).append(name if power == 1 else f"{name}^{power}")
+    if not denominator:
+        return "*".join(numerator)
+    divisor = denominator[0] if len(denominator) == 1 else f"({'*'.join(denominator)})"
+    return f"{'*'.join(numerator) or 1}/{divisor}"
 
 
 def _prefixed(kind: str, multiplier: float, scale: int) -> str:
-    """Return a unit with the prefix that says its factor, "" if there is none."""
+    """Return a unit with the prefix of its factor, "" if there is none."""
     name = _KINDS.get(kind, "")
     if not name or not (0.0 < multiplier < math.inf) or abs(scale) > 30:
         return ""

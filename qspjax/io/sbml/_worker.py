@@ -1,6 +1,6 @@
-"""What libsbml does in a process of its own, because it may crash or take too long: its checks, and flattening.
+"""The checks and the flattening of libsbml, in a process of their own, as it may crash or take too long.
 
-Run as a script, which imports nothing but libsbml. It reads what is to be done from its standard input, `{"text": ...,
+Run as a script, which imports nothing but libsbml. It reads its task from its standard input, `{"text": ...,
 "location": ..., "checks": [...], "flatten": ...}`, and writes `{"errors": [...], "text": ...}` to its standard output,
 both in JSON; the text is that of the flattened model, null if there is none.
 """
@@ -27,7 +27,7 @@ class Error(TypedDict):
 
 
 class Report(TypedDict):
-    """What libsbml found in a text, and the text of the flattened model if there is one."""
+    """The errors that libsbml found in a text, and the text of the flattened model if there is one."""
 
     errors: list[Error]
     text: str | None

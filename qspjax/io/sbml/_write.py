@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from qspjax.io.sbml._math import WithMath
 
 MOST_CHECKED = 200
-"""Rules and reactions up to which libsbml looks at the meaning too; its time grows with their third power."""
+"""The number of rules and reactions up to which libsbml checks everything; the time grows with its third power."""
 
 
 def write_sbml(network: Network, path: str | Path | None = None) -> str:
     """Write a network as SBML Level 3 Version 2, with the numbers that it has now.
 
-    Ids that SBML does not allow get others: parameters of one reaction alone (`binding.kon`) become its local
-    parameters, any other character an underscore. Units become unit definitions where pint can read them (extra
-    `cli`). Numbers keep all their digits. A file that is already there is replaced at the very end.
+    Ids that SBML does not allow are changed: parameters of one reaction alone (`binding.kon`) become its local
+    parameters, and other characters underscores. Units become unit definitions where pint can read them (extra
+    `cli`). Numbers keep all their digits. An existing file is replaced at the very end.
 
     Args:
         network: The network; any other model has no reactions to write.
-        path: Where to write; nowhere if None.
+        path: The file to write, None for none.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: If the model is no network, or SBML cannot say what is in it.
+        ValueError: If the model is not a network, or SBML cannot express it.
         OSError: If the file cannot be written. Nothing is left half-written.
 
     Example:
@@ -66,14 +66,14 @@ def sbml_of(definition: Definition) -> str:
     """Return a definition as SBML.
 
     Raises:
-        ValueError: If SBML cannot say what is in it.
+        ValueError: If SBML cannot express it.
     """
     numbers = Numbers()
-    return numbers.filled(with_places(definition, numbers))
+    return numbers.filled(with_placeholders(definition, numbers))
 
 
-def with_places(definition: Definition, numbers: Numbers) -> str:
-    """Return a definition as SBML with places for numbers that need one, which are kept in `numbers`."""
+def with_placeholders(definition: Definition, numbers: Numbers) -> str:
+    """Return a definition as SBML with placeholders for numbers that need one, which are kept in `numbers`."""
     package = library()
     document = package.SBMLDocument(3, 2)
     model = document.createModel()
@@ -83,28 +83,28 @@ def with_places(definition: Definition, numbers: Numbers) -> str:
 
 
 def _check(document: "libsbml.SBMLDocument", model: "libsbml.Model") -> None:
-    """Ask libsbml whether the document is consistent; units need not agree, as in the network."""
+    """Check the consistency of the document with libsbml; units need not agree, as in the network."""
     package = library()
     formulas = model.getNumRules() + model.getNumInitialAssignments() + model.getNumReactions()
-    for category, wanted in (
+    for category, enabled in (
         (package.LIBSBML_CAT_UNITS_CONSISTENCY, False),
         (package.LIBSBML_CAT_MODELING_PRACTICE, False),
         (package.LIBSBML_CAT_GENERAL_CONSISTENCY, formulas <= MOST_CHECKED),
     ):
-        document.setConsistencyChecks(category, wanted)
+        document.setConsistencyChecks(category, enabled)
     document.checkConsistency()
     errors = [document.getError(i) for i in range(document.getNumErrors())]
     wrong = [error for error in errors if error.getSeverity() >= package.LIBSBML_SEV_ERROR]
     if wrong:
         messages = "\n".join(dict.fromkeys(" ".join(error.getMessage().split()) for error in wrong))
-        raise ValueError(f"Argument `network` must be what SBML can say, but is not:\n{messages}")
+        raise ValueError(f"Argument `network` must be what SBML can express, but is not:\n{messages}")
 
 
 class _Model:
-    """The model of libsbml that a definition is written to, part by part."""
+    """The model of libsbml to which a definition is written, part by part."""
 
     def __init__(self, model: "libsbml.Model", definition: Definition, numbers: Numbers):
-        """Give everything its id."""
+        """Assign the ids."""
         self.model, self.d, self.numbers = model, definition, numbers
         self.local = _local_parameters(definition)
         local = {parameter for names in self.local.values() for parameter in names}
@@ -157,7 +157,7 @@ class _Model:
                 set_unit(id)
 
     def _implicit_compartment(self) -> str | None:
-        """Make the compartment of species that name none; None if there is no need of it."""
+        """Create the compartment of species that name none; None if it is not needed."""
         d = self.d
         if all(d.compartment_of(id) in d.compartments for id in d.species):
             return None
@@ -277,7 +277,7 @@ class _Model:
             element.setName(doc or id)
 
     def _unit(self, element: "libsbml.SBase", set_unit: Callable[[str], object], unit: str) -> None:
-        """Say the unit of an element; one that SBML cannot say becomes a note."""
+        """Set the unit of an element; one that SBML cannot express becomes a note."""
         id = self.units.of(unit)
         if id is not None:
             set_unit(id)
@@ -287,9 +287,9 @@ class _Model:
 
 
 def _local_parameters(d: Definition) -> Mapping[str, Mapping[str, str]]:
-    """Return the parameters that can be written as those of one reaction, `{reaction: {id: name}}`.
+    """Return the parameters that can be written as local parameters of reactions, `{reaction: {id: name}}`.
 
-    These are called `reaction.name`, are constant numbers, and are used in the rate of that reaction alone, where
+    They are called `reaction.name`, are constant numbers, and are used only in the rate of that reaction, in which
     nothing else has that name, nor a species that takes part in it.
     """
     candidates: dict[str, dict[str, str]] = {}
@@ -300,16 +300,16 @@ def _local_parameters(d: Definition) -> Mapping[str, Mapping[str, str]]:
     if not candidates:
         return {}
     elsewhere = _used_outside_rates(d)
-    taken: dict[str, set[str]] = {}
+    names_in_use: dict[str, set[str]] = {}
     users: dict[str, set[str]] = {}
     for id, reaction in d.reactions.items():
         used, participants = symbols(reaction.rate), reaction.participants()
-        taken[id] = {*used, *reaction.modifiers, *(participant.species for _, participant in participants)}
+        names_in_use[id] = {*used, *reaction.modifiers, *(participant.species for _, participant in participants)}
         for name in used:
             users.setdefault(name, set()).add(id)
 
     def fits(reaction: str, id: str, name: str) -> bool:
-        return id not in elsewhere and users.get(id, set()) <= {reaction} and name not in taken[reaction]
+        return id not in elsewhere and users.get(id, set()) <= {reaction} and name not in names_in_use[reaction]
 
     return {
         reaction: {id: name for id, name in names.items() if fits(reaction, id, name)}

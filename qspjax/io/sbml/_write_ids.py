@@ -1,4 +1,4 @@
-"""Ids as SBML allows them: letters, digits and underscores, each of one thing."""
+"""Ids that SBML allows: letters, digits and underscores, each for one thing."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ _LEGAL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def is_legal(id: str) -> bool:
-    """Whether SBML allows an id.
+    """Return whether SBML allows an id.
 
     Example:
         >>> is_legal("k_on"), is_legal("binding.kon"), is_legal("")
@@ -25,19 +25,19 @@ class Ids(dict[str, str]):
     """
 
     def __init__(self, ids: Iterable[str]):
-        """Give every id one that is legal."""
+        """Assign a legal id to every id."""
         ids = list(dict.fromkeys(ids))
         super().__init__((id, id) for id in ids if is_legal(id))
-        self._taken = set(self.values())
+        self._used = set(self.values())
         self.update((id, self.new(id)) for id in ids if id not in self)
 
     def new(self, wish: str, otherwise: str = "id") -> str:
-        """Return an id that nothing has, as near to what is wished as it can be."""
+        """Return an unused id, as close to `wish` as possible."""
         plain = re.sub(r"[^A-Za-z0-9_]+", "_", wish) if wish else otherwise
         plain = f"_{plain}" if plain[:1].isdigit() else plain
         id, number = plain, 1
-        while id in self._taken:
+        while id in self._used:
             number += 1
             id = f"{plain}_{number}"
-        self._taken.add(id)
+        self._used.add(id)
         return id

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import libsbml
 
 MOST_NODES = 500_000
-"""The maximum number of nodes of one formula, shared parts counted as often as they are used."""
+"""The maximum number of nodes of one formula, with shared parts counted as often as they are used."""
 
 MOST_DEEP = 350
-"""The most levels of one formula: a reader is right to refuse more."""
+"""The maximum number of levels of one formula; readers may refuse more."""
 
 MOST_NESTED = 5_000
-"""The most levels of a tree of libsbml, which is written by recursion."""
+"""The maximum number of levels of a tree of libsbml, which is written by recursion."""
 
 AVOGADRO = 6.02214179e23
-"""Avogadro's number as SBML has it (CODATA 2006)."""
+"""Avogadro's number in SBML (CODATA 2006)."""
 
 _ARCS = {f"arc{name}": f"AST_FUNCTION_ARC{name.upper()}" for name in ("sin", "cos", "tan", "sec", "csc", "cot")}
 _TYPES = {
@@ -38,21 +38,21 @@ _TYPES = {
     **{name: f"AST_RELATIONAL_{name.upper()}" for name in ("lt", "leq", "gt", "geq", "eq", "neq")},
     **{name: f"AST_LOGICAL_{name.upper()}" for name in ("and", "or", "xor", "not", "implies")},
 }
-"""The names of the types of libsbml where they are not `AST_FUNCTION_` and the operation."""
+"""The names of the types of libsbml that are not `AST_FUNCTION_` and the operation."""
 
-_PLACE = re.compile(
+_PLACEHOLDER = re.compile(
     r'( (?:value|size|initialAmount|initialConcentration|stoichiometry)="|<cn> )(-?)(731\d{6}\.25)("| </cn>)'
 )
 _BARE = re.compile(r"(?<![\w.])(= |)(731\d{6}\.25)(?![\w.])(;|)")
-_FIRST_PLACE = 731_000_000.25
-_MOST_PLACES = 1_000_000
+_FIRST_PLACEHOLDER = 731_000_000.25
+_MOST_PLACEHOLDERS = 1_000_000
 
 
 class Numbers:
-    """Numbers that 15 digits do not give: libsbml gets a placeholder instead, and its text is filled in at the end.
+    """Numbers that 15 digits do not give: libsbml gets placeholders, which are replaced in its text at the end.
 
     Args:
-        negative: Whether negative numbers get one too: libantimony writes the square of -2 as `-2^2`.
+        negative: Whether negative numbers get placeholders too: libantimony writes the square of -2 as `-2^2`.
 
     Example:
         >>> numbers = Numbers()
@@ -61,42 +61,42 @@ class Numbers:
     """
 
     def __init__(self, *, negative: bool = False) -> None:
-        """Start without any."""
+        """Start without numbers."""
         self._numbers: list[float] = []
         self._negative = negative
 
     def place(self, number: float) -> float:
-        """Return what libsbml is to be given for a number."""
-        looks_like_one = 0 <= number - _FIRST_PLACE < _MOST_PLACES
+        """Return a number as libsbml gets it: itself, or its placeholder."""
+        looks_like_one = 0 <= number - _FIRST_PLACEHOLDER < _MOST_PLACEHOLDERS
         special = looks_like_one or (self._negative and number < 0)
         if not math.isfinite(number) or (float(f"{number:.15g}") == number and not special):
             return number
-        if len(self._numbers) == _MOST_PLACES:
-            refuse("network", f"have at most {_MOST_PLACES} numbers of more than 15 digits", "one with more")
+        if len(self._numbers) == _MOST_PLACEHOLDERS:
+            refuse("network", f"have at most {_MOST_PLACEHOLDERS} numbers of more than 15 digits", "one with more")
         self._numbers.append(number)
-        return _FIRST_PLACE + len(self._numbers) - 1
+        return _FIRST_PLACEHOLDER + len(self._numbers) - 1
 
     def filled(self, text: str) -> str:
-        """Return text of libsbml with the numbers in their places."""
-        return _PLACE.sub(self._number, text)
+        """Return text of libsbml with the numbers in place of their placeholders."""
+        return _PLACEHOLDER.sub(self._number, text)
 
     def filled_bare(self, text: str) -> str:
-        """Return a text in Antimony with the numbers in their places."""
+        """Return a text in Antimony with the numbers in place of their placeholders."""
 
         def digits(match: re.Match[str]) -> str:
-            before, place, after = match.groups()
-            number = self._of(place)
+            before, placeholder, after = match.groups()
+            number = self._of(placeholder)
             bracketed = number.startswith("-") and not (before and after)
             return f"{before}({number}){after}" if bracketed else f"{before}{number}{after}"
 
         return _BARE.sub(digits, text)
 
-    def _of(self, place: str) -> str:
-        return repr(self._numbers[int(float(place) - _FIRST_PLACE)])
+    def _of(self, placeholder: str) -> str:
+        return repr(self._numbers[int(float(placeholder) - _FIRST_PLACEHOLDER)])
 
     def _number(self, match: re.Match[str]) -> str:
-        before, sign, place, after = match.groups()
-        digits = (sign + self._of(place)).removeprefix("--")
+        before, sign, placeholder, after = match.groups()
+        digits = (sign + self._of(placeholder)).removeprefix("--")
         mantissa, exponent, power = digits.partition("e")
         if before == "<cn> " and exponent:
             return f'<cn type="e-notation"> {mantissa} <sep/> {int(power)} </cn>'
@@ -104,11 +104,11 @@ class Numbers:
 
 
 class Mathematics:
-    """Turns expressions into trees of libsbml.
+    """Converts expressions to trees of libsbml.
 
     Args:
         ids: The id in the file of each id of the network.
-        numbers: Where numbers of more than 15 digits are kept.
+        numbers: Keeps the numbers of more than 15 digits.
     """
 
     def __init__(self, ids: Mapping[str, str], numbers: Numbers):
@@ -121,7 +121,7 @@ class Mathematics:
 
         Args:
             expression: The formula.
-            local: Ids that have another id in this formula alone.
+            local: Ids that have another id in this formula only.
 
         Raises:
             ValueError: If it is too large or too deep for a file.
@@ -164,11 +164,11 @@ class Mathematics:
         for constant, kind in ((math.pi, package.AST_CONSTANT_PI), (math.e, package.AST_CONSTANT_E)):
             if number == constant:
                 return package.ASTNode(kind)
-        placed = self._numbers.place(number)
+        placeholder = self._numbers.place(number)
         negative_zero = number == 0.0 and math.copysign(1.0, number) < 0.0
-        is_integer = placed == number and number.is_integer() and abs(number) < 2**31 and not negative_zero
+        is_integer = placeholder == number and number.is_integer() and abs(number) < 2**31 and not negative_zero
         node = package.ASTNode(package.AST_INTEGER if is_integer else package.AST_REAL)
-        node.setValue(int(number) if is_integer else placed)
+        node.setValue(int(number) if is_integer else placeholder)
         return node
 
     def _named(self, kind: int, name: str) -> "libsbml.ASTNode":
@@ -178,7 +178,7 @@ class Mathematics:
 
 
 def _check_size(expression: Expression) -> None:
-    """Refuse what is too large once written; libsbml writes sums of sums and products of products as one."""
+    """Refuse formulas that are too large when written; libsbml merges sums of sums and products of products."""
     sizes: dict[Expression, tuple[int, int, int]] = {}
     for node in nodes(expression):
         parts = [(arg, *sizes[arg]) for arg in node.args]

@@ -1,4 +1,4 @@
-"""Units that are text, such as "mg/L", as unit definitions of SBML."""
+"""Units as text, such as "mg/L", written as unit definitions of SBML."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,10 +15,10 @@ _KINDS = (
     *("hertz", "item", "joule", "katal", "kelvin", "kilogram", "litre", "lumen", "lux", "metre", "mole", "newton"),
     *("ohm", "pascal", "radian", "second", "siemens", "sievert", "steradian", "tesla", "volt", "watt", "weber"),
 )
-"""The units that SBML has."""
+"""The units of SBML."""
 
 _PLAIN = {"[mass]": "gram", "[time]": "second", "[substance]": "mole", "[length]": "metre", "[volume]": "litre"}
-"""What a unit of such a dimension is a multiple of."""
+"""By dimension, the unit of which others are multiples."""
 
 _PREFIXES = {-15: "femto", -12: "pico", -9: "nano", -6: "micro", -3: "milli", 0: "", 3: "kilo", 6: "mega"}
 _LONG_TIMES = {60.0: "minute", 3600.0: "hour", 86400.0: "day", 604800.0: "week"}
@@ -37,21 +37,21 @@ class Part(NamedTuple):
 
 
 class UnitDefinitions:
-    """The units of a model: each text becomes a unit definition where it can, else None.
+    """The units of a model: each text becomes a unit definition if SBML can express it.
 
     Args:
         model: The model of libsbml.
     """
 
     def __init__(self, model: "libsbml.Model"):
-        """Start without any."""
+        """Start without units."""
         self._model = model
         self._ids = Ids(_KINDS)
         self._id_of: dict[str, str | None] = {}
         self._id_of_parts: dict[tuple[Part, ...], str] = {}
 
     def of(self, unit: str) -> str | None:
-        """Return the id of a unit, None if it is none or none that SBML can say."""
+        """Return the id of a unit, None if it is empty or SBML cannot express it."""
         if not unit:
             return None
         if unit not in self._id_of:
@@ -81,7 +81,7 @@ class UnitDefinitions:
 
 
 def parts_of(unit: str) -> tuple[Part, ...] | None:
-    """Return the factors of a unit; None if SBML cannot say it, or pint is not there to read it.
+    """Return the factors of a unit; None if SBML cannot express it, or pint is missing.
 
     Example:
         >>> [tuple(part) for part in parts_of("nmol/L")]
@@ -125,7 +125,7 @@ def _parts(name: str) -> tuple[Part, ...] | None:
 
 
 def _words(parts: tuple[Part, ...]) -> tuple[list[str], list[str]]:
-    """Return a word for each factor above the line, and for each below it."""
+    """Return a word for each factor of the numerator, and for each of the denominator."""
     words: tuple[list[str], list[str]] = ([], [])
     for kind, exponent, scale, multiplier in parts:
         factor = _PREFIXES.get(scale) if multiplier == 1.0 else None
@@ -145,7 +145,7 @@ def _scaled(kind: str, factor: float) -> Part:
 
 
 def _merged(parts: list[Part]) -> tuple[Part, ...]:
-    """Return the factors, those of the same size merged, without those that cancel."""
+    """Return the factors, with equal ones merged and without those that cancel."""
     exponents: dict[tuple[str, int, float], float] = {}
     for part in parts:
         key = (part.kind, part.scale, part.multiplier)
