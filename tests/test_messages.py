@@ -187,7 +187,7 @@ def test_mistakes(mistake):
     ("table", "message"),
     [
         ("ID,TIME,AMT,DV\n1,0,100,.\n1,1,.,-3\n1,2,.,3\n", "line 3: DV is negative."),
-        ("ID,TIME,AMT,DV\n1,0,100,.\n1,0,100,.\n1,1,.,3\n", "line 3: the dose stands there a second time"),
+        ("ID,TIME,AMT,DV\n1,0,100,.\n1,0,100,.\n1,1,.,3\n", "line 3: the dose is repeated"),
         ("ID,TIME,AMT\n1,0,100\n1,1,.\n", "there is no column DV"),
     ],
 )

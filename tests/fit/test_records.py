@@ -301,7 +301,7 @@ def test_a_data_set_made_again_has_the_order_of_the_records(tmp_path):
     np.testing.assert_allclose(*found, rtol=1e-9)
     with pytest.raises(ValueError, match="`order` must have the shape of the outputs"):
         qsp.io.NonmemData.of(data.regimen, data.ts, order=[1.0])
-    with pytest.raises(ValueError, match="`data` must have every subject once, but subject 1 is there again"):
+    with pytest.raises(ValueError, match="`data` must have every subject once, but subject 1 occurs again"):
         qsp.io.experiments(data.take([0, 0]), "out")
 
 

@@ -125,7 +125,7 @@ def test_the_summary_says_what_is_there(tmp_path):
         ({"EVID": 0, "AMT": 0, "II": 12}, "II", "must be 0 on an observation (EVID 0), but is 12."),
         ({"EVID": 2, "AMT": 0, "ADDL": 1}, "ADDL", "must be 0 on a record of another event (EVID 2), but is 1."),
         ({"RATE": -3}, "RATE", "must be 0, positive, -1 (a modelled rate) or -2 (a modelled duration), but is -3."),
-        ({"RATE": 5, "TINF": 2}, "RATE", "must be 0 where TINF (or DUR) says the duration, but is 5."),
+        ({"RATE": 5, "TINF": 2}, "RATE", "must be 0 where TINF (or DUR) gives the duration, but is 5."),
         ({"DUR": -1}, "TINF", "must not be negative, but is -1."),
         ({"SS": 99}, "SS", "must be 0, 1 or 2, but is 99."),
         ({"SS": 3, "II": 12}, "SS", "must be 0, 1 or 2, but is 3."),
@@ -192,10 +192,10 @@ def test_an_issue_of_a_record(tmp_path, fields, column, message):
         ("ID,DV\n1,2\n", [(1, "TIME", "must be a column, but is missing: there are ID, DV.")]),
         ("TIME,DV\n1,2\n", [(1, "ID", "must be a column, but is missing: there are TIME, DV.")]),
         ("ID,TIME\n1,2\n", [(1, "DV", "must be a column, unless AMT is, but is missing: there are ID, TIME.")]),
-        ("ID,TIME,DV,dv\n1,2,3,4\n", [(1, "DV", "must be there once, but is there 2 times.")]),
-        ("ID,TIME,DV,TINF,DUR\n1,2,3,0,0\n", [(1, "TINF", "must be there once, but is there 2 times.")]),
+        ("ID,TIME,DV,dv\n1,2,3,4\n", [(1, "DV", "must occur once, but occurs 2 times.")]),
+        ("ID,TIME,DV,TINF,DUR\n1,2,3,0,0\n", [(1, "TINF", "must occur once, but occurs 2 times.")]),
         (",ID,TIME,DV\n1,1,2,3\n", [(1, "", "must have a name for each column, but column 1 has none.")]),
-        ("ID,TIME,DATE,DAT1,DV\n1,0,1,1,2\n", [(1, "DATE", "must be the only date, but DAT1 is there, too.")]),
+        ("ID,TIME,DATE,DAT1,DV\n1,0,1,1,2\n", [(1, "DATE", "must be the only date, but there is also DAT1.")]),
         (
             "ID,TIME,DV\n1,0,1,9\n1,1\n1,x,1\n",
             [
@@ -206,7 +206,7 @@ def test_an_issue_of_a_record(tmp_path, fields, column, message):
         ),
         (
             'ID,TIME,DV\n1,0,"1\n1,2,"3"x\n',
-            [(line, "", 'must have quotes (") in pairs around whole fields, but has not.') for line in (2, 3)],
+            [(line, "", 'must have quotes (") in pairs around whole fields, but does not.') for line in (2, 3)],
         ),
         (
             "ID,TIME,DV\n1,0,1\n2,0,1\n\n1,1,1\n",
@@ -257,7 +257,7 @@ def test_large_files_and_large_tables_are_refused(tmp_path, monkeypatch):
     assert found(tmp_path, SMALL) == [(None, "", f"must have at most 10 bytes, but has {len(SMALL)}.")]
     monkeypatch.undo()
     monkeypatch.setattr("qspjax.io.nonmem._read.MOST_ROWS", 10)
-    message = "must have at most 10 doses, all subjects filled up, but has more."
+    message = "must have at most 10 doses, with all subjects padded, but has more."
     assert found(tmp_path, dose(ADDL=20, II=1)) == [(None, "ADDL", message)]
 
 

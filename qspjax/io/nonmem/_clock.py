@@ -17,7 +17,7 @@ from qspjax.io.nonmem._types import Flags, Floats, Integers
 
 _LAST_OF_THE_2000S = 50
 _WITHOUT_YEAR = 2001
-"""No leap year: a 29 February needs its year."""
+"""Not a leap year: a 29 February needs its year."""
 
 _CLOCK = re.compile(r"(-?)(\d+):([0-5]?\d)(?::([0-5]?\d(?:\.\d*)?))?", re.ASCII)
 _ORDERS = {"DATE": "month day year", "DAT1": "day month year", "DAT2": "year month day", "DAT3": "year day month"}
@@ -37,17 +37,17 @@ def read_times(text: Text, first: Integers, bad: Flags, issues: IssueCollector) 
         text: The table.
         first: The number of the first record of each record's subject.
         bad: Whether a record has an issue; set where its time cannot be read.
-        issues: Where issues are collected.
+        issues: Collects the issues.
     """
     fields = text.columns["TIME"]
     date = next((name for name in DATES if name in text.columns), None)
     clock = date is not None or any(":" in field for field in fields)
-    known = {field: _seconds(field) if clock else number(field) for field in set(fields)}
-    unread = np.array([known[field] is None for field in fields], dtype=bool)
+    parsed = {field: _seconds(field) if clock else number(field) for field in set(fields)}
+    unread = np.array([parsed[field] is None for field in fields], dtype=bool)
     must = f"must be a number {'of hours ' if clock else ''}or a clock time (H:MM)"
     add_where(issues, unread, text.line, "TIME", lambda record: f"{must}, but is {fields[record] or 'missing'}.")
     bad |= unread
-    times = np.array([np.nan if known[field] is None else known[field] for field in fields], dtype=float)
+    times = np.array([np.nan if parsed[field] is None else parsed[field] for field in fields], dtype=float)
     if not clock:
         return times
     days = _days(text, date, first, bad, issues) if date else np.zeros(times.shape)
@@ -72,8 +72,8 @@ def _days(
 ) -> Floats:
     """Return the number of the day of each record, NaN where its date cannot be read."""
     fields, order = text.columns[name], _ORDERS[name]
-    known = {field: _day(field, order.split()) or (np.nan, 0) for field in set(fields)}
-    days, parts = (np.array(column) for column in zip(*(known[field] for field in fields), strict=True))
+    parsed = {field: _day(field, order.split()) or (np.nan, 0) for field in set(fields)}
+    days, parts = (np.array(column) for column in zip(*(parsed[field] for field in fields), strict=True))
     unread, must = parts == 0, f"must be a date ({order})"
     add_where(issues, unread, text.line, name, lambda record: f"{must}, but is {fields[record] or 'missing'}.")
     mixed = (parts != parts[first]) & ~unread & ~unread[first]
@@ -86,7 +86,7 @@ def _days(
 
 
 def _day(text: str, order: list[str]) -> tuple[int, int] | None:
-    """Return the number of a day, and of how many parts its date consists."""
+    """Return the number of a day, and the number of parts of its date."""
     if re.fullmatch(r"-?\d{1,6}", text, re.ASCII):
         return int(text), 1
     if not re.fullmatch(r"\d{1,4}([^A-Za-z0-9]\d{1,4}){1,2}", text, re.ASCII):

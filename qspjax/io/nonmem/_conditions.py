@@ -29,10 +29,10 @@ class Condition:
     """A comparison of a column with a value.
 
     Attributes:
-        text: As it was written.
+        text: The condition as it was written.
         column: The name of the column.
         compare: The comparison, a function of two numbers or two texts.
-        value: What the column is compared with.
+        value: The value with which the column is compared.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Condition:
     value: str
 
     def holds(self, field: str, number: Callable[[str], float | None]) -> bool | None:
-        """Return whether it holds for a field, None if that is no number but must be one."""
+        """Return whether it holds for a field, None if that must be a number but is not."""
         equality = self.compare in (operator.eq, operator.ne)
         value, bound = number(field), number(self.value)
         if value is not None and bound is not None:
@@ -54,10 +54,10 @@ class Condition:
 def read_conditions(
     argument: str, entries: str | Sequence[str], *, marks: bool = True
 ) -> tuple[str | None, tuple[Condition, ...]]:
-    """Return the character that marks ignored lines (None if none is given) and the conditions.
+    """Return the character that marks ignored lines (None if there is none) and the conditions.
 
     Raises:
-        ValueError: If something is neither, or an order is asked of a text.
+        ValueError: If an entry is neither, or compares the order of texts.
     """
     mark, conditions = None, []
     for entry in [entries] if isinstance(entries, str) else entries:
@@ -83,7 +83,7 @@ def _condition(argument: str, text: str, marks: bool) -> Condition:
 
 
 def find(name: str, names: Sequence[str]) -> str | None:
-    """Return the name as it is written among `names`: exactly, or else in either case if that is unique."""
+    """Return a name as it is written in `names`: exactly, or else in either case if that is unique."""
     if name in names:
         return name
     near = [other for other in names if other.lower() == name.lower()]

@@ -1,4 +1,4 @@
-"""Data sets as NONMEM and the programs after it read them: one record per line, doses and observations in one table."""
+"""Data sets in the format of NONMEM and similar programs: a record per line, doses and observations in one table."""
 
 import dataclasses
 from collections import Counter
@@ -37,9 +37,9 @@ Subjects: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Shaped[np.n
 class NonmemData:
     """Subjects with their doses, outputs, observations and covariates; print it to see what it holds.
 
-    Every record of the table gives an output, so that predictions stand beside all of them; only observation records
-    (EVID 0, MDV 0) with a DV have data. Tables have shape (subjects, outputs), with one output per record, and are
-    filled up to the subject with the most records.
+    Every record of the table gives an output, so that all of them have predictions; only observation records (EVID 0,
+    MDV 0) with a DV have data. Tables have shape (subjects, outputs), with one output per record, and are padded to the
+    subject with the most records.
 
     Attributes:
         source: Name of the file, empty if there is none.
@@ -48,21 +48,21 @@ class NonmemData:
         subject: The number of the subject of each record, from 0.
         line: The line of the file of each record, from 1.
         regimen: The doses and resets, columns of shape (subjects, rows).
-        ts: Times of the outputs, filled up with inf. Where TIME goes back at a reset, this clock goes on.
-        order: The number of each record within its subject from 1, filled up with inf.
-        time: TIME as recorded, filled up with NaN.
+        ts: Times of the outputs, padded with inf. Where TIME goes back at a reset, this clock goes on.
+        order: The number of each record within its subject from 1, padded with inf.
+        time: TIME as recorded, padded with NaN.
         dv: Observed values, NaN where there is no data.
-        evid: Event codes, filled up with -1.
+        evid: Event codes, padded with -1.
         cmt: Compartments by number (or name), 0 where none is given.
-        dvid: Which kind of observation each is, NaN where none is given.
+        dvid: The kind of each observation, NaN where none is given.
         cens: 1 where the value is below `dv`, -1 where it is above, else 0.
         limit: The other bound of a censored value, NaN where none is given.
         tad: Time after the last dose, additional ones included; NaN before the first and after a reset.
-        occ: How many dose records at different times there were so far.
+        occ: The number of dose records at different times so far.
         covariates: Those that are constant within every subject, by name, shape (subjects,); NaN is missing.
-        varying: The others, at each record, shape (subjects, outputs), filled up with the last; NaN is missing.
+        varying: The others, at each record, shape (subjects, outputs), padded with the last; NaN is missing.
         labels: The labels of the categories 0, 1, ... of the columns of text.
-        interpolation: What a varying covariate is between two records.
+        interpolation: How a varying covariate changes between two records.
 
     Example:
         >>> import qspjax as qsp
@@ -122,10 +122,10 @@ class NonmemData:
             cmt: The compartment that is observed.
             ids: The ID of each patient, by default 1, 2, ...
             covariates: By name, one number per patient.
-            interpolation: What a varying covariate is between two records.
+            interpolation: How a varying covariate changes between two records.
 
         Raises:
-            ValueError: If shapes do not agree, or the regimen has a row that no record can say.
+            ValueError: If shapes do not agree, or the regimen has a row that no record can express.
 
         Example:
             >>> import qspjax as qsp
@@ -153,7 +153,7 @@ class NonmemData:
         Tables keep their width, and covariates stay constant or varying, so that a compiled program serves both.
 
         Raises:
-            ValueError: If a number is none of a subject, or none is chosen.
+            ValueError: If a number is not that of a subject, or no subject is chosen.
         """
         chosen = self._numbers(subjects)
         counts = np.bincount(self.subject, minlength=self.subjects)
@@ -189,11 +189,11 @@ class NonmemData:
 
         Args:
             model: The typical patient.
-            parameters: Which column gives a parameter of the model, such as `{"CL": "CLI"}`; see `patients` for columns
-                that vary within a subject.
+            parameters: The columns that give parameters of the model, such as `{"CL": "CLI"}`; see `patients` for
+                columns that vary within a subject.
 
         Raises:
-            ValueError: If a column is none of the constant covariates, or a name none of the model's parameters.
+            ValueError: If a column is not a constant covariate, or a name is not a parameter of the model.
 
         Example:
             >>> import qspjax as qsp
@@ -214,17 +214,16 @@ class NonmemData:
     ) -> tuple[Cohort, Regimen]:
         """Return the subjects as virtual patients, and doses that let their parameters follow varying covariates.
 
-        A parameter that the delivery of a dose depends on (a lag, a bioavailability) is that of the dose's record.
+        A parameter on which the delivery of a dose depends (a lag, a bioavailability) has the value at its record.
 
         Args:
             model: The typical patient.
-            parameters: What gives a parameter of the model: a column, as in `{"F": "BIOAV"}`, or a function of the
-                covariates by name, as in `{"CL": lambda c: 0.05 * c["CRCL"]}`; constant ones come in shape
-                (subjects, 1), varying ones in shape (subjects, outputs). Between two records a parameter that varies
-                is what `interpolation` says.
+            parameters: By parameter of the model, a column, as in `{"F": "BIOAV"}`, or a function of the covariates by
+                name, as in `{"CL": lambda c: 0.05 * c["CRCL"]}`; constant ones have shape (subjects, 1), varying ones
+                shape (subjects, outputs). Between two records a parameter that varies follows `interpolation`.
 
         Raises:
-            ValueError: If a column is no covariate or has missing values, or a name is none of the model's parameters.
+            ValueError: If a column is not a covariate or has missing values, or a name is not a parameter of the model.
 
         Example:
             >>> import pathlib, tempfile, qspjax as qsp
@@ -243,8 +242,8 @@ class NonmemData:
                 check_one_of("parameters", source, columns, "a covariate")
             values = jnp.asarray(columns[source] if isinstance(source, str) else source(columns), dtype=float)
             values = jnp.broadcast_to(values, (self.subjects, values.shape[-1] if values.ndim else 1))
-            known = concrete(values)
-            if known is not None and np.isnan(known).any():
+            concrete_values = concrete(values)
+            if concrete_values is not None and np.isnan(concrete_values).any():
                 refuse("parameters", "come from columns without missing values", f"NaN for `{parameter}`")
             at(model, parameter).set(values)  # within its bounds, at every record
             if values.shape[1] == 1:
@@ -255,7 +254,7 @@ class NonmemData:
         return Cohort.of(model, constant, covariates=self.covariates, size=self.subjects), regimen
 
     def check(self, model: AbstractModel) -> tuple[Issue, ...]:
-        """Return what is wrong with the records for a model: doses into compartments that it does not have.
+        """Return the issues of the records for a model: doses into compartments that it does not have.
 
         Args:
             model: The model; its dose targets are its deliveries and its states, by name or by number from 1.
@@ -323,7 +322,7 @@ def _identity(value: float, labels: tuple[str, ...] | None) -> int | float | str
 def _covariates(
     values: Values, labels: Labels, layout: Layout
 ) -> tuple[dict[str, Real[np.ndarray, " subjects"]], dict[str, Float[np.ndarray, "subjects outputs"]]]:
-    """Return those that are constant within every subject, and the others."""
+    """Return the covariates that are constant within every subject, and the others."""
     constant, varying = {}, {}
     for name in values:
         if name in RESERVED:
@@ -334,15 +333,17 @@ def _covariates(
             for ufunc, fill in ((np.minimum, np.inf), (np.maximum, -np.inf))
         )
         if (least >= greatest).all():
-            each = np.where(np.isfinite(least), least, np.nan)
-            constant[name] = each.astype(int) if name in labels and not np.isnan(each).any() else each
+            subject_values = np.where(np.isfinite(least), least, np.nan)
+            constant[name] = (
+                subject_values.astype(int) if name in labels and not np.isnan(subject_values).any() else subject_values
+            )
         else:
             varying[name] = layout.continued(column)
     return constant, varying
 
 
 def _summary(data: NonmemData) -> str:
-    """Return what a data set holds: subjects, records, doses, observations, covariates, interpolation."""
+    """Return a summary of a data set: subjects, records, doses, observations, covariates, interpolation."""
     values = data.records
     lines = {
         "Data set": data.source or "(made in Python)",
@@ -395,8 +396,8 @@ def _observations(data: NonmemData) -> str:
         return text
     names = data.labels.get("DVID")
     counts = Counter(kinds[~np.isnan(kinds)].tolist())
-    each = [f"{count} {names[int(kind)] if names else f'{kind:g}'}" for kind, count in sorted(counts.items())]
-    return f"{text}; by DVID {', '.join(each)}"
+    counted = [f"{count} {names[int(kind)] if names else f'{kind:g}'}" for kind, count in sorted(counts.items())]
+    return f"{text}; by DVID {', '.join(counted)}"
 
 
 def _covariate_names(data: NonmemData) -> str:

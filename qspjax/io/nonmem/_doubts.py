@@ -1,4 +1,4 @@
-"""What a data set may well say but seldom means: records that are read as they are, with a warning."""
+"""Records that are allowed but seldom meant: they are read as they are, with a warning."""
 
 from collections.abc import Iterator
 
@@ -17,21 +17,23 @@ _ELSEWHERE = {
     **dict.fromkeys(("YTYPE", "ADM"), "kinds of observations are DVID, dose targets CMT"),
     **dict.fromkeys(("CALL", "CONT", "PCMT", "L2"), "it has no other meaning here"),
 }
-"""Names that other programs give a meaning to, and what has it here."""
+"""Names with a meaning in other programs, and what has it here."""
 
 
 def warn_of_doubts(values: Values, lines: Integers, source: str) -> None:
-    """Warn, once per kind and with the lines, of doses that are there twice, negative DV, and a table without DV.
+    """Warn, once per kind and with the lines, of repeated doses, negative DV, and a table without DV.
 
-    A column whose name is known for a meaning, but that is not used, is named.
+    A column whose name has a known meaning, but that is not used, is named.
     """
-    for doubtful, what in _doubts(values):
-        where = np.sort(lines[doubtful])
-        if where.size:
-            more = f" and {where.size - _MOST} more" if where.size > _MOST else ""
-            warn(f"{source}: line{'s' if where.size > 1 else ''} {listed(where[:_MOST].tolist())}{more}: {what}")
+    for doubtful, remark in _doubts(values):
+        affected = np.sort(lines[doubtful])
+        if affected.size:
+            more = f" and {affected.size - _MOST} more" if affected.size > _MOST else ""
+            warn(
+                f"{source}: line{'s' if affected.size > 1 else ''} {listed(affected[:_MOST].tolist())}{more}: {remark}"
+            )
     if "DV" not in values:
-        warn(f"{source}: there is no column DV, so nothing that was measured.")
+        warn(f"{source}: there is no column DV, so there are no measurements.")
     for sentence in _not_used(values):
         warn(f"{source}: {sentence}")
 
@@ -43,19 +45,19 @@ def _doubts(values: Values) -> Iterator[tuple[Flags, str]]:
     columns = [values[name].astype(str) if values[name].dtype == object else values[name] for name in names]
     rows = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)[dose]
     _, first = np.unique(rows, axis=0, return_index=True)
-    again = np.ones(rows.shape[0], dtype=bool)
-    again[first] = False
-    same[np.flatnonzero(dose)[again]] = True
-    yield same, "the dose stands there a second time, and is given twice."
+    repeated = np.ones(rows.shape[0], dtype=bool)
+    repeated[first] = False
+    same[np.flatnonzero(dose)[repeated]] = True
+    yield same, "the dose is repeated, and is given twice."
     if "DV" in values:
         measured = (values["EVID"] == 0) & (values["MDV"] == 0)
         yield measured & (values["DV"] < 0), "DV is negative."
 
 
 def _not_used(values: Values) -> list[str]:
-    """Return a sentence for each column with a name that is known for a meaning, but that has none in this table."""
+    """Return a sentence for each column whose name has a known meaning, but none in this table."""
     sentences = [
-        f"Column {name} is a covariate, which nothing uses that does not name it: {_ELSEWHERE[name.upper()]}."
+        f"Column {name} is a covariate, which is used only where it is named: {_ELSEWHERE[name.upper()]}."
         for name in values
         if name.upper() in _ELSEWHERE
     ]

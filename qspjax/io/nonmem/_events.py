@@ -1,4 +1,4 @@
-"""Records as what a simulation needs: a clock that never goes back, the table of doses, time after dose, occasions."""
+"""The inputs of a simulation from records: a clock that never goes back, doses, time after dose, occasions."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from qspjax.io.nonmem._types import Flags, Floats, Integers, Values
 from qspjax.io.nonmem._values import starts_of
 
 _SAME = 1e-12
-"""Times that differ by this part of themselves are the same: 3 x 0.1 and 0.3."""
+"""Times with at most this relative difference are the same: 3 x 0.1 and 0.3."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each record stands.
+    """The position of each record.
 
     Attributes:
         subject: The number of the subject of each record, from 0.
@@ -40,23 +40,23 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of subjects, and of the records of the longest."""
+        """Number of subjects, and of the records of the one with the most."""
         return self.starts.size, int(self.position.max()) + 1
 
     def padded(self, values: Shaped[np.ndarray, " records"], fill: float) -> Shaped[np.ndarray, "subjects outputs"]:
-        """Return values of the records as a table of subjects and records, filled up."""
+        """Return values of the records as a table of subjects and records, padded."""
         padded = np.full(self.shape, fill, dtype=values.dtype)
         padded[self.subject, self.position] = values
         return padded
 
     def continued(self, values: Floats) -> Float[np.ndarray, "subjects outputs"]:
-        """Return values of the records as a table of subjects and records, filled up with the last of each subject."""
+        """Return values of the records as a table of subjects and records, padded with the last of each subject."""
         ends = np.append(self.starts[1:], self.subject.size) - 1
         return values[np.minimum(self.starts[:, None] + np.arange(self.shape[1]), ends[:, None])]
 
 
 def _clock(time: Floats, starts: Int[np.ndarray, " subjects"]) -> Floats:
-    """Return times that go on where they would go back, at a reset."""
+    """Return times that go on where they would go back at a reset."""
     clock = time.copy()
     back = np.zeros(time.size, dtype=bool)
     back[1:] = time[1:] < time[:-1]
@@ -76,9 +76,9 @@ class Rows:
     """The rows of the table of doses before padding, each array of shape (rows,), in the order of subject and time.
 
     Attributes:
-        record: The record that each row comes from.
+        record: The record of each row.
         kind: `Action` code.
-        time: When.
+        time: The time of each row.
         order: The number of the record within its subject from 1, or -1 for an additional dose.
     """
 
@@ -105,16 +105,16 @@ def rows_of(values: Values, layout: Layout) -> Rows:
 
 def _kinds(values: Values) -> Integers:
     """Return the `Action` of each record, if it is a dose."""
-    rate, lasting = column(values, "RATE"), column(values, "TINF")
+    rate, duration = column(values, "RATE"), column(values, "TINF")
     modelled = np.select([rate == -1, rate == -2], [Action.INFUSION_MODEL_RATE, Action.INFUSION_MODEL_DURATION], 0)
-    return np.select([lasting > 0, rate > 0], [Action.INFUSION_OVER, Action.INFUSION_RATE], modelled)
+    return np.select([duration > 0, rate > 0], [Action.INFUSION_OVER, Action.INFUSION_RATE], modelled)
 
 
 def most_rows(values: Values) -> int:
-    """Return an upper bound of the rows of the padded table, all subjects together."""
+    """Return an upper bound of the number of rows of the padded table, for all subjects together."""
     starts = starts_of(values["ID"])
-    each = np.where(is_dose(values), column(values, "ADDL") + 2, (values["EVID"] == 3).astype(float))
-    return int(starts.size * np.add.reduceat(each, starts).max())
+    rows = np.where(is_dose(values), column(values, "ADDL") + 2, (values["EVID"] == 3).astype(float))
+    return int(starts.size * np.add.reduceat(rows, starts).max())
 
 
 def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
@@ -127,8 +127,8 @@ def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
     first = dosing & (rows.order > 0)
     targets, index = _targets(values, rows, dosing)
 
-    def of(name: str, where: Bool[np.ndarray, " rows"], other: float = 0.0) -> Float[np.ndarray, " rows"]:
-        return np.where(where, column(values, name)[rows.record], other)
+    def of(name: str, mask: Bool[np.ndarray, " rows"], other: float = 0.0) -> Float[np.ndarray, " rows"]:
+        return np.where(mask, column(values, name)[rows.record], other)
 
     columns = {
         "time": (rows.time, np.inf),
@@ -152,7 +152,7 @@ def regimen_of(values: Values, layout: Layout, rows: Rows) -> Regimen:
 def _targets(
     values: Values, rows: Rows, dosing: Bool[np.ndarray, " rows"]
 ) -> tuple[tuple[str | int, ...], Int[np.ndarray, " rows"]]:
-    """Return the dose targets, and which of them each row has."""
+    """Return the dose targets, and the index of that of each row."""
     compartments = values.get("CMT", np.zeros(values["ID"].shape, dtype=int))[rows.record].tolist()
     targets = tuple(dict.fromkeys(c for c, doses in zip(compartments, dosing.tolist(), strict=True) if doses)) or (0,)
     numbers = {target: i for i, target in enumerate(targets)}
@@ -163,8 +163,8 @@ def _targets(
 def time_after_dose(values: Values, layout: Layout, rows: Rows) -> Floats:
     """Return the time after the last dose, NaN before the first and after a reset.
 
-    An additional dose is not given where a reset, or a steady state that replaces what was before (SS = 1), came
-    before it.
+    An additional dose is not given if a reset, or a steady state that replaces the earlier one (SS = 1), came before
+    it.
     """
     early = np.where(rows.order < 0, rows.time - _SAME * np.abs(rows.time), rows.time)
     ends = (values["EVID"] == 3) | (values["EVID"] == 4) | (is_dose(values) & (column(values, "SS") == 1))
@@ -172,33 +172,33 @@ def time_after_dose(values: Values, layout: Layout, rows: Rows) -> Floats:
     subject = np.concatenate([layout.subject[rows.record][is_given], layout.subject])
     time = np.concatenate([early[is_given], layout.clock])
     order = np.concatenate([rows.order[is_given], layout.position + 1])
-    what = np.concatenate([np.where(rows.kind[is_given] == Action.RESET, 0, 1), np.full(layout.subject.size, 2)])
+    kind = np.concatenate([np.where(rows.kind[is_given] == Action.RESET, 0, 1), np.full(layout.subject.size, 2)])
     at = np.concatenate([rows.time[is_given], layout.clock])
-    sequence = np.lexsort((what, order, time, subject))
-    subject, what, at = subject[sequence], what[sequence], at[sequence]
+    sequence = np.lexsort((kind, order, time, subject))
+    subject, kind, at = subject[sequence], kind[sequence], at[sequence]
     numbers = np.arange(sequence.size)
     start = np.maximum.accumulate(np.where(np.diff(subject, prepend=-1) != 0, numbers, 0))
-    dose = np.maximum.accumulate(np.where(what == 1, numbers, -1))
-    reset = np.maximum.accumulate(np.where(what == 0, numbers, -1))
+    dose = np.maximum.accumulate(np.where(kind == 1, numbers, -1))
+    reset = np.maximum.accumulate(np.where(kind == 0, numbers, -1))
     after = np.where((dose >= start) & (dose > reset), np.maximum(at - at[dose], 0.0), np.nan)
     elapsed = np.empty(layout.subject.size)
-    records = what == 2
+    records = kind == 2
     elapsed[sequence[records] - int(is_given.sum())] = after[records]
     return elapsed
 
 
 def _next(events: Flags, layout: Layout) -> Floats:
-    """Return when the next event of the subject after each record is, inf if there is none."""
+    """Return the time of the next event of the subject after each record, inf if there is none."""
     size = events.size
     numbers = np.where(events, np.arange(size), size)
     following = np.append(np.minimum.accumulate(numbers[::-1])[::-1][1:], size)
-    known = following < size
-    same = known & (layout.subject[np.minimum(following, size - 1)] == layout.subject)
+    exists = following < size
+    same = exists & (layout.subject[np.minimum(following, size - 1)] == layout.subject)
     return np.where(same, layout.clock[np.minimum(following, size - 1)], np.inf)
 
 
 def occasions(values: Values, layout: Layout) -> Integers:
-    """Return how many dose records at different times there were so far."""
+    """Return the number of dose records at different times so far."""
     doses = np.flatnonzero(is_dose(values))
     moments = np.stack([layout.subject, layout.clock, values["TIME"]])[:, doses]
     new = np.ones(doses.size, dtype=bool)

@@ -31,24 +31,24 @@ def experiments(
 ) -> dict[str, Experiment]:
     """Return the subjects of a data set by their IDs, as experiments of `fit.Problem` or a mixed-effects fit.
 
-    Covariates are what each sets, and what changes with its records if they vary: in steps, as the interpolation of the
-    data says. A subject in which one is missing does not have it. At equal times records are in the order of the table,
+    Each experiment sets covariates, and changes those that vary at its records: in steps, by the interpolation of the
+    data. A covariate that is missing in a subject is not set. At equal times records are in the order of the table,
     each dose and observation with the values of its own record, as in `NonmemData.patients` and
     `simulate_cohort(order=)`. Observations with CENS = 1 lie between LIMIT (or nothing) and DV, with CENS = -1 above DV
     and below LIMIT.
 
     Args:
         data: What `read_nonmem` returned.
-        outputs: The name of the output that is observed; or by the DVID of an observation (without that, by its CMT)
-            the name of its output.
+        outputs: The name of the output that is observed; or names of outputs by the DVID of observations (without that,
+            by their CMT).
         set: By name, parameters of the model that follow from covariates: formulas over these and the parameters of the
-            fit, such as `{"CL": "CLpop * (WT / 70)^0.75"}`. The numbers of covariates are put into them.
-        covariates: Which covariates are set by their own names; by default all, or none where `set` has formulas. A
+            fit, such as `{"CL": "CLpop * (WT / 70)^0.75"}`. The numbers of covariates are substituted.
+        covariates: The covariates that are set by their own names; by default all, or none if `set` has formulas. A
             `Problem` simulates stage by stage between changes, so name only those that it uses.
 
     Raises:
         ValueError: If an observation has a kind that is not named, covariates vary linearly between records, one that
-            a formula uses is missing, or a subject is there twice.
+            a formula uses is missing, or a subject occurs twice.
 
     Example:
         >>> import qspjax as qsp
@@ -83,7 +83,7 @@ def _subjects(data: NonmemData, outputs: Outputs, covariates: frozenset[str]) ->
     subjects: dict[str, Experiment] = {}
     for i, id in enumerate(map(str, data.ids)):
         if id in subjects:
-            raise ArgumentError("data", f"must have every subject once, but subject {id} is there again.")
+            raise ArgumentError("data", f"must have every subject once, but subject {id} occurs again.")
         regimen = jax.tree.map(lambda leaf, ndim, i=i: leaf[i] if leaf.ndim > ndim else leaf, data.regimen, ndims)
         observed = _observed(data)[i]
         measurements = Measurements(
@@ -109,7 +109,7 @@ def _subjects(data: NonmemData, outputs: Outputs, covariates: frozenset[str]) ->
 
 
 class _Limits(TypedDict):
-    """The columns of `Measurements` that say what is censored, and between what it lies."""
+    """The columns of `Measurements` for censored observations and their bounds."""
 
     censored: Int[np.ndarray, " observations"]
     lower: Float[np.ndarray, " observations"]
@@ -136,7 +136,7 @@ def _changes(
     after: Mapping[str, Float[np.ndarray, " records"]],
     begin: Mapping[str, float],
 ) -> list[Change]:
-    """Return how covariates change at each record."""
+    """Return the changes of covariates at the records."""
     current, changes = dict(begin), []
     for k, (at, position) in enumerate(zip(time.tolist(), order.tolist(), strict=True)):
         changed = {name: float(values[k]) for name, values in after.items() if values[k] != current[name]}
@@ -153,18 +153,18 @@ def _with_formulas(
     used: frozenset[str],
     named: frozenset[str],
 ) -> Experiment:
-    """Return an experiment with formulas in the place of the covariates that they use, unless these are named, too."""
+    """Return an experiment with formulas in place of the covariates that they use, unless these are named as well."""
     current = dict(subject.begin.set)
     for name, formula in formulas.items():
         for missing in sorted(used & names_in(formula) - current.keys()):
             refuse(missing, f"be known in every subject, for `{name}`", f"missing in subject {id}")
-    begin = {name: _known(formula, current) for name, formula in formulas.items()}
+    begin = {name: _with_numbers(formula, current) for name, formula in formulas.items()}
     begin |= {name: value for name, value in current.items() if name in named}
     changes = []
     for change in subject.changes:
         current |= change.set
         changed = {
-            name: _known(formula, current)
+            name: _with_numbers(formula, current)
             for name, formula in formulas.items()
             if names_in(formula) & change.set.keys()
         }
@@ -173,8 +173,8 @@ def _with_formulas(
     return subject.changed(begin=subject.begin.setting(begin), changes=changes)
 
 
-def _known(formula: float | Expression, covariates: Mapping[str, float | Expression]) -> float | Expression:
-    """Return a formula with the numbers of covariates in it."""
+def _with_numbers(formula: float | Expression, covariates: Mapping[str, float | Expression]) -> float | Expression:
+    """Return a formula with the numbers of covariates substituted."""
     if not isinstance(formula, Expression):
         return formula
     return substitute(formula, {name: covariates[name] for name in names_in(formula) & covariates.keys()})
@@ -183,7 +183,7 @@ def _known(formula: float | Expression, covariates: Mapping[str, float | Express
 def kinds_of(data: NonmemData) -> np.ndarray:
     """Return the kind of each observation, shape (subjects, outputs), None where there is none.
 
-    It is the DVID, or where not all observations have one the CMT; by label where there are any.
+    It is the DVID, or the CMT if not all observations have a DVID; by its label if there are labels.
     """
     observed, column = _observed(data), _kind_column(data)
     codes, labels = (data.dvid if column == "DVID" else data.cmt), data.labels.get(column)
@@ -206,7 +206,7 @@ def _kind_column(data: NonmemData) -> str:
 
 
 def _output_names(data: NonmemData, outputs: Outputs) -> np.ndarray:
-    """Return the output of each observation, shape (subjects, outputs); warn where several kinds become one."""
+    """Return the output of each observation, shape (subjects, outputs); warn if several kinds become one."""
     kinds = kinds_of(data)
     present = sorted({*kinds[_observed(data)].tolist()}, key=lambda kind: (isinstance(kind, str), kind))
     if isinstance(outputs, str):

@@ -24,7 +24,7 @@ def records_of(
     ids: Sequence[str] | Sequence[float] | None,
     covariates: Mapping[str, Numbers],
 ) -> tuple[Values, Labels]:
-    """Return the columns of a table, and labels where IDs are text; the arguments are those of `NonmemData.of`."""
+    """Return the columns of a table, and labels if IDs are text; the arguments are those of `NonmemData.of`."""
     check_instance("regimen", regimen, Regimen, "a regimen")
     if regimen.rules:
         refuse(
@@ -139,7 +139,7 @@ def _columns(
 
 
 def _cancelled(rows: Mapping[str, Real[np.ndarray, "patients rows"]]) -> Bool[np.ndarray, "patients rows"]:
-    """Return which doses a later reset, or a steady state that replaces what was, cancels before they are given."""
+    """Return which doses are cancelled before they are given, by a reset or by a steady state with SS = 1."""
     ends = (rows["kind"] == Action.RESET) | (rows["steady"] == 1)
     cancelled = np.zeros(rows["time"].shape, dtype=bool)
     for row in np.flatnonzero(ends.any(axis=0)):
@@ -151,7 +151,7 @@ def _cancelled(rows: Mapping[str, Real[np.ndarray, "patients rows"]]) -> Bool[np
 def _identities(
     ids: Sequence[str] | Sequence[float] | None, size: int
 ) -> tuple[Float[np.ndarray, " patients"], Labels]:
-    """Return the ID of each patient as a number, and the labels of these numbers where IDs are text."""
+    """Return the ID of each patient as a number, and the labels of these numbers if IDs are text."""
     if ids is None:
         return np.arange(size) + 1.0, {}
     if len(set(ids)) < len(ids):

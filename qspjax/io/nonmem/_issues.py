@@ -1,4 +1,4 @@
-"""What is wrong with a table: issues of records, and values as a table has them."""
+"""Issues of records of a table, and values in its format."""
 
 from collections.abc import Callable, Iterable
 
@@ -21,12 +21,12 @@ def add_where(
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names in a row, for a message."""
+    """Return a list of names for a message."""
     return ", ".join(map(str, names)) or "none"
 
 
 def written(value: str | float) -> str:
-    """Return a value as a table has it: the shortest number that gives the same bits again, `.` for a missing one."""
+    """Return a value in the format of a table: the shortest number with the same bits, `.` for a missing one."""
     if isinstance(value, str):
         return value
     value = float(value)

@@ -15,10 +15,10 @@ from qspjax.io.nonmem._text import read_text
 from qspjax.io.nonmem._values import Recode, read_values, replaced
 
 MOST_ROWS = 50_000_000
-"""The largest table of doses, padding included."""
+"""The maximum number of rows of the table of doses, including padding."""
 
 _DIALECTS = {"nonmem": (), "rxode": ("NA",)}
-"""What each dialect writes for a missing value, besides "." and nothing."""
+"""The texts of each dialect for a missing value, besides "." and nothing."""
 
 
 def read_nonmem(
@@ -38,15 +38,15 @@ def read_nonmem(
     The reserved columns are ID, TIME, AMT, RATE, II, ADDL, SS, EVID, CMT, DV, MDV, DVID, CENS, LIMIT, one of DATE,
     DAT1, DAT2 and DAT3, and TINF or DUR, the duration of an infusion; they may be in either case. All other columns
     are covariates. A field that is empty or "." is missing: 0 in a column of doses, no data in DV, NaN in a covariate.
-    Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is not looked at where EVID is
-    not 0, whatever MDV says. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing
-    is corrected: what no rule allows is an issue, and all issues are raised together. Of what is seldom meant (a dose
-    that stands there twice, a negative DV, no DV at all) a warning names the lines, and of a column whose name is known
-    for a meaning, but that is not used (LIMIT without CENS; LLOQ), its name.
+    Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is ignored where EVID is not
+    0, whatever MDV is. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing is
+    corrected: records that no rule allows are issues, and all issues are raised together. Warnings name the lines of
+    records that are seldom meant (a repeated dose, a negative DV, no DV at all), and columns whose name has a known
+    meaning, but that are not used (LIMIT without CENS; LLOQ).
 
     Args:
         path: The file, in UTF-8, at most 256 MiB.
-        columns: Names of the columns where the file has none, or instead of its own, as in $INPUT: "DROP" or "WT=DROP"
+        columns: Names of the columns if the file has none, or in place of its own, as in $INPUT: "DROP" or "WT=DROP"
             leaves a column out.
         rename: New names of columns, such as `{"Y": "DV"}`.
         ignore: A character: lines that start with it are ignored; "@" means any letter. Or conditions on columns, such
@@ -56,14 +56,14 @@ def read_nonmem(
         accept: Conditions, instead of those to ignore: only records that fulfil one of them are read.
         categories: Columns of text, to be read as codes 0, 1, ... in the order of their sorted labels.
         recode: Values to be replaced before anything is checked, by column, such as `{"SS": {99: 0}}`.
-        dialect: "nonmem", or "rxode" for the event codes of RxODE (101, 10101, ...), where NA is missing, too.
-        interpolation: What a covariate is between two records; NONMEM has `NOCB()`.
+        dialect: "nonmem", or "rxode" for the event codes of RxODE (101, 10101, ...), with NA for missing values, too.
+        interpolation: How a covariate changes between two records; that of NONMEM is `NOCB()`.
 
     Returns:
         The data: doses, outputs, observed values, covariates.
 
     Raises:
-        FileIssues: If anything in the file is wrong; `issues` lists all of it, by line and column.
+        FileIssues: If anything in the file is wrong; `issues` lists all mistakes, by line and column.
         ValueError: If an argument is wrong.
 
     Example:
@@ -93,6 +93,6 @@ def read_nonmem(
     check_records(values, text.line, bad, issues)
     issues.close()
     if most_rows(values) > MOST_ROWS:
-        issues.stop(f"must have at most {MOST_ROWS} doses, all subjects filled up, but has more.", column="ADDL")
+        issues.stop(f"must have at most {MOST_ROWS} doses, with all subjects padded, but has more.", column="ADDL")
     warn_of_doubts(values, text.line, str(path))
     return data_of(str(path), values, labels, text.line, interpolation)

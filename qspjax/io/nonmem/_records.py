@@ -1,4 +1,4 @@
-"""What a record may say: the rules of NONMEM and PREDPP for dose, observation, other and reset records."""
+"""The rules of NONMEM and PREDPP for dose, observation, other and reset records."""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from qspjax.io.nonmem._types import Flags, Floats, Integers, Values
 from qspjax.io.nonmem._values import starts_of
 
 MOST_DOSES = 100_000
-"""The largest ADDL."""
+"""The maximum of ADDL."""
 
 
 _Rule: TypeAlias = tuple[str, Flags, str]
@@ -40,7 +40,7 @@ def complete(values: Values) -> Values:
 
 
 def check_records(values: Values, lines: Integers, bad: Flags, issues: IssueCollector) -> None:
-    """Add what is wrong in each record and in their order; records that are `bad` have their issue already."""
+    """Add issues of the records and of their order; records that are `bad` have an issue already."""
     for name, wrong, must in (*_events(values), *_doses(values), *_patterns(values), *_data(values)):
 
         def message(record: int, name: str = name, must: str = must) -> str:
@@ -52,7 +52,7 @@ def check_records(values: Values, lines: Integers, bad: Flags, issues: IssueColl
 
 
 def column(values: Values, name: str) -> Floats:
-    """Return a column of numbers, zeros if it is not there."""
+    """Return a column of numbers, zeros if it is missing."""
     return values.get(name, np.zeros(values["ID"].shape))
 
 
@@ -67,11 +67,11 @@ def _events(values: Values) -> Iterator[_Rule]:
     yield "EVID", coded, 'be 0, 1, 2, 3 or 4 (dialect "rxode" has others)'
     yield "EVID", ~np.isin(evid, (0, 1, 2, 3, 4)) & ~coded, "be 0, 1, 2, 3 or 4"
     yield "MDV", ~np.isin(values["MDV"], (0, 1)), "be 0 or 1"
-    for code, what in ((0, "an observation"), (2, "a record of another event"), (3, "a reset")):
+    for code, kind in ((0, "an observation"), (2, "a record of another event"), (3, "a reset")):
         for name in DOSING:
             if name in values:
-                beyond = name == "SS" and ~np.isin(values[name], (0, 1, 2))  # said below
-                yield name, (evid == code) & (values[name] != 0) & ~np.asarray(beyond), f"be 0 on {what} (EVID {code})"
+                beyond = name == "SS" and ~np.isin(values[name], (0, 1, 2))  # reported below
+                yield name, (evid == code) & (values[name] != 0) & ~np.asarray(beyond), f"be 0 on {kind} (EVID {code})"
     compartment = values.get("CMT", np.zeros(evid.shape, dtype=int))
     negative = np.array([not isinstance(c, str) and c < 0 for c in compartment.tolist()], dtype=bool)
     yield "CMT", negative, "not be negative (turning a compartment off is not supported)"
@@ -79,32 +79,32 @@ def _events(values: Values) -> Iterator[_Rule]:
 
 def _doses(values: Values) -> Iterator[_Rule]:
     dose, steady = is_dose(values), np.isin(column(values, "SS"), (1, 2))
-    amount, rate, lasting = (column(values, name) for name in ("AMT", "RATE", "TINF"))
-    constant = steady & ((rate > 0) | (rate == -1)) & (lasting == 0)
-    none = dose & (amount == 0) & ~constant
+    amount, rate, duration = (column(values, name) for name in ("AMT", "RATE", "TINF"))
+    constant = steady & ((rate > 0) | (rate == -1)) & (duration == 0)
+    without_amount = dose & (amount == 0) & ~constant
     yield "AMT", dose & (amount < 0), "not be negative"
-    yield "AMT", none & (rate > 0), "be positive with RATE > 0, unless SS is 1 or 2 (a constant infusion)"
-    yield "AMT", none & ~(rate > 0), "be positive on a dose record (EVID 1 or 4)"
+    yield "AMT", without_amount & (rate > 0), "be positive with RATE > 0, unless SS is 1 or 2 (a constant infusion)"
+    yield "AMT", without_amount & ~(rate > 0), "be positive on a dose record (EVID 1 or 4)"
     must = "be 0, positive, -1 (a modelled rate) or -2 (a modelled duration)"
     yield "RATE", dose & (rate < 0) & ~np.isin(rate, (-1, -2)), must
-    yield "TINF", dose & (lasting < 0), "not be negative"
-    yield "RATE", dose & (rate != 0) & (lasting > 0), "be 0 where TINF (or DUR) says the duration"
+    yield "TINF", dose & (duration < 0), "not be negative"
+    yield "RATE", dose & (rate != 0) & (duration > 0), "be 0 where TINF (or DUR) gives the duration"
 
 
 def _patterns(values: Values) -> Iterator[_Rule]:
     dose, state = is_dose(values), column(values, "SS")
-    amount, interval, more = (column(values, name) for name in ("AMT", "II", "ADDL"))
+    amount, interval, additional = (column(values, name) for name in ("AMT", "II", "ADDL"))
     steady = dose & np.isin(state, (1, 2))
     constant = steady & (amount == 0)
     yield "SS", ~np.isin(state, (0, 1, 2)), "be 0, 1 or 2"
     yield "II", dose & (interval < 0), "not be negative"
     yield "II", steady & ~constant & (interval == 0), "be positive with SS, unless AMT is 0 (a constant infusion)"
     yield "II", constant & (interval > 0), "be 0 for the steady state of a constant infusion (AMT = 0)"
-    yield "II", dose & ~steady & (more > 0) & (interval == 0), "be positive with ADDL"
-    yield "ADDL", dose & (more < 0), "not be negative"
-    yield "ADDL", dose & (more > 0) & (more != np.floor(more)), "be a whole number"
-    yield "ADDL", dose & (more > MOST_DOSES), f"be at most {MOST_DOSES}"
-    yield "ADDL", constant & (more > 0), "be 0 for the steady state of a constant infusion (AMT = 0)"
+    yield "II", dose & ~steady & (additional > 0) & (interval == 0), "be positive with ADDL"
+    yield "ADDL", dose & (additional < 0), "not be negative"
+    yield "ADDL", dose & (additional > 0) & (additional != np.floor(additional)), "be a whole number"
+    yield "ADDL", dose & (additional > MOST_DOSES), f"be at most {MOST_DOSES}"
+    yield "ADDL", constant & (additional > 0), "be 0 for the steady state of a constant infusion (AMT = 0)"
 
 
 def _data(values: Values) -> Iterator[_Rule]:
@@ -118,14 +118,14 @@ def _data(values: Values) -> Iterator[_Rule]:
 
 
 def _check_order(values: Values, lines: Integers, issues: IssueCollector) -> None:
-    """Add subjects that come back and times that decrease, except at a reset, where a new clock may start."""
+    """Add issues of subjects that come back and times that decrease, except at a reset, which may start a new clock."""
     identity, time = values["ID"], values["TIME"]
     starts = starts_of(identity)
     _, first = np.unique(identity[starts], return_index=True)
-    again = np.ones(starts.size, dtype=bool)
-    again[first] = False
+    repeated = np.ones(starts.size, dtype=bool)
+    repeated[first] = False
     back = np.zeros(identity.size, dtype=bool)
-    back[starts] = again & ~np.isnan(identity[starts])
+    back[starts] = repeated & ~np.isnan(identity[starts])
     add_where(
         issues,
         back,

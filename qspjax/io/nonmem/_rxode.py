@@ -37,7 +37,7 @@ _OTHERS = {
 
 
 def translate(values: Values, lines: Integers, bad: Flags, issues: IssueCollector) -> Values:
-    """Return the records of NONMEM for those of rxode2; what it has no record for is an issue.
+    """Return the records of NONMEM for those of rxode2; codes without such a record are issues.
 
     The two records of an infusion become a dose record with AMT = rate x duration, and a record of another event
     (EVID 2) that gives an output but no data.
@@ -48,11 +48,11 @@ def translate(values: Values, lines: Integers, bad: Flags, issues: IssueCollecto
     code = np.where((code == np.floor(code)) & (code >= 0) & (code < 1e9), code, 0).astype(int)
     kind, suffix = code // 10_000 % 10, code % 100
     compartment = code // 100_000 * 100 + code // 100 % 100
-    why = {c: _unknown(c) for c in np.unique(code).tolist()}
-    unknown = np.array([bool(why[c]) for c in code.tolist()], dtype=bool) & ~bad
+    reasons = {c: _unknown(c) for c in np.unique(code).tolist()}
+    unknown = np.array([bool(reasons[c]) for c in code.tolist()], dtype=bool) & ~bad
     must = "must be an event that is known"
     add_where(
-        issues, unknown, lines, "EVID", lambda record: f"{must}, but is {code[record]}: {why[int(code[record])]}."
+        issues, unknown, lines, "EVID", lambda record: f"{must}, but is {code[record]}: {reasons[int(code[record])]}."
     )
     bad |= unknown
     dosing = (code > 100) & ~bad
@@ -63,15 +63,15 @@ def translate(values: Values, lines: Integers, bad: Flags, issues: IssueCollecto
     target[dosing] = compartment[dosing]
 
     columns = {name: values.get(name, np.zeros(lines.shape)).copy() for name in DOSING}
-    columns["SS"] = np.where(dosing, _each(suffix, _STEADY), columns["SS"])
+    columns["SS"] = np.where(dosing, _translated(suffix, _STEADY), columns["SS"])
     columns["RATE"] = np.where(constant, columns["AMT"], np.where(infusing, 0.0, columns["RATE"]))
     evid = np.where(dosing, 1.0, values["EVID"])
     for start, stop in _pairs(values, kind, compartment, infusing & ~bad & ~constant, lines, bad, issues):
-        rate, lasting = columns["AMT"][start], values["TIME"][stop] - values["TIME"][start]
+        rate, duration = columns["AMT"][start], values["TIME"][stop] - values["TIME"][start]
         for column in columns.values():
             column[stop] = 0.0
-        columns["AMT"][start] = rate * lasting
-        columns["RATE" if kind[start] == _RATE else "TINF"][start] = rate if kind[start] == _RATE else lasting
+        columns["AMT"][start] = rate * duration
+        columns["RATE" if kind[start] == _RATE else "TINF"][start] = rate if kind[start] == _RATE else duration
         evid[stop] = 2.0
     columns["AMT"][constant] = 0.0
     added = {name: column for name, column in columns.items() if name in values or column.any()}
@@ -80,12 +80,12 @@ def translate(values: Values, lines: Integers, bad: Flags, issues: IssueCollecto
     return {**values, **added, "EVID": evid}
 
 
-def _each(codes: Integers, meaning: dict[int, float]) -> Floats:
+def _translated(codes: Integers, meaning: dict[int, float]) -> Floats:
     return np.select([codes == code for code in meaning], list(meaning.values()), default=0.0)
 
 
 def _unknown(code: int) -> str:
-    """Return why an event code is not supported, nothing if it is (or if no dialect knows it)."""
+    """Return why an event code is not supported, empty if it is (or if no dialect has it)."""
     if code <= 100:
         return _OTHERS.get(code, "")
     kind, suffix = code // 10_000 % 10, code % 100
@@ -143,7 +143,7 @@ def _pairs(
     bad: Flags,
     issues: IssueCollector,
 ) -> Iterator[tuple[int, int]]:
-    """Find the record that turns each infusion off: the next one with the same kind and compartment and minus AMT."""
+    """Yield each infusion and the record that turns it off, the next of its kind and compartment with minus AMT."""
     running: dict[tuple[float, ...], list[int]] = defaultdict(list)
     for record in np.flatnonzero(infusing).tolist():
         rate = float(values["AMT"][record])

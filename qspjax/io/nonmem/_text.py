@@ -18,7 +18,7 @@ from qspjax.io.nonmem._issues import listed
 from qspjax.io.nonmem._types import Flags, Integers
 
 MOST_BYTES = 256 * 2**20
-"""The largest file that is read."""
+"""The maximum number of bytes of a file."""
 
 DATES = ("DATE", "DAT1", "DAT2", "DAT3")
 DOSING = ("AMT", "RATE", "II", "ADDL", "SS", "TINF")
@@ -35,7 +35,7 @@ class Text:
     """A table as text.
 
     Attributes:
-        columns: By name, the text of each record without blanks around it.
+        columns: By name, the text of each record, without surrounding blanks.
         line: The line of each record, from 1.
         header: The line with the names, None if the caller gave them.
     """
@@ -46,7 +46,7 @@ class Text:
 
 
 def number(text: str) -> float | None:
-    """Return a number as Fortran and most programs write it, None if it is none or not finite."""
+    """Return a number in the notation of Fortran and most programs, None if it is not one or not finite."""
     if not _NUMBER.fullmatch(text):
         return None
     value = float(text.replace("d", "e").replace("D", "e"))
@@ -114,9 +114,9 @@ def _split_header(
 ) -> tuple[tuple[int, str] | None, list[tuple[int, str]]]:
     """Return the line of names and the lines of records.
 
-    The names stand on the first line that is not ignored; with a letter or "@" as the mark it is ignored like the
-    comments: then it is the first line with the letter, or the last one with any letter before the records. Where the
-    names come from the caller (`has_names`), a first line without a single number is the line that they replace.
+    The names are on the first line that is not ignored. With a letter or "@" as the mark, they are ignored like
+    comments: then they are on the first line with the letter, or the last one with any letter before the records. If
+    the caller has given names (`has_names`), a first line without a number is the line that they replace.
     """
     if mark == "@":
         ignored = [re.match(r"\s*[A-Za-z@]", line) is not None for _, line in numbered]
@@ -147,7 +147,7 @@ def _fields(line: str, separator: str, number_of_line: int, issues: IssueCollect
     try:
         (fields,) = csv.reader([line], delimiter=separator, strict=True, skipinitialspace=True)
     except csv.Error:
-        issues.add('must have quotes (") in pairs around whole fields, but has not.', line=number_of_line)
+        issues.add('must have quotes (") in pairs around whole fields, but does not.', line=number_of_line)
         return None
     return [field.strip() for field in fields]
 
@@ -184,7 +184,7 @@ def _check_names(names: Sequence[str], dropped: set[str], line: int | None, issu
             issues.add(f"must have a name for each column, but column {i} has none.", line=line)
     for name, times in Counter(names).items():
         if times > 1 and name:
-            issues.add(f"must be there once, but is there {times} times.", line=line, column=name)
+            issues.add(f"must occur once, but occurs {times} times.", line=line, column=name)
     present = [name for name in names if name not in dropped]
     if len(names) == 1 and ";" in names[0]:
         issues.stop(
@@ -198,7 +198,7 @@ def _check_names(names: Sequence[str], dropped: set[str], line: int | None, issu
         issues.add(f"must be a column, unless AMT is, but is missing: there are {columns}.", line=line, column="DV")
     first, *others = [name for name in DATES if name in present] or [""]
     if others:
-        issues.add(f"must be the only date, but {listed(others)} is there, too.", line=line, column=first)
+        issues.add(f"must be the only date, but there is also {listed(others)}.", line=line, column=first)
     issues.close()
 
 
@@ -209,7 +209,7 @@ def _selected(
     accepting: Sequence[Condition],
     issues: IssueCollector,
 ) -> Flags:
-    """Return which records stay: none of the conditions to ignore, one of those to accept if there are any."""
+    """Return the records that fulfil no condition to ignore, and one of those to accept if there are any."""
     keep = np.ones(len(lines), dtype=bool)
     if dropping:
         keep &= ~np.any(list(_fulfilled(columns, lines, dropping, issues)), axis=0)

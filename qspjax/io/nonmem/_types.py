@@ -1,4 +1,4 @@
-"""What the modules of this folder hand to each other: arrays with one entry per record."""
+"""Types of the modules of this folder: arrays with one entry per record."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from qspjax._types import Scalar
 
 Flags: TypeAlias = Bool[np.ndarray, " records"]
-"""Which records something is true of."""
+"""The records of which something is true."""
 
 Integers: TypeAlias = Int[np.ndarray, " records"]
 """Lines, numbers of records, codes."""

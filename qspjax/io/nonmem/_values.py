@@ -19,7 +19,7 @@ _MISSING = ("", ".")
 _NAME = re.compile(r"[A-Za-z_][\w.\[\]]*", re.ASCII)
 Value: TypeAlias = float | str | None
 Recode: TypeAlias = Mapping[str, Mapping[str, Value] | Mapping[float, Value] | Mapping[float | str, Value]]
-"""By column, values and what takes their place."""
+"""By column, values and their replacements."""
 
 _NO_CATEGORIES = tuple(name for name in RESERVED if name not in ("ID", "DVID"))
 
@@ -45,7 +45,7 @@ def _plain(value: Value) -> str:
 
 
 def _column(argument: str, name: str, text: Text, issues: IssueCollector) -> str | None:
-    """Return a column as the table writes it; add an issue if there is none of the name."""
+    """Return the name of a column as in the table; add an issue if there is no such column."""
     column = find(reserved(name), tuple(text.columns))
     if column is None:
         names = listed(text.columns)
@@ -60,7 +60,7 @@ def read_values(
 
     Args:
         text: The table.
-        issues: Where issues are collected.
+        issues: Collects the issues.
         categories: Names of the columns of text, to be read as codes.
         missing: Text that stands for a missing value, besides "." and nothing.
 
@@ -104,14 +104,14 @@ def starts_of(identity: Floats) -> Int[np.ndarray, " subjects"]:
 def _numbers(
     name: str,
     fields: list[str],
-    known: Mapping[str, float],
+    replacements: Mapping[str, float],
     otherwise: float,
     read: Callable[[str], float | None],
     lines: Integers,
     bad: Flags,
     issues: IssueCollector,
 ) -> Floats:
-    numbers = {field: known[field] if field in known else read(field) for field in set(fields)}
+    numbers = {field: replacements[field] if field in replacements else read(field) for field in set(fields)}
     if None in numbers.values():
         wrong = np.array([numbers[field] is None for field in fields], dtype=bool)
         hint = "" if name in _NO_CATEGORIES else " (or a category: `categories`)"
@@ -124,14 +124,14 @@ def _numbers(
 def _compartments(
     fields: list[str], absent: Collection[str], lines: Integers, bad: Flags, issues: IssueCollector
 ) -> np.ndarray:
-    """Return the compartments, as numbers, or as objects where some are names."""
-    known = {field: 0 if field in absent else _compartment(field) for field in set(fields)}
-    wrong = np.array([known[field] is None for field in fields], dtype=bool)
+    """Return the compartments, as numbers, or as objects if some are names."""
+    parsed = {field: 0 if field in absent else _compartment(field) for field in set(fields)}
+    wrong = np.array([parsed[field] is None for field in fields], dtype=bool)
     must = "must be the number or the name of a compartment"
     add_where(issues, wrong, lines, "CMT", lambda record: f"{must}, but is {fields[record]}.")
     bad |= wrong
-    has_names = any(isinstance(value, str) for value in known.values())
-    return np.array([known[field] or 0 for field in fields], dtype=object if has_names else int)
+    has_names = any(isinstance(value, str) for value in parsed.values())
+    return np.array([parsed[field] or 0 for field in fields], dtype=object if has_names else int)
 
 
 def _compartment(field: str) -> int | str | None:

@@ -1,4 +1,4 @@
-"""Write a data set as a table with commas, whose numbers give the same bits when they are read again."""
+"""Write a data set as a table with commas, whose numbers give the same bits when read again."""
 
 import re
 from pathlib import Path
@@ -15,17 +15,17 @@ def write_nonmem(path: str | Path, data: NonmemData) -> Path:
     """Write a data set in the format of NONMEM; reading it again gives the same data.
 
     Numbers are the shortest that give the same bits, a missing value is ".", categories are their labels (and must be
-    named as `categories` again). A file that is already there is replaced at the very end.
+    named as `categories` again). An existing file is replaced at the very end.
 
     Args:
-        path: Where to write.
+        path: The file.
         data: The data set.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If a subject is there twice.
+        ValueError: If a subject occurs twice.
         OSError: If the file cannot be written. Nothing is left half-written.
 
     Example:
@@ -38,7 +38,7 @@ def write_nonmem(path: str | Path, data: NonmemData) -> Path:
     """
     check_instance("data", data, NonmemData, "a data set (NonmemData)")
     if len(set(data.ids)) < len(data.ids):
-        refuse("data", "have each subject once", "one with a subject that is there twice")
+        refuse("data", "have each subject once", "one with a subject that occurs twice")
     path = Path(path)
     columns = [_texts(values, data.labels.get(name)) for name, values in data.records.items()]
     lines = [",".join(map(_quoted, data.records)), *map(",".join, zip(*columns, strict=True))]
