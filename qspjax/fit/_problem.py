@@ -287,7 +287,7 @@ class Problem:
         return self.layout.stages.simulate(numbers)
 
     def content(self) -> dict[str, object]:
-        """Return everything on which the log density depends, by the words that say in what two problems differ."""
+        """Return everything on which the log density depends, by the words that name a difference in it."""
         return {
             "kind": type(self),
             "model": self.model,

@@ -268,7 +268,7 @@ REFUSED = [
     (lambda: Correlated(Poisson(), time=1.0), "Argument `error` must be an error model with a location and a scale"),
     (
         lambda: measured({"a": Output("concentration", Correlated(Additive(0.1)))}, ["a"]),
-        "must say what errors are correlated with, by `time` or `between`, but those of `a` are with nothing.",
+        "say what errors are correlated with, by `time` or `between`, but those of `a` are correlated with nothing",
     ),
     (lambda: Correlated(Additive(0.1, StudentT()), time=1.0), "must have normal residuals to be correlated, but is"),
     (lambda: Correlated(PAIR["a"].error, time=1.0), "Argument `error` must be one that is not correlated yet"),

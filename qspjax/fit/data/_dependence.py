@@ -140,7 +140,7 @@ def check_dependence(rows: Sequence[OutputData]) -> None:
             continue
         if error.time is None and not error.between and part.name not in partners:
             must = "say what errors are correlated with, by `time` or `between`"
-            raise ArgumentError("outputs", f"must {must}, but those of `{part.name}` are with nothing.")
+            raise ArgumentError("outputs", f"must {must}, but those of `{part.name}` are correlated with nothing.")
         for other, _ in error.between:
             relation = f"with which `{part.name}` is correlated"
             partner = names.get(other)

@@ -146,7 +146,7 @@ class _Writer:
         amount = species is not None and species.is_amount and not self.definition.in_amount(id)
         size = symbol(self.model_id[compartment]) if amount and compartment in self.definition.compartments else None
         if species is not None and not species.is_amount and self.definition.in_amount(id):
-            refuse("have species that begin with what their symbols are", f"`{id}` does not")
+            refuse("have species with an initial amount where their symbols are amounts", f"`{id}` has a concentration")
         formula = symbol(name) if size is None else symbol(name) / size
         value = self.model.values[id]
         self.network = self.network.add(parameters={name: float(value)}).replace(new, initial=formula)
@@ -257,7 +257,7 @@ class _Writer:
             names_in(formula) & (self.states | (self.model_id.keys() - self.leaves)) - problem.parameters.keys()
         )
         if is_observed and first:
-            refuse("begin with what parameters say", f"an experiment begins with `{formula}`")
+            refuse("begin with formulas over parameters", f"an experiment begins with `{formula}`")
 
         def meaning(used: str) -> str | Expression:
             if used in problem.parameters:
