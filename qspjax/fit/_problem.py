@@ -393,7 +393,7 @@ class Problem:
         return eqx.filter_jit(lambda x: [(prediction, residual) for _, prediction, residual in self.predictions(x)])
 
     def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
-        """Return the table of numbers to which simulations and measurements refer, and the parameters by name."""
+        """Return the numbers to which simulations and measurements refer, and the parameters by name."""
         known = self.values(x)
         table = self.layout.table
         return table.values(jnp.stack([known[name] for name in table.parameters])), known

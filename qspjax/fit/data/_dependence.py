@@ -45,22 +45,22 @@ class Block:
     errors: tuple[Correlated, ...]
     names: tuple[str, ...]
     experiments: Int[np.ndarray, " experiments"]
-    row: Int[np.ndarray, "experiments places"]
-    filled: Bool[np.ndarray, "experiments places"]
-    output: Int[np.ndarray, "experiments places"]
-    time: Float[np.ndarray, "experiments places"]
+    row: Int[np.ndarray, "experiments cells"]
+    filled: Bool[np.ndarray, "experiments cells"]
+    output: Int[np.ndarray, "experiments cells"]
+    time: Float[np.ndarray, "experiments cells"]
     where: Int[np.ndarray, " measurements"]
 
-    def table(self, columns: Sequence[Array], spare: float) -> Float[Array, "experiments places"]:
+    def table(self, columns: Sequence[Array], spare: float) -> Float[Array, "experiments cells"]:
         """Return columns of the outputs as a table, filled with `spare` where it has no measurement."""
         return jnp.where(self.filled, jnp.concatenate(columns)[self.row], spare)
 
-    def columns(self, table: Float[Array, "experiments places"]) -> list[Array]:
+    def columns(self, table: Float[Array, "experiments cells"]) -> list[Array]:
         """Return a table as columns of the outputs."""
         sizes = np.bincount(self.output[self.filled], minlength=len(self.outputs))
         return jnp.split(jnp.ravel(table)[self.where], np.cumsum(sizes)[:-1])
 
-    def correlation(self, predictors: Sequence[Predictors]) -> Float[Array, "experiments places places"]:
+    def correlation(self, predictors: Sequence[Predictors]) -> Float[Array, "experiments cells cells"]:
         """Return the correlation of the residuals of each experiment; the identity where there are none.
 
         Args:
@@ -272,6 +272,6 @@ def explained(
     return [(*values, density) for values, density in zip(quantities, densities, strict=True)]
 
 
-def residual_correlations(rows: OutputData, predictors: Predictors) -> list[Float[Array, "experiments places places"]]:
+def residual_correlations(rows: OutputData, predictors: Predictors) -> list[Float[Array, "experiments cells cells"]]:
     """Return the correlation of the residuals of one output, laid out as in its block; none if they are independent."""
     return [block.correlation([predictors]) for block in blocks([rows])]

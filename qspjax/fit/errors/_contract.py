@@ -111,7 +111,7 @@ def formula(*, since_previous: bool = False, **default: Any) -> Any:
     """Return a field that holds a formula, several, or pairs of a name and a formula.
 
     Args:
-        since_previous: Whether values are differences from the previous record of the subject.
+        since_previous: Whether the difference of its values from the previous record of the subject is used.
         default: The default, if it has one.
     """
     return eqx.field(metadata={"formula": True, "since_previous": since_previous}, static=True, **default)
@@ -137,7 +137,7 @@ def _parts(name: str, value: object) -> Sequence[tuple[str, object]]:
 
 
 def since_previous(model: AbstractErrorModel) -> frozenset[str]:
-    """Return the fields whose formulas give differences from the previous record of the subject."""
+    """Return the fields whose values are used as differences from the previous record of the subject."""
     return frozenset(field.name for field in dataclasses.fields(model) if field.metadata.get("since_previous"))
 
 

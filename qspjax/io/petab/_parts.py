@@ -19,7 +19,7 @@ Formula: TypeAlias = float | Expression
 
 @dataclasses.dataclass
 class Period:
-    """The values that an experiment sets from a time on; -inf is the equilibration before it."""
+    """A period of an experiment: the values that it sets from a time on; -inf is the equilibration before it."""
 
     time: float
     targets: dict[str, Formula]
