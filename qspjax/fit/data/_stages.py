@@ -242,7 +242,7 @@ class Stages:
                 sets[name] = old.at[rows].set(values)
         after = Cohort.of(model, sets, size=size)
         if puts or (cohort is not None and isinstance(model, Network) and sets):
-            old, states = states, _placed(after, before, stage.start, states, puts)
+            old, states = states, _put_states(after, before, stage.start, states, puts)
         else:
             old = states
         if cohort is None or not declared(model).events():
@@ -273,7 +273,7 @@ class Stages:
         states = _initial(equilibrating)
         puts = {name: (indices >= 0, numbers[np.maximum(indices, 0)]) for name, indices in conditions.puts.items()}
         if puts:
-            states = _placed(equilibrating, None, np.full(size, conditions.start), states, puts)
+            states = _put_states(equilibrating, None, np.full(size, conditions.start), states, puts)
         steady = _mapped(
             equilibrating,
             lambda patient, y: settled(patient, initial=y, t0=conditions.start, method=self.method),
@@ -283,7 +283,7 @@ class Stages:
         initial = jax.tree.map(lambda leaf, new: leaf.at[rows].set(new[of[rows]]), start, steady.state)
         if isinstance(model, Network):
             initial = (
-                _placed(cohort, equilibrating.take(np.maximum(of, 0)), stage.start, initial, {})
+                _put_states(cohort, equilibrating.take(np.maximum(of, 0)), stage.start, initial, {})
                 if (of >= 0).all()
                 else initial
             )
@@ -358,7 +358,7 @@ def _ended(states: State, before: State, goes_on: Bool[np.ndarray, " experiments
     return jax.tree.map(last, states, before)
 
 
-def _placed(
+def _put_states(
     cohort: Cohort,
     before: Cohort | None,
     times: Float[np.ndarray, " experiments"],
