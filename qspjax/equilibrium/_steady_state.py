@@ -267,7 +267,7 @@ class _Linear(NamedTuple):
 
 
 class _Near(NamedTuple):
-    """How far a state is from a steady state."""
+    """The distance of a state from a steady state."""
 
     slope: Callable[[jax.Array], jax.Array]
     rtol: float

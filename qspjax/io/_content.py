@@ -36,7 +36,7 @@ _OPENERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], io.Buffered
     (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2", bz2.BZ2File),
     (re.compile(rb"\xfd7zXZ\x00"), "xz", lzma.LZMAFile),
 )
-"""How compressed files begin."""
+"""The beginnings of compressed files."""
 _BROKEN = (
     *(OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError),
     RuntimeError,  # of zipfile, where a password is needed

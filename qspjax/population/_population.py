@@ -264,7 +264,7 @@ class Population(eqx.Module):
         return covariates, values | self.individual.values(self.model, covariates)
 
     def inputs(self) -> tuple[dict[str, AbstractDistribution | Categorical], dict[str, Scalar], np.ndarray]:
-        """Return what varies between patients, as the inputs of a sensitivity analysis.
+        """Return the differences between patients as inputs of a sensitivity analysis.
 
         They are the parameters in `between` (in a patient of typical covariates), the random effects, and the
         covariates.

@@ -27,8 +27,8 @@ class Inputs:
     Reference: Mara and Tarantola, Reliab Eng Syst Saf 2012;107:115, doi:10.1016/j.ress.2011.08.008.
 
     Args:
-        inputs: By name, a distribution or a pair of bounds.
-        typical: By name, typical values, for distributions that leave their location to the model.
+        inputs: Distributions or pairs of bounds, by name.
+        typical: Typical values by name, for distributions that leave their location to the model.
         correlation: That of the normal numbers, shape (inputs, inputs); None for independent inputs.
 
     Raises:

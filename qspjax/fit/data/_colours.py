@@ -22,8 +22,8 @@ class Colours:
     """Groups of numbers that are perturbed together.
 
     Attributes:
-        uses: Which experiment depends on which number that varies.
-        groups: Which numbers each group has.
+        uses: Whether an experiment depends on a number that varies.
+        groups: Whether a group has a number.
     """
 
     uses: Bool[np.ndarray, "experiments numbers"]

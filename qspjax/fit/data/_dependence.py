@@ -172,7 +172,7 @@ def given_earlier(rows: Sequence[OutputData], predictors: Sequence[Predictors]) 
 
     Args:
         rows: The measurements.
-        predictors: Of each measurement alone.
+        predictors: Those of each measurement alone.
     """
     conditional = [*predictors]
     for block in blocks(rows):
@@ -204,7 +204,7 @@ def slopes_given_earlier(
 
     Args:
         rows: The measurements.
-        predictors: Of each measurement alone.
+        predictors: Those of each measurement alone.
         slopes: Their slopes, of shape (directions, rows) each.
     """
     if not blocks(rows):
@@ -221,7 +221,7 @@ def log_densities(rows: Sequence[OutputData], predictors: Sequence[Predictors]) 
 
     Args:
         rows: The measurements.
-        predictors: Of each measurement alone.
+        predictors: Those of each measurement alone.
     """
     return [data.log_density(p) for data, p in zip(rows, given_earlier(rows, predictors), strict=True)]
 
@@ -232,7 +232,7 @@ def draws(rows: Sequence[OutputData], key: Key, predictors: Sequence[Predictors]
     Args:
         rows: The outputs and the times of their measurements.
         key: `jax.random.key(seed)`.
-        predictors: Of each measurement alone.
+        predictors: Those of each measurement alone.
     """
     keys = jax.random.split(key, len(rows))
     drawn: dict[int, Array] = {}

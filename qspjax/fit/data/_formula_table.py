@@ -31,7 +31,7 @@ class AbstractFormulaTable(abc.ABC):
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """How many values there are."""
+        """The number of values."""
 
     @abc.abstractmethod
     def index_of(self, formula: float | Expression, experiment: int = 0) -> int:

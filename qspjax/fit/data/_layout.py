@@ -43,8 +43,8 @@ class Design:
 
     Attributes:
         model: The typical model.
-        experiments: By name.
-        outputs: By name.
+        experiments: The experiments by name.
+        outputs: The outputs by name.
         free: The names of the parameters that are estimated.
         fixed: The names of the others.
         method: How to simulate.

@@ -30,7 +30,7 @@ class Output:
         prediction: A formula over observed values, parameters of the model and of the fit, and `time`:
             `"concentration"`, `"scale * (receptor + complex)"`.
         error: The error model.
-        below: What becomes of measurements below a limit of quantification; by default censored ones have the
+        below: The treatment of measurements below a limit of quantification; by default censored ones have the
             likelihood of lying beyond their own limit, as with `M3()`.
 
     Raises:
@@ -66,7 +66,7 @@ class Measurements:
 
     Args:
         time: Times, shape (rows,); inf for the steady state that the experiment comes to.
-        value: What was measured, shape (rows,).
+        value: Measured values, shape (rows,).
         output: The name of the output of each row, or one name for all.
         censored: Which rows are limits rather than measurements, like CENS of a data set: 1 (or true) for a value below
             the limit, -1 for one above, 0 for a measured value. Values below the limit of their output count as
@@ -243,7 +243,7 @@ class Experiment:
             formulas of outputs.
         put: By name, states that begin with their own value here, in the same way.
         equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time is ignored.
-        changes: What is set later on.
+        changes: Later changes of conditions.
         start: When it begins; by default at 0, or with the first dose or measurement if that is earlier.
         seen: The order of each measurement among what happens at its time; by default it follows from the `order` of
             measurements, doses and changes.

@@ -27,7 +27,7 @@ RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
 """A number of each row."""
 
 RowMask: TypeAlias = Bool[Array, " rows"] | Bool[np.ndarray, " rows"]
-"""Which rows."""
+"""A truth value of each row."""
 
 Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues]
 """Prediction, formulas of the error model by field, and log likelihood of each row."""

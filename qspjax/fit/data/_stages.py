@@ -45,7 +45,7 @@ class Stage:
     """The k-th stage of all experiments.
 
     Attributes:
-        start: When it begins, shape (experiments,).
+        start: The times at which it begins, shape (experiments,).
         ts: The times of its measurements, shape (experiments, times), padded with inf; where another stage follows,
             padded with its end instead, which is the last.
         order: The order of these among what happens at their times, None where each sees it all.
@@ -79,12 +79,12 @@ class TimeVaryingParameter:
     """A parameter of the model that changes in steps within a stage.
 
     Attributes:
-        at: When, shape (experiments, changes), padded with inf.
-        order: The order of its changes among what happens at these times, of the same shape.
+        at: The times of its changes, shape (experiments, changes), padded with inf.
+        order: Their order among what happens at these times, of the same shape.
         formula: Its formula, over covariates and numbers of the table.
         places: By name, indices in the table, shape (experiments, 1) of numbers that do not change, else (experiments,
             changes + 1).
-        covariates: By name, shape (experiments, changes + 1): at the beginning, and after each change.
+        covariates: Covariates by name, shape (experiments, changes + 1): at the beginning, and after each change.
     """
 
     at: Float[np.ndarray, "experiments changes"]

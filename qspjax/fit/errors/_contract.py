@@ -71,7 +71,7 @@ class AbstractErrorModel(eqx.Module):
 
     @abc.abstractmethod
     def predictors(self, prediction: Float[Array, "..."], given: Mapping[str, Numbers]) -> Predictors:
-        """Return what the density depends on, each of the shape of `prediction`.
+        """Return the predictors of the density, each of the shape of `prediction`.
 
         Args:
             prediction: The prediction of each measurement.
@@ -100,7 +100,7 @@ class AbstractErrorModel(eqx.Module):
 
         Args:
             key: `jax.random.key(seed)`.
-            predictors: What the densities depend on.
+            predictors: The predictors of the densities.
 
         Raises:
             TypeError: If nothing can be drawn from the error model.

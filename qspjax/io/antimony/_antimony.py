@@ -58,7 +58,7 @@ def read_antimony(path_or_text: str | Path) -> Network:
     Nothing in a file is executed. A model may import files of the same folder, but not if it is given as text.
 
     Args:
-        path_or_text: The file, or text, which is what has several lines, or a `;`, `=` or `->` in it.
+        path_or_text: The file, or text, recognised by several lines, or by a `;`, `=` or `->` in it.
 
     Returns:
         The network.

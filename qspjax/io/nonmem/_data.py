@@ -118,10 +118,10 @@ class NonmemData:
             regimen: The doses, for one patient or for each.
             ts: Times of the outputs, shape (times,) or (patients, times), padded with inf.
             observed: The observed values, of the shape of the outputs; NaN or None where there is no data.
-            order: What happens first at equal times, of the shape of the outputs, as in `simulate`.
+            order: Their order among what happens at equal times, of the shape of the outputs, as in `simulate`.
             cmt: The compartment that is observed.
             ids: The ID of each patient, by default 1, 2, ...
-            covariates: By name, one number per patient.
+            covariates: Covariates by name, one number per patient.
             interpolation: How a varying covariate changes between two records.
 
         Raises:

@@ -22,7 +22,7 @@ class _Messages(logging.Handler):
 
 
 def lint(path: str | Path) -> tuple[Issue, ...]:
-    """Return what the package petab finds wrong with a problem, an empty tuple if nothing.
+    """Return the issues that the package petab finds in a problem, an empty tuple if there are none.
 
     Raises:
         FileIssues: If the YAML file cannot be read.

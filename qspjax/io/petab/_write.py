@@ -49,7 +49,7 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
 
     Args:
         problem: The problem; its model is a network.
-        folder: Where to write.
+        folder: The folder of the files.
 
     Returns:
         The path of the YAML file.
