@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Real
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 from qspjax._checks import (
     check_above,
     check_increasing,
@@ -326,7 +326,7 @@ class Regimen(eqx.Module):
         first = jnp.min(self.time, axis=-1, keepdims=True)
         member = (self.time < first + self.interval * (1 - 1e-9)) | (self.time == first)
         members = concrete(member)
-        reference = place_of_greatest(-self.time)[..., None]
+        reference = argmax_first(-self.time)[..., None]
         return dataclasses.replace(
             self,
             steady=jnp.where(member, 2 if added else 1, 0),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._arrays import first_true, place_of_greatest
+from qspjax._arrays import argmax_first, first_true
 from qspjax._checks import concrete
 from qspjax._dosing._doses import no_doses
 from qspjax._jaxpr._regular import regular
@@ -208,7 +208,7 @@ def _search(
         visited[reached],
         jnp.asarray(t0 + jnp.append(0.0, times)[reached]),
         (solution.stats["last_time"] - t0) / jnp.maximum(solution.stats["steps"], 1),
-        jnp.where(broke, solution.stats["culprit"], place_of_greatest(changes)),
+        jnp.where(broke, solution.stats["culprit"], argmax_first(changes)),
     )
     return Equilibrium(unravel(y[0]), result, last, nan), course
 

@@ -19,7 +19,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
 from qspjax._exposure import Beyond, Extreme, ask
 from qspjax._parameters import as_parameter
@@ -260,9 +260,7 @@ class Tmax(AbstractEndpoint):
         samples = samples_of(solution, self.output)
         chosen = inside(samples, self.between)
         defined = chosen.any() & ~jnp.any(chosen & jnp.isnan(samples.values))
-        return jnp.where(
-            defined, samples.times[place_of_greatest(jnp.where(chosen, samples.values, -jnp.inf))], jnp.nan
-        )
+        return jnp.where(defined, samples.times[argmax_first(jnp.where(chosen, samples.values, -jnp.inf))], jnp.nan)
 
 
 class TimeAbove(AbstractEndpoint):

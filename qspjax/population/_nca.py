@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax._arrays import first_true, place_of_greatest
+from qspjax._arrays import argmax_first, first_true
 from qspjax._checks import check_whole
 from qspjax._exposure import Area, Before, ask
 from qspjax._solution import Solution
@@ -302,7 +302,7 @@ def _areas_to_infinity(solution: Solution, endpoint: Any) -> tuple[Array, Array]
 def _terminal_time(samples: Samples, points: int) -> Array:
     """Return 1 / lambda_z from the last positive samples after the peak."""
     times, values, real, _ = samples
-    after = real & _positive(values) & (times > times[place_of_greatest(values)])
+    after = real & _positive(values) & (times > times[argmax_first(values)])
     remaining = jnp.sum(after) - jnp.cumsum(after)
     time = _time_constant(samples, after & (remaining < points), points)
     return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, time)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from qspjax._arrays import first_true, place_of_greatest
+from qspjax._arrays import argmax_first, first_true
 from qspjax._jaxpr._lanes import total
 from qspjax._solution import RESULTS
 from qspjax.solve.kernel._layout import Rows
@@ -266,11 +266,11 @@ def failing_state(
         return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
 
     here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
-    index = place_of_greatest(jnp.abs(here) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
+    index = argmax_first(jnp.abs(here) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
     for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
         bad = ~jnp.isfinite(vector)
         index = jnp.where((code == NONFINITE) & bad.any(), first_true(bad), index)
     if not mass.all():
         left = jnp.where(mass == 0, jnp.abs(here), -1.0)
-        index = jnp.where(code == INCONSISTENT, place_of_greatest(left), index)
+        index = jnp.where(code == INCONSISTENT, argmax_first(left), index)
     return jnp.where(code == SUCCESS, 0, index)

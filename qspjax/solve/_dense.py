@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 
 UNROLLED = 10
 """Unknowns up to which the elimination is unrolled."""
@@ -98,7 +98,7 @@ def inverse(matrix: Matrix) -> Matrix:
     rows = jnp.concatenate([matrix, jnp.eye(n, dtype=matrix.dtype)], axis=1) / jnp.where(largest > 0, largest, 1.0)
 
     def eliminate(k: jax.Array, rows: jax.Array) -> jax.Array:
-        pivot = place_of_greatest(jnp.where(indices >= k, jnp.abs(rows[:, k]), -1.0))
+        pivot = argmax_first(jnp.where(indices >= k, jnp.abs(rows[:, k]), -1.0))
         rows = rows[jnp.where(indices == k, pivot, jnp.where(indices == pivot, k, indices))]
         scaled = rows[k] / rows[k, k]
         return jnp.where((indices == k)[:, None], scaled, rows - rows[:, k][:, None] * scaled)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 from qspjax.fit._problem import Problem
 from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
 
@@ -259,7 +259,7 @@ def _chosen_step(
         scale > 0, (jnp.diag(bend) - scale**2 * jnp.diag(curvature)) / jnp.maximum(scale, 1e-300) ** 2, 0.0
     )
     models = moves @ gradient + 0.5 * jnp.sum((moves @ curvature + moves * extra_curvature) * moves, axis=1)
-    best_index = place_of_greatest(-models)
+    best_index = argmax_first(-models)
     move = moves[best_index]
     return jnp.linalg.norm(jnp.where(scale > 0, move / jnp.maximum(scale, 1e-300), 0.0)), move
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 from qspjax._checks import check_minimum, concrete, refuse
 from qspjax._declared import Delivery, assigned_parameters, declared, mass_of
 from qspjax._dosing._regimen import Action, Echo, Level, Parameter, Regimen, Target, name_of
@@ -331,7 +331,7 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
     for k, value in enumerate(parameters_now(model, names)):
         of_parameter = (regimen.index == first + k) & jnp.isfinite(time)
         sets, runs = of_parameter & (regimen.kind == Action.SET), of_parameter & (regimen.kind == Action.INFUSION_OVER)
-        last = place_of_greatest(jnp.where(before & sets, rank + 1, 0), axis=1)
+        last = argmax_first(jnp.where(before & sets, rank + 1, 0), axis=1)
         known = (before & sets).any(axis=1)
         share = (now[:, None] - now[None]) / regimen.duration
         share = jnp.where(share >= 1.0, 1.0, jnp.where(share > 0.0, share, 0.0))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 from qspjax._declared import mass_of, sizes_of
 from qspjax._dosing._regimen import RegimenShape
 from qspjax._model import AbstractModel, as_state
@@ -128,7 +128,7 @@ def steady_state(
         part, wrong = (jnp.where(runs, steady, repeated) for steady, repeated in zip(found[1], found[0], strict=True))
     wrong = jnp.where(jnp.isfinite(part), wrong, jnp.inf)
     fine = (wrong == 0.0).all()
-    part = jnp.where(~fine & (jnp.arange(free.size) == place_of_greatest(wrong)), jnp.nan, part)
+    part = jnp.where(~fine & (jnp.arange(free.size) == argmax_first(wrong)), jnp.nan, part)
     return whole(part), fine
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qspjax._arrays import place_of_greatest
+from qspjax._arrays import argmax_first
 
 NO_EVENT = -1
 """The cause of a step after which no event took place."""
@@ -185,7 +185,7 @@ def classify_step(
     # where two comparisons changed, a trigger may have held in between: look at them one after the other
     window = good & ~fires & (h > 2.0 * horizon.precise) & (passed[:own].sum(axis=0) > 1)
     shares = jnp.where(passed, share(horizon.gaps, gaps), jnp.inf)
-    place = jnp.where(passed.any(axis=0), place_of_greatest(-shares, axis=0), number)
+    place = jnp.where(passed.any(axis=0), argmax_first(-shares, axis=0), number)
     met = (good & fires & ~exact) | window
     switches = good & ~met & ~happens & (h > 2.0 * horizon.precise) & (horizon.switch <= h + horizon.precise)
     cause = jnp.where(happens, place, jnp.where(switches, 1 + number + horizon.place, NO_EVENT))

@@ -18,7 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike, DTypeLike
 
-from qspjax._arrays import first_true, place_of_greatest
+from qspjax._arrays import argmax_first, first_true
 from qspjax._declared import declared
 from qspjax._events import Event, assigned_names
 from qspjax._jaxpr._comparisons import watched
@@ -175,7 +175,7 @@ class EventSystem:
         here = jnp.abs(away) <= _rounding(t)
         away = jnp.where((away > 0.0) & ~here, away, jnp.inf)
         switches = away[self.own : self.own + self._field.size]
-        place = self.own + place_of_greatest(-switches) if switches.size else jnp.zeros((), int)
+        place = self.own + argmax_first(-switches) if switches.size else jnp.zeros((), int)
         return NextSwitch(jnp.min(away, initial=jnp.inf), here.any(), jnp.min(switches, initial=jnp.inf), place)
 
     def act(
