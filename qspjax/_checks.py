@@ -26,35 +26,35 @@ class ArgumentError(ValueError):
         self.argument, self.must = argument, must
 
 
-def refuse(argument: str, must: str, found: object) -> NoReturn:
+def refuse(argument: str, must: str, actual: object) -> NoReturn:
     """Raise the `ArgumentError` that names the argument, what it must be and what it is."""
-    raise ArgumentError(argument, f"must {must}, but is {_shown(found)}.")
+    raise ArgumentError(argument, f"must {must}, but is {_shown(actual)}.")
 
 
 def warn(message: str) -> None:
-    """Warn, in the name of the line outside of qspjax that led here."""
+    """Warn, pointing at the line outside qspjax that led here."""
     package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
 
-def check_instance(argument: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
-    """Check that `value` is an instance of a class; `what` says so in words, such as "a model"."""
+def check_instance(argument: str, value: object, kind: type | tuple[type, ...], description: str) -> None:
+    """Check that `value` is an instance of a class, described in words such as "a model"."""
     if not isinstance(value, kind):
-        found = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-        refuse(argument, f"be {what}", found)
+        actual = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+        refuse(argument, f"be {description}", actual)
 
 
 def check_whole(argument: str, value: object, minimum: int) -> None:
     """Check that `value` is a whole number (not a float, not true or false) of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        found = value if isinstance(value, numbers.Integral) else f"{_shown(value)} of type {type(value).__name__}"
-        refuse(argument, f"be a whole number of at least {minimum}", found)
+        actual = value if isinstance(value, numbers.Integral) else f"{_shown(value)} of type {type(value).__name__}"
+        refuse(argument, f"be a whole number of at least {minimum}", actual)
 
 
 def check_names(argument: str, value: Iterable[object]) -> tuple[str, ...]:
-    """Return a sequence of names as a tuple; a bare string is refused, since its letters are no names."""
+    """Return a sequence of names as a tuple; a bare string is refused, since its letters are not names."""
     names = tuple(name for name in value if isinstance(name, str))
     if isinstance(value, str) or len(names) < len(tuple(value)):
         refuse(argument, "be a sequence of names", value)
@@ -73,10 +73,10 @@ def check_number(argument: str, value: object) -> None:
     if isinstance(value, Tracer):
         return
     try:
-        fine = np.asarray(value).dtype.kind in "fiub"
+        numeric = np.asarray(value).dtype.kind in "fiub"
     except (TypeError, ValueError):
-        fine = False
-    if not fine:
+        numeric = False
+    if not numeric:
         refuse(argument, "be a number", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
 
@@ -84,21 +84,25 @@ def check_above(argument: str, value: object, bound: float) -> None:
     """Check that every element is finite and greater than `bound`."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array) & (array > bound)):
-        refuse(argument, "be positive" if bound == 0 else f"be greater than {bound:g}", _first(array, array > bound))
+        refuse(
+            argument,
+            "be positive" if bound == 0 else f"be greater than {bound:g}",
+            _first_invalid(array, array > bound),
+        )
 
 
 def check_minimum(argument: str, value: object, bound: float) -> None:
     """Check that every element is finite and at least `bound`."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array) & (array >= bound)):
-        refuse(argument, f"be at least {bound:g}", _first(array, array >= bound))
+        refuse(argument, f"be at least {bound:g}", _first_invalid(array, array >= bound))
 
 
 def check_finite(argument: str, value: object) -> None:
     """Check that every element is finite."""
     array = concrete(value)
     if array is not None and not np.all(np.isfinite(array)):
-        refuse(argument, "be finite", _first(array, np.isfinite(array)))
+        refuse(argument, "be finite", _first_invalid(array, np.isfinite(array)))
 
 
 def check_increasing(argument: str, value: object) -> None:
@@ -113,41 +117,41 @@ def check_increasing(argument: str, value: object) -> None:
     if np.isnan(array[..., 0]).any() or np.isneginf(array).any():
         refuse(argument, "hold numbers", "NaN or -inf somewhere")
     if wrong.any():
-        place = tuple(np.argwhere(wrong)[0])
-        before, after = array[place], array[(*place[:-1], place[-1] + 1)]
-        refuse(argument, "not decrease", f"{after:g} after {before:g}, at position {place[-1] + 1}")
+        index = tuple(np.argwhere(wrong)[0])
+        before, after = array[index], array[(*index[:-1], index[-1] + 1)]
+        refuse(argument, "not decrease", f"{after:g} after {before:g}, at position {index[-1] + 1}")
 
 
-def check_one_of(argument: str, value: object, allowed: Iterable[object], what: str) -> None:
+def check_one_of(argument: str, value: object, allowed: Iterable[object], description: str) -> None:
     """Check that `value` is one of the `allowed` names."""
     allowed = sorted(allowed, key=str) if isinstance(allowed, (set, frozenset)) else list(allowed)
     if value not in allowed:
         listed = in_a_row(allowed) or "it has none"
         raise ArgumentError(
-            argument, f"must name {what} ({listed}), but is {_shown(value)}.{did_you_mean(value, allowed)}"
+            argument, f"must name {description} ({listed}), but is {_shown(value)}.{did_you_mean(value, allowed)}"
         )
 
 
-def in_a_row(names: Iterable[object], most: int = 30) -> str:
-    """Return names in a row for a message, the first of them where they are many."""
+def in_a_row(names: Iterable[object], limit: int = 30) -> str:
+    """Return names separated by commas for a message, only the first of them if there are many."""
     names = [str(name) for name in names]
-    more = [f"... and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more])
+    more = [f"... and {len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join([*names[:limit], *more])
 
 
 def did_you_mean(value: object, allowed: Iterable[object]) -> str:
-    """Return " Did you mean ...?" with the name that is most like a wrong one; nothing where none is."""
-    by_small = {str(name).lower(): str(name) for name in allowed}
-    near = difflib.get_close_matches(str(value).lower(), by_small, n=1, cutoff=0.75)
-    return f" Did you mean `{by_small[near[0]]}`?" if near else ""
+    """Return " Did you mean ...?" with the allowed name closest to a wrong one, or "" if none is close."""
+    by_lower_case = {str(name).lower(): str(name) for name in allowed}
+    near = difflib.get_close_matches(str(value).lower(), by_lower_case, n=1, cutoff=0.75)
+    return f" Did you mean `{by_lower_case[near[0]]}`?" if near else ""
 
 
-def _first(array: np.ndarray, fine: np.ndarray | np.bool) -> object:
-    wrong = ~(fine & np.isfinite(array))
+def _first_invalid(array: np.ndarray, valid: np.ndarray | np.bool) -> object:
+    wrong = ~(valid & np.isfinite(array))
     return array[wrong].flat[0] if array.ndim else array[()]
 
 
-def _shown(found: object) -> str:
-    if isinstance(found, (np.floating, float)) or (isinstance(found, np.ndarray) and found.ndim == 0):
-        return f"{found.item() if isinstance(found, np.ndarray) else float(found):g}"
-    return str(found) if not isinstance(found, str) or " " in found else f"`{found}`"
+def _shown(value: object) -> str:
+    if isinstance(value, (np.floating, float)) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return f"{value.item() if isinstance(value, np.ndarray) else float(value):g}"
+    return str(value) if not isinstance(value, str) or " " in value else f"`{value}`"

@@ -28,12 +28,12 @@ class Cohort(eqx.Module):
 
     Attributes:
         model: The model; each leaf in `varying` has shape (patients, ...).
-        covariates: What is known of the patients, by name, each of shape (patients,).
+        covariates: Covariates of the patients, by name, each of shape (patients,).
         varying: The dotted names of the leaves that differ.
         size: Number of patients.
 
     Raises:
-        ValueError: If a varying name is no parameter of the model, or a leaf has another number of patients.
+        ValueError: If a varying name is not a parameter of the model, or a leaf has another number of patients.
 
     Example:
         >>> import jax.numpy as jnp, qspjax as qsp
@@ -63,7 +63,7 @@ class Cohort(eqx.Module):
             model: The typical patient.
             values: By dotted name, arrays of shape (patients, ...); an array of the model varies as a whole.
             covariates: By name, arrays of shape (patients,).
-            size: Number of patients, where neither values nor covariates tell.
+            size: Number of patients, if neither values nor covariates give it.
         """
         check_instance("model", model, AbstractModel, "a model")
         values, covariates = _arrays("values", values), _arrays("covariates", covariates or {})
@@ -72,16 +72,16 @@ class Cohort(eqx.Module):
             size = next((array.shape[0] for _, array in arrays if array.ndim), 1)
         for name, array in arrays:
             if array.shape[:1] != (size,):
-                refuse(name, f"have one element a patient ({size})", f"of shape {array.shape}")
+                refuse(name, f"have one element per patient ({size})", f"of shape {array.shape}")
         for name, array in values.items():
             _check_whole_leaf(model, name)
             model = at(model, name).set(array)
         return cls(model=model, covariates=covariates, varying=tuple(values), size=size)
 
     def __check_init__(self) -> None:
-        known = [name.name for name in names(self.model)]
+        parameters = [name.name for name in names(self.model)]
         for name in self.varying:
-            check_one_of("varying", name, known, "a parameter of the model")
+            check_one_of("varying", name, parameters, "a parameter of the model")
 
     def axes_mask(self) -> PyTree:
         """Return a tree like the model: true for the leaves that vary, false for those that are shared."""
@@ -92,23 +92,26 @@ class Cohort(eqx.Module):
     def patient(self, i: int) -> AbstractModel:
         """Return the model of one patient."""
         if not isinstance(i, Tracer):
-            found = np.asarray(i)
-            if found.dtype.kind not in "iu" or found.ndim or not -self.size <= found < self.size:
+            index = np.asarray(i)
+            if index.dtype.kind not in "iu" or index.ndim or not -self.size <= index < self.size:
                 refuse("i", f"be the number of a patient (0 to {self.size - 1})", i)
-        return self._each(lambda leaf: leaf[i])
+        return self._map_varying(lambda leaf: leaf[i])
 
     def take(self, indices: ArrayInput) -> "Cohort":
         """Return the cohort of some of the patients, by their numbers, a mask of true and false, or a slice."""
-        indices = self._numbers(indices)
+        indices = self._checked(indices)
         covariates = {name: value[indices] for name, value in self.covariates.items()}
         return Cohort(
-            model=self._each(lambda leaf: leaf[indices]), covariates=covariates, varying=self.varying, size=indices.size
+            model=self._map_varying(lambda leaf: leaf[indices]),
+            covariates=covariates,
+            varying=self.varying,
+            size=indices.size,
         )
 
-    def _each(self, function: Callable[[jax.Array], jax.Array]) -> AbstractModel:
+    def _map_varying(self, function: Callable[[jax.Array], jax.Array]) -> AbstractModel:
         return jax.tree.map(lambda varies, leaf: function(leaf) if varies else leaf, self.axes_mask(), self.model)
 
-    def _numbers(self, indices: ArrayInput) -> jax.Array:
+    def _checked(self, indices: ArrayInput) -> jax.Array:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(indices)):
             return jnp.asarray(indices)
         must = f"be numbers of patients (0 to {self.size - 1}) or a mask of {self.size}"
@@ -129,4 +132,4 @@ def _arrays(argument: str, values: Mapping[str, ArrayInput]) -> dict[str, jax.Ar
 def _check_whole_leaf(model: AbstractModel, name: str) -> None:
     at(model, name)
     if name not in [parameter.name for parameter in names(model)]:
-        refuse(name, f"vary as a whole array (`{name.partition('[')[0]}`)", "one element of it")
+        refuse(name, f"vary as a whole array (`{name.partition('[')[0]}`)", "a single element")

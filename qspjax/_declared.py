@@ -1,7 +1,7 @@
-"""What a model may say beside its equations, each a trait: deliveries, events, algebraic states, sizes, echoes.
+"""What a model may declare besides its equations, each a trait: deliveries, events, algebraic states, sizes, echoes.
 
-A model of its own derives from the trait's base. A wrapper of models says all of it at once, in `declared`, from what
-is declared by what it wraps: so it cannot lose a trait, also not one that comes later.
+An ordinary model derives from the base of each trait it has. A wrapper returns all its declarations at once, in
+`declared`, from those of the models it wraps, so it cannot lose a trait, even one that is added later.
 """
 
 import abc
@@ -80,7 +80,7 @@ class AbstractDelivered(AbstractModel):
 
 @trait
 class AbstractEventful(AbstractModel):
-    """A model that says at which conditions its state changes.
+    """A model whose state changes where conditions become true.
 
     Example:
         >>> from typing import NamedTuple
@@ -115,9 +115,9 @@ class AbstractAlgebraic(AbstractModel):
     $$ M y' = f(t, y), \\quad M = diag(1, ..., 1, 0, ..., 0) $$
 
     The algebraic states must be determined by the others (index 1). At the start, and after every dose, event, reset
-    and change of a parameter, they are solved again, from what they were: an output at the time of a dose shows what
-    follows from it, and of several solutions the one nearby is found. Their initial values are guesses. Where there is
-    no solution the patient fails, and the state is named. They take no doses.
+    and change of a parameter, they are solved again from their previous values: an output at the time of a dose shows
+    their values after it, and of several solutions the nearest is found. Their initial values are guesses. Where there
+    is no solution the patient fails, and the state is named. They take no doses.
 
     Example:
         >>> from typing import NamedTuple
@@ -149,9 +149,10 @@ class AbstractAlgebraic(AbstractModel):
 
 @trait
 class AbstractSized(AbstractModel):
-    """A model that knows how large its states are, where that is far from 1.
+    """A model that gives the sizes of its states, where these are far from 1.
 
-    An absolute tolerance counts in these sizes: with `atol=1e-9` a state of size 1e-12 is effectively zero below 1e-21.
+    Absolute tolerances are relative to these sizes: with `atol=1e-9` a state of size 1e-12 is effectively zero below
+    1e-21.
 
     Example:
         >>> from typing import NamedTuple
@@ -178,11 +179,11 @@ class AbstractSized(AbstractModel):
 
 
 class Echoes(NamedTuple):
-    """What changes once more some time later.
+    """Echoes: states and parameters that repeat the values of others some time later.
 
     Attributes:
-        later: By the name of a state or a parameter, the names of its echoes, each with how much later it is.
-        lengths: The names of the parameters that these times are made of.
+        later: By the name of a state or a parameter, the names of its echoes, each with its delay.
+        lengths: The names of the parameters that the delays are computed from.
     """
 
     later: Mapping[str, Mapping[str, Scalar]]
@@ -193,31 +194,31 @@ class Echoes(NamedTuple):
 class AbstractEchoing(AbstractModel):
     """A model that needs the past: some states and parameters have the values that others had some time ago.
 
-    What a regimen does to one of these others, it does to its echoes as well, later.
+    What a regimen does to a state or a parameter, it does to its echoes as well, later.
     """
 
     @abc.abstractmethod
     def echoes(self) -> Echoes:
-        """Return what echoes what."""
+        """Return the echoes of states and parameters."""
 
 
 class AbstractWrapper(AbstractModel):
-    """A model made of other models: it declares what they declare, in its own words."""
+    """A model made of other models: it declares what they declare, under its own names."""
 
     @abc.abstractmethod
     def declared(self) -> "Declared":
-        """Return what this model declares, made of what `declared` returns for the models within it."""
+        """Return what this model declares, built from what `declared` returns for the models within it."""
 
 
 class Declared(NamedTuple):
-    """What a model says beside its equations; each entry is a function, so that only what is needed is computed.
+    """What a model declares besides its equations; each entry is a function, so that only what is needed is computed.
 
     Attributes:
         deliveries: How doses enter, by target.
         events: The events.
         algebraic: The names of the algebraic states.
         sizes: The nominal sizes of states that are not of size 1, by name.
-        echoes: What the past of states and parameters is needed for.
+        echoes: The echoes of states and parameters.
     """
 
     deliveries: Callable[[], Mapping[str, Delivery]]
@@ -233,20 +234,20 @@ class Declared(NamedTuple):
         arguments: Callable[[Scalar, State], tuple] | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> "Declared":
-        """Return the same as part of a larger model, in whose words the state `central` of `pk` is `pk.central`.
+        """Return the same for a part of a larger model, where the state `central` of `pk` is called `pk.central`.
 
         Args:
             part: What the larger model calls the part: the attribute of its state, and the prefix of its names.
             initial: Returns a state of the part.
             arguments: Returns what functions of the part's events take, from the time and the state of the larger
                 model; by default the time and the state of the part.
-            parameters: Names of parameters that get others than with the prefix.
+            parameters: The names in the larger model of parameters whose names are not those with the prefix.
         """
-        others = parameters or {}
+        new_names = parameters or {}
         arguments = arguments or (lambda t, y: (t, getattr(y, part)))
 
         def name(inner: str, states: tuple[str, ...]) -> str:
-            return others.get(inner) or f"{part}.{in_full(inner, states)}"
+            return new_names.get(inner) or f"{part}.{in_full(inner, states)}"
 
         def renamed(names: Mapping[str, _Value]) -> dict[str, _Value]:
             states = state_names(initial()) if names else ()
@@ -299,8 +300,8 @@ def declared(model: eqx.Module) -> Declared:
     """Return what a model, or a part of one, declares.
 
     Raises:
-        ValueError: If its class defines the method of a trait without the base that declares it; and on reading an
-            entry, if the class holds a model that declares something there, and does not declare it itself.
+        ValueError: If its class defines the method of a trait without the base that declares it; or, when an entry is
+            read, if the class holds a model that declares something there but does not declare it itself.
     """
     if isinstance(model, AbstractWrapper):
         return model.declared()
@@ -318,7 +319,7 @@ _Value = TypeVar("_Value")
 
 
 def _nothing(model: eqx.Module, method: str, nothing: _Value) -> _Value:
-    """Return what a model declares that does not derive from the base of a trait: nothing, and nor may its parts."""
+    """Return the empty declaration of a model that lacks a trait; refuse it if one of its parts has the trait."""
     for field in dataclasses.fields(model):
         part = getattr(model, field.name, None)
         if isinstance(part, AbstractModel) and getattr(declared(part), method)() != nothing:
@@ -332,7 +333,7 @@ def mass_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray:
     """Return the diagonal of the mass matrix: 0 for the algebraic states that a model declares, else 1.
 
     Raises:
-        ValueError: If an algebraic state is no state of the model.
+        ValueError: If an algebraic state is not a state of the model.
     """
     mass = np.ones(len(states))
     for name in declared(model).algebraic():
@@ -344,7 +345,7 @@ def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None
     """Return the nominal size of each state, shape (states,); None if all are 1.
 
     Raises:
-        ValueError: If a name is no state of the model, or a size is not positive.
+        ValueError: If a name is not a state of the model, or a size is not positive.
     """
     nominal = declared(model).sizes()
     if not nominal:
@@ -357,7 +358,7 @@ def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None
 
 
 def assigned_parameters(model: AbstractModel, start: State) -> tuple[str, ...]:
-    """Return the names that events assign and that are no states: parameters that change."""
+    """Return the names that events assign and that are not states: parameters that change."""
     states = state_names(start)
     ends = {state.split(".")[-1] for state in states} | set(states)
     assigned = (name for event in declared(model).events() for name in assigned_names(event, start))

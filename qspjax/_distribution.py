@@ -20,7 +20,7 @@ from qspjax._parameters import as_parameter
 from qspjax._types import Numeric, Scalar
 
 _PERCENT = 5.0
-"""A coefficient of variation from here on was most likely meant in percent."""
+"""A coefficient of variation of at least this was most likely meant in percent."""
 
 
 class AbstractDistribution(eqx.Module):
@@ -108,14 +108,14 @@ class LogNormal(AbstractDistribution):
                 "Exactly one of the arguments `cv` and `omega` must be given, but "
                 + ("none is." if cv is None else "both are.")
             )
-        given = {"cv": cv, "omega": omega, "median": median}
-        for name, value in given.items():
+        arguments = {"cv": cv, "omega": omega, "median": median}
+        for name, value in arguments.items():
             if value is not None:
                 check_number(name, value)
                 check_above(name, value, 0.0)
-        known = concrete(cv)
-        if known is not None and (known >= _PERCENT).any():
-            percent = float(known.max())
+        fraction = concrete(cv)
+        if fraction is not None and (fraction >= _PERCENT).any():
+            percent = float(fraction.max())
             warn(
                 f"Argument `cv` is a fraction, and {percent:g} is a spread of {100 * percent:g} %: "
                 f"{percent:g} % is {percent / 100:g}."
@@ -232,19 +232,19 @@ def _log_mass(low: Numeric, high: Numeric) -> Array:
     low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
     upper = jnp.where(jnp.isinf(high), 0.0, high)
     unused = (low >= high) | jnp.isinf(low)
-    whole = _log_ndtr(upper)
-    gap = jnp.where(unused, -1.0, _log_ndtr(jnp.where(unused, 0.0, low)) - whole)
-    part = whole + jnp.log(-jnp.expm1(gap))
-    open_below = jnp.where(jnp.isinf(high), 0.0, whole)
-    return jnp.where(low >= high, -jnp.inf, jnp.where(jnp.isinf(low), open_below, part))
+    log_upper = _log_ndtr(upper)
+    gap = jnp.where(unused, -1.0, _log_ndtr(jnp.where(unused, 0.0, low)) - log_upper)
+    closed_below = log_upper + jnp.log(-jnp.expm1(gap))
+    open_below = jnp.where(jnp.isinf(high), 0.0, log_upper)
+    return jnp.where(low >= high, -jnp.inf, jnp.where(jnp.isinf(low), open_below, closed_below))
 
 
 def _log_ndtr(x: Numeric) -> Array:
     return log_ndtr(x, series_order=10)
 
 
-def _location(own: Numeric | None, typical: Numeric | None, argument: str) -> Numeric:
-    location = typical if own is None else own
+def _location(value: Numeric | None, typical: Numeric | None, argument: str) -> Numeric:
+    location = typical if value is None else value
     if location is None:
         raise ValueError(
             f"Argument `{argument}` must be given where no model gives the typical value, but is left out."
@@ -259,8 +259,8 @@ def _log_normal_density(z: Numeric) -> Array:
 def _check_order(low: Numeric, high: Numeric) -> None:
     for name, value in (("low", low), ("high", high)):
         check_number(name, value)
-        if (known := concrete(value)) is not None and np.isnan(known).any():
-            refuse(name, "be a number or infinite", known)
+        if (bound := concrete(value)) is not None and np.isnan(bound).any():
+            refuse(name, "be a number or infinite", bound)
     least, greatest = concrete(low), concrete(high)
     if least is not None and greatest is not None and not (least < greatest).all():
         refuse("high", f"be greater than `low` ({float(least):g})", greatest)

@@ -1,9 +1,9 @@
-"""Events: changes of the state at times that the state itself decides.
+"""Events: changes of the state at times that the state itself determines.
 
 A condition that becomes true is located to rounding error and its event applied there, in the order that SBML
-prescribes (Level 3 Version 2, section 4.11): the condition is the trigger; what follows it may be delayed, is cancelled
-if it is not persistent and the trigger turns false before, and of several that are due the one with the highest
-priority comes first, after which all triggers are looked at again.
+prescribes (Level 3 Version 2, section 4.11): the condition is the trigger; the change that follows may be delayed, and
+is cancelled if it is not persistent and the trigger turns false first. Of several changes that are due, the one with
+the highest priority comes first, after which all triggers are evaluated again.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class Event:
         persistent: Whether a change takes place even if the trigger turns false before it.
         initial_value: What the trigger was before the start: if false, a condition that holds at the start fires.
         from_trigger_time: Whether `assign` is evaluated when the trigger fires, else when the change takes place.
-        pending: Most changes of this event that may wait at one time; more end the solve with a result code.
+        pending: Maximum number of changes of this event that wait at one time; more end the solve with a result code.
         name: What the event is called.
 
     Raises:
-        ValueError: If a function is none, or `pending` is not a positive integer.
+        ValueError: If a function is not callable, or `pending` is not a positive integer.
 
     Reference: Hucka et al., J Integr Bioinform 2019;16:20190021, doi:10.1515/jib-2019-0021.
 
@@ -72,21 +72,21 @@ class Event:
 
 
 def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Callable[[str, State], str]) -> Event:
-    """Return an event of a part of a model as one of the whole.
+    """Return an event of a part of a model as an event of the whole model.
 
     Args:
         event: The event of the part.
-        inner: What its functions take, from the time and the state of the whole.
-        outer: What the whole calls a name that the event assigns, from the name and the state of the whole.
+        inner: Returns the arguments of its functions, from the time and the state of the whole model.
+        outer: Returns the full name of what the event assigns, from its name and the state of the whole model.
     """
 
-    def function(own: Callable[..., ArrayLike] | None) -> Callable[[Scalar, State], ArrayLike] | None:
-        return None if own is None else lambda t, y: own(*inner(t, y))
+    def lifted(function: Callable[..., ArrayLike] | None) -> Callable[[Scalar, State], ArrayLike] | None:
+        return None if function is None else lambda t, y: function(*inner(t, y))
 
     def assign(t: Scalar, y: State) -> dict[str, ArrayLike]:
         return {outer(name, y): value for name, value in event.assign(*inner(t, y)).items()}
 
-    changed = {name: function(getattr(event, name)) for name in ("trigger", "delay", "priority")}
+    changed = {name: lifted(getattr(event, name)) for name in ("trigger", "delay", "priority")}
     return dataclasses.replace(event, assign=assign, **changed)
 
 
@@ -96,10 +96,10 @@ def assigned_names(event: Event, start: State) -> tuple[str, ...]:
     Raises:
         ValueError: If `assign` does not return numbers by name.
     """
-    seen: list[object] = []
+    results: list[object] = []
     start = jax.tree.map(jnp.asarray, start)
-    jax.eval_shape(lambda y: seen.append(event.assign(jnp.zeros(()), y)), start)
-    (assigned,) = seen
+    jax.eval_shape(lambda y: results.append(event.assign(jnp.zeros(()), y)), start)
+    (assigned,) = results
     if not isinstance(assigned, Mapping) or not all(isinstance(name, str) for name in assigned):
         refuse("assign", "return a dict of numbers by name", f"one that returns a {type(assigned).__name__}")
     return tuple(assigned)

@@ -1,8 +1,7 @@
 """Exposure from a simulation: areas, extremes and times above a level, integrated with the model.
 
-A solution that knows what it was made of (its `source`) is solved again for what is asked of it, with the method and
-the tolerances it was made with, whatever the times that it reports. Several questions to one solution are one solve
-(`together`).
+A solution with a `source` is solved again for each question about it, with the method and the tolerances of the first
+solve, whatever times it reports. Several questions about one solution are answered by one solve (`together`).
 """
 
 import dataclasses
@@ -26,11 +25,11 @@ from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Kept, Posed
 from qspjax.solve.dosing._schedule import slack
 
-FINE = Rosenbrock(rtol=1e-10, atol=1e-13)
-"""How a linear model is solved for what is no linear function of its states."""
+ACCURATE = Rosenbrock(rtol=1e-10, atol=1e-13)
+"""The method for quantities of a linear model that are not linear functions of its states."""
 
 BEFORE, AFTER = -jnp.inf, jnp.inf
-"""What an output at the time of a dose sees: the state before it, or after."""
+"""The state that an output at the time of a dose shows: that before the dose, or that after it."""
 
 
 class Area(eqx.Module):
@@ -61,7 +60,7 @@ class Beyond(eqx.Module):
 
 
 class Before(eqx.Module):
-    """The value of an output at the end of a window, before what is given then."""
+    """The value of an output at the end of a window, before any dose given at that time."""
 
     output: str = eqx.field(static=True)
     start: Scalar
@@ -72,7 +71,7 @@ Question = Area | Extreme | Beyond | Before
 
 
 def ask(solution: Solution, question: Question) -> PyTree:
-    """Return what is asked of the solution of one patient: a number, or for an `Extreme` its value and time.
+    """Answer a question about the solution of one patient: a number, or for an `Extreme` its value and time.
 
     NaN where the window does not lie between the start and the last time of the solution, or the solve failed.
 
@@ -80,29 +79,29 @@ def ask(solution: Solution, question: Question) -> PyTree:
         ValueError: If the model observes nothing of that name.
     """
     source = solution.source
-    if isinstance(source, _Asked):
+    if isinstance(source, _Questions):
         source.questions.append(question)
         nothing = jnp.full((), jnp.nan)
         return (nothing, nothing) if isinstance(question, Extreme) else nothing
     if isinstance(source, _Answers):
-        return next(source.left)
-    return answers(source, _last(solution), (question,))[0]
+        return next(source.remaining)
+    return answers(source, _last_time(solution), (question,))[0]
 
 
 def together(function: Callable[[Solution], PyTree], solution: Solution) -> PyTree:
-    """Return a function of one patient's solution, with all that it asks of the solution answered by one solve."""
+    """Return a function of one patient's solution, with all its questions about it answered by one solve."""
     if not isinstance(solution.source, Kept):
         return function(solution)
-    asked = _Asked()
-    first = function(dataclasses.replace(solution, source=asked))
-    if not asked.questions:
-        return first
-    found = answers(solution.source, _last(solution), tuple(asked.questions))
-    return function(dataclasses.replace(solution, source=_Answers(found)))
+    collector = _Questions()
+    placeholder = function(dataclasses.replace(solution, source=collector))
+    if not collector.questions:
+        return placeholder
+    results = answers(solution.source, _last_time(solution), tuple(collector.questions))
+    return function(dataclasses.replace(solution, source=_Answers(results)))
 
 
-class _Asked:
-    """In place of a source: collects what is asked of it."""
+class _Questions:
+    """In place of a source: collects the questions."""
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
@@ -112,36 +111,36 @@ class _Answers:
     """In place of a source: the answers, in the order of the questions."""
 
     def __init__(self, answers: list) -> None:
-        self.left = iter(answers)
+        self.remaining = iter(answers)
 
 
-def _last(solution: Solution) -> jax.Array:
+def _last_time(solution: Solution) -> jax.Array:
     ts = jnp.asarray(solution.ts, float)
     return jnp.max(jnp.where(jnp.isfinite(ts), ts, -jnp.inf))
 
 
 @eqx.filter_jit
 def answers(source: Kept, last: jax.Array, questions: tuple[Question, ...]) -> list:
-    """Answer questions about a patient that was solved up to a time, in as few solves as the method allows."""
+    """Answer questions about a patient who was solved up to a time, in as few solves as the method allows."""
     posed: Posed = source.value
-    known = _outputs_of(posed)
+    outputs = _outputs_of(posed)
     for question in questions:
-        check_one_of("output", question.output, known, "an observed value")
+        check_one_of("output", question.output, outputs, "an observed value")
     smooth = [isinstance(question, (Area, Before)) for question in questions]
-    found: dict[int, PyTree] = {}
-    apart = isinstance(posed.method, MatrixExponential)
-    for group in (smooth, [not own for own in smooth]) if apart else ([True] * len(smooth),):
-        mine = [i for i, own in enumerate(group) if own]
-        if mine:
-            found |= dict(zip(mine, _solved(posed, last, [questions[i] for i in mine]), strict=True))
-    return [found[i] for i in range(len(questions))]
+    results: dict[int, PyTree] = {}
+    separate = isinstance(posed.method, MatrixExponential)
+    for group in (smooth, [not flag for flag in smooth]) if separate else ([True] * len(smooth),):
+        indices = [i for i, flag in enumerate(group) if flag]
+        if indices:
+            results |= dict(zip(indices, _solved(posed, last, [questions[i] for i in indices]), strict=True))
+    return [results[i] for i in range(len(questions))]
 
 
 def _outputs_of(posed: Posed) -> tuple[str, ...]:
-    seen: list[PyTree] = []
+    outputs: list[PyTree] = []
     start = as_state(posed.model, posed.initial)
-    jax.eval_shape(lambda y: seen.append(tuple(posed.model.observe(jnp.zeros(()), y))), start)
-    return seen[0]
+    jax.eval_shape(lambda y: outputs.append(tuple(posed.model.observe(jnp.zeros(()), y))), start)
+    return outputs[0]
 
 
 class _Window(NamedTuple):
@@ -190,97 +189,97 @@ def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
     jumps = _jumps(posed, windows) if extremes else jnp.zeros(0)
     course = _course(posed, measures, jnp.stack(times), jnp.asarray([AFTER] * len(sides) + sides), jumps)
 
-    found = []
+    results = []
     for i, (question, window) in enumerate(zip(questions, windows, strict=True)):
         begin, end = i, len(questions) + i
-        seen, states = course.observed[question.output], course.states
+        values, states = course.observed[question.output], course.states
         if isinstance(question, Area):
             area = states.areas[areas.index(question.output)]
             answer = area[end] - area[begin]
         elif isinstance(question, Beyond):
             time = states.aboves[list(beyond).index(i)].time
-            answer = jnp.where(jnp.isnan(seen[begin] + seen[end]), jnp.nan, time[end] - time[begin])
+            answer = jnp.where(jnp.isnan(values[begin] + values[end]), jnp.nan, time[end] - time[begin])
         elif isinstance(question, Before):
-            answer = seen[end]
+            answer = values[end]
         else:
             peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[list(extremes).index(i)])
-            ends = (seen[jnp.asarray([begin, end])], jnp.stack(window[:2]), jnp.ones(2, bool))
+            ends = (values[jnp.asarray([begin, end])], jnp.stack(window[:2]), jnp.ones(2, bool))
             inner = (peak.value[None], peak.time[None], (peak.found > 0.0)[None])
             answer = _extreme(question.sign, window, ends, inner, course.at_jumps(question.output))
-        found.append(jax.tree.map(lambda x, known=window.covered: jnp.where(known, x, jnp.nan), answer))
-    return found
+        results.append(jax.tree.map(lambda x, covered=window.covered: jnp.where(covered, x, jnp.nan), answer))
+    return results
 
 
 def _jumps(posed: Posed, windows: list[_Window]) -> jax.Array:
-    """Return when something is given or stops, inf if after all windows."""
+    """Return the times at which a dose is given or an infusion ends, inf for those after all windows."""
     schedule = posed.schedule
     times = schedule.start
     if schedule.stop is not None and schedule.infused is not None:
         ends = jnp.where(schedule.infused & jnp.isfinite(schedule.start), schedule.stop, jnp.inf)
         times = jnp.concatenate([times, ends])
-    last = jnp.max(jnp.stack([window.stop for window in windows]))
-    return jnp.where((times <= last + slack(last)) & (times >= posed.t0), times, jnp.inf)
+    end = jnp.max(jnp.stack([window.stop for window in windows]))
+    return jnp.where((times <= end + slack(end)) & (times >= posed.t0), times, jnp.inf)
 
 
 class _Course(NamedTuple):
-    """What was found at the times asked for, and before and after each jump."""
+    """States and outputs at the requested times, and before and after each jump."""
 
     states: State
     observed: Observed
     jumps: jax.Array
-    asked: int
+    requested: int
 
     def at_jumps(self, output: str) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return an output before each jump and after it, and the times."""
-        seen = self.observed[output][self.asked :]
-        before, after = jnp.split(seen, 2)
+        values = self.observed[output][self.requested :]
+        before, after = jnp.split(values, 2)
         return before, after, self.jumps
 
 
 def _course(posed: Posed, measures: Measures, times: jax.Array, sides: jax.Array, jumps: jax.Array) -> _Course:
-    """Solve again, with what is measured and outputs at some times and at jumps."""
-    asked = times.size
+    """Solve again, with the measures, and with outputs at some times and at jumps."""
+    requested = times.size
     times = jnp.concatenate([times, jumps, jumps])
     sides = jnp.concatenate([sides, jnp.full(jumps.shape, BEFORE), jnp.full(jumps.shape, AFTER)])
-    by = jnp.lexsort((sides, jax.lax.stop_gradient(times)))
-    places = jnp.argsort(by)
+    sorting = jnp.lexsort((sides, jax.lax.stop_gradient(times)))
+    inverse = jnp.argsort(sorting)
     schedule = posed.schedule
     order = jnp.zeros_like(schedule.start) if schedule.order is None else schedule.order
-    schedule = dataclasses.replace(schedule, order=order, output_order=sides[by])
+    schedule = dataclasses.replace(schedule, order=order, output_order=sides[sorting])
     model, schedule, initial = exposed(
         posed.model, schedule, posed.initial, measures, adapts=posed.decision is not None
     )
     method = posed.method
     if isinstance(method, MatrixExponential) and (measures.turns or not is_linear(model)):
-        method = FINE
-    most = getattr(method, "max_steps", None)
-    if most is not None:  # events and outputs take steps of their own
-        method = dataclasses.replace(method, max_steps=4 * most + 64 * times.size)
-    again = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
-    found = again.solve(times[by])
-    found = found._replace(states=jax.tree.map(lambda leaf: leaf[places], found.states))
-    own = found._replace(states=found.states.state)
-    missed = ~posed.arrived(times, own) & jnp.isfinite(times)
+        method = ACCURATE
+    max_steps = getattr(method, "max_steps", None)
+    if max_steps is not None:  # events and outputs take steps of their own
+        method = dataclasses.replace(method, max_steps=4 * max_steps + 64 * times.size)
+    extended = dataclasses.replace(posed, method=method, model=model, schedule=schedule, initial=initial)
+    solved = extended.solve(times[sorting])
+    solved = solved._replace(states=jax.tree.map(lambda leaf: leaf[inverse], solved.states))
+    of_model = solved._replace(states=solved.states.state)
+    missed = ~posed.arrived(times, of_model) & jnp.isfinite(times)
     sources = eqx.filter(posed, eqx.is_inexact_array)
-    states, observed = lost((found.states, posed.observed(times, own)), missed, sources)
-    return _Course(states, observed, jumps, asked)
+    states, observed = lost((solved.states, posed.observed(times, of_model)), missed, sources)
+    return _Course(states, observed, jumps, requested)
 
 
 def _extreme(sign: int, window: _Window, ends: tuple, inner: tuple, jumps: tuple) -> tuple[jax.Array, jax.Array]:
-    """Return the greatest (or least) of an output in a window, and the first time that it is there.
+    """Return the greatest (or least) value of an output in a window, and the first time that it is reached.
 
-    It is at an end of the window, where the slope turns, or on either side of a jump; what a jump at the start leaves
-    behind it is outside.
+    It is at an end of the window, where the slope changes sign, or on either side of a jump; the value before a jump at
+    the start is outside the window.
     """
     before, after, times = jumps
     near = slack(times)
     closed = (times >= window.start - near) & (times <= window.stop + near)
     open_ = (times > window.start + near) & (times <= window.stop + near)
     columns = (ends, inner, (before, times, open_), (after, times, closed))
-    values, times, there = (jnp.concatenate(column) for column in zip(*columns, strict=True))
-    signed = jnp.where(there, sign * values, -jnp.inf)
+    values, times, inside = (jnp.concatenate(column) for column in zip(*columns, strict=True))
+    signed = jnp.where(inside, sign * values, -jnp.inf)
     best = jnp.max(signed)
     first = jnp.min(jnp.where(signed == best, times, jnp.inf))
-    place = first_true((signed == best) & (times == first))
-    known = ~jnp.isnan(best)
-    return jnp.where(known, values[place], jnp.nan), jnp.where(known, times[place], jnp.nan)
+    index = first_true((signed == best) & (times == first))
+    defined = ~jnp.isnan(best)
+    return jnp.where(defined, values[index], jnp.nan), jnp.where(defined, times[index], jnp.nan)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield the name of a temporary file beside a path, which takes its place when all is written."""
+    """Yield the path of a temporary file next to `path`, which replaces it once it is written."""
     new = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield new
@@ -19,13 +19,13 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of text, whole or not at all."""
+    """Write a text file, completely or not at all."""
     with replaced(path) as new:
         new.write_text(text, encoding="utf-8", newline="\n")
 
 
 def replaced_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Fill a new directory beside `path` and let it take its place."""
+    """Fill a new directory next to `path` and replace `path` by it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")

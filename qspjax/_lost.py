@@ -1,8 +1,8 @@
-"""Values that a solve did not reach: NaN, and so is every derivative of them, but for what is not used.
+"""Values that a solve did not reach: they are NaN, and so are their derivatives, except where they are not used.
 
-A derivative of zero would tell a fit that nothing it may change matters. So a lost value moves by NaN where anything
-that it would depend on moves, and a cotangent of it comes back as NaN; what does not move, and a lost value that nobody
-uses, add zero: zero times NaN would spoil the derivative of every other patient.
+A derivative of zero would tell a fit that none of its parameters matters. So the tangent of a lost value is NaN where
+that of anything it depends on is not zero, and its cotangent is passed on as NaN. Zero tangents, and the zero cotangent
+of a lost value that is not used, stay zero: zero times NaN would spoil the derivative of every other patient.
 """
 
 import functools
@@ -31,7 +31,7 @@ ad.deflinear(_spoilt_p, lambda cotangent: [_spoilt_p.bind(cotangent)])
 
 @functools.partial(jax.custom_jvp)
 def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
-    """Return the values, whose derivatives along whatever moves in `sources` are NaN `where` they are lost.
+    """Return the values; their derivatives with respect to `sources` are NaN `where` they are lost.
 
     Args:
         values: Arrays with a first axis like `where`.
@@ -44,21 +44,21 @@ def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
 
 def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:
     values, where, _ = primals
-    moved, _, sources = tangents
-    ways = [x for x in jax.tree.leaves(sources, is_leaf=_is_still) if not _is_still(x)]
-    ways = [jnp.sum(_spoilt_p.bind(x)) for x in ways if jnp.issubdtype(x.dtype, jnp.inexact)]
+    value_tangents, _, sources = tangents
+    source_tangents = [x for x in jax.tree.leaves(sources, is_leaf=_is_zero) if not _is_zero(x)]
+    source_tangents = [jnp.sum(_spoilt_p.bind(x)) for x in source_tangents if jnp.issubdtype(x.dtype, jnp.inexact)]
 
-    def along(value: jax.Array, tangent: jax.Array | SymbolicZero) -> jax.Array:
-        own = jnp.zeros_like(value) if isinstance(tangent, SymbolicZero) else tangent
-        if not ways:
-            return own
+    def spoil(value: jax.Array, tangent: jax.Array | SymbolicZero) -> jax.Array:
+        direct = jnp.zeros_like(value) if isinstance(tangent, SymbolicZero) else tangent
+        if not source_tangents:
+            return direct
         rows = where.reshape(-1, *[1] * (value.ndim - 1))
-        return own + jnp.where(rows, _spoilt_p.bind(jnp.broadcast_to(sum(ways), value.shape)), 0.0)
+        return direct + jnp.where(rows, _spoilt_p.bind(jnp.broadcast_to(sum(source_tangents), value.shape)), 0.0)
 
-    return lost(*primals), jax.tree.map(along, values, moved, is_leaf=_is_still)
+    return lost(*primals), jax.tree.map(spoil, values, value_tangents, is_leaf=_is_zero)
 
 
-def _is_still(x: object) -> bool:
+def _is_zero(x: object) -> bool:
     return isinstance(x, SymbolicZero)
 
 

@@ -78,7 +78,7 @@ class AbstractModel(eqx.Module):
     units: ClassVar[Units] = Units()
 
     def __new__(cls, *args: object, **kwargs: object) -> "AbstractModel":
-        """Check the names of what a model is built from before its constructor does."""
+        """Check the names of the arguments before the constructor does."""
         if cls.__init__ not in (object.__init__, eqx.Module.__init__):
             check_arguments(cls, args, kwargs)
         return eqx.Module.__new__(cls)
@@ -109,7 +109,7 @@ class AbstractModel(eqx.Module):
 
 
 TRAITS: dict[str, type[AbstractModel]] = {}
-"""By the method that says it, the base that declares a trait: what a model may say beside its equations."""
+"""By the name of its method, the base of each trait: what a model may declare besides its equations."""
 
 
 _Base = TypeVar("_Base", bound=type[AbstractModel])
@@ -126,7 +126,7 @@ def check_traits(kind: type[eqx.Module]) -> None:
     """Check that a class which defines the method of a trait has the base that declares it.
 
     Raises:
-        ValueError: If it has not, or has a method that can only be a misspelt one: nothing would ever call it.
+        ValueError: If it lacks the base, or has a method whose name can only be misspelt: nothing would ever call it.
     """
     problem = _undeclared(kind)
     if problem:
@@ -153,7 +153,7 @@ def _undeclared(kind: type[eqx.Module]) -> str:
 
 
 def _is_misspelt(name: str, method: str) -> bool:
-    """Whether a name is a singular, a plural, or a long word with a letter amiss."""
+    """Whether a name is a misspelt `method`: its singular or plural, or a long word that differs by a letter or so."""
     likeness = difflib.SequenceMatcher(None, name.lower(), method).ratio()
     return name != method and (_singular(name) == _singular(method) or (len(method) > 5 and likeness > 0.85))
 
@@ -172,16 +172,16 @@ def check_slope(slope: State, start: State) -> None:
     must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"
     if jax.tree.structure(slope) != jax.tree.structure(start):
         refuse("model", must, f"one that returns a {type(slope).__name__}")
-    for name, own, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
-        if jnp.shape(leaf) not in ((), jnp.shape(own)):
-            found = f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`, whose shape is {jnp.shape(own)}"
-            refuse("model", must, found)
+    for name, expected, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
+        if jnp.shape(leaf) not in ((), jnp.shape(expected)):
+            actual = f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`, whose shape is {jnp.shape(expected)}"
+            refuse("model", must, actual)
 
 
 def as_state(model: AbstractModel, state: State | None, *, batched: bool = False) -> State:
     """Return a state (the model's initial one if None) as strong float arrays in the model's own structure.
 
-    With `batched`, leaves may have one leading axis more than the model's own: one row per patient.
+    With `batched`, leaves may have one more leading axis than those of the model: one row per patient.
     """
     start = jax.tree.map(as_parameter, model.initial())
     if state is None:
@@ -190,9 +190,9 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
     if jax.tree.structure(state) != jax.tree.structure(start):
         refuse("initial", must, f"of type {type(state).__name__}")
     state = jax.tree.map(as_parameter, state)
-    for name, leaf, own in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
-        if jnp.shape(leaf) != own.shape and not (batched and jnp.shape(leaf)[1:] == own.shape):
-            refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`, whose shape is {own.shape}")
+    for name, leaf, expected in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
+        if jnp.shape(leaf) != expected.shape and not (batched and jnp.shape(leaf)[1:] == expected.shape):
+            refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`, whose shape is {expected.shape}")
     return state
 
 

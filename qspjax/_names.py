@@ -1,4 +1,4 @@
-"""Names of leaves: the one place that knows how a leaf of a tree is called.
+"""Names of leaves: the one place that defines how a leaf of a tree is named.
 
 A parameter of a model has a dotted name (`CL`, `liver.CLint`), an element of an array leaf ends in its index (`k[2]`).
 The states of a model are named the same way from the tree that `initial` returns. A model that is known only at run
@@ -38,7 +38,7 @@ def names(model: eqx.Module) -> tuple[Name, ...]:
         model: Any equinox module; nested modules give dotted names.
 
     Returns:
-        One `Name` a parameter, with `name`, `value`, `unit`, `doc` and `source`.
+        One `Name` per parameter, with `name`, `value`, `unit`, `doc` and `source`.
 
     Example:
         >>> import qspjax as qsp
@@ -121,7 +121,7 @@ def state_names(state: State) -> tuple[str, ...]:
     return tuple(name for leaf in leaf_names(state) for name in leaf)
 
 
-def match(name: str | int, candidates: tuple[str, ...], argument: str, what: str) -> int:
+def match(name: str | int, candidates: tuple[str, ...], argument: str, description: str) -> int:
     """Find a name among candidates: exact, by number from 1 (NONMEM's CMT), or by its last part if that is unique."""
     if isinstance(name, int) and not isinstance(name, bool):
         if 1 <= name <= len(candidates):
@@ -131,30 +131,30 @@ def match(name: str | int, candidates: tuple[str, ...], argument: str, what: str
         return candidates.index(name)
     ends = [i for i, candidate in enumerate(candidates) if candidate.split(".")[-1] == name]
     if len(ends) != 1:
-        check_one_of(argument, name, candidates, what)
+        check_one_of(argument, name, candidates, description)
     return ends[0]
 
 
 def in_full(name: str, states: tuple[str, ...]) -> str:
-    """Return the full name of the one state that a name or its last part means; any other name as it is."""
+    """Return the full name of the only state whose last part is `name`; any other name unchanged."""
     ends = [state for state in states if state.split(".")[-1] == name]
     return ends[0] if name not in states and len(ends) == 1 else name
 
 
 def follow(module: Any, path: Iterable[str]) -> Any:
-    """Return what lies at the end of a path of attributes, and keys of tables."""
+    """Return the value at the end of a path of attributes and of keys of tables."""
     for attribute in path:
         module = module[attribute] if isinstance(module, Mapping) else getattr(module, attribute)
     return module
 
 
 def path_of(model: eqx.Module, name: str) -> tuple[str, ...]:
-    """Return the path of attributes and keys that leads to a parameter, whatever stands in its place."""
+    """Return the path of attributes and keys that leads to a parameter, whatever its value is."""
     for field in dataclasses.fields(model):
         if "table" in field.metadata and name in getattr(model, field.name):
             return field.name, name
-    head, dot, rest = name.partition(".")
-    return (head, *path_of(getattr(model, head), rest)) if dot else (head,)
+    head, dot, tail = name.partition(".")
+    return (head, *path_of(getattr(model, head), tail)) if dot else (head,)
 
 
 def _meaning(model: eqx.Module, path: tuple[str, ...], owner: object, field: dataclasses.Field) -> tuple[str, str, str]:
@@ -166,28 +166,28 @@ def _meaning(model: eqx.Module, path: tuple[str, ...], owner: object, field: dat
 def _leaves(module: eqx.Module, prefix: str = "", path: tuple[str, ...] = ()) -> Iterator[tuple]:
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
-        name, here = prefix + field.name, (*path, field.name)
+        name, field_path = prefix + field.name, (*path, field.name)
         if field.metadata.get("static", False):
             continue
         if "table" in field.metadata:
-            yield from ((prefix + key, (*here, key), value, field) for key in value)
+            yield from ((prefix + key, (*field_path, key), value, field) for key in value)
         elif isinstance(value, eqx.Module):
-            yield from _leaves(value, name + ".", here)
+            yield from _leaves(value, name + ".", field_path)
         elif eqx.is_array_like(value) or value is None:
-            yield name, here, module, field
+            yield name, field_path, module, field
 
 
 def _resolve(model: eqx.Module, name: str) -> tuple[tuple[str, ...], int | None]:
     paths = {leaf: path for leaf, path, *_ in _leaves(model)}
     if name in paths:
         return paths[name], None
-    stem, bracket, rest = name.partition("[")
-    index = int(rest[:-1]) if bracket and rest.endswith("]") and rest[:-1].isdigit() else None
+    stem, bracket, suffix = name.partition("[")
+    index = int(suffix[:-1]) if bracket and suffix.endswith("]") and suffix[:-1].isdigit() else None
     if index is not None and stem in paths and index < jnp.size(follow(model, paths[stem])):
         return paths[stem], index
-    now = name.partition("@")[0]
-    if now in paths and isinstance(follow(model, paths[now][:-1]), ParameterTable):
-        return (*paths[now][:-1], paths[now][-1] + name.removeprefix(now)), None
+    current = name.partition("@")[0]
+    if current in paths and isinstance(follow(model, paths[current][:-1]), ParameterTable):
+        return (*paths[current][:-1], paths[current][-1] + name.removeprefix(current)), None
     check_one_of("name", name, paths, "a parameter of the model")
     raise AssertionError("unreachable")
 

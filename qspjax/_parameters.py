@@ -64,23 +64,23 @@ def check_parameters(module: eqx.Module, prefix: str = "") -> None:
 
 
 def check_arguments(cls: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-    """Check that a constructor is given arguments that it has, and all that it needs.
+    """Check that a constructor is given no unknown argument, and every required one.
 
     Raises:
-        ValueError: If it is not; with its arguments, their units and what they are.
+        ValueError: If it is not; the message names the arguments, and describes those that are missing.
     """
-    taken = inspect.signature(cls.__init__).parameters
-    _, *names = taken
-    kinds = {parameter.kind for parameter in taken.values()}
+    parameters = inspect.signature(cls.__init__).parameters
+    _, *names = parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
     if not kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
         return
     for name in kwargs:
         if name not in names:
             has = f"`{cls.__name__}` must be given arguments that it has ({in_a_row(names)})"
             raise ValueError(f"{has}, but is given `{name}`.{did_you_mean(name, names)}")
-    positional = [name for name in names if taken[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    given = {*positional[: len(args)], *kwargs}
-    missing = [name for name in names if taken[name].default is inspect.Parameter.empty and name not in given]
+    positional = [name for name in names if parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    passed = {*positional[: len(args)], *kwargs}
+    missing = [name for name in names if parameters[name].default is inspect.Parameter.empty and name not in passed]
     if missing:
         fields = {field.name: field.metadata for field in dataclasses.fields(cls)}
         needed = (f"{name}{_described(fields.get(name, {}))}" for name in missing)

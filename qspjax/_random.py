@@ -23,7 +23,7 @@ def check_key(key: _K | None) -> _K:
 
 
 def seed_of(key: Key) -> int:
-    """Return the number that a key was made from, or would have been made from.
+    """Return the seed that a key was made from, or could have been made from.
 
     Example:
         >>> import jax

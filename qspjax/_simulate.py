@@ -47,9 +47,9 @@ def simulate(
 
     $$ dy/dt = f(t, y) + \\text{infusions}, \\quad y(t_k^+) = y(t_k^-) + \\text{dose}_k $$
 
-    Every dose, end of an infusion and output is landed on exactly. At a time that equals a dose time the state after
-    the dose is reported. Between these stops the steps are as long as the error allows, so where a vector field of
-    your own has a short pulse in time, put an output into it.
+    A step ends exactly at every dose, end of an infusion and output. At a time that equals a dose time the state after
+    the dose is reported. Between these times the steps are as long as the error allows, so where your own vector field
+    has a short pulse in time, put an output into the pulse.
 
     The result can be differentiated, in forward and reverse mode, with respect to everything that is an array:
     parameters, doses, times, initial state. At an output that coincides with a dose the derivative with respect to the
@@ -97,10 +97,10 @@ def simulate(
         regimen = _with_earlier(regimen, earlier_doses(model, regimen))
     patient, labels = _prepare(model, start, save, None, method)
     start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
-    given = start if initial is not None else None
-    outcome, source = _jitted(patient, model, regimen, ts, given, _order(order, ts), start_time)
+    initial_state = start if initial is not None else None
+    outcome, source = _jitted(patient, model, regimen, ts, initial_state, _order(order, ts), start_time)
     solution = Solution(ts, *outcome, labels, source)
-    return _thrown(solution, model) if throw else solution
+    return _raise_if_failed(solution, model) if throw else solution
 
 
 @in_the_users_words()
@@ -124,7 +124,7 @@ def simulate_cohort(
         regimen: The doses, the same for all patients or with columns of shape (patients, rows).
         ts: Times to report, shape (times,) or (patients, times), not decreasing; trailing inf is padding.
         initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients.
-        t0: Where to start, one time or one a patient; by default the smallest of 0, the first dose time and the first
+        t0: Where to start, one time or one per patient; by default the smallest of 0, the first dose time and the first
             of `ts` of each patient.
         order: What happens first at equal times, of the shape of `ts`; see `simulate`.
         save: Names of observed values and states to keep; by default all. `save=()` keeps no trajectories.
@@ -151,12 +151,12 @@ def simulate_cohort(
     executor = Vmap() if executor is None else executor
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
-    one = cohort.patient(0)
-    base = as_state(one, None)
-    regimen = _check(one, regimen, ts, t0, base, goes_on=initial is not None).prescribe(cohort.covariates)
-    method = _method(method, one, regimen)
-    initial = None if initial is None else as_state(one, initial, batched=True)
-    patient, labels = _prepare(one, base, save, reduce, method)
+    first_patient = cohort.patient(0)
+    base = as_state(first_patient, None)
+    regimen = _check(first_patient, regimen, ts, t0, base, goes_on=initial is not None).prescribe(cohort.covariates)
+    method = _method(method, first_patient, regimen)
+    initial = None if initial is None else as_state(first_patient, initial, batched=True)
+    patient, labels = _prepare(first_patient, base, save, reduce, method)
 
     models = eqx.partition(cohort.model, cohort.axes_mask())
     regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
@@ -172,7 +172,7 @@ def simulate_cohort(
         _split(t0, 0, "t0", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
-    outcome = executor.map(_Joined(patient), each, shared, size=cohort.size)
+    outcome = executor.map(_PatientFromParts(patient), each, shared, size=cohort.size)
     return Solution(ts, *outcome, labels=labels)
 
 
@@ -187,7 +187,7 @@ def default_method(model: AbstractModel, regimen: Regimen | None = None) -> Abst
 
 
 class _Patient(eqx.Module):
-    """Solve one patient and keep what is wanted; everything static about a call, so that jit can compare it."""
+    """Solve one patient and save what is requested; everything static about a call, so that jit can compare it."""
 
     method: AbstractMethod
     save: Save = eqx.field(static=True)
@@ -226,30 +226,30 @@ class _Patient(eqx.Module):
             model = Varied(model, regimen.parameters)
             initial = model.initial() if initial is None else model.extended(initial)
         posed = Posed(self.method, model, schedule, initial, t0, regimen.decision)
-        states, result, stats = found = posed.solve(ts)
-        arrived = posed.arrived(ts, found)
-        observed, states = lost((posed.observed(ts, found), states), ~arrived & jnp.isfinite(ts), sources)
+        states, result, stats = solved = posed.solve(ts)
+        arrived = posed.arrived(ts, solved)
+        observed, states = lost((posed.observed(ts, solved), states), ~arrived & jnp.isfinite(ts), sources)
         if varied:
             states = states.state
             stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
         source = Kept.of(posed)
-        everything = Solution(ts, observed, states, result, stats, None, self.labels, source)
-        reduced = None if self.reduce is None else self.reduce(everything)
+        full = Solution(ts, observed, states, result, stats, None, self.labels, source)
+        reduced = None if self.reduce is None else self.reduce(full)
         return Outcome(*self.save.keep(observed, states), result, stats, reduced), source
 
     def _observed(self, model: AbstractModel, ts: jax.Array) -> Outcome:
-        """Return what a model observes that has no states, so that there is nothing to solve."""
-        states, none = model.initial(), jnp.zeros((), int)
-        seen = jax.vmap(lambda t: observe(model, t, states))(ts)
-        observed = where(jnp.isfinite(ts), seen)
-        stats = {"steps": none, "rejected": none, "last_time": jnp.max(ts), "culprit": none}
-        everything = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)
-        reduced = None if self.reduce is None else self.reduce(everything)
+        """Return the outcome of a model without states, for which there is nothing to solve."""
+        states, zero = model.initial(), jnp.zeros((), int)
+        values = jax.vmap(lambda t: observe(model, t, states))(ts)
+        observed = where(jnp.isfinite(ts), values)
+        stats = {"steps": zero, "rejected": zero, "last_time": jnp.max(ts), "culprit": zero}
+        full = Solution(ts, observed, states, RESULTS.successful, stats, None, self.labels)
+        reduced = None if self.reduce is None else self.reduce(full)
         return Outcome(*self.save.keep(observed, states), RESULTS.successful, stats, reduced)
 
 
-class _Joined(eqx.Module):
-    """One patient from the parts that vary and the parts that are shared."""
+class _PatientFromParts(eqx.Module):
+    """Solve one patient given in two parts: the leaves that vary and those that are shared."""
 
     patient: _Patient
 
@@ -270,19 +270,19 @@ def _prepare(
     method: AbstractMethod,
 ) -> tuple[_Patient, Labels]:
     names = observed_names(model, start)
-    kept = Save.of(save, names, start)
+    saved = Save.of(save, names, start)
     states = state_names(start)
-    described = method.describe()
-    full = Labels(states, states, model.units, described)
-    return _Patient(method, kept, reduce, full), Labels(states, kept.states, model.units, described)
+    description = method.describe()
+    full = Labels(states, states, model.units, description)
+    return _Patient(method, saved, reduce, full), Labels(states, saved.states, model.units, description)
 
 
 @in_the_users_words()
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
-    """Return what a model observes; check that it is numbers by name."""
-    seen: list[Observed] = []
-    eqx.filter_eval_shape(lambda model, y: seen.append(model.observe(jnp.zeros(()), y)), model, start)
-    (observed,) = seen
+    """Return the names of what a model observes; check that it observes numbers by name."""
+    results: list[Observed] = []
+    eqx.filter_eval_shape(lambda model, y: results.append(model.observe(jnp.zeros(()), y)), model, start)
+    (observed,) = results
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
@@ -321,25 +321,25 @@ def _method(method: AbstractMethod | None, model: AbstractModel, regimen: Regime
 
 def _with_earlier(regimen: Regimen, needed: jax.Array) -> Regimen:
     """Return the regimen with room for the doses that still run, or are on their way, when a steady state begins."""
-    most = concrete(needed)
-    count = SPARE if most is None else int(most.max())
+    counts = concrete(needed)
+    count = SPARE if counts is None else int(counts.max())
     room = 1 << (count - 1).bit_length() if count else 0
     return dataclasses.replace(regimen, static_shape=regimen.static_shape._replace(earlier=room))
 
 
 def _combined(each: Sequence[PyTree], shared: Sequence[PyTree]) -> list[PyTree]:
-    """Return whole trees from what one patient has and what all share."""
-    return [eqx.combine(own, common) for own, common in zip(each, shared, strict=True)]
+    """Merge the leaves of one patient with those that all patients share."""
+    return [eqx.combine(varying, common) for varying, common in zip(each, shared, strict=True)]
 
 
 def _over_patients(function: Callable[..., PyTree], *parts: tuple[PyTree, PyTree]) -> PyTree:
     """Apply a function of one patient to all."""
     each, shared = zip(*parts, strict=True)
 
-    def one(each: tuple) -> PyTree:
+    def of_patient(each: tuple) -> PyTree:
         return function(*_combined(each, shared))
 
-    return jax.vmap(one)(each) if jax.tree.leaves(each) else one(each)
+    return jax.vmap(of_patient)(each) if jax.tree.leaves(each) else of_patient(each)
 
 
 def _check(
@@ -361,9 +361,9 @@ def _check(
     if t0 is not None:
         check_number("t0", t0)
         check_finite("t0", t0)
-    for what, time in (("of `ts`", first), ("dose", doses)):
+    for label, time in (("of `ts`", first), ("dose", doses)):
         if start_time is not None and time is not None and (start_time > time).any():
-            refuse("t0", f"not be after the first {what} ({time.min():g})", start_time.max())
+            refuse("t0", f"not be after the first {label} ({time.min():g})", start_time.max())
     if declared(model).echoes().later:
         for time in (start_time, first, doses):
             if time is not None and ((time < 0.0).any() or (time is start_time and not goes_on and time.any())):
@@ -372,19 +372,19 @@ def _check(
 
 
 def _split(tree: PyTree, ndims: PyTree, argument: str, size: int) -> tuple[PyTree, PyTree]:
-    """Part the leaves with an axis of patients, one more than `ndims`, from those that all patients share."""
+    """Separate the leaves with an axis of patients, one more than `ndims`, from those that all patients share."""
     if tree is None:
         return None, None
     tree = jax.tree.map(lambda leaf: leaf if eqx.is_array(leaf) else jnp.asarray(leaf, dtype=float), tree)
-    own = jax.tree.map(lambda leaf, ndim: leaf.ndim > ndim, tree, ndims)
-    each, shared = eqx.partition(tree, own)
+    varies = jax.tree.map(lambda leaf, ndim: leaf.ndim > ndim, tree, ndims)
+    each, shared = eqx.partition(tree, varies)
     for leaf in jax.tree.leaves(each):
         if leaf.shape[0] != size:
             refuse(argument, f"have one row per patient ({size})", f"of shape {leaf.shape}")
     return each, shared
 
 
-def _thrown(solution: Solution, model: AbstractModel) -> Solution:
+def _raise_if_failed(solution: Solution, model: AbstractModel) -> Solution:
     failed = concrete(solution.failed)
     if failed is None:
         stats = solution.result.error_if(solution.stats, solution.failed)

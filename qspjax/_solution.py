@@ -1,4 +1,4 @@
-"""What a simulation returns: times, observed values, states, and for each patient how it went."""
+"""What a simulation returns: times, observed values, states, and how the solve of each patient ended."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,12 +67,12 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
     )
 
 
-_FEW = 12
-"""Observed values that are shown without being asked for."""
+_MAX_SHOWN = 12
+"""Maximum number of observed values that are shown by default."""
 
 
 class Failure(NamedTuple):
-    """A patient that failed: which, why, the last good time, and the state to blame."""
+    """A patient that failed: which, why, the last time reached, and the state at fault."""
 
     patient: int
     reason: str
@@ -136,8 +136,8 @@ class Solution(eqx.Module):
         """Return observed values and states as a dataset with dimensions `time`, or `patient` and `time`."""
         xarray = require("xarray", extra="data")
         columns = self._columns()
-        one = self.result_ndim() == 0
-        dims: tuple[str, ...] = ("time",) if one else ("patient", "time")
+        single = self.result_ndim() == 0
+        dims: tuple[str, ...] = ("time",) if single else ("patient", "time")
         data: dict[str, object] = {
             name: (dims, value, {"units": self.labels.unit(name)}) for name, value in columns.items()
         }
@@ -146,7 +146,7 @@ class Solution(eqx.Module):
         else:
             coords = {"time_of_patient": (dims, np.asarray(self.ts), {"units": self.labels.units.time})}
         attributes = {"method": self.labels.method}
-        if not one:
+        if not single:
             data["failed"] = (("patient",), np.asarray(self.failed), {})
             coords["patient"] = np.arange(np.asarray(self.failed).size)
         return xarray.Dataset(data, coords=coords, attrs=attributes)
@@ -165,13 +165,13 @@ class Solution(eqx.Module):
         return pandas.DataFrame({name: value[real] for name, value in table.items()})
 
     def main(self) -> tuple[str, ...]:
-        """Return the names of observed values that pictures and tables show without being told.
+        """Return the names of observed values that pictures and tables show by default.
 
-        All of them where they are few; of a large network those that are states, not each constant and flux.
+        All of them where there are few; of a large network those that are states, not every constant and flux.
         """
         names = tuple(self.observed)
         states = tuple(name for name in names if name in self.labels.states)
-        return states if len(names) > _FEW and states else names
+        return states if len(names) > _MAX_SHOWN and states else names
 
     def result_ndim(self) -> int:
         """Return 0 for one patient, 1 for many."""
@@ -181,7 +181,7 @@ class Solution(eqx.Module):
         """Say what is in the solution, how it was solved and how many patients failed."""
         if concrete(self.stats["steps"]) is None:
             return eqx.tree_pformat(self)
-        names = in_a_row(dict.fromkeys([*self.main(), *self.labels.kept_states]), _FEW) or "no trajectories"
+        names = in_a_row(dict.fromkeys([*self.main(), *self.labels.kept_states]), _MAX_SHOWN) or "no trajectories"
         shape = " x ".join(map(str, np.broadcast_shapes(np.shape(self.stats["steps"]) + (1,), self.ts.shape)))
         steps = np.asarray(self.stats["steps"])
         failed = int(np.sum(np.asarray(self.failed)))
@@ -201,7 +201,7 @@ class Solution(eqx.Module):
             least, greatest = np.fmin.reduce(values, axis=-1), np.fmax.reduce(values, axis=-1)
             cells = [number(_middle(each)) for each in (values[..., 0], last, least, greatest)]
             rows.append([name, self.labels.unit(name), *cells])
-        return aligned(rows, most=_FEW)
+        return aligned(rows, most=_MAX_SHOWN)
 
     __repr__ = __str__
 
@@ -216,8 +216,8 @@ class Solution(eqx.Module):
 
 
 def _middle(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if known.size else np.nan
+    defined = values[~np.isnan(values)]
+    return float(np.median(defined)) if defined.size else np.nan
 
 
 class Labels(NamedTuple):
@@ -234,7 +234,7 @@ class Labels(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the solve of one patient gives, or that of many stacked: the parts of a `Solution` that are computed."""
+    """The computed parts of a `Solution`: the result of solving one patient, or of many, stacked."""
 
     observed: Observed
     states: State
@@ -256,23 +256,23 @@ class Save(NamedTuple):
     states: tuple[str, ...]
 
     @classmethod
-    def of(cls, wanted: Sequence[str] | None, observed: tuple[str, ...], state: State) -> "Save":
+    def of(cls, requested: Sequence[str] | None, observed: tuple[str, ...], state: State) -> "Save":
         """Sort the names that the user gave into observed values and states; None keeps everything."""
         by_leaf = leaf_names(state)
         known = dict.fromkeys((*observed, *state_names(state)))
-        names = dict.fromkeys(known if wanted is None else check_names("save", wanted))
+        names = dict.fromkeys(known if requested is None else check_names("save", requested))
         for name in names:
             if name not in known:
                 check_one_of("save", name, known, "observed values or states")
         leaves = tuple(any(name in names for name in leaf) for leaf in by_leaf)
-        states = tuple(name for leaf, kept in zip(by_leaf, leaves, strict=True) if kept for name in leaf)
+        states = tuple(name for leaf, is_kept in zip(by_leaf, leaves, strict=True) if is_kept for name in leaf)
         return cls(tuple(name for name in observed if name in names), leaves, states)
 
     def keep(self, observed: Observed, states: State) -> tuple[Observed, State]:
         """Return what is kept of the observed values and the states; a leaf that is not kept becomes None."""
         leaves, structure = jax.tree.flatten(states)
-        kept = [leaf if wanted else None for leaf, wanted in zip(leaves, self.leaves, strict=True)]
-        states = jax.tree.unflatten(structure, kept) if any(self.leaves) else None
+        saved = [leaf if is_kept else None for leaf, is_kept in zip(leaves, self.leaves, strict=True)]
+        states = jax.tree.unflatten(structure, saved) if any(self.leaves) else None
         if isinstance(observed, ParameterTable):
             return observed.select(self.observed), states
         return {name: observed[name] for name in self.observed}, states

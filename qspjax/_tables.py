@@ -63,7 +63,7 @@ class LabelledState:
 
 @jax.tree_util.register_pytree_node_class
 class ByName(dict):
-    """A dict that says which names it has when it is asked for another one.
+    """A dict whose error for an unknown name lists the names it has.
 
     Example:
         >>> ByName({"concentration": 1.0})["concentraton"]
@@ -86,7 +86,7 @@ class ByName(dict):
 
 
 class UnknownName(KeyError, ValueError):
-    """A name that is none of those that there are."""
+    """A name that is not among the names of a table."""
 
     def __init__(self, name: object, known: Iterable[object]) -> None:
         """Compose the message."""
@@ -100,14 +100,14 @@ class UnknownName(KeyError, ValueError):
 
 @jax.tree_util.register_pytree_node_class
 class ParameterTable(Mapping):
-    """Numbers by name: a leaf each where there are few, else one array, but for those that have been replaced.
+    """Numbers by name: a leaf each where there are few, else one array and a leaf for each that has been replaced.
 
     Args:
         labels: The names.
         array: One array, whose last axis is that of the labels; None if each is a leaf of its own.
         overrides: Numbers that are leaves of their own; the array's elements of these names mean nothing.
 
-    What `x` was some time ago, `x@1`, is no number of its own: it is `x`, unless it has been replaced.
+    What `x` was some time ago, `x@1`, is not a separate number: it is `x`, unless it has been replaced.
 
     Example:
         >>> numbers = ParameterTable.of({"kon": 0.1, "koff": 0.2})
@@ -116,7 +116,7 @@ class ParameterTable(Mapping):
     """
 
     SEPARATE: ClassVar[int] = 100
-    """Up to how many numbers each is a leaf of its own."""
+    """Up to this many numbers, each is a leaf of its own."""
 
     def __init__(self, labels: tuple[str, ...], array: Any, overrides: dict[str, Any]) -> None:
         """Keep them."""
@@ -167,23 +167,23 @@ class ParameterTable(Mapping):
         return f"ParameterTable({', '.join(self)})"
 
     def concrete_values(self) -> dict[str, float]:
-        """Return those that are numbers of one patient and not traced."""
+        """Return the values that are numbers of one patient and not traced."""
         values: dict[str, Any] = dict.fromkeys(self.labels)
         if self.array is not None and not isinstance(self.array, Tracer) and self.array.ndim == 1:
             values = dict(zip(self.labels, np.asarray(self.array).tolist(), strict=True))
         values |= {name: value for name, value in self.overrides.items() if name in values}
-        known = {name: x for name, x in values.items() if x is not None and not isinstance(x, Tracer)}
-        return {name: float(x) for name, x in known.items() if np.ndim(x) == 0}
+        untraced = {name: x for name, x in values.items() if x is not None and not isinstance(x, Tracer)}
+        return {name: float(x) for name, x in untraced.items() if np.ndim(x) == 0}
 
     def select(self, names: Sequence[str]) -> "ParameterTable":
-        """Return those of some names."""
+        """Return the table of some of the names."""
         overrides = {name: self.overrides[name] for name in names if name in self.overrides}
         if self.array is None or len(overrides) == len(names):
             return ParameterTable(tuple(names), None, overrides)
         return ParameterTable(tuple(names), self.array[..., self._indices_of(names)], overrides)
 
     def with_value(self, name: str, value: Any) -> "ParameterTable":
-        """Return them with another value for a name: a number in place, anything else as a leaf of its own."""
+        """Return the table with another value for a name: a number in the array, anything else as a leaf of its own."""
         value = _strong(value)
         separate = name in self.overrides or name not in self
         if separate or isinstance(value, Tracer) or jnp.ndim(value) > 0 or self.array is None:
@@ -213,7 +213,7 @@ class ParameterTable(Mapping):
 
     @classmethod
     def tree_unflatten(cls, labels: tuple[str, ...], leaves: tuple) -> "ParameterTable":
-        """Return them from the leaves."""
+        """Return the table from its leaves."""
         return cls(labels, *leaves)
 
 

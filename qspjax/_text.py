@@ -1,4 +1,4 @@
-"""Results as text: tables whose columns stand below each other."""
+"""Results as text: tables with aligned columns."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ _NUMERIC = "+-.?0123456789"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, most: int = 60) -> str:
-    """Return rows of cells as lines, columns of numbers to the right and of words to the left.
+    """Return rows of cells as lines, with columns of numbers aligned right and columns of words aligned left.
 
     Args:
-        rows: The cells, those of the head first; all rows have as many.
-        most: Rows that are shown; a last line says how many more there are.
+        rows: The cells, those of the header first; all rows have the same number.
+        most: Maximum number of rows shown; a last line says how many more there are.
 
     Example:
         >>> print(aligned([["", "value", "unit"], ["CL", "3", "L/h"], ["V", "30", "L"]]))
@@ -44,6 +44,6 @@ def by_output(names: Iterable[str], **columns: Any) -> str:
     rows = [["input", *(["output"] if outputs > 1 else []), *columns]]
     for i, name in enumerate(names):
         for k in range(outputs):
-            place = [str(k)] if outputs > 1 else []
-            rows.append([name, *place, *(number(column[i, k]) for column in columns.values())])
+            output = [str(k)] if outputs > 1 else []
+            rows.append([name, *output, *(number(column[i, k]) for column in columns.values())])
     return aligned(rows)

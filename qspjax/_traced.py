@@ -1,4 +1,4 @@
-"""Python in a method of the user that JAX cannot trace: the error names the method, the line and what to write."""
+"""Python in a user's method that JAX cannot trace: the error names the method, the line and what to write."""
 
 import inspect
 import linecache
@@ -40,9 +40,9 @@ def in_the_users_words() -> Iterator[None]:
         jax.errors.TracerIntegerConversionError,
         jax.errors.NonConcreteBooleanIndexError,
     ) as error:
-        if isinstance(error, TracedValueError) or (place := _users_line(error.__traceback__)) is None:
+        if isinstance(error, TracedValueError) or (location := _users_line(error.__traceback__)) is None:
             raise
-        name, file, number, line = place
+        name, file, number, line = location
         remedies = [remedy for signs, remedy in _REMEDIES if any(sign in line for sign in signs)]
         use = "; ".join(remedies[:2]) or "functions of `jax.numpy` instead of Python's"
         raise TracedValueError(

@@ -2,7 +2,7 @@
 
     x = g(theta),  theta = g^-1(x)
 
-A model has natural-scale numbers alone; a transform belongs to the problem that looks for them.
+A model holds numbers on their natural scale only; a transform belongs to the problem in which they are unknown.
 """
 
 import abc

@@ -25,11 +25,11 @@ def convert(value: object, *, to: str, argument: str = "value") -> float:
 
     Args:
         value: A number, or text with a unit.
-        to: The unit wanted, `""` for a number without one.
+        to: The target unit, `""` for a number without one.
         argument: What the message calls the value.
 
     Raises:
-        ValueError: If the value is no finite number, its unit is unknown, or its dimension is another.
+        ValueError: If the value is not a finite number, its unit is unknown, or it has another dimension.
 
     Example:
         >>> convert("2 weeks", to="d"), convert("20.3 %", to="").__round__(6), convert(7, to="mL/h")
@@ -37,22 +37,24 @@ def convert(value: object, *, to: str, argument: str = "value") -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         refuse(
-            argument, _wanted(to), f"a {type(value).__name__}" if not isinstance(value, bool) else str(value).lower()
+            argument,
+            _requirement(to),
+            f"a {type(value).__name__}" if not isinstance(value, bool) else str(value).lower(),
         )
     if not isinstance(value, str):
         number = math.inf if isinstance(value, int) and abs(value) > _LARGEST else float(value)
         check_finite(argument, number)
         return number
-    found = _QUANTITY.fullmatch(value)
-    if found is None:
-        _refuse(argument, _wanted(to), value)
-    number, unit = float(found[1]), found[2]
+    match = _QUANTITY.fullmatch(value)
+    if match is None:
+        _refuse(argument, _requirement(to), value)
+    number, unit = float(match[1]), match[2]
     check_finite(argument, number)
     if not unit or unit == to:
         return number
     quantity = _registry().Quantity(number, _unit(unit, value, argument))
     if not quantity.is_compatible_with(to):
-        _refuse(argument, _wanted(to), value)
+        _refuse(argument, _requirement(to), value)
     return float(quantity.to(to).magnitude)
 
 
@@ -67,7 +69,7 @@ def check_unit(unit: str, *, argument: str = "unit") -> None:
 
 
 def known_unit(unit: str, *, argument: str = "unit") -> Any:
-    """Return a unit as pint has it, that without a dimension for `""`.
+    """Return a unit of pint, the dimensionless one for `""`.
 
     Raises:
         ValueError: If it is not known.
@@ -88,7 +90,7 @@ def per(unit: str, divisor: str) -> str:
 
 
 def product(unit: str, other: str) -> str:
-    """Return the unit of a product, as one writes it.
+    """Return the unit of a product, as it is usually written.
 
     Example:
         >>> product("mg/L", "h"), product("", "d")
@@ -102,7 +104,7 @@ def _refuse(argument: str, must: str, text: str) -> NoReturn:
     raise ArgumentError(argument, f'must {must}, but is "{text}".')
 
 
-def _wanted(unit: str) -> str:
+def _requirement(unit: str) -> str:
     return f"be in {unit} or a unit of the same dimension" if unit else "be a number without a unit"
 
 

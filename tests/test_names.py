@@ -148,7 +148,7 @@ def test_cohort_index_errors(case):
 def test_a_cohort_varies_whole_arrays_of_a_model(model):
     assert qsp.Cohort.of(model, {"k": [[1, 2], [3, 4]]}).patient(1).k.tolist() == [3.0, 4.0]
     with pytest.raises(
-        ValueError, match=r"Argument `k\[0\]` must vary as a whole array \(`k`\), but is one element of it\."
+        ValueError, match=r"Argument `k\[0\]` must vary as a whole array \(`k`\), but is a single element\."
     ):
         qsp.Cohort.of(model, {"k[0]": [1.0, 2.0]})
     with pytest.raises(ValueError, match="Argument `model` must be a model, but is of type float"):
@@ -156,10 +156,13 @@ def test_a_cohort_varies_whole_arrays_of_a_model(model):
 
 
 COHORT_ERRORS = {
-    "scalar": ({"CL": 1.0}, "Argument `CL` must have one element a patient (1), but is of shape ()."),
+    "scalar": ({"CL": 1.0}, "Argument `CL` must have one element per patient (1), but is of shape ()."),
     "text": ({"CL": ["a"]}, "Argument `CL` must hold numbers, but is of type list."),
     "name": ({"Vd": [1.0]}, "Argument `name` must name a parameter of the model (CL, V), but is `Vd`."),
-    "size": ({"CL": [1.0, 2.0], "V": [1.0]}, "Argument `V` must have one element a patient (2), but is of shape (1,)."),
+    "size": (
+        {"CL": [1.0, 2.0], "V": [1.0]},
+        "Argument `V` must have one element per patient (2), but is of shape (1,).",
+    ),
     "value": ({"V": [1.0, -2.0]}, "Argument `V` must be positive, but is -2."),
 }
 

@@ -107,11 +107,11 @@ class Chunked(AbstractExecutor):
 
 
 FEWEST = 128
-"""Patients for which another core is worth its thread."""
+"""Minimum number of patients per core for which another thread pays off."""
 
 
 def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
-    """Compute the patients, in one part for each core if there are enough of them."""
+    """Compute the patients, in one part per core if there are enough of them."""
     parts = min(cores(), size // FEWEST)
     leaves = jax.tree.leaves((each, shared))
     if parts < 2 or any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
