@@ -25,9 +25,9 @@ class Coupled(AbstractWrapper):
 
     $$ pk' = f(t, pk), \\quad pd' = g(t, pd, C), \\quad C = observe(t, pk)[driver] $$
 
-    `driver` names the value that drives the response among those that `pk` observes. Dose targets keep their names,
-    parameters and states become `pk.CL`, `pk.central`, `pd.response`. A `Coupled` may be the `pk` of another one. The
-    events, algebraic states, deliveries and sizes of both parts are its own.
+    `driver` names the value observed by `pk` that drives the response. Dose targets keep their names, parameters and
+    states become `pk.CL`, `pk.central`, `pd.response`. A `Coupled` may be the `pk` of another one. It has the events,
+    algebraic states, deliveries and sizes of both parts.
 
     Raises:
         ValueError: If `pk` does not observe `driver`, both parts observe a value of the same name, deliver doses to the
@@ -46,7 +46,7 @@ class Coupled(AbstractWrapper):
     pd: AbstractResponse
     driver: str = eqx.field(static=True)
 
-    # The parts are joined once, here: a check that ran again on a cohort would see parameters of many patients.
+    # The parts are checked only here: a check that ran again on a cohort would see parameters of many patients.
     def __init__(self, pk: AbstractModel, pd: AbstractResponse, driver: str = "concentration") -> None:
         self.pk = pk
         self.pd = pd
@@ -54,16 +54,16 @@ class Coupled(AbstractWrapper):
         observed = eqx.filter_eval_shape(lambda: pk.observe(0.0, pk.initial()))
         check_one_of("driver", driver, observed, "a value that `pk` observes")
         responses = eqx.filter_eval_shape(lambda C: pd.observe(0.0, pd.initial(), C), observed[driver])
-        both = [name for name in responses if name in observed]
-        if both:
+        shared = [name for name in responses if name in observed]
+        if shared:
             raise ValueError(
-                f"Argument `pd` must not observe a name that `pk` observes too, but both observe `{both[0]}`."
+                f"Argument `pd` must not observe a name that `pk` observes too, but both observe `{shared[0]}`."
             )
         targets = declared(pk).deliveries()
-        twice = [target for target in declared(pd).deliveries() if target in targets]
-        if twice:
+        shared_targets = [target for target in declared(pd).deliveries() if target in targets]
+        if shared_targets:
             raise ValueError(
-                f"Argument `pd` must not have a dose target that `pk` has too, but both have `{twice[0]}`."
+                f"Argument `pd` must not have a dose target that `pk` has too, but both have `{shared_targets[0]}`."
             )
         if pk.units.time and pd.units.time and pk.units.time != pd.units.time:
             raise ValueError(
@@ -91,17 +91,17 @@ class Coupled(AbstractWrapper):
     def declared(self) -> Declared:
         pk = declared(self.pk).under("pk", self.pk.initial)
         pd = declared(self.pd).under("pd", self.pd.initial, self._driven)
-        both = pk.merged(pd)
+        merged = pk.merged(pd)
 
         def deliveries() -> Mapping[str, Delivery]:
-            targets = {**both.deliveries()}
+            targets = {**merged.deliveries()}
             if targets and not pk.deliveries():  # the default target is the first state of `pk`
                 first = (f"pk.{state}" for state in state_names(self.pk.initial())[:1])
                 targets = {state: Delivery(state) for state in first} | targets
             return targets
 
-        return both._replace(deliveries=deliveries)
+        return merged._replace(deliveries=deliveries)
 
     def _driven(self, t: Scalar, y: CoupledState) -> tuple[Scalar, State, Scalar]:
-        """Return what the functions of the response take."""
+        """Return the arguments of the functions of the response."""
         return t, y.pd, self.pk.observe(t, y.pk)[self.driver]

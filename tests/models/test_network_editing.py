@@ -229,7 +229,7 @@ def test_stoichiometries_and_moieties():
         (lambda n: n.add(species={"kon": 1.0}),
          "Argument `species` must be new, but `kon` is there already; replace it."),
         (lambda n: n.add(rules={"total": "1"}),
-         "Argument `rules` must be for what has none, but `total` is there already"),
+         "Argument `rules` must be for ids that have none, but `total` is there already"),
         (lambda n: n.add(reactions={"x": Reaction("zz ->", "1")}),
          "`x` must be a reaction of species, but `zz` is none."),
         (lambda n: n.drop("zz"), "Argument `id` must be an id of the network, but `zz` is none."),

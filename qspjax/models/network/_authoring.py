@@ -1,4 +1,4 @@
-"""From what one writes in Python to a definition."""
+"""From what the user writes in Python to a definition."""
 
 import dataclasses
 import inspect
@@ -41,9 +41,9 @@ def extended(
     initial: Mapping[str, object] | None = None,
     events: Sequence[NetworkEvent] = (),
 ) -> tuple[Definition, Arrays]:
-    """Return a definition with more in it, and the numbers that are arrays (traced ones, say), which it cannot hold.
+    """Return a definition with additions, and the numbers that are arrays (traced ones, say), which it cannot hold.
 
-    What has the id of something that is there takes its place; the arguments are those of `Network`.
+    An addition replaces what has the same id; the arguments are those of `Network`.
     """
     reactions = reactions or {}
     for argument, table in (("rules", rules), ("rates", rates), ("initial", initial), ("reactions", reactions)):
@@ -52,44 +52,47 @@ def extended(
     rules = {**base.assignments, **_expressions("rules", rules or {})}
     rates = {**base.rates, **_expressions("rates", rates or {})}
     starts = {**base.initial, **_expressions("initial", initial or {})}
-    fired = _merged(base.events, [_event(len(base.events) + number, event) for number, event in enumerate(events)])
-    changing = {*rules, *rates, *(id for event in fired for id in event.assign)}
-    given = {"compartments": compartments or {}, "species": species or {}, "parameters": parameters or {}}
+    all_events = _merged(base.events, [_event(len(base.events) + number, event) for number, event in enumerate(events)])
+    changing = {*rules, *rates, *(id for event in all_events for id in event.assign)}
+    arguments = {"compartments": compartments or {}, "species": species or {}, "parameters": parameters or {}}
     kinds: dict[str, type[Item]] = {"compartments": Compartment, "species": Species, "parameters": Parameter}
-    for argument, table in given.items():
+    for argument, table in arguments.items():
         check_instance(argument, table, Mapping, "a dict by id")
     tables: dict[str, dict[str, Item]] = {
         name: {
             id: _item(id, value, kind, arrays, id in changing)
-            for id, value in {**getattr(base, name), **given[name]}.items()
+            for id, value in {**getattr(base, name), **arguments[name]}.items()
         }
         for name, kind in kinds.items()
     }
-    whole = {**base.reactions, **reactions}
-    named = {one.name for reaction in whole.values() for _, one in _participants(reaction)}
-    known = {*tables["compartments"], *tables["species"], *tables["parameters"], *named}
-    tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *starts) if id not in known}
+    all_reactions = {**base.reactions, **reactions}
+    named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
+    ids = {*tables["compartments"], *tables["species"], *tables["parameters"], *named}
+    tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *starts) if id not in ids}
     draft = dataclasses.replace(base, **tables)
     for id, reaction in reactions.items():
         check_instance(id, reaction, Reaction, "a Reaction")
-        whole[id] = _reaction(reaction, draft)
+        all_reactions[id] = _reaction(reaction, draft)
     definition = dataclasses.replace(
         draft,
-        reactions=whole,
+        reactions=all_reactions,
         assignments=rules,
         rates=rates,
         algebraic=(*base.algebraic, *(as_expression("algebraic", rule) for rule in algebraic)),
         initial=starts,
-        events=fired,
+        events=all_events,
     )
     return definition, arrays
 
 
 def _merged(events: Sequence[NetworkEvent], others: Sequence[NetworkEvent]) -> tuple[NetworkEvent, ...]:
-    """Return events, in which others take the places of those of their names."""
-    named = {one.name: one for one in others}
-    there = {one.name for one in events}
-    return (*(named.get(one.name, one) for one in events), *(one for one in others if one.name not in there))
+    """Return events with others added, each of which replaces the event of its name if there is one."""
+    named = {event.name: event for event in others}
+    names = {event.name for event in events}
+    return (
+        *(named.get(event.name, event) for event in events),
+        *(event for event in others if event.name not in names),
+    )
 
 
 def _item(id: str, value: object, kind: type[Item], arrays: Arrays, changing: bool) -> Item:
@@ -103,8 +106,8 @@ def _item(id: str, value: object, kind: type[Item], arrays: Arrays, changing: bo
     if value is not None and (
         isinstance(value, (str, bool)) or not isinstance(value, (int, float, np.integer, np.floating))
     ):
-        what = "Species" if kind is Species else kind.__name__
-        refuse(id, f"be a number or a {what}", value if isinstance(value, str) else f"of type {type(value).__name__}")
+        noun = "Species" if kind is Species else kind.__name__
+        refuse(id, f"be a number or a {noun}", value if isinstance(value, str) else f"of type {type(value).__name__}")
     number = None if value is None else float(value)
     return Species(number) if kind is Species else kind(number, constant=not changing)
 
@@ -132,7 +135,7 @@ def _event(number: int, event: NetworkEvent) -> NetworkEvent:
 
 
 def _called(function: Callable) -> Expression:
-    """Call a function with the symbols that its arguments are named after (`time` and `t` for the time)."""
+    """Call a function with the symbols that its arguments name (`time` and `t` for the time)."""
     arguments = [TIME if name in ("t", "time") else symbol(name) for name in inspect.signature(function).parameters]
     return as_expression("rate", function(*arguments))
 
@@ -149,7 +152,7 @@ def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
         rate = _called(rate)
     elif rate is not None:
         rate = as_expression("rate", rate)
-    used = dict.fromkeys(one.species for _, one in reaction.participants())
+    used = dict.fromkeys(participant.species for _, participant in reaction.participants())
     modifiers = dict.fromkeys(reaction.modifiers)
     if rate is not None:
         modifiers |= dict.fromkeys(name for name in sorted(symbols(rate)) if name in draft.species and name not in used)
@@ -166,33 +169,36 @@ def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
 def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition) -> Expression:
     """Return the rate of a law, an amount per time."""
     sides = [
-        [Side(symbol(one.species), _count(one)) for one in side] for side in (reaction.reactants, reaction.products)
+        [Side(symbol(participant.species), _count(participant)) for participant in side]
+        for side in (reaction.reactants, reaction.products)
     ]
     forwards, backwards = law.rates(*sides)
-    places = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
+    sizes = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
     if backwards is None:
-        return times(places[0], forwards)
+        return times(sizes[0], forwards)
     if not reaction.products:
-        places[1] = places[0]
-    if places[0] is places[1]:
-        return times(places[0], minus(forwards, backwards))
-    return minus(times(places[0], forwards), times(places[1], backwards))
+        sizes[1] = sizes[0]
+    if sizes[0] is sizes[1]:
+        return times(sizes[0], minus(forwards, backwards))
+    return minus(times(sizes[0], forwards), times(sizes[1], backwards))
 
 
-def _count(one: Participant) -> float:
-    if not isinstance(one.stoichiometry, float):
-        refuse("rate", "be written as text where a stoichiometry is no number", "a law")
-    return one.stoichiometry
+def _count(participant: Participant) -> float:
+    if not isinstance(participant.stoichiometry, float):
+        refuse("rate", "be written as text where a stoichiometry is not a number", "a law")
+    return participant.stoichiometry
 
 
 def _size(side: Iterable[Participant], draft: Definition) -> Expression:
     """Return the size of the compartment that one side of a reaction is in, 1 if it has no name or amounts react."""
     sizes = set()
-    for one in side:
-        if one.species in draft.species:
-            place = draft.compartment_of(one.species)
-            sizes.add("" if draft.in_amount(one.species) or place not in draft.compartments else place)
+    for participant in side:
+        if participant.species in draft.species:
+            compartment = draft.compartment_of(participant.species)
+            sizes.add(
+                "" if draft.in_amount(participant.species) or compartment not in draft.compartments else compartment
+            )
     if len(sizes) > 1:
         refuse("rate", "be written as text where reactants are in several compartments", f"a law for {sorted(sizes)}")
-    place = next(iter(sizes), "")
-    return symbol(place) if place else ONE
+    compartment = next(iter(sizes), "")
+    return symbol(compartment) if compartment else ONE

@@ -18,7 +18,7 @@ V = TypeVar("V")
 
 
 class Table(Mapping[str, V]):
-    """A mapping that never changes, keeps its order and can be hashed.
+    """An immutable mapping that keeps its order and can be hashed.
 
     Example:
         >>> Table({"k": 1.0}) == Table({"k": 1.0})
@@ -68,14 +68,14 @@ class Compartment:
     """A volume (or area, or length) that species are in.
 
     Args:
-        size: Its size; None if a rule or an initial assignment says it.
+        size: Its size; None if a rule or an initial assignment gives it.
         constant: Whether it keeps its size.
         unit: The unit of its size.
         dimensions: Spatial dimensions; in a compartment of 0 dimensions a species has an amount, no concentration.
         doc: What it is.
 
     Raises:
-        ValueError: If the size is no number.
+        ValueError: If the size is not a number.
 
     Example:
         >>> from qspjax.models import Compartment
@@ -102,7 +102,7 @@ class Species:
     `only_substance`, or if the compartment has 0 dimensions.
 
     Args:
-        initial: Its initial amount, or its initial concentration if not `is_amount`; None if something else says it.
+        initial: Its initial amount, or its initial concentration if not `is_amount`; None if something else gives it.
         compartment: The compartment it is in; `""` for the only one, or one of size 1 if the network names none.
         is_amount: Whether `initial` is an amount.
         only_substance: Whether its symbol is its amount.
@@ -113,7 +113,7 @@ class Species:
         doc: What it is.
 
     Raises:
-        ValueError: If the initial value is no number.
+        ValueError: If the initial value is not a number.
 
     Example:
         >>> Species(5.0, compartment="plasma", is_amount=False, unit="nM").initial
@@ -140,13 +140,13 @@ class Parameter:
     """A number with a name.
 
     Args:
-        value: The number; None if a rule or an initial assignment says it.
+        value: The number; None if a rule or an initial assignment gives it.
         constant: Whether it keeps its value; one that a rule or an event determines does not.
         unit: Its unit.
         doc: What it is.
 
     Raises:
-        ValueError: If the value is no number.
+        ValueError: If the value is not a number.
 
     Example:
         >>> from qspjax.models import Parameter
@@ -170,7 +170,7 @@ class Participant:
 
     Args:
         species: The species.
-        stoichiometry: How many take part; an expression; or None if a rule or an initial assignment says it.
+        stoichiometry: A number, or an expression; None if a rule or an initial assignment gives it.
         name: A symbol for the stoichiometry, which rules, events and initial assignments may then determine.
         constant: Whether the stoichiometry keeps its value, so that no algebraic rule determines it.
 
@@ -204,7 +204,7 @@ class Reaction:
     - text such as `"CL * drug"`, or an expression: an amount per time, in which a species is its concentration;
     - a law such as `MassAction("kon", "koff")`: per volume, so it is multiplied by the size of the compartment that the
       substrates are in;
-    - a function of symbols, `lambda drug, CL: CL * drug`, called once with those its arguments are named after.
+    - a function of symbols, `lambda drug, CL: CL * drug`, called once with the symbols that its arguments name.
 
     Args:
         reactants: The equation as text, or the reactants.
@@ -212,7 +212,7 @@ class Reaction:
         rate: The rate.
         modifiers: Species that the rate depends on without being used up.
         reversible: Whether it also runs backwards (in text, `<->` for `->`); this is for the reader and changes
-            nothing: the rate says it.
+            nothing, since the rate decides.
         name: A longer name.
 
     Raises:
@@ -253,8 +253,8 @@ class Reaction:
 
     def participants(self) -> Iterator[tuple[float, Participant]]:
         """Yield -1 with every reactant and 1 with every product."""
-        yield from ((-1.0, one) for one in self.reactants)
-        yield from ((1.0, one) for one in self.products)
+        yield from ((-1.0, participant) for participant in self.reactants)
+        yield from ((1.0, participant) for participant in self.products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +293,7 @@ class NetworkEvent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Definition:
-    """A whole network.
+    """A complete network.
 
     Args:
         name: What it is called.
@@ -309,7 +309,7 @@ class Definition:
         events: The events.
         conversion: The parameter that converts the extent of reactions to amounts, 1 if None.
         dose_unit: The unit of an amount that is given as a dose.
-        closed: Species that take no dose, because a conserved total that they are part of is a number.
+        closed: Species that take no dose, because they are part of a conserved total that is a fixed number.
 
     Example:
         >>> from qspjax.models import MassAction, Network, Reaction
@@ -363,9 +363,12 @@ class Definition:
 
     @functools.cached_property
     def participants(self) -> Table[Participant]:
-        """The participants that have a name, by it."""
+        """The named participants, by name."""
         return Table(
-            (one.name, one) for reaction in self.reactions.values() for _, one in reaction.participants() if one.name
+            (participant.name, participant)
+            for reaction in self.reactions.values()
+            for _, participant in reaction.participants()
+            if participant.name
         )
 
     def ids(self) -> tuple[str, ...]:
@@ -374,17 +377,19 @@ class Definition:
 
     def compartment_of(self, species: str) -> str:
         """Return the id of the compartment that a species is in, `""` for one of size 1 that has no name."""
-        own = self.species[species].compartment
-        return next(iter(self.compartments)) if not own and len(self.compartments) == 1 else own
+        compartment = self.species[species].compartment
+        return next(iter(self.compartments)) if not compartment and len(self.compartments) == 1 else compartment
 
     def in_amount(self, species: str) -> bool:
         """Whether the symbol of a species stands for its amount, not for its concentration."""
-        own, place = self.species[species], self.compartment_of(species)
-        return own.only_substance or (place in self.compartments and self.compartments[place].dimensions == 0)
+        item, compartment = self.species[species], self.compartment_of(species)
+        return item.only_substance or (
+            compartment in self.compartments and self.compartments[compartment].dimensions == 0
+        )
 
 
 def parse_equation(equation: str) -> tuple[tuple[Participant, ...], tuple[Participant, ...], bool]:
-    """Return reactants, products and whether it runs both ways, from text such as `drug + 2 target -> complex`.
+    """Return reactants, products and whether it is reversible, from text such as `drug + 2 target -> complex`.
 
     Raises:
         ValueError: If there is not one arrow, or a term is not a number and a name.

@@ -5,9 +5,9 @@ What is delayed is a formula over states and numbers. Each of its states x gets 
 $$ x_d(t) = x(t - d), \\quad x_d'(t) = x'(t - d) \\text{ for } t \\ge d, \\quad x_d(t) = x(0) \\text{ before} $$
 
 whose slope is that of x over copies of the states and numbers that it depends on; so the past is integrated once more,
-exactly and with its derivatives, and nothing has to be remembered. An event that changes x has a copy that changes x_d,
-and whatever else changes x or a number, a dose or `set_parameter`, does so once more d later (`AbstractEchoing`). This
-works as long as no state depends on its own past, and time begins at 0.
+exactly and with its derivatives, and no history has to be stored. An event that changes x has a copy that changes x_d,
+and whatever else changes x or a number, a dose or `set_parameter`, is repeated d later (`AbstractEchoing`). This works
+as long as no state depends on its own past, and time begins at 0.
 
 Reference: SBML Level 3 Version 2, section 3.4.6, doi:10.1515/jib-2019-0021.
 """
@@ -56,13 +56,13 @@ class Past:
     Args:
         slope: The slope of a state, over states and numbers; it may hold delays.
         start: A state at time 0.
-        before: A state before time 0 over states, numbers and the time, None where it is what it is at 0.
+        before: A state before time 0 over states, numbers and the time, None where it equals that at time 0.
         closed: States that cannot be copied: those that algebraic rules determine.
         jumps: The events; their formulas may hold delays.
 
     Attributes:
-        copies: By the name of a copy, its slope and what it is at time 0.
-        echoes: By the name of a state or a number, its copies, each with how much later it is.
+        copies: By the name of a copy, its slope and its value at time 0.
+        echoes: By the name of a state or a number, its copies, each with its delay.
         jumps: The events without delays, and then their copies.
     """
 
@@ -78,9 +78,9 @@ class Past:
         self._start = start
         self._before = before
         self._closed = frozenset(closed)
-        self._given = jumps
+        self._originals = jumps
         self._spans: dict[Expression, int] = {}
-        self._made: set[str] = set()
+        self._in_progress: set[str] = set()
         self._shifts: dict[tuple[int, Expression], int] = {}
         self.copies: dict[str, tuple[Expression, Expression]] = {}
         self.echoes: dict[str, dict[str, Expression]] = {}
@@ -100,15 +100,15 @@ class Past:
         """Return the events, and their copies."""
         return [self._jump(number) for number in range(len(self.jumps))]
 
-    def _past(self, what: Expression, span: Expression) -> Expression:
+    def _past(self, expression: Expression, span: Expression) -> Expression:
         if any(node is TIME for node in nodes(span)) or any(not name.endswith("#v") for name in symbols(span)):
             raise Unresolvable(Problem("delay", "not supported: delay whose length changes with time."))
         if span is ZERO:
-            return what
+            return expression
         self._spans.setdefault(span, len(self._spans) + 1)
-        return self._shifted(what, span)
+        return self._shifted(expression, span)
 
-    def _shifted(self, what: Expression, span: Expression) -> Expression:
+    def _shifted(self, expression: Expression, span: Expression) -> Expression:
         """Return an expression a time `span` ago."""
 
         def change(node: Expression) -> Expression | None:
@@ -122,14 +122,14 @@ class Past:
             copy, before = symbol(f"{self._copy(id, span)}#y"), None if "@" in id else self._before(id)
             return copy if before is None else piecewise(copy, call("geq", TIME, span), self._shifted(before, span))
 
-        return rebuilt([what], change)[0]
+        return rebuilt([expression], change)[0]
 
     def _echo(self, id: str, span: Expression) -> str:
         """Return the name of the copy of a state or a number."""
-        name, whole, later = f"{id}@{self._spans[span]}", id.partition("@")[0], span
-        if id != whole:
-            later = plus([self.echoes[whole][id], span])
-        self.echoes.setdefault(whole, {})[name] = later
+        name, base, total = f"{id}@{self._spans[span]}", id.partition("@")[0], span
+        if id != base:
+            total = plus([self.echoes[base][id], span])
+        self.echoes.setdefault(base, {})[name] = total
         return name
 
     def _copy(self, id: str, span: Expression) -> str:
@@ -139,35 +139,35 @@ class Past:
             return name
         if id.partition("@")[0] in self._closed:
             raise Unresolvable(Problem(id, "not supported: delay of what an algebraic rule determines."))
-        if id in self._made:
+        if id in self._in_progress:
             raise Unresolvable(Problem(id.partition("@")[0], "not supported: delay of what depends on its own past."))
-        self._made.add(id)
+        self._in_progress.add(id)
         slope, start = self.copies[id] if id in self.copies else (self.replaced(self._slope(id)), self._start(id))
-        changing = [number for number, jump in enumerate(self.jumps) if id in (jump or self._given[number]).assign]
+        changing = [number for number, jump in enumerate(self.jumps) if id in (jump or self._originals[number]).assign]
         changing = [(number, self._jump(number)) for number in changing]
-        self._made.remove(id)
+        self._in_progress.remove(id)
         self.copies[name] = (ZERO, start)  # known before its slope, which may need it
-        self._made.add(name)
+        self._in_progress.add(name)
         late = self._shifted(slope, span)
         self.copies[name] = (piecewise(late, call("geq", TIME, span), ZERO) if late is not ZERO else ZERO, start)
         for number, jump in changing:
             self._jump_later(number, jump, span).assign[name] = self._shifted(jump.assign[id], span)
-        self._made.remove(name)
+        self._in_progress.remove(name)
         return name
 
     def _jump(self, number: int) -> Jump:
         """Return an event without delays."""
-        found = self.jumps[number]
-        if found is None:
-            event, assign, trigger, timing = self._given[number]
+        jump = self.jumps[number]
+        if jump is None:
+            event, assign, trigger, timing = self._originals[number]
             new = {id: self.replaced(value) for id, value in assign.items()}
             times = tuple(None if part is None else self.replaced(part) for part in timing)
-            found = Jump(event, new, self.replaced(trigger), times)
-            self.jumps[number] = found
-        return found
+            jump = Jump(event, new, self.replaced(trigger), times)
+            self.jumps[number] = jump
+        return jump
 
     def _jump_later(self, number: int, jump: Jump, span: Expression) -> Jump:
-        """Return the copy of an event a time `span` later, without what it changes; before that nothing happens."""
+        """Return the copy of an event a time `span` later, without its assignments; it never fires before `span`."""
         if (number, span) not in self._shifts:
             self._shifts[number, span] = len(self.jumps)
             begun = call("geq", TIME, span)

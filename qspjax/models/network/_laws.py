@@ -1,4 +1,4 @@
-"""Rate laws: how fast a reaction is, from the concentrations of what takes part in it."""
+"""Rate laws: how fast a reaction is, from the concentrations of its participants."""
 
 import abc
 import dataclasses
@@ -15,7 +15,7 @@ Quantity: TypeAlias = Expression | str | Scalar
 
 
 class Side(NamedTuple):
-    """A reactant or a product: its symbol, and how many take part."""
+    """A reactant or a product: its symbol and its stoichiometry."""
 
     symbol: Expression
     stoichiometry: float
@@ -24,8 +24,8 @@ class Side(NamedTuple):
 class AbstractLaw(abc.ABC):
     """A rate law: a rate per volume, which the network multiplies by the size of the compartment.
 
-    What runs forwards is multiplied by the size of the compartment of the substrates, what runs backwards by that of
-    the products, so that a first-order law between two compartments moves k times the amount.
+    The forward rate is multiplied by the size of the compartment of the substrates, the backward rate by that of the
+    products, so that a first-order law between two compartments moves k times the amount.
 
     Example:
         >>> isinstance(MassAction("k"), AbstractLaw)
@@ -34,7 +34,7 @@ class AbstractLaw(abc.ABC):
 
     @abc.abstractmethod
     def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
-        """Return the rate forwards and the rate backwards (None for none), both per volume."""
+        """Return the forward rate and the backward rate (None for none), both per volume."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class MassAction(AbstractLaw):
     substrates is constant.
 
     Args:
-        k: The rate constant forwards: an id, a number, or text such as `"2 * kon"`.
-        reverse: The rate constant backwards; None for a reaction that runs one way.
+        k: The forward rate constant: an id, a number, or text such as `"2 * kon"`.
+        reverse: The backward rate constant; None for an irreversible reaction.
 
     Reference: Guldberg and Waage 1864; Voit et al. 2015, doi:10.1371/journal.pcbi.1004012.
 
@@ -68,7 +68,7 @@ class MassAction(AbstractLaw):
 
 @dataclasses.dataclass(frozen=True)
 class MichaelisMenten(AbstractLaw):
-    """Saturable kinetics of Michaelis and Menten, one way or reversible.
+    """Saturable kinetics of Michaelis and Menten, irreversible or reversible.
 
     $$ v = V_{max} S / (K_m + S), \\qquad
        v = (V_{max} S / K_m - V_r P / K_r) / (1 + S / K_m + P / K_r) $$
@@ -76,9 +76,9 @@ class MichaelisMenten(AbstractLaw):
     with the concentration S of the only substrate and, if it is reversible, P of the only product (Haldane).
 
     Args:
-        Vmax: The greatest rate forwards, concentration per time.
+        Vmax: The maximum forward rate, concentration per time.
         Km: The concentration of the substrate at half of it.
-        reverse: The greatest rate backwards; None for a reaction that runs one way.
+        reverse: The maximum backward rate; None for an irreversible reaction.
         Kr: The concentration of the product at half of that.
 
     Raises:
@@ -105,22 +105,22 @@ class MichaelisMenten(AbstractLaw):
             refuse("Kr", "be given with `reverse`, and only with it", self.Kr)
 
     def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
-        S, Vmax, Km = _only(substrates, "substrate"), as_expression("Vmax", self.Vmax), as_expression("Km", self.Km)
+        S, Vmax, Km = _single(substrates, "substrate"), as_expression("Vmax", self.Vmax), as_expression("Km", self.Km)
         if self.reverse is None:
             return Vmax * S / (Km + S), None
-        P, back, Kr = _only(products, "product"), as_expression("reverse", self.reverse), as_expression("Kr", self.Kr)
+        P, back, Kr = _single(products, "product"), as_expression("reverse", self.reverse), as_expression("Kr", self.Kr)
         share = number(1.0) + S / Km + P / Kr
         return Vmax * S / Km / share, back * P / Kr / share
 
 
 @dataclasses.dataclass(frozen=True)
 class Hill(AbstractLaw):
-    """A rate that a concentration turns on, or off, in the sigmoid way of Hill.
+    """A rate that a concentration turns on, or off, along Hill's sigmoid curve.
 
     $$ v = V_{max} X^n / (K^n + X^n), \\qquad v = V_{max} K^n / (K^n + X^n) \\text{ if it represses} $$
 
     Args:
-        Vmax: The greatest rate, concentration per time.
+        Vmax: The maximum rate, concentration per time.
         K: The concentration X at half of it.
         n: The Hill coefficient.
         by: The species X, by id; by default the only substrate.
@@ -145,7 +145,7 @@ class Hill(AbstractLaw):
 
     def rates(self, substrates: Sequence[Side], products: Sequence[Side]) -> tuple[Expression, Expression | None]:
         Vmax, K, n = (as_expression(name, getattr(self, name)) for name in ("Vmax", "K", "n"))
-        X = _only(substrates, "substrate") if self.by is None else as_expression("by", self.by)
+        X = _single(substrates, "substrate") if self.by is None else as_expression("by", self.by)
         return Vmax * (K if self.represses else X) ** n / (K**n + X**n), None
 
 
@@ -155,20 +155,20 @@ def as_expression(argument: str, value: object) -> Expression:
         return value
     if isinstance(value, str):
         return parse(value)
-    must, what = "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}"
+    must, actual = "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}"
     if not isinstance(value, SupportsFloat):
-        refuse(argument, must, what)
+        refuse(argument, must, actual)
     try:
         return number(float(value))
     except (TypeError, ValueError):
-        refuse(argument, must, what)
+        refuse(argument, must, actual)
 
 
 def _product(k: Expression, sides: Sequence[Side]) -> Expression:
     return times(k, *(symbol if count == 1 else symbol ** number(count) for symbol, count in sides))
 
 
-def _only(sides: Sequence[Side], what: str) -> Expression:
+def _single(sides: Sequence[Side], role: str) -> Expression:
     if len(sides) != 1 or sides[0].stoichiometry != 1:
-        refuse("rate", f"be a law for one {what}", f"one for {len(sides)}: write the rate as text")
+        refuse("rate", f"be a law for one {role}", f"one for {len(sides)}: write the rate as text")
     return sides[0].symbol

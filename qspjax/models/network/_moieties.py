@@ -1,7 +1,7 @@
 """Conserved moieties: sums of amounts that no reaction changes.
 
 They span the left null space of the stoichiometry matrix N: w N = 0, so w A(t) = w A(0). It is computed exactly, by
-elimination with whole numbers on sparse rows.
+elimination with integers on sparse rows.
 
 Reference: Reder 1988, doi:10.1016/S0022-5193(88)80073-0; Schuster and Hoefer 1991, doi:10.1039/FT9918702561, on
 moieties without negative coefficients.
@@ -27,8 +27,8 @@ class Moiety:
     """A conserved sum of amounts.
 
     Attributes:
-        coefficients: A whole number for each species in it.
-        total: What the sum is.
+        coefficients: An integer for each species in the sum.
+        total: The value of the sum.
 
     Example:
         >>> from qspjax.models import MassAction, Network, Reaction
@@ -48,7 +48,7 @@ class Moiety:
 
 
 def conserved(definition: Definition, formulas: Formulas, amounts: Mapping[str, Scalar]) -> tuple[Moiety, ...]:
-    """Return the conserved moieties of a network, with no negative coefficients where that is found."""
+    """Return the conserved moieties of a network, without negative coefficients where such are found."""
     matrix = _stoichiometry(definition, formulas, ())
     rows = _positive(left_null_space(matrix), [*matrix])
     return tuple(_moiety(row, amounts) for row in rows)
@@ -57,9 +57,9 @@ def conserved(definition: Definition, formulas: Formulas, amounts: Mapping[str, 
 def reduced(
     definition: Definition, formulas: Formulas, amounts: Mapping[str, Scalar], dosed: Collection[str]
 ) -> tuple[Definition, dict[str, Scalar]]:
-    """Return a network in which a species of each moiety is what the others leave of the total, and the totals."""
-    kept = {*dosed, *formulas.assigned}
-    rows = left_null_space(_stoichiometry(definition, formulas, kept))
+    """Return a network in which one species of each moiety is the total less the others, and the totals."""
+    excluded = {*dosed, *formulas.assigned}
+    rows = left_null_space(_stoichiometry(definition, formulas, excluded))
     species, parameters, rules = dict(definition.species), dict(definition.parameters), dict(definition.assignments)
     totals, closed = {}, dict.fromkeys(definition.closed)
     for row in rows:
@@ -68,9 +68,9 @@ def reduced(
         totals[name] = _moiety(row, amounts).total
         unit = species[pivot].unit if species[pivot].is_amount else ""
         parameters[name] = Parameter(0.0, unit=unit, doc=f"conserved amount {_sum(row)}")
-        others = [(number(-float(count)), _amount(id, formulas)) for id, count in row.items()][1:]
-        left = over(weighted([(ONE, symbol(name)), *others]), number(float(row[pivot])))
-        rules[pivot] = over(left, formulas.size(pivot))
+        terms = [(number(-float(count)), _amount(id, formulas)) for id, count in row.items()][1:]
+        remainder = over(weighted([(ONE, symbol(name)), *terms]), number(float(row[pivot])))
+        rules[pivot] = over(remainder, formulas.size(pivot))
         species[pivot] = dataclasses.replace(species[pivot], initial=None, boundary=True)
         closed |= dict.fromkeys(row)
     smaller = dataclasses.replace(
@@ -85,7 +85,7 @@ def reduced(
 
 
 def left_null_space(matrix: Mapping[str, Mapping[str, Fraction]]) -> list[Row]:
-    """Return whole numbers w with w N = 0, in reduced echelon form: each begins with a species that no other has.
+    """Return integer rows w with w N = 0, in reduced echelon form: each begins with a species that no other has.
 
     Args:
         matrix: N by row, without zeros.
@@ -95,24 +95,24 @@ def left_null_space(matrix: Mapping[str, Mapping[str, Fraction]]) -> list[Row]:
     by_column: dict[str, int] = {}
     for id, row in matrix.items():
         scale = math.lcm(*(value.denominator for value in row.values())) if row else 1
-        left = {column: int(value * scale) for column, value in row.items()}
+        residual = {column: int(value * scale) for column, value in row.items()}
         combination = {id: scale}
-        while (hit := next((column for column in left if column in by_column), None)) is not None:
-            _subtract(left, combination, *pivots[by_column[hit]], hit)
-        if left:
-            by_column[min(left, key=lambda column: abs(left[column]))] = len(pivots)
-            pivots.append((left, combination))
+        while (hit := next((column for column in residual if column in by_column), None)) is not None:
+            _subtract(residual, combination, *pivots[by_column[hit]], hit)
+        if residual:
+            by_column[min(residual, key=lambda column: abs(residual[column]))] = len(pivots)
+            pivots.append((residual, combination))
         else:
             basis.append(combination)
     return _echelon(basis, list(matrix))
 
 
-def _subtract(left: Row, combination: Row, own: Row, history: Row, column: str) -> None:
-    """Remove a column of a row with a pivot row; keep the combination of rows that it is."""
-    a, b = own[column], left[column]
+def _subtract(row: Row, combination: Row, pivot: Row, pivot_combination: Row, column: str) -> None:
+    """Eliminate a column of a row by a pivot row; record the combination of rows that it is."""
+    a, b = pivot[column], row[column]
     divisor = math.gcd(a, b)
     a, b = a // divisor, b // divisor
-    for target, source in ((left, own), (combination, history)):
+    for target, source in ((row, pivot), (combination, pivot_combination)):
         for key in target:
             target[key] *= a
         for key, value in source.items():
@@ -121,39 +121,39 @@ def _subtract(left: Row, combination: Row, own: Row, history: Row, column: str) 
                 target[key] = new
             else:
                 target.pop(key, None)
-    common = math.gcd(*left.values(), *combination.values())
+    common = math.gcd(*row.values(), *combination.values())
     if common > 1:
-        for target in (left, combination):
+        for target in (row, combination):
             for key in target:
                 target[key] //= common
 
 
 def _echelon(basis: list[Row], order: list[str]) -> list[Row]:
-    """Bring rows to reduced echelon form in the order of the species, smallest whole numbers, first one positive."""
-    place = {id: i for i, id in enumerate(order)}
-    rows, done = [dict(row) for row in basis], []
+    """Bring rows to reduced echelon form in the order of the species: smallest integers, the first positive."""
+    index = {id: i for i, id in enumerate(order)}
+    rows, echelon = [dict(row) for row in basis], []
     for id in order:
-        own = next((row for row in rows if id in row), None)
-        if own is None:
+        pivot = next((row for row in rows if id in row), None)
+        if pivot is None:
             continue
-        rows = [row for row in rows if row is not own]
-        for other in (*rows, *done):
+        rows = [row for row in rows if row is not pivot]
+        for other in (*rows, *echelon):
             if id in other:
-                _subtract(other, {}, own, {}, id)
-        done.append(own)
-    return [_tidy(row, place) for row in done]
+                _subtract(other, {}, pivot, {}, id)
+        echelon.append(pivot)
+    return [_tidy(row, index) for row in echelon]
 
 
-def _tidy(row: Row, place: Mapping[str, int]) -> Row:
-    ordered = sorted(row, key=place.__getitem__)
+def _tidy(row: Row, index: Mapping[str, int]) -> Row:
+    ordered = sorted(row, key=index.__getitem__)
     common = math.gcd(*row.values()) * (1 if row[ordered[0]] > 0 else -1)
     return {id: row[id] // common for id in ordered}
 
 
 def _positive(rows: list[Row], order: list[str]) -> list[Row]:
-    """Add moieties to those with negative coefficients, until there are none or nothing helps."""
-    place = {id: i for i, id in enumerate(order)}
-    found = []
+    """Add moieties to those with negative coefficients, until there are none left or no sum has fewer."""
+    index = {id: i for i, id in enumerate(order)}
+    moieties = []
     for row in rows:
         for _ in range(len(rows)):
             negative = next((id for id, count in row.items() if count < 0), None)
@@ -164,8 +164,8 @@ def _positive(rows: list[Row], order: list[str]) -> list[Row]:
                 break
             sums = [_sum_of(row, helper, negative) for helper in helpers]
             row = min(sums, key=lambda r: (sum(count < 0 for count in r.values()), len(r)))
-        found.append(_tidy(row, place))
-    return found
+        moieties.append(_tidy(row, index))
+    return moieties
 
 
 def _sum_of(row: Row, helper: Row, id: str) -> Row:
@@ -174,13 +174,15 @@ def _sum_of(row: Row, helper: Row, id: str) -> Row:
     return {key: value for key, value in summed.items() if value}
 
 
-def _stoichiometry(definition: Definition, formulas: Formulas, kept: Collection[str]) -> dict[str, dict[str, Fraction]]:
-    """Return the rows of the species that numbers of reactions change, and nothing else."""
+def _stoichiometry(
+    definition: Definition, formulas: Formulas, excluded: Collection[str]
+) -> dict[str, dict[str, Fraction]]:
+    """Return the rows of the species that only reactions with numeric stoichiometries change."""
     matrix = {}
     for id in definition.species:
-        own = definition.species[id].conversion not in (None, definition.conversion)
+        converted = definition.species[id].conversion not in (None, definition.conversion)
         counts = [count for count, _ in formulas.terms[id]]
-        if id not in formulas.moved or id in kept or id in formulas.by_concentration or own or not counts:
+        if id not in formulas.reacting or id in excluded or id in formulas.by_concentration or converted or not counts:
             continue
         if all(count.op == "number" for count in counts):
             row: dict[str, Fraction] = {}

@@ -30,7 +30,7 @@ from qspjax.models.network._authoring import Arrays, extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
 from qspjax.models.network._editing import added, dropped, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
-from qspjax.models.network._plan import APART, Firing, Plan, Program, filled, split_numbers
+from qspjax.models.network._plan import MAX_SEPARATE, Firing, Plan, Program, filled, split_numbers
 from qspjax.models.network._printing import Equations, equations, terms
 from qspjax.models.network._sizes import nominal_sizes
 from qspjax.models.network._unit_checks import unit_problems
@@ -44,8 +44,8 @@ NEWTON = 30
 
 def _described(network: "Network", id: str) -> tuple[str, str, str]:
     d = network.plan.definition
-    one = d.species.get(id) or d.compartments.get(id) or d.parameters.get(id)
-    return ("", "stoichiometry", "") if one is None else (one.unit, one.doc, "")
+    item = d.species.get(id) or d.compartments.get(id) or d.parameters.get(id)
+    return ("", "stoichiometry", "") if item is None else (item.unit, item.doc, "")
 
 
 class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEchoing, AbstractSized):
@@ -56,19 +56,20 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     with the amounts A of the species, the stoichiometries n and the rates v (amount per time). In every formula the
     symbol of a species is its *concentration*, its amount / the size of its compartment (its amount if the species says
     `only_substance`); where no compartment is given, the size is 1 and both are the same. The states are amounts, so a
-    dose adds an amount: `qsp.bolus(100.0, to="drug")`. Observed is the value of every id, species as their symbols.
+    dose adds an amount: `qsp.bolus(100.0, to="drug")`. The value of every id is observed, that of a species as its
+    symbol.
 
     Formulas are text (`"CL * drug"`), expressions, or functions of symbols (`lambda CL, drug: CL * drug`).
 
     Args:
-        definition: A whole network as data; instead of everything below.
+        definition: A complete network as data, instead of everything below.
         compartments: By id, sizes or `Compartment`.
         species: By id, initial amounts or `Species`.
         parameters: By id, numbers or `Parameter`.
         reactions: By id, each a `Reaction`.
-        rules: By id, formulas for what is so at all times.
+        rules: By id, formulas for values at all times.
         rates: By id, formulas for slopes.
-        algebraic: Formulas of what is 0 at all times.
+        algebraic: Formulas that are 0 at all times.
         initial: By id, formulas for values at time 0, in place of numbers.
         events: Each a `NetworkEvent`.
         name: What the network is called.
@@ -78,8 +79,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
 
     Attributes:
         values: Every number by id, natural scale: constants and initial values; `qsp.at(network, "kon").set(0.2)`.
-        plan: What is computed, the same for all networks that differ in numbers alone.
-        nominal: Sizes of states that begin below 1, in powers of 10: absolute tolerances count in them.
+        plan: The formulas to compute, the same for all networks that differ only in numbers.
+        nominal: Sizes of states that start below 1, as powers of 10: absolute tolerances are relative to them.
 
     Raises:
         ValueError: If something is wrong; the text has a line for each problem.
@@ -179,7 +180,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return LabelledState(y.labels, sums(formulas(self.values, t, y)))
 
     def observe(self, t: Scalar, y: LabelledState) -> Observed:
-        return self.plan.seen(self.values, t, y)
+        return self.plan.outputs(self.values, t, y)
 
     def amounts(self, t: Scalar, y: LabelledState) -> Observed:
         """Return the amount of every species, by id."""
@@ -192,19 +193,19 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return dict(self.nominal)
 
     def deliveries(self) -> Mapping[str, Delivery]:
-        """Return how doses enter species whose state is no amount; NaN for those that must not have any."""
+        """Return how doses enter species whose state is not an amount; scaled by NaN where no dose is allowed."""
         formulas, closed = self.plan.formulas, self.plan.definition.closed
-        found = {id: Delivery(id, scale=jnp.nan) for id in (*closed, *formulas.by_concentration)}
+        blocked = {id: Delivery(id, scale=jnp.nan) for id in (*closed, *formulas.by_concentration)}
         sizes = {id: self.plan.definition.compartment_of(id) for id in formulas.by_concentration if id not in closed}
-        sizes = {id: place for id, place in sizes.items() if not formulas.varies(place)}
-        seen = self.observe(0.0, self.initial()) if sizes else {}
-        return found | {id: Delivery(id, scale=1.0 / seen[place]) for id, place in sizes.items()}
+        sizes = {id: compartment for id, compartment in sizes.items() if not formulas.varies(compartment)}
+        observed = self.observe(0.0, self.initial()) if sizes else {}
+        return blocked | {id: Delivery(id, scale=1.0 / observed[compartment]) for id, compartment in sizes.items()}
 
     def echoes(self) -> Echoes:
         """Return the states and numbers of the past that delays need."""
         names, lengths = self.plan.echoes
-        each = iter(lengths(self.values, 0.0, None))
-        later = {id: {copy: jnp.asarray(next(each), float) for copy in copies} for id, copies in names.items()}
+        numbers = iter(lengths(self.values, 0.0, None))
+        later = {id: {copy: jnp.asarray(next(numbers), float) for copy in copies} for id, copies in names.items()}
         return Echoes(later, lengths.ids)
 
     def events(self) -> tuple[Event, ...]:
@@ -213,30 +214,30 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def placed(
         self, t: Scalar, y: LabelledState, values: Mapping[str, Scalar], *, before: "Network | None" = None
     ) -> LabelledState:
-        """Return a state in which ids have new values, and all others the ones that they had.
+        """Return a state in which some ids have new values, and all others keep theirs.
 
-        Species are given as their symbols, and keep these: a concentration does not change with its compartment. (An
-        event that changes a compartment keeps amounts.)
+        Values of species are those of their symbols, which also stay: a concentration does not change with its
+        compartment. (An event that changes a compartment keeps amounts.)
 
         Args:
             t: The time.
             y: The state.
             values: New values by id.
-            before: The network until now, if its numbers (sizes of compartments) were others.
+            before: The network before the change, if its numbers (sizes of compartments) differed.
 
         Raises:
-            ValueError: If an id is no state.
+            ValueError: If an id is not a state.
         """
         plan = self.plan
         for id in values:
-            check_one_of("values", id, plan.places, "a state")
-        seen = (before or self).observe(t, y)
-        new = {id: values.get(id, seen[id]) if id in seen else y[id] for id in y.labels}
-        moved = self._state_of(y, new)
+            check_one_of("values", id, plan.indices, "a state")
+        observed = (before or self).observe(t, y)
+        new = {id: values.get(id, observed[id]) if id in observed else y[id] for id in y.labels}
+        state = self._state_of(y, new)
         compartments = {id: plan.definition.compartment_of(id) for id in y.labels if plan.is_amount(id)}
         if not compartments:
-            return moved
-        sizes = self.observe(t, moved)
+            return state
+        sizes = self.observe(t, state)
         return self._state_of(
             y, {id: x * sizes[compartments[id]] if id in compartments else x for id, x in new.items()}
         )
@@ -246,11 +247,11 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return LabelledState(y.labels, new if isinstance(y.values, tuple) else jnp.stack(new))
 
     def equations(self) -> Equations:
-        """Return the network as equations that can be read."""
+        """Return the network as readable equations."""
         return equations(self.definition, self.plan.formulas)
 
     def terms(self, state: str) -> tuple[str, ...]:
-        """Return the equations of what moves a state: those that may be undefined somewhere, if there are any."""
+        """Return the equations of what changes a state: only those that may be undefined, if there are any."""
         return terms(self.definition, self.plan.formulas, state)
 
     def conserved(self) -> tuple[Moiety, ...]:
@@ -279,27 +280,27 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return self._edited(*reduced(self.definition, self.plan.formulas, self.amounts(0.0, self.initial()), dosed))
 
     def check_units(self) -> "list[Problem]":
-        """Return where units do not agree, read by pint (extra `cli`); what has no unit agrees with everything."""
+        """Return where units do not agree, read by pint (extra `cli`); an id without a unit agrees with everything."""
         return unit_problems(self.plan.definition)
 
     def replace(self, id: str | None = None, new: object = None, /, **fields: object) -> "Network":
         """Return the same network with something in it replaced; formulas are text, expressions or functions.
 
-        All other numbers stay as they are. What is given is what the constructor takes, and the result is the network
-        that it would have made, to the last bit.
+        All other numbers stay as they are. The arguments are those of the constructor, and the result is bit for bit
+        the network that it would have made.
 
         Args:
             id: A species, compartment, parameter, reaction or event. Without one, the keywords are tables as the
                 constructor takes them, `rules={"total": "A + B"}`, or `name`, `time_unit`, `dose_unit`, `conversion`.
-            new: What takes its place: a `Species`, `Compartment`, `Parameter`, `Reaction` or `NetworkEvent`, or a
+            new: Its replacement: a `Species`, `Compartment`, `Parameter`, `Reaction` or `NetworkEvent`, or a
                 number, which keeps unit and meaning.
             **fields: What changes in it, by the names that these classes have: `initial`, `compartment`, `size`,
                 `value`, `unit`, `rate`, `trigger` and so on; `equation="A -> 2 B"` of a reaction; and of what has a
-                value `rule` (what it is at all times), `rate` (its slope) and `initial` (what it is at time 0), each a
+                value `rule` (its value at all times), `rate` (its slope) and `initial` (its value at time 0), each a
                 formula, or None for none.
 
         Raises:
-            ValueError: If there is no such thing, or the network would not be consistent; the text has a line for
+            ValueError: If there is no such id, or the network would not be consistent; the text has a line for
                 each problem.
 
         Example:
@@ -334,10 +335,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         initial: Mapping[str, object] | None = None,
         events: Sequence[NetworkEvent] = (),
     ) -> "Network":
-        """Return the same network with more in it; the arguments are those of the constructor.
+        """Return the same network with additions; the arguments are those of the constructor.
 
         Raises:
-            ValueError: If something of this id is there already, or the network would not be consistent.
+            ValueError: If an id exists already, or the network would not be consistent.
 
         Example:
             >>> from qspjax.models import MassAction, Network, Reaction
@@ -368,16 +369,16 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         rates: str | Sequence[str] = (),
         initial: str | Sequence[str] = (),
     ) -> "Network":
-        """Return the same network without some of what is in it.
+        """Return the same network without some of its parts.
 
-        With a species, a compartment or a parameter go its rule and its initial assignment, with a reaction the
-        parameters that it alone has (`reaction.k`).
+        A species, a compartment or a parameter is dropped with its rule and its initial assignment, a reaction with the
+        parameters that only it has (`reaction.k`).
 
         Args:
             *ids: Species, compartments, parameters, reactions and events.
-            rules: Ids that no rule is to determine any more; they stay, and are constant.
-            rates: Ids whose slope no rule is to say any more.
-            initial: Ids that are to begin with their number.
+            rules: Ids whose assignment rule is dropped; they stay, and are constant.
+            rates: Ids whose rate rule is dropped.
+            initial: Ids whose initial assignment is dropped; they start with their number.
 
         Raises:
             ValueError: If something that stays uses what goes; the message lists what does.
@@ -394,17 +395,19 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             ('drug',)
         """
         tables = {"rules": rules, "rates": rates, "initial": initial}
-        return self._edited(dropped(self.definition, ids, {name: one for name, one in tables.items() if one}), {})
+        return self._edited(
+            dropped(self.definition, ids, {name: entries for name, entries in tables.items() if entries}), {}
+        )
 
     def rename(self, names: Mapping[str, str]) -> "Network":
-        """Return the same network in which things have other ids, wherever these stand.
+        """Return the same network with ids renamed wherever they occur.
 
         Args:
             names: By id, the new one: of species, compartments, parameters, reactions, events and named
-                stoichiometries. Two may change places. The parameters of a reaction alone go with it.
+                stoichiometries. Two may be swapped. The parameters that only a reaction has are renamed with it.
 
         Raises:
-            ValueError: If there is no such thing, or two would have one id.
+            ValueError: If there is no such id, or two things would have one id.
 
         Example:
             >>> from qspjax.models import MassAction, Network, Reaction
@@ -421,25 +424,25 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def _edited(
         self, definition: Definition, new: Mapping[str, object], old: Mapping[str, str] | None = None
     ) -> "Network":
-        """Return the network of a definition with the numbers that this one has, but for new ones.
+        """Return the network of a definition with the numbers of this one, except for new ones.
 
         Args:
             definition: The definition.
             new: By id, numbers that are new: arrays, or None for those in the definition.
-            old: By id, what it is called here, if that is something else.
+            old: By id, what it is called in this network, if that differs.
         """
         network, old = Network(definition), old or {}
         values = {}
         for id, value in network.values.items():
-            kept = self.values.get(old.get(id, id), value)
-            values[id] = value if new.get(id, self) is None else new.get(id, kept)
+            current = self.values.get(old.get(id, id), value)
+            values[id] = value if new.get(id, self) is None else new.get(id, current)
         return eqx.tree_at(
-            lambda one: one.values, network, ParameterTable.of(values), is_leaf=lambda x: x is network.values
+            lambda edited: edited.values, network, ParameterTable.of(values), is_leaf=lambda x: x is network.values
         )
 
     def _state(self, numbers: jax.Array | Sequence[Scalar]) -> LabelledState:
         states = self.plan.states
-        if len(states) > APART:
+        if len(states) > MAX_SEPARATE:
             return LabelledState(states, numbers)
         return LabelledState(states, tuple(jnp.asarray(x, dtype=float) for x in numbers))
 
@@ -466,47 +469,49 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
 def _consistent(network: Network, start: LabelledState) -> LabelledState:
     """Return a state whose algebraic part satisfies the rules, by Newton's method; its derivatives are exact.
 
-    Where the method does not arrive the state stays as it is, for the solver to search further or to give up.
+    Where the method does not converge the state stays as it is, for the solver to search further or to give up.
     """
     plan = network.plan
-    places = [plan.places[id] for id in plan.implicit]
+    indices = [plan.indices[id] for id in plan.implicit]
 
-    def put(x: jax.Array, values: jax.Array | tuple[Scalar, ...]) -> LabelledState:
+    def with_algebraic(x: jax.Array, values: jax.Array | tuple[Scalar, ...]) -> LabelledState:
         if not isinstance(values, tuple):
-            return LabelledState(start.labels, values.at[jnp.asarray(places)].set(x))
+            return LabelledState(start.labels, values.at[jnp.asarray(indices)].set(x))
         new = list(values)
-        for place, own in zip(places, x, strict=True):
-            new[place] = own
+        for index, value in zip(indices, x, strict=True):
+            new[index] = value
         return LabelledState(start.labels, tuple(new))
 
     def residual(x: jax.Array) -> jax.Array:
-        return jnp.stack([jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, put(x, start.values))])
+        return jnp.stack(
+            [jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, with_algebraic(x, start.values))]
+        )
 
     def step(_: Scalar, x: jax.Array) -> jax.Array:
         return x - jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))
 
-    x = jnp.stack([start.values[place] for place in places])
-    found = jax.lax.stop_gradient(jax.lax.fori_loop(0, NEWTON, step, jax.lax.stop_gradient(x)))
-    fine = jnp.isfinite(step(0, found)).all()
-    found = step(0, step(0, jnp.where(fine, found, x)))
-    return put(jnp.where(fine, found, x), start.values)
+    x = jnp.stack([start.values[index] for index in indices])
+    root = jax.lax.stop_gradient(jax.lax.fori_loop(0, NEWTON, step, jax.lax.stop_gradient(x)))
+    converged = jnp.isfinite(step(0, root)).all()
+    root = step(0, step(0, jnp.where(converged, root, x)))
+    return with_algebraic(jnp.where(converged, root, x), start.values)
 
 
 def units_of(definition: Definition) -> Units:
     """Return the units of the states and of what is observed."""
     amounts, symbols = {}, {}
     for id, species in definition.species.items():
-        place = definition.compartments.get(definition.compartment_of(id))
-        size = "" if place is None else place.unit
+        compartment = definition.compartments.get(definition.compartment_of(id))
+        size = "" if compartment is None else compartment.unit
         if not species.unit:
             continue
         amounts[id] = species.unit if species.is_amount else product(species.unit, size)
         concentration = per(species.unit, size) if species.is_amount and size else species.unit
         symbols[id] = amounts[id] if definition.in_amount(id) else concentration
     others = {
-        id: one.unit
+        id: item.unit
         for table in (definition.compartments, definition.parameters)
-        for id, one in table.items()
-        if one.unit
+        for id, item in table.items()
+        if item.unit
     }
     return Units(definition.time_unit, definition.dose_unit, {**amounts, **others}, {**symbols, **others})

@@ -1,4 +1,4 @@
-"""A network as equations that can be read."""
+"""A network as readable equations."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ class Equations:
     Attributes:
         slopes: Of species, compartments and parameters.
         rates: Of the reactions.
-        rules: What is so at all times.
-        start: What is so at time 0.
+        rules: What holds at all times.
+        start: What holds at time 0.
         events: What happens when a condition turns true.
 
     Example:
@@ -58,13 +58,13 @@ def equations(definition: Definition, formulas: Formulas) -> Equations:
 
 
 def terms(definition: Definition, formulas: Formulas, state: str) -> tuple[str, ...]:
-    """Return the equations of what moves a state: those that may be undefined, if there are any."""
+    """Return the equations of what changes a state: only those that may be undefined, if there are any."""
     d = definition
-    found = {f"{id} = {d.reactions[id].rate}": d.reactions[id].rate for _, id in formulas.terms.get(state, ())}
+    texts = {f"{id} = {d.reactions[id].rate}": d.reactions[id].rate for _, id in formulas.terms.get(state, ())}
     if state in d.rates:
-        found[f"{state}' = {d.rates[state]}"] = d.rates[state]
-    partial = [text for text, formula in found.items() if any(node.op in _PARTIAL for node in nodes(formula))]
-    return tuple(partial or found)
+        texts[f"{state}' = {d.rates[state]}"] = d.rates[state]
+    partial = [text for text, formula in texts.items() if any(node.op in _PARTIAL for node in nodes(formula))]
+    return tuple(partial or texts)
 
 
 _PARTIAL = {"/", "^", "root", "ln", "log"}
@@ -72,7 +72,7 @@ _PARTIAL = {"/", "^", "root", "ln", "log"}
 
 def _slopes(d: Definition, formulas: Formulas) -> Iterator[str]:
     for id in d.species:
-        if id in formulas.moved and id not in formulas.rules:
+        if id in formulas.reacting and id not in formulas.rules:
             amount = id if formulas.size(id) is ONE else f"({formulas.size(id)} * {id})"
             factor = d.species[id].conversion or d.conversion
             terms = formulas.terms[id]

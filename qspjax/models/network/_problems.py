@@ -51,7 +51,7 @@ def event_name(definition: Definition, number: int) -> str:
 
 
 def stated_problems(definition: Definition) -> list[Problem]:
-    """Return what is wrong with what a definition states: its ids, what they refer to, and what determines them."""
+    """Return what is wrong with a definition as stated: its ids, what they refer to, and what determines them."""
     checks = (_ids, _references, _participants, _symbols, _determined, _constant)
     return list(dict.fromkeys(problem for check in checks for problem in check(definition)))
 
@@ -61,16 +61,16 @@ def mathematics(definition: Definition) -> Iterator[tuple[str, Expression]]:
     for id, reaction in definition.reactions.items():
         if reaction.rate is not None:
             yield id, reaction.rate
-        for _, one in reaction.participants():
-            if isinstance(one.stoichiometry, Expression):
-                yield one.name or id, one.stoichiometry
+        for _, participant in reaction.participants():
+            if isinstance(participant.stoichiometry, Expression):
+                yield participant.name or id, participant.stoichiometry
     for table in (definition.assignments, definition.rates, definition.initial):
         yield from table.items()
     yield from ((f"algebraic rule {number + 1}", rule) for number, rule in enumerate(definition.algebraic))
     for number, event in enumerate(definition.events):
-        for part in (event.trigger, event.delay, event.priority, *event.assign.values()):
-            if part is not None:
-                yield event_name(definition, number), part
+        for expression in (event.trigger, event.delay, event.priority, *event.assign.values()):
+            if expression is not None:
+                yield event_name(definition, number), expression
 
 
 def used(definition: Definition) -> set[str]:
@@ -82,7 +82,12 @@ def used(definition: Definition) -> set[str]:
 
 def _ids(definition: Definition) -> Iterator[Problem]:
     seen: set[str] = set()
-    named = [one.name for reaction in definition.reactions.values() for _, one in reaction.participants() if one.name]
+    named = [
+        participant.name
+        for reaction in definition.reactions.values()
+        for _, participant in reaction.participants()
+        if participant.name
+    ]
     for id in (*definition.species, *definition.compartments, *definition.parameters, *named, *definition.reactions):
         if not id and id not in definition.compartments:
             yield Problem(id, "must not be an empty name.")
@@ -95,10 +100,10 @@ def _ids(definition: Definition) -> Iterator[Problem]:
 
 def _references(definition: Definition) -> Iterator[Problem]:
     for id, species in definition.species.items():
-        place = species.compartment
-        if place and place not in definition.compartments:
-            yield Problem(id, f"must be in a compartment of the network, but is in `{place}`.")
-        if not place and len(definition.compartments) > 1 and "" not in definition.compartments:
+        compartment = species.compartment
+        if compartment and compartment not in definition.compartments:
+            yield Problem(id, f"must be in a compartment of the network, but is in `{compartment}`.")
+        if not compartment and len(definition.compartments) > 1 and "" not in definition.compartments:
             yield Problem(id, "must say which compartment it is in, because there are several.")
         yield from _conversion(id, species.conversion, definition)
     yield from _conversion("network", definition.conversion, definition)
@@ -113,13 +118,16 @@ def _participants(definition: Definition) -> Iterator[Problem]:
     for id, reaction in definition.reactions.items():
         if reaction.rate is None:
             yield Problem(id, "must have a rate, but has none.")
-        for _, one in reaction.participants():
-            if one.species not in definition.species:
-                yield Problem(id, f"must be a reaction of species, but `{one.species}` is none.")
-            elif definition.species[one.species].constant and not definition.species[one.species].boundary:
-                yield Problem(id, f"must not change `{one.species}`, which is constant.")
-            if one.stoichiometry is None and not one.name:
-                yield Problem(id, f"must have a stoichiometry for `{one.species}`, but has none.")
+        for _, participant in reaction.participants():
+            if participant.species not in definition.species:
+                yield Problem(id, f"must be a reaction of species, but `{participant.species}` is none.")
+            elif (
+                definition.species[participant.species].constant
+                and not definition.species[participant.species].boundary
+            ):
+                yield Problem(id, f"must not change `{participant.species}`, which is constant.")
+            if participant.stoichiometry is None and not participant.name:
+                yield Problem(id, f"must have a stoichiometry for `{participant.species}`, but has none.")
         for modifier in reaction.modifiers:
             if modifier not in definition.species:
                 yield Problem(id, f"must have species as modifiers, but `{modifier}` is none.")
@@ -129,9 +137,9 @@ def _symbols(definition: Definition) -> Iterator[Problem]:
     known = set(definition.ids())
     for id, expression in mathematics(definition):
         for name in sorted(symbols(expression) - known):
-            own = f"{id}.{name}"
-            meant = f"; did you mean `{own}`?" if own in known else "."
-            yield Problem(id, f"must use ids of the network, but uses `{name}`{meant}")
+            local_name = f"{id}.{name}"
+            hint = f"; did you mean `{local_name}`?" if local_name in known else "."
+            yield Problem(id, f"must use ids of the network, but uses `{name}`{hint}")
     targets = [*definition.assignments, *definition.rates, *definition.initial]
     for id in dict.fromkeys((*targets, *(name for event in definition.events for name in event.assign))):
         if id not in known or id in definition.reactions:
@@ -140,10 +148,12 @@ def _symbols(definition: Definition) -> Iterator[Problem]:
 
 def changed(definition: Definition) -> set[str]:
     """Return the species whose amounts reactions change."""
-    found = {one.species for reaction in definition.reactions.values() for _, one in reaction.participants()}
+    participating = {
+        participant.species for reaction in definition.reactions.values() for _, participant in reaction.participants()
+    }
     return {
         id
-        for id in found
+        for id in participating
         if id in definition.species and not (definition.species[id].boundary or definition.species[id].constant)
     }
 
@@ -165,13 +175,13 @@ def _constant(definition: Definition) -> Iterator[Problem]:
     fixed = {
         id
         for table in (definition.species, definition.compartments, definition.parameters)
-        for id, one in table.items()
-        if one.constant
+        for id, item in table.items()
+        if item.constant
     }
-    for what, ids in _changing(definition):
+    for cause, ids in _changing(definition):
         for id in ids:
             if id in fixed:
-                yield Problem(id, f"must not be constant, because {what} changes it.")
+                yield Problem(id, f"must not be constant, because {cause} changes it.")
 
 
 def _changing(definition: Definition) -> Iterable[tuple[str, Iterable[str]]]:

@@ -1,13 +1,13 @@
-"""What every id of a network is, written out over the states and the numbers alone.
+"""The formula of every id of a network, expanded over the states and the numbers alone.
 
-The mathematics of a network is in terms of its ids. Here each id gets a formula, and the formulas are put into each
-other in the order of their dependence, until only these are left:
+The mathematics of a network is in terms of its ids. Here each id gets a formula, and the formulas are substituted into
+each other in the order of their dependence, until only these are left:
 
 - `x#v`, the number of x: a leaf of the model;
 - `x#y`, the state of x;
 - the time.
 
-Beside the id `x` itself (the value its symbol has in mathematics) there are `x#amount` of a species, `x#rate` (what
+Besides the id `x` itself (the value its symbol has in mathematics) there are `x#amount` of a species, `x#rate` (what
 SBML calls rateOf), `x#slope` (of the state), and any of them at time 0: `x#0`, `x#amount#0`, `x#y#0`; before it:
 `x#before`; and at a time that may be before it, within a delay: `x#past`.
 """
@@ -33,12 +33,12 @@ def state(id: str) -> Expression:
 
 
 class Formulas:
-    """The formulas of a network, one a node, before they are put into each other.
+    """The formulas of a network, one per node, before they are substituted into each other.
 
     Args:
         definition: The network.
-        determined: What algebraic rules say, by id: formulas over nodes.
-        unknown: Ids that algebraic rules determine only implicitly, each with what must be 0.
+        determined: The formulas over nodes of what algebraic rules determine, by id.
+        unknown: Ids that algebraic rules determine only implicitly, each with the residual that must be 0.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Formulas:
         self.rules = {**definition.assignments, **determined}
         self.unknown = unknown
         self._used = used(definition)
-        self.moved = changed(definition)
+        self.reacting = changed(definition)
         self.assigned = dict.fromkeys(id for event in definition.events for id in event.assign)
         self.late = {
             id
@@ -64,7 +64,7 @@ class Formulas:
         self.by_concentration = frozenset(
             id for id in definition.species if self.is_state(id) and self._is_concentration(id)
         )
-        self._made: dict[str, Expression] = {}
+        self._cache: dict[str, Expression] = {}
 
     def is_state(self, id: str) -> bool:
         """Whether an id has a state."""
@@ -80,12 +80,12 @@ class Formulas:
         return id in self.rules or self.is_state(id)
 
     def has_value(self, id: str) -> bool:
-        """Whether the definition gives a number for an id that is needed."""
+        """Whether the definition has a number for an id, and needs it."""
         if id in self.rules or id in self.definition.initial:
             return False
-        return self.given(id)
+        return self.has_number(id)
 
-    def given(self, id: str) -> bool:
+    def has_number(self, id: str) -> bool:
         """Whether the definition has a number for an id."""
         d = self.definition
         if id in d.species:
@@ -98,9 +98,9 @@ class Formulas:
 
     def __getitem__(self, node: str) -> Expression:
         """Return the formula of a node, over nodes, numbers, states and the time."""
-        if node not in self._made:
-            self._made[node] = self._formula(node)
-        return self._made[node]
+        if node not in self._cache:
+            self._cache[node] = self._formula(node)
+        return self._cache[node]
 
     def _formula(self, node: str) -> Expression:
         if node.endswith("#0"):
@@ -140,8 +140,12 @@ class Formulas:
 
     def size(self, id: str) -> Expression:
         """Return the factor between the symbol of a species and its amount: 1, or the size of its compartment."""
-        place = self.definition.compartment_of(id)
-        return ONE if self.definition.in_amount(id) or place not in self.definition.compartments else symbol(place)
+        compartment = self.definition.compartment_of(id)
+        return (
+            ONE
+            if self.definition.in_amount(id) or compartment not in self.definition.compartments
+            else symbol(compartment)
+        )
 
     def size_varies(self, id: str) -> bool:
         """Whether the factor between the symbol of a species and its amount can change with time."""
@@ -158,17 +162,17 @@ class Formulas:
         return state(id) if self.is_state(id) else symbol(f"{id}#amount#0")
 
     def _is_concentration(self, id: str) -> bool:
-        """Whether the state of a species is its concentration: where its amount would not do."""
+        """Whether the state of a species is its concentration, because it cannot be its amount."""
         if self.size(id) is ONE:
             return False
-        place = self.definition.compartment_of(id)
-        if id in self.unknown or (id not in self.moved and not self._has_size(place)):
+        compartment = self.definition.compartment_of(id)
+        if id in self.unknown or (id not in self.reacting and not self._has_size(compartment)):
             return True
-        return self.size_varies(id) and (id in self.late or (id in self.definition.rates and place in self.rules))
+        return self.size_varies(id) and (id in self.late or (id in self.definition.rates and compartment in self.rules))
 
-    def _has_size(self, place: str) -> bool:
-        """Whether anything says how large a compartment is."""
-        return self.given(place) or self.varies(place) or place in self.definition.initial
+    def _has_size(self, compartment: str) -> bool:
+        """Whether anything determines the size of a compartment."""
+        return self.has_number(compartment) or self.varies(compartment) or compartment in self.definition.initial
 
     # --- at time 0 --------------------------------------------------------------------------------------------------
 
@@ -194,27 +198,31 @@ class Formulas:
         d, size = self.definition, at_start(self.size(id))
         if id in d.initial:
             return times(symbol(f"{id}#0"), size)
-        species, place = d.species[id], d.compartment_of(id)
+        species, compartment = d.species[id], d.compartment_of(id)
         if id in self.unknown and species.initial is None:
             return ONE
         if d.in_amount(id):
-            whole = species.is_amount or place not in d.compartments
-            if whole or (d.compartments[place].dimensions == 0 and not self._has_size(place)):
+            unscaled = species.is_amount or compartment not in d.compartments
+            if unscaled or (d.compartments[compartment].dimensions == 0 and not self._has_size(compartment)):
                 return leaf(id)
-            return times(leaf(id), symbol(f"{place}#0"))
+            return times(leaf(id), symbol(f"{compartment}#0"))
         if species.is_amount:
             return leaf(id) if part == "amount" else over(leaf(id), size)
         return times(leaf(id), size) if part == "amount" else leaf(id)
 
     def _guess(self, id: str) -> Expression:
-        """Return the number of an id, or where to start looking for what an algebraic rule says it is."""
-        return ONE if id in self.unknown and not self.given(id) else leaf(id)
+        """Return the number of an id, or the initial guess for what an algebraic rule determines."""
+        return ONE if id in self.unknown and not self.has_number(id) else leaf(id)
 
     # --- before time 0 ----------------------------------------------------------------------------------------------
 
     def begins_in_time(self, id: str) -> bool:
-        """Whether an id has an initial value that is a function of time, so that it was another before."""
-        return id in self.definition.initial and id not in self.rules and self._on_time(self.definition.initial[id])
+        """Whether the initial value of an id is a function of time, so that the value before time 0 was another."""
+        return (
+            id in self.definition.initial
+            and id not in self.rules
+            and self._depends_on_time(self.definition.initial[id])
+        )
 
     def _before(self, node: str) -> Expression:
         """Return a value, or a state, before time 0."""
@@ -230,16 +238,16 @@ class Formulas:
             return piecewise(symbol(f"{node}#0"), call("geq", TIME, ZERO), symbol(f"{node}#before"))
         return in_past(self[node])
 
-    def _on_time(self, formula: Expression) -> bool:
-        """Whether a formula depends on the time, directly or through what it is made of."""
-        seen: set[str] = set()
+    def _depends_on_time(self, formula: Expression) -> bool:
+        """Whether a formula depends on the time, directly or through the ids in it."""
+        visited: set[str] = set()
         todo = [formula]
         while todo:
-            here = todo.pop()
-            if any(node is TIME for node in nodes(here)):
+            current = todo.pop()
+            if any(node is TIME for node in nodes(current)):
                 return True
-            new = symbols(here) - seen
-            seen |= new
+            new = symbols(current) - visited
+            visited |= new
             for name in new:
                 todo += [table[name] for table in (self.rules, self.definition.initial) if name in table]
         return False
@@ -261,9 +269,9 @@ class Formulas:
         return over(minus(gained, dilution), size) if id in self.by_concentration else gained
 
     def parts(self, id: str) -> list[tuple[float, Expression]]:
-        """Return the slope of a state as a sum of formulas, each with a weight: those of one reaction are the same."""
-        plainly = id in self.moved and id not in self.by_concentration and id not in self.unknown
-        if not plainly or id in self.definition.rates:
+        """Return the slope of a state as a weighted sum of formulas; a reaction has one formula for all states."""
+        is_sum = id in self.reacting and id not in self.by_concentration and id not in self.unknown
+        if not is_sum or id in self.definition.rates:
             return [(1.0, symbol(f"{id}#slope"))]
         factor = self.definition.species[id].conversion or self.definition.conversion
         parts = []
@@ -275,8 +283,8 @@ class Formulas:
         return parts
 
     def _gained(self, id: str) -> Expression:
-        """Return how fast reactions change the amount of a species."""
-        if id not in self.moved:
+        """Return the rate at which reactions change the amount of a species."""
+        if id not in self.reacting:
             return ZERO
         factor = self.definition.species[id].conversion or self.definition.conversion
         terms = weighted([(count, symbol(reaction)) for count, reaction in self.terms[id]])
@@ -289,7 +297,7 @@ class Formulas:
         return times(symbol(id), symbol(f"{self.definition.compartment_of(id)}#rate"))
 
     def _rate(self, id: str) -> Expression:
-        """Return how fast the value of an id changes."""
+        """Return the rate of change of the value of an id."""
         d = self.definition
         if id in self.rules or id in d.reactions:
             return rate_of(self[id])
@@ -303,30 +311,30 @@ class Formulas:
 
     def _counts(self, reaction: Reaction) -> Iterator[tuple[str, Expression]]:
         """Yield the stoichiometry of each species in a reaction; numbers of one species are added."""
-        known: dict[str, float] = {}
-        for sign, one in reaction.participants():
-            count = self._count(one)
+        totals: dict[str, float] = {}
+        for sign, participant in reaction.participants():
+            count = self._count(participant)
             if isinstance(count.value, float):
-                known[one.species] = known.get(one.species, 0.0) + sign * count.value
+                totals[participant.species] = totals.get(participant.species, 0.0) + sign * count.value
             else:
-                yield one.species, count if sign > 0 else times(number(-1.0), count)
-        yield from ((species, number(count)) for species, count in known.items() if count)
+                yield participant.species, count if sign > 0 else times(number(-1.0), count)
+        yield from ((species, number(count)) for species, count in totals.items() if count)
 
-    def _count(self, one: Participant) -> Expression:
+    def _count(self, participant: Participant) -> Expression:
         """Return the stoichiometry of a participant."""
-        if one.name and self.uses(one.name):
-            return symbol(one.name)
-        if isinstance(one.stoichiometry, Expression):
-            return plain(one.stoichiometry)
-        return symbol(one.name) if one.stoichiometry is None else number(one.stoichiometry)
+        if participant.name and self.uses(participant.name):
+            return symbol(participant.name)
+        if isinstance(participant.stoichiometry, Expression):
+            return plain(participant.stoichiometry)
+        return symbol(participant.name) if participant.stoichiometry is None else number(participant.stoichiometry)
 
     def uses(self, name: str) -> bool:
-        """Whether the name of a participant occurs in mathematics, so that its stoichiometry is no mere number."""
+        """Whether the name of a participant occurs in mathematics, so that its stoichiometry is not just a number."""
         return name in self._used
 
 
 class ExpandedFormulas(dict[str, Expression]):
-    """Nodes over numbers, states and the time alone; made where they are asked for.
+    """Nodes over numbers, states and the time alone, expanded on demand.
 
     Args:
         formulas: The formulas.
@@ -338,10 +346,10 @@ class ExpandedFormulas(dict[str, Expression]):
 
     def of(self, node: str) -> Expression:
         """Return a node."""
-        return self.written_out(symbol(node))
+        return self.expand(symbol(node))
 
-    def written_out(self, expression: Expression) -> Expression:
-        """Return an expression over nodes, written out.
+    def expand(self, expression: Expression) -> Expression:
+        """Return an expression over nodes, expanded.
 
         Raises:
             Unresolvable: If something depends on itself.
@@ -351,7 +359,7 @@ class ExpandedFormulas(dict[str, Expression]):
         return substitute(expression, self)
 
     def _ordered(self, expression: Expression) -> list[str]:
-        """Return the nodes that are still to be made for an expression, each after those it depends on."""
+        """Return the nodes that an expression still needs, each after those it depends on."""
         ordered: dict[str, None] = {}
         path: dict[str, None] = {}
         todo = [iter(self._needs(expression))]
@@ -361,9 +369,9 @@ class ExpandedFormulas(dict[str, Expression]):
             if node is None:
                 todo.pop()
                 if names:
-                    done = names.pop()
-                    del path[done]
-                    ordered[done] = None
+                    name = names.pop()
+                    del path[name]
+                    ordered[name] = None
                 continue
             if node in self or node in ordered:
                 continue
@@ -381,7 +389,7 @@ class ExpandedFormulas(dict[str, Expression]):
 
 def _cycle(path: list[str], node: str) -> Problem:
     around = [name.partition("#")[0] for name in [*path[path.index(node) :], node]]
-    ids = [id for place, id in enumerate(around) if place == 0 or id != around[place - 1]]
+    ids = [id for i, id in enumerate(around) if i == 0 or id != around[i - 1]]
     return Problem(ids[0], f"must not depend on itself, but does: {' -> '.join(ids if len(ids) > 1 else ids * 2)}.")
 
 

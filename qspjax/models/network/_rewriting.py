@@ -1,4 +1,4 @@
-"""A definition in which every formula, and every id, is another one."""
+"""A definition with every formula, and every id, replaced."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,41 +13,41 @@ W = TypeVar("W")
 def rewritten(
     definition: Definition, formula: Callable[[Expression], Expression], id: Callable[[str], str] = str
 ) -> Definition:
-    """Return a definition with other formulas, and other ids wherever an id stands outside formulas.
+    """Return a definition with its formulas replaced, and its ids wherever they occur outside formulas.
 
     Args:
         definition: The network.
-        formula: Returns what stands in place of a formula.
-        id: Returns what stands in place of an id.
+        formula: Returns the replacement of a formula.
+        id: Returns the replacement of an id.
     """
 
-    def table(items: Mapping[str, V], each: Callable[[V], V] = lambda one: one) -> Table[V]:
-        return Table((id(name), each(one)) for name, one in items.items())
+    def table(items: Mapping[str, V], each: Callable[[V], V] = lambda value: value) -> Table[V]:
+        return Table((id(name), each(value)) for name, value in items.items())
 
     def optional(value: W) -> W | Expression:
         return formula(value) if isinstance(value, Expression) else value
 
-    def participant(one: Participant) -> Participant:
-        name = one.name and id(one.name)
-        return dataclasses.replace(one, species=id(one.species), stoichiometry=optional(one.stoichiometry), name=name)
+    def participant(old: Participant) -> Participant:
+        name = old.name and id(old.name)
+        return dataclasses.replace(old, species=id(old.species), stoichiometry=optional(old.stoichiometry), name=name)
 
-    def reaction(one: Reaction) -> Reaction:
+    def reaction(old: Reaction) -> Reaction:
         return Reaction(
-            tuple(map(participant, one.reactants)),
-            tuple(map(participant, one.products)),
-            optional(one.rate),
-            modifiers=tuple(map(id, one.modifiers)),
-            reversible=one.reversible,
-            name=one.name,
+            tuple(map(participant, old.reactants)),
+            tuple(map(participant, old.products)),
+            optional(old.rate),
+            modifiers=tuple(map(id, old.modifiers)),
+            reversible=old.reversible,
+            name=old.name,
         )
 
-    def species(one: Species) -> Species:
-        place, factor = one.compartment and id(one.compartment), one.conversion and id(one.conversion)
-        return dataclasses.replace(one, compartment=place, conversion=factor)
+    def species(old: Species) -> Species:
+        compartment, factor = old.compartment and id(old.compartment), old.conversion and id(old.conversion)
+        return dataclasses.replace(old, compartment=compartment, conversion=factor)
 
-    def event(one: NetworkEvent) -> NetworkEvent:
-        parts = {part: optional(getattr(one, part)) for part in ("trigger", "delay", "priority")}
-        return dataclasses.replace(one, assign=table(one.assign, formula), **parts)
+    def event(old: NetworkEvent) -> NetworkEvent:
+        formulas = {field: optional(getattr(old, field)) for field in ("trigger", "delay", "priority")}
+        return dataclasses.replace(old, assign=table(old.assign, formula), **formulas)
 
     return dataclasses.replace(
         definition,

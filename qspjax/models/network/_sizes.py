@@ -1,8 +1,8 @@
-"""How large the states of a network are, so that a tolerance can be counted in their own sizes.
+"""The nominal sizes of the states of a network, to which absolute tolerances are relative.
 
 A model in mol per litre has concentrations of 1e-9, and amounts of 1e-21 in a cell: an absolute tolerance of 1e-9 would
-say that all of it is effectively nothing. So a state whose symbol begins below 1 counts in what it begins with, and one
-that begins at 0 in the smallest that another begins with.
+treat all of them as zero. So a state whose symbol starts below 1 has its initial value as its size, and one that starts
+at 0 the smallest initial value of the others.
 """
 
 import math
@@ -14,7 +14,7 @@ from qspjax._expression import evaluate
 from qspjax.models.network._plan import Plan
 
 LEAST = 1e-6
-"""Smallest size, relative to the largest of the network: below lies what rounding makes of it."""
+"""Smallest size, relative to the largest of the network: what is smaller is rounding error."""
 
 
 def nominal_sizes(plan: Plan, numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
@@ -25,14 +25,14 @@ def nominal_sizes(plan: Plan, numbers: Mapping[str, float]) -> tuple[tuple[str, 
         numbers: Its numbers by id, as far as they are known.
     """
     values = {f"{id}#v": numbers.get(id, math.nan) for id in plan.leaves}
-    found = np.array(evaluate([*plan.start, *plan.spaces], values, 0.0), float)
-    start, spaces = np.abs(found[: len(plan.states)]), np.abs(found[len(plan.states) :])
+    results = np.array(evaluate([*plan.start, *plan.spaces], values, 0.0), float)
+    start, spaces = np.abs(results[: len(plan.states)]), np.abs(results[len(plan.states) :])
     spaces = np.where(np.isfinite(spaces) & (spaces > 0.0), spaces, 1.0)
-    begun = np.minimum(start / spaces, 1.0)
-    there = np.isfinite(begun) & (begun > 0.0)
-    if there.any():
-        begun = np.where(there, np.maximum(begun, LEAST * begun[there].max()), begun[there].min())
+    initial = np.minimum(start / spaces, 1.0)
+    positive = np.isfinite(initial) & (initial > 0.0)
+    if positive.any():
+        initial = np.where(positive, np.maximum(initial, LEAST * initial[positive].max()), initial[positive].min())
     else:
-        begun = np.ones_like(begun)
-    powers = np.floor(np.log10(begun * spaces) + 1e-9)
+        initial = np.ones_like(initial)
+    powers = np.floor(np.log10(initial * spaces) + 1e-9)
     return tuple((id, float(f"1e{power:.0f}")) for id, power in zip(plan.states, powers, strict=True) if power != 0.0)

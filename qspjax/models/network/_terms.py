@@ -1,4 +1,4 @@
-"""Expressions that are made of others: without terms that are 0 and factors that are 1, and slopes in time."""
+"""Expressions built from others, without terms that are 0 and factors that are 1; and their slopes in time."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ ZERO, ONE = number(0.0), number(1.0)
 
 
 class Unresolvable(Exception):  # noqa: N818 - not an error of the user's until it is a problem
-    """A problem found while formulas are made."""
+    """A problem found while formulas are built."""
 
     def __init__(self, problem: Problem):
         """Keep the problem."""
@@ -19,16 +19,16 @@ class Unresolvable(Exception):  # noqa: N818 - not an error of the user's until 
 
 def plus(terms: Iterable[Expression]) -> Expression:
     """Return a sum, without terms that are 0."""
-    kept = [term for term in terms if term is not ZERO]
-    return ZERO if not kept else kept[0] if len(kept) == 1 else call("+", *kept)
+    nonzero = [term for term in terms if term is not ZERO]
+    return ZERO if not nonzero else nonzero[0] if len(nonzero) == 1 else call("+", *nonzero)
 
 
 def times(*factors: Expression) -> Expression:
     """Return a product, without factors that are 1."""
     if ZERO in factors:
         return ZERO
-    kept = [factor for factor in factors if factor is not ONE]
-    return ONE if not kept else kept[0] if len(kept) == 1 else call("*", *kept)
+    remaining = [factor for factor in factors if factor is not ONE]
+    return ONE if not remaining else remaining[0] if len(remaining) == 1 else call("*", *remaining)
 
 
 def over(numerator: Expression, denominator: Expression) -> Expression:
@@ -42,27 +42,27 @@ def minus(a: Expression, b: Expression) -> Expression:
 
 
 def weighted(terms: Iterable[tuple[Expression, Expression]]) -> Expression:
-    """Return a sum of products with a factor each; what has a negative number as its factor is subtracted."""
-    added, taken = [], []
+    """Return a sum of products with a factor each; products with a negative number as factor are subtracted."""
+    positive, negative = [], []
     for factor, term in terms:
-        first, *rest = factor.args if factor.op == "*" else (factor,)
-        if isinstance(first.value, float) and first.value < 0:
-            taken.append(times(number(-first.value), *rest, term))
+        leading, *others = factor.args if factor.op == "*" else (factor,)
+        if isinstance(leading.value, float) and leading.value < 0:
+            negative.append(times(number(-leading.value), *others, term))
         else:
-            added.append(times(factor, term))
-    return minus(plus(added), plus(taken))
+            positive.append(times(factor, term))
+    return minus(plus(positive), plus(negative))
 
 
 def rate_of(expression: Expression) -> Expression:
     """Return the slope in time of an expression over ids, in which the slope of `x` is `x#rate`.
 
     Raises:
-        Unresolvable: If a function in it has no slope here.
+        Unresolvable: If the slope of a function in it is not supported.
     """
-    done: dict[Expression, Expression] = {}
+    rates: dict[Expression, Expression] = {}
     for node in nodes(expression):
-        done[node] = _rate(node, [done[arg] for arg in node.args])
-    return done[expression]
+        rates[node] = _rate(node, [rates[arg] for arg in node.args])
+    return rates[expression]
 
 
 def _rate(node: Expression, rates: list[Expression]) -> Expression:
@@ -94,16 +94,16 @@ def _rate(node: Expression, rates: list[Expression]) -> Expression:
 
 def affine(expression: Expression, name: str) -> tuple[Expression, Expression] | None:
     """Return a and b such that an expression is a x + b for the symbol x of this name; None if there are none."""
-    done: dict[Expression, tuple[Expression, Expression] | None] = {}
+    form_of: dict[Expression, tuple[Expression, Expression] | None] = {}
     for node in nodes(expression):
-        forms = [form for arg in node.args if (form := done[arg]) is not None]
+        forms = [form for arg in node.args if (form := form_of[arg]) is not None]
         if node.op == "symbol":
-            done[node] = (ONE, ZERO) if node.value == name else (ZERO, node)
+            form_of[node] = (ONE, ZERO) if node.value == name else (ZERO, node)
         elif len(forms) < len(node.args):
-            done[node] = None
+            form_of[node] = None
         else:
-            done[node] = (ZERO, node) if all(slope is ZERO for slope, _ in forms) else _affine(node, forms)
-    return done[expression]
+            form_of[node] = (ZERO, node) if all(slope is ZERO for slope, _ in forms) else _affine(node, forms)
+    return form_of[expression]
 
 
 def _affine(node: Expression, forms: list[tuple[Expression, Expression]]) -> tuple[Expression, Expression] | None:
@@ -114,9 +114,9 @@ def _affine(node: Expression, forms: list[tuple[Expression, Expression]]) -> tup
         (a, b), (c, d) = forms if len(forms) == 2 else ((ZERO, ZERO), forms[0])
         return minus(a, c), minus(b, d)
     if node.op == "*" and sum(slope is not ZERO for slope in slopes) == 1:
-        (place,) = (i for i, slope in enumerate(slopes) if slope is not ZERO)
-        rest = [*node.args[:place], *node.args[place + 1 :]]
-        return times(*rest, slopes[place]), times(*rest, offsets[place])
+        (index,) = (i for i, slope in enumerate(slopes) if slope is not ZERO)
+        others = [*node.args[:index], *node.args[index + 1 :]]
+        return times(*others, slopes[index]), times(*others, offsets[index])
     if node.op == "/" and slopes[1] is ZERO:
         return over(slopes[0], node.args[1]), over(offsets[0], node.args[1])
     if node.op == "piecewise" and all(slope is ZERO for slope in slopes[1::2]):

@@ -38,14 +38,14 @@ class _Checker:
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
-        self.found: list[Problem] = []
-        self.here = ""
+        self.collected: list[Problem] = []
+        self.current = ""
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what does not agree."""
+        """Yield the problems."""
         d = self.definition
         for id, reaction in d.reactions.items():
-            units = [self._amount(one.species) for _, one in reaction.participants()]
+            units = [self._amount(participant.species) for _, participant in reaction.participants()]
             amount = next((unit for unit in units if unit), "")
             yield from self._equation(id, reaction.rate, per(amount, d.time_unit) if amount and d.time_unit else "")
         for table in (d.assignments, d.initial):
@@ -67,30 +67,30 @@ class _Checker:
     def _equation(self, id: str, expression: Expression | None, unit: str) -> Iterator[Problem]:
         if expression is None:
             return
-        self.found, self.here = [], id
-        known: dict[Expression, Any] = {}
+        self.collected, self.current = [], id
+        node_units: dict[Expression, Any] = {}
         todo = [expression]
         while todo:
             node = todo[-1]
-            missing = [arg for arg in node.args if arg not in known]
-            if missing and node not in known:
+            missing = [arg for arg in node.args if arg not in node_units]
+            if missing and node not in node_units:
                 todo.extend(missing)
                 continue
             todo.pop()
-            if node not in known:
-                known[node] = self._unit(node, [known[arg] for arg in node.args])
-        own = known[expression]
-        if unit and not _agree(own, known_unit(unit)):
-            self.found.append(Problem(id, f"must be in {unit}, but `{expression}` is in {own:~}."))
-        yield from self.found
+            if node not in node_units:
+                node_units[node] = self._unit(node, [node_units[arg] for arg in node.args])
+        actual = node_units[expression]
+        if unit and not _agree(actual, known_unit(unit)):
+            self.collected.append(Problem(id, f"must be in {unit}, but `{expression}` is in {actual:~}."))
+        yield from self.collected
 
     def _unit(self, node: Expression, units: Sequence[Any]) -> Any:
         if node.op == "number":
             return ANY
         if node.op == "time":
-            return _read(self.definition.time_unit)
+            return _unit_of(self.definition.time_unit)
         if isinstance(node.value, str):
-            return _read(self._text(node.value))
+            return _unit_of(self._text(node.value))
         if node.op == "*":
             return _combined(units, lambda a, b: a * b)
         if node.op == "/":
@@ -107,7 +107,7 @@ class _Checker:
             return units[0]
         if node.op in _PURE and not _agree(units[0], known_unit("")):
             message = f"must take `{node.op}` of a number without a unit, but `{node.args[0]}` is in {units[0]:~}."
-            self.found.append(Problem(self.here, message))
+            self.collected.append(Problem(self.current, message))
         return ANY
 
     def _power(self, node: Expression, units: Sequence[Any]) -> Any:
@@ -119,49 +119,49 @@ class _Checker:
         return units[0] if units[0].dimensionless else None
 
     def _alike(self, node: Expression, units: Sequence[Any], args: Sequence[Expression]) -> Any:
-        first = next(((unit, arg) for unit, arg in zip(units, args, strict=True) if _known(unit)), None)
-        if first is None:
+        reference = next(((unit, arg) for unit, arg in zip(units, args, strict=True) if _is_definite(unit)), None)
+        if reference is None:
             return None if None in units else ANY
         for unit, arg in zip(units, args, strict=True):
-            if not _agree(unit, first[0]):
-                message = f"must add or compare what has one unit, but `{first[1]}` is in {first[0]:~}"
-                self.found.append(Problem(self.here, f"{message} and `{arg}` in {unit:~}."))
-        return first[0]
+            if not _agree(unit, reference[0]):
+                message = f"must add or compare what has one unit, but `{reference[1]}` is in {reference[0]:~}"
+                self.collected.append(Problem(self.current, f"{message} and `{arg}` in {unit:~}."))
+        return reference[0]
 
     def _amount(self, id: str) -> str:
         species = self.definition.species[id]
-        place = self.definition.compartments.get(self.definition.compartment_of(id))
-        size = "" if place is None else place.unit
+        compartment = self.definition.compartments.get(self.definition.compartment_of(id))
+        size = "" if compartment is None else compartment.unit
         return species.unit if species.is_amount or not species.unit else product(species.unit, size)
 
     def _text(self, id: str) -> str:
         """Return the unit that the symbol of an id has, `""` if it is not known."""
         d = self.definition
         if id in d.species:
-            species, place = d.species[id], d.compartments.get(d.compartment_of(id))
+            species, compartment = d.species[id], d.compartments.get(d.compartment_of(id))
             if not species.unit or d.in_amount(id):
                 return self._amount(id)
             return (
                 species.unit
-                if not species.is_amount or place is None or not place.unit
-                else per(species.unit, place.unit)
+                if not species.is_amount or compartment is None or not compartment.unit
+                else per(species.unit, compartment.unit)
             )
         if id in d.reactions:
-            units = [self._amount(one.species) for _, one in d.reactions[id].participants()]
+            units = [self._amount(participant.species) for _, participant in d.reactions[id].participants()]
             amount = next((unit for unit in units if unit), "")
             return per(amount, d.time_unit) if amount and d.time_unit else ""
-        one = d.compartments.get(id) or d.parameters.get(id)
-        return "" if one is None else one.unit
+        item = d.compartments.get(id) or d.parameters.get(id)
+        return "" if item is None else item.unit
 
 
-def _read(text: str) -> Any:
+def _unit_of(text: str) -> Any:
     if not text:
         return None
     check_unit(text)
     return known_unit(text)
 
 
-def _known(unit: Any) -> bool:
+def _is_definite(unit: Any) -> bool:
     return unit is not None and not isinstance(unit, _Any)
 
 
@@ -174,8 +174,8 @@ def _combined(units: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
 
 
 def _agree(unit: Any, other: Any) -> bool:
-    """Whether two units are the same, but for how they are written."""
-    if not _known(unit) or not _known(other):
+    """Whether two units are the same, however they are written."""
+    if not _is_definite(unit) or not _is_definite(other):
         return True
     if unit.dimensionality != other.dimensionality:
         return False
