@@ -1,4 +1,4 @@
-"""Absorption with a delay: a chain of transit compartments, of a whole or of any number."""
+"""Absorption with a delay: a chain of transit compartments, whose number is an integer or any number."""
 
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
@@ -31,9 +31,9 @@ class TransitAbsorption(AbstractDelivered):
     $$ absorption' = ktr transit_n - ka absorption, \\quad central' = ka absorption - (CL / V) central $$
 
     with n = `transits` and concentration = central / V. `transit[0]` is the compartment that takes the dose, so the
-    chain delivers F dose ktr (ktr t)^n exp(-ktr t) / n!, of mean `mtt`: the input of Savic et al., for whole n, with
-    any number of overlapping doses. Dose to `oral`; a dose to `central` is intravenous. Where n is not whole, or is to
-    be estimated, see `SavicAbsorption`.
+    chain delivers F dose ktr (ktr t)^n exp(-ktr t) / n!, of mean `mtt`: the input of Savic et al., for integer n, with
+    any number of overlapping doses. Dose to `oral`; a dose to `central` is intravenous. Where n is not an integer, or
+    is to be estimated, see `SavicAbsorption`.
 
     Reference: Savic et al. 2007, doi:10.1007/s10928-007-9066-0.
 
@@ -83,11 +83,11 @@ class TransitAbsorption(AbstractDelivered):
 
 
 NODES = 12
-"""Compartments for the part of n that is not whole: concentrations are within 1e-8 of the peak, 1e-6 for n < 1."""
+"""Compartments for the fractional part of n: concentrations are within 1e-8 of the peak, 1e-6 for n < 1."""
 
 
 class SavicAbsorptionState(NamedTuple):
-    """Amounts of drug in mg: whole transits, the rest of one, absorption compartment, central compartment."""
+    """Amounts of drug in mg: whole transits, the fractional one, absorption compartment, central compartment."""
 
     transit: jax.Array
     fraction: jax.Array
@@ -108,10 +108,10 @@ class SavicAbsorption(AbstractDelivered):
     $$ (1 + s)^{-a} = \\int_0^1 \\frac{\\beta(u; a, 1 - a)}{1 + s u} du \\approx \\sum_j \\frac{w_j(a)}{1 + s u_j} $$
 
     s being in units of ktr, by Clenshaw-Curtis quadrature. Its weights are polynomials in a, so that everything is
-    differentiable in n; where n is whole, one of these compartments remains.
+    differentiable in n; where n is an integer, one of these compartments remains.
 
     Args:
-        stages: The most whole compartments that a patient may have: n should stay below it. Smaller is faster.
+        stages: Maximum number of whole compartments of a patient: n should stay below it. Smaller is faster.
 
     References: Savic et al. 2007, doi:10.1007/s10928-007-9066-0; Clenshaw and Curtis, Numer Math 1960;2:197,
     doi:10.1007/BF01386223.
@@ -141,9 +141,9 @@ class SavicAbsorption(AbstractDelivered):
 
     def __check_init__(self) -> None:
         check_whole("stages", self.stages, 1)
-        most = concrete(self.transits)
-        if most is not None and np.max(most) > self.stages:
-            refuse("transits", f"be at most `stages`, {self.stages}", float(np.max(most)))
+        transits = concrete(self.transits)
+        if transits is not None and np.max(transits) > self.stages:
+            refuse("transits", f"be at most `stages`, {self.stages}", float(np.max(transits)))
 
     def initial(self) -> SavicAbsorptionState:
         return SavicAbsorptionState(
@@ -153,12 +153,12 @@ class SavicAbsorption(AbstractDelivered):
     def vector_field(self, t: Scalar, y: SavicAbsorptionState) -> SavicAbsorptionState:
         ktr = (self.transits + 1.0) / self.mtt
         last = jax.lax.stop_gradient(jnp.clip(jnp.floor(self.transits), 0.0, self.stages - 1.0))
-        place = np.arange(self.stages)
+        index = np.arange(self.stages)
         flow = ktr * y.transit
-        onward = jnp.where(place < last, flow, 0.0)
-        through = jnp.sum(jnp.where(place == last, flow, 0.0))
+        onward = jnp.where(index < last, flow, 0.0)
+        through = jnp.sum(jnp.where(index == last, flow, 0.0))
         *side, straight = _weights(self.transits - last)
-        passed = ktr / _PLACES[:-1] * y.fraction
+        passed = ktr / _POINTS[:-1] * y.fraction
         absorbed = self.ka * y.absorption
         return SavicAbsorptionState(
             transit=jnp.concatenate([jnp.zeros(1), onward[:-1]]) - flow,
@@ -176,12 +176,12 @@ class SavicAbsorption(AbstractDelivered):
 
 _ANGLES = np.pi * np.arange(NODES + 1) / NODES
 _HALVED = np.where(np.arange(NODES + 1) % NODES == 0, 0.5, 1.0)
-_PLACES = 0.5 + 0.5 * np.cos(_ANGLES)
+_POINTS = 0.5 + 0.5 * np.cos(_ANGLES)
 _CHEBYSHEV = 2.0 / NODES * _HALVED[:, None] * np.cos(np.outer(_ANGLES, np.arange(NODES + 1))) * _HALVED
 
 
 def _weights(a: Scalar) -> list[Scalar]:
-    """Return the weights of a beta distribution with a and 1 - a at `_PLACES`, from its Chebyshev moments."""
+    """Return the weights of a beta distribution with a and 1 - a at `_POINTS`, from its Chebyshev moments."""
     moments = [jnp.ones_like(a), 2.0 * a - 1.0]
     for k in range(1, NODES):
         moments.append(((k - 1) * moments[k - 1] + 2.0 * (2.0 * a - 1.0) * moments[k]) / (k + 1))

@@ -40,8 +40,8 @@ class Omalizumab(AbstractDelivered):
     is no bioavailability.
 
     Parameters are in the units of the paper; time is in days, a dose to `depot` in mg, and the amounts in nmol (molar
-    masses 150 and 190 kDa). Observed are `total_drug`, `total_ige`, `free_ige`, `suppression` (1 - free IgE / IgE0) and
-    `ige_ratio` (total IgE / IgE0).
+    masses 150 and 190 kDa). The observed values are `total_drug`, `total_ige`, `free_ige`, `suppression` (1 - free
+    IgE / IgE0) and `ige_ratio` (total IgE / IgE0).
 
     Reference: Hayashi et al. 2007, doi:10.1111/j.1365-2125.2006.02803.x.
 
@@ -116,7 +116,7 @@ def _bound(X: Scalar, T: Scalar, K: Scalar, alpha: Scalar) -> Scalar:
     """Return the smaller root of C^2 - (X + T + k) C + X T = 0 with k = K (X / T)^alpha.
 
     Without drug, C = 0 and dC/dX = 1, whatever k; the power, whose slope is infinite there, is left out. S^2 - 4 X T is
-    written (X - T)^2 + k (2 (X + T) + k), which does not cancel.
+    computed as (X - T)^2 + k (2 (X + T) + k), which does not cancel.
     """
     X, T = jnp.asarray(X, dtype=float), jnp.asarray(T, dtype=float)
     ratio = X / jnp.where(T > 0, T, 1.0)
@@ -124,5 +124,5 @@ def _bound(X: Scalar, T: Scalar, K: Scalar, alpha: Scalar) -> Scalar:
     k = jnp.where(present, K * jnp.exp(alpha * jnp.log(jnp.where(present, ratio, 1.0))), 0.0)
     square = (X - T) ** 2 + k * (2 * (X + T) + k)
     root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    whole = X + T + k + root
-    return jnp.where(whole > 0, 2 * X * T / jnp.where(whole > 0, whole, 1.0), 0.0)
+    denominator = X + T + k + root
+    return jnp.where(denominator > 0, 2 * X * T / jnp.where(denominator > 0, denominator, 1.0), 0.0)

@@ -22,8 +22,8 @@ class AbstractResponse(eqx.Module):
 
     $$ dy/dt = f(t, y, C), \\quad y(t_0) = y_0, \\quad z = g(t, y, C) $$
 
-    One with events, algebraic states, deliveries or sizes derives from `AbstractEventful`, ... as well; the functions
-    of its events take `C` too.
+    A response with events, algebraic states, deliveries or sizes derives from `AbstractEventful`, ... as well; the
+    functions of its events take `C` too.
 
     Example:
         >>> class Resistance(AbstractResponse):
@@ -298,7 +298,7 @@ def occupied(C: Scalar, C50: Scalar, gamma: Scalar) -> Scalar:
     """Return C^gamma / (C50^gamma + C^gamma), with finite derivatives of any order up to three at C = 0.
 
     Without drug the value is 0 and the slope 0 for gamma > 1 and 1 / C50 for gamma = 1, both exact; for gamma < 1 the
-    slope is infinite, and 1 / C50 stands for it. No power is taken, so large gamma cannot overflow.
+    slope is infinite, and is replaced by 1 / C50. No power is taken, so large gamma cannot overflow.
     """
     ratio = jnp.asarray(C / C50, dtype=float)
     present = ratio > jnp.finfo(ratio.dtype).tiny ** (1 / 3)

@@ -160,8 +160,8 @@ class TwoCompartment(AbstractModel):
         return TwoCompartmentState(central=0.0, peripheral=0.0)
 
     def vector_field(self, t: Scalar, y: TwoCompartmentState) -> TwoCompartmentState:
-        lost, q = _two_compartments(self, y)
-        return TwoCompartmentState(central=-lost - q, peripheral=q)
+        eliminated, q = _two_compartments(self, y)
+        return TwoCompartmentState(central=-eliminated - q, peripheral=q)
 
     def observe(self, t: Scalar, y: TwoCompartmentState) -> Observed:
         return {"concentration": y.central / self.V1}
@@ -200,8 +200,8 @@ class TwoCompartmentOral(AbstractDelivered):
 
     def vector_field(self, t: Scalar, y: TwoCompartmentOralState) -> TwoCompartmentOralState:
         absorbed = self.ka * y.depot
-        lost, q = _two_compartments(self, y)
-        return TwoCompartmentOralState(depot=-absorbed, central=absorbed - lost - q, peripheral=q)
+        eliminated, q = _two_compartments(self, y)
+        return TwoCompartmentOralState(depot=-absorbed, central=absorbed - eliminated - q, peripheral=q)
 
     def observe(self, t: Scalar, y: TwoCompartmentOralState) -> Observed:
         return {"concentration": y.central / self.V1}
@@ -241,8 +241,8 @@ class ThreeCompartment(AbstractModel):
         return ThreeCompartmentState(central=0.0, peripheral=0.0, peripheral2=0.0)
 
     def vector_field(self, t: Scalar, y: ThreeCompartmentState) -> ThreeCompartmentState:
-        lost, q2, q3 = _three_compartments(self, y)
-        return ThreeCompartmentState(central=-lost - q2 - q3, peripheral=q2, peripheral2=q3)
+        eliminated, q2, q3 = _three_compartments(self, y)
+        return ThreeCompartmentState(central=-eliminated - q2 - q3, peripheral=q2, peripheral2=q3)
 
     def observe(self, t: Scalar, y: ThreeCompartmentState) -> Observed:
         return {"concentration": y.central / self.V1}
@@ -284,9 +284,9 @@ class ThreeCompartmentOral(AbstractDelivered):
 
     def vector_field(self, t: Scalar, y: ThreeCompartmentOralState) -> ThreeCompartmentOralState:
         absorbed = self.ka * y.depot
-        lost, q2, q3 = _three_compartments(self, y)
+        eliminated, q2, q3 = _three_compartments(self, y)
         return ThreeCompartmentOralState(
-            depot=-absorbed, central=absorbed - lost - q2 - q3, peripheral=q2, peripheral2=q3
+            depot=-absorbed, central=absorbed - eliminated - q2 - q3, peripheral=q2, peripheral2=q3
         )
 
     def observe(self, t: Scalar, y: ThreeCompartmentOralState) -> Observed:

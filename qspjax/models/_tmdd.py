@@ -46,8 +46,8 @@ class TMDD(AbstractDelivered):
 
     $$ R' = kdeg (R0 - R) - kon L R + koff C, \\quad C' = kon L R - (koff + kint) C $$
 
-    The target starts at its baseline R0, so it is made at ksyn = kdeg R0. A dose to `central` is in mg. Observed are
-    `free` (L), `total` (L + C), `target_free` (R), `target_total` (R + C), `occupancy` (C / (R + C)) and, as
+    The target starts at its baseline R0, so it is made at ksyn = kdeg R0. A dose to `central` is in mg. The observed
+    values are `free` (L), `total` (L + C), `target_free` (R), `target_total` (R + C), `occupancy` (C / (R + C)) and, as
     `concentration`, what the assay measures: `assayed`, either `free` or `total`.
 
     Reference: Mager and Jusko 2001, doi:10.1023/A:1014414520282.
@@ -107,8 +107,8 @@ class TMDDSubcutaneous(AbstractDelivered):
 
     $$ R' = kdeg (R0 - R) - kon L R + koff C, \\quad C' = kon L R - (koff + kint) C $$
 
-    A dose to `depot`, in mg, adds F times its amount after `tlag`; a dose to `central`, in mg, is intravenous. Observed
-    are the values of `TMDD`.
+    A dose to `depot`, in mg, adds F times its amount after `tlag`; a dose to `central`, in mg, is intravenous. The
+    observed values are those of `TMDD`.
 
     Reference: Mager and Jusko 2001, doi:10.1023/A:1014414520282.
 
