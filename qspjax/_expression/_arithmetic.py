@@ -1,7 +1,7 @@
-"""Arithmetic of numbers that are known, in numpy, and of values in JAX, in lax: `m.add(x, y)` for both.
+"""Arithmetic of known numbers in numpy, and of values in JAX in lax: `m.add(x, y)` for both.
 
 Operations of `jax.numpy` are small compiled programs, slow to trace; those of `jax.lax` are one line of a program each,
-but want operands of one shape and one precision. Here they get them.
+but require operands of one shape and one precision. Here operands are converted to these.
 """
 
 import math
@@ -17,7 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 
 def is_traced(value: object) -> TypeGuard[jax.Array]:
-    """Return whether a value is one of JAX, to be computed in its program."""
+    """Return whether a value is an array of JAX, to be computed in its program."""
     return isinstance(value, jax.Array)
 
 
@@ -45,7 +45,7 @@ def as_numbers(values: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
 
 
 def as_truth(value: ArrayLike) -> ArrayLike:
-    """Return a number as whether it is other than zero, and a Boolean as it is."""
+    """Return whether a number differs from zero, and a Boolean as it is."""
     if is_boolean(value):
         return value
     return m.ne(value, 0.0)
@@ -69,40 +69,40 @@ def _cast(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
 
 
 def _spread(value: ArrayLike, shape: tuple[int, ...]) -> ArrayLike:
-    own = np.shape(value)
-    if own == shape:
+    current = np.shape(value)
+    if current == shape:
         return value
-    missing = len(shape) - len(own)
-    kept = [i for i, length in enumerate(own) if length == shape[missing + i]]
-    if len(kept) < len(own):
-        value = lax.reshape(value, [own[i] for i in kept])
-    return lax.broadcast_in_dim(value, shape, [missing + i for i in kept])
+    missing = len(shape) - len(current)
+    axes = [i for i, length in enumerate(current) if length == shape[missing + i]]
+    if len(axes) < len(current):
+        value = lax.reshape(value, [current[i] for i in axes])
+    return lax.broadcast_in_dim(value, shape, [missing + i for i in axes])
 
 
-def _of_one(in_jax: Callable[..., ArrayLike], known: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
-    return lambda x: in_jax(x) if is_traced(x) else known(x)
+def _of_one(in_jax: Callable[..., ArrayLike], in_numpy: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
+    return lambda x: in_jax(x) if is_traced(x) else in_numpy(x)
 
 
-def _of_two(in_jax: Callable[..., ArrayLike], known: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
-    return lambda x, y: in_jax(*matched(x, y)) if is_traced(x) or is_traced(y) else known(x, y)
+def _of_two(in_jax: Callable[..., ArrayLike], in_numpy: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
+    return lambda x, y: in_jax(*matched(x, y)) if is_traced(x) or is_traced(y) else in_numpy(x, y)
 
 
-def _select(which: ArrayLike, x: ArrayLike, y: ArrayLike) -> ArrayLike:
-    """Choose x where `which` holds, else y."""
-    if not any(map(is_traced, (which, x, y))):
-        return np.where(which, x, y)[()]
+def _select(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> ArrayLike:
+    """Choose x where the condition holds, else y."""
+    if not any(map(is_traced, (condition, x, y))):
+        return np.where(condition, x, y)[()]
     if not is_traced(x) and not is_traced(y):
         dtype = bool if is_boolean(x) and is_boolean(y) else jax.dtypes.canonicalize_dtype(float)
         x, y = np.asarray(x, dtype), np.asarray(y, dtype)
     else:
         x, y = matched(x, y)
-    which = which if is_traced(which) else np.asarray(which)
-    shape = np.broadcast_shapes(np.shape(which), np.shape(x), np.shape(y))
-    return lax.select(*(_spread(value, shape) for value in (which, x, y)))
+    condition = condition if is_traced(condition) else np.asarray(condition)
+    shape = np.broadcast_shapes(np.shape(condition), np.shape(x), np.shape(y))
+    return lax.select(*(_spread(value, shape) for value in (condition, x, y)))
 
 
 def _lgamma(x: ArrayLike) -> ArrayLike:
-    return np.vectorize(lambda one: math.lgamma(one) if one > 0.0 else math.inf, otypes=[float])(x)[()]
+    return np.vectorize(lambda element: math.lgamma(element) if element > 0.0 else math.inf, otypes=[float])(x)[()]
 
 
 _TWO = {
@@ -122,9 +122,9 @@ _ONE = {
 def _exp(x: jax.Array) -> jax.Array:
     """Return exp(x); where it overflows the derivative is 0, so that `1 / (1 + exp(x))` has one."""
     largest = float(jnp.finfo(x.dtype).max)
-    most = float(np.log(jnp.finfo(x.dtype).max))
-    beyond = lax.stop_gradient(lax.max(lax.sub(x, _like(x, most)), _like(x, 0.0)))
-    return lax.add(lax.exp(lax.min(x, _like(x, most))), lax.mul(beyond, _like(x, largest)))
+    limit = float(np.log(jnp.finfo(x.dtype).max))
+    excess = lax.stop_gradient(lax.max(lax.sub(x, _like(x, limit)), _like(x, 0.0)))
+    return lax.add(lax.exp(lax.min(x, _like(x, limit))), lax.mul(excess, _like(x, largest)))
 
 
 def _like(x: jax.Array, value: float) -> jax.Array:
@@ -132,12 +132,12 @@ def _like(x: jax.Array, value: float) -> jax.Array:
 
 
 m = types.SimpleNamespace(
-    **{name: _of_two(getattr(lax, name), known) for name, known in _TWO.items()},
-    **{name: _of_one(getattr(lax, name), known) for name, known in _ONE.items()},
+    **{name: _of_two(getattr(lax, name), function) for name, function in _TWO.items()},
+    **{name: _of_one(getattr(lax, name), function) for name, function in _ONE.items()},
     exp=_of_one(_exp, np.exp),
     round=_of_one(lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), np.round),
     fixed=_of_one(lambda x: lax.stop_gradient(x), lambda x: x),
     integer_pow=lambda x, n: lax.integer_pow(x, n) if is_traced(x) else np.power(x, float(n)),
     select=_select,
 )
-"""Arithmetic, by the names of lax; `fixed` is without a derivative, and the logic is `bitwise`."""
+"""Arithmetic, by the names of lax; `fixed` has no derivative, and logic is `bitwise`."""

@@ -1,9 +1,9 @@
-"""The value of expressions in JAX: each distinct node is computed once, and what is constant without JAX.
+"""The value of expressions in JAX: each distinct node is computed once, and constants are computed without JAX.
 
 The derivative of a branch of `piecewise` that is not taken is multiplied by zero, which gives NaN where it is infinite.
 So an operation that can have such a derivative is given harmless operands wherever no branch that needs it is taken:
-`piecewise(0, x <= 0, ln(x))` is computed as `select(x <= 0, 0, ln(select(!(x <= 0), x, 0.5)))`. When it is needed is
-again an expression, made of the conditions, and computed like any other. Conditions have no derivative: what only they
+`piecewise(0, x <= 0, ln(x))` is computed as `select(x <= 0, 0, ln(select(!(x <= 0), x, 0.5)))`. The condition
+under which it is needed is itself an expression, computed like any other. Conditions have no derivative: what only they
 contain is never changed, and what they share with a branch is computed twice.
 """
 
@@ -26,7 +26,7 @@ _Key = tuple[Expression, bool]
 def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike) -> list[ArrayLike]:
     """Return the values of expressions.
 
-    What depends on no value of JAX is computed in numpy and is a number of Python (or an array of numpy). The value of
+    What depends on no value of JAX is computed in numpy, and is a Python number (or a numpy array). The value of
     a condition is a Boolean (see `as_number` and `as_truth`).
 
     Args:
@@ -35,7 +35,7 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike],
         time: The time.
 
     Raises:
-        ValueError: If a symbol has no value, or a rate of change or a delay is asked for: models replace these before.
+        ValueError: If a symbol has no value, or a rate of change or a delay is left: models replace these beforehand.
 
     Example:
         >>> from qspjax._expression import parse
@@ -44,17 +44,17 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike],
     """
     order = nodes(*expressions)
     leaves = _leaves(order, values, time)
-    needed = _needed(order, expressions) if any(one.op == "piecewise" for one in order) else {}
-    guards = {one: when for one, when in needed.items() if when is not TRUE and _is_risky(one)}
+    needed = _needed(order, expressions) if any(node.op == "piecewise" for node in order) else {}
+    guards = {node: when for node, when in needed.items() if when is not TRUE and _is_risky(node)}
     with np.errstate(all="ignore"):
         if not guards:
-            known: dict[Expression, ArrayLike] = {}
-            for one in order:
-                known[one] = leaves[one] if not one.args else _value(one, [known[arg] for arg in one.args])
-            found = [known[one] for one in expressions]
+            computed: dict[Expression, ArrayLike] = {}
+            for node in order:
+                computed[node] = leaves[node] if not node.args else _value(node, [computed[arg] for arg in node.args])
+            results = [computed[node] for node in expressions]
         else:
-            found = _guarded(expressions, leaves, guards)
-    return [_as_python(value) for value in found]
+            results = _guarded(expressions, leaves, guards)
+    return [_as_python(value) for value in results]
 
 
 def _as_python(value: ArrayLike) -> ArrayLike:
@@ -65,28 +65,28 @@ def _leaves(
     order: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike
 ) -> dict[Expression, ArrayLike]:
     """Return the value of each node without arguments; all values of JAX in one precision."""
-    found: dict[Expression, ArrayLike] = {}
-    for one in order:
-        if one.op == "symbol":
-            name = str(one.value)
+    leaves: dict[Expression, ArrayLike] = {}
+    for node in order:
+        if node.op == "symbol":
+            name = str(node.value)
             if name not in values:
                 refuse("values", f"have a value for `{name}`", "without one")
-            found[one] = values[name]
-        elif one.op == "time":
-            found[one] = time
-        elif not one.args:
-            found[one] = _constant(one)
-    traced = [value.dtype for value in found.values() if is_traced(value) and value.dtype != bool]
+            leaves[node] = values[name]
+        elif node.op == "time":
+            leaves[node] = time
+        elif not node.args:
+            leaves[node] = _constant(node)
+    traced = [value.dtype for value in leaves.values() if is_traced(value) and value.dtype != bool]
     dtype = np.result_type(*traced) if traced else np.dtype(float)
     dtype = dtype if dtype.kind == "f" else jax.dtypes.canonicalize_dtype(float)
-    return {one: _leaf(value, dtype) for one, value in found.items()}
+    return {node: _leaf(value, dtype) for node, value in leaves.items()}
 
 
-def _constant(one: Expression) -> ArrayLike:
+def _constant(node: Expression) -> ArrayLike:
     """Return the value of a number, of true or false, or of an operation without operands."""
-    if one.op in ("true", "false"):
-        return one.op == "true"
-    return number_in(one) if one.op == "number" else (OF_NUMBERS.get(one.op) or OF_BOOLEANS[one.op])()
+    if node.op in ("true", "false"):
+        return node.op == "true"
+    return number_in(node) if node.op == "number" else (OF_NUMBERS.get(node.op) or OF_BOOLEANS[node.op])()
 
 
 def _leaf(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
@@ -98,9 +98,9 @@ def _leaf(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
     return np.asarray(value, float)[()]
 
 
-def _value(one: Expression, args: list[ArrayLike]) -> ArrayLike:
+def _value(node: Expression, args: list[ArrayLike]) -> ArrayLike:
     """Return the value of a node from those of its arguments."""
-    op = one.op
+    op = node.op
     if op == "piecewise":
         return _piecewise(args)
     if op in OF_NUMBERS:
@@ -109,63 +109,63 @@ def _value(one: Expression, args: list[ArrayLike]) -> ArrayLike:
         return RELATIONS[op](*as_numbers(args))
     if op in OF_BOOLEANS:
         return OF_BOOLEANS[op](*map(as_truth, args))
-    return refuse("expressions", "have no rate of change and no delay left", str(one))
+    return refuse("expressions", "have no rate of change and no delay left", str(node))
 
 
 def _piecewise(args: list[ArrayLike]) -> ArrayLike:
-    """Return the value whose condition is the first that holds; NaN if none does and there is no other."""
+    """Return the value whose condition is the first that holds; NaN if none does and there is no default."""
     results = [*args[0::2], *([] if len(args) % 2 else [np.float64(np.nan)])]
-    *values, found = results if all(map(is_boolean, results)) else as_numbers(results)
+    *values, result = results if all(map(is_boolean, results)) else as_numbers(results)
     for value, condition in reversed(list(zip(values, map(as_truth, args[1::2]), strict=True))):
         if isinstance(condition, (bool, np.bool_)):
-            found = value if condition else found
+            result = value if condition else result
         else:
-            found = m.select(condition, value, found)
-    return found
+            result = m.select(condition, value, result)
+    return result
 
 
-# what is needed when
+# conditions under which a value is needed
 
 
-def _is_risky(one: Expression) -> bool:
+def _is_risky(node: Expression) -> bool:
     """Return whether a node can have an infinite value or derivative where its arguments have none."""
-    if one.op not in SAFE:
+    if node.op not in SAFE:
         return False
-    if one.op == "/":
-        return one.args[1].op != "number"
-    if one.op != "^" or one.args[1].op != "number":
+    if node.op == "/":
+        return node.args[1].op != "number"
+    if node.op != "^" or node.args[1].op != "number":
         return True
-    exponent = number_in(one.args[1])
+    exponent = number_in(node.args[1])
     return not (is_small_whole(exponent) and exponent >= 0.0)
 
 
 def _needed(order: Sequence[Expression], expressions: Sequence[Expression]) -> dict[Expression, Expression]:
-    """Return when a value and its derivative are needed, for each node that is not only in conditions."""
-    uses: dict[Expression, dict[Expression, None]] = {one: {} for one in order}
-    for one in expressions:
-        uses[one][TRUE] = None
+    """Return the condition under which each node is needed, except for nodes that occur only in conditions."""
+    uses: dict[Expression, dict[Expression, None]] = {node: {} for node in order}
+    for node in expressions:
+        uses[node][TRUE] = None
     needed: dict[Expression, Expression] = {}
-    for one in reversed(order):
-        if not uses[one]:
+    for node in reversed(order):
+        if not uses[node]:
             continue  # only in conditions
-        when = TRUE if TRUE in uses[one] else _joined("or", uses[one])
-        needed[one] = when
-        if one.op in RELATIONS or one.op in OF_BOOLEANS:
+        when = TRUE if TRUE in uses[node] else _combined("or", uses[node])
+        needed[node] = when
+        if node.op in RELATIONS or node.op in OF_BOOLEANS:
             continue
-        if one.op != "piecewise":
-            for arg in one.args:
+        if node.op != "piecewise":
+            for arg in node.args:
                 uses[arg][when] = None
             continue
         before = TRUE
-        for k in range(0, len(one.args), 2):
-            condition = one.args[k + 1] if k + 1 < len(one.args) else TRUE
-            uses[one.args[k]][_joined("and", [when, before, condition])] = None
-            before = _joined("and", [before, call("not", condition)])
+        for k in range(0, len(node.args), 2):
+            condition = node.args[k + 1] if k + 1 < len(node.args) else TRUE
+            uses[node.args[k]][_combined("and", [when, before, condition])] = None
+            before = _combined("and", [before, call("not", condition)])
     return needed
 
 
-def _joined(op: str, conditions: Sequence[Expression] | dict[Expression, None]) -> Expression:
-    parts = [one for one in conditions if one is not (TRUE if op == "and" else FALSE)]
+def _combined(op: str, conditions: Sequence[Expression] | dict[Expression, None]) -> Expression:
+    parts = [condition for condition in conditions if condition is not (TRUE if op == "and" else FALSE)]
     return call(op, *parts) if len(parts) > 1 else parts[0] if parts else TRUE
 
 
@@ -173,53 +173,53 @@ def _guarded(
     expressions: Sequence[Expression], leaves: dict[Expression, ArrayLike], guards: Mapping[Expression, Expression]
 ) -> list[ArrayLike]:
     """Return the values of expressions of which some operations have harmless operands where they are not needed."""
-    moved = _moved(nodes(*expressions), guards)
-    known: dict[_Key, ArrayLike] = {(one, False): value for one, value in leaves.items()}
-    known |= {(one, False): one is TRUE for one in (TRUE, FALSE)}
-    wanted: list[_Key] = [(one, one in moved) for one in expressions]
-    stack = [(key, False) for key in reversed(wanted)]
+    affected = _affected(nodes(*expressions), guards)
+    computed: dict[_Key, ArrayLike] = {(node, False): value for node, value in leaves.items()}
+    computed |= {(node, False): node is TRUE for node in (TRUE, FALSE)}
+    roots: list[_Key] = [(node, node in affected) for node in expressions]
+    stack = [(key, False) for key in reversed(roots)]
     while stack:
         key, ready = stack.pop()
-        if key in known:
+        if key in computed:
             continue
-        one, guarded = key
-        args = _arguments(one, guarded, moved)
-        when: list[_Key] = [(guards[one], False)] if guarded and one in guards else []
+        node, guarded = key
+        args = _arguments(node, guarded, affected)
+        when: list[_Key] = [(guards[node], False)] if guarded and node in guards else []
         if ready:
-            operands = [known[arg] for arg in args]
-            known[key] = _value(one, _harmless(one.op, operands, known[when[0]]) if when else operands)
+            operands = [computed[arg] for arg in args]
+            computed[key] = _value(node, _harmless(node.op, operands, computed[when[0]]) if when else operands)
         else:
             stack.append((key, True))
-            stack.extend((arg, False) for arg in reversed([*when, *args]) if arg not in known)
-    return [known[key] for key in wanted]
+            stack.extend((arg, False) for arg in reversed([*when, *args]) if arg not in computed)
+    return [computed[key] for key in roots]
 
 
-def _moved(order: Sequence[Expression], guards: Mapping[Expression, Expression]) -> set[Expression]:
-    """Return the nodes whose value has to do with an operation that is guarded."""
-    moved: set[Expression] = set()
-    for one in order:
-        if one in guards or any(guarded for _, guarded in _arguments(one, True, moved)):
-            moved.add(one)
-    return moved
+def _affected(order: Sequence[Expression], guards: Mapping[Expression, Expression]) -> set[Expression]:
+    """Return the nodes whose value depends on an operation that is guarded."""
+    affected: set[Expression] = set()
+    for node in order:
+        if node in guards or any(guarded for _, guarded in _arguments(node, True, affected)):
+            affected.add(node)
+    return affected
 
 
-def _arguments(one: Expression, guarded: bool, moved: set[Expression]) -> list[_Key]:
+def _arguments(node: Expression, guarded: bool, affected: set[Expression]) -> list[_Key]:
     """Return the arguments of a node; those that are conditions as they are, the others guarded if the node is."""
-    if not guarded or one.op in RELATIONS or one.op in OF_BOOLEANS:
-        return [(arg, False) for arg in one.args]
-    last = len(one.args) - 1
-    conditions = range(1, last + 1, 2) if one.op == "piecewise" else ()
-    return [(arg, arg in moved and k not in conditions) for k, arg in enumerate(one.args)]
+    if not guarded or node.op in RELATIONS or node.op in OF_BOOLEANS:
+        return [(arg, False) for arg in node.args]
+    last = len(node.args) - 1
+    conditions = range(1, last + 1, 2) if node.op == "piecewise" else ()
+    return [(arg, arg in affected and k not in conditions) for k, arg in enumerate(node.args)]
 
 
 def _harmless(op: str, operands: list[ArrayLike], when: ArrayLike) -> list[ArrayLike]:
     """Return operands that are replaced where they are not needed."""
     needed = as_truth(when)
     first = 1 if op == "/" else 0  # any numerator will do
-    moved = operands[:first]
+    replaced = operands[:first]
     for x in operands[first:]:
         if isinstance(needed, (bool, np.bool_)):
-            moved.append(x if needed else SAFE[op])
+            replaced.append(x if needed else SAFE[op])
         else:
-            moved.append(m.select(needed, as_number(x), SAFE[op]) if is_traced(x) else x)
-    return moved
+            replaced.append(m.select(needed, as_number(x), SAFE[op]) if is_traced(x) else x)
+    return replaced

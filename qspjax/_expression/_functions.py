@@ -9,9 +9,9 @@ def _function(op: str) -> Callable[..., Expression]:
     def function(*args: object) -> Expression:
         return call(op, *args)
 
-    _, most = FUNCTIONS[op]
+    _, maximum = FUNCTIONS[op]
     function.__name__ = function.__qualname__ = op
-    function.__doc__ = f"Return `{op}` of its argument." if most == 1 else f"Return `{op}` of its arguments."
+    function.__doc__ = f"Return `{op}` of its argument." if maximum == 1 else f"Return `{op}` of its arguments."
     return function
 
 

@@ -22,7 +22,7 @@ N = TypeVar("N", bound=Node)
 
 
 def nodes(*expressions: N) -> list[N]:
-    """Return every distinct node of expressions, arguments before what is made of them."""
+    """Return every distinct node of expressions, arguments before the nodes that use them."""
     order: dict[N, None] = {}
     stack: list[tuple[N, bool]] = [(expression, False) for expression in reversed(expressions)]
     while stack:
@@ -38,7 +38,7 @@ def nodes(*expressions: N) -> list[N]:
     return list(order)
 
 
-def written_size(expression: Node) -> int:
+def expanded_size(expression: Node) -> int:
     """Return the number of nodes of an expression when each is written out as often as it occurs."""
     sizes: dict[Node, int] = {}
     for node in nodes(expression):
@@ -47,11 +47,11 @@ def written_size(expression: Node) -> int:
 
 
 def number_in(node: Node) -> float:
-    """Return the number that a node is."""
+    """Return the number of a node that is a number."""
     assert isinstance(node.value, (int, float))
     return float(node.value)
 
 
 def is_number(expression: Node, value: float) -> bool:
-    """Return whether an expression is a number, and this one."""
+    """Return whether an expression is a number equal to `value`."""
     return expression.op == "number" and expression.value == value

@@ -1,4 +1,4 @@
-"""What each operation of SBML is, on numbers that are known as on values in JAX.
+"""The operations of SBML, on known numbers as well as on values in JAX.
 
 Operands are numbers, except those of logic, which are Booleans. Operations that others define are written so that
 neither their value nor their derivative overflows on the way to a finite result.
@@ -17,16 +17,16 @@ from jax.typing import ArrayLike
 from qspjax._expression._arithmetic import is_traced, m
 
 LARGEST_POWER = 32
-"""The largest power that is written as products."""
+"""The largest power that is computed by products."""
 
 
 def is_value(x: ArrayLike, value: float) -> bool:
-    """Return whether an operand is a known number, and this one."""
+    """Return whether an operand is a known number equal to `value`."""
     return isinstance(x, (int, float)) and x == value
 
 
 def is_small_whole(x: ArrayLike) -> bool:
-    """Return whether an operand is a known whole number that a power is written as products for."""
+    """Return whether an operand is a known integer, small enough for a power that is computed by products."""
     return isinstance(x, (int, float)) and abs(x) <= LARGEST_POWER and float(x).is_integer()
 
 
@@ -37,15 +37,15 @@ def folded(name: str, operands: Sequence[ArrayLike], empty: ArrayLike) -> ArrayL
     """Combine operands pairwise, in a balanced tree; those that are known are combined first."""
     combine = getattr(m, name)
     known = [x for x in operands if not is_traced(x)]
-    parts = [x for x in operands if is_traced(x)]
+    terms = [x for x in operands if is_traced(x)]
     if known:
         constant = functools.reduce(combine, known)
-        if not parts or not is_value(constant, _NEUTRAL.get(name, math.nan)):
-            parts = [constant, *parts]
-    while len(parts) > 1:
-        rest = parts[len(parts) // 2 * 2 :]
-        parts = [*map(combine, parts[0::2], parts[1::2]), *rest]
-    return parts[0] if parts else empty
+        if not terms or not is_value(constant, _NEUTRAL.get(name, math.nan)):
+            terms = [constant, *terms]
+    while len(terms) > 1:
+        odd = terms[len(terms) // 2 * 2 :]
+        terms = [*map(combine, terms[0::2], terms[1::2]), *odd]
+    return terms[0] if terms else empty
 
 
 _NEUTRAL = {"add": 0.0, "mul": 1.0}
@@ -100,13 +100,13 @@ def _factorial(x: ArrayLike) -> ArrayLike:
         except OverflowError:
             return math.inf
     gamma = m.exp(m.lgamma(m.add(x, 1.0)))
-    whole = m.fixed(m.sub(m.round(gamma), gamma))  # rounded, with the derivative of what is not
-    rounded = m.select(m.eq(x, m.floor(x)), m.add(gamma, m.select(m.lt(x, 23.0), whole, 0.0)), gamma)
+    correction = m.fixed(m.sub(m.round(gamma), gamma))  # rounded, with the derivative of the unrounded value
+    rounded = m.select(m.eq(x, m.floor(x)), m.add(gamma, m.select(m.lt(x, 23.0), correction, 0.0)), gamma)
     return m.select(m.lt(x, 0.0), math.nan, rounded)
 
 
 def _quotient(x: ArrayLike, y: ArrayLike) -> ArrayLike:
-    """The quotient without its fraction: what is left over is `rem`, so that the two always belong together."""
+    """The integer quotient, computed from the remainder `rem`, so that the two are always consistent."""
     return m.round(m.div(m.sub(x, m.rem(x, y)), y))
 
 
@@ -204,4 +204,4 @@ SAFE = {
     **dict.fromkeys(("arccosh", "arcsec", "arccsc", "arccoth"), 2.0),
     "/": 0.5,
 }
-"""Operations whose value or derivative can be infinite or not a number, each with operands for which it is not."""
+"""Operations whose value or derivative can be infinite or not a number, each with an operand for which it is finite."""

@@ -15,10 +15,10 @@ from qspjax._expression._nodes import number_in
 from qspjax._expression._text import CALLED, INFIX, NUMBERS, PLAIN, UNARY
 from qspjax._expression._tree import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, number, symbol
 
-LONGEST = 1_000_000
-"""The most characters."""
-DEEPEST = 50_000
-"""The most brackets and signs in each other."""
+MAX_LENGTH = 1_000_000
+"""Maximum number of characters."""
+MAX_DEPTH = 50_000
+"""Maximum nesting depth of brackets and signs."""
 
 _TOKEN = re.compile(
     r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -38,8 +38,8 @@ _OPERATIONS = {
     "pow": "^",
     "ceiling": "ceil",
 }
-_FIRST = {"sqrt": ("root", 2.0), "log10": ("log", 10.0), "log2": ("log", 2.0)}
-"""Functions that are another one with a first argument."""
+_PARTIAL = {"sqrt": ("root", 2.0), "log10": ("log", 10.0), "log2": ("log", 2.0)}
+"""Functions that are another function with a fixed first argument."""
 
 _Reading = Generator[int, Expression, Expression]
 
@@ -55,8 +55,8 @@ class Dialect(NamedTuple):
 
     Attributes:
         natural: Whether `log(x)` is the natural logarithm, and `log(x, base)` that to a base.
-        loose: Whether `&&` and `||` bind alike, so that no brackets are needed where they meet.
-        named: Words that are no symbols.
+        loose: Whether `&&` and `||` bind alike, so that no brackets are needed where they are mixed.
+        named: Words that are not symbols.
     """
 
     natural: bool = False
@@ -75,15 +75,15 @@ def parse(text: str, dialect: Dialect = SBML) -> Expression:
 
     Numbers, names (also dotted, as `reaction.k`; any other name in backticks), `+ - * / ^ %`, comparisons, `&& || !`,
     calls of functions, `piecewise(value, condition, ..., otherwise)`, `rateOf(x)`, `time`, `true`, `false`, `pi`,
-    `exponentiale`, `avogadro`, `inf`, `nan`. `^` binds tighter than a sign and goes to the right; `a < b < c` is a
-    chain; `log(x)` is the logarithm to base 10, as in SBML, and `log(base, x)` that to another one.
+    `exponentiale`, `avogadro`, `inf`, `nan`. `^` binds tighter than a sign and is right-associative; `a < b < c` is a
+    chain; `log(x)` is the logarithm to base 10, as in SBML, and `log(base, x)` that to another base.
 
     Args:
         text: The text.
         dialect: `SBML` or `PETAB`.
 
     Raises:
-        ValueError: If it is no expression; the message shows where.
+        ValueError: If the text is not an expression; the message shows where.
 
     Example:
         >>> str(parse("k*(A - B)^2"))
@@ -93,26 +93,26 @@ def parse(text: str, dialect: Dialect = SBML) -> Expression:
         ...
         ValueError: In `2 * drug +` there must be a number, a name or a bracket at character 11, but there is its end.
     """
-    if len(text) > LONGEST:
-        raise ValueError(f"An expression must have at most {LONGEST} characters, but has {len(text)}.")
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"An expression must have at most {MAX_LENGTH} characters, but has {len(text)}.")
     reader = _Reader(text, dialect)
     stack = [reader.operand(0)]
-    given: Expression | None = None
+    operand: Expression | None = None
     while stack:
         try:
-            binds = next(stack[-1]) if given is None else stack[-1].send(given)
-        except StopIteration as done:
-            given = done.value
+            binds = next(stack[-1]) if operand is None else stack[-1].send(operand)
+        except StopIteration as stop:
+            operand = stop.value
             stack.pop()
             continue
-        if len(stack) == DEEPEST:
-            raise ValueError(f"An expression must be nested at most {DEEPEST} deep, but is deeper.")
-        given = None
+        if len(stack) == MAX_DEPTH:
+            raise ValueError(f"An expression must be nested at most {MAX_DEPTH} deep, but is deeper.")
+        operand = None
         stack.append(reader.operand(binds))
     if reader.token.kind != "end":
         reader.fail("an operator or the end")
-    assert given is not None
-    return given
+    assert operand is not None
+    return operand
 
 
 class _Reader:
@@ -120,20 +120,20 @@ class _Reader:
 
     def __init__(self, text: str, dialect: Dialect) -> None:
         self.text, self.dialect = text, dialect
-        self.place = 0
+        self.position = 0
         self.token = self._following()
 
     def _following(self) -> _Token:
-        space = _SPACE.match(self.text, self.place)
-        at = self.place if space is None else space.end()
-        found = _TOKEN.match(self.text, at)
-        if found is None:
+        space = _SPACE.match(self.text, self.position)
+        at = self.position if space is None else space.end()
+        match = _TOKEN.match(self.text, at)
+        if match is None:
             return _Token("end" if at == len(self.text) else "other", self.text[at : at + 1], at)
-        self.place = found.end()
-        kind = str(found.lastgroup)
-        return _Token(kind, found.group(kind), at)
+        self.position = match.end()
+        kind = str(match.lastgroup)
+        return _Token(kind, match.group(kind), at)
 
-    def fail(self, wanted: str, token: _Token | None = None) -> NoReturn:
+    def fail(self, expected: str, token: _Token | None = None) -> NoReturn:
         """Refuse a token, the next one if none is given."""
         token = token or self.token
         if token.text == "*" and self.text[token.at - 1 : token.at] == "*":
@@ -141,32 +141,32 @@ class _Reader:
                 f"In {self._around(token.at)} a power must be written `^`, as in `x^2`, "
                 f"but is `**` at character {token.at}."
             )
-        found = "its end" if token.kind == "end" else f"`{token.text}`"
+        actual = "its end" if token.kind == "end" else f"`{token.text}`"
         raise ValueError(
-            f"In {self._around(token.at)} there must be {wanted} at character {token.at + 1}, but there is {found}."
+            f"In {self._around(token.at)} there must be {expected} at character {token.at + 1}, but there is {actual}."
         )
 
     def _around(self, at: int) -> str:
-        """Return the text round a place."""
-        first, last = max(at - 50, 0), at + 30
-        before, after = "..." if first else "", "..." if last < len(self.text) else ""
-        return f"`{before}{self.text[first:last]}{after}`"
+        """Return the text around a position."""
+        start, stop = max(at - 50, 0), at + 30
+        before, after = "..." if start else "", "..." if stop < len(self.text) else ""
+        return f"`{before}{self.text[start:stop]}{after}`"
 
     def _take(self) -> _Token:
-        taken, self.token = self.token, self._following()
-        return taken
+        token, self.token = self.token, self._following()
+        return token
 
     def _is(self, *signs: str) -> bool:
         return self.token.kind == "sign" and self.token.text in signs
 
-    def _expect(self, sign: str, wanted: str) -> None:
+    def _expect(self, sign: str, expected: str) -> None:
         if not self._is(sign):
-            self.fail(wanted)
+            self.fail(expected)
         self._take()
 
     def operand(self, binds: int) -> _Reading:
-        """Read an operand with all operators in it that bind tighter than `binds`."""
-        run, ops = [(yield from self._first())], []  # operands, and the operations between them
+        """Read an operand, including all operators that bind tighter than `binds`."""
+        run, ops = [(yield from self._prefix())], []  # operands, and the operations between them
         while self.token.kind == "sign" and self.token.text in _BINARY:
             strength, op = _BINARY[self.token.text]
             if strength <= binds:
@@ -174,14 +174,14 @@ class _Reader:
             if op == "and" and ops[-1:] == ["or"] and not self.dialect.loose:
                 self.fail("brackets that say which of `||` and `&&` is first")
             if ops and not (op == ops[-1] and op in _ANY_NUMBER or op in _RELATIONS and ops[-1] in _RELATIONS):
-                run, ops = [_joined(run, ops)], []
+                run, ops = [_combined(run, ops)], []
             self._take()
             run.append((yield UNARY - 1 if op == "^" else strength))
             ops.append(op)
-        return _joined(run, ops)
+        return _combined(run, ops)
 
-    def _first(self) -> _Reading:
-        """Read what an operand begins with."""
+    def _prefix(self) -> _Reading:
+        """Read the start of an operand."""
         token = self._take()
         if token.kind == "sign" and token.text in ("-", "+", "!"):
             following = self.token
@@ -206,7 +206,7 @@ class _Reader:
 
     def _called(self, name: _Token) -> _Reading:
         """Read the arguments of a function."""
-        if name.text not in _OPERATIONS and name.text not in _FIRST and name.text not in ("log", "sqr", "sign"):
+        if name.text not in _OPERATIONS and name.text not in _PARTIAL and name.text not in ("log", "sqr", "sign"):
             self.fail("a known function", name)
         self._take()
         args: list[Expression] = []
@@ -225,15 +225,15 @@ class _Reader:
                 return call("ln", *args) if len(args) == 1 else call("log", *args[::-1])
             if name.text == "log" and len(args) == 1:
                 return call("log", 10.0, *args)
-            if name.text in _FIRST:
-                op, first = _FIRST[name.text]
+            if name.text in _PARTIAL:
+                op, first = _PARTIAL[name.text]
                 return call(op, first, *args)
             return call(_OPERATIONS[name.text], *args)
         except ValueError as error:
             raise ValueError(f"In {self._around(name.at)} at character {name.at + 1}: {error}") from None
 
 
-def _joined(operands: list[Expression], ops: list[str]) -> Expression:
+def _combined(operands: list[Expression], ops: list[str]) -> Expression:
     if not ops:
         return operands[0]
     if len(set(ops)) == 1 and (len(ops) == 1 or ops[0] != "neq"):

@@ -4,10 +4,10 @@ import math
 import re
 
 from qspjax._checks import refuse
-from qspjax._expression._nodes import Node, is_number, number_in, written_size
+from qspjax._expression._nodes import Node, expanded_size, is_number, number_in
 
-LONGEST = 200_000
-"""The most nodes of an expression that is written out."""
+MAX_NODES = 200_000
+"""Maximum number of nodes of an expression that is written out."""
 
 AVOGADRO = 6.02214179e23
 """The number that SBML fixes (Level 3 Version 2, section 3.4.6), 1/mol."""
@@ -24,7 +24,7 @@ NUMBERS = {
 """Numbers that have a name."""
 
 WORDS = {*NUMBERS, "time", "true", "false"}
-"""Names that are no symbols; a symbol of this name is written in backticks, as is one that is no plain name."""
+"""Names that are not symbols; a symbol of such a name is written in backticks, as is one that is not a plain name."""
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*")
 
@@ -53,18 +53,18 @@ CALLED = {"+": "plus", "-": "minus", "*": "times", "/": "divide", "^": "power", 
 _NAMES = {value: name for name, value in reversed(NUMBERS.items()) if not math.isnan(value)}
 
 _Part = tuple[Node, int] | str
-"""Text, or an expression with how tightly it must bind to stand without brackets."""
+"""Text, or an expression and how tightly it must bind to need no brackets."""
 
 
 def text(expression: Node) -> str:
     """Return an expression as text; `parse` reads it back.
 
     Raises:
-        ValueError: If it is too large when what is shared is written out.
+        ValueError: If it is too large when shared nodes are written out.
     """
-    size = written_size(expression)
-    if size > LONGEST:
-        refuse("expression", f"have at most {LONGEST} parts to be written out", f"one with {_count(size)}")
+    size = expanded_size(expression)
+    if size > MAX_NODES:
+        refuse("expression", f"have at most {MAX_NODES} parts to be written out", f"one with {_count(size)}")
     pieces: list[str] = []
     stack: list[_Part] = [(expression, 0)]
     while stack:
@@ -73,22 +73,22 @@ def text(expression: Node) -> str:
             pieces.append(part)
             continue
         node, least = part
-        binds, parts = _written(node)
+        binds, parts = _pieces(node)
         stack.extend(reversed([*parts] if binds >= least else ["(", *parts, ")"]))
     return "".join(pieces)
 
 
 def shown(expression: Node) -> str:
-    """Return an expression as text for a reader, who is only told the size of a very large one."""
-    size = written_size(expression)
-    return text(expression) if size <= LONGEST else f"<an expression of {_count(size)} parts>"
+    """Return an expression as text for a reader; of a very large one, only its size."""
+    size = expanded_size(expression)
+    return text(expression) if size <= MAX_NODES else f"<an expression of {_count(size)} parts>"
 
 
 def _count(size: int) -> str:
     return f"{size:,}" if size < 10**15 else f"about 10^{int(size.bit_length() * math.log10(2.0))}"
 
 
-def _written(node: Node) -> tuple[int, list[_Part]]:
+def _pieces(node: Node) -> tuple[int, list[_Part]]:
     """Return how tightly the text of a node binds, and the parts of this text."""
     op, args = node.op, node.args
     if op == "number":
@@ -106,10 +106,10 @@ def _written(node: Node) -> tuple[int, list[_Part]]:
         return _infix(node)
     if op in ("root", "log") and is_number(args[0], 2.0 if op == "root" else 10.0):
         return ATOM, ["sqrt(" if op == "root" else "log10(", (args[1], 0), ")"]
-    parts: list[_Part] = [f"{CALLED.get(op, op)}("]
+    pieces: list[_Part] = [f"{CALLED.get(op, op)}("]
     for k, arg in enumerate(args):
-        parts += [", ", (arg, 0)] if k else [(arg, 0)]
-    return ATOM, [*parts, ")"]
+        pieces += [", ", (arg, 0)] if k else [(arg, 0)]
+    return ATOM, [*pieces, ")"]
 
 
 def _is_infix(node: Node) -> bool:
@@ -118,20 +118,20 @@ def _is_infix(node: Node) -> bool:
 
 def _infix(node: Node) -> tuple[int, list[_Part]]:
     binds, sign = INFIX[node.op]
-    first, *rest = node.args
-    if node.op == "^":  # to the right, and a sign may follow it
-        return binds, [(first, ATOM), "^", (rest[0], UNARY)]
+    first, *others = node.args
+    if node.op == "^":  # right-associative, and a sign may follow it
+        return binds, [(first, ATOM), "^", (others[0], UNARY)]
     # a first operand of the same operation would be read as the beginning of a longer one
     tighter = node.op not in ("-", "/") if first.op == node.op else node.op in ("and", "or") or binds == 2
     parts: list[_Part] = [(first, binds + tighter)]
-    for arg in rest:
+    for arg in others:
         parts += [f" {sign} ", (arg, binds + 1)]
     return binds, parts
 
 
 def _number(value: float) -> tuple[int, list[_Part]]:
     """Return how tightly the text of a number binds, and this text; a sign binds like any other."""
-    written = _NAMES.get(value) or ("nan" if math.isnan(value) else repr(value).removesuffix(".0"))
+    digits = _NAMES.get(value) or ("nan" if math.isnan(value) else repr(value).removesuffix(".0"))
     if value in (-math.inf, -math.pi, -math.e):
-        written = f"-{_NAMES[-value]}"
-    return (UNARY if written.startswith("-") else ATOM), [written]
+        digits = f"-{_NAMES[-value]}"
+    return (UNARY if digits.startswith("-") else ATOM), [digits]

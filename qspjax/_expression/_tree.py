@@ -179,33 +179,33 @@ class Expression:
 
 def node(op: str, args: tuple[Expression, ...] = (), value: float | str | None = None) -> Expression:
     """Return the one node of an operation, its arguments and its value; nothing is checked."""
-    # repr tells 0.0 from -0.0, and takes every NaN for the same; an id is as good as the object, which the node holds
-    known = repr(value) if isinstance(value, float) else value
-    key = (op, known, isinstance(value, float), *map(id, args))
+    # repr distinguishes 0.0 from -0.0, and makes all NaN equal; an id identifies the object, which the node keeps alive
+    label = repr(value) if isinstance(value, float) else value
+    key = (op, label, isinstance(value, float), *map(id, args))
     with _lock:
-        found = _interned.get(key)
-        if found is None:
-            found = object.__new__(Expression)
-            # the same in every process, so that nothing depends on the seed of the hashes of text
-            own = hash((zlib.crc32(f"{op} {known}".encode()), *(arg._hash for arg in args)))
-            for name, field in (("op", op), ("args", args), ("value", value), ("_hash", own)):
-                object.__setattr__(found, name, field)
-            _interned[key] = found
-    return found
+        interned = _interned.get(key)
+        if interned is None:
+            interned = object.__new__(Expression)
+            # the same in every process, so that nothing depends on the seed for hashing text
+            digest = hash((zlib.crc32(f"{op} {label}".encode()), *(arg._hash for arg in args)))
+            for name, field in (("op", op), ("args", args), ("value", value), ("_hash", digest)):
+                object.__setattr__(interned, name, field)
+            _interned[key] = interned
+    return interned
 
 
 def _packed(expression: Expression) -> tuple:
-    """Return the nodes of an expression in a flat table, arguments before what is made of them."""
+    """Return the nodes of an expression in a flat table, arguments before the nodes that use them."""
     order = nodes(expression)
-    place = {one: i for i, one in enumerate(order)}
-    return tuple((one.op, tuple(place[arg] for arg in one.args), one.value) for one in order)
+    index = {item: i for i, item in enumerate(order)}
+    return tuple((item.op, tuple(index[arg] for arg in item.args), item.value) for item in order)
 
 
 def _unpacked(table: tuple) -> Expression:
-    made: list[Expression] = []
+    built: list[Expression] = []
     for op, args, value in table:
-        made.append(node(op, tuple(made[arg] for arg in args), value))
-    return made[-1]
+        built.append(node(op, tuple(built[arg] for arg in args), value))
+    return built[-1]
 
 
 TIME = node("time")
@@ -216,14 +216,14 @@ FALSE = node("false")
 def number(x: float) -> Expression:
     """Return a number as an expression."""
     if not isinstance(x, (numbers.Real, np.generic)):
-        refuse("x", "be a number", _found(x))
+        refuse("x", "be a number", _described(x))
     return node("number", (), float(x))
 
 
 def symbol(name: str) -> Expression:
     """Return a symbol as an expression."""
     if not isinstance(name, str) or not name or "`" in name:
-        refuse("name", "be a name, without backticks", _found(name))
+        refuse("name", "be a name, without backticks", _described(name))
     return node("symbol", (), name)
 
 
@@ -240,11 +240,11 @@ def as_expression(value: object) -> Expression:
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer) and value.ndim == 0:
         return as_expression(value.item())
     if not isinstance(value, numbers.Real):
-        refuse("value", "be an expression or a number", _found(value))
+        refuse("value", "be an expression or a number", _described(value))
     return number(float(value))
 
 
-def _found(value: object) -> str:
+def _described(value: object) -> str:
     if isinstance(value, str):
         return value or "empty"
     return "a value that JAX traces" if isinstance(value, Tracer) else f"of type {type(value).__name__}"
@@ -254,7 +254,7 @@ def call(op: str, *args: object) -> Expression:
     """Apply an operation, by its name in MathML.
 
     Raises:
-        ValueError: If there is no such operation, or the number of arguments is not one that it takes.
+        ValueError: If there is no such operation, or it does not take this number of arguments.
     """
     if op in _CONSTANTS and not args:
         return _CONSTANTS[op]
@@ -264,10 +264,10 @@ def call(op: str, *args: object) -> Expression:
     if not least <= len(args) <= most:
         takes = f"{least}" if least == most else (f"at least {least}" if most == MANY else f"{least} or {most}")
         refuse("args", f"be {takes} for `{op}`", len(args))
-    own = tuple(map(as_expression, args))
-    if op == "rate" and own[0].op != "symbol":
-        refuse("args", "be one symbol for `rate`", str(own[0]))
-    return node(op, own)
+    operands = tuple(map(as_expression, args))
+    if op == "rate" and operands[0].op != "symbol":
+        refuse("args", "be one symbol for `rate`", str(operands[0]))
+    return node(op, operands)
 
 
 _CONSTANTS = {"time": TIME, "true": TRUE, "false": FALSE}
@@ -297,19 +297,19 @@ def size(*expressions: Expression) -> int:
 
 def symbols(*expressions: Expression) -> frozenset[str]:
     """Return the names of the symbols that expressions contain."""
-    return frozenset(str(one.value) for one in nodes(*expressions) if one.op == "symbol")
+    return frozenset(str(item.value) for item in nodes(*expressions) if item.op == "symbol")
 
 
 def rebuilt(expressions: Iterable[Expression], change: Callable[[Expression], Expression | None]) -> list[Expression]:
-    """Return expressions in which each node for which `change` returns another is replaced, from the leaves up."""
-    wanted = list(expressions)
-    known: dict[Expression, Expression] = {}
-    for one in nodes(*wanted):
-        args = tuple(known[arg] for arg in one.args)
-        same = one if all(a is b for a, b in zip(args, one.args, strict=True)) else node(one.op, args, one.value)
-        other = change(same)
-        known[one] = same if other is None else other
-    return [known[one] for one in wanted]
+    """Return expressions with each node for which `change` returns another one replaced, from the leaves up."""
+    roots = list(expressions)
+    new: dict[Expression, Expression] = {}
+    for old in nodes(*roots):
+        args = tuple(new[arg] for arg in old.args)
+        same = old if all(a is b for a, b in zip(args, old.args, strict=True)) else node(old.op, args, old.value)
+        replacement = change(same)
+        new[old] = same if replacement is None else replacement
+    return [new[old] for old in roots]
 
 
 def substitute(expression: Expression, mapping: Mapping[str, object]) -> Expression:
@@ -318,15 +318,15 @@ def substitute(expression: Expression, mapping: Mapping[str, object]) -> Express
     Raises:
         ValueError: If the symbol of a `rateOf` is replaced by anything but a symbol.
     """
-    known: dict[Expression, Expression] = {}
-    for one in nodes(expression):
-        args = tuple(known[arg] for arg in one.args)
-        if one.op == "symbol":
-            other = mapping.get(str(one.value))
-            known[one] = one if other is None else as_expression(other)
-        elif one.op == "rate" and args[0].op != "symbol":
-            refuse("mapping", f"replace the symbol of `{one}` by a symbol", str(args[0]))
+    new: dict[Expression, Expression] = {}
+    for old in nodes(expression):
+        args = tuple(new[arg] for arg in old.args)
+        if old.op == "symbol":
+            replacement = mapping.get(str(old.value))
+            new[old] = old if replacement is None else as_expression(replacement)
+        elif old.op == "rate" and args[0].op != "symbol":
+            refuse("mapping", f"replace the symbol of `{old}` by a symbol", str(args[0]))
         else:
-            same = all(a is b for a, b in zip(args, one.args, strict=True))
-            known[one] = one if same else node(one.op, args, one.value)
-    return known[expression]
+            same = all(a is b for a, b in zip(args, old.args, strict=True))
+            new[old] = old if same else node(old.op, args, old.value)
+    return new[expression]
