@@ -1,4 +1,4 @@
-"""Rules of adaptive dosing: at visits, what is observed decides by which factor later doses are multiplied."""
+"""Rules of adaptive dosing: at visits, observed values decide the factor by which later doses are multiplied."""
 
 import abc
 
@@ -12,7 +12,7 @@ from qspjax._types import Observed, Scalar
 
 
 class AbstractRule(eqx.Module):
-    """A rule of adaptive dosing; write your own in two methods, in terms of jax.
+    """A rule of adaptive dosing; write your own as two methods, in JAX.
 
     Example:
         >>> import jax.numpy as jnp, qspjax as qsp
@@ -52,7 +52,7 @@ class ReduceAbove(AbstractRule):
         name: An observed value or a state.
         threshold: Above it the dose is reduced.
         by: What the factor is multiplied by, from 0 (stop) to 1.
-        at_least: The factor does not get smaller; 0 unless given.
+        at_least: The factor does not fall below this; 0 unless given.
 
     Example:
         >>> import qspjax as qsp
@@ -82,14 +82,14 @@ class ReduceAbove(AbstractRule):
 
 
 class TreatToTarget(AbstractRule):
-    """Titrate to a target: the factor is multiplied by target / value, within bounds for a step and in all.
+    """Titrate to a target: the factor is multiplied by target / value, within bounds per step and overall.
 
     Args:
         name: An observed value or a state that grows with the dose.
-        target: The value wanted.
+        target: The value to reach.
         most_change: The greatest factor of one step, up or down; 2 unless given.
-        at_least: Least factor in all.
-        at_most: Greatest factor in all.
+        at_least: Smallest factor overall.
+        at_most: Greatest factor overall.
 
     Example:
         >>> import qspjax as qsp

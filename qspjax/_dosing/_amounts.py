@@ -17,7 +17,7 @@ Covariates = Mapping[str, Scalar]
 
 
 class AbstractAmount(eqx.Module):
-    """An amount as a function of covariates, each a number or an array with one element a patient.
+    """An amount as a function of covariates, each a number or an array with one element per patient.
 
     Example:
         >>> import qspjax as qsp
@@ -88,8 +88,8 @@ class Banded(AbstractAmount):
     def __check_init__(self) -> None:
         check_increasing("edges", self.edges)
         if jnp.shape(self.amounts) != (jnp.size(self.edges) + 1,):
-            more = jnp.size(self.edges) + 1
-            refuse("amounts", f"have one element more than `edges` ({more})", jnp.size(self.amounts))
+            expected = jnp.size(self.edges) + 1
+            refuse("amounts", f"have one element more than `edges` ({expected})", jnp.size(self.amounts))
 
     def __call__(self, covariates: Covariates) -> Scalar:
         return jnp.asarray(self.amounts)[

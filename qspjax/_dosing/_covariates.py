@@ -1,7 +1,7 @@
-"""Parameters that change with time: how a covariate goes on between its records.
+"""Parameters that change with time: the course of a covariate between its records.
 
-A time-varying covariate is a parameter that is set at some times. What holds between two records is a choice that
-changes results, so it is always a value of a class of its own, and printed.
+A time-varying covariate is a parameter that is set at some times. Its value between two records is a choice that
+changes results, so it is always chosen explicitly, by an instance of a class of its own, and printed.
 """
 
 import abc
@@ -22,11 +22,11 @@ FIRST = -2.0
 
 
 class AbstractInterpolation(eqx.Module):
-    """What a covariate is between two records.
+    """The value of a covariate between two records.
 
     Attributes:
-        comes: When it changes among what happens at the time of a record: less than 0 just before the record, whose own
-            dose and output see it then, and greater just after.
+        comes: When it changes in the order of what happens at the time of a record: less than 0 just before the record,
+            so that the record's own dose and output see the change, and greater than 0 just after.
 
     Example:
         >>> import qspjax as qsp
@@ -42,7 +42,7 @@ class AbstractInterpolation(eqx.Module):
 
     @abc.abstractmethod
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a description in words."""
 
 
 class NOCB(AbstractInterpolation):
@@ -117,16 +117,16 @@ def varying(
 ) -> Regimen:
     """Let a parameter of the model follow recorded values: rows of a regimen, to be added to the doses.
 
-    Before the first record the parameter is what the model says, after the last it stays. The solve lands on every
-    record. A model with such a parameter is not linear, so `MatrixExponential` does not solve it.
+    Before the first record the parameter has the value of the model, after the last it stays constant. A step ends at
+    every record. A model with such a parameter is not linear, so `MatrixExponential` does not solve it.
 
     Args:
         name: The dotted name of a parameter that is a number, such as `"CL"`.
         time: Times of the records, shape (records,) or (patients, records), not decreasing; trailing inf is padding.
         value: The parameter at each record, of the same shape; differentiable.
-        interpolation: What holds between two records: `NOCB()`, `LOCF()` or `LinearInterpolation()`.
+        interpolation: The value between two records: `NOCB()`, `LOCF()` or `LinearInterpolation()`.
         order: Numbers that order what happens at equal times: doses and outputs of a record's own number see the
-            record's value. By default doses and outputs at the time of a record see what holds after it.
+            record's value. By default doses and outputs at the time of a record see the value after it.
 
     Raises:
         ValueError: If times decrease, or values have another shape.
@@ -148,25 +148,25 @@ def varying(
     check_increasing("time", time)
     shape = jnp.broadcast_shapes(time.shape, value.shape)
     time, value = jnp.broadcast_to(time, shape), jnp.broadcast_to(value, shape)
-    live = jnp.isfinite(time)
+    is_record = jnp.isfinite(time)
     # padding repeats the last value, so that nothing changes there
-    last = jnp.maximum(live.sum(axis=-1, keepdims=True) - 1, 0)
-    value = jnp.where(live, value, jnp.take_along_axis(value, last, axis=-1))
-    after, change = (jnp.asarray(part) for part in interpolation.segments(time, value))
+    last_record = jnp.maximum(is_record.sum(axis=-1, keepdims=True) - 1, 0)
+    value = jnp.where(is_record, value, jnp.take_along_axis(value, last_record, axis=-1))
+    after, change = (jnp.asarray(segment) for segment in interpolation.segments(time, value))
     numbers = jnp.broadcast_to(0.0 if order is None else jnp.asarray(order) + interpolation.comes, shape)
     rows = _set(name, time[..., :1], value[..., :1], FIRST)
     rows = rows + _set(name, time, after, numbers)
     constant = concrete(change)
     if constant is None or constant.any():
         following = jnp.concatenate([time[..., 1:], jnp.full_like(time[..., :1], jnp.inf)], axis=-1)
-        lasts = following - time
-        runs = jnp.isfinite(lasts) & (lasts > 0)
+        lengths = following - time
+        runs = jnp.isfinite(lengths) & (lengths > 0)
         rows = rows + table(
             (Parameter(name),),
             time=jnp.where(runs, time, jnp.inf),
             kind=np.full(shape, Action.INFUSION_OVER),
             amount=change,
-            duration=jnp.where(runs, lasts, 1.0),
+            duration=jnp.where(runs, lengths, 1.0),
             order=numbers,
         )
     return rows

@@ -19,7 +19,7 @@ class _Modelled(enum.Enum):
 
 
 MODELLED: Final = _Modelled.MODELLED
-"""The duration or rate of an infusion that the model itself says: `Delivery(duration=)`, `Delivery(rate=)`."""
+"""The duration or rate of an infusion that the model itself declares: `Delivery(duration=)`, `Delivery(rate=)`."""
 
 
 def bolus(amount: Scalar | AbstractAmount, *, to: str | int, at: Scalar = 0.0) -> Regimen:
@@ -57,7 +57,7 @@ def infusion(
     Args:
         amount: The amount, in the model's unit of dose, or a function of covariates.
         to: The dose target: a name of the model, or a compartment number from 1; 0 is the model's default.
-        over: The duration, or `MODELLED` where the model's delivery says it (NONMEM's RATE = -2, D1).
+        over: The duration, or `MODELLED` where the model's delivery declares it (NONMEM's RATE = -2, D1).
         rate: The rate, amount per time, or `MODELLED` (NONMEM's RATE = -1, R1).
         at: The time at which it starts.
 
@@ -72,17 +72,17 @@ def infusion(
     """
     if over is not None and rate is None:
         if isinstance(over, _Modelled):
-            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_DURATION, lasts=jnp.nan)
+            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_DURATION, span=jnp.nan)
         check_number("over", over)
         check_above("over", over, 0.0)
-        return _dose(amount, to=to, at=at, kind=Action.INFUSION_OVER, duration=over, lasts=over)
+        return _dose(amount, to=to, at=at, kind=Action.INFUSION_OVER, duration=over, span=over)
     if rate is not None and over is None:
         if isinstance(rate, _Modelled):
-            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_RATE, lasts=jnp.nan)
+            return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_RATE, span=jnp.nan)
         check_number("rate", rate)
         check_above("rate", rate, 0.0)
-        lasts = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
-        return _dose(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, lasts=lasts)
+        span = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
+        return _dose(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, span=span)
     state = "none is" if over is None else "both are"
     raise ValueError(f"Exactly one of the arguments `over` and `rate` must be given, but {state}.")
 
@@ -90,9 +90,8 @@ def infusion(
 def reset(*, at: Scalar) -> Regimen:
     """Put all states back to the initial ones (NONMEM's EVID = 3).
 
-    Running infusions stop, and doses that were ordered before are cancelled, also those on their way (a lag). What
-    stands later in the regimen at the same time follows the reset, so `reset(at=24.0) + bolus(..., at=24.0)` is
-    EVID = 4.
+    Running infusions stop, and doses that were ordered before are cancelled, including those on their way (a lag). Rows
+    later in the regimen at the same time follow the reset, so `reset(at=24.0) + bolus(..., at=24.0)` is EVID = 4.
 
     Args:
         at: The time.
@@ -114,12 +113,12 @@ def reset(*, at: Scalar) -> Regimen:
 
 
 def scale(state: str | int, *, by: Scalar, at: Scalar) -> Regimen:
-    """Multiply a state by a number at a time: plasma that is exchanged, a tumour of which a part is removed.
+    """Multiply a state by a number at a time: a plasma exchange, the resection of part of a tumour.
 
     $$ y_i(t^+) = k y_i(t^-) $$
 
-    Infusions go on. What stands earlier in the regimen at the same time is multiplied as well, what stands later is
-    not; an output at this time sees the state after it.
+    Infusions go on. Doses earlier in the regimen at the same time are multiplied as well, later ones are not; an output
+    at this time shows the state after it.
 
     Args:
         state: A state of the model, by name or by number from 1.
@@ -168,7 +167,7 @@ def _dose(
     kind: Action,
     duration: Scalar = 1.0,
     rate: Scalar = 1.0,
-    lasts: Scalar = 0.0,
+    span: Scalar = 0.0,
 ) -> Regimen:
     if isinstance(to, bool) or not isinstance(to, (str, int)):
         refuse("to", "be the name of a dose target or a compartment number", to)
@@ -194,5 +193,5 @@ def _dose(
         rate=column(rate),
         rule=np.full((1,), 0 if depends else -1),
         rules=(amount,) if depends else (),
-        end=time[..., 0] + as_parameter(lasts),
+        end=time[..., 0] + as_parameter(span),
     )

@@ -94,7 +94,7 @@ Target: TypeAlias = str | int | Level | Parameter | Echo
 
 
 class RegimenShape(NamedTuple):
-    """The static side of a table: what a solve must provide for, at most for one patient.
+    """The static side of a table: what a solve must provide for, at most for any patient.
 
     Attributes:
         infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
@@ -117,7 +117,7 @@ class RegimenShape(NamedTuple):
     repeated: bool = False
 
     def merged(self, other: "RegimenShape") -> "RegimenShape":
-        """Return the shape of two tables below each other."""
+        """Return the shape of two tables stacked into one."""
         return RegimenShape(
             infuses=self.infuses or other.infuses,
             resets=self.resets + other.resets,
@@ -144,8 +144,8 @@ class Regimen(eqx.Module):
             was ordered before.
         order: Orders what happens at equal times, see `simulate`; 0 unless a data set says more.
         interval: Time to the next dose of the same order, 0 without (NONMEM's II).
-        steady: 1 where the dose begins a pattern at steady state, 2 where that is added to what is there (NONMEM's SS).
-        group: Where the first row of the pattern stands, counted from this row.
+        steady: 1 where the dose begins a pattern at steady state, 2 where that is added to the state (NONMEM's SS).
+        group: The offset from this row to the first row of the pattern.
         adapts: 1 where adaptive dosing multiplies the amount, else 0.
         rule: Which of `rules` gives the amount of each row, or -1 where `amount` is a number already.
         rules: Amounts that depend on covariates; `prescribe` evaluates them.
@@ -186,8 +186,8 @@ class Regimen(eqx.Module):
         """Return the table of doses, a line per dose."""
         columns = {name: np.asarray(getattr(self, name)) for name in _COLUMNS}
         if any(column.ndim > 1 for column in columns.values()):
-            most = max(len(column) for column in columns.values() if column.ndim > 1)
-            return f"Regimen of {self.rows} rows for each of {most} patients"
+            patients = max(len(column) for column in columns.values() if column.ndim > 1)
+            return f"Regimen of {self.rows} rows for each of {patients} patients"
         lines = []
         for values in zip(*columns.values(), strict=True):
             row = dict(zip(columns, values, strict=True))
@@ -203,7 +203,7 @@ class Regimen(eqx.Module):
         if kind in (Action.SET, Action.SCALE):
             return f"{name} {'=' if kind == Action.SET else '*='} {row['amount']:g}"
         dose = f"{row['amount']:g}" if row["rule"] < 0 else type(self.rules[int(row["rule"])]).__name__
-        how = {
+        manner = {
             Action.BOLUS: "",
             Action.INFUSION_OVER: f" over {row['duration']:g}",
             Action.INFUSION_RATE: f" at rate {row['rate']:g}",
@@ -212,7 +212,7 @@ class Regimen(eqx.Module):
         }[kind]
         steady = {0: "", 1: ", at steady state", 2: ", with its steady state added"}[int(row["steady"])]
         every = f" every {row['interval']:g}" if steady and row["interval"] else ""
-        return f"{dose} to {name}{how}{steady}{every}"
+        return f"{dose} to {name}{manner}{steady}{every}"
 
     @property
     def rows(self) -> int:
@@ -242,10 +242,10 @@ class Regimen(eqx.Module):
         check_instance("other", other, Regimen, "a regimen, to be added to a regimen")
         targets = self.targets + tuple(name for name in other.targets if name not in self.targets)
         numbers = [targets.index(name) for name in other.targets]
-        moved = jnp.asarray(numbers, dtype=int)[other.index] if numbers else other.index
+        index = jnp.asarray(numbers, dtype=int)[other.index] if numbers else other.index
         shifted = jnp.where(other.rule >= 0, other.rule + len(self.rules), -1)
-        other = eqx.tree_at(lambda r: (r.index, r.rule), other, (moved, shifted))
-        columns = {name: _joined(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
+        other = eqx.tree_at(lambda r: (r.index, r.rule), other, (index, shifted))
+        columns = {name: _concatenated(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         end = jnp.maximum(self.end, other.end)
         if self.decision is not None and other.decision is not None:
             raise ValueError("Only one of the regimens that are added can be adapted: add them first, then adapt.")
@@ -259,11 +259,11 @@ class Regimen(eqx.Module):
         )
 
     def every(self, interval: Scalar, *, doses: int) -> "Regimen":
-        """Repeat the regimen every `interval`, `doses` times in all (NONMEM's II, and ADDL = doses - 1).
+        """Repeat the regimen every `interval`, `doses` times in total (NONMEM's II, and ADDL = doses - 1).
 
         Args:
-            interval: Time from one dose to the next (one a patient, or the same for all); differentiable.
-            doses: How many times in all, at least 1.
+            interval: Time from one dose to the next (one per patient, or the same for all); differentiable.
+            doses: How many times in total, at least 1.
 
         Raises:
             ValueError: If `interval` is not positive or `doses` is less than 1.
@@ -279,9 +279,9 @@ class Regimen(eqx.Module):
         shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
         columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
         columns["time"] = columns["time"] + shift
-        given = columns["kind"] < Action.RESET
-        columns["ordered"] = jnp.where(given, columns["ordered"], columns["time"])
-        columns["interval"] = jnp.where(given, interval[..., None], columns["interval"])
+        is_dose = columns["kind"] < Action.RESET
+        columns["ordered"] = jnp.where(is_dose, columns["ordered"], columns["time"])
+        columns["interval"] = jnp.where(is_dose, interval[..., None], columns["interval"])
         end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
         shape = self.static_shape._replace(resets=self.static_shape.resets * doses, repeated=True)
         return dataclasses.replace(self, **columns, end=end, static_shape=shape)
@@ -291,15 +291,15 @@ class Regimen(eqx.Module):
 
         At the time of the first dose the states are those of the periodic solution; where a dose has a lag L, at the
         phase interval - L. Earlier doses that still run, or are on their way, go on. With `added` the steady state is
-        added to what is there, less the initial state (SS = 2); otherwise the system begins again: running infusions
-        stop and what was ordered before is cancelled (SS = 1). All doses of one interval are one pattern, also where
-        there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of that constant
-        infusion, which ends at its time.
+        added to the current state, less the initial state (SS = 2); otherwise the system starts again: running
+        infusions stop and what was ordered before is cancelled (SS = 1). All doses within one interval form one
+        pattern, even if there are several. An infusion of amount 0 at a rate, not repeated, means the steady state of
+        that constant infusion, which ends at its time.
 
-        A steady state that the doses do not lead to, since as much is given as can be eliminated, or nothing is, is a
-        failure (`RESULTS.steady_state_not_found`). Lags and durations may be the interval, or multiples of it; an
-        output at the very time of a dose, or of the end of an infusion, has the derivative of the side on which that
-        comes before the output.
+        If the doses lead to no steady state, because as much is given as can be eliminated or nothing is eliminated,
+        the solve fails (`RESULTS.steady_state_not_found`). Lags and durations may equal the interval, or multiples of
+        it; an output at the very time of a dose, or of the end of an infusion, has the derivative of the side on which
+        that comes before the output.
 
         Args:
             added: Whether to add the steady state to the current state instead of replacing it.
@@ -318,8 +318,8 @@ class Regimen(eqx.Module):
             raise ValueError("Only doses, repeated with `every`, can be at steady state.")
         constant = not self.static_shape.repeated
         amount, interval = concrete(self.amount), concrete(self.interval)
-        given = (amount is not None and amount.any()) or len(self.rules)
-        if constant and (given or not self.static_shape.infuses or self.rows > 1):
+        has_doses = (amount is not None and amount.any()) or len(self.rules)
+        if constant and (has_doses or not self.static_shape.infuses or self.rows > 1):
             raise ValueError("A regimen at steady state must be repeated with `.every(interval, doses=)` first.")
         if interval is not None and np.ptp(interval, axis=-1).any():
             raise ValueError("Doses at steady state must have one interval: use one regimen for each, and `+`.")
@@ -349,8 +349,8 @@ class Regimen(eqx.Module):
         if end is not None and np.isnan(end).any():
             refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
         shift = self.end[..., None]
-        moved = (other.time + shift, other.ordered + shift, other.end + self.end)
-        later = eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, moved)
+        shifted = (other.time + shift, other.ordered + shift, other.end + self.end)
+        later = eqx.tree_at(lambda r: (r.time, r.ordered, r.end), other, shifted)
         if later.decision is not None:
             later = eqx.tree_at(lambda r: r.decision.at, later, later.decision.at + shift)
         return self + later
@@ -394,7 +394,7 @@ class Regimen(eqx.Module):
             covariates: By name, numbers for one patient or arrays of shape (patients,).
 
         Raises:
-            ValueError: If an amount needs a covariate that is not there.
+            ValueError: If an amount needs a covariate that is missing.
         """
         amount = self.amount
         for code, rule in enumerate(self.rules):
@@ -404,18 +404,18 @@ class Regimen(eqx.Module):
         return eqx.tree_at(lambda r: (r.amount, r.rule, r.rules), self, (amount, jnp.full_like(self.rule, -1), ()))
 
     def echoed(self, echoes: Sequence[Sequence[int]]) -> "Regimen":
-        """Return the regimen in which what goes to the i-th target goes to others too, in rows of their own.
+        """Return the regimen in which what goes to a target goes to other targets too, in additional rows.
 
         Args:
-            echoes: The numbers of these others, for each target.
+            echoes: For each target, the numbers of these others.
         """
         columns = {name: getattr(self, name) for name in _COLUMNS}
-        for place in range(max(map(len, echoes), default=0)):
-            there = jnp.asarray([len(one) > place for one in echoes])[self.index]
-            number = jnp.asarray([one[place] if len(one) > place else 0 for one in echoes])[self.index]
-            changed = {"time": jnp.where(there, self.time, jnp.inf), "index": number}
-            changed["order"] = jnp.full_like(self.order, -1.0)  # no record: what is observed at its time comes after it
-            columns = {name: _joined(one, changed.get(name, getattr(self, name))) for name, one in columns.items()}
+        for k in range(max(map(len, echoes), default=0)):
+            has_echo = jnp.asarray([len(numbers) > k for numbers in echoes])[self.index]
+            number = jnp.asarray([numbers[k] if len(numbers) > k else 0 for numbers in echoes])[self.index]
+            changed = {"time": jnp.where(has_echo, self.time, jnp.inf), "index": number}
+            changed["order"] = jnp.full_like(self.order, -1.0)  # not a record: outputs at its time come after it
+            columns = {name: _concatenated(x, changed.get(name, getattr(self, name))) for name, x in columns.items()}
         return dataclasses.replace(self, **columns)
 
     def padded(self, rows: int) -> "Regimen":
@@ -447,8 +447,8 @@ _COLUMNS: dict[str, float] = {
 }
 """The columns of the table and what padding holds in them."""
 
-_WHOLE = ("kind", "index", "steady", "group", "adapts", "rule")
-"""Columns of whole numbers."""
+_INTEGERS = ("kind", "index", "steady", "group", "adapts", "rule")
+"""Columns of integers."""
 
 
 def table(
@@ -458,32 +458,31 @@ def table(
     rules: Sequence[AbstractAmount] = (),
     **columns: Real[Array, "..."] | Real[np.ndarray, "..."] | None,
 ) -> Regimen:
-    """Return the regimen of a table that is at hand; what is not given has its default.
+    """Return the regimen of a table; columns that are not given have their defaults.
 
     Args:
-        targets: What `index` counts.
-        decision: How the doses are adapted at visits, or None.
+        targets: The targets that `index` refers to.
         end: Time at which the regimen is over; by default that of its last row.
         rules: Amounts that depend on covariates.
         **columns: Columns of a `Regimen`, each of shape (rows,) or (patients, rows), `time` at least; codes in numpy.
     """
     time = jnp.asarray(columns["time"], dtype=float)
     columns = {"ordered": time, **columns}
-    whole = {}
+    filled = {}
     for name, padding in _COLUMNS.items():
-        dtype = int if name in _WHOLE else float
-        given = columns.get(name)
-        whole[name] = jnp.full(time.shape[-1:], padding, dtype) if given is None else jnp.asarray(given, dtype=dtype)
+        dtype = int if name in _INTEGERS else float
+        values = columns.get(name)
+        filled[name] = jnp.full(time.shape[-1:], padding, dtype) if values is None else jnp.asarray(values, dtype=dtype)
     codes = ("kind", "steady", "interval", "group")
     kind, steady, interval, group = (np.asarray(columns.get(name, 0)) for name in codes)
-    here = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
-    begins = here & (steady > 0) & (group == 0)
+    is_real = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
+    begins = is_real & (steady > 0) & (group == 0)
     infuses = (kind >= Action.INFUSION_OVER) & (kind <= Action.INFUSION_MODEL_RATE)
     shape = RegimenShape(
         infuses=bool(np.any(infuses)),
-        resets=_most(here & (kind == Action.RESET)),
-        steady=_most(begins),
-        members=max(1, _most(here & (steady > 0)) - _most(begins) + 1) if begins.any() else 0,
+        resets=_max_count(is_real & (kind == Action.RESET)),
+        steady=_max_count(begins),
+        members=max(1, _max_count(is_real & (steady > 0)) - _max_count(begins) + 1) if begins.any() else 0,
         periodic=bool(np.any(begins & (interval > 0))),
         constant=bool(np.any(begins & (interval == 0))),
     )
@@ -491,17 +490,17 @@ def table(
         end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
         end = jnp.where(jnp.isfinite(end), end, 0.0)
     end = jnp.asarray(as_parameter(end))
-    return Regimen(**whole, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), static_shape=shape)
+    return Regimen(**filled, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), static_shape=shape)
 
 
 def stacked(regimens: Sequence[Regimen]) -> Regimen:
-    """Return regimens as one of as many patients, so that one program solves them all."""
+    """Return regimens as one with a row of patients for each, so that one program solves them all."""
     targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))
     rows = max(regimen.rows for regimen in regimens)
     shape = regimens[0].static_shape
     for regimen in regimens[1:]:
-        most = {name: max(getattr(shape, name), getattr(regimen.static_shape, name)) for name in ("resets", "steady")}
-        shape = shape.merged(regimen.static_shape)._replace(**most)
+        maxima = {name: max(getattr(shape, name), getattr(regimen.static_shape, name)) for name in ("resets", "steady")}
+        shape = shape.merged(regimen.static_shape)._replace(**maxima)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(list(regimens)))
     xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
 
@@ -512,15 +511,15 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
         spare = [(0, 0)] * (values.ndim - 1) + [(0, rows - values.shape[-1])]
         return xp.pad(values, spare, constant_values=_COLUMNS[name])
 
-    columns = {name: jnp.asarray(xp.stack([column(name, one) for one in regimens])) for name in _COLUMNS}
+    columns = {name: jnp.asarray(xp.stack([column(name, regimen) for regimen in regimens])) for name in _COLUMNS}
     ends = jnp.asarray(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
     return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, static_shape=shape)
 
 
-def _most(mask: np.ndarray) -> int:
+def _max_count(mask: np.ndarray) -> int:
     return int(mask.sum(axis=-1).max(initial=0))
 
 
-def _joined(first: jax.Array, second: jax.Array) -> jax.Array:
+def _concatenated(first: jax.Array, second: jax.Array) -> jax.Array:
     lead = jnp.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return jnp.concatenate([jnp.broadcast_to(column, (*lead, column.shape[-1])) for column in (first, second)], axis=-1)
