@@ -1,8 +1,8 @@
 """The comparisons a function makes, read from its traced program: where they change, the function may jump.
 
-A condition such as `(y.tumour > 20.0) & (t < 5.0)` is a Boolean, which tells nothing of how far away its change is. Its
-program compares numbers, and their differences, here called gaps, do: the condition can change only where a gap
-passes through zero. `floor` and `ceil` jump where their operand passes through an integer, so they have a gap too.
+A condition such as `(y.tumour > 20.0) & (t < 5.0)` is a Boolean, which does not say how far away its change is. But its
+program compares numbers, and their differences, here called gaps, do: the condition can change only where a gap passes
+through zero. `floor` and `ceil` jump where their operand passes through an integer, so they have a gap too.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Out = TypeVar("Out")
 
 _COMPARED = {"gt", "ge", "lt", "le"}
 _EQUAL = {"eq", "ne"}
-"""Compared with the time only: a moment is met, where a state is equal to a number for no time."""
+"""Watched only where they depend on the time: a time is passed, whereas a state equals a number only for an instant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Watched(Generic[Out]):
     Attributes:
         value: What the function returns.
         gaps: The differences, shape (gaps,).
-        sizes: What is subtracted, in absolute value: rounding error of a gap is in proportion, shape (gaps,).
+        sizes: The sum of the absolute values that are subtracted, to which rounding error is proportional, shape
+            (gaps,).
         timed: Which gaps depend on the time other than through the state, a numpy array of shape (gaps,).
     """
 
@@ -52,7 +53,7 @@ def watched(
         function: The function.
         t: The time.
         y: The state.
-        within: How near the time must be to what it is compared with to be taken as equal to it; None for not at all.
+        within: How near the time must be to what it is compared with to count as equal to it; None for never.
     """
     t = jnp.asarray(t, float)
     leaves, structure = jax.tree.flatten(y)
@@ -62,13 +63,13 @@ def watched(
         return function(t, jax.tree.unflatten(structure, leaves))
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
-    found: list[_Gap] = []
+    collected: list[_Gap] = []
     inputs = [_Value(t, timed=True), *map(_constant, leaves)]
-    out = walk_all(traced, inputs, _reader(found, within), _constant)
+    out = walk_all(traced, inputs, _reader(collected, within), _constant)
     value = jax.tree.unflatten(jax.tree.structure(shape), [result.array for result in out])
     empty = jnp.zeros((0,), t.dtype)
-    gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in found)]) for k in range(2))
-    timed = np.concatenate([np.zeros(0, bool), *(np.full(gap.gaps.size, gap.timed) for gap in found)])
+    gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in collected)]) for k in range(2))
+    timed = np.concatenate([np.zeros(0, bool), *(np.full(gap.gaps.size, gap.timed) for gap in collected)])
     return Watched(value, gaps, sizes, timed)
 
 
@@ -85,8 +86,8 @@ class _Value(NamedTuple):
     timed: bool
 
 
-def _reader(found: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
-    """Return what computes an equation and collects its gaps."""
+def _reader(collected: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
+    """Return a function that computes an equation and collects its gaps."""
 
     def apply(eqn: JaxprEqn, values: Sequence[_Value]) -> list[_Value]:
         name, operands = eqn.primitive.name, [value.array for value in values]
@@ -101,9 +102,9 @@ def _reader(found: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn, Seq
             return results if within is not None else [_Value(x, r.timed) for x, r in zip(out, results, strict=True)]
         if name in _COMPARED or (name in _EQUAL and timed):
             if jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
-                found.append(_gap(operands[0], operands[1], timed))
+                collected.append(_gap(operands[0], operands[1], timed))
         elif name in ("floor", "ceil"):
-            found.append(_gap(operands[0], out[0] + 1.0 if name == "floor" else out[0], timed))
+            collected.append(_gap(operands[0], out[0] + 1.0 if name == "floor" else out[0], timed))
         return [_Value(x, timed) for x in out]
 
     return apply

@@ -1,8 +1,8 @@
-"""Functions of which a value that is not finite spoils no derivative but its own: what is observed, above all.
+"""Functions in which a value that is not finite spoils no derivative but its own; above all what a model observes.
 
 A ratio of two amounts is 0/0 before the first dose. Nobody measures it there, but the slope of 0/0 is not a number, and
 zero times that is not zero: one such value makes the whole gradient NaN, in reverse mode. Here a value that is not
-finite is a constant of every derivative.
+finite counts as a constant in every derivative.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,25 +23,28 @@ _GUARDED = {
     *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
     *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma"),
 }
-"""What makes a value that is not finite, or multiplies one."""
+"""Primitives that produce a value that is not finite, or multiply one."""
 _HARMLESS = 0.5
-"""Where all of these functions have a slope."""
+"""An operand at which all of these functions have a slope."""
 
 
 def guarded(function: Callable[..., Out]) -> Callable[..., Out]:
-    """Return a function of arrays with the same values, of which those that are not finite are constants."""
+    """Return a function of arrays with the same values; those that are not finite have zero derivatives."""
     values = jax.custom_jvp(function)
 
-    def along(primals: tuple, tangents: tuple) -> tuple[Out, Out]:
-        moves = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
+    def jvp(primals: tuple, tangents: tuple) -> tuple[Out, Out]:
+        varies = [not isinstance(tangent, SymbolicZero) for tangent in tangents]
 
         def of_moving(*moving: ArrayLike) -> Out:
-            rest = iter(moving)
-            return _guarded(function, [next(rest) if own else leaf for own, leaf in zip(moves, primals, strict=True)])
+            remaining = iter(moving)
+            return _guarded(
+                function,
+                [next(remaining) if is_varying else leaf for is_varying, leaf in zip(varies, primals, strict=True)],
+            )
 
-        return jax.jvp(of_moving, tuple(compress(primals, moves)), tuple(compress(tangents, moves)))
+        return jax.jvp(of_moving, tuple(compress(primals, varies)), tuple(compress(tangents, varies)))
 
-    values.defjvp(along, symbolic_zeros=True)
+    values.defjvp(jvp, symbolic_zeros=True)
     return values
 
 

@@ -1,4 +1,4 @@
-"""A traced program of one patient, evaluated for many: every array keeps its axes and gets one of lanes at the end.
+"""A traced program of one patient, evaluated for many: every array keeps its axes and gets an axis of lanes at the end.
 
 `vmap` may put the new axis where it likes, and puts it first where a gather or a scatter is concerned: two transposed
 copies of all states for each. With the lanes last, indexing moves whole rows of them, which lie together in memory.
@@ -35,16 +35,16 @@ def evaluate(
     values: Sequence[ArrayLike],
     batched: Sequence[bool],
     eqns: Sequence[JaxprEqn],
-    wanted: Sequence[Atom],
+    outputs: Sequence[Atom],
 ) -> list[jax.Array]:
-    """Return the wanted variables of a program, each with an axis of lanes at the end.
+    """Return the outputs of a program, each with an axis of lanes at the end.
 
     Args:
         variables: The inputs.
         values: Their values.
         batched: Which values have an axis of lanes at the end; at least one.
         eqns: The program.
-        wanted: Variables or literals.
+        outputs: Variables or literals.
     """
     lanes = next(np.shape(value)[-1] for value, has_lanes in zip(values, batched, strict=True) if has_lanes)
 
@@ -53,13 +53,13 @@ def evaluate(
         rule = _RULES.get(eqn.primitive.name, _mapped) if has_lanes else _shared
         return [_Value(x, has_lanes) for x in rule(eqn, operands, lanes)]
 
-    known = [_Value(*pair) for pair in zip(values, batched, strict=True)]
-    results = walk(variables, known, eqns, wanted, apply, lambda value: _Value(value, batched=False))
-    return [_widened(value, shape_of(atom), lanes) for value, atom in zip(results, wanted, strict=True)]
+    inputs = [_Value(*pair) for pair in zip(values, batched, strict=True)]
+    results = walk(variables, inputs, eqns, outputs, apply, lambda value: _Value(value, batched=False))
+    return [_widened(value, shape_of(atom), lanes) for value, atom in zip(results, outputs, strict=True)]
 
 
 def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = False) -> jax.Array:
-    """Write rows to, or add them to, the places `slot` of a target; a slot outside of it drops its row.
+    """Write rows to, or add them to, the indices `slot` of a target; a row whose slot is out of range is dropped.
 
     On a CPU the scatter is a loop: XLA has none in a loop that it compiles as a whole (see `_fusion`).
     """
@@ -68,22 +68,22 @@ def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = Fals
         return (at.add if add else at.set)(rows, mode="drop", unique_indices=not add, wrap_negative_indices=False)
     last = target.shape[0] - 1
 
-    def one(i: jax.Array, target: jax.Array) -> jax.Array:
-        place = jnp.clip(slot[i], 0, last)
-        old = jax.lax.dynamic_index_in_dim(target, place, 0, keepdims=False)
-        new = jnp.where(slot[i] == place, old + rows[i] if add else rows[i], old)
-        return jax.lax.dynamic_update_index_in_dim(target, new, place, 0)
+    def update(i: jax.Array, target: jax.Array) -> jax.Array:
+        index = jnp.clip(slot[i], 0, last)
+        old = jax.lax.dynamic_index_in_dim(target, index, 0, keepdims=False)
+        new = jnp.where(slot[i] == index, old + rows[i] if add else rows[i], old)
+        return jax.lax.dynamic_update_index_in_dim(target, new, index, 0)
 
-    return jax.lax.fori_loop(0, slot.shape[0], one, target)
+    return jax.lax.fori_loop(0, slot.shape[0], update, target)
 
 
 def total(rows: Float[Array, "rows *lanes"] | tuple[Float[Array, " *lanes"], ...]) -> jax.Array:
     """Return the sum of rows: one after the other, so that it is the same for any number of lanes."""
     if isinstance(rows, tuple):
-        first, *rest = rows
-        for row in rest:
-            first = first + row
-        return first
+        result, *others = rows
+        for row in others:
+            result = result + row
+        return result
 
     def add(i: jax.Array, so_far: jax.Array) -> jax.Array:
         return so_far + jax.lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)
@@ -127,11 +127,11 @@ def _elementwise(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> Seque
 
 
 def _selected(eqn: JaxprEqn, operands: Sequence[_Value], lanes: int) -> list[jax.Array]:
-    """Select between cases, which must have one shape; what selects may be one number for all."""
+    """Select between cases, which must have one shape; the selector may be one number for all lanes."""
     shape = shape_of(eqn.outvars[0])
-    which, *cases = operands
-    one = not which.batched and jnp.ndim(which.array) == 0
-    chosen = which.array if one else _widened(which, shape, lanes)
+    selector, *cases = operands
+    is_scalar = not selector.batched and jnp.ndim(selector.array) == 0
+    chosen = selector.array if is_scalar else _widened(selector, shape, lanes)
     return _bind(eqn, [chosen, *(_widened(case, shape, lanes) for case in cases)])
 
 

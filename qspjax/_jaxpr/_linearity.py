@@ -1,8 +1,9 @@
-"""Whether a function is linear in some of its arguments, told from its traced program and without any number.
+"""Whether a function is linear in some of its arguments, determined from its traced program without any number.
 
-One operation is read after the other: for each intermediate value, on which states its elements depend, and whether a
-part depends on none. Sums, products with constants and movements of states are linear. The reading is conservative:
-what it does not know is not linear, and where it does not follow a movement, each element depends on every state moved.
+Operations are analysed in order: for each intermediate value, on which states its elements depend, and whether a part
+depends on none. Sums, products with constants and rearrangements of states are linear. The analysis is conservative:
+an unknown operation is not linear, and where a rearrangement is not followed, each element depends on every state in
+it.
 """
 
 from collections.abc import Sequence
@@ -39,19 +40,19 @@ def linear_structure(closed: ClosedJaxpr, states: Sequence[int]) -> Structure | 
     """Return the structure of dy/dt = A y + b, or None for a program that is not linear in y or depends on the time.
 
     Args:
-        closed: Of the slopes of all states; its arguments are the time, the states, and whatever is constant.
+        closed: The program of the slopes of all states, whose arguments are the time, the states, and constants.
         states: Which of its arguments are states, in order.
     """
     jaxpr = closed.jaxpr
     sizes = [int(np.prod(shape_of(jaxpr.invars[k]), dtype=int)) for k in states]
     n = sum(sizes)
-    unit, first = np.eye(n, dtype=bool), 0
+    unit, start = np.eye(n, dtype=bool), 0
     forms: list[_Form | None] = [_constant(shape_of(var), n) for var in jaxpr.invars]
     forms[0] = None
     for k, size in zip(states, sizes, strict=True):
-        forms[k] = _Form(unit[first : first + size].reshape(*shape_of(jaxpr.invars[k]), n), offset=False)
-        first += size
-    slopes = [form for form in _read(closed, forms, n) if form is not None]
+        forms[k] = _Form(unit[start : start + size].reshape(*shape_of(jaxpr.invars[k]), n), offset=False)
+        start += size
+    slopes = [form for form in _forms_of(closed, forms, n) if form is not None]
     if len(slopes) < len(jaxpr.outvars):
         return None
     reach = np.concatenate([form.on.reshape(-1, n) for form in slopes]) | unit
@@ -64,7 +65,7 @@ def _constant(shape: tuple[int, ...], n: int, *, offset: bool = True) -> _Form:
     return _Form(np.zeros((*shape, n), dtype=bool), offset)
 
 
-def _read(program: ClosedJaxpr, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
+def _forms_of(program: ClosedJaxpr, inputs: Sequence[_Form | None], n: int) -> list[_Form | None]:
     """Return the form of each output; None for what is not linear or not understood."""
     jaxpr = program.jaxpr
     constants = [_constant(shape_of(var), n) for var in jaxpr.constvars]
@@ -87,12 +88,12 @@ def _apply(eqn: JaxprEqn, operands: list[_Form | None], n: int) -> Sequence[_For
     linear = [bool(form.on.any()) for form in forms]
     inner = called(eqn)
     if inner is not None and (any(linear) or not all(form.offset for form in forms)):
-        return _read(inner, forms, n)
+        return _forms_of(inner, forms, n)
     if not any(linear):
-        zero = name in _MOVED + _JOINED + _SUMMED and not any(form.offset for form in forms)
+        zero = name in _REARRANGED + _CONCATENATED + _SUMMED and not any(form.offset for form in forms)
         return [_constant(shape, n, offset=not zero) for shape in shapes]
-    if name in _MOVED and linear[0] and not any(linear[1:]):
-        return [_Form(_moved(eqn, forms[0].on, shapes[0]), forms[0].offset)]
+    if name in _REARRANGED and linear[0] and not any(linear[1:]):
+        return [_Form(_rearranged(eqn, forms[0].on, shapes[0]), forms[0].offset)]
     if name in _SUMMED or (name == "select_n" and not linear[0]):
         terms = forms[1:] if name == "select_n" else forms
         on = np.zeros((*shapes[0], n), dtype=bool)
@@ -104,9 +105,9 @@ def _apply(eqn: JaxprEqn, operands: list[_Form | None], n: int) -> Sequence[_For
         on = join([form.on for form in forms], axis=eqn.params[axis])
         return [_Form(on, any(form.offset for form in forms))]
     if name == "unstack":
-        parts = np.moveaxis(forms[0].on, eqn.params["axis"], 0)
-        return [_Form(part, forms[0].offset) for part in parts]
-    if name in _JOINED:
+        slices = np.moveaxis(forms[0].on, eqn.params["axis"], 0)
+        return [_Form(on, forms[0].offset) for on in slices]
+    if name in _CONCATENATED:
         return [_Form(_anywhere(forms, shapes[0], n), any(form.offset for form in forms))]
     if (name == "mul" and sum(linear) == 1) or (name == "div" and not linear[1]):
         factor = forms[linear.index(True)]
@@ -117,16 +118,16 @@ def _apply(eqn: JaxprEqn, operands: list[_Form | None], n: int) -> Sequence[_For
     return [None] * len(shapes)
 
 
-_MOVED = (
+_REARRANGED = (
     *("neg", "copy", "copy_p", "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "slice", "rev"),
     *("dynamic_slice", "gather", "reduce_sum", "cumsum"),
 )
 _SUMMED = ("add", "sub", "add_any")
-_JOINED = ("concatenate", "stack", "pad", "dynamic_update_slice")
+_CONCATENATED = ("concatenate", "stack", "pad", "dynamic_update_slice")
 
 
-def _moved(eqn: JaxprEqn, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return which states each element depends on after a movement; all of them where that is not followed."""
+def _rearranged(eqn: JaxprEqn, on: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return which states each element depends on after a rearrangement; all where that is not followed."""
     name, n = eqn.primitive.name, on.shape[-1]
     if name in ("neg", "copy", "copy_p"):
         return on

@@ -3,12 +3,13 @@
     d/dx x^n = n x^(n - 1) -> infinity as x -> 0, for n < 1
 
 A solution passes through such a point, or rests there, and its dependence on parameters is finite: the infinite slope
-is met for no time, or multiplies what does not move. In derivatives of what is solved it counts as zero. A Rosenbrock
-method then is explicit in that term for a step, with an error that its error control sees; all values stay as they are.
+occurs for an instant only, or multiplies a zero tangent. In derivatives of what is solved it counts as zero. A
+Rosenbrock method then is explicit in that term for a step, with an error that its error control sees; all values stay
+as they are.
 
-Where a root empties a state, the next number below zero is one at which there is no field at all. A state that the
-field takes a root or a power of, and that is negative by less than its absolute tolerance, is effectively zero, and the
-field is that at zero.
+Where a root empties a state, rounding error may take it below zero, where the field is not defined. A state of which
+the field takes a root or a power, and that is negative by less than its absolute tolerance, is effectively zero, and
+the field is that at zero.
 
 Reference: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.7, doi:10.1007/978-3-642-05221-7
 (Rosenbrock methods with inexact Jacobians).
@@ -32,9 +33,9 @@ from qspjax._types import Scalar, State
 Out = TypeVar("Out")
 
 _STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "asin", "acos", "acosh"}
-"""What can be finite, or be multiplied by zero, where its slope is infinite or undefined."""
+"""Primitives that can be finite, or be multiplied by zero, where their slope is infinite or undefined."""
 _ROOTS = {"pow", "sqrt"}
-"""What is not defined below zero, and zero or one at zero."""
+"""Primitives that are not defined below zero, and zero or one at zero."""
 
 
 def bound(eqn: JaxprEqn, operands: Sequence[ArrayLike]) -> Sequence[ArrayLike]:
@@ -53,13 +54,13 @@ def regular(function: Callable[..., Out]) -> Callable[..., Out]:
     @functools.wraps(function)
     def same(*arguments: PyTree) -> Out:
         leaves, structure = jax.tree.flatten(arguments)
-        places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        indices = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
 
         def of_arrays(*arrays: jax.Array) -> Out:
-            new = dict(zip(places, arrays, strict=True))
+            new = dict(zip(indices, arrays, strict=True))
             return function(*jax.tree.unflatten(structure, [new.get(k, leaf) for k, leaf in enumerate(leaves)]))
 
-        arrays = [leaves[k] for k in places]
+        arrays = [leaves[k] for k in indices]
         traced, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
         if not _is_steep(traced.jaxpr):
             return function(*arguments)
@@ -69,19 +70,19 @@ def regular(function: Callable[..., Out]) -> Callable[..., Out]:
 
 
 def under_roots(program: ClosedJaxpr, inputs: Sequence[set[int]]) -> set[int]:
-    """Return which marks of the inputs of a traced program a root or a power is taken of."""
-    found: set[int] = set()
+    """Return the marks of the inputs of which a traced program takes a root or a power."""
+    marks: set[int] = set()
 
     def apply(eqn: JaxprEqn, operands: Sequence[set[int]]) -> Sequence[set[int]]:
         if eqn.primitive.name in _ROOTS:
-            found.update(operands[0])
+            marks.update(operands[0])
         inner = called(eqn)
         if inner is not None:
             return walk_all(inner, operands, apply, _unmarked)
         return [set().union(*operands)] * len(eqn.outvars)
 
     walk_all(program, inputs, apply, _unmarked)
-    return found
+    return marks
 
 
 def _unmarked(_: ArrayLike) -> set[int]:
@@ -92,8 +93,8 @@ def rooted(field: Callable[[Scalar, State], State], state: State) -> Bool[np.nda
     """Return which elements of the flattened state may be under a root or a power in `field(t, state)`."""
     leaves = jax.tree.leaves(state)
     traced = jax.make_jaxpr(lambda t, y: field(t, y))(jnp.zeros(()), state)
-    found = under_roots(traced, [set(), *({k} for k in range(len(leaves)))])
-    return np.repeat([k in found for k in range(len(leaves))], [leaf.size for leaf in leaves])
+    marks = under_roots(traced, [set(), *({k} for k in range(len(leaves)))])
+    return np.repeat([k in marks for k in range(len(leaves))], [leaf.size for leaf in leaves])
 
 
 def not_below(y: jax.Array, floor: ArrayLike) -> jax.Array:
@@ -116,20 +117,20 @@ def _flat(value: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @functools.cache
     def slope(k: int) -> Callable[..., jax.Array]:
-        def own(*operands: jax.Array) -> jax.Array:
+        def derivative(*operands: jax.Array) -> jax.Array:
             def of_one(x: jax.Array) -> jax.Array:
                 return value(*operands[:k], x, *operands[k + 1 :])
 
-            found = jax.jvp(of_one, (operands[k],), (jnp.ones_like(operands[k]),))[1]
-            return jnp.where(jnp.isfinite(found), found, 0.0)
+            dydx = jax.jvp(of_one, (operands[k],), (jnp.ones_like(operands[k]),))[1]
+            return jnp.where(jnp.isfinite(dydx), dydx, 0.0)
 
-        return _flat(own)
+        return _flat(derivative)
 
-    def along(operands: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    def jvp(operands: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
         moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
-        parts = [tangents[k] * slope(k)(*operands) for k in moving]
+        terms = [tangents[k] * slope(k)(*operands) for k in moving]
         out = flat(*operands)
-        return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
+        return out, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(out)
 
-    flat.defjvp(along, symbolic_zeros=True)
+    flat.defjvp(jvp, symbolic_zeros=True)
     return flat

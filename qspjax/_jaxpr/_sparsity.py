@@ -4,7 +4,7 @@ The program is that of the *derivative*, `t -> jvp(function, y, t)`: it is linea
 primitives matter, comparisons and `stop_gradient` have left it, and custom derivative rules count as they are written.
 Every element of every array in it carries the set of those elements of t it is made of: the bits of a Python integer.
 The result is a superset of the non-zero entries of the Jacobian at every y; a primitive without a rule makes every
-output depend on all that any operand depends on. Numbers that follow from constants alone (indices, masks, matrices)
+output depend on all that any operand depends on. Numbers that depend on constants alone (indices, masks, matrices)
 are computed, so that indexing is followed element by element and a coefficient that is exactly zero drops its term.
 
 The idea: Griewank and Walther, Evaluating Derivatives, 2nd ed., 2008, chapter 7, doi:10.1137/1.9780898717761.
@@ -26,10 +26,10 @@ from jaxtyping import Bool, PyTree, Shaped
 
 from qspjax._jaxpr._walk import called, dtype_of, shape_of, walk_all
 
-LARGEST = 1_000_000
+MAX_CONSTANT = 1_000_000
 """Arrays of constants larger than this are not computed."""
 
-LONGEST = 1000
+MAX_UNROLLED = 1000
 """Loops up to this length are followed step by step, longer ones to a fixed point."""
 
 
@@ -99,7 +99,7 @@ def _constant(x: ArrayLike) -> _Array:
 
 
 def _unit_sets(leaves: Sequence[jax.ShapeDtypeStruct]) -> list[_Array]:
-    """Return the inputs, element number j depending on itself alone."""
+    """Return the inputs, of which each element depends on itself alone."""
     start, inputs = 0, []
     for leaf in leaves:
         bits = [1 << j for j in range(start, start + leaf.size)]
@@ -155,9 +155,9 @@ def _apply(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
 
 
 def _computed(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
-    """Return results that do not depend on y: to be computed when asked for, if the operands can be."""
+    """Return results that do not depend on y, which are computed on demand if the operands can be."""
     results, values = equation.outvars, [x.value for x in operands if x.value is not None]
-    if len(values) < len(operands) or any(getattr(v.aval, "size", 0) > LARGEST for v in results):
+    if len(values) < len(operands) or any(getattr(v.aval, "size", 0) > MAX_CONSTANT for v in results):
         return [_UNKNOWN] * len(results)
 
     @functools.cache
@@ -247,19 +247,19 @@ def _accumulated(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     return np.bitwise_or.accumulate(operands[0].dependent[ordered], axis=axis)[ordered]
 
 
-def _moved(
+def _permuted(
     equation: JaxprEqn, sets: np.ndarray, *others: ArrayLike, **changed: object
 ) -> tuple[Sets, Bool[np.ndarray, "..."]]:
-    """Apply a primitive that only moves elements to their numbers 1, 2, ...; return the sets, and where it filled."""
+    """Apply a primitive that only permutes or fills to the numbers of elements; return the sets, and where it fills."""
     numbers = np.arange(1, sets.size + 1, dtype=np.int32).reshape(sets.shape)
     with jax.ensure_compile_time_eval():
-        moved = np.asarray(equation.primitive.bind(jnp.asarray(numbers), *others, **(equation.params | changed)))
-    return np.concatenate([[0], sets.ravel()]).astype(object)[moved], moved == 0
+        permuted = np.asarray(equation.primitive.bind(jnp.asarray(numbers), *others, **(equation.params | changed)))
+    return np.concatenate([[0], sets.ravel()]).astype(object)[permuted], permuted == 0
 
 
 def _padded(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     inside, value = (_sets(x, shape_of(atom)) for x, atom in zip(operands, equation.invars, strict=True))
-    sets, filled = _moved(equation, inside, jnp.int32(0))
+    sets, filled = _permuted(equation, inside, jnp.int32(0))
     return np.where(filled, value, sets)
 
 
@@ -267,7 +267,7 @@ def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
     indices = operands[1].known()
     if indices is None or operands[0].sets is None:
         return _union_of_all(operands[:1])
-    return _moved(equation, operands[0].dependent, indices, fill_value=0)[0]
+    return _permuted(equation, operands[0].dependent, indices, fill_value=0)[0]
 
 
 def _window(starts: Sequence[_Array], inside: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[slice, ...] | None:
@@ -326,7 +326,7 @@ def _targets(equation: JaxprEqn, indices: np.ndarray) -> np.ndarray:
 
 
 def _dot(equation: JaxprEqn, operands: list[_Array]) -> Result:
-    """Multiply by a matrix: of a known one only the non-zero entries count."""
+    """Multiply by a matrix, of which only the non-zero entries count if it is known."""
     left, right = operands
     if left.sets is not None and right.sets is not None:
         return _dense(equation, operands)
@@ -381,7 +381,7 @@ def _while(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
 
 
 def _fixed_point(body: Callable[[list[_Array]], list[_Array]], carry: list[_Array]) -> list[_Array]:
-    """Return what a carry depends on after any number of turns."""
+    """Return what a carry depends on after any number of iterations."""
     carry = [_Array(x.sets) for x in carry]
     while True:
         following = [_merged(pair) for pair in zip(carry, body(carry), strict=True)]
@@ -404,7 +404,7 @@ def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
         return results[:carried], results[carried:]
 
     shapes = [shape_of(var) for var in equation.outvars[carried:]]
-    if p["length"] > LONGEST:
+    if p["length"] > MAX_UNROLLED:
         any_input = [_UNKNOWN if x.sets is None else _Array(np.asarray(_reduced(x.sets, (0,)), object)) for x in inputs]
         carry = _fixed_point(lambda carry: body(carry, any_input)[0], carry)
         outputs = body(carry, any_input)[1]
@@ -431,7 +431,7 @@ def _stacked(steps: list[_Array], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _counted(array: _Array) -> _Array:
-    """Keep the value of a counter from turn to turn; forget that of a real number."""
+    """Keep the value of a counter from iteration to iteration; forget that of a real number."""
     value = array.known()
     if value is None:
         return array

@@ -1,4 +1,4 @@
-"""Traced programs in parts: what can be computed before a solve, and what a step computes."""
+"""Traced programs partitioned into what can be computed before a solve and what a step computes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +12,8 @@ class Partition(NamedTuple):
     """The equations of a program, by what they depend on.
 
     Attributes:
-        numbers: Those of numbers alone.
-        parameters: Those of the leaves of the model.
+        numbers: Those that depend on numbers alone.
+        parameters: Those that depend on leaves of the model as well.
         moving: All others.
     """
 
@@ -25,18 +25,18 @@ class Partition(NamedTuple):
 def partition_equations(jaxpr: Jaxpr, leaves: Sequence[Var]) -> Partition:
     """Partition the equations of a program by what they depend on: numbers, the leaves of the model, or more."""
     numbers, parameters = set(jaxpr.constvars), set(leaves)
-    parts = Partition([], [], [])
+    partition = Partition([], [], [])
     for eqn in jaxpr.eqns:
         variables = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
         if not eqn.effects and all(var in numbers for var in variables):
-            parts.numbers.append(eqn)
+            partition.numbers.append(eqn)
             numbers.update(eqn.outvars)
         elif not eqn.effects and all(var in numbers or var in parameters for var in variables):
-            parts.parameters.append(eqn)
+            partition.parameters.append(eqn)
             parameters.update(eqn.outvars)
         else:
-            parts.moving.append(eqn)
-    return parts
+            partition.moving.append(eqn)
+    return partition
 
 
 def variables_in(eqns: Sequence[JaxprEqn], outvars: Sequence[Atom]) -> set[Var]:

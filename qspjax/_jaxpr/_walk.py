@@ -1,7 +1,7 @@
-"""One walk through a traced program, and one table of the equations that call another one.
+"""A walk through a traced program, and a table of the equations that call another program.
 
-Whatever is read from a program, or computed by it, is an `apply`: from an equation and what is known of its operands
-to what is known of its results.
+Every analysis of a program, and every way to compute it, is a function `apply`: from an equation and what is known of
+its operands to what is known of its results.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,9 @@ Value = TypeVar("Value")
 """What is known of a variable: an array, the inputs that it depends on, ..."""
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
-"""What calls a program, and is nothing but its equations."""
+"""Primitives that call a program and do nothing else."""
 _WITH_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-"""What calls a program that has derivatives of its own: only the values are those of its equations."""
+"""Primitives that call a program with derivatives of its own: only the values are those of its equations."""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Where an equation keeps the program that it calls."""
 
@@ -29,7 +29,7 @@ def called(eqn: JaxprEqn, *, derivatives: bool = True) -> ClosedJaxpr | None:
 
     Args:
         eqn: The equation.
-        derivatives: Whether the derivatives matter: then a call with derivatives of its own counts as no call.
+        derivatives: Whether derivatives matter: then a call with derivatives of its own does not count as a call.
     """
     name = eqn.primitive.name
     if name not in _CALLS and (derivatives or name not in _WITH_DERIVATIVES):
@@ -39,7 +39,7 @@ def called(eqn: JaxprEqn, *, derivatives: bool = True) -> ClosedJaxpr | None:
 
 
 def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
-    """Yield the equations of a program, those of the programs that it calls in the place of the calls."""
+    """Yield the equations of a program, with each call replaced by the equations of the program it calls."""
     for eqn in program.eqns:
         inner = called(eqn)
         if inner is None:
@@ -68,17 +68,17 @@ def walk(
     variables: Sequence[Var],
     values: Sequence[Value],
     eqns: Sequence[JaxprEqn],
-    wanted: Sequence[Atom],
+    outputs: Sequence[Atom],
     apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]],
     literal: Callable[[ArrayLike], Value],
 ) -> list[Value]:
-    """Walk through equations in their order; return what is known of the wanted variables.
+    """Walk through equations in their order; return what is known of the outputs.
 
     Args:
-        variables: What is known beforehand: constants and inputs.
+        variables: The variables that are known beforehand: constants and inputs.
         values: What is known of them.
         eqns: The equations.
-        wanted: Variables or literals.
+        outputs: Variables or literals.
         apply: From an equation and what is known of its operands to what is known of each of its results.
         literal: From the value of a literal to what is known of it.
     """
@@ -89,7 +89,7 @@ def walk(
 
     for eqn in eqns:
         known.update(zip(eqn.outvars, apply(eqn, [read(atom) for atom in eqn.invars]), strict=True))
-    return [read(atom) for atom in wanted]
+    return [read(atom) for atom in outputs]
 
 
 def walk_all(
@@ -98,29 +98,29 @@ def walk_all(
     apply: Callable[[JaxprEqn, list[Value]], Sequence[Value]],
     literal: Callable[[ArrayLike], Value],
 ) -> list[Value]:
-    """Walk through a whole program from what is known of its inputs; constants are read as literals are."""
+    """Walk through a complete program from what is known of its inputs; constants are read like literals."""
     jaxpr = program.jaxpr
     constants = [literal(value) for value in program.consts]
     return walk([*jaxpr.constvars, *jaxpr.invars], [*constants, *values], jaxpr.eqns, jaxpr.outvars, apply, literal)
 
 
 Compute = Callable[[JaxprEqn, Sequence[ArrayLike]], Sequence[ArrayLike]]
-"""What computes an equation from its operands, in its own way."""
+"""Computes the results of an equation from its operands."""
 
 
 def compute(
     variables: Sequence[Var],
     values: Sequence[ArrayLike],
     eqns: Sequence[JaxprEqn],
-    wanted: Sequence[Atom],
+    outputs: Sequence[Atom],
     apply: Compute = bind,
 ) -> list[ArrayLike]:
-    """Compute equations; return the wanted variables. Arguments as in `walk`."""
-    return walk(variables, values, eqns, wanted, apply, _itself)
+    """Compute equations; return the outputs. Arguments as in `walk`."""
+    return walk(variables, values, eqns, outputs, apply, _itself)
 
 
 def compute_all(program: ClosedJaxpr, values: Sequence[ArrayLike], apply: Compute = bind) -> list[ArrayLike]:
-    """Compute a whole program from its inputs."""
+    """Compute a complete program from its inputs."""
     return walk_all(program, values, apply, _itself)
 
 

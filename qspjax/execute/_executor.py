@@ -106,13 +106,13 @@ class Chunked(AbstractExecutor):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
 
 
-FEWEST = 128
+MIN_PATIENTS = 128
 """Minimum number of patients per core for which another thread pays off."""
 
 
 def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
     """Compute the patients, in one part per core if there are enough of them."""
-    parts = min(cores(), size // FEWEST)
+    parts = min(cores(), size // MIN_PATIENTS)
     leaves = jax.tree.leaves((each, shared))
     if parts < 2 or any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
         return _vectorised(function, each, shared, size)
