@@ -22,7 +22,7 @@ from qspjax._types import Observed, Scalar, State
 from qspjax.solve import MatrixExponential, Rosenbrock
 from qspjax.solve._exposed import AboveOf, Measures, PeakOf, TurnOf, exposed
 from qspjax.solve._linear import is_linear
-from qspjax.solve._posed import Kept, Posed
+from qspjax.solve._posed import Packed, Posed
 from qspjax.solve.dosing._schedule import slack
 
 ACCURATE = Rosenbrock(rtol=1e-10, atol=1e-13)
@@ -90,7 +90,7 @@ def ask(solution: Solution, question: Question) -> PyTree:
 
 def together(function: Callable[[Solution], PyTree], solution: Solution) -> PyTree:
     """Return a function of one patient's solution, with all its questions about it answered by one solve."""
-    if not isinstance(solution.source, Kept):
+    if not isinstance(solution.source, Packed):
         return function(solution)
     collector = _Questions()
     placeholder = function(dataclasses.replace(solution, source=collector))
@@ -120,7 +120,7 @@ def _last_time(solution: Solution) -> jax.Array:
 
 
 @eqx.filter_jit
-def answers(source: Kept, last: jax.Array, questions: tuple[Question, ...]) -> list:
+def answers(source: Packed, last: jax.Array, questions: tuple[Question, ...]) -> list:
     """Answer questions about a patient who was solved up to a time, in as few solves as the method allows."""
     posed: Posed = source.value
     outputs = _outputs_of(posed)

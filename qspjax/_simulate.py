@@ -24,7 +24,7 @@ from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
-from qspjax.solve._posed import Kept, Posed, where
+from qspjax.solve._posed import Packed, Posed, where
 from qspjax.solve.dosing._schedule import SPARE, check_modelled, earlier_doses, schedule_of, with_targets
 from qspjax.solve.dosing._steady import steady_state
 from qspjax.solve.dosing._varied import Varied
@@ -213,7 +213,7 @@ class _Patient(eqx.Module):
         initial: State | None,
         order: jax.Array | None,
         t0: Scalar | None,
-    ) -> tuple[Outcome, Kept | None]:
+    ) -> tuple[Outcome, Packed | None]:
         """Return the outcome, and what it takes to solve again."""
         sources = jax.tree.map(jnp.asarray, eqx.filter((model, regimen, ts, initial, t0), eqx.is_inexact_array))
         if t0 is None:
@@ -232,7 +232,7 @@ class _Patient(eqx.Module):
         if varied:
             states = states.state
             stats["culprit"] = jnp.minimum(stats["culprit"], len(self.labels.states) - 1)
-        source = Kept.of(posed)
+        source = Packed.of(posed)
         full = Solution(ts, observed, states, result, stats, None, self.labels, source)
         reduced = None if self.reduce is None else self.reduce(full)
         return Outcome(*self.save.keep(observed, states), result, stats, reduced), source
@@ -258,7 +258,7 @@ class _PatientFromParts(eqx.Module):
 
 
 @eqx.filter_jit
-def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Kept | None]:
+def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Packed | None]:
     return patient.with_source(*arguments)
 
 

@@ -1,8 +1,8 @@
 """How a dosed model is solved over time: a method is a value, given as `method=` of `simulate`.
 
 Without one, a linear model is solved exactly (`MatrixExponential`) and every other by `Rosenbrock`; `Explicit` is for
-what is not stiff, `Automatic` for what is stiff at times, `Diffrax` is the independent path. The coefficients of a
-method are an object too: `Rosenbrock(Rodas5P())`, `Diffrax(Rodas5P())`, `Explicit(diffrax.Tsit5())`.
+models that are not stiff, `Automatic` for those that sometimes are, `Diffrax` is the independent path. The coefficients
+of a method are an object too: `Rosenbrock(Rodas5P())`, `Diffrax(Rodas5P())`, `Explicit(diffrax.Tsit5())`.
 
 Example:
     >>> import qspjax as qsp

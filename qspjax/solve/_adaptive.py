@@ -64,7 +64,7 @@ class Stepper(eqx.Module):
 
 
 class Progress(NamedTuple):
-    """Where one patient stands."""
+    """The progress of one patient."""
 
     clock: Clock
     y: States
@@ -73,10 +73,10 @@ class Progress(NamedTuple):
 
 
 class Path(NamedTuple):
-    """What a solve leaves behind.
+    """The results and the record of a solve.
 
     Attributes:
-        end: Where it ended.
+        end: The progress at its end.
         outputs: The states at the outputs, NaN where it did not arrive.
         steps: The sizes of the accepted steps, inf where one landed on a boundary, NaN after the last.
         causes: What caused the event after each, see `StepOutcome`; None without events.
@@ -91,14 +91,14 @@ class Path(NamedTuple):
 def after_boundary(
     timeline: Timeline, index: Int[Array, ""], landed: Bool[Array, ""], y: States, rate: States
 ) -> tuple[States, States]:
-    """Return states and rates of infusion after a boundary; as they are where it was not landed on."""
+    """Return states and rates of infusion after a boundary; unchanged where it was not landed on."""
     boundary = timeline.at(index)
     y = changed(y, *timeline.effect(boundary, y.size, landed))
     return y, rate_after(rate, boundary, jnp.arange(y.size), landed)
 
 
 class _Loop(NamedTuple):
-    """The loop of one patient: all that stands still while it runs."""
+    """The loop of one patient: everything that is constant while it runs."""
 
     stepper: Stepper
     control: Control
@@ -129,9 +129,9 @@ class _Loop(NamedTuple):
         y, error = stepper(model, *ends, now.y, now.rate)
         judgement = judge(self.control, clock, proposal, error, now.y, y)
         good, happens, cause = judgement.fits, jnp.zeros((), bool), NO_EVENT
-        found = None if ahead is None else ahead.classify(h, end, y, good)
-        if found is not None:
-            met, happens, switches, cause = found.outcome
+        step_events = None if ahead is None else ahead.classify(h, end, y, good)
+        if step_events is not None:
+            met, happens, switches, cause = step_events.outcome
             good, lands = good & ~met, lands & ~happens & ~switches
 
         landed = good & lands
@@ -139,9 +139,9 @@ class _Loop(NamedTuple):
         jumps = happens | (landed & (output == NONE))
         y, rate = after_boundary(self.timeline, clock.boundary, landed, y, now.rate)
         events, settled, bracketing = now.events, jnp.ones((), bool), False
-        if found is not None:
-            bracketing = found.bracketing
-            y, events, settled = found.apply(jumps, end, y, good)
+        if step_events is not None:
+            bracketing = step_events.bracketing
+            y, events, settled = step_events.apply(jumps, end, y, good)
         y = jnp.where(good, y, now.y)
         after = advance(
             clock,
@@ -156,7 +156,7 @@ class _Loop(NamedTuple):
             bracketing=bracketing,
         )
         after = Progress(after.failed(~settled, UNSETTLED), y, rate, events)
-        # a patient who is done keeps still; the large arrays are written in place, or not at all
+        # a patient who is done does not change; the large arrays are written in place, or not at all
         live = clock.live
         slot = jnp.where(live & landed & (output != NONE), output, outputs)
         index = jnp.where(live & good, clock.accepted, self.max_steps)
@@ -198,8 +198,8 @@ def integrate(
         start = start._replace(clock=start.clock.failed(~events.settled & (code == SUCCESS), UNSETTLED))
     steps = jnp.full((max_steps if record else 0,), jnp.nan, y0.dtype)
     causes = jnp.full(steps.shape, NO_EVENT, jnp.int32) if record and events is not None else None
-    begun = Path(start, jnp.full((outputs, y0.size), jnp.nan, y0.dtype), steps, causes)
-    path = jax.lax.while_loop(lambda path: eqxi.unvmap_any(path.end.clock.live), loop.attempt, begun)
+    initial = Path(start, jnp.full((outputs, y0.size), jnp.nan, y0.dtype), steps, causes)
+    path = jax.lax.while_loop(lambda path: eqxi.unvmap_any(path.end.clock.live), loop.attempt, initial)
 
     clock, y, rate, *_ = path.end
     failed = failing_state(

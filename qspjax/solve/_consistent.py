@@ -1,14 +1,14 @@
-"""Algebraic states that satisfy their equations: at the start, and after whatever makes the others jump.
+"""Algebraic states that satisfy their equations: at the start, and after every jump of the other states.
 
     0 = g(t, x, z)
 
-is solved for z by Newton's method from what z was before, so that of several solutions the one nearby is found. A step
-is damped until it stays close to the Newton path, on which g shrinks in proportion (the natural monotonicity test,
-whatever the units of the equations), and what was not negative is kept from becoming so as long as there is a solution
-without: beyond zero most equations of this field have another one, on the far side of a pole.
+is solved for z by Newton's method from the previous value of z, so that of several solutions the nearest is found. A
+step is damped until it stays close to the Newton path, on which g shrinks in proportion (the natural monotonicity test,
+whatever the units of the equations), and a state that was not negative is kept from becoming negative as long as there
+is such a solution: below zero most equations of this field have another one, on the far side of a pole.
 
 The derivative is that of the implicit function, z - B g(t, x, z) with B the inverse Jacobian as a constant: each such
-correction of the solution makes derivatives of one order more right.
+correction of the solution makes derivatives of one more order exact.
 
 Reference: Deuflhard, Newton Methods for Nonlinear Problems, 2004, 3.3, doi:10.1007/978-3-642-23899-4.
 """
@@ -37,18 +37,18 @@ ORDERS = 3
 TRIALS = 40
 """The maximum number of steps with the signs kept, and that many more without."""
 CLOSE = 1e-3
-"""A step is the last where what is left is this part of the tolerance of the method."""
-APART = 0.5
-"""How far a step may lead off the Newton path, as a part of it."""
-KEPT = 0.1
-"""The least part of what is not negative that a step leaves."""
+"""A step is the last where the remainder is below this fraction of the tolerance of the method."""
+DEVIATION = 0.5
+"""How far a step may lead off the Newton path, as a fraction of it."""
+LEFT = 0.1
+"""The smallest fraction of a state that is not negative that a step leaves."""
 
 
 class Equations:
     """The vector field of one structure of model over flat states, and its algebraic equations.
 
     Attributes:
-        algebraic: The numbers of the algebraic states.
+        algebraic: The indices of the algebraic states.
     """
 
     def __init__(self, model: AbstractModel, start: State, near: Near) -> None:
@@ -56,11 +56,11 @@ class Equations:
         self.algebraic = np.flatnonzero(mass_of(model, state_names(start)) == 0)
 
     def slope(self, inputs: tuple[AbstractModel, jax.Array], y: jax.Array) -> jax.Array:
-        """Return what the vector field of a model says at a time: dy/dt, and the residuals of algebraic states."""
+        """Return the vector field of a model at a time: dy/dt, and the residuals of algebraic states."""
         model, t = inputs
         state = self._unravel(y)
-        moved = regular(model.vector_field)(t, state)
-        slope = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, state)
+        dydt = regular(model.vector_field)(t, state)
+        slope = jax.tree.map(lambda row, leaf: jnp.broadcast_to(row, leaf.shape), dydt, state)
         return ravel_pytree(slope)[0]
 
     def solved(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -91,7 +91,7 @@ class _Search(NamedTuple):
     share: jax.Array
     signs: jax.Array
     iterations: jax.Array
-    fine: jax.Array
+    converged: jax.Array
     ended: jax.Array
 
 
@@ -101,7 +101,7 @@ def consistent(
     y: jax.Array,
     algebraic: np.ndarray,
     near: Near,
-    wanted: bool | Bool[Array, ""] = True,
+    active: bool | Bool[Array, ""] = True,
 ) -> tuple[jax.Array, jax.Array]:
     """Return a state whose algebraic part satisfies its equations, and whether one was found.
 
@@ -109,9 +109,9 @@ def consistent(
         slope: `(inputs, y) -> dy/dt`, in which the rows of algebraic states are residuals.
         inputs: Everything else that is differentiated.
         y: The state, shape (states,).
-        algebraic: The numbers of the algebraic states.
+        algebraic: The indices of the algebraic states.
         near: When two states are the same.
-        wanted: Where false, the state stays as it is.
+        active: Where false, the state stays as it is.
     """
     atol = jnp.broadcast_to(jnp.asarray(near.atol, y.dtype), y.shape)[algebraic]
 
@@ -120,55 +120,55 @@ def consistent(
 
     fixed = jax.lax.stop_gradient((inputs, y))
     guess = fixed[1][algebraic]
-    solution, found = _solved(lambda z: residual(*fixed, z), guess, near._replace(atol=atol), wanted)
-    back = inverse(jax.jacfwd(lambda z: residual(*fixed, z))(solution))
-    moves = found & wanted & jnp.isfinite(back).all()
-    back = jnp.where(moves, back, 0.0)
+    solution, solved = _solved(lambda z: residual(*fixed, z), guess, near._replace(atol=atol), active)
+    inverse_jacobian = inverse(jax.jacfwd(lambda z: residual(*fixed, z))(solution))
+    corrected = solved & active & jnp.isfinite(inverse_jacobian).all()
+    inverse_jacobian = jnp.where(corrected, inverse_jacobian, 0.0)
     z = solution
     for _ in range(ORDERS):
-        z = z - back @ residual(inputs, y, z)
-    return jnp.where(wanted, y.at[algebraic].set(jnp.where(moves, z, solution)), y), found | ~jnp.asarray(wanted)
+        z = z - inverse_jacobian @ residual(inputs, y, z)
+    return jnp.where(active, y.at[algebraic].set(jnp.where(corrected, z, solution)), y), solved | ~jnp.asarray(active)
 
 
 def _solved(
-    residual: Callable[[jax.Array], jax.Array], guess: jax.Array, near: Near, wanted: bool | Bool[Array, ""]
+    residual: Callable[[jax.Array], jax.Array], guess: jax.Array, near: Near, active: bool | Bool[Array, ""]
 ) -> tuple[jax.Array, jax.Array]:
     """Return a root, and whether it is one; an equation that is not finite at the guess is left to the solver."""
 
     def advance(now: _Search) -> _Search:
         z, share = now.z, now.share
         jacobian, value = jax.jacfwd(lambda z: (residual(z),) * 2, has_aux=True)(z)
-        back = inverse(jacobian)
-        step = -back @ value
+        inverse_jacobian = inverse(jacobian)
+        step = -inverse_jacobian @ value
 
         def size(change: jax.Array) -> jax.Array:
             return near.size(change, z)
 
         lowers = now.signs & (guess >= 0) & (step < 0) & (size(step) > CLOSE)
-        room = jnp.min(jnp.where(lowers, (1.0 - KEPT) * z / jnp.where(lowers, -step, 1.0), jnp.inf))
+        room = jnp.min(jnp.where(lowers, (1.0 - LEFT) * z / jnp.where(lowers, -step, 1.0), jnp.inf))
         share = jnp.minimum(share, room)
         trial = z + share * step
-        left = -back @ residual(trial)
-        fits = size(left - (1.0 - share) * step) <= jnp.maximum(APART * share * size(step), CLOSE)
+        remainder = -inverse_jacobian @ residual(trial)
+        fits = size(remainder - (1.0 - share) * step) <= jnp.maximum(DEVIATION * share * size(step), CLOSE)
         solves = (value == 0.0).all()
-        # within the tolerance and no longer closer: what is left is rounding
+        # within the tolerance and no longer closer: the remainder is rounding error
         rounding = ~fits & (size(step) <= 1.0)
-        arrives = fits & (share == 1.0) & (size(left) <= CLOSE)
+        arrives = fits & (share == 1.0) & (size(remainder) <= CLOSE)
         blocked = (now.iterations == TRIALS) | ~jnp.isfinite(size(step)) | (room <= 0.0) | (share < 1e-12)
-        again = now.signs & blocked & ~(solves | rounding | arrives)
-        fine = solves | rounding | arrives
-        z = jnp.where(solves | rounding, z, jnp.where(arrives, trial + left, jnp.where(fits, trial, z)))
+        restarts = now.signs & blocked & ~(solves | rounding | arrives)
+        converged = solves | rounding | arrives
+        z = jnp.where(solves | rounding, z, jnp.where(arrives, trial + remainder, jnp.where(fits, trial, z)))
         return _Search(
-            z=jnp.where(again, guess, z),
-            share=jnp.where(again, 1.0, jnp.where(fits, jnp.minimum(1.0, 2.0 * share), 0.5 * share)),
-            signs=now.signs & ~again,
+            z=jnp.where(restarts, guess, z),
+            share=jnp.where(restarts, 1.0, jnp.where(fits, jnp.minimum(1.0, 2.0 * share), 0.5 * share)),
+            signs=now.signs & ~restarts,
             iterations=now.iterations + 1,
-            fine=fine,
-            ended=fine | (~now.signs & blocked) | (now.iterations >= 2 * TRIALS),
+            converged=converged,
+            ended=converged | (~now.signs & blocked) | (now.iterations >= 2 * TRIALS),
         )
 
-    none = jnp.zeros((), bool)
-    known = jnp.isfinite(residual(guess)).all()
-    start = _Search(guess, jnp.ones(()), ~none, jnp.zeros((), int), none, ~(known & wanted))
+    false = jnp.zeros((), bool)
+    finite = jnp.isfinite(residual(guess)).all()
+    start = _Search(guess, jnp.ones(()), ~false, jnp.zeros((), int), false, ~(finite & active))
     end = jax.lax.while_loop(lambda now: ~now.ended, advance, start)
-    return jnp.where(end.fine, end.z, guess), end.fine | ~known
+    return jnp.where(end.converged, end.z, guess), end.converged | ~finite

@@ -1,4 +1,4 @@
-"""Numbers that are constants of a derivative: all of a tree, or where something failed."""
+"""Values that count as constants in derivatives: all of a tree, or where something failed."""
 
 from typing import TypeVar
 

@@ -1,8 +1,8 @@
 """The step control of every adaptive loop, element by element: one patient, or lanes of patients each on its own.
 
-An attempt at a step is proposed, judged and then counted: `propose` says how long it is, so that steps land on
-boundaries; `judge` whether its error is small enough, and how long the next one may be; `advance` where the patient
-stands afterwards, and whether it failed.
+An attempt at a step is proposed, judged and then counted: `propose` chooses its length, so that steps land on
+boundaries; `judge` decides whether its error is small enough, and how long the next one may be; `advance` returns the
+clock of the patient afterwards, and whether it failed.
 
 A step is accepted where the root mean square of error / (atol + rtol |y|) over the states is at most 1. The elementary
 controller, without memory: steps are clipped at outputs and restarted at doses, so the error of the step before says
@@ -40,7 +40,7 @@ _RESULTS = {
 
 
 def result_of(code: Int[Array, "..."]) -> RESULTS:
-    """Return what a code of a loop says."""
+    """Return the result that a code of a loop stands for."""
     result = _RESULTS[SUCCESS]
     for number, item in _RESULTS.items():
         result = RESULTS.where(code == number, item, result)
@@ -90,17 +90,17 @@ def _mean_square(rows: Rows) -> Float[Array, "..."]:
 
 
 class Clock(NamedTuple):
-    """Where patients stand.
+    """The progress of patients through time.
 
     Attributes:
         t: The time.
         boundary: The index of the next boundary.
         due: Its time, inf after the last.
         h: The length that error control allows the next step.
-        fresh: Whether that is not known, since something jumped.
-        code: How it goes.
+        fresh: Whether that is not known, because something jumped.
+        code: The status code.
         accepted: The number of accepted steps.
-        rejected: That of rejected ones.
+        rejected: The number of rejected steps.
     """
 
     t: Float[Array, "..."]
@@ -133,13 +133,13 @@ class Proposal(NamedTuple):
     """The step that is attempted.
 
     Attributes:
-        wanted: The length that error control allows.
+        allowed: The length that error control allows.
         remaining: The time to the next boundary.
         h: Its length.
         lands: Whether it ends on the boundary.
     """
 
-    wanted: Float[Array, "..."]
+    allowed: Float[Array, "..."]
     remaining: Float[Array, "..."]
     h: Float[Array, "..."]
     lands: Bool[Array, "..."]
@@ -153,13 +153,13 @@ class Proposal(NamedTuple):
 def propose(clock: Clock, first: Float[Array, "..."]) -> Proposal:
     """Return the step to attempt, `first` being a safe length after a jump.
 
-    It lands on the next boundary if it can, and goes half the way if two can.
+    It lands on the next boundary if it can reach it, and goes halfway if two steps can.
     """
-    wanted = jnp.where(clock.fresh, first, clock.h)
+    allowed = jnp.where(clock.fresh, first, clock.h)
     remaining = jnp.where(clock.live, clock.due - clock.t, 0.0)
-    lands = wanted >= remaining * (1.0 - 1e-12)
-    h = jnp.where(lands, remaining, jnp.where(2.0 * wanted > remaining, 0.5 * remaining, wanted))
-    return Proposal(wanted, remaining, h, lands)
+    lands = allowed >= remaining * (1.0 - 1e-12)
+    h = jnp.where(lands, remaining, jnp.where(2.0 * allowed > remaining, 0.5 * remaining, allowed))
+    return Proposal(allowed, remaining, h, lands)
 
 
 class Judgement(NamedTuple):
@@ -181,8 +181,8 @@ def judge(control: Control, clock: Clock, proposal: Proposal, error: Rows, y0: R
     ratio = control.squared_ratio(error, y0, y1)
     fits = clock.live & (ratio <= 1.0)
     following = proposal.h * control.factor(ratio)
-    clipped = fits & (proposal.h < 0.5 * proposal.wanted)
-    following = jnp.where(clipped, jnp.maximum(proposal.wanted, following), following)
+    clipped = fits & (proposal.h < 0.5 * proposal.allowed)
+    following = jnp.where(clipped, jnp.maximum(proposal.allowed, following), following)
     return Judgement(jnp.isfinite(ratio), fits, following)
 
 
@@ -199,10 +199,10 @@ def advance(
     max_steps: int,
     bracketing: bool | Bool[Array, "..."] = False,
 ) -> Clock:
-    """Return where patients stand after an attempt.
+    """Return the clock of patients after an attempt.
 
     Args:
-        clock: Where they stood.
+        clock: Their clock before it.
         proposal: What was attempted.
         judgement: How it went.
         good: Whether the step is accepted.
@@ -211,7 +211,7 @@ def advance(
         end: Its end, unless it landed.
         due: The time of the next boundary then.
         max_steps: The maximum number of steps, rejected ones included.
-        bracketing: Whether the step may be as short as it is, since it closes in on an event.
+        bracketing: Whether the step may be as short as it is, because it brackets an event.
     """
     live, h = clock.live, proposal.h
     rounding = 0.45 * jnp.finfo(h.dtype).eps
@@ -246,8 +246,8 @@ def failing_state(
 ) -> Int[Array, ""]:
     """Return the index of the state that failed: the first that is not finite, else the one that changes fastest.
 
-    A linear solve spreads NaN to all states, so the vector field itself is asked: here, in its derivative along the
-    solution, and a little later.
+    A linear solve spreads NaN to all states, so the vector field itself is evaluated: at the state, in its derivative
+    along the solution, and a little later.
 
     Args:
         slope: `(t, y) -> dy/dt`.
@@ -259,18 +259,18 @@ def failing_state(
         code: Why the patient failed.
     """
 
-    def look(here: Array, after: Array) -> tuple[Array, Array]:
-        """Return the slope at the end, and what to look at: the slope and its derivative a little later."""
-        dt = after * span
-        there, bend = jax.jvp(lambda y: slope(t + dt, y), (y + dt * here,), (here,))
-        return jnp.where(after == 0.0, there, here), jnp.stack([there, bend])
+    def look(dydt: Array, delay: Array) -> tuple[Array, Array]:
+        """Return the slope at the end, and what to check: the slope and its derivative a little later."""
+        dt = delay * span
+        later, curvature = jax.jvp(lambda y: slope(t + dt, y), (y + dt * dydt,), (dydt,))
+        return jnp.where(delay == 0.0, later, dydt), jnp.stack([later, curvature])
 
-    here, seen = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
-    index = argmax_first(jnp.abs(here) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
-    for vector in (seen[3, 0], seen[2, 0], seen[1, 1], here, y):
+    dydt, probes = jax.lax.scan(look, jnp.zeros_like(y), jnp.asarray([0.0, 0.0, 1e-9, 1e-4], t.dtype))
+    index = argmax_first(jnp.abs(dydt) / (jnp.asarray(control.atol) + control.rtol * jnp.abs(y)))
+    for vector in (probes[3, 0], probes[2, 0], probes[1, 1], dydt, y):
         bad = ~jnp.isfinite(vector)
         index = jnp.where((code == NONFINITE) & bad.any(), first_true(bad), index)
     if not mass.all():
-        left = jnp.where(mass == 0, jnp.abs(here), -1.0)
-        index = jnp.where(code == INCONSISTENT, argmax_first(left), index)
+        residuals = jnp.where(mass == 0, jnp.abs(dydt), -1.0)
+        index = jnp.where(code == INCONSISTENT, argmax_first(residuals), index)
     return jnp.where(code == SUCCESS, 0, index)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from qspjax._arrays import argmax_first
 
 UNROLLED = 10
-"""Unknowns up to which the elimination is unrolled."""
+"""Up to this many unknowns, the elimination is unrolled."""
 
 Vector = Float[Array, " unknowns"]
 Matrix = Float[Array, "unknowns unknowns"]

@@ -1,6 +1,6 @@
 """Solvers of diffrax for dosed models: exact stops, failures as data, derivatives in both modes.
 
-diffrax brings the steps of its solvers; the loop around them is ours, because a dose is a jump of the state and
+diffrax provides the steps of its solvers; the loop around them is ours, because a dose is a jump of the state and
 `diffeqsolve` has none.
 """
 
@@ -125,7 +125,7 @@ def _flatten(
         model, rate = args
         slope = regular(model.vector_field)(t, unravel(not_below(y, floor)))
         check_slope(slope, start)
-        leaves = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start)
+        leaves = jax.tree.map(lambda row, leaf: jnp.broadcast_to(row, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 
     y0, events, _ = start_events(model, start, t0, Near(method.rtol, absolute(method.atol, model, states)))
@@ -176,10 +176,12 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, method: Diffrax) -> tuple:
 
     # a patient who took no step contributes a zero derivative of every order: all ends are masked, so that its NaN
     # meets no cotangent
-    states, moved = eqx.filter_jvp(repeated, stop_gradient_where(~started, primals), zero_where(~started, tangents))
-    states = jax.tree.map(lambda again, first: jnp.where(started, again, first), states, reached)
+    states, derivatives = eqx.filter_jvp(
+        repeated, stop_gradient_where(~started, primals), zero_where(~started, tangents)
+    )
+    states = jax.tree.map(lambda new, old: jnp.where(started, new, old), states, reached)
     none = jax.tree.map(lambda _: None, (clock, failed))
-    return (states, clock, failed), (zero_where(~started, moved), *none)
+    return (states, clock, failed), (zero_where(~started, derivatives), *none)
 
 
 def _integrate(

@@ -45,15 +45,15 @@ class Rosenbrock(AbstractMethod):
 
     $$ (M / \\gamma - h J) u_i = h f(t + c_i h, y + \\sum_j a_{ij} u_j) + M \\sum_j C_{ij} u_j + h^2 d_i f_t $$
 
-    One sparse factorisation a step, no iteration; L-stable. Derivatives are those of the steps that were taken, with
+    One sparse factorisation per step, no iteration; L-stable. Derivatives are those of the steps that were taken, with
     respect to parameters, initial state, doses and every moving boundary, in both modes and of every order.
 
     Args:
         tableau: The coefficients: `Rodas5P()`; for loose tolerances `Rodas4P2()`, `Rodas4()`, `ROS3PRL()` or `Rodas3()`
             with fewer stages; or another `AbstractRosenbrockTableau`.
         rtol: Relative tolerance.
-        atol: Absolute tolerance, in the units of the states: below it a state is effectively zero. A model that knows
-            the sizes of its states (a `Network` does) has it in these.
+        atol: Absolute tolerance, in the units of the states: below it a state is effectively zero. For a model that
+            gives the sizes of its states (a `Network` does) it is relative to these.
         max_steps: Maximum number of steps per patient, rejected ones included; by default 16384, and 64 more for every
             dose, end of an infusion and output.
         memory: Maximum number of bytes in which a derivative remembers steps; what does not fit is computed again.
@@ -96,14 +96,14 @@ class Explicit(AbstractMethod):
     """Solve with an explicit Runge-Kutta pair in the ensemble kernel: for models that are not stiff.
 
     Args:
-        solver: The pair: `diffrax.Tsit5()`, or `diffrax.Dopri8()` where high accuracy is wanted.
+        solver: The pair: `diffrax.Tsit5()`, or `diffrax.Dopri8()` where high accuracy is needed.
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the units of the states.
         max_steps: Maximum number of steps per patient; by default 16384, and 64 more for every boundary.
         memory: Maximum number of bytes in which a derivative remembers steps; what does not fit is computed again.
 
     Raises:
-        ValueError: If a tolerance is not positive or the solver is no explicit pair.
+        ValueError: If a tolerance is not positive or the solver is not an explicit pair.
 
     Reference: Tsitouras, Comput Math Appl 2011;62:770, doi:10.1016/j.camwa.2011.06.002.
 
@@ -177,7 +177,7 @@ class Automatic(AbstractMethod):
     ) -> Trajectory:
         scheme = _explicit(diffrax.Tsit5(), self, gives_up=True)
         easy, stiff = _solve(model, schedule, ts, initial, t0, scheme)
-        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), self), wanted=stiff)
+        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), self), active=stiff)
 
         def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
             return jnp.where(stiff, hard, easy)
@@ -226,11 +226,11 @@ def _solve(
     initial: State | None,
     t0: Scalar,
     scheme: _Scheme,
-    wanted: jax.Array | None = None,
+    active: jax.Array | None = None,
 ) -> tuple[Trajectory, jax.Array]:
     """Solve an ensemble of one patient, which `vmap` makes longer; return also whether it was given up as stiff.
 
-    A patient that is not `wanted` has no boundaries, so it is done before its first step.
+    A patient that is not `active` has no boundaries, so it is done before its first step.
     """
     start = as_state(model, initial)
     _, unravel = ravel_pytree(start)
@@ -246,7 +246,7 @@ def _solve(
     y0, events, solved = start_events(model, start, t0, Near(control.rtol, np.asarray(control.atol)))
     unknown = lines.unknown()
     outputs = ts.shape[0]
-    time = lines.boundaries.time if wanted is None else jnp.where(wanted, lines.boundaries.time, jnp.inf)
+    time = lines.boundaries.time if active is None else jnp.where(active, lines.boundaries.time, jnp.inf)
     patients = Patients(
         constants=system.prepare(leaves),
         y0=jnp.where(unknown.any(), jnp.nan, y0),
@@ -275,12 +275,12 @@ def _solve(
     )
     reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
     reached = not_below(reached, system.floor) if system.floor.any() else reached
-    blamed = _failing_state(system, patients, control, end)
+    failing = _failing_state(system, patients, control, end)
     stats = {
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
         "last_time": end.t,
-        "culprit": jnp.where(unknown.any(), lines.failing_state(unknown), blamed),
+        "culprit": jnp.where(unknown.any(), lines.failing_state(unknown), failing),
     }
     return Trajectory(jax.vmap(unravel)(reached), result_of(end.code), stats), end.code == STIFF
 

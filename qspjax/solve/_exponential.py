@@ -29,7 +29,7 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._constant import constant, stop_gradient_where, zero_where
-from qspjax.solve._linear import LARGEST, structure_of
+from qspjax.solve._linear import MAX_STATES, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
 from qspjax.solve.dosing._boundary import NONE, Boundary, rate_after
@@ -66,12 +66,12 @@ class MatrixExponential(AbstractMethod):
         if declared(model).events():
             refuse("method", "be `Rosenbrock`, `Explicit` or `Diffrax` for a model with events", "MatrixExponential")
         if structure_of(model, as_state(model, initial)) is None:
-            must = f"be linear with constant coefficients and have at most {LARGEST} states for this method"
+            must = f"be linear with constant coefficients and have at most {MAX_STATES} states for this method"
             refuse("model", must, f"`{type(model).__name__}`, which is not")
         states, end = _solve(model, schedule, ts, initial, jnp.asarray(t0, ts.dtype))
-        code = RESULTS.where(end.fine, RESULTS.successful, RESULTS.state_nonfinite)  # pyright: ignore[reportArgumentType]
-        none = jnp.zeros((), dtype=int)
-        return Trajectory(states, code, {"steps": end.steps, "rejected": none, **end.place()})
+        code = RESULTS.where(end.succeeded, RESULTS.successful, RESULTS.state_nonfinite)  # pyright: ignore[reportArgumentType]
+        zero = jnp.zeros((), dtype=int)
+        return Trajectory(states, code, {"steps": end.steps, "rejected": zero, **end.location()})
 
     def describe(self) -> str:
         return "MatrixExponential, exact"
@@ -81,14 +81,14 @@ class MatrixExponential(AbstractMethod):
 
 
 class _Plan(NamedTuple):
-    """What happens from each boundary to the next, each of shape (boundaries, ...).
+    """What happens between boundaries and at each of them, each of shape (boundaries, ...).
 
     Attributes:
         h: The interval before the boundary, with its derivative.
         used: The interval of the matrices: `h` within the rounding of times, or another one if `still`.
         fresh: Whether `used` or the rates are new.
         still: Whether the interval is empty.
-        keep: What the states are multiplied by at the boundary, None if always 1.
+        keep: The factor of the states at the boundary, None if always 1.
         add: What is then added to them.
         rate: The rates that run before the boundary, None without infusions.
     """
@@ -122,16 +122,16 @@ def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> 
     def infuse(rate: jax.Array, boundary: Boundary) -> tuple[jax.Array, jax.Array]:
         return rate_after(rate, boundary, jnp.arange(n)), rate
 
-    t0, none = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
+    t0, zero = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
     begin = (t0, jnp.zeros_like(t0), jnp.asarray(True))
     _, (used, fresh, still) = jax.lax.scan(pace, begin, (live, turns, jax.lax.stop_gradient(stop)))
-    if reached is not None:  # then nothing happens any more: there is no slope of a state that is infinite
+    if reached is not None:  # nothing happens after these: a state that is infinite has no slope
         live &= jnp.arange(live.size) < reached
         used, still = jnp.where(live, used, 0.0), still | ~live
     keep, add = jax.vmap(lambda boundary: lines.effect(boundary, n))(boundaries)
     rate = None
     if boundaries.rate_change is not None:
-        _, rate = jax.lax.scan(infuse, none, boundaries)
+        _, rate = jax.lax.scan(infuse, zero, boundaries)
         rate = rate if reached is None else jnp.where(live[:, None], rate, 0.0)
     return _Plan(
         jnp.where(live, stop - before, 0.0),
@@ -145,16 +145,16 @@ def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> 
 
 
 class _End(NamedTuple):
-    """How the solve of one patient went: `reached` are the boundaries before anything was not finite."""
+    """How the solve of one patient went: `reached` is the number of boundaries before anything was not finite."""
 
-    fine: jax.Array
+    succeeded: jax.Array
     sound: jax.Array
     reached: jax.Array
     steps: jax.Array
     last_time: jax.Array
     culprit: jax.Array
 
-    def place(self) -> dict[str, jax.Array]:
+    def location(self) -> dict[str, jax.Array]:
         return {"last_time": self.last_time, "culprit": self.culprit}
 
 
@@ -174,7 +174,7 @@ def _system(model: AbstractModel, start: State) -> _System:
 
     def field(y: jax.Array) -> jax.Array:
         slope = model.vector_field(jnp.zeros((), y.dtype), unravel(y))
-        return ravel_pytree(jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), slope, start))[0]
+        return ravel_pytree(jax.tree.map(lambda dydt, leaf: jnp.broadcast_to(dydt, leaf.shape), slope, start))[0]
 
     origin, unit = jnp.zeros_like(y0), np.eye(y0.size, dtype=y0.dtype)
     columns = [jax.jvp(field, (origin,), (unit[j],))[1] for j in range(y0.size)]
@@ -186,85 +186,87 @@ def _slope(y: Vector, system: tuple[Matrix, Vector]) -> Vector:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _slid(slope: Callable[[PyTree, PyTree], PyTree], y: PyTree, system: PyTree, h: jax.Array) -> PyTree:
-    """Return y, the state after an interval h, whose derivative by h is `slope(y, system)`.
+def _with_slope(slope: Callable[[PyTree, PyTree], PyTree], y: PyTree, system: PyTree, h: jax.Array) -> PyTree:
+    """Return y, the state after an interval h, with `slope(y, system)` as its derivative with respect to h.
 
-    The matrices are constants of the interval; this gives it its derivatives of every order, and costs nothing where
-    the interval has none. A derivative of y by anything else slides along its own slope, that of the pair.
+    The matrices are constants of the interval; this gives y its derivatives with respect to it of every order, and
+    costs nothing where the interval has none. Any other derivative of y has its own slope, that of the pair.
     """
     del slope, system, h
     return y
 
 
-def _slid_jvp(slope: Callable[[PyTree, PyTree], PyTree], primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    (y, system, h), moved, (*_, longer) = (
+def _with_slope_jvp(
+    slope: Callable[[PyTree, PyTree], PyTree], primals: tuple, tangents: tuple
+) -> tuple[PyTree, PyTree]:
+    (y, system, h), dy, (*_, dh) = (
         primals,
         [_full(*pair) for pair in zip(primals, tangents, strict=True)],
         tangents,
     )
 
-    def pair(both: tuple, systems: tuple) -> tuple:
-        return jax.jvp(slope, (both[0], systems[0]), (both[1], systems[1]))
+    def pair(ys: tuple, systems: tuple) -> tuple:
+        return jax.jvp(slope, (ys[0], systems[0]), (ys[1], systems[1]))
 
-    y1, moved = _slid(slope, y, system, h), _slid(pair, (y, moved[0]), (system, moved[1]), h)[1]
-    if isinstance(longer, SymbolicZero):
-        return y1, moved
+    y1, dy = _with_slope(slope, y, system, h), _with_slope(pair, (y, dy[0]), (system, dy[1]), h)[1]
+    if isinstance(dh, SymbolicZero):
+        return y1, dy
     # a patient who failed has no slope
-    along = jax.tree.map(lambda s: longer * jnp.where(jnp.isfinite(s), s, 0.0), slope(y1, system))
-    return y1, add(moved, along)
+    shift = jax.tree.map(lambda s: dh * jnp.where(jnp.isfinite(s), s, 0.0), slope(y1, system))
+    return y1, add(dy, shift)
 
 
-_slid.defjvp(_slid_jvp, symbolic_zeros=True)
+_with_slope.defjvp(_with_slope_jvp, symbolic_zeros=True)
 
 
 def _full(primal: PyTree, tangent: PyTree) -> PyTree:
     return jax.tree.map(lambda x, t: jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t, primal, tangent)
 
 
-def _run(one: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Vector]:
+def _run(system: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Vector]:
     """Return the states after every boundary, and the last."""
-    pattern = one.structure.pattern
+    pattern = system.structure.pattern
 
     def quickly(h: jax.Array, u: Vector) -> tuple[Matrix, Vector]:
-        flow = exponential(one.a, h, pattern, bounded=False)
+        flow = exponential(system.a, h, pattern, bounded=False)
         return flow.power, dot(flow.input, u)
 
     @jax.checkpoint
     def compactly(h: jax.Array, u: Vector) -> tuple[Matrix, Vector]:  # for derivatives, which take longer to compile
         n = len(pattern)
-        flow = exponential(dense(one.a, n), h, pattern, bounded=True)
+        flow = exponential(dense(system.a, n), h, pattern, bounded=True)
         power, inputs = (entries(list(matrix.T), pattern) for matrix in flow)
         return power, dot(inputs, u)
 
     compute = compactly if differentiated else quickly
 
     def advance(now: tuple, row: _Plan) -> tuple:
-        y, *kept = now
-        u = one.b if row.rate is None else add(one.b, row.rate)
+        y, *matrices = now
+        u = system.b if row.rate is None else add(system.b, row.rate)
         power, driven = jax.lax.cond(
             eqxi.unvmap_any(row.fresh),
             lambda h, u, *_: compute(h, u),
             lambda *old: old[2:],
             row.used,
             u,
-            *kept,
+            *matrices,
         )
-        moved = add(dot(power, y), driven)
-        moved = jax.tree.map(lambda new, old: jnp.where(row.still, old, new), moved, y)
+        y1 = add(dot(power, y), driven)
+        y1 = jax.tree.map(lambda new, old: jnp.where(row.still, old, new), y1, y)
         if differentiated:
-            moved = _slid(_slope, moved, (one.a, u), row.h)
+            y1 = _with_slope(_slope, y1, (system.a, u), row.h)
         if row.keep is not None:
-            moved = jax.tree.map(_kept, row.keep, moved)
-        y = add(moved, row.add)
+            y1 = jax.tree.map(_multiplied, row.keep, y1)
+        y = add(y1, row.add)
         return (y, power, driven), y
 
-    zero = jax.tree.map(jnp.zeros_like, (one.a, one.y0))
-    (last, *_), rows = jax.lax.scan(advance, (one.y0, *zero), plan)
+    zero = jax.tree.map(jnp.zeros_like, (system.a, system.y0))
+    (last, *_), rows = jax.lax.scan(advance, (system.y0, *zero), plan)
     return rows, last
 
 
-def _kept(keep: jax.Array, y: jax.Array) -> jax.Array:
-    """Return what is kept of a state: nothing of one that is infinite, where a value is given."""
+def _multiplied(keep: jax.Array, y: jax.Array) -> jax.Array:
+    """Return a state times its factor: zero where a value is set, even if the state is infinite."""
     return keep * jnp.where((keep == 0.0) & ~jnp.isfinite(y), 0.0, y)
 
 
@@ -272,19 +274,19 @@ def _outputs(rows: Vector, lines: Timeline, ts: jax.Array, start: State) -> Stat
     """Return the states at the outputs, NaN where there is none."""
     output = lines.boundaries.output
     slot = jnp.where(output == NONE, ts.size, output)
-    place = jnp.zeros(ts.size, dtype=int).at[slot].set(jnp.arange(lines.size), mode="drop")
+    position = jnp.zeros(ts.size, dtype=int).at[slot].set(jnp.arange(lines.size), mode="drop")
     columns = [rows[:, i] for i in range(rows.shape[1])] if isinstance(rows, jax.Array) else list(rows)
-    columns = [column[place] for column in columns]
-    seen = jnp.isfinite(ts)
+    columns = [column[position] for column in columns]
+    reached = jnp.isfinite(ts)
     for column in columns:
-        seen &= jnp.isfinite(column)
-    columns = [jnp.where(seen, column, jnp.nan) for column in columns]
+        reached &= jnp.isfinite(column)
+    columns = [jnp.where(reached, column, jnp.nan) for column in columns]
     leaves, tree = jax.tree.flatten(start)
-    kept = []
+    shaped = []
     for leaf in leaves:
-        own, columns = columns[: leaf.size], columns[leaf.size :]
-        kept.append(own[0] if leaf.ndim == 0 else jnp.stack(own, axis=1).reshape(ts.size, *leaf.shape))
-    return jax.tree.unflatten(tree, kept)
+        elements, columns = columns[: leaf.size], columns[leaf.size :]
+        shaped.append(elements[0] if leaf.ndim == 0 else jnp.stack(elements, axis=1).reshape(ts.size, *leaf.shape))
+    return jax.tree.unflatten(tree, shaped)
 
 
 def _course(
@@ -294,23 +296,23 @@ def _course(
     initial: State | None,
     t0: jax.Array,
     *,
-    known: _End | None = None,
+    recorded: _End | None = None,
 ) -> tuple[State, PyTree]:
-    """Return the states at the outputs and how it went; the differentiated path where that is `known`."""
+    """Return the states at the outputs and how it went; the differentiated path where that is already recorded."""
     start = as_state(model, initial)
-    differentiated = known is not None
+    differentiated = recorded is not None
     if not differentiated:
-        one = _system(model, start)
+        system = _system(model, start)
     else:
         # numbers that are not finite are constants
-        started = known.reached > 0
-        one = _system(stop_gradient_where(~known.sound, model), stop_gradient_where(~started, start))
-        a, b = jax.tree.map(lambda x: jnp.where(known.sound, x, 0.0), (one.a, one.b))
-        one = _System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), one.y0), one.structure)
+        started = recorded.reached > 0
+        system = _system(stop_gradient_where(~recorded.sound, model), stop_gradient_where(~started, start))
+        a, b = jax.tree.map(lambda x: jnp.where(recorded.sound, x, 0.0), (system.a, system.b))
+        system = _System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), system.y0), system.structure)
     lines = timeline(schedule, ts)
-    n = len(one.structure.pattern)
-    plan = _plan(lines, t0, n, known.reached if differentiated else None)
-    rows, last = _run(one, plan, differentiated=differentiated)
+    n = len(system.structure.pattern)
+    plan = _plan(lines, t0, n, recorded.reached if differentiated else None)
+    rows, last = _run(system, plan, differentiated=differentiated)
     states = _outputs(rows, lines, ts, start)
     if differentiated:
         return states, None
@@ -323,26 +325,26 @@ def _course(
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
     latest = jnp.max(jnp.where(live, time, t0), initial=t0)
 
-    def blame() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def locate_failure() -> tuple[jax.Array, jax.Array, jax.Array]:
         values = rows if isinstance(rows, jax.Array) else jnp.stack(rows, axis=1)
         bad = ~jnp.isfinite(values)
         first = first_true(bad.any(axis=1))
         good = (first > 0) & certain
         y = jnp.where(good, values[first - 1], ravel_pytree(start)[0])
-        slope = jnp.stack(list(add(dot(one.a, split(y)), one.b)))
+        slope = jnp.stack(list(add(dot(system.a, split(y)), system.b)))
         culprit = bad[first]
         for vector in (~jnp.isfinite(slope), ~jnp.isfinite(y)):
             culprit = jnp.where(vector.any(), vector, culprit)
         where = jnp.where(certain, first_true(culprit), lines.failing_state(unknown))
         return jnp.where(good, time[first - 1], t0), where, jnp.where(certain, first, 0)
 
-    fine = finite & certain
+    succeeded = finite & certain
     best = (latest, jnp.zeros((), dtype=int), jnp.full((), live.size))
-    worst = jax.lax.cond(eqxi.unvmap_any(~fine), blame, lambda: best)
-    last_time, culprit, reached = (jnp.where(fine, *pair) for pair in zip(best, worst, strict=True))
+    worst = jax.lax.cond(eqxi.unvmap_any(~succeeded), locate_failure, lambda: best)
+    last_time, culprit, reached = (jnp.where(succeeded, *pair) for pair in zip(best, worst, strict=True))
     steps = jnp.sum(live & (time <= last_time))
-    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((one.a, one.b))]).all()
-    return states, _End(fine, sound, reached, steps, last_time, culprit)
+    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((system.a, system.b))]).all()
+    return states, _End(succeeded, sound, reached, steps, last_time, culprit)
 
 
 @eqx.filter_custom_jvp
@@ -356,14 +358,14 @@ def _solve(
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     reached, end = _course(*constant(primals))
 
-    def again(*arguments: PyTree) -> State:
-        return _course(*arguments, known=end)[0]
+    def repeated(*arguments: PyTree) -> State:
+        return _course(*arguments, recorded=end)[0]
 
-    # nothing that was not reached has a derivative, of any order: both ends are cut, so that its NaN meets no cotangent
-    states, moved = eqx.filter_jvp(again, primals, zero_where(end.reached == 0, tangents))
+    # what was not reached has no derivative, of any order: both ends are cut, so that its NaN meets no cotangent
+    states, derivatives = eqx.filter_jvp(repeated, primals, zero_where(end.reached == 0, tangents))
     arrived = jax.tree.map(jnp.isfinite, reached)
     states = jax.tree.map(jnp.where, arrived, states, reached)
     return (states, end), (
-        jax.tree.map(lambda x, ok: zero_where(~ok, x), moved, arrived),
+        jax.tree.map(lambda x, ok: zero_where(~ok, x), derivatives, arrived),
         jax.tree.map(lambda _: None, end),
     )

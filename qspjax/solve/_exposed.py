@@ -1,9 +1,9 @@
-"""What is measured of a patient while it is solved: states beside those of the model, which change nothing of it.
+"""Measures of a patient while it is solved: states in addition to those of the model, which they do not affect.
 
 An area is an integral, area' = z(t, y). An extreme of an output between two jumps is where its slope along the solution
-changes its sign, and the time above a level goes on from one crossing to the next: both are events, located to rounding
-error, and so differentiated as every event is. What is measured stands behind the model's own states, where neither
-doses nor resets reach it, and the error control holds it to the tolerance of the method.
+changes its sign, and the time above a level runs from one crossing to the next: both are events, located to rounding
+error and differentiated like every event. The measures come after the model's own states, where neither doses nor
+resets reach them, and the error control keeps them to the tolerance of the method.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ from qspjax.solve.dosing._schedule import Schedule
 States = Float[Array, " states"]
 
 FLAT = 1e-8
-"""An output that would change by less than this part of itself over the whole window has no extreme."""
+"""An output that would change by less than this fraction of itself over the whole window has no extreme."""
 ROUNDING = 256 * float(np.finfo(float).eps)
-"""Nor has one whose slope is smaller than this part of its terms."""
+"""Nor has one whose slope is smaller than this fraction of its terms."""
 
 
 class Peak(NamedTuple):
@@ -84,9 +84,9 @@ class Measures(eqx.Module):
 
 
 class ExposedState(NamedTuple):
-    """The states of a model, what is measured of it, and the rates of infusion into states that are observed.
+    """The states of a model, its measures, and the rates of infusion into states that are observed.
 
-    `rising` tells of each output that turns whether it rises, 1 or 0.
+    `rising` is 1 for each output with turns while it rises, else 0.
     """
 
     state: State
@@ -98,12 +98,12 @@ class ExposedState(NamedTuple):
 
 
 class Exposed(AbstractWrapper):
-    """A model with what is measured of it as further states.
+    """A model with its measures as further states.
 
     Attributes:
         model: The model.
-        measures: What is measured.
-        infused: The numbers of the states whose rates of infusion are states as well, so that slopes are known.
+        measures: The measures.
+        infused: The indices of the states whose rates of infusion are states as well, so that slopes are known.
     """
 
     model: AbstractModel
@@ -127,10 +127,10 @@ class Exposed(AbstractWrapper):
 
     def vector_field(self, t: Scalar, y: ExposedState) -> ExposedState:
         zero = jnp.zeros(())
-        seen = self.model.observe(t, y.state) if self.measures.areas else {}
+        observed = self.model.observe(t, y.state) if self.measures.areas else {}
         return ExposedState(
             self.model.vector_field(t, y.state),
-            tuple(jnp.asarray(seen[output], float) for output in self.measures.areas),
+            tuple(jnp.asarray(observed[output], float) for output in self.measures.areas),
             tuple(zero for _ in y.rising),
             tuple(Peak(zero, zero, zero) for _ in y.peaks),
             tuple(Above(zero, above.now) for above in y.aboves),
@@ -145,7 +145,7 @@ class Exposed(AbstractWrapper):
         return inner._replace(events=lambda: self._with_measures(inner.events()))
 
     def _with_measures(self, inner: tuple[Event, ...]) -> tuple[Event, ...]:
-        """Return the events of the model among those that measure it."""
+        """Return the events of the model together with those of its measures."""
         before = [self._beside(event, _first) for event in inner] if self.measures.peaks else []
         after = [self._beside(event, None) for event in inner] if self.measures.peaks else []
         turns = [self._turn(i, turn) for i, turn in enumerate(self.measures.turns)]
@@ -153,46 +153,46 @@ class Exposed(AbstractWrapper):
         return (*before, *inner, *after, *turns, *aboves)
 
     def _beside(self, event: Event, priority: Callable[[Scalar, ExposedState], Scalar] | None) -> Event:
-        """Return an event at the moments of another, before or after it, that looks at the extremes."""
+        """Return an event at the times of another, before or after it, that updates the extremes."""
 
         def assign(t: Scalar, y: ExposedState) -> dict[str, Array]:
-            return self._looked(t, y, self.measures.peaks)
+            return self._updated_peaks(t, y, self.measures.peaks)
 
         return dataclasses.replace(event, assign=assign, priority=priority, from_trigger_time=False)
 
-    def _looked(self, t: Scalar, y: ExposedState, wanted: Sequence[PeakOf]) -> dict[str, Array]:
-        """Return some of the extremes after a look at the outputs now."""
+    def _updated_peaks(self, t: Scalar, y: ExposedState, peaks: Sequence[PeakOf]) -> dict[str, Array]:
+        """Return some of the extremes, updated by the outputs now."""
         new: dict[str, Array] = {}
-        seen = self.model.observe(t, y.state)
+        observed = self.model.observe(t, y.state)
         for number, (peak, old) in enumerate(zip(self.measures.peaks, y.peaks, strict=True)):
-            if not any(peak is one for one in wanted):
+            if not any(peak is other for other in peaks):
                 continue
-            value = jnp.asarray(seen[peak.output], float)
+            value = jnp.asarray(observed[peak.output], float)
             inside = (t > peak.start) & (t < peak.stop)
             further = inside & ((old.found == 0.0) | (peak.sign * value > peak.sign * old.value))
-            now = Peak(
+            updated = Peak(
                 jnp.where(further, value, old.value), jnp.where(further, t, old.time), jnp.where(inside, 1.0, old.found)
             )
-            new |= {f"peaks.{number}.{name}": own for name, own in now._asdict().items()}
+            new |= {f"peaks.{number}.{name}": x for name, x in updated._asdict().items()}
         return new
 
     def _turn(self, number: int, turn: TurnOf) -> Event:
-        """Return the event of an output that turns: a look at its extremes, and at the levels between two crossings."""
+        """Return the event of an output that turns: it updates its extremes, and whether it is above its levels."""
 
         def trigger(t: Scalar, y: ExposedState) -> Bool[Array, ""] | Bool[np.ndarray, ""]:
-            seen, slope = self._course(turn.output, t, y)
+            value, slope = self._course(turn.output, t, y)
             terms = jax.lax.stop_gradient(self._terms(turn.output, t, y) + jnp.abs(slope))
-            flat = FLAT * jax.lax.stop_gradient(jnp.abs(seen)) / turn.span + ROUNDING * terms
+            flat = FLAT * jax.lax.stop_gradient(jnp.abs(value)) / turn.span + ROUNDING * terms
             rises = y.rising[number] > 0.0
-            # both sides with the terms of the slope: its rounding error is in proportion, and a turn no better known
+            # the terms of the slope on both sides: its rounding error, and that of a turn, is proportional to them
             return (rises & (slope + terms < terms - flat)) | (~rises & (slope + terms > terms + flat))
 
         def assign(t: Scalar, y: ExposedState) -> dict[str, Array]:
-            seen, slope = self._course(turn.output, t, y)
-            new = self._looked(t, y, [peak for peak in self.measures.peaks if peak.output == turn.output])
+            value, slope = self._course(turn.output, t, y)
+            new = self._updated_peaks(t, y, [peak for peak in self.measures.peaks if peak.output == turn.output])
             for i, above in enumerate(self.measures.aboves):
                 if above.output == turn.output:
-                    new[f"aboves.{i}.now"] = _number(above.sign * (seen - above.level) > 0.0)
+                    new[f"aboves.{i}.now"] = _number(above.sign * (value - above.level) > 0.0)
             return new | {f"rising.{number}": _number(slope > 0.0)}
 
         return Event(trigger, assign, initial_value=False, from_trigger_time=False)
@@ -201,8 +201,8 @@ class Exposed(AbstractWrapper):
         """Return the event of an output that crosses a level."""
 
         def beyond(t: Scalar, y: ExposedState) -> Bool[Array, ""]:
-            seen = jnp.asarray(self.model.observe(t, y.state)[above.output], float)
-            return above.sign * (seen - above.level) > 0.0
+            value = jnp.asarray(self.model.observe(t, y.state)[above.output], float)
+            return above.sign * (value - above.level) > 0.0
 
         return Event(
             lambda t, y: beyond(t, y) != (y.aboves[number].now > 0.0),
@@ -214,29 +214,29 @@ class Exposed(AbstractWrapper):
     def _course(self, output: str, t: Scalar, y: ExposedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return an output and its slope along the solution."""
         flat, unravel = ravel_pytree(y.state)
-        moved = self.model.vector_field(t, y.state)
-        moved = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, jnp.shape(leaf)), moved, y.state)
-        slope = ravel_pytree(moved)[0].astype(flat.dtype)
-        for place, rate in zip(self.infused, y.rates, strict=True):
-            slope = slope.at[place].add(rate)
+        dydt = self.model.vector_field(t, y.state)
+        dydt = jax.tree.map(lambda row, leaf: jnp.broadcast_to(row, jnp.shape(leaf)), dydt, y.state)
+        slope = ravel_pytree(dydt)[0].astype(flat.dtype)
+        for index, rate in zip(self.infused, y.rates, strict=True):
+            slope = slope.at[index].add(rate)
         t = jnp.asarray(t, flat.dtype)
-        fixed = np.flatnonzero(mass_of(self.model, state_names(y.state)) == 0)
-        if fixed.size:
-            slope = self._consistent(t, flat, slope.at[fixed].set(0.0), fixed)
+        algebraic = np.flatnonzero(mass_of(self.model, state_names(y.state)) == 0)
+        if algebraic.size:
+            slope = self._consistent(t, flat, slope.at[algebraic].set(0.0), algebraic)
 
-        def seen(t: Scalar, flat: States) -> Float[Array, ""]:
+        def observed(t: Scalar, flat: States) -> Float[Array, ""]:
             return jnp.asarray(self.model.observe(t, unravel(flat))[output], flat.dtype)
 
-        return jax.jvp(seen, (t, flat), (jnp.ones_like(t), slope))
+        return jax.jvp(observed, (t, flat), (jnp.ones_like(t), slope))
 
     def _terms(self, output: str, t: Scalar, y: ExposedState) -> Float[Array, ""]:
-        """Return the size of what the slope of an output sums up: how it changes where all states grow alike."""
+        """Return the size of the terms of the slope of an output: its derivative where all states grow alike."""
         return jnp.abs(
-            jax.jvp(lambda own: self._course(output, t, y._replace(state=own))[1], (y.state,), (y.state,))[1]
+            jax.jvp(lambda state: self._course(output, t, y._replace(state=state))[1], (y.state,), (y.state,))[1]
         )
 
     def _consistent(self, t: Scalar, flat: States, slope: States, fixed: Int[np.ndarray, " algebraic"]) -> States:
-        """Return the slope with that of the algebraic states, such that their equations go on to hold.
+        """Return the slope with that of the algebraic states, such that their equations continue to hold.
 
         $$ g_z z' = -(g_t + g_y y') $$
 
@@ -247,16 +247,16 @@ class Exposed(AbstractWrapper):
         def residual(t: Scalar, flat: States) -> Float[Array, " algebraic"]:
             return ravel_pytree(self.model.vector_field(t, unravel(flat)))[0][fixed]
 
-        left = -jax.jvp(residual, (t, flat), (jnp.ones_like(t), slope))[1]
+        drift = -jax.jvp(residual, (t, flat), (jnp.ones_like(t), slope))[1]
         unit = np.eye(flat.size)[fixed]
         columns = [jax.jvp(lambda y: residual(t, y), (flat,), (jnp.asarray(row),))[1] for row in unit]
-        normal = [jnp.stack([jnp.dot(one, other) for one in columns]) for other in columns]
-        solved = factorise(normal)(jnp.stack([jnp.dot(column, left) for column in columns]))
+        normal = [jnp.stack([jnp.dot(column, other) for column in columns]) for other in columns]
+        solved = factorise(normal)(jnp.stack([jnp.dot(column, drift) for column in columns]))
         return slope.at[fixed].set(solved)
 
 
 def _first(t: Scalar, y: ExposedState) -> Scalar:
-    """Return the priority of what comes before all else."""
+    """Return the priority of an event that comes before all others."""
     del t, y
     return jnp.inf
 
@@ -268,13 +268,13 @@ def _number(truth: Bool[Array, ""]) -> Float[Array, ""]:
 def exposed(
     model: AbstractModel, schedule: Schedule, initial: State | None, measures: Measures, *, adapts: bool
 ) -> tuple[Exposed, Schedule, ExposedState | None]:
-    """Return a model with what is measured of it, its doses, and its state at the start.
+    """Return a model with its measures, its doses, and its state at the start.
 
     Args:
         model: The patient.
         schedule: Its doses.
         initial: Its state at the start, or None for the model's own.
-        measures: What is measured.
+        measures: The measures.
         adapts: Whether doses are adapted.
     """
     start = as_state(model, initial)
@@ -282,30 +282,30 @@ def exposed(
     outputs = tuple(turn.output for turn in measures.turns)
     infused: tuple[int, ...] = ()
     if outputs and schedule.stop is not None:
-        infused = tuple(np.flatnonzero(_seen_directly(model, start, outputs)).tolist())
-    whole = Exposed(model, measures, infused)
-    more = len(jax.tree.leaves(whole.initial())) - len(jax.tree.leaves(start))
-    schedule = _widened(schedule, more)
+        infused = tuple(np.flatnonzero(_observed_states(model, start, outputs)).tolist())
+    exposed_model = Exposed(model, measures, infused)
+    extra = len(jax.tree.leaves(exposed_model.initial())) - len(jax.tree.leaves(start))
+    schedule = _widened(schedule, extra)
     if infused:
-        schedule = _with_rates(schedule, states + more, infused, adapts=adapts)
-    return whole, schedule, None if initial is None else whole.extended(initial)
+        schedule = _with_rates(schedule, states + extra, infused, adapts=adapts)
+    return exposed_model, schedule, None if initial is None else exposed_model.extended(initial)
 
 
-def _seen_directly(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> Bool[np.ndarray, " states"]:
-    """Return on which states outputs depend."""
+def _observed_states(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> Bool[np.ndarray, " states"]:
+    """Return which states the outputs depend on."""
     arrays, static = eqx.partition(model, eqx.is_array)
 
-    def seen(y: State, t: Scalar, arrays: AbstractModel) -> list[Array]:
+    def observe(y: State, t: Scalar, arrays: AbstractModel) -> list[Array]:
         observed = eqx.combine(arrays, static).observe(t, y)
         return [observed[output] for output in outputs]
 
-    return np.asarray(jacobian_pattern(seen, start, jnp.zeros(()), arrays).any(axis=0))
+    return np.asarray(jacobian_pattern(observe, start, jnp.zeros(()), arrays).any(axis=0))
 
 
-def _widened(schedule: Schedule, more: int) -> Schedule:
-    """Return the doses of a model that gets more states behind its own."""
-    vectors = None if schedule.vectors is None else jnp.pad(schedule.vectors, ((0, 0), (0, more)))
-    return dataclasses.replace(schedule, vectors=vectors, protected=schedule.protected + more)
+def _widened(schedule: Schedule, extra: int) -> Schedule:
+    """Return the doses of a model that gets extra states after its own."""
+    vectors = None if schedule.vectors is None else jnp.pad(schedule.vectors, ((0, 0), (0, extra)))
+    return dataclasses.replace(schedule, vectors=vectors, protected=schedule.protected + extra)
 
 
 def _with_rates(schedule: Schedule, total: int, infused: tuple[int, ...], *, adapts: bool) -> Schedule:
@@ -317,26 +317,26 @@ def _with_rates(schedule: Schedule, total: int, infused: tuple[int, ...], *, ada
         return schedule
     runs = schedule.infused & (schedule.state != NONE) & (state != NONE) & jnp.isfinite(schedule.start)
     begins, ends = (jnp.where(runs, time, jnp.inf) for time in (schedule.start, schedule.stop))
-    one = jnp.ones_like(schedule.start)
-    # the factor of an adapted infusion at its end may be another one: what ran then stops as a whole
-    left, stays = (jnp.zeros_like(one), jnp.zeros_like(one)) if adapts else (-schedule.rate, one)
+    ones = jnp.ones_like(schedule.start)
+    # the factor of an adapted infusion at its end may differ: its rate is set to zero
+    end_add, end_keep = (jnp.zeros_like(ones), jnp.zeros_like(ones)) if adapts else (-schedule.rate, ones)
     rows = schedule.start.size
-    never, no, none = jnp.full((2 * rows,), jnp.inf), jnp.zeros((2 * rows,), bool), jnp.zeros((2 * rows,))
-    keep = one if adapts and schedule.keep is None else schedule.keep
+    never, false, zero = jnp.full((2 * rows,), jnp.inf), jnp.zeros((2 * rows,), bool), jnp.zeros((2 * rows,))
+    keep = ones if adapts and schedule.keep is None else schedule.keep
 
-    def joined(column: Array | None, *more: Array | None) -> Array | None:
+    def extended(column: Array | None, *more: Array | None) -> Array | None:
         return None if column is None else jnp.concatenate([x for x in (column, *more) if x is not None])
 
     return dataclasses.replace(
         schedule,
-        start=joined(schedule.start, begins, ends),
-        state=joined(schedule.state, state, state),
-        keep=joined(keep, one, stays),
-        add=joined(schedule.add, schedule.rate, left),
-        vector=joined(schedule.vector, jnp.full((2 * rows,), NONE)),
-        stop=joined(schedule.stop, never),
-        infused=joined(schedule.infused, no),
-        rate=joined(schedule.rate, none),
-        adapts=joined(schedule.adapts, schedule.adapts, schedule.adapts),
-        order=joined(schedule.order, schedule.order, jnp.full((rows,), -1.0)),
+        start=extended(schedule.start, begins, ends),
+        state=extended(schedule.state, state, state),
+        keep=extended(keep, ones, end_keep),
+        add=extended(schedule.add, schedule.rate, end_add),
+        vector=extended(schedule.vector, jnp.full((2 * rows,), NONE)),
+        stop=extended(schedule.stop, never),
+        infused=extended(schedule.infused, false),
+        rate=extended(schedule.rate, zero),
+        adapts=extended(schedule.adapts, schedule.adapts, schedule.adapts),
+        order=extended(schedule.order, schedule.order, jnp.full((rows,), -1.0)),
     )

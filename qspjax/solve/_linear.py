@@ -10,15 +10,15 @@ from qspjax._jaxpr._linearity import Structure, linear_structure
 from qspjax._model import AbstractModel, as_state, check_slope
 from qspjax._types import State
 
-LARGEST = 30
-"""States of the largest model: beyond, a few products of dense matrices per output cost more than sparse steps."""
+MAX_STATES = 30
+"""Maximum number of states: beyond it, a few products of dense matrices per output cost more than sparse steps."""
 
 
 def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
-    """Return whether dy/dt = A y + b with constant A and b, of at most `LARGEST` states.
+    """Return whether dy/dt = A y + b with constant A and b, of at most `MAX_STATES` states.
 
-    The equations are read, not evaluated: only sums, products with constants and movements of states count as linear,
-    so that the answer is False for a model that is linear in another way, and for one with algebraic states.
+    The equations are analysed, not evaluated: only sums, products with constants and rearrangements of states count as
+    linear, so that the answer is False for a model that is linear in another way, and for one with algebraic states.
     """
     return structure_of(model, as_state(model, initial)) is not None
 
@@ -29,7 +29,7 @@ def structure_of(model: AbstractModel, start: State) -> Structure | None:
         return None
     leaves, tree = jax.tree.flatten(start)
     n = sum(leaf.size for leaf in leaves)
-    if not 0 < n <= LARGEST:
+    if not 0 < n <= MAX_STATES:
         return None
     arrays, static = eqx.partition(model, eqx.is_array)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, arrays))

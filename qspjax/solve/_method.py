@@ -60,13 +60,13 @@ class AbstractMethod(eqx.Module):
 
 
 def absolute(atol: float, model: AbstractModel, states: tuple[str, ...]) -> float | Float[np.ndarray, " states"]:
-    """Return the absolute tolerance of each state, shape (states,), in its nominal size; one number if all are 1."""
+    """Return the absolute tolerance of each state, shape (states,), by its nominal size; one number if all are 1."""
     sizes = sizes_of(model, states)
     return atol if sizes is None else atol * sizes
 
 
 def check_settings(**settings: float | None) -> None:
-    """Check that every setting of a method (tolerances, most steps, memory) is a positive number; None is not given."""
+    """Check that every setting of a method (tolerances, steps, memory) is a positive number; None is not given."""
     for name, value in settings.items():
         if value is not None:
             check_number(name, value)

@@ -1,4 +1,4 @@
-"""When two states are the same to a method."""
+"""When two states count as the same for a method."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 class Near(NamedTuple):
-    """What counts as the same state: a change below atol + rtol |y|, with `atol` one number or one a state."""
+    """What counts as the same state: a change below atol + rtol |y|, with `atol` one number or one per state."""
 
     rtol: float
     atol: float | Float[np.ndarray, "#states"] | Float[Array, "#states"]

@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 UNROLLED = 8
-"""States up to which products are unrolled, entry by entry, so that a batch is arithmetic over its patients."""
+"""Up to this many states, products are unrolled, entry by entry, so that a batch is arithmetic over its patients."""
 RADIUS, DEGREE = 0.75, 15
 """Norm within which the polynomial of phi_1 is exact to rounding: 0.75^16 / 17! = 3e-17."""
 DOUBLINGS, BLOCK = 64, 8
-"""Maximum number of doublings, h |A| up to 1e19, and how many are skipped or made together."""
+"""Maximum number of doublings, h |A| up to 1e19, and how many are skipped or computed together."""
 
 # ---- matrices and vectors: entry by entry where small, arrays where large
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def entries(columns: list[Vector], pattern: Pattern) -> Matrix:
-    """Return the matrix of these columns as it is computed with."""
+    """Return the matrix of these columns in the form it is computed with."""
     n = len(columns)
     if n > UNROLLED:
         return jnp.stack(columns, axis=1)
@@ -53,7 +53,7 @@ def dense(a: Matrix, n: int) -> Dense:
 
 
 def split(vector: jax.Array) -> Vector:
-    """Return a vector over the last axis as it is computed with."""
+    """Return a vector over the last axis in the form it is computed with."""
     n = vector.shape[-1]
     return vector if n > UNROLLED else tuple(vector[..., i] for i in range(n))
 
@@ -67,7 +67,7 @@ def dot(a: Matrix, x: Vector) -> Vector:
 
 def _product(a: Matrix, b: Matrix, pattern: Pattern) -> Matrix:
     if not isinstance(a, dict):
-        # for few states the sum of outer products is arithmetic over a batch, a library call is one a patient
+        # for few states the sum of outer products is arithmetic over a batch, unlike a library call per patient
         return _sum(a[:, k, None] * b[k] for k in range(len(a))) if len(a) <= UNROLLED else a @ b
     n = len(pattern)
     terms = {
@@ -83,10 +83,10 @@ def _product(a: Matrix, b: Matrix, pattern: Pattern) -> Matrix:
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
-    first, *rest = terms
-    for term in rest:
-        first = first + term
-    return first
+    total, *others = terms
+    for term in others:
+        total = total + term
+    return total
 
 
 def _scaled(factor: jax.Array, tree: T) -> T:
@@ -166,21 +166,21 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, bounded: bool) -> 
         return jax.tree.map(lambda new, old: jnp.where(i < doublings, new, old), later, now)
 
     if not bounded:
-        done = jax.lax.while_loop(
+        result = jax.lax.while_loop(
             lambda now: eqxi.unvmap_any(now[0] < doublings), lambda now: (now[0] + 1, double(*now)), (0, start)
         )[1]
-        return Flow(done[0], done[2])
+        return Flow(result[0], result[2])
 
     @jax.checkpoint
-    def block(first: jax.Array, now: Doubling) -> Doubling:
-        return jax.lax.scan(lambda now, i: (double(first + i, now), None), now, jnp.arange(BLOCK))[0]
+    def block(start: jax.Array, now: Doubling) -> Doubling:
+        return jax.lax.scan(lambda now, i: (double(start + i, now), None), now, jnp.arange(BLOCK))[0]
 
-    def advance(now: Doubling, first: jax.Array) -> tuple[Doubling, None]:
-        needed = eqxi.unvmap_any(first < doublings)
-        return jax.lax.cond(needed, block, lambda _, now: now, first, now), None
+    def advance(now: Doubling, start: jax.Array) -> tuple[Doubling, None]:
+        needed = eqxi.unvmap_any(start < doublings)
+        return jax.lax.cond(needed, block, lambda _, now: now, start, now), None
 
-    done = jax.lax.scan(advance, start, jnp.arange(0, DOUBLINGS, BLOCK))[0]
-    return Flow(done[0], done[2])
+    result = jax.lax.scan(advance, start, jnp.arange(0, DOUBLINGS, BLOCK))[0]
+    return Flow(result[0], result[2])
 
 
 def _phi(x: Matrix, pattern: Pattern) -> Matrix:
@@ -192,14 +192,14 @@ def _phi(x: Matrix, pattern: Pattern) -> Matrix:
 
 def _doubled(now: Doubling, pattern: Pattern) -> Doubling:
     """Return exp, the diagonal of exp - 1, and the input matrix, over twice the interval."""
-    power, less, inputs = now
+    power, growth, inputs = now
     e = _diagonal(power)
     off = _with_diagonal(power, jax.tree.map(jnp.zeros_like, e))
     around = _product(off, off, pattern)
     cycles = _diagonal(around)
-    less, e = (
-        jax.tree.map(lambda d, o: d * (2.0 + d) + o, less, cycles),
-        jax.tree.map(lambda d, e, o: jnp.where(d > -0.25, 1.0 + (d * (2.0 + d) + o), e * e + o), less, e, cycles),
+    growth, e = (
+        jax.tree.map(lambda d, o: d * (2.0 + d) + o, growth, cycles),
+        jax.tree.map(lambda d, e, o: jnp.where(d > -0.25, 1.0 + (d * (2.0 + d) + o), e * e + o), growth, e, cycles),
     )
     doubled = _with_diagonal(add(around, _around(off, _diagonal(power))), e)
-    return doubled, less, add(inputs, _product(power, inputs, pattern))
+    return doubled, growth, add(inputs, _product(power, inputs, pattern))

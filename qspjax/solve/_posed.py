@@ -1,4 +1,4 @@
-"""A patient and its doses as a method takes them: all that it takes to solve, and to solve again."""
+"""A patient and its doses as a method takes them: everything needed to solve, and to solve again."""
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ class Posed(eqx.Module):
     """What is to be solved for one patient.
 
     Attributes:
-        method: How.
+        method: The method.
         model: The patient; parameters that change are states of it.
         schedule: The doses.
         initial: The state at `t0`, or None for the model's own.
@@ -44,46 +44,48 @@ class Posed(eqx.Module):
         failed = self.schedule.steady_state_failed
         return Trajectory(states, RESULTS.where(failed, RESULTS.steady_state_not_found, result), stats)
 
-    def arrived(self, ts: jax.Array, found: Trajectory) -> jax.Array:
-        """Return which of the times the solve arrived at."""
-        there = jnp.isfinite(ts)
-        for leaf in jax.tree.leaves(found.states):
-            there &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
-        return there
+    def arrived(self, ts: jax.Array, trajectory: Trajectory) -> jax.Array:
+        """Return which of the times the solve reached."""
+        reached = jnp.isfinite(ts)
+        for leaf in jax.tree.leaves(trajectory.states):
+            reached &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
+        return reached
 
-    def observed(self, ts: jax.Array, found: Trajectory) -> Observed:
+    def observed(self, ts: jax.Array, trajectory: Trajectory) -> Observed:
         """Return what is observed at the times, NaN where the solve did not arrive.
 
-        There a harmless state of a constant model is observed, so that other derivatives stay finite.
+        At those times a harmless state of a constant model is observed, so that other derivatives stay finite.
         """
-        start, there = as_state(self.model, self.initial), self.arrived(ts, found)
+        start, reached = as_state(self.model, self.initial), self.arrived(ts, trajectory)
         safe = jax.tree.map(
-            lambda leaf, own: jnp.where(there.reshape(-1, *[1] * own.ndim), leaf, own), found.states, start
+            lambda leaf, initial: jnp.where(reached.reshape(-1, *[1] * initial.ndim), leaf, initial),
+            trajectory.states,
+            start,
         )
-        seen = jax.vmap(lambda ok, t, y: observe(stop_gradient_where(~ok, self.model), t, y))(
-            there, jnp.where(there, ts, self.t0), safe
+        values = jax.vmap(lambda ok, t, y: observe(stop_gradient_where(~ok, self.model), t, y))(
+            reached, jnp.where(reached, ts, self.t0), safe
         )
-        return where(there, seen)
+        return where(reached, values)
 
 
-class Kept(eqx.Module):
+class Packed(eqx.Module):
     """A value of any kind as a pytree of arrays alone, so that it may leave `jit` and `vmap`; the rest is static."""
 
     arrays: list
     static: PyTree = eqx.field(static=True)
 
     @classmethod
-    def of(cls, value: object) -> "Kept":
-        """Keep a value."""
+    def of(cls, value: object) -> "Packed":
+        """Pack a value."""
         leaves, structure = jax.tree.flatten(value)
-        arrays, rest = eqx.partition(leaves, eqx.is_array)
-        return cls(arrays, (structure, tuple(rest)))
+        arrays, others = eqx.partition(leaves, eqx.is_array)
+        return cls(arrays, (structure, tuple(others)))
 
     @property
     def value(self) -> PyTree:
         """The value."""
-        structure, rest = self.static
-        return jax.tree.unflatten(structure, eqx.combine(self.arrays, list(rest)))
+        structure, others = self.static
+        return jax.tree.unflatten(structure, eqx.combine(self.arrays, list(others)))
 
 
 def where(arrived: jax.Array, observed: Observed) -> Observed:

@@ -1,4 +1,4 @@
-"""Recorded steps again, as a differentiable program: ordinary JAX code in loops of fixed length.
+"""Recorded steps, repeated as a differentiable program: ordinary JAX code in loops of fixed length.
 
 An adaptive loop is not differentiated. Its accepted steps are repeated instead: a step that landed on a boundary goes
 to the boundary's time, which carries a derivative; all other step sizes are constants. So forward, reverse and mixed
@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int
 from qspjax.solve.events._locate import NO_EVENT
 
 STRETCH = 32
-"""Steps between two checkpoints."""
+"""Number of steps between two checkpoints."""
 
-Standing = TypeVar("Standing")
+Carry = TypeVar("Standing")
 Step = tuple[Float[Array, "..."], Int[Array, "..."] | None]
 """The size of a step, inf where it landed on a boundary and NaN after the last; and what caused the event after it."""
 Output = tuple[Int[Array, "..."], Float[Array, "..."]]
@@ -27,8 +27,8 @@ Output = tuple[Int[Array, "..."], Float[Array, "..."]]
 
 
 def repeat(
-    step: Callable[[Standing, Step], tuple[Standing, Output]],
-    start: Standing,
+    step: Callable[[Carry, Step], tuple[Carry, Output]],
+    start: Carry,
     steps: Float[Array, "max_steps ..."],
     causes: Int[Array, "max_steps ..."] | None,
     states: Float[Array, "*outputs states"],
@@ -53,14 +53,14 @@ def repeat(
         return padded.reshape(-1, STRETCH, *column.shape[1:])
 
     @jax.checkpoint
-    def stretch(now: Standing, recorded: Step) -> tuple[Standing, Output]:
+    def stretch(now: Carry, recorded: Step) -> tuple[Carry, Output]:
         return jax.lax.scan(step, now, recorded)
 
-    def skip(now: Standing, recorded: Step) -> tuple[Standing, Output]:
+    def skip(now: Carry, recorded: Step) -> tuple[Carry, Output]:
         _, (slots, values) = jax.eval_shape(stretch, now, recorded)
         return now, (jnp.full(slots.shape, outputs, slots.dtype), jnp.zeros(values.shape, values.dtype))
 
-    def advance(carry: tuple[Standing, Array], recorded: Step) -> tuple[tuple[Standing, Array], None]:
+    def advance(carry: tuple[Carry, Array], recorded: Step) -> tuple[tuple[Carry, Array], None]:
         now, states = carry
         going = eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
         now, (slots, values) = jax.lax.cond(going, stretch, skip, now, recorded)

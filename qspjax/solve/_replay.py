@@ -1,4 +1,4 @@
-"""The recorded steps of a patient again: the discrete trajectory, its jumps and its moving boundaries."""
+"""The recorded steps of a patient, repeated: the discrete trajectory, its jumps and its moving boundaries."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.events._locate import NO_EVENT
 from qspjax.solve.events._monitor import EventStart, monitor_one
 
-Standing = tuple[Float[Array, ""], States, States, Int[Array, ""], Float[Array, " numbers"] | None]
-"""Time, states, rates of infusion, the index of the next boundary, and what events remember."""
+Carry = tuple[Float[Array, ""], States, States, Int[Array, ""], Float[Array, " numbers"] | None]
+"""Time, states, rates of infusion, the index of the next boundary, and the memory of events."""
 
 
 def replay(
@@ -39,10 +39,10 @@ def replay(
     """
     outputs, monitor, span = path.outputs.shape[0], monitor_one(events, model), timeline.span
 
-    def step(now: Standing, recorded: Step) -> tuple[Standing, Output]:
+    def step(now: Carry, recorded: Step) -> tuple[Carry, Output]:
         (t, y, rate, boundary, memory), (h, cause) = now, recorded
         lands, over = jnp.isinf(h), jnp.isnan(h)
-        # after the last step, where there is a slope: at the state at which a patient failed there may be none
+        # after the last step, continue from the start: at the state at which a patient failed there may be no slope
         t, y = jnp.where(over, t0, t), jnp.where(over, y0, y)
         index = jnp.minimum(boundary, timeline.size - 1)
         time, output = timeline.boundaries.time[index], timeline.boundaries.output[index]

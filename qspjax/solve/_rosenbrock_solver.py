@@ -32,7 +32,7 @@ class RosenbrockSolver(diffrax.AbstractAdaptiveSolver):
 
     Args:
         tableau: The method, such as `Rodas5P()`.
-        unrolled: Write the stages out, or loop over them (less to compile; what derivatives use).
+        unrolled: Whether to unroll the stages, or to loop over them (less to compile; used for derivatives).
 
     Example:
         >>> import diffrax, jax.numpy as jnp, qspjax as qsp

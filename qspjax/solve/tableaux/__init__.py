@@ -1,5 +1,5 @@
-"""Coefficients of Rosenbrock methods, one a file: what `solve.Rosenbrock` and its diffrax twin are made from.
+"""Coefficients of Rosenbrock methods, one per file, for `solve.Rosenbrock` and its diffrax counterpart.
 
-A further one is a class here, exported in `qspjax.solve`; the tests find it there and check its order conditions, its
+A new method is a class here, exported in `qspjax.solve`; the tests find it there and check its order conditions, its
 stability and its order of convergence.
 """

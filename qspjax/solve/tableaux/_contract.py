@@ -1,4 +1,4 @@
-"""What a Rosenbrock method is made from: its tableau.
+"""The tableau of a Rosenbrock method: its coefficients.
 
 All methods here are stiffly accurate and L-stable, in the form with W = M/gamma - h J, in which a step of length zero
 is exact:
@@ -75,17 +75,17 @@ class AbstractRosenbrockTableau(eqx.Module):
 
     @property
     def times(self) -> Float[np.ndarray, " stages"]:
-        """The c_i, row sums of alpha: where in a step the stages are."""
+        """The c_i, row sums of alpha: the times of the stages within a step."""
         return _cleared((self.A @ self.Gamma).sum(1))
 
     @property
     def slopes(self) -> Float[np.ndarray, " stages"]:
-        """The d_i, row sums of Gamma: the weights of the derivative by time."""
+        """The d_i, row sums of Gamma: the weights of the derivative with respect to time."""
         return _cleared(self.Gamma.sum(1))
 
 
 def closed(*rows: tuple[float, ...], extra: int) -> Coefficients:
-    """Append the last stages of a method whose last stages each begin at the state that the one before arrives at."""
+    """Append the last stages of a method, where each of them starts from the state at which the previous one ends."""
     for _ in range(extra):
         rows = (*rows, (*rows[-1], 1.0))
     return rows
@@ -101,5 +101,5 @@ def _square(rows: Coefficients) -> Float[np.ndarray, "stages stages"]:
 
 
 def _cleared(x: Float[np.ndarray, " stages"]) -> Float[np.ndarray, " stages"]:
-    """Return the row sums, exactly zero where they are zero but for rounding."""
+    """Return the row sums, exactly zero where they are zero up to rounding."""
     return np.where(np.abs(x) < 1e-12, 0.0, x)
