@@ -187,7 +187,7 @@ REFUSED = {
     ),
     "length": (
         qsp.set_parameter("d", 1.0, at=1.0),
-        r"`name` must not be a parameter that the length of a delay is made of, but is `d`",
+        r"`name` must not be a parameter that the length of a delay depends on, but is `d`",
     ),
     "past": (
         qsp.set_parameter("k@1", 1.0, at=1.0),

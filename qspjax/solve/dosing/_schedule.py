@@ -1,8 +1,8 @@
-"""What a regimen means for one patient: when how much of which dose enters which state.
+"""What a regimen means for one patient: which doses enter which states, when, and how much of each.
 
 With bioavailability F, scale s and lag L of the target, a bolus adds F s amount at time + L; an infusion over a
 duration D runs at F s amount / D; an infusion at a rate R runs at s R for F amount / R. A reset, and a steady state
-that replaces what is there, cut what was ordered before: infusions end, and doses that are still to come are cancelled.
+that replaces the state, cut what was ordered before: infusions end, and doses that are still to come are cancelled.
 Two rows at one time are in the order of the table. These are the rules of NONMEM's PREDPP (users' guide VI).
 
 The steady states themselves are found in `_steady`; what happens at a time is a `Boundary`.
@@ -41,7 +41,7 @@ class Schedule(eqx.Module):
         start: When a dose enters, or an infusion starts.
         state: Which state it changes, see `Boundary`.
         add: What it adds to that state.
-        keep: What it multiplies that state by before, None if always 1.
+        keep: The factor by which it first multiplies that state, None if always 1.
         vector: Which of the vectors it adds, None without vectors.
         stop: When an infusion that starts stops, inf if never; None without infusions.
         infused: Which doses are infusions; None without infusions.
@@ -110,8 +110,8 @@ class DoseTable(NamedTuple):
         start: When each enters, inf for a reset.
         infused: Whether it is an infusion.
         lasts: How long it lasts, 0 if it does not.
-        state: Which state, or parameter that changes behind these, it changes.
-        keep: What it multiplies that by.
+        state: Which state it changes, or which of the parameters that follow the states.
+        keep: The factor by which it first multiplies that.
         add: What it then adds.
         rate: The rate of an infusion.
         parameters: The values at its time of the parameters that change.
@@ -131,9 +131,9 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
     """Return the regimen with all dose targets of the model as its targets, so that each of them shares a program.
 
     A target is a delivery by name, or a state by name or number; a state that has a delivery is dosed through it. The
-    number 0 is the model's default: its first delivery, or else its first state. Last stand the parameters that the
-    regimen, or an event of the model, changes. What goes to a state or a parameter of which the model needs the past
-    has rows of its own for that.
+    number 0 is the model's default: its first delivery, or else its first state. The parameters that the regimen, or an
+    event of the model, changes come last. What goes to a state or a parameter whose past the model needs has additional
+    rows for its echoes.
 
     Raises:
         ValueError: If the model has neither a delivery nor a state of that name, or no such parameter.
@@ -162,19 +162,19 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
     for name in past.intersection(regimen.parameters):
         refuse("name", "be a parameter of the model, not one of the past", name)
 
-    def meant(target: Target) -> Target:
+    def resolved(target: Target) -> Target:
         if isinstance(target, Parameter | Echo):
             return target
         return levels[target] if isinstance(target, Level) else _target(model, target, by_state, doses, now)
 
-    indices = [targets.index(meant(target)) for target in regimen.targets]
+    indices = [targets.index(resolved(target)) for target in regimen.targets]
     index = jnp.asarray(indices, dtype=int)[regimen.index] if indices else regimen.index
     regimen = dataclasses.replace(regimen, index=index, targets=targets)
     return regimen.echoed([[targets.index(echo) for echo in echoes.get(target, ())] for target in targets])
 
 
 def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
-    """Check that a regimen is one that can be echoed.
+    """Check that a regimen can be echoed.
 
     Raises:
         ValueError: If it is not.
@@ -182,7 +182,7 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
     later, lengths = declared(model).echoes()
     for name in regimen.parameters:
         if name in lengths:
-            refuse("name", "not be a parameter that the length of a delay is made of", name)
+            refuse("name", "not be a parameter that the length of a delay depends on", name)
     for copies in later.values():
         for copy, length in copies.items():
             check_minimum(f"delay of {copy.partition('@')[0]}", length, 0.0)
@@ -193,7 +193,7 @@ def _check_echoed(model: AbstractModel, regimen: Regimen) -> None:
 
 
 def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
-    """Check that the model says the durations and rates that a regimen leaves to it, and can take its doses.
+    """Check that the model declares the durations and rates that a regimen leaves to it, and can take its doses.
 
     Raises:
         ValueError: If it does not, or a dose is given to an algebraic state; the dose target is named.
@@ -203,9 +203,9 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
     states = state_names(model.initial())
     solved = {name for name, mass in zip(states, mass_of(model, states), strict=True) if mass == 0}
     if solved and kind is not None and index is not None and time is not None:
-        kinds, places, times = np.broadcast_arrays(kind, index, time)
+        kinds, indices, times = np.broadcast_arrays(kind, index, time)
         changes = (kinds != Action.RESET) & (kinds != Action.SET) & np.isfinite(times)
-        for target in np.unique(places[changes]):
+        for target in np.unique(indices[changes]):
             name = name_of(regimen.targets[target])
             if isinstance(regimen.targets[target], Level) and name in solved:
                 refuse("regimen", "scale states that are not algebraic", f"one that scales `{name}`")
@@ -215,11 +215,11 @@ def check_modelled(model: AbstractModel, regimen: Regimen) -> None:
         if kind is None or index is None or not (kind == action).any():
             continue
         for target in np.unique(np.broadcast_arrays(index, kind)[0][np.broadcast_arrays(kind, index)[0] == action]):
-            aim = regimen.targets[target]
-            delivery = deliveries.get(aim.target if isinstance(aim, Echo) else str(aim))
+            dosed = regimen.targets[target]
+            delivery = deliveries.get(dosed.target if isinstance(dosed, Echo) else str(dosed))
             if delivery is None or getattr(delivery, name) is None:
                 must = f"have a delivery with a `{name}` for the target of an infusion that leaves it to the model"
-                refuse("model", must, f"one that has none for `{aim}`")
+                refuse("model", must, f"one that has none for `{dosed}`")
 
 
 def _target(
@@ -232,17 +232,17 @@ def _target(
     elif target in targets:
         return target
     else:
-        known = tuple(dict.fromkeys((*targets, *by_state)))
-        name = known[match(target, known, "to", "a dose target of the model")]
+        candidates = tuple(dict.fromkeys((*targets, *by_state)))
+        name = candidates[match(target, candidates, "to", "a dose target of the model")]
     return by_state.get(name, name)
 
 
-def _state(model: AbstractModel, state: str | int, states: tuple[str, ...], argument: str, what: str) -> str:
-    """Return the name of a state that is meant by its name or number."""
+def _state(model: AbstractModel, state: str | int, states: tuple[str, ...], argument: str, description: str) -> str:
+    """Return the name of a state that is given by its name or number."""
     paths, _ = jax.tree_util.tree_flatten_with_path(model.initial())
     if isinstance(state, int) and any(isinstance(key, jax.tree_util.DictKey) for path, _ in paths for key in path):
         refuse(argument, "be a name for a model whose state is a dict, which has no order", state)
-    return states[match(state, states, argument, what)]
+    return states[match(state, states, argument, description)]
 
 
 def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
@@ -254,15 +254,15 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
     def numbers(model: AbstractModel) -> dict[str, Float[Array, " targets"]]:
         """Return the numbers of every delivery; a parameter is given as it is."""
         deliveries, lengths = _deliveries(model, doses), _lengths(model)
-        ends = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
+        defaults = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
         return {
             name: jnp.stack(
                 [
-                    *(jnp.asarray(none if (x := getattr(own, name)) is None else x, float) for own in deliveries),
-                    *(jnp.asarray(lengths.get(own, none) if name == "lag" else none, float) for own in names),
+                    *(jnp.asarray(default if (x := getattr(d, name)) is None else x, float) for d in deliveries),
+                    *(jnp.asarray(lengths.get(p, default) if name == "lag" else default, float) for p in names),
                 ]
             )
-            for name, none in ends.items()
+            for name, default in defaults.items()
         }
 
     parameters = ()
@@ -273,7 +273,7 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
     else:
         row = {name: x[regimen.index] for name, x in numbers(model).items()}
 
-    entered = [match(own.state, states, "state", "a state of the model") for own in _deliveries(model, doses)]
+    entered = [match(d.state, states, "state", "a state of the model") for d in _deliveries(model, doses)]
     total = len(states) + len(names)
     kind = regimen.kind
     duration = jnp.where(kind == Action.INFUSION_MODEL_DURATION, row["duration"], regimen.duration)
@@ -297,12 +297,12 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
 
 
 def _lengths(model: AbstractModel) -> dict[str, Scalar]:
-    """Return how much later each echo is."""
+    """Return the delay of each echo."""
     return {name: length for copies in declared(model).echoes().later.values() for name, length in copies.items()}
 
 
 def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Delivery]:
-    """Return the delivery of each dose target; that of an echo is the one that it echoes, later."""
+    """Return the delivery of each dose target; that of an echo is that of its original, delayed."""
     deliveries, lengths = declared(model).deliveries(), _lengths(model)
 
     def delivery(target: Target) -> Delivery:
@@ -310,8 +310,8 @@ def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Deliver
             return Delivery(name_of(target))
         if not isinstance(target, Echo):
             return deliveries.get(name_of(target), Delivery(name_of(target)))
-        first = deliveries.get(target.target, Delivery(target.target))
-        return dataclasses.replace(first, state=target.state, lag=first.lag + lengths[target.state])
+        original = deliveries.get(target.target, Delivery(target.target))
+        return dataclasses.replace(original, state=target.state, lag=original.lag + lengths[target.state])
 
     return [delivery(target) for target in targets]
 
@@ -319,7 +319,7 @@ def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Deliver
 def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) -> tuple[Float[Array, " rows"], ...]:
     """Return the value of each parameter at every row."""
     time, order, rows = regimen.time, regimen.order, jnp.arange(regimen.rows)
-    first = len(regimen.targets) - len(names)
+    offset = len(regimen.targets) - len(names)
     near = slack(time)
     now = jnp.where(jnp.isfinite(time), time, 0.0)
     before = (time[None] < (time - near)[:, None]) | (
@@ -329,15 +329,15 @@ def _in_force(model: AbstractModel, regimen: Regimen, names: tuple[str, ...]) ->
     rank = jnp.argsort(jnp.lexsort((rows, order, jax.lax.stop_gradient(time))))
     values = []
     for k, value in enumerate(parameters_now(model, names)):
-        of_parameter = (regimen.index == first + k) & jnp.isfinite(time)
+        of_parameter = (regimen.index == offset + k) & jnp.isfinite(time)
         sets, runs = of_parameter & (regimen.kind == Action.SET), of_parameter & (regimen.kind == Action.INFUSION_OVER)
         last = argmax_first(jnp.where(before & sets, rank + 1, 0), axis=1)
-        known = (before & sets).any(axis=1)
+        was_set = (before & sets).any(axis=1)
         share = (now[:, None] - now[None]) / regimen.duration
         share = jnp.where(share >= 1.0, 1.0, jnp.where(share > 0.0, share, 0.0))
-        since = before & runs & (rank[None] > jnp.where(known, rank[last], -1)[:, None])
-        climbed = jnp.sum(jnp.where(since, share * regimen.amount, 0.0), axis=1)
-        values.append(jnp.where(known, regimen.amount[last], value) + climbed)
+        since = before & runs & (rank[None] > jnp.where(was_set, rank[last], -1)[:, None])
+        change = jnp.sum(jnp.where(since, share * regimen.amount, 0.0), axis=1)
+        values.append(jnp.where(was_set, regimen.amount[last], value) + change)
     return tuple(values)
 
 
@@ -345,13 +345,13 @@ def earlier_doses(model: AbstractModel, regimen: Regimen) -> Float[Array, ""]:
     """Return how many doses before a steady state still run, or are on their way, when it begins."""
     doses = dose_table(model, regimen)
     rows = jnp.arange(regimen.rows)
-    first = regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
-    late = doses.start + doses.lasts - first
-    near = slack(jnp.abs(first) + regimen.interval)
+    begin = regimen.time[jnp.clip(rows + regimen.group, 0, regimen.rows - 1)]
+    late = doses.start + doses.lasts - begin
+    near = slack(jnp.abs(begin) + regimen.interval)
     interval = jnp.where(regimen.interval > 0, regimen.interval, 1.0)
     repeated = jnp.where(doses.infused, jnp.ceil((late - near) / interval) - 1.0, jnp.floor((late + near) / interval))
-    many = jnp.where(regimen.interval > 0, repeated, late > 0)
-    return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(late), many, 0.0))
+    count = jnp.where(regimen.interval > 0, repeated, late > 0)
+    return jnp.max(jnp.where((regimen.steady > 0) & jnp.isfinite(late), count, 0.0))
 
 
 def slack(time: jax.Array) -> jax.Array:
@@ -360,36 +360,36 @@ def slack(time: jax.Array) -> jax.Array:
 
 
 def not_below_zero(time: jax.Array) -> jax.Array:
-    """Return a time that is zero but for rounding, or above, and not below zero; its derivative stays what it is."""
+    """Return a time, raised to zero where rounding put it below; its derivative does not change."""
     return time - jax.lax.stop_gradient(jnp.where(time < 0.0, time, 0.0))
 
 
 class Cuts(NamedTuple):
-    """What cuts doses: its time, its row, and whether it is there."""
+    """What cuts doses: its time, its row, and whether it is present."""
 
     time: Float[Array, " cuts"]
     row: Int[Array, " cuts"]
-    there: Bool[Array, " cuts"]
+    present: Bool[Array, " cuts"]
 
 
 def first_cut(cuts: Cuts, ordered: Float[Array, " doses"], row: Int[Array, " doses"]) -> Float[Array, " doses"]:
     """Return when each dose is first cut, inf if never."""
     near = slack(cuts.time)
-    apart = cuts.time[None] - ordered[:, None]
-    after = (apart > near[None]) | ((jnp.abs(apart) <= near[None]) & (cuts.row[None] > row[:, None]))
-    return jnp.min(jnp.where(after & cuts.there[None], cuts.time[None], jnp.inf), axis=1, initial=jnp.inf)
+    difference = cuts.time[None] - ordered[:, None]
+    after = (difference > near[None]) | ((jnp.abs(difference) <= near[None]) & (cuts.row[None] > row[:, None]))
+    return jnp.min(jnp.where(after & cuts.present[None], cuts.time[None], jnp.inf), axis=1, initial=jnp.inf)
 
 
-def first_rows(mask: Bool[Array, " rows"], most: int) -> tuple[Int[Array, " most"], Bool[Array, " most"]]:
-    """Return the indices of the first rows where a mask is true, `most` of them, and which of these it is true of."""
-    rows = jnp.argsort(~mask, stable=True)[:most]
+def first_rows(mask: Bool[Array, " rows"], count: int) -> tuple[Int[Array, " count"], Bool[Array, " count"]]:
+    """Return the indices of the first `count` rows where a mask is true, and for which of these it is."""
+    rows = jnp.argsort(~mask, stable=True)[:count]
     return rows, mask[rows]
 
 
 class Doses(NamedTuple):
-    """What enters when, each of shape (doses,): the columns of a `Schedule`, and what it takes to cut them.
+    """What enters when, each of shape (doses,): the columns of a `Schedule`, and what is needed to cut them.
 
-    `ordered` is when a dose was ordered, and `row` where it stands in the table.
+    `ordered` is when a dose was ordered, and `row` its row in the table.
     """
 
     start: Float[Array, " doses"]
@@ -405,7 +405,7 @@ class Doses(NamedTuple):
     ordered: Float[Array, " doses"]
     row: Int[Array, " doses"]
 
-    def beside(self, other: "Doses") -> "Doses":
+    def followed_by(self, other: "Doses") -> "Doses":
         """Return both, one after the other."""
         return jax.tree.map(lambda *columns: jnp.concatenate(columns), self, other)
 
@@ -476,9 +476,9 @@ def _with_moments(
     resets, is_reset = first_rows((regimen.kind == Action.RESET) & live, shape.resets)
     begins, is_steady = first_rows((regimen.steady > 0) & (regimen.group == 0) & live, shape.steady)
     replaces = regimen.steady[begins] == 1
-    row, there = jnp.concatenate([resets, begins]), jnp.concatenate([is_reset, is_steady])
-    time = jnp.where(there, regimen.time[row], jnp.inf)
-    cuts = Cuts(time, row, there & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
+    row, present = jnp.concatenate([resets, begins]), jnp.concatenate([is_reset, is_steady])
+    time = jnp.where(present, regimen.time[row], jnp.inf)
+    cuts = Cuts(time, row, present & jnp.concatenate([jnp.ones_like(is_reset), replaces]))
 
     def model_at(row: Int[Array, ""]) -> AbstractModel:
         return with_parameters(model, names, [x[row] for x in table.parameters]) if names else model
@@ -491,48 +491,48 @@ def _with_moments(
         untreated = vectors[shape.resets :]
         steady = jnp.where(replaces[:, None], steady, steady - untreated)
         earlier, enough = _earlier(patterns, is_steady, begins, shape.earlier)
-        doses = doses.beside(earlier)
+        doses = doses.followed_by(earlier)
         failed = (is_steady & ~ok).any() | ~enough
         vectors = jnp.concatenate([vectors[: shape.resets], steady])
-        vectors = jnp.where(enough, jnp.where(there[:, None], vectors, 0.0), jnp.nan)
+        vectors = jnp.where(enough, jnp.where(present[:, None], vectors, 0.0), jnp.nan)
 
-    none, no = jnp.zeros(row.shape), jnp.zeros_like(there)
+    zero, false = jnp.zeros(row.shape), jnp.zeros_like(present)
     adds = jnp.concatenate([jnp.zeros_like(is_reset), ~replaces])
     moments = Doses(
-        # a moment that a later row at the same time undoes does not come
+        # a moment that a later row at the same time undoes is dropped
         start=jnp.where(first_cut(cuts, time, row) <= time + slack(time), jnp.inf, time),
-        stop=jnp.full_like(none, jnp.inf),
-        infused=no,
+        stop=jnp.full_like(zero, jnp.inf),
+        infused=false,
         state=jnp.full(row.shape, NONE),
         keep=jnp.where(adds, 1.0, 0.0),
-        add=none,
+        add=zero,
         vector=jnp.arange(row.size),
-        rate=none,
-        adapts=no,
+        rate=zero,
+        adapts=false,
         order=regimen.order[row],
         ordered=time,
         row=row,
     )
-    return moments.beside(doses.cut(cuts, states)), vectors, failed
+    return moments.followed_by(doses.cut(cuts, states)), vectors, failed
 
 
 def _pattern(regimen: Regimen, table: DoseTable, begins: Int[Array, ""]) -> Pattern:
     """Return the pattern of doses that begins with a row."""
     rows = jnp.arange(regimen.rows)
     belongs = (regimen.steady > 0) & (rows + regimen.group == begins) & jnp.isfinite(regimen.time)
-    member, there = first_rows(belongs, regimen.static_shape.members)
-    first = regimen.time[begins]
-    first = jnp.where(jnp.isfinite(first), first, 0.0)
-    shift = jnp.where(there, table.start[member] - first, jnp.inf)
+    member, present = first_rows(belongs, regimen.static_shape.members)
+    begin = regimen.time[begins]
+    begin = jnp.where(jnp.isfinite(begin), begin, 0.0)
+    shift = jnp.where(present, table.start[member] - begin, jnp.inf)
     values = (x[member] for x in (table.infused, table.lasts, table.state, table.add, table.rate))
-    return Pattern(first, regimen.interval[begins], shift, *values)
+    return Pattern(begin, regimen.interval[begins], shift, *values)
 
 
 def _earlier(
-    patterns: Pattern, there: Bool[Array, " patterns"], row: Int[Array, " patterns"], most: int
+    patterns: Pattern, present: Bool[Array, " patterns"], row: Int[Array, " patterns"], room: int
 ) -> tuple[Doses, Bool[Array, ""]]:
     """Return the doses before each steady state that still run or are on their way, and whether these are all."""
-    back = 1.0 + jnp.arange(most + 1)
+    back = 1.0 + jnp.arange(room + 1)
     interval = patterns.interval[:, None, None]
     begins = patterns.begins[:, None, None]
     infused = patterns.infused[..., None]
@@ -542,13 +542,13 @@ def _earlier(
     ends = jnp.where(interval > 0, enters + patterns.lasts[..., None], jnp.where(back == 1.0, shift, 0.0))
     near = patterns.near[:, None, None]
     going = jnp.where(infused, ends > near, enters >= -near)
-    going &= there[:, None, None] & jnp.isfinite(patterns.shift)[..., None]
-    enough = ~going[..., most:].any()
+    going &= present[:, None, None] & jnp.isfinite(patterns.shift)[..., None]
+    enough = ~going[..., room:].any()
     start = jnp.where(going, begins + jnp.where(enters >= -near, not_below_zero(enters), 0.0), jnp.inf)
     stop = jnp.where(going & infused, begins + ends, jnp.inf)
 
     def flat(values: Array) -> Array:
-        return jnp.broadcast_to(values, going.shape)[..., :most].ravel()
+        return jnp.broadcast_to(values, going.shape)[..., :room].ravel()
 
     columns = Doses(
         start=start,

@@ -1,9 +1,9 @@
 """Where a trigger turned true within a step: the step is taken again, shorter, until the change is bracketed.
 
 A step that ends after the change is rejected, and its length is the upper end of the bracket; one that ends before it
-is accepted and moves the start towards that end. Lengths come from the zero of the line through the gaps at both ends,
-every second time from half as much further beyond it, seen from the nearer end, so that both ends close in on the
-change, and every fourth time from halving. All functions work element by element, for one patient or for lanes.
+is accepted and moves the start towards that end. Lengths come from the zero of the line through the gaps at both ends;
+every second time they are half as long again, seen from the nearer end, so that both ends close in on the change, and
+every fourth time the bracket is halved. All functions work element by element, for one patient or for lanes.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Bracket(NamedTuple):
 
 
 def open_bracket(t: jax.Array, gaps: int) -> Bracket:
-    """Return that nothing is known."""
+    """Return a bracket of which nothing is known."""
     return Bracket(jnp.full_like(t, jnp.inf), jnp.zeros((gaps, *t.shape), t.dtype), jnp.zeros(t.shape, jnp.int32))
 
 
@@ -43,9 +43,9 @@ def precision(bracket: Bracket, gaps: jax.Array, sizes: jax.Array, t: jax.Array,
     of_time = 32.0 * eps * jnp.maximum(jnp.abs(t), 1e-3 * jnp.abs(remaining))
     if not gaps.shape[0]:
         return of_time
-    known = crossed(gaps, bracket.gaps) & jnp.isfinite(bracket.upper)
-    fall = jnp.where(known, jnp.abs(gaps - bracket.gaps), 1.0)
-    of_gap = jnp.where(known, 16.0 * eps * sizes / fall, 0.0) * jnp.where(known, bracket.upper, 0.0)
+    bracketed = crossed(gaps, bracket.gaps) & jnp.isfinite(bracket.upper)
+    fall = jnp.where(bracketed, jnp.abs(gaps - bracket.gaps), 1.0)
+    of_gap = jnp.where(bracketed, 16.0 * eps * sizes / fall, 0.0) * jnp.where(bracketed, bracket.upper, 0.0)
     return jnp.maximum(of_time, jnp.minimum(jnp.max(of_gap, axis=0), bracket.upper))
 
 
@@ -55,7 +55,7 @@ def crossed(before: jax.Array, after: jax.Array) -> jax.Array:
 
 
 def share(before: jax.Array, after: jax.Array) -> jax.Array:
-    """Return at which share of a step each gap is zero, by a straight line; 1 where it did not change its sign."""
+    """Return the share of a step at which each gap is zero, by a straight line; 1 where it did not change its sign."""
     fall = before - after
     return jnp.where(crossed(before, after), before / jnp.where(fall == 0.0, 1.0, fall), 1.0)
 
@@ -67,22 +67,22 @@ def length(bracket: Bracket, gaps: jax.Array, precise: jax.Array) -> jax.Array:
     nearest = jnp.where(jnp.isfinite(nearest), nearest, 0.5)
     turn = bracket.iterations % 4
     further = jnp.where(nearest < 0.5, 1.5 * nearest, 1.0 - 1.5 * (1.0 - nearest))
-    aim = jnp.where(turn == 3, 0.5, jnp.where(turn % 2 == 1, further, nearest))
+    fraction = jnp.where(turn == 3, 0.5, jnp.where(turn % 2 == 1, further, nearest))
     upper = jnp.where(jnp.isfinite(bracket.upper), bracket.upper, 0.0)
-    found = jnp.where(upper <= precise, upper, jnp.clip(aim * upper, 0.5 * precise, upper))
-    return jnp.where(jnp.isfinite(bracket.upper), found, jnp.inf)
+    h = jnp.where(upper <= precise, upper, jnp.clip(fraction * upper, 0.5 * precise, upper))
+    return jnp.where(jnp.isfinite(bracket.upper), h, jnp.inf)
 
 
 def narrowed(
     bracket: Bracket, h: jax.Array, gaps: jax.Array, *, met: jax.Array, passed: jax.Array, over: jax.Array
 ) -> Bracket:
-    """Return the bracket after a step of length `h` that `met` the change, or was accepted and `passed` before it.
+    """Return the bracket after a step of length `h` that went past the change (`met`), or was accepted (`passed`).
 
-    It is closed where the event took place, or the state jumped (`over`).
+    It is reset where the event took place, or the state jumped (`over`).
     """
-    known = jnp.isfinite(bracket.upper)
-    upper = jnp.where(met, h, jnp.where(passed & known, bracket.upper - h, bracket.upper))
-    iterations = jnp.where(met & ~known, 0, bracket.iterations + (met | (passed & known)))
+    bounded = jnp.isfinite(bracket.upper)
+    upper = jnp.where(met, h, jnp.where(passed & bounded, bracket.upper - h, bracket.upper))
+    iterations = jnp.where(met & ~bounded, 0, bracket.iterations + (met | (passed & bounded)))
     return Bracket(
         jnp.where(over | (upper <= 0.0), jnp.inf, upper),
         jnp.where(met, gaps, bracket.gaps),
@@ -91,14 +91,14 @@ def narrowed(
 
 
 class StepHorizon(NamedTuple):
-    """What is seen ahead of a step.
+    """What is known ahead of a step.
 
     Attributes:
         gaps: The gaps at its start.
-        known: How far the next change is whose time is known.
+        known: The time to the next change whose time is known.
         leaves: Whether the step starts at such a change.
-        switch: How far the next one of the vector field is.
-        place: Which gap that is.
+        switch: The time to the next change of the vector field.
+        gap: The index of its gap.
         precise: The length to which a change is bracketed.
         limit: The longest step.
     """
@@ -107,7 +107,7 @@ class StepHorizon(NamedTuple):
     known: jax.Array
     leaves: jax.Array
     switch: jax.Array
-    place: jax.Array
+    gap: jax.Array
     precise: jax.Array
     limit: jax.Array
 
@@ -120,24 +120,24 @@ def horizon_of(
     t: jax.Array,
     remaining: jax.Array,
 ) -> StepHorizon:
-    """Return what is seen ahead of a step.
+    """Return what is known ahead of a step.
 
     Args:
         gaps: The gaps at its start.
         sizes: What is subtracted in each.
-        ahead: `known`, `leaves`, `switch` and `place` of `StepHorizon`.
+        ahead: `known`, `leaves`, `switch` and `gap` of `StepHorizon`.
         bracket: What is known of a change ahead whose time is not.
         t: The time at its start.
         remaining: The time to the next boundary.
     """
     precise = precision(bracket, gaps, sizes, t, remaining)
-    known, leaves, switch, place = ahead
+    known, leaves, switch, gap = ahead
     limit = jnp.minimum(known, length(bracket, gaps, precise))
-    return StepHorizon(gaps, known, leaves, switch, place, precise, limit)
+    return StepHorizon(gaps, known, leaves, switch, gap, precise, limit)
 
 
 class StepOutcome(NamedTuple):
-    """What a step came upon.
+    """What happened in a step.
 
     Attributes:
         met: Whether it went past a change, and has to be taken again.
@@ -158,18 +158,18 @@ def classify_step(
     h: jax.Array,
     gaps: jax.Array,
     *,
-    own: int,
+    n_triggers: int,
     good: jax.Array,
     fires: jax.Array,
     before: jax.Array,
 ) -> StepOutcome:
-    """Return what a step of length `h` came upon.
+    """Return what happened in a step of length `h`.
 
     Args:
-        horizon: What was seen ahead of it.
+        horizon: What was known ahead of it.
         h: Its length.
         gaps: The gaps at its end.
-        own: How many of them, the first ones, are those of triggers.
+        n_triggers: How many of them, the first ones, are those of triggers.
         good: Whether its error is small enough.
         fires: Whether something is due at its end.
         before: Whether that was so already just before its end.
@@ -182,11 +182,11 @@ def classify_step(
         cause = jnp.where(happens, 0, NO_EVENT).astype(jnp.int32)
         return StepOutcome(good & fires & ~exact, happens, jnp.zeros_like(happens), cause)
     passed = crossed(horizon.gaps, gaps)
-    # where two comparisons changed, a trigger may have held in between: look at them one after the other
-    window = good & ~fires & (h > 2.0 * horizon.precise) & (passed[:own].sum(axis=0) > 1)
+    # where two comparisons changed, a trigger may have held in between: resolve them one after the other
+    window = good & ~fires & (h > 2.0 * horizon.precise) & (passed[:n_triggers].sum(axis=0) > 1)
     shares = jnp.where(passed, share(horizon.gaps, gaps), jnp.inf)
-    place = jnp.where(passed.any(axis=0), argmax_first(-shares, axis=0), number)
+    gap = jnp.where(passed.any(axis=0), argmax_first(-shares, axis=0), number)
     met = (good & fires & ~exact) | window
     switches = good & ~met & ~happens & (h > 2.0 * horizon.precise) & (horizon.switch <= h + horizon.precise)
-    cause = jnp.where(happens, place, jnp.where(switches, 1 + number + horizon.place, NO_EVENT))
+    cause = jnp.where(happens, gap, jnp.where(switches, 1 + number + horizon.gap, NO_EVENT))
     return StepOutcome(met, happens, switches, cause.astype(jnp.int32))

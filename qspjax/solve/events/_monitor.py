@@ -1,4 +1,4 @@
-"""What a solver's loop asks about events, for one patient or for lanes of patients alike."""
+"""The events as a solver's loop uses them, for one patient or for lanes of patients alike."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,60 +29,60 @@ T = TypeVar("T")
 
 
 class EventMonitor(NamedTuple):
-    """The events of the patients in hand; times have shape (...), states (states, ...), memories (numbers, ...).
+    """The events of the current patients; times have shape (...), states (states, ...), memories (numbers, ...).
 
     Attributes:
         system: What is static about the events.
         triggers: `(t, y, memory) -> TriggerState`.
         next_switch: `(t, y, memory, slope) -> NextSwitch`.
-        act: `(t, y, memory) -> (y, memory, whether it came to an end)`.
-        again: `(rate, t, y, memory, cause, span) -> (t, y, memory)` after a recorded change, to be differentiated.
+        act: `(t, y, memory) -> (y, memory, whether all events settled)`.
+        redo: `(rate, t, y, memory, cause, span) -> (t, y, memory)` after a recorded change, to be differentiated.
     """
 
     system: EventSystem
     triggers: Callable[..., TriggerState]
     next_switch: Callable[..., NextSwitch]
     act: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-    again: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    redo: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
     def ahead(self, now: "Awaited", t: jax.Array, y: jax.Array, remaining: jax.Array, slope: jax.Array) -> "StepAhead":
-        """Return what is seen ahead of a step from `t`; `remaining` is the time to the next boundary."""
-        seen = self.triggers(t, y, now.memory)
+        """Return what is known ahead of a step from `t`; `remaining` is the time to the next boundary."""
+        state = self.triggers(t, y, now.memory)
         if self.system.timed.any():
             switch = self.next_switch(t, y, now.memory, slope)
         else:
             never = jnp.full_like(t, jnp.inf)
             switch = NextSwitch(never, jnp.zeros(t.shape, bool), never, jnp.zeros(t.shape, int))
-        return StepAhead(self, now, horizon_of(seen.gaps, seen.sizes, switch, now.bracket, t, remaining))
+        return StepAhead(self, now, horizon_of(state.gaps, state.sizes, switch, now.bracket, t, remaining))
 
     def apply(
-        self, wanted: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array
+        self, active: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Apply what is due where `wanted`; return state, memory and whether all came to an end."""
+        """Apply the changes that are due where `active`; return state, memory and whether all events settled."""
 
         def act(t: jax.Array, y: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            new, kept, fine = self.act(t, y, memory)
-            return jnp.where(wanted, new, y), jnp.where(wanted, kept, memory), fine | ~wanted
+            new, remembered, settled = self.act(t, y, memory)
+            return jnp.where(active, new, y), jnp.where(active, remembered, memory), settled | ~active
 
-        def rest(_: jax.Array, y: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            return y, memory, jnp.ones_like(wanted)
+        def skip(_: jax.Array, y: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            return y, memory, jnp.ones_like(active)
 
-        return jax.lax.cond(eqxi.unvmap_any(wanted), act, rest, t, y, memory)
+        return jax.lax.cond(eqxi.unvmap_any(active), act, skip, t, y, memory)
 
     def repeat(
         self, rate: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, cause: jax.Array, span: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return time, state and memory after a recorded step, `cause` telling of the change it ended with."""
+        """Return time, state and memory after a recorded step that ended with the change of a `cause`."""
         memory = self.triggers(t, y, memory).memory
 
-        def rest(_: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, *__: jax.Array) -> tuple:
+        def skip(_: jax.Array, t: jax.Array, y: jax.Array, memory: jax.Array, *__: jax.Array) -> tuple:
             return t, y, memory
 
         operands = (rate, t, y, memory, cause, span)
-        return jax.lax.cond(eqxi.unvmap_any(cause >= 0), self.again, rest, *operands)
+        return jax.lax.cond(eqxi.unvmap_any(cause >= 0), self.redo, skip, *operands)
 
     def within(self, t0: jax.Array, t1: jax.Array, horizon: StepHorizon | None = None) -> tuple[jax.Array, jax.Array]:
-        """Return the ends of a step, drawn in by rounding error where the vector field jumps there.
+        """Return the ends of a step, moved inwards by rounding error where the vector field jumps there.
 
         The difference of the ends has the derivative of that of the times, however short the step is.
         """
@@ -97,7 +97,7 @@ class EventMonitor(NamedTuple):
 
 
 class Awaited(NamedTuple):
-    """What is known of events between two steps: what they remember, and the change ahead."""
+    """What is known of events between two steps: their memory, and the bracket of the change ahead."""
 
     memory: jax.Array
     bracket: Bracket
@@ -111,44 +111,46 @@ class StepAhead(NamedTuple):
     horizon: StepHorizon
 
     def classify(self, h: jax.Array, t: jax.Array, y: jax.Array, good: jax.Array) -> "StepEvents":
-        """Return what a step of length `h` came upon that ended at `t` and `y`; `good` tells whether its error fits."""
+        """Return what happened in a step of length `h` that ended at `t` and `y`; `good` is whether its error fits."""
         system, triggers, memory = self.monitor.system, self.monitor.triggers, self.now.memory
-        seen = triggers(t, y, memory)
-        before = jnp.ones_like(seen.fires)
+        now = triggers(t, y, memory)
+        before = jnp.ones_like(now.fires)
         if system.timed.any():
             just_before = t - 2.0 * self.horizon.precise - 64.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
             before = triggers(just_before, y, memory).fires
-        outcome = classify_step(self.horizon, h, seen.gaps, own=system.own, good=good, fires=seen.fires, before=before)
-        return StepEvents(self, h, seen, outcome)
+        outcome = classify_step(
+            self.horizon, h, now.gaps, n_triggers=system.n_triggers, good=good, fires=now.fires, before=before
+        )
+        return StepEvents(self, h, now, outcome)
 
 
 class StepEvents(NamedTuple):
-    """What an attempted step came upon.
+    """The events of an attempted step.
 
     Attributes:
-        ahead: What was seen ahead of it.
+        ahead: What was known ahead of it.
         h: Its length.
-        seen: What the triggers say at its end.
-        outcome: What it came upon.
+        triggers: The triggers at its end.
+        outcome: What happened in it.
     """
 
     ahead: StepAhead
     h: jax.Array
-    seen: TriggerState
+    triggers: TriggerState
     outcome: StepOutcome
 
     @property
     def bracketing(self) -> jax.Array:
-        """Whether the step may be as short as it is, since it closes in on an event."""
+        """Whether the step may be as short as it is, because it brackets an event."""
         return self.outcome.happens | jnp.isfinite(self.ahead.now.bracket.upper)
 
     def apply(
         self, jumps: jax.Array, t: jax.Array, y: jax.Array, good: jax.Array
     ) -> tuple[jax.Array, Awaited, jax.Array]:
-        """Apply what is due where the state `jumps`; return state, what is known then, and whether all is settled."""
+        """Apply the changes due where the state `jumps`; return state, what is known, and whether events settled."""
         now = self.ahead.now
-        bracket = narrowed(now.bracket, self.h, self.seen.gaps, met=self.outcome.met, passed=good, over=jumps)
-        memory = jnp.where(good, self.seen.memory, now.memory)
+        bracket = narrowed(now.bracket, self.h, self.triggers.gaps, met=self.outcome.met, passed=good, over=jumps)
+        memory = jnp.where(good, self.triggers.memory, now.memory)
         y, memory, settled = self.ahead.monitor.apply(jumps, t, y, memory)
         return y, Awaited(memory, bracket), settled
 
@@ -158,8 +160,8 @@ class EventStart(NamedTuple):
 
     Attributes:
         system: What is static about them.
-        memory: What they remember.
-        settled: Whether those that fire at the start came to an end.
+        memory: Their memory.
+        settled: Whether those that fire at the start have settled.
     """
 
     system: EventSystem
@@ -209,18 +211,18 @@ def awaited(system: EventSystem, memory: jax.Array, t: jax.Array) -> Awaited:
 
 
 def monitor_lanes(events: Events, leaves: Sequence[jax.Array], batched: Sequence[bool]) -> EventMonitor:
-    """Return what watches over the events of the patients in lanes; a leaf has its lanes last where `batched`."""
+    """Return the monitor of the events of the patients in lanes; a leaf has its lanes last where `batched`."""
     system = events.system
-    axes = [-1 if own else None for own in batched]
+    axes = [-1 if has_lanes else None for has_lanes in batched]
 
     def over_lanes(function: Callable[..., T]) -> Callable[..., T]:
         def batched_function(*operands: jax.Array) -> T:
-            each = jax.vmap(
+            mapped = jax.vmap(
                 lambda leaves, *at: function(events.model(leaves), *at),
                 in_axes=(axes, *[-1] * len(operands)),
                 out_axes=-1,
             )
-            return each(list(leaves), *operands)
+            return mapped(list(leaves), *operands)
 
         return batched_function
 
@@ -229,12 +231,12 @@ def monitor_lanes(events: Events, leaves: Sequence[jax.Array], batched: Sequence
         triggers=over_lanes(system.triggers),
         next_switch=over_lanes(system.next_switch),
         act=over_lanes(partial(system.act, bounded=False)),
-        again=over_lanes(partial(repeat_change, system)),
+        redo=over_lanes(partial(repeat_change, system)),
     )
 
 
 def monitor_one(events: EventStart | None, model: AbstractModel) -> EventMonitor | None:
-    """Return what watches over the events of one patient, None if there are none."""
+    """Return the monitor of the events of one patient, None if there are none."""
     if events is None:
         return None
     system = events.system
@@ -244,5 +246,5 @@ def monitor_one(events: EventStart | None, model: AbstractModel) -> EventMonitor
         triggers=partial(system.triggers, model),
         next_switch=partial(system.next_switch, model),
         act=partial(system.act, model, bounded=False),
-        again=partial(repeat_change, system, model),
+        redo=partial(repeat_change, system, model),
     )

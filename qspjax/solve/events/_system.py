@@ -1,10 +1,10 @@
-"""Events of one patient as functions of a flat state: what tells that one is due, and what it changes.
+"""Events of one patient as functions of a flat state: which changes are due, and what they change.
 
-Between events the solver integrates as ever. After every step it looks at the triggers; where one has turned true the
+Between events the solver integrates as usual. After every step it evaluates the triggers; where one has turned true the
 step is taken again, shorter, until the change is bracketed to rounding error (`_locate`), and the event is applied.
 What events remember (whether a trigger held, which changes wait, until when and with which values) is a vector of
-numbers beside the state: the memory. A time that the vector field or a trigger compares with (`t < 5`) is known ahead,
-so steps end there exactly, and no pulse between two steps is missed.
+numbers in addition to the state: the memory. A time that the vector field or a trigger compares with (`t < 5`) is known
+in advance, so steps end there exactly, and no pulse between two steps is missed.
 """
 
 from collections.abc import Callable
@@ -34,13 +34,13 @@ CASCADE = 32
 
 
 class TriggerState(NamedTuple):
-    """What the triggers say of a state.
+    """The triggers at a state.
 
     Attributes:
         fires: Whether a change is due, or a trigger has turned true.
         gaps: The differences of all comparisons, shape (gaps,).
-        sizes: What is subtracted in each, in absolute value.
-        memory: The memory, in which triggers that turned false are noted.
+        sizes: The sum of the absolute values that are subtracted in each.
+        memory: The memory, in which triggers that turned false are recorded.
     """
 
     fires: jax.Array
@@ -53,16 +53,16 @@ class NextSwitch(NamedTuple):
     """What is known of the changes ahead.
 
     Attributes:
-        known: How far the next one is whose time is known, inf if there is none.
-        leaves: Whether one is here.
-        switch: How far the next one of the vector field is, inf if there is none.
-        place: Which gap that is.
+        known: The time to the next one whose time is known, inf if there is none.
+        leaves: Whether one is at the current time.
+        switch: The time to the next one of the vector field, inf if there is none.
+        gap: The index of its gap.
     """
 
     known: jax.Array
     leaves: jax.Array
     switch: jax.Array
-    place: jax.Array
+    gap: jax.Array
 
 
 class _Memory(NamedTuple):
@@ -86,9 +86,9 @@ class EventSystem:
         equations: The vector field over flat states.
         size: Numbers in a memory.
         gaps: Number of gaps.
-        own: How many of them, the first ones, are those of triggers.
+        n_triggers: How many of them, the first ones, are those of triggers.
         timed: Which gaps depend on the time other than through the state.
-        squeezed: Whether the vector field itself compares with the time, so that steps keep off the ends.
+        squeezed: Whether the vector field itself compares with the time, so that steps stay clear of their ends.
     """
 
     def __init__(self, model: AbstractModel, start: State, near: Near) -> None:
@@ -105,55 +105,55 @@ class EventSystem:
         self._states = len(states)
         self.size = self._events * (1 + self._pending * (2 + self._width)) + bool(events)
 
-        seen: list[np.ndarray] = []
+        timed: list[np.ndarray] = []
 
         def trace(model: AbstractModel, t: jax.Array, y: jax.Array) -> jax.Array:
             triggers = [watched(event.trigger, t, self._unravel(y)).timed for event in declared(model).events()]
             field = watched(model.vector_field, t, self._unravel(y)).timed
-            seen.append(np.concatenate([*triggers, np.zeros(0, bool)]))
-            seen.append(field)
+            timed.append(np.concatenate([*triggers, np.zeros(0, bool)]))
+            timed.append(field)
             return y
 
         flat = ravel_pytree(start)[0]
         eqx.filter_eval_shape(trace, model, jnp.zeros(()), flat)
-        own, field = seen
-        self.own = own.size
+        timed_triggers, field = timed
+        self.n_triggers = timed_triggers.size
         self._field = np.flatnonzero(field)
         waiting = np.ones(self._events * self._pending if any(delayed) else 0, bool)
-        self.timed = np.concatenate([own, np.ones(self._field.size, bool), waiting])
+        self.timed = np.concatenate([timed_triggers, np.ones(self._field.size, bool), waiting])
         self.gaps = self.timed.size
         self.squeezed = bool(self._field.size)
 
     def start(self, model: AbstractModel, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return state, memory and whether all is well, after the events that fire at the start."""
+        """Return state, memory and whether all events settled, after those that fire at the start."""
         was_true = [jnp.asarray(event.initial_value, y.dtype) for event in declared(model).events()]
         memory = jnp.zeros(self.size, y.dtype)
         memory = memory.at[1 : 1 + len(was_true)].set(jnp.stack(was_true)) if was_true else memory
         return self.act(model, t, y, memory, bounded=True)
 
     def triggers(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> TriggerState:
-        """Look at the triggers."""
+        """Evaluate the triggers."""
         events, state = declared(model).events(), self._unravel(y)
         watching = [watched(event.trigger, t, state) for event in events]
-        gaps, sizes = [seen.gaps for seen in watching], [seen.sizes for seen in watching]
+        gaps, sizes = [comparison.gaps for comparison in watching], [comparison.sizes for comparison in watching]
         if self._field.size:
-            seen = watched(model.vector_field, t, state)
-            gaps.append(seen.gaps[self._field])
-            sizes.append(seen.sizes[self._field])
+            comparison = watched(model.vector_field, t, state)
+            gaps.append(comparison.gaps[self._field])
+            sizes.append(comparison.sizes[self._field])
         if not events:
             return TriggerState(jnp.zeros((), bool), jnp.concatenate(gaps), jnp.concatenate(sizes), memory)
-        kept = self._unpack(memory)
-        holds = jnp.stack([_truth(seen.value) for seen in watching])
-        waits = kept.waits > 0.0
-        late = waits & (kept.until <= t + _rounding(t))
+        record = self._unpack(memory)
+        holds = jnp.stack([_truth(comparison.value) for comparison in watching])
+        waits = record.waits > 0.0
+        late = waits & (record.until <= t + _rounding(t))
         persistent = np.asarray([event.persistent for event in events])
-        lost = waits.any(axis=1) & ~persistent & ~holds
-        fires = (holds & (kept.was_true == 0.0)).any() | late.any() | lost.any()
+        cancelled = waits.any(axis=1) & ~persistent & ~holds
+        fires = (holds & (record.was_true == 0.0)).any() | late.any() | cancelled.any()
         if self.gaps > sum(gap.size for gap in gaps):
-            gaps.append(jnp.where(waits, t - kept.until, -1.0).ravel())
-            sizes.append((jnp.abs(t) + jnp.abs(kept.until)).ravel())
-        kept = kept._replace(was_true=jnp.where(holds, kept.was_true, 0.0))
-        return TriggerState(fires, jnp.concatenate(gaps), jnp.concatenate(sizes), self._pack(kept))
+            gaps.append(jnp.where(waits, t - record.until, -1.0).ravel())
+            sizes.append((jnp.abs(t) + jnp.abs(record.until)).ravel())
+        record = record._replace(was_true=jnp.where(holds, record.was_true, 0.0))
+        return TriggerState(fires, jnp.concatenate(gaps), jnp.concatenate(sizes), self._pack(record))
 
     def rates(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array, slope: jax.Array
@@ -171,12 +171,12 @@ class EventSystem:
         """Return what is known of the changes ahead."""
         gaps, rates = self.rates(model, t, y, memory, slope)
         moves = self.timed & (rates != 0.0)
-        away = jnp.where(moves, -gaps / jnp.where(moves, rates, 1.0), jnp.inf)
-        here = jnp.abs(away) <= _rounding(t)
-        away = jnp.where((away > 0.0) & ~here, away, jnp.inf)
-        switches = away[self.own : self.own + self._field.size]
-        place = self.own + argmax_first(-switches) if switches.size else jnp.zeros((), int)
-        return NextSwitch(jnp.min(away, initial=jnp.inf), here.any(), jnp.min(switches, initial=jnp.inf), place)
+        distance = jnp.where(moves, -gaps / jnp.where(moves, rates, 1.0), jnp.inf)
+        at_change = jnp.abs(distance) <= _rounding(t)
+        distance = jnp.where((distance > 0.0) & ~at_change, distance, jnp.inf)
+        switches = distance[self.n_triggers : self.n_triggers + self._field.size]
+        gap = self.n_triggers + argmax_first(-switches) if switches.size else jnp.zeros((), int)
+        return NextSwitch(jnp.min(distance, initial=jnp.inf), at_change.any(), jnp.min(switches, initial=jnp.inf), gap)
 
     def act(
         self,
@@ -188,9 +188,9 @@ class EventSystem:
         bounded: bool,
         later: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Apply all changes that are due; return state, memory and whether it came to an end.
+        """Apply all changes that are due; return state, memory and whether all events settled.
 
-        Algebraic states are solved before each, so that every trigger sees what follows from the last change.
+        Algebraic states are solved before each, so that every trigger sees the effect of the last change.
 
         Args:
             model: The patient.
@@ -198,77 +198,77 @@ class EventSystem:
             y: The state.
             memory: The memory.
             bounded: Whether the loop has to be differentiable backwards.
-            later: A time and a state a little later, at which the triggers are looked at first; None for these.
+            later: A time and a state a little later, at which the triggers are first evaluated; None for `t` and `y`.
         """
         if not self._events:
             return y, memory, jnp.ones((), bool)
-        most = CASCADE + 4 * self._events
+        limit = CASCADE + 4 * self._events
 
-        def settle(carry: tuple, seen: tuple[jax.Array, jax.Array] | None = None) -> tuple:
-            y, kept, _, fine, rounds = carry
-            y, kept, acted, room = self._settle(model, t, y, kept, (t, y) if seen is None else seen)
+        def settle(carry: tuple, point: tuple[jax.Array, jax.Array] | None = None) -> tuple:
+            y, record, _, settled, rounds = carry
+            y, record, acted, room = self._settle(model, t, y, record, (t, y) if point is None else point)
             y, _ = self.equations.solved(model, t, y)
-            return y, kept, acted, fine & room, rounds + 1
+            return y, record, acted, settled & room, rounds + 1
 
         y, _ = self.equations.solved(model, t, y)
-        first = (y, self._unpack(memory), jnp.ones((), bool), jnp.ones((), bool), jnp.zeros((), int))
-        now = settle(first, later)
+        initial = (y, self._unpack(memory), jnp.ones((), bool), jnp.ones((), bool), jnp.zeros((), int))
+        now = settle(initial, later)
 
         def busy(carry: tuple) -> jax.Array:
-            return carry[2] & (carry[4] < most)
+            return carry[2] & (carry[4] < limit)
 
         if bounded:
-            now = eqxi.while_loop(busy, settle, now, max_steps=most, kind="bounded", base=4)
+            now = eqxi.while_loop(busy, settle, now, max_steps=limit, kind="bounded", base=4)
         else:
             now = jax.lax.while_loop(busy, settle, now)
-        y, kept, acted, fine, _ = now
-        return y, self._pack(kept), fine & ~acted
+        y, record, acted, settled, _ = now
+        return y, self._pack(record), settled & ~acted
 
     def _settle(
-        self, model: AbstractModel, t: jax.Array, y: jax.Array, kept: _Memory, seen: tuple[jax.Array, jax.Array]
+        self, model: AbstractModel, t: jax.Array, y: jax.Array, record: _Memory, point: tuple[jax.Array, jax.Array]
     ) -> tuple:
-        """Note what triggers say, then apply the change that comes first, if one is due."""
+        """Record the triggers, then apply the change that comes first, if one is due."""
         events, state = declared(model).events(), self._unravel(y)
-        noticed = self._unravel(seen[1])
-        holds = jnp.stack([_truth(event.trigger(seen[0], noticed)) for event in events])
+        noticed = self._unravel(point[1])
+        holds = jnp.stack([_truth(event.trigger(point[0], noticed)) for event in events])
         delays = jnp.stack([_number(event.delay, t, state, y.dtype) for event in events])
         values = jnp.stack([self._values(event, t, state, y.dtype) for event in events])
-        rises = holds & (kept.was_true == 0.0)
-        waits = kept.waits > 0.0
+        rises = holds & (record.was_true == 0.0)
+        waits = record.waits > 0.0
         persistent = np.asarray([event.persistent for event in events])
         waits &= (persistent | holds)[:, None]
-        place = jnp.arange(self._pending) == first_true(~waits)[:, None]
-        entered = rises[:, None] & place & ~waits
+        slot = jnp.arange(self._pending) == first_true(~waits)[:, None]
+        entered = rises[:, None] & slot & ~waits
         room = ~(rises & waits.all(axis=1)).any()
         waits |= entered
         then = t + jnp.maximum(delays, 0.0)
-        if any(event.delay is not None for event in events):  # what follows a strict trigger comes after its time too
-            strict = jnp.stack([self._is_strict(event, *seen) for event in events])
+        if any(event.delay is not None for event in events):  # the change of a strict trigger comes after its time, too
+            strict = jnp.stack([self._is_strict(event, *point) for event in events])
             then = then + jnp.where(strict & (delays > 0.0), 4.0 * _rounding(then), 0.0)
-        until = jnp.where(entered, then[:, None], kept.until)
-        stored = jnp.where(entered[..., None], values[:, None], kept.values)
+        until = jnp.where(entered, then[:, None], record.until)
+        stored = jnp.where(entered[..., None], values[:, None], record.values)
 
         due = waits & (until <= t + _rounding(t))
         ranks = jnp.stack([_number(event.priority, t, state, y.dtype, -jnp.inf) for event in events])[:, None]
         best = due & (ranks == jnp.max(jnp.where(due, ranks, -jnp.inf)))
-        drawn = jnp.where(best & (ranks > -jnp.inf), _draw(kept.changes, self._events)[:, None], 0.0)
+        drawn = jnp.where(best & (ranks > -jnp.inf), _draw(record.changes, self._events)[:, None], 0.0)
         best &= drawn == jnp.max(drawn)
         chosen = best & (jnp.arange(best.size) == first_true(best.ravel())).reshape(best.shape)
         early = np.asarray([event.from_trigger_time for event in events])[:, None]
         old = jnp.where(chosen[..., None], stored, 0.0).sum(axis=1)
-        given = jnp.where(early, old, values)
-        y = self._put(y, chosen.any(axis=1), given)
+        new_values = jnp.where(early, old, values)
+        y = self._assigned_state(y, chosen.any(axis=1), new_values)
         waits &= ~chosen
         until = jnp.where(waits, until, 0.0)
         stored = jnp.where(waits[..., None], stored, 0.0)
-        kept = _Memory(kept.changes + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
-        return y, kept, due.any(), room
+        record = _Memory(record.changes + chosen.any(), holds.astype(y.dtype), waits.astype(y.dtype), until, stored)
+        return y, record, due.any(), room
 
     def _is_strict(self, event: Event, t: jax.Array, y: jax.Array) -> jax.Array:
-        """Whether a trigger that holds does not at the time itself that it compares with, as `time > 10` at 10."""
+        """Whether a trigger that holds does not hold exactly at the time it compares with, like `time > 10` at 10."""
         return ~_truth(watched(event.trigger, t, self._unravel(y), within=4.0 * _rounding(t)).value)
 
-    def _put(self, y: jax.Array, chosen: jax.Array, values: jax.Array) -> jax.Array:
+    def _assigned_state(self, y: jax.Array, chosen: jax.Array, values: jax.Array) -> jax.Array:
         """Return the state with the values of the chosen event."""
         new = []
         for i in self._assigned:
@@ -277,9 +277,9 @@ class EventSystem:
                 if i in targets:
                     value = jnp.where(chosen[number], values[number, targets.index(i)], value)
             new.append(value)
-        place = np.arange(self._states) + len(new)
-        place[self._assigned] = np.arange(len(new))
-        return jnp.concatenate([jnp.stack(new), y])[place] if new else y
+        order = np.arange(self._states) + len(new)
+        order[self._assigned] = np.arange(len(new))
+        return jnp.concatenate([jnp.stack(new), y])[order] if new else y
 
     def _values(self, event: Event, t: jax.Array, state: State, dtype: DTypeLike) -> jax.Array:
         values = [jnp.asarray(value, dtype) for value in event.assign(t, state).values()]
@@ -290,8 +290,8 @@ class EventSystem:
         count, was_true, waits, until, values = jnp.split(memory, np.cumsum([1, E, E * Q, E * Q]))
         return _Memory(count[0], was_true, waits.reshape(E, Q), until.reshape(E, Q), values.reshape(E, Q, self._width))
 
-    def _pack(self, kept: _Memory) -> jax.Array:
-        return jnp.concatenate([part.ravel() for part in kept])
+    def _pack(self, record: _Memory) -> jax.Array:
+        return jnp.concatenate([column.ravel() for column in record])
 
 
 def event_system(model: AbstractModel, start: State, near: Near) -> EventSystem | None:
@@ -300,8 +300,8 @@ def event_system(model: AbstractModel, start: State, near: Near) -> EventSystem 
     Raises:
         ValueError: If an event assigns a state that the model does not have.
     """
-    found = EventSystem(model, jax.tree.map(as_parameter, start), near)
-    return found if found.gaps or found.size else None
+    system = EventSystem(model, jax.tree.map(as_parameter, start), near)
+    return system if system.gaps or system.size else None
 
 
 def follow_cause(
@@ -313,12 +313,12 @@ def follow_cause(
     memory: jax.Array,
     cause: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return time and state at a change as functions of what decides its time; their values stay what they are.
+    """Return time and state at a change as functions of what determines its time; their values do not change.
 
     $$ dt^* = -dg / (g_t + g_y f), \\quad dy^* = dy + f dt^* $$
 
     with the slope f just before it, so that whatever follows, a jump of the state or of the slope, starts at a time
-    that moves. Two steps of Newton's method on a parabola along the solution make second derivatives right as well.
+    that has a derivative. Two steps of Newton's method on a parabola along the solution make second derivatives exact.
 
     Args:
         system: The events.
@@ -335,22 +335,22 @@ def follow_cause(
     def field(t: jax.Array, y: jax.Array) -> jax.Array:
         return system.equations.field(model, t, y, rate)
 
-    here = jnp.where(cause > system.gaps, cause - system.gaps - 1, jnp.clip(cause, 0, system.gaps - 1))
+    gap = jnp.where(cause > system.gaps, cause - system.gaps - 1, jnp.clip(cause, 0, system.gaps - 1))
     located = (cause >= 0) & (cause != system.gaps)
     before = t - inset(t) if system.squeezed else t
     slope, bend = jax.jvp(field, (before, y), (jnp.ones_like(t), field(before, y)))
     gaps, rates = system.rates(model, t, y, memory, slope)
-    pace = jnp.where(located & (rates[here] != 0.0), rates[here], 1.0)
+    pace = jnp.where(located & (rates[gap] != 0.0), rates[gap], 1.0)
 
-    def along(away: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return t + away, y + away * slope + 0.5 * away * away * bend
+    def extrapolated(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return t + shift, y + shift * slope + 0.5 * shift * shift * bend
 
-    def left(gap: jax.Array) -> jax.Array:
+    def offset(gap: jax.Array) -> jax.Array:
         return jnp.where(located, (gap - jax.lax.stop_gradient(gap)) / pace, 0.0)
 
-    away = -left(gaps[here])
-    away = away - left(system.triggers(model, *along(away), memory).gaps[here])
-    return along(away)
+    shift = -offset(gaps[gap])
+    shift = shift - offset(system.triggers(model, *extrapolated(shift), memory).gaps[gap])
+    return extrapolated(shift)
 
 
 def repeat_change(
@@ -363,28 +363,28 @@ def repeat_change(
     cause: jax.Array,
     span: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return time, state and memory after a recorded change, as `follow_cause` and `EventSystem.act` have it.
+    """Return time, state and memory after a recorded change, by `follow_cause` and `EventSystem.act`.
 
-    What a repeated solve finds at the event differs from the recorded one by rounding error, which must not decide
-    whether a trigger holds: triggers are looked at a little further along, 1e-10 of `span`.
+    The state of a repeated solve at the event differs from the recorded one by rounding error, which must not decide
+    whether a trigger holds: triggers are evaluated a little later, by 1e-10 of `span`.
     """
     time, state = follow_cause(system, model, rate, t, y, memory, cause)
     located = (cause >= 0) & (cause < system.gaps)
-    little = jnp.where(located, 1e-10 * span, 0.0)
-    seen = jax.lax.stop_gradient((t + little, y + little * system.equations.field(model, t, y, rate)))
-    after, kept, _ = system.act(model, time, state, memory, bounded=True, later=seen)
+    delta = jnp.where(located, 1e-10 * span, 0.0)
+    later = jax.lax.stop_gradient((t + delta, y + delta * system.equations.field(model, t, y, rate)))
+    after, remembered, _ = system.act(model, time, state, memory, bounded=True, later=later)
     moves, acts = cause >= 0, (cause >= 0) & (cause <= system.gaps)
     after = jnp.where(acts, after, state)
-    return jnp.where(moves, time, t), jnp.where(moves, after, y), jnp.where(acts, kept, memory)
+    return jnp.where(moves, time, t), jnp.where(moves, after, y), jnp.where(acts, remembered, memory)
 
 
 def inset(t: jax.Array) -> jax.Array:
-    """Return by how much steps keep off a time at which the vector field jumps."""
+    """Return the distance that steps keep from a time at which the vector field jumps."""
     return 4.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
 
 
 def _draw(count: jax.Array, events: int) -> jax.Array:
-    """Return a number in (0, 1] for each event: of equal priorities chance decides, the same in every run."""
+    """Return a number in (0, 1] for each event: ties of priority are broken at random, the same way in every run."""
     x = count.astype(jnp.uint32) * np.uint32(2654435769) + jnp.arange(events, dtype=jnp.uint32) * np.uint32(2246822507)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         x = (x ^ (x >> shift)) * np.uint32(factor)
