@@ -1,11 +1,11 @@
-"""What happens at a boundary: a time on which every solve lands, where states and rates of infusion change.
+"""What happens at a boundary: a time at which every solve lands, where states and rates of infusion change.
 
 A boundary changes one state, or all that are not protected, by
 
     y_i <- k_i y_i + a_i
 
-with k_i = 1 where something is added (a dose, a steady state on top of what is there), 0 where a value is given (a
-reset, a steady state, a parameter), and any factor where a state is scaled; it changes the rate of infusion into its
+with k_i = 1 where something is added (a dose, a steady state added to the state), 0 where a value is set (a reset, a
+steady state, a parameter), and any factor where a state is scaled; it changes the rate of infusion into its
 state; or it is where an output is due. All functions work element by element: for one patient with its states in one
 array, and for lanes of patients with a row for each state.
 """
@@ -22,18 +22,18 @@ NONE = -1
 """The index of no state, of no vector and of no output."""
 
 Factor = Float[Array, "..."] | None
-"""What states are multiplied by; None is 1."""
+"""The factor of states; None is 1."""
 
 
 class Boundary(NamedTuple):
     """One boundary for each element, or columns of boundaries; a column that no boundary needs is None.
 
-    As tangents, or as what is differentiated, any other may be None as well.
+    In a boundary of tangents, or of marks of what is differentiated, any other column may be None as well.
 
     Attributes:
-        time: When.
+        time: The time.
         state: Which state changes, `NONE` if none or many.
-        keep: What that state is multiplied by, None if always 1.
+        keep: The factor of that state, None if always 1.
         add: What is then added to it.
         vector: Which of the vectors of the patient is added to all states that are not protected, in place of `add`.
         rate_change: How the rate of infusion into the state changes.
@@ -49,7 +49,7 @@ class Boundary(NamedTuple):
     output: Int[Array, "..."]
 
     def map(self, function: Callable[..., Array | None], *others: "Boundary") -> "Boundary":
-        """Return the boundary of a function of each column, and of those of others, None included."""
+        """Apply a function to each column, and to those of other boundaries, None included."""
         return jax.tree.map(function, self, *others, is_leaf=lambda x: x is None)
 
     def cast(self, dtype: DTypeLike) -> "Boundary":
@@ -72,19 +72,19 @@ def effect(
     vector: Float[Array, "..."] | None,
     landed: bool | Bool[Array, "..."] = True,
 ) -> tuple[Factor, Float[Array, "..."]]:
-    """Return what states are multiplied by, and what is then added to them.
+    """Return the factor of states, and what is then added to them.
 
     Args:
         boundary: The boundary.
         state: The indices of the states.
         protected: Whether these are protected from vectors.
-        vector: What the vector of the boundary has for these states, None without vectors.
+        vector: The elements of the boundary's vector for these states, None without vectors.
         landed: Where the boundary is reached; elsewhere nothing happens.
     """
     changes, add = landed & (boundary.state == state), boundary.add
     if vector is not None:
-        many = landed & (boundary.vector != NONE) & ~jnp.asarray(protected)
-        changes, add = changes | many, jnp.where(many, vector, add)
+        all_states = landed & (boundary.vector != NONE) & ~jnp.asarray(protected)
+        changes, add = changes | all_states, jnp.where(all_states, vector, add)
     keep = None if boundary.keep is None else jnp.where(changes, boundary.keep, 1.0)
     return keep, jnp.where(changes, add, 0.0)
 

@@ -1,12 +1,12 @@
 """The search for a steady state of a model that is not linear, and its derivative.
 
 For a period map P, Newton's method on P(y) - y: the exact derivative of P once, then Broyden's updates; where no step
-leads downhill, another interval is simulated instead. For a constant infusion, ever longer simulation and Newton's
-method on the slope. The derivative of what is found is that of the equation (the implicit function theorem), whatever
-the iterations were, in both modes and of every order.
+leads downhill, another interval is simulated instead. For a constant infusion, simulation over ever longer spans, then
+Newton's method on the slope. The derivative of the result is that of the equation (the implicit function theorem),
+whatever the iterations were, in both modes and of every order.
 
-A root is no steady state if the doses do not lead to it: if what is near it moves away or stays away (`_limit`),
-or if it lies below zero where the states cannot go.
+A root is not a steady state if the doses do not lead to it: if states near it move away or stay away (`_limit`), or if
+it lies below zero where the states cannot go.
 
 Reference: Keller, Numerical Methods for Two-Point Boundary-Value Problems, 1968 (shooting on the period map).
 """
@@ -27,26 +27,26 @@ T = TypeVar("T")
 Residual = Callable[[jax.Array], jax.Array]
 
 PERIODS = 1
-"""Intervals that are simulated before the first Newton step."""
+"""Number of intervals that are simulated before the first Newton step."""
 ITERATIONS = 60
 """The maximum number of steps, of Newton or of simulation, until a steady state is given up."""
 LEAST = 0.05
-"""Where not even so small a part of a Newton step leads downhill, an interval is simulated instead."""
+"""Where not even this small a fraction of a Newton step leads downhill, an interval is simulated instead."""
 DECADES, POLISH = 12, 4
-"""For a constant infusion: how often the time simulated grows tenfold, and the Newton steps that follow."""
+"""For a constant infusion: how often the simulated time grows tenfold, and the Newton steps that follow."""
 CLOSE = 1e-3
-"""The search has arrived where a step is this part of the tolerance of the method."""
+"""The search has converged where a step is below this fraction of the tolerance of the method."""
 BELOW = 100.0
-"""A state lies below zero if it does so by this many tolerances."""
+"""A state counts as below zero if it is so by this many tolerances."""
 
 
 class Sought(NamedTuple):
-    """What is known of a steady state beside its equation; n states.
+    """What is known of a steady state besides its equation; n states.
 
     Attributes:
         start: The state that the doses begin with.
         near: What counts as the same state.
-        differential: The numbers of the states that are not algebraic.
+        differential: The indices of the states that are not algebraic.
         slope: The vector field, at the beginning of an interval.
         typical: States that are all larger than zero.
         slopes: The vector field at several times, `(times, state) -> (times, n)`.
@@ -64,18 +64,18 @@ class Sought(NamedTuple):
     positive: jax.Array
 
     def keeper(self) -> jax.Array:
-        """Return what picks out of the states what the model keeps, see `_limit`; shape (n, n)."""
+        """Return the matrix that extracts from the states what the model conserves, see `_limit`; shape (n, n)."""
         slopes = jax.jacfwd(self.slope)(self.typical)
         slopes = reduced(jnp.where(jnp.isfinite(slopes).all(), slopes, -jnp.eye(self.start.size)), self.differential)
         map, h = map_of(slopes)
-        kept = limit_of(map).kept
-        place = np.ix_(self.differential, self.differential)
-        return jnp.zeros((self.start.size,) * 2).at[place].set(keeper(kept, h * slopes))
+        projector = limit_of(map).projector
+        block = np.ix_(self.differential, self.differential)
+        return jnp.zeros((self.start.size,) * 2).at[block].set(keeper(projector, h * slopes))
 
     def unreachable(self, y: jax.Array) -> jax.Array:
         """Return which states lie below zero, if none of these can fall below it; shape (n,).
 
-        Beyond the pole of a saturable elimination, at -Km, there is a root of the equation that no patient gets to.
+        Beyond the pole of a saturable elimination, at -Km, there is a root of the equation that no patient reaches.
         """
         below = self.positive & (y < -BELOW * self.near.scale(y))
         slopes = self.slopes(self.moments, jnp.where(below, 0.0, y))
@@ -88,40 +88,40 @@ def reduced(jacobian: jax.Array, differential: np.ndarray) -> jax.Array:
     if differential.size == n:
         return jacobian
     algebraic = np.setdiff1d(np.arange(n), differential)
-    moved, coupled, back, own = (
+    j_dd, j_da, j_ad, j_aa = (
         jacobian[np.ix_(rows, columns)] for rows in (differential, algebraic) for columns in (differential, algebraic)
     )
-    return moved - coupled @ jnp.linalg.solve(own, back)
+    return j_dd - j_da @ jnp.linalg.solve(j_aa, j_ad)
 
 
 def root_of(residual: Residual, sought: Sought, search: Callable[..., tuple]) -> tuple[jax.Array, jax.Array]:
     """Return a steady state, and what is wrong with it, by state, zero if nothing; shape (n,) each.
 
     Args:
-        residual: What is zero there: what a state gains in an interval, or its slope.
+        residual: The function that is zero there: what a state gains in an interval, or its slope.
         sought: What else is known of it.
         search: `(sought, residual, guess) -> (root, wrong)`.
     """
-    keeps, start = sought.keeper(), sought.start
+    extract, start = sought.keeper(), sought.start
 
-    def added(y: jax.Array) -> jax.Array:
-        """Return the residual, with what the model keeps that of the start."""
-        return residual(y) + keeps @ (start - y)
+    def augmented(y: jax.Array) -> jax.Array:
+        """Return the residual, such that what the model conserves is that of the start."""
+        return residual(y) + extract @ (start - y)
 
     def tangent_solve(linear: Residual, right: jax.Array) -> jax.Array:
         matrix = jax.jacfwd(linear)(jnp.zeros_like(right))
         solvable = jnp.isfinite(jnp.linalg.solve(jax.lax.stop_gradient(matrix), jnp.ones_like(right))).all()
         return jnp.linalg.solve(jnp.where(solvable, matrix, jnp.eye(right.size)), right)
 
-    def found(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def solved(residual: Residual, guess: jax.Array) -> tuple[jax.Array, jax.Array]:
         root, wrong = search(sought, residual, guess)
         return jnp.where(jnp.isfinite(root).all(), root, guess), wrong
 
-    root, wrong = jax.lax.custom_root(added, start, found, tangent_solve, has_aux=True)
-    here, off = jax.lax.stop_gradient((root, keeps @ (start - root)))
-    # if doses add to what is kept, the root says how much
-    wrong = jnp.maximum(wrong, jnp.where(jnp.abs(off) > sought.near.scale(here), jnp.abs(off), 0.0))
-    return root, jax.lax.stop_gradient(jnp.where(sought.unreachable(here), jnp.inf, wrong))
+    root, wrong = jax.lax.custom_root(augmented, start, solved, tangent_solve, has_aux=True)
+    value, deviation = jax.lax.stop_gradient((root, extract @ (start - root)))
+    # if doses add to what is conserved, the root shows how much
+    wrong = jnp.maximum(wrong, jnp.where(jnp.abs(deviation) > sought.near.scale(value), jnp.abs(deviation), 0.0))
+    return root, jax.lax.stop_gradient(jnp.where(sought.unreachable(value), jnp.inf, wrong))
 
 
 def _linearised(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -133,7 +133,7 @@ def _linearised(residual: Residual, y: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 class _Search(NamedTuple):
-    """Where the search for a root stands: after `jacobian`, of an earlier point unless `fresh`, `step` goes next."""
+    """The state of the search for a root; `step` is next, by a `jacobian` of an earlier point unless it is `fresh`."""
 
     y: jax.Array
     value: jax.Array
@@ -152,7 +152,7 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
     The Jacobian is computed once and then updated (Broyden); again where a step does not lead downhill, or where it
     would not lead back to the root. Patients who are done have a start that is NaN, and are not solved.
     """
-    near, one = sought.near, jnp.eye(guess.size)
+    near, identity = sought.near, jnp.eye(guess.size)
 
     def arrived(now: _Search) -> jax.Array:
         return ~now.stale & (now.stuck | (near.size(now.step, now.y) <= CLOSE))
@@ -165,12 +165,12 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
         live, warm = unfinished(now), now.iterations <= PERIODS
         renews = now.stale & ~warm
         simulates = warm | (~renews & (now.share < LEAST))
-        way = jnp.where(simulates, now.value, now.share * now.step)
-        trial = now.y + jnp.where(renews, 0.0, way)
+        displacement = jnp.where(simulates, now.value, now.share * now.step)
+        trial = now.y + jnp.where(renews, 0.0, displacement)
         value = _for_some(residual, live & ~renews, trial)
-        again, exact = _for_some(partial(_linearised, residual), live & renews, trial)
-        value = jnp.where(renews, again, value)
-        jacobian = jnp.where(renews, exact, _updated(now.jacobian, way, value - now.value, near.scale(now.y)))
+        renewed, exact = _for_some(partial(_linearised, residual), live & renews, trial)
+        value = jnp.where(renews, renewed, value)
+        jacobian = jnp.where(renews, exact, _updated(now.jacobian, displacement, value - now.value, near.scale(now.y)))
 
         better = warm | renews | simulates | (near.size(value, trial) < near.size(now.value, now.y))
         y, value = (jnp.where(better, new, old) for new, old in ((trial, now.y), (value, now.value)))
@@ -183,39 +183,39 @@ def by_periods(sought: Sought, residual: Residual, guess: jax.Array) -> tuple[ja
             share=jnp.where(better | ~now.fresh, 1.0, 0.25 * now.share),
             fresh=renews | (now.fresh & ~better),
             stale=warm | (simulates & ~renews) | (~better & ~now.fresh),
-            # within the tolerance and no longer downhill: what is left is the error of the solve
+            # within the tolerance and no longer downhill: the rest is the error of the solve
             stuck=~better & now.fresh & (near.size(now.step, now.y) <= 1.0),
             iterations=now.iterations + 1,
         )
         doubtful = live & arrived(after) & ~after.fresh
         leads = jax.lax.cond(
-            eqxi.unvmap_any(doubtful), lambda m: limit_of(m).forgets, lambda _: jnp.ones((), bool), one + jacobian
+            eqxi.unvmap_any(doubtful), lambda m: limit_of(m).forgets, lambda _: jnp.ones((), bool), identity + jacobian
         )
         return after._replace(stale=after.stale | (doubtful & ~leads))
 
     zero, no = jnp.zeros_like(guess), jnp.zeros((), bool)
-    start = _Search(guess, zero, -one, zero, jnp.ones(()), no, ~no, no, jnp.zeros((), int))
+    start = _Search(guess, zero, -identity, zero, jnp.ones(()), no, ~no, no, jnp.zeros((), int))
     end = jax.lax.while_loop(unfinished, advance, start)
-    fine = (near.size(end.step, end.y) <= 1.0) & limit_of(one + end.jacobian).forgets
+    is_root = (near.size(end.step, end.y) <= 1.0) & limit_of(identity + end.jacobian).forgets
     root = end.y + jnp.where(end.stuck, 0.0, end.step)
-    return root, jnp.where(fine, 0.0, 1.0 + jnp.abs(end.value) / near.scale(end.y))
+    return root, jnp.where(is_root, 0.0, 1.0 + jnp.abs(end.value) / near.scale(end.y))
 
 
-def _for_some(function: Callable[[jax.Array], T], wanted: jax.Array, y: jax.Array) -> T:
-    """Evaluate a function where it is wanted, and not at all where no patient wants it."""
+def _for_some(function: Callable[[jax.Array], T], active: jax.Array, y: jax.Array) -> T:
+    """Evaluate a function where `active`, and not at all where no patient is."""
     shapes = jax.eval_shape(function, y)
 
     def nothing(_: jax.Array) -> T:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    return jax.lax.cond(eqxi.unvmap_any(wanted), function, nothing, jnp.where(wanted, y, jnp.nan))
+    return jax.lax.cond(eqxi.unvmap_any(active), function, nothing, jnp.where(active, y, jnp.nan))
 
 
-def _updated(jacobian: jax.Array, moved: jax.Array, change: jax.Array, scale: jax.Array) -> jax.Array:
+def _updated(jacobian: jax.Array, displacement: jax.Array, change: jax.Array, scale: jax.Array) -> jax.Array:
     """Return Broyden's update of a Jacobian, with the states in units of their tolerances."""
-    weighed = moved / scale**2
-    norm = jnp.dot(weighed, moved)
-    update = jnp.outer(change - jacobian @ moved, weighed) / jnp.where(norm > 0, norm, 1.0)
+    weighed = displacement / scale**2
+    norm = jnp.dot(weighed, displacement)
+    update = jnp.outer(change - jacobian @ displacement, weighed) / jnp.where(norm > 0, norm, 1.0)
     return jacobian + jnp.where(jnp.isfinite(update).all(), update, 0.0)
 
 
@@ -230,7 +230,7 @@ def after_a_while(
 ) -> tuple[jax.Array, jax.Array]:
     """Find the root of a slope; return it, and what is wrong with it.
 
-    Ten times as long is simulated until Newton's step is short, then this is let arrive.
+    The simulated time grows tenfold until Newton's step is short; then Newton's method finishes the search.
 
     Args:
         after: `(span, state) -> state` after that time.
@@ -252,15 +252,15 @@ def after_a_while(
         y = after(span, y)
         return y, _step(residual, y)[0], 10.0 * span, count + 1
 
-    first = (guess, _step(residual, guess)[0], span, jnp.zeros((), int))
-    y, step, _, _ = jax.lax.while_loop(unfinished, longer, first)
+    start = (guess, _step(residual, guess)[0], span, jnp.zeros((), int))
+    y, step, _, _ = jax.lax.while_loop(unfinished, longer, start)
 
     def polish(_: jax.Array, now: tuple) -> tuple:
         y = now[0] + now[1]
         return y, *_step(residual, y)
 
     begin = (y, step, jnp.zeros_like(rates))
-    arrived, last, jacobian = jax.lax.fori_loop(0, POLISH, polish, begin)
+    arrived, last_step, jacobian = jax.lax.fori_loop(0, POLISH, polish, begin)
     leads = limit_of(map_of(reduced(jacobian, differential))[0]).forgets
-    fine = (short.size(step, y) <= 1.0) & (near.size(last, arrived) <= 1.0) & leads
-    return arrived, jnp.where(fine, 0.0, 1.0 + jnp.abs(step) / near.scale(y))
+    is_root = (short.size(step, y) <= 1.0) & (near.size(last_step, arrived) <= 1.0) & leads
+    return arrived, jnp.where(is_root, 0.0, 1.0 + jnp.abs(step) / near.scale(y))

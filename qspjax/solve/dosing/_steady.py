@@ -4,10 +4,10 @@ Between two doses of an endless series the states repeat: y = P(y) with P the so
 model P(y) = M y + c, so y = (I - M)^-1 c, one linear solve; any other is searched for (`_shooting`). The
 derivative of the result is that of the equation, in both modes and of every order.
 
-A state on which nothing depends (an area under a curve, what was excreted) has no steady state; it stays at its initial
-value. What a model keeps (the total of a receptor without turnover) is that of the start, if no dose adds to it. And a
-steady state is one that the doses lead to: where more is given than can leave, there is none, though an equation may
-have a root (`_limit`).
+A state on which nothing depends (an area under a curve, an excreted amount) has no steady state; it stays at its
+initial value. What a model conserves (the total of a receptor without turnover) is that of the start, if no dose adds
+to it. A steady state is one that the doses lead to: where more is given than can be eliminated, there is none, even if
+the equation has a root (`_limit`).
 """
 
 from functools import partial
@@ -26,15 +26,15 @@ from qspjax._names import state_names
 from qspjax.solve._exponential import MatrixExponential
 from qspjax.solve._method import AbstractMethod, absolute
 from qspjax.solve._near import Near
-from qspjax.solve.dosing._limit import given_to_kept, keeper, limit_of, map_of
+from qspjax.solve.dosing._limit import added_to_conserved, keeper, limit_of, map_of
 from qspjax.solve.dosing._schedule import Pattern, Schedule, not_below_zero
 from qspjax.solve.dosing._shooting import Residual, Sought, after_a_while, by_periods, root_of
 from qspjax.solve.kernel._layout import system_of
 
 MOMENTS = 9
-"""The number of times of an interval at which it is asked whether a state can fall below zero."""
+"""The number of times in an interval at which it is checked whether a state can fall below zero."""
 AROUND = 1e-3
-"""What a model keeps is looked up at states that are all larger than zero, by this part of their size."""
+"""What a model conserves is determined at states that are all larger than zero, by this fraction of their size."""
 
 
 class _Tolerances(Protocol):
@@ -51,13 +51,13 @@ def _has_tolerances(method: AbstractMethod) -> TypeGuard[_Tolerances]:
 def steady_state(
     method: AbstractMethod, shape: RegimenShape, model: AbstractModel, pattern: Pattern
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the state at the beginning of a pattern of doses, before what is given then, and whether it was found.
+    """Return the state at the beginning of a pattern of doses, before its first dose, and whether it was found.
 
-    Where it was not, the state to blame is NaN.
+    Where it was not, the state at fault is NaN.
 
     Args:
         method: How to solve.
-        shape: What there may be: infusions, an interval, or none (a constant infusion).
+        shape: Whether there may be infusions, an interval, or none (a constant infusion).
         model: The patient.
         pattern: The doses of one interval.
     """
@@ -67,96 +67,100 @@ def steady_state(
     matters = np.asarray(system.pattern).any(axis=0)  # a column of zeros: nothing depends on this state
     free = np.flatnonzero(matters)
     live = jnp.isfinite(pattern.shift)
-    wanted = live.any()
-    repeats, runs = wanted & (pattern.interval > 0), wanted & (pattern.interval == 0)
+    present = live.any()
+    repeats, runs = present & (pattern.interval > 0), present & (pattern.interval == 0)
     if not free.size:
         return y0, jnp.ones((), bool)
-    own = y0[free]
+    initial = y0[free]
     interval = jnp.where(repeats, pattern.interval, 1.0)
 
     def entering(amounts: jax.Array) -> jax.Array:
         return jnp.zeros_like(y0).at[pattern.state].add(jnp.where(live, amounts, 0.0))[free]
 
-    def whole(part: jax.Array) -> jax.Array:
-        return y0.at[free].set(part)
+    def embedded(x: jax.Array) -> jax.Array:
+        return y0.at[free].set(x)
 
-    def field(t: jax.Array, part: jax.Array) -> jax.Array:
-        moved = model.vector_field(t, unravel(whole(part)))
-        moved = jax.tree.map(lambda own, leaf: jnp.broadcast_to(own, leaf.shape), moved, start)
-        return ravel_pytree(moved)[0][free]
+    def field(t: jax.Array, x: jax.Array) -> jax.Array:
+        dydt = model.vector_field(t, unravel(embedded(x)))
+        dydt = jax.tree.map(lambda row, leaf: jnp.broadcast_to(row, leaf.shape), dydt, start)
+        return ravel_pytree(dydt)[0][free]
 
-    def slope(part: jax.Array) -> jax.Array:
-        return jnp.where(runs, field(pattern.begins, part) + entering(pattern.rate), own - part)
+    def slope(x: jax.Array) -> jax.Array:
+        return jnp.where(runs, field(pattern.begins, x) + entering(pattern.rate), initial - x)
 
-    def after(span: jax.Array, part: jax.Array, doses: Schedule, goes: jax.Array) -> jax.Array:
-        ends = jnp.where(goes & jnp.isfinite(part).all(), pattern.begins + span, jnp.inf)[None]
-        states, _, _ = method.solve(model, doses, ends, unravel(whole(part)), pattern.begins)
+    def after(span: jax.Array, x: jax.Array, doses: Schedule, goes: jax.Array) -> jax.Array:
+        ends = jnp.where(goes & jnp.isfinite(x).all(), pattern.begins + span, jnp.inf)[None]
+        states, _, _ = method.solve(model, doses, ends, unravel(embedded(x)), pattern.begins)
         return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], states))[0][free]
 
-    def gained(part: jax.Array) -> jax.Array:
+    def gained(x: jax.Array) -> jax.Array:
         # where there is no such pattern the state stays, and so do its derivatives
         doses = one_period(pattern, interval, infuses=shape.infuses)
-        return jnp.where(repeats, after(interval, part, doses, repeats), own) - part
+        return jnp.where(repeats, after(interval, x, doses, repeats), initial) - x
 
     sought = None
     if _has_tolerances(method):
         names = state_names(start)
         atol = np.broadcast_to(absolute(method.atol, model, names), y0.shape)
         sizes = sizes_of(model, names)
-        given = entering(jnp.abs(pattern.add) + jnp.abs(pattern.rate) * interval)
-        taken = entering(jnp.minimum(pattern.add, 0.0) + jnp.minimum(pattern.rate, 0.0))
+        entering_amounts = entering(jnp.abs(pattern.add) + jnp.abs(pattern.rate) * interval)
+        removed = entering(jnp.minimum(pattern.add, 0.0) + jnp.minimum(pattern.rate, 0.0))
         sought = Sought(
-            start=own,
+            start=initial,
             near=Near(method.rtol, atol[free]),
             differential=np.flatnonzero(mass_of(model, names)[free]),
             slope=partial(field, pattern.begins),
-            typical=jnp.abs(own) + given + AROUND * (1.0 if sizes is None else sizes[free]),
+            typical=jnp.abs(initial) + entering_amounts + AROUND * (1.0 if sizes is None else sizes[free]),
             slopes=jax.vmap(field, in_axes=(0, None)),
             moments=pattern.begins + interval * jnp.linspace(0.0, 1.0, MOMENTS),
-            positive=(own >= 0) & (taken == 0),
+            positive=(initial >= 0) & (removed == 0),
         )
     size = jnp.max(jnp.abs(pattern.add) + jnp.abs(pattern.rate) * interval)
-    found = []
+    results = []
     if shape.periodic:
-        found.append(_affine(gained, size, own) if sought is None else root_of(gained, sought, by_periods))
+        results.append(_affine(gained, size, initial) if sought is None else root_of(gained, sought, by_periods))
     if shape.constant:
         on = partial(after, doses=constantly(pattern), goes=runs)
         relaxed = partial(after_a_while, on)
-        found.append(_affine(slope, size, own, slopes=True) if sought is None else root_of(slope, sought, relaxed))
-    part, wrong = found[0]
-    if len(found) > 1:
-        part, wrong = (jnp.where(runs, steady, repeated) for steady, repeated in zip(found[1], found[0], strict=True))
-    wrong = jnp.where(jnp.isfinite(part), wrong, jnp.inf)
-    fine = (wrong == 0.0).all()
-    part = jnp.where(~fine & (jnp.arange(free.size) == argmax_first(wrong)), jnp.nan, part)
-    return whole(part), fine
+        results.append(
+            _affine(slope, size, initial, slopes=True) if sought is None else root_of(slope, sought, relaxed)
+        )
+    x, wrong = results[0]
+    if len(results) > 1:
+        x, wrong = (jnp.where(runs, steady, repeated) for steady, repeated in zip(results[1], results[0], strict=True))
+    wrong = jnp.where(jnp.isfinite(x), wrong, jnp.inf)
+    succeeded = (wrong == 0.0).all()
+    x = jnp.where(~succeeded & (jnp.arange(free.size) == argmax_first(wrong)), jnp.nan, x)
+    return embedded(x), succeeded
 
 
 def one_period(pattern: Pattern, interval: jax.Array, *, infuses: bool) -> Schedule:
     """Return what enters during one interval of an endless series of doses.
 
-    An infusion longer than the interval runs several times over: as many whole intervals as it outlasts at all times,
-    and the rest of it once more, which may go on into the next interval. Where one ends as the next begins it ends with
-    the interval: a derivative with respect to its duration is that from below.
+    An infusion longer than the interval overlaps with itself: it runs at all times as many times as it outlasts whole
+    intervals, and once more for the remainder, which may continue into the next interval. Where one ends as the next
+    begins it ends with the interval: a derivative with respect to its duration is that from below.
     """
     live, near = jnp.isfinite(pattern.shift), pattern.near
     shift = jnp.where(live, pattern.shift, 0.0)
     phase = not_below_zero(shift - jnp.floor((shift + near) / interval) * interval)
     begins, enters = pattern.begins, pattern.begins + phase
     unused = jnp.full_like(shift, jnp.inf)
-    given = jnp.where(live, enters, unused)
+    starts = jnp.where(live, enters, unused)
     if not infuses:
-        return Schedule(start=given, state=pattern.state, add=pattern.add)
+        return Schedule(start=starts, state=pattern.state, add=pattern.add)
     times = jnp.maximum(jnp.ceil((pattern.lasts - near) / interval) - 1.0, 0.0)
-    rest = pattern.lasts - times * interval
-    over = phase + rest - interval
+    remainder = pattern.lasts - times * interval
+    over = phase + remainder - interval
     runs = live & pattern.infused
     always = jnp.where(runs, begins, unused)
     wraps = runs & (over > near)
     nothing = jnp.zeros_like(shift)
     return Schedule(
-        start=jnp.concatenate([given, always, jnp.where(wraps, begins, unused)]),
-        stop=jnp.concatenate([jnp.where(runs, enters + rest, unused), unused, jnp.where(wraps, begins + over, unused)]),
+        start=jnp.concatenate([starts, always, jnp.where(wraps, begins, unused)]),
+        stop=jnp.concatenate(
+            [jnp.where(runs, enters + remainder, unused), unused, jnp.where(wraps, begins + over, unused)]
+        ),
         infused=jnp.concatenate([runs, runs, wraps]),
         state=jnp.tile(pattern.state, 3),
         add=jnp.concatenate([pattern.add, nothing, nothing]),
@@ -197,10 +201,10 @@ def _affine(
         origin, matrix = h * origin, h * matrix
     else:
         map = jnp.eye(n) + matrix
-    kept, exists = limit_of(map)
-    wrong = jnp.where(exists, given_to_kept(kept, origin), 1.0 + jnp.abs(origin))
-    fine = (wrong == 0.0).all()
+    projector, exists = limit_of(map)
+    wrong = jnp.where(exists, added_to_conserved(projector, origin), 1.0 + jnp.abs(origin))
+    succeeded = (wrong == 0.0).all()
     # a failure must not come back as NaN
-    matrix, origin = jnp.where(fine, matrix, -jnp.eye(n)), jnp.where(fine, origin, 0.0)
-    keeps = keeper(kept, matrix)
-    return jnp.linalg.solve(keeps - matrix, origin + keeps @ start), wrong
+    matrix, origin = jnp.where(succeeded, matrix, -jnp.eye(n)), jnp.where(succeeded, origin, 0.0)
+    extract = keeper(projector, matrix)
+    return jnp.linalg.solve(extract - matrix, origin + extract @ start), wrong

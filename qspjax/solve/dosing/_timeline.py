@@ -45,7 +45,7 @@ class Timeline(eqx.Module):
         return jax.tree.map(lambda column: column[index], self.boundaries)
 
     def effect(self, boundary: Boundary, states: int, landed: bool | Bool[Array, ""] = True) -> tuple[Factor, Array]:
-        """Return what a boundary multiplies the states by, and what it then adds to them, each of shape (states,)."""
+        """Return the factor of the states at a boundary, and what it then adds to them, each of shape (states,)."""
         state, vector = jnp.arange(states), None
         if self.vectors is not None and boundary.vector is not None:
             vector = self.vectors[jnp.maximum(boundary.vector, 0)]
@@ -54,11 +54,11 @@ class Timeline(eqx.Module):
     def unknown(self) -> Bool[Array, " boundaries"]:
         """Return which boundaries have a time or a dose that is NaN."""
         time, columns = self.boundaries.time, (self.boundaries.add, self.boundaries.keep, self.boundaries.rate_change)
-        lost = jnp.isnan(sum(column for column in columns if column is not None))
+        undefined = jnp.isnan(sum(column for column in columns if column is not None))
         vector = self.boundaries.vector
         if self.vectors is not None and vector is not None:
-            lost |= (vector != NONE) & jnp.isnan(self.vectors).any(axis=1)[jnp.maximum(vector, 0)]
-        return jnp.isnan(time) | (jnp.isfinite(time) & lost)
+            undefined |= (vector != NONE) & jnp.isnan(self.vectors).any(axis=1)[jnp.maximum(vector, 0)]
+        return jnp.isnan(time) | (jnp.isfinite(time) & undefined)
 
     def failing_state(self, unknown: Bool[Array, " boundaries"]) -> Int[Array, ""]:
         """Return the index of the state that the first unknown dose changes."""
@@ -66,8 +66,8 @@ class Timeline(eqx.Module):
         state = jnp.maximum(boundary.state, 0)
         if self.vectors is None or boundary.vector is None:
             return state
-        lost = jnp.isnan(self.vectors[jnp.maximum(boundary.vector, 0)])
-        return jnp.where(boundary.vector != NONE, first_true(lost), state)
+        undefined = jnp.isnan(self.vectors[jnp.maximum(boundary.vector, 0)])
+        return jnp.where(boundary.vector != NONE, first_true(undefined), state)
 
 
 def timeline(schedule: Schedule, ts: Float[Array, " outputs"]) -> Timeline:
@@ -85,14 +85,14 @@ def timeline(schedule: Schedule, ts: Float[Array, " outputs"]) -> Timeline:
         times = jnp.concatenate([times, jnp.where(jnp.isfinite(schedule.start), schedule.stop, jnp.inf)])
     nothing = jnp.zeros((stops + outputs,))
 
-    def column(own: Array | None, stopping: Array | None, other: float) -> Array | None:
+    def column(starts: Array | None, ends: Array | None, default: float) -> Array | None:
         """Return a column for doses, for the ends of infusions, and for outputs."""
-        if own is None:
+        if starts is None:
             return None
-        others = jnp.full((outputs,), other, own.dtype)
+        of_outputs = jnp.full((outputs,), default, starts.dtype)
         if not stops:
-            return jnp.concatenate([own, others])
-        return jnp.concatenate([own, jnp.full_like(own, other) if stopping is None else stopping, others])
+            return jnp.concatenate([starts, of_outputs])
+        return jnp.concatenate([starts, jnp.full_like(starts, default) if ends is None else ends, of_outputs])
 
     rate = schedule.rate
     boundaries = Boundary(
@@ -108,11 +108,11 @@ def timeline(schedule: Schedule, ts: Float[Array, " outputs"]) -> Timeline:
     if schedule.order is None or schedule.output_order is None:
         # a dose that rounding puts just after an output at the same time still comes before it
         early = time - jnp.where(boundaries.output == NONE, slack(time), 0.0)
-        by = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
+        sorting = jnp.argsort(jax.lax.stop_gradient(early), stable=True)
     else:
         orders = jnp.concatenate([schedule.order, jnp.full((stops,), -1.0), schedule.output_order])
-        by = jnp.lexsort((orders, _together(jax.lax.stop_gradient(time), jax.lax.stop_gradient(ts))))
-    boundaries = jax.tree.map(lambda column: column[by], boundaries)
+        sorting = jnp.lexsort((orders, _together(jax.lax.stop_gradient(time), jax.lax.stop_gradient(ts))))
+    boundaries = jax.tree.map(lambda column: column[sorting], boundaries)
     return Timeline(boundaries, schedule.vectors, schedule.protected)
 
 

@@ -1,4 +1,4 @@
-"""Parameters that change with time as states that stand still, so that every method solves them as it is.
+"""Parameters that change with time as states with slope zero, so that every method solves them without changes.
 
 A parameter that a regimen sets gets a state of its own with slope 0: setting it is a jump, and a straight line between
 two values an infusion. The vector field keeps its signature, and derivatives, failures and outputs need nothing more.
@@ -37,7 +37,7 @@ def parameters_now(model: AbstractModel, names: tuple[str, ...]) -> tuple[Scalar
     """Return the values of some parameters of a model, each a number.
 
     Raises:
-        ValueError: If the model has no parameter of that name, or one that is no number.
+        ValueError: If the model has no parameter of that name, or one that is not a single number.
     """
     values = tuple(jnp.asarray(at(model, name).get(), dtype=float) for name in names)
     for name, value in zip(names, values, strict=True):

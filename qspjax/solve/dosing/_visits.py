@@ -1,7 +1,7 @@
 """Adaptive dosing: the solve goes from visit to visit, and at each a rule decides about the doses that follow.
 
-A dose at the time of a visit is given after the decision; a dose keeps the factor that held when it started, also an
-infusion that goes on over a visit. All intervals between visits share one program, under `scan`.
+A dose at the time of a visit is given after the decision; a dose keeps the factor that held when it started, even an
+infusion that continues past a visit. All intervals between visits share one program, under `scan`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def solve_in_visits(
     Args:
         method: How to solve from visit to visit.
         model: The patient.
-        schedule: The doses, `adapts` telling which of them the factor multiplies.
+        schedule: The doses, with `adapts` for those that the factor multiplies.
         ts: Times to report, padded with inf.
         initial: The state at `t0`, or None for the model's own.
         t0: Where to start.
@@ -46,7 +46,7 @@ def solve_in_visits(
     first = jnp.asarray(t0, ts.dtype)
     begins = jnp.concatenate([first[None], visits])
     ends = jnp.concatenate([visits, jnp.full((1,), jnp.inf)])
-    one = jnp.ones(schedule.start.shape)
+    ones = jnp.ones(schedule.start.shape)
 
     def interval(carry: tuple, span: tuple) -> tuple:
         y, factor, memory, factors, result, stats = carry
@@ -55,51 +55,51 @@ def solve_in_visits(
         factors = jnp.where(starts & schedule.adapts, factor, factors)
         # a visit that is padding is after everything: nothing happens, and time stands still
         real = jnp.isfinite(begin)
-        here = jnp.where((ts >= begin - slack(begin)) & (ts < end - slack(end)) & real, ts, jnp.inf)
-        wanted = jnp.concatenate([here, end[None]])
-        order = jnp.argsort(jax.lax.stop_gradient(wanted), stable=True)
-        places = jnp.argsort(order)
+        output_times = jnp.where((ts >= begin - slack(begin)) & (ts < end - slack(end)) & real, ts, jnp.inf)
+        times = jnp.concatenate([output_times, end[None]])
+        order = jnp.argsort(jax.lax.stop_gradient(times), stable=True)
+        inverse = jnp.argsort(order)
         solved = method.solve(
             model,
             _within(schedule, begin, starts & real, factors, order),
-            wanted[order],
+            times[order],
             y,
             jnp.where(real, begin, 0.0),
         )
-        states = jax.tree.map(lambda leaf: leaf[places], solved.states)
-        fine = result == RESULTS.successful
-        seen = jax.tree.map(lambda leaf: jnp.where(fine, leaf[:-1], jnp.nan), states)
-        # after a failure the patient stands still
-        decides = jnp.isfinite(end) & fine & (solved.result == RESULTS.successful)
+        states = jax.tree.map(lambda leaf: leaf[inverse], solved.states)
+        succeeded = result == RESULTS.successful
+        reported = jax.tree.map(lambda leaf: jnp.where(succeeded, leaf[:-1], jnp.nan), states)
+        # after a failure the patient does not change
+        decides = jnp.isfinite(end) & succeeded & (solved.result == RESULTS.successful)
         last = jax.tree.map(lambda leaf, old: jnp.where(decides, leaf[-1], old), states, y)
         now = jnp.where(decides, end, 0.0)
-        new, remembered = decision.rule(now, _seen(model, now, last), factor, memory)
+        new, remembered = decision.rule(now, _observed(model, now, last), factor, memory)
         factor = jnp.where(decides, new, factor)
         memory = jax.tree.map(lambda new, old: jnp.where(decides, new, old), remembered, memory)
-        stats = _added(stats, solved.stats, fine & real)
-        result = RESULTS.where(fine, solved.result, result)
-        return (last, factor, memory, factors, result, stats), (seen, jnp.isfinite(here), factor)
+        stats = _added(stats, solved.stats, succeeded & real)
+        result = RESULTS.where(succeeded, solved.result, result)
+        return (last, factor, memory, factors, result, stats), (reported, jnp.isfinite(output_times), factor)
 
     zero = jnp.zeros((), dtype=int)
     stats = {"steps": zero, "rejected": zero, "last_time": first, "culprit": zero}
     memory = jax.tree.map(jnp.asarray, decision.rule.initial())
-    carry = (start, jnp.ones(()), memory, one, RESULTS.successful, stats)
-    (*_, result, stats), (states, here, factors) = jax.lax.scan(interval, carry, (begins, ends))
+    carry = (start, jnp.ones(()), memory, ones, RESULTS.successful, stats)
+    (*_, result, stats), (states, is_output, factors) = jax.lax.scan(interval, carry, (begins, ends))
 
     def gathered(leaf: jax.Array) -> jax.Array:
-        own = here.reshape(*here.shape, *[1] * (leaf.ndim - 2))
-        return jnp.where(own.any(axis=0), jnp.where(own, leaf, 0.0).sum(axis=0), jnp.nan)
+        mask = is_output.reshape(*is_output.shape, *[1] * (leaf.ndim - 2))
+        return jnp.where(mask.any(axis=0), jnp.where(mask, leaf, 0.0).sum(axis=0), jnp.nan)
 
     return Trajectory(jax.tree.map(gathered, states), result, {**stats, "factors": factors[:-1]})
 
 
-def _seen(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
+def _observed(model: AbstractModel, t: jax.Array, y: State) -> dict[str, jax.Array]:
     """Return the states by name, and what is observed of them."""
-    own, inner = y, model
+    state, inner = y, model
     while isinstance(inner, (Varied, Exposed)):
-        own, inner = own.state, inner.model
-    flat, _ = ravel_pytree(own)
-    return dict(zip(state_names(own), flat, strict=True)) | dict(model.observe(t, y))
+        state, inner = state.state, inner.model
+    flat, _ = ravel_pytree(state)
+    return dict(zip(state_names(state), flat, strict=True)) | dict(model.observe(t, y))
 
 
 def _within(schedule: Schedule, begin: jax.Array, starts: jax.Array, factors: jax.Array, order: jax.Array) -> Schedule:
