@@ -258,7 +258,7 @@ def _solve(
         patients = patients._replace(ended=jnp.where(solved, SUCCESS, INCONSISTENT).astype(jnp.int32))
     if events is not None:
         ended = jnp.where(events.settled, SUCCESS if patients.ended is None else patients.ended, UNSETTLED)
-        patients = patients._replace(memory=events.memory, ended=ended.astype(jnp.int32), own=tuple(leaves))
+        patients = patients._replace(memory=events.memory, ended=ended.astype(jnp.int32), leaves=tuple(leaves))
     program = Program(
         system=system,
         step=scheme.step,

@@ -279,7 +279,7 @@ def test_jacobian_by_rates():
         return system.slope([c[..., 0] for c in constants], t, y)
 
     dense = jax.vmap(jax.jacfwd(field, argnums=1), (0, -1))(t, y)
-    rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
+    rows, cols = lu.rows[: lu.originals], lu.cols[: lu.originals]
     np.testing.assert_allclose(jax.jit(entries)(y), dense[:, rows, cols].T, rtol=1e-13, atol=1e-14)
     _, forward = jax.jvp(entries, (y,), (direction,))
     second = jax.jvp(jax.vmap(jax.jacfwd(field, argnums=1), (0, -1)), (t, y), (jnp.zeros_like(t), direction))[1]
@@ -348,7 +348,7 @@ def test_factorisation(n):
 def test_factorisation_of_a_large_system_by_table():
     pattern, a, b = system(150)
     elimination = Elimination.of(pattern)
-    factors = jax.jit(elimination.factorise_rows)(entries_of(elimination, a)[: elimination.given])
+    factors = jax.jit(elimination.factorise_rows)(entries_of(elimination, a)[: elimination.originals])
     solutions = (elimination.solve_rows(factors, jnp.asarray(b)), elimination.solve_rows_transposed(factors, b))
     for x, y in zip(solutions, dense_solutions(a, b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12 * np.abs(y).max())

@@ -1,9 +1,9 @@
-"""Derivatives of a solve: the recorded iterations again, forwards with tangents or backwards with cotangents.
+"""Derivatives of a solve: the recorded iterations, repeated forwards with tangents or backwards with cotangents.
 
 The backward pass is the discrete adjoint: each step is computed again from the recorded state and its transpose
-applied (one factorisation a step, used transposed), so nothing inside a step is kept. Memory is the log: (states + 3)
-numbers an iteration and lane, at most `capacity` blocks; a longer run is computed again, segment by segment. Outputs
-that a patient did not reach have a derivative of zero, the others their own, whether or not it failed later.
+applied (one factorisation per step, used transposed), so nothing inside a step is stored. Memory is the log:
+(states + 3) numbers per iteration and lane, at most `capacity` blocks; a longer run is computed again, segment by
+segment. Outputs that a patient did not reach have a derivative of zero, the others their own, even if it failed later.
 
 Whatever is differentiated has an axis of patients, except arrays of constants that all patients share (the weights of
 a network): their derivative is a sum over lanes in every step.
@@ -22,7 +22,7 @@ from qspjax._jaxpr._lanes import put
 from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.kernel._lanes import (
     BLOCK,
-    Kept,
+    Buffers,
     Log,
     Patients,
     Program,
@@ -72,40 +72,40 @@ def push_forward(
     def starts(patient: jax.Array) -> list[Inputs]:
         return [start(patient, _direction_of(directions, part)) for part in parts]
 
-    def given(step: Recorded, patient: jax.Array, tangents: Patients, moved: Inputs) -> Inputs:
-        """Return what a step is moved by: its state as far as it has been moved, and tangents of the patients."""
+    def inputs_of(step: Recorded, patient: jax.Array, tangents: Patients, partial: Inputs) -> Inputs:
+        """Return the tangents of the inputs of a step: those of its state so far, and those of the patients."""
         boundary = boundaries_at(program, tangents.boundaries, patient, jnp.maximum(step.landed, 0))
         if moving and boundary.time is None:
             boundary = boundary._replace(time=jnp.zeros_like(step.t))
         vector = vector_of(program, tangents, patient, step.boundary)
         constants = take(program, tangents, "constants", patient)
-        return Inputs(constants, moved.y, moved.rate, moved.t, boundary, vector)
+        return Inputs(constants, partial.y, partial.rate, partial.t, boundary, vector)
 
     def block(carry: tuple, log: Log, number: jax.Array) -> tuple:
-        before, moved, states = carry
+        before, partials, states = carry
         patient = log.patient[number]
-        moved = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), starts(patient), moved)
-        stand = _standing(program, patients, accepted, patient)
+        partials = jax.tree.map(lambda new, old: jnp.where(patient != before, new, old), starts(patient), partials)
+        idle = _idle_state(program, patients, accepted, patient)
 
         def advance(i: jax.Array, carry: tuple) -> tuple:
-            moved, states = carry
-            step, y, rate, still = _iteration(program, patients, log, number, i, patient, stand)
-            along = [_free(step, y, rate, directions[0])]
-            for part, own in zip(parts, moved, strict=True):
+            partials, states = carry
+            step, y, rate, still = _iteration(program, patients, log, number, i, patient, idle)
+            inputs = [_free(step, y, rate, directions[0])]
+            for part, partial in zip(parts, partials, strict=True):
                 tangents = _direction_of(directions, part)
                 if tangents is not None:
-                    along.append(given(step, patient, tangents, own))
-                else:  # the patients are linear in themselves
-                    nothing = jax.tree.map(jnp.zeros_like, along[1])
-                    along.append(nothing._replace(y=own.y, rate=own.rate, t=own.t))
-            after = _composed(lambda free: move(program, step, free), along)[1:]
-            after = jax.tree.map(lambda new, old: jnp.where(still, old, new), after, moved)
-            here = (step.landed >= 0) & (step.boundary.output != NONE)
-            slot = jnp.where(here, patient * outputs + step.boundary.output, program.patients * outputs)
+                    inputs.append(inputs_of(step, patient, tangents, partial))
+                else:  # a mixed derivative of the patients is zero
+                    nothing = jax.tree.map(jnp.zeros_like, inputs[1])
+                    inputs.append(nothing._replace(y=partial.y, rate=partial.rate, t=partial.t))
+            after = _composed(lambda free: move(program, step, free), inputs)[1:]
+            after = jax.tree.map(lambda new, old: jnp.where(still, old, new), after, partials)
+            is_output = (step.landed >= 0) & (step.boundary.output != NONE)
+            slot = jnp.where(is_output, patient * outputs + step.boundary.output, program.patients * outputs)
             return after, put(states, slot, system.join(after[-1].y).T)
 
-        moved, states = jax.lax.fori_loop(0, BLOCK, advance, (moved, states))
-        return patient, moved, states
+        partials, states = jax.lax.fori_loop(0, BLOCK, advance, (partials, states))
+        return patient, partials, states
 
     nobody = jnp.full((program.lanes,), -1, jnp.int32)
     states = jnp.zeros((program.patients * outputs, system.size), patients.y0.dtype)
@@ -123,8 +123,8 @@ def _composed(function: Callable[[T], T], parts: list[T]) -> list[T]:
     if len(parts) == 1:
         return [function(parts[0])]
     half = len(parts) // 2
-    first, rest = jax.jvp(lambda parts: _composed(function, parts), (parts[:half],), (parts[half:],))
-    return [*first, *rest]
+    values, tangents = jax.jvp(lambda parts: _composed(function, parts), (parts[:half],), (parts[half:],))
+    return [*values, *tangents]
 
 
 def pull_back(
@@ -132,42 +132,46 @@ def pull_back(
     patients: Patients,
     record: Record,
     accepted: jax.Array,
-    wanted: PyTree[bool],
+    marks: PyTree[bool],
     cotangents: jax.Array,
 ) -> Patients:
-    """Return the cotangents of the patients, None where not wanted.
+    """Return the cotangents of the patients, None where not requested.
 
     Args:
         program: The solve.
         patients: Where it was recorded.
         record: What it recorded.
         accepted: How many steps each patient took.
-        wanted: Which cotangents are wanted, true or None.
-        cotangents: Of the states at outputs, shape (patients, outputs, states).
+        marks: Which cotangents are requested, true or None.
+        cotangents: Those of the states at outputs, shape (patients, outputs, states).
     """
     N, system, outputs, dtype = program.patients, program.system, program.outputs, patients.y0.dtype
     cotangents = cotangents.reshape(N * outputs, system.size)
     boundaries = patients.boundaries.time.shape[-1]
     vectors = 0 if patients.vectors is None else patients.vectors.shape[-2]
-    own = [bool(want) and batched for want, batched in zip(wanted.constants, program.batched.constants, strict=True)]
+    per_patient = [
+        bool(marked) and batched for marked, batched in zip(marks.constants, program.batched.constants, strict=True)
+    ]
     shared = [
-        bool(want) and not batched for want, batched in zip(wanted.constants, program.batched.constants, strict=True)
+        bool(marked) and not batched for marked, batched in zip(marks.constants, program.batched.constants, strict=True)
     ]
 
     def start(patient: jax.Array) -> Inputs:
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
-        constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, own)]
-        t = jnp.zeros(patient.shape, dtype) if _moving(wanted) else None
+        constants = [
+            jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, per_patient)
+        ]
+        t = jnp.zeros(patient.shape, dtype) if _moving(marks) else None
         return Inputs(constants, rows, rows if patients.infused else None, t)
 
     def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
-        """Keep what has been gathered for the patients who leave their lanes."""
+        """Store what has been gathered for the patients who leave their lanes."""
         slot = jnp.where(leaves, patient, N)
 
-        def handed(total: jax.Array | None, own: jax.Array | None) -> jax.Array | None:
-            if total is None or own is None:
+        def handed(total: jax.Array | None, values: jax.Array | None) -> jax.Array | None:
+            if total is None or values is None:
                 return None
-            return put(total, slot, jnp.moveaxis(own, -1, 0))
+            return put(total, slot, jnp.moveaxis(values, -1, 0))
 
         constants = [handed(all, gathered) for all, gathered in zip(total.constants, back.constants, strict=True)]
         y0, t0 = handed(total.y0, system.join(back.y)), handed(total.t0, back.t)
@@ -179,20 +183,20 @@ def pull_back(
         leaves = patient != after
         total = hand_in(total, after, leaves & (after >= 0), back)
         back = jax.tree.map(lambda gathered: jnp.where(leaves, 0.0, gathered), back)
-        stand = _standing(program, patients, accepted, patient)
+        idle = _idle_state(program, patients, accepted, patient)
 
         def retreat(i: jax.Array, carry: tuple) -> tuple:
             back, sums, total = carry
-            step, y, rate, still = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, stand)
+            step, y, rate, still = _iteration(program, patients, log, number, BLOCK - 1 - i, patient, idle)
             arrives = step.landed >= 0
             output = step.boundary.output
             slot = jnp.where(arrives & (output != NONE), patient * outputs + output, N * outputs)
             due = system.split(cotangents.at[slot].get(mode="fill", fill_value=0.0).T)
-            free = _free(step, y, rate, wanted)
+            free = _free(step, y, rate, marks)
             _, pull = jax.vjp(lambda free: move(program, step, free), free)
-            seen = jax.tree.map(jnp.add, back.y, due)
-            after = Inputs([None] * len(own), seen, back.rate, back.t)
-            (before,) = pull(jax.tree.map(lambda seen: jnp.where(still, 0.0, seen), after))
+            cotangent = jax.tree.map(jnp.add, back.y, due)
+            after = Inputs([None] * len(per_patient), cotangent, back.rate, back.t)
+            (before,) = pull(jax.tree.map(lambda cotangent: jnp.where(still, 0.0, cotangent), after))
             y, rate, t = jax.tree.map(lambda new, old: jnp.where(still, old, new), before[1:4], after[1:4])
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
@@ -201,8 +205,8 @@ def pull_back(
 
             total = total._replace(boundaries=total.boundaries.map(add, before.boundary))
             total = _add_vector(program, patients, step, patient, before.vector, total)
-            mine = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, own)]
-            gathered = jax.tree.map(jnp.add, back.constants, mine)
+            gains = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, per_patient)]
+            gathered = jax.tree.map(jnp.add, back.constants, gains)
             sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
             return Inputs(gathered, y, rate, t), sums, total
 
@@ -210,18 +214,18 @@ def pull_back(
         return patient, back, sums, total
 
     nobody = jnp.full((program.lanes,), -1, jnp.int32)
-    total = wanted._replace(
-        constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, own)],
-        y0=jnp.zeros((N, system.size), dtype) if wanted.y0 else None,
-        t0=jnp.zeros((N,), dtype) if wanted.t0 else None,
-        boundaries=jax.tree.map(lambda _: jnp.zeros((N * boundaries,), dtype), wanted.boundaries),
-        vectors=None if not wanted.vectors else jnp.zeros((N * vectors, system.size), dtype),
+    total = marks._replace(
+        constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, per_patient)],
+        y0=jnp.zeros((N, system.size), dtype) if marks.y0 else None,
+        t0=jnp.zeros((N,), dtype) if marks.t0 else None,
+        boundaries=jax.tree.map(lambda _: jnp.zeros((N * boundaries,), dtype), marks.boundaries),
+        vectors=None if not marks.vectors else jnp.zeros((N * vectors, system.size), dtype),
     )
     sums = [jnp.zeros_like(value) for value in _chosen(patients.constants, shared)]
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    constants = _merged(total.constants, own, sums, shared)
+    constants = _merged(total.constants, per_patient, sums, shared)
     return _by_patient(program, patients, total)._replace(constants=constants)
 
 
@@ -241,22 +245,22 @@ def _by_patient(program: Program, patients: Patients, total: Patients) -> Patien
 def _add_vector(
     program: Program, patients: Patients, step: Recorded, patient: jax.Array, vector: jax.Array | None, total: Patients
 ) -> Patients:
-    """Add to the cotangents of the vectors that of the one at a boundary."""
+    """Add the cotangent of the vector at a boundary to those of the vectors."""
     index = step.boundary.vector
     if vector is None or index is None or patients.vectors is None or total.vectors is None:
         return total
     count = patients.vectors.shape[-2]
-    there = (step.landed >= 0) & (index != NONE)
-    slot = jnp.where(there, patient * count + index, program.patients * count)
+    is_vector = (step.landed >= 0) & (index != NONE)
+    slot = jnp.where(is_vector, patient * count + index, program.patients * count)
     return total._replace(vectors=put(total.vectors, slot, vector.T, add=True))
 
 
-def _merged(gathered: list, own: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
-    """Return the cotangents of all constants in order, None where not wanted."""
-    mine, ours = iter(gathered), iter(sums)
+def _merged(gathered: list, per_patient: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
+    """Return the cotangents of all constants in order, None where not requested."""
+    next_gathered, next_sum = iter(gathered), iter(sums)
     return [
-        next(mine) if is_own else next(ours) if is_shared else None
-        for is_own, is_shared in zip(own, shared, strict=True)
+        next(next_gathered) if is_own else next(next_sum) if is_shared else None
+        for is_own, is_shared in zip(per_patient, shared, strict=True)
     ]
 
 
@@ -266,28 +270,28 @@ def _moving(differentiated: Patients) -> bool:
 
 
 def _chosen(values: Sequence[T], chosen: Sequence[bool]) -> list[T]:
-    return [value for value, wanted in zip(values, chosen, strict=True) if wanted]
+    return [value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen]
 
 
 def _free(step: Recorded, y: Rows, rate: Rows | None, differentiated: Patients) -> Inputs:
     """Return the inputs of a step that are differentiated."""
     moving = _moving(differentiated)
     constants = [
-        None if want is None else value
-        for want, value in zip(differentiated.constants, step.lanes.constants, strict=True)
+        None if marked is None else value
+        for marked, value in zip(differentiated.constants, step.lanes.constants, strict=True)
     ]
-    boundary = differentiated.boundaries.map(lambda want, value: None if want is None else value, step.boundary)
+    boundary = differentiated.boundaries.map(lambda marked, value: None if marked is None else value, step.boundary)
     if moving:
         boundary = boundary._replace(time=step.boundary.time)
     vector = None if differentiated.vectors is None else step.vector
     return Inputs(constants, y, rate, step.t if moving else None, boundary, vector)
 
 
-class _Stand(NamedTuple):
-    """The patients in the lanes, and where they stand while nothing happens to them.
+class _Idle(NamedTuple):
+    """The patients in the lanes, and the state at which steps that are not taken are evaluated.
 
-    Their first step began at y0 and t0, so that the slope has a derivative there; at the state at which a patient
-    failed it may have none, and zero times that is not zero. Where no step was taken all numbers are 1.
+    It is that of their first step, y0 and t0, where the slope has a derivative; at the state at which a patient failed
+    it may have none, and zero times that is not zero. Where no step was taken all numbers are 1.
     """
 
     lanes: Lanes
@@ -296,30 +300,30 @@ class _Stand(NamedTuple):
     t: jax.Array
 
 
-def _standing(program: Program, patients: Patients, accepted: jax.Array, patient: jax.Array) -> _Stand:
+def _idle_state(program: Program, patients: Patients, accepted: jax.Array, patient: jax.Array) -> _Idle:
     present = (patient >= 0) & (patient < program.patients)
     started = present & (accepted.at[patient].get(mode="clip") > 0)
     lanes = lanes_of(program, patients, patient)
     constants = [
-        jnp.where(started, value, 1.0) if own else value
-        for value, own in zip(lanes.constants, lanes.batched, strict=True)
+        jnp.where(started, value, 1.0) if has_lanes else value
+        for value, has_lanes in zip(lanes.constants, lanes.batched, strict=True)
     ]
     y0, t0 = (take(program, patients, name, patient) for name in ("y0", "t0"))
     y0 = y0 if program.batched.y0 else y0[:, None]
     y0, t0 = (jnp.where(started, x, 1.0) for x in (y0, t0))
-    return _Stand(lanes._replace(constants=constants), started, y0, t0)
+    return _Idle(lanes._replace(constants=constants), started, y0, t0)
 
 
 def _iteration(
-    program: Program, patients: Patients, log: Log, block: jax.Array, i: jax.Array, patient: jax.Array, stand: _Stand
+    program: Program, patients: Patients, log: Log, block: jax.Array, i: jax.Array, patient: jax.Array, idle: _Idle
 ) -> tuple[Recorded, Rows, Rows | None, jax.Array]:
     """Return a recorded iteration with its state and rate, and where it took no step."""
     size, split = program.system.size, program.system.split
     rows, landed = log.rows[block, i], log.landed[block, i]
-    still = ~stand.started | ((rows[-1] == 0.0) & (landed < 0))
+    still = ~idle.started | ((rows[-1] == 0.0) & (landed < 0))
     h, landed = jnp.where(still, 0.0, rows[-1]), jnp.where(still, -1, landed)
-    y, t = jnp.where(still, stand.y, rows[:size]), jnp.where(still, stand.t, rows[-2])
-    step = look_up(program, patients, stand.lanes, patient, t, h, landed)
+    y, t = jnp.where(still, idle.y, rows[:size]), jnp.where(still, idle.t, rows[-2])
+    step = look_up(program, patients, idle.lanes, patient, t, h, landed)
     rate = split(jnp.where(still, 0.0, rows[size : 2 * size])) if patients.infused else None
     return step, split(y), rate, still
 
@@ -336,15 +340,15 @@ def _walk(
     """Pass every recorded block in turn, forwards or backwards, computing the logs of earlier segments again."""
     once = program.segments == 1
 
-    def again(segment: jax.Array, log: Log) -> Log:
-        """Compute the log of a segment, unless it is at hand: that of the last one is, on the way back."""
+    def recomputed(segment: jax.Array, log: Log) -> Log:
+        """Compute the log of a segment, unless it is at hand: that of the last one is, in a backward pass."""
         now, waiting = jax.tree.map(lambda all: all[segment], record.starts)
 
         def advance(number: jax.Array, carry: tuple) -> tuple:
             now, waiting, log = carry
-            now, kept = run_block(program, patients, now, Kept(None, log, None), number)
+            now, buffers = run_block(program, patients, now, Buffers(None, log, None), number)
             now, waiting, _ = refill(program, patients, now, waiting, None)
-            return now, waiting, kept.log
+            return now, waiting, buffers.log
 
         at_hand = backwards & (segment == record.segments - 1)
         return jax.lax.fori_loop(0, jnp.where(at_hand, 0, program.capacity), advance, (now, waiting, log))[-1]
@@ -352,7 +356,7 @@ def _walk(
     def pass_segment(i: jax.Array, carry: tuple) -> tuple:
         log, carry = carry
         segment = record.segments - 1 - i if backwards else i
-        log = log if once else again(segment, log)
+        log = log if once else recomputed(segment, log)
         blocks = jnp.where(segment == record.segments - 1, record.blocks, program.capacity)
 
         def pass_block(j: jax.Array, carry: T) -> T:

@@ -11,9 +11,9 @@ from qspjax.solve.kernel._rosenbrock import Lanes
 
 
 def settled(
-    system: System, control: Control, lanes: Lanes, t: jax.Array, y: Rows, wanted: jax.Array
+    system: System, control: Control, lanes: Lanes, t: jax.Array, y: Rows, active: jax.Array
 ) -> tuple[Rows, jax.Array]:
-    """Return states whose algebraic part satisfies its equations, and whether these were found; as they are elsewhere.
+    """Return states whose algebraic part satisfies its equations where `active`, and whether these were found.
 
     Args:
         system: The vector field.
@@ -21,24 +21,24 @@ def settled(
         lanes: The patients in the lanes.
         t: Times, shape (lanes,).
         y: States.
-        wanted: Where to solve, shape (lanes,).
+        active: Where to solve, shape (lanes,); elsewhere states do not change.
     """
     if system.mass.all():
-        return y, jnp.ones_like(wanted)
+        return y, jnp.ones_like(active)
     near = Near(control.rtol, jnp.asarray(control.atol))
 
     def slope(inputs: tuple[list[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
-        moved = system.slope(*inputs, tuple(y) if system.unrolled else y)
-        return jnp.stack(moved) if system.unrolled else moved
+        dydt = system.slope(*inputs, tuple(y) if system.unrolled else y)
+        return jnp.stack(dydt) if system.unrolled else dydt
 
-    def one(constants: list, t: jax.Array, y: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return consistent(slope, (constants, t), y, system.algebraic, near, wanted)
+    def of_patient(constants: list, t: jax.Array, y: jax.Array, active: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return consistent(slope, (constants, t), y, system.algebraic, near, active)
 
-    axes = [-1 if own else None for own in lanes.batched]
-    each = jax.vmap(one, in_axes=(axes, -1, -1, -1), out_axes=-1)
+    axes = [-1 if has_lanes else None for has_lanes in lanes.batched]
+    mapped = jax.vmap(of_patient, in_axes=(axes, -1, -1, -1), out_axes=-1)
 
-    def rest(_: list, __: jax.Array, y: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return y, jnp.ones_like(wanted)
+    def skip(_: list, __: jax.Array, y: jax.Array, active: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return y, jnp.ones_like(active)
 
-    y, fine = jax.lax.cond(wanted.any(), each, rest, list(lanes.constants), t, system.join(y), wanted)
-    return system.split(y), fine
+    y, solved = jax.lax.cond(active.any(), mapped, skip, list(lanes.constants), t, system.join(y), active)
+    return system.split(y), solved

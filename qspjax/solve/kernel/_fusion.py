@@ -8,11 +8,11 @@ looped programs share little, and run faster without.
 
 Neither option can be given through `jax.jit`, so the one private function of jax that hands a module to XLA is wrapped,
 once, when the first kernel is lowered: a module that holds a function of a name from `MARKS` is compiled with the
-options, every other as ever. The mark is part of the module, and so of its key in the persistent cache. Where a jax has
-no such function, programs are compiled without the options, and there is a warning, once.
+options, every other as usual. The mark is part of the module, and so of its key in the persistent cache. Where a jax
+has no such function, programs are compiled without the options, and there is a warning, once.
 
-A reduction to several results at once (`argmax`) is something such fusions cannot hold: XLA stops the process. A module
-with one is compiled without them; qspjax itself has none (`_arrays`).
+Such fusions cannot contain a reduction to several results at once (`argmax`): XLA stops the process. A module with one
+is compiled without them; qspjax itself has none (`_arrays`).
 
 In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some fusions of several results, so such a
 module gets the older one. XLA leaves a loop alone that holds what it has a library for: scatter, matrix product and,
@@ -126,12 +126,12 @@ def _extra(**options: str) -> bytes:
 
 
 _OPTIONS = [("xla_cpu_use_fusion_emitters", False)] if jax.__version_info__ < (0, 11) else []
-_WHOLE = {
+_LOOP_OPTIONS = {
     "xla_cpu_small_while_loop_byte_threshold": str(1 << 62),
     # neither makes this code faster, and both take time to compile
     "xla_cpu_disable_loop_unrolling": "",
     "xla_cpu_disable_slp_vectorizer": "",
 }
 UNROLLED, LOOPED = "qspjax_unrolled", "qspjax_looped"
-MARKS = {UNROLLED: _extra(**_WHOLE, xla_cpu_use_multi_output_fusion=""), LOOPED: _extra(**_WHOLE)}
+MARKS = {UNROLLED: _extra(**_LOOP_OPTIONS, xla_cpu_use_multi_output_fusion=""), LOOPED: _extra(**_LOOP_OPTIONS)}
 """Names of functions, and the options that a module with one of them is compiled with."""

@@ -38,14 +38,14 @@ def columns_jacobian(
 def colouring(pattern: Bool[np.ndarray, "rows columns"]) -> Int[np.ndarray, " columns"]:
     """Return a colour for each column, such that two columns with an entry in the same row differ.
 
-    Greedy, the column that meets most others first.
+    Greedy, in the order of how many other columns each shares a row with, the most first.
     """
     dense = np.asarray(pattern, np.float32)
     meets = (dense.T @ dense) > 0
     colours = np.full(len(meets), -1)
     for j in np.argsort(-meets.sum(1), kind="stable"):
-        taken = np.append(colours[meets[j]], -1)
-        colours[j] = np.setdiff1d(np.arange(len(taken)), taken)[0]
+        used = np.append(colours[meets[j]], -1)
+        colours[j] = np.setdiff1d(np.arange(len(used)), used)[0]
     return colours
 
 
@@ -60,16 +60,16 @@ def coloured_jacobian(
 
     Args:
         field: Maps (columns, lanes) to (rows, lanes), each lane on its own.
-        y: Where.
-        rows: Row of each entry wanted.
-        cols: Column of each entry wanted.
+        y: Where to evaluate it.
+        rows: Row of each entry.
+        cols: Column of each entry.
         colours: The colour of each column, from `colouring` of a pattern that holds all non-zero entries.
     """
     seeds = np.arange(colours.max(initial=0) + 1)[:, None] == colours
-    along = jnp.asarray(seeds, y.dtype)
+    directions = jnp.asarray(seeds, y.dtype)
 
     def derivative(seed: jax.Array) -> jax.Array:
         return jax.jvp(field, (y,), (jnp.broadcast_to(seed[:, None], y.shape),))[1]
 
-    products = jax.lax.map(derivative, along)
+    products = jax.lax.map(derivative, directions)
     return products[colours[cols], rows]

@@ -1,13 +1,13 @@
 """The adaptive loop over lanes: each lane integrates one patient, and takes the next one when it is done.
 
 An iteration attempts one step in every lane; a lane has its own time, step size, error control and position among the
-boundaries (doses, ends of infusions, outputs) of its patient, each of which it lands on exactly. Every `BLOCK`
-iterations, outside the loop over steps, lanes that are done hand in their patient and are refilled. Lanes never read
-each other, so the numbers of a patient do not depend on who else is in the cohort, or in which lane it runs.
+boundaries (doses, ends of infusions, outputs) of its patient, on each of which it lands exactly. Every `BLOCK`
+iterations, outside the loop over steps, lanes that are done store the results of their patient and are refilled. Lanes
+never read each other, so the numbers of a patient do not depend on who else is in the cohort, or in which lane it runs.
 
-With a log, every iteration also leaves state, time and step size behind, contiguous in memory: the derivative runs the
-same schedule again, forwards or backwards. The log holds `capacity` blocks; where a run is longer, the lanes are
-remembered at the start of every segment of that many blocks, and a derivative computes the steps of a segment again.
+With a log, every iteration also records state, time and step size, contiguous in memory: the derivative runs the same
+schedule again, forwards or backwards. The log holds `capacity` blocks; where a run is longer, the lanes are stored at
+the start of every segment of that many blocks, and a derivative computes the steps of a segment again.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 BLOCK = 16
 STIFF_STEPS, FREE_STEPS = 15, 6
-"""A patient is stiff after 15 steps that stability kept short; a step that it did not takes back a sixth of one."""
+"""A patient is stiff after 15 steps that stability kept short; a step that it did not subtracts a sixth of one."""
 
 
 class Patients(NamedTuple):
@@ -55,7 +55,7 @@ class Patients(NamedTuple):
         vectors: What resets and steady states add, shape (vectors, states), or None.
         memory: What events remember at t0, None without events.
         ended: The code of the events and the algebraic states at t0, None without any.
-        own: The leaves of the model, for its events.
+        leaves: The leaves of the model, for its events.
     """
 
     constants: list[jax.Array]
@@ -65,7 +65,7 @@ class Patients(NamedTuple):
     vectors: jax.Array | None
     memory: jax.Array | None = None
     ended: jax.Array | None = None
-    own: Sequence[jax.Array] = ()
+    leaves: Sequence[jax.Array] = ()
 
     @property
     def infused(self) -> bool:
@@ -80,7 +80,7 @@ class Program:
     Attributes:
         system: The vector field.
         step: One step of the method, `(system, lanes, t, h, y, rate, dydt) -> (y1, error, stiff)`, with the slope
-            `dydt` at its start; `stiff` tells whether stability holds the step size down, or is None.
+            `dydt` at its start; `stiff` is whether stability holds the step size down, or None.
         control: Error control.
         outputs: Number of outputs of a patient.
         max_steps: Maximum number of steps per patient, rejected ones included.
@@ -88,7 +88,7 @@ class Program:
         protected: The number of last states that resets and steady states do not touch.
         batched: For each leaf of `Patients`, whether it has an axis of patients.
         patients: Number of patients.
-        memory: Most bytes of a log.
+        memory: Maximum number of bytes of a log.
         events: The events over the leaves of the model, or None.
         expected: Steps that a patient may need, for the length of a log; where it needs more, they are computed again.
         lanes: Number of lanes.
@@ -118,7 +118,7 @@ class Program:
 
 
 class Lane(NamedTuple):
-    """Where the patient in each lane stands, shape (lanes,) each; a lane without a patient has patient = patients."""
+    """The progress of the patient in each lane, shape (lanes,) each; a lane without one has patient = patients."""
 
     patient: jax.Array
     clock: Clock
@@ -139,13 +139,13 @@ class End(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What the iterations of one segment leave behind, in blocks.
+    """What the iterations of one segment record, in blocks.
 
     Attributes:
         rows: Before each step the states, the running rates if there are infusions, and the time; then the step size,
             0 where no step was accepted. Shape (blocks, BLOCK, rows, lanes).
         landed: The boundary that was landed on, else -1, shape (blocks, BLOCK, lanes).
-        patient: Who is in each lane, shape (blocks, lanes).
+        patient: The patient in each lane, shape (blocks, lanes).
     """
 
     rows: jax.Array
@@ -179,8 +179,8 @@ class Attempt(NamedTuple):
     cause: jax.Array | None
 
 
-class Kept(NamedTuple):
-    """What is written during a solve, None where not wanted.
+class Buffers(NamedTuple):
+    """What is written during a solve, None where not needed.
 
     `states` at outputs has shape (patients * outputs, states), `steps` and `causes` shape (max_steps * patients,).
     """
@@ -210,7 +210,7 @@ class Solved(NamedTuple):
 
 
 def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> PyTree:
-    """Return a field of the patients in the lanes, the lanes last; a shared one, or None, as it is."""
+    """Return a field of the patients in the lanes, the lanes last; a shared one, or None, unchanged."""
 
     def pick(leaf: jax.Array | None, batched: bool | None) -> jax.Array | None:
         return jnp.moveaxis(leaf.at[patient].get(mode="clip"), 0, -1) if batched and leaf is not None else leaf
@@ -227,7 +227,7 @@ def monitor_of(program: Program, patients: Patients, patient: jax.Array) -> Even
     """Return the events of the patients in the lanes, None without events."""
     if program.events is None:
         return None
-    return monitor_lanes(program.events, take(program, patients, "own", patient), program.batched.own)
+    return monitor_lanes(program.events, take(program, patients, "leaves", patient), program.batched.leaves)
 
 
 def boundaries_at(program: Program, boundaries: Boundary, patient: jax.Array, index: jax.Array) -> Boundary:
@@ -265,7 +265,7 @@ def vector_of(program: Program, patients: Patients, patient: jax.Array, boundary
 def after_boundary(
     program: Program, boundary: Boundary, landed: jax.Array, vector: jax.Array | None, y: Rows, rate: Rows | None
 ) -> tuple[Rows, Rows | None]:
-    """Return state and rate after the boundary that a lane landed on; as they are where it did not."""
+    """Return state and rate after the boundary that a lane landed on; unchanged where it did not."""
     size = program.system.size
     free = size - program.protected
     if not program.system.unrolled:
@@ -301,11 +301,11 @@ def attempt(
     judgement = judge(control, clock, proposal, error, now.y, y1)
     h, good, lands = proposal.h, judgement.fits, proposal.lands
     end, cause, happens, switches = clock.t + h, None, jnp.zeros_like(live), jnp.zeros_like(live)
-    found = None
+    step_events = None
     if ahead is not None:
         end = jnp.where(lands & live, clock.due, end)
-        found = ahead.classify(h, end, system.join(y1), good)
-        met, happens, switches, cause = found.outcome
+        step_events = ahead.classify(h, end, system.join(y1), good)
+        met, happens, switches, cause = step_events.outcome
         good, lands = good & ~met, lands & ~happens & ~switches
 
     landed = good & lands
@@ -314,11 +314,11 @@ def attempt(
     vector = vector_of(program, patients, now.patient, boundary)
     y, rate = after_boundary(program, boundary, landed, vector, y1, now.rate)
     events, ended, bracketing = now.events, None, False
-    if found is not None:
-        bracketing = found.bracketing
-        joined, events, ended = found.apply(jumps, end, system.join(y), good)
+    if step_events is not None:
+        bracketing = step_events.bracketing
+        joined, events, ended = step_events.apply(jumps, end, system.join(y), good)
         y = system.split(joined)
-    solved_at = clock.due if found is None else end
+    solved_at = clock.due if step_events is None else end
     y, solved = settled(system, control, lanes, solved_at, y, jumps | (good & switches))
     following = jnp.where(landed, due(program, patients, now.patient, clock.boundary + landed), clock.due)
     after = advance(
@@ -372,13 +372,13 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
 
 
 def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, end: End | None) -> tuple:
-    """Hand in the patients of lanes that are done; let these lanes take the next patients."""
+    """Store the results of patients who are done; let their lanes take the next patients."""
     clock = now.clock
     finished = (now.patient < program.patients) & ~clock.live
     slot = jnp.where(finished, now.patient, program.patients)
-    here = End(clock.t, program.system.join(now.y).T, clock.code, clock.accepted, clock.rejected)
+    final = End(clock.t, program.system.join(now.y).T, clock.code, clock.accepted, clock.rejected)
     if end is not None:
-        end = jax.tree.map(lambda all, own: put(all, slot, own), end, here)
+        end = jax.tree.map(lambda all, values: put(all, slot, values), end, final)
     number = waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1
     following = jnp.where(finished, jnp.minimum(number, program.patients), now.patient).astype(jnp.int32)
     loaded = load(program, patients, following)
@@ -386,53 +386,57 @@ def refill(program: Program, patients: Patients, now: Lane, waiting: jax.Array, 
     return lane, waiting + finished.sum(dtype=jnp.int32), end
 
 
-def run_block(program: Program, patients: Patients, now: Lane, kept: Kept, block: jax.Array) -> tuple[Lane, Kept]:
-    """Attempt `BLOCK` steps in every lane; keep what is wanted of them."""
+def run_block(
+    program: Program, patients: Patients, now: Lane, buffers: Buffers, block: jax.Array
+) -> tuple[Lane, Buffers]:
+    """Attempt `BLOCK` steps in every lane; write what is recorded of them."""
     lanes = lanes_of(program, patients, now.patient)
     monitor = monitor_of(program, patients, now.patient)
-    whole, patient = kept.log, now.patient
-    if whole is not None:
+    full_log, patient = buffers.log, now.patient
+    if full_log is not None:
         # the log of this block alone, small enough to stay in the nearest cache
-        kept = kept._replace(log=jax.tree.map(lambda all: jnp.zeros(all.shape[1:], all.dtype), whole))
+        buffers = buffers._replace(log=jax.tree.map(lambda all: jnp.zeros(all.shape[1:], all.dtype), full_log))
 
-    def advance(i: jax.Array, carry: tuple[Lane, Kept]) -> tuple[Lane, Kept]:
-        now, kept = carry
-        after, done = attempt(program, patients, lanes, monitor, now)
-        return after, keep(program, patients, now, after, done, kept, i)
+    def advance(i: jax.Array, carry: tuple[Lane, Buffers]) -> tuple[Lane, Buffers]:
+        now, buffers = carry
+        after, tried = attempt(program, patients, lanes, monitor, now)
+        return after, write(program, patients, now, after, tried, buffers, i)
 
-    now, kept = jax.lax.fori_loop(0, BLOCK, advance, (now, kept))
-    if whole is not None and kept.log is not None:
-        part = kept.log._replace(patient=patient)
-        kept = kept._replace(
-            log=jax.tree.map(lambda all, own: jax.lax.dynamic_update_index_in_dim(all, own, block, 0), whole, part)
+    now, buffers = jax.lax.fori_loop(0, BLOCK, advance, (now, buffers))
+    if full_log is not None and buffers.log is not None:
+        block_log = buffers.log._replace(patient=patient)
+        buffers = buffers._replace(
+            log=jax.tree.map(
+                lambda all, values: jax.lax.dynamic_update_index_in_dim(all, values, block, 0), full_log, block_log
+            )
         )
-    return now, kept
+    return now, buffers
 
 
-def keep(
-    program: Program, patients: Patients, now: Lane, after: Lane, done: Attempt, kept: Kept, iteration: jax.Array
-) -> Kept:
-    """Write what an iteration leaves behind into what is kept."""
+def write(
+    program: Program, patients: Patients, now: Lane, after: Lane, tried: Attempt, buffers: Buffers, iteration: jax.Array
+) -> Buffers:
+    """Write what is recorded of an iteration into the buffers."""
     join = program.system.join
-    states, log, steps, causes = kept
+    states, log, steps, causes = buffers
     if states is not None:
         output = boundaries_at(program, patients.boundaries, now.patient, now.clock.boundary).output
-        here = (done.landed >= 0) & (output != NONE)
-        slot = jnp.where(here, now.patient * program.outputs + output, program.patients * program.outputs)
+        is_output = (tried.landed >= 0) & (output != NONE)
+        slot = jnp.where(is_output, now.patient * program.outputs + output, program.patients * program.outputs)
         states = put(states, slot, join(after.y).T)
     if log is not None:
-        rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.clock.t[None], done.h[None]]
+        rows = [join(now.y), *([] if now.rate is None else [join(now.rate)]), now.clock.t[None], tried.h[None]]
         log = log._replace(
             rows=jax.lax.dynamic_update_index_in_dim(log.rows, jnp.concatenate(rows), iteration, 0),
-            landed=jax.lax.dynamic_update_index_in_dim(log.landed, done.landed, iteration, 0),
+            landed=jax.lax.dynamic_update_index_in_dim(log.landed, tried.landed, iteration, 0),
         )
     if steps is not None:
         row = jnp.where(after.clock.accepted > now.clock.accepted, now.clock.accepted, program.max_steps)
-        place = row * program.patients + now.patient
-        steps = put(steps, place, jnp.where(done.landed >= 0, jnp.inf, done.h))
-        if causes is not None and done.cause is not None:
-            causes = put(causes, place, done.cause)
-    return Kept(states, log, steps, causes)
+        position = row * program.patients + now.patient
+        steps = put(steps, position, jnp.where(tried.landed >= 0, jnp.inf, tried.h))
+        if causes is not None and tried.cause is not None:
+            causes = put(causes, position, tried.cause)
+    return Buffers(states, log, steps, causes)
 
 
 def unwritten(program: Program, patients: Patients) -> Log:
@@ -460,41 +464,41 @@ def solve(program: Program, patients: Patients, *, record: bool = False, steps: 
     now = load(program, patients, jnp.minimum(jnp.arange(program.lanes, dtype=jnp.int32), N))
     count = jnp.zeros((N,), jnp.int32)
     end = End(jnp.zeros((N,), dtype), jnp.zeros((N, size), dtype), count, count, count)
-    made = blank(program, patients) if record else None
-    kept = Kept(
+    new_record = blank(program, patients) if record else None
+    buffers = Buffers(
         None if steps else jnp.full((N * program.outputs, size), jnp.nan, dtype),
-        None if made is None else made.log,
+        None if new_record is None else new_record.log,
         jnp.full((program.max_steps * N,), jnp.nan, dtype) if steps else None,
         jnp.full((program.max_steps * N,), NO_EVENT, jnp.int32) if steps and program.events is not None else None,
     )
-    # patients with nothing to do are handed in before the first step
+    # patients with nothing to do are stored before the first step
     now, waiting, end = refill(program, patients, now, jnp.asarray(program.lanes, jnp.int32), end)
 
     def busy(now: Lane) -> jax.Array:
         return jnp.any(now.patient < N)
 
     def advance(carry: tuple) -> tuple:
-        now, waiting, end, kept, block = carry
-        now, kept = run_block(program, patients, now, kept, block)
+        now, waiting, end, buffers, block = carry
+        now, buffers = run_block(program, patients, now, buffers, block)
         now, waiting, end = refill(program, patients, now, waiting, end)
-        return now, waiting, end, kept, block + 1
+        return now, waiting, end, buffers, block + 1
 
     def segment(carry: tuple) -> tuple:
-        now, waiting, end, kept, starts, number, _ = carry
+        now, waiting, end, buffers, starts, number, _ = carry
         starts = jax.tree.map(lambda all, x: all.at[number].set(x), starts, (now, waiting))
-        now, waiting, end, kept, blocks = jax.lax.while_loop(
-            lambda carry: busy(carry[0]) & (carry[-1] < program.capacity), advance, (now, waiting, end, kept, zero)
+        now, waiting, end, buffers, blocks = jax.lax.while_loop(
+            lambda carry: busy(carry[0]) & (carry[-1] < program.capacity), advance, (now, waiting, end, buffers, zero)
         )
-        return now, waiting, end, kept, starts, number + 1, blocks
+        return now, waiting, end, buffers, starts, number + 1, blocks
 
     zero = jnp.zeros((), jnp.int32)
-    if made is not None:
-        carry = (now, waiting, end, kept, made.starts, zero, zero)
-        _, _, end, kept, starts, segments, blocks = jax.lax.while_loop(lambda carry: busy(carry[0]), segment, carry)
-        made = Record(made.log if kept.log is None else kept.log, starts, segments, blocks)
+    if new_record is not None:
+        carry = (now, waiting, end, buffers, new_record.starts, zero, zero)
+        _, _, end, buffers, starts, segments, blocks = jax.lax.while_loop(lambda carry: busy(carry[0]), segment, carry)
+        new_record = Record(new_record.log if buffers.log is None else buffers.log, starts, segments, blocks)
     else:
-        carry = (now, waiting, end, kept, zero)
-        _, _, end, kept, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
-    states = None if kept.states is None else kept.states.reshape(N, program.outputs, size)
-    by_step = [None if x is None else x.reshape(program.max_steps, N) for x in (kept.steps, kept.causes)]
-    return Solved(states, end, made, *by_step)
+        carry = (now, waiting, end, buffers, zero)
+        _, _, end, buffers, _ = jax.lax.while_loop(lambda carry: busy(carry[0]), advance, carry)
+    states = None if buffers.states is None else buffers.states.reshape(N, program.outputs, size)
+    by_step = [None if x is None else x.reshape(program.max_steps, N) for x in (buffers.steps, buffers.causes)]
+    return Solved(states, end, new_record, *by_step)

@@ -1,8 +1,8 @@
 """A model as the kernel sees it: constants of a patient, and a slope over rows of lanes.
 
 The vector field is traced once, for one patient. What depends on parameters alone (CL / V, an allometric power, the
-half-life of a cell) is split off and computed once per patient, in plain JAX, where it is differentiated and batched as
-anything else; the rest is the slope, mapped over lanes.
+half-life of a cell) is split off and computed once per patient, in plain JAX, where it is differentiated and batched
+like anything else; the rest is the slope, mapped over lanes.
 
 Small states are unrolled, a row of shape (lanes,) for each; where the model itself holds arrays, or is large, the
 state is one array of shape (states, lanes).
@@ -35,11 +35,11 @@ from qspjax.solve.kernel._rates import Parts, RatesJacobian, matrix_of, parts_of
 from qspjax.solve.kernel._sparse_lu import Elimination
 
 UNROLLED_STATES = 40
-"""States up to which the arithmetic is unrolled, one row of lanes per state."""
-FEW_COLOURS = 16
-"""Colours up to which a Jacobian is computed as it is."""
+"""Up to this many states, the arithmetic is unrolled, one row of lanes per state."""
+DIRECT_COLOURS = 16
+"""Up to this many colours, a Jacobian is computed directly."""
 UNROLLED_STAGES = 12
-"""States up to which the stages of a step, and its derivative, are unrolled as well: both compile slowly."""
+"""Up to this many states, the stages of a step, and its derivative, are unrolled as well: both compile slowly."""
 
 Rows: TypeAlias = PyTree[Float[Array, "..."] | Float[np.ndarray, "..."]]
 """A state in lanes: a tuple of rows (lanes,), or one array (states, lanes); in numpy what is constant."""
@@ -72,7 +72,7 @@ class _Traced(NamedTuple):
 
     @classmethod
     def of(cls, traced: ClosedJaxpr, parameters: int) -> "_Traced":
-        """Partition a program whose first inputs are so many leaves of the model."""
+        """Partition a program whose first inputs, `parameters` of them, are the leaves of the model."""
         jaxpr = traced.jaxpr
         leaves, inputs = jaxpr.invars[:parameters], jaxpr.invars[parameters:]
         partition = partition_equations(jaxpr, leaves)
@@ -110,7 +110,7 @@ class System:
         autonomous: Whether the vector field ignores the time.
         mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
         algebraic: The indices of the algebraic states.
-        floor: Of a state that a root is taken of: by how little it may be below zero, and is effectively zero; else 0.
+        floor: For a state of which a root is taken, how far below zero it may be and still count as zero; else 0.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class System:
         t: jax.Array,
         y: jax.Array,
         eqns: Sequence[JaxprEqn],
-        wanted: Sequence[Atom],
+        outputs: Sequence[Atom],
     ) -> list[jax.Array]:
         program = self._traced
         return evaluate(
@@ -177,7 +177,7 @@ class System:
             [*program.consts, *constants, t, self.raised(y)],
             [*[False] * len(program.consts), *batched, True, True],
             [*program.numbers, *eqns],
-            wanted,
+            outputs,
         )
 
     @functools.cached_property
@@ -199,10 +199,10 @@ class System:
 
     @functools.cached_property
     def rates_jacobian(self) -> RatesJacobian | None:
-        """How to sum up the Jacobian from that of the rates; None where that needs no fewer colours."""
+        """How to sum up the Jacobian from that of the rates; None where that does not need fewer colours."""
         program = self._traced
         symbolic = any(isinstance(value, Tracer) for value in program.consts)
-        if self.unrolled or symbolic or self.colours.max(initial=0) < FEW_COLOURS or not self._parts.tail:
+        if self.unrolled or symbolic or self.colours.max(initial=0) < DIRECT_COLOURS or not self._parts.tail:
             return None
         parts, numbers = self._parts, self._numbers
         constants, (t, y) = program.shapes
@@ -217,7 +217,7 @@ class System:
             return None
         lu = self.elimination
         matrix = matrix_of(parts, program.outputs[0], numbers)
-        return RatesJacobian.of(matrix, pattern, colours, lu.rows[: lu.given], lu.cols[: lu.given])
+        return RatesJacobian.of(matrix, pattern, colours, lu.rows[: lu.originals], lu.cols[: lu.originals])
 
     @functools.cached_property
     def _parts(self) -> Parts:
@@ -225,7 +225,7 @@ class System:
 
     @functools.cached_property
     def _numbers(self) -> dict[Var, ArrayLike]:
-        """What is computed from numbers alone."""
+        """The values that are computed from numbers alone."""
         program = self._traced
         variables = [*program.constvars, *(var for eqn in program.numbers for var in eqn.outvars)]
         with jax.ensure_compile_time_eval():
@@ -248,7 +248,7 @@ class System:
         return System(traced, len(constants), size=self.size, unrolled=False, mass=self.mass, floor=np.zeros(self.size))
 
     def raised(self, y: Rows) -> Rows:
-        """Return a state, zero where it is so little below zero that it is effectively zero to a root."""
+        """Return a state, raised to zero where it is so little below zero that it is effectively zero for a root."""
         if not self.floor.any():
             return y
         if self.unrolled:
@@ -276,7 +276,7 @@ def system_of(
         model: The model.
         start: A state.
         mass: The diagonal of the mass matrix, by default 1.
-        atol: Below which a state is effectively zero, of all states or of each.
+        atol: The size below which a state is effectively zero, for all states or for each.
     """
     arrays, static = eqx.partition(model, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)

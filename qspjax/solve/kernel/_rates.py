@@ -4,7 +4,7 @@
 
 A species that takes part in a hundred reactions meets a hundred others in its row of J, so that as many columns need a
 colour of their own, and J as many derivatives; but each rate depends on two or three states, and dv/dy needs a handful.
-What is N is read off the program: its end, as far as it is linear with numbers as coefficients. What enters there are
+N is read off the program: off its end, as far as it is linear with numbers as coefficients. The inputs of that end are
 the rates.
 
 The idea (dw/dx and its product with the stoichiometry): Froehlich et al., PLoS Comput Biol 2017;13:e1005331,
@@ -53,9 +53,9 @@ class Parts(NamedTuple):
     tail: list[JaxprEqn]
 
 
-def parts_of(eqns: Sequence[JaxprEqn], wanted: Atom, numbers: Mapping[Var, ArrayLike]) -> Parts:
+def parts_of(eqns: Sequence[JaxprEqn], output: Atom, numbers: Mapping[Var, ArrayLike]) -> Parts:
     """Split a program where its last linear equations begin, whose coefficients are `numbers`."""
-    within, elsewhere = {wanted}, set()
+    within, elsewhere = {output}, set()
     head, tail = [], []
     for eqn in reversed(eqns):
         atoms = [atom for atom in eqn.invars if not isinstance(atom, Literal) and atom not in numbers]
@@ -66,9 +66,9 @@ def parts_of(eqns: Sequence[JaxprEqn], wanted: Atom, numbers: Mapping[Var, Array
         else:
             head.append(eqn)
             elsewhere.update(atoms)
-    made = {var for eqn in tail for var in eqn.outvars}
+    produced = {var for eqn in tail for var in eqn.outvars}
     rates = {atom: None for eqn in reversed(tail) for atom in eqn.invars if not isinstance(atom, Literal)}
-    return Parts(head[::-1], [var for var in rates if var not in made and var not in numbers], tail[::-1])
+    return Parts(head[::-1], [var for var in rates if var not in produced and var not in numbers], tail[::-1])
 
 
 def _is_linear(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:
@@ -80,34 +80,34 @@ def _is_linear(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:
     return name in _LINEAR or (name in _LINEAR_IN_ONE and sum(moves) == 1)
 
 
-def matrix_of(parts: Parts, wanted: Atom, numbers: Mapping[Var, ArrayLike]) -> Entries:
+def matrix_of(parts: Parts, output: Atom, numbers: Mapping[Var, ArrayLike]) -> Entries:
     """Return the entries of N."""
     zeros = [np.zeros(shape_of(var), dtype_of(var)) for var in parts.rates]
     ends = np.cumsum([zero.size for zero in zeros])
 
     def end(rates: list[jax.Array]) -> jax.Array:
         variables, values = [*numbers, *parts.rates], [*numbers.values(), *rates]
-        return jnp.asarray(compute(variables, values, parts.tail, [wanted])[0])
+        return jnp.asarray(compute(variables, values, parts.tail, [output])[0])
 
     def column(unit: jax.Array) -> jax.Array:
         pieces = jnp.split(unit, ends[:-1])
-        along = [piece.reshape(zero.shape).astype(zero.dtype) for piece, zero in zip(pieces, zeros, strict=True)]
-        return jax.jvp(end, (zeros,), (along,))[1]
+        tangents = [piece.reshape(zero.shape).astype(zero.dtype) for piece, zero in zip(pieces, zeros, strict=True)]
+        return jax.jvp(end, (zeros,), (tangents,))[1]
 
     blocks = []
     with jax.ensure_compile_time_eval():
         columns_of = jax.jit(jax.vmap(column), compiler_options={"xla_backend_optimization_level": 0})
-        for first in range(0, ends[-1], COLUMNS):
-            columns = np.asarray(columns_of(jnp.eye(COLUMNS, ends[-1], first)))
+        for start in range(0, ends[-1], COLUMNS):
+            columns = np.asarray(columns_of(jnp.eye(COLUMNS, ends[-1], start)))
             indices = np.nonzero(columns)
-            blocks.append((indices[1], indices[0] + first, columns[indices]))
-    rows, cols, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
+            blocks.append((indices[1], indices[0] + start, columns[indices]))
+    rows, cols, values = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return rows, cols, values
 
 
 @dataclass(frozen=True, eq=False)
 class RatesJacobian:
-    """How the entries of J are summed up from those of dv/dy.
+    """The sums by which the entries of J follow from those of dv/dy.
 
     Attributes:
         rows: The rate of each entry of dv/dy.
@@ -115,8 +115,8 @@ class RatesJacobian:
         colours: A colour for each state, such that states of one colour share no rate.
         source: Which entry of dv/dy each product takes.
         weight: Its entry of N.
-        levels: Pairs that are added, and what is left over, level by level.
-        last: Which of the sums each entry of J is, their number where it is zero.
+        levels: Pairs that are added, and unpaired terms, level by level.
+        last: The index of the sum that each entry of J is, the number of sums where it is zero.
     """
 
     rows: Int[np.ndarray, " entries"]
@@ -125,7 +125,7 @@ class RatesJacobian:
     source: Int[np.ndarray, " products"]
     weight: Float[np.ndarray, " products"]
     levels: tuple[Level, ...]
-    last: Int[np.ndarray, " wanted"]
+    last: Int[np.ndarray, " selected"]
 
     @classmethod
     def of(
@@ -133,8 +133,8 @@ class RatesJacobian:
         matrix: Entries,
         pattern: Bool[np.ndarray, "rates states"],
         colours: Int[np.ndarray, " states"],
-        rows: Int[np.ndarray, " wanted"],
-        cols: Int[np.ndarray, " wanted"],
+        rows: Int[np.ndarray, " selected"],
+        cols: Int[np.ndarray, " selected"],
     ) -> "RatesJacobian":
         """Plan the entries of J at `rows` and `cols`, from N, and from the pattern and the colours of dv/dy."""
         rate_of, state_of = np.nonzero(pattern)
@@ -153,7 +153,7 @@ class RatesJacobian:
 
     def __call__(
         self, rates: Callable[[jax.Array], jax.Array], y: Float[Array, "states lanes"]
-    ) -> Float[Array, "wanted lanes"]:
+    ) -> Float[Array, "selected lanes"]:
         """Return the entries of J; `rates` maps (states, lanes) to (rates, lanes)."""
         entries = coloured_jacobian(rates, y, self.rows, self.cols, self.colours)
         terms = entries[self.source] * jnp.asarray(self.weight, y.dtype)[:, None]
@@ -162,7 +162,7 @@ class RatesJacobian:
         return jnp.concatenate([terms, jnp.zeros_like(y[:1])])[self.last]
 
 
-def _sums(target: Int[np.ndarray, " products"], entries: int) -> tuple[tuple[Level, ...], Int[np.ndarray, " wanted"]]:
+def _sums(target: Int[np.ndarray, " products"], entries: int) -> tuple[tuple[Level, ...], Int[np.ndarray, " selected"]]:
     """Plan the sums of terms, sorted by their target: neighbours of one target are added, level by level."""
     position, levels = np.arange(len(target)), []
     while (same := target[1:] == target[:-1]).any():

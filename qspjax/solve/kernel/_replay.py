@@ -1,4 +1,4 @@
-"""A recorded step again, as a differentiable function; and a whole solve from its recorded step sizes.
+"""A recorded step, repeated as a differentiable function; and a complete solve from its recorded step sizes.
 
 Step sizes are constants of a derivative, except where a step lands on a boundary, whose time may move. `replay` is what
 derivatives of second and higher order use, unless all are taken forwards.
@@ -71,7 +71,7 @@ def look_up(
 
 def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor | None = None) -> Inputs:
     """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
-    constants = [own if new is None else new for own, new in zip(step.lanes.constants, inputs.constants, strict=True)]
+    constants = [old if new is None else new for old, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
     boundary = step.boundary.merged(inputs.boundary)
     t, due = step.t if inputs.t is None else inputs.t, boundary.time
@@ -107,13 +107,13 @@ def replay(
     everyone = jnp.arange(program.patients, dtype=jnp.int32)
     started = accepted > 0
     start = load(program, patients, everyone)
-    # nothing happens where there is a slope, see `_adjoint`: NaN would come back as 0 NaN from a reverse pass
+    # steps that are not taken are evaluated where there is a slope, see `_adjoint`: else a reverse pass gives 0 NaN
     start = start._replace(y=jax.tree.map(lambda row: jnp.where(started, row, 1.0), start.y))
     lanes = lanes_of(program, patients, everyone)
     lanes = lanes._replace(
         constants=[
-            jnp.where(started if own else started.any(), value, jnp.ones_like(value))
-            for value, own in zip(lanes.constants, lanes.batched, strict=True)
+            jnp.where(started if has_lanes else started.any(), value, jnp.ones_like(value))
+            for value, has_lanes in zip(lanes.constants, lanes.batched, strict=True)
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
@@ -124,9 +124,9 @@ def replay(
 
     def step(carry: tuple, recorded: Step) -> tuple[tuple, Output]:
         (boundary, *before), (h, cause) = carry, recorded
-        lands, still = jnp.isinf(h), jnp.isnan(h)
+        lands, over = jnp.isinf(h), jnp.isnan(h)
         t, y, rate, memory = before
-        t, y = jax.tree.map(lambda here, there: jnp.where(still, there, here), (t, y), (t0, start.y))
+        t, y = jax.tree.map(lambda x, at_start: jnp.where(over, at_start, x), (t, y), (t0, start.y))
         landed = jnp.where(lands, boundary, -1)
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         iteration = look_up(program, patients, lanes, everyone, t, h, landed)
@@ -142,7 +142,7 @@ def replay(
             y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
         slot = jnp.where(lands & (iteration.boundary.output != NONE), iteration.boundary.output, program.outputs)
         now = t, program.system.split(y), after.rate, memory
-        now = jax.tree.map(lambda new, old: jnp.where(still, old, new), now, tuple(before))
+        now = jax.tree.map(lambda new, old: jnp.where(over, old, new), now, tuple(before))
         return (boundary + lands, *now), (slot, y.T)
 
     def write(states: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""One step of a Rosenbrock method in lanes: a sparse Jacobian, one factorisation, one linear solve a stage.
+"""One step of a Rosenbrock method in lanes: a sparse Jacobian, one factorisation, one linear solve per stage.
 
 The linear solves are declared as such (`custom_linear_solve`), so a derivative of the step solves with the factors at
 hand, or with their transpose, and never differentiates the elimination.
@@ -26,7 +26,7 @@ Stage: TypeAlias = Callable[[Rows, Rows, Scalar, Scalar], Rows]
 
 
 class Lanes(NamedTuple):
-    """What a step needs beside the state: the constants of the patients in the lanes, and which of them have lanes."""
+    """What a step needs besides the state: the constants of the patients in the lanes, and which of them have lanes."""
 
     constants: list[jax.Array]
     batched: tuple[bool, ...]
@@ -109,8 +109,8 @@ def _combined(weights: Sequence[float], vectors: Sequence[Rows]) -> Rows:
     total = None
     for weight, vector in zip(weights, vectors, strict=False):
         if weight != 0.0:
-            part = jax.tree.map(lambda row, weight=weight: weight * row, vector)
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
+            term = jax.tree.map(lambda row, weight=weight: weight * row, vector)
+            total = term if total is None else jax.tree.map(jnp.add, total, term)
     return jax.tree.map(jnp.zeros_like, vectors[0]) if total is None else total
 
 
@@ -144,7 +144,7 @@ def _times_mass(system: System, rows: Rows) -> Rows:
 
 
 def _tied(system: System, b: Rows, y: Rows) -> Rows:
-    """Let rows that depend on no state depend on their own, zero times: jax transposes no solve with a constant row."""
+    """Let rows that depend on no state depend on their own, times zero: jax transposes no solve with a constant row."""
     if not system.unrolled:
         return b
     constant = ~np.any(system.pattern, axis=1)
@@ -152,7 +152,7 @@ def _tied(system: System, b: Rows, y: Rows) -> Rows:
 
 
 def _row_scale(system: System, h: jax.Array) -> Rows:
-    """Return what multiplies each row: the step size, or 1 for an algebraic equation, so that a step of 0 solves it."""
+    """Return the factor of each row: the step size, or 1 for an algebraic equation, so that a step of 0 solves it."""
     if system.unrolled:
         return tuple(h if m else jnp.ones_like(h) for m in system.mass)
     return h if system.mass.all() else jnp.where(system.mass[:, None] == 0.0, 1.0, h)
@@ -170,7 +170,7 @@ def _solver(
     """Return the solver of (M/gamma - h J) x = b, factorised once."""
     lu = system.elimination
     shift: Float[np.ndarray, " states"] = system.mass / gamma
-    rows, cols = lu.rows[: lu.given], lu.cols[: lu.given]
+    rows, cols = lu.rows[: lu.originals], lu.cols[: lu.originals]
     if system.unrolled:
         positions = list(zip(rows.tolist(), cols.tolist(), strict=True))
         by_position = columns_jacobian(field, y, system.pattern)

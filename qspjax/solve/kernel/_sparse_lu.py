@@ -44,7 +44,7 @@ class Elimination:
         size: Number of unknowns.
         rows: Row of each stored entry: first the entries of the pattern, row by row, then those that fill.
         cols: Column of each stored entry.
-        given: Number of entries that are not fill.
+        originals: Number of entries that are not fill.
         order: The pivots.
         below: By unknown, the rows that its column is eliminated from.
         right: By unknown, the columns still left in its row when it is the pivot.
@@ -53,7 +53,7 @@ class Elimination:
     size: int
     rows: Int[np.ndarray, " stored"]
     cols: Int[np.ndarray, " stored"]
-    given: int
+    originals: int
     order: tuple[int, ...]
     below: tuple[tuple[int, ...], ...]
     right: tuple[tuple[int, ...], ...]
@@ -66,22 +66,22 @@ class Elimination:
             pattern: A square Boolean matrix.
             algebraic: Unknowns whose diagonal entry is there only if `pattern` says so; they wait until it has filled.
         """
-        given = np.array(pattern, bool)
-        differential = np.setdiff1d(np.arange(len(given)), np.asarray(algebraic, int))
-        given[differential, differential] = True
-        order, below, right = _minimum_degree(given)
-        stored = given.copy()
+        original = np.array(pattern, bool)
+        differential = np.setdiff1d(np.arange(len(original)), np.asarray(algebraic, int))
+        original[differential, differential] = True
+        order, below, right = _minimum_degree(original)
+        stored = original.copy()
         for p in order:
             stored[p, p] = True
             stored[list(below[p]), p] = True
             stored[p, list(right[p])] = True
-        rows, cols = np.concatenate([np.argwhere(given), np.argwhere(stored & ~given)]).T
-        return cls(len(given), rows, cols, int(given.sum()), order, below, right)
+        rows, cols = np.concatenate([np.argwhere(original), np.argwhere(stored & ~original)]).T
+        return cls(len(original), rows, cols, int(original.sum()), order, below, right)
 
     @property
     def filled(self) -> Bool[np.ndarray, " stored"]:
         """Which stored entries are fill."""
-        return np.arange(len(self.rows)) >= self.given
+        return np.arange(len(self.rows)) >= self.originals
 
     @cached_property
     def entry(self) -> dict[tuple[int, int], int]:
@@ -95,14 +95,14 @@ class Elimination:
 
     @property
     def operations(self) -> int:
-        """How many products a factorisation subtracts: what tells a sparse system from one better taken as dense."""
+        """How many products a factorisation subtracts, which shows whether a system is better treated as dense."""
         return sum(len(below) * len(right) for below, right in zip(self.below, self.right, strict=True))
 
     # --- unrolled ----------------------------------------------------------------------------------------------------
 
     def factorise(self, entries: Sequence[Row | float]) -> Factors:
         """Factorise, given the stored entries as arrays or numbers; those of fill are not read and may be left out."""
-        a = dict(enumerate(entries[: self.given]))
+        a = dict(enumerate(entries[: self.originals]))
         reciprocals: dict[int, Row] = {}
         for p in self.order:
             reciprocals[p] = 1.0 / jnp.asarray(a[int(self.diagonal[p])])
@@ -140,16 +140,16 @@ class Elimination:
         Returns:
             The factors, for `solve_rows`: rows of LU entries, of minus one over the pivots, and one of zeros.
         """
-        given = entries[: self.given]
-        empty = jnp.zeros((len(self.rows) - self.given + self.size + 1, *given.shape[1:]), given.dtype)
+        original = entries[: self.originals]
+        empty = jnp.zeros((len(self.rows) - self.originals + self.size + 1, *original.shape[1:]), original.dtype)
         starts, table = (jnp.asarray(x) for x in self._factorisation_table)
         pivots, reciprocals = (jnp.asarray(x.astype(np.uint32)) for x in self._pivot_rows)
 
         def eliminate(k: jax.Array, x: jax.Array) -> jax.Array:
-            x = _put(x, -1.0 / _row(x, pivots[k]), reciprocals[k])
+            x = _set_row(x, -1.0 / _row(x, pivots[k]), reciprocals[k])
             return jax.lax.fori_loop(starts[k], starts[k + 1], lambda i, x: _operate(x, x, table[i]), x)
 
-        rows = jnp.concatenate([given, empty])
+        rows = jnp.concatenate([original, empty])
         return jax.lax.fori_loop(np.uint32(0), np.uint32(self.size), eliminate, rows)
 
     def solve_rows(self, factors: FactorRows, b: Rows) -> Rows:
@@ -227,18 +227,18 @@ def _minimum_degree(
     n = len(pattern)
     rows = [set(np.flatnonzero(row).tolist()) for row in pattern]
     cols = [set(np.flatnonzero(col).tolist()) for col in pattern.T]
-    left, order = set(range(n)), []
+    remaining, order = set(range(n)), []
     below: list[tuple[int, ...]] = [()] * n
     right: list[tuple[int, ...]] = [()] * n
-    while left:
-        candidates = [p for p in left if p in rows[p]]
+    while remaining:
+        candidates = [p for p in remaining if p in rows[p]]
         if not candidates:
             raise ValueError(
                 "Argument `pattern` must be of a matrix that can be factorised with pivots on the diagonal, but the "
-                f"diagonal entries of unknowns {sorted(left)} stay zero."
+                f"diagonal entries of unknowns {sorted(remaining)} stay zero."
             )
         p = min(candidates, key=lambda p: ((len(rows[p]) - 1) * (len(cols[p]) - 1), p))
-        left.discard(p)
+        remaining.discard(p)
         order.append(p)
         across, down = rows[p] - {p}, cols[p] - {p}
         for i in down:
@@ -255,11 +255,11 @@ def _row(x: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
 
 
-def _put(x: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
+def _set_row(x: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(x, row, i, 0)
 
 
 def _operate(x: jax.Array, factors: jax.Array, operation: jax.Array) -> jax.Array:
     """Do `x[d] = x[c] - factors[a] x[b]`."""
     d, c, a, b = operation
-    return _put(x, _row(x, c) - _row(factors, a) * _row(x, b), d)
+    return _set_row(x, _row(x, c) - _row(factors, a) * _row(x, b), d)

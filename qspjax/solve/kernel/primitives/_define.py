@@ -24,7 +24,7 @@ from qspjax.solve.kernel.primitives._marked import select, widen
 LANES = 64
 """Maximum number of lanes on a CPU: a hundred rows of that many numbers stay in the nearest cache."""
 SOLVED, ACCEPTED = 6, 4
-"""How many results `solve` has (`record` has them first), and which of them is the number of accepted steps."""
+"""The number of results of `solve` (the first ones of `record`), and which of them is the number of accepted steps."""
 
 T = TypeVar("T")
 Structure: TypeAlias = PyTreeDef  # pyright: ignore[reportInvalidTypeForm] (a variable in the stubs of jaxlib)
@@ -111,7 +111,7 @@ class Derivative(NamedTuple):
         return [tangents[k : k + count] for k in range(0, len(tangents), count)]
 
     def unpack(self, operands: Sequence[T]) -> "Operands[T]":
-        """Return the operands by what they are."""
+        """Return the operands by their roles."""
         operands = list(operands)
         at, count = self.record.num_leaves, self.ensemble.structure.num_leaves
         leaves, tangents = operands[at + 1 : at + 1 + count], operands[at + 1 + count :]
@@ -120,7 +120,7 @@ class Derivative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Operands(Generic[T]):
-    """The operands of `tangent` and `adjoint`, or what belongs to each: a shape, a tangent, the axis it is mapped over.
+    """The operands of `tangent` and `adjoint`, or a property of each: a shape, a tangent, the axis it is mapped over.
 
     Attributes:
         record: The leaves of the record.
@@ -184,18 +184,18 @@ def _adjoint(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
     leaves, record = values.leaves, jax.tree.unflatten(derivative.record, values.record)
     copied = _copied(derivative, leaves)
     program, patients = _spread(derivative.ensemble, leaves, copied)
-    wanted = derivative.placed([True] * sum(derivative.wrt))
+    marks = derivative.placed([True] * sum(derivative.wrt))
     wide = select(copied, derivative.wrt)
 
     def pull(cotangents: Sequence[jax.Array]) -> list[jax.Array]:
-        pulled = jax.tree.leaves(pull_back(program, patients, record, values.accepted, wanted, cotangents[0]))
+        pulled = jax.tree.leaves(pull_back(program, patients, record, values.accepted, marks, cotangents[0]))
         return [value.sum(axis=0) if each else value for value, each in zip(pulled, wide, strict=True)]
 
     return _over_directions(pull, values.tangents)
 
 
 def _copied(derivative: Derivative, leaves: Sequence[jax.Array]) -> list[bool]:
-    """Return which shared leaves get a copy for each patient: what is differentiated, but for arrays of constants."""
+    """Return which shared leaves get a copy for each patient: those differentiated, except arrays of constants."""
     ensemble = derivative.ensemble
     positions = ensemble.patients(range(ensemble.structure.num_leaves))
     arrays = {k for k in jax.tree.leaves(positions.constants) if leaves[k].ndim > 0}
@@ -227,8 +227,8 @@ def _primitive(name: str, compute: Callable[..., list[jax.Array]]) -> Primitive:
     primitive.multiple_results = True
 
     def compiled(*operands: jax.Array, **static: Ensemble | Derivative) -> list[jax.Array]:
-        (part,) = static.values()
-        program = part.program
+        (static_part,) = static.values()
+        program = static_part.program
         return fused(functools.partial(compute, **static), program.system)(*operands)
 
     primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(compiled, **static))(*operands))

@@ -67,7 +67,7 @@ def _steps_rule(leaves: Sequence[jax.Array], _: Sequence[Tangent], *, ensemble: 
 def _record_and_push(
     primitive: Primitive, leaves: Sequence[jax.Array], tangents: Sequence[Tangent], ensemble: Ensemble
 ) -> Results:
-    """Record the solve; return what it returns, and the tangents of that."""
+    """Record the solve; return its results, and their tangents."""
     ensemble = ensemble.with_compact_system()
     results = record_p.bind(*leaves, ensemble=ensemble)
     solved = results if primitive is record_p else results[:SOLVED]
@@ -81,7 +81,7 @@ def _record_and_push(
 
 
 def _solve_with_events(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], ensemble: Ensemble) -> Results:
-    """Solve; return what the solve returns, and the tangents of that by a replay, which knows of events."""
+    """Solve; return the results, and their tangents by a replay, which handles events."""
     ensemble = ensemble.with_compact_system()
     solved = solve_p.bind(*leaves, ensemble=ensemble)
     replayed = _replayed(ensemble, leaves, solved[ACCEPTED])
@@ -130,7 +130,7 @@ def _derivative_along(
 def _tangent_rule(
     primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, derivative: Derivative
 ) -> tuple[list[jax.Array], list[Tangent]]:
-    """Differentiate `tangent`: of one order more along the tangents of the leaves, and linear in each of its own."""
+    """Differentiate `tangent`: of one more order along the tangents of the leaves, and linear in each of its own."""
     values, along = derivative.unpack(primals), derivative.unpack(tangents)
     by_order = derivative.by_order(values.tangents)
 
@@ -140,17 +140,17 @@ def _tangent_rule(
         return states
 
     terms = []
-    for k, own in enumerate(derivative.by_order(along.tangents)):
-        if any(_nonzero(own)):
-            terms.append(pushed([*by_order[:k], _instantiated(own), *by_order[k + 1 :]], derivative.wrt))
+    for k, patient_tangents in enumerate(derivative.by_order(along.tangents)):
+        if any(_nonzero(patient_tangents)):
+            terms.append(pushed([*by_order[:k], _instantiated(patient_tangents), *by_order[k + 1 :]], derivative.wrt))
     moves = _nonzero(along.leaves)
     if any(moves):
         directions = values.tangents[0].shape[0]
-        both = tuple(before or new for before, new in zip(derivative.wrt, moves, strict=True))
-        zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(values.leaves, both)]
-        longer = [replace(zeros, select(derivative.wrt, both), patients) for patients in by_order]
+        combined = tuple(before or new for before, new in zip(derivative.wrt, moves, strict=True))
+        zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(values.leaves, combined)]
+        longer = [replace(zeros, select(derivative.wrt, combined), patients) for patients in by_order]
         new = [widen(tangent, directions) for tangent in _instantiated(select(along.leaves, moves))]
-        terms.append(pushed([*longer, replace(zeros, select(moves, both), new)], both))
+        terms.append(pushed([*longer, replace(zeros, select(moves, combined), new)], combined))
     states = pushed(by_order, derivative.wrt)
     return [states], [functools.reduce(jnp.add, terms)] if terms else _zeros([states])
 
@@ -194,12 +194,12 @@ def _transposed(
     unknown = next(k for k, patients in enumerate(by_order) if any(map(ad.is_undefined_primal, patients)))
     others = [replace(zeros, marks, _known(patients)) for k, patients in enumerate(by_order) if k != unknown]
 
-    def along(last: Sequence[jax.Array]) -> jax.Array:
-        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*others, last)
+    def along(unknown_tangents: Sequence[jax.Array]) -> jax.Array:
+        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*others, unknown_tangents)
 
     (pulled,) = jax.vjp(along, zeros)[1](cotangent)
-    wanted = select(pulled, marks)
-    return [value for k in range(len(by_order)) for value in (wanted if k == unknown else [None] * len(wanted))]
+    selected = select(pulled, marks)
+    return [value for k in range(len(by_order)) for value in (selected if k == unknown else [None] * len(selected))]
 
 
 # adjoint
@@ -215,7 +215,7 @@ def _adjoint_rule(
 
     def linear(numbers: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
         patients = replace(leaves, smooth, numbers)
-        _, pull = jax.vjp(lambda wanted: replayed(replace(patients, wrt, wanted)), select(patients, wrt))
+        _, pull = jax.vjp(lambda chosen: replayed(replace(patients, wrt, chosen)), select(patients, wrt))
         return jax.vmap(lambda cotangent: pull(cotangent)[0])(cotangents[0])
 
     return jax.jvp(
