@@ -89,7 +89,7 @@ def ask(solution: Solution, question: Question) -> PyTree:
 
 
 def together(function: Callable[[Solution], PyTree], solution: Solution) -> PyTree:
-    """Return a function of one patient's solution, with all its questions about it answered by one solve."""
+    """Return the value of a function of one patient's solution, all whose questions are answered by one solve."""
     if not isinstance(solution.source, Packed):
         return function(solution)
     collector = _Questions()

@@ -8,7 +8,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        ImportError: If it is missing; the message says which extra of qspjax brings it.
+        ImportError: If it is missing; the message says which extra of qspjax provides it.
     """
     try:
         return importlib.import_module(module)

@@ -100,7 +100,7 @@ class AbstractModel(eqx.Module):
         check_parameters(self)
 
     def __str__(self) -> str:
-        """Return the parameters as a table: value, unit, what each is."""
+        """Return the parameters as a table of values, units and descriptions."""
         rows = [[type(self).__name__, "value", "unit", ""]]
         for parameter in names(self):
             value = concrete(parameter.value)

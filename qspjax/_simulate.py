@@ -180,7 +180,7 @@ def default_method(model: AbstractModel, regimen: Regimen | None = None) -> Abst
     """Return the method used where none is given: the one rule, for one patient and for many.
 
     A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel,
-    also one whose parameters the regimen changes, or that has events.
+    including one whose parameters the regimen changes, or that has events.
     """
     constant = (regimen is None or not regimen.parameters) and not declared(model).events()
     return MatrixExponential() if constant and is_linear(model) else Rosenbrock()

@@ -53,13 +53,13 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "a function of, or give the model an initial state closer to a solution."
     )
     steady_state_not_found = (
-        "No steady state of the doses was found. As much may be given as the patient can eliminate, or nothing may "
-        "leave, so that the named state accumulates without bound: lower the dose, or look at the elimination. "
+        "No steady state of the doses was found. The doses may reach what the patient can eliminate, or nothing may be "
+        "eliminated, so that the named state accumulates without bound: lower the dose, or look at the elimination. "
         "Inside `jit`, more than four earlier doses may still run or be on their way."
     )
     not_at_rest = (
-        "The model has not come to a steady state yet. Let it go on from another `initial` state, raise `max_steps` on "
-        "the method, or look for a state that changes without end."
+        "The model has not come to a steady state yet. Continue from another `initial` state, raise `max_steps` on the "
+        "method, or look for a state that never stops changing."
     )
     oscillates = (
         "The model oscillates and comes to no steady state. Simulate it over its period instead, or change the "

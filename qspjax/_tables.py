@@ -34,7 +34,7 @@ class LabelledState:
     __slots__ = ("labels", "values")
 
     def __init__(self, labels: tuple[str, ...], values: Any) -> None:
-        """Keep both."""
+        """Store the labels and the values."""
         self.labels, self.values = labels, values
 
     def __getitem__(self, label: str) -> Any:
@@ -119,7 +119,7 @@ class ParameterTable(Mapping):
     """Up to this many numbers, each is a leaf of its own."""
 
     def __init__(self, labels: tuple[str, ...], array: Any, overrides: dict[str, Any]) -> None:
-        """Keep them."""
+        """Store the numbers."""
         self.labels, self.array, self.overrides = labels, array, overrides
 
     @classmethod

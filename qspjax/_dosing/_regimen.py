@@ -94,7 +94,7 @@ Target: TypeAlias = str | int | Level | Parameter | Echo
 
 
 class RegimenShape(NamedTuple):
-    """The static side of a table: what a solve must provide for, at most for any patient.
+    """The static side of a table: the most that a solve must provide for any patient.
 
     Attributes:
         infuses: Whether a row may be an infusion; without any, a solve needs neither rates nor their ends.
@@ -494,7 +494,7 @@ def table(
 
 
 def stacked(regimens: Sequence[Regimen]) -> Regimen:
-    """Return regimens as one with a row of patients for each, so that one program solves them all."""
+    """Return regimens as one with an axis of patients, one patient for each, so that one program solves them all."""
     targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))
     rows = max(regimen.rows for regimen in regimens)
     shape = regimens[0].static_shape

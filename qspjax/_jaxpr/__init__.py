@@ -1,1 +1,1 @@
-"""Traced programs, read: where they branch, whether they are linear, which entries their slopes have; and evaluated."""
+"""Traced programs analysed (where they branch, whether they are linear, what their slopes depend on) and evaluated."""

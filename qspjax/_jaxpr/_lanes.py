@@ -1,7 +1,7 @@
 """A traced program of one patient, evaluated for many: every array keeps its axes and gets an axis of lanes at the end.
 
 `vmap` may put the new axis where it likes, and puts it first where a gather or a scatter is concerned: two transposed
-copies of all states for each. With the lanes last, indexing moves whole rows of them, which lie together in memory.
+copies of all states for each. With the lanes last, indexing moves whole rows of them, which are contiguous in memory.
 Primitives that are not listed here go through `vmap`.
 """
 

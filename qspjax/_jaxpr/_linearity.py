@@ -2,8 +2,7 @@
 
 Operations are analysed in order: for each intermediate value, on which states its elements depend, and whether a part
 depends on none. Sums, products with constants and rearrangements of states are linear. The analysis is conservative:
-an unknown operation is not linear, and where a rearrangement is not followed, each element depends on every state in
-it.
+an unknown operation is not linear, and where a rearrangement is not followed, each element depends on all its states.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Which outputs of a function depend on which inputs, read off its traced program.
 
 The program is that of the *derivative*, `t -> jvp(function, y, t)`: it is linear in t, so that only the linear
-primitives matter, comparisons and `stop_gradient` have left it, and custom derivative rules count as they are written.
+primitives matter, comparisons and `stop_gradient` do not occur, and custom derivative rules count as they are written.
 Every element of every array in it carries the set of those elements of t it is made of: the bits of a Python integer.
 The result is a superset of the non-zero entries of the Jacobian at every y; a primitive without a rule makes every
 output depend on all that any operand depends on. Numbers that depend on constants alone (indices, masks, matrices)

@@ -72,7 +72,7 @@ class Equations:
     def field(
         self, model: AbstractModel, t: jax.Array, y: jax.Array, rate: float | Float[Array, " states"] = 0.0
     ) -> jax.Array:
-        """Return dy/dt, running infusions included; algebraic states move as their equations have it."""
+        """Return dy/dt, running infusions included; algebraic states move as their equations require."""
         slope = self.slope((model, t), y) + rate
         if not self.algebraic.size:
             return slope

@@ -64,7 +64,7 @@ class Control(NamedTuple):
         return jnp.where(jnp.isfinite(total(jax.tree.map(jnp.abs, y1))), jnp.minimum(mean, 1e30), jnp.nan)
 
     def first_step(self, y: Rows, slope: Rows) -> Float[Array, "..."]:
-        """Return a safe step after a jump: 1 % of the time in which the state would change by itself."""
+        """Return a safe step after a jump: 1 % of the time in which the state would change by its own size."""
         scale = jax.tree.map(lambda atol, y: 1.0 / (atol + self.rtol * jnp.abs(y)), self._absolute(y), y)
         size = _mean_square(jax.tree.map(jnp.multiply, y, scale))
         speed = _mean_square(jax.tree.map(jnp.multiply, slope, scale))

@@ -43,7 +43,7 @@ class MatrixExponential(AbstractMethod):
     $$ y' = A y + b + r, \\quad y(t + h) = e^{h A} y(t) + h \\varphi_1(h A) (b + r) $$
 
     with r the running infusions. Derivatives are exact in both modes and of every order, with respect to parameters,
-    initial state, dose amounts and every moving boundary. A patient whose numbers are not finite is reported as one.
+    initial state, dose amounts and every moving boundary. A patient whose numbers are not finite is reported as such.
 
     Raises:
         ValueError: On solving a model that is not linear with constant coefficients, has algebraic states, or has more

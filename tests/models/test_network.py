@@ -238,7 +238,7 @@ def test_units_are_checked():
     )
     assert [str(problem) for problem in wrong.check_units()] == [
         "`odd` must be in nmol/h, but `CL * target * plasma` is in l * nmol / h.",
-        "`sum` must add or compare what has one unit, but `koff` is in 1 / h and `CL` in l / h.",
+        "`sum` must add or compare quantities of one unit, but `koff` is in 1 / h and `CL` in l / h.",
         "`sum` must be in nmol/h, but `koff + CL` is in 1 / h.",
         "`x` must take `exp` of a number without a unit, but `drug` is in nmol / l.",
     ]

@@ -303,7 +303,7 @@ class Definition:
         parameters: By id.
         reactions: By id; their rates are expressions.
         assignments: Assignment rules: what an id is at all times.
-        rates: Rate rules: the slope of an id, for a species of what its symbol stands for.
+        rates: Rate rules: the slope of an id, for a species that of the value of its symbol.
         algebraic: Expressions that are 0 at all times.
         initial: Initial assignments: what an id is at time 0.
         events: The events.

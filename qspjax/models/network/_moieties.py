@@ -151,7 +151,7 @@ def _tidy(row: Row, index: Mapping[str, int]) -> Row:
 
 
 def _positive(rows: list[Row], order: list[str]) -> list[Row]:
-    """Add moieties to those with negative coefficients, until there are none left or no sum has fewer."""
+    """Add moieties to those with negative coefficients, until there are none left or none can be added."""
     index = {id: i for i, id in enumerate(order)}
     moieties = []
     for row in rows:

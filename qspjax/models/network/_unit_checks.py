@@ -124,7 +124,7 @@ class _Checker:
             return None if None in units else ANY
         for unit, arg in zip(units, args, strict=True):
             if not _agree(unit, reference[0]):
-                message = f"must add or compare what has one unit, but `{reference[1]}` is in {reference[0]:~}"
+                message = f"must add or compare quantities of one unit, but `{reference[1]}` is in {reference[0]:~}"
                 self.collected.append(Problem(self.current, f"{message} and `{arg}` in {unit:~}."))
         return reference[0]
 

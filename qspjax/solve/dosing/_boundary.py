@@ -72,7 +72,7 @@ def effect(
     vector: Float[Array, "..."] | None,
     landed: bool | Bool[Array, "..."] = True,
 ) -> tuple[Factor, Float[Array, "..."]]:
-    """Return the factor of states, and what is then added to them.
+    """Return the factors of states, and what is then added to them.
 
     Args:
         boundary: The boundary.

@@ -95,7 +95,7 @@ class Pattern(NamedTuple):
 
     @property
     def near(self) -> Float[Array, "..."]:
-        """How far two times of the pattern may be apart that rounding alone separates."""
+        """How far apart two times of the pattern may be that only rounding separates."""
         return slack(jnp.abs(self.begins) + self.interval)
 
 
@@ -355,7 +355,7 @@ def earlier_doses(model: AbstractModel, regimen: Regimen) -> Float[Array, ""]:
 
 
 def slack(time: jax.Array) -> jax.Array:
-    """Return how far two times may be apart that rounding alone separates."""
+    """Return how far apart two times may be that only rounding separates."""
     return 1e-12 * jnp.abs(jnp.where(jnp.isfinite(time), time, 0.0))
 
 
@@ -410,7 +410,7 @@ class Doses(NamedTuple):
         return jax.tree.map(lambda *columns: jnp.concatenate(columns), self, other)
 
     def cut(self, cuts: Cuts, states: int) -> "Doses":
-        """Return the doses without what is cut; only what enters a state, not a parameter, can be."""
+        """Return the doses without what is cut; only what enters a state, not a parameter, can be cut."""
         first = jnp.where(self.state < states, first_cut(cuts, self.ordered, self.row), jnp.inf)
         start = jnp.where(self.start >= first - slack(first), jnp.inf, self.start)
         return self._replace(start=start, stop=jnp.where(self.stop <= first, self.stop, first))

@@ -137,9 +137,9 @@ def steady_state(
 def one_period(pattern: Pattern, interval: jax.Array, *, infuses: bool) -> Schedule:
     """Return what enters during one interval of an endless series of doses.
 
-    An infusion longer than the interval overlaps with itself: it runs at all times as many times as it outlasts whole
-    intervals, and once more for the remainder, which may continue into the next interval. Where one ends as the next
-    begins it ends with the interval: a derivative with respect to its duration is that from below.
+    An infusion longer than the interval overlaps with itself: its rate counts at all times once for each whole interval
+    that it outlasts, and once more during the remainder, which may continue into the next interval. Where one ends as
+    the next begins it ends with the interval: a derivative with respect to its duration is that from below.
     """
     live, near = jnp.isfinite(pattern.shift), pattern.near
     shift = jnp.where(live, pattern.shift, 0.0)
@@ -188,9 +188,9 @@ def _affine(
 
     Args:
         residual: What a state gains in an interval, or its slope.
-        size: That of states.
+        size: The size of states.
         start: The state that the doses begin with.
-        slopes: Whether it is a slope.
+        slopes: Whether the residual is a slope.
     """
     size, n = jax.lax.stop_gradient(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)), start.size
     points = jnp.concatenate([jnp.zeros((1, n)), size * jnp.eye(n)])

@@ -174,7 +174,7 @@ def start_events(
 ) -> tuple[jax.Array, EventStart | None, jax.Array]:
     """Return the flat state with which a solve begins, all events, None if there are none, and whether it may begin.
 
-    Algebraic states satisfy their equations, else it may not; events that fire at the start have acted.
+    It may not where the algebraic states cannot satisfy their equations; events that fire at the start have acted.
     """
     y0, system = ravel_pytree(start)[0], event_system(model, start, near)
     t0 = jnp.asarray(t0, y0.dtype)

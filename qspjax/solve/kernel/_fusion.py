@@ -7,9 +7,9 @@ that several others need once for each of them: an unrolled step shares nearly e
 looped programs share little, and run faster without.
 
 Neither option can be given through `jax.jit`, so the one private function of jax that hands a module to XLA is wrapped,
-once, when the first kernel is lowered: a module that holds a function of a name from `MARKS` is compiled with the
-options, every other as usual. The mark is part of the module, and so of its key in the persistent cache. Where a jax
-has no such function, programs are compiled without the options, and there is a warning, once.
+once, when the first kernel is lowered: a module that holds a function with a name from `MARKS` is compiled with the
+options, every other as usual. The mark is part of the module, and so of its key in the persistent cache. Where jax has
+no such function, programs are compiled without the options, and there is a warning, once.
 
 Such fusions cannot contain a reduction to several results at once (`argmax`): XLA stops the process. A module with one
 is compiled without them; qspjax itself has none (`_arrays`).

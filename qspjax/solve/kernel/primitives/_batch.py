@@ -86,8 +86,8 @@ def _batch_derivative(
 ) -> Batched:
     """Batch `tangent` or `adjoint`.
 
-    Where the patients are mapped, so were they when they were recorded: they are folded. Else only tangents are mapped:
-    more directions, with the factorisations shared.
+    Where the patients are mapped, they were so when they were recorded, too: they are folded. Otherwise only tangents
+    are mapped: more directions, with the factorisations shared.
     """
     size = _size(operands, axes)
     values, mapped = derivative.unpack(operands), derivative.unpack(axes)
