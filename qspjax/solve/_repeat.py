@@ -19,7 +19,7 @@ from qspjax.solve.events._locate import NO_EVENT
 STRETCH = 32
 """Number of steps between two checkpoints."""
 
-Carry = TypeVar("Standing")
+Carry = TypeVar("Carry")
 Step = tuple[Float[Array, "..."], Int[Array, "..."] | None]
 """The size of a step, inf where it landed on a boundary and NaN after the last; and what caused the event after it."""
 Output = tuple[Int[Array, "..."], Float[Array, "..."]]
