@@ -88,7 +88,7 @@ class EventSystem:
         gaps: Number of gaps.
         n_triggers: How many of them, the first ones, are those of triggers.
         timed: Which gaps depend on the time other than through the state.
-        squeezed: Whether the vector field itself compares with the time, so that steps stay clear of their ends.
+        squeezed: Whether the vector field itself compares with the time, so that steps are inset at their ends.
     """
 
     def __init__(self, model: AbstractModel, start: State, near: Near) -> None:

@@ -149,18 +149,14 @@ def pull_back(
     cotangents = cotangents.reshape(N * outputs, system.size)
     boundaries = patients.boundaries.time.shape[-1]
     vectors = 0 if patients.vectors is None else patients.vectors.shape[-2]
-    per_patient = [
-        bool(marked) and batched for marked, batched in zip(marks.constants, program.batched.constants, strict=True)
-    ]
+    each = [bool(mark) and batched for mark, batched in zip(marks.constants, program.batched.constants, strict=True)]
     shared = [
-        bool(marked) and not batched for marked, batched in zip(marks.constants, program.batched.constants, strict=True)
+        bool(mark) and not batched for mark, batched in zip(marks.constants, program.batched.constants, strict=True)
     ]
 
     def start(patient: jax.Array) -> Inputs:
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
-        constants = [
-            jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, per_patient)
-        ]
+        constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, each)]
         t = jnp.zeros(patient.shape, dtype) if _moving(marks) else None
         return Inputs(constants, rows, rows if patients.infused else None, t)
 
@@ -195,7 +191,7 @@ def pull_back(
             free = _free(step, y, rate, marks)
             _, pull = jax.vjp(lambda free: move(program, step, free), free)
             cotangent = jax.tree.map(jnp.add, back.y, due)
-            after = Inputs([None] * len(per_patient), cotangent, back.rate, back.t)
+            after = Inputs([None] * len(each), cotangent, back.rate, back.t)
             (before,) = pull(jax.tree.map(lambda cotangent: jnp.where(still, 0.0, cotangent), after))
             y, rate, t = jax.tree.map(lambda new, old: jnp.where(still, old, new), before[1:4], after[1:4])
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
@@ -205,7 +201,7 @@ def pull_back(
 
             total = total._replace(boundaries=total.boundaries.map(add, before.boundary))
             total = _add_vector(program, patients, step, patient, before.vector, total)
-            gains = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, per_patient)]
+            gains = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, each)]
             gathered = jax.tree.map(jnp.add, back.constants, gains)
             sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
             return Inputs(gathered, y, rate, t), sums, total
@@ -215,7 +211,7 @@ def pull_back(
 
     nobody = jnp.full((program.lanes,), -1, jnp.int32)
     total = marks._replace(
-        constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, per_patient)],
+        constants=[jnp.zeros_like(value) for value in _chosen(patients.constants, each)],
         y0=jnp.zeros((N, system.size), dtype) if marks.y0 else None,
         t0=jnp.zeros((N,), dtype) if marks.t0 else None,
         boundaries=jax.tree.map(lambda _: jnp.zeros((N * boundaries,), dtype), marks.boundaries),
@@ -225,7 +221,7 @@ def pull_back(
     carry = (nobody, start(nobody), sums, total)
     patient, back, sums, total = _walk(program, patients, record, block, carry, backwards=True)
     total = hand_in(total, patient, patient >= 0, back)
-    constants = _merged(total.constants, per_patient, sums, shared)
+    constants = _merged(total.constants, each, sums, shared)
     return _by_patient(program, patients, total)._replace(constants=constants)
 
 
@@ -255,12 +251,12 @@ def _add_vector(
     return total._replace(vectors=put(total.vectors, slot, vector.T, add=True))
 
 
-def _merged(gathered: list, per_patient: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
+def _merged(gathered: list, each: Sequence[bool], sums: list, shared: Sequence[bool]) -> list:
     """Return the cotangents of all constants in order, None where not requested."""
     next_gathered, next_sum = iter(gathered), iter(sums)
     return [
         next(next_gathered) if is_own else next(next_sum) if is_shared else None
-        for is_own, is_shared in zip(per_patient, shared, strict=True)
+        for is_own, is_shared in zip(each, shared, strict=True)
     ]
 
 
