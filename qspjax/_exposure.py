@@ -204,7 +204,7 @@ def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
         else:
             peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[list(extremes).index(i)])
             ends = (values[jnp.asarray([begin, end])], jnp.stack(window[:2]), jnp.ones(2, bool))
-            inner = (peak.value[None], peak.time[None], (peak.found > 0.0)[None])
+            inner = (peak.value[None], peak.time[None], (peak.exists > 0.0)[None])
             answer = _extreme(question.sign, window, ends, inner, course.at_jumps(question.output))
         results.append(jax.tree.map(lambda x, covered=window.covered: jnp.where(covered, x, jnp.nan), answer))
     return results

@@ -83,7 +83,7 @@ class _Array:
         assert self.sets is not None
         return self.sets
 
-    def known(self) -> Shaped[np.ndarray, "..."] | None:
+    def concrete(self) -> Shaped[np.ndarray, "..."] | None:
         return None if self.value is None else np.asarray(self.value())
 
 
@@ -184,14 +184,14 @@ def _elementwise(_: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 def _product(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     sets = _elementwise(equation, operands)
     for x in operands:
-        if x.sets is None and (factor := x.known()) is not None:
+        if x.sets is None and (factor := x.concrete()) is not None:
             sets = np.where(factor != 0, sets, 0)
     return sets
 
 
 def _selected(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
-    which, *cases = operands
-    choice = which.known()
+    selector, *cases = operands
+    choice = selector.concrete()
     if choice is None:
         return _elementwise(equation, cases)
     shape = shape_of(equation.outvars[0])
@@ -264,7 +264,7 @@ def _padded(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 
 
 def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
-    indices = operands[1].known()
+    indices = operands[1].concrete()
     if indices is None or operands[0].sets is None:
         return _union_of_all(operands[:1])
     return _permuted(equation, operands[0].dependent, indices, fill_value=0)[0]
@@ -272,10 +272,10 @@ def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
 
 def _window(starts: Sequence[_Array], inside: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[slice, ...] | None:
     """Return the window that a dynamic slice reads or writes, if its start is known."""
-    known = [start for start in (start.known() for start in starts) if start is not None]
-    if len(known) < len(starts):
+    indices = [start for start in (start.concrete() for start in starts) if start is not None]
+    if len(indices) < len(starts):
         return None
-    clamped = [min(max(int(start), 0), n - size) for start, n, size in zip(known, inside, sizes, strict=True)]
+    clamped = [min(max(int(start), 0), n - size) for start, n, size in zip(indices, inside, sizes, strict=True)]
     return tuple(slice(start, start + size) for start, size in zip(clamped, sizes, strict=True))
 
 
@@ -299,7 +299,7 @@ def _dynamic_update(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
 def _scattered(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     array, indices, update = operands
     sets = _sets(array, shape_of(equation.invars[0]))
-    if (where := indices.known()) is None:
+    if (where := indices.concrete()) is None:
         return sets | _union_of_all([update])
     flat, targets = sets.flatten(), _targets(equation, where)
     if equation.primitive.name == "scatter":
@@ -335,7 +335,7 @@ def _dot(equation: JaxprEqn, operands: list[_Array]) -> Result:
     layouts = [(batch_l, contract_l), (batch_r, contract_r)]
     if swapped := left.sets is None:
         left, right, shapes, layouts = right, left, shapes[::-1], layouts[::-1]
-    weights = right.known()
+    weights = right.concrete()
     weights = np.ones(shapes[1], bool) if weights is None else weights != 0
     sets, weights = (_as_matrices(x, *layout) for x, layout in zip((left.dependent, weights), layouts, strict=True))
     products = np.stack([_set_product(s, w) for s, w in zip(sets, weights, strict=True)])
@@ -362,7 +362,7 @@ def _set_product(sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _cond(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     index, *arguments = operands
-    branches, chosen = equation.params["branches"], index.known()
+    branches, chosen = equation.params["branches"], index.concrete()
     if chosen is not None:
         return _walk(branches[min(max(int(chosen), 0), len(branches) - 1)], arguments)
     results = [_walk(branch, arguments) for branch in branches]
@@ -432,7 +432,7 @@ def _stacked(steps: list[_Array], shape: tuple[int, ...]) -> np.ndarray:
 
 def _counted(array: _Array) -> _Array:
     """Keep the value of a counter from iteration to iteration; forget that of a real number."""
-    value = array.known()
+    value = array.concrete()
     if value is None:
         return array
     return _constant(value) if value.dtype.kind in "biu" else _Array(array.sets)

@@ -40,7 +40,7 @@ class Peak(NamedTuple):
 
     value: Scalar
     time: Scalar
-    found: Scalar
+    exists: Scalar
 
 
 class Above(NamedTuple):
@@ -169,9 +169,11 @@ class Exposed(AbstractWrapper):
                 continue
             value = jnp.asarray(observed[peak.output], float)
             inside = (t > peak.start) & (t < peak.stop)
-            further = inside & ((old.found == 0.0) | (peak.sign * value > peak.sign * old.value))
+            further = inside & ((old.exists == 0.0) | (peak.sign * value > peak.sign * old.value))
             updated = Peak(
-                jnp.where(further, value, old.value), jnp.where(further, t, old.time), jnp.where(inside, 1.0, old.found)
+                jnp.where(further, value, old.value),
+                jnp.where(further, t, old.time),
+                jnp.where(inside, 1.0, old.exists),
             )
             new |= {f"peaks.{number}.{name}": x for name, x in updated._asdict().items()}
         return new

@@ -95,7 +95,7 @@ class StepHorizon(NamedTuple):
 
     Attributes:
         gaps: The gaps at its start.
-        known: The time to the next change whose time is known.
+        scheduled: The time to the next change whose time is known in advance.
         leaves: Whether the step starts at such a change.
         switch: The time to the next change of the vector field.
         gap: The index of its gap.
@@ -104,7 +104,7 @@ class StepHorizon(NamedTuple):
     """
 
     gaps: jax.Array
-    known: jax.Array
+    scheduled: jax.Array
     leaves: jax.Array
     switch: jax.Array
     gap: jax.Array
@@ -125,15 +125,15 @@ def horizon_of(
     Args:
         gaps: The gaps at its start.
         sizes: What is subtracted in each.
-        ahead: `known`, `leaves`, `switch` and `gap` of `StepHorizon`.
+        ahead: `scheduled`, `leaves`, `switch` and `gap` of `StepHorizon`.
         bracket: What is known of a change ahead whose time is not.
         t: The time at its start.
         remaining: The time to the next boundary.
     """
     precise = precision(bracket, gaps, sizes, t, remaining)
-    known, leaves, switch, gap = ahead
-    limit = jnp.minimum(known, length(bracket, gaps, precise))
-    return StepHorizon(gaps, known, leaves, switch, gap, precise, limit)
+    scheduled, leaves, switch, gap = ahead
+    limit = jnp.minimum(scheduled, length(bracket, gaps, precise))
+    return StepHorizon(gaps, scheduled, leaves, switch, gap, precise, limit)
 
 
 class StepOutcome(NamedTuple):
@@ -175,7 +175,7 @@ def classify_step(
         before: Whether that was so already just before its end.
     """
     # a step that lands on a boundary may be longer than its limit, by the precision
-    exact = (h <= 2.0 * horizon.precise) | ((horizon.known <= h + horizon.precise) & ~before)
+    exact = (h <= 2.0 * horizon.precise) | ((horizon.scheduled <= h + horizon.precise) & ~before)
     happens = good & fires & exact
     number = gaps.shape[0]
     if not number:

@@ -91,7 +91,7 @@ class EventMonitor(NamedTuple):
         start = end = inset(jnp.maximum(jnp.abs(t0), jnp.abs(t1)))
         if horizon is not None:
             start = jnp.where(horizon.leaves, start, 0.0)
-            end = jnp.where(horizon.known <= t1 - t0 + horizon.precise, end, 0.0)
+            end = jnp.where(horizon.scheduled <= t1 - t0 + horizon.precise, end, 0.0)
         start, end = jax.lax.stop_gradient((start, jnp.minimum(end, t1 - t0 - start)))
         return t0 + start, t1 - end
 

@@ -53,13 +53,13 @@ class NextSwitch(NamedTuple):
     """What is known of the changes ahead.
 
     Attributes:
-        known: The time to the next one whose time is known, inf if there is none.
+        scheduled: The time to the next one whose time is known in advance, inf if there is none.
         leaves: Whether one is at the current time.
         switch: The time to the next one of the vector field, inf if there is none.
         gap: The index of its gap.
     """
 
-    known: jax.Array
+    scheduled: jax.Array
     leaves: jax.Array
     switch: jax.Array
     gap: jax.Array
