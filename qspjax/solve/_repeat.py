@@ -3,7 +3,8 @@
 An adaptive loop is not differentiated. Its accepted steps are repeated instead: a step that landed on a boundary goes
 to the boundary's time, which carries a derivative; all other step sizes are constants. So forward, reverse and mixed
 derivatives of any order work, alone and under `vmap`. A stretch of steps keeps only its start for the reverse pass and
-is computed again there; stretches past the last step are skipped.
+is computed again there. Stretches past the last step are skipped, many at once, so that a derivative costs what the
+steps cost, and not `max_steps`.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from qspjax.solve.events._locate import NO_EVENT
 
 STRETCH = 32
 """Number of steps between two checkpoints."""
+BLOCK = 32
+"""Number of stretches that are skipped at once."""
 
 Carry = TypeVar("Carry")
 Step = tuple[Float[Array, "..."], Int[Array, "..."] | None]
@@ -46,11 +49,15 @@ def repeat(
         write: `(states, indices, values) -> states`, for the steps of a stretch.
         outputs: The number of outputs.
     """
-    spare = [(0, -steps.shape[0] % STRETCH)] + [(0, 0)] * (steps.ndim - 1)
+    together = min(BLOCK, -(-steps.shape[0] // STRETCH))
+    spare = [(0, -steps.shape[0] % (together * STRETCH))] + [(0, 0)] * (steps.ndim - 1)
 
-    def stretches(column: Array, padding: float) -> Array:
+    def blocks(column: Array, padding: float) -> Array:
         padded = jnp.pad(column, spare, constant_values=padding)
-        return padded.reshape(-1, STRETCH, *column.shape[1:])
+        return padded.reshape(-1, together, STRETCH, *column.shape[1:])
+
+    def going(recorded: Step) -> Array:
+        return eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
 
     @jax.checkpoint
     def stretch(now: Carry, recorded: Step) -> tuple[Carry, Output]:
@@ -62,10 +69,15 @@ def repeat(
 
     def advance(carry: tuple[Carry, Array], recorded: Step) -> tuple[tuple[Carry, Array], None]:
         now, states = carry
-        going = eqxi.unvmap_any(~jnp.isnan(recorded[0]).all())
-        now, (slots, values) = jax.lax.cond(going, stretch, skip, now, recorded)
+        now, (slots, values) = jax.lax.cond(going(recorded), stretch, skip, now, recorded)
         return (now, write(states, slots, values)), None
 
-    recorded = (stretches(steps, jnp.nan), None if causes is None else stretches(causes, NO_EVENT))
-    (_, states), _ = jax.lax.scan(advance, (start, states), recorded)
+    def block(carry: tuple[Carry, Array], recorded: Step) -> tuple[tuple[Carry, Array], None]:
+        def run(carry: tuple[Carry, Array]) -> tuple[Carry, Array]:
+            return jax.lax.scan(advance, carry, recorded)[0]
+
+        return jax.lax.cond(going(recorded), run, lambda carry: carry, carry), None
+
+    recorded = (blocks(steps, jnp.nan), None if causes is None else blocks(causes, NO_EVENT))
+    (_, states), _ = jax.lax.scan(block, (start, states), recorded)
     return states
