@@ -65,6 +65,7 @@ def result():
     return qsp.simulate_trial(file.trial, cohort)
 
 
+@pytest.mark.slow
 def test_percentiles_of_the_bundled_trial(result):
     """Medians within 5 %, tails within 10 %, responders within 5 points of 20,000 patients."""
     rows = {(row.arm, row.endpoint): row for row in qsp.summarise(result)}
@@ -88,6 +89,7 @@ def test_percentiles_of_the_bundled_trial(result):
     assert placebo["responder"].mean == placebo["low"].mean == 0.0
 
 
+@pytest.mark.slow
 def test_same_patients_in_every_arm(result):
     for arm in result.arms:
         np.testing.assert_array_equal(arm.members, np.arange(1000))

@@ -87,6 +87,7 @@ def test_values_are_those_of_linear_regression():
     np.testing.assert_allclose(settle(moved)[1], settled, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_slope_is_that_of_the_profile():
     x = SCALED.point({"CL": 4.0})
     step = jnp.zeros_like(x).at[0].set(1e-5)

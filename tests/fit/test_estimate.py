@@ -21,6 +21,7 @@ from qspjax.fit import (
     TrustRegion,
     estimate,
 )
+from tests.systems.marks import slow_for
 
 KEY = jax.random.key(0)
 
@@ -66,7 +67,7 @@ def test_every_method_finds_the_truth(method, within):
     assert method.describe() in str(found)
 
 
-@pytest.mark.parametrize("method", [TrustRegion(), LBFGS()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", slow_for([TrustRegion(), LBFGS()], LBFGS()), ids=lambda m: type(m).__name__)
 def test_bounds_are_kept_and_reached(method):
     bounded = problem(oral(**TRUE), V=Free(60.0, bounds=(35.0, 300.0)))
     found = estimate(bounded, method=method)
@@ -75,6 +76,7 @@ def test_bounds_are_kept_and_reached(method):
     assert found.log_density == pytest.approx(estimate(free).log_density, abs=2e-2)
 
 
+@pytest.mark.slow
 def test_many_starts_wait_for_their_place():
     standings = []
     found = estimate(EXACT, starts=MultiStart(11, key=jax.random.key(1)), lanes=4, progress=standings.append)

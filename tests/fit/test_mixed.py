@@ -98,6 +98,7 @@ def test_gradients_against_central_differences(case):
     np.testing.assert_allclose(slope, central, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_solve_in_steps():
     mixed = decays(method=qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12))
     program, x = objective(mixed, FOCEI()), jnp.asarray(mixed.start)

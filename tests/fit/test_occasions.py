@@ -59,6 +59,7 @@ def exact(mixed, x):
     return total
 
 
+@pytest.mark.slow
 def test_effects_of_occasions_are_those_of_the_linear_model():
     mixed = visits(subjects=24)
     assert mixed.effects == (

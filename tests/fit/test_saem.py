@@ -23,11 +23,13 @@ from qspjax.fit import (
 from qspjax.fit.mixed._chains import Proposal, initial_chains, swept
 from qspjax.fit.mixed._modes import modes
 from qspjax.fit.mixed._references import references
+from tests.systems.marks import slow_for
 from tests.systems.mixed import TIMES, Level, decays, exact, levels
 
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_saem_finds_the_greatest_likelihood_of_a_linear_model():
     """With a mean that is estimated by regression, one that is not (its effect is absent), and correlated effects."""
     mixed, values = levels(subjects=12)
@@ -93,7 +95,7 @@ def test_references_are_found_however_they_are_written():
     assert dict(zip(mixed.free, found.simulating.tolist(), strict=True))["free"] is True
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["remembered", "simulated again"])
+@pytest.mark.parametrize("again", slow_for([False, True], True), ids=["remembered", "simulated again"])
 def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again):
     """The linear model: normal, with a known mean and covariance."""
     mixed, values = levels(subjects=2)
@@ -116,6 +118,7 @@ def test_chains_have_the_distribution_of_the_random_effects_given_the_data(again
         )
 
 
+@pytest.mark.slow
 def test_a_stochastic_estimation_goes_on_from_where_it_was(tmp_path):
     (mixed, _), file, method = levels(), tmp_path / "state.npz", SAEM(exploration=5, smoothing=8, key=KEY)
     whole = nlme(mixed, method=method)

@@ -10,6 +10,7 @@ from qspjax.fit import M3, Experiment, Free, LogNormalError, Output, Problem, es
 from tests.systems.data import data_folder, needs_data
 
 
+@pytest.mark.slow
 @needs_data
 def test_censoring_a_fifth_of_the_data_hardly_moves_the_estimates():
     path = data_folder() / "nlmixr2data" / "Bolus_1CPT.csv"

@@ -75,6 +75,7 @@ def test_a_profile_of_a_curved_problem():
     assert estimate(held).log_density == pytest.approx(threshold, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_a_scale_times_an_amount_is_not_identifiable():
     scale, W = Free(1.0, bounds=(1e-3, 1e3)), Free(30.0, bounds=(1e-4, 1e7))
     one = problem("scale * central / W", scale=scale, W=W, V=30.0)

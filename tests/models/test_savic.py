@@ -46,6 +46,7 @@ def test_doses_overlap_for_any_number_of_transits(n, within):
     np.testing.assert_allclose(found(n), exact(n), rtol=within, atol=within * 10.0)
 
 
+@pytest.mark.slow
 def test_slopes_in_the_number_of_transits():
     step = 1e-4
     for n in (1.5, 3.0, 3.7):

@@ -91,7 +91,8 @@ def test_repeated_doses_have_the_exposure_of_the_closed_form_on_any_grid(grid):
     np.testing.assert_allclose(values(THETA, padded(GRIDS[grid])), closed(THETA), rtol=1e-8)
 
 
-@pytest.mark.parametrize("mode", [jax.jacfwd, pytest.param(jax.jacrev, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_derivatives_are_those_of_the_closed_form(mode):
     found = jax.jit(mode(asked))(THETA, padded(GRIDS["last"]))
     steps = 1e-5 * THETA

@@ -26,6 +26,7 @@ def test_over_time_in_closed_form():
     assert len(table) == 8
 
 
+@pytest.mark.slow
 def test_endpoints_against_central_differences():
     model = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
     endpoints = {"AUC": qsp.endpoints.AUC("concentration"), "last": lambda s: s.observed["concentration"][-1]}

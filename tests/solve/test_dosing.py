@@ -240,6 +240,7 @@ LONGEST = {
     ("steady", "Diffrax", "reverse"),
     ("steady", "Diffrax", "forward"),
     ("steady", "Rosenbrock", "forward"),
+    ("steady", "Rosenbrock", "reverse"),
     ("steady", "MatrixExponential", "forward"),
     ("steady", "MatrixExponential", "reverse"),
     ("pulses", "Diffrax", "reverse"),
@@ -473,6 +474,7 @@ def test_constant_infusion_at_or_above_what_can_be_eliminated(rate):
     assert failure.state == "central"
 
 
+@pytest.mark.slow
 def test_more_earlier_doses_than_provided_for_inside_jit():
     """Outside of `jit` as many rows are provided as are needed; inside, too many are a failure, not a wrong number."""
     patient = qsp.models.OneCompartment(CL=3.0, V=30.0)

@@ -12,6 +12,7 @@ import qspjax as qsp
 from qspjax._dosing._regimen import stacked
 from tests.systems.advan2 import COLUMNS, Advan2
 from tests.systems.data import data_folder, needs_data
+from tests.systems.marks import slow_for
 
 METHODS = {
     "Rosenbrock": qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-8),
@@ -42,7 +43,7 @@ def simulated(method):
 
 
 @needs_data
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_for(METHODS, "Diffrax"))
 def test_every_scenario_agrees_with_nonmem(method):
     data, reference = scenarios()
     observed = data.evid == 0
@@ -53,6 +54,7 @@ def test_every_scenario_agrees_with_nonmem(method):
     assert worst.max() <= 1.0, dict(zip(data.ids, worst.round(2), strict=True))
 
 
+@pytest.mark.slow
 @needs_data
 def test_scenarios_with_constant_parameters_are_exact():
     """One at a time, by matrix exponentials: what NONMEM rounds to five digits."""
@@ -78,6 +80,7 @@ def stored_regimen(case, to):
     return regimen.at_steady_state() if "ss" in case else regimen
 
 
+@pytest.mark.slow
 @needs_data
 def test_stored_closed_forms():
     """One to three compartments; bolus, oral, infusion; single, repeated, at steady state; 17 digits."""
