@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from qspjax._jaxpr._lanes import put
 from qspjax.solve._control import (
@@ -49,23 +49,23 @@ class Patients(NamedTuple):
 
     Attributes:
         constants: Constants of the vector field.
-        y0: Initial state, shape (states,).
+        y0: Initial state.
         t0: Initial time.
-        boundaries: In the order of time, shape (boundaries,); unused ones have time = inf.
-        vectors: What resets and steady states add, shape (vectors, states), or None.
+        boundaries: In the order of time, columns of shape (*patients, boundaries); unused ones have time = inf.
+        vectors: What resets and steady states add, or None.
         memory: What events remember at t0, None without events.
         ended: The code of the events and the algebraic states at t0, None without any.
         leaves: The leaves of the model, for its events.
     """
 
-    constants: list[jax.Array]
-    y0: jax.Array
-    t0: jax.Array
+    constants: list[Shaped[Array, "..."]]
+    y0: Float[Array, "*patients states"]
+    t0: Float[Array, "*patients"]
     boundaries: Boundary
-    vectors: jax.Array | None
-    memory: jax.Array | None = None
-    ended: jax.Array | None = None
-    leaves: Sequence[jax.Array] = ()
+    vectors: Float[Array, "*patients vectors states"] | None
+    memory: Float[Array, "*patients memory"] | None = None
+    ended: Int[Array, "*patients"] | None = None
+    leaves: Sequence[Shaped[Array, "..."]] = ()
 
     @property
     def infused(self) -> bool:
@@ -118,24 +118,24 @@ class Program:
 
 
 class Lane(NamedTuple):
-    """The progress of the patient in each lane, shape (lanes,) each; a lane without one has patient = patients."""
+    """The progress of the patient in each lane; a lane without one has patient = patients."""
 
-    patient: jax.Array
+    patient: Int[Array, " lanes"]
     clock: Clock
     y: Rows
     rate: Rows | None
-    stiff: jax.Array | None
+    stiff: Int[Array, " lanes"] | None
     events: Awaited | None
 
 
 class End(NamedTuple):
-    """How each patient ended, with an axis of patients first."""
+    """How each patient ended."""
 
-    t: jax.Array
-    y: jax.Array
-    code: jax.Array
-    accepted: jax.Array
-    rejected: jax.Array
+    t: Float[Array, " patients"]
+    y: Float[Array, "patients states"]
+    code: Int[Array, " patients"]
+    accepted: Int[Array, " patients"]
+    rejected: Int[Array, " patients"]
 
 
 class Log(NamedTuple):
@@ -143,14 +143,14 @@ class Log(NamedTuple):
 
     Attributes:
         rows: Before each step the states, the running rates if there are infusions, and the time; then the step size,
-            0 where no step was accepted. Shape (blocks, BLOCK, rows, lanes).
-        landed: The boundary that was landed on, else -1, shape (blocks, BLOCK, lanes).
-        patient: The patient in each lane, shape (blocks, lanes).
+            0 where no step was accepted.
+        landed: The boundary that was landed on, else -1.
+        patient: The patient in each lane.
     """
 
-    rows: jax.Array
-    landed: jax.Array
-    patient: jax.Array
+    rows: Float[Array, "blocks block rows lanes"]
+    landed: Int[Array, "blocks block lanes"]
+    patient: Int[Array, "blocks lanes"]
 
 
 class Record(NamedTuple):
@@ -160,9 +160,9 @@ class Record(NamedTuple):
     """
 
     log: Log
-    starts: tuple[Lane, jax.Array]
-    segments: jax.Array
-    blocks: jax.Array
+    starts: tuple[Lane, Int[Array, " segments"]]
+    segments: Int[Array, ""]
+    blocks: Int[Array, ""]
 
 
 class Attempt(NamedTuple):
@@ -174,39 +174,36 @@ class Attempt(NamedTuple):
         cause: What caused the event at its end, see `StepOutcome`; None without events.
     """
 
-    h: jax.Array
-    landed: jax.Array
-    cause: jax.Array | None
+    h: Float[Array, " lanes"]
+    landed: Int[Array, " lanes"]
+    cause: Int[Array, " lanes"] | None
 
 
 class Buffers(NamedTuple):
-    """What is written during a solve, None where not needed.
+    """What is written during a solve, None where not needed; the states are those at outputs."""
 
-    `states` at outputs has shape (patients * outputs, states), `steps` and `causes` shape (max_steps * patients,).
-    """
-
-    states: jax.Array | None
+    states: Float[Array, "patients*outputs states"] | None
     log: Log | None
-    steps: jax.Array | None
-    causes: jax.Array | None = None
+    steps: Float[Array, " max_steps*patients"] | None
+    causes: Int[Array, " max_steps*patients"] | None = None
 
 
 class Solved(NamedTuple):
     """What a solve returns.
 
     Attributes:
-        states: States at outputs, NaN where the solve did not arrive, shape (patients, outputs, states).
+        states: States at outputs, NaN where the solve did not arrive.
         end: How each patient ended.
         record: What first derivatives need, if recorded.
-        steps: Accepted step sizes, inf where a step landed and NaN after the last, shape (max_steps, patients).
+        steps: Accepted step sizes, inf where a step landed and NaN after the last.
         causes: What caused the event at the end of each, None without events.
     """
 
-    states: jax.Array | None
+    states: Float[Array, "patients outputs states"] | None
     end: End
     record: Record | None
-    steps: jax.Array | None
-    causes: jax.Array | None = None
+    steps: Float[Array, "max_steps patients"] | None
+    causes: Int[Array, "max_steps patients"] | None = None
 
 
 def take(program: Program, patients: Patients, name: str, patient: jax.Array) -> PyTree:
