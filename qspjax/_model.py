@@ -135,21 +135,21 @@ def check_traits(kind: type[eqx.Module]) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _undeclared(kind: type[eqx.Module]) -> str:
-    """Return what is wrong with the traits of a class, nothing if all is well."""
+    """Return what is wrong with the traits of a class, every one of them, and nothing if all is well."""
     bases = ", ".join(base.__name__ for base in kind.__bases__)
     fields = {field.name: "unit" in field.metadata for field in dataclasses.fields(kind)}
     defined = {name for name in dir(kind) if not name.startswith("_") and getattr(kind, name, None) is not None}
+    musts = []
     for method, base in TRAITS.items():
         if issubclass(kind, base):
             continue
         if not fields.get(method, method not in defined):
-            must = f"derive from `{base.__name__}` to define `{method}`, or nothing calls it"
-            return f"Class `{kind.__name__}` must {must}, but derives from {bases}."
+            musts.append(f"derive from `{base.__name__}` to define `{method}`, or nothing calls it")
+            continue
         for name in sorted(defined - fields.keys()):
             if _is_misspelt(name, method):
-                must = f"derive from `{base.__name__}` and define `{method}`, or nothing calls `{name}`"
-                return f"Class `{kind.__name__}` must {must}, but derives from {bases}."
-    return ""
+                musts.append(f"derive from `{base.__name__}` and define `{method}`, or nothing calls `{name}`")
+    return f"Class `{kind.__name__}` must {'; and '.join(musts)}, but derives from {bases}." if musts else ""
 
 
 def _is_misspelt(name: str, method: str) -> bool:

@@ -323,6 +323,12 @@ def test_a_trait_without_the_base_that_declares_it_is_refused(method):
     assert isinstance(type("Declared", (Constant, base), namespace)(), base)
 
 
+def test_every_trait_without_its_base_is_named():
+    both = type("Both", (Constant,), {"events": lambda self: (), "algebraic": lambda self: ()})
+    with pytest.raises(ValueError, match=r"^Class `Both` must derive from .*`events`.*; and .*`algebraic`.*Constant\.$"):
+        both()
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
     [("delivery", "deliveries"), ("event", "events"), ("deliverys", "deliveries"), ("algebriac", "algebraic")],
