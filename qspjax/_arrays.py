@@ -1,11 +1,39 @@
-"""The index of an element of an array, without `jnp.argmax`.
+"""Arrays: numpy where numbers are at hand, and the index of an element without `jnp.argmax`.
 
 XLA's fusions of several results on CPU cannot contain a reduction to a value and its index at once: such a program is
 compiled without them and runs slower (see `solve.kernel._fusion`). Two plain reductions do the same.
 """
 
+from types import ModuleType
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+
+def namespace(*values: PyTree) -> ModuleType:
+    """Return numpy if all values are at hand, and jax.numpy if one is traced.
+
+    What is at hand is computed in numpy, since jax compiles a program for each operation and each shape.
+    """
+    return jnp if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)) else np
+
+
+def floats(values: PyTree) -> jax.Array | np.ndarray:
+    """Return numbers, lists of them, or an array as floats, in numpy if they are at hand."""
+    return namespace(values).asarray(values, dtype=float)
+
+
+def on_device(tree: PyTree) -> PyTree:
+    """Return a tree with arrays of jax in place of those of numpy, which takes no program."""
+    return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+
+
+def device_floats(values: PyTree) -> jax.Array:
+    """Return numbers, lists of them, or an array as an array of strong floats for jax."""
+    return jnp.asarray(values if isinstance(values, jax.Array) else floats(values), dtype=float)
 
 
 def first_true(mask: jax.Array, axis: int = -1) -> jax.Array:

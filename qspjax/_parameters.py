@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 
+from qspjax._arrays import device_floats
 from qspjax._checks import check_above, check_finite, check_minimum, did_you_mean, in_a_row, refuse
 
 
 def as_parameter(value: Any) -> Any:
     """Store numbers, lists and arrays as strong arrays of the default float; leave modules and placeholders alone."""
     if eqx.is_array_like(value) or isinstance(value, (list, tuple)):
-        return jnp.asarray(value, dtype=float)
+        return device_floats(value)
     return value
 
 

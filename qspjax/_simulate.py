@@ -7,8 +7,10 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
+from qspjax._arrays import device_floats
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
@@ -16,6 +18,7 @@ from qspjax._dosing._regimen import Regimen
 from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state, observe
 from qspjax._names import state_names
+from qspjax._remembered import by_structure
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
@@ -278,6 +281,7 @@ def _prepare(
 
 
 @in_the_users_words()
+@by_structure
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return the names of what a model observes; check that it observes numbers by name."""
     results: list[Observed] = []
@@ -295,7 +299,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
 
 def _times(ts: ArrayInput, *, ndim: int | None) -> jax.Array:
     check_number("ts", ts)
-    ts = jnp.asarray(ts, dtype=float)
+    ts = device_floats(ts)
     if ndim is not None and ts.ndim != ndim:
         refuse("ts", "have shape (times,)", f"of shape {ts.shape}")
     check_increasing("ts", ts)
@@ -306,7 +310,7 @@ def _order(order: ArrayInput | None, ts: jax.Array) -> jax.Array | None:
     if order is None:
         return None
     check_number("order", order)
-    order = jnp.asarray(order, dtype=float)
+    order = device_floats(order)
     if order.shape != ts.shape:
         refuse("order", f"have the shape of `ts`, {ts.shape}", f"of shape {order.shape}")
     return order
@@ -357,7 +361,9 @@ def _check(
     check_modelled(model, regimen)
     if declared(model).events() and (regimen.static_shape.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
-    start_time, first, doses = concrete(t0), concrete(ts[..., 0]), concrete(regimen.time.min(axis=-1, initial=jnp.inf))
+    times, doses = concrete(ts), concrete(regimen.time)
+    start_time, first = concrete(t0), None if times is None else times[..., 0]
+    doses = None if doses is None else doses.min(axis=-1, initial=np.inf)
     if t0 is not None:
         check_number("t0", t0)
         check_finite("t0", t0)

@@ -20,6 +20,7 @@ LAYERS = [
         "_files",
         "_names",
         "_random",
+        "_remembered",
         "_tables",
         "_text",
         "_traced",

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qspjax._arrays import floats, namespace
 from qspjax._checks import check_above, check_finite, check_minimum, check_number, refuse
 from qspjax._dosing._amounts import AbstractAmount
 from qspjax._dosing._regimen import Action, Level, Regimen, table
-from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 
@@ -81,7 +81,7 @@ def infusion(
             return _dose(amount, to=to, at=at, kind=Action.INFUSION_MODEL_RATE, span=jnp.nan)
         check_number("rate", rate)
         check_above("rate", rate, 0.0)
-        span = jnp.nan if isinstance(amount, AbstractAmount) else as_parameter(amount) / as_parameter(rate)
+        span = jnp.nan if isinstance(amount, AbstractAmount) else floats(amount) / floats(rate)
         return _dose(amount, to=to, at=at, kind=Action.INFUSION_RATE, rate=rate, span=span)
     state = "none is" if over is None else "both are"
     raise ValueError(f"Exactly one of the arguments `over` and `rate` must be given, but {state}.")
@@ -108,7 +108,7 @@ def reset(*, at: Scalar) -> Regimen:
     """
     check_number("at", at)
     check_finite("at", at)
-    time = jnp.asarray(at, dtype=float)[..., None]
+    time = floats(at)[..., None]
     return table((), time=time, kind=np.full(time.shape, Action.RESET))
 
 
@@ -143,7 +143,7 @@ def scale(state: str | int, *, by: Scalar, at: Scalar) -> Regimen:
     check_minimum("by", by, 0.0)
     check_number("at", at)
     check_finite("at", at)
-    time, factor = jnp.broadcast_arrays(*(jnp.asarray(x, dtype=float)[..., None] for x in (at, by)))
+    time, factor = namespace(at, by).broadcast_arrays(*(floats(x)[..., None] for x in (at, by)))
     return table((Level(state),), time=time, kind=np.full(time.shape, Action.SCALE), amount=factor)
 
 
@@ -180,8 +180,8 @@ def _dose(
         check_number("amount", amount)
         check_minimum("amount", amount, 0.0)
 
-    def column(value: Scalar) -> jax.Array:
-        return jnp.asarray(value, dtype=float)[..., None]
+    def column(value: Scalar) -> jax.Array | np.ndarray:
+        return floats(value)[..., None]
 
     time = column(at)
     return table(
@@ -193,5 +193,5 @@ def _dose(
         rate=column(rate),
         rule=np.full((1,), 0 if depends else -1),
         rules=(amount,) if depends else (),
-        end=time[..., 0] + as_parameter(span),
+        end=time[..., 0] + floats(span),
     )

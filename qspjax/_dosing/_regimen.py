@@ -9,16 +9,16 @@ one row cancels another, is described in `solve.dosing._schedule`.
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Int, PyTree, Real
 
-from qspjax._arrays import argmax_first
+from qspjax._arrays import argmax_first, floats, namespace, on_device
 from qspjax._checks import (
     check_above,
     check_increasing,
@@ -30,7 +30,6 @@ from qspjax._checks import (
 )
 from qspjax._dosing._adaptive import AbstractRule, Decision
 from qspjax._dosing._amounts import AbstractAmount, Covariates
-from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
 
@@ -241,12 +240,13 @@ class Regimen(eqx.Module):
         """Give the doses of both regimens."""
         check_instance("other", other, Regimen, "a regimen, to be added to a regimen")
         targets = self.targets + tuple(name for name in other.targets if name not in self.targets)
+        xp, columns = self._columns(other)
+        _, below = other._columns(self)
         numbers = [targets.index(name) for name in other.targets]
-        index = jnp.asarray(numbers, dtype=int)[other.index] if numbers else other.index
-        shifted = jnp.where(other.rule >= 0, other.rule + len(self.rules), -1)
-        other = eqx.tree_at(lambda r: (r.index, r.rule), other, (index, shifted))
-        columns = {name: _concatenated(getattr(self, name), getattr(other, name)) for name in _COLUMNS}
-        end = jnp.maximum(self.end, other.end)
+        below["index"] = xp.asarray(numbers, dtype=int)[below["index"]] if numbers else below["index"]
+        below["rule"] = xp.where(below["rule"] >= 0, below["rule"] + len(self.rules), -1)
+        columns = on_device({name: _concatenated(xp, column, below[name]) for name, column in columns.items()})
+        end = on_device(xp.maximum(self.end, other.end))
         if self.decision is not None and other.decision is not None:
             raise ValueError("Only one of the regimens that are added can be adapted: add them first, then adapt.")
         return Regimen(
@@ -275,16 +275,17 @@ class Regimen(eqx.Module):
             return self
         if self.static_shape.steady:
             raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
-        interval = jnp.asarray(as_parameter(interval))
-        shift = jnp.repeat(jnp.arange(doses), self.rows) * interval[..., None]
-        columns = {name: jnp.tile(getattr(self, name), doses) for name in _COLUMNS}
+        xp, columns = self._columns(interval)
+        interval, first = floats(interval), xp.min(columns["time"], axis=-1)
+        shift = xp.repeat(xp.arange(doses), self.rows) * interval[..., None]
+        columns = {name: xp.tile(column, doses) for name, column in columns.items()}
         columns["time"] = columns["time"] + shift
         is_dose = columns["kind"] < Action.RESET
-        columns["ordered"] = jnp.where(is_dose, columns["ordered"], columns["time"])
-        columns["interval"] = jnp.where(is_dose, interval[..., None], columns["interval"])
-        end = jnp.maximum(self.end + (doses - 1) * interval, jnp.min(self.time, axis=-1) + doses * interval)
+        columns["ordered"] = xp.where(is_dose, columns["ordered"], columns["time"])
+        columns["interval"] = xp.where(is_dose, interval[..., None], columns["interval"])
+        end = xp.maximum(xp.asarray(self.end) + (doses - 1) * interval, first + doses * interval)
         shape = self.static_shape._replace(resets=self.static_shape.resets * doses, repeated=True)
-        return dataclasses.replace(self, **columns, end=end, static_shape=shape)
+        return dataclasses.replace(self, **on_device(columns), end=on_device(end), static_shape=shape)
 
     def at_steady_state(self, *, added: bool = False) -> "Regimen":
         """Begin at steady state: as if the doses had been repeated at their interval indefinitely before (NONMEM's SS).
@@ -409,25 +410,28 @@ class Regimen(eqx.Module):
         Args:
             echoes: For each target, the numbers of these others.
         """
-        columns = {name: getattr(self, name) for name in _COLUMNS}
+        xp, table = self._columns()
+        columns, index = table, table["index"]
         for k in range(max(map(len, echoes), default=0)):
-            has_echo = jnp.asarray([len(numbers) > k for numbers in echoes])[self.index]
-            number = jnp.asarray([numbers[k] if len(numbers) > k else 0 for numbers in echoes])[self.index]
-            changed = {"time": jnp.where(has_echo, self.time, jnp.inf), "index": number}
-            changed["order"] = jnp.full_like(self.order, -1.0)  # not a record: outputs at its time come after it
-            columns = {name: _concatenated(x, changed.get(name, getattr(self, name))) for name, x in columns.items()}
-        return dataclasses.replace(self, **columns)
+            has_echo = xp.asarray([len(numbers) > k for numbers in echoes])[index]
+            number = xp.asarray([numbers[k] if len(numbers) > k else 0 for numbers in echoes])[index]
+            changed = {"time": xp.where(has_echo, table["time"], xp.inf), "index": number}
+            changed["order"] = xp.full_like(table["order"], -1.0)  # not a record: outputs at its time come after it
+            columns = {name: _concatenated(xp, x, changed.get(name, table[name])) for name, x in columns.items()}
+        return dataclasses.replace(self, **on_device(columns))
 
     def padded(self, rows: int) -> "Regimen":
         """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program."""
-        missing = rows - self.rows
-        columns = {
-            name: jnp.concatenate(
-                [column, jnp.full((*column.shape[:-1], missing), _COLUMNS[name], column.dtype)], axis=-1
-            )
-            for name, column in ((name, getattr(self, name)) for name in _COLUMNS)
-        }
-        return dataclasses.replace(self, **columns)
+        xp, columns = self._columns()
+        for name, column in columns.items():
+            padding = xp.full((*column.shape[:-1], rows - self.rows), _COLUMNS[name], column.dtype)
+            columns[name] = xp.concatenate([column, padding], axis=-1)
+        return dataclasses.replace(self, **on_device(columns))
+
+    def _columns(self, *others: PyTree) -> tuple[ModuleType, dict[str, Array | np.ndarray]]:
+        """Return numpy if the regimen and the others are at hand, else jax.numpy, and the columns in it."""
+        xp = namespace(self, *others)
+        return xp, {name: xp.asarray(getattr(self, name)) for name in _COLUMNS}
 
 
 _COLUMNS: dict[str, float] = {
@@ -466,13 +470,14 @@ def table(
         rules: Amounts that depend on covariates.
         **columns: Columns of a `Regimen`, each of shape (rows,) or (patients, rows), `time` at least; codes in numpy.
     """
-    time = jnp.asarray(columns["time"], dtype=float)
+    time = floats(columns["time"])
     columns = {"ordered": time, **columns}
     filled = {}
     for name, padding in _COLUMNS.items():
         dtype = int if name in _INTEGERS else float
         values = columns.get(name)
-        filled[name] = jnp.full(time.shape[-1:], padding, dtype) if values is None else jnp.asarray(values, dtype=dtype)
+        values = np.full(time.shape[-1:], padding, dtype) if values is None else values
+        filled[name] = on_device(namespace(values).asarray(values, dtype=dtype))
     codes = ("kind", "steady", "interval", "group")
     kind, steady, interval, group = (np.asarray(columns.get(name, 0)) for name in codes)
     is_real = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
@@ -487,10 +492,11 @@ def table(
         constant=bool(np.any(begins & (interval == 0))),
     )
     if end is None:
-        end = jnp.max(jnp.where(jnp.isfinite(time), time, -jnp.inf), axis=-1, initial=-jnp.inf)
-        end = jnp.where(jnp.isfinite(end), end, 0.0)
-    end = jnp.asarray(as_parameter(end))
-    return Regimen(**filled, rules=tuple(rules), decision=None, end=end, targets=tuple(targets), static_shape=shape)
+        xp = namespace(time)
+        end = xp.max(xp.where(xp.isfinite(time), time, -xp.inf), axis=-1, initial=-xp.inf)
+        end = xp.where(xp.isfinite(end), end, 0.0)
+    over = on_device(floats(end))
+    return Regimen(**filled, rules=tuple(rules), decision=None, end=over, targets=tuple(targets), static_shape=shape)
 
 
 def stacked(regimens: Sequence[Regimen]) -> Regimen:
@@ -501,8 +507,7 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
     for regimen in regimens[1:]:
         maxima = {name: max(getattr(shape, name), getattr(regimen.static_shape, name)) for name in ("resets", "steady")}
         shape = shape.merged(regimen.static_shape)._replace(**maxima)
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(list(regimens)))
-    xp = jnp if traced else np  # numpy where it can: jax takes milliseconds for each of thousands of patients
+    xp = namespace(list(regimens))
 
     def column(name: str, regimen: Regimen) -> Array | np.ndarray:
         values = xp.asarray(getattr(regimen, name))
@@ -511,8 +516,8 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
         spare = [(0, 0)] * (values.ndim - 1) + [(0, rows - values.shape[-1])]
         return xp.pad(values, spare, constant_values=_COLUMNS[name])
 
-    columns = {name: jnp.asarray(xp.stack([column(name, regimen) for regimen in regimens])) for name in _COLUMNS}
-    ends = jnp.asarray(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
+    columns = on_device({name: xp.stack([column(name, regimen) for regimen in regimens]) for name in _COLUMNS})
+    ends = on_device(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
     return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, static_shape=shape)
 
 
@@ -520,6 +525,6 @@ def _max_count(mask: np.ndarray) -> int:
     return int(mask.sum(axis=-1).max(initial=0))
 
 
-def _concatenated(first: jax.Array, second: jax.Array) -> jax.Array:
-    lead = jnp.broadcast_shapes(first.shape[:-1], second.shape[:-1])
-    return jnp.concatenate([jnp.broadcast_to(column, (*lead, column.shape[-1])) for column in (first, second)], axis=-1)
+def _concatenated(xp: ModuleType, first: Array | np.ndarray, second: Array | np.ndarray) -> Array | np.ndarray:
+    lead = np.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    return xp.concatenate([xp.broadcast_to(column, (*lead, column.shape[-1])) for column in (first, second)], axis=-1)

@@ -8,12 +8,14 @@ from jaxtyping import Array, Float, PyTree
 from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure, linear_structure
 from qspjax._model import AbstractModel, as_state, check_slope
+from qspjax._remembered import by_structure
 from qspjax._types import State
 
 MAX_STATES = 30
 """Maximum number of states: beyond it, a few products of dense matrices per output cost more than sparse steps."""
 
 
+@by_structure
 def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
     """Return whether dy/dt = A y + b with constant A and b, of at most `MAX_STATES` states.
 

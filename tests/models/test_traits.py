@@ -325,7 +325,9 @@ def test_a_trait_without_the_base_that_declares_it_is_refused(method):
 
 def test_every_trait_without_its_base_is_named():
     both = type("Both", (Constant,), {"events": lambda self: (), "algebraic": lambda self: ()})
-    with pytest.raises(ValueError, match=r"^Class `Both` must derive from .*`events`.*; and .*`algebraic`.*Constant\.$"):
+    with pytest.raises(
+        ValueError, match=r"^Class `Both` must derive from .*`events`.*; and .*`algebraic`.*Constant\.$"
+    ):
         both()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from qspjax._arrays import argmax_first
+from qspjax._arrays import argmax_first, namespace, on_device
 from qspjax._checks import check_minimum, concrete, refuse
 from qspjax._declared import Delivery, assigned_parameters, declared, mass_of
 from qspjax._dosing._regimen import Action, Echo, Level, Parameter, Regimen, Target, name_of
@@ -168,8 +168,9 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
         return levels[target] if isinstance(target, Level) else _target(model, target, by_state, doses, now)
 
     indices = [targets.index(resolved(target)) for target in regimen.targets]
-    index = jnp.asarray(indices, dtype=int)[regimen.index] if indices else regimen.index
-    regimen = dataclasses.replace(regimen, index=index, targets=targets)
+    xp = namespace(regimen.index)
+    index = xp.asarray(indices, dtype=int)[xp.asarray(regimen.index)] if indices else regimen.index
+    regimen = dataclasses.replace(regimen, index=on_device(index), targets=targets)
     return regimen.echoed([[targets.index(echo) for echo in echoes.get(target, ())] for target in targets])
 
 
