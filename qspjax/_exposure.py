@@ -67,7 +67,19 @@ class Before(eqx.Module):
     stop: Scalar
 
 
-Question = Area | Extreme | Beyond | Before
+class At(eqx.Module):
+    """The value of an output at a time, after any dose given at that time."""
+
+    output: str = eqx.field(static=True)
+    start: Scalar
+
+    @property
+    def stop(self) -> Scalar:
+        """The same time."""
+        return self.start
+
+
+Question = Area | Extreme | Beyond | Before | At
 
 
 def ask(solution: Solution, question: Question) -> PyTree:
@@ -126,7 +138,7 @@ def answers(source: Packed, last: jax.Array, questions: tuple[Question, ...]) ->
     outputs = _outputs_of(posed)
     for question in questions:
         check_one_of("output", question.output, outputs, "an observed value")
-    smooth = [isinstance(question, (Area, Before)) for question in questions]
+    smooth = [isinstance(question, (Area, Before, At)) for question in questions]
     results: dict[int, PyTree] = {}
     separate = isinstance(posed.method, MatrixExponential)
     for group in (smooth, [not flag for flag in smooth]) if separate else ([True] * len(smooth),):
@@ -154,7 +166,9 @@ class _Window(NamedTuple):
 def _window(posed: Posed, last: jax.Array, question: Question) -> _Window:
     start, stop = (jnp.asarray(time, last.dtype) for time in (question.start, question.stop))
     near = slack(jnp.maximum(jnp.abs(start), jnp.abs(stop)))
-    covered = (start >= posed.t0 - near) & (stop <= last + near) & (start < stop)
+    covered = (start >= posed.t0 - near) & (stop <= last + near)
+    if not isinstance(question, At):
+        covered &= start < stop
     begin, end = (jnp.where(covered, jnp.maximum(time, posed.t0), posed.t0) for time in (start, stop))
     return _Window(begin, end, covered)
 
@@ -199,7 +213,7 @@ def _solved(posed: Posed, last: jax.Array, questions: list[Question]) -> list:
         elif isinstance(question, Beyond):
             time = states.aboves[list(beyond).index(i)].time
             answer = jnp.where(jnp.isnan(values[begin] + values[end]), jnp.nan, time[end] - time[begin])
-        elif isinstance(question, Before):
+        elif isinstance(question, (Before, At)):
             answer = values[end]
         else:
             peak = jax.tree.map(lambda leaf, end=end: leaf[end], states.peaks[list(extremes).index(i)])

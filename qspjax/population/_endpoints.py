@@ -4,11 +4,11 @@ Every endpoint is a function of one patient's `Solution`; give it to `simulate_c
 trial. It works under `jit`, `vmap` and `grad`. It is NaN where it is not defined: for a failed patient (whose samples
 are NaN), a time outside the samples, a window without enough of them.
 
-Exposure (areas, extremes, times above a level, troughs) is integrated with the model, to the tolerance of the method
-and with derivatives, whatever times the solution reports: the patient is solved again (`_exposure`), which costs
-another solve for all endpoints of a trial together. If a solution has only samples (one made by hand, or that of a
-whole cohort), these endpoints are computed from its samples, by the rules that each states, with a warning.
-`_nca` holds areas, terminal slopes and troughs.
+Exposure (areas, extremes, times above a level, troughs, values between the reported times) is integrated with the
+model, to the tolerance of the method and with derivatives, whatever times the solution reports: the patient is solved
+again (`_exposure`), which costs another solve for all endpoints of a trial together. If a solution has only samples
+(one made by hand, or that of a whole cohort), these endpoints are computed from its samples, by the rules that each
+states, with a warning. `_nca` holds areas, terminal slopes and troughs.
 """
 
 import abc
@@ -16,12 +16,13 @@ import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._arrays import argmax_first
 from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
-from qspjax._exposure import Beyond, Extreme, ask
+from qspjax._exposure import At, Beyond, Extreme, ask
 from qspjax._parameters import as_parameter
 from qspjax._solution import Solution
 from qspjax._types import Scalar
@@ -76,12 +77,12 @@ def check_scalar(argument: str, value: object) -> None:
 
 
 class Value(AbstractEndpoint):
-    """The value at a time, linear between samples.
+    """The value at a time c(t), that of the model between the reported times too.
+
+    NaN before the start and after the last reported time. At the time of a dose it is the value after the dose, so the
+    trough of an output that jumps is `Trough`. From samples alone, it is linear between them:
 
     $$ c(t_i) + \\frac{t - t_i}{t_{i+1} - t_i} (c(t_{i+1}) - c(t_i)) $$
-
-    Exact at a sample, NaN before the first and after the last. At the time of a dose it is the value after the dose, so
-    the trough of an output that jumps is `Trough`.
 
     Attributes:
         output: Name of the observed value.
@@ -90,7 +91,7 @@ class Value(AbstractEndpoint):
     Example:
         >>> import qspjax as qsp
         >>> patient, dose = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(30.0, to="central")
-        >>> solution = qsp.simulate(patient, dose, [0.0, 5.0, 10.0, 20.0])
+        >>> solution = qsp.simulate(patient, dose, [0.0, 24.0])
         >>> qsp.endpoints.Value("concentration", at=10.0)(solution).round(4)
         Array(0.3679, dtype=float64)
     """
@@ -102,7 +103,7 @@ class Value(AbstractEndpoint):
         check_scalar("at", self.at)
 
     def __call__(self, solution: Solution) -> Scalar:
-        return value_at(samples_of(solution, self.output), self.at)
+        return _value(solution, self.output, self.at)
 
 
 class ChangeFromBaseline(AbstractEndpoint):
@@ -130,8 +131,7 @@ class ChangeFromBaseline(AbstractEndpoint):
         check_scalar("baseline", self.baseline)
 
     def __call__(self, solution: Solution) -> Scalar:
-        samples = samples_of(solution, self.output)
-        return value_at(samples, self.at) - value_at(samples, self.baseline)
+        return _value(solution, self.output, self.at) - _value(solution, self.output, self.baseline)
 
 
 class RelativeChange(AbstractEndpoint):
@@ -161,9 +161,8 @@ class RelativeChange(AbstractEndpoint):
         check_scalar("baseline", self.baseline)
 
     def __call__(self, solution: Solution) -> Scalar:
-        samples = samples_of(solution, self.output)
-        before = value_at(samples, self.baseline)
-        return ratio(value_at(samples, self.at) - before, before)
+        before = _value(solution, self.output, self.baseline)
+        return ratio(_value(solution, self.output, self.at) - before, before)
 
 
 class Cmax(AbstractEndpoint):
@@ -406,6 +405,19 @@ def samples_of(solution: Solution, output: str) -> Samples:
     values = jnp.where(real, values, jnp.where(real[0], values[last], jnp.nan))
     rounding = 16.0 * jnp.finfo(ts.dtype).eps * jnp.max(jnp.abs(times))
     return Samples(times, values, real, rounding)
+
+
+def _value(solution: Solution, output: str, at: Scalar) -> Scalar:
+    """Return the value of an output at a time: as reported, or else solved for, linear between samples alone."""
+    samples = samples_of(solution, output)
+    sampled = value_at(samples, at)
+    reported = jnp.any(samples.real & (jnp.abs(samples.times - at) <= samples.rounding))
+    fixed = concrete(at) is not None and concrete(reported) is not None
+    if solution.source is None or (fixed and reported):
+        return sampled
+    solved = ask(solution, At(output, jnp.asarray(at)))
+    # where it is reported, that number, with the slopes of what is solved
+    return jnp.where(reported, jax.lax.stop_gradient(sampled) + (solved - jax.lax.stop_gradient(solved)), solved)
 
 
 def value_at(samples: Samples, at: Scalar) -> Array:

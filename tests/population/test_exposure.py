@@ -9,7 +9,19 @@ from scipy.optimize import brentq
 
 import qspjax as qsp
 from qspjax._exposure import together
-from qspjax.population.endpoints import AUC, Average, Cmax, Cmin, TimeAbove, TimeBelow, Tmax, Trough
+from qspjax.population.endpoints import (
+    AUC,
+    Average,
+    ChangeFromBaseline,
+    Cmax,
+    Cmin,
+    RelativeChange,
+    TimeAbove,
+    TimeBelow,
+    Tmax,
+    Trough,
+    Value,
+)
 
 CL, V, KA, LAG = 3.0, 30.0, 1.2, 0.25
 AMOUNT, EVERY, DOSES, END, LEVEL = 100.0, 24.0, 14, 336.0, 1.0
@@ -98,6 +110,28 @@ def test_derivatives_are_those_of_the_closed_form(mode):
     steps = 1e-5 * THETA
     apart = [(closed(THETA + row) - closed(THETA - row)) / (2 * row.max()) for row in np.diag(steps)]
     np.testing.assert_allclose(found, np.transpose(apart), rtol=1e-5, atol=1e-6)
+
+
+def test_values_between_reported_times_are_those_of_the_model():
+    """Before, at and after the second of two doses, reported or not, with the slope in the time."""
+    ts, k, regimen = np.array([0.0, 24.0]), CL / V, qsp.bolus(60.0, to="central").every(6.0, doses=2)
+
+    def right(at):
+        return 2.0 * np.exp(-k * at) + np.where(at >= 6.0, 2.0 * np.exp(-k * (at - 6.0)), 0.0)
+
+    asked = [Value("concentration", at=at) for at in (0.0, 4.0, 6.0, 10.0, 24.0)]
+    asked += [ChangeFromBaseline("concentration", at=10.0, baseline=4.0), RelativeChange("concentration", at=10.0)]
+    solved = qsp.simulate(qsp.models.OneCompartment(CL=CL, V=V), regimen, ts)
+    found = together(lambda one: jnp.stack([endpoint(one) for endpoint in asked]), solved)
+    exact = right(np.array([0.0, 4.0, 6.0, 10.0, 24.0]))
+    np.testing.assert_allclose(found, [*exact, exact[3] - exact[1], exact[3] / exact[0] - 1.0], rtol=1e-12)
+    slopes = [jax.grad(lambda at: Value("concentration", at=at)(solved))(at) for at in (10.0, 24.0)]
+    np.testing.assert_allclose(slopes, [-k * exact[3], -k * exact[4]], rtol=1e-10)
+    assert np.isnan(Value("concentration", at=24.5)(solved))
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=CL, V=V), {"CL": np.array([CL, CL])})
+    trial = qsp.Trial([qsp.Arm("a", regimen)], ts, endpoints={"C4": asked[1], "C24": asked[4]})
+    values = qsp.simulate_trial(trial, cohort).arm("a").endpoints
+    np.testing.assert_allclose([values["C4"][1], values["C24"][1]], exact[[1, 4]], rtol=1e-12)
 
 
 def test_a_failed_patient_of_a_cohort_has_no_exposure_and_changes_nothing_for_others():
