@@ -25,7 +25,9 @@ class Event:
     $$ g(t, y) \\text{ turns true at } t^*: \\quad y(t^* + delay) \\leftarrow assign(t, y) $$
 
     The functions take the time and the state. Comparisons in `trigger` (`y.tumour > 20.0`, joined by `&`, `|`, `~`)
-    are located by their difference, and the time of the event is differentiated through it.
+    are located by their difference, and the time of the event is differentiated through it. Steps resolve a condition
+    that oscillates in time, such as `cos(w * t) > 0.4`, whatever the states do; where it holds for less than a few
+    hundredths of its period, or in a pulse, put an output there.
 
     Args:
         trigger: Whether the condition holds, `(t, y) -> bool`. The event fires where it turns from false to true.

@@ -51,6 +51,19 @@ def test_every_reading_looks_into_calls(call):
     assert seen.timed.tolist() == [False, True]
 
 
+def test_gaps_that_are_straight_lines_in_time_are_told_from_those_that_curve():
+    def compared(t, y):
+        hour = t - 24.0 * jnp.floor(t / 24.0)
+        lines = (t < 5.0), (2.0 * t - y[0] > 1.0), (hour < 12.0), (jnp.where(t < 2.0, t, 3.0) < y[0]), (y[0] ** 2 > 1.0)
+        curves = (jnp.cos(t) > 0.4), (t * t < y[0]), (y[0] / t > 1.0)
+        return jnp.stack([*lines, *curves])
+
+    seen = watched(compared, 1.0, Y)
+    curved = [gap for gap, curve in zip(seen.gaps.tolist(), seen.curved, strict=True) if curve]
+    np.testing.assert_allclose(curved, [np.cos(1.0) - 0.4, 1.0 - float(Y[0]), float(Y[0]) - 1.0])
+    assert not (seen.curved & ~seen.timed).any()
+
+
 def test_derivatives_of_ones_own_are_kept_where_they_matter():
     (eqn,) = jax.make_jaxpr(clipped)(2.0).eqns
     assert called(eqn) is None

@@ -24,6 +24,15 @@ Out = TypeVar("Out")
 _COMPARED = {"gt", "ge", "lt", "le"}
 _EQUAL = {"eq", "ne"}
 """Watched only where they depend on the time: a time is passed, whereas a state equals a number only for an instant."""
+_KEPT = {"add", "sub", "add_any", "neg", "max", "min", "reduce_sum", "concatenate", "convert_element_type", "copy"} | {
+    *("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice"),
+}
+"""Operations on straight lines in time whose results are straight lines, or pieces of them."""
+_PIECEWISE = _COMPARED | _EQUAL | {"floor", "ceil", "and", "or", "not"}
+"""Operations whose results are constant between gaps of their own."""
+
+STEADY, STRAIGHT, CURVED = range(3)
+"""How a value depends on the time other than through the state: not at all, on straight lines, or in another way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +44,15 @@ class Watched(Generic[Out]):
         gaps: The differences, shape (gaps,).
         sizes: The sum of the absolute values that are subtracted, to which rounding error is proportional, shape
             (gaps,).
-        timed: Which gaps depend on the time other than through the state, a numpy array of shape (gaps,).
+        timed: Which gaps depend on the time other than through the state.
+        curved: Which of them are not straight lines in time, such as `cos(t) - 0.4`: they may change twice in a step.
     """
 
     value: Out
     gaps: Float[Array, " gaps"]
     sizes: Float[Array, " gaps"]
     timed: Bool[np.ndarray, " gaps"]
+    curved: Bool[np.ndarray, " gaps"]
 
 
 def watched(
@@ -64,26 +75,26 @@ def watched(
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
     collected: list[_Gap] = []
-    inputs = [_Value(t, timed=True), *map(_constant, leaves)]
+    inputs = [_Value(t, STRAIGHT), *map(_constant, leaves)]
     out = walk_all(traced, inputs, _reader(collected, within), _constant)
     value = jax.tree.unflatten(jax.tree.structure(shape), [result.array for result in out])
     empty = jnp.zeros((0,), t.dtype)
     gaps, sizes = (jnp.concatenate([empty, *(gap[k] for gap in collected)]) for k in range(2))
-    timed = np.concatenate([np.zeros(0, bool), *(np.full(gap.gaps.size, gap.timed) for gap in collected)])
-    return Watched(value, gaps, sizes, timed)
+    course = np.concatenate([np.zeros(0, int), *(np.full(gap.gaps.size, gap.course) for gap in collected)])
+    return Watched(value, gaps, sizes, course != STEADY, course == CURVED)
 
 
 class _Gap(NamedTuple):
     gaps: jax.Array
     sizes: jax.Array
-    timed: bool
+    course: int
 
 
 class _Value(NamedTuple):
-    """A value, and whether it depends on the time other than through the state."""
+    """A value, and how it depends on the time other than through the state."""
 
     array: ArrayLike
-    timed: bool
+    course: int
 
 
 def _reader(collected: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn, Sequence[_Value]], list[_Value]]:
@@ -91,7 +102,8 @@ def _reader(collected: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn,
 
     def apply(eqn: JaxprEqn, values: Sequence[_Value]) -> list[_Value]:
         name, operands = eqn.primitive.name, [value.array for value in values]
-        timed = any(value.timed for value in values)
+        course = max((value.course for value in values), default=STEADY)
+        timed = course != STEADY
         if within is not None and name in _COMPARED and timed:
             a, b = map(jnp.asarray, operands)
             operands = [a, jnp.where(jnp.abs(a - b) <= within, a, b)]
@@ -99,21 +111,34 @@ def _reader(collected: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn,
         inner = called(eqn, derivatives=False)
         if inner is not None:
             results = walk_all(inner, values, apply, _constant)
-            return results if within is not None else [_Value(x, r.timed) for x, r in zip(out, results, strict=True)]
+            return results if within is not None else [_Value(x, r.course) for x, r in zip(out, results, strict=True)]
         if name in _COMPARED or (name in _EQUAL and timed):
             if jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
-                collected.append(_gap(operands[0], operands[1], timed))
+                collected.append(_gap(operands[0], operands[1], course))
         elif name in ("floor", "ceil"):
-            collected.append(_gap(operands[0], out[0] + 1.0 if name == "floor" else out[0], timed))
-        return [_Value(x, timed) for x in out]
+            collected.append(_gap(operands[0], out[0] + 1.0 if name == "floor" else out[0], course))
+        return [_Value(x, _course(name, [value.course for value in values])) for x in out]
 
     return apply
 
 
+def _course(name: str, courses: Sequence[int]) -> int:
+    """Return how the results of an operation depend on the time."""
+    course = max(courses, default=STEADY)
+    if course == STEADY or name in _KEPT:
+        return course
+    if name in _PIECEWISE:
+        return STRAIGHT
+    if name == "select_n":
+        return max(STRAIGHT, *courses[1:])
+    factors = name == "mul" and min(courses) == STEADY
+    return course if factors or (name == "div" and courses[1] == STEADY) else CURVED
+
+
 def _constant(value: ArrayLike) -> _Value:
-    return _Value(value, timed=False)
+    return _Value(value, STEADY)
 
 
-def _gap(a: ArrayLike, b: ArrayLike, timed: bool) -> _Gap:
+def _gap(a: ArrayLike, b: ArrayLike, course: int) -> _Gap:
     a, b = jnp.asarray(a, float), jnp.asarray(b, float)
-    return _Gap(jnp.ravel(a - b), jnp.ravel(jnp.abs(a) + jnp.abs(b)), timed)
+    return _Gap(jnp.ravel(a - b), jnp.ravel(jnp.abs(a) + jnp.abs(b)), course)

@@ -46,7 +46,8 @@ class AUC(AbstractEndpoint):
 
     $$ \\int_{t_0}^{t_1} c(t) dt $$
 
-    From samples alone, it follows the linear-up log-down rule, also where a window ends between two of them.
+    From samples alone, it follows the linear-up log-down rule, also where a window ends between two of them. A short
+    pulse of an output that is a function of the time itself, not of states, is seen if a reported time is in it.
 
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.

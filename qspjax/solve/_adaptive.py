@@ -128,6 +128,7 @@ class _Loop(NamedTuple):
         end = jnp.where(lands, clock.due, clock.t + h)
         y, error = stepper(model, *ends, now.y, now.rate)
         judgement = judge(self.control, clock, proposal, error, now.y, y)
+        judgement = judgement if ahead is None else ahead.judged(judgement, proposal, end, y)
         good, happens, cause = judgement.fits, jnp.zeros((), bool), NO_EVENT
         step_events = None if ahead is None else ahead.classify(h, end, y, good)
         if step_events is not None:

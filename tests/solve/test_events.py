@@ -425,3 +425,59 @@ def test_many_patients_in_vmap_skip_the_steps_that_none_of_them_took():
     alone = str(jax.make_jaxpr(jax.jacfwd(amount))(p))
     together = str(jax.make_jaxpr(jax.vmap(jax.jacfwd(amount)))(jnp.stack([p, 2.0 * p])))
     assert together.count(" cond[") == alone.count(" cond[") > 1
+
+
+class Rhythm(qsp.AbstractEventful):
+    """A rhythm of 24 h that events count, beside a state that changes so slowly that steps could be days long."""
+
+    level: jax.Array = qsp.parameter(unit="", doc="level of the rhythm", above=None)
+
+    def initial(self):
+        return {"slow": 1.0, "count": 0.0}
+
+    def vector_field(self, t, y):
+        return {"slow": -1e-4 * y["slow"], "count": 0.0}
+
+    def observe(self, t, y):
+        return {"count": y["count"]}
+
+    def events(self):
+        def rises(t, y):
+            return jnp.cos(2.0 * jnp.pi * (t - 7.0) / 24.0) > self.level
+
+        return (qsp.Event(rises, lambda t, y: {"count": y["count"] + 1.0}),)
+
+
+@pytest.mark.parametrize("name", slow_for(["Rosenbrock", "Explicit", "Diffrax"], "Explicit", "Diffrax"))
+def test_a_rhythm_in_time_is_not_stepped_over(name):
+    """Outputs do not help: the last time alone is reported."""
+    method = getattr(qsp.solve, name)()
+    cohort = qsp.Cohort.of(Rhythm(level=0.4), {"level": np.array([-0.95, 0.4, 0.97])})
+    found = qsp.simulate_cohort(cohort, qsp.no_doses(), [240.0], method=method)
+    assert found.observed["count"][:, 0].tolist() == [10.0, 10.0, 10.0]
+    assert (found.stats["steps"] < 300).all()
+
+
+class Clock(qsp.AbstractEventful):
+    """Day and night by `floor` and by `mod`: what jumps in time is passed, not resolved for ever."""
+
+    def initial(self):
+        return {"days": 0.0, "nights": 0.0}
+
+    def vector_field(self, t, y):
+        return {"days": 0.0, "nights": 0.0}
+
+    def observe(self, t, y):
+        return dict(y)
+
+    def events(self):
+        return (
+            qsp.Event(lambda t, y: t - 24.0 * jnp.floor(t / 24.0) < 12.0, lambda t, y: {"days": y["days"] + 1.0}),
+            qsp.Event(lambda t, y: jnp.mod(t, 24.0) >= 12.0, lambda t, y: {"nights": y["nights"] + 1.0}),
+        )
+
+
+def test_what_jumps_in_time_is_passed():
+    found = qsp.simulate(Clock(), qsp.no_doses(), [100.0])
+    assert [float(found.observed[name][0]) for name in ("days", "nights")] == [4.0, 4.0]
+    assert found.stats["steps"] < 2000

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qspjax._arrays import argmax_first
 
@@ -88,6 +89,54 @@ def narrowed(
         jnp.where(met, gaps, bracket.gaps),
         jnp.where(over, 0, iterations).astype(jnp.int32),
     )
+
+
+INSIDE = np.array([0.0, 0.138197, 0.327103, 0.521437, 0.690983, 0.857864, 1.0])
+"""Shares of a step at which gaps that are curved in time are looked at; of no common measure, so that no oscillation
+looks the same at all of them."""
+RESOLVED = 0.003
+"""How far such a gap may be from a cubic polynomial within a step, as a fraction of its range there."""
+BRIEF = 1e-4
+"""Steps shorter than this fraction of the time to the next boundary are not shortened: what jumps has no better."""
+
+
+def _off_cubic() -> np.ndarray:
+    """Return weights of values at `INSIDE`, shape (3, 7): every second one less the cubic through the others."""
+    nodes, weights = np.arange(0, INSIDE.size, 2), np.zeros((3, INSIDE.size))
+    for row, point in zip(weights, range(1, INSIDE.size, 2), strict=True):
+        row[point] = 1.0
+        for j in nodes:
+            others = nodes[nodes != j]
+            row[j] = -np.prod((INSIDE[point] - INSIDE[others]) / (INSIDE[j] - INSIDE[others]))
+    return weights
+
+
+OFF_CUBIC = _off_cubic()
+
+
+def resolved(before: jax.Array, values: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return whether a step resolves gaps that are curved in time, and by which factor its length may change.
+
+    It does where each gap is nearly a cubic polynomial within the step, and has one sign there but for one change.
+
+    Args:
+        before: The gaps at its start, shape (gaps, ...).
+        values: The gaps at `INSIDE`, with the state at its end, shape (7, gaps, ...).
+        sizes: What is subtracted in each at the end, shape (gaps, ...).
+    """
+    spread = jnp.max(values, axis=0) - jnp.min(values, axis=0)
+    real = spread > 1e-10 * sizes
+    same = before * values[-1] >= 0.0  # also where it begins at zero
+    # a gap that comes near to zero and turns may change twice between two looks
+    near = same & (jnp.min(jnp.abs(values[1:-1]), axis=0) < 0.1 * spread)
+    off = jnp.max(jnp.abs(jnp.tensordot(OFF_CUBIC.astype(values.dtype), values, axes=1)), axis=0)
+    off = off * jnp.where(near, 16.0, 1.0)
+    ratio = jnp.max(jnp.where(real, off / jnp.where(real, RESOLVED * spread, 1.0), 0.0), axis=0)
+    factor = jnp.where(ratio > 1e-2, 0.9 * jnp.maximum(ratio, 1e-2) ** -0.25, jnp.inf)
+    inner = INSIDE[1:-1].reshape(-1, *[1] * (values.ndim - 1))
+    hidden = crossed(values[1:-1], values[-1]) & same & real
+    first = jnp.min(jnp.where(hidden, inner, jnp.inf), axis=(0, 1))
+    return (ratio <= 1.0) & jnp.isinf(first), jnp.minimum(jnp.maximum(factor, 0.1), first)
 
 
 class StepHorizon(NamedTuple):

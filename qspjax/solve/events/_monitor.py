@@ -8,13 +8,17 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from qspjax._model import AbstractModel
 from qspjax._types import Scalar, State
 from qspjax.solve._consistent import Equations
+from qspjax.solve._control import Judgement, Proposal
 from qspjax.solve._near import Near
 from qspjax.solve.events._locate import (
+    BRIEF,
+    INSIDE,
     Bracket,
     StepHorizon,
     StepOutcome,
@@ -22,6 +26,7 @@ from qspjax.solve.events._locate import (
     horizon_of,
     narrowed,
     open_bracket,
+    resolved,
 )
 from qspjax.solve.events._system import EventSystem, NextSwitch, TriggerState, event_system, inset, repeat_change
 
@@ -109,6 +114,23 @@ class StepAhead(NamedTuple):
     monitor: EventMonitor
     now: Awaited
     horizon: StepHorizon
+
+    def judged(self, judgement: Judgement, proposal: Proposal, t: jax.Array, y: jax.Array) -> Judgement:
+        """Return the judgement of a step that ended at `t` and `y`: too long if it does not resolve a trigger in time.
+
+        The state is held; what it does within a step is what the error control sees.
+        """
+        system = self.monitor.system
+        if not system.curved.any():
+            return judgement
+        times = [t - (1.0 - float(share)) * proposal.h for share in INSIDE]
+        points = [self.monitor.triggers(time, y, self.now.memory) for time in times]
+        curved = np.flatnonzero(system.curved)
+        values = jnp.stack([point.gaps[curved] for point in points])
+        fine, factor = resolved(self.horizon.gaps[curved], values, points[-1].sizes[curved])
+        brief = proposal.h <= BRIEF * proposal.remaining
+        following = jnp.where(brief, judgement.following, jnp.minimum(judgement.following, factor * proposal.h))
+        return judgement._replace(fits=judgement.fits & (fine | brief), following=following)
 
     def classify(self, h: jax.Array, t: jax.Array, y: jax.Array, good: jax.Array) -> "StepEvents":
         """Return what happened in a step of length `h` that ended at `t` and `y`; `good` is whether its error fits."""

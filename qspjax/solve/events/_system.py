@@ -88,6 +88,7 @@ class EventSystem:
         gaps: Number of gaps.
         n_triggers: How many of them, the first ones, are those of triggers.
         timed: Which gaps depend on the time other than through the state.
+        curved: Which of them are not straight lines in time.
         squeezed: Whether the vector field itself compares with the time, so that steps are inset at their ends.
     """
 
@@ -105,22 +106,25 @@ class EventSystem:
         self._states = len(states)
         self.size = self._events * (1 + self._pending * (2 + self._width)) + bool(events)
 
-        timed: list[np.ndarray] = []
+        traced: list[np.ndarray] = []
 
         def trace(model: AbstractModel, t: jax.Array, y: jax.Array) -> jax.Array:
-            triggers = [watched(event.trigger, t, self._unravel(y)).timed for event in declared(model).events()]
-            field = watched(model.vector_field, t, self._unravel(y)).timed
-            timed.append(np.concatenate([*triggers, np.zeros(0, bool)]))
-            timed.append(field)
+            triggers = [watched(event.trigger, t, self._unravel(y)) for event in declared(model).events()]
+            field = watched(model.vector_field, t, self._unravel(y))
+            none = np.zeros(0, bool)
+            traced.append(np.concatenate([*(trigger.timed for trigger in triggers), none]))
+            traced.append(np.concatenate([*(trigger.curved for trigger in triggers), none]))
+            traced.extend([field.timed, field.curved])
             return y
 
         flat = ravel_pytree(start)[0]
         eqx.filter_eval_shape(trace, model, jnp.zeros(()), flat)
-        timed_triggers, field = timed
+        timed_triggers, curved_triggers, field, curved_field = traced
         self.n_triggers = timed_triggers.size
         self._field = np.flatnonzero(field)
         waiting = np.ones(self._events * self._pending if any(delayed) else 0, bool)
         self.timed = np.concatenate([timed_triggers, np.ones(self._field.size, bool), waiting])
+        self.curved = np.concatenate([curved_triggers, curved_field[self._field], ~waiting])
         self.gaps = self.timed.size
         self.squeezed = bool(self._field.size)
 

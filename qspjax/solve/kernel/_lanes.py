@@ -296,11 +296,14 @@ def attempt(
         dydt = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else dydt
     y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, dydt)
     judgement = judge(control, clock, proposal, error, now.y, y1)
-    h, good, lands = proposal.h, judgement.fits, proposal.lands
+    h, lands = proposal.h, proposal.lands
     end, cause, happens, switches = clock.t + h, None, jnp.zeros_like(live), jnp.zeros_like(live)
     step_events = None
     if ahead is not None:
         end = jnp.where(lands & live, clock.due, end)
+        judgement = ahead.judged(judgement, proposal, end, system.join(y1))
+    good = judgement.fits
+    if ahead is not None:
         step_events = ahead.classify(h, end, system.join(y1), good)
         met, happens, switches, cause = step_events.outcome
         good, lands = good & ~met, lands & ~happens & ~switches
