@@ -47,7 +47,8 @@ class AUC(AbstractEndpoint):
     $$ \\int_{t_0}^{t_1} c(t) dt $$
 
     From samples alone, it follows the linear-up log-down rule, also where a window ends between two of them. A short
-    pulse of an output that is a function of the time itself, not of states, is seen if a reported time is in it.
+    pulse of an output that is a function of the time itself, not of states, may be stepped over, whatever times are
+    reported: make it a state, or let windows end in it.
 
     Attributes:
         output: Name of the observed value; the area has its unit times the unit of time.
