@@ -141,13 +141,16 @@ def vpc(table: Table, ax: "Axes | None" = None, *, stratum: str | None = None, f
     if isinstance(table, VisualPredictiveCheck):
         _points(axes, table.points, stratum)
     quantiles = np.unique(table["QUANTILE"])
+    drawn = np.concatenate([table[name][in_stratum] for name in ("LOWER", "MEDIAN", "UPPER", "OBSERVED")])
+    if isinstance(table, VisualPredictiveCheck):
+        drawn = np.append(drawn, table.points["VALUE"][table.points["STRATUM"] == stratum])
     for quantile in quantiles:
         rows = in_stratum & (table["QUANTILE"] == quantile)
         time, low, middle, high, observed = (
             table[name][rows] for name in ("TIME", "LOWER", "MEDIAN", "UPPER", "OBSERVED")
         )
         colour = "C1" if quantile == np.median(quantiles) else "C0"
-        axes.fill_between(time, low, high, color=colour, alpha=0.25, linewidth=0.0)
+        axes.fill_between(time, *_closed(low, high, drawn), color=colour, alpha=0.25, linewidth=0.0)
         axes.plot(time, middle, color=colour, linewidth=0.8, linestyle="--")
         axes.plot(time, observed, "o-", color="0.15", markersize=3.0, linewidth=0.9)
         finite = np.flatnonzero(np.isfinite(middle))
@@ -232,6 +235,16 @@ def _stratum_of(table: Table) -> np.ndarray:
 
 def _strata(table: Table) -> list[str]:
     return list(dict.fromkeys(_stratum_of(table)))
+
+
+def _closed(
+    low: Real[np.ndarray, " bins"], high: Real[np.ndarray, " bins"], drawn: Real[np.ndarray, " values"]
+) -> tuple[Real[np.ndarray, " bins"], Real[np.ndarray, " bins"]]:
+    """Return the ends of bands; one beyond a limit of quantification (NaN) is the least or greatest value drawn."""
+    if not np.isfinite(drawn).any():
+        return low, high
+    low_open, high_open = np.isnan(low) & ~np.isnan(high), np.isnan(high) & ~np.isnan(low)
+    return np.where(low_open, np.nanmin(drawn), low), np.where(high_open, np.nanmax(drawn), high)
 
 
 def _points(ax: "Axes", points: Table, stratum: str) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 
 import qspjax as qsp
 from qspjax.fit import (
+    M1,
     M3,
     Additive,
     Experiment,
@@ -23,6 +24,7 @@ from qspjax.fit import (
     simulated,
     visual_predictive_check,
 )
+from qspjax.fit.mixed._vpc import _interval
 from tests.systems.mixed import Level
 
 KEY = jax.random.key(0)
@@ -31,7 +33,7 @@ TIMES = np.array([0.0, 1.0, 2.0])
 COUNT = 40
 
 
-def made(limit=None):
+def made(below=None):
     """Return a fit that is given: levels about 1 or 3, by stratum, and the measurements, shape (subjects, times)."""
     rng = np.random.default_rng(0)
     group = np.arange(COUNT) % 2
@@ -47,7 +49,7 @@ def made(limit=None):
     mixed = MixedModel(
         Level(base=1.0, slope=1.0),
         people,
-        {"level": Output("level", Additive("sigma"), below=None if limit is None else M3(limit))},
+        {"level": Output("level", Additive("sigma"), below=below)},
         parameters={"scale": Free(1.0), "sigma": Free(0.3)},
         individual={"base": "typical * scale + eta + 0 * ARM + 0 * AGE", "slope": "0 * eta"},
         random=[RandomEffects({"eta": 0.25})],
@@ -117,7 +119,7 @@ def test_strata_of_numbers_are_cut():
 
 
 def test_the_share_below_the_limit_has_an_interval():
-    fit, values, _ = made(limit=1.0)
+    fit, values, _ = made(M3(1.0))
     check = visual_predictive_check(fit, replicates=400, strata="ARM", key=KEY)
     own = check["STRATUM"] == "ARM = 0"
     np.testing.assert_allclose(check["BELOW"][own][::3], (values[::2] < 1.0).mean(axis=0))
@@ -127,9 +129,55 @@ def test_the_share_below_the_limit_has_an_interval():
     np.testing.assert_allclose(check["BELOW_LOWER"][own], low, atol=0.051)
     np.testing.assert_allclose(check["BELOW_UPPER"][own], high, atol=0.051)
     assert (check["BELOW_UPPER"][~own] < 0.1).all()
+    # the quantiles of whole data sets: only then is what lies below the limit unknown
+    whole = 1.0 + np.sqrt(0.25 + 0.09) * np.random.default_rng(0).normal(size=(20000, 20))
+    wanted = np.quantile(whole, [0.05, 0.5, 0.95], axis=1, method="inverted_cdf")
+    low, middle, high = np.quantile(wanted, [0.025, 0.5, 0.975], axis=1)
+    for k, quantile in enumerate((0.05, 0.5, 0.95)):
+        rows = own & (check["QUANTILE"] == quantile)
+        assert np.isnan(check["LOWER"][rows]).all() == (low[k] < 1.0)
+        for bound, name in ((high[k], "UPPER"), (middle[k], "MEDIAN"), (low[k], "LOWER")):
+            if abs(bound - 1.0) > 0.2:
+                np.testing.assert_allclose(check[name][rows], bound if bound > 1.0 else np.nan, atol=0.13)
     assert check.points["CENSORED"].sum() == (values < 1.0).sum()
     figure = qsp.plot.vpc_panels(check)
     assert [axes.get_ylabel() for axes in figure.axes] == ["level, prediction-corrected", "", "share below limit", ""]
+
+
+def test_replicates_beyond_a_limit_have_their_rank():
+    below = np.array([-np.inf] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    np.testing.assert_array_equal(_interval(below, 0.8), [np.nan, 1.0, 5.0])
+    np.testing.assert_array_equal(_interval(np.append(below, np.nan), 0.8), [np.nan, 1.0, 5.0])
+    np.testing.assert_array_equal(_interval(-below, 0.8), [-5.0, -1.0, np.nan])
+    np.testing.assert_array_equal(_interval(below[1:], 0.8), [np.nan, 1.5, 5.1])
+    np.testing.assert_array_equal(_interval(below[:-1], 0.8), [np.nan, np.nan, 4.1])
+    np.testing.assert_array_equal(_interval(np.full(3, np.nan), 0.8), np.full(3, np.nan))
+    values = np.random.default_rng(0).normal(size=37)
+    np.testing.assert_allclose(_interval(values, 0.9), np.quantile(values, [0.05, 0.5, 0.95]), rtol=1e-13)
+
+
+@pytest.mark.slow
+def test_what_is_left_out_of_the_data_is_left_out_of_the_simulations():
+    fit, values, _ = made(M1(0.1))
+    check = visual_predictive_check(fit, replicates=200, strata="ARM", quantiles=[0.1], key=KEY)
+    own = check["STRATUM"] == "ARM = 0"
+    np.testing.assert_array_equal(check["COUNT"][own], (values[::2] >= 0.1).sum(axis=0))
+    whole = 1.0 + np.sqrt(0.25 + 0.09) * np.random.default_rng(0).normal(size=(4000, 20))
+    quantiles = np.nanquantile(np.where(whole < 0.1, np.nan, whole), 0.1, axis=1)
+    for name, wanted in zip(("LOWER", "MEDIAN"), np.quantile(quantiles, [0.025, 0.5]), strict=True):
+        np.testing.assert_allclose(check[name][own], wanted, atol=0.07)
+    assert (check["LOWER"][own] > 0.1).all()
+    assert np.isnan(check["BELOW"]).all()
+    assert not any("simulation has no values" in reason for reason in check.reasons)
+
+
+@pytest.mark.slow
+def test_a_limit_below_all_measurements():
+    fit, values, _ = made(M3(-0.5))
+    check = visual_predictive_check(fit, replicates=50, strata="ARM", corrected=False, key=KEY)
+    assert values.min() > -0.5
+    assert (check["BELOW"] == 0.0).all()
+    assert check["BELOW_UPPER"].max() > 0.0
 
 
 class Fragile(Level):

@@ -68,6 +68,19 @@ def test_fits_of_individuals():
         qsp.plot.individual_fits(table, output="effect")
 
 
+def test_a_band_that_begins_below_the_limit_is_open():
+    rows = {"TIME": [1.0, 4.0, 8.0], "LEFT": [0.0, 2.0, 6.0], "RIGHT": [2.0, 6.0, 9.0], "QUANTILE": [0.5] * 3}
+    rows |= {"OBSERVED": [9.0, 3.0, np.nan], "LOWER": [8.0, np.nan, np.nan], "MEDIAN": [9.1, 2.0, np.nan]}
+    table = {name: np.array(values) for name, values in rows.items()} | {"UPPER": np.array([9.9, 4.0, np.nan])}
+    points = {"STRATUM": [""] * 2, "ID": ["7"] * 2, "TIME": [1.0, 8.0], "VALUE": [9.0, 0.5], "CENSORED": [False, True]}
+    points = {name: np.array(values) for name, values in points.items()}
+    axes = qsp.plot.vpc(qsp.fit.VisualPredictiveCheck("c", table, points, corrected=False, reasons=()))
+    (band,) = axes.collections
+    corners = np.concatenate([path.vertices for path in band.get_paths()])
+    assert corners[:, 1].min() == 0.5
+    assert set(corners[:, 0]) == {1.0, 4.0}
+
+
 def test_axes_have_the_units_of_the_model():
     times = np.array([1.0, 4.0, 8.0])
 

@@ -8,7 +8,8 @@ covariates can be shown together:
 For a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the most probable subpopulation of a subject
 follows from its measurements, but simulated measurements come from all of them.
 
-Measurements below the limit of quantification are included as such: their share has its own interval.
+Measurements below the limit of quantification are included as such: they rank below all others, in the data and in
+each simulated data set, and their share has its own interval.
 
 References: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z; for shares,
 Bergstrand and Karlsson, AAPS J 2009;11:371, doi:10.1208/s12248-009-9112-5.
@@ -109,8 +110,9 @@ def visual_predictive_check(
         cuts: Where numbers are divided into strata; by default at the median if there are more than 6 values.
 
     Returns:
-        The check. A quantile that lies beyond a limit of quantification is NaN; if records have different limits,
-        beyond the narrowest. Subjects that the fit left out are left out, and named in `reasons`.
+        The check. A quantile or an end of an interval that lies beyond a limit of quantification is NaN; if records
+        have different limits, beyond the narrowest. With `M1(limit)` what is simulated below the limit is left out, as
+        the measurements are. Subjects that the fit left out are left out, and named in `reasons`.
 
     Raises:
         ValueError: If the output or the covariate is unknown, or a number is out of range.
@@ -152,7 +154,10 @@ def visual_predictive_check(
     time, model = table["TAD" if after_dose else "TIME"][of_output], fit.mixed
     pred = _expected(model, fit.x)[index] if corrected and isinstance(model, Mixture) else table["PRED"][of_output]
     simulations = simulated(fit.mixed, fit.x, key=key, replicates=replicates)[index]
-    low, high = rows.limits if rows.censored.any() else (-np.inf, np.inf)
+    (low, high), failures = rows.limits, _failed(fit, rows, simulations)
+    if rows.output.below is not None and not rows.output.below.keeps():
+        simulations, low = np.where(simulations < low, np.nan, simulations), -np.inf
+    limited = bool(np.isfinite([low, high]).any())
     measurements = np.where(rows.side > 0, -np.inf, np.where(rows.side < 0, np.inf, rows.value))
     measurements, simulations = (
         np.where(y < low, -np.inf, np.where(y > high, np.inf, y)) for y in (measurements, simulations)
@@ -165,8 +170,11 @@ def visual_predictive_check(
             factors[predicted] = np.median(pred[in_bin]) / pred[predicted]
         below = _share(measurements[in_bin], simulations[:, in_bin], interval, has_limit=np.isfinite(low))
         for quantile in quantiles:
-            band = _interval(_quantile(simulations[:, in_bin] * factors[in_bin], quantile, rows), interval)
-            observed = _quantile(measurements[in_bin] * factors[in_bin], quantile, rows)
+            found, expected = (
+                _quantile(np.where(np.isinf(y), y, y * factors[in_bin]), quantile, limited)
+                for y in (measurements[in_bin], simulations[:, in_bin])
+            )
+            observed, band = np.where(np.isfinite(found), found, np.nan), _interval(expected, interval)
             row = {**bin_columns, "QUANTILE": quantile, "OBSERVED": observed, **_band_columns("", band), **below}
             for name, value in row.items():
                 result.setdefault(name, []).append(value)
@@ -177,7 +185,7 @@ def visual_predictive_check(
         {name: np.array(values) for name, values in result.items() if name != "STRATUM" or strata is not None},
         {name: values[included] for name, values in (columns | {"CENSORED": np.asarray(rows.censored)}).items()},
         corrected,
-        (*fit.reasons, *_failed(fit, rows, simulations)),
+        (*fit.reasons, *failures),
     )
 
 
@@ -234,8 +242,9 @@ def _labels(
 def _share(measurements: np.ndarray, simulations: np.ndarray, interval: float, *, has_limit: bool) -> dict[str, float]:
     """Return the share below the limit, observed and simulated, NaN where there is no limit."""
     share = float(np.isneginf(measurements).mean()) if has_limit else np.nan
-    counts = np.maximum((~np.isnan(simulations)).sum(axis=1), 1)
-    band = _interval(np.isneginf(simulations).sum(axis=1) / counts, interval) if has_limit else [np.nan] * 3
+    counts = (~np.isnan(simulations)).sum(axis=1)
+    shares = np.isneginf(simulations).sum(axis=1)[counts > 0] / counts[counts > 0]
+    band = _interval(shares, interval) if has_limit else [np.nan] * 3
     return {"BELOW": share, **_band_columns("BELOW_", band)}
 
 
@@ -244,9 +253,19 @@ def _band_columns(prefix: str, band: Sequence[float] | np.ndarray) -> dict[str, 
 
 
 def _interval(values: np.ndarray, interval: float) -> Sequence[float] | np.ndarray:
-    """Return the lower end, the median and the upper end of the interval of replicates, NaN if none has a value."""
-    finite = values[np.isfinite(values)]
-    return np.quantile(finite, [0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0]) if finite.size else [np.nan] * 3
+    """Return the lower end, the median and the upper end of the interval of replicates.
+
+    Replicates beyond a limit, -inf or inf, have their rank, and what lies among them is NaN; those without
+    a value (NaN) are left out.
+    """
+    ranked = np.sort(values[~np.isnan(values)])
+    if not ranked.size:
+        return [np.nan] * 3
+    place = ((ranked.size - 1) * np.array([0.5 - interval / 2.0, 0.5, 0.5 + interval / 2.0])).round(9)
+    below, above = (ranked[whole(place).astype(int)] for whole in (np.floor, np.ceil))
+    known = np.isfinite(below) & np.isfinite(above)
+    below, above = np.where(known, below, np.nan), np.where(known, above, np.nan)
+    return below + (place - np.floor(place)) * (above - below)
 
 
 def _failed(fit: "MixedFit", rows: OutputData, simulations: np.ndarray) -> list[str]:
@@ -277,15 +296,14 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(prediction) for prediction in program(jnp.asarray(x))]
 
 
-def _quantile(values: np.ndarray, quantile: float, rows: OutputData) -> np.ndarray:
-    """Return a quantile along the last axis, NaN where it lies beyond a limit of quantification."""
-    interpolation = "inverted_cdf" if rows.censored.any() else "linear"
+def _quantile(values: np.ndarray, quantile: float, limited: bool) -> np.ndarray:
+    """Return a quantile along the last axis, infinite where it lies beyond a limit of quantification."""
+    interpolation = "inverted_cdf" if limited else "linear"
     # subjects whose simulation failed are left out of the replicate
     quantile_of = np.nanquantile if np.isnan(values).any() else np.quantile
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        result = quantile_of(values, quantile, axis=-1, method=interpolation)
-    return np.where(np.isfinite(result), result, np.nan)
+        return quantile_of(values, quantile, axis=-1, method=interpolation)
 
 
 def _edges(time: np.ndarray, bins: int | Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
