@@ -326,7 +326,8 @@ def counted(error, prediction, y, at):
             "other * level",
             1.0,
             0.0,
-            "prediction of 0 at time 0 (record 1), where Poisson gives 1 probability 0",
+            "prediction of 0 at time 0 (record 1), where Poisson gives 1 probability 0: leave the record out, or keep "
+            "the prediction above 0, as by adding a positive baseline.",
         ),
         (
             Poisson(),

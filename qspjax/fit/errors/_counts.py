@@ -25,7 +25,9 @@ class Poisson(AbstractErrorModel):
 
     word: ClassVar[str] = "poisson"
     domain: ClassVar[Domain] = Domain(
-        prediction=NOT_NEGATIVE, value=COUNT, remedy="leave the record out, or bound the prediction by 0"
+        prediction=NOT_NEGATIVE,
+        value=COUNT,
+        remedy="leave the record out, or keep the prediction above 0, as by adding a positive baseline",
     )
 
     def predictors(self, prediction: Float[Array, "..."], given: Mapping[str, Numbers]) -> Predictors:
