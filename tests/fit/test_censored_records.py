@@ -16,6 +16,7 @@ from qspjax.fit import (
     Additive,
     Experiment,
     Free,
+    LogNormalError,
     Measurements,
     MixedModel,
     Output,
@@ -107,12 +108,43 @@ def test_limits_where_nothing_else_says_them():
         ({"censored": [0, 2]}, r"`censored` must be 1 \(below a limit\), -1 \(above one\) or 0, but is 2"),
         ({"censored": [0]}, r"`censored` must have one element per row \(2\)"),
         ({"lower": [np.nan, 1.0], "upper": [np.nan, 0.5]}, r"`lower` must be less than `upper` \(0.5\), but is `?1"),
-        ({"censored": [0, 1]}, "`measurements` must have a limit where they are censored"),
+        (
+            {"censored": [0, 1]},
+            r"`measurements` must have a limit where they are censored: .*, but there is none in record 2 of "
+            "experiment `experiment`: output `out` at time 30",
+        ),
+        ({"censored": [0, 1], "lower": [np.nan, 0.2]}, "`measurements` must have a limit where they are censored"),
+        ({"censored": [0, -1], "upper": [np.nan, 0.2]}, "`measurements` must have a limit where they are censored"),
     ],
 )
 def test_what_is_refused(columns, message):
     with pytest.raises(ValueError, match="^Argument " + message):
         problem_of(Experiment(Measurements([6.0, 30.0], [1.9, np.nan], output="out", **columns), DOSE))
+
+
+def test_bounds_between_which_nothing_lies():
+    data = Experiment(Measurements([6.0, 30.0], [1.9, 0.5], output="out", censored=[0, 1], lower=[np.nan, 0.2]), DOSE)
+    between = np.log(norm.cdf(0.3, F[4], SD) - norm.cdf(0.2, F[4], SD))
+    problem = problem_of(data, M3(0.3))
+    np.testing.assert_allclose(problem.log_likelihood(problem.start), norm.logpdf(1.9, F[2], SD) + between, rtol=1e-8)
+    with pytest.raises(
+        ValueError,
+        match=r"values lie between 0.2 and 0.1, the limit of the output \(a record has its own as `upper`\), in record "
+        r"2 of experiment `experiment`: output `out` at time 30",
+    ):
+        problem_of(data, M3(0.1))
+    negative = Measurements([6.0, 30.0], [1.9, -0.5], output="out", censored=[0, 1])
+    with pytest.raises(ValueError, match=r"but values lie between 0 and -0.5, in record 2 of"):
+        problem_of(Experiment(negative, DOSE), M4())
+    problem = problem_of(Experiment(negative, DOSE), M1())  # left out, whatever its bounds
+    np.testing.assert_allclose(problem.log_likelihood(problem.start), norm.logpdf(1.9, F[2], SD), rtol=1e-8)
+
+
+def test_bounds_that_the_error_model_excludes_are_named():
+    data = Measurements([6.0, 30.0], [1.9, -0.5], output="out", censored=[0, 1], lower=[np.nan, -2.0])
+    outputs = {"out": Output("concentration", LogNormalError(SD))}
+    problem = Problem(qsp.models.OneCompartment(CL=3.0, V=30.0), Experiment(data, DOSE), outputs, {"CL": Free(3.0)})
+    assert "LogNormalError gives a value between -2 and -0.5 probability 0" in problem.failures(problem.start)[0]
 
 
 def test_a_column_that_is_not_used_is_named(tmp_path):

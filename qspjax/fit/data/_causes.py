@@ -57,7 +57,7 @@ def _why(rows: OutputData, k: int, prediction: float, fields: Mapping[str, float
         field, value = min(scales.items(), key=lambda item: item[1])
         finding = f"`{field}` of output `{rows.name}` is {value:g} {at}, where the prediction is {prediction:g}"
         return f"{finding}, but must be positive: add a part that does not vanish, as Combined(sd, cv) has it."
-    measured = "a value below the limit" if rows.censored[k] else f"{rows.value[k]:g}"
+    measured = _within(float(rows.lower[k]), float(rows.upper[k])) if rows.censored[k] else f"{rows.value[k]:g}"
     if not rows.censored[k] and not domain.value.holds(rows.value[k]):
         return f"output `{rows.name}` was measured as {measured} {at}, but with {name} must be {domain.value.words}."
     if any("thresholds" in field for field in fields):
@@ -69,3 +69,10 @@ def _why(rows: OutputData, k: int, prediction: float, fields: Mapping[str, float
     remedy = f": {domain.remedy}" if domain.remedy else ""
     odds = "probability 0" if density == -np.inf else f"a log likelihood of {density:g}"
     return f"{finding}, where {name} gives {measured} {odds}{remedy}."
+
+
+def _within(lower: float, upper: float) -> str:
+    """Name the values between two bounds."""
+    if np.isinf(lower):
+        return f"a value below {upper:g}"
+    return f"a value above {lower:g}" if np.isinf(upper) else f"a value between {lower:g} and {upper:g}"

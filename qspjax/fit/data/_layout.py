@@ -262,7 +262,7 @@ class _Builder:
         n_stages = 1 + max(map(len, self.cuts))
         times: list[list[np.ndarray]] = []
         parts: dict[str, list[tuple]] = {}
-        for number, experiment in enumerate(self.experiments):
+        for number, (title, experiment) in enumerate(self.design.experiments.items()):
             data = experiment.measurements
             stage = np.where(np.isinf(data.time), n_stages, passed(self.cuts[number], data.time, experiment.seen))
             moments, positions = np.stack([data.time, experiment.seen], axis=1), np.zeros(data.rows, int)
@@ -273,7 +273,7 @@ class _Builder:
             outputs = np.array(data.output, dtype=object)
             for name in dict.fromkeys(data.output):
                 is_output = outputs == name
-                included, censoring = chosen(self.design.outputs[name], data, is_output)
+                included, censoring = chosen(self.design.outputs[name], data, is_output, title)
                 records = np.flatnonzero(is_output)[included]
                 bounds = {key: column[included] for key, column in censoring.items()}
                 parts.setdefault(name, []).append((number, records, stage[records], positions[records], bounds))
@@ -307,7 +307,6 @@ class _Builder:
             columns["place"] += (offsets[stage] + positions).tolist()
             columns["time"] += data.time[records].tolist()
             columns["order"] += experiment.seen[records].tolist()
-            columns["value"] += data.value[records].tolist()
             for key, column in censoring.items():
                 columns[key] += column.tolist()
             for used in needed:

@@ -71,8 +71,8 @@ class Measurements:
         censored: Which rows are limits rather than measurements, like CENS of a data set: 1 (or true) for a value below
             the limit, -1 for one above, 0 for a measured value. Values below the limit of their output count as
             censored.
-        lower: Lower bounds of censored rows. NaN stands for the value of a row that is censored above, and for no bound
-            of one that is censored below.
+        lower: Lower bounds of censored rows, less than the upper ones. NaN stands for the value of a row that is
+            censored above, and for no bound of one that is censored below.
         upper: Upper bounds of censored rows. NaN stands for the limit of the output of a row that is censored below, or
             its value if the output has no limit, and for no bound of one that is censored above.
         given: More columns by name, for formulas: numbers, or names and formulas over parameters.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from qspjax._checks import refuse
+from qspjax._checks import ArgumentError
 from qspjax._expression import Expression
 from qspjax.fit._types import Number
 from qspjax.fit.data._formula import names_in, value_of
@@ -45,7 +45,7 @@ class OutputData:
         place: The index of its time among all times of the experiment, stage after stage.
         time: Its time.
         order: Its order among what happens at its time, see `seen` of `Experiment`.
-        value: The measured value; where it is censored, the value of the record.
+        value: The measured value; where it is censored, the value of the record, or if that has none its limit.
         side: 1 where it is censored below, so that it is less than `upper`, -1 where above, 0 where it was measured.
         lower: The lower bound of a censored value, else -inf.
         upper: The upper bound of a censored value, else inf.
@@ -169,17 +169,18 @@ class OutputData:
 
 
 def chosen(
-    output: Output, data: Measurements, is_output: Bool[np.ndarray, " rows"]
+    output: Output, data: Measurements, is_output: Bool[np.ndarray, " rows"], experiment: str
 ) -> tuple[Bool[np.ndarray, " of_output"], dict[str, Real[np.ndarray, " of_output"]]]:
-    """Return which measurements of an output stay in its likelihood, and how each of them is censored.
+    """Return which measurements of an output stay in its likelihood, their values, and how each of them is censored.
 
     Args:
         output: The output.
         data: The measurements of an experiment.
         is_output: Which of them belong to this output.
+        experiment: The name of the experiment.
 
     Raises:
-        ValueError: If a censored measurement has no limit.
+        ValueError: If a censored measurement has no limit, or no value lies between its bounds.
     """
     value, side, lower, upper = (column[is_output] for column in (data.value, data.side, data.lower, data.upper))
     limit = None if output.below is None else output.below.limit
@@ -188,11 +189,35 @@ def chosen(
             side = np.where((side == 0) & (value < limit), 1, side)
     lower = np.where((side < 0) & np.isnan(lower), value, lower)
     upper = np.where((side > 0) & np.isnan(upper), value if limit is None else limit, upper)
+    nearer = np.where(side > 0, upper, lower)
     lower, upper = np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper)
-    without = (side != 0) & ~(np.isfinite(lower) | np.isfinite(upper))
+    left_out = output.below is not None and not output.below.keeps()
+    included = np.where(side == 0, np.isfinite(value), (side < 0) | (not left_out))
+    bounded = included & (side != 0)
+    without = bounded & (np.isnan(nearer) | ~(np.isfinite(lower) | np.isfinite(upper)))
     if without.any():
-        must = "have a limit where they are censored: their value, a bound, or `below` of the output"
-        refuse("measurements", must, "without one")
-    below = output.below is not None and not output.below.keeps()
-    included = np.where(side == 0, np.isfinite(value), (side < 0) | (not below))
-    return included, {"side": side, "lower": lower, "upper": upper}
+        where = _place(data, is_output, without, experiment)
+        must = "must have a limit where they are censored: their value, a bound, or `below` of the output (M3(limit))"
+        raise ArgumentError("measurements", f"{must}, but there is none {where}.")
+    least = -np.inf if output.below is None else output.below.least
+    nothing = bounded & (np.maximum(lower, least) >= upper)
+    if nothing.any():
+        k = np.flatnonzero(nothing)[0]
+        from_output = side[k] > 0 and np.isnan(data.upper[is_output][k]) and limit is not None
+        limit_of = ", the limit of the output (a record has its own as `upper`)" if from_output else ""
+        where = _place(data, is_output, nothing, experiment)
+        must = "must have a lower bound less than the upper one where they are censored"
+        found = f"values lie between {max(lower[k], least):g} and {upper[k]:g}{limit_of}, {where}"
+        raise ArgumentError("measurements", f"{must}, but {found}.")
+    value = np.where((side != 0) & np.isnan(value), nearer, value)
+    return included, {"value": value, "side": side, "lower": lower, "upper": upper}
+
+
+def _place(
+    data: Measurements, is_output: Bool[np.ndarray, " rows"], chosen: Bool[np.ndarray, " of_output"], experiment: str
+) -> str:
+    """Say where the first of the chosen measurements of an output is, and how many more there are."""
+    first, *more = np.flatnonzero(is_output)[chosen]
+    others = f" (and in {len(more)} more)" if more else ""
+    at = f"output `{data.output[first]}` at time {data.time[first]:g}"
+    return f"in record {first + 1} of experiment `{experiment}`{others}: {at}"
