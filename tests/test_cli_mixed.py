@@ -258,6 +258,30 @@ def test_limits_of_quantification_that_the_data_say(folder):
     assert issue.message == 'must be that of below = "M1", "M3" or "M4", but below is missing.'
 
 
+def test_limits_of_quantification_that_the_data_do_not_say(folder):
+    text = data().replace("WT,SEX", "WT,SEX,CENS").splitlines()
+    lines = [text[0], *(f"{line},0" for line in text[1:])]
+    lines[4], lines[8] = "1,12.0,0,.,.,55.0,m,1", "2,12.0,0,0.02,.,65.0,f,1"
+
+    def issues(below):
+        (folder / "six.csv").write_text("\n".join(lines) + "\n")
+        (folder / "fit.toml").write_text(FIT.replace('cv = "cv"', f'cv = "cv"\n{below}'))
+        return [issue.message for issue in qsp.io.validate("fit.toml")]
+
+    # that of the other record
+    assert issues('below = "M3"') == []
+    (rows,) = qsp.io.read_fit("fit.toml").mixed.rows
+    assert rows.upper[rows.censored].tolist() == [0.02, 0.02]
+    assert "18 measurements of 6 subjects, 2 below the limit" in str(qsp.io.read_fit("fit.toml"))
+    # of several there is none
+    lines[12] = "3,12.0,0,0.03,.,75.0,m,1"
+    (issue,) = issues('below = "M3"')
+    assert "must be given, since 1 of the values that CENS marks have no DV, and the others have several" in issue
+    assert issues('below = "M3"\nlimit = 0.01') == []
+    (issue,) = issues("")
+    assert "there is none in record 3 of experiment `1`: output `concentration` at time 12" in issue
+
+
 def test_kinds_of_observations_without_an_output(folder):
     text = data().splitlines()
     lines = [f"{text[0]},DVID", *(f"{line},{1 + k % 2}" for k, line in enumerate(text[1:]))]

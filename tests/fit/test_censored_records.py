@@ -147,6 +147,32 @@ def test_bounds_that_the_error_model_excludes_are_named():
     assert "LogNormalError gives a value between -2 and -0.5 probability 0" in problem.failures(problem.start)[0]
 
 
+WITHOUT_A_VALUE = TEXT.replace("1,24,.,0.5,1,.", "1,24,.,.,1,.").replace("1,30,.,0.4,1,0.1", "1,30,.,.,1,0.1")
+
+
+@pytest.mark.parametrize("below", [M3(0.5), M4(0.5), M1(0.5), M1()], ids=str)
+def test_a_record_without_a_value_is_below_the_limit_of_its_output(tmp_path, below):
+    full = TEXT.replace("1,30,.,0.4,1,0.1", "1,30,.,0.5,1,0.1")
+    marked = "\n".join(f"{line},{mdv}" for line, mdv in zip(WITHOUT_A_VALUE.split(), ["MDV", *"1000110"], strict=True))
+    with pytest.warns(UserWarning, match="lines 6, 7: MDV is 1, but CENS says"):
+        tables = [read(tmp_path, full), read(tmp_path, WITHOUT_A_VALUE), read(tmp_path, marked)]
+    # the same rows, so the same likelihood, residuals, NPDE and VPC
+    wanted, *others = (mixed_of(table, below).rows[0] for table in tables)
+    assert wanted.value.size == (6 if below.keeps() else 3)
+    for found in others:
+        for column in ("time", "value", "side", "lower", "upper"):
+            np.testing.assert_array_equal(getattr(found, column), getattr(wanted, column))
+
+
+def test_a_record_without_any_limit_is_refused(tmp_path):
+    people = qsp.io.experiments(read(tmp_path, WITHOUT_A_VALUE), "out")
+    message = r"but there is none in record 4 of experiment `1` \(and in 1 more\): output `out` at time 24"
+    with pytest.raises(ValueError, match=message):
+        problem_of(people)
+    with pytest.raises(ValueError, match=message):
+        mixed_of(people, M3())
+
+
 def test_a_column_that_is_not_used_is_named(tmp_path):
     with pytest.warns(UserWarning, match="Column LIMIT is not used: it bounds records with CENS 1 or -1") as found:
         read(tmp_path, "ID,TIME,AMT,DV,LIMIT\n1,0,100,.,.\n1,2,.,2.5,0.1\n1,3,.,2.1,0.1\n")

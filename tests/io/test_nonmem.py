@@ -151,7 +151,8 @@ def test_the_summary_says_what_is_there(tmp_path):
         ({"CMT": 1.5}, "CMT", "must be the number or the name of a compartment, but is 1.5."),
         ({"CMT": "-gut"}, "CMT", "must be the number or the name of a compartment, but is -gut."),
         ({"CENS": 2}, "CENS", "must be 0, 1 (below DV) or -1 (above DV), but is 2."),
-        ({"EVID": 0, "AMT": 0, "MDV": 0, "CENS": 1}, "DV", "must be the limit on a censored record, but is missing."),
+        ({"EVID": 0, "AMT": 0, "MDV": 0, "CENS": -1}, "DV", "must be the limit where CENS is -1, but is missing."),
+        ({"EVID": 0, "AMT": 0, "CENS": -1}, "DV", "must be the limit where CENS is -1, but is missing."),
         (
             {"EVID": 0, "AMT": 0, "DV": 1, "CENS": 1, "LIMIT": 2},
             "LIMIT",
@@ -482,6 +483,36 @@ def test_censored_values(tmp_path):
     np.testing.assert_array_equal(data.cens, [[0, 1, 1, -1]])
     np.testing.assert_array_equal(data.limit, [[np.nan, np.nan, 0, np.nan]])
     assert "4 with a value, 0 without; 2 below and 1 above a limit" in str(data)
+
+
+def test_a_record_below_a_limit_needs_no_value(tmp_path):
+    text = "ID,TIME,AMT,DV,CENS,LIMIT\n1,0,9,.,0,.\n1,1,.,2,0,.\n1,2,.,.,1,.\n1,3,.,.,1,0.1\n1,4,.,.,0,.\n"
+    data = read(tmp_path, text)
+    np.testing.assert_array_equal(data.records["MDV"], [1, 0, 0, 0, 1])
+    assert "1 with a value, 3 without; 2 below and 0 above a limit" in str(data)
+    again = io.read_nonmem(io.write_nonmem(tmp_path / "again.csv", data))
+    for table in (data, again):
+        measured = io.experiments(table, "out")["1"].measurements
+        assert measured.time.tolist() == [1, 2, 3]
+        assert measured.side.tolist() == [0, 1, 1]
+        np.testing.assert_array_equal(measured.value, [2, np.nan, np.nan])
+        np.testing.assert_array_equal(measured.lower, [np.nan, -np.inf, 0.1])
+        assert np.isnan(measured.upper).all()
+
+
+def test_what_is_odd_about_a_record_below_a_limit(tmp_path):
+    text = "ID,TIME,AMT,DV,CENS,MDV\n1,0,9,.,0,1\n1,1,.,2,0,0\n1,2,.,.,1,1\n1,3,.,0.5,1,1\n1,4,.,0,1,0\n"
+    with pytest.warns(UserWarning, match="line") as found:
+        data = read(tmp_path, text)
+    said = [str(warning.message).partition("data.csv: ")[2] for warning in found]
+    assert said == [
+        "line 6: DV is 0 and CENS is 1, so the value is below 0: DV must be the limit, or missing for that of the "
+        "output.",
+        "lines 4, 5: MDV is 1, but CENS says that the value is beyond a limit, and it counts as such: CENS 0 leaves it "
+        "out.",
+    ]
+    np.testing.assert_array_equal(data.dv, [[np.nan, 2, np.nan, 0.5, 0]])
+    assert io.experiments(data, "out")["1"].measurements.rows == 4
 
 
 def test_values_are_data_only_where_nonmem_has_them(tmp_path):

@@ -105,6 +105,11 @@ EXACT = {
         {"tau": 12.0, "AUCtau": 32 * (1 - np.exp(-3.0)), "Cavg": 32 * (1 - np.exp(-3.0)) / 12,
          "CL": 100 / (32 * (1 - np.exp(-3.0))), "MRT": np.nan, "Vss": np.nan},
     ),
+    "below the limit, without a value": (
+        table([0, 1, 2, 3, 4, 5], [np.nan, 2, 1, np.nan, 0.25, np.nan], CENS=[0, 1, 0, 0, 1, 0, 1],
+              MDV=[1, 0, 0, 0, 1, 0, 1]), {}, {
+        "Cmin": 0.0, "Cmax": 2.0, "Tlast": 4.0, "AUClast": 1 + 1 / np.log(2) + 1.5 / np.log(4),
+    }),
     "all below the limit": (table([0, 1, 2], [0.0, 0, 0]), {}, {
         "AUClast": 0.0, "Cmax": 0.0, "AUCinf": np.nan, "Tlast": np.nan,
     }),

@@ -12,7 +12,7 @@
                                correlation with another output, by its name);
                                below ("M1", "M3" or "M4") and limit. Records that CENS marks have their own limits (DV
                                and LIMIT), by default with the likelihood of M3; if these have one limit, it is that of
-                               the output
+                               the output, as it is of records without a DV
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all

@@ -104,9 +104,13 @@ def with_limit(table: Table, data: NonmemData | None, kind: int | str | None) ->
     """
     if data is None or "below" not in table or "limit" in table:
         return
-    limits = np.unique(data.dv[(data.cens == 1) & (True if kind is None else kinds_of(data) == kind)])
+    below = (data.evid == 0) & (data.cens == 1) & (True if kind is None else kinds_of(data) == kind)
+    limits, without = np.unique(data.dv[below & ~np.isnan(data.dv)]), int(np.isnan(data.dv[below]).sum())
     if limits.size == 1:
         table.values = table.values | {"limit": float(limits[0])}
+    elif limits.size and without:
+        what = f"{without} of the values that CENS marks have no DV, and the others have several limits"
+        table.issue("limit", f"must be given, since {what}.")
     elif not limits.size:
         table.issue("limit", "must be given, unless the values that CENS marks give it, but there are none.")
 

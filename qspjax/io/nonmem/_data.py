@@ -21,7 +21,7 @@ from qspjax.io._issues import Issue, IssueCollector
 from qspjax.io.nonmem._events import Layout, occasions, regimen_of, rows_of, time_after_dose
 from qspjax.io.nonmem._from_regimen import records_of
 from qspjax.io.nonmem._issues import add_where
-from qspjax.io.nonmem._records import check_records, column, is_dose
+from qspjax.io.nonmem._records import check_records, column, has_data, is_dose
 from qspjax.io.nonmem._text import RESERVED
 from qspjax.io.nonmem._types import Integers, Labels, Numbers, Values
 from qspjax.solve.dosing._schedule import with_targets
@@ -37,9 +37,9 @@ Subjects: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Shaped[np.n
 class NonmemData:
     """Subjects with their doses, outputs, observations and covariates; print it to see what it holds.
 
-    Every record of the table gives an output, so that all of them have predictions; only observation records (EVID 0,
-    MDV 0) with a DV have data. Tables have shape (subjects, outputs), with one output per record, and are padded to the
-    subject with the most records.
+    Every record of the table gives an output, so that all of them have predictions; only observation records (EVID 0)
+    have data: those with MDV 0 and a DV, and those with CENS 1 or -1. Tables have shape (subjects, outputs), with one
+    output per record, and are padded to the subject with the most records.
 
     Attributes:
         source: Name of the file, empty if there is none.
@@ -55,7 +55,8 @@ class NonmemData:
         evid: Event codes, padded with -1.
         cmt: Compartments by number (or name), 0 where none is given.
         dvid: The kind of each observation, NaN where none is given.
-        cens: 1 where the value is below `dv`, -1 where it is above, else 0.
+        cens: 1 where the value is below `dv`, or below the limit of its output where `dv` is NaN; -1 where it is above
+            `dv`, else 0.
         limit: The other bound of a censored value, NaN where none is given.
         tad: Time after the last dose, additional ones included; NaN before the first and after a reset.
         occ: The number of dose records at different times so far.
@@ -286,7 +287,7 @@ def data_of(
     layout = Layout.of(values)
     rows = rows_of(values, layout)
     absent = np.full(line.shape, np.nan)
-    data = (values["EVID"] == 0) & (values["MDV"] == 0)
+    data = has_data(values)
     covariates, varying = _covariates(values, labels, layout)
     return NonmemData(
         source=source,
@@ -386,9 +387,10 @@ def _doses(data: NonmemData) -> str:
 
 
 def _observations(data: NonmemData) -> str:
-    with_data = ~np.isnan(data.dv)
-    without = int((data.records["EVID"] == 0).sum()) - int(with_data.sum())
-    text = f"{int(with_data.sum())} with a value, {without} without"
+    with_value = ~np.isnan(data.dv)
+    without = int((data.records["EVID"] == 0).sum()) - int(with_value.sum())
+    text = f"{int(with_value.sum())} with a value, {without} without"
+    with_data = with_value | ((data.evid == 0) & (data.cens == 1))
     below, above = int((with_data & (data.cens == 1)).sum()), int((with_data & (data.cens == -1)).sum())
     text += f"; {below} below and {above} above a limit" if below or above else "; none censored"
     kinds = data.dvid[with_data]

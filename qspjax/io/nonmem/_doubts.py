@@ -6,7 +6,7 @@ import numpy as np
 
 from qspjax._checks import warn
 from qspjax.io.nonmem._issues import listed
-from qspjax.io.nonmem._records import column, is_dose
+from qspjax.io.nonmem._records import column, has_data, is_dose
 from qspjax.io.nonmem._text import DOSING
 from qspjax.io.nonmem._types import Flags, Integers, Values
 
@@ -21,7 +21,7 @@ _ELSEWHERE = {
 
 
 def warn_of_doubts(values: Values, lines: Integers, source: str) -> None:
-    """Warn, once per kind and with the lines, of repeated doses, negative DV, and a table without DV.
+    """Warn, once per kind and with the lines, of repeated doses, DV and MDV that are odd, and a table without DV.
 
     A column whose name has a known meaning, but that is not used, is named.
     """
@@ -50,8 +50,16 @@ def _doubts(values: Values) -> Iterator[tuple[Flags, str]]:
     same[np.flatnonzero(dose)[repeated]] = True
     yield same, "the dose is repeated, and is given twice."
     if "DV" in values:
-        measured = (values["EVID"] == 0) & (values["MDV"] == 0)
+        measured, censored = has_data(values), column(values, "CENS")
         yield measured & (values["DV"] < 0), "DV is negative."
+        yield (
+            measured & (censored == 1) & (values["DV"] == 0),
+            "DV is 0 and CENS is 1, so the value is below 0: DV must be the limit, or missing for that of the output.",
+        )
+        yield (
+            measured & (values["MDV"] == 1),
+            "MDV is 1, but CENS says that the value is beyond a limit, and it counts as such: CENS 0 leaves it out.",
+        )
 
 
 def _not_used(values: Values) -> list[str]:

@@ -34,8 +34,8 @@ def experiments(
     Each experiment sets covariates, and changes those that vary at its records: in steps, by the interpolation of the
     data. A covariate that is missing in a subject is not set. At equal times records are in the order of the table,
     each dose and observation with the values of its own record, as in `NonmemData.patients` and
-    `simulate_cohort(order=)`. Observations with CENS = 1 lie between LIMIT (or nothing) and DV, with CENS = -1 above DV
-    and below LIMIT.
+    `simulate_cohort(order=)`. Observations with CENS = 1 lie between LIMIT (or nothing) and DV, or without a DV the
+    limit of their output, such as `M3(0.5)`; with CENS = -1 above DV and below LIMIT.
 
     Args:
         data: What `read_nonmem` returned.
@@ -119,7 +119,8 @@ class _Limits(TypedDict):
 def _censored(data: NonmemData, subject: int, observed: Bool[np.ndarray, " records"]) -> _Limits:
     """Return which observations of a subject are limits.
 
-    CENS = 1 says LIMIT < y < DV, CENS = -1 says DV < y < LIMIT; without LIMIT there is no other bound.
+    CENS = 1 says LIMIT < y < DV, CENS = -1 says DV < y < LIMIT; without LIMIT there is no other bound, and without DV
+    the upper one is that of the output, NaN here.
     """
     side, dv, limit = (column[subject][observed] for column in (data.cens, data.dv, data.limit))
     other = np.where(np.isnan(limit), np.where(side > 0, -np.inf, np.inf), limit)
@@ -196,8 +197,8 @@ def kinds_of(data: NonmemData) -> np.ndarray:
 
 
 def _observed(data: NonmemData) -> Bool[np.ndarray, "subjects outputs"]:
-    """Return which records are observations with a value."""
-    return (data.evid == 0) & np.isfinite(data.dv)
+    """Return which records are observations with a value, or below a limit."""
+    return (data.evid == 0) & (np.isfinite(data.dv) | (data.cens == 1))
 
 
 def _kind_column(data: NonmemData) -> str:

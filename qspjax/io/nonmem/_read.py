@@ -36,13 +36,15 @@ def read_nonmem(
     """Read a data set in the format of NONMEM, separated by commas, tabs or blanks.
 
     The reserved columns are ID, TIME, AMT, RATE, II, ADDL, SS, EVID, CMT, DV, MDV, DVID, CENS, LIMIT, one of DATE,
-    DAT1, DAT2 and DAT3, and TINF or DUR, the duration of an infusion; they may be in either case. All other columns
-    are covariates. A field that is empty or "." is missing: 0 in a column of doses, no data in DV, NaN in a covariate.
+    DAT1, DAT2 and DAT3, and TINF or DUR, the duration of an infusion; they may be in either case. All other columns are
+    covariates. A field that is empty or "." is missing: 0 in a column of doses, no data in DV, NaN in a covariate.
     Without EVID, a record is a dose if AMT, RATE or SS is not 0, else an observation. DV is ignored where EVID is not
-    0, whatever MDV is. Clock times (H:MM) and dates become hours since the first record of the subject. Nothing is
-    corrected: records that no rule allows are issues, and all issues are raised together. Warnings name the lines of
-    records that are seldom meant (a repeated dose, a negative DV, no DV at all), and columns whose name has a known
-    meaning, but that are not used (LIMIT without CENS; LLOQ).
+    0, whatever MDV is. An observation with CENS 1 lies below DV, or without a DV below the limit of its output (as
+    `M3(0.5)` says it), and with CENS -1 above DV, whatever MDV is. Clock times (H:MM) and dates become hours since the
+    first record of the subject. Nothing is corrected: records that no rule allows are issues, and all issues are raised
+    together. Warnings name the lines of records that are seldom meant (a repeated dose, a negative DV, CENS 1 with a DV
+    of 0 or MDV 1, no DV at all), and columns whose name has a known meaning, but that are not used (LIMIT without CENS;
+    LLOQ).
 
     Args:
         path: The file, in UTF-8, at most 256 MiB.

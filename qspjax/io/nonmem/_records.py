@@ -23,20 +23,18 @@ def complete(values: Values) -> Values:
     """Return the columns with an event and a missing-data indicator for every record, as NM-TRAN supplies them.
 
     A record without EVID is a dose if AMT, RATE or SS is not 0, else an observation; without MDV it has data if it is
-    an observation with a DV.
+    an observation with a DV, or with CENS 1 or -1.
     """
     size = values["ID"].size
     absent = np.full(size, np.nan)
     dosing = np.any([values.get(name, np.zeros(size)) != 0 for name in ("AMT", "RATE", "SS")], axis=0)
     evid = values.get("EVID", absent)
     evid = np.where(np.isnan(evid), dosing.astype(float), evid)
+    cens = {"CENS": np.where(np.isnan(values["CENS"]), 0.0, values["CENS"])} if "CENS" in values else {}
     mdv = values.get("MDV", absent)
-    without = (evid != 0) | np.isnan(values.get("DV", absent))
+    without = (evid != 0) | (np.isnan(values.get("DV", absent)) & ~np.isin(cens.get("CENS", absent), (-1, 1)))
     mdv = np.where(np.isnan(mdv), without.astype(float), mdv)
-    added = {"EVID": evid, "MDV": mdv}
-    if "CENS" in values:
-        added["CENS"] = np.where(np.isnan(values["CENS"]), 0.0, values["CENS"])
-    return {**values, **added}
+    return {**values, "EVID": evid, "MDV": mdv, **cens}
 
 
 def check_records(values: Values, lines: Integers, bad: Flags, issues: IssueCollector) -> None:
@@ -59,6 +57,11 @@ def column(values: Values, name: str) -> Floats:
 def is_dose(values: Values) -> Flags:
     """Return which records give a dose."""
     return (values["EVID"] == 1) | (values["EVID"] == 4)
+
+
+def has_data(values: Values) -> Flags:
+    """Return which records are measurements: observations with MDV 0, and those beyond a limit, whatever MDV is."""
+    return (values["EVID"] == 0) & ((values["MDV"] == 0) | np.isin(column(values, "CENS"), (-1, 1)))
 
 
 def _events(values: Values) -> Iterator[_Rule]:
@@ -109,10 +112,10 @@ def _patterns(values: Values) -> Iterator[_Rule]:
 
 def _data(values: Values) -> Iterator[_Rule]:
     absent = np.full(values["ID"].shape, np.nan)
-    data = (values["EVID"] == 0) & (values["MDV"] == 0)
+    data = has_data(values)
     censored, observed, limit = column(values, "CENS"), values.get("DV", absent), values.get("LIMIT", absent)
     yield "CENS", ~np.isin(censored, (-1, 0, 1)), "be 0, 1 (below DV) or -1 (above DV)"
-    yield "DV", data & np.isin(censored, (-1, 1)) & np.isnan(observed), "be the limit on a censored record"
+    yield "DV", data & (censored == -1) & np.isnan(observed), "be the limit where CENS is -1"
     yield "LIMIT", data & (censored == 1) & (limit >= observed), "be less than DV where CENS is 1"
     yield "LIMIT", data & (censored == -1) & (limit <= observed), "be greater than DV where CENS is -1"
 

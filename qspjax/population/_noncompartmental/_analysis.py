@@ -137,8 +137,8 @@ def nca(
     Args:
         data: What `io.read_nonmem` returns, or a table (a data frame, or arrays by name) with columns ID, TIME and DV,
             and optionally, as in NONMEM, AMT, RATE or TINF, EVID, MDV, CENS, II, ADDL, SS and DVID.
-            Missing samples (NaN, MDV = 1) are left out; those below the limit have CENS = 1, a DV that is not positive,
-            or one below `limit`.
+            Missing samples (NaN, MDV = 1) are left out; those below the limit have CENS = 1 (with any DV and MDV), a DV
+            that is not positive, or one below `limit`.
         terminal: The choice of samples from which lambda_z is estimated: `BestFit`, `LastPoints` or `Window`.
         below: The values that replace samples below the limit of quantification.
         limit: The limit of quantification.

@@ -68,11 +68,14 @@ def profiles_of(
         must = "have EVID 0 to 4 (`io.read_nonmem(..., dialect='rxode')` reads other codes)"
         refuse("data", must, evid[~np.isin(evid, (0, 1, 2, 3, 4))][0])
     value = table["DV"]
-    below = table.get("CENS", zeros) == 1
+    censored = table.get("CENS", zeros)
+    below = censored == 1
     if limit is not None:
         below = below | (value < limit)
     below = below | (value <= 0)
-    sample = (evid == 0) & np.isfinite(value) & ~(np.nan_to_num(table.get("MDV", zeros)) == 1)
+    missing_value = (np.nan_to_num(table.get("MDV", zeros)) == 1) & ~np.isin(censored, (-1, 1))
+    sample = (evid == 0) & (np.isfinite(value) | (censored == 1)) & ~missing_value
+    value = np.where(np.isnan(value) & below, 0.0, value)  # what replaces it is a choice of the analysis
     kinds = table.get("DVID", np.full(size, None, dtype=object))
     columns = {**dosing, "TIME": table["TIME"], "EVID": evid, "DV": value, "below": below, "sample": sample}
     for subject in dict.fromkeys(table["ID"].tolist()):
