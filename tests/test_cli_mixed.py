@@ -167,6 +167,11 @@ def test_check_says_what_a_fit_file_holds(folder, capsys):
 WRONG = [
     ("WT / 70", "WTT / 70", "16: [individual] CL: must be a formula over parameters, random effects and covariates ("),
     (
+        'cv = { start = 0.2 }\n\n[individual]\nCL = "',
+        'cv = { start = 0.2 }\npi = { fixed = 7.0 }\n\n[individual]\nCL = "pi * ',
+        "[individual] CL: must write `pi` in backticks for what is declared with that name, or rename that, but is ",
+    ),
+    (
         "[[0.09], [0.01, 0.04]]",
         "[[0.09], [0.9, 0.04]]",
         "21: [random[1]] covariance: must be positive definite, but its",

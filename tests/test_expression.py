@@ -20,6 +20,7 @@ from qspjax._expression import (
     as_number,
     as_truth,
     call,
+    check_constants,
     equal,
     evaluate,
     evaluate_grouped,
@@ -39,6 +40,7 @@ from qspjax._expression import (
     symbols,
     text as written_out,
 )
+from qspjax._expression._text import WORDS
 
 x, y = symbol("x"), symbol("y")
 
@@ -143,6 +145,18 @@ VALUES = [
     ("coth(800)", 1.0),
     ("2 * 3 - -1", 7.0),
 ]
+
+
+@pytest.mark.parametrize("word", sorted(WORDS))
+def test_a_declared_name_is_no_constant(word):
+    assert parse(f"A - {word}", ids=["A", word]) is symbol("A") - symbol(word)
+    assert parse(f"-{word}", ids=[word]) is -symbol(word)
+    for text in (f"A + {word}", f"-{word}", word):
+        check_constants("formula", ["A"], [parse(text), 1.0])
+        with pytest.raises(ValueError) as error:
+            check_constants("formula", ["A", word], [parse("A"), parse(text), 1.0])
+        assert f"Argument `formula` must write `{word}` in backticks for what is declared" in str(error.value)
+    check_constants("formula", ["A", word], [parse(f"A + `{word}`"), 1.0])
 
 
 @pytest.mark.parametrize(("text", "expected"), VALUES)

@@ -1,7 +1,12 @@
 """Symbolic expressions: what the equations of a network are written in, printed as, and evaluated from."""
 
 from qspjax._expression._evaluate import as_number as as_number, as_truth as as_truth, evaluate as evaluate
-from qspjax._expression._formula import Formula as Formula, as_formula as as_formula
+from qspjax._expression._formula import (
+    Formula as Formula,
+    as_formula as as_formula,
+    check_constants as check_constants,
+    constants_named as constants_named,
+)
 from qspjax._expression._functions import (
     arccos as arccos,
     arccosh as arccosh,

@@ -8,7 +8,7 @@ Reference: Pratt (1973), Top down operator precedence, doi:10.1145/512927.512931
 """
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import NamedTuple, NoReturn
 
 from qspjax._expression._nodes import number_in
@@ -70,7 +70,7 @@ PETAB = Dialect(natural=True, loose=True, named={name: _NAMED[name] for name in 
 """The mathematics of PEtab 2."""
 
 
-def parse(text: str, dialect: Dialect = SBML) -> Expression:
+def parse(text: str, dialect: Dialect = SBML, *, ids: Collection[str] = ()) -> Expression:
     """Read an expression from infix text, such as `Vmax * S / (Km + S)`.
 
     Numbers, names (also dotted, as `reaction.k`; any other name in backticks), `+ - * / ^ %`, comparisons, `&& || !`,
@@ -81,6 +81,7 @@ def parse(text: str, dialect: Dialect = SBML) -> Expression:
     Args:
         text: The text.
         dialect: `SBML` or `PETAB`.
+        ids: Names that are those of symbols, even if one is `time`, `pi` or the name of another constant.
 
     Raises:
         ValueError: If the text is not an expression; the message shows where.
@@ -95,7 +96,7 @@ def parse(text: str, dialect: Dialect = SBML) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"An expression must have at most {MAX_LENGTH} characters, but has {len(text)}.")
-    reader = _Reader(text, dialect)
+    reader = _Reader(text, dialect, ids)
     stack = [reader.operand(0)]
     operand: Expression | None = None
     while stack:
@@ -118,8 +119,8 @@ def parse(text: str, dialect: Dialect = SBML) -> Expression:
 class _Reader:
     """The tokens of a text, and the operands that they make."""
 
-    def __init__(self, text: str, dialect: Dialect) -> None:
-        self.text, self.dialect = text, dialect
+    def __init__(self, text: str, dialect: Dialect, ids: Collection[str]) -> None:
+        self.text, self.dialect, self.ids = text, dialect, ids
         self.position = 0
         self.token = self._following()
 
@@ -197,7 +198,7 @@ class _Reader:
             if self._is("("):
                 return (yield from self._called(token))
             named = self.dialect.named
-            return named[token.text] if token.text in named else symbol(token.text)
+            return named[token.text] if token.text in named and token.text not in self.ids else symbol(token.text)
         if token.kind == "sign" and token.text == "(":
             inner = yield 0
             self._expect(")", "an operator or `)`")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from qspjax._checks import check_above, check_instance, check_number, check_one_of, refuse
-from qspjax._expression import Expression, as_formula, as_number, evaluate, symbols
+from qspjax._expression import Expression, as_formula, as_number, check_constants, evaluate, symbols
 from qspjax._model import AbstractModel
 from qspjax._names import names
 from qspjax._parameters import as_parameter
@@ -70,6 +70,7 @@ class Individual(eqx.Module):
                 if name in others:
                     refuse("random", f"have names that mean nothing else, and not that of {kind}", name)
         known = sorted({*self.parameters, *self.effects, *covariates, *leaves})
+        check_constants("individual", known, self.formulas)
         for name, formula in zip(self.names, self.formulas, strict=True):
             for used in sorted(symbols(formula)) if isinstance(formula, Expression) else ():
                 expected = f"a parameter, a random effect or a covariate, in the formula of `{name}`"

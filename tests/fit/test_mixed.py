@@ -195,6 +195,10 @@ WRONG = {
         "Argument `individual` must name a parameter, a random effect or a covariate of all subjects, in the formula "
         "of `CL` (",
     ),
+    "constant": (
+        {"individual": {"CL": "tCL * exp(eta_CL) / pi"}, "parameters": {"tCL": Free(2.5), "cv": 0.1, "pi": 7.0}},
+        "Argument `individual` must write `pi` in backticks for what is declared with that name, or rename that",
+    ),
     "unused effect": (
         {"random": lambda: [RandomEffects({"eta_CL": 0.1, "eta_V": 0.1})]},
         "Argument `random` must have names that something depends on, but nothing depends on `eta_V`.",

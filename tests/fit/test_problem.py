@@ -59,6 +59,14 @@ def test_gradients_in_both_modes_and_by_sensitivities():
     np.testing.assert_allclose(found.value, one.log_density(x), rtol=1e-12)
 
 
+def test_a_name_in_backticks_is_no_constant():
+    outputs = {"concentration": Output("concentration * `pi`", Additive("`time`"))}
+    one = Problem(PATIENT, Experiment(measured(), BOLUS), outputs, {"pi": Free(2.0), "time": 0.5})
+    table = one.table(one.start)
+    np.testing.assert_allclose(table["prediction"], 2.0 * curve(3.0, 30.0), rtol=1e-6)
+    np.testing.assert_allclose(table["residual"], (DATA - table["prediction"]) / 0.5)
+
+
 def test_the_curvature_is_that_of_least_squares():
     one = problem(sigma=Free(0.2))
     x = one.point({"CL": 2.0, "V": 33.0, "sigma": 0.4})
@@ -172,6 +180,7 @@ def test_a_failed_simulation_is_a_density_of_zero_that_says_why():
 GOOD = Experiment(measured(), BOLUS)
 OUTPUT = {"concentration": Output("concentration", Additive(0.1))}
 FREE = {"CL": Free(3.0)}
+TIME = {"time": Free(1.0)}
 MISSING = Experiment(measured(np.full(6, np.nan)), BOLUS)
 CENSORED = {"concentration": Output("concentration", Additive(0.1), below=M3(1000.0))}
 
@@ -194,6 +203,20 @@ CENSORED = {"concentration": Output("concentration", Additive(0.1), below=M3(100
         (
             lambda: Problem(PATIENT, GOOD, {"concentration": Output("conc", Additive(0.1))}, FREE),
             "Argument `outputs` must name an observed value, a state or a parameter, in output `conc",
+        ),
+        (
+            lambda: Problem(PATIENT, GOOD, {"concentration": Output("-pi", Additive(0.1))}, FREE | {"pi": Free(2.0)}),
+            "Argument `outputs` must write `pi` in backticks for what is declared with that name, or rename that, "
+            "but is -pi, where it means the constant.",
+        ),
+        (
+            lambda: Problem(PATIENT, GOOD, {"concentration": Output("concentration", Additive("time"))}, FREE | TIME),
+            "Argument `outputs` must write `time` in backticks for what is declared with that name, or rename that, "
+            "but is time, where it means the time.",
+        ),
+        (
+            lambda: Problem(PATIENT, Experiment(measured(), BOLUS, set={"V": "inf"}), OUTPUT, FREE | {"inf": 2.0}),
+            "Argument `experiments` must write `inf` in backticks",
         ),
         (lambda: Free(3.0, bounds=(4.0, 5.0)), "Argument `start` must lie within the bounds 4 to 5, but is 3."),
         (lambda: Free(3.0, bounds=(5.0, 4.0)), "Argument `bounds` must be the least and the greatest value"),

@@ -8,6 +8,7 @@ pytest.importorskip("libsbml")
 import qspjax as qsp
 from qspjax import io
 from qspjax.io.antimony import _antimony
+from qspjax.models import Network, Reaction
 from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Species
 
 TMDD = """
@@ -56,6 +57,13 @@ def test_antimony_comes_back():
     assert again.events == before.events
     assert again.assignments == before.assignments
     assert again.parameters["CL"].value == 0.7
+
+
+@pytest.mark.parametrize("id", ["pi", "time"])
+def test_an_id_like_a_constant_comes_back(id):
+    network = Network(species={"S": 1.0}, parameters={id: 2.0}, reactions={"r": Reaction("S ->", f"{id} * S")})
+    for again in (io.read_antimony(io.write_antimony(network)), io.read_sbml(io.write_sbml(network))):
+        assert again.observe(0.0, again.initial())["r"] == 2.0
 
 
 def test_what_antimony_has_no_word_for():

@@ -262,6 +262,14 @@ def test_large_files_and_large_tables_are_refused(tmp_path, monkeypatch):
     assert found(tmp_path, dose(ADDL=20, II=1)) == [(None, "ADDL", message)]
 
 
+def test_a_covariate_like_a_constant(tmp_path):
+    data = read(tmp_path, "ID,TIME,AMT,DV,pi\n1,0,10,.,7\n1,1,.,3,7\n")
+    with pytest.raises(ValueError, match="Argument `set` must write `pi` in backticks"):
+        io.experiments(data, "c", set={"V": "tV / pi"})
+    (subject,) = io.experiments(data, "c", set={"V": "tV / `pi`"}).values()
+    assert str(subject.begin.set["V"]) == "tV / 7"
+
+
 def test_the_text_shows_what_repeats_once(tmp_path):
     text = "ID,TIME,DV,EVID,SS\n" + "".join(f"{i},0,1,0,99\n" for i in range(500))
     path = tmp_path / "data.csv"

@@ -8,7 +8,7 @@ from scipy import stats
 
 import qspjax as qsp
 from qspjax._expression import PETAB, as_number, evaluate, parse
-from qspjax.io import FileIssues, read_petab, write_sbml
+from qspjax.io import FileIssues, read_petab, write_petab, write_sbml
 from qspjax.io._validate import contents
 from qspjax.models import MassAction, Network, Reaction
 from tests.systems.data import data_folder, needs_data
@@ -310,6 +310,31 @@ def test_ids_that_pandas_takes_for_nothing_or_python_for_a_word(tmp_path):
     found = dict(zip(table["output"], table["prediction"], strict=True))
     assert found["sum"] == pytest.approx(28 + 2.0 + 0.6)
     assert found["one"] == 0.0
+
+
+def named_like(folder, name, files):
+    path = written(folder, files)
+    (folder / "model.xml").write_text(write_sbml(network().add(species={name: 10.0})))
+    return path
+
+
+def test_ids_are_no_constants_unless_the_standard_reserves_them(tmp_path):
+    table = OBSERVABLES_1.replace("scale * A", "scale * A + pi")
+    problem = read_petab(named_like(tmp_path, "pi", VERSION_1 | {"observables.tsv": table}))
+    expected = 10.0 + 0.1 + 1.5 * amount(1.0, 0.8, 1.0)
+    assert problem.table(problem.point(problem.reference))["prediction"][0] == pytest.approx(expected, rel=1e-7)
+    table = VERSION_2["observables.tsv"].replace("obs\tA", "obs\tA + pi")
+    problem = read_petab(named_like(tmp_path, "pi", VERSION_2 | {"observables.tsv": table}))
+    expected = 10.0 + amount(1.0, 0.5, 1.0)
+    assert problem.table(problem.point(problem.reference))["prediction"][0] == pytest.approx(expected, rel=1e-7)
+    again = read_petab(write_petab(problem, tmp_path / "again"))
+    assert again.table(again.point(again.reference))["prediction"][0] == pytest.approx(expected, rel=1e-7)
+    for name in ("time", "inf", "true"):
+        files = VERSION_2 | {"observables.tsv": table.replace("pi", name)}
+        assert issues(named_like(tmp_path, name, files)) == [
+            f"observables.tsv:2: observableFormula: must not use {name}, which PEtab reserves, "
+            f"but {name} is a species of the model: rename it."
+        ]
 
 
 def test_the_local_parameter_of_a_reaction_is_named(tmp_path):

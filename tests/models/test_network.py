@@ -10,11 +10,21 @@ import pytest
 
 import qspjax as qsp
 from qspjax._declared import declared
-from qspjax._expression import symbol
+from qspjax._expression import parse, symbol
 from qspjax._model import as_state
 from qspjax._names import names, state_names
 from qspjax._tables import LabelledState
-from qspjax.models import Compartment, Hill, MassAction, MichaelisMenten, Network, NetworkEvent, Parameter, Reaction
+from qspjax.models import (
+    AbstractLaw,
+    Compartment,
+    Hill,
+    MassAction,
+    MichaelisMenten,
+    Network,
+    NetworkEvent,
+    Parameter,
+    Reaction,
+)
 from qspjax.models.network import Definition, Species, problems
 from tests.systems.marks import slow_for
 
@@ -278,6 +288,39 @@ def test_what_is_wrong_is_said(parts, message):
     with pytest.raises(ValueError) as error:
         Network(**parts)
     assert message in str(error.value)
+
+
+class Turnover(AbstractLaw):
+    def rates(self, substrates, products):
+        return parse("pi") * substrates[0].symbol, None
+
+
+def test_a_name_of_the_network_is_no_constant():
+    network = Network(
+        species={"A": 2.0, "pi": 10.0, "time": 3.0, "true": 1.0, "t": 5.0},
+        parameters={"inf": 0.5, "exponentiale": 4.0, "avogadro": None},
+        reactions={
+            "nan": Reaction("A ->", "pi * A"),
+            "law": Reaction("A ->", MassAction("2 * inf")),
+            "curve": Reaction("A ->", Hill("pi", 2.0, "exponentiale")),
+            "called": Reaction("A ->", lambda time, t, pi: time + t - pi),
+        },
+        rules={"sum": "A + pi + time + exponentiale", "own": "nan + true"},
+        rates={"true": "-pi"},
+        initial={"avogadro": "3 * inf"},
+        events=[NetworkEvent("pi < 1", {"time": "inf"}, delay="inf")],
+    )
+    expected = {"sum": 19.0, "own": 21.0, "nan": 20.0, "law": 2.0, "curve": 5.0, "called": -2.0, "avogadro": 1.5}
+    for one in (network, network.replace("law", rate="inf * A").replace(rules={"sum": "A + pi + time + exponentiale"})):
+        values = seen(one)
+        assert {name: values[name] for name in expected} == expected | {"law": values["law"]}
+        assert slopes(one)["true"] == -10.0
+    assert values["law"] == 1.0
+    (event,) = network.definition.events
+    assert (str(event.trigger), str(event.assign["time"]), str(event.delay)) == ("`pi` < 1", "`inf`", "`inf`")
+    assert seen(Network(rules={"x": "2 * pi", "y": lambda t: t + 1}))["x"] == 2 * np.pi
+    with pytest.raises(ValueError, match="Argument `rate` must write `pi` in backticks"):
+        Network(species={"A": 1.0, "pi": 2.0}, reactions={"r": Reaction("A ->", Turnover())})
 
 
 def test_equations_that_cannot_be_read():

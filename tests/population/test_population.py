@@ -259,6 +259,10 @@ FORMULA_ERRORS = {
         {"individual": {"CL": "tCL * exp(eta_Q)"}},
         "`individual` must name a parameter, a random effect or a covariate, in the formula of `CL`",
     ),
+    "constant": (
+        {"individual": {"CL": "tCL * pi"}, "covariates": {"WT": [70.0], "pi": [2.0]}},
+        "`individual` must write `pi` in backticks for what is declared with that name, or rename that",
+    ),
     "text": ({"individual": {"CL": "tCL *"}}, '`individual["CL"]` must be a formula, but: '),
     "variance": ({"random": {"eta_CL": -0.1}}, '`random["eta_CL"]` must be positive, but is -0.1'),
     "twice": (

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._declared import declared
 from qspjax._dosing._covariates import FIRST
-from qspjax._expression import Expression, symbol
+from qspjax._expression import Expression, check_constants, symbol
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
@@ -222,10 +222,12 @@ class _Builder:
                 for column in experiment.measurements.given
                 if column not in known
             ]
+            check_constants("outputs", {*known, *columns}, output.formulas())
             for used in sorted(output.names() - {"prediction"}):
                 expected = f"an observed value, a state or a parameter, in output `{name}`"
                 check_one_of("outputs", used, [*known, *dict.fromkeys(columns)], expected)
         for name, experiment in self.design.experiments.items():
+            check_constants("experiments", known, experiment.formulas())
             for used in sorted(experiment.names()):
                 expected = f"an observed value, a state or a parameter, in experiment `{name}`"
                 check_one_of("experiments", used, known, expected)

@@ -55,9 +55,13 @@ class Output:
             check_instance("below", below, AbstractCensoring, "M1(limit), M3(limit) or M4(limit)")
         settle(self, prediction=as_formula("prediction", prediction), error=error, below=below)
 
+    def formulas(self) -> tuple[float | Expression, ...]:
+        """Return its formulas: that of the prediction, and those of the error."""
+        return self.prediction, *formulas_of(self.error).values()
+
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
-        return names_in(self.prediction, *formulas_of(self.error).values())
+        return names_in(*self.formulas())
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
@@ -222,9 +226,13 @@ class Change:
         settle(self, put={name: as_formula(name, value) for name, value in (put or {}).items()})
         settle(self, at=float(at), order=float(order))
 
+    def formulas(self) -> tuple[float | Expression, ...]:
+        """Return its formulas."""
+        return *self.set.values(), *self.put.values()
+
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
-        return names_in(*self.set.values(), *self.put.values())
+        return names_in(*self.formulas())
 
     def setting(self, values: Mapping[str, Formula]) -> "Change":
         """Return the same change with other values of parameters."""
@@ -315,11 +323,15 @@ class Experiment:
         conditions = {"set": begin.set, "put": begin.put, "equilibrated": self.equilibrated, "changes": changes}
         return Experiment(self.measurements, self.regimen, **conditions, start=self.start, seen=self.seen)
 
+    def formulas(self) -> tuple[float | Expression, ...]:
+        """Return its formulas."""
+        stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]
+        tables = [*(stage.formulas() for stage in stages), *self.measurements.given.values()]
+        return tuple(formula for table in tables for formula in table)
+
     def names(self) -> frozenset[str]:
         """Return the names that its formulas use."""
-        stages = [self.begin, *self.changes, *([] if self.equilibrated is None else [self.equilibrated])]
-        given = [names_in(*column) for column in self.measurements.given.values()]
-        return frozenset().union(*(stage.names() for stage in stages), *given)
+        return names_in(*self.formulas())
 
 
 def _seen(data: Measurements, regimen: Regimen, changes: Sequence[Change]) -> Column:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
-from qspjax._expression import Expression, Formula
+from qspjax._expression import Expression, Formula, check_constants
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._transform import AbstractTransform
@@ -384,6 +384,7 @@ class MixedModel(AbstractMixed):
                 if name in others:
                     refuse("random", f"have names that mean nothing else, and not that of {kind_of_name}", name)
         known = sorted({*self.parameters, *self.effects, *self.covariates, *leaves})
+        check_constants("individual", known, self.formulas.values())
         for name, formula in self.formulas.items():
             for used in sorted(names_in(formula)):
                 kind_of_name = (

@@ -19,6 +19,7 @@ data                       the data set; or a table: file and the options of `re
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from qspjax._checks import ArgumentError
-from qspjax._expression import Expression, as_formula
+from qspjax._expression import Expression, as_formula, check_constants
 from qspjax._model import AbstractModel
 from qspjax._names import names as names_of
 from qspjax.fit import (
@@ -392,6 +393,9 @@ def _checked(
         for symbol in sorted(names_in(formula)) if formula is not None else ():
             if symbol not in known:
                 _check_name(rules, name, symbol, known, "a formula over parameters, random effects and covariates")
+    _check_constants(top, "outputs", known, *(output.formulas() for output in present(outputs).values()))
+    for name, formula in present(formulas).items():
+        _check_constants(rules, name, known, [formula])
     used = measured | names_in(*present(formulas).values())
     others = {*parameters, *effects, *leaves, *formulas}
     for name in sorted(used & {*columns} & others):
@@ -406,6 +410,13 @@ def _checked(
             must = "must use covariates that are known for all subjects"
             rules.issue(key, f"{must}, but `{name}` is missing in {_subjects(missing)}.")
     return covariates
+
+
+def _check_constants(table: Table, key: str, known: Sequence[str], *formulas: Sequence[float | Expression]) -> None:
+    try:
+        check_constants(key, known, itertools.chain(*formulas))
+    except ArgumentError as error:
+        table.issue(key, error.must)
 
 
 def _check_name(table: Table, key: str, name: str, allowed: Sequence[str], what: str) -> None:

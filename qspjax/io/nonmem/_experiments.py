@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse, warn
 from qspjax._dosing._covariates import LOCF, NOCB
-from qspjax._expression import Expression, Formula, as_formula, substitute
+from qspjax._expression import Expression, Formula, as_formula, check_constants, substitute
 from qspjax.fit import Change, Experiment, Measurements
 from qspjax.fit.data._formula import names_in
 from qspjax.io.nonmem._data import NonmemData
@@ -61,6 +61,7 @@ def experiments(
     for name in covariates or ():
         check_one_of("covariates", name, columns, "a covariate of the data")
     formulas = {name: as_formula(name, value) for name, value in (set or {}).items()}
+    check_constants("set", columns, formulas.values())
     used = names_in(*formulas.values()) & {*columns}
     named = frozenset(covariates if covariates is not None else () if formulas else columns)
     subjects = _subjects(data, outputs, used | named)

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 
-from qspjax._expression import Expression, symbols
+from qspjax._expression import Expression, constants_named, symbols
 from qspjax.io.petab._parts import Formula, Observable, Tables
 from qspjax.io.petab._tables import Row, TableIssues
 from qspjax.models.network import Definition
@@ -67,6 +67,9 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
                 _described(name, definition) if name in entities else f"{name} is none{local_hint(name, definition)}"
             )
             issues.add(row, column, f"{must}, but {actual}.")
+        for name in constants_named(known, [formula]):
+            actual = _described(name, definition) if name in entities else f"{name} is an id of the tables too"
+            issues.add(row, column, f"must not use {name}, which PEtab reserves, but {actual}: rename it.")
 
     must = "must use ids of the model and of the tables"
     for id, observable in outputs.items():

@@ -18,6 +18,9 @@ from qspjax.io._issues import FileIssues, Issue
 if TYPE_CHECKING:
     import yaml
 
+RESERVED = frozenset(("time", "true", "false", "inf", "nan"))
+"""Words that are no ids in the mathematics of PEtab."""
+
 LARGEST = 512 * 2**20
 """The maximum number of bytes of a file."""
 
@@ -51,6 +54,11 @@ class TableIssues:
 
     def __init__(self) -> None:
         self.issues: list[Issue] = []
+        self.ids: frozenset[str] = frozenset()
+
+    def declare(self, *ids: Iterable[str]) -> None:
+        """Read names in formulas as ids from now on, even `pi`; not the words that PEtab reserves."""
+        self.ids = self.ids.union(*ids) - RESERVED
 
     def add(self, row: Row, column: str, message: str) -> None:
         """Add an issue of a cell."""
@@ -83,7 +91,7 @@ class TableIssues:
         if value is not None:
             return value
         try:
-            return parse(text, PETAB)
+            return parse(text, PETAB, ids=self.ids)
         except ValueError as error:
             self.add(row, column, f"must be a formula, but: {error}")
             return symbol("nothing")
@@ -92,6 +100,11 @@ class TableIssues:
         """Return the formulas in a cell, which semicolons separate."""
         text = row.get(column)
         return [self.formula(row, column, part.strip()) for part in text.split(";")] if text else []
+
+
+def ids_in(rows: Iterable[Row], column: str) -> frozenset[str]:
+    """Return the ids in a column of a table."""
+    return frozenset(row.get(column) for row in rows)
 
 
 def as_number(text: str) -> float | None:

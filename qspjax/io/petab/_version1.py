@@ -8,7 +8,7 @@ from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model
-from qspjax.io.petab._tables import Row, TableIssues, listed, read_tables
+from qspjax.io.petab._tables import Row, TableIssues, ids_in, listed, read_tables
 
 _NAMES = ("conditionId", "conditionName")
 PARAMETERS = (
@@ -52,6 +52,8 @@ def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Ta
     check_ids(parameters, "parameterId", issues, model_ids=network.definition.ids())
     check_ids(conditions, "conditionId", issues)
     check_ids(observables, "observableId", issues)
+    issues.declare(network.definition.ids(), *(row.cells for row in conditions))
+    issues.declare(ids_in(parameters, "parameterId"), ids_in(observables, "observableId"))
     targets = {row.get("conditionId"): _targets(row, issues) for row in conditions}
     by_id = {row.get("observableId"): _observable(row, issues) for row in observables}
     experiments: dict[str, list[Period]] = {}

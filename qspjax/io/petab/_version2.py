@@ -10,7 +10,7 @@ from qspjax.fit import Gaussian
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model, with_ids
-from qspjax.io.petab._tables import Row, TableIssues, listed, read_tables
+from qspjax.io.petab._tables import Row, TableIssues, ids_in, listed, read_tables
 
 WITHOUT = "without experiment"
 """The experiment of measurements that name none; no id contains a blank."""
@@ -66,6 +66,9 @@ def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Ta
     check_ids(experiments, "experimentId", issues, unique=False)
     renamed = {row.get("petabEntityId"): row.get("modelEntityId") for row in mapping if row.get("modelEntityId")}
     renamed = {new: old for new, old in renamed.items() if new != old and old in model_ids}
+    issues.declare(model_ids, renamed, ids_in(parameters, "parameterId"), ids_in(conditions, "targetId"))
+    issues.declare(ids_in(observables, "observableId"))
+    issues.declare(*(_placeholders(row, column) for row in observables for column in _PLACEHOLDERS))
     parameters = [_in_model_ids(row, "parameterId", renamed) for row in parameters]
 
     def read(row: Row, column: str) -> float | Expression:
@@ -144,9 +147,13 @@ def _observable(row: Row, read: Callable[[Row, str], float | Expression], issues
         must = "must be normal, laplace, log-normal or log-laplace"
         issues.add(row, "noiseDistribution", f"{must}, but is {row.get('noiseDistribution')}.")
 
-    def placeholders(column: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in row.get(column).split(";") if part.strip())
-
     base, distribution = noise or (0.0, Gaussian())
-    names = placeholders("observablePlaceholders"), placeholders("noisePlaceholders")
+    names = [_placeholders(row, column) for column in _PLACEHOLDERS]
     return Observable(row, read(row, "observableFormula"), read(row, "noiseFormula"), base, distribution, *names)
+
+
+_PLACEHOLDERS = ("observablePlaceholders", "noisePlaceholders")
+
+
+def _placeholders(row: Row, column: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in row.get(column).split(";") if part.strip())

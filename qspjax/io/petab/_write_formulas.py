@@ -10,6 +10,7 @@ import numpy as np
 from qspjax._checks import ArgumentError
 from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
 from qspjax._expression import Expression, as_expression, call, substitute, symbol, symbols
+from qspjax._expression._text import WORDS
 from qspjax._expression._tree import rebuilt
 from qspjax._transform import Identity, Log
 from qspjax.fit import AbstractLocationScale, Free, Output
@@ -22,7 +23,7 @@ _TRIGONOMETRIC = {
 }
 _KNOWN = _INFIX | _TRIGONOMETRIC | {"number", "symbol", "time", "true", "false", "exp", "ln", "abs", "min", "max"}
 _KNOWN |= {"piecewise", "root", "log"}
-_RESERVED = ("time", "true", "false", "inf", "nan", "pi", "prediction")
+_RESERVED = (*WORDS, "prediction")
 _DISTRIBUTIONS = ("normal", "laplace")
 _PRIORS = {
     "lognormal": "log-normal",

@@ -2,14 +2,14 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
 import numpy as np
 
 from qspjax._checks import check_instance, refuse
-from qspjax._expression import TIME, Expression, symbol, symbols
+from qspjax._expression import TIME, Expression, check_constants, symbol, symbols
 from qspjax.models.network._definition import (
     Compartment,
     Definition,
@@ -19,7 +19,7 @@ from qspjax.models.network._definition import (
     Reaction,
     Species,
 )
-from qspjax.models.network._laws import AbstractLaw, Side, as_expression
+from qspjax.models.network._laws import AbstractLaw, Side, as_expression, in_scope
 from qspjax.models.network._terms import ONE, minus, times
 
 Item: TypeAlias = Compartment | Species | Parameter
@@ -49,15 +49,19 @@ def extended(
     for argument, table in (("rules", rules), ("rates", rates), ("initial", initial), ("reactions", reactions)):
         check_instance(argument, {} if table is None else table, Mapping, "a dict by id")
     arrays: Arrays = {}
-    rules = {**base.assignments, **_expressions("rules", rules or {})}
-    rates = {**base.rates, **_expressions("rates", rates or {})}
-    starts = {**base.initial, **_expressions("initial", initial or {})}
-    all_events = _merged(base.events, [_event(len(base.events) + number, event) for number, event in enumerate(events)])
-    changing = {*rules, *rates, *(id for event in all_events for id in event.assign)}
     arguments = {"compartments": compartments or {}, "species": species or {}, "parameters": parameters or {}}
     kinds: dict[str, type[Item]] = {"compartments": Compartment, "species": Species, "parameters": Parameter}
     for argument, table in arguments.items():
         check_instance(argument, table, Mapping, "a dict by id")
+    all_reactions = {**base.reactions, **reactions}
+    named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
+    declared = frozenset().union(base.ids(), *arguments.values(), all_reactions, rules or (), initial or (), named)
+    rules = {**base.assignments, **_expressions("rules", rules or {}, declared)}
+    rates = {**base.rates, **_expressions("rates", rates or {}, declared)}
+    starts = {**base.initial, **_expressions("initial", initial or {}, declared)}
+    new_events = [_event(len(base.events) + number, event, declared) for number, event in enumerate(events)]
+    all_events = _merged(base.events, new_events)
+    changing = {*rules, *rates, *(id for event in all_events for id in event.assign)}
     tables: dict[str, dict[str, Item]] = {
         name: {
             id: _item(id, value, kind, arrays, id in changing)
@@ -65,20 +69,18 @@ def extended(
         }
         for name, kind in kinds.items()
     }
-    all_reactions = {**base.reactions, **reactions}
-    named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
     ids = {*tables["compartments"], *tables["species"], *tables["parameters"], *named}
     tables["parameters"] |= {id: Parameter(constant=id not in changing) for id in (*rules, *starts) if id not in ids}
     draft = dataclasses.replace(base, **tables)
     for id, reaction in reactions.items():
         check_instance(id, reaction, Reaction, "a Reaction")
-        all_reactions[id] = _reaction(reaction, draft)
+        all_reactions[id] = _reaction(reaction, draft, declared)
     definition = dataclasses.replace(
         draft,
         reactions=all_reactions,
         assignments=rules,
         rates=rates,
-        algebraic=(*base.algebraic, *(as_expression("algebraic", rule) for rule in algebraic)),
+        algebraic=(*base.algebraic, *(as_expression("algebraic", rule, declared) for rule in algebraic)),
         initial=starts,
         events=all_events,
     )
@@ -112,21 +114,23 @@ def _item(id: str, value: object, kind: type[Item], arrays: Arrays, changing: bo
     return Species(number) if kind is Species else kind(number, constant=not changing)
 
 
-def _expressions(argument: str, items: Mapping[str, object]) -> dict[str, Expression]:
-    return {id: _math(argument, value) for id, value in items.items()}
+def _expressions(argument: str, items: Mapping[str, object], declared: Collection[str]) -> dict[str, Expression]:
+    return {id: _math(argument, value, declared) for id, value in items.items()}
 
 
-def _math(argument: str, value: object) -> Expression:
-    return _called(value) if inspect.isfunction(value) else as_expression(argument, value)
+def _math(argument: str, value: object, declared: Collection[str]) -> Expression:
+    if inspect.isfunction(value):
+        return _called(value, declared)
+    return as_expression(argument, value, declared)
 
 
-def _event(number: int, event: NetworkEvent) -> NetworkEvent:
+def _event(number: int, event: NetworkEvent, declared: Collection[str]) -> NetworkEvent:
     check_instance("events", event, NetworkEvent, "a NetworkEvent")
     return NetworkEvent(
-        trigger=_math("trigger", event.trigger),
-        assign=_expressions("assign", event.assign),
-        delay=None if event.delay is None else _math("delay", event.delay),
-        priority=None if event.priority is None else _math("priority", event.priority),
+        trigger=_math("trigger", event.trigger, declared),
+        assign=_expressions("assign", event.assign, declared),
+        delay=None if event.delay is None else _math("delay", event.delay, declared),
+        priority=None if event.priority is None else _math("priority", event.priority, declared),
         persistent=event.persistent,
         initial_value=event.initial_value,
         from_trigger_time=event.from_trigger_time,
@@ -134,24 +138,23 @@ def _event(number: int, event: NetworkEvent) -> NetworkEvent:
     )
 
 
-def _called(function: Callable) -> Expression:
-    """Call a function with the symbols that its arguments name (`time` and `t` for the time)."""
-    arguments = [TIME if name in ("t", "time") else symbol(name) for name in inspect.signature(function).parameters]
-    return as_expression("rate", function(*arguments))
+def _called(function: Callable, declared: Collection[str]) -> Expression:
+    """Call a function with the symbols that its arguments name (`time` and `t`, unless declared, for the time)."""
+    times = {"t", "time"} - {*declared}
+    arguments = [TIME if name in times else symbol(name) for name in inspect.signature(function).parameters]
+    return as_expression("rate", function(*arguments), declared)
 
 
 def _participants(reaction: object) -> Iterable[tuple[float, Participant]]:
     return reaction.participants() if isinstance(reaction, Reaction) else ()
 
 
-def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
+def _reaction(reaction: Reaction, draft: Definition, declared: Collection[str]) -> Reaction:
     rate = reaction.rate
     if isinstance(rate, AbstractLaw):
-        rate = _of_law(rate, reaction, draft)
-    elif inspect.isfunction(rate):
-        rate = _called(rate)
+        rate = _of_law(rate, reaction, draft, declared)
     elif rate is not None:
-        rate = as_expression("rate", rate)
+        rate = _math("rate", rate, declared)
     used = dict.fromkeys(participant.species for _, participant in reaction.participants())
     modifiers = dict.fromkeys(reaction.modifiers)
     if rate is not None:
@@ -166,13 +169,14 @@ def _reaction(reaction: Reaction, draft: Definition) -> Reaction:
     )
 
 
-def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition) -> Expression:
+def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition, declared: Collection[str]) -> Expression:
     """Return the rate of a law, an amount per time."""
     sides = [
         [Side(symbol(participant.species), _count(participant)) for participant in side]
         for side in (reaction.reactants, reaction.products)
     ]
-    forwards, backwards = law.rates(*sides)
+    forwards, backwards = in_scope(law, declared).rates(*sides)
+    check_constants("rate", declared, [one for one in (forwards, backwards) if one is not None])
     sizes = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
     if backwards is None:
         return times(sizes[0], forwards)

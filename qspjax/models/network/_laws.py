@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, SupportsFloat, TypeAlias
 
 from qspjax._checks import refuse
@@ -149,12 +149,12 @@ class Hill(AbstractLaw):
         return Vmax * (K if self.represses else X) ** n / (K**n + X**n), None
 
 
-def as_expression(argument: str, value: object) -> Expression:
-    """Return an expression from an id or other text, a number, or an expression."""
+def as_expression(argument: str, value: object, ids: Collection[str] = ()) -> Expression:
+    """Return an expression from an id or other text, in which `ids` are symbols, a number, or an expression."""
     if isinstance(value, Expression):
         return value
     if isinstance(value, str):
-        return parse(value)
+        return parse(value, ids=ids)
     must, actual = "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}"
     if not isinstance(value, SupportsFloat):
         refuse(argument, must, actual)
@@ -162,6 +162,14 @@ def as_expression(argument: str, value: object) -> Expression:
         return number(float(value))
     except (TypeError, ValueError):
         refuse(argument, must, actual)
+
+
+def in_scope(law: AbstractLaw, ids: Collection[str]) -> AbstractLaw:
+    """Return a law whose quantities, where they are text, are read with `ids` as symbols."""
+    fields = dataclasses.fields(law) if dataclasses.is_dataclass(law) else ()
+    texts = {field.name: getattr(law, field.name) for field in fields if field.type in (Quantity, Quantity | None)}
+    texts = {name: as_expression(name, text, ids) for name, text in texts.items() if isinstance(text, str)}
+    return dataclasses.replace(law, **texts) if texts else law
 
 
 def _product(k: Expression, sides: Sequence[Side]) -> Expression:

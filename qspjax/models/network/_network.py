@@ -59,7 +59,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     dose adds an amount: `qsp.bolus(100.0, to="drug")`. The value of every id is observed, that of a species as its
     symbol.
 
-    Formulas are text (`"CL * drug"`), expressions, or functions of symbols (`lambda CL, drug: CL * drug`).
+    Formulas are text (`"CL * drug"`), expressions, or functions of symbols (`lambda CL, drug: CL * drug`). A name that
+    the network has is always its symbol, even `pi` or `time`.
 
     Args:
         definition: A complete network as data, instead of everything below.
