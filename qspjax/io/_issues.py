@@ -12,7 +12,7 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """A mistake in a file.
+    """A mistake in a file, or a remark that leaves it usable.
 
     Attributes:
         file: Name of the file.
@@ -22,6 +22,7 @@ class Issue:
         column: The name of the column, where the file is a table.
         element: The name of the element, if the file is in SBML: `reaction J1`.
         place: Number of the character in the line from 1, if it is known.
+        warning: Whether the file can be used as it is.
 
     Example:
         >>> print(Issue("data.csv", (), "must be a number, but is BLQ.", line=3, column="DV"))
@@ -35,6 +36,7 @@ class Issue:
     column: str = ""
     element: str = ""
     place: int | None = None
+    warning: bool = False
 
     @property
     def key(self) -> str:
@@ -100,7 +102,7 @@ class IssueCollector:
 
     def warn(self, message: str, element: str = "", *, line: int | None = None) -> None:
         """Add a warning, unless it is there already."""
-        warning = Issue(self.source, (), message, line or None, element=element)
+        warning = Issue(self.source, (), message, line or None, element=element, warning=True)
         if (self._most is None or len(self.warnings) < self._most) and warning not in self.warnings:
             self.warnings.append(warning)
 

@@ -114,8 +114,12 @@ def refusals(issues: tuple[Issue, ...]) -> dict[str, int]:
     return dict(Counter(constructs).most_common())
 
 
-def contents_of(path: str | Path) -> ModelContents:
+def contents_of(path: str | Path, *, units: bool = True) -> ModelContents:
     """Return the contents of a file with a model.
+
+    Args:
+        path: The file.
+        units: Whether to warn of units that do not agree.
 
     Raises:
         FileIssues: If it cannot be opened as SBML or Antimony at all.
@@ -132,7 +136,7 @@ def contents_of(path: str | Path) -> ModelContents:
     path = Path(path)
     in_antimony = _in_antimony(path)
     text = sbml_of_antimony(path) if in_antimony else None
-    issues, warnings = _checked(path, text)
+    issues, warnings = _checked(path, text, units)
     if in_antimony:  # the lines are those of the SBML that antimony made
         issues, warnings = _without_lines(issues), _without_lines(warnings)
     outline = _Outline()
@@ -195,9 +199,9 @@ class _Outline:
         raise ValueError("must have no document type")
 
 
-def _checked(path: Path, text: str | None) -> tuple[tuple[Issue, ...], tuple[Issue, ...]]:
+def _checked(path: Path, text: str | None, units: bool) -> tuple[tuple[Issue, ...], tuple[Issue, ...]]:
     try:
-        reading = read_definition(path if text is None else text, units=True)
+        reading = read_definition(path if text is None else text, units=units)
     except FileIssues as error:
         return _named(error.issues, path), ()
     return (), _named(reading.warnings, path)

@@ -30,6 +30,9 @@ class ReadOptions(TypedDict, total=False):
 def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, ...]:
     """Return the issues of a file, an empty tuple if there are none.
 
+    Of a model in SBML or Antimony there may also be warnings, with which the file can be used: issues whose `warning`
+    is true. Those of units are not among them; `qspjax check` and `qspjax import` show them too.
+
     Args:
         path: A trial or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony
             (`.ant`), or a data set in the format of NONMEM (any other ending).
@@ -48,6 +51,9 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, .
         3 DV must be a number, but is BLQ.
     """
     try:
+        if is_model_file(path):
+            model = contents_of(path, units=False)
+            return (*model.issues, *model.warnings)
         contents(path, **options)
     except FileIssues as error:
         return error.issues

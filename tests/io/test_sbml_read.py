@@ -574,16 +574,30 @@ UNDECLARED = """<sbml xmlns="http://www.sbml.org/sbml/level2/version4" level="2"
 </listOfReactions></model></sbml>"""
 
 
-def test_what_reactions_do_not_declare_is_noticed():
+def test_what_reactions_do_not_declare_is_noticed(tmp_path):
     assert [str(one) for one in read_definition(UNDECLARED).warnings] == [
         "text:6: reaction r: must declare each species of its rate as reactant, product or modifier (rule 21111 of "
         "SBML), but B is none.",
         "text:9: reaction q: must have a reactant or a product (rule 21101 of SBML), but has none.",
     ]
-    declared = read_sbml(UNDECLARED)
+    with pytest.warns(UserWarning, match="Reactions are read") as caught:
+        declared = read_sbml(UNDECLARED)
+    assert [str(one.message) for one in caught] == [
+        "Reactions are read as they are, but some break rules of SBML:\n"
+        + "\n".join(map(str, read_definition(UNDECLARED).warnings))
+    ]
+    path = tmp_path / "model.xml"
+    path.write_text(UNDECLARED)
+    assert [(one.file, one.line, one.element, one.warning) for one in qsp.io.validate(path)] == [
+        ("model.xml", 6, "reaction r", True),
+        ("model.xml", 9, "reaction q", True),
+    ]
+    path.write_text(UNDECLARED.replace('size="2"', 'size="two"'))
+    assert [one.warning for one in qsp.io.validate(path)] == [False]
     assert not read_definition(qsp.io.write_sbml(declared.drop("q").replace("X", 0.0))).warnings
 
 
+@pytest.mark.filterwarnings("ignore:Reactions are read")
 def test_a_species_without_a_value_that_nothing_uses_is_not_observed():
     network = read_sbml(UNDECLARED)
     assert [*network.observe(0.0, network.initial())] == ["A", "B", "c", "r", "q"]

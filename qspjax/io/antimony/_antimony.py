@@ -24,6 +24,7 @@ from qspjax.io.antimony import _worker
 from qspjax.io.antimony._formulas import as_antimony, with_placeholders
 from qspjax.io.antimony._worker import Result, Task
 from qspjax.io.sbml import read_definition
+from qspjax.io.sbml._read import warn_of_reactions
 from qspjax.io.sbml._text import source_of
 from qspjax.io.sbml._write import with_placeholders as sbml_with_placeholders
 from qspjax.io.sbml._write_math import Numbers
@@ -75,9 +76,11 @@ def read_antimony(path_or_text: str | Path) -> Network:
     """
     sbml, name = sbml_of_antimony(path_or_text), _name_of(path_or_text)
     try:
-        definition = read_definition(sbml).definition
+        reading = read_definition(sbml)
     except FileIssues as error:  # their lines are those of the SBML
         raise FileIssues([Issue(name, (), issue.message, element=issue.element) for issue in error.issues]) from None
+    warn_of_reactions(dataclasses.replace(issue, file=name, line=None, place=None) for issue in reading.warnings)
+    definition = reading.definition
     if definition.name == _UNNAMED:
         definition = dataclasses.replace(
             definition, name="" if _is_text(path_or_text) else Path(unpacked_name(name)).stem

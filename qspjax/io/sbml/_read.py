@@ -2,12 +2,13 @@
 
 import dataclasses
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qspjax._checks import check_instance
+from qspjax._checks import check_instance, warn
 from qspjax.io._content import unpacked_name
-from qspjax.io._issues import Issue, IssueCollector
+from qspjax.io._issues import FileIssues, Issue, IssueCollector
 from qspjax.io.sbml._document import check_units, document_of
 from qspjax.io.sbml._issues import MOST_ISSUES, add_at
 from qspjax.io.sbml._math import Mathematics
@@ -63,7 +64,8 @@ def read_sbml(path_or_text: str | Path) -> Network:
     """Read a model in SBML, Level 1 to 3, with the package comp.
 
     Nothing in a file is executed, no entity is expanded, and no other file is opened, except that a hierarchical model
-    may use models from files of the same folder. Archives are read in memory.
+    may use models from files of the same folder. Archives are read in memory. Reactions whose rate uses species that
+    they do not declare, or that have no participants where SBML asks for them, are read as they are, with a warning.
 
     Args:
         path_or_text: The file, or text that begins with `<`. The file may be compressed (`.xml.gz`, `.xml.bz2`,
@@ -95,7 +97,16 @@ def read_sbml(path_or_text: str | Path) -> Network:
         >>> print(network.equations())
         x' = -(x / 2)
     """
-    return Network.of(read_definition(path_or_text).definition)
+    reading = read_definition(path_or_text)
+    warn_of_reactions(reading.warnings)
+    return Network.of(reading.definition)
+
+
+def warn_of_reactions(warnings: Iterable[Issue]) -> None:
+    """Warn once of the reactions among the warnings of a reading: their participants are not what SBML asks for."""
+    doubtful = [issue for issue in warnings if issue.element.startswith("reaction ")]
+    if doubtful:
+        warn("Reactions are read as they are, but some break rules of SBML:\n" + str(FileIssues(doubtful)))
 
 
 def read_definition(path_or_text: str | Path, *, units: bool = False) -> Reading:
