@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import concrete, refuse
+from qspjax._checks import concrete, in_a_row, refuse
 from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, names, state_names
 from qspjax._parameters import as_parameter, check_arguments, check_parameters
@@ -171,11 +171,23 @@ def check_slope(slope: State, start: State) -> None:
     """Check that what a vector field returns has the structure and the shapes of the state."""
     must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"
     if jax.tree.structure(slope) != jax.tree.structure(start):
-        refuse("model", must, f"one that returns a {type(slope).__name__}")
+        refuse("model", must, f"one that returns a {_kind(slope, start)}")
     for name, expected, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
         if jnp.shape(leaf) not in ((), jnp.shape(expected)):
             actual = f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`, whose shape is {jnp.shape(expected)}"
             refuse("model", must, actual)
+
+
+def _kind(value: State, start: State) -> str:
+    """Return the type of a tree that is no state, and which names are missing and too many in it if it is a dict."""
+    kind = type(value).__name__
+    if not isinstance(value, Mapping):
+        return kind
+    names = dict.fromkeys(name.partition("[")[0].partition(".")[0] for name in state_names(start))
+    missing = [f"`{name}`" for name in names if name not in value]
+    surplus = [f"`{name}`" for name in value if name not in names]
+    parts = [f"{word} {in_a_row(some)}" for word, some in (("without", missing), ("with", surplus)) if some]
+    return f"{kind} {' and '.join(parts)}" if parts else kind
 
 
 def as_state(model: AbstractModel, state: State | None, *, batched: bool = False) -> State:
@@ -188,7 +200,7 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
         return start
     must = f"have the structure of the model's state ({', '.join(state_names(start))})"
     if jax.tree.structure(state) != jax.tree.structure(start):
-        refuse("initial", must, f"of type {type(state).__name__}")
+        refuse("initial", must, f"of type {_kind(state, start)}")
     state = jax.tree.map(as_parameter, state)
     for name, leaf, expected in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
         if jnp.shape(leaf) != expected.shape and not (batched and jnp.shape(leaf)[1:] == expected.shape):

@@ -14,7 +14,7 @@ from qspjax._arrays import device_floats
 from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
-from qspjax._dosing._regimen import Regimen
+from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state, observe
 from qspjax._names import state_names
@@ -353,7 +353,7 @@ def _check(
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
-    check_instance("regimen", regimen, Regimen, "a Regimen (from bolus, infusion or no_doses)")
+    check_regimen(regimen, "a Regimen (from bolus, infusion or no_doses)")
     regimen = with_targets(model, regimen, state_names(start))
     regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
     shape = regimen.static_shape._replace(repeated=False)  # makes no difference to a solve

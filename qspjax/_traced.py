@@ -2,6 +2,7 @@
 
 import inspect
 import linecache
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,19 @@ from types import TracebackType
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 _LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (jax, eqx)) + (str(Path(__file__).parent),)
 _REMEDIES = (
-    (("if ", "elif ", " if ", "and ", "or ", "not ", "while "), "`jnp.where(condition, a, b)` instead of `if`"),
-    (("max(", "min("), "`jnp.maximum(a, b)` and `jnp.minimum(a, b)` instead of `max` and `min`"),
-    (("math.", "np.", "numpy."), "`jnp.exp(x)` instead of `math.exp(x)` or `np.exp(x)`, and so on"),
-    (("float(", "int(", ".item("), "the number itself instead of `float(...)`, `int(...)` or `.item()`"),
-    (("range(", "["), "`jnp.where` or `jnp.take` instead of a traced number as an index or a length"),
+    (r"\b(if|elif|while)\b", "`jnp.where(condition, a, b)` instead of `if`"),
+    (r"\b(and|or|not)\b", "`(a) & (b)`, `(a) | (b)` and `~(a)` instead of `a and b`, `a or b` and `not a`"),
+    (r"(?<![\w.])(max|min)\(", "`jnp.maximum(a, b)` and `jnp.minimum(a, b)` instead of `max` and `min`"),
+    (r"(?<![\w.])(?P<module>math|np|numpy)\.(?P<name>[\w.]+)\(", ""),
+    (r"(?<![\w.])(float|int)\(|\.item\(", "the number itself instead of `float(...)`, `int(...)` or `.item()`"),
 )
+"""What a line has in it, and what to write instead; a function of math or numpy has one of the same name."""
+_INDEX = "`jnp.where` or `jnp.take` instead of a traced number as an index or a length"
+_RENAMED = {"pow": "power", "dist": "linalg.norm", "fsum": "sum"}
 
 
 class TracedValueError(TypeError, ValueError):
@@ -43,12 +48,22 @@ def in_the_users_words() -> Iterator[None]:
         if isinstance(error, TracedValueError) or (location := _users_line(error.__traceback__)) is None:
             raise
         name, file, number, line = location
-        remedies = [remedy for signs, remedy in _REMEDIES if any(sign in line for sign in signs)]
+        found = ((re.search(pattern, line), remedy) for pattern, remedy in _REMEDIES)
+        remedies = [remedy or _of_the_same_name(match) for match, remedy in found if match]
+        if not remedies and ("range(" in line or "[" in line):
+            remedies = [_INDEX]
         use = "; ".join(remedies[:2]) or "functions of `jax.numpy` instead of Python's"
         raise TracedValueError(
             f"`{name}` must compute with `jax.numpy`, but `{line}` in line {number} of {file} asks for the value of a "
             f"number that is known only when the compiled program runs: write {use}."
         ) from error
+
+
+def _of_the_same_name(match: re.Match[str]) -> str:
+    """Return what to write instead of a function of math or numpy."""
+    name, old = _RENAMED.get(match["name"], match["name"]), f"{match['module']}.{match['name']}"
+    has_it = getattr(jnp, name.partition(".")[0], None) is not None
+    return f"`jnp.{name}` instead of `{old}`" if has_it else f"a function of `jax` instead of `{old}`"
 
 
 def _users_line(trace: TracebackType | None) -> tuple[str, str, int, str] | None:

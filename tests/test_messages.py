@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ class Mathematics(Patient):
 
 class Numpy(Patient):
     def vector_field(self, t, y):
-        return Amounts(-np.exp(y.drug), 0.0)
+        return Amounts(-np.interp(y.drug, [0.0, 1.0], [0.0, 2.0]), 0.0)
 
 
 class Number(Patient):
@@ -75,8 +76,8 @@ def clipped(x):
 PYTHON = [
     (Branches, r"`Branches.vector_field` must compute .* but `if y.drug > 0.5:` in line \d+ .*`jnp.where\(cond"),
     (Greatest, r"`Greatest.vector_field` .*`jnp.maximum\(a, b\)` and `jnp.minimum\(a, b\)` instead of `max` and `min`"),
-    (Mathematics, r"`Mathematics.vector_field` .*`jnp.exp\(x\)` instead of `math.exp\(x\)` or `np.exp\(x\)`"),
-    (Numpy, r"`Numpy.vector_field` .*`jnp.exp\(x\)` instead"),
+    (Mathematics, r"`Mathematics.vector_field` .*: write `jnp.exp` instead of `math.exp`\."),
+    (Numpy, r"`Numpy.vector_field` .*: write `jnp.interp` instead of `np.interp`\."),
     (Number, r"`Number.vector_field` .*the number itself instead of `float"),
     (Observes, r"`Observes.observe` .*instead of `if`"),
     (Helped, r"`clipped` must compute .*`return min\(x, 1.0\)` .*`jnp.minimum"),
@@ -163,11 +164,45 @@ MISTAKES = {
         lambda: qsp.simulate(Wide(k=0.1), qsp.no_doses(), [0.0]),
         "shape (2,) for `drug`, whose shape is ()",
     ),
+    "slope by other names": (
+        lambda: qsp.simulate(Labelled(k=0.1, given=("X", "z")), qsp.no_doses(), [0.0]),
+        "dy/dt with the structure of its state (x, z), but is one that returns a dict without `x` and with `X`.",
+    ),
+    "initial by other names": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0], initial={"drug": 1.0, "z": 1.0, "y": 1.0}),
+        "state (drug, effect), but is of type dict without `effect` and with `z`, `y`.",
+    ),
+    "several regimens": (
+        lambda: qsp.simulate(Patient(k=0.1), [qsp.bolus(1.0, to=1), qsp.bolus(2.0, to=1)], [0.0]),
+        "(from bolus, infusion or no_doses), several of them added with `+` (`a + b`), but is a list.",
+    ),
+    "and in an event": (
+        lambda: qsp.simulate(Both(k=0.1), qsp.no_doses(), [0.0, 1.0]),
+        "write `(a) & (b)`, `(a) | (b)` and `~(a)` instead of `a and b`, `a or b` and `not a`.",
+    ),
     "initial": (
         lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0], initial=Amounts(jnp.ones(3), 0.0)),
         "of shape (3,) in `drug`, whose shape is ()",
     ),
 }
+
+
+class Labelled(Patient):
+    given: tuple[str, ...] = eqx.field(static=True)
+
+    def initial(self):
+        return {"x": 1.0, "z": 0.0}
+
+    def vector_field(self, t, y):
+        return dict.fromkeys(self.given, 0.0)
+
+    def observe(self, t, y):
+        return {"x": y["x"]}
+
+
+class Both(Patient, qsp.AbstractEventful):
+    def events(self):
+        return (qsp.Event(trigger=lambda t, y: y.drug < 0.5 and y.drug > 0.1, assign=lambda t, y: {"drug": 1.0}),)
 
 
 class Wide(Patient):
@@ -188,7 +223,8 @@ def test_mistakes(mistake):
     [
         ("ID,TIME,AMT,DV\n1,0,100,.\n1,1,.,-3\n1,2,.,3\n", "line 3: DV is negative."),
         ("ID,TIME,AMT,DV\n1,0,100,.\n1,0,100,.\n1,1,.,3\n", "line 3: the dose is repeated"),
-        ("ID,TIME,AMT\n1,0,100\n1,1,.\n", "there is no column DV"),
+        ("ID,TIME,AMT\n1,0,100\n1,1,.\n", r"there is no column DV, so there are no measurements\.$"),
+        ("ID,TIME,AMT,conc\n1,0,100,.\n1,1,.,3\n", r': if conc has them, read the file with rename={"conc": "DV"}\.$'),
     ],
 )
 def test_what_is_seldom_meant_is_read_with_a_warning(table, message, tmp_path):

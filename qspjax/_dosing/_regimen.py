@@ -499,6 +499,13 @@ def table(
     return Regimen(**filled, rules=tuple(rules), decision=None, end=over, targets=tuple(targets), static_shape=shape)
 
 
+def check_regimen(regimen: object, description: str = "a regimen") -> None:
+    """Check that doses are one regimen; several are added."""
+    if isinstance(regimen, (list, tuple)):
+        refuse("regimen", f"be {description}, several of them added with `+` (`a + b`)", f"a {type(regimen).__name__}")
+    check_instance("regimen", regimen, Regimen, description)
+
+
 def stacked(regimens: Sequence[Regimen]) -> Regimen:
     """Return regimens as one with an axis of patients, one patient for each, so that one program solves them all."""
     targets = tuple(dict.fromkeys(target for regimen in regimens for target in regimen.targets))

@@ -18,7 +18,7 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
-from qspjax._dosing._regimen import Regimen
+from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._exposure import together
 from qspjax._random import check_key
 from qspjax._simulate import simulate_cohort
@@ -44,7 +44,7 @@ class Arm(eqx.Module):
 
     def __check_init__(self) -> None:
         check_instance("name", self.name, str, "a name in quotes")
-        check_instance("regimen", self.regimen, Regimen, "a regimen")
+        check_regimen(self.regimen)
 
 
 class AbstractAllocation(eqx.Module):

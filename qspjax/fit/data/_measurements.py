@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
-from qspjax._dosing._regimen import Regimen
+from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._expression import Expression, Formula, as_formula
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Columns, Numbers
@@ -290,7 +290,7 @@ class Experiment:
         """Keep the parts."""
         check_instance("measurements", measurements, Measurements, "Measurements")
         regimen = no_doses() if regimen is None else regimen
-        check_instance("regimen", regimen, Regimen, "a regimen")
+        check_regimen(regimen)
         moments = [(change.at, change.order) for change in changes]
         if moments != sorted(moments):
             must = "be in the order of time, and of `order` at equal times"

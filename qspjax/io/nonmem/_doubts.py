@@ -1,5 +1,6 @@
 """Records that are allowed but seldom meant: they are read as they are, with a warning."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,9 @@ from qspjax.io.nonmem._text import DOSING
 from qspjax.io.nonmem._types import Flags, Integers, Values
 
 _MOST = 5
+
+_MEASURED = re.compile(r"(?i).*conc.*|cp|y|(obs|measure|response|value).*")
+"""Names of columns that are likely to hold measurements."""
 
 _ELSEWHERE = {
     **dict.fromkeys(("LLOQ", "LOQ", "BLQ", "BLOQ", "BQL", "ULOQ"), "limits are CENS, DV and LIMIT"),
@@ -33,7 +37,9 @@ def warn_of_doubts(values: Values, lines: Integers, source: str) -> None:
                 f"{source}: line{'s' if affected.size > 1 else ''} {listed(affected[:_MOST].tolist())}{more}: {remark}"
             )
     if "DV" not in values:
-        warn(f"{source}: there is no column DV, so there are no measurements.")
+        named = next((name for name in values if _MEASURED.fullmatch(name)), None)
+        hint = "" if named is None else f': if {named} has them, read the file with rename={{"{named}": "DV"}}'
+        warn(f"{source}: there is no column DV, so there are no measurements{hint}.")
     for sentence in _not_used(values):
         warn(f"{source}: {sentence}")
 
