@@ -182,3 +182,33 @@ def test_only_problems_of_networks(tmp_path):
         ValueError, match=r"Argument `problem.model` must be a network \(models.Network\), but is of type"
     ):
         write_petab(pk, tmp_path / "problem")
+
+
+def test_formulas_of_changes_come_back(tmp_path):
+    network = Network(
+        species={"drug": 10.0}, parameters={"k": 0.1, "m": 1.0}, reactions={"loss": Reaction("drug ->", "k * m * drug")}
+    )
+    changes = [
+        Change(2.0, set={"k": "k2", "m": 2.0}),
+        Change(3.0, set={"m": "m * drug"}),
+        Change(5.0, put={"drug": "100 * k2 * m"}),
+        Change(5.5, set={"m": "m / 2"}, put={"drug": "drug + k + time"}),
+    ]
+    one = Experiment(Measurements([4.0, 5.0, 6.0], [8.0, 5.0, 3.0], output="o"), changes=changes)
+    problem = Problem(network, one, {"o": Output("drug", Additive(1.0))}, {"k": Free(0.1), "k2": Free(0.2)})
+    found = problem.table(problem.start)["prediction"]
+    at3 = 10.0 * np.exp(-0.2 - 0.4)
+    m = 2.0 * at3
+    put = (20.0 * m * np.exp(-0.1 * m) + 0.1 + 5.5) * np.exp(-0.05 * m)
+    np.testing.assert_allclose(found, [at3 * np.exp(-0.2 * m), 20.0 * m, put], rtol=1e-6)
+    again = read_petab(write_petab(problem, tmp_path / "petab"))
+    np.testing.assert_allclose(again.table(again.point({"k": 0.1, "k2": 0.2}))["prediction"], found, rtol=1e-6)
+    later = [Change(2.0, put={"drug": 2.0}), Change(2.0, put={"drug": "drug * m"})]
+    both = Problem(
+        network,
+        Experiment(one.measurements, changes=later),
+        {"o": Output("drug", Additive(1.0))},
+        {"k": Free(0.1)},
+    )
+    with pytest.raises(ValueError, match="no change of observed values after another one at the same time"):
+        write_petab(both, tmp_path / "both")

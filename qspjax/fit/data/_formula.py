@@ -6,6 +6,9 @@ from typing import cast
 from qspjax._expression import Expression, as_number, evaluate, symbols
 from qspjax.fit._types import Number
 
+NOW = " now"
+"""The end of the name of a parameter that stands for the value it has when a formula is evaluated."""
+
 
 def names_in(*formulas: float | Expression) -> frozenset[str]:
     """Return the names that formulas use."""

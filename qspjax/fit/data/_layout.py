@@ -1,7 +1,7 @@
 """The layout of a problem: indices into the table of its numbers, made once, in numpy."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,8 +16,9 @@ from qspjax._simulate import observed_names
 from qspjax._types import Scalar
 from qspjax.fit.data._colours import Colours
 from qspjax.fit.data._dependence import check_dependence
-from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._formula import NOW, names_in
 from qspjax.fit.data._formula_table import AbstractFormulaTable, FormulaTable
+from qspjax.fit.data._in_force import depends_on_observed, in_force
 from qspjax.fit.data._measurements import Change, Experiment, Output, passed
 from qspjax.fit.data._output_data import OutputData, chosen
 from qspjax.fit.data._stages import (
@@ -90,7 +91,7 @@ def layout_of(design: Design) -> Layout:
     Raises:
         ValueError: If there are no data, a name is unknown, or nothing depends on a parameter.
     """
-    table = FormulaTable(design.parameters, defaults_of(design))
+    table = FormulaTable(design.parameters, numbers_of(design.model, design.parameters))
     stages, data = parts_of(design, table)
     free = table.depends()[:, : len(design.free)]
     uses = stages.uses(table)
@@ -122,14 +123,14 @@ def parts_of(design: Design, table: AbstractFormulaTable) -> tuple[Stages, tuple
     return _Builder(design, table).parts()
 
 
-def defaults_of(design: Design) -> dict[str, Scalar]:
-    """Return the numbers of the model that formulas may use: its parameters that are not parameters of the fit."""
+def numbers_of(model: AbstractModel, parameters: Collection[str]) -> dict[str, Scalar]:
+    """Return the numbers of a model that formulas may use: its parameters that are not parameters of the fit."""
     plain = {
         parameter.name: parameter.value
-        for parameter in names(design.model)
+        for parameter in names(model)
         if np.ndim(parameter.value) == 0 and parameter.value is not None
     }
-    return {name: value for name, value in plain.items() if name not in design.parameters}
+    return {name: value for name, value in plain.items() if name not in parameters}
 
 
 class _Builder:
@@ -137,16 +138,24 @@ class _Builder:
 
     def __init__(self, design: Design, table: AbstractFormulaTable) -> None:
         self.design, self.model, self.table = design, design.model, table
-        self.experiments = [*design.experiments.values()]
         self.leaves = parameters_of(self.model)
         self.start = as_state(self.model, None)
         self.states = frozenset(state_names(self.start))
         self.observed = tuple(dict.fromkeys((*observed_names(self.model, self.start), *state_names(self.start))))
+        self.moving = self.states | (set(self.observed) - self.leaves)
         self.set_somewhere = {
-            name for experiment in self.experiments for change in _changes_of(experiment) for name in change.set
+            name
+            for experiment in design.experiments.values()
+            for change in _changes_of(experiment)
+            for name in change.set
         }
+        self._check_names()
+        self.begin = [begins(experiment) for experiment in design.experiments.values()]
+        meaning = {"kept": self._own_names(), "numbers": table.defaults, "observed": self.moving}
+        pairs = zip(design.experiments.values(), self.begin, strict=True)
+        self.experiments = [in_force(experiment, start, **meaning) for experiment, start in pairs]
+        self._check_formulas()
         self.events = bool(declared(self.model).events())
-        self.begin = [begins(experiment) for experiment in self.experiments]
         cut = self._goes_in_stages()
         self.cuts = [
             [change for change in experiment.changes if cut and self._acts(change)] for experiment in self.experiments
@@ -194,7 +203,6 @@ class _Builder:
 
     def parts(self) -> tuple[Stages, tuple[OutputData, ...]]:
         """Return simulations and measurements."""
-        self._check_names()
         individual = {name for name in self.set_somewhere if name in self.leaves}
         shared = {
             name: self.table.index_of_parameter(name)
@@ -218,7 +226,7 @@ class _Builder:
         for name, output in self.design.outputs.items():
             columns = [
                 column
-                for experiment in self.experiments
+                for experiment in self.design.experiments.values()
                 for column in experiment.measurements.given
                 if column not in known
             ]
@@ -246,7 +254,7 @@ class _Builder:
                 refuse("regimen", "have amounts that are numbers, and no rule", "one that has others")
         used = frozenset().union(
             *(output.names() for output in self.design.outputs.values()),
-            *(experiment.names() for experiment in self.experiments),
+            *(experiment.names() for experiment in self.design.experiments.values()),
         )
         for name in self.design.free:
             if name not in self.leaves and name not in used:
@@ -256,6 +264,23 @@ class _Builder:
                     f"must be parameters that something depends on, {of_model}, but nothing depends on `{name}`."
                     + did_you_mean(name, leaves),
                 )
+
+    def _own_names(self) -> frozenset[str]:
+        """Return the names that mean the same in all formulas."""
+        return frozenset(self.table.parameters) | self.table.individual
+
+    def _check_formulas(self) -> None:
+        known = self._own_names() | self.table.defaults.keys() | self.moving
+        for name, experiment in zip(self.design.experiments, self.experiments, strict=True):
+            for change in (experiment.begin, *experiment.changes):
+                for key, formula in (*change.set.items(), *change.put.items()):
+                    for used in sorted(names_in(formula) - known):
+                        if not used.endswith(NOW):
+                            must = f"have a value for `{used}` by time {change.at:g}, for the formula of `{key}`"
+                            raise ArgumentError("experiments", f"must {must}, but `{name}` has none.")
+                    if key in change.set and key not in self.leaves and self._is_observed(formula):
+                        must = f"set parameters of the model where observed values are used ({formula})"
+                        refuse("experiments", must, f"one that sets `{key}`")
 
     # --- measurements -----------------------------------------------------------------------------------------------
 
@@ -336,6 +361,9 @@ class _Builder:
         """Return the index of the value that an experiment has set after some of its changes."""
         for change in reversed([experiment.begin, *experiment.changes[:passed]]):
             if name in change.set:
+                if self._is_observed(change.set[name]):
+                    must = f"use nothing that a change sets by observed values, as they do `{name}`"
+                    raise ArgumentError("outputs", f"must {must}, to `{change.set[name]}`.")
                 return self.table.index_of(change.set[name], number)
         return self._default(name)
 
@@ -385,8 +413,10 @@ class _Builder:
                     ts[number, len(moments) :] = max(np.nextafter(end, -np.inf), start[number]) if self.events else end
                 for is_state, table in ((False, change.set), (True, change.put)):
                     for name, formula in table.items():
-                        if not self.table.knows(formula) or self._is_observed(formula):
+                        if self._is_observed(formula):
                             later.setdefault(number, []).append((is_state, name, formula))
+                            if name in current:
+                                current[name][number] = NOT_PUT
                         elif is_state:
                             empty = np.full(len(self.experiments), NOT_PUT)
                             puts.setdefault(name, empty)[number] = self.table.index_of(formula, number)
@@ -416,7 +446,7 @@ class _Builder:
 
     def _is_observed(self, formula: float | Expression) -> bool:
         """Return whether a formula uses something that changes with time."""
-        return bool(names_in(formula) & (self.states | (set(self.observed) - self.leaves)))
+        return depends_on_observed(formula, self.moving)
 
     def _equilibrated(self) -> Equilibrated | None:
         """Return the distinct conditions in which experiments are equilibrated."""

@@ -197,10 +197,12 @@ class Change:
     Args:
         at: The time.
         set: By name, new values of parameters of the model, until they are set again: numbers, or formulas over the
-            parameters of the fit and the model and the values observed at that time.
+            parameters of the fit and the model and the values observed at that time. A parameter of the fit has its
+            estimate there, and any other parameter of the model the value that earlier changes gave it.
         put: By name, new values of states, in the same way.
         order: Its position among what happens at its time, as in `simulate`: doses and measurements at the same time
             whose `order` is less come before it. By default none does.
+        typical: Whether parameters of the model have the numbers of the model in formulas, whatever changes set.
 
     Example:
         >>> from qspjax.fit import Change
@@ -212,6 +214,7 @@ class Change:
     set: Mapping[str, float | Expression]
     put: Mapping[str, float | Expression]
     order: float
+    typical: bool
 
     def __init__(
         self,
@@ -220,11 +223,12 @@ class Change:
         set: Mapping[str, Formula] | None = None,
         put: Mapping[str, Formula] | None = None,
         order: float = FIRST,
+        typical: bool = False,
     ) -> None:
         """Read the formulas."""
         settle(self, set={name: as_formula(name, value) for name, value in (set or {}).items()})
         settle(self, put={name: as_formula(name, value) for name, value in (put or {}).items()})
-        settle(self, at=float(at), order=float(order))
+        settle(self, at=float(at), order=float(order), typical=typical)
 
     def formulas(self) -> tuple[float | Expression, ...]:
         """Return its formulas."""
@@ -236,7 +240,11 @@ class Change:
 
     def setting(self, values: Mapping[str, Formula]) -> "Change":
         """Return the same change with other values of parameters."""
-        return Change(self.at, set=values, put=self.put, order=self.order)
+        return Change(self.at, set=values, put=self.put, order=self.order, typical=self.typical)
+
+    def following(self, values: Mapping[str, Formula]) -> "Change":
+        """Return the same change with values that follow from the numbers of the model, whatever changes set."""
+        return Change(self.at, set=values, put=self.put, order=self.order, typical=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)

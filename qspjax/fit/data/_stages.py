@@ -26,7 +26,7 @@ from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax._types import State
 from qspjax.equilibrium._steady_state import settled
-from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._formula import NOW, names_in, value_of
 from qspjax.fit.data._formula_table import FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, passed
 from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
@@ -37,7 +37,7 @@ from qspjax.solve.dosing._schedule import dose_table, slack, with_targets
 Result = TypeVar("Result")
 
 NOT_PUT = -1
-"""The index of a state that keeps its value."""
+"""The index of a state or of a parameter that keeps its value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Stage:
         ts: The times of its measurements, shape (experiments, times), padded with inf; where another stage follows,
             padded with its end instead, which is the last.
         order: The order of these among what happens at their times, None where each sees it all.
-        sets: By name, indices in the table, shape (experiments,).
+        sets: By name, indices in the table, or `NOT_PUT` after a value that was observed, shape (experiments,).
         puts: By name, indices in the table, or `NOT_PUT`.
         later: By experiment, formulas over values observed at its beginning: (is it a state, name, formula).
         regimen: The doses.
@@ -174,14 +174,14 @@ class Stages:
         for name, index in self.shared.items():
             model = at(model, name).set(numbers[index])
         cohort = states = result = None
+        sets: dict[str, Array] = {}
         time = jnp.zeros(0)
         parts = []
         varying = {name: parameter.values(numbers) for name, parameter in self.varying.items()}
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
-            cohort, states, start_result, simulated = self._through(
-                model, cohort, states, stage, numbers, known, varying
-            )
+            sets = _carried(sets, stage, numbers) | {name: values[:, 0] for name, values in varying.items()}
+            cohort, states, start_result, simulated = self._through(model, cohort, states, stage, numbers, known, sets)
             regimen = stage.regimen
             for name, values in varying.items():
                 regimen = regimen + self.varying[name].rows(name, values)
@@ -223,11 +223,12 @@ class Stages:
         stage: Stage,
         numbers: Float[Array, " numbers"],
         known: Mapping,
-        varying: Mapping[str, jax.Array],
+        sets: dict[str, Array],
     ) -> tuple[Cohort, State, RESULTS | None, Cohort]:
-        """Return cohort and states after a change, the result of the initial steady state, and what to simulate."""
-        sets = {name: numbers[indices] for name, indices in stage.sets.items()}
-        sets |= {name: values[:, 0] for name, values in varying.items()}
+        """Return cohort and states after a change, the result of the initial steady state, and what to simulate.
+
+        The values that follow from observed ones are added to `sets`.
+        """
         puts = {name: (indices >= 0, numbers[np.maximum(indices, 0)]) for name, indices in stage.puts.items()}
         start_result, before, size = None, cohort, len(stage.start)
         if before is None:
@@ -317,10 +318,22 @@ def _observed_changes(
         named = dict(zip(state_names(state), ravel_pytree(state)[0], strict=True))
         environment = {**named, **observe(model, stage.start[row], state), **known}
         for is_state, name, formula in formulas:
+            others = names_in(formula) - environment.keys()
+            environment |= {used: at(model, used.removesuffix(NOW)).get() for used in others}
             rows, values = changes.setdefault((is_state, name), ([], []))
             rows.append(row)
             values.append(jnp.asarray(value_of(formula, environment, stage.start[row]), float))
     return {key: (np.array(rows), jnp.stack(values)) for key, (rows, values) in changes.items()}
+
+
+def _carried(sets: Mapping[str, Array], stage: Stage, numbers: Float[Array, " numbers"]) -> dict[str, Array]:
+    """Return the parameters that a stage sets; one that followed from observed values keeps its value."""
+    carried = {}
+    for name, indices in stage.sets.items():
+        carried[name] = numbers[np.maximum(indices, 0)]
+        if name in sets:
+            carried[name] = jnp.where(indices >= 0, carried[name], sets[name])
+    return carried
 
 
 def _mapped(cohort: Cohort, function: Callable[..., Result], *arguments: PyTree) -> Result:

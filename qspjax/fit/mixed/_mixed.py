@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
-from qspjax._expression import Expression, Formula, check_constants
+from qspjax._expression import Expression, Formula, check_constants, nodes
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._transform import AbstractTransform
@@ -22,7 +22,7 @@ from qspjax.fit._types import Point, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._dependence import explained
 from qspjax.fit.data._formula import names_in
-from qspjax.fit.data._layout import Design
+from qspjax.fit.data._layout import Design, numbers_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import parameters_of
@@ -254,10 +254,12 @@ class MixedModel(AbstractMixed):
         formulas = formulas_of(self.individual, [*free], leaves, self.outputs, occasions)
         subjects = {name: occasions.indicated(subject) for name, subject in self.subjects.items()}
         settle(self, space=space, formulas=formulas, covariates=covariates_of(subjects, leaves))
+        self._check_settings()
         self._check_names(leaves)
         settle(self, steps=steps_of(subjects, self.covariates, names_in(*formulas.values()) | names_of(self.outputs)))
-        experiments = experiments_of(subjects, formulas, self.covariates, self.steps, self.outputs)
         estimated = [name for name in free if name not in space.shares]
+        numbers = numbers_of(self.model, [*estimated, *fixed])
+        experiments = experiments_of(subjects, formulas, self.covariates, self.steps, self.outputs, numbers)
         design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method)
         individuals = laid_out(design, self.effects, self.covariates, self.steps, formulas, fixed)
         settle(self, experiments=experiments, individuals=individuals)
@@ -398,6 +400,12 @@ class MixedModel(AbstractMixed):
                     name = name.partition("@")[0]  # of an occasion
                     must = f"must have names that something depends on, but nothing depends on `{name}`."
                     raise ArgumentError(kind, must)
+
+    def _check_settings(self) -> None:
+        """Check that formulas of individuals do not change with time."""
+        for name, formula in self.formulas.items():
+            if isinstance(formula, Expression) and any(part.op == "time" for part in nodes(formula)):
+                refuse("individual", "have formulas without time", f"`{formula}` for `{name}`")
 
     def _check_measured(self) -> None:
         measured = np.zeros(self.count, int)

@@ -8,9 +8,10 @@ from jaxtyping import Float
 
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, Formula, as_formula, substitute, symbol
+from qspjax._types import Scalar
 from qspjax.fit.data._formula import names_in
-from qspjax.fit.data._layout import Design, defaults_of, parts_of
-from qspjax.fit.data._measurements import Experiment, Output
+from qspjax.fit.data._layout import Design, numbers_of, parts_of
+from qspjax.fit.data._measurements import Change, Experiment, Output
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._individuals import Individuals, IndividualTable
 from qspjax.fit.mixed._occasions import Occasions
@@ -74,6 +75,7 @@ def experiments_of(
     covariates: Covariates,
     steps: CovariateSteps | None,
     outputs: Mapping[str, Output],
+    numbers: Mapping[str, Scalar],
 ) -> dict[str, Experiment]:
     """Return the experiments of subjects with their individual parameters at the start and at changes of covariates.
 
@@ -83,10 +85,12 @@ def experiments_of(
         covariates: See `covariates_of`.
         steps: How covariates change, None if something else changes as well.
         outputs: As in `MixedModel`.
+        numbers: Those of the model that formulas use.
     """
     used = names_of(outputs)
     if steps is None:
-        return {name: _changing(experiment, formulas, covariates, used) for name, experiment in subjects.items()}
+        later = {name: _with_numbers(formula, numbers) for name, formula in formulas.items()}
+        return {name: _changing(experiment, formulas, later, covariates, used) for name, experiment in subjects.items()}
     experiments = {}
     for number, (name, experiment) in enumerate(subjects.items()):
         others = {key: value for key, value in experiment.begin.set.items() if key not in covariates}
@@ -95,8 +99,23 @@ def experiments_of(
     return experiments
 
 
-def _changing(experiment: Experiment, formulas: Formulas, covariates: Covariates, used: frozenset[str]) -> Experiment:
-    """Return an experiment whose changes set the values that formulas of covariates have from then on."""
+def _with_numbers(formula: float | Expression, numbers: Mapping[str, object]) -> float | Expression:
+    """Return a formula with numbers in place of the names that have them."""
+    return substitute(formula, numbers) if isinstance(formula, Expression) else formula
+
+
+def _changing(
+    experiment: Experiment, formulas: Formulas, later: Formulas, covariates: Covariates, used: frozenset[str]
+) -> Experiment:
+    """Return an experiment whose changes set the values that formulas of covariates have from then on.
+
+    Args:
+        experiment: The experiment of a subject.
+        formulas: See `formulas_of`.
+        later: The same with the numbers of the model, for changes.
+        covariates: See `covariates_of`.
+        used: The names that formulas of outputs use.
+    """
     at_start = {name: value for name, value in experiment.begin.set.items() if name in covariates}
     others = {name: value for name, value in experiment.begin.set.items() if name not in at_start}
     direct = {name: symbol(name) for name in used & at_start.keys()}  # outputs use these covariates directly
@@ -105,12 +124,17 @@ def _changing(experiment: Experiment, formulas: Formulas, covariates: Covariates
         current |= {name: value for name, value in change.set.items() if name in covariates}
         changed = {name: value for name, value in current.items() if value != at_start[name]}
         values = {
-            name: substitute(formula, changed)
-            for name, formula in formulas.items()
+            name: _with_numbers(formula, changed)
+            for name, formula in later.items()
             if isinstance(formula, Expression) and names_in(formula) & change.set.keys()
         }
-        values |= {name: value for name, value in change.set.items() if name not in at_start or name in direct}
-        changes.append(change.setting(values))
+        values |= {
+            name: _with_numbers(value, changed)
+            for name, value in change.set.items()
+            if name not in at_start or name in direct
+        }
+        puts = {name: _with_numbers(value, changed) for name, value in change.put.items()}
+        changes.append(Change(change.at, set=values, put=puts, order=change.order, typical=change.typical))
     return experiment.changed(begin=experiment.begin.setting({**formulas, **others, **direct}), changes=changes)
 
 
@@ -135,7 +159,10 @@ def laid_out(
     leaves = parameters_of(design.model)
     individual = [*effects, *covariates, *({} if steps is None else steps.later())]
     table = IndividualTable(
-        design.parameters, defaults_of(design), individual=individual, count=len(design.experiments)
+        design.parameters,
+        numbers_of(design.model, design.parameters),
+        individual=individual,
+        count=len(design.experiments),
     )
     stages, rows = parts_of(design, table)
     if steps is None or not steps.values:

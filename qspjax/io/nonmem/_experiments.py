@@ -171,7 +171,7 @@ def _with_formulas(
             if names_in(formula) & change.set.keys()
         }
         changed |= {name: value for name, value in change.set.items() if name in named}
-        changes.append(change.setting(changed))
+        changes.append(change.following(changed))
     return subject.changed(begin=subject.begin.setting(begin), changes=changes)
 
 

@@ -12,7 +12,8 @@ from qspjax._dosing._regimen import Action, Parameter
 from qspjax._expression import Expression, number, symbol
 from qspjax._files import replaced_directory
 from qspjax.fit import M1, M3, Change, Experiment, Free, Measurements, Output, Problem
-from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._formula import NOW, names_in
+from qspjax.fit.data._in_force import depends_on_observed, in_force
 from qspjax.fit.data._measurements import FIRST
 from qspjax.fit.data._output_data import chosen
 from qspjax.fit.data._stages import begins
@@ -111,6 +112,12 @@ class _Writer:
         self.problem, self.model, self.ids = problem, network, Ids()
         self.definition = network.definition
         self.leaves, self.states = {*network.values}, {*network.plan.states}
+        self.moving = self.states | ({*self.definition.ids()} - self.leaves)
+        meaning = {"kept": problem.parameters, "numbers": network.values, "observed": self.moving}
+        self.experiments = {
+            name: in_force(experiment, begins(experiment), **meaning)
+            for name, experiment in problem.experiments.items()
+        }
         changes = [change for experiment in problem.experiments.values() for change in _all_changes(experiment)]
         regimens = {name for experiment in problem.experiments.values() for name in experiment.regimen.parameters}
         self.set_somewhere = {name for change in changes for name in change.set} | regimens
@@ -157,7 +164,7 @@ class _Writer:
         """Return the rows of all tables."""
         for name, output in self.problem.outputs.items():
             self._observable(name, output)
-        for name, experiment in self.problem.experiments.items():
+        for name, experiment in self.experiments.items():
             self._experiment(self.ids.new(name), name, experiment)
         for name, parameter in self.problem.parameters.items():
             self._parameter(name, parameter)
@@ -226,6 +233,7 @@ class _Writer:
                 sets, puts = dict(experiment.begin.set), dict(experiment.begin.put)
             for change in experiment.changes:
                 if change.at == time:
+                    self._check_together(name, change, sets, puts)
                     sets, puts = {**sets, **change.set}, {**puts, **change.put}
             targets |= self._targets(sets, puts, first=first)
             for kind, target, amount in doses.get(time, ()):
@@ -238,6 +246,15 @@ class _Writer:
                     )
             self._period(id, repr(time), targets)
         self._measurements(id, experiment)
+
+    def _check_together(
+        self, name: str, change: Change, sets: Mapping[str, object], puts: Mapping[str, object]
+    ) -> None:
+        """Refuse formulas over what others at the same time have changed: PEtab applies all of them at once."""
+        used = {used for used in change.names() if used in self.moving or used.endswith(NOW)}
+        if used and (puts or (sets and (used - self.states or sets.keys() & self.definition.compartments))):
+            must = "have no change of observed values after another one at the same time"
+            refuse(must, f"`{name}` has one at {change.at:g}")
 
     def _period(self, id: str, time: str, targets: Mapping[str, str]) -> None:
         condition = self.ids.new(f"{id}_at_{time}") if targets else ""
@@ -253,16 +270,14 @@ class _Writer:
     def _value(self, formula: float | Expression, first: bool) -> str:
         """Return a formula over parameters of the fit and numbers of the model, or values observed at that time."""
         problem = self.problem
-        is_observed = isinstance(formula, Expression) and bool(
-            names_in(formula) & (self.states | (self.model_id.keys() - self.leaves)) - problem.parameters.keys()
-        )
+        is_observed = depends_on_observed(formula, self.moving - problem.parameters.keys())
         if is_observed and first:
             refuse("begin with formulas over parameters", f"an experiment begins with `{formula}`")
 
         def meaning(used: str) -> str | Expression:
             if used in problem.parameters:
                 return self._table(used)
-            return self.model_id[used] if is_observed else number(float(self.model.values[used]))
+            return self.model_id[used.removesuffix(NOW)] if is_observed else number(float(self.model.values[used]))
 
         return text_of(formula, meaning)
 
