@@ -1,4 +1,4 @@
-"""Formulas of changes see what is in force at their time."""
+"""Formulas of changes see what is in force at their time; names that are set have a use."""
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,17 @@ def mixed(individual, **settings):
     )
 
 
+MISSPELT = "(CL, V), but is `Cl`. Did you mean `CL`?"
+GOOD = {"CL": "tCL * exp(eta)"}
 WRONG = {
+    "at the start": (lambda: problem(set={"Cl": 6.0}), MISSPELT),
+    "later": (lambda: problem(changes=[Change(2.0, set={"Cl": 6.0})]), MISSPELT),
+    "in the steady state": (lambda: problem(equilibrated=Change(0.0, set={"Cl": 6.0})), MISSPELT),
+    "a state": (lambda: problem(set={"central": 6.0}), "(CL, V), but is `central`."),
+    "of all individuals": (lambda: mixed({"Cl": "tCL * exp(eta)"}), "but is `Cl`. Did you mean `CL`?"),
+    "of no use": (lambda: mixed(GOOD | {"v": "30 * WT / 70"}, set={"WT": 50.0}), "but is `v`. Did you mean `V`?"),
+    "of a subject": (lambda: mixed(GOOD, set={"v ": 50.0}), "set `v `, which nothing uses. Did you mean `V`?"),
+    "later in a subject": (lambda: mixed(GOOD, changes=[Change(2.0, set={"v": 50.0})]), "Did you mean `V`?"),
     "with the time": (lambda: mixed({"CL": "tCL * exp(eta * time)"}), "must have formulas without time, but is"),
     "without a value": (
         lambda: problem(set={"CL": "2 * extra"}, changes=[Change(2.0, set={"extra": 1.0})], outputs=OUTPUTS),
@@ -125,8 +135,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_refused(case):
+def test_names_without_a_use_are_refused(case):
     make, message = WRONG[case]
     with pytest.raises(ValueError) as found:
         make()
     assert message in str(found.value)
+
+
+def test_columns_of_a_data_set_need_no_use(tmp_path):
+    (tmp_path / "data.csv").write_text("ID,TIME,AMT,DV,WT\n1,0,300,.,70\n1,5,.,1,80\n")
+    data = qsp.io.read_nonmem(tmp_path / "data.csv")
+    people = qsp.io.experiments(data, "out")
+    assert Problem(PATIENT, people, OUTPUTS, {"CL": Free(3.0)}).names == ("CL",)
+    misspelt = qsp.io.experiments(data, "out", set={"Cl": "3 * WT / 70"})
+    with pytest.raises(ValueError, match=r"but is `Cl`\. Did you mean `CL`\?"):
+        Problem(PATIENT, misspelt, OUTPUTS, {"CL": Free(3.0)})

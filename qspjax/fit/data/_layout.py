@@ -256,6 +256,13 @@ class _Builder:
             *(output.names() for output in self.design.outputs.values()),
             *(experiment.names() for experiment in self.design.experiments.values()),
         )
+        settable = [*leaves, *sorted(used - self.leaves - self.moving - {"prediction"})]
+        for name, experiment in self.design.experiments.items():
+            for key in dict.fromkeys(key for change in _changes_of(experiment) for key in change.set):
+                if key not in experiment.optional:
+                    by_put = "; `put` sets states" if key in self.states else ""
+                    expected = f"a parameter of the model or a name in a formula{by_put}, in experiment `{name}`"
+                    check_one_of("set", key, settable, expected)
         for name in self.design.free:
             if name not in self.leaves and name not in used:
                 of_model = f"a parameter of the model ({in_a_row(leaves)}) or a name in a formula"

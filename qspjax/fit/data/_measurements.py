@@ -1,7 +1,7 @@
 """Measurements, rows of time, output and value, and the experiments they belong to."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -255,14 +255,15 @@ class Experiment:
         measurements: The data.
         regimen: The doses.
         set: By name, parameters of the model that have their own value here: numbers, or formulas over the parameters
-            of the fit, such as `{"kon": "kon_mutant"}`. A name that is no parameter of the model can be used in
-            formulas of outputs.
+            of the fit, such as `{"kon": "kon_mutant"}`. A name that is no parameter of the model must be used in
+            formulas, such as those of outputs.
         put: By name, states that begin with their own value here, in the same way.
         equilibrated: The condition in whose steady state the experiment begins: a `Change` whose time is ignored.
         changes: Later changes of conditions.
         start: When it begins; by default at 0, or with the first dose or measurement if that is earlier.
         seen: The order of each measurement among what happens at its time; by default it follows from the `order` of
             measurements, doses and changes.
+        optional: Names in `set` and in changes that nothing needs to use, such as columns of a data set.
 
     Raises:
         ValueError: If changes are not in the order of time.
@@ -282,6 +283,7 @@ class Experiment:
     changes: tuple[Change, ...]
     start: float | None
     seen: Column
+    optional: frozenset[str]
 
     def __init__(
         self,
@@ -294,6 +296,7 @@ class Experiment:
         changes: Sequence[Change] = (),
         start: float | None = None,
         seen: Column | None = None,
+        optional: Collection[str] = (),
     ) -> None:
         """Keep the parts."""
         check_instance("measurements", measurements, Measurements, "Measurements")
@@ -305,12 +308,14 @@ class Experiment:
             refuse("changes", must, ", ".join(f"{at:g}" for at, _ in moments))
         settle(self, measurements=measurements, regimen=regimen, equilibrated=equilibrated, start=start)
         settle(self, begin=Change(0.0 if start is None else start, set=set, put=put), changes=tuple(changes))
+        settle(self, optional=frozenset(optional))
         settle(self, seen=_seen(measurements, regimen, self.changes) if seen is None else seen)
 
     def measuring(self, measurements: Measurements) -> "Experiment":
         """Return the same experiment with other measurements."""
         conditions = {"set": self.begin.set, "put": self.begin.put, "equilibrated": self.equilibrated}
-        return Experiment(measurements, self.regimen, **conditions, changes=self.changes, start=self.start)
+        others = {"changes": self.changes, "start": self.start, "optional": self.optional}
+        return Experiment(measurements, self.regimen, **conditions, **others)
 
     def closely(self, points: int) -> "Experiment":
         """Return the same experiment with placeholder measurements of each output at many times."""
@@ -329,7 +334,8 @@ class Experiment:
     def changed(self, *, begin: Change, changes: Sequence[Change]) -> "Experiment":
         """Return the same experiment with other settings at the same times, or without those that nothing needs."""
         conditions = {"set": begin.set, "put": begin.put, "equilibrated": self.equilibrated, "changes": changes}
-        return Experiment(self.measurements, self.regimen, **conditions, start=self.start, seen=self.seen)
+        others = {"start": self.start, "seen": self.seen, "optional": self.optional}
+        return Experiment(self.measurements, self.regimen, **conditions, **others)
 
     def formulas(self) -> tuple[float | Expression, ...]:
         """Return its formulas."""

@@ -254,7 +254,7 @@ class MixedModel(AbstractMixed):
         formulas = formulas_of(self.individual, [*free], leaves, self.outputs, occasions)
         subjects = {name: occasions.indicated(subject) for name, subject in self.subjects.items()}
         settle(self, space=space, formulas=formulas, covariates=covariates_of(subjects, leaves))
-        self._check_settings()
+        self._check_settings(leaves)
         self._check_names(leaves)
         settle(self, steps=steps_of(subjects, self.covariates, names_in(*formulas.values()) | names_of(self.outputs)))
         estimated = [name for name in free if name not in space.shares]
@@ -401,11 +401,21 @@ class MixedModel(AbstractMixed):
                     must = f"must have names that something depends on, but nothing depends on `{name}`."
                     raise ArgumentError(kind, must)
 
-    def _check_settings(self) -> None:
-        """Check that formulas of individuals do not change with time."""
+    def _check_settings(self, leaves: frozenset[str]) -> None:
+        """Check that whatever individuals have of their own has a use, so that no name is misspelt."""
+        used = names_of(self.outputs).union(*(subject.names() for subject in self.subjects.values())) - {"prediction"}
+        settable = [*sorted(leaves), *sorted(used - leaves)]
         for name, formula in self.formulas.items():
+            check_one_of("individual", name, settable, "a parameter of the model or a name in a formula of outputs")
             if isinstance(formula, Expression) and any(part.op == "time" for part in nodes(formula)):
                 refuse("individual", "have formulas without time", f"`{formula}` for `{name}`")
+        used |= names_in(*self.formulas.values()) | {block.occasion for block in self.random}
+        used = used.union(*(subject.optional for subject in self.subjects.values()))
+        spellings = {_spelling(name): name for name in leaves}
+        for name in self.covariates:
+            if name not in used and _spelling(name) in spellings:
+                must = f"must set parameters of the model, or covariates, but set `{name}`, which nothing uses."
+                raise ArgumentError("subjects", f"{must} Did you mean `{spellings[_spelling(name)]}`?")
 
     def _check_measured(self) -> None:
         measured = np.zeros(self.count, int)
@@ -420,6 +430,11 @@ class MixedModel(AbstractMixed):
         if any(stage.later for stage in self.individuals.stages.stages):
             must = "have formulas over parameters, random effects and covariates"
             refuse("individual", must, "over observed values")
+
+
+def _spelling(name: str) -> str:
+    """Return the letters and digits of a name."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def without_constant(rows: OutputData) -> np.ndarray:

@@ -105,7 +105,9 @@ def _subjects(data: NonmemData, outputs: Outputs, covariates: frozenset[str]) ->
             begin,
         )
         start = min(0.0, float(data.ts[i][0]))
-        subjects[id] = Experiment(measurements, regimen, set=begin, changes=changes, start=start)
+        subjects[id] = Experiment(
+            measurements, regimen, set=begin, changes=changes, start=start, optional=[*constant, *varying]
+        )
     return subjects
 
 

@@ -312,6 +312,7 @@ def _experiment(network: Network, tables: Tables, name: str, rows: list[Row], is
         equilibrated=equilibrated,
         changes=later,
         start=begin.at,
+        optional={id for period in tables.experiments[name] for id in period.targets},
     )
 
 
