@@ -51,19 +51,27 @@ def right(s, V2):
     return jnp.array([[at, at * jnp.exp(-3.0 * rate)] for at, rate in begins]).ravel()
 
 
-def test_formulas_see_what_is_in_force():
+def all_changes():
     data = Measurements([5.0, 8.0], [4.0, 2.0], output="out")
     people = {name: Experiment(data, BOLUS, set={"extra": 1.0}, changes=changes) for name, changes in CHANGES.items()}
-    problem = Problem(PATIENT, people, OUTPUTS, {"s": Free(0.7), "V2": Free(60.0)})
-    found = problem.table(problem.point({"s": 0.8, "V2": 50.0}))["prediction"]
+    return Problem(PATIENT, people, OUTPUTS, {"s": Free(0.7), "V2": Free(60.0)})
+
+
+def test_formulas_see_what_is_in_force():
+    every = all_changes()
+    found = every.table(every.point({"s": 0.8, "V2": 50.0}))["prediction"]
     np.testing.assert_allclose(found, right(0.8, 50.0), rtol=1e-7)
 
+
+@pytest.mark.slow
+def test_derivatives_of_what_is_in_force():
     def density(x):
         s, V2 = jnp.exp(x)
         return -0.5 * jnp.sum((right(s, V2) - jnp.tile(jnp.array([4.0, 2.0]), len(CHANGES))) ** 2)
 
-    x = jnp.asarray(problem.start)
-    np.testing.assert_allclose(jax.jit(problem.quadratic)(x).gradient, jax.grad(density)(x), rtol=1e-6)
+    every = all_changes()
+    x = jnp.asarray(every.start)
+    np.testing.assert_allclose(jax.jit(every.quadratic)(x).gradient, jax.grad(density)(x), rtol=1e-6)
 
 
 def test_formulas_of_covariates_mean_the_number_of_the_model(tmp_path):
