@@ -332,7 +332,7 @@ class _Writer:
         output = self.problem.outputs[name]
         if output.below is not None and not isinstance(output.below, (M1, M3)):
             refuse("have no limit of quantification", f"`{name}` has one ({type(output.below).__name__})")
-        used, limits = chosen(output, data, rows)
+        used, limits = chosen(output, data, rows, id)
         if limits["side"][used].any():
             refuse("have no measurements below or above a limit", f"`{name}` has some")
         placeholders, of_observable, of_noise = self.placeholders[name]
