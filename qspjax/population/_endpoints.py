@@ -407,7 +407,7 @@ def samples_of(solution: Solution, output: str) -> Samples:
     return Samples(times, values, real, rounding)
 
 
-def _value(solution: Solution, output: str, at: Scalar) -> Scalar:
+def _value(solution: Solution, output: str, at: Scalar) -> Array:
     """Return the value of an output at a time: as reported, or else solved for, linear between samples alone."""
     samples = samples_of(solution, output)
     sampled = value_at(samples, at)
