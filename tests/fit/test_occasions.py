@@ -79,7 +79,7 @@ def test_effects_of_occasions_are_those_of_the_linear_model():
 @pytest.mark.slow
 def test_saem_has_one_covariance_for_all_occasions():
     mixed = visits(subjects=24)
-    fit, sampled = nlme(mixed), nlme(mixed, method=SAEM(exploration=200, smoothing=300, key=KEY))
+    fit, sampled = nlme(mixed), nlme(mixed, method=SAEM(exploration=1000, smoothing=1000, key=KEY))
     errors = np.sqrt(np.diag(np.linalg.inv(0.5 * fit.hessian())))
     np.testing.assert_array_less(np.abs(sampled.x - fit.x), 0.25 * errors)
 

@@ -125,7 +125,7 @@ def resolved(before: jax.Array, values: jax.Array, sizes: jax.Array) -> tuple[ja
         sizes: What is subtracted in each at the end, shape (gaps, ...).
     """
     spread = jnp.max(values, axis=0) - jnp.min(values, axis=0)
-    real = spread > 1e-10 * sizes
+    real = spread > 1e5 * jnp.finfo(values.dtype).eps * sizes
     same = before * values[-1] >= 0.0  # also where it begins at zero
     # a gap that comes near to zero and turns may change twice between two looks
     near = same & (jnp.min(jnp.abs(values[1:-1]), axis=0) < 0.1 * spread)
