@@ -13,13 +13,14 @@ Laffont, Laveille and Mentre, Pharm Res 2006;23:2036, doi:10.1007/s11095-006-906
 Comets and Mentre, J Pharmacokinet Pharmacodyn 2012;39:499, doi:10.1007/s10928-012-9264-2.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from scipy.special import ndtri
 
 from qspjax._checks import refuse, warn
@@ -38,6 +39,38 @@ from qspjax.fit.search._search import quickly_compiled
 
 LANES = 16_384
 """Simulations that run side by side."""
+
+
+class _Linearised(NamedTuple):
+    """The measurements of an output, linear in the random effects about those of each subject.
+
+    Attributes:
+        distance: Their distances from what is expected, on the scale of the errors.
+        slope: The slopes of their locations in the random effects.
+        sd: Their standard deviations.
+        correlations: The correlation of their residuals, laid out as in its block; none if they are independent.
+    """
+
+    distance: Float[Array | np.ndarray, " rows"]
+    slope: Float[Array | np.ndarray, "rows effects"]
+    sd: Float[Array | np.ndarray, " rows"]
+    correlations: Sequence[Float[Array | np.ndarray, "experiments cells cells"]]
+
+
+class _Terms(NamedTuple):
+    """The predictions of an output.
+
+    Attributes:
+        pred: Those of the typical subject.
+        ipred: Those of each subject.
+        iwres: The individual weighted residuals.
+        linearised: What CWRES are made of, None for an error model without a standard deviation.
+    """
+
+    pred: Float[Array | np.ndarray, " rows"]
+    ipred: Float[Array | np.ndarray, " rows"]
+    iwres: Float[Array | np.ndarray, " rows"]
+    linearised: _Linearised | None
 
 
 @runtime_checkable
@@ -97,7 +130,7 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
     """
     mixed = fit.placed
     program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
-    terms_of_outputs = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
+    terms_of_outputs: list[_Terms] = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
     samples = simulated(fit.mixed, fit.x, key=check_key(key), replicates=replicates) if replicates else None
     parts = []
     for k, (rows, terms) in enumerate(zip(mixed.rows, terms_of_outputs, strict=True)):
@@ -108,12 +141,12 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
             "TAD": _after_dose(mixed, rows),
             "DV": rows.value,
             "CENSORED": rows.censored,
-            "PRED": terms["pred"],
-            "IPRED": terms["ipred"],
-            "RES": rows.value - terms["pred"],
-            "IRES": rows.value - terms["ipred"],
-            "IWRES": terms["iwres"],
-            "CWRES": _conditional_residuals(rows, terms),
+            "PRED": terms.pred,
+            "IPRED": terms.ipred,
+            "RES": rows.value - terms.pred,
+            "IRES": rows.value - terms.ipred,
+            "IWRES": terms.iwres,
+            "CWRES": _conditional_residuals(rows, terms.linearised),
         }
         if samples is not None:
             part["NPDE"] = np.where(fit.kept[rows.experiment], _npde(rows, samples[k], check_key(key)), np.nan)
@@ -226,7 +259,7 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
+def _terms(mixed: MixedModel, x: Array, u: Array) -> list[_Terms]:
     """Return, output by output, predictions and the terms of the conditional residuals."""
     zero = jnp.zeros_like(u)
     typical = mixed.predicted(x, zero, mixed.expanded(x, zero, 0))
@@ -241,36 +274,35 @@ def _terms(mixed: MixedModel, x: Array, u: Array) -> list[dict[str, Array]]:
     conditional = given_earlier(mixed.rows, [predictors for _, predictors in individual])
     parts = zip(mixed.rows, typical, individual, conditional, derivatives, strict=True)
     for rows, (pred, _), (ipred, predictors), conditioned, (_, slopes) in parts:
-        part = {"pred": pred, "ipred": ipred, "iwres": rows.residual(conditioned)}
-        error = rows.output.error
+        error, linearised = rows.output.error, None
         if isinstance(error, AbstractLocationScale):
             # about the location, on the scale of the errors
             expected = predictors[0] - jnp.einsum("er,re->r", slopes[0], u[rows.experiment])
             distance = error.transformed(rows.value, predictors[2:]) - expected
-            part |= {"distance": distance, "slope": slopes[0].T, "sd": jnp.exp(predictors[1])}
-            part["correlations"] = residual_correlations(rows, predictors)
-        terms.append(part)
+            correlations = residual_correlations(rows, predictors)
+            linearised = _Linearised(distance, slopes[0].T, jnp.exp(predictors[1]), correlations)
+        terms.append(_Terms(pred, ipred, rows.residual(conditioned), linearised))
     return terms
 
 
-def _conditional_residuals(rows: OutputData, terms: dict[str, np.ndarray]) -> np.ndarray:
+def _conditional_residuals(rows: OutputData, terms: _Linearised | None) -> np.ndarray:
     """Return CWRES, NaN for an error model without a standard deviation."""
     residuals = np.full(rows.value.size, np.nan)
-    if "sd" not in terms:
+    if terms is None:
         return residuals
     for subject in np.unique(rows.experiment):
         indices = np.flatnonzero((rows.experiment == subject) & ~rows.censored)
         R = np.eye(indices.size)
-        for block, correlation in zip(blocks([rows]), terms["correlations"], strict=True):
+        for block, correlation in zip(blocks([rows]), terms.correlations, strict=True):
             block_index = np.searchsorted(block.experiments, subject)
             indices = block.row[block_index][block.filled[block_index]]
             R = correlation[block_index][: indices.size, : indices.size]
-        A, sd = terms["slope"][indices], terms["sd"][indices]
+        A, sd = terms.slope[indices], terms.sd[indices]
         C = A @ A.T + R * np.outer(sd, sd)
         if np.isfinite(C).all():
             values, vectors = np.linalg.eigh(C)
             root = vectors / np.sqrt(values) @ vectors.T
-            residuals[indices] = root @ terms["distance"][indices]
+            residuals[indices] = root @ terms.distance[indices]
     return residuals
 
 
