@@ -11,7 +11,7 @@ import numpy as np
 from qspjax import execute, io, plot, population
 from qspjax._checks import ArgumentError
 from qspjax._extras import require
-from qspjax._solution import Solution
+from qspjax._solution import Outcome
 from qspjax.cli._console import FAILED, ProgressBar, say
 from qspjax.cli._options import Commands, at_least
 from qspjax.io._directory import check_destination
@@ -85,11 +85,11 @@ def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
     return 0
 
 
-def _of_arm(bar: ProgressBar, name: str) -> Callable[[int, Solution], None]:
+def _of_arm(bar: ProgressBar, name: str) -> Callable[[int, Outcome], None]:
     """Return the callback for the chunks of an arm."""
     before = bar.done
 
-    def chunk_done(done: int, chunk: Solution) -> None:
+    def chunk_done(done: int, chunk: Outcome) -> None:
         bar.update(before + done, bad=int(chunk.failed.sum()), description=name)
 
     return chunk_done
