@@ -22,12 +22,12 @@ LARGEST_POWER = 32
 
 def is_value(x: ArrayLike, value: float) -> bool:
     """Return whether an operand is a known number equal to `value`."""
-    return isinstance(x, (int, float)) and x == value
+    return isinstance(x, (int, float)) and bool(x == value)
 
 
 def is_small_whole(x: ArrayLike) -> bool:
     """Return whether an operand is a known integer, small enough for a power that is computed by products."""
-    return isinstance(x, (int, float)) and abs(x) <= LARGEST_POWER and float(x).is_integer()
+    return isinstance(x, (int, float)) and bool(abs(x) <= LARGEST_POWER) and float(x).is_integer()
 
 
 # sums, products, and the like of any number of operands

@@ -168,7 +168,7 @@ def visual_predictive_check(
         if corrected:  # measurements with a prediction of 0, as before a dose, are not corrected
             predicted = np.flatnonzero(in_bin & (pred != 0.0))
             factors[predicted] = np.median(pred[in_bin]) / pred[predicted]
-        below = _share(measurements[in_bin], simulations[:, in_bin], interval, has_limit=np.isfinite(low))
+        below = _share(measurements[in_bin], simulations[:, in_bin], interval, has_limit=bool(np.isfinite(low)))
         for quantile in quantiles:
             found, expected = (
                 _quantile(np.where(np.isinf(y), y, y * factors[in_bin]), quantile, limited)
@@ -303,7 +303,7 @@ def _quantile(values: np.ndarray, quantile: float, limited: bool) -> np.ndarray:
     quantile_of = np.nanquantile if np.isnan(values).any() else np.quantile
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return quantile_of(values, quantile, axis=-1, method=interpolation)
+        return np.asarray(quantile_of(values, quantile, axis=-1, method=interpolation))
 
 
 def _edges(time: np.ndarray, bins: int | Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
