@@ -11,12 +11,13 @@ import functools, re, sys
 from beartype import BeartypeConf, beartype
 import jaxtyping
 
+root, out = sys.argv[1:]
+sys.path.insert(0, root)
 sys.modules["checker"] = type(sys)("checker")
 sys.modules["checker"].check = functools.partial(beartype, conf=BeartypeConf(is_pep484_tower=True))
 with jaxtyping.install_import_hook("qspjax", "checker.check"):
     from qspjax.cli import main
-readme, out = sys.argv[1:]
-for block in re.findall(r"^```python\\n(.*?)^```", open(readme).read(), flags=re.DOTALL | re.MULTILINE):
+for block in re.findall(r"^```python\\n(.*?)^```", open(root + "/README.md").read(), flags=re.DOTALL | re.MULTILINE):
     exec(block, globals())
 sys.exit(main(["trial", "--patients", "3", "--out", out]))
 """
@@ -24,7 +25,8 @@ sys.exit(main(["trial", "--patients", "3", "--out", out]))
 
 @pytest.mark.slow
 def test_annotations_are_true(tmp_path):
-    readme = Path(__file__).resolve().parents[1] / "README.md"
-    arguments = [sys.executable, "-c", CODE, str(readme), str(tmp_path / "out")]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    root = Path(__file__).resolve().parents[1]
+    (tmp_path / "examples").symlink_to(root / "examples")
+    arguments = [sys.executable, "-c", CODE, str(root), str(tmp_path / "out")]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
