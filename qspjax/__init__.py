@@ -16,113 +16,141 @@ Example:
     Array([0.   , 5.295, 0.66 ], dtype=float64)
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from qspjax import _precision as _precision, _threads as _threads  # isort: skip  (these are decided first)
-from qspjax import (
-    equilibrium as equilibrium,
-    execute as execute,
-    fit as fit,
-    models as models,
-    population as population,
-    sensitivity as sensitivity,
-    solve as solve,
-)
-from qspjax._cohort import Cohort as Cohort
-from qspjax._declared import (
-    AbstractAlgebraic as AbstractAlgebraic,
-    AbstractDelivered as AbstractDelivered,
-    AbstractEventful as AbstractEventful,
-    AbstractSized as AbstractSized,
-    Delivery as Delivery,
-)
-from qspjax._distribution import (
-    AbstractDistribution as AbstractDistribution,
-    LogNormal as LogNormal,
-    Normal as Normal,
-    Truncated as Truncated,
-    Uniform as Uniform,
-)
-from qspjax._dosing._adaptive import (
-    AbstractRule as AbstractRule,
-    ReduceAbove as ReduceAbove,
-    StopOnProgression as StopOnProgression,
-    TreatToTarget as TreatToTarget,
-)
-from qspjax._dosing._amounts import (
-    AbstractAmount as AbstractAmount,
-    Banded as Banded,
-    Computed as Computed,
-    Limited as Limited,
-    PerSurfaceArea as PerSurfaceArea,
-    Proportional as Proportional,
-    Rounded as Rounded,
-    RoundedUp as RoundedUp,
-)
-from qspjax._dosing._covariates import (
-    LOCF as LOCF,
-    NOCB as NOCB,
-    AbstractInterpolation as AbstractInterpolation,
-    LinearInterpolation as LinearInterpolation,
-    set_parameter as set_parameter,
-    varying as varying,
-)
-from qspjax._dosing._doses import (
-    MODELLED as MODELLED,
-    bolus as bolus,
-    infusion as infusion,
-    no_doses as no_doses,
-    reset as reset,
-    scale as scale,
-)
-from qspjax._dosing._regimen import Regimen as Regimen
-from qspjax._events import Event as Event
-from qspjax._model import AbstractModel as AbstractModel, Units as Units
-from qspjax._names import at as at, names as names
-from qspjax._parameters import parameter as parameter
-from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
-from qspjax._solution import RESULTS as RESULTS, Solution as Solution
-from qspjax._transform import (
-    AbstractTransform as AbstractTransform,
-    Identity as Identity,
-    Log as Log,
-    Logit as Logit,
-)
-from qspjax.population import (
-    Allometric as Allometric,
-    Arm as Arm,
-    ByCategory as ByCategory,
-    Categorical as Categorical,
-    Population as Population,
-    Power as Power,
-    Randomised as Randomised,
-    SamePatients as SamePatients,
-    SetBy as SetBy,
-    Trial as Trial,
-    TrialResult as TrialResult,
-    endpoints as endpoints,
-    simulate_trial as simulate_trial,
-    summarise as summarise,
-    summary_text as summary_text,
-)
+from qspjax import _precision as _precision, _threads as _threads  # both are decided before JAX is first used
 
 if _TYPE_CHECKING:
-    from qspjax import io as io, plot as plot  # imported when they are first asked for, see below
+    from qspjax import (
+        equilibrium as equilibrium,
+        execute as execute,
+        fit as fit,
+        io as io,
+        models as models,
+        plot as plot,
+        population as population,
+        sensitivity as sensitivity,
+        solve as solve,
+    )
+    from qspjax._cohort import Cohort as Cohort
+    from qspjax._declared import (
+        AbstractAlgebraic as AbstractAlgebraic,
+        AbstractDelivered as AbstractDelivered,
+        AbstractEventful as AbstractEventful,
+        AbstractSized as AbstractSized,
+        Delivery as Delivery,
+    )
+    from qspjax._distribution import (
+        AbstractDistribution as AbstractDistribution,
+        LogNormal as LogNormal,
+        Normal as Normal,
+        Truncated as Truncated,
+        Uniform as Uniform,
+    )
+    from qspjax._dosing._adaptive import (
+        AbstractRule as AbstractRule,
+        ReduceAbove as ReduceAbove,
+        StopOnProgression as StopOnProgression,
+        TreatToTarget as TreatToTarget,
+    )
+    from qspjax._dosing._amounts import (
+        AbstractAmount as AbstractAmount,
+        Banded as Banded,
+        Computed as Computed,
+        Limited as Limited,
+        PerSurfaceArea as PerSurfaceArea,
+        Proportional as Proportional,
+        Rounded as Rounded,
+        RoundedUp as RoundedUp,
+    )
+    from qspjax._dosing._covariates import (
+        LOCF as LOCF,
+        NOCB as NOCB,
+        AbstractInterpolation as AbstractInterpolation,
+        LinearInterpolation as LinearInterpolation,
+        set_parameter as set_parameter,
+        varying as varying,
+    )
+    from qspjax._dosing._doses import (
+        MODELLED as MODELLED,
+        bolus as bolus,
+        infusion as infusion,
+        no_doses as no_doses,
+        reset as reset,
+        scale as scale,
+    )
+    from qspjax._dosing._regimen import Regimen as Regimen
+    from qspjax._events import Event as Event
+    from qspjax._model import AbstractModel as AbstractModel, Units as Units
+    from qspjax._names import at as at, names as names
+    from qspjax._parameters import parameter as parameter
+    from qspjax._simulate import simulate as simulate, simulate_cohort as simulate_cohort
+    from qspjax._solution import RESULTS as RESULTS, Solution as Solution
+    from qspjax._transform import (
+        AbstractTransform as AbstractTransform,
+        Identity as Identity,
+        Log as Log,
+        Logit as Logit,
+    )
+    from qspjax.population import (
+        Allometric as Allometric,
+        Arm as Arm,
+        ByCategory as ByCategory,
+        Categorical as Categorical,
+        Population as Population,
+        Power as Power,
+        Randomised as Randomised,
+        SamePatients as SamePatients,
+        SetBy as SetBy,
+        Trial as Trial,
+        TrialResult as TrialResult,
+        endpoints as endpoints,
+        simulate_trial as simulate_trial,
+        summarise as summarise,
+        summary_text as summary_text,
+    )
+
+_PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "population", "sensitivity", "solve")
+_NAMES = {
+    "_cohort": "Cohort",
+    "_declared": "AbstractAlgebraic AbstractDelivered AbstractEventful AbstractSized Delivery",
+    "_distribution": "AbstractDistribution LogNormal Normal Truncated Uniform",
+    "_dosing._adaptive": "AbstractRule ReduceAbove StopOnProgression TreatToTarget",
+    "_dosing._amounts": "AbstractAmount Banded Computed Limited PerSurfaceArea Proportional Rounded RoundedUp",
+    "_dosing._covariates": "LOCF NOCB AbstractInterpolation LinearInterpolation set_parameter varying",
+    "_dosing._doses": "MODELLED bolus infusion no_doses reset scale",
+    "_dosing._regimen": "Regimen",
+    "_events": "Event",
+    "_model": "AbstractModel Units",
+    "_names": "at names",
+    "_parameters": "parameter",
+    "_simulate": "simulate simulate_cohort",
+    "_solution": "RESULTS Solution",
+    "_transform": "AbstractTransform Identity Log Logit",
+    "population": "Allometric Arm ByCategory Categorical Population Power Randomised SamePatients SetBy Trial "
+    "TrialResult endpoints simulate_trial summarise summary_text",
+}
+"""The other public names by the modules that hold them; a test compares both with the imports above."""
+
+_MODULES = {name: f"qspjax.{module}" for module, names in _NAMES.items() for name in names.split()}
+_MODULES |= {name: f"qspjax.{name}" for name in _PACKAGES}
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  (it reads the imports above)
 
 
 def __getattr__(name: str) -> object:
-    """Import `io` and `plot`, which need optional packages, when they are first asked for; look the version up."""
-    if name in ("io", "plot"):
-        import importlib
-
-        return importlib.import_module(f"qspjax.{name}")
+    """Import a public name when it is first used; look the version up."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("qspjax")
-    raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
+    module = _import_module(_MODULES[name])
+    globals()[name] = value = module if name in _PACKAGES else getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:
     """List what is imported later, too."""
-    return sorted({*globals(), "__version__", "io", "plot"})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,6 +1,7 @@
 """Optional packages: imported where they are used, with an error that names the extra to install."""
 
 import importlib
+import importlib.metadata
 from types import ModuleType
 
 
@@ -17,3 +18,16 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise ImportError(
             f"This needs the package {package}. Install it with: pip install 'qspjax[{extra}]'"
         ) from error
+
+
+def version(package: str = "qspjax") -> str:
+    """Return the version of a package as it is installed.
+
+    Example:
+        >>> version("no-such-package")
+        '(not installed)'
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,6 +1,7 @@
 """Layers, a light import without side effects, and a public surface in which each new name is a decision."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ LAYERS = [
         "_checks",
         "_extras",
         "_files",
+        "_forms",
         "_names",
         "_random",
         "_remembered",
@@ -237,13 +239,25 @@ def test_no_module_needs_itself():
 
 
 def test_public_names():
-    lazy = {"io", "plot"}
-    found = fresh("import qspjax; print(*(name for name in vars(qspjax) if not name.startswith('_')))")
-    assert sorted({*found, *lazy}) == sorted(PUBLIC)
-    for name in lazy:
-        assert getattr(qsp, name).__name__ == f"qspjax.{name}"
+    assert qsp.__all__ == sorted(PUBLIC)
+    assert {*qsp.__all__, "__version__"} <= {*dir(qsp)}
+    assert [name for name in dir(qsp) if not name.startswith("_") and name not in {*PUBLIC, "cli", "sbml_suite"}] == []
     with pytest.raises(AttributeError, match="module 'qspjax' has no attribute 'nothing'"):
         qsp.nothing  # noqa: B018
+
+
+def test_public_names_are_those_that_type_checkers_see():
+    seen = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "_TYPE_CHECKING":
+            for line in node.body:
+                assert all(alias.asname == alias.name for alias in line.names)
+                seen |= {alias.name: f"{line.module}.{alias.name}" for alias in line.names}
+    assert sorted(seen) == qsp.__all__
+    for name, full in seen.items():
+        module, _, own = full.rpartition(".")
+        made = importlib.import_module(module if module != "qspjax" else full)
+        assert getattr(qsp, name) is (made if module == "qspjax" else getattr(made, own)), name
 
 
 def fresh(code, **environment):
@@ -253,21 +267,37 @@ def fresh(code, **environment):
     return done.stdout.split()
 
 
-def test_import_is_light_and_has_no_side_effect_but_precision():
+def test_import_alone_is_that_of_no_library():
+    assert fresh("import sys, qspjax; dir(qspjax); print({'jax', 'numpy', 'scipy'} & {*sys.modules})") == ["set()"]
+
+
+def test_import_of_all_is_light_and_has_no_side_effect_but_precision():
     loaded = fresh(
         "import warnings; warnings.simplefilter('error')\n"
         "import sys, jax, diffrax\n"
         "before = dict(jax.config.values)\n"
-        "import qspjax\n"
+        "from qspjax import *\n"
         "changed = {k for k, v in jax.config.values.items() if before.get(k) != v}\n"
-        "print(','.join(sorted(changed)), *sorted(m for m in sys.modules if '.' not in m))"
+        "assert simulate.__name__ == 'simulate' and fit.__name__ == 'qspjax.fit'\n"
+        "print(','.join(sorted(changed)), *sorted(sys.modules))"
     )
     assert loaded[0] == "jax_enable_x64"
-    assert not OPTIONAL & set(loaded[1:])
+    assert not (OPTIONAL | {"scipy.stats", "optax"}) & set(loaded[1:])
 
 
-def test_float64_by_default():
-    assert fresh("import qspjax, jax.numpy as jnp; print(jnp.ones(1).dtype)") == ["float64"]
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [
+        ("import qspjax", "float64"),
+        ("import jax; import qspjax", "float64"),
+        ("import qspjax; qspjax.simulate", "float64"),
+        ("from qspjax.models import Emax", "float64"),
+        ("import jax; import qspjax._units", "float64"),
+        ("import qspjax, jax; jax.config.update('jax_enable_x64', False); qspjax.bolus", "float32"),
+    ],
+)
+def test_float64_by_default(code, dtype):
+    assert fresh(f"{code}; import jax.numpy as jnp; print(jnp.ones(1).dtype)") == [dtype]
 
 
 def test_a_choice_of_precision_stands():

@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib
 import os
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,8 @@ import pytest
 import xarray
 
 from qspjax import io
-from qspjax.cli import main
-from qspjax.io._directory import version
+from qspjax._extras import version
+from qspjax.cli import _parsers, _sensitivity, main
 
 TRIAL = """
 title = "Two doses"
@@ -357,3 +358,27 @@ def test_check_reads_trial_files(trial, tmp_path, capsys):
     assert main(["check", str(path)]) == 2
     assert capsys.readouterr().err.startswith(f"{path}:27: [output] until: must be given, but is missing.\n")
     assert held(tmp_path) == {"two.toml", "bad.toml"}
+
+
+COMMANDS = ("trial", "simulate", "fit", "sensitivity", "check", "import", "sbml-suite", "sbml-case")
+HELPED = """
+import sys
+from qspjax.cli import main
+for argv in (["--help"], *([command, "--help"] for command in sys.argv[1:]), ["trail"], ["trial", "--patients", "0"]):
+    try:
+        main(argv)
+    except SystemExit as end:
+        print(end.code, "jax" in sys.modules or "numpy" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_help_and_mistakes_are_told_without_jax():
+    run = subprocess.run([sys.executable, "-c", HELPED, *COMMANDS], capture_output=True, text=True, check=True)
+    told = [line for line in run.stderr.splitlines() if line.endswith(("True", "False"))]
+    assert told == ["0 False"] * (1 + len(COMMANDS)) + ["2 False"] * 2
+    (choices,) = (line for line in run.stderr.splitlines() if "choose from" in line)
+    assert re.findall(r"[\w-]+", choices.partition("choose from")[2]) == [*COMMANDS]
+
+
+def test_the_parser_knows_the_analyses():
+    assert tuple(_sensitivity._METHODS) == _parsers.METHODS

@@ -60,7 +60,8 @@ def public_callables(module, deep=2):
     The command line is no part of the library, and is an attribute of the package only once it was imported.
     """
     found = {}
-    for name, one in vars(module).items():
+    for name in dir(module):
+        one = getattr(module, name)
         if (
             name.startswith("_")
             or one is sys.modules.get("qspjax.cli")

@@ -12,33 +12,14 @@ from qspjax import fit, io, plot
 from qspjax._extras import require
 from qspjax.cli._console import ProgressBar
 from qspjax.cli._fit_mixed import fit_mixed
-from qspjax.cli._options import Commands, at_least
 from qspjax.io._directory import check_destination
 from qspjax.io.fit._results import FIT_FILES, FIT_MARKERS, fit_summary, write_fit
 
 _NEEDED = ("rich", "pandas", "matplotlib")
 
 
-def add_fit(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "fit",
-        help="calibrate a model to data",
-        description="Fit a model to data, from a fit file (.toml) with a table of data or a PEtab problem (.yaml), and "
-        "write estimates, uncertainty, diagnostics and pictures. A file with random effects describes a nonlinear "
-        "mixed-effects model. An interrupted fit goes on where it stopped when the command is called again.",
-    )
-    parser.add_argument("file", metavar="FILE", help="fit file in TOML, or the YAML file of a PEtab problem")
-    parser.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -fit)")
-    parser.add_argument("--starts", type=at_least(1), metavar="N", help="starts drawn within the bounds")
-    parser.add_argument("--seed", type=at_least(0), metavar="N", help="random seed of the starts")
-    parser.add_argument("--lanes", type=at_least(1), metavar="N", default=16, help="starts side by side (16)")
-    parser.add_argument("--analytic", action="store_true", help="solve for scales, offsets and noise parameters")
-    parser.add_argument("--profiles", action="store_true", help="profile likelihoods of all parameters")
-    parser.set_defaults(run=_fit)
-
-
-def _fit(arguments: argparse.Namespace) -> int:
+def run_fit(arguments: argparse.Namespace) -> int:
+    """Fit a model to data and write the results; return the exit code."""
     for package in _NEEDED:
         require(package, extra="cli")
     file = io.read_fit(arguments.file)

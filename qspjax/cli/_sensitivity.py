@@ -12,7 +12,6 @@ from qspjax import io, plot, sensitivity
 from qspjax._extras import require
 from qspjax._types import Key
 from qspjax.cli._console import ProgressBar
-from qspjax.cli._options import Commands, at_least
 from qspjax.io._directory import check_destination
 from qspjax.io.trial._sensitivity import (
     SENSITIVITY_FILES,
@@ -52,27 +51,8 @@ _METHODS: dict[str, tuple[Callable[..., Result], Callable[[int, int], int]]] = {
 """By name: the analysis, and the number of patients that it simulates for numbers of samples and inputs."""
 
 
-def add_sensitivity(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "sensitivity",
-        help="find out which parameters matter",
-        description="Global sensitivities of the endpoints of a trial file to the parameters that vary between its "
-        "patients, as a table and a picture.",
-    )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
-    parser.add_argument("--method", choices=tuple(_METHODS), default="sobol", help="(sobol)")
-    parser.add_argument("--samples", type=at_least(2), metavar="N", default=256, help="samples, or trajectories (256)")
-    parser.add_argument("--arm", metavar="NAME", help="the arm that is simulated (by default the last)")
-    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="random seed (0)")
-    parser.add_argument("--chunk", type=at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
-    parser.add_argument(
-        "--out", metavar="DIR", help="where to write (by default the name of the file with -sensitivity)"
-    )
-    parser.set_defaults(run=_sensitivity)
-
-
-def _sensitivity(arguments: argparse.Namespace) -> int:
+def run_sensitivity(arguments: argparse.Namespace) -> int:
+    """Analyse a trial file and write a table and a picture; return the exit code."""
     for package in ("pint", "rich", "pandas", "matplotlib"):
         require(package, extra="cli")
     file = io.read_trial(arguments.file or io.bundled_trial())

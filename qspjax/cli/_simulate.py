@@ -12,46 +12,15 @@ from qspjax._files import replaced
 from qspjax._simulate import simulate
 from qspjax._solution import Solution
 from qspjax.cli._console import FAILED, say
-from qspjax.cli._options import Commands, at_least, parts, positive
-from qspjax.io._simulation import DOSE, info_of_name, read_doses, write_solution
+from qspjax.io._simulation import info_of_name, read_doses, write_solution
 from qspjax.solve import Rosenbrock
 
 _MOST_PANELS = 12
-_MOST_POINTS = 1_000_000
 _NEEDED = ("pint", "pandas", "matplotlib")
 
 
-def add_simulate(commands: Commands) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser(
-        "simulate",
-        help="simulate a model",
-        description="Simulate a model of the catalogue, or of a file in SBML (.xml, .sbml, .omex) or Antimony, and "
-        "write a table (CSV) and a picture.",
-    )
-    command.add_argument("model", metavar="MODEL", help="a file, or the name of a model of the catalogue")
-    command.add_argument("--end", metavar="TIME", type=positive, required=True, help="time of the last output")
-    points = at_least(2, _MOST_POINTS)
-    command.add_argument("--points", metavar="N", type=points, default=101, help="outputs from 0 to the end (101)")
-    command.add_argument("--dose", metavar="DOSE", action="append", default=[], help=f"{DOSE}; once for each")
-    number = parts("NAME=VALUE", "=")
-    command.add_argument(
-        "--set", metavar="NAME=VALUE", type=number, action="append", default=[], help="change a number"
-    )
-    names = parts("names, separated by commas")
-    command.add_argument(
-        "--save", metavar="A,B", type=names, help="what to write (by default species, or observed values)"
-    )
-    command.add_argument(
-        "--output", metavar="FILE.csv", help="the table (by default the name of the model, -simulation)"
-    )
-    command.add_argument("--plot", metavar="FILE.png", help="the picture (by default beside the table)")
-    command.add_argument("--rtol", metavar="R", type=positive, help="relative tolerance")
-    command.add_argument("--atol", metavar="A", type=positive, help="absolute tolerance")
-    command.set_defaults(run=_simulate)
-
-
-def _simulate(arguments: argparse.Namespace) -> int:
+def run_simulate(arguments: argparse.Namespace) -> int:
+    """Simulate a model and write a table and a picture; return the exit code."""
     for package in _NEEDED:
         require(package, extra="cli")
     model = info_of_name(arguments.model, dict(arguments.set))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from qspjax._extras import require
 from qspjax.cli._console import BAD_INPUT, FAILED, ProgressBar, say
-from qspjax.cli._options import Commands, at_least, positive
 
 if TYPE_CHECKING:
     from qspjax.sbml_suite import CaseResult
@@ -18,37 +17,8 @@ _MOST_LISTED = 6
 """The maximum number of cases that are listed for a reason."""
 
 
-def add_suite(commands: Commands) -> None:
-    """Add both commands to the parser."""
-    suite = commands.add_parser(
-        "sbml-suite",
-        help="run the SBML Test Suite",
-        description="Run the semantic cases of the SBML Test Suite, each in the newest level of SBML that it has. "
-        "Prints what was wrong, the reasons of refusal counted, a table by tag, and last `N pass, N refused, N wrong`. "
-        "Exit status 0 only if none is wrong.",
-    )
-    suite.add_argument("cases", metavar="CASES", help="the folder of the suite, or one with folders 00001, 00002, ...")
-    suite.add_argument(
-        "--cases", dest="wanted", metavar="N-M", type=_ranges, help="numbers of cases, such as 1-100,205"
-    )
-    suite.add_argument("--workers", metavar="N", type=at_least(1, 256), default=2, help="processes (2)")
-    suite.add_argument("--limit", metavar="S", type=positive, default=60.0, help="seconds that a case may take (60)")
-    suite.set_defaults(run=_suite)
-    case = commands.add_parser(
-        "sbml-case",
-        help="run one case for the SBML Test Runner",
-        description="The wrapper that the SBML Test Runner calls, with the arguments %%d %%n %%o %%l %%v: writes "
-        "OUTDIR/NUMBER.csv. A case that is not supported writes no file, says why on stderr and exits with 2.",
-    )
-    case.add_argument("directory", metavar="DIR", help="the folder of the cases")
-    case.add_argument("number", metavar="NUMBER", help="number of the case")
-    case.add_argument("out", metavar="OUTDIR", help="where to write")
-    case.add_argument("level", metavar="LEVEL", type=at_least(0, 9), help="level of SBML, 0 for the newest")
-    case.add_argument("version", metavar="VERSION", type=at_least(0, 9), help="version of the level")
-    case.set_defaults(run=_case)
-
-
-def _suite(arguments: argparse.Namespace) -> int:
+def run_suite(arguments: argparse.Namespace) -> int:
+    """Run cases of the SBML Test Suite and print the report; return the exit code."""
     from qspjax.sbml_suite import WRONG, case_folders, run_suite
 
     require("libsbml", extra="sbml")
@@ -62,7 +32,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     return FAILED if any(result.outcome == WRONG for result in results) else 0
 
 
-def _case(arguments: argparse.Namespace) -> int:
+def run_case(arguments: argparse.Namespace) -> int:
+    """Run one case for the SBML Test Runner; return the exit code."""
     from qspjax.sbml_suite import Refused, write_case
 
     number = arguments.number.zfill(5)
@@ -105,14 +76,3 @@ def _report(results: "Sequence[CaseResult]") -> str:
 
 def _listed(cases: Sequence[str]) -> str:
     return ", ".join(cases[:_MOST_LISTED]) + (", ..." if len(cases) > _MOST_LISTED else "")
-
-
-def _ranges(text: str) -> frozenset[int]:
-    """Read numbers such as `1-100,205`."""
-    numbers: set[int] = set()
-    for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part)
-        if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
-            raise argparse.ArgumentTypeError(f"must be numbers of cases such as 1-100,205, but is {text}")
-        numbers.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return frozenset(numbers)

@@ -13,9 +13,7 @@ from qspjax._checks import ArgumentError
 from qspjax._extras import require
 from qspjax._solution import Outcome
 from qspjax.cli._console import FAILED, ProgressBar, say
-from qspjax.cli._options import Commands, at_least
 from qspjax.io._directory import check_destination
-from qspjax.io.trial._file import MOST_PATIENTS
 from qspjax.io.trial._results import TRIAL_FILES, TRIAL_MARKERS, summary, write_trial
 
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
@@ -25,23 +23,8 @@ _ARMS = 2**32 - 1
 """The number folded into the key for randomisation; patients fold in their own numbers."""
 
 
-def add_trial(commands: Commands) -> None:
-    """Add the command to the parser."""
-    trial = commands.add_parser(
-        "trial",
-        help="run a virtual trial",
-        description="Run a virtual trial and write patients, endpoints, trajectories, a summary and a picture.",
-    )
-    trial.add_argument("file", nargs="?", metavar="FILE", help="trial file in TOML (by default the bundled one)")
-    trial.add_argument("--out", metavar="DIR", help="where to write (by default the name of the file with -trial)")
-    patients = at_least(1, MOST_PATIENTS)
-    trial.add_argument("--patients", type=patients, metavar="N", help="number of patients, instead of the file's")
-    trial.add_argument("--seed", type=at_least(0), metavar="N", help="random seed, instead of the file's")
-    trial.add_argument("--chunk", type=at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
-    trial.set_defaults(run=_trial)
-
-
-def _trial(arguments: argparse.Namespace) -> int:
+def run_trial(arguments: argparse.Namespace) -> int:
+    """Run a virtual trial and write its results; return the exit code."""
     for package in _NEEDED:
         require(package, extra="cli")
     file = _changed(io.read_trial(arguments.file or io.bundled_trial()), arguments)

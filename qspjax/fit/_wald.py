@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from qspjax._checks import check_number, check_whole, refuse
 from qspjax._transform import AbstractTransform
@@ -38,7 +38,7 @@ def wald_intervals(
         level: The confidence level.
     """
     check_level(level)
-    reach = norm.ppf(0.5 + level / 2) * np.asarray(errors, float) / np.exp(_log_slopes(scales, values))
+    reach = ndtri(0.5 + level / 2) * np.asarray(errors, float) / np.exp(_log_slopes(scales, values))
     middle = np.array([float(scale.forward(value)) for scale, value in zip(scales, values, strict=True)])
     edges = [
         np.array([float(scale.inverse(x)) for scale, x in zip(scales, edge, strict=True)])

@@ -1,6 +1,5 @@
-"""A directory of results: its location, its tables, and the versions that it states."""
+"""A directory of results: its location and its tables."""
 
-import importlib.metadata
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -49,19 +48,6 @@ def check_destination(directory: str | Path, files: Collection[str], markers: Co
     except OSError:
         must = "must be in a directory that can be written"
         raise PermissionError(f"{directory} {must}, but {above} cannot.") from None
-
-
-def version(package: str = "qspjax") -> str:
-    """Return the version of a package as it is installed.
-
-    Example:
-        >>> version("no-such-package")
-        '(not installed)'
-    """
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def write_csv(path: Path, columns: "Mapping[str, Collection[object]] | pandas.DataFrame") -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen
 from qspjax._files import write_text
+from qspjax._forms import DOSE
 from qspjax._solution import Solution
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.toml._doses import read_regimen
 from qspjax.io.toml._model import ModelInfo, read_model
 from qspjax.io.toml._table import Table
-
-DOSE = "AMOUNT into TARGET [at TIME] [over TIME | rate RATE] [every TIME times NUMBER]"
-"""The form of a dose in words."""
 
 _WORDS = {"at": "start", "over": "over", "rate": "rate", "every": "every", "times": "doses"}
 """The words of a dose, with the keys of a trial file for which they stand."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from qspjax.population._endpoints import Responder
 from qspjax.population._trial import TrialResult
@@ -128,6 +127,8 @@ def _number(x: float) -> str:
 def _mean_interval(values: np.ndarray) -> tuple[float, float]:
     if values.size < 2:
         return math.nan, math.nan
+    from scipy import stats  # half a second to import, which users who only draw patients do not need
+
     half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
     return values.mean() - half, values.mean() + half
 
@@ -135,5 +136,7 @@ def _mean_interval(values: np.ndarray) -> tuple[float, float]:
 def _share_interval(values: np.ndarray) -> tuple[float, float]:
     if not values.size:
         return math.nan, math.nan
+    from scipy import stats
+
     interval = stats.binomtest(int(values.sum()), values.size).proportion_ci(0.95, method="wilson")
     return interval.low, interval.high

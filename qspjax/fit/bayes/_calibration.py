@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import kstest
 
 from qspjax._checks import ArgumentError, check_instance, check_whole
 from qspjax._extras import require
@@ -70,6 +69,8 @@ class Calibration:
     @property
     def p_values(self) -> dict[str, float]:
         """The p-value of the Kolmogorov-Smirnov test that ranks are uniform, by name; ties are broken at random."""
+        from scipy.stats import kstest
+
         return {name: float(kstest(share[0], "uniform").pvalue) for name, share in self._shares().items()}
 
     def ranks(self, *, bins: int = 10) -> dict[str, np.ndarray]:

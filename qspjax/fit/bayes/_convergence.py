@@ -11,7 +11,6 @@ Reference: Vehtari, Gelman, Simpson, Carpenter and Buerkner, Bayesian Anal 2021;
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 
 def rhat(draws: np.ndarray) -> float:
@@ -47,6 +46,8 @@ def _split(draws: np.ndarray) -> np.ndarray:
 
 
 def _normalised(draws: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
     ranks = rankdata(draws, method="average").reshape(draws.shape)
     return ndtri((ranks - 0.375) / (draws.size + 0.25))
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from scipy.special import logsumexp
-from scipy.stats import binom, rankdata
 
 from qspjax._checks import check_whole
 from qspjax._cohort import Cohort
@@ -240,6 +239,8 @@ class Posterior:
             `PARAMETER`, `CHAIN`, `LEFT` and `RIGHT` (edges of the bin, as shares of all ranks), `COUNT`, and `LOWER`
             and `UPPER`, between which 95 % of the counts of independent draws lie.
         """
+        from scipy.stats import rankdata
+
         check_whole("bins", bins, 2)
         shares = {}
         for name, draws in self.parameters.items():
@@ -369,6 +370,8 @@ def posterior_of(density: Density, method: AbstractSampler, draws: Draws, second
 
 def ranks_table(shares: dict[str, np.ndarray], bins: int) -> dict[str, np.ndarray]:
     """Return counts, in bins, of numbers between 0 and 1 that should be uniform, shape (chains, draws) by name."""
+    from scipy.stats import binom
+
     edges = np.linspace(0.0, 1.0, bins + 1)
     parts: dict[str, list] = {name: [] for name in ("PARAMETER", "CHAIN", "LEFT", "RIGHT", "COUNT", "LOWER", "UPPER")}
     for name, share in shares.items():

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 import numpy as np
-from scipy import stats
 
 from qspjax._checks import ArgumentError, check_instance
 from qspjax._extras import require
@@ -196,6 +195,8 @@ def _row(name: str, fit: MixedFit, first: MixedFit, sample_size: AbstractSampleS
 
 def _tested(smaller: MixedFit, larger: MixedFit, gain: float) -> tuple[str, float]:
     """Return the distribution of a likelihood ratio under the smaller model, and its probability beyond `gain`."""
+    from scipy import stats
+
     df = len(larger.mixed.names) - len(smaller.mixed.names)
     if df == 0 or len(smaller.memberships) != len(larger.memberships):
         return "", float("nan")

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
-from scipy import stats
 
 from qspjax._checks import check_above, check_whole, refuse
 from qspjax._random import check_key, generator
@@ -148,6 +147,8 @@ class ImportanceSampling(AbstractIntegral):
         check_key(self.key)
 
     def points(self, effects: int) -> tuple[np.ndarray, np.ndarray]:
+        from scipy import stats
+
         uniform = stats.qmc.Sobol(effects + 1, rng=generator(self.key)).random(self.samples)
         uniform = np.clip(uniform, 1e-12, 1.0 - 1e-12)
         spread = np.sqrt(self.df / stats.chi2(self.df).ppf(uniform[:, -1]))

@@ -1,15 +1,17 @@
 """Bounded searches that need only gradients, by the adjoint: for many parameters, and for neural networks."""
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, PyTree
 
 from qspjax.fit._problem import Problem
 from qspjax.fit.search._search import CONVERGED, EXHAUSTED, FAILED, RUNNING, AbstractSearch, Search
+
+if TYPE_CHECKING:
+    import optax
 
 DESCENT = 1e-4
 """The share of the decrease predicted by the slope that a step must achieve (Armijo)."""
@@ -55,7 +57,9 @@ class LBFGS(AbstractSearch):
     max_steps: int = eqx.field(default=1000, static=True, kw_only=True)
     memory: int = eqx.field(default=10, static=True, kw_only=True)
 
-    def _optimiser(self) -> optax.GradientTransformation:
+    def _optimiser(self) -> "optax.GradientTransformation":
+        import optax
+
         return optax.scale_by_lbfgs(self.memory)
 
     def begin(self, problem: Problem, x: Array) -> Descent:
@@ -117,15 +121,20 @@ class Adam(AbstractSearch):
     learning_rate: float = eqx.field(default=0.02, static=True, kw_only=True)
     max_steps: int = eqx.field(default=1000, static=True, kw_only=True)
 
+    def _optimiser(self) -> "optax.GradientTransformation":
+        import optax
+
+        return optax.adam(self.learning_rate)
+
     def begin(self, problem: Problem, x: Array) -> PyTree:
-        return optax.adam(self.learning_rate).init(x), x
+        return self._optimiser().init(x), x
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
         fresh = search.steps == 0
         state, x = search.own
         value, gradient, x = _slope(problem, x, held)
         finite = jnp.isfinite(value)
-        updates, next_state = optax.adam(self.learning_rate).update(jnp.where(finite, gradient, 0.0), state, x)
+        updates, next_state = self._optimiser().update(jnp.where(finite, gradient, 0.0), state, x)
         move = cast(Array, updates)
         best = search.x  # a search goes back to it from a point that fails
         next_x = jnp.where(finite, jnp.clip(x + move, *problem.bounds), best)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Required, TypedDict
 import numpy as np
 from jaxtyping import Float
 
-from qspjax._extras import require
+from qspjax._extras import require, version
 from qspjax._files import replaced_directory
 from qspjax._transform import Identity, Logit
 from qspjax.fit import FOCE, FOCEI, SAEM, AbstractCovariance, Hessian, Marginal, MixedFit, save
 from qspjax.fit._wald import wald_intervals
 from qspjax.fit.mixed._mixed import without_constant
-from qspjax.io._directory import version, write_csv
+from qspjax.io._directory import write_csv
 from qspjax.io.fit._mixed_file import MixedFile, covariance_word
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._extras import require
+from qspjax._extras import require, version
 from qspjax._files import replaced_directory
 from qspjax.fit import Fit, Profile, Uncertainty, save
-from qspjax.io._directory import version, write_csv
+from qspjax.io._directory import write_csv
 from qspjax.io.fit._file import FitFile
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, refuse
 from qspjax._cohort import Cohort
+from qspjax._forms import MOST_PATIENTS
 from qspjax._types import Key
 from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
@@ -35,7 +36,6 @@ from qspjax.io.toml._table import Table, line_of, lines_of
 from qspjax.io.trial._endpoints import read_endpoints
 from qspjax.population import Population, Randomised, SamePatients, Trial
 
-MOST_PATIENTS = 100_000_000
 _MOST_TIMES = 100_000
 _MOST_PANELS = 12
 """The maximum number of panels of a plot if the file does not name them."""

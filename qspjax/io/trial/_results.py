@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qspjax._cohort import Cohort
-from qspjax._extras import require
+from qspjax._extras import require, version
 from qspjax._files import replaced_directory
 from qspjax._model import AbstractModel
 from qspjax._names import at
-from qspjax.io._directory import check_destination, version, write_csv
+from qspjax.io._directory import check_destination, write_csv
 from qspjax.io.trial._file import TrialFile
 from qspjax.models import Network
 from qspjax.population import ArmResult, Categorical, Population, SamePatients, TrialResult, summary_text
