@@ -16,12 +16,12 @@ Example:
     Array([0.   , 5.295, 0.66 ], dtype=float64)
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from qspjax import _precision as _precision, _threads as _threads  # both are decided before JAX is first used
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from qspjax import (
         equilibrium as equilibrium,
         execute as execute,
@@ -111,6 +111,8 @@ if _TYPE_CHECKING:
         summary_text as summary_text,
     )
 
+    __version__: str
+
 _PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "population", "sensitivity", "solve")
 _NAMES = {
     "_cohort": "Cohort",
@@ -138,17 +140,19 @@ _MODULES |= {name: f"qspjax.{name}" for name in _PACKAGES}
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]  (it reads the imports above)
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used; look the version up."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not _typing.TYPE_CHECKING:  # to type checkers, any name but those above is a mistake
 
-        return version("qspjax")
-    if name not in _MODULES:
-        raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
-    module = _import_module(_MODULES[name])
-    globals()[name] = value = module if name in _PACKAGES else getattr(module, name)
-    return value
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used; look the version up."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("qspjax")
+        if name not in _MODULES:
+            raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
+        module = _import_module(_MODULES[name])
+        globals()[name] = value = module if name in _PACKAGES else getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:

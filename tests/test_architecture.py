@@ -249,8 +249,8 @@ def test_public_names():
 def test_public_names_are_those_that_type_checkers_see():
     seen = {}
     for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "_TYPE_CHECKING":
-            for line in node.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "_typing.TYPE_CHECKING":
+            for line in (line for line in node.body if isinstance(line, ast.ImportFrom)):
                 assert all(alias.asname == alias.name for alias in line.names)
                 seen |= {alias.name: f"{line.module}.{alias.name}" for alias in line.names}
     assert sorted(seen) == qsp.__all__
