@@ -441,7 +441,13 @@ class MixedFit:
         left_out = [name for name, in_fit in zip(self.mixed.subject_names, self.kept, strict=True) if not in_fit]
         lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
-        lines += [f"shrinkage of {name}: {shrinkage[0]:.1f} %" for name, shrinkage in self.shrinkage.items()]
+        if isinstance(self.method, AbstractApproximation) and not self.method.conditional:
+            lines.append(
+                f"{type(self.method).__name__} estimates no effects of subjects, and hence no shrinkage; "
+                "`nlme(mixed, method=FOCEI(), start=fit.x, iterations=0)` finds them at these estimates"
+            )
+        else:
+            lines += [f"shrinkage of {name}: {shrinkage[0]:.1f} %" for name, shrinkage in self.shrinkage.items()]
         if left_out:
             lines.append(f"left out, since they have no likelihood at the start: {', '.join(left_out)}")
         lines += self.reasons
