@@ -8,8 +8,9 @@ covariates can be shown together:
 For a mixture, PRED is its mean over the subpopulations, sum_k pi_k PRED_k: the most probable subpopulation of a subject
 follows from its measurements, but simulated measurements come from all of them.
 
-Measurements below the limit of quantification are included as such: they rank below all others, in the data and in
-each simulated data set, and their share has its own interval.
+What lies below the limit of quantification is included as such, in the data and in each simulated data set alike, and
+its share has its own interval. Whether it lies there is judged before the correction: it ranks below all other values,
+whatever its corrected limit is, and what was measured may lie below the limit once it is corrected.
 
 References: Bergstrand, Hooker, Wallin and Karlsson, AAPS J 2011;13:143, doi:10.1208/s12248-011-9255-z; for shares,
 Bergstrand and Karlsson, AAPS J 2009;11:371, doi:10.1208/s12248-009-9112-5.
@@ -110,9 +111,10 @@ def visual_predictive_check(
         cuts: Where numbers are divided into strata; by default at the median if there are more than 6 values.
 
     Returns:
-        The check. A quantile or an end of an interval that lies beyond a limit of quantification is NaN; if records
-        have different limits, beyond the narrowest. With `M1(limit)` what is simulated below the limit is left out, as
-        the measurements are. Subjects that the fit left out are left out, and named in `reasons`.
+        The check. What lies beyond a limit of quantification before the correction, measured or simulated, ranks beyond
+        all other values; a quantile or an end of an interval among such values is NaN. If records have different
+        limits, the narrowest counts for all. With `M1(limit)` what is simulated below the limit is left out, as the
+        measurements are. Subjects that the fit left out are left out, and named in `reasons`.
 
     Raises:
         ValueError: If the output or the covariate is unknown, or a number is out of range.
