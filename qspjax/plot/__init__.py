@@ -26,8 +26,6 @@ from qspjax.plot._mixed import (
     goodness_of_fit as goodness_of_fit,
     individual_fits as individual_fits,
     random_effects as random_effects,
-    vpc as vpc,
-    vpc_panels as vpc_panels,
 )
 from qspjax.plot._nca import nca as nca
 from qspjax.plot._prediction import prediction as prediction
@@ -35,3 +33,4 @@ from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as so
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory
 from qspjax.plot._trial import Panel as Panel, bands as bands, trial as trial
+from qspjax.plot._vpc import vpc as vpc, vpc_panels as vpc_panels

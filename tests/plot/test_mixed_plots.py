@@ -1,5 +1,8 @@
 """Pictures of mixed-effects fits, from tables that are made up."""
 
+import itertools
+
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -81,7 +84,8 @@ def test_a_band_that_begins_below_the_limit_is_open():
     assert set(corners[:, 0]) == {1.0, 4.0}
 
 
-def test_axes_have_the_units_of_the_model():
+def made_fit(method):
+    """Return a fit of two subjects, made by hand."""
     times = np.array([1.0, 4.0, 8.0])
 
     def subject(CL):
@@ -97,7 +101,12 @@ def test_axes_have_the_units_of_the_model():
         random=[qsp.fit.RandomEffects({"eta": 0.1})],
     )
     x, u, each = mixed.start, np.array([[-0.6], [0.5]]), np.ones(2, bool)
-    fit = qsp.fit.MixedFit(mixed, qsp.fit.FO(), x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
+    u = u * method.conditional
+    return qsp.fit.MixedFit(mixed, method, x, u, u[:, 0], each, (), each, u[0], x[None], "converged", 1.0)
+
+
+def test_axes_have_the_units_of_the_model():
+    times, fit = np.array([1.0, 4.0, 8.0]), made_fit(qsp.fit.FOCEI())
     column = np.array([3.0, 2.0, 1.0])
     table = {"OUTPUT": np.full(3, "c", dtype=object), "ID": np.full(3, "1", dtype=object), "TIME": times}
     table |= {name: column for name in ("DV", "PRED", "IPRED", "CWRES")} | {"CENSORED": np.zeros(3, bool)}
@@ -113,3 +122,101 @@ def test_axes_have_the_units_of_the_model():
     check = qsp.fit.VisualPredictiveCheck("c", rows, points, corrected=False, reasons=())
     (axes,) = qsp.plot.vpc_panels(check, fit=fit).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (h)", "c (mg/L)")
+
+
+def check_with_limits(strata=("",), *, corrected=False, limit=True):
+    """Return a check of three quantiles, of which the lowest ends in the limit of quantification."""
+    times, quantiles = [1.0, 4.0, 8.0], [0.05, 0.5, 0.95]
+    rows = [(stratum, time, quantile) for stratum in strata for time in times for quantile in quantiles]
+    middle = np.array([10.0 * quantile + 2.0 - 0.2 * time for _, time, quantile in rows])
+    middle[[time > 1.0 and quantile < 0.1 for _, time, quantile in rows]] = np.nan
+    table = {name: np.array([row[k] for row in rows]) for k, name in ((1, "TIME"), (2, "QUANTILE"))}
+    table |= {"STRATUM": np.array([row[0] for row in rows], dtype=object), "OBSERVED": middle, "MEDIAN": middle}
+    table |= {"LOWER": middle - 0.5, "UPPER": middle + 0.5, "COUNT": np.full(len(rows), 9)}
+    share = np.full(len(rows), 0.3 if limit else np.nan)
+    table |= dict.fromkeys(("BELOW", "BELOW_LOWER", "BELOW_MEDIAN", "BELOW_UPPER"), share)
+    points = {"STRATUM": np.array([strata[0], strata[0]], dtype=object), "TIME": np.array([1.0, 8.0])}
+    points |= {"VALUE": np.array([6.0, 1.5]), "CENSORED": np.array([False, limit])}
+    return qsp.fit.VisualPredictiveCheck("concentration", table, points, corrected=corrected, reasons=())
+
+
+def is_inside(artist, figure):
+    """Whether a drawn artist lies within its figure."""
+    box, whole = artist.get_window_extent(), figure.bbox
+    return min(box.x0, box.y0) >= -1.0 and box.x1 <= whole.width + 1.0 and box.y1 <= whole.height + 1.0
+
+
+KEY = ["measurements", "beyond a limit, at the limit", "measured quantiles"]
+"""What the key of a check says first."""
+
+
+def test_a_check_explains_what_is_drawn():
+    axes = qsp.plot.vpc(check_with_limits())
+    figure = axes.figure
+    figure.draw_without_rendering()
+    (key,) = figure.legends
+    wanted = [*KEY, "simulated quantiles: interval", "simulated quantiles: median"]
+    assert [text.get_text() for text in key.get_texts()] == wanted
+    assert axes.get_ylabel() == "concentration"
+    assert is_inside(axes.yaxis.label, figure)
+    assert is_inside(key, figure)
+    measured = qsp.plot.vpc(check_with_limits(limit=False)).figure.legends[0]
+    assert "beyond a limit, at the limit" not in [text.get_text() for text in measured.get_texts()]
+    own = matplotlib.figure.Figure().subfigures(1, 2)[0].add_subplot()
+    assert [text.get_text() for text in qsp.plot.vpc(check_with_limits(), own).get_legend().get_texts()] == wanted
+    axes = qsp.plot.vpc(check_with_limits(corrected=True))
+    axes.figure.draw_without_rendering()
+    assert is_inside(axes.yaxis.label, axes.figure)
+    assert "beyond a limit, at it (corrected)" in [text.get_text() for text in axes.figure.legends[0].get_texts()]
+
+
+def test_quantiles_are_named_beside_the_axes():
+    axes = qsp.plot.vpc(check_with_limits())
+    axes.figure.draw_without_rendering()
+    names, edge = axes.texts, axes.get_window_extent().x1
+    assert [text.get_text() for text in names] == ["95 %", "50 %", "5 %"]
+    boxes = [text.get_window_extent() for text in names]
+    assert min(box.x0 for box in boxes) > edge
+    assert all(is_inside(text, axes.figure) for text in names)
+    assert all(above.y0 >= below.y1 - 1.0 for above, below in itertools.pairwise(boxes))
+
+
+def test_panels_of_checks_share_a_key():
+    figure = qsp.plot.vpc_panels(check_with_limits(("a", "b")))
+    figure.draw_without_rendering()
+    (key,) = figure.legends
+    labels = ["measurements", "beyond a limit, at the limit", "measured quantiles and share"]
+    labels += ["simulated ones: interval", "simulated ones: median"]
+    assert [text.get_text() for text in key.get_texts()] == labels
+    assert is_inside(key, figure)
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert all(len(axes.texts) == 3 for axes in figure.axes[:2])
+    assert all(is_inside(text, figure) for axes in figure.axes for text in axes.texts)
+
+
+def test_first_order_draws_no_effects_of_subjects():
+    fit = made_fit(qsp.fit.FO())
+    figure = qsp.plot.random_effects(fit)
+    (axes,) = figure.axes
+    assert (len(axes.patches), axes.get_title()) == (0, "")
+    words = "FO estimates no effects of subjects"
+    assert words in figure.get_supxlabel()
+    assert words in str(fit)
+    assert "shrinkage of" not in str(fit)
+    figure.draw_without_rendering()
+    assert is_inside(figure._supxlabel, figure)
+    fit = made_fit(qsp.fit.FOCEI())
+    (axes,) = qsp.plot.random_effects(fit).axes
+    assert axes.patches
+    assert axes.get_title().startswith("shrinkage")
+    assert "shrinkage of eta" in str(fit)
+
+
+@pytest.mark.slow
+def test_effects_of_subjects_at_the_estimates_of_first_order():
+    start = made_fit(qsp.fit.FO())
+    fit = qsp.fit.nlme(start.mixed, method=qsp.fit.FO(), iterations=1)
+    found = qsp.fit.nlme(fit.mixed, method=qsp.fit.FOCEI(), start=fit.x, iterations=0)
+    np.testing.assert_array_equal(found.x, fit.x)
+    assert not fit.etas.any()
+    np.testing.assert_allclose(found.etas[:, 0], np.log(np.array([2.5, 3.5]) / fit.parameters["tCL"]), atol=0.05)
