@@ -25,7 +25,10 @@ _DASHES: tuple[LineStyle, ...] = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (
 _MOST_DOSE_MARKS = 60
 _KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients."
 _KEY_OF_DOSES = " Triangles: doses."
+_KEY_OF_LINES = " Thin black dashes: thresholds."
 _KEY_OF_BARS = " Whiskers: 95 % confidence interval of the share."
+_HOURS = (6, 12, 24, 48, 72, 168, 336, 672)
+"""Distances of ticks in hours: parts of a day, days and weeks."""
 _CHARACTERS_PER_INCH = 15
 """The number of characters of the key that fit into an inch."""
 
@@ -101,7 +104,9 @@ def _figure(result: TrialResult, panels: list[Panel], title: str | None) -> "Fig
         _draw_panel(ax, panel, result, doses)
     if responders:
         _draw_responders(axes[-1], responders, styles_of(result))
-    key = _KEY + (_KEY_OF_DOSES if doses.size else "") + (_KEY_OF_BARS if responders else "")
+    thresholds = any(len(panel.lines) for panel in panels)
+    also = {_KEY_OF_DOSES: doses.size, _KEY_OF_LINES: thresholds, _KEY_OF_BARS: responders}
+    key = _KEY + "".join(text for text, drawn in also.items() if drawn)
     _head(figure, result, title, textwrap.fill(key, int(_CHARACTERS_PER_INCH * figure.get_figwidth())))
     return figure
 
@@ -188,7 +193,7 @@ def _logarithmic(ax: "Axes") -> None:
 
 
 def _time_axis(ax: "Axes", result: TrialResult) -> None:
-    """Set the limits of the time axis, with ticks at weeks if its unit is days."""
+    """Set the limits of the time axis, with ticks at weeks if its unit is days, at days or parts of them if hours."""
     ticker = require("matplotlib.ticker", extra="plot")
     times = np.asarray(result.trial.ts)
     first, last = float(times.min()), float(times.max())
@@ -198,6 +203,9 @@ def _time_axis(ax: "Axes", result: TrialResult) -> None:
     if unit == "d" and 14 <= span <= 400:
         weeks = next((step for step in (7, 14, 28) if span / step <= 6), 56)
         ax.xaxis.set_major_locator(ticker.MultipleLocator(weeks))
+    hours = next((step for step in _HOURS if span / step <= 7), None)
+    if unit == "h" and span >= 24 and hours:
+        ax.xaxis.set_major_locator(ticker.MultipleLocator(hours))
 
 
 def _draw_responders(ax: "Axes", rows: list[Row], styles: dict[str, tuple[str, LineStyle]]) -> None:
