@@ -19,7 +19,8 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
 
     Args:
         solution: The solution of one patient or of a cohort.
-        outputs: The names of observed values; by default at most 16 of all, or of the species of a network.
+        outputs: The names of observed values; by default at most 16 of all, or of the species of a network: first
+            states, in the order of the model.
         title: The title of the figure.
 
     Returns:
@@ -35,7 +36,7 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
         >>> len(qsp.plot.trajectories(solution).axes)
         1
     """
-    outputs = list(solution.main()[:_MOST_PANELS] if outputs is None else outputs)
+    outputs = list(_in_order(solution)[:_MOST_PANELS] if outputs is None else outputs)
     columns = min(2 if len(outputs) <= 4 else 3, max(len(outputs), 1))
     rows = max(-(-len(outputs) // columns), 1)
     with require("matplotlib", extra="plot").rc_context({"text.parse_math": False}):
@@ -45,3 +46,9 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
         if title:
             figure.suptitle(title)
     return figure
+
+
+def _in_order(solution: Solution) -> list[str]:
+    """Return the main observed values in the order of the model: states, those with units, then the others."""
+    names, labels = solution.main(), solution.labels
+    return [name for name in dict.fromkeys([*labels.states, *labels.units.observed, *names]) if name in names]
