@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax.plot._figures import axes_or_new, new_figure
+from qspjax.plot._figures import axes_or_new, draw_key, new_figure
 from qspjax.sensitivity import Fast, Local, Morris, Ranks, Sobol
 
 if TYPE_CHECKING:
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _axes(ax: "Axes | None", names: tuple[str, ...]) -> "Axes":
-    return axes_or_new(ax, 5.5, max(2.2, 0.28 * len(names) + 1.0))
+_WIDTH = 5.5
+"""The width of a figure of one output, in inches."""
+
+
+def _height(names: tuple[str, ...]) -> float:
+    return max(2.2, 0.28 * len(names) + 1.0)
 
 
 def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
@@ -42,7 +46,7 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
         names, values, label = result.names, result.coefficients[:, output], "partial rank correlation"
     else:
         names, values, label = result.names, result.mu[:, output], "mean elementary effect"
-    axes = _axes(ax, names)
+    axes = axes_or_new(ax, _WIDTH, _height(names))
     order = np.argsort(np.abs(values))
     colours = ["C0" if values[i] >= 0 else "C3" for i in order]
     axes.barh(np.arange(len(order)), values[order], color=colours)
@@ -67,7 +71,19 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, samples=64, key=jax.random.key(0))
         >>> axes = qsp.plot.sobol(found)
     """
-    axes = _axes(ax, result.names)
+    figure = None
+    if ax is None:
+        figure = new_figure(_WIDTH, _height(result.names))
+        ax = figure.add_subplot()
+    _indices(result, ax, output)
+    if result.total.shape[1] > 1:
+        ax.set_xlabel(f"share of the variance of output {output}")
+    draw_key([ax], figure)
+    return ax
+
+
+def _indices(result: Sobol | Fast, axes: "Axes", output: int) -> None:
+    """Draw the indices of one output, without a key."""
     order = np.argsort(result.total[:, output])
     rows = np.arange(len(order))
     errors = (result.total_error, result.first_error) if isinstance(result, Sobol) else (None, None)
@@ -75,12 +91,13 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         (0.2, "total", result.total, errors[0]),
         (-0.2, "first order", result.first, errors[1]),
     ):
-        widths = None if error is None else error[order, output]
-        axes.barh(rows + offset, values[order, output], 0.38, xerr=widths, label=name, ecolor="0.3")
+        axes.barh(rows + offset, values[order, output], 0.38, label=name)
+        if error is not None:
+            label = "confidence interval" if name == "first order" else None
+            style = {"fmt": "none", "ecolor": "0.3", "label": label}
+            axes.errorbar(values[order, output], rows + offset, xerr=error[order, output], **style)
     axes.set_yticks(rows, [result.names[i] for i in order], fontsize="small")
     axes.set_xlabel("share of the variance")
-    axes.legend(fontsize="small", loc="lower right")
-    return axes
 
 
 def sensitivities(
@@ -107,10 +124,12 @@ def sensitivities(
     for k, name in enumerate(outputs):
         axes = figure.add_subplot(rows, columns, k + 1)
         if isinstance(result, (Sobol, Fast)):
-            sobol(result, axes, output=k)
+            _indices(result, axes, k)
         else:
             tornado(result, axes, output=k)
         axes.set_title(name, fontsize="medium")
+    if isinstance(result, (Sobol, Fast)):
+        draw_key(figure.axes, figure, place="outside lower center")
     if title:
         figure.suptitle(title)
     return figure
