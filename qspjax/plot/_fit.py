@@ -6,18 +6,27 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Array, Float
 
-from qspjax._checks import check_instance
+from qspjax import _names
+from qspjax._checks import ArgumentError, check_instance, check_one_of
 from qspjax.fit import Fit, Problem, Profile, Uncertainty
-from qspjax.plot._figures import axes_or_new, new_figure
-from qspjax.plot._labels import choice, time_label, unit_of, with_unit
+from qspjax.plot._figures import axes_or_new, draw_key, new_figure, whole_numbers
+from qspjax.plot._labels import choice, time_label, unit_of, unit_of_endpoint, with_unit
 from qspjax.plot._trial import styles_of
 from qspjax.population import TrialResult
+from qspjax.population.endpoints import Responder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_PANELS = 16
+_OPEN = {
+    (False, False): "",
+    (True, False): "open below: no lower end",
+    (False, True): "open above: no upper end",
+    (True, True): "not identifiable",
+}
+"""What is said of a profile that does not fall to its threshold (below, above)."""
 
 Point: TypeAlias = Float[Array, " parameters"] | Float[np.ndarray, " parameters"] | Sequence[float]
 """Values of the parameters, on the scale of the search."""
@@ -26,16 +35,17 @@ Point: TypeAlias = Float[Array, " parameters"] | Float[np.ndarray, " parameters"
 def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: str | None = None) -> "Axes":
     """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of their log density.
 
-    For a trial each patient is a bar, the greatest first, in the colour of the arm. For a fit, plateaus are optima that
-    several starts reached.
+    For a trial each patient is a bar, the greatest first, in the colour of the arm; a patient in several arms has a bar
+    in each. For a fit, plateaus are optima that several starts reached.
 
     Args:
         result: A trial, or a fit from several starts.
         ax: The axes to draw on; by default those of a new figure.
-        endpoint: The endpoint of a trial, such as the change of tumour size; by default the first.
+        endpoint: The endpoint of a trial, such as the change of tumour size; by default the first that is a number and
+            not a `Responder`.
 
     Raises:
-        ValueError: If the trial has no such endpoint.
+        ValueError: If the trial has no such endpoint, or it is 1 for a responder and 0 for others.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -55,6 +65,7 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
     difference = fit.values[0] - fit.values[finite]
     axes.semilogy(np.arange(1, difference.size + 1), difference + 1e-3, "o-", markersize=3.5, linewidth=0.8, color="C0")
     axes.axhline(0.1, color="0.6", linewidth=0.8, linestyle="--")
+    whole_numbers(axes)
     axes.set_xlabel("start, the best first")
     axes.set_ylabel("log density below the best, + 0.001")
     axes.set_title(f"{fit.reached()} of {len(fit.values)} starts within 0.1 of the best", fontsize="medium")
@@ -63,8 +74,13 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
 
 def _patients(result: TrialResult, axes: "Axes", endpoint: str | None) -> "Axes":
     """Draw one bar per patient."""
-    names = result.trial.endpoint_names
-    endpoint = choice("endpoint", endpoint, names, "an endpoint of the trial")
+    by_name = dict(zip(result.trial.endpoint_names, result.trial.endpoints, strict=True))
+    numbers = [name for name, kind in by_name.items() if not isinstance(kind, Responder)]
+    endpoint = choice("endpoint", endpoint, [*dict.fromkeys([*numbers, *by_name])], "an endpoint of the trial")
+    if endpoint not in numbers:
+        must = f"must be a number, but `{endpoint}` is 1 for a responder and 0 for others; `plot.trial` draws shares."
+        raise ArgumentError("endpoint", must)
+    label = with_unit(endpoint, unit_of_endpoint(by_name[endpoint], result.arms[0].solution.labels))
     styles = styles_of(result)
     values = np.concatenate([np.asarray(arm.endpoints[endpoint]) for arm in result.arms])
     arms = np.repeat([arm.name for arm in result.arms], [arm.members.size for arm in result.arms])
@@ -79,8 +95,11 @@ def _patients(result: TrialResult, axes: "Axes", endpoint: str | None) -> "Axes"
         axes.set_title(f"{values.size - order.size} patients have no value", fontsize="small")
     if len(result.arms) > 1:
         axes.legend(fontsize="small", frameon=False)
-    axes.set_xlabel("patient, the greatest first")
-    axes.set_ylabel(endpoint)
+    whole_numbers(axes)
+    members = np.concatenate([np.asarray(arm.members) for arm in result.arms])
+    each = "patient and arm" if np.unique(members).size < members.size else "patient"
+    axes.set_xlabel(f"{each}, the greatest first")
+    axes.set_ylabel(label)
     return axes
 
 
@@ -159,6 +178,7 @@ def optimiser_history(fit: Fit, ax: "Axes | None" = None) -> "Axes":
         finite = np.isfinite(row)
         if finite.any():
             axes.semilogy(np.flatnonzero(finite) + 1, top - row[finite] + 1e-3, color="C0", alpha=0.4, linewidth=0.8)
+    whole_numbers(axes)
     axes.set_xlabel("step")
     axes.set_ylabel("log density below the best, + 0.001")
     return axes
@@ -183,11 +203,13 @@ def observed_vs_predicted(problem: Problem, x: Point, ax: "Axes | None" = None) 
         ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
         ... )
         >>> observed_vs_predicted(problem, problem.start).get_xlabel()
-        'predicted'
+        'predicted (mg/L)'
     """
     axes = axes_or_new(ax)
     table = problem.table(x)
-    _by_output(axes, table, "prediction", "observed")
+    units = {output: unit_of(output, problem) for output in dict.fromkeys(table["output"])}
+    unit = next(iter(units.values()), "") if len(set(units.values())) == 1 else ""
+    _by_output(axes, table, "prediction", "observed", {} if unit else units)
     values = np.concatenate([table["prediction"], table["observed"]])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 30 * values.min():
@@ -195,8 +217,8 @@ def observed_vs_predicted(problem: Problem, x: Point, ax: "Axes | None" = None) 
         axes.set_yscale("log")
     if values.size:
         axes.axline((values.min(), values.min()), (values.max(), values.max()), color="0.5", linewidth=0.8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("observed")
+    axes.set_xlabel(with_unit("predicted", unit))
+    axes.set_ylabel(with_unit("observed", unit))
     return axes
 
 
@@ -230,11 +252,14 @@ def residuals(problem: Problem, x: Point, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def _by_output(axes: "Axes", table: Mapping[str, np.ndarray], x: str, y: str) -> None:
+def _by_output(
+    axes: "Axes", table: Mapping[str, np.ndarray], x: str, y: str, units: Mapping[str, str] | None = None
+) -> None:
+    """Draw one column over another, each output in its colour, and a key of few outputs, with units if given."""
     outputs = list(dict.fromkeys(table["output"]))
     for number, output in enumerate(outputs):
         rows = (table["output"] == output) & ~table["censored"]
-        label = output if len(outputs) <= 8 else None
+        label = with_unit(output, (units or {}).get(output, "")) if len(outputs) <= 8 else None
         axes.plot(table[x][rows], table[y][rows], ".", color=f"C{number % 10}", markersize=4, label=label)
     if 1 < len(outputs) <= 8:
         axes.legend(fontsize="small")
@@ -265,7 +290,12 @@ def fits(
         ['c (mg/L)']
     """
     table, curves = problem.table(x), problem.curves(x) if uncertainty is None else uncertainty.curves()
+    for name in experiments or ():
+        check_one_of("experiments", name, problem.experiments, "an experiment of the problem")
     chosen = list(problem.experiments)[:10] if experiments is None else list(experiments)
+    table["observed"] = np.concatenate(
+        [np.where(r.side > 0, r.upper, np.where(r.side < 0, r.lower, r.value)) for r in problem.rows]
+    )  # what is censored at its limit
     outputs = list(dict.fromkeys(table["output"]))[:_MOST_PANELS]
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)
@@ -273,23 +303,46 @@ def fits(
     for number, output in enumerate(outputs, start=1):
         axes = figure.add_subplot(rows, columns, number)
         for k, experiment in enumerate(chosen):
-            colour = f"C{k % 10}"
-            if uncertainty is not None:
-                mask = (curves["output"] == output) & (curves["experiment"] == experiment)
-                time, low, high = (curves[name][mask] for name in ("time", "lower", "upper"))
-                finite = np.isfinite(low) & np.isfinite(high)
-                axes.fill_between(time, low, high, where=finite, color=colour, alpha=0.2, linewidth=0)
-            for source, style, up in ((curves, "-", "prediction"), (table, ".", "observed")):
-                mask = (source["output"] == output) & (source["experiment"] == experiment)
-                axes.plot(source["time"][mask], source[up][mask], style, color=colour, markersize=5, linewidth=1.2)
-        axes.set_title(output, fontsize="medium")
+            label = experiment if len(problem.experiments) > 1 else "predicted"
+            _curve(axes, _rows_of(curves, output, experiment), colour=f"C{k % 10}", label=label)
+        for k, experiment in enumerate(chosen):
+            _measured(axes, _rows_of(table, output, experiment), colour=f"C{k % 10}")
         axes.set_xlabel(time_label(problem.model))
         axes.set_ylabel(with_unit(output, unit_of(output, problem)))
+    draw_key(figure.axes, figure)
     return figure
+
+
+def _rows_of(table: Mapping[str, np.ndarray], output: str, experiment: str) -> dict[str, np.ndarray]:
+    rows = (table["output"] == output) & (table["experiment"] == experiment)
+    return {name: column[rows] for name, column in table.items()}
+
+
+def _curve(axes: "Axes", curve: Mapping[str, np.ndarray], *, colour: str, label: str) -> None:
+    """Draw the prediction of an experiment, and its band if it has one."""
+    if "lower" in curve:
+        low, high = curve["lower"], curve["upper"]
+        finite = np.isfinite(low) & np.isfinite(high)
+        band = {"where": finite, "color": colour, "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(curve["time"], low, high, label="95 % band of the prediction", **band)
+    axes.plot(curve["time"], curve["prediction"], "-", color=colour, linewidth=1.2, label=label)
+
+
+def _measured(axes: "Axes", data: Mapping[str, np.ndarray], *, colour: str) -> None:
+    """Draw the measurements of an experiment, censored ones at their limits."""
+    for rows, marker, what in (
+        (~data["censored"], "o", "measured"),
+        (data["censored"], "v", "beyond a limit, at the limit"),
+    ):
+        if rows.any():
+            style = {"color": colour, "markersize": 3.0, "linestyle": "none"}
+            axes.plot(data["time"][rows], data["observed"][rows], marker, label=what, **style)
 
 
 def profile(profiles: Mapping[str, Profile]) -> "Figure":
     """Draw profile likelihoods with their confidence thresholds, one panel per parameter.
+
+    A title says on which side a confidence interval has no end; without both, the parameter is not identifiable.
 
     Args:
         profiles: The result of `fit.profiles`.
@@ -304,25 +357,34 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
         ...     {"c": Output("concentration", Additive(0.1))},
         ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
         ... )
-        >>> [axes.get_title() for axes in profile(profiles(problem, [2.98], max_points=4)).axes]
-        ['CL: not identifiable']
+        >>> [axes.get_xlabel() for axes in profile(profiles(problem, [2.98], max_points=4)).axes]
+        ['CL (L/h)']
     """
     curves = list(profiles.values())
     columns = min(4, max(len(curves), 1))
     rows = max(-(-len(curves) // columns), 1)
-    figure = new_figure(2.9 * columns + 0.3, 2.4 * rows + 0.3)
+    figure = new_figure(2.9 * columns + 0.3, 2.5 * rows + 0.3)
     for number, curve in enumerate(curves, start=1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.plot(curve.values, curve.log_density, "o-", markersize=2.5, linewidth=1.0, color="C0")
-        axes.axhline(curve.threshold, color="C3", linewidth=0.8, linestyle="--")
+        line = {"markersize": 2.5, "linewidth": 1.0, "color": "C0", "label": "profile"}
+        axes.plot(curve.values, curve.log_density, "o-", **line)
+        line = {"color": "C3", "linewidth": 0.8, "linestyle": "--", "label": "threshold of the confidence interval"}
+        axes.axhline(curve.threshold, **line)
         for edge in curve.interval:
             if np.isfinite(edge):
-                axes.axvline(edge, color="0.6", linewidth=0.8)
+                axes.axvline(edge, color="0.6", linewidth=0.8, label="end of the confidence interval")
         if curve.values.min() > 0 and curve.values.max() > 20 * curve.values.min():
             axes.set_xscale("log")
-        axes.set_title(curve.name if curve.identifiable else f"{curve.name}: not identifiable", fontsize="small")
+        axes.set_xlabel(with_unit(curve.name, _units_of(curve.problem).get(curve.name, "")), fontsize="small")
+        axes.set_title(_OPEN[curve.open], fontsize="small")
+    draw_key(figure.axes, figure)
     figure.supylabel("log density", fontsize="small")
     return figure
+
+
+def _units_of(problem: Problem) -> dict[str, str]:
+    """Return the units of the parameters of the model by name."""
+    return {parameter.name: parameter.unit for parameter in _names.names(problem.model)}
 
 
 def diagnostics(fit: Fit) -> "Figure":

@@ -1,5 +1,7 @@
 """Pictures: axes come back, with units, and the table of numbers is what is drawn."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 import qspjax as qsp
 from qspjax import plot
 from qspjax._solution import RESULTS
+from qspjax.plot._labels import unit_of_endpoint
 
 TIMES = np.linspace(0.0, 24.0, 7)
 
@@ -138,3 +141,138 @@ def test_a_network_shows_its_species():
     head, *rows = str(solution).splitlines()
     assert head.startswith("Solution of A, B at 2 times;")
     assert [row.split()[0] for row in rows] == ["unit", "A", "B"]
+
+
+def texts_of(key):
+    return [text.get_text() for text in key.get_texts()]
+
+
+def test_panels_are_in_the_order_of_the_model():
+    network = qsp.models.Network(
+        species={"Drug": 1.0, "Complex": 0.0, "Active": 0.0},
+        parameters={"k": 1.0},
+        reactions={"r": qsp.models.Reaction("Drug -> Complex", qsp.models.MassAction("k"))},
+    )
+    solution = qsp.simulate(network, qsp.no_doses(), [0.0, 1.0])
+    assert [ax.get_ylabel() for ax in plot.trajectories(solution).axes][:3] == ["Drug", "Complex", "Active"]
+
+
+def test_the_key_of_a_trial_names_thresholds(result):
+    assert "dashes" not in plot.trial(result)._supxlabel.get_text()
+    figure = plot.trial(result, panels=[plot.Panel("concentration", lines=(1.0,))])
+    assert "Thin black dashes: thresholds." in " ".join(figure._supxlabel.get_text().split())
+
+
+@pytest.mark.parametrize(("last", "step"), [(24.0, 6.0), (48.0, 12.0), (168.0, 24.0), (336.0, 48.0), (1008.0, 168.0)])
+def test_ticks_in_hours_are_at_days_or_parts_of_them(last, step):
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
+    trial = qsp.Trial([qsp.Arm("30 mg", qsp.bolus(30.0, to="central"))], [0.0])
+    result = qsp.simulate_trial(trial, cohort)
+    longer = dataclasses.replace(result, trial=qsp.Trial(trial.arms, [0.0, last]))
+    ticks = plot.trial(longer).axes[0].get_xticks()
+    assert set(np.diff(ticks)) == {step}
+    assert 0.0 in ticks
+
+
+def test_a_waterfall_of_a_trial_has_units(result):
+    ax = plot.waterfall(result)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("patient and arm, the greatest first", "peak (mg/L)")
+    one = dataclasses.replace(result, arms=result.arms[1:])
+    assert plot.waterfall(one).get_xlabel() == "patient, the greatest first"
+    wanted = "`endpoint` must be a number, but `above 1` is 1 for a responder and 0 for others"
+    with pytest.raises(ValueError, match=wanted):
+        plot.waterfall(result, endpoint="above 1")
+    labels, ends = result.arms[0].solution.labels, qsp.endpoints
+    for endpoint, unit in (
+        (ends.AUC("concentration"), "mg/L*h"),
+        (ends.Tmax("concentration"), "h"),
+        (ends.RelativeChange("concentration", at=1.0), ""),
+    ):
+        assert unit_of_endpoint(endpoint, labels) == unit
+
+
+def small_problem():
+    """Return a problem with two experiments, of which one has a value below the limit 1.5."""
+    from qspjax.fit import M3, Additive, Experiment, Free, Measurements, Output, Problem
+
+    def experiment(dose):
+        values = dose / 30.0 * np.exp(-0.1 * np.array([1.0, 4.0, 12.0]))
+        return Experiment(Measurements([1.0, 4.0, 12.0], values, output="plasma"), qsp.bolus(dose, to="central"))
+
+    return Problem(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        {"100 mg": experiment(100.0), "300 mg": experiment(300.0)},
+        {"plasma": Output("concentration", Additive(0.2), below=M3(1.5))},
+        {"CL": Free(3.0, bounds=(0.5, 10.0))},
+    )
+
+
+def test_fits_have_a_key_and_draw_what_is_censored_at_its_limit():
+    problem = small_problem()
+    uncertainty = qsp.fit.Uncertainty(problem, problem.start, np.eye(1))
+    curve = np.array([9.0, 6.0, 1.0] * 2)
+    columns = {"experiment": np.repeat(np.array(["100 mg", "300 mg"], dtype=object), 3), "time": np.tile(TIMES[:3], 2)}
+    columns |= {"output": np.full(6, "plasma", dtype=object), "prediction": curve}
+    uncertainty._curves[0.95, 200] = columns | {"lower": curve - 1.0, "upper": curve + 1.0}  # costs no solve
+    figure = plot.fits(problem, problem.start, uncertainty=uncertainty)
+    (axes,), (key,) = figure.axes, figure.legends
+    wanted = ["100 mg", "300 mg", "beyond a limit, at the limit", "95 % band of the prediction", "measured"]
+    assert texts_of(key) == wanted
+    assert (axes.get_title(), axes.get_ylabel()) == ("", "plasma (mg/L)")
+    (censored,) = (line for line in axes.lines if line.get_marker() == "v")
+    assert (censored.get_xdata().tolist(), censored.get_ydata().tolist()) == ([12.0], [1.5])
+    measured = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata().size for line in measured] == [2, 3]
+    figure.draw_without_rendering()
+    assert key.get_window_extent().width <= figure.bbox.width
+    with pytest.raises(ValueError, match="`experiments` must name an experiment of the problem"):
+        plot.fits(problem, problem.start, experiments=["100"])
+    plotted = plot.observed_vs_predicted(problem, problem.start)
+    assert (plotted.get_xlabel(), plotted.get_ylabel()) == ("predicted (mg/L)", "observed (mg/L)")
+
+
+def test_profiles_say_which_side_is_open():
+    problem, values = small_problem(), np.array([2.0, 3.0, 4.0])
+
+    def profile(low, high):
+        interval = (-np.inf if low else 2.1, np.inf if high else 3.9)
+        curve = np.array([-3.0, 0.0, -3.0])
+        return qsp.fit.Profile("CL", values, curve, np.log(values)[:, None], -1.92, interval, (low, high), problem)
+
+    sides = [(low, high) for low in (False, True) for high in (False, True)]
+    figure = plot.profile({f"{k}": profile(*side) for k, side in enumerate(sides)})
+    titles = ["", "open above: no upper end", "open below: no lower end", "not identifiable"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert {ax.get_xlabel() for ax in figure.axes} == {"CL (L/h)"}
+    (key,) = figure.legends
+    assert texts_of(key) == ["profile", "threshold of the confidence interval", "end of the confidence interval"]
+    assert len(figure.axes[3].lines) == 2
+
+
+def test_starts_and_steps_are_whole_numbers():
+    problem, count = small_problem(), 11
+    values = -np.arange(count, dtype=float)
+    points, each, history = np.zeros((count, 1)), np.ones(count, int), np.tile(values[:, None], count)
+    fit = qsp.fit.Fit(problem, "made", points, points, values, each, each, 0 * each, each, history, 1.0)
+    for axes in (plot.waterfall(fit), plot.optimiser_history(fit)):
+        ticks = axes.get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+def test_sobol_indices_have_a_key_beside_them():
+    shape = np.array([[0.9, 0.2], [0.1, 0.7]])
+    found = qsp.sensitivity.Sobol(("CL", "V"), shape, shape, 0.1 * shape, 0.1 * shape, np.ones(2), 0)
+    axes = plot.sobol(found, output=1)
+    (key,) = axes.figure.legends
+    assert texts_of(key) == ["total", "first order", "confidence interval"]
+    assert axes.get_xlabel() == "share of the variance of output 1"
+    axes.figure.draw_without_rendering()
+    assert not key.get_window_extent().overlaps(axes.get_window_extent())
+    figure = plot.sensitivities(found, ["AUC", "Cmax"], title="One dose")
+    (key,) = figure.legends
+    figure.draw_without_rendering()
+    assert texts_of(key) == ["total", "first order", "confidence interval"]
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    assert not any(key.get_window_extent().overlaps(box) for box in boxes)
+    fast = qsp.sensitivity.Fast(("CL", "V"), shape[:, :1], shape[:, :1])
+    assert plot.sobol(fast).get_xlabel() == "share of the variance"
