@@ -366,6 +366,6 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     arrived = jax.tree.map(jnp.isfinite, reached)
     states = jax.tree.map(jnp.where, arrived, states, reached)
     return (states, end), (
-        jax.tree.map(lambda x, ok: zero_where(~ok, x), derivatives, arrived),
+        jax.tree.map(lambda ok, x: None if x is None else zero_where(~ok, x), arrived, derivatives),
         jax.tree.map(lambda _: None, end),
     )
