@@ -38,8 +38,9 @@ def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
         where: Which of them are lost, shape (times,).
         sources: Everything that the values are a function of.
     """
-    del where, sources
-    return values
+    # `jax.vmap` gives the derivatives the axes of the values, which hence have those of all they are a function of
+    some = functools.reduce(jnp.logical_or, map(jnp.any, jax.tree.leaves((where, sources))))
+    return jax.tree.map(lambda value: jnp.where(some, value, value), values)
 
 
 def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:

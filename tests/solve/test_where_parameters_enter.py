@@ -23,6 +23,8 @@ METHODS = {
 }
 VALUES = {"k": 0.4, "V": 3.0, "q": 1.3, "A": 5.0}
 CASES = [(name, method) for method in METHODS for name in VALUES]
+TOGETHER = [(way, *case) for way in ("cohort", "vmap", "jit of vmap") for case in CASES]
+QUICK = {("cohort", "V", "default"), ("cohort", "V", "Rosenbrock"), ("jit of vmap", "V", "default")}
 
 
 class Eliminated(qsp.AbstractModel):
@@ -54,6 +56,17 @@ def observed(name, method):
     return of_one
 
 
+def observed_in_cohort(name, method):
+    def of_all(values):
+        p = VALUES | {name: values}
+        regimen = qsp.bolus(p.pop("A"), to="x")
+        varied = {name: values} if name in p else {"V": jnp.full(values.shape, VALUES["V"])}
+        cohort = qsp.Cohort.of(Eliminated(**(p | {name: VALUES[name]} if name in p else p)), varied)
+        return qsp.simulate_cohort(cohort, regimen, TS, method=method).observed["c"]
+
+    return of_all
+
+
 @pytest.mark.parametrize("case", slow_for(CASES, *(set(CASES) - {("V", "default")})), ids="-".join)
 def test_of_one_patient_in_both_modes(case):
     name, method = case
@@ -61,6 +74,34 @@ def test_of_one_patient_in_both_modes(case):
     expected = jax.jacfwd(lambda x: exactly(name, x))(VALUES[name])
     for derivative in (jax.jacfwd, jax.jacrev):
         np.testing.assert_allclose(jax.jit(derivative(function))(VALUES[name]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", slow_for(TOGETHER, *(set(TOGETHER) - QUICK)), ids="-".join)
+def test_of_several_patients_in_both_modes(case):
+    way, name, method = case
+    one = observed(name, METHODS[method])
+    together = {
+        "cohort": observed_in_cohort(name, METHODS[method]),
+        "vmap": jax.vmap(one),
+        "jit of vmap": jax.jit(jax.vmap(one)),
+    }[way]
+    values = VALUES[name] * jnp.array([1.0, 1.5])
+    expected = jax.vmap(jax.jacfwd(lambda x: exactly(name, x)))(values)
+    reverse = jax.grad(lambda x: jnp.sum(together(x)))(values)
+    np.testing.assert_allclose(reverse, jnp.sum(expected, axis=1), rtol=1e-6)
+    forward = jax.jvp(together, (values,), (jnp.ones(2),))[1]
+    np.testing.assert_allclose(forward, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_endpoint_of_a_cohort_has_a_derivative_by_what_enters_what_is_observed():
+    def total(volumes):
+        model = qsp.Cohort.of(Eliminated(k=0.4, V=3.0, q=1.0), {"V": volumes})
+        reduce = qsp.endpoints.Cmax("c")
+        return jnp.sum(qsp.simulate_cohort(model, qsp.bolus(5.0, to="x"), TS, reduce=reduce).reduced)
+
+    volumes = jnp.array([3.0, 4.0])
+    np.testing.assert_allclose(jax.grad(total)(volumes), -5.0 * np.exp(-0.2) / volumes**2, rtol=1e-6)
 
 
 @pytest.mark.slow
