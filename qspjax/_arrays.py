@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from qspjax._checks import check_no_unit
+
 
 def namespace(*values: PyTree) -> ModuleType:
     """Return numpy if all values are at hand, and jax.numpy if one is traced.
@@ -23,6 +25,7 @@ def namespace(*values: PyTree) -> ModuleType:
 
 def floats(values: PyTree) -> jax.Array | np.ndarray:
     """Return numbers, lists of them, or an array as floats, in numpy if they are at hand."""
+    check_no_unit("value", values)
     return namespace(values).asarray(values, dtype=float)
 
 

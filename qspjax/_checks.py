@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -24,6 +24,14 @@ class ArgumentError(ValueError):
         """Compose the message."""
         super().__init__(f"Argument `{argument}` {must}")
         self.argument, self.must = argument, must
+
+
+@runtime_checkable
+class Quantity(Protocol):
+    """A number with a unit, as that of pint."""
+
+    units: object
+    magnitude: object
 
 
 def refuse(argument: str, must: str, actual: object) -> NoReturn:
@@ -68,10 +76,33 @@ def concrete(value: object) -> np.ndarray | None:
     return np.asarray(value)
 
 
-def check_number(argument: str, value: object) -> None:
-    """Check that `value` is a number or an array of numbers."""
+def has_unit(value: object) -> bool:
+    """Whether a value is a quantity with a unit, or a sequence with one in it: as an array it would lose the unit."""
+    if isinstance(value, (list, tuple)):
+        return any(map(has_unit, value))
+    return not isinstance(value, (str, int, float, np.ndarray, jax.Array, type)) and isinstance(value, Quantity)
+
+
+def check_no_unit(argument: str, value: object, unit: str = "") -> None:
+    """Check that a value is no quantity with a unit; `unit` is that in which its number is needed, if that is known."""
+    if not has_unit(value):
+        return
+    while isinstance(value, (list, tuple)):
+        value = next(filter(has_unit, value))
+    given = getattr(value, "units", "")
+    try:
+        given = f"{given:~}"  # pint's short form
+    except (TypeError, ValueError):
+        given = str(given)
+    write = f'`.to("{unit}").magnitude`' if unit else "`.to(...).magnitude` with that unit"
+    raise ArgumentError(argument, f"must be a number in the model's unit, but has the unit {given}: write {write}.")
+
+
+def check_number(argument: str, value: object, unit: str = "") -> None:
+    """Check that `value` is a number or an array of numbers, without a unit of its own."""
     if isinstance(value, Tracer):
         return
+    check_no_unit(argument, value, unit)
     try:
         numeric = np.asarray(value).dtype.kind in "fiub"
     except (TypeError, ValueError):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
+from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, refuse
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
 from qspjax._types import ArrayInput
@@ -17,6 +17,7 @@ from qspjax._types import ArrayInput
 
 def as_array(argument: str, value: ArrayInput) -> jax.Array:
     """Return numbers as an array; anything else is refused."""
+    check_no_unit(argument, value)
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import concrete, in_a_row, refuse
+from qspjax._checks import check_no_unit, concrete, in_a_row, refuse
 from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, names, state_names
 from qspjax._parameters import as_parameter, check_arguments, check_parameters
@@ -201,6 +201,8 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
     must = f"have the structure of the model's state ({', '.join(state_names(start))})"
     if jax.tree.structure(state) != jax.tree.structure(start):
         refuse("initial", must, f"of type {_kind(state, start)}")
+    for leaf in jax.tree.leaves(state):
+        check_no_unit("initial", leaf)
     state = jax.tree.map(as_parameter, state)
     for name, leaf, expected in zip(leaf_names(start), jax.tree.leaves(state), jax.tree.leaves(start), strict=True):
         if jnp.shape(leaf) != expected.shape and not (batched and jnp.shape(leaf)[1:] == expected.shape):

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_one_of, refuse
+from qspjax._checks import check_no_unit, check_one_of, refuse
 from qspjax._tables import ElementsKey, ParameterTable
 from qspjax._types import State
 
@@ -66,6 +66,7 @@ class At(Generic[M]):
 
     def set(self, value: Any) -> M:
         """Return a copy of the model with this leaf replaced, converted and checked as at construction."""
+        check_no_unit(self.name, value)
         path, index = _resolve(self.model, self.name)
         owner = follow(self.model, path[:-1])
         if index is not None:

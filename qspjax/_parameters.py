@@ -8,11 +8,22 @@ from typing import Any
 import equinox as eqx
 
 from qspjax._arrays import device_floats
-from qspjax._checks import check_above, check_finite, check_minimum, did_you_mean, in_a_row, refuse
+from qspjax._checks import (
+    check_above,
+    check_finite,
+    check_minimum,
+    check_no_unit,
+    did_you_mean,
+    has_unit,
+    in_a_row,
+    refuse,
+)
 
 
 def as_parameter(value: Any) -> Any:
-    """Store numbers, lists and arrays as strong arrays of the default float; leave modules and placeholders alone."""
+    """Store numbers, lists and arrays as strong floats; leave modules, placeholders and quantities alone."""
+    if has_unit(value):
+        return value
     if eqx.is_array_like(value) or isinstance(value, (list, tuple)):
         return device_floats(value)
     return value
@@ -52,6 +63,7 @@ def check_parameters(module: eqx.Module, prefix: str = "") -> None:
         elif "unit" in metadata:
             if isinstance(value, (str, dict)):
                 refuse(name, "be a number", value)
+            check_no_unit(name, value, metadata["unit"])
             check_finite(name, value)
             if metadata["above"] is not None:
                 check_above(name, value, metadata["above"])

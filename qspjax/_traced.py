@@ -3,6 +3,7 @@
 import inspect
 import linecache
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (jax, eqx)) + (str(Path(__file__).parent),)
+_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (jax, eqx)) + (
+    str(Path(__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")),
+    "<frozen",
+)
+"""How the files begin of frames that are not the user's: of jax, equinox, qspjax and the standard library."""
 _REMEDIES = (
     (r"\b(if|elif|while)\b", "`jnp.where(condition, a, b)` instead of `if`"),
     (r"\b(and|or|not)\b", "`(a) & (b)`, `(a) | (b)` and `~(a)` instead of `a and b`, `a or b` and `not a`"),

@@ -1,6 +1,7 @@
 """Mistakes as users make them: each message says what, where, and what to do."""
 
 import math
+import statistics
 from typing import NamedTuple
 
 import equinox as eqx
@@ -246,3 +247,58 @@ def test_semicolons_are_named(tmp_path):
 def test_a_spread_in_percent_is_doubted():
     with pytest.warns(UserWarning, match="`cv` is a fraction, and 30 is a spread of 3000 %: 30 % is 0.3"):
         qsp.LogNormal(cv=30.0)
+
+
+class Measured:
+    """A number with a unit, as that of pint: numpy takes it, without its unit."""
+
+    def __init__(self, magnitude, units):
+        self.magnitude, self.units = magnitude, units
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.magnitude, dtype)
+
+
+GRAM, DAY = Measured(0.2, "g"), Measured(1.0, "d")
+WITH_UNITS = {
+    "amount": lambda: qsp.bolus(GRAM, to="depot"),
+    "at": lambda: qsp.bolus(1.0, to="depot", at=DAY),
+    "over": lambda: qsp.infusion(1.0, to="depot", over=DAY),
+    "interval": lambda: qsp.bolus(1.0, to="depot").every(DAY, doses=2),
+    "dose": lambda: qsp.Proportional(GRAM, "WT"),
+    "WT": lambda: qsp.bolus(qsp.Proportional(5.0, "WT"), to=1).prescribe({"WT": Measured(70.0, "kg")}),
+    "CL": lambda: OneCompartment(CL=GRAM, V=2.0),
+    "V": lambda: qsp.at(OneCompartment(CL=1.0, V=2.0), "V").set(GRAM),
+    "ts": lambda: qsp.simulate(OneCompartment(CL=1.0, V=2.0), qsp.no_doses(), Measured([0.0, 1.0], "d")),
+    "t0": lambda: qsp.simulate(OneCompartment(CL=1.0, V=2.0), qsp.no_doses(), [1.0], t0=DAY),
+    "initial": lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0], initial=Amounts(GRAM, 0.0)),
+    "AGE": lambda: qsp.Cohort.of(OneCompartment(CL=1.0, V=2.0), {}, covariates={"AGE": [DAY]}),
+    "time": lambda: Measurements([Measured(1.0, "d")], [1.0], output="c"),
+    "value": lambda: Measurements([1.0], Measured([1.0], "g"), output="c"),
+    "start": lambda: Free(GRAM),
+    "median": lambda: qsp.LogNormal(GRAM, cv=0.3),
+    "between": lambda: qsp.endpoints.AUC("concentration", between=(0.0, DAY)),
+}
+
+
+@pytest.mark.parametrize("argument", WITH_UNITS)
+def test_a_unit_is_not_dropped(argument):
+    with pytest.raises(ValueError, match=rf"`{argument}` must be a number in the model's unit, but has the unit .+: w"):
+        WITH_UNITS[argument]()
+
+
+def test_a_quantity_of_pint_is_told_the_unit_of_a_parameter():
+    unit = pytest.importorskip("pint").UnitRegistry()
+    with pytest.raises(ValueError, match=r"has the unit ml: write `\.to\(\"L/h\"\)\.magnitude`"):
+        OneCompartment(CL=3.0 * unit.mL, V=30.0)
+    with pytest.raises(ValueError, match=r"`amount` must be a number in the model's unit, but has the unit g: write"):
+        qsp.bolus(0.2 * unit.g, to="depot")
+
+
+def test_the_line_that_is_named_is_not_of_the_standard_library():
+    class Rounded(Patient):
+        def vector_field(self, t, y):
+            return Amounts(-statistics.median([y.drug, 1.0]), 0.0)
+
+    with pytest.raises(ValueError, match=r"`return Amounts\(-statistics"):
+        qsp.simulate(Rounded(k=0.1), qsp.no_doses(), [0.0, 1.0])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import equinox as eqx
 import jax.numpy as jnp
 
-from qspjax._checks import check_above, check_increasing, check_one_of, refuse
+from qspjax._checks import check_above, check_increasing, check_no_unit, check_one_of, refuse
 from qspjax._parameters import as_parameter
 from qspjax._types import Scalar
 
@@ -45,6 +45,9 @@ class Proportional(AbstractAmount):
     dose: Scalar = eqx.field(converter=as_parameter)
     by: tuple[str, ...] = eqx.field(converter=lambda x: (x,) if isinstance(x, str) else tuple(x), static=True)
 
+    def __check_init__(self) -> None:
+        check_no_unit("dose", self.dose)
+
     def __call__(self, covariates: Covariates) -> Scalar:
         amount = self.dose
         for name in self.by:
@@ -67,6 +70,9 @@ class PerSurfaceArea(AbstractAmount):
     weight: str = eqx.field(default="WT", static=True)
     height: str = eqx.field(default="HT", static=True)
 
+    def __check_init__(self) -> None:
+        check_no_unit("dose", self.dose)
+
     def __call__(self, covariates: Covariates) -> Scalar:
         area = jnp.sqrt(_covariate(covariates, self.weight) * _covariate(covariates, self.height) / 3600.0)
         return self.dose * area
@@ -86,6 +92,8 @@ class Banded(AbstractAmount):
     amounts: Scalar = eqx.field(converter=as_parameter, kw_only=True)
 
     def __check_init__(self) -> None:
+        check_no_unit("edges", self.edges)
+        check_no_unit("amounts", self.amounts)
         check_increasing("edges", self.edges)
         if jnp.shape(self.amounts) != (jnp.size(self.edges) + 1,):
             expected = jnp.size(self.edges) + 1

@@ -23,6 +23,7 @@ from qspjax._checks import (
     check_above,
     check_increasing,
     check_instance,
+    check_no_unit,
     check_number,
     check_whole,
     concrete,
@@ -397,6 +398,8 @@ class Regimen(eqx.Module):
         Raises:
             ValueError: If an amount needs a covariate that is missing.
         """
+        for name, value in covariates.items():
+            check_no_unit(name, value)
         amount = self.amount
         for code, rule in enumerate(self.rules):
             value = rule(covariates)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from qspjax._arrays import argmax_first
-from qspjax._checks import check_finite, check_instance, check_number, check_one_of, concrete, refuse
+from qspjax._checks import check_finite, check_instance, check_no_unit, check_number, check_one_of, concrete, refuse
 from qspjax._exposure import At, Beyond, Extreme, ask
 from qspjax._parameters import as_parameter
 from qspjax._solution import Solution
@@ -61,6 +61,7 @@ def check_window(argument: str, window: object) -> None:
     must = "be two times, start before end"
     if window is None:
         return
+    check_no_unit(argument, window)
     if not isinstance(window, tuple):
         refuse(argument, must, window)
     times = [concrete(time) for time in window]

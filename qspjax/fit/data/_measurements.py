@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from qspjax._checks import check_instance, check_one_of, refuse
+from qspjax._checks import check_instance, check_no_unit, check_one_of, refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen, check_regimen
@@ -139,6 +139,7 @@ class Measurements:
     def _each(self, name: str, values: Numbers | None) -> Column:
         """Return a column of numbers, one per row; None is NaN."""
         values = np.nan if values is None else values
+        check_no_unit(name, values)
         column = np.full(self.rows, values, float) if np.asarray(values).ndim == 0 else _column(name, values)
         if column.shape != self.time.shape:
             refuse(name, f"have one element per row ({self.rows})", f"of shape {column.shape}")
@@ -381,6 +382,7 @@ def passed(
 
 
 def _column(name: str, values: Numbers) -> Column:
+    check_no_unit(name, values)
     try:
         column = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
