@@ -8,7 +8,7 @@ import difflib
 import numbers
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
@@ -111,6 +111,13 @@ def check_number(argument: str, value: object, unit: str = "") -> None:
         refuse(argument, "be a number", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
 
+def check_point(argument: str, shape: tuple[int, ...], names: Sequence[str]) -> None:
+    """Check that a point, of a shape, has one number for each name."""
+    if shape != (len(names),):
+        count = "1 number" if len(names) == 1 else f"{len(names)} numbers"
+        refuse(argument, f"have {count} ({in_a_row(names)})", f"of shape {shape}")
+
+
 def check_above(argument: str, value: object, bound: float) -> None:
     """Check that every element is finite and greater than `bound`."""
     array = concrete(value)
@@ -141,7 +148,9 @@ def check_increasing(argument: str, value: object) -> None:
     array = concrete(value)
     if array is None:
         return
-    if array.ndim not in (1, 2) or array.shape[-1] == 0:
+    if array.ndim in (1, 2) and array.shape[-1] == 0:
+        refuse(argument, "have at least one time" if argument == "ts" else "not be empty", f"of shape {array.shape}")
+    if array.ndim not in (1, 2):
         refuse(argument, "have shape (times,) or (patients, times)", f"of shape {array.shape}")
     with np.errstate(invalid="ignore"):
         wrong = np.isnan(array[..., 1:]) | (array[..., 1:] < array[..., :-1])

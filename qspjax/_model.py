@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import check_no_unit, concrete, in_a_row, refuse
+from qspjax._checks import ArgumentError, check_no_unit, concrete, in_a_row, refuse
 from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, names, state_names
 from qspjax._parameters import as_parameter, check_arguments, check_parameters
@@ -167,15 +167,24 @@ def _shown(value: np.ndarray) -> str:
     return f"{value.item():g}" if value.ndim == 0 else f"array of shape {value.shape}"
 
 
-def check_slope(slope: State, start: State) -> None:
+def check_slope(slope: State, start: State, model: AbstractModel | None = None) -> None:
     """Check that what a vector field returns has the structure and the shapes of the state."""
     must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"
     if jax.tree.structure(slope) != jax.tree.structure(start):
         refuse("model", must, f"one that returns a {_kind(slope, start)}")
     for name, expected, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
         if jnp.shape(leaf) not in ((), jnp.shape(expected)):
+            check_one_patient(model, jnp.shape(leaf))
             actual = f"one that returns shape {jnp.shape(leaf)} for `{name[0]}`, whose shape is {jnp.shape(expected)}"
             refuse("model", must, actual)
+
+
+def check_one_patient(model: AbstractModel | None, shape: tuple[int, ...]) -> None:
+    """Check that no parameter is an array of a shape that a result has where it must be a number."""
+    for parameter in () if model is None or len(shape) != 1 else names(model):
+        if jnp.shape(parameter.value) == shape:
+            must = "be one number: for patients that differ in it use Cohort.of and simulate_cohort"
+            raise ArgumentError(parameter.name, f"must {must}, but is of shape {shape}.")
 
 
 def _kind(value: State, start: State) -> str:

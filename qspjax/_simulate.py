@@ -16,7 +16,7 @@ from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._lost import lost
-from qspjax._model import AbstractModel, as_state, observe
+from qspjax._model import AbstractModel, as_state, check_one_patient, observe
 from qspjax._names import state_names
 from qspjax._remembered import by_structure
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
@@ -95,7 +95,8 @@ def simulate(
             "call regimen.prescribe({'WT': 70.0, ...}) first."
         )
     if any(leaf.ndim > 1 for leaf in jax.tree.leaves(regimen)):
-        refuse("regimen", "be that of one patient", "one with a row for each of several patients")
+        must = "be that of one patient (for several doses use `.every(24.0, doses=2)`, or add them with `+`)"
+        refuse("regimen", must, "one with a row for each of several patients")
     if regimen.static_shape.steady:
         regimen = _with_earlier(regimen, earlier_doses(model, regimen))
     patient, labels = _prepare(model, start, save, None, method)
@@ -293,6 +294,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
         refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
     for name, value in observed.items():
         if jnp.shape(value) != ():
+            check_one_patient(model, jnp.shape(value))
             refuse("model", "observe a number by each name", f"one that observes shape {jnp.shape(value)} as `{name}`")
     return tuple(observed)
 

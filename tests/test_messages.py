@@ -173,6 +173,35 @@ MISTAKES = {
         lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0], initial={"drug": 1.0, "z": 1.0, "y": 1.0}),
         "state (drug, effect), but is of type dict without `effect` and with `z`, `y`.",
     ),
+    "several times of a dose": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.bolus(1.0, to=1, at=[0.0, 24.0]), [0.0]),
+        "of one patient (for several doses use `.every(24.0, doses=2)`, or add them with `+`), but is one with a row",
+    ),
+    "several patients": (
+        lambda: qsp.simulate(OneCompartment(CL=np.ones(2), V=2.0), qsp.bolus(1.0, to=1), [0.0]),
+        "`CL` must be one number: for patients that differ in it use Cohort.of and simulate_cohort, but is of shape (2",
+    ),
+    "several patients who are observed": (
+        lambda: qsp.simulate(OneCompartment(CL=1.0, V=np.ones(2)), qsp.bolus(1.0, to=1), [0.0]),
+        "`V` must be one number: for patients that differ in it use Cohort.of and simulate_cohort, but is of shape (2",
+    ),
+    "point": (lambda: problem().log_density([1.0, 2.0]), "Argument `x` must have 1 number (CL), but is of shape (2,)."),
+    "point of a gradient": (
+        lambda: jax.grad(problem().log_density)(jnp.zeros(3)),
+        "Argument `x` must have 1 number (CL), but is of shape (3,).",
+    ),
+    "key of a state": (
+        lambda: qsp.simulate(Keyed(k=0.1, given=()), qsp.no_doses(), [0.0]),
+        "`Keyed.vector_field` must use names that `y` has (x, z), but `return {",
+    ),
+    "no times": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), []),
+        "Argument `ts` must have at least one time, but is of shape (0,).",
+    ),
+    "sensitivity of a model": (
+        lambda: qsp.sensitivity.sobol(Patient(k=0.1), qsp.sensitivity.Inputs({"k": (0, 1)}), key=jax.random.key(0)),
+        "`function` must be a function from samples to outputs, such as `OfModel(model, ...)`, but is of type Patient.",
+    ),
     "several regimens": (
         lambda: qsp.simulate(Patient(k=0.1), [qsp.bolus(1.0, to=1), qsp.bolus(2.0, to=1)], [0.0]),
         "(from bolus, infusion or no_doses), several of them added with `+` (`a + b`), but is a list.",
@@ -199,6 +228,11 @@ class Labelled(Patient):
 
     def observe(self, t, y):
         return {"x": y["x"]}
+
+
+class Keyed(Labelled):
+    def vector_field(self, t, y):
+        return {"x": -self.k * y["X"], "z": 0.0}
 
 
 class Both(Patient, qsp.AbstractEventful):

@@ -443,7 +443,8 @@ ERRORS = {
     ),
     "rows of doses for one patient": (
         lambda m: qsp.simulate(m, qsp.bolus(1.0, to="depot", at=[0.0, 24.0]), TS),
-        "Argument `regimen` must be that of one patient, but is one with a row for each of several patients.",
+        "Argument `regimen` must be that of one patient (for several doses use `.every(24.0, doses=2)`, or add them "
+        "with `+`), but is one with a row for each of several patients.",
     ),
     "initial of a wrong shape": (
         lambda m: qsp.simulate(m, qsp.no_doses(), TS, initial=m.initial()._replace(central=np.zeros(3))),
@@ -497,7 +498,7 @@ ERRORS = {
     ),
     "no times": (
         lambda m: qsp.simulate(m, qsp.no_doses(), []),
-        "Argument `ts` must have shape (times,) or (patients, times), but is of shape (0,).",
+        "Argument `ts` must have at least one time, but is of shape (0,).",
     ),
     "late start": (
         lambda m: qsp.simulate(m, qsp.no_doses(), [0.0, 2.0], t0=1.0),

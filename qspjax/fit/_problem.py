@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qspjax._checks import ArgumentError, check_instance, check_one_of
+from qspjax._checks import ArgumentError, check_instance, check_one_of, check_point
 from qspjax._model import AbstractModel
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
@@ -186,6 +186,8 @@ class Problem:
 
     def natural(self, x: Point) -> Vector:
         """Return the natural values of the free parameters at a point."""
+        x = jnp.asarray(x, float)
+        check_point("x", x.shape, self.names)
         return natural_values([*self.free.values()], x)
 
     def point(self, values: Mapping[str, Scalar]) -> Vector:

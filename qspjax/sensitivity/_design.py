@@ -124,6 +124,9 @@ def evaluated(function: Function, points: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If the function returns another number of rows.
     """
+    if not callable(function):
+        must = "be a function from samples to outputs, such as `OfModel(model, ...)`"
+        refuse("function", must, f"of type {type(function).__name__}")
     values = np.asarray(function(points), float)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[0] != len(points):

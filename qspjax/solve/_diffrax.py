@@ -124,7 +124,7 @@ def _flatten(
     def field(t: Scalar, y: jax.Array, args: tuple) -> jax.Array:
         model, rate = args
         slope = regular(model.vector_field)(t, unravel(not_below(y, floor)))
-        check_slope(slope, start)
+        check_slope(slope, start, model)
         leaves = jax.tree.map(lambda row, leaf: jnp.broadcast_to(row, leaf.shape), slope, start)
         return ravel_pytree(leaves)[0] + rate
 

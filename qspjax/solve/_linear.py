@@ -39,7 +39,7 @@ def structure_of(model: AbstractModel, start: State) -> Structure | None:
 
     def field(t: Float[Array, ""], y: list[jax.Array], arrays: PyTree[jax.Array]) -> list[jax.Array]:
         slope = eqx.combine(arrays, static).vector_field(t, jax.tree.unflatten(tree, y))
-        check_slope(slope, start)
+        check_slope(slope, start, model)
         return [jnp.broadcast_to(dydt, leaf.shape) for dydt, leaf in zip(jax.tree.leaves(slope), leaves, strict=True)]
 
     return linear_structure(jax.make_jaxpr(field)(number, *shapes), range(1, 1 + len(leaves)))

@@ -288,7 +288,7 @@ def system_of(
         patient = eqx.combine(jax.tree.unflatten(structure, leaves), static)
         state = jax.tree.unflatten(jax.tree.structure(start), y) if unrolled else unravel(y[0])
         dydt = patient.vector_field(t, state)
-        check_slope(dydt, start)
+        check_slope(dydt, start, patient)
         rows = jax.tree.map(lambda row, leaf: jnp.broadcast_to(jnp.asarray(row, flat.dtype), leaf.shape), dydt, start)
         return jax.tree.leaves(rows) if unrolled else ravel_pytree(rows)[0]
 
