@@ -278,6 +278,25 @@ def test_semicolons_are_named(tmp_path):
         qsp.io.read_nonmem(path)
 
 
+def test_a_workbook_is_to_be_saved_as_csv(tmp_path):
+    for name, content in (("data.xlsx", b"PK\x03\x04\x00"), ("data.csv", b"PK\x03\x04\x00xl/workbook.xml")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(qsp.io.FileIssues, match="must be text, but looks like Excel: save it as CSV"):
+            qsp.io.read_nonmem(path)
+
+
+def test_antimony_is_read_by_its_own_function(tmp_path):
+    pytest.importorskip("libsbml")
+    path = tmp_path / "model.ant"
+    path.write_text("// decay\nmodel x\n A -> ; k*A; A = 1; k = 1\nend\n")
+    with pytest.raises(qsp.io.FileIssues, match="must be SBML, but looks like Antimony: read it with `read_antimony`"):
+        qsp.io.read_sbml(path)
+    path.write_text("hello")
+    with pytest.raises(qsp.io.FileIssues, match="must be well-formed XML"):
+        qsp.io.read_sbml(path)
+
+
 def test_a_spread_in_percent_is_doubted():
     with pytest.warns(UserWarning, match="`cv` is a fraction, and 30 is a spread of 3000 %: 30 % is 0.3"):
         qsp.LogNormal(cv=30.0)

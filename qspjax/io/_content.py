@@ -42,6 +42,8 @@ _BROKEN = (
     RuntimeError,  # of zipfile, where a password is needed
 )
 _ZIP = b"PK\x03\x04"
+_OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 _MANIFEST = "manifest.xml"
 _ROOT = re.compile(rb"<(\w+:)?sbml\b")
 _BYTE_ORDER = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -91,9 +93,13 @@ def content_of(path: Path, name: str, most: int, *, archives: bool = False) -> b
     inner = in_archive(path) if archives else None
     content = _read(path if inner is None else inner[0], name, most)
     if content.startswith(_ZIP):
+        if _is_workbook(path, content):
+            stop(name, "must be text, but looks like Excel: save it as CSV.")
         if not archives:
             stop(name, "must be a file, but is an archive (zip) of files.")
         content = _model_of(content, name, None if inner is None else inner[1], most)
+    elif content.startswith(_OLD_WORKBOOK):
+        stop(name, "must be text, but looks like Excel: save it as CSV.")
     elif inner is not None:
         stop(name, f"must be a file, but {inner[0].name} is no archive.")
     for magic, kind, opener in _OPENERS:
@@ -140,6 +146,11 @@ def _read(path: Path, name: str, most: int) -> bytes:
         return path.read_bytes()
     except OSError as error:
         stop(name, f"must be a file that can be read, but is not ({error.strerror}).")
+
+
+def _is_workbook(path: Path, content: bytes) -> bool:
+    """Whether an archive is a workbook, by its ending or by the folder that Excel puts into it."""
+    return path.suffix.lower() in _WORKBOOKS or b"xl/workbook." in content
 
 
 def _limited(stream: IO[bytes] | io.BufferedIOBase, name: str, kind: str, most: int) -> bytes:

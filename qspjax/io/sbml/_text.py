@@ -44,6 +44,8 @@ _ENCODINGS = ("utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252", "utf-16", "
 _NUMBERS = ("value", "size", "volume", "initialAmount", "initialConcentration", "stoichiometry", "spatialDimensions")
 _NO_DECIMAL = re.compile(r"\s*[+-]?0[xX]")
 _NO_MODEL = ("notes", "annotation", "message")
+_ANTIMONY = re.compile(r"^\s*(?:\*?model|module)\s|->|:=|^\s*[\w$]+\s*=[^=]", re.MULTILINE)
+"""What a text in Antimony has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,9 @@ class _Checker:
         try:
             parser.Parse(text.encode("utf-8", "surrogatepass"), True)
         except expat.ExpatError as error:
+            body = text.partition("?>")[2].lstrip()
+            if not body.startswith("<") and _ANTIMONY.search(body):
+                self.issues.stop("must be SBML, but looks like Antimony: read it with `read_antimony`.")
             problem = expat.ErrorString(error.code)
             self.issues.stop(
                 f"must be well-formed XML, but is not: {problem}.", line=error.lineno, place=error.offset + 1
