@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, Problem, RandomEffects
 from qspjax.models import MassAction, Network, OneCompartment, OneCompartmentOral, Reaction
 
 
@@ -295,6 +295,31 @@ def test_antimony_is_read_by_its_own_function(tmp_path):
     path.write_text("hello")
     with pytest.raises(qsp.io.FileIssues, match="must be well-formed XML"):
         qsp.io.read_sbml(path)
+
+
+def test_a_result_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.fit must be a file, but does not exist\."):
+        qsp.fit.load(tmp_path / "nothing.fit", problem())
+
+
+def test_random_effects_that_are_in_no_list():
+    data, outputs = Measurements([1.0], [0.5], output="c"), {"c": Output("concentration", Additive("s"))}
+    settings = {"parameters": {"t": Free(1.0), "s": 0.1}, "individual": {"CL": "t * exp(e)"}}
+    with pytest.raises(
+        ValueError, match=r"`random` must be a list of blocks, such as .*, but is of type RandomEffects"
+    ):
+        MixedModel(
+            OneCompartment(CL=1.0, V=2.0),
+            {"1": Experiment(data)},
+            outputs,
+            random=RandomEffects({"e": 0.1}),
+            **settings,
+        )
+
+
+def test_a_numpy_number_is_set():
+    data = Measurements([1.0], [0.5], output="c")
+    assert Experiment(data, set={"WT": np.float64(70.0)}, put={"central": np.int64(2)}).begin.set == {"WT": 70.0}
 
 
 def test_a_spread_in_percent_is_doubted():

@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[dict[str, PyTree], dict[str, np.ndarray]]:
                     with archive.open(name) as member:
                         arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
     except FileNotFoundError:
-        raise
+        raise FileNotFoundError(f"{path} must be a file, but does not exist.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} must be a saved result of a fit, but cannot be read: {error}.") from None
     return record, arrays

@@ -12,6 +12,7 @@ from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._expression import Expression, Formula, as_formula
+from qspjax._types import Scalar
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Columns, Numbers
 from qspjax.fit.data._formula import names_in
@@ -221,8 +222,8 @@ class Change:
         self,
         at: float,
         *,
-        set: Mapping[str, Formula] | None = None,
-        put: Mapping[str, Formula] | None = None,
+        set: Mapping[str, Formula | Scalar] | None = None,
+        put: Mapping[str, Formula | Scalar] | None = None,
         order: float = FIRST,
         typical: bool = False,
     ) -> None:
@@ -239,11 +240,11 @@ class Change:
         """Return the names that its formulas use."""
         return names_in(*self.formulas())
 
-    def setting(self, values: Mapping[str, Formula]) -> "Change":
+    def setting(self, values: Mapping[str, Formula | Scalar]) -> "Change":
         """Return the same change with other values of parameters."""
         return Change(self.at, set=values, put=self.put, order=self.order, typical=self.typical)
 
-    def following(self, values: Mapping[str, Formula]) -> "Change":
+    def following(self, values: Mapping[str, Formula | Scalar]) -> "Change":
         """Return the same change with values that follow from the numbers of the model, whatever changes set."""
         return Change(self.at, set=values, put=self.put, order=self.order, typical=True)
 
@@ -291,8 +292,8 @@ class Experiment:
         measurements: Measurements,
         regimen: Regimen | None = None,
         *,
-        set: Mapping[str, Formula] | None = None,
-        put: Mapping[str, Formula] | None = None,
+        set: Mapping[str, Formula | Scalar] | None = None,
+        put: Mapping[str, Formula | Scalar] | None = None,
         equilibrated: Change | None = None,
         changes: Sequence[Change] = (),
         start: float | None = None,

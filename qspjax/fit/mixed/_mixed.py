@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar, cast
 
@@ -239,6 +239,8 @@ class MixedModel(AbstractMixed):
     def __post_init__(self) -> None:
         check_instance("model", self.model, AbstractModel, "a model")
         settle(self, subjects=dict(self.subjects), outputs=dict(self.outputs), parameters=dict(self.parameters))
+        must = "a list of blocks, such as [RandomEffects({'eta_CL': 0.1})]"
+        check_instance("random", self.random, Iterable, must)
         settle(self, individual=dict(self.individual), random=tuple(self.random))
         for i, block in enumerate(self.random):
             check_instance(f"random[{i}]", block, RandomEffects, "a block such as RandomEffects({'eta_CL': 0.1})")
