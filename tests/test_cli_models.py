@@ -196,3 +196,13 @@ def test_mistakes_in_a_trial_of_a_network(here, capsys):
     assert main(["trial", "trial.toml"]) == 2
     said = capsys.readouterr().err
     assert "[model] name: must be a file (.xml, .sbml, .zip, .omex, .ant, .antimony, .sb) or a model " in said
+
+
+def test_the_ending_of_a_picture_is_checked_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    numbers = ["--set", "CL=3", "--set", "V=30"]
+    assert main(["simulate", "OneCompartment", *numbers, "--end", "11", "--plot", "p.xyz"]) == 2
+    told = capsys.readouterr().err
+    assert "argument --plot: must end with one of ." in told
+    assert "but is p.xyz." in told
+    assert not held(tmp_path)

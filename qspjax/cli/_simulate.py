@@ -23,6 +23,8 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     """Simulate a model and write a table and a picture; return the exit code."""
     for package in _NEEDED:
         require(package, extra="cli")
+    if arguments.plot is not None:
+        _check_picture(arguments.plot)
     model = info_of_name(arguments.model, dict(arguments.set))
     save = tuple(dict.fromkeys(arguments.save or model.main))
     tolerances = {name: getattr(arguments, name) for name in ("rtol", "atol") if getattr(arguments, name) is not None}
@@ -47,6 +49,15 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     head = {"Model": stem, "Method": solution.labels.method, "Steps": int(solution.stats["steps"])}
     print("\n".join(f"{key + ':':<9}{value}" for key, value in {**head, "Table": table, "Picture": picture}.items()))
     return 0
+
+
+def _check_picture(path: str) -> None:
+    """Check that a picture has an ending that matplotlib writes."""
+    kinds = sorted(require("matplotlib.backend_bases", extra="plot").FigureCanvasBase.get_supported_filetypes())
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in kinds:
+        listed = ", ".join(f".{kind}" for kind in kinds)
+        raise ValueError(f"argument --plot: must end with one of {listed}, but is {path}.")
 
 
 def _draw(path: Path, solution: Solution, outputs: list[str], title: str) -> None:
