@@ -289,6 +289,7 @@ def fits(
         >>> [axes.get_ylabel() for axes in fits(problem, problem.start).axes]
         ['c (mg/L)']
     """
+    check_instance("problem", problem, Problem, "a problem")
     table, curves = problem.table(x), problem.curves(x) if uncertainty is None else uncertainty.curves()
     for name in experiments or ():
         check_one_of("experiments", name, problem.experiments, "an experiment of the problem")
@@ -360,7 +361,10 @@ def profile(profiles: Mapping[str, Profile]) -> "Figure":
         >>> [axes.get_xlabel() for axes in profile(profiles(problem, [2.98], max_points=4)).axes]
         ['CL (L/h)']
     """
+    check_instance("profiles", profiles, Mapping, "what `fit.profiles` returns")
     curves = list(profiles.values())
+    for name, curve in profiles.items():
+        check_instance(f'profiles["{name}"]', curve, Profile, "a profile")
     columns = min(4, max(len(curves), 1))
     rows = max(-(-len(curves) // columns), 1)
     figure = new_figure(2.9 * columns + 0.3, 2.5 * rows + 0.3)

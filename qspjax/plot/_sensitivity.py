@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qspjax._checks import check_instance, check_names, check_whole, refuse
 from qspjax.plot._figures import axes_or_new, draw_key, new_figure
 from qspjax.sensitivity import Fast, Local, Morris, Ranks, Sobol
 
@@ -19,6 +20,20 @@ _WIDTH = 5.5
 
 def _height(names: tuple[str, ...]) -> float:
     return max(2.2, 0.28 * len(names) + 1.0)
+
+
+def _outputs_of(result: Local | Ranks | Morris | Sobol | Fast) -> int:
+    """Return the number of outputs."""
+    if isinstance(result, Local):
+        return result.log_derivatives.shape[1]
+    indices = {Ranks: "coefficients", Morris: "mu"}.get(type(result), "total")
+    return getattr(result, indices).shape[1]
+
+
+def _check_output(output: int, count: int) -> None:
+    check_whole("output", output, 0)
+    if output >= count:
+        refuse("output", f"be the number of an output (0 to {count - 1})", output)
 
 
 def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output: int = 0) -> "Axes":
@@ -36,6 +51,8 @@ def tornado(result: Local | Ranks | Morris, ax: "Axes | None" = None, *, output:
         >>> found = qsp.sensitivity.morris(lambda x: x[:, 0] - 2 * x[:, 1], inputs, key=jax.random.key(0))
         >>> axes = qsp.plot.tornado(found)
     """
+    check_instance("result", result, (Local, Ranks, Morris), "what a function of `sensitivity` returns")
+    _check_output(output, _outputs_of(result))
     if isinstance(result, Local):
         names, label = result.parameters, "d ln output / d ln parameter"
         values = result.log_derivatives[:, output]
@@ -71,6 +88,8 @@ def sobol(result: Sobol | Fast, ax: "Axes | None" = None, *, output: int = 0) ->
         >>> found = qsp.sensitivity.sobol(lambda x: x[:, 0] + 2 * x[:, 1], inputs, samples=64, key=jax.random.key(0))
         >>> axes = qsp.plot.sobol(found)
     """
+    check_instance("result", result, (Sobol, Fast), "what `sensitivity.sobol` or `sensitivity.efast` returns")
+    _check_output(output, _outputs_of(result))
     figure = None
     if ax is None:
         figure = new_figure(_WIDTH, _height(result.names))
@@ -117,6 +136,11 @@ def sensitivities(
         >>> len(qsp.plot.sensitivities(found, ["AUC"]).axes)
         1
     """
+    kinds = (Sobol, Fast, Morris, Ranks)
+    check_instance("result", result, kinds, "what a function of `sensitivity` returns")
+    outputs, count = check_names("outputs", outputs), _outputs_of(result)
+    if not 0 < len(outputs) <= count:
+        refuse("outputs", f"name at least one and at most all of the {count} outputs", f"of {len(outputs)} names")
     columns = min(3, len(outputs))
     rows = -(-len(outputs) // columns)
     height = max(2.4, 0.28 * len(result.names) + 1.0)

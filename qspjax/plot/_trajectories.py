@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qspjax._checks import check_instance
 from qspjax._extras import require
 from qspjax._solution import Solution
 from qspjax.plot._figures import new_figure
@@ -36,6 +37,7 @@ def trajectories(solution: Solution, outputs: Sequence[str] | None = None, *, ti
         >>> len(qsp.plot.trajectories(solution).axes)
         1
     """
+    check_instance("solution", solution, Solution, "a solution of one patient or of a cohort")
     outputs = list(_in_order(solution)[:_MOST_PANELS] if outputs is None else outputs)
     columns = min(2 if len(outputs) <= 4 else 3, max(len(outputs), 1))
     rows = max(-(-len(outputs) // columns), 1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Real
 
-from qspjax._checks import check_one_of
+from qspjax._checks import check_instance, check_one_of
 from qspjax._solution import Solution
 from qspjax.plot._figures import LineStyle, axes_or_new
 from qspjax.plot._labels import with_unit
@@ -51,6 +51,7 @@ def trajectory(
         >>> qsp.plot.trajectory(solution, "concentration").get_ylabel()
         'concentration (mg/L)'
     """
+    check_instance("solution", solution, Solution, "a solution of one patient or of a cohort")
     axes = axes_or_new(ax, 6.4, 4.8)
     times, low, middle, high = quantiles(solution, output)
     style = {"linestyle": dashes, "linewidth": 1.8, "solid_capstyle": "round", "marker": "o" if times.size == 1 else ""}
@@ -79,6 +80,7 @@ def quantiles(solution: Solution, output: str) -> tuple[Times, Times, Times, Tim
         >>> middle
         array([0.75])
     """
+    check_instance("solution", solution, Solution, "a solution of one patient or of a cohort")
     check_one_of("output", output, solution.observed, "an observed value")
     if np.ndim(solution.ts) != 1:
         raise ValueError("Argument `solution` must have the same times for all patients, but has different ones.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from jaxtyping import Float
 
+from qspjax._checks import check_instance
 from qspjax._extras import require
 from qspjax.plot._figures import LineStyle, new_figure
 from qspjax.plot._labels import with_unit
@@ -140,6 +141,7 @@ def bands(result: TrialResult, *, panels: Sequence[Panel | str] | None = None) -
 
 def _panels(result: TrialResult, panels: Sequence[Panel | str] | None) -> list[Panel]:
     """Return the panels to draw: a plain one for a name, by default one for every observed value."""
+    check_instance("result", result, TrialResult, "what `simulate_trial` returns")
     panels = list(result.arms[0].solution.observed) if panels is None else panels
     return [panel if isinstance(panel, Panel) else Panel(panel) for panel in panels]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Real
 
-from qspjax._checks import ArgumentError
+from qspjax._checks import ArgumentError, check_instance
 from qspjax.fit import MixedFit, VisualPredictiveCheck
 from qspjax.plot._figures import draw_key, new_figure
 from qspjax.plot._labels import choice, fit_time_label, fit_unit, with_unit
@@ -50,6 +50,7 @@ def vpc(table: Table, ax: "Axes | None" = None, *, stratum: str | None = None, f
         >>> vpc(table).get_xlabel()
         'time'
     """
+    check_instance("table", table, Mapping, "what `fit.visual_predictive_check` returns")
     figure = None
     if ax is None:
         figure = new_figure(6.0, 4.0)
@@ -133,6 +134,9 @@ def vpc_panels(*checks: VisualPredictiveCheck, fit: MixedFit | None = None) -> "
     """
     if not checks:
         raise ArgumentError("checks", "must be at least one visual predictive check, but there are none.")
+    for i, check in enumerate(checks):
+        must = "what `fit.visual_predictive_check` returns"
+        check_instance(f"checks[{i}]", check, VisualPredictiveCheck, must)
     columns = max(len(_strata(check)) for check in checks)
     heights = [height for check in checks for height in ((3.4, 1.5) if _has_share(check) else (3.4,))]
     figure = new_figure(5.0 * columns + 0.6, sum(heights) + 0.2 * any(check.reasons for check in checks))

@@ -276,3 +276,31 @@ def test_sobol_indices_have_a_key_beside_them():
     assert not any(key.get_window_extent().overlaps(box) for box in boxes)
     fast = qsp.sensitivity.Fast(("CL", "V"), shape[:, :1], shape[:, :1])
     assert plot.sobol(fast).get_xlabel() == "share of the variance"
+
+
+def test_what_is_not_of_the_right_type_is_refused(result):
+    wrong = {
+        "what `fit.visual_predictive_check` returns": (plot.vpc, plot.vpc_panels),
+        "what `fit.profiles` returns": (plot.profile,),
+        "what `simulate_trial` returns": (plot.trial, plot.bands),
+        "a solution of one patient or of a cohort": (
+            lambda x: plot.trajectory(x, "concentration"),
+            lambda x: plot.quantiles(x, "concentration"),
+            plot.trajectories,
+        ),
+        "what a function of `sensitivity` returns": (plot.tornado, lambda x: plot.sensitivities(x, ["AUC"])),
+        "what `sensitivity.sobol` or `sensitivity.efast` returns": (plot.sobol,),
+    }
+    for must, functions in wrong.items():
+        for function in functions:
+            with pytest.raises(ValueError, match=f"must be {must}, but is of type Trial"):
+                function(result.trial)
+
+
+def test_an_output_that_there_is_not_is_refused():
+    inputs = qsp.sensitivity.Inputs({"a": (0, 1)})
+    found = qsp.sensitivity.sobol(lambda x: x[:, 0], inputs, key=jax.random.key(0), samples=16)
+    with pytest.raises(ValueError, match=r"`output` must be the number of an output \(0 to 0\), but is 5"):
+        plot.sobol(found, output=5)
+    with pytest.raises(ValueError, match="at least one and at most all of the 1 outputs, but is of 2 names"):
+        plot.sensitivities(found, ["AUC", "Cmax"])
