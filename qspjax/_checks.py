@@ -91,10 +91,10 @@ def check_no_unit(argument: str, value: object, unit: str = "") -> None:
         value = next(filter(has_unit, value))
     given = getattr(value, "units", "")
     try:
-        given = f"{given:~}"  # pint's short form
+        given = f"{given:~C}"  # pint's short form
     except (TypeError, ValueError):
         given = str(given)
-    write = f'`.to("{unit}").magnitude`' if unit else "`.to(...).magnitude` with that unit"
+    write = f'`.to("{unit}").magnitude`' if unit else "`.to(...).magnitude`, with the model's unit in the brackets"
     raise ArgumentError(argument, f"must be a number in the model's unit, but has the unit {given}: write {write}.")
 
 

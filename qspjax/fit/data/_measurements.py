@@ -228,6 +228,7 @@ class Change:
         typical: bool = False,
     ) -> None:
         """Read the formulas."""
+        check_no_unit("at", at)
         settle(self, set={name: as_formula(name, value) for name, value in (set or {}).items()})
         settle(self, put={name: as_formula(name, value) for name, value in (put or {}).items()})
         settle(self, at=float(at), order=float(order), typical=typical)
@@ -302,6 +303,7 @@ class Experiment:
     ) -> None:
         """Keep the parts."""
         check_instance("measurements", measurements, Measurements, "Measurements")
+        check_no_unit("start", start)
         regimen = no_doses() if regimen is None else regimen
         check_regimen(regimen)
         moments = [(change.at, change.order) for change in changes]
