@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Var
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
 from qspjax._jaxpr._regular import bound
+from qspjax._jaxpr._rows import put
 from qspjax._jaxpr._walk import Atom, shape_of, walk
 
 
@@ -56,39 +56,6 @@ def evaluate(
     inputs = [_Value(*pair) for pair in zip(values, batched, strict=True)]
     results = walk(variables, inputs, eqns, outputs, apply, lambda value: _Value(value, batched=False))
     return [_widened(value, shape_of(atom), lanes) for value, atom in zip(results, outputs, strict=True)]
-
-
-def put(target: jax.Array, slot: jax.Array, rows: jax.Array, *, add: bool = False) -> jax.Array:
-    """Write rows to, or add them to, the indices `slot` of a target; a row whose slot is out of range is dropped.
-
-    On a CPU the scatter is a loop: XLA has none in a loop that it compiles as a whole (see `_fusion`).
-    """
-    if jax.default_backend() != "cpu":
-        at = target.at[slot]
-        return (at.add if add else at.set)(rows, mode="drop", unique_indices=not add, wrap_negative_indices=False)
-    last = target.shape[0] - 1
-
-    def update(i: jax.Array, target: jax.Array) -> jax.Array:
-        index = jnp.clip(slot[i], 0, last)
-        old = jax.lax.dynamic_index_in_dim(target, index, 0, keepdims=False)
-        new = jnp.where(slot[i] == index, old + rows[i] if add else rows[i], old)
-        return jax.lax.dynamic_update_index_in_dim(target, new, index, 0)
-
-    return jax.lax.fori_loop(0, slot.shape[0], update, target)
-
-
-def total(rows: Float[Array, "rows *lanes"] | tuple[Float[Array, " *lanes"], ...]) -> jax.Array:
-    """Return the sum of rows: one after the other, so that it is the same for any number of lanes."""
-    if isinstance(rows, tuple):
-        result, *others = rows
-        for row in others:
-            result = result + row
-        return result
-
-    def add(i: jax.Array, so_far: jax.Array) -> jax.Array:
-        return so_far + jax.lax.dynamic_index_in_dim(rows, i, 0, keepdims=False)
-
-    return jax.lax.fori_loop(1, rows.shape[0], add, rows[0])
 
 
 def _bind(eqn: JaxprEqn, arrays: Sequence[ArrayLike], **changed: object) -> list[jax.Array]:

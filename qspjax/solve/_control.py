@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._arrays import argmax_first, first_true
-from qspjax._jaxpr._lanes import total
+from qspjax._jaxpr._rows import total
 from qspjax._solution import RESULTS
 from qspjax.solve.kernel._layout import Rows
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import qspjax  # noqa: F401
-from qspjax._jaxpr._lanes import evaluate, put, total
+from qspjax._jaxpr._lanes import evaluate
+from qspjax._jaxpr._rows import pick, put, total
 
 LANES = 5
 INDEX = jnp.array([3, 0, 3, 2])
@@ -74,6 +75,67 @@ def test_put_is_scatter(shape, add):
     np.testing.assert_array_equal(put(target, slot, rows, add=add), expected)
     np.testing.assert_array_equal(put(target, jnp.array([-1, -7, 6, 7]), rows, add=add), target)
     np.testing.assert_array_equal(put(target, jnp.array([6, 6, 1, 6]), rows, add=True)[1], target[1] + rows[2])
+
+
+def test_derivatives_of_put_are_those_of_scatter():
+    """In both modes, of second order, batched, with indices that are shared or each lane's own, some out of range."""
+    rng = np.random.default_rng(0)
+    slot = jnp.array([2, 6, 2, -1, 5, -7])
+    slots = slot + jnp.arange(LANES)[:, None] - 2
+    target, rows, dt, dr = (jnp.asarray(rng.normal(size=(LANES, 6))) for _ in range(4))
+
+    def derivatives(add):
+        def value(target, rows, slot):
+            return add(target**2, slot, jnp.sin(rows)) ** 3
+
+        def all_of(target, rows, slot, dt, dr):
+            def gradient(target, rows):
+                return jax.grad(lambda *x: jnp.sum(value(*x, slot)), (0, 1))(target, rows)
+
+            ahead = jax.jvp(lambda *x: value(*x, slot), (target, rows), (dt, dr))
+            second = jax.jvp(gradient, (target, rows), (dt, dr))
+            back = jax.grad(lambda rows: jnp.sum(jnp.sin(gradient(target, rows)[1])))(rows)
+            return ahead, second, back
+
+        shared = jax.vmap(all_of, in_axes=(0, None, None, 0, None))(target, rows[0], slot, dt, dr[0])
+        own = jax.vmap(all_of, in_axes=(0, None, 0, 0, 0))(target, rows[0], slots, dt, dr)
+        outside = jax.grad(lambda *x: jnp.sum(jax.vmap(value, in_axes=(None, 0, 0))(*x, slots)), (0, 1))
+        return shared, own, outside(target[0], rows)
+
+    got = jax.jit(lambda: derivatives(lambda target, slot, rows: put(target, slot, rows, add=True)))()
+    expected = jax.jit(
+        lambda: derivatives(
+            lambda target, slot, rows: target.at[slot].add(rows, mode="drop", wrap_negative_indices=False)
+        )
+    )()
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-13, atol=1e-13), got, expected)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_pick_is_gather_and_its_transpose_scatter(own):
+    rng = np.random.default_rng(0)
+    index = jnp.stack([jnp.asarray(rng.permutation(6)[:4]) for _ in range(LANES)]) if own else jnp.array([5, 0, 3, 1])
+    back = jnp.full((*index.shape[:-1], 6), 4)
+    back = jax.vmap(lambda i, b: b.at[i].set(jnp.arange(4)))(index, back) if own else back.at[index].set(jnp.arange(4))
+    rows, tangent = (jnp.asarray(rng.normal(size=(LANES, 6))) for _ in range(2))
+
+    def derivatives(gather):
+        def both(rows, tangent, index, back):
+            return jax.jvp(jax.grad(lambda rows: jnp.sum(gather(rows, index, back) ** 3)), (rows,), (tangent,))
+
+        axes = 0 if own else None
+        out = jax.vmap(gather, in_axes=(0, axes, axes))(rows, index, back)
+        return out, jax.vmap(both, in_axes=(0, 0, axes, axes))(rows, tangent, index, back)
+
+    got, expected = derivatives(pick), derivatives(lambda rows, index, back: rows[index])
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_the_reverse_of_put_keeps_no_target_for_each_row():
+    """A loop would store the target after every row: the only large arrays here are the target and its cotangent."""
+    target, rows, slot = jnp.zeros(1000), jnp.ones(100), jnp.arange(100)
+    pulled = jax.make_jaxpr(jax.grad(lambda rows: jnp.sum(put(target, slot, rows, add=True) ** 2)))(rows)
+    assert "100,1000" not in str(pulled)
 
 
 def test_total_is_the_sum_of_rows():

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from qspjax._jaxpr._lanes import put
+from qspjax._jaxpr._rows import put
 from qspjax.solve.dosing._boundary import NONE
 from qspjax.solve.kernel._lanes import (
     BLOCK,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from qspjax._jaxpr._lanes import put
+from qspjax._jaxpr._rows import put
 from qspjax.solve._control import (
     INCONSISTENT,
     NONFINITE,
