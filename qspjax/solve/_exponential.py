@@ -9,6 +9,7 @@ a grid. Which models are linear is decided in `_linear`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,16 +26,19 @@ from qspjax._arrays import first_true
 from qspjax._checks import refuse
 from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure
+from qspjax._jaxpr._rows import pick
 from qspjax._model import AbstractModel, as_state
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
 from qspjax.solve._constant import constant, stop_gradient_where, zero_where
 from qspjax.solve._linear import MAX_STATES, structure_of
 from qspjax.solve._method import AbstractMethod, Trajectory
-from qspjax.solve._phi import Matrix, Vector, add, dense, dot, entries, exponential, split
+from qspjax.solve._phi import Matrix, Vector, add, dot, entries, exponential, split
+from qspjax.solve._refreshed import once, refreshed
 from qspjax.solve.dosing._boundary import NONE, Boundary, rate_after
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import Timeline, timeline
+from qspjax.solve.kernel._fusion import fused
 
 
 class MatrixExponential(AbstractMethod):
@@ -102,7 +106,7 @@ class _Plan(NamedTuple):
     rate: Vector | None
 
 
-def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> _Plan:
+def _plan(lines: Timeline, t0: jax.Array, n: int) -> _Plan:
     boundaries = lines.boundaries
     live = jnp.isfinite(boundaries.time)
     stop = jnp.where(live, boundaries.time, 0.0)
@@ -125,14 +129,10 @@ def _plan(lines: Timeline, t0: jax.Array, n: int, reached: jax.Array | None) -> 
     t0, zero = jax.lax.stop_gradient(t0), jnp.zeros(n, stop.dtype)
     begin = (t0, jnp.zeros_like(t0), jnp.asarray(True))
     _, (used, fresh, still) = jax.lax.scan(pace, begin, (live, turns, jax.lax.stop_gradient(stop)))
-    if reached is not None:  # nothing happens after these: a state that is infinite has no slope
-        live &= jnp.arange(live.size) < reached
-        used, still = jnp.where(live, used, 0.0), still | ~live
     keep, add = jax.vmap(lambda boundary: lines.effect(boundary, n))(boundaries)
     rate = None
     if boundaries.rate_change is not None:
         _, rate = jax.lax.scan(infuse, zero, boundaries)
-        rate = rate if reached is None else jnp.where(live[:, None], rate, 0.0)
     return _Plan(
         jnp.where(live, stop - before, 0.0),
         jax.lax.stop_gradient(used),
@@ -223,46 +223,75 @@ def _full(primal: PyTree, tangent: PyTree) -> PyTree:
     return jax.tree.map(lambda x, t: jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t, primal, tangent)
 
 
-def _run(system: _System, plan: _Plan, *, differentiated: bool) -> tuple[Vector, Vector]:
-    """Return the states after every boundary, and the last."""
-    pattern = system.structure.pattern
-
-    def quickly(h: jax.Array, u: Vector) -> tuple[Matrix, Vector]:
-        flow = exponential(system.a, h, pattern, bounded=False)
-        return flow.power, dot(flow.input, u)
-
-    @jax.checkpoint
-    def compactly(h: jax.Array, u: Vector) -> tuple[Matrix, Vector]:  # for derivatives, which take longer to compile
-        n = len(pattern)
-        flow = exponential(dense(system.a, n), h, pattern, bounded=True)
-        power, inputs = (entries(list(matrix.T), pattern) for matrix in flow)
-        return power, dot(inputs, u)
-
-    compute = compactly if differentiated else quickly
+def _run(system: _System, plan: _Plan, reached: jax.Array | None) -> tuple[Vector, Vector]:
+    """Return the states after every boundary, and the last; differentiated where `reached` says how far they go."""
+    limit = plan.h.size if reached is None else reached
+    pattern, driven = system.structure.pattern, system.structure.affine or plan.rate is not None
+    zero = jax.tree.map(jnp.zeros_like, system.a)
 
     def advance(now: tuple, row: _Plan) -> tuple:
-        y, *matrices = now
+        y, *old = now
         u = system.b if row.rate is None else add(system.b, row.rate)
-        power, driven = jax.lax.cond(
-            eqxi.unvmap_any(row.fresh),
-            lambda h, u, *_: compute(h, u),
-            lambda *old: old[2:],
-            row.used,
-            u,
-            *matrices,
-        )
-        y1 = add(dot(power, y), driven)
-        y1 = jax.tree.map(lambda new, old: jnp.where(row.still, old, new), y1, y)
-        if differentiated:
-            y1 = _with_slope(_slope, y1, (system.a, u), row.h)
-        if row.keep is not None:
-            y1 = jax.tree.map(_multiplied, row.keep, y1)
-        y = add(y1, row.add)
-        return (y, power, driven), y
 
-    zero = jax.tree.map(jnp.zeros_like, (system.a, system.y0))
-    (last, *_), rows = jax.lax.scan(advance, (system.y0, *zero), plan)
+        def compute() -> tuple[Matrix, Vector | None]:
+            flow = exponential(system.a, row.used, pattern, driven=driven)
+            return flow.power, dot(flow.input, u) if driven else None
+
+        power, push = once(eqxi.unvmap_any(row.fresh), compute, (old[0], old[1]))
+        y1 = dot(power, y) if push is None else add(dot(power, y), push)
+        y = _landed(row, jax.tree.map(lambda new, before: jnp.where(row.still, before, new), y1, y))
+        return (y, power, push), y
+
+    def repeat(now: tuple, numbered: tuple[jax.Array, _Plan]) -> tuple:
+        """Nothing happens after what was reached: a state that is infinite has no slope."""
+        (y, *old), (number, row) = now, numbered
+        live = number < limit
+        fresh, used = eqxi.unvmap_any(row.fresh), jnp.where(live, row.used, 0.0)
+        power, inputs = refreshed(fresh, used, system.a, pattern, (old[0], old[1]))
+        u = system.b
+        if row.rate is not None:
+            u = add(u, jax.tree.map(lambda rate: jnp.where(live, rate, 0.0), row.rate))
+        y1 = dot(power, y) if inputs is None else add(dot(power, y), dot(inputs, u))
+        y1 = jax.tree.map(lambda new, before: jnp.where(row.still | ~live, before, new), y1, y)
+        y1 = _with_slope(_slope, y1, (system.a, u), jnp.where(live, row.h, 0.0))
+        keep = None if row.keep is None else jax.tree.map(lambda keep: jnp.where(live, keep, 1.0), row.keep)
+        y = _landed(row._replace(keep=keep, add=jax.tree.map(lambda x: jnp.where(live, x, 0.0), row.add)), y1)
+        return (y, power, inputs), y
+
+    if reached is None:
+        begin = (system.y0, zero, jax.tree.map(jnp.zeros_like, system.y0) if driven else None)
+        (last, *_), rows = jax.lax.scan(advance, begin, plan)
+    else:
+        begin = (system.y0, zero, zero if driven else None)
+        (last, *_), rows = _in_blocks(repeat, begin, plan)
     return rows, last
+
+
+def _in_blocks(advance: Callable[[tuple, tuple], tuple], begin: tuple, plan: _Plan) -> tuple[tuple, Vector]:
+    """Scan over numbered boundaries; a reverse sweep keeps what it needs for one block, and the start of each."""
+    size = plan.h.size
+    block = math.isqrt(size)
+    blocks = -(-size // block)
+
+    def folded(x: jax.Array) -> jax.Array:
+        """Return rows in blocks, the last of which is filled up with rows that come after all that is reached."""
+        filler = jnp.broadcast_to(x[-1:], (blocks * block - size, *x.shape[1:]))
+        return jnp.concatenate([x, filler]).reshape(blocks, block, *x.shape[1:])
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def pass_block(now: tuple, rows: tuple) -> tuple:
+        return jax.lax.scan(advance, now, rows)
+
+    number = jnp.arange(blocks * block).reshape(blocks, block)
+    rows = jax.tree.map(folded, plan)
+    rows = rows._replace(fresh=rows.fresh & (number < size))
+    last, states = jax.lax.scan(pass_block, begin, (number, rows))
+    return last, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
+
+
+def _landed(row: _Plan, y: Vector) -> Vector:
+    """Return the state after a boundary."""
+    return add(y if row.keep is None else jax.tree.map(_multiplied, row.keep, y), row.add)
 
 
 def _multiplied(keep: jax.Array, y: jax.Array) -> jax.Array:
@@ -270,14 +299,18 @@ def _multiplied(keep: jax.Array, y: jax.Array) -> jax.Array:
     return keep * jnp.where((keep == 0.0) & ~jnp.isfinite(y), 0.0, y)
 
 
-def _outputs(rows: Vector, lines: Timeline, ts: jax.Array, start: State) -> State:
-    """Return the states at the outputs, NaN where there is none."""
+def _outputs(rows: Vector, lines: Timeline, ts: jax.Array, start: State, limit: jax.Array | None) -> State:
+    """Return the states at the outputs, NaN where there is none, and from the boundary `limit` on."""
     output = lines.boundaries.output
-    slot = jnp.where(output == NONE, ts.size, output)
-    position = jnp.zeros(ts.size, dtype=int).at[slot].set(jnp.arange(lines.size), mode="drop")
-    columns = [rows[:, i] for i in range(rows.shape[1])] if isinstance(rows, jax.Array) else list(rows)
-    columns = [column[position] for column in columns]
-    reached = jnp.isfinite(ts)
+    slot = (
+        jnp.full(jax.tree.leaves(rows)[0].shape[0], ts.size)
+        .at[: output.size]
+        .set(jnp.where(output == NONE, ts.size, output))
+    )
+    position = jnp.zeros(ts.size, dtype=int).at[slot].set(jnp.arange(slot.size), mode="drop")
+    found = jax.tree.map(lambda x: pick(x, position, slot), rows)
+    columns = [found[:, i] for i in range(found.shape[1])] if isinstance(found, jax.Array) else list(found)
+    reached = jnp.isfinite(ts) if limit is None else jnp.isfinite(ts) & (position < limit)
     for column in columns:
         reached &= jnp.isfinite(column)
     columns = [jnp.where(reached, column, jnp.nan) for column in columns]
@@ -311,9 +344,14 @@ def _course(
         system = _System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), system.y0), system.structure)
     lines = timeline(schedule, ts)
     n = len(system.structure.pattern)
-    plan = _plan(lines, t0, n, recorded.reached if differentiated else None)
-    rows, last = _run(system, plan, differentiated=differentiated)
-    states = _outputs(rows, lines, ts, start)
+    plan = _plan(lines, t0, n)
+
+    def run(a: Matrix, b: Vector, y0: Vector, plan: _Plan, reached: jax.Array | None) -> tuple[Vector, Vector]:
+        return _run(_System(a, b, y0, system.structure), plan, reached)
+
+    reached = recorded.reached if differentiated else None
+    rows, last = fused(run, unrolled=False)(system.a, system.b, system.y0, plan, reached)
+    states = _outputs(rows, lines, ts, start, reached)
     if differentiated:
         return states, None
 
@@ -356,16 +394,11 @@ def _solve(
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
-    reached, end = _course(*constant(primals))
+    _, end = _course(*constant(primals))
 
     def repeated(*arguments: PyTree) -> State:
         return _course(*arguments, recorded=end)[0]
 
-    # what was not reached has no derivative, of any order: both ends are cut, so that its NaN meets no cotangent
+    # what was not reached is a constant, NaN, and has no derivative of any order
     states, derivatives = eqx.filter_jvp(repeated, primals, zero_where(end.reached == 0, tangents))
-    arrived = jax.tree.map(jnp.isfinite, reached)
-    states = jax.tree.map(jnp.where, arrived, states, reached)
-    return (states, end), (
-        jax.tree.map(lambda ok, x: None if x is None else zero_where(~ok, x), arrived, derivatives),
-        jax.tree.map(lambda _: None, end),
-    )
+    return (states, end), (derivatives, jax.tree.map(lambda _: None, end))

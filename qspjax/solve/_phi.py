@@ -22,12 +22,12 @@ UNROLLED = 8
 """Up to this many states, products are unrolled, entry by entry, so that a batch is arithmetic over its patients."""
 RADIUS, DEGREE = 0.75, 15
 """Norm within which the polynomial of phi_1 is exact to rounding: 0.75^16 / 17! = 3e-17."""
-DOUBLINGS, BLOCK = 64, 8
-"""Maximum number of doublings, h |A| up to 1e19, and how many are skipped or computed together."""
+DOUBLINGS = 64
+"""Maximum number of doublings, h |A| up to 1e19."""
 
 # ---- matrices and vectors: entry by entry where small, arrays where large
 
-Dense = Float[Array, "states states"]
+Dense = Float[Array, "states states *lanes"]
 Matrix: TypeAlias = PyTree[Float[Array, "..."]]
 """A dict of entries by (row, column), those that can differ from zero; or an array (states, states)."""
 Vector: TypeAlias = PyTree[Float[Array, "..."]]
@@ -42,14 +42,6 @@ def entries(columns: list[Vector], pattern: Pattern) -> Matrix:
     if n > UNROLLED:
         return jnp.stack(columns, axis=1)
     return {(i, j): columns[j][i] for i in range(n) for j in range(n) if pattern[i, j]}
-
-
-def dense(a: Matrix, n: int) -> Dense:
-    """Return a matrix as an array."""
-    if not isinstance(a, dict):
-        return a
-    zero = jnp.zeros_like(next(iter(a.values())))
-    return jnp.stack([jnp.stack([a.get((i, j), zero) for j in range(n)]) for i in range(n)])
 
 
 def split(vector: jax.Array) -> Vector:
@@ -67,7 +59,7 @@ def dot(a: Matrix, x: Vector) -> Vector:
 
 def _product(a: Matrix, b: Matrix, pattern: Pattern) -> Matrix:
     if not isinstance(a, dict):
-        # for few states the sum of outer products is arithmetic over a batch, unlike a library call per patient
+        # for few states, and lanes at the end, the sum of outer products is arithmetic over lanes
         return _sum(a[:, k, None] * b[k] for k in range(len(a))) if len(a) <= UNROLLED else a @ b
     n = len(pattern)
     terms = {
@@ -98,22 +90,26 @@ def add(*trees: T) -> T:
     return jax.tree.map(lambda *leaves: _sum(leaves), *trees)
 
 
+def _unit(a: Dense) -> np.ndarray:
+    return np.eye(len(a)).reshape(len(a), len(a), *[1] * (a.ndim - 2))
+
+
 def _shift(a: Matrix, value: float | jax.Array) -> Matrix:
     """Return A + value I."""
     if not isinstance(a, dict):
-        return a + value * np.eye(len(a))
+        return a + value * _unit(a)
     return {(i, j): entry + value if i == j else entry for (i, j), entry in a.items()}
 
 
 def _diagonal(a: Matrix) -> Vector:
     if not isinstance(a, dict):
-        return jnp.diagonal(a)
+        return jnp.stack([a[i, i] for i in range(len(a))])
     return tuple(entry for (i, j), entry in a.items() if i == j)
 
 
 def _with_diagonal(a: Matrix, diagonal: Vector) -> Matrix:
     if not isinstance(a, dict):
-        return jnp.where(np.eye(len(a), dtype=bool), diagonal, a)
+        return jnp.where(_unit(a) > 0.0, diagonal, a)
     return {(i, j): diagonal[i] if i == j else entry for (i, j), entry in a.items()}
 
 
@@ -126,9 +122,10 @@ def _around(off: Matrix, e: Vector) -> Matrix:
 
 def _norm(a: Matrix, n: int) -> jax.Array:
     """Return the largest sum of a column's absolute values."""
-    if not isinstance(a, dict):
-        return jnp.max(jnp.sum(jnp.abs(a), axis=0))
-    sums = [_sum(jnp.abs(entry) for (_, column), entry in a.items() if column == j) for j in range(n)]
+    if isinstance(a, dict):
+        sums = [_sum(jnp.abs(entry) for (_, column), entry in a.items() if column == j) for j in range(n)]
+    else:  # one row after the other: XLA has a library for sums of arrays, so none in a loop compiled as a whole
+        sums = list(_sum(jnp.abs(row) for row in a))
     largest = sums[0]
     for value in sums[1:]:
         largest = jnp.maximum(largest, value)
@@ -139,18 +136,21 @@ def _norm(a: Matrix, n: int) -> jax.Array:
 
 
 class Flow(NamedTuple):
-    """The motion over an interval: y(t + h) = power y(t) + input (b + r)."""
+    """The motion over an interval: y(t + h) = power y(t) + input (b + r); `input` is None where it is not wanted."""
 
     power: Matrix
-    input: Matrix
+    input: Matrix | None
 
 
-Doubling: TypeAlias = tuple[Matrix, Vector, Matrix]
+Doubling: TypeAlias = tuple[Matrix, Vector, Matrix | None]
 """exp, the diagonal of exp - 1, and the input matrix."""
 
 
-def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, bounded: bool) -> Flow:
-    """Return exp(h A) and h phi_1(h A); `bounded` where it is differentiated."""
+def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, driven: bool) -> Flow:
+    """Return exp(h A) and, if `driven`, h phi_1(h A); in forward mode it has derivatives of every order.
+
+    An array of few states may have lanes at the end, in which case h has them too.
+    """
     n = len(pattern)
     size = jax.lax.stop_gradient(h * _norm(a, n))
     doublings = jnp.clip(jnp.frexp(size / RADIUS)[1], 0, DOUBLINGS)
@@ -159,27 +159,15 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, bounded: bool) -> 
     x = _scaled(step, a)
     phi = _phi(x, pattern)
     grown = _product(x, phi, pattern)  # exp - 1
-    start = (_with_diagonal(grown, _diagonal(_shift(grown, 1.0))), _diagonal(grown), _scaled(step, phi))
+    power = _with_diagonal(grown, _diagonal(_shift(grown, 1.0)))
 
-    def double(i: jax.Array | int, now: Doubling) -> Doubling:
-        later = _doubled(now, pattern)
-        return jax.tree.map(lambda new, old: jnp.where(i < doublings, new, old), later, now)
+    def double(now: tuple[jax.Array, Doubling]) -> tuple[jax.Array, Doubling]:
+        i, matrices = now
+        later = _doubled(matrices, pattern)
+        return i + 1, jax.tree.map(lambda new, old: jnp.where(i < doublings, new, old), later, matrices)
 
-    if not bounded:
-        result = jax.lax.while_loop(
-            lambda now: eqxi.unvmap_any(now[0] < doublings), lambda now: (now[0] + 1, double(*now)), (0, start)
-        )[1]
-        return Flow(result[0], result[2])
-
-    @jax.checkpoint
-    def block(start: jax.Array, now: Doubling) -> Doubling:
-        return jax.lax.scan(lambda now, i: (double(start + i, now), None), now, jnp.arange(BLOCK))[0]
-
-    def advance(now: Doubling, start: jax.Array) -> tuple[Doubling, None]:
-        needed = eqxi.unvmap_any(start < doublings)
-        return jax.lax.cond(needed, block, lambda _, now: now, start, now), None
-
-    result = jax.lax.scan(advance, start, jnp.arange(0, DOUBLINGS, BLOCK))[0]
+    start = (power, _diagonal(grown), _scaled(step, phi) if driven else None)
+    _, result = jax.lax.while_loop(lambda now: eqxi.unvmap_any(now[0] < doublings), double, (jnp.zeros((), int), start))
     return Flow(result[0], result[2])
 
 
@@ -202,4 +190,4 @@ def _doubled(now: Doubling, pattern: Pattern) -> Doubling:
         jax.tree.map(lambda d, e, o: jnp.where(d > -0.25, 1.0 + (d * (2.0 + d) + o), e * e + o), growth, e, cycles),
     )
     doubled = _with_diagonal(add(around, _around(off, _diagonal(power))), e)
-    return doubled, growth, add(inputs, _product(power, inputs, pattern))
+    return doubled, growth, None if inputs is None else add(inputs, _product(power, inputs, pattern))

@@ -16,7 +16,7 @@ is compiled without them; qspjax itself has none (`_arrays`).
 
 In jax 0.10 the newer of XLA's two emitters of fusions stops the process on some fusions of several results, so such a
 module gets the older one. XLA leaves a loop alone that holds what it has a library for: scatter, matrix product and,
-from jax 0.12 on, the sum of an array; `_jaxpr._lanes` has loops for them.
+from jax 0.12 on, the sum of an array; `_jaxpr._rows` has loops for them.
 """
 
 import functools
@@ -25,8 +25,6 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-
-from qspjax.solve.kernel._layout import System
 
 SLOW = (
     f"jax {jax.__version__} has no function by which qspjax can give options to XLA: the solves of `Rosenbrock`, "
@@ -38,14 +36,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def fused(function: Callable[P, T], system: System) -> Callable[P, T]:
+def fused(function: Callable[P, T], *, unrolled: bool) -> Callable[P, T]:
     """Return the function under a name by which its compilation is recognised."""
     _wrap_compilation()
 
     def marked(*operands: P.args, **options: P.kwargs) -> T:
         return function(*operands, **options)
 
-    marked.__name__ = marked.__qualname__ = UNROLLED if system.unrolled else LOOPED
+    marked.__name__ = marked.__qualname__ = UNROLLED if unrolled else LOOPED
     return jax.jit(marked)
 
 

@@ -229,7 +229,7 @@ def _primitive(name: str, compute: Callable[..., list[jax.Array]]) -> Primitive:
     def compiled(*operands: jax.Array, **static: Ensemble | Derivative) -> list[jax.Array]:
         (static_part,) = static.values()
         program = static_part.program
-        return fused(functools.partial(compute, **static), program.system)(*operands)
+        return fused(functools.partial(compute, **static), unrolled=program.system.unrolled)(*operands)
 
     primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(compiled, **static))(*operands))
     mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
