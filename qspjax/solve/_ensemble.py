@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +21,15 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import state_names
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar, State
-from qspjax.solve._control import INCONSISTENT, STIFF, SUCCESS, UNSETTLED, Control, failing_state, result_of
+from qspjax.solve import native as _native  # noqa: F401
+from qspjax.solve._control import INCONSISTENT, STIFF, SUCCESS, UNSETTLED, Control, result_of
 from qspjax.solve._method import AbstractMethod, Trajectory, absolute, check_settings
 from qspjax.solve._near import Near
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import timeline
 from qspjax.solve.events._monitor import events_over_leaves, start_events
 from qspjax.solve.kernel._explicit import explicit_step
-from qspjax.solve.kernel._lanes import End, Patients, Program
+from qspjax.solve.kernel._lanes import Patients, Program
 from qspjax.solve.kernel._layout import Rows, System, system_of
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
@@ -253,6 +253,7 @@ def _solve(
         t0=jnp.asarray(t0, y0.dtype),
         boundaries=lines.boundaries._replace(time=time).cast(y0.dtype),
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
+        span=jax.lax.stop_gradient(lines.span.astype(y0.dtype)),
     )
     if not mass.all():
         patients = patients._replace(ended=jnp.where(solved, SUCCESS, INCONSISTENT).astype(jnp.int32))
@@ -273,9 +274,8 @@ def _solve(
         expected=256 + 8 * lines.size,
         events=None if events is None else events_over_leaves(events.system, model),
     )
-    reached, end = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
+    reached, end, failing = jax.tree.map(lambda leaf: leaf[0], run(program, patients))
     reached = not_below(reached, system.floor) if system.floor.any() else reached
-    failing = _failing_state(system, patients, control, end)
     stats = {
         "steps": end.accepted + end.rejected,
         "rejected": end.rejected,
@@ -295,18 +295,3 @@ def _check_determined(system: System, states: tuple[str, ...]) -> None:
         names = ", ".join(f"`{states[i]}`" for i in (system.mass == 0).nonzero()[0])
         must = f"have algebraic equations that determine {names}, each appearing in its own equation"
         refuse("model", must, "one whose equations do not, or in another order")
-
-
-def _failing_state(system: System, patients: Patients, control: Control, end: End) -> jax.Array:
-    """Return the index of the state that failed, 0 if none did."""
-    constants, t, y = jax.lax.stop_gradient((patients.constants, end.t, end.y))
-
-    def slope(t: jax.Array, y: jax.Array) -> jax.Array:
-        return system.join(system.slope(constants, t, system.split(y)))
-
-    def failed() -> jax.Array:
-        time = patients.boundaries.time
-        span = jnp.max(jnp.abs(time), initial=0.0, where=jnp.isfinite(time))
-        return failing_state(slope, control, system.mass, t=t, y=y, span=span, code=end.code)
-
-    return jax.lax.cond(eqxi.unvmap_any(end.code != SUCCESS), failed, lambda: jnp.zeros((), int))

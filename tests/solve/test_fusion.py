@@ -25,7 +25,9 @@ def compiled():
         doses = qsp.bolus(300.0, to="central")
         return number * qsp.simulate(patient, doses, [1.0, 5.0], method=METHOD, throw=False).observed["concentration"]
 
-    return jax.jit(jax.vmap(concentration)).lower(jnp.linspace(2.0, 4.0, 16)).compile().as_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSPJAX_BACKEND", "xla")
+        return jax.jit(jax.vmap(concentration)).lower(jnp.linspace(2.0, 4.0, 16)).compile().as_text()
 
 
 def test_the_loops_are_compiled_as_a_whole(compiled):

@@ -109,7 +109,7 @@ class Replayed(qsp.solve.AbstractMethod):
         def run(program, patients):
             zero = jnp.zeros((1,), jnp.int32)
             states = replay(sized(program), patients, self.steps, jnp.sum(~jnp.isnan(self.steps), axis=0))
-            return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero)
+            return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero), zero
 
         with mock.patch.object(_ensemble, "run", run):
             return self.method.solve(*arguments)
@@ -128,7 +128,7 @@ def recorder(method):
             caught.extend(steps_p.bind(*leaves, ensemble=Ensemble(sized(program), structure)))
             zero = jnp.zeros((1,), jnp.int32)
             states = jnp.zeros((1, program.outputs, program.system.size))
-            return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero)
+            return states, End(jnp.zeros((1,)), patients.y0[None], zero, zero, zero), zero
 
         p = unravel(x)
         with mock.patch.object(_ensemble, "run", run):

@@ -53,6 +53,7 @@ class Patients(NamedTuple):
         t0: Initial time.
         boundaries: In the order of time, columns of shape (*patients, boundaries); unused ones have time = inf.
         vectors: What resets and steady states add, or None.
+        span: The latest time of interest, in absolute value.
         memory: What events remember at t0, None without events.
         ended: The code of the events and the algebraic states at t0, None without any.
         leaves: The leaves of the model, for its events.
@@ -63,6 +64,7 @@ class Patients(NamedTuple):
     t0: Float[Array, "*patients"]
     boundaries: Boundary
     vectors: Float[Array, "*patients vectors states"] | None
+    span: Float[Array, "*patients"]
     memory: Float[Array, "*patients memory"] | None = None
     ended: Int[Array, "*patients"] | None = None
     leaves: Sequence[Shaped[Array, "..."]] = ()
@@ -126,6 +128,20 @@ class Lane(NamedTuple):
     rate: Rows | None
     stiff: Int[Array, " lanes"] | None
     events: Awaited | None
+
+
+class Landing(NamedTuple):
+    """What the patient in each lane lands on next.
+
+    Attributes:
+        boundary: The boundary.
+        vector: Its vector, None if there are none.
+        following: The time of the boundary after it, inf after the last.
+    """
+
+    boundary: Boundary
+    vector: Float[Array, "states lanes"] | None
+    following: Float[Array, " lanes"]
 
 
 class End(NamedTuple):
@@ -259,6 +275,13 @@ def vector_of(program: Program, patients: Patients, patient: jax.Array, boundary
     return vectors.reshape(-1, program.system.size).at[index].get(mode="promise_in_bounds").T
 
 
+def next_landing(program: Program, patients: Patients, now: Lane) -> Landing:
+    """Return what the patients in the lanes land on next."""
+    boundary = boundaries_at(program, patients.boundaries, now.patient, now.clock.boundary)
+    vector = vector_of(program, patients, now.patient, boundary)
+    return Landing(boundary, vector, due(program, patients, now.patient, now.clock.boundary + 1))
+
+
 def after_boundary(
     program: Program, boundary: Boundary, landed: jax.Array, vector: jax.Array | None, y: Rows, rate: Rows | None
 ) -> tuple[Rows, Rows | None]:
@@ -279,7 +302,7 @@ def after_boundary(
 
 
 def attempt(
-    program: Program, patients: Patients, lanes: Lanes, monitor: EventMonitor | None, now: Lane
+    program: Program, lanes: Lanes, monitor: EventMonitor | None, now: Lane, landing: Landing
 ) -> tuple[Lane, Attempt]:
     """Attempt one step in every lane."""
     control, system, clock = program.control, program.system, now.clock
@@ -309,10 +332,8 @@ def attempt(
         good, lands = good & ~met, lands & ~happens & ~switches
 
     landed = good & lands
-    boundary = boundaries_at(program, patients.boundaries, now.patient, clock.boundary)
-    jumps = happens | (landed & (boundary.output == NONE))
-    vector = vector_of(program, patients, now.patient, boundary)
-    y, rate = after_boundary(program, boundary, landed, vector, y1, now.rate)
+    jumps = happens | (landed & (landing.boundary.output == NONE))
+    y, rate = after_boundary(program, landing.boundary, landed, landing.vector, y1, now.rate)
     events, ended, bracketing = now.events, None, False
     if step_events is not None:
         bracketing = step_events.bracketing
@@ -320,7 +341,6 @@ def attempt(
         y = system.split(joined)
     solved_at = clock.due if step_events is None else end
     y, solved = settled(system, control, lanes, solved_at, y, jumps | (good & switches))
-    following = jnp.where(landed, due(program, patients, now.patient, clock.boundary + landed), clock.due)
     after = advance(
         clock,
         proposal,
@@ -329,7 +349,7 @@ def attempt(
         landed=landed,
         jumps=jumps,
         end=end,
-        due=following,
+        due=jnp.where(landed, landing.following, clock.due),
         max_steps=program.max_steps,
         bracketing=bracketing,
     )
@@ -356,16 +376,33 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
     present = patient < program.patients
     soon = due(program, patients, patient, zero)
     ended = take(program, patients, "ended", patient)
-    ended = SUCCESS if ended is None else jnp.where(present, ended, SUCCESS)
     memory = take(program, patients, "memory", patient)
     if memory is not None and not program.batched.memory:
         memory = jnp.broadcast_to(memory[:, None], (memory.size, patient.size))
-    code = jnp.where(present & jnp.isnan(soon), NONFINITE, ended).astype(jnp.int32)
+    ended = None if ended is None else jnp.where(present, ended, SUCCESS)
+    soon = jnp.where(present, soon, jnp.inf)
+    return begin(program, patient, t, y, soon, ended, memory, infused=patients.infused)
+
+
+def begin(
+    program: Program,
+    patient: jax.Array,
+    t: jax.Array,
+    y: jax.Array,
+    due: jax.Array,
+    ended: jax.Array | None,
+    memory: jax.Array | None,
+    *,
+    infused: bool,
+) -> Lane:
+    """Return lanes at the start of their patients, from what is known of them there; `due` is the first boundary."""
+    zero = jnp.zeros_like(patient)
+    code = jnp.where(jnp.isnan(due), NONFINITE, SUCCESS if ended is None else ended).astype(jnp.int32)
     return Lane(
         patient=patient,
-        clock=start_clock(t, jnp.where(present, soon, jnp.inf), code, zero),
+        clock=start_clock(t, due, code, zero),
         y=program.system.split(y),
-        rate=program.system.split(jnp.zeros_like(y)) if patients.infused else None,
+        rate=program.system.split(jnp.zeros_like(y)) if infused else None,
         stiff=zero if program.gives_up else None,
         events=None if memory is None or program.events is None else awaited(program.events.system, memory, t),
     )
@@ -399,8 +436,9 @@ def run_block(
 
     def advance(i: jax.Array, carry: tuple[Lane, Buffers]) -> tuple[Lane, Buffers]:
         now, buffers = carry
-        after, tried = attempt(program, patients, lanes, monitor, now)
-        return after, write(program, patients, now, after, tried, buffers, i)
+        landing = next_landing(program, patients, now)
+        after, tried = attempt(program, lanes, monitor, now, landing)
+        return after, write(program, now, landing, after, tried, buffers, i)
 
     now, buffers = jax.lax.fori_loop(0, BLOCK, advance, (now, buffers))
     if full_log is not None and buffers.log is not None:
@@ -414,13 +452,13 @@ def run_block(
 
 
 def write(
-    program: Program, patients: Patients, now: Lane, after: Lane, tried: Attempt, buffers: Buffers, iteration: jax.Array
+    program: Program, now: Lane, landing: Landing, after: Lane, tried: Attempt, buffers: Buffers, iteration: jax.Array
 ) -> Buffers:
     """Write what is recorded of an iteration into the buffers."""
     join = program.system.join
     states, log, steps, causes = buffers
     if states is not None:
-        output = boundaries_at(program, patients.boundaries, now.patient, now.clock.boundary).output
+        output = landing.boundary.output
         is_output = (tried.landed >= 0) & (output != NONE)
         slot = jnp.where(is_output, now.patient * program.outputs + output, program.patients * program.outputs)
         states = put(states, slot, join(after.y).T)

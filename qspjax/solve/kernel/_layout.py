@@ -8,8 +8,9 @@ Small states are unrolled, a row of shape (lanes,) for each; where the model its
 state is one array of shape (states, lanes).
 """
 
+import abc
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 import equinox as eqx
@@ -101,8 +102,19 @@ class _Traced(NamedTuple):
         return constants, inputs
 
 
-class System:
-    """The vector field of one structure of model, traced; compared by identity.
+class Lanes(NamedTuple):
+    """What a step needs besides the state: the constants of the patients in the lanes, and which of them have lanes."""
+
+    constants: list[jax.Array]
+    batched: tuple[bool, ...]
+
+
+Linear: TypeAlias = Callable[[float, Lanes, jax.Array, Rows, Rows], Callable[[Rows], Rows]]
+"""`(gamma, lanes, t, y, h) -> b -> x`, the solver of (M/gamma - h J) x = b, factorised once; h for each row."""
+
+
+class AbstractSystem(abc.ABC):
+    """The vector field of one structure of model, in lanes; compared by identity.
 
     Attributes:
         size: Number of states.
@@ -111,7 +123,58 @@ class System:
         mass: The diagonal of the mass matrix, 1 for a differential and 0 for an algebraic state.
         algebraic: The indices of the algebraic states.
         floor: For a state of which a root is taken, how far below zero it may be and still count as zero; else 0.
+        unrolled_stages: Whether the stages of a step are unrolled.
+        pattern: Where dy_i/dt depends on y_j.
+        elimination: The order and the fill of the sparse LU factorisation.
+        colours: A colour for each column of the Jacobian; columns of one colour share no row.
+        compact: The same vector field for solves that are differentiated.
+        linear: How to solve the linear systems of a step, None for that of `_rosenbrock`.
     """
+
+    size: int
+    unrolled: bool
+    autonomous: bool
+    mass: Float[np.ndarray, " states"]
+    algebraic: Int[np.ndarray, " algebraic"]
+    floor: Float[np.ndarray, " states"]
+    unrolled_stages: bool
+    pattern: Bool[np.ndarray, "states states"]
+    elimination: Elimination
+    colours: Int[np.ndarray, " states"]
+    compact: "AbstractSystem"
+    linear: Linear | None
+
+    @abc.abstractmethod
+    def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: Rows) -> Rows:
+        """Return dy/dt of one patient."""
+
+    @abc.abstractmethod
+    def slope_of_patient(
+        self, constants: Sequence[jax.Array]
+    ) -> Callable[[Float[Array, ""], Float[Array, " states"]], Float[Array, " states"]]:
+        """Return dy/dt of one patient as a function of time and of a state in one array."""
+
+    @abc.abstractmethod
+    def field(self, constants: Sequence[jax.Array], batched: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
+        """Return dy/dt in lanes; a constant has its lanes last where `batched`, or is shared."""
+
+    @abc.abstractmethod
+    def split(self, y: jax.Array) -> Rows:
+        """Return an array (states, lanes) as rows."""
+
+    @abc.abstractmethod
+    def join(self, rows: Rows) -> jax.Array:
+        """Return rows as an array (states, lanes)."""
+
+
+System: TypeAlias = AbstractSystem
+"""What the kernel solves."""
+
+
+class TracedSystem(AbstractSystem):
+    """The vector field of a model as its program was traced."""
+
+    linear = None
 
     def __init__(
         self,
@@ -148,6 +211,12 @@ class System:
         out = compute(variables, values, [*program.numbers, *program.slope], program.outputs, bound)
         return tuple(out) if self.unrolled else out[0]
 
+    def slope_of_patient(
+        self, constants: Sequence[jax.Array]
+    ) -> Callable[[Float[Array, ""], Float[Array, " states"]], Float[Array, " states"]]:
+        """Return dy/dt of one patient as a function of time and of a state in one array."""
+        return lambda t, y: self.join(self.slope(constants, t, self.split(y)))
+
     def field(self, constants: Sequence[jax.Array], batched: Sequence[bool], t: jax.Array, y: Rows) -> Rows:
         """Return dy/dt in lanes; a constant has its lanes last where `batched`, or is shared."""
         if self.unrolled:
@@ -179,6 +248,11 @@ class System:
             [*program.numbers, *eqns],
             outputs,
         )
+
+    @property
+    def unrolled_stages(self) -> bool:
+        """Whether the stages of a step are unrolled."""
+        return self.unrolled and self.size <= UNROLLED_STAGES
 
     @functools.cached_property
     def pattern(self) -> Bool[np.ndarray, "states states"]:
@@ -233,7 +307,7 @@ class System:
         return dict(zip(variables, values, strict=True))
 
     @functools.cached_property
-    def compact(self) -> "System":
+    def compact(self) -> "TracedSystem":
         """The same slope for solves that are differentiated: with the state as one array, unless it is small."""
         if not self.unrolled or self.size <= UNROLLED_STAGES:
             return self
@@ -245,7 +319,9 @@ class System:
             return jnp.concatenate([row.reshape(1) for row in self.slope(constants, t, rows)])
 
         traced = jax.make_jaxpr(slope)(constants, t, state)
-        return System(traced, len(constants), size=self.size, unrolled=False, mass=self.mass, floor=np.zeros(self.size))
+        return TracedSystem(
+            traced, len(constants), size=self.size, unrolled=False, mass=self.mass, floor=np.zeros(self.size)
+        )
 
     def raised(self, y: Rows) -> Rows:
         """Return a state, raised to zero where it is so little below zero that it is effectively zero for a root."""
@@ -269,7 +345,7 @@ def system_of(
     start: State,
     mass: Float[np.ndarray, " states"] | None = None,
     atol: float | Float[np.ndarray, " states"] = 0.0,
-) -> tuple[System, list[jax.Array]]:
+) -> tuple[TracedSystem, list[jax.Array]]:
     """Trace the vector field of a model; return it with the leaves of the model that it is a function of.
 
     Args:
@@ -300,4 +376,4 @@ def system_of(
     marks = [{k} for k in range(flat.size)] if unrolled else [set(range(flat.size))]
     rooted = under_roots(traced, [*[set()] * (len(leaves) + 1), *marks])
     floor = np.where(np.isin(np.arange(flat.size), list(rooted)), atol, 0.0)
-    return System(traced, len(leaves), size=flat.size, unrolled=unrolled, mass=mass, floor=floor), leaves
+    return TracedSystem(traced, len(leaves), size=flat.size, unrolled=unrolled, mass=mass, floor=floor), leaves

@@ -9,7 +9,7 @@ Rosenbrock methods side by side).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,11 @@ from jaxtyping import Array, Float
 
 from qspjax._types import Scalar
 from qspjax.solve.kernel._jacobian import coloured_jacobian, columns_jacobian
-from qspjax.solve.kernel._layout import UNROLLED_STAGES, Rows, System
+from qspjax.solve.kernel._layout import Lanes, Rows, System, TracedSystem
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 
 Stage: TypeAlias = Callable[[Rows, Rows, Scalar, Scalar], Rows]
 """`(sum_j a_ij u_j, sum_j C_ij u_j, c_i, d_i) -> u_i`."""
-
-
-class Lanes(NamedTuple):
-    """What a step needs besides the state: the constants of the patients in the lanes, and which of them have lanes."""
-
-    constants: list[jax.Array]
-    batched: tuple[bool, ...]
 
 
 def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.Array, Rows], Rows]:
@@ -66,7 +59,11 @@ def rosenbrock_step(
     """
     slope = slope_of(system, lanes, rate)
     scale = _row_scale(system, h)
-    solve = _solver(tableau.gamma, system, lanes, functools.partial(slope, t), t, y, scale)
+    if system.linear is None:
+        assert isinstance(system, TracedSystem)  # any other has a solver of its own
+        solve = _solver(tableau.gamma, system, lanes, functools.partial(slope, t), t, y, scale)
+    else:
+        solve = system.linear(tableau.gamma, lanes, t, y, scale)
     f_t = None
     if not system.autonomous:
         f_t = jax.jvp(lambda t: slope(t, y), (t,), (jnp.ones_like(t),))[1]
@@ -88,7 +85,7 @@ def rosenbrock_step(
         return solve(_tied(system, jax.tree.map(jnp.add, right(dydt, d), carried), y))
 
     first = solve(_tied(system, right(dydt, float(tableau.slopes[0])), y))
-    if system.unrolled and system.size <= UNROLLED_STAGES:
+    if system.unrolled_stages:
         advanced, last, error = _unrolled(tableau, stage, first)
     else:
         advanced, last, error = _looped(tableau, system, stage, first)
@@ -160,7 +157,7 @@ def _row_scale(system: System, h: jax.Array) -> Rows:
 
 def _solver(
     gamma: float,
-    system: System,
+    system: TracedSystem,
     lanes: Lanes,
     field: Callable[[Rows], Rows],
     t: jax.Array,

@@ -14,32 +14,35 @@ import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from jaxtyping import Array, Float, PyTreeDef
+from jaxtyping import Array, Float, Int, PyTreeDef
 
 from qspjax.solve.kernel._adjoint import pull_back, push_forward
+from qspjax.solve.kernel._failing import failing_indices
 from qspjax.solve.kernel._fusion import fused
 from qspjax.solve.kernel._lanes import BLOCK, End, Patients, Program, Record, blank, solve
 from qspjax.solve.kernel.primitives._marked import select, widen
 
 LANES = 64
 """Maximum number of lanes on a CPU: a hundred rows of that many numbers stay in the nearest cache."""
-SOLVED, ACCEPTED = 6, 4
+SOLVED, ACCEPTED = 7, 4
 """The number of results of `solve` (the first ones of `record`), and which of them is the number of accepted steps."""
 
 T = TypeVar("T")
 Structure: TypeAlias = PyTreeDef  # pyright: ignore[reportInvalidTypeForm] (a variable in the stubs of jaxlib)
 
 
-def run(program: Program, patients: Patients) -> tuple[Float[Array, "patients outputs states"], End]:
-    """Solve an ensemble; return the states at outputs, and how each patient ended.
+def run(
+    program: Program, patients: Patients
+) -> tuple[Float[Array, "patients outputs states"], End, Int[Array, " patients"]]:
+    """Solve an ensemble; return the states at outputs, how each patient ended, and the state for which each failed.
 
     Args:
         program: What to solve; the number of lanes and the length of the log are chosen here.
         patients: The patients.
     """
     leaves, structure = jax.tree.flatten(patients)
-    states, *end = solve_p.bind(*leaves, ensemble=Ensemble(sized(program), structure))
-    return states, End(*end)
+    states, *end, failing = solve_p.bind(*leaves, ensemble=Ensemble(sized(program), structure))
+    return states, End(*end), failing
 
 
 def sized(program: Program) -> Program:
@@ -145,13 +148,16 @@ class Operands(Generic[T]):
 
 
 def _solve(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
-    solved = solve(ensemble.program, ensemble.patients(leaves))
-    return jax.tree.leaves((solved.states, solved.end))
+    program, patients = ensemble.program, ensemble.patients(leaves)
+    solved = solve(program, patients)
+    return jax.tree.leaves((solved.states, solved.end, failing_indices(program, patients, solved.end)))
 
 
 def _record(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
-    solved = solve(ensemble.program, ensemble.patients(leaves), record=True)
-    return jax.tree.leaves((solved.states, solved.end, solved.record))
+    program, patients = ensemble.program, ensemble.patients(leaves)
+    solved = solve(program, patients, record=True)
+    failing = failing_indices(program, patients, solved.end)
+    return jax.tree.leaves((solved.states, solved.end, failing, solved.record))
 
 
 def _steps(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
@@ -231,9 +237,18 @@ def _primitive(name: str, compute: Callable[..., list[jax.Array]]) -> Primitive:
         program = static_part.program
         return fused(functools.partial(compute, **static), unrolled=program.system.unrolled)(*operands)
 
-    primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(compiled, **static))(*operands))
-    mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
+    primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(primitive.bind, **static))(*operands))
+    _LOWERINGS[primitive] = mlir.lower_fun(compiled, multiple_results=True)
+    mlir.register_lowering(primitive, _LOWERINGS[primitive])
     return primitive
+
+
+_LOWERINGS: dict[Primitive, Callable] = {}
+
+
+def for_xla(primitive: Primitive) -> Callable:
+    """Return the lowering of a primitive that any platform has."""
+    return _LOWERINGS[primitive]
 
 
 solve_p = _primitive("qspjax_solve", _solve)
@@ -251,7 +266,8 @@ def _solved_shapes(ensemble: Ensemble, leaves: Sequence[ShapedArray]) -> list[Sh
     N, size = program.patients, program.system.size
     count = ShapedArray((N,), np.dtype(np.int32))
     states = ShapedArray((N, program.outputs, size), dtype)
-    return [states, ShapedArray((N,), dtype), ShapedArray((N, size), dtype), count, count, count]
+    index = ShapedArray((N,), jax.dtypes.canonicalize_dtype(int))
+    return [states, ShapedArray((N,), dtype), ShapedArray((N, size), dtype), count, count, count, index]
 
 
 @solve_p.def_abstract_eval
