@@ -12,9 +12,8 @@ The idea: Griewank and Walther, Evaluating Derivatives, 2nd ed., 2008, chapter 7
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.typing import ArrayLike
 from jaxtyping import Bool, PyTree, Shaped
 
-from qspjax._jaxpr._walk import called, dtype_of, shape_of, walk_all
+from qspjax._jaxpr._walk import called, dtype_of, scan_counts, shape_of, walk_all
 
 MAX_CONSTANT = 1_000_000
 """Arrays of constants larger than this are not computed."""
@@ -396,7 +395,7 @@ def _is_same(first: Sets | None, second: Sets | None) -> bool:
 
 def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
     p = equation.params
-    fixed, carried = _scan_counts(p)
+    fixed, carried = scan_counts(p)
     constants, carry, inputs = operands[:fixed], operands[fixed : fixed + carried], operands[fixed + carried :]
 
     def body(carry: Sequence[_Array], inputs: Sequence[_Array]) -> tuple[list[_Array], list[_Array]]:
@@ -416,14 +415,6 @@ def _scan(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
             carry, outputs_by_step[i] = body([_counted(x) for x in carry], [_item(x, i) for x in inputs])
         stacked = [_stacked([outputs[k] for outputs in outputs_by_step], shape) for k, shape in enumerate(shapes)]
     return [*carry, *(_Array(sets) if sets.any() else _UNKNOWN for sets in stacked)]
-
-
-def _scan_counts(parameters: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried."""
-    if "num_consts" in parameters:
-        return parameters["num_consts"], parameters["num_carry"]
-    constants, carry, _ = parameters["ft_in"].unpack()  # from jax 0.12 on
-    return len(constants.vals), len(carry.vals)
 
 
 def _stacked(steps: list[_Array], shape: tuple[int, ...]) -> np.ndarray:

@@ -4,8 +4,8 @@ Every analysis of a program, and every way to compute it, is a function `apply`:
 its operands to what is known of its results.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -126,3 +126,11 @@ def compute_all(program: ClosedJaxpr, values: Sequence[ArrayLike], apply: Comput
 
 def _itself(value: ArrayLike) -> ArrayLike:
     return value
+
+
+def scan_counts(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried."""
+    if "num_consts" in parameters:
+        return parameters["num_consts"], parameters["num_carry"]
+    constants, carry, _ = parameters["ft_in"].unpack()  # from jax 0.12 on
+    return len(constants.vals), len(carry.vals)

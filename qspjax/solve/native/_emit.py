@@ -1,0 +1,330 @@
+"""From a graph of scalars to text of LLVM: every node becomes a vector of lanes.
+
+Loops and branches are masked: they run as long as, or where, any lane needs them, and change only what belongs to the
+lanes that do. A product that is added to something, and used nowhere else, is a fused multiply-add: the choice is made
+here, so that results do not depend on the machine.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from qspjax.solve.native._graph import Argument, Branches, Function, Graph, Loop, Node, Region
+from qspjax.solve.native._rows import Place, RowArithmetic, RowLoop
+from qspjax.solve.native._text import Writer, each
+from qspjax.solve.native._values import UnsupportedError
+
+_ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_INTEGER = {
+    **{"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"},
+    **{"shl": "shl", "lshr": "lshr", "ashr": "ashr"},
+}
+_FLOAT_ORDER = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+_INTEGER_ORDER = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
+_INTRINSIC = {
+    **{"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "rint": "roundeven", "round": "round"},
+    **{"max": "maximum", "min": "minimum"},
+}
+_OWN = {"exp", "log", "pow"}
+_LIBRARY = {
+    *("expm1", "log1p", "exp2", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
+    *("asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "fmod", "nextafter"),
+}
+
+_INPUTS = {"in", "arg", "row", "outer", "index", "table"}
+
+Read = Callable[[Node], str]
+"""From a node that is an input of a region to its value."""
+
+
+class Emitter:
+    """Writes graphs."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.w = writer
+        self.functions: dict[str, Function] = {}
+        self._memory: dict[tuple[Graph, int], str] = {}
+
+    def region(self, region: Region, read: Read) -> list[str]:
+        """Write a region; return the values of its outputs."""
+        graph = region.graph
+        order = graph.needed(region.outputs)
+        uses = Counter(i for index in order for i in graph.nodes[index].args)
+        uses.update(region.outputs)
+        names: dict[int, str] = {}
+
+        def value(index: int) -> str:
+            """Return the value of a node; a product waits for the sum that it is part of, a result until it is used."""
+            if index not in names:
+                node = graph.nodes[index]
+                if node.op == "result":
+                    names[index] = self.w.load(self.w.row(value(node.args[0]), node.attr_as(int)), node.kind)
+                else:
+                    names[index] = self.w.f("fmul", *map(value, node.args))
+            return names[index]
+
+        def waits(index: int) -> bool:
+            node = graph.nodes[index]
+            return node.op == "mul" and node.kind == "float" and uses[index] == 1 and index not in names
+
+        for index in order:
+            node = graph.nodes[index]
+            if node.op in _INPUTS:
+                names[index] = read(node)
+            elif node.op in ("add", "sub") and any(map(waits, node.args)):
+                names[index] = self._fused(graph, node, value, waits)
+            elif node.op != "result" and not waits(index):
+                names[index] = self._node(graph, index, node, value)
+        return [value(i) for i in region.outputs]
+
+    def _fused(self, graph: Graph, node: Node, value: Callable[[int], str], waits: Callable[[int], bool]) -> str:
+        """Return a product plus or minus something, rounded once."""
+        w, (left, right) = self.w, node.args
+        if waits(right):
+            a, b = map(value, graph.nodes[right].args)
+            return w.fma(w.op(f"fneg {w.floats} {a}") if node.op == "sub" else a, b, value(left))
+        a, b = map(value, graph.nodes[left].args)
+        c = value(right)
+        return w.fma(a, b, w.op(f"fneg {w.floats} {c}") if node.op == "sub" else c)
+
+    def _node(self, graph: Graph, index: int, node: Node, value: Callable[[int], str]) -> str:
+        w, op = self.w, node.op
+        if op == "const":
+            number = graph.value(index)
+            return w.constant(0.0 if number is None else number)
+        if op == "call":
+            self._memory[graph, index] = self._call(graph, node, value)
+            return self._memory[graph, index]
+        args = [value(i) for i in node.args]
+        if op == "given":
+            return args[0]
+        if op == "rows":
+            self._memory[graph, index] = self._rows(graph, node, args)
+            return self._memory[graph, index]
+        if op in ("while", "cond"):
+            return (self._while if op == "while" else self._cond)(graph, node, args)
+        return self.operation(op, [graph.kind(i) for i in node.args], args, node.attr)
+
+    def operation(self, op: str, kinds: Sequence[str], x: Sequence[str], attr: object = None) -> str:
+        """Write an elementwise operation."""
+        w, kind = self.w, kinds[0]
+        if op == "select":
+            return w.select(x[0], x[1], x[2], w.type_of(kinds[1]))
+        if op in _FLOAT_ORDER:
+            if kind == "float":
+                return w.compare(_FLOAT_ORDER[op], *x)
+            order = _INTEGER_ORDER[op] if kind == "int" or op in ("eq", "ne") else f"u{op}"
+            return w.op(f"icmp {order} {w.type_of(kind)} {x[0]}, {x[1]}")
+        if kind == "bool":
+            if op == "not":
+                return w.op(f"xor {w.masks} {x[0]}, splat (i1 true)")
+            if op in ("and", "or", "xor"):
+                return w.op(f"{op} {w.masks} {x[0]}, {x[1]}")
+            if op in ("max", "min"):
+                return w.op(f"{'or' if op == 'max' else 'and'} {w.masks} {x[0]}, {x[1]}")
+        elif kind == "int":
+            return self._integer(op, x, attr)
+        elif kind == "float":
+            return self._float(op, x)
+        raise UnsupportedError(f"the operation `{op}` on values of kind {kind}")
+
+    def _float(self, op: str, x: Sequence[str]) -> str:
+        w = self.w
+        if op in _ARITHMETIC:
+            return w.f(_ARITHMETIC[op], *x)
+        if op == "neg":
+            return w.op(f"fneg {w.floats} {x[0]}")
+        if op in _INTRINSIC:
+            return w.intrinsic(_INTRINSIC[op], *x)
+        if op in _OWN:
+            return w.call(f"lanes_{op}", *x)
+        if op in _LIBRARY:
+            return each(w, op, *x)
+        if op == "is_finite":
+            return w.compare("olt", w.intrinsic("fabs", x[0]), w.splat(math.inf))
+        if op == "sign":
+            one = w.intrinsic("copysign", w.splat(1.0), x[0])
+            return w.select(w.compare("one", x[0], w.splat(0.0)), one, x[0])
+        if op == "round32":
+            narrow = w.op(f"fptrunc {w.floats} {x[0]} to <{w.lanes} x float>")
+            return w.op(f"fpext <{w.lanes} x float> {narrow} to {w.floats}")
+        if op == "int":
+            name = f"llvm.fptosi.sat.v{w.lanes}i64.v{w.lanes}f64"
+            w.declared.setdefault(name, f"declare {w.ints} @{name}({w.floats})")
+            return w.op(f"call {w.ints} @{name}({w.floats} {x[0]})")
+        raise UnsupportedError(f"the operation `{op}` on floats")
+
+    def _integer(self, op: str, x: Sequence[str], attr: object) -> str:
+        w = self.w
+        if op in _INTEGER:
+            return w.i(_INTEGER[op], *x)
+        if op == "neg":
+            return w.i("sub", "zeroinitializer", x[0])
+        if op in ("max", "min"):
+            return w.select(w.i("icmp sgt" if op == "max" else "icmp slt", *x), x[0], x[1], w.ints)
+        if op == "abs":
+            return w.select(w.i("icmp slt", x[0], "zeroinitializer"), w.i("sub", "zeroinitializer", x[0]), x[0], w.ints)
+        if op in ("remainder", "quotient"):
+            return self._division(op, x)
+        if op == "sign":
+            positive = w.select(w.i("icmp sgt", x[0], "zeroinitializer"), w.whole(1), "zeroinitializer", w.ints)
+            return w.select(w.i("icmp slt", x[0], "zeroinitializer"), w.whole(-1), positive, w.ints)
+        if op == "float":
+            return w.op(f"sitofp {w.ints} {x[0]} to {w.floats}")
+        if op == "wrap":
+            sign, size = str(attr)[1], int(str(attr)[2:]) * 8
+            narrow = w.op(f"trunc {w.ints} {x[0]} to <{w.lanes} x i{size}>")
+            return w.op(f"{'sext' if sign == 'i' else 'zext'} <{w.lanes} x i{size}> {narrow} to {w.ints}")
+        raise UnsupportedError(f"the operation `{op}` on integers")
+
+    def _division(self, op: str, x: Sequence[str]) -> str:
+        """Divide integers as XLA does: by zero gives -1, and the dividend as remainder; so does what overflows."""
+        w = self.w
+        by_zero = w.i("icmp eq", x[1], "zeroinitializer")
+        by_minus = w.i("icmp eq", x[1], w.whole(-1))
+        safe = w.select(w.op(f"or {w.masks} {by_zero}, {by_minus}"), w.whole(1), x[1], w.ints)
+        if op == "quotient":
+            result = w.select(by_minus, w.i("sub", "zeroinitializer", x[0]), w.i("sdiv", x[0], safe), w.ints)
+            return w.select(by_zero, w.whole(-1), result, w.ints)
+        return w.select(by_zero, x[0], w.i("srem", x[0], safe), w.ints)
+
+    # --- functions, branches and loops -------------------------------------------------------------------------------
+
+    def _slots(self, kinds: Sequence[str], values: Sequence[str] | None = None) -> str:
+        """Reserve rows of memory; return their address."""
+        w = self.w
+        base = w.alloca(w.floats, max(len(kinds), 1))
+        for k, (kind, value) in enumerate(zip(kinds, values or [], strict=False)):
+            w.store(value, w.row(base, k), kind)
+        return base
+
+    def _call(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
+        function = node.attr_as(Function)
+        self.functions.setdefault(function.name, function)
+        blocks, first = [], 0
+        for size in function.blocks:
+            nodes = node.args[first : first + size]
+            place = self._in_place(graph, nodes)
+            if place is None:
+                place = self._slots([graph.kind(i) for i in nodes], [value(i) for i in nodes])
+            blocks.append(place)
+            first += size
+        out = self._slots(["float"] * len(function.region.outputs))
+        given = ", ".join(f"ptr {block}" for block in ("%frame", *blocks, out))
+        self.w.put(f"  call void @{function.name}({given})")
+        return out
+
+    def _in_place(self, graph: Graph, nodes: Sequence[int]) -> str | None:
+        """Return where nodes stand in memory, None if they do not stand there one after the other."""
+        source = RowArithmetic(graph).source(np.array(nodes)) if nodes else None
+        return None if source is None else self._place(graph, source)
+
+    def _place(self, graph: Graph, source: Place) -> str:
+        """Return the address of an array in memory."""
+        base = "%frame" if source.op == "in" else self._memory[graph, source.args[0]]
+        return self.w.row(base, source.first)
+
+    def _rows(self, graph: Graph, node: Node, args: Sequence[str]) -> str:
+        """Write a loop over rows."""
+        w = self.w
+        loop = node.attr_as(RowLoop)
+        outer = dict(zip(loop.outer, args, strict=True))
+        inside, kind = loop.graph, loop.graph.kind(loop.output)
+        sources = {n.attr_as(Place) for i in inside.needed([loop.output]) if (n := inside.nodes[i]).op == "row"}
+        places = {source: self._place(graph, source) for source in sorted(sources, key=repr)}
+        out = self._slots(["float"] * loop.length)
+
+        def body(k: str) -> None:
+            def read(inner: Node) -> str:
+                if inner.op == "outer":
+                    return outer[inner.attr_as(int)]
+                if inner.op == "index":
+                    return w.spread("i64", k)
+                if inner.op == "table":
+                    cell = w.at("double", w.table(inner.attr_as(tuple)), k)
+                    return w.spread("double", w.op(f"load double, ptr {cell}"))
+                return w.load(w.row(places[inner.attr_as(Place)], k), inner.kind)
+
+            (result,) = self.region(Region(inside, [loop.output]), read)
+            w.store(result, w.row(out, k), kind)
+
+        w.loop(loop.length, body)
+        return out
+
+    def write_functions(self) -> None:
+        """Write the functions that were called, and those that these call."""
+        w, written = self.w, set()
+        while waiting := [name for name in self.functions if name not in written]:
+            for name in waiting:
+                written.add(name)
+                function = self.functions[name]
+
+                def body(region: Region = function.region) -> None:
+                    values = self.region(region, self.read_frame)
+                    for k, (i, value) in enumerate(zip(region.outputs, values, strict=True)):
+                        w.store(value, w.row("%out", k), region.graph.kind(i))
+                    w.put("  ret void")
+
+                blocks = "".join(f"ptr %in{k}, " for k in range(len(function.blocks)))
+                w.function(f"internal void @{name}(ptr %frame, {blocks}ptr noalias %out) noinline", body)
+
+    def read_frame(self, node: Node) -> str:
+        """Load an input from the frame of the patients, or an argument of a function."""
+        if node.op == "in":
+            return self.w.load(self.w.row("%frame", node.attr_as(int)), node.kind)
+        argument = node.attr_as(Argument)
+        return self.w.load(self.w.row(f"%in{argument.block}", argument.number), node.kind)
+
+    def _cond(self, graph: Graph, node: Node, args: Sequence[str]) -> str:
+        w = self.w
+        regions = node.attr_as(Branches).regions
+        which, *values = args
+        outputs = [regions[0].graph.kind(i) for i in regions[0].outputs]
+        slots = self._slots(outputs)
+        boolean = graph.kind(node.args[0]) == "bool"
+        for k, region in enumerate(regions):
+            if boolean:
+                here = which if k else w.op(f"xor {w.masks} {which}, splat (i1 true)")
+            elif k == 0:
+                here = w.i("icmp sle", which, w.whole(0))
+            else:
+                here = w.i("icmp sge" if k == len(regions) - 1 else "icmp eq", which, w.whole(k))
+            taken, after = w.fresh("taken"), w.fresh("after")
+            w.branch(w.any(here), taken, after)
+            w.label(taken)
+            results = self.region(region, lambda inner: values[inner.attr_as(int)])  # noqa: B023
+            self._keep(slots, outputs, results, here)
+            w.jump(after)
+            w.label(after)
+        return slots
+
+    def _keep(self, slots: str, kinds: Sequence[str], results: Sequence[str], here: str) -> None:
+        w = self.w
+        for k, (kind, result) in enumerate(zip(kinds, results, strict=True)):
+            row = w.row(slots, k)
+            w.store(w.select(here, result, w.load(row, kind), w.type_of(kind)), row, kind)
+
+    def _while(self, graph: Graph, node: Node, args: Sequence[str]) -> str:
+        w = self.w
+        condition, body, n_cond, n_body = node.attr_as(Loop)
+        cond_consts, body_consts = list(args[:n_cond]), list(args[n_cond : n_cond + n_body])
+        kinds = [graph.kind(i) for i in node.args[n_cond + n_body :]]
+        slots = self._slots(kinds, args[n_cond + n_body :])
+        running = self._slots(["bool"], ["splat (i1 true)"])
+        head, inside, after = (w.fresh(name) for name in ("head", "inside", "after"))
+        w.jump(head)
+        w.label(head)
+        carry = [w.load(w.row(slots, k), kind) for k, kind in enumerate(kinds)]
+        (goes_on,) = self.region(condition, lambda inner: [*cond_consts, *carry][inner.attr_as(int)])
+        here = w.op(f"and {w.masks} {w.load(running, 'bool')}, {goes_on}")
+        w.store(here, running, "bool")
+        w.branch(w.any(here), inside, after)
+        w.label(inside)
+        carry = [w.load(w.row(slots, k), kind) for k, kind in enumerate(kinds)]
+        results = self.region(body, lambda inner: [*body_consts, *carry][inner.attr_as(int)])
+        self._keep(slots, kinds, results, w.load(running, "bool"))
+        w.jump(head)
+        w.label(after)
+        return slots

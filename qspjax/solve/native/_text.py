@@ -1,0 +1,326 @@
+"""Text of LLVM programs in which every value is a vector of lanes."""
+
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+
+LN2 = Fraction(6931471805599453094172321214581765680755001343602552, 10**52)
+
+
+def number(x: float) -> str:
+    """Return a float as LLVM writes it."""
+    return f"0x{struct.unpack('<Q', struct.pack('<d', float(x)))[0]:016X}"
+
+
+class Writer:
+    """Lines of a module.
+
+    Attributes:
+        lanes: The number of lanes.
+        floats: The type of a vector of floats; `ints` and `masks` those of integers and of Booleans.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.floats, self.ints, self.masks = (f"<{lanes} x {kind}>" for kind in ("double", "i64", "i1"))
+        self.lines: list[str] = []
+        self.declared: dict[str, str] = {}
+        self._tables: dict[tuple[float, ...], str] = {}
+        self.block = "entry"
+        self._count = 0
+        self._at_entry = 0
+
+    def type_of(self, kind: str) -> str:
+        """Return the type of a vector of a kind."""
+        return {"float": self.floats, "int": self.ints, "bool": self.masks}[kind]
+
+    def put(self, text: str) -> None:
+        """Write a line."""
+        self.lines.append(text)
+
+    def op(self, text: str) -> str:
+        """Write an operation; return its value."""
+        self._count += 1
+        self.lines.append(f"  %v{self._count} = {text}")
+        return f"%v{self._count}"
+
+    def fresh(self, name: str) -> str:
+        """Return a name that is not used."""
+        self._count += 1
+        return f"{name}{self._count}"
+
+    def alloca(self, type: str, count: int) -> str:
+        """Reserve memory in the frame of the current function, at its entry."""
+        self._count += 1
+        self.lines.insert(self._at_entry, f"  %v{self._count} = alloca {type}, i64 {count}, align {8 * self.lanes}")
+        return f"%v{self._count}"
+
+    def f(self, op: str, a: str, b: str) -> str:
+        """Write an operation on two vectors of floats."""
+        return self.op(f"{op} {self.floats} {a}, {b}")
+
+    def i(self, op: str, a: str, b: str) -> str:
+        """Write an operation on two vectors of integers."""
+        return self.op(f"{op} {self.ints} {a}, {b}")
+
+    def splat(self, x: float) -> str:
+        """Return a number in every lane."""
+        return f"splat (double {number(x)})"
+
+    def whole(self, x: int) -> str:
+        """Return an integer in every lane."""
+        x = (x + 2**63) % 2**64 - 2**63
+        return f"splat (i64 {x})"
+
+    def constant(self, value: float | int | bool) -> str:
+        """Return a number of any kind in every lane."""
+        if isinstance(value, bool):
+            return "splat (i1 true)" if value else "zeroinitializer"
+        return self.whole(value) if isinstance(value, int) else self.splat(value)
+
+    def call(self, name: str, *args: str, type: str | None = None) -> str:
+        """Call a function of vectors of one type, by default of floats."""
+        type = type or self.floats
+        self.declared.setdefault(name, f"declare {type} @{name}({', '.join([type] * len(args))})")
+        return self.op(f"call {type} @{name}({', '.join(f'{type} {x}' for x in args)})")
+
+    def intrinsic(self, name: str, *args: str) -> str:
+        """Call an intrinsic function of LLVM of vectors of floats."""
+        return self.call(f"llvm.{name}.v{self.lanes}f64", *args)
+
+    def fma(self, a: str, b: str, c: str) -> str:
+        """Return a b + c, rounded once."""
+        return self.intrinsic("fma", a, b, c)
+
+    def select(self, mask: str, yes: str, no: str, type: str | None = None) -> str:
+        """Return one of two vectors, lane by lane."""
+        type = type or self.floats
+        return self.op(f"select {self.masks} {mask}, {type} {yes}, {type} {no}")
+
+    def compare(self, how: str, a: str, b: str) -> str:
+        """Compare floats."""
+        return self.op(f"fcmp {how} {self.floats} {a}, {b}")
+
+    def row(self, base: str, index: int | str) -> str:
+        """Return the address of a row of lanes."""
+        return self.op(f"getelementptr {self.floats}, ptr {base}, i64 {index}")
+
+    def at(self, type: str, base: str, index: str | int) -> str:
+        """Return the address of an element of an array."""
+        return self.op(f"getelementptr {type}, ptr {base}, i64 {index}")
+
+    def add(self, a: str | int, b: str | int) -> str:
+        """Return the sum of two integers."""
+        return self.op(f"add i64 {a}, {b}")
+
+    def mul(self, a: str | int, b: str | int) -> str:
+        """Return the product of two integers."""
+        return self.op(f"mul i64 {a}, {b}")
+
+    def load(self, address: str, kind: str = "float") -> str:
+        """Load a row of lanes; Booleans are integers in memory."""
+        type = self.floats if kind == "float" else self.ints
+        x = self.op(f"load {type}, ptr {address}, align {8 * self.lanes}")
+        return self.i("icmp ne", x, "zeroinitializer") if kind == "bool" else x
+
+    def store(self, x: str, address: str, kind: str = "float") -> None:
+        """Store a row of lanes."""
+        type = self.floats if kind == "float" else self.ints
+        if kind == "bool":
+            x = self.op(f"sext {self.masks} {x} to {self.ints}")
+        self.put(f"  store {type} {x}, ptr {address}, align {8 * self.lanes}")
+
+    def bits(self, mask: str) -> str:
+        """Return a mask as the bits of an integer."""
+        narrow = self.op(f"bitcast {self.masks} {mask} to i{self.lanes}")
+        return self.op(f"zext i{self.lanes} {narrow} to i64")
+
+    def any(self, mask: str) -> str:
+        """Return whether any lane is true."""
+        return self.op(f"icmp ne i64 {self.bits(mask)}, 0")
+
+    def label(self, name: str) -> None:
+        """Begin a block."""
+        self.put(f"{name}:")
+        self.block = name
+
+    def jump(self, name: str) -> None:
+        """End a block: go on at another."""
+        self.put(f"  br label %{name}")
+
+    def branch(self, condition: str, yes: str, no: str) -> None:
+        """End a block: go on at one of two."""
+        self.put(f"  br i1 {condition}, label %{yes}, label %{no}")
+
+    def loop(self, count: str | int, body: Callable[[str], None]) -> None:
+        """Write a loop over the integers below a count."""
+        head, after, inside = (self.fresh(name) for name in ("head", "after", "inside"))
+        index, following = self.fresh("%i"), self.fresh("%n")
+        before = self.block
+        self.jump(head)
+        self.label(head)
+        place = self.fresh("; loop ")
+        self.put(place)
+        self.branch(self.op(f"icmp slt i64 {index}, {count}"), inside, after)
+        self.label(inside)
+        body(index)
+        self.lines[self.lines.index(place)] = f"  {index} = phi i64 [0, %{before}], [{following}, %{self.block}]"
+        self.put(f"  {following} = add i64 {index}, 1")
+        self.jump(head)
+        self.label(after)
+
+    def function(self, head: str, body: Callable[[], None]) -> None:
+        """Write a function."""
+        self.put(f"define {head} {{")
+        self.label("entry")
+        self._at_entry = len(self.lines)
+        body()
+        self.put("}")
+
+    def spread(self, type: str, x: str) -> str:
+        """Return a number in every lane."""
+        vector = f"<{self.lanes} x {type}>"
+        first = self.op(f"insertelement {vector} poison, {type} {x}, i64 0")
+        return self.op(f"shufflevector {vector} {first}, {vector} poison, <{self.lanes} x i32> zeroinitializer")
+
+    def table(self, values: tuple[float, ...]) -> str:
+        """Return the address of constant numbers."""
+        if values not in self._tables:
+            self._tables[values] = f"@table{len(self._tables)}"
+        return self._tables[values]
+
+    def module(self) -> str:
+        """Return the text of the module."""
+        defined = {line.split("@")[1].split("(")[0] for line in self.lines if line.startswith("define")}
+        declared = [text for name, text in self.declared.items() if name not in defined]
+        tables = [
+            f"{name} = internal constant [{len(values)} x double] [{', '.join(f'double {number(x)}' for x in values)}]"
+            for values, name in self._tables.items()
+        ]
+        return "\n".join([*declared, *tables, *self.lines]) + "\n"
+
+
+class Elementary:
+    """Exponential, logarithm and power of vectors, within 1.1 units in the last place, written as functions.
+
+    The same operations in every lane and for every number of lanes, so that results are the same to the last bit.
+
+    Reference: Muller, Elementary Functions, 3rd ed., 2016, doi:10.1007/978-1-4899-7983-4 (reduction of the argument,
+    logarithm as an inverse hyperbolic tangent).
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.w = writer
+        self.high = Fraction(int(LN2 * 2**33), 2**33)  # its products with small whole numbers are exact
+        self.low = LN2 - self.high
+
+    def write(self) -> None:
+        """Write the functions."""
+        floats = self.w.floats
+
+        def exp() -> None:
+            self.w.put(f"  ret {floats} {self._exp('%x', None)}")
+
+        self.w.function(f"internal {floats} @lanes_exp({floats} %x) noinline", exp)
+        self.w.function(f"internal {floats} @lanes_log({floats} %x) noinline", self._log)
+        self.w.function(f"internal {floats} @lanes_pow({floats} %x, {floats} %y) noinline", self._pow)
+
+    def _horner(self, x: str, coefficients: list[float]) -> str:
+        total = self.w.splat(coefficients[-1])
+        for coefficient in coefficients[-2::-1]:
+            total = self.w.fma(total, x, self.w.splat(coefficient))
+        return total
+
+    def _exp(self, x: str, tail: str | None) -> str:
+        """Return exp(x + tail): x = k log 2 + r, a Taylor polynomial in r, and 2^k in two halves."""
+        w = self.w
+        known = w.compare("ord", x, x)
+        safe = w.select(known, x, w.splat(0.0))
+        safe = w.select(w.compare("olt", safe, w.splat(720.0)), safe, w.splat(720.0))
+        safe = w.select(w.compare("ogt", safe, w.splat(-760.0)), safe, w.splat(-760.0))
+        k = w.intrinsic("roundeven", w.f("fmul", safe, w.splat(float(1 / LN2))))
+        r = w.fma(k, w.splat(-float(self.low)), w.fma(k, w.splat(-float(self.high)), safe))
+        if tail is not None:
+            r = w.f("fadd", r, tail)
+        factorial, coefficients = 1.0, []
+        for i in range(1, 14):
+            factorial *= i
+            coefficients.append(1.0 / factorial)
+        power = w.fma(w.f("fmul", r, r), self._horner(r, coefficients[1:]), r)
+        power = w.f("fadd", power, w.splat(1.0))
+        whole = w.op(f"fptosi {w.floats} {k} to {w.ints}")
+        half = w.i("ashr", whole, w.whole(1))
+        for part in (half, w.i("sub", whole, half)):
+            exponent = w.i("shl", w.i("add", part, w.whole(1023)), w.whole(52))
+            power = w.f("fmul", power, w.op(f"bitcast {w.ints} {exponent} to {w.floats}"))
+        return w.select(known, power, x)
+
+    def _log_parts(self, x: str) -> tuple[str, str]:
+        """Return log x as a sum of two numbers: log(1 + f) = 2 artanh(s), s = f / (2 + f), with its rounding errors."""
+        w = self.w
+        k, f = self._reduced(x)
+        d = w.f("fadd", f, w.splat(2.0))
+        d_low = w.f("fsub", f, w.f("fsub", d, w.splat(2.0)))
+        s = w.f("fdiv", f, d)
+        negative = w.op(f"fneg {w.floats} {s}")
+        s_low = w.f("fdiv", w.fma(negative, d_low, w.fma(negative, d, f)), d)
+        z = w.f("fmul", s, s)
+        series = self._horner(z, [2.0 / (2 * i + 3) for i in range(11)])
+        low = w.fma(w.f("fmul", s, z), series, w.f("fmul", s_low, w.splat(2.0)))
+        high = w.f("fmul", s, w.splat(2.0))
+        big = w.f("fmul", k, w.splat(float(self.high)))
+        total = w.f("fadd", big, high)  # |big| > |high|, or big is zero
+        error = w.f("fadd", w.f("fsub", big, total), high)
+        return total, w.fma(k, w.splat(float(self.low)), w.f("fadd", low, error))
+
+    def _reduced(self, x: str) -> tuple[str, str]:
+        """Return k and f with x = 2^k (1 + f), 1 + f between sqrt(1/2) and sqrt(2), for x > 0."""
+        w = self.w
+        small = w.compare("olt", x, w.splat(2.0**-1022))
+        scaled = w.select(small, w.f("fmul", x, w.splat(2.0**54)), x)
+        bits = w.op(f"bitcast {w.floats} {scaled} to {w.ints}")
+        (root,) = struct.unpack("<q", struct.pack("<d", 0.5**0.5))
+        k = w.i("ashr", w.i("sub", bits, w.whole(root)), w.whole(52))
+        mantissa = w.i("sub", bits, w.i("shl", k, w.whole(52)))
+        exponent = w.op(f"sitofp {w.ints} {k} to {w.floats}")
+        exponent = w.f("fsub", exponent, w.select(small, w.splat(54.0), w.splat(0.0)))
+        return exponent, w.f("fsub", w.op(f"bitcast {w.ints} {mantissa} to {w.floats}"), w.splat(1.0))
+
+    def _log(self) -> None:
+        w = self.w
+        high, low = self._log_parts("%x")
+        out = w.f("fadd", high, low)
+        out = w.select(w.compare("oeq", "%x", w.splat(float("inf"))), "%x", out)
+        out = w.select(w.compare("oeq", "%x", w.splat(0.0)), w.splat(float("-inf")), out)
+        out = w.select(w.compare("uge", "%x", w.splat(0.0)), out, w.splat(float("nan")))
+        w.put(f"  ret {w.floats} {w.select(w.compare('uno', '%x', '%x'), '%x', out)}")
+
+    def _pow(self) -> None:
+        """Write exp(y log x), with log x in two parts; what is not positive and finite goes to the C library."""
+        w = self.w
+        high, low = self._log_parts("%x")
+        top = w.f("fadd", high, low)
+        low = w.f("fadd", w.f("fsub", high, top), low)
+        product = w.f("fmul", "%y", top)
+        tail = w.fma("%y", low, w.fma("%y", top, w.op(f"fneg {w.floats} {product}")))
+        out = self._exp(product, tail)
+        plain = w.compare("ogt", "%x", w.splat(0.0))
+        moderate = w.compare("olt", w.intrinsic("fabs", "%y"), w.splat(1e10))
+        for other in (w.compare("olt", "%x", w.splat(float("inf"))), moderate):
+            plain = w.op(f"and {w.masks} {plain}, {other}")
+        odd = w.any(w.op(f"xor {w.masks} {plain}, splat (i1 true)"))
+        w.branch(odd, "slow", "fast")
+        w.label("fast")
+        w.put(f"  ret {w.floats} {out}")
+        w.label("slow")
+        w.put(f"  ret {w.floats} {w.select(plain, out, each(w, 'pow', '%x', '%y'))}")
+
+
+def each(w: Writer, name: str, *args: str) -> str:
+    """Call a function of the C library in every lane, one after the other."""
+    out = "poison"
+    for lane in range(w.lanes):
+        parts = [w.op(f"extractelement {w.floats} {x}, i64 {lane}") for x in args]
+        result = w.call(name, *parts, type="double")
+        out = w.op(f"insertelement {w.floats} {out}, double {result}, i64 {lane}")
+    return out

@@ -1,0 +1,301 @@
+"""From a traced program of one patient to a graph of scalars.
+
+An array of the program is an array of nodes here, so that whatever only moves numbers (a slice, a gather, a transpose)
+is indexing, and leaves no code behind. What is known when the program is translated stays in numpy.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.typing import ArrayLike
+
+from qspjax._jaxpr._walk import bind, called, dtype_of, shape_of, walk_all
+from qspjax.solve.native._graph import ZERO, Argument, Function, Graph, Region
+from qspjax.solve.native._rows import LONG, Pending, RowArithmetic
+from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
+
+OUTLINED = "qspjax_outlined"
+"""The name of jitted functions that are functions of the compiled program as well, unless they are small."""
+SMALL = 150
+"""Up to this many nodes, a function is written out where it is called."""
+UNROLLED = 20_000
+"""Up to this many equations times iterations, a loop of known length is written out."""
+SELECTED = 64
+"""Up to this many elements, an element of a traced index is selected among all."""
+
+
+Rule: TypeAlias = Callable[["Translator", JaxprEqn, list[Value]], Sequence[Value]]
+
+RULES: dict[str, Rule] = {}
+"""By primitive: from an equation and its operands to its results."""
+MOVES: set[str] = set()
+"""Primitives that only move elements, of what is known and of nodes alike."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of some primitives."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+class Translator:
+    """Adds traced programs to a graph."""
+
+    def __init__(self, graph: Graph, functions: dict[tuple, Function] | None = None, constants: int = 0) -> None:
+        """Translate into a graph whose first inputs, `constants` of them, are constants of a patient."""
+        self.graph, self.constants = graph, constants
+        self.functions: dict[tuple, Function] = {} if functions is None else functions
+        self.rows: RowArithmetic | None = None
+
+    def inputs(self, count: int, dtype: np.dtype, start: int = 0) -> np.ndarray:
+        """Return the nodes of inputs of the graph, from the number `start` on."""
+        kind = kind_of(np.dtype(dtype))
+        return np.array([self.graph.node("in", (), start + k, kind) for k in range(count)], np.int64)
+
+    def ids(self, value: Value) -> np.ndarray:
+        """Return the nodes of a value."""
+        if isinstance(value, AbstractNodes):
+            return value.ids
+        kind_of(value.dtype)
+        const = self.graph.const
+        return np.array([const(x) for x in value.ravel().tolist()], np.int64).reshape(value.shape)
+
+    def run(self, program: ClosedJaxpr, operands: Sequence[Value]) -> list[Value]:
+        """Translate a program; return its results."""
+        return walk_all(program, list(operands), self.apply, _known)
+
+    def apply(self, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+        """Translate an equation."""
+        name = eqn.primitive.name
+        inner = called(eqn, derivatives=False)
+        if inner is not None:
+            return self._call(eqn, inner, operands)
+        translate = RULES.get(name)
+        known = not any(isinstance(x, AbstractNodes) for x in operands)
+        if translate is not None and (not known or name in MOVES):
+            return translate(self, eqn, operands)
+        if known:
+            return _evaluated(eqn, operands)
+        raise UnsupportedError(f"the operation `{name}`")
+
+    def _call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Value]) -> Sequence[Value]:
+        if eqn.params.get("name") != OUTLINED or not any(isinstance(x, AbstractNodes) for x in operands):
+            return self.run(inner, operands)
+        return self.call(
+            ("jit", inner.jaxpr), lambda translator, values: translator.run(inner, values), operands, numbers=False
+        )
+
+    def call(
+        self,
+        key: tuple,
+        translate: Callable[["Translator", list[Value]], Sequence[Value]],
+        operands: Sequence[Value],
+        *,
+        numbers: bool = True,
+    ) -> list[Value]:
+        """Call a function, which is translated once, with operands that differ; small ones are written out.
+
+        In the function, constants of a patient are rows of the frame; and `numbers` are numbers.
+        """
+        written = list(operands)
+        operands = written if numbers else [self.unbound(x) for x in written]
+        bound = [
+            [-1 if self.passed(i) else i for i in x.ids.ravel().tolist()]
+            if isinstance(x, AbstractNodes)
+            else x.tobytes()
+            for x in operands
+        ]
+        key = (*key, repr(bound))
+        if key not in self.functions:
+            self.functions[key] = self._function(translate, operands, len(self.functions))
+        function = self.functions[key]
+        region, shapes = function.region, function.shapes
+        if region.size <= SMALL:
+            return list(translate(self, written))
+        args = tuple(
+            i for x in operands if isinstance(x, AbstractNodes) for i in x.ids.ravel().tolist() if self.passed(i)
+        )
+        call = self.graph.node("call", args, function)
+        results: list[Value] = []
+        count = 0
+        for ids, dtype in shapes:
+            new = np.empty(ids.shape, np.int64)
+            for place, i in enumerate(ids.ravel().tolist()):
+                inside = region.graph.nodes[i]
+                if inside.op == "const":
+                    new.flat[place] = ZERO if i == ZERO else self.graph.node(*inside)
+                else:
+                    new.flat[place] = self.graph.node("result", (call,), count, inside.kind)
+                    count += 1
+            results.append(Nodes(new, dtype))
+        return results
+
+    def unbound(self, value: Value) -> Value:
+        """Return an operand of which numbers are passed to a function like anything else."""
+        if not isinstance(value, AbstractNodes):
+            return value
+        nodes = self.graph.nodes
+        opaque = [
+            self.graph.node("given", (i,), None, nodes[i].kind) if nodes[i].op == "const" else i
+            for i in value.ids.ravel().tolist()
+        ]
+        return Nodes(np.array(opaque, np.int64).reshape(value.shape), value.dtype)
+
+    def passed(self, index: int) -> bool:
+        """Return whether a node is passed to a function: a number is not, nor a constant of a patient."""
+        node = self.graph.nodes[index]
+        return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.constants)
+
+    def _function(self, translate: Callable, operands: Sequence[Value], number: int) -> Function:
+        inside = Translator(Graph(), self.functions)
+        values: list[Value] = []
+        blocks: list[int] = []
+        for x in operands:
+            if not isinstance(x, AbstractNodes):
+                values.append(x)
+                continue
+            new = np.empty(x.ids.shape, np.int64)
+            count = 0
+            for place, i in enumerate(x.ids.ravel().tolist()):
+                node = self.graph.nodes[i]
+                if self.passed(i):
+                    new.flat[place] = inside.graph.node("arg", (), Argument(len(blocks), count), node.kind)
+                    count += 1
+                else:
+                    new.flat[place] = ZERO if i == ZERO else inside.graph.node(*node)
+            values.append(Nodes(new, x.dtype))
+            blocks.append(count)
+        results = translate(inside, values)
+        shapes = [(inside.ids(x), x.dtype) for x in results]
+        outputs = [i for ids, _ in shapes for i in ids.ravel().tolist() if inside.graph.nodes[i].op != "const"]
+        return Function(Region(inside.graph, outputs), f"function{number}", shapes, blocks)
+
+    def region(self, program: ClosedJaxpr, operands: Sequence[Value]) -> tuple[Region, list[Value]]:
+        """Translate a program into a region whose inputs are the nodes of the operands; return also its results."""
+        inside = Translator(Graph(), self.functions)
+        values: list[Value] = []
+        count = 0
+        for x in operands:
+            if isinstance(x, AbstractNodes):
+                ids = inside.inputs(x.ids.size, x.dtype, count).reshape(x.ids.shape)
+                values.append(Nodes(ids, x.dtype))
+                count += x.ids.size
+            else:
+                values.append(x)
+        results = inside.run(program, values)
+        outputs = [i for x in results for i in inside.ids(x).ravel().tolist()]
+        return Region(inside.graph, outputs), results
+
+    # --- elementwise -------------------------------------------------------------------------------------------------
+
+    def each(self, op: str, dtype: np.dtype, *operands: Value) -> AbstractNodes:
+        """Return the results of an elementwise operation, of a type."""
+        if self.rows is not None:
+            pending = self._pending(self.rows, op, np.dtype(dtype), operands)
+            if pending is not None:
+                return pending
+        arrays = np.broadcast_arrays(*(self.ids(x) for x in operands))
+        ids = self._sparse(op, arrays) if op in ("add", "mul", "neg") and arrays[0].size > 32 else None
+        if ids is None:
+            rows = zip(*(a.ravel().tolist() for a in arrays), strict=True)
+            make = self.graph.make
+            ids = np.array([make(op, *row) for row in rows], np.int64).reshape(arrays[0].shape)
+        return self.rounded(Nodes(ids, np.dtype(dtype)), op)
+
+    def _pending(self, rows: RowArithmetic, op: str, dtype: np.dtype, operands: Sequence[Value]) -> Pending | None:
+        """Return the results of an operation on long arrays in memory, None if it is not one."""
+        shape = np.broadcast_shapes(*(x.shape for x in operands))
+        count = int(np.prod(shape))
+        if count <= LONG or dtype not in (np.float64, np.bool_, np.int64, np.int32):
+            return None
+        if any(x.shape != shape and int(np.prod(x.shape)) != 1 for x in operands):
+            return None
+        if not any(isinstance(x, Pending) or (isinstance(x, AbstractNodes) and rows.source(x.ids)) for x in operands):
+            return None
+        nodes = [i for i in (rows.operand(x, count) for x in operands) if i is not None]
+        if len(nodes) < len(operands):
+            return None
+        return Pending(rows, rows.make(op, nodes, count), shape, dtype)
+
+    def _sparse(self, op: str, arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Return the results of an operation on derivatives most of which are not there, None where they are."""
+        there = [a != ZERO for a in arrays]
+        if all(mask.all() for mask in there):
+            return None
+        out = np.full(arrays[0].shape, ZERO, np.int64)
+        if op == "add":
+            out = np.where(there[0], arrays[0], arrays[1])
+        both = functools.reduce(np.logical_and, there)
+        rows = zip(*(a[both].tolist() for a in arrays), strict=True)
+        out[both] = [self.graph.make(op, *row) for row in rows]
+        return out
+
+    def rounded(self, value: Nodes, op: str) -> Nodes:
+        """Round the results of an operation to single precision or to short integers, where that is their type."""
+        if value.dtype == np.float32 and op not in ("select", "neg", "abs", "max", "min"):
+            return Nodes(self._mapped("round32", value.ids), value.dtype)
+        if value.dtype in (np.int32, np.uint32, np.int8, np.uint8, np.int16, np.uint16) and op in (
+            *("add", "sub", "mul", "neg", "shl", "convert"),
+        ):
+            return Nodes(self._mapped("wrap", value.ids, value.dtype.str), value.dtype)
+        return value
+
+    def _mapped(self, op: str, ids: np.ndarray, attr: str | None = None) -> np.ndarray:
+        nodes, graph = self.graph.nodes, self.graph
+
+        def map_one(i: int) -> int:
+            node = nodes[i]
+            if node.op == "const":
+                value = graph.value(i)
+                if i == ZERO:
+                    return ZERO
+                dtype = np.float32 if op == "round32" else np.dtype(attr)
+                with np.errstate(all="ignore"):
+                    return graph.const(np.asarray(value).astype(dtype).item())
+            return graph.node(op, (i,), attr, node.kind)
+
+        return np.array([map_one(i) for i in ids.ravel().tolist()], np.int64).reshape(ids.shape)
+
+
+def _known(value: ArrayLike) -> Value:
+    return np.asarray(value)
+
+
+def _evaluated(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
+    """Return what an equation computes from what is known."""
+    name, arrays = eqn.primitive.name, [np.asarray(x) for x in operands]
+    function = _NUMPY.get(name)
+    if function is not None:
+        with np.errstate(all="ignore"):
+            out = function(*arrays)
+        return [np.asarray(out, dtype_of(eqn.outvars[0])).reshape(shape_of(eqn.outvars[0]))]
+    with jax.ensure_compile_time_eval():
+        return [np.asarray(x) for x in bind(eqn, arrays)]
+
+
+_NUMPY: dict[str, Callable[..., np.ndarray]] = {
+    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "abs": np.abs},
+    **{
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+        "eq": np.equal,
+        "ne": np.not_equal,
+    },
+    **{"max": np.maximum, "min": np.minimum, "sqrt": np.sqrt, "square": np.square, "sign": np.sign, "floor": np.floor},
+    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "is_finite": np.isfinite},
+    **{"stop_gradient": np.asarray, "copy": np.asarray, "optimization_barrier": np.asarray},
+    **{"exp": np.exp, "log": np.log},
+    "select_n": lambda which, *cases: (
+        np.choose(which.astype(int), cases) if len(cases) > 2 else np.where(which, *cases[::-1])
+    ),
+}

@@ -1,0 +1,117 @@
+"""Random programs, compiled natively, against JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qspjax.solve.native._translate import UnsupportedError
+from tests.solve.native.compiled import native
+
+LANES = 4
+
+
+def bounded(x):
+    return x / (1.0 + jnp.abs(x))
+
+
+def looped(x, y, limit):
+    """Newton's method with a number of iterations that differs between lanes."""
+    return jax.lax.while_loop(
+        lambda now: (now[0] < limit) & (jnp.abs(now[1]) > 1e-3),
+        lambda now: (now[0] + 1, 0.7 * now[1] + 0.1 * y),
+        (0, x),
+    )[1]
+
+
+STEPS = {
+    "add": lambda x, y, i: x + y,
+    "sub": lambda x, y, i: x - 0.5 * y,
+    "mul": lambda x, y, i: bounded(x) * y,
+    "div": lambda x, y, i: x / (2.0 + jnp.abs(y)),
+    "exp": lambda x, y, i: jnp.exp(-jnp.abs(x)) + y,
+    "log": lambda x, y, i: jnp.log(1.0 + jnp.abs(x)) - y,
+    "pow": lambda x, y, i: jnp.power(1.0 + jnp.abs(x), bounded(y)),
+    "tanh": lambda x, y, i: jnp.tanh(x) + jnp.sin(y),
+    "where": lambda x, y, i: jnp.where(x > y, bounded(x), y * 2.0),
+    "max": lambda x, y, i: jnp.maximum(x, jnp.minimum(y, 0.5)),
+    "flip": lambda x, y, i: x[::-1] + y,
+    "sum": lambda x, y, i: x - y.sum() / 3.0,
+    "total": lambda x, y, i: bounded(jnp.cumsum(x)) + y.max(),
+    "dot": lambda x, y, i: bounded(x @ jnp.outer(y, x)),
+    "stack": lambda x, y, i: jnp.stack([x, y])[1] + jnp.concatenate([x[1:], y[:1]]),
+    "set": lambda x, y, i: x.at[1].set(y[2]).at[jnp.array([0, 0])].add(0.25),
+    "element": lambda x, y, i: x + y[jnp.clip(i, 0, 2)],
+    "update": lambda x, y, i: jax.lax.dynamic_update_index_in_dim(x, y[0], i, 0),
+    "slice": lambda x, y, i: x + jax.lax.dynamic_slice(y, (i,), (1,)),
+    "index": lambda x, y, i: x + jnp.argmax(y) * 0.125,
+    "cond": lambda x, y, i: jax.lax.cond(x[0] > y[0], lambda: bounded(x) + y, lambda: y - 0.5),
+    "switch": lambda x, y, i: jax.lax.switch(i, [lambda: x, lambda: y, lambda: bounded(x * y)]),
+    "while": lambda x, y, i: x.at[0].set(looped(x[0], y[1], 1 + jnp.abs(i))),
+    "scan": lambda x, y, i: jax.lax.scan(lambda c, v: (bounded(c) + v, c), x[0], y)[1],
+    "fori": lambda x, y, i: jax.lax.fori_loop(0, 3, lambda k, v: bounded(v) + y[k], x),
+    "single": lambda x, y, i: (x.astype(jnp.float32) * y.astype(jnp.float32)).astype(float) + y,
+    "whole": lambda x, y, i: x + (jnp.clip(y, -99.0, 99.0).astype(jnp.int32) // 2) * 0.5,
+    "even": lambda x, y, i: x + (i % 3 - (i & 1)),
+    "linear": lambda x, y, i: bounded(jnp.linalg.norm(x) * y),
+}  # fmt: skip
+
+
+def program(rng):
+    names = rng.choice(list(STEPS), rng.integers(2, 9))
+    order = rng.permutation(2)
+
+    def function(x, y, i):
+        now = [x, y]
+        for name in names:
+            new = bounded(STEPS[name](now[order[0]], now[order[1]], i)) * 2.0
+            now = [now[1], new]
+        return now
+
+    return names.tolist(), function
+
+
+def compare(seed):
+    rng = np.random.default_rng(seed)
+    names, function = program(rng)
+    x, y = rng.normal(size=(2, LANES, 3)) * 2.0
+    i = rng.integers(-2, 5, LANES)
+    try:
+        found = native(function, x, y, i, lanes=LANES)
+    except UnsupportedError as error:
+        return f"{error}"
+    # op by op, as `jax.core.eval_jaxpr` does; a tiny change of the input says how sensitive the program is
+    results = [np.asarray(v) for v in jax.vmap(function)(x, y, i)]
+    nearby = [np.asarray(v) for v in jax.vmap(function)(x * (1 + 4e-16), y * (1 - 4e-16), i)]
+    for a, b, c in zip(found, results, nearby, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13 + 1e3 * np.abs(b - c).max(), err_msg=f"{seed} {names}")
+    return None
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_programs(block):
+    reasons = [compare(1000 * block + k) for k in range(25)]
+    assert all(reason is None for reason in reasons), set(reasons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(40))
+def test_many_random_programs(block):
+    reasons = [compare(100_000 + 1000 * block + k) for k in range(50)]
+    assert all(reason is None for reason in reasons), set(reasons)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+def test_results_do_not_depend_on_the_number_of_lanes(lanes):
+    rng = np.random.default_rng(5)
+    x, y, i = rng.normal(size=(16, 3)), rng.normal(size=(16, 3)), rng.integers(0, 3, 16)
+    for seed in range(6):
+        _, function = program(np.random.default_rng(seed))
+        one, other = (native(function, x, y, i, lanes=width) for width in (4, lanes))
+        for a, b in zip(one, other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_reason_is_given_for_what_is_not_translated():
+    with pytest.raises(UnsupportedError, match="sort"):
+        native(lambda x: jnp.sort(x), np.ones((4, 3)))
