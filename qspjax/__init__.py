@@ -82,6 +82,7 @@ if _typing.TYPE_CHECKING:
     )
     from qspjax._dosing._regimen import Regimen as Regimen
     from qspjax._events import Event as Event
+    from qspjax._explain import explain as explain
     from qspjax._model import AbstractModel as AbstractModel, Units as Units
     from qspjax._names import at as at, names as names
     from qspjax._parameters import parameter as parameter
@@ -124,6 +125,7 @@ _NAMES = {
     "_dosing._doses": "MODELLED bolus infusion no_doses reset scale",
     "_dosing._regimen": "Regimen",
     "_events": "Event",
+    "_explain": "explain",
     "_model": "AbstractModel Units",
     "_names": "at names",
     "_parameters": "parameter",
