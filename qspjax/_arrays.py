@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from qspjax._checks import check_no_unit
@@ -37,6 +38,13 @@ def on_device(tree: PyTree) -> PyTree:
 def device_floats(values: PyTree) -> jax.Array:
     """Return numbers, lists of them, or an array as an array of strong floats for jax."""
     return jnp.asarray(values if isinstance(values, jax.Array) else floats(values), dtype=float)
+
+
+def taken(leaf: jax.Array, index: ArrayLike) -> jax.Array:
+    """Return some elements of an array; without a program where both are at hand on a CPU."""
+    if namespace(leaf, index) is np and jax.default_backend() == "cpu":
+        return jax.device_put(np.asarray(leaf)[np.asarray(index)])
+    return leaf[index]
 
 
 def first_true(mask: jax.Array, axis: int = -1) -> jax.Array:

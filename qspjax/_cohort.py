@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from qspjax._arrays import namespace, taken
 from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, refuse
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
@@ -19,7 +20,7 @@ def as_array(argument: str, value: ArrayInput) -> jax.Array:
     """Return numbers as an array; anything else is refused."""
     check_no_unit(argument, value)
     try:
-        return jnp.asarray(value)
+        return jnp.asarray(value) if namespace(value) is jnp else jax.device_put(np.asarray(value))
     except (TypeError, ValueError):
         refuse(argument, "hold numbers", value if isinstance(value, str) else f"of type {type(value).__name__}")
 
@@ -96,14 +97,14 @@ class Cohort(eqx.Module):
             index = np.asarray(i)
             if index.dtype.kind not in "iu" or index.ndim or not -self.size <= index < self.size:
                 refuse("i", f"be the number of a patient (0 to {self.size - 1})", i)
-        return self._map_varying(lambda leaf: leaf[i])
+        return self._map_varying(lambda leaf: taken(leaf, i))
 
     def take(self, indices: ArrayInput) -> "Cohort":
         """Return the cohort of some of the patients, by their numbers, a mask of true and false, or a slice."""
         indices = self._checked(indices)
-        covariates = {name: value[indices] for name, value in self.covariates.items()}
+        covariates = {name: taken(value, indices) for name, value in self.covariates.items()}
         return Cohort(
-            model=self._map_varying(lambda leaf: leaf[indices]),
+            model=self._map_varying(lambda leaf: taken(leaf, indices)),
             covariates=covariates,
             varying=self.varying,
             size=indices.size,

@@ -41,6 +41,23 @@ def test_a_first_result_takes_few_programs_and_other_numbers_take_none():
     assert len(counts) == 0
 
 
+def test_cohorts_of_a_class_of_sizes_take_one_program():
+    patient, dose = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2), qsp.bolus(200.0, to="depot")
+    values = np.linspace(2.0, 5.0, 100)
+
+    def result(size):
+        cohort = qsp.Cohort.of(patient, {"CL": values[:size]})
+        solution = qsp.simulate_cohort(cohort, dose, [1.0, 24.0], method=qsp.solve.Explicit())
+        return np.asarray(solution.observed["concentration"])
+
+    everyone = result(100)
+    _ = result(99)  # what is counted is what is new
+    with compiled() as counts:
+        for size in (98, 80, 65):
+            assert result(size).tobytes() == everyone[:size].tobytes()
+    assert len(counts) == 0
+
+
 def test_what_depends_on_the_structure_alone_is_looked_up():
     linear, effect = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.models.Emax(E0=1.0, Emax=2.0, EC50=3.0)
     regimen, ts = qsp.bolus(100.0, to="central"), [1.0]

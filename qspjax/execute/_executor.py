@@ -114,8 +114,10 @@ def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: i
     """Compute the patients, in one part per core if there are enough of them."""
     parts = min(cores(), size // MIN_PATIENTS)
     leaves = jax.tree.leaves((each, shared))
-    if parts < 2 or any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
+    if any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
         return _vectorised(function, each, shared, size)
+    if parts < 2:
+        return _in_class(function, each, shared, size)
     width = -(-size // (parts * LANES)) * LANES
 
     def part(first: int) -> Results:
@@ -123,6 +125,30 @@ def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: i
 
     with concurrent.futures.ThreadPoolExecutor(parts) as pool:
         return _concatenated(list(pool.map(part, range(0, size, width))), size)
+
+
+def _in_class(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
+    """Compute the patients in a batch that is filled up, by the program that serves every batch of its class."""
+    width = _class_of(size)
+
+    def filled(leaf: jax.Array) -> jax.Array:
+        values = np.asarray(leaf)
+        # what is not a number fails at once, and changes nothing for the others
+        filling = np.nan if np.issubdtype(values.dtype, np.floating) else values[-1:]
+        rest = np.broadcast_to(np.asarray(filling, values.dtype), (width - size, *values.shape[1:]))
+        return jax.device_put(np.concatenate([values, rest]))
+
+    if width > size:
+        each = jax.tree.map(filled, each)
+    results = _vectorised(function, each, shared, width)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:size]), results) if width > size else results
+
+
+def _class_of(size: int) -> int:
+    """Return the number that a batch is filled up to: a power of two, in eighths of one for large batches."""
+    power = 1 << max(size - 1, 0).bit_length()
+    step = power if power <= SMALL else power // 16
+    return max(-(-size // step) * step, LANES)
 
 
 def _patients(each: Each, first: int, width: int, size: int) -> Members:
@@ -142,6 +168,8 @@ def _concatenated(parts: list[PyTree], size: int) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:size], *parts)
 
 
+SMALL = 1024
+"""Up to this many patients, the classes of batches are powers of two."""
 LANES = 8
 """The batch is padded to a multiple of this, so that a patient has the same bits in every batch and chunk."""
 
