@@ -61,6 +61,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         "The model has not come to a steady state yet. Continue from another `initial` state, raise `max_steps` on the "
         "method, or look for a state that never stops changing."
     )
+    interrupted = "The solve was interrupted (Ctrl-C) before it came to its end."
     oscillates = (
         "The model oscillates and comes to no steady state. Simulate it over its period instead, or change the "
         "parameters."

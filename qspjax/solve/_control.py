@@ -26,7 +26,7 @@ from qspjax.solve.kernel._layout import Rows
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 8.0
 """The next step is `SAFETY` of the one that would just fit, between `SHRINK` and `GROW` times this one."""
-SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF = range(7)
+SUCCESS, MAX_STEPS, NONFINITE, STEP_TOO_SMALL, UNSETTLED, INCONSISTENT, STIFF, INTERRUPTED = range(8)
 """Codes of the loops; a patient who is `STIFF` is solved again by another method."""
 
 _RESULTS = {
@@ -36,6 +36,7 @@ _RESULTS = {
     STEP_TOO_SMALL: RESULTS.step_too_small,
     UNSETTLED: RESULTS.events_unsettled,
     INCONSISTENT: RESULTS.algebraic_unsolved,
+    INTERRUPTED: RESULTS.interrupted,
 }
 
 

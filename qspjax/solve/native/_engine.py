@@ -15,6 +15,7 @@ import threading
 import jax
 import numpy as np
 
+from qspjax.solve.native import _interrupts
 from qspjax.solve.native._loop import CONTEXT
 from qspjax.solve.native._text import Writer
 from qspjax.solve.native._values import UnsupportedError
@@ -90,16 +91,16 @@ def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
         UnsupportedError: If a function of the C library is not there.
     """
     binding = llvm()
-    for name in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
-        if not binding.address_of_symbol(name):
-            raise UnsupportedError(f"the function `{name}`, which the C library of this machine does not have")
     module = binding.parse_assembly(text)
     module.verify()
     target = binding.Target.from_default_triple()
     machine = target.create_target_machine(
         cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=level
     )
-    engine = binding.create_mcjit_compiler(module, machine)
+    engine = binding.create_mcjit_compiler(module, machine)  # the first one opens the C library
+    for name in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
+        if not binding.address_of_symbol(name):
+            raise UnsupportedError(f"the function `{name}`, which the C library of this machine does not have")
     engine.finalize_object()
     return engine
 
@@ -113,6 +114,8 @@ def threads() -> int:
 def registered(text: str, handler: str) -> str:
     """Compile a module with a handler, once; return the name under which XLA calls it."""
     check_layout()
+    with _LOCK:
+        hear_interrupts()
     return _registered(text + handler)
 
 
@@ -125,6 +128,16 @@ def _registered(text: str) -> str:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
             _KEPT[name] = engine, address
     return name
+
+
+@functools.cache
+def hear_interrupts() -> None:
+    """Let solves hear of Ctrl-C."""
+    engine = compiled(_interrupts.TEXT)
+    for name in (_interrupts.ENTER, _interrupts.LEAVE):
+        llvm().add_symbol(name, engine.get_function_address(name))
+    _interrupts.listen(engine.get_global_value_address("state"), engine.get_global_value_address("pipe"))
+    _KEPT["interrupts"] = engine
 
 
 @functools.cache
@@ -215,15 +228,20 @@ def handler(arrays: int, shapes: dict[str, tuple[int, int] | None], results: int
         for name, place in shapes.items():
             put(CONTEXT.index(name), "0" if place is None else dimension(buffers[place[0]], place[1]))
         put(CONTEXT.index("counter"), "%counter", "ptr")
+        interrupts = w.op(f"call ptr @{_interrupts.ENTER}()")
+        put(CONTEXT.index("interrupts"), interrupts, "ptr")
+        put(CONTEXT.index("heard"), w.op(f"load atomic i64, ptr {interrupts} monotonic, align 8"))
         for k in range(results):
             put(CONTEXT.index("states") + k, _load(w, _load(w, outputs, 8 * k), DATA, "i64"))
         _run(w, patients, least)
+        w.put(f"  call void @{_interrupts.LEAVE}()")
         w.put("  ret ptr null")
 
     w.function("ptr @handler(ptr %frame)", body)
     if platform.system() != "Windows":
         w.function("internal ptr @work(ptr %ctx)", lambda: w.put("  call void @run(ptr %ctx)\n  ret ptr null"))
-    declared = "" if platform.system() == "Windows" else _THREADS
+    declared = f"declare ptr @{_interrupts.ENTER}()\ndeclare void @{_interrupts.LEAVE}()\n"
+    declared += "" if platform.system() == "Windows" else _THREADS
     return declared + w.module()
 
 

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from qspjax._jaxpr._walk import shape_of
+from qspjax.solve._control import INTERRUPTED
 from qspjax.solve.events._monitor import monitor_lanes
 from qspjax.solve.kernel._failing import failing_index
 from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program, attempt, begin
@@ -29,7 +30,7 @@ from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import Nodes, Value, kind_of
 
 CONTEXT = ("patients", "outputs", "boundaries", "vectors", "counter", "states", "end_t", "end_y", "end_code")
-CONTEXT = (*CONTEXT, "end_accepted", "end_rejected", "failing")
+CONTEXT = (*CONTEXT, "end_accepted", "end_rejected", "failing", "interrupts", "heard")
 """What the context holds before the addresses of the arrays of the patients, 8 bytes each."""
 
 
@@ -456,6 +457,14 @@ class Text:
         w.label("over")
         w.put("  ret void")
         w.label("on")
+        count = w.op(f"load atomic i64, ptr {self.field('interrupts', 'ptr')} monotonic, align 8")
+        w.branch(w.op(f"icmp eq i64 {count}, {self.field('heard')}"), "undisturbed", "interrupted")
+        w.label("interrupted")
+        w.store(w.whole(INTERRUPTED), w.row("%frame", rows_of(self.frame.lane.clock.code).first), "int")
+        w.store("splat (i1 true)", w.row("%frame", self.busy.first), "bool")
+        self._each_busy("finish")
+        w.jump("fill")
+        w.label("undisturbed")
         w.put("  call void @step(ptr %frame)")
         self._each_busy("land")
         w.jump("fill")
