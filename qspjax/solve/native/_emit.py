@@ -33,7 +33,7 @@ _LIBRARY = {
     *("asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "fmod", "nextafter"),
 }
 
-_INPUTS = {"in", "arg", "row", "outer", "index", "table"}
+_INPUTS = {"in", "value", "arg", "row", "outer", "index", "table"}
 
 Read = Callable[[Node], str]
 """From a node that is an input of a region to its value."""

@@ -55,10 +55,10 @@ class Translator:
         self.functions: dict[tuple, Function] = {} if functions is None else functions
         self.rows: RowArithmetic | None = None
 
-    def inputs(self, count: int, dtype: np.dtype, start: int = 0) -> np.ndarray:
-        """Return the nodes of inputs of the graph, from the number `start` on."""
+    def inputs(self, count: int, dtype: np.dtype, start: int = 0, op: str = "in") -> np.ndarray:
+        """Return the nodes of inputs of the graph, from the number `start` on: rows of the frame, or values."""
         kind = kind_of(np.dtype(dtype))
-        return np.array([self.graph.node("in", (), start + k, kind) for k in range(count)], np.int64)
+        return np.array([self.graph.node(op, (), start + k, kind) for k in range(count)], np.int64)
 
     def ids(self, value: Value) -> np.ndarray:
         """Return the nodes of a value."""
@@ -185,7 +185,7 @@ class Translator:
         count = 0
         for x in operands:
             if isinstance(x, AbstractNodes):
-                ids = inside.inputs(x.ids.size, x.dtype, count).reshape(x.ids.shape)
+                ids = inside.inputs(x.ids.size, x.dtype, count, "value").reshape(x.ids.shape)
                 values.append(Nodes(ids, x.dtype))
                 count += x.ids.size
             else:

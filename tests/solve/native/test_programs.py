@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qspjax.solve.native._translate import UnsupportedError
+from qspjax.solve.native._translate import OUTLINED, UnsupportedError
 from tests.solve.native.compiled import native
 
 LANES = 4
@@ -115,3 +115,23 @@ def test_results_do_not_depend_on_the_number_of_lanes(lanes):
 def test_a_reason_is_given_for_what_is_not_translated():
     with pytest.raises(UnsupportedError, match="sort"):
         native(lambda x: jnp.sort(x), np.ones((4, 3)))
+
+
+def many_operations(y):
+    for k in range(20):
+        y = jnp.sin(y) * (1.0 + 0.1 * k) - 0.1 * y
+    return y
+
+
+def test_functions_are_called_within_loops_and_branches():
+    many_operations.__name__ = many_operations.__qualname__ = OUTLINED
+    outlined = jax.jit(many_operations)
+
+    def function(x, y):
+        z = 2.0 * y
+        looped = jax.lax.while_loop(lambda now: now[0] < 3, lambda now: (now[0] + 1, outlined(now[1])), (0, z))[1]
+        return looped, jax.lax.cond(x[0] > 0.0, outlined, lambda v: v - 1.0, z)
+
+    x, y = np.random.default_rng(6).normal(size=(2, LANES, 3))
+    for found, expected in zip(native(function, x, y, lanes=LANES), jax.vmap(function)(x, y), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
