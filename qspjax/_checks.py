@@ -39,12 +39,12 @@ def refuse(argument: str, must: str, actual: object) -> NoReturn:
     raise ArgumentError(argument, f"must {must}, but is {_shown(actual)}.")
 
 
-def warn(message: str) -> None:
+def warn(message: str, kind: type[Warning] = UserWarning) -> None:
     """Warn, pointing at the line outside qspjax that led here."""
     package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def check_instance(argument: str, value: object, kind: type | tuple[type, ...], description: str) -> None:

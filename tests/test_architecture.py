@@ -23,6 +23,7 @@ LAYERS = [
         "_names",
         "_random",
         "_remembered",
+        "_renamed",
         "_tables",
         "_text",
         "_traced",

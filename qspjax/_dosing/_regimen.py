@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -31,6 +31,7 @@ from qspjax._checks import (
 )
 from qspjax._dosing._adaptive import AbstractRule, Decision
 from qspjax._dosing._amounts import AbstractAmount, Covariates
+from qspjax._renamed import renamed_attribute
 from qspjax._types import Scalar
 
 
@@ -181,6 +182,8 @@ class Regimen(eqx.Module):
     end: Float[Array, "*#patients"]
     targets: tuple[Target, ...] = eqx.field(static=True)
     static_shape: RegimenShape = eqx.field(static=True)
+    if not TYPE_CHECKING:
+        extent = renamed_attribute("Regimen.extent", "Regimen.static_shape")
 
     def __str__(self) -> str:
         """Return the table of doses, a line per dose."""

@@ -17,6 +17,9 @@ Example:
     3.0
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from qspjax._renamed import renamed_in as _renamed_in
 from qspjax.fit._free import Free as Free
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
@@ -104,3 +107,14 @@ from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit.search._search import AbstractSearch as AbstractSearch
 from qspjax.fit.search._starts import MultiStart as MultiStart
+
+if not _TYPE_CHECKING:
+    __getattr__ = _renamed_in(
+        __name__,
+        {
+            "AbstractTails": "AbstractResidualDistribution",
+            "Laplacian": "Laplace",
+            "Mixed": "MixedModel",
+            "Random": "RandomEffects",
+        },
+    )

@@ -14,6 +14,7 @@ Anal 1973;10:413, doi:10.1137/0710036.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from qspjax._checks import ArgumentError, check_names, check_one_of
+from qspjax._renamed import renamed_method
 from qspjax.fit._problem import Problem
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._location_scale import AbstractLocationScale
@@ -173,6 +175,12 @@ class Solver:
         for index, value in zip((*self.location, *self.noise), (*linear, *jnp.exp(noise)), strict=True):
             x = x.at[index].set(free[index].transform.forward(value))
         return jnp.clip(x, *self.problem.bounds)
+
+
+if not TYPE_CHECKING:
+    Problem.solving = renamed_method(
+        "Problem.solving(analytic)", "analytic.solving(problem)", lambda problem, analytic: analytic.solving(problem)
+    )
 
 
 def standardised(problem: Problem, x: Array, observed: dict[str, Array]) -> tuple[Array, Array, Array]:

@@ -5,7 +5,7 @@ number of their record, and a covariate changes just before or just after one, a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse, warn
 from qspjax._dosing._covariates import LOCF, NOCB
 from qspjax._expression import Expression, Formula, as_formula, check_constants, substitute
+from qspjax._renamed import renamed_method
 from qspjax.fit import Change, Experiment, Measurements
 from qspjax.fit.data._formula import names_in
 from qspjax.io.nonmem._data import NonmemData
@@ -68,6 +69,10 @@ def experiments(
     if not formulas:
         return subjects
     return {id: _with_formulas(id, subject, formulas, used, named) for id, subject in subjects.items()}
+
+
+if not TYPE_CHECKING:
+    NonmemData.experiments = renamed_method("NonmemData.experiments(...)", "io.experiments(data, ...)", experiments)
 
 
 def _subjects(data: NonmemData, outputs: Outputs, covariates: frozenset[str]) -> dict[str, Experiment]:
