@@ -181,9 +181,15 @@ def in_a_row(names: Iterable[object], limit: int = 30) -> str:
 
 def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     """Return " Did you mean ...?" with the allowed name closest to a wrong one, or "" if none is close."""
+    near = nearest(value, allowed)
+    return f" Did you mean `{near}`?" if near is not None else ""
+
+
+def nearest(value: object, allowed: Iterable[object]) -> str | None:
+    """Return the allowed name closest to a wrong one, or None if none is close."""
     by_lower_case = {str(name).lower(): str(name) for name in allowed}
     near = difflib.get_close_matches(str(value).lower(), by_lower_case, n=1, cutoff=0.75)
-    return f" Did you mean `{by_lower_case[near[0]]}`?" if near else ""
+    return by_lower_case[near[0]] if near else None
 
 
 def _first_invalid(array: np.ndarray, valid: np.ndarray | np.bool) -> object:

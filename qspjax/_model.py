@@ -18,6 +18,7 @@ from qspjax._names import leaf_names, names, state_names
 from qspjax._parameters import as_parameter, check_arguments, check_parameters
 from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
+from qspjax._unit_words import warn_of_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ class AbstractModel(eqx.Module):
 
     def __check_init__(self) -> None:
         check_traits(type(self))
+        _check_units(type(self))
         check_parameters(self)
 
     def __str__(self) -> str:
@@ -150,6 +152,17 @@ def _undeclared(kind: type[eqx.Module]) -> str:
             if _is_misspelt(name, method):
                 musts.append(f"derive from `{base.__name__}` and define `{method}`, or nothing calls `{name}`")
     return f"Class `{kind.__name__}` must {'; and '.join(musts)}, but derives from {bases}." if musts else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_units(kind: type[eqx.Module]) -> None:
+    """Warn of units of a class that are not known, once; those of an instance are of its parts."""
+    units = getattr(kind, "units", None)
+    if isinstance(units, Units):
+        for argument, unit in (("time", units.time), ("dose", units.dose)):
+            warn_of_unit(unit, argument)
+        for name, unit in {**units.states, **units.observed}.items():
+            warn_of_unit(unit, name)
 
 
 def _is_misspelt(name: str, method: str) -> bool:

@@ -18,6 +18,7 @@ from qspjax._checks import (
     in_a_row,
     refuse,
 )
+from qspjax._unit_words import warn_of_unit
 
 
 def as_parameter(value: Any) -> Any:
@@ -49,6 +50,7 @@ def parameter(
         >>> Elimination(CL=3).CL.dtype
         dtype('float64')
     """
+    warn_of_unit(unit)
     metadata = {"unit": unit, "doc": doc, "source": source, "minimum": minimum}
     metadata["above"] = None if minimum is not None else above
     return eqx.field(converter=as_parameter, metadata=metadata, **default)

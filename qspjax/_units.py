@@ -1,7 +1,8 @@
 """Quantities with units: text such as "300 mg" as a number in the unit that a model computes in.
 
-Units are read by pint, with its abbreviations: `h` is the hour, `d` the day, `L` the litre and `M` molar. `IU` and `m2`
-are added. Mass and amount of substance are different dimensions: 1 mg is not converted to nmol.
+Units are read by pint, with its abbreviations: `h` is the hour, `d` the day, `L` the litre and `M` molar. `IU`, what is
+counted (`cells`, `subject`, `copies`) and squares and cubes such as `m2` and `cm3` are added. Mass and amount of
+substance are different dimensions: 1 mg is not converted to nmol.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from qspjax._checks import ArgumentError, check_finite, refuse
 from qspjax._extras import require
+from qspjax._unit_words import COUNTED, likely_unit, unknown_words
 
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
 _UNIT = re.compile(r"(?:[A-Za-z\u00b5\u03bc%_*/^(). ]|[-\d](?!\d\d)){0,60}")
@@ -53,18 +55,18 @@ def convert(value: object, *, to: str, argument: str = "value") -> float:
     if not unit or unit == to:
         return number
     quantity = _registry().Quantity(number, _unit(unit, value, argument))
-    if not quantity.is_compatible_with(to):
+    if unknown_words(to) or "[" in to or not quantity.is_compatible_with(to):
         _refuse(argument, _requirement(to), value)
     return float(quantity.to(to).magnitude)
 
 
 def check_unit(unit: str, *, argument: str = "unit") -> None:
-    """Check that a unit is known.
+    """Check that a unit is known; words in brackets, such as `[effect]`, are.
 
     Raises:
         ValueError: If it is not.
     """
-    if unit:
+    if unit and ("[" not in unit or unknown_words(unit)):
         _unit(unit, unit, argument)
 
 
@@ -101,7 +103,8 @@ def product(unit: str, other: str) -> str:
 
 def _refuse(argument: str, must: str, text: str) -> NoReturn:
     """Refuse text, shown in the quotes of a file."""
-    raise ArgumentError(argument, f'must {must}, but is "{text}".')
+    likely = likely_unit(_QUANTITY.sub(r"\2", text))
+    raise ArgumentError(argument, f'must {must}, but is "{text}".' + (f" Did you mean `{likely}`?" if likely else ""))
 
 
 def _requirement(unit: str) -> str:
@@ -122,5 +125,12 @@ def _unit(unit: str, value: str, argument: str) -> Any:
 def _registry() -> Any:
     registry = require("pint", extra="cli").UnitRegistry()
     registry.define("international_unit = [international_unit] = IU")
-    registry.define("square_meter = meter**2 = m2")
+    for length, short in {"": "m", "deci": "dm", "centi": "cm", "milli": "mm", "micro": "um", "kilo": "km"}.items():
+        registry.define(f"square_{length}meter = {length}meter**2 = {short}2")  # `cm2` is not 0.01 `m2`
+        registry.define(f"cubic_{length}meter = {length}meter**3 = {short}3")
+    for plural, name in COUNTED.items():
+        registry.define(f"{name} = [{name}] = _ = {plural}")
+    for unit in ("equivalent = [equivalent] = Eq", "osmole = [osmole] = Osm"):
+        registry.define(unit)
+    registry.define("@alias week = wk")
     return registry

@@ -28,6 +28,7 @@ LAYERS = [
         "_text",
         "_traced",
         "_transform",
+        "_unit_words",
         "_units",
     },
     {"_expression", "_jaxpr"},

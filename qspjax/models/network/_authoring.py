@@ -10,6 +10,7 @@ import numpy as np
 
 from qspjax._checks import check_instance, refuse
 from qspjax._expression import TIME, Expression, check_constants, symbol, symbols
+from qspjax._unit_words import warn_of_unit
 from qspjax.models.network._definition import (
     Compartment,
     Definition,
@@ -53,6 +54,8 @@ def extended(
     kinds: dict[str, type[Item]] = {"compartments": Compartment, "species": Species, "parameters": Parameter}
     for argument, table in arguments.items():
         check_instance(argument, table, Mapping, "a dict by id")
+        for id, item in table.items():
+            warn_of_unit(item.unit if isinstance(item, (Compartment, Species, Parameter)) else "", id)
     all_reactions = {**base.reactions, **reactions}
     named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
     declared = frozenset().union(base.ids(), *arguments.values(), all_reactions, rules or (), initial or (), named)

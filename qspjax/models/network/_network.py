@@ -25,6 +25,7 @@ from qspjax._events import Event
 from qspjax._model import Units
 from qspjax._tables import LabelledState, ParameterTable, table
 from qspjax._types import Observed, Scalar
+from qspjax._unit_words import warn_of_unit
 from qspjax._units import per, product
 from qspjax.models.network._authoring import Arrays, extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
@@ -134,6 +135,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         """Make the plan and take the numbers out of the definition."""
         arrays: Arrays = {}
         if definition is None:
+            for argument, unit in (("time_unit", time_unit), ("dose_unit", dose_unit)):
+                warn_of_unit(unit, argument)
             definition, arrays = extended(
                 Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion),
                 compartments=compartments,

@@ -155,7 +155,7 @@ class _Checker:
 
 
 def _unit_of(text: str) -> Any:
-    if not text:
+    if not text or "[" in text:  # a unit of its own agrees with everything
         return None
     check_unit(text)
     return known_unit(text)
