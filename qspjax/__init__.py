@@ -16,6 +16,7 @@ Example:
     Array([0.   , 5.295, 0.66 ], dtype=float64)
 """
 
+import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 
@@ -151,7 +152,8 @@ if not _typing.TYPE_CHECKING:  # to type checkers, any name but those above is a
 
             return version("qspjax")
         if name not in _MODULES:
-            raise AttributeError(f"module 'qspjax' has no attribute {name!r}")
+            module = _sys.modules[__name__]  # from it and the name Python says what may have been meant
+            raise AttributeError(f"module 'qspjax' has no attribute {name!r}", name=name, obj=module)
         module = _import_module(_MODULES[name])
         globals()[name] = value = module if name in _PACKAGES else getattr(module, name)
         return value

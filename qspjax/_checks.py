@@ -108,7 +108,20 @@ def check_number(argument: str, value: object, unit: str = "") -> None:
     except (TypeError, ValueError):
         numeric = False
     if not numeric:
-        refuse(argument, "be a number", value if isinstance(value, str) else f"of type {type(value).__name__}")
+        refuse(argument, "be a number", value if isinstance(value, str) else described(value))
+
+
+def described(value: object) -> str:
+    """Return what a value is in a few words, for one that is no number where there must be one.
+
+    Example:
+        >>> described(None), described([1.0, "2 h"]), described(np.zeros(3))
+        ('of type NoneType', 'a list with the text `2 h`', 'an array of shape (3,)')
+    """
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return f"an array of shape {np.shape(value)}" if np.shape(value) else "a number"
+    text = next((item for item in value if isinstance(item, str)), None) if isinstance(value, (list, tuple)) else None
+    return f"of type {type(value).__name__}" if text is None else f"a {type(value).__name__} with the text `{text}`"
 
 
 def check_point(argument: str, shape: tuple[int, ...], names: Sequence[str]) -> None:
@@ -153,9 +166,10 @@ def check_increasing(argument: str, value: object) -> None:
     if array.ndim not in (1, 2):
         refuse(argument, "have shape (times,) or (patients, times)", f"of shape {array.shape}")
     with np.errstate(invalid="ignore"):
-        wrong = np.isnan(array[..., 1:]) | (array[..., 1:] < array[..., :-1])
-    if np.isnan(array[..., 0]).any() or np.isneginf(array).any():
-        refuse(argument, "hold numbers", "NaN or -inf somewhere")
+        wrong = array[..., 1:] < array[..., :-1]
+    if np.isnan(array).any() or np.isneginf(array).any():
+        position = int(np.argwhere(np.isnan(array) | np.isneginf(array))[0][-1])
+        refuse(argument, "hold numbers", f"NaN or -inf at position {position}")
     if wrong.any():
         index = tuple(np.argwhere(wrong)[0])
         before, after = array[index], array[(*index[:-1], index[-1] + 1)]

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from qspjax._arrays import namespace, taken
-from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, refuse
+from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, described, refuse
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
 from qspjax._types import ArrayInput
@@ -22,7 +22,7 @@ def as_array(argument: str, value: ArrayInput) -> jax.Array:
     try:
         return jnp.asarray(value) if namespace(value) is jnp else jax.device_put(np.asarray(value))
     except (TypeError, ValueError):
-        refuse(argument, "hold numbers", value if isinstance(value, str) else f"of type {type(value).__name__}")
+        refuse(argument, "hold numbers", value if isinstance(value, str) else described(value))
 
 
 class Cohort(eqx.Module):

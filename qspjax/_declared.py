@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import equinox as eqx
+import jax
 import numpy as np
 
-from qspjax._checks import check_above, check_minimum
-from qspjax._events import Event, assigned_names, of_whole
+from qspjax._checks import check_above, check_minimum, check_one_of
+from qspjax._events import Event, assigned_names, check_trigger, of_whole
 from qspjax._model import TRAITS, AbstractModel, check_traits, trait
-from qspjax._names import in_full, match, state_names
+from qspjax._names import at, in_full, match, names, state_names
 from qspjax._parameters import as_parameter
+from qspjax._tables import LabelledState
 from qspjax._types import Scalar, State
 
 
@@ -358,8 +360,27 @@ def sizes_of(model: AbstractModel, states: tuple[str, ...]) -> np.ndarray | None
 
 
 def assigned_parameters(model: AbstractModel, start: State) -> tuple[str, ...]:
-    """Return the names that events assign and that are not states: parameters that change."""
+    """Return the names that events assign and that are not states: parameters that change.
+
+    Raises:
+        ValueError: If a name is neither a state nor a parameter.
+    """
     states = state_names(start)
     ends = {state.split(".")[-1] for state in states} | set(states)
-    assigned = (name for event in declared(model).events() for name in assigned_names(event, start))
-    return tuple(dict.fromkeys(name for name in assigned if name not in ends))
+    events = declared(model).events()
+    labelled = map(_is_labelled, jax.tree.leaves(start, is_leaf=_is_labelled))
+    for event in () if any(labelled) else events:  # in SBML a number may be a condition
+        check_trigger(event, start)
+    assigned = (name for event in events for name in assigned_names(event, start))
+    parameters = tuple(dict.fromkeys(name for name in assigned if name not in ends))
+    for name in parameters:
+        try:
+            at(model, name)
+        except ValueError:
+            known = [*states, *(parameter.name for parameter in names(model))]
+            check_one_of("assign", name, known, "a state or a parameter of the model")
+    return parameters
+
+
+def _is_labelled(part: object) -> bool:
+    return isinstance(part, LabelledState)

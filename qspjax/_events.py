@@ -92,6 +92,18 @@ def of_whole(event: Event, inner: Callable[[Scalar, State], tuple], outer: Calla
     return dataclasses.replace(event, assign=assign, **changed)
 
 
+def check_trigger(event: Event, start: State) -> None:
+    """Check that a trigger is a condition: where a number passes zero, nothing would happen.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    holds = jax.eval_shape(lambda y: jnp.asarray(event.trigger(jnp.zeros(()), y)), jax.tree.map(jnp.asarray, start))
+    if holds.dtype != bool or holds.shape:
+        actual = f"an array of shape {holds.shape}" if holds.shape else "a number"
+        refuse("trigger", "return whether a condition holds, such as `y.tumour > 20.0`", f"one that returns {actual}")
+
+
 def assigned_names(event: Event, start: State) -> tuple[str, ...]:
     """Return the names that an event assigns.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file next to `path`, which replaces it once it is written."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that exists, but {path.parent} does not.")
     new = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield new

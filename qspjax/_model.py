@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_no_unit, concrete, in_a_row, refuse
+from qspjax._checks import ArgumentError, check_no_unit, concrete, described, in_a_row, refuse
 from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, names, state_names
-from qspjax._parameters import as_parameter, check_arguments, check_parameters
+from qspjax._parameters import AbstractChecked, as_parameter, check_parameters
 from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
 from qspjax._unit_words import warn_of_unit
@@ -49,7 +49,7 @@ class Units:
         return hash((self.time, self.dose, *self.states.items(), *self.observed.items()))
 
 
-class AbstractModel(eqx.Module):
+class AbstractModel(AbstractChecked):
     """A dynamical model: initial state, vector field, and what can be observed of it.
 
     $$ dy/dt = f(t, y), \\quad y(t_0) = y_0, \\quad z = g(t, y) $$
@@ -77,12 +77,6 @@ class AbstractModel(eqx.Module):
     """
 
     units: ClassVar[Units] = Units()
-
-    def __new__(cls, *args: object, **kwargs: object) -> "AbstractModel":
-        """Check the names of the arguments before the constructor does."""
-        if cls.__init__ not in (object.__init__, eqx.Module.__init__):
-            check_arguments(cls, args, kwargs)
-        return eqx.Module.__new__(cls)
 
     @abc.abstractmethod
     def initial(self) -> State:
@@ -184,6 +178,8 @@ def check_slope(slope: State, start: State, model: AbstractModel | None = None) 
     """Check that what a vector field returns has the structure and the shapes of the state."""
     must = f"return dy/dt with the structure of its state ({', '.join(state_names(start))})"
     if jax.tree.structure(slope) != jax.tree.structure(start):
+        if slope is None or isinstance(slope, jax.Array):
+            refuse("model", must, f"one that returns {'nothing' if slope is None else described(slope)}")
         refuse("model", must, f"one that returns a {_kind(slope, start)}")
     for name, expected, leaf in zip(leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(slope), strict=True):
         if jnp.shape(leaf) not in ((), jnp.shape(expected)):

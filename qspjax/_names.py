@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from qspjax._checks import check_no_unit, check_one_of, refuse
+from qspjax._checks import check_no_unit, check_one_of, in_a_row, refuse
 from qspjax._tables import ElementsKey, ParameterTable
 from qspjax._types import State
 
@@ -127,7 +127,8 @@ def match(name: str | int, candidates: tuple[str, ...], argument: str, descripti
     if isinstance(name, int) and not isinstance(name, bool):
         if 1 <= name <= len(candidates):
             return name - 1
-        refuse(argument, f"be a compartment number from 1 to {len(candidates)}", name)
+        numbered = in_a_row(f"{number} {candidate}" for number, candidate in enumerate(candidates, 1))
+        refuse(argument, f"be a compartment number from 1 to {len(candidates)} ({numbered})", name)
     if name in candidates:
         return candidates.index(name)
     ends = [i for i, candidate in enumerate(candidates) if candidate.split(".")[-1] == name]

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 
@@ -75,6 +75,28 @@ def check_parameters(module: eqx.Module, prefix: str = "") -> None:
             refuse(
                 name, "be declared with `parameter(unit=, doc=)`, or with `equinox.field(static=True)`", "a plain field"
             )
+
+
+class AbstractChecked(eqx.Module):
+    """A module whose constructor names, in its own words, the arguments that it has not or needs.
+
+    Example:
+        >>> from qspjax.fit import Adam
+        >>> Adam(steps=3)
+        Traceback (most recent call last):
+        ...
+        ValueError: `Adam` must be given arguments that it has (learning_rate, max_steps), but is given `steps`.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Check the names of the arguments before the constructor does."""
+        if cls.__init__ not in (object.__init__, eqx.Module.__init__):
+            check_arguments(cls, args, kwargs)
+        return eqx.Module.__new__(cls)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Make copies, and what is read from a pickle, without the constructor."""
+        return object.__new__, (type(self),), dict(vars(self))
 
 
 def check_arguments(cls: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats
-from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
+from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, described, refuse
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
@@ -151,7 +151,9 @@ def simulate_cohort(
         >>> solution.observed["concentration"].shape, int(solution.failed.sum())
         ((100, 3), 0)
     """
-    check_instance("cohort", cohort, Cohort, "a cohort")
+    check_instance("cohort", cohort, Cohort, "a cohort (`Population.sample` draws one, `Cohort.of` makes one)")
+    if reduce is not None and not callable(reduce):
+        refuse("reduce", "be a function of one patient's solution, such as `qsp.endpoints.Cmax(...)`", reduce)
     executor = Vmap() if executor is None else executor
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
@@ -291,7 +293,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
-        refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
+        refuse("model", "observe a dict of numbers by name", f"one that observes {described(observed)}")
     for name, value in observed.items():
         if jnp.shape(value) != ():
             check_one_patient(model, jnp.shape(value))

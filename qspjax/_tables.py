@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import equinox as eqx
 import jax
@@ -74,6 +74,13 @@ class ByName(dict):
 
     def __missing__(self, name: object) -> NoReturn:
         raise UnknownName(name, self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say how a value is asked for by its name."""
+            hint = f"; write `[{name!r}]`" if name in self else ""
+            raise AttributeError(f"a table of values by name has no attribute `{name}`{hint}.")
 
     def tree_flatten(self) -> tuple:
         """Return the values."""

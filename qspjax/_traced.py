@@ -24,7 +24,8 @@ _LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (jax,
 )
 """How the files begin of frames that are not the user's: of jax, equinox, qspjax and the standard library."""
 _REMEDIES = (
-    (r"\b(if|elif|while)\b", "`jnp.where(condition, a, b)` instead of `if`"),
+    (r"\b(if|elif)\b", "`jnp.where(condition, a, b)` instead of `if`"),
+    (r"\bwhile\b", "`jnp.where(condition, a, b)`, or the remainder `a % b`, instead of `while`"),
     (r"\b(and|or|not)\b", "`(a) & (b)`, `(a) | (b)` and `~(a)` instead of `a and b`, `a or b` and `not a`"),
     (r"(?<![\w.])(max|min)\(", "`jnp.maximum(a, b)` and `jnp.minimum(a, b)` instead of `max` and `min`"),
     (r"(?<![\w.])(?P<module>math|np|numpy)\.(?P<name>[\w.]+)\(", ""),

@@ -1,6 +1,8 @@
 """Mistakes as users make them: each message says what, where, and what to do."""
 
+import copy
 import math
+import pickle
 import statistics
 from typing import NamedTuple
 
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax import fit
 from qspjax.fit import Additive, Experiment, Free, Measurements, MixedModel, Output, Problem, RandomEffects
-from qspjax.models import MassAction, Network, OneCompartment, OneCompartmentOral, Reaction
+from qspjax.models import MassAction, Network, NetworkEvent, OneCompartment, OneCompartmentOral, Reaction
 
 
 class Amounts(NamedTuple):
@@ -217,6 +220,94 @@ MISTAKES = {
 }
 
 
+MISTAKES |= {
+    "times that are NaN": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), [0.0, np.nan]),
+        "`ts` must hold numbers, but is NaN or -inf at position 1.",
+    ),
+    "times that are text": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.no_doses(), ["0", "1 h"]),
+        "`ts` must be a number, but is a list with the text `0`.",
+    ),
+    "measured at text": (
+        lambda: Measurements(["1 h"], [1.0], output="c"),
+        "`time` must hold numbers, but is a list with the text `1 h`.",
+    ),
+    "compartment number": (
+        lambda: qsp.simulate(Patient(k=0.1), qsp.bolus(1.0, to=3), [0.0]),
+        "`to` must be a compartment number from 1 to 2 (1 drug, 2 effect), but is 3.",
+    ),
+    "while": (
+        lambda: qsp.simulate(Loops(k=0.1), qsp.no_doses(), [0.0]),
+        "write `jnp.where(condition, a, b)`, or the remainder `a % b`, instead of `while`.",
+    ),
+    "return is missing": (
+        lambda: qsp.simulate(Forgets(k=0.1), qsp.no_doses(), [0.0]),
+        "structure of its state (drug, effect), but is one that returns nothing.",
+    ),
+    "one slope of two": (
+        lambda: qsp.simulate(Half(k=0.1), qsp.no_doses(), [0.0]),
+        "structure of its state (drug, effect), but is one that returns a number.",
+    ),
+    "observes no dict": (
+        lambda: qsp.simulate(Bare(k=0.1), qsp.no_doses(), [0.0]),
+        "must observe a dict of numbers by name, but is one that observes a number.",
+    ),
+    "trigger that is a number": (
+        lambda: qsp.simulate(Fires(k=0.1, given=("number", "x")), qsp.no_doses(), [0.0]),
+        "`trigger` must return whether a condition holds, such as `y.tumour > 20.0`, but is one that returns a number.",
+    ),
+    "trigger of a network that is a number": (
+        lambda: Network(species={"A": 1.0}, events=[NetworkEvent(trigger="0.5 - A", assign={"A": "1"})]),
+        "Argument `trigger` must be a condition, such as `drug > 2`, but is the number `0.5 - A`",
+    ),
+    "what an event assigns": (
+        lambda: qsp.simulate(Fires(k=0.1, given=("condition", "xx")), qsp.no_doses(), [0.0]),
+        "Argument `assign` must name a state or a parameter of the model (x, z, k), but is `xx`.",
+    ),
+    "symbol of a network": (
+        lambda: Network(species={"drug": 1.0}, reactions={"r": Reaction("drug ->", "0.1 * drugs")}),
+        "`r` must use ids of the network, but uses `drugs`. Did you mean `drug`?",
+    ),
+    "reduce": (
+        lambda: qsp.simulate_cohort(qsp.Cohort.of(Patient(k=0.1), {"k": [0.1]}), qsp.no_doses(), [0.0], reduce="mean"),
+        "`reduce` must be a function of one patient's solution, such as `qsp.endpoints.Cmax(...)`, but is `mean`.",
+    ),
+    "model for a cohort": (
+        lambda: qsp.simulate_cohort(Patient(k=0.1), qsp.no_doses(), [0.0]),
+        "must be a cohort (`Population.sample` draws one, `Cohort.of` makes one), but is of type Patient.",
+    ),
+    "option of a method": (
+        lambda: qsp.solve.Rosenbrock(rtoll=1e-6),
+        "(tableau, rtol, atol, max_steps, memory), but is given `rtoll`. Did you mean `rtol`?",
+    ),
+    "option of a search": (
+        lambda: fit.Adam(max_iter=10),
+        "`Adam` must be given arguments that it has (learning_rate, max_steps), but is given `max_iter`.",
+    ),
+    "option of a parameter": (
+        lambda: Free(1.0, lower=0.1),
+        "arguments that it has (start, bounds, transform, prior, prior_scaled, quantile), but is given `lower`.",
+    ),
+    "one bound": (
+        lambda: Free(1.0, bounds=5.0),
+        "`bounds` must be the least and the greatest value, such as (0.1, 10.0), but is 5.",
+    ),
+    "crossed bounds": (
+        lambda: Free(1.0, bounds=(5.0, 0.5)),
+        "`bounds` must be the least and the greatest value, in this order, but is (5.0, 0.5).",
+    ),
+    "prior": (
+        lambda: Free(1.0, prior="normal"),
+        "must be a distribution such as LogNormal(3.0, cv=0.5), or a function, but is of type str.",
+    ),
+    "covariance": (
+        lambda: RandomEffects(["a", "b"], [[1.0, 0.5], [0.2, 1.0]]),
+        "`covariance` must be symmetric, but is 0.5 and 0.2 between `a` and `b`.",
+    ),
+}
+
+
 class Labelled(Patient):
     given: tuple[str, ...] = eqx.field(static=True)
 
@@ -238,6 +329,35 @@ class Keyed(Labelled):
 class Both(Patient, qsp.AbstractEventful):
     def events(self):
         return (qsp.Event(trigger=lambda t, y: y.drug < 0.5 and y.drug > 0.1, assign=lambda t, y: {"drug": 1.0}),)
+
+
+class Fires(Labelled, qsp.AbstractEventful):
+    def events(self):
+        kind, name = self.given
+        trigger = {"number": lambda t, y: 0.5 - y["x"], "condition": lambda t, y: y["x"] < 0.5}[kind]
+        return (qsp.Event(trigger=trigger, assign=lambda t, y: {name: 1.0}),)
+
+
+class Loops(Patient):
+    def vector_field(self, t, y):
+        while t > 24.0:
+            t = t - 24.0
+        return Amounts(-self.k * t, 0.0)
+
+
+class Forgets(Patient):
+    def vector_field(self, t, y):
+        Amounts(-self.k * y.drug, 0.0)
+
+
+class Half(Patient):
+    def vector_field(self, t, y):
+        return -self.k * y.drug
+
+
+class Bare(Patient):
+    def observe(self, t, y):
+        return y.drug
 
 
 class Wide(Patient):
@@ -300,6 +420,29 @@ def test_antimony_is_read_by_its_own_function(tmp_path):
 def test_a_result_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing.fit must be a file, but does not exist\."):
         qsp.fit.load(tmp_path / "nothing.fit", problem())
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    path = tmp_path / "results" / "data.csv"
+    with pytest.raises(FileNotFoundError, match=r"data.csv must be in a folder that exists, but .*results does not\."):
+        qsp.io.write_nonmem(path, qsp.io.NonmemData.of(qsp.bolus(1.0, to=1), [1.0]))
+
+
+def test_an_observed_value_is_no_attribute():
+    with pytest.raises(AttributeError, match=r"no attribute `concentration`; write `\['concentration'\]`"):
+        simulated().observed.concentration  # noqa: B018
+
+
+def test_a_misspelt_name_of_the_package_tells_python_what_it_has():
+    with pytest.raises(AttributeError) as error:
+        qsp.simulat  # noqa: B018
+    assert (error.value.name, error.value.obj) == ("simulat", qsp)
+
+
+@pytest.mark.parametrize("value", [OneCompartment(CL=1.0, V=2.0), Free(2.0), qsp.solve.Rosenbrock(rtol=1e-4)])
+def test_what_checks_its_arguments_is_copied_and_pickled(value):
+    for again in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
+        assert eqx.tree_equal(again, value)
 
 
 def test_random_effects_that_are_in_no_list():

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, refuse
+from qspjax._checks import ArgumentError, check_finite, check_instance, check_number, described, refuse
 from qspjax._distribution import AbstractDistribution
 from qspjax._expression import Expression, as_formula
+from qspjax._parameters import AbstractChecked
 from qspjax._transform import AbstractTransform, Identity, Log, Logit
 from qspjax._types import Scalar
 from qspjax.fit._types import Point, Vector
 
 
-class Free(eqx.Module):
+class Free(AbstractChecked):
     """A parameter to estimate.
 
     Args:
@@ -58,6 +59,10 @@ class Free(eqx.Module):
         """Check everything."""
         check_number("start", start)
         check_finite("start", start)
+        if prior is not None and not isinstance(prior, AbstractDistribution) and not callable(prior):
+            refuse("prior", "be a distribution such as LogNormal(3.0, cv=0.5), or a function", described(prior))
+        if bounds is not None and (not isinstance(bounds, Sequence | np.ndarray) or len(bounds) != 2):
+            refuse("bounds", "be the least and the greatest value, such as (0.1, 10.0)", bounds)
         positive = start > 0 and (bounds is None or bounds[0] > 0)
         self.transform = (Log() if positive else Identity()) if transform is None else transform
         check_instance("transform", self.transform, AbstractTransform, "a transform such as Log()")
@@ -66,8 +71,8 @@ class Free(eqx.Module):
             raise ArgumentError("start", f"must lie in the domain of its transform {kind}, but is {start:g}.")
         if bounds is None:
             bounds = (1e-6 * start, 1e6 * start) if isinstance(self.transform, Log) else (-jnp.inf, jnp.inf)
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
-            refuse("bounds", "be the least and the greatest value", bounds)
+        if not bounds[0] < bounds[1]:
+            refuse("bounds", "be the least and the greatest value, in this order", bounds)
         if not bounds[0] <= start <= bounds[1]:
             refuse("start", f"lie within the bounds {bounds[0]:g} to {bounds[1]:g}", start)
         self.start, self.lower, self.upper = float(start), float(bounds[0]), float(bounds[1])

@@ -3,7 +3,6 @@
 import abc
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from qspjax._checks import check_above, check_number
 from qspjax._declared import sizes_of
 from qspjax._model import AbstractModel
+from qspjax._parameters import AbstractChecked
 from qspjax._types import Scalar, State
 from qspjax.solve.dosing._schedule import Schedule
 
@@ -31,7 +31,7 @@ class Trajectory(NamedTuple):
     stats: dict[str, jax.Array]
 
 
-class AbstractMethod(eqx.Module):
+class AbstractMethod(AbstractChecked):
     """A numerical strategy for a dosed model; an immutable value, chosen by the user as `method=`.
 
     Example:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from qspjax._checks import check_instance, check_no_unit, check_one_of, refuse
+from qspjax._checks import check_instance, check_no_unit, check_one_of, described, refuse
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen, check_regimen
@@ -389,7 +389,7 @@ def _column(name: str, values: Numbers) -> Column:
     try:
         column = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        refuse(name, "hold numbers", f"of type {type(values).__name__}")
+        refuse(name, "hold numbers", described(values))
     if column.ndim != 1:
         refuse(name, "have shape (rows,)", f"of shape {column.shape}")
     return column

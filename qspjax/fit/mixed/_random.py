@@ -145,8 +145,12 @@ def _covariance(names: tuple[str, ...], covariance: Numbers) -> Float[np.ndarray
     matrix = np.asarray(covariance, float)
     if matrix.shape != (len(names), len(names)):
         refuse("covariance", f"have shape ({len(names)}, {len(names)})", f"of shape {matrix.shape}")
-    if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T, rtol=1e-9, atol=0.0):
-        refuse("covariance", "be finite and symmetric", "not")
+    check_finite("covariance", matrix)
+    wrong = np.argwhere(~np.isclose(matrix, matrix.T, rtol=1e-9, atol=0.0))
+    if wrong.size:
+        i, j = wrong[0]
+        between = f"between `{names[i]}` and `{names[j]}`"
+        refuse("covariance", "be symmetric", f"{matrix[i, j]:g} and {matrix[j, i]:g} {between}")
     least = float(np.linalg.eigvalsh(matrix).min())
     if least <= 0:
         raise ArgumentError("covariance", f"must be positive definite, but its least eigenvalue is {least:.3g}.")

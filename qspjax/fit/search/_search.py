@@ -8,11 +8,11 @@ import abc
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from qspjax._parameters import AbstractChecked
 from qspjax.fit._problem import Problem
 from qspjax.fit._types import Vector
 
@@ -54,7 +54,7 @@ class Search(NamedTuple):
     own: PyTree
 
 
-class AbstractSearch(eqx.Module):
+class AbstractSearch(AbstractChecked):
     """A local search: from a start to an optimum, within the bounds.
 
     Example:

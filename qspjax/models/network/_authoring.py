@@ -129,8 +129,11 @@ def _math(argument: str, value: object, declared: Collection[str]) -> Expression
 
 def _event(number: int, event: NetworkEvent, declared: Collection[str]) -> NetworkEvent:
     check_instance("events", event, NetworkEvent, "a NetworkEvent")
+    trigger = _math("trigger", event.trigger, declared)
+    if trigger.op in ("+", "-", "*", "/", "^"):
+        refuse("trigger", "be a condition, such as `drug > 2`", f"the number `{trigger}`")
     return NetworkEvent(
-        trigger=_math("trigger", event.trigger, declared),
+        trigger=trigger,
         assign=_expressions("assign", event.assign, declared),
         delay=None if event.delay is None else _math("delay", event.delay, declared),
         priority=None if event.priority is None else _math("priority", event.priority, declared),

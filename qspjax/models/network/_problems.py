@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+from qspjax._checks import did_you_mean
 from qspjax._expression import Expression, symbols
 from qspjax.models.network._definition import Definition
 
@@ -138,7 +139,7 @@ def _symbols(definition: Definition) -> Iterator[Problem]:
     for id, expression in mathematics(definition):
         for name in sorted(symbols(expression) - known):
             local_name = f"{id}.{name}"
-            hint = f"; did you mean `{local_name}`?" if local_name in known else "."
+            hint = f"; did you mean `{local_name}`?" if local_name in known else f".{did_you_mean(name, sorted(known))}"
             yield Problem(id, f"must use ids of the network, but uses `{name}`{hint}")
     targets = [*definition.assignments, *definition.rates, *definition.initial]
     for id in dict.fromkeys((*targets, *(name for event in definition.events for name in event.assign))):
