@@ -157,7 +157,7 @@ def test_a_cohort_varies_whole_arrays_of_a_model(model):
 
 COHORT_ERRORS = {
     "scalar": ({"CL": 1.0}, "Argument `CL` must have one element per patient (1), but is of shape ()."),
-    "text": ({"CL": ["a"]}, "Argument `CL` must hold numbers, but is of type list."),
+    "text": ({"CL": ["a"]}, "Argument `CL` must hold numbers, but is a list with the text `a`."),
     "name": ({"Vd": [1.0]}, "Argument `name` must name a parameter of the model (CL, V), but is `Vd`."),
     "size": (
         {"CL": [1.0, 2.0], "V": [1.0]},

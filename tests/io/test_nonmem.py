@@ -163,7 +163,16 @@ def test_the_summary_says_what_is_there(tmp_path):
             "LIMIT",
             "must be greater than DV where CENS is -1, but is 0.",
         ),
-        ({"DV": "BLQ", "EVID": 0, "AMT": 0, "MDV": 0}, "DV", "must be a number, but is BLQ."),
+        (
+            {"DV": "BLQ", "EVID": 0, "AMT": 0, "MDV": 0},
+            "DV",
+            "must be a number, but is BLQ: write the limit, and 1 in a column CENS.",
+        ),
+        (
+            {"DV": "<0.5", "EVID": 0, "AMT": 0, "MDV": 0},
+            "DV",
+            "must be a number, but is <0.5: write the limit, and 1 in a column CENS.",
+        ),
         ({"AMT": "1_000"}, "AMT", "must be a number, but is 1_000."),
         ({"AMT": "inf"}, "AMT", "must be a number, but is inf."),
         ({"AMT": "1e999"}, "AMT", "must be a number, but is 1e999."),

@@ -16,6 +16,8 @@ from qspjax.io.nonmem._text import DATES, DOSING, RESERVED, Text, number, reserv
 from qspjax.io.nonmem._types import Flags, Floats, Integers, Labels, Values
 
 _MISSING = ("", ".")
+_BELOW = re.compile(r"<.*|bl[oq]+|bql|bd?l|l?loq|<?lod|nd|below.*", re.IGNORECASE)
+"""What laboratories write where a value is below the limit of quantification."""
 _NAME = re.compile(r"[A-Za-z_][\w.\[\]]*", re.ASCII)
 Value: TypeAlias = float | str | None
 Recode: TypeAlias = Mapping[str, Mapping[str, Value] | Mapping[float, Value] | Mapping[float | str, Value]]
@@ -115,7 +117,12 @@ def _numbers(
     if None in numbers.values():
         wrong = np.array([numbers[field] is None for field in fields], dtype=bool)
         hint = "" if name in _NO_CATEGORIES else " (or a category: `categories`)"
-        add_where(issues, wrong, lines, name, lambda record: f"must be a number{hint}, but is {fields[record]}.")
+
+        def message(record: int) -> str:
+            limit = ": write the limit, and 1 in a column CENS" if _BELOW.fullmatch(fields[record]) else ""
+            return f"must be a number{hint}, but is {fields[record]}{limit if name == 'DV' else ''}."
+
+        add_where(issues, wrong, lines, name, message)
         bad |= wrong
         numbers = {field: otherwise if value is None else value for field, value in numbers.items()}
     return np.array([numbers[field] for field in fields], dtype=float)
