@@ -8,7 +8,19 @@ from scipy import stats
 from scipy.optimize import minimize
 
 import qspjax as qsp
-from qspjax.fit import SAEM, Additive, Change, Experiment, Free, Measurements, MixedModel, Output, RandomEffects, nlme
+from qspjax.fit import (
+    FO,
+    SAEM,
+    Additive,
+    Change,
+    Experiment,
+    Free,
+    Measurements,
+    MixedModel,
+    Output,
+    RandomEffects,
+    nlme,
+)
 from tests.systems.mixed import Level
 
 KEY = jax.random.key(0)
@@ -106,3 +118,44 @@ def test_bad_occasions():
             mixed(people)
         assert str(found.value) == message
     assert jnp.isfinite(mixed({"anna": once, "otto": Experiment(data, set={"OCC": 2.0})}).start).all()
+
+
+RECORDS = """ID,TIME,AMT,DV,WT,OCC
+1,0,100,.,70,1
+1,6,.,2.0,70,1
+1,12,.,1.2,105,1
+1,24,100,.,105,2
+1,30,.,2.2,140,2
+1,36,.,1.0,140,2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interpolation", [qsp.LOCF(), qsp.NOCB()], ids=str)
+def test_occasions_and_covariates_that_change_within_them(tmp_path, interpolation):
+    """The first-order objective is that of the model made linear: with amounts by hand, from record to record."""
+    (tmp_path / "data.csv").write_text(RECORDS)
+    data = qsp.io.read_nonmem(tmp_path / "data.csv", interpolation=interpolation)
+    mixed = MixedModel(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        qsp.io.experiments(data, "c", covariates=["WT", "OCC"]),
+        {"c": Output("concentration", Additive(0.2))},
+        parameters={"tCL": Free(3.0)},
+        individual={"CL": "tCL * WT / 70 * exp(kappa)"},
+        random=[RandomEffects({"kappa": 0.09}, occasion="OCC")],
+    )
+
+    def predicted(kappa):
+        time, weight, visit = data.ts[0], data.varying["WT"][0], data.varying["OCC"][0].astype(int) - 1
+        amount, found = 0.0, []
+        for i in range(time.size):
+            j = max(i - 1, 0) if isinstance(interpolation, qsp.LOCF) else i  # the record whose values hold until i
+            amount *= np.exp(-0.1 * weight[j] / 70.0 * np.exp(kappa[visit[j]]) * (time[i] - time[max(i - 1, 0)]))
+            amount += 0.0 if np.isfinite(data.dv[0, i]) else 100.0
+            found.append(amount / 30.0)
+        return np.array(found)[np.isfinite(data.dv[0])]
+
+    slopes = np.stack([(predicted(1e-5 * e) - predicted(-1e-5 * e)) / 2e-5 for e in np.eye(2)], axis=1)
+    law = stats.multivariate_normal(predicted(np.zeros(2)), 0.09 * slopes @ slopes.T + 0.04 * np.eye(4))
+    expected = -2.0 * law.logpdf(data.dv[0][np.isfinite(data.dv[0])]) - 4.0 * np.log(2.0 * np.pi)
+    np.testing.assert_allclose(nlme(mixed, method=FO()).history[0], expected, atol=1e-5)

@@ -402,3 +402,13 @@ def compare(kind, number):
     right = np.array([delayed(steps, t, p["g"]) for t in TIMES]).T
     for name, values in zip(("x", "w", "z", "u", "v"), right, strict=True):
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+def test_an_event_that_looks_at_the_past_of_a_dosed_state():
+    text = "S = 5\nk = 0.3\nX = 0\nJ: S -> ; k * S\ny := delay(S, 1)\nE: at (y < 3): X = 1\n"
+    level = 5.0 + 4.0 * np.exp(0.3 * 0.5)  # S = level exp(-0.3 t) once 4 have been added at 0.5
+    falls = 1.0 + np.log(level / 3.0) / 0.3
+    ts = np.array([1.0, falls - 0.01, falls + 0.01])
+    observed = qsp.simulate(qsp.io.read_antimony(text), qsp.bolus(4.0, to="S", at=0.5), ts).observed
+    np.testing.assert_allclose(observed["X"], [0.0, 0.0, 1.0])
+    np.testing.assert_allclose(observed["y"], [5.0, *level * np.exp(-0.3 * (ts[1:] - 1.0))], rtol=1e-5)
