@@ -265,6 +265,18 @@ MISTAKES |= {
         lambda: qsp.simulate(Fires(k=0.1, given=("condition", "xx")), qsp.no_doses(), [0.0]),
         "Argument `assign` must name a state or a parameter of the model (x, z, k), but is `xx`.",
     ),
+    "dose of a negative weight": (
+        lambda: qsp.bolus(qsp.Proportional(1.0, "WT"), to=1).prescribe({"WT": np.array([70.0, -70.0])}),
+        "Argument `amount` must be at least 0, but is -70 by Proportional in patient 1.",
+    ),
+    "then": (
+        lambda: qsp.bolus(1.0, to=1).every(24.0, doses=2).then(5.0),
+        "`other` must be a regimen, to follow a regimen, but is of type float.",
+    ),
+    "negative volume": (
+        lambda: Network(compartments={"plasma": -1.0}, species={"A": 1.0}),
+        "Argument `plasma` must be at least 0, but is -1.",
+    ),
     "symbol of a network": (
         lambda: Network(species={"drug": 1.0}, reactions={"r": Reaction("drug ->", "0.1 * drugs")}),
         "`r` must use ids of the network, but uses `drugs`. Did you mean `drug`?",

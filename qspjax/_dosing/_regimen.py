@@ -350,6 +350,7 @@ class Regimen(eqx.Module):
         Raises:
             ValueError: If the end is not known: an infusion at a rate of an amount that depends on covariates.
         """
+        check_instance("other", other, Regimen, "a regimen, to follow a regimen")
         end = concrete(self.end)
         if end is not None and np.isnan(end).any():
             refuse("rate", "be replaced by `over` in a regimen that goes on with `then`", "of an unknown duration")
@@ -399,7 +400,7 @@ class Regimen(eqx.Module):
             covariates: By name, numbers for one patient or arrays of shape (patients,).
 
         Raises:
-            ValueError: If an amount needs a covariate that is missing.
+            ValueError: If an amount needs a covariate that is missing, or is negative.
         """
         for name, value in covariates.items():
             check_no_unit(name, value)
@@ -407,6 +408,11 @@ class Regimen(eqx.Module):
         for code, rule in enumerate(self.rules):
             value = rule(covariates)
             value = jnp.asarray(value)
+            amounts = concrete(value)
+            if amounts is not None and (negative := np.argwhere(np.atleast_1d(amounts) < 0.0)).size:
+                patient = f" in patient {negative[0][0]}" if value.ndim else ""
+                actual = f"{amounts[amounts < 0.0].flat[0]:g} by {type(rule).__name__}{patient}"
+                refuse("amount", "be at least 0", actual)
             amount = jnp.where(self.rule == code, value[..., None] if value.ndim else value, amount)
         return eqx.tree_at(lambda r: (r.amount, r.rule, r.rules), self, (amount, jnp.full_like(self.rule, -1), ()))
 

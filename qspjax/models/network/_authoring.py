@@ -8,7 +8,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from qspjax._checks import check_instance, refuse
+from qspjax._checks import check_instance, check_minimum, refuse
 from qspjax._expression import TIME, Expression, check_constants, symbol, symbols
 from qspjax._unit_words import warn_of_unit
 from qspjax.models.network._definition import (
@@ -56,6 +56,9 @@ def extended(
         check_instance(argument, table, Mapping, "a dict by id")
         for id, item in table.items():
             warn_of_unit(item.unit if isinstance(item, (Compartment, Species, Parameter)) else "", id)
+            size = item.size if isinstance(item, Compartment) else item
+            if argument == "compartments" and size is not None:
+                check_minimum(id, size, 0.0)
     all_reactions = {**base.reactions, **reactions}
     named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
     declared = frozenset().union(base.ids(), *arguments.values(), all_reactions, rules or (), initial or (), named)
