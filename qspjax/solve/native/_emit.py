@@ -97,6 +97,8 @@ class Emitter:
         if op == "call":
             self._memory[graph, index] = self._call(graph, node, value)
             return self._memory[graph, index]
+        if op == "lookup":
+            return self._lookup(graph, node, value)
         args = [value(i) for i in node.args]
         if op == "given":
             return args[0]
@@ -150,6 +152,9 @@ class Emitter:
         if op == "round32":
             narrow = w.op(f"fptrunc {w.floats} {x[0]} to <{w.lanes} x float>")
             return w.op(f"fpext <{w.lanes} x float> {narrow} to {w.floats}")
+        if op == "order":
+            bits = w.op(f"bitcast {w.floats} {x[0]} to {w.ints}")
+            return w.i("xor", bits, w.i("lshr", w.i("ashr", bits, w.whole(63)), w.whole(1)))
         if op == "int":
             name = f"llvm.fptosi.sat.v{w.lanes}i64.v{w.lanes}f64"
             w.declared.setdefault(name, f"declare {w.ints} @{name}({w.floats})")
@@ -215,6 +220,24 @@ class Emitter:
         given = ", ".join(f"ptr {block}" for block in ("%frame", *blocks, out))
         self.w.put(f"  call void @{function.name}({given})")
         return out
+
+    def _lookup(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
+        """Return an element, of each lane at an index of its own."""
+        w, (index, *elements) = self.w, node.args
+        numbers = [graph.value(i) for i in elements]
+        wanted, table = value(index), None
+        if node.kind == "float" and None not in numbers:
+            table = w.table(tuple(float(x) for x in numbers if x is not None))
+        place = table or self._in_place(graph, elements)
+        if place is None:
+            place = self._slots([node.kind] * len(elements), [value(i) for i in elements])
+        type, out = "double" if node.kind == "float" else "i64", "poison"
+        for lane in range(w.lanes):
+            k = w.op(f"extractelement {w.ints} {wanted}, i64 {lane}")
+            k = k if table else w.add(w.mul(k, w.lanes), lane)
+            x = w.op(f"load {type}, ptr {w.at(type, place, k)}")
+            out = w.op(f"insertelement <{w.lanes} x {type}> {out}, {type} {x}, i64 {lane}")
+        return w.i("icmp ne", out, "zeroinitializer") if node.kind == "bool" else out
 
     def _in_place(self, graph: Graph, nodes: Sequence[int]) -> str | None:
         """Return where nodes stand in memory, None if they do not stand there one after the other."""

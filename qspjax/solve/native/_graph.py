@@ -222,6 +222,12 @@ class Graph:
             return ZERO
         return None
 
+    def lookup(self, index: int, elements: Sequence[int]) -> int:
+        """Return the node of the element at an index, which is one of them."""
+        if all(i == elements[0] for i in elements):
+            return elements[0]
+        return self.node("lookup", (index, *elements), None, self.kind(elements[0]))
+
     def power(self, x: int, exponent: int) -> int:
         """Return an integer power, by repeated squaring."""
         if exponent < 0:

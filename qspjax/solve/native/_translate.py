@@ -24,8 +24,8 @@ SMALL = 150
 """Up to this many nodes, a function is written out where it is called."""
 UNROLLED = 20_000
 """Up to this many equations times iterations, a loop of known length is written out."""
-SELECTED = 64
-"""Up to this many elements, an element of a traced index is selected among all."""
+SELECTED = 24
+"""Up to this many elements, that at a traced index is selected among all; among more, it is looked up in memory."""
 
 
 Rule: TypeAlias = Callable[["Translator", JaxprEqn, list[Value]], Sequence[Value]]

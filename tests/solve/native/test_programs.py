@@ -135,3 +135,29 @@ def test_functions_are_called_within_loops_and_branches():
     x, y = np.random.default_rng(6).normal(size=(2, LANES, 3))
     for found, expected in zip(native(function, x, y, lanes=LANES), jax.vmap(function)(x, y), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+TABLE = np.random.default_rng(7).normal(size=100)
+LOOKUPS = {
+    "a table": lambda x, i: jnp.asarray(TABLE)[i] + jnp.asarray(TABLE.reshape(10, 10))[i, i // 2],
+    "what is computed": lambda x, i: jnp.sin(x)[i] + jnp.cos(x)[jnp.stack([i, -i, i + 1])],
+    "whole numbers": lambda x, i: (jnp.arange(40) + i).at[i].get(mode="fill") + (x > 0.1)[i],
+    "filled": lambda x, i: x.at[i].get(mode="fill") + x.at[i].get(mode="fill", fill_value=5.0),
+    "filled, known": lambda x, i: x.at[jnp.array([0, 70, -1])].get(mode="fill"),
+    "whole, known": lambda x, i: (jnp.arange(40, dtype=jnp.int32) * i).at[jnp.array([0, 70])].get(mode="fill"),
+    "a slice": lambda x, i: jax.lax.dynamic_slice(x, (i,), (3,)),
+    "sorted": lambda x, i: jnp.searchsorted(jnp.linspace(-2.0, 2.0, 70), x, side="right") + jnp.searchsorted(x, 0.3),
+    "interpolated": lambda x, i: jax.value_and_grad(
+        lambda v: jnp.interp(v, jnp.linspace(-4.0, 4.0, 90), jnp.asarray(TABLE[:90]))
+    )(x[0]),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_elements_are_looked_up(name):
+    rng = np.random.default_rng(8)
+    x, i = rng.normal(size=(24, 40)), rng.integers(-5, 120, 24)
+    expected = jax.tree.leaves(jax.vmap(LOOKUPS[name])(x, i))
+    for a, b in zip(native(LOOKUPS[name], x, i, lanes=LANES), expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)

@@ -29,6 +29,20 @@ RULES.update({name: _elementwise(name) for name in _SAME_NAME})
 RULES["add_any"] = _elementwise("add")
 
 
+@rule("lt_to", "le_to", "eq_to")
+def _in_total_order(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    """Compare as sorting does: -0 is less than 0, and NaN the greatest."""
+    op, whole = eqn.primitive.name.removesuffix("_to"), np.dtype(np.int64)
+
+    def order(x: Value) -> Value:
+        if kind_of(x.dtype) != "float":
+            return x
+        ids = [self.graph.node("order", (i,), None, "int") for i in self.ids(x).ravel().tolist()]
+        return Nodes(np.array(ids, np.int64).reshape(x.shape), whole)
+
+    return [self.each(op, np.dtype(bool), *map(order, operands))]
+
+
 @rule("div")
 def _div(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     dtype = dtype_of(eqn.outvars[0])

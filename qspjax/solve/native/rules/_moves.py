@@ -1,5 +1,6 @@
 """What only moves numbers: indexing of nodes, which leaves no code behind, and elements at computed indices."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -10,8 +11,12 @@ from jax.extend.core import JaxprEqn
 from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.native._rows import Pending
 from qspjax.solve.native._translate import MOVES, RULES, SELECTED, Rule, Translator, rule
-from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value
+from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
+UPDATED = 64
+"""Up to this many rows, those at a traced index are updated."""
+MOVED = 100_000
+"""Up to this many elements, all slices are laid out of which one is taken at a traced index."""
 Move: TypeAlias = Callable[[JaxprEqn, np.ndarray], np.ndarray | list[np.ndarray]]
 """From an equation and its operand to its results, of elements or of nodes alike."""
 _KEEPS = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
@@ -138,30 +143,56 @@ def _gather(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[
     if isinstance(indices, AbstractNodes):
         return [_rows_at(self, eqn, x, indices, operand.dtype)]
     places = _places(eqn, x.shape, indices)
-    outside = self.graph.const(float("nan")) if np.issubdtype(operand.dtype, np.floating) else self.graph.const(0)
-    return [Nodes(np.where(places < 0, outside, x.ravel()[places]), operand.dtype)]
+    return [Nodes(np.where(places < 0, _filling(self, eqn, operand.dtype), x.ravel()[places]), operand.dtype)]
+
+
+def _filling(self: Translator, eqn: JaxprEqn, dtype: np.dtype) -> int:
+    """Return the node of what a gather gives outside of its operand."""
+    value = eqn.params.get("fill_value")
+    if value is None and kind_of(dtype) != "int":
+        return self.graph.const(math.nan if kind_of(dtype) == "float" else True)
+    if value is None:
+        limits = np.iinfo(dtype)
+        value = limits.min if limits.min else limits.max
+    return self.graph.const(np.asarray(value, dtype).item())
 
 
 def _rows_at(self: Translator, eqn: JaxprEqn, x: np.ndarray, indices: AbstractNodes, dtype: np.dtype) -> Nodes:
-    """Return a gather of whole rows, or of elements of a vector, at traced indices along the first axis."""
+    """Return a gather of whole rows, or of elements, at traced indices along the first axes."""
     numbers, sizes = eqn.params["dimension_numbers"], tuple(eqn.params["slice_sizes"])
-    plain = (
-        indices.ids.shape[-1:] == (1,)
-        and tuple(numbers.start_index_map) == (0,)
-        and tuple(numbers.collapsed_slice_dims) == (0,)
-        and not numbers.operand_batching_dims
-        and sizes == (1, *x.shape[1:])
-        and eqn.params["mode"] is not jax.lax.GatherScatterMode.FILL_OR_DROP
-    )
-    if not plain or x.shape[0] > SELECTED:
+    count = indices.ids.shape[-1]
+    leading = tuple(range(count))
+    if (
+        tuple(numbers.start_index_map) != leading
+        or not set(numbers.collapsed_slice_dims) <= set(leading)
+        or numbers.operand_batching_dims
+        or sizes != (*[1] * count, *x.shape[count:])
+    ):
         raise UnsupportedError("a gather at indices that are computed")
-    index = indices.ids[..., 0]
-    out = np.empty((*index.shape, *x.shape[1:]), np.int64)
-    for place in np.ndindex(index.shape):
-        out[place] = select_row(self, x, int(index[place]))
+    fills = eqn.params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP
+    filling = _filling(self, eqn, dtype) if fills else None
+    out = np.empty((*indices.ids.shape[:-1], *x.shape[count:]), np.int64)
+    for place in np.ndindex(indices.ids.shape[:-1]):
+        out[place] = _element_at(self, x, indices.ids[place].tolist(), filling)
+    kept = [1] * (count - len(numbers.collapsed_slice_dims))
+    out = out.reshape((*indices.ids.shape[:-1], *kept, *x.shape[count:]))
     batch = [axis for axis in range(out.ndim) if axis not in numbers.offset_dims]
     order = np.argsort([*batch, *numbers.offset_dims])
     return Nodes(out.transpose(order), dtype)
+
+
+def _element_at(self: Translator, x: np.ndarray, index: list[int], filling: int | None) -> np.ndarray:
+    """Return what is at a traced index along each of the first axes, clamped; or `filling`, where that is given."""
+    make, const = self.graph.make, self.graph.const
+    lengths, flat, inside = x.shape[: len(index)], const(0), const(True)
+    for k, length in zip(index, lengths, strict=True):
+        clamped = k if len(index) == 1 else make("min", make("max", k, const(0)), const(length - 1))
+        flat = make("add", make("mul", flat, const(length)), clamped) if len(index) > 1 else clamped
+        inside = make("and", inside, make("and", make("ge", k, const(0)), make("lt", k, const(length))))
+    row = select_row(self, x.reshape(-1, *x.shape[len(index) :]), flat)
+    if filling is None:
+        return row
+    return np.array([make("select", inside, i, filling) for i in row.ravel().tolist()], np.int64).reshape(row.shape)
 
 
 def select_row(self: Translator, x: np.ndarray, index: int) -> np.ndarray:
@@ -170,6 +201,11 @@ def select_row(self: Translator, x: np.ndarray, index: int) -> np.ndarray:
     known = self.graph.value(index)
     if known is not None:
         return x[int(np.clip(known, 0, len(x) - 1))]
+    if len(x) > SELECTED:
+        clamped = make("min", make("max", index, const(0)), const(len(x) - 1))
+        columns = x.reshape(len(x), -1).T.tolist()
+        row = [self.graph.lookup(clamped, column) for column in columns]
+        return np.array(row, np.int64).reshape(x.shape[1:])
     row = x[0]
     for k in range(1, len(x)):
         here = make("ge", index, const(k))
@@ -188,7 +224,7 @@ def _dynamic_slice(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Se
             x = np.take(x, range(first, first + size), axis)
         elif size != x.shape[axis]:
             rows = np.moveaxis(x, axis, 0)
-            if len(rows) > SELECTED:
+            if size * x.size > MOVED:
                 raise UnsupportedError("a slice at an index that is computed")
             windows = np.stack([rows[k : k + size] for k in range(len(rows) - size + 1)])
             x = np.moveaxis(select_row(self, windows, int(start.ids)), 0, axis)
@@ -204,7 +240,7 @@ def _dynamic_update_slice(self: Translator, _: JaxprEqn, operands: list[Value]) 
         for axis, start in enumerate(starts)
         if isinstance(start, AbstractNodes) and new.shape[axis] != x.shape[axis]
     ]
-    if len(traced) > 1 or any(x.shape[axis] > SELECTED for axis in traced):
+    if len(traced) > 1 or any(x.shape[axis] > UPDATED for axis in traced):
         raise UnsupportedError("an update at indices that are computed")
 
     def window(axis: int, start: int) -> slice:
