@@ -4,6 +4,7 @@ XLA's fusions of several results on CPU cannot contain a reduction to a value an
 compiled without them and runs slower (see `solve.kernel._fusion`). Two plain reductions do the same.
 """
 
+from collections.abc import Hashable
 from types import ModuleType
 
 import jax
@@ -30,14 +31,42 @@ def floats(values: PyTree) -> jax.Array | np.ndarray:
     return namespace(values).asarray(values, dtype=float)
 
 
+SMALL = 2048
+"""Up to this many bytes, an array that was put on the device before is found again: that takes a tenth of the time."""
+MAX_FOUND = 1024
+"""The number of arrays that are found again, the latest ones."""
+_found: dict[Hashable, jax.Array] = {}
+
+
 def on_device(tree: PyTree) -> PyTree:
     """Return a tree with arrays of jax in place of those of numpy, which takes no program."""
-    return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+    return jax.tree.map(lambda x: _put(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+
+
+def _put(x: np.ndarray | np.generic) -> jax.Array:
+    """Return an array of jax with the same numbers; it does not share the memory of a small one."""
+    if x.nbytes > SMALL:
+        return jax.device_put(x)
+    content = x.tobytes()
+    key = (x.dtype, x.shape, content, jax.config.jax_enable_x64, jax.config.jax_default_device)
+    there = _found.get(key)
+    if there is not None and not there.is_deleted():
+        return there
+    there = jax.device_put(np.frombuffer(content, x.dtype).reshape(x.shape))
+    if not isinstance(there, Tracer):
+        while len(_found) >= MAX_FOUND:
+            _found.pop(next(iter(_found)), None)
+        _found[key] = there
+    return there
 
 
 def device_floats(values: PyTree) -> jax.Array:
     """Return numbers, lists of them, or an array as an array of strong floats for jax."""
-    return jnp.asarray(values if isinstance(values, jax.Array) else floats(values), dtype=float)
+    if not isinstance(values, jax.Array):
+        values = floats(values)
+    elif values.dtype == np.float64 and not values.weak_type:
+        return values
+    return _put(values) if isinstance(values, np.ndarray) else jnp.asarray(values, dtype=float)
 
 
 def taken(leaf: jax.Array, index: ArrayLike) -> jax.Array:

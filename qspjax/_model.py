@@ -16,6 +16,7 @@ from qspjax._checks import ArgumentError, check_no_unit, concrete, described, in
 from qspjax._jaxpr._guarded import guarded
 from qspjax._names import leaf_names, names, state_names
 from qspjax._parameters import AbstractChecked, as_parameter, check_parameters
+from qspjax._remembered import by_structure
 from qspjax._text import aligned
 from qspjax._types import Observed, Scalar, State
 from qspjax._unit_words import warn_of_unit
@@ -226,6 +227,12 @@ def as_state(model: AbstractModel, state: State | None, *, batched: bool = False
         if jnp.shape(leaf) != expected.shape and not (batched and jnp.shape(leaf)[1:] == expected.shape):
             refuse("initial", must, f"of shape {jnp.shape(leaf)} in `{name[0]}`, whose shape is {expected.shape}")
     return state
+
+
+@by_structure
+def state_shape(model: AbstractModel) -> State:
+    """Return the initial state of a model with shapes and types in place of numbers."""
+    return eqx.filter_eval_shape(lambda model: as_state(model, None), model)
 
 
 def observe(model: AbstractModel, t: Scalar, y: State) -> Observed:

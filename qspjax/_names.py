@@ -6,12 +6,14 @@ time has its numbers in a `table` and its states in a `LabelledState`: their nam
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qspjax._checks import check_no_unit, check_one_of, in_a_row, refuse
 from qspjax._tables import ElementsKey, ParameterTable
@@ -112,8 +114,8 @@ def leaf_names(state: State) -> list[tuple[str, ...]]:
             result.append(tuple(".".join([*parts, label]) for label in labels))
             continue
         name = ".".join(parts) or "y"
-        size = int(jnp.size(leaf))
-        result.append((name,) if jnp.ndim(leaf) == 0 else tuple(f"{name}[{i}]" for i in range(size)))
+        shape = leaf.shape if hasattr(leaf, "shape") else np.shape(leaf)
+        result.append((name,) if not shape else tuple(f"{name}[{i}]" for i in range(math.prod(shape))))
     return result
 
 

@@ -38,6 +38,13 @@ def by_structure(function: Callable[..., Result]) -> Callable[..., Result]:
     return remembered
 
 
+def traced(function: Callable[..., Result], *arguments: PyTree) -> Result:
+    """Return the result of a function of trees that is not of numbers, such as names, without computing any number."""
+    results: list[Result] = []
+    eqx.filter_eval_shape(lambda *arguments: results.append(function(*arguments)), *arguments)
+    return results[-1]
+
+
 def _structure(tree: PyTree) -> Hashable:
     """Return what two trees share that differ in numbers alone."""
     leaves, structure = jax.tree.flatten(tree)

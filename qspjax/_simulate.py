@@ -1,8 +1,9 @@
 """Simulate one patient or a cohort: the only place where models, methods and executors meet."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,20 +17,22 @@ from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._lost import lost
-from qspjax._model import AbstractModel, as_state, check_one_patient, observe
+from qspjax._model import AbstractModel, as_state, check_one_patient, observe, state_shape
 from qspjax._names import state_names
-from qspjax._remembered import by_structure
+from qspjax._programs import program
+from qspjax._remembered import by_structure, traced
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
-from qspjax._types import ArrayInput, Observed, Scalar, State
+from qspjax._types import ArrayInput, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
 from qspjax.solve._posed import Packed, Posed, where
-from qspjax.solve.dosing._schedule import SPARE, check_modelled, earlier_doses, schedule_of, with_targets
+from qspjax.solve.dosing._schedule import SPARE, earlier_doses, schedule_of
 from qspjax.solve.dosing._steady import steady_state
+from qspjax.solve.dosing._targets import check_modelled, with_targets
 from qspjax.solve.dosing._varied import Varied
 
 
@@ -86,8 +89,8 @@ def simulate(
     """
     check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
     ts = _times(ts, ndim=1)
-    start = as_state(model, initial)
-    regimen = _check(model, regimen, ts, t0, start, goes_on=initial is not None)
+    initial = None if initial is None else as_state(model, initial)
+    regimen = _check(model, regimen, ts, t0, goes_on=initial is not None)
     method = _method(method, model, regimen)
     if regimen.rules:
         raise ValueError(
@@ -99,10 +102,9 @@ def simulate(
         refuse("regimen", must, "one with a row for each of several patients")
     if regimen.static_shape.steady:
         regimen = _with_earlier(regimen, earlier_doses(model, regimen))
-    patient, labels = _prepare(model, start, save, None, method)
-    start_time = None if t0 is None else jnp.asarray(t0, dtype=float)
-    initial_state = start if initial is not None else None
-    outcome, source = _jitted(patient, model, regimen, ts, initial_state, _order(order, ts), start_time)
+    patient, labels = _prepare(model, save, None, method)
+    start = None if t0 is None else device_floats(t0)
+    outcome, source = _jitted(patient, model, regimen, ts, initial, _order(order, ts), start)
     solution = Solution(ts, *outcome, labels, source)
     return _raise_if_failed(solution, model) if throw else solution
 
@@ -158,11 +160,10 @@ def simulate_cohort(
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
     first_patient = cohort.patient(0)
-    base = as_state(first_patient, None)
-    regimen = _check(first_patient, regimen, ts, t0, base, goes_on=initial is not None).prescribe(cohort.covariates)
+    regimen = _check(first_patient, regimen, ts, t0, goes_on=initial is not None).prescribe(cohort.covariates)
     method = _method(method, first_patient, regimen)
     initial = None if initial is None else as_state(first_patient, initial, batched=True)
-    patient, labels = _prepare(first_patient, base, save, reduce, method)
+    patient, labels = _prepare(first_patient, save, reduce, method)
 
     models = eqx.partition(cohort.model, cohort.axes_mask())
     regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
@@ -173,7 +174,7 @@ def simulate_cohort(
         models,
         regimens,
         _split(ts, 1, "ts", cohort.size),
-        _split(initial, jax.tree.map(jnp.ndim, base), "initial", cohort.size),
+        _split(initial, jax.tree.map(lambda leaf: leaf.ndim, _about(first_patient).start), "initial", cohort.size),
         _split(_order(order, ts), 1, "order", cohort.size),
         _split(t0, 0, "t0", cohort.size),
     ]
@@ -188,8 +189,13 @@ def default_method(model: AbstractModel, regimen: Regimen | None = None) -> Abst
     A model that is linear with constant coefficients is solved exactly; every other by Rodas5P in the ensemble kernel,
     including one whose parameters the regimen changes, or that has events.
     """
-    constant = (regimen is None or not regimen.parameters) and not declared(model).events()
-    return MatrixExponential() if constant and is_linear(model) else Rosenbrock()
+    constant = (regimen is None or not regimen.parameters) and not _about(model).eventful
+    return _default(constant and is_linear(model))
+
+
+@functools.cache
+def _default(linear: bool) -> AbstractMethod:
+    return MatrixExponential() if linear else Rosenbrock()
 
 
 class _Patient(eqx.Module):
@@ -226,7 +232,8 @@ class _Patient(eqx.Module):
             t0 = jax.lax.stop_gradient(jnp.minimum(jnp.minimum(0.0, jnp.min(ts)), jnp.min(regimen.time)))
         if not jax.tree.leaves(model.initial()):
             return self._observed(model, ts), None
-        schedule = schedule_of(model, regimen, partial(steady_state, self.method, regimen.static_shape), order)
+        steady = functools.partial(steady_state, self.method, regimen.static_shape)
+        schedule = schedule_of(model, regimen, steady, order)
         varied = bool(regimen.parameters)
         if varied:
             model = Varied(model, regimen.parameters)
@@ -263,22 +270,51 @@ class _PatientFromParts(eqx.Module):
         return self.patient(*_combined(each, shared))
 
 
-@eqx.filter_jit
+@program
 def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Packed | None]:
     return patient.with_source(*arguments)
 
 
+class _About(NamedTuple):
+    """What depends on the structure of a model alone.
+
+    Attributes:
+        start: The initial state, with shapes and types in place of numbers.
+        states: The names of all states.
+        eventful: Whether there are events.
+        delayed: Whether there are delays.
+    """
+
+    start: State
+    states: tuple[str, ...]
+    eventful: bool
+    delayed: bool
+
+
+@by_structure
+def _about(model: AbstractModel) -> _About:
+    start = state_shape(model)
+    events, later = traced(lambda m: (len(declared(m).events()), len(declared(m).echoes().later)), model)
+    return _About(start, state_names(start), bool(events), bool(later))
+
+
+@by_structure
+def _everything(model: AbstractModel) -> Save:
+    """Return that everything is kept which there is to keep."""
+    start = state_shape(model)
+    return Save.of(None, observed_names(model, start), start)
+
+
 def _prepare(
     model: AbstractModel,
-    start: State,
     save: Sequence[str] | None,
     reduce: Callable[[Solution], PyTree] | None,
     method: AbstractMethod,
 ) -> tuple[_Patient, Labels]:
-    names = observed_names(model, start)
-    saved = Save.of(save, names, start)
-    states = state_names(start)
-    description = method.describe()
+    saved = _everything(model)
+    states, description = saved.states, method.describe()
+    if save is not None:
+        saved = Save.of(save, saved.observed, _about(model).start)
     full = Labels(states, states, model.units, description)
     return _Patient(method, saved, reduce, full), Labels(states, saved.states, model.units, description)
 
@@ -287,9 +323,7 @@ def _prepare(
 @by_structure
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return the names of what a model observes; check that it observes numbers by name."""
-    results: list[Observed] = []
-    eqx.filter_eval_shape(lambda model, y: results.append(model.observe(jnp.zeros(()), y)), model, start)
-    (observed,) = results
+    observed = traced(lambda model, y: model.observe(jnp.zeros(()), y), model, start)
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
@@ -350,20 +384,17 @@ def _over_patients(function: Callable[..., PyTree], *parts: tuple[PyTree, PyTree
     return jax.vmap(of_patient)(each) if jax.tree.leaves(each) else of_patient(each)
 
 
-def _check(
-    model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Scalar | None, start: State, *, goes_on: bool
-) -> Regimen:
+def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Scalar | None, *, goes_on: bool) -> Regimen:
     """Check the arguments of a simulation; return the regimen with the model's dose targets and padded.
 
     The table is padded to 4, 8, 16, ... rows, so that another regimen seldom compiles again.
     """
     check_regimen(regimen, "a Regimen (from bolus, infusion or no_doses)")
-    regimen = with_targets(model, regimen, state_names(start))
+    about = _about(model)
+    regimen = with_targets(model, regimen, about.states)
     regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
-    shape = regimen.static_shape._replace(repeated=False)  # makes no difference to a solve
-    regimen = dataclasses.replace(regimen, static_shape=shape)
     check_modelled(model, regimen)
-    if declared(model).events() and (regimen.static_shape.steady or regimen.decision is not None):
+    if about.eventful and (regimen.static_shape.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")
     times, doses = concrete(ts), concrete(regimen.time)
     start_time, first = concrete(t0), None if times is None else times[..., 0]
@@ -374,7 +405,7 @@ def _check(
     for label, time in (("of `ts`", first), ("dose", doses)):
         if start_time is not None and time is not None and (start_time > time).any():
             refuse("t0", f"not be after the first {label} ({time.min():g})", start_time.max())
-    if declared(model).echoes().later:
+    if about.delayed:
         for time in (start_time, first, doses):
             if time is not None and ((time < 0.0).any() or (time is start_time and not goes_on and time.any())):
                 refuse("t0", "be 0 for a model with delays, whose past is before 0", time.min())
@@ -395,8 +426,9 @@ def _split(tree: PyTree, ndims: PyTree, argument: str, size: int) -> tuple[PyTre
 
 
 def _raise_if_failed(solution: Solution, model: AbstractModel) -> Solution:
-    failed = concrete(solution.failed)
-    if failed is None:
+    (code,), (success,) = jax.tree.leaves(solution.result), jax.tree.leaves(RESULTS.successful)
+    code = concrete(code)
+    if code is None:
         stats = solution.result.error_if(solution.stats, solution.failed)
         values = (solution.observed, solution.states, solution.source)
         return eqx.tree_at(
@@ -405,7 +437,7 @@ def _raise_if_failed(solution: Solution, model: AbstractModel) -> Solution:
             (stats, *solution.result.error_if(values, solution.failed)),
             is_leaf=lambda x: x is None,
         )
-    if failed:
+    if code != success:
         (failure,) = solution.failures()
         nonfinite = solution.result == RESULTS.state_nonfinite
         terms = model.terms(failure.state) if isinstance(model, Network) and nonfinite else ()

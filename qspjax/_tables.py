@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from qspjax._arrays import device_floats
 from qspjax._checks import check_one_of, concrete, did_you_mean, in_a_row
 
 
@@ -237,7 +238,7 @@ def _indices(labels: tuple[str, ...]) -> dict[str, int]:
 
 
 def _strong(value: Any) -> Any:
-    return jnp.asarray(value, dtype=float) if eqx.is_array_like(value) or isinstance(value, (list, tuple)) else value
+    return device_floats(value) if eqx.is_array_like(value) or isinstance(value, (list, tuple)) else value
 
 
 def table(describe: Callable[[Any, str], tuple[str, str, str]]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("QSPJAX_CACHE", "off")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

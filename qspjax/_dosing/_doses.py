@@ -156,7 +156,7 @@ def no_doses() -> Regimen:
         >>> qsp.simulate(patient, qsp.no_doses(), [0.0, 24.0]).observed["concentration"]
         Array([0., 0.], dtype=float64)
     """
-    return table((), time=np.zeros((0,)), end=jnp.zeros(()))
+    return table((), time=np.zeros((0,)), end=np.zeros(()))
 
 
 def _dose(

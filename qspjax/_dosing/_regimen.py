@@ -3,7 +3,7 @@
 Times, amounts, durations and rates are arrays, so a regimen can be differentiated, batched and replaced without
 retracing. Targets are names in the user's code and integer codes in the table. A column has shape `(rows,)`, or
 `(patients, rows)` where patients differ; a row with time = inf is padding. What the table means for a model, and when
-one row cancels another, is described in `solve.dosing._schedule`.
+one row cancels another, is described in `solve.dosing`.
 """
 
 import dataclasses
@@ -433,12 +433,16 @@ class Regimen(eqx.Module):
         return dataclasses.replace(self, **on_device(columns))
 
     def padded(self, rows: int) -> "Regimen":
-        """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program."""
+        """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program.
+
+        Its columns are in numpy where they are at hand: a compiled program takes them as they are. Whether all rows are
+        repeated is forgotten, since it makes no difference to a program.
+        """
         xp, columns = self._columns()
         for name, column in columns.items():
             padding = xp.full((*column.shape[:-1], rows - self.rows), _COLUMNS[name], column.dtype)
             columns[name] = xp.concatenate([column, padding], axis=-1)
-        return dataclasses.replace(self, **on_device(columns))
+        return dataclasses.replace(self, **columns, static_shape=self.static_shape._replace(repeated=False))
 
     def _columns(self, *others: PyTree) -> tuple[ModuleType, dict[str, Array | np.ndarray]]:
         """Return numpy if the regimen and the others are at hand, else jax.numpy, and the columns in it."""

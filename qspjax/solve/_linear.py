@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from qspjax._declared import declared
 from qspjax._jaxpr._linearity import Structure, linear_structure
-from qspjax._model import AbstractModel, as_state, check_slope
+from qspjax._model import AbstractModel, as_state, check_slope, state_shape
 from qspjax._remembered import by_structure
 from qspjax._types import State
 
@@ -22,7 +22,7 @@ def is_linear(model: AbstractModel, initial: State | None = None) -> bool:
     The equations are analysed, not evaluated: only sums, products with constants and rearrangements of states count as
     linear, so that the answer is False for a model that is linear in another way, and for one with algebraic states.
     """
-    return structure_of(model, as_state(model, initial)) is not None
+    return structure_of(model, state_shape(model) if initial is None else as_state(model, initial)) is not None
 
 
 def structure_of(model: AbstractModel, start: State) -> Structure | None:

@@ -16,7 +16,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax._dosing._regimen import Regimen, stacked
-from qspjax.solve.dosing._schedule import with_targets
+from qspjax.solve.dosing._targets import with_targets
 from tests.systems import linear_pk as exact
 from tests.systems.linear_pk import Dose
 from tests.systems.marks import slow_for

@@ -21,7 +21,8 @@ from jax.flatten_util import ravel_pytree
 
 import qspjax as qsp
 from qspjax.solve import _ensemble
-from qspjax.solve.dosing._schedule import schedule_of, with_targets
+from qspjax.solve.dosing._schedule import schedule_of
+from qspjax.solve.dosing._targets import with_targets
 from qspjax.solve.kernel._lanes import End
 from qspjax.solve.kernel._replay import replay
 from qspjax.solve.kernel.primitives import _batch, _define

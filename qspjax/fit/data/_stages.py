@@ -32,7 +32,8 @@ from qspjax.fit.data._measurements import Change, Experiment, passed
 from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
 from qspjax.models.network import Network
 from qspjax.solve import AbstractMethod
-from qspjax.solve.dosing._schedule import dose_table, slack, with_targets
+from qspjax.solve.dosing._schedule import dose_table, slack
+from qspjax.solve.dosing._targets import with_targets
 
 Result = TypeVar("Result")
 

@@ -24,7 +24,7 @@ from qspjax.io.nonmem._issues import add_where
 from qspjax.io.nonmem._records import check_records, column, has_data, is_dose
 from qspjax.io.nonmem._text import RESERVED
 from qspjax.io.nonmem._types import Integers, Labels, Numbers, Values
-from qspjax.solve.dosing._schedule import with_targets
+from qspjax.solve.dosing._targets import with_targets
 
 Covariates: TypeAlias = dict[str, Real[np.ndarray, "subjects #outputs"]]
 """Covariates by name; constant ones have one column."""

@@ -15,6 +15,7 @@ import threading
 import jax
 import numpy as np
 
+from qspjax import _cache
 from qspjax.solve.native import _interrupts
 from qspjax.solve.native._loop import CONTEXT
 from qspjax.solve.native._text import Writer
@@ -83,7 +84,7 @@ def lanes(size: int) -> int:
 
 
 def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
-    """Compile a module.
+    """Compile a module, or load what was compiled from the same text before, perhaps by another process.
 
     The graphs are merged and folded already: passes over the text gain nothing, and take long where a function is.
 
@@ -91,16 +92,27 @@ def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
         UnsupportedError: If a function of the C library is not there.
     """
     binding = llvm()
+    name, abilities = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    target = binding.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=name, features=abilities, opt=level)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # from now on, symbols are found
+    for function in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
+        if not binding.address_of_symbol(function):
+            raise UnsupportedError(f"the function `{function}`, which the C library of this machine does not have")
+    key = _cache.key_of("native", text, level, name, abilities)
+    there = _cache.find(key)
+    if there is not None:
+        try:
+            engine.add_object_file(binding.ObjectFileRef.from_data(there))
+            engine.finalize_object()
+        except RuntimeError:  # whatever is wrong with it, it is compiled again
+            _cache.forget(key)
+            return compiled(text, level)
+        return engine
     module = binding.parse_assembly(text)
     module.verify()
-    target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=level
-    )
-    engine = binding.create_mcjit_compiler(module, machine)  # the first one opens the C library
-    for name in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
-        if not binding.address_of_symbol(name):
-            raise UnsupportedError(f"the function `{name}`, which the C library of this machine does not have")
+    engine.set_object_cache(notify_func=lambda which, made: _cache.keep(key, made) if which is module else None)
+    engine.add_module(module)
     engine.finalize_object()
     return engine
 
@@ -172,11 +184,16 @@ def check_layout() -> None:
         w.put("  ret ptr null")
 
     w.function("ptr @handler(ptr %frame)", body)
-    call = jax.ffi.ffi_call(_registered(w.module()), jax.ShapeDtypeStruct((3,), np.float64))
+    text = w.module()
+    key = _cache.key_of("layout", text)
+    if _cache.find(key) is not None:
+        return
+    call = jax.ffi.ffi_call(_registered(text), jax.ShapeDtypeStruct((3,), np.float64))
     numbers = np.array([0.5, -3.25, 1e300])
     with jax.ensure_compile_time_eval():
         if np.asarray(jax.jit(call)(numbers)).tobytes() != numbers.tobytes():
             raise UnsupportedError("this version of XLA, whose call frame is another")
+    _cache.keep(key, b"as expected")
 
 
 def _load(w: Writer, base: str, offset: int, type: str = "ptr") -> str:

@@ -272,11 +272,18 @@ def _known(value: ArrayLike) -> Value:
 def _evaluated(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
     """Return what an equation computes from what is known."""
     name, arrays = eqn.primitive.name, [np.asarray(x) for x in operands]
+    shape, dtype = shape_of(eqn.outvars[0]), dtype_of(eqn.outvars[0])
+    if name == "iota":
+        along = eqn.params["dimension"]
+        numbers = np.arange(shape[along], dtype=dtype)
+        return [np.broadcast_to(numbers.reshape([-1 if k == along else 1 for k in range(len(shape))]), shape)]
+    if name == "convert_element_type" and (arrays[0].dtype.kind in "iub" or dtype.kind == "f"):
+        return [arrays[0].astype(dtype)]
     function = _NUMPY.get(name)
     if function is not None:
         with np.errstate(all="ignore"):
             out = function(*arrays)
-        return [np.asarray(out, dtype_of(eqn.outvars[0])).reshape(shape_of(eqn.outvars[0]))]
+        return [np.asarray(out, dtype).reshape(shape)]
     with jax.ensure_compile_time_eval():
         return [np.asarray(x) for x in bind(eqn, arrays)]
 

@@ -1,0 +1,169 @@
+"""Compiled programs of functions of trees: one for each structure and shape, kept on disk for other processes."""
+
+import functools
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax._src.util import cache  # pyright: ignore[reportPrivateImportUsage] (`jax.clear_caches` empties it)
+from jax.core import Tracer
+from jax.experimental import serialize_executable
+from jaxtyping import PyTree
+
+from qspjax import _cache
+
+MAX_PROGRAMS = 256
+"""The number of programs that are remembered, the latest ones."""
+QUICKLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+"""How XLA compiles what holds no loop: it takes a quarter of the time, and such a program runs for microseconds."""
+if jax.__version_info__ < (0, 11):
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
+
+Result = TypeVar("Result")
+
+
+class _Shape(NamedTuple):
+    """What a program has to know of an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    weak_type: bool
+
+
+class _Static(NamedTuple):
+    """A leaf that is no array, and its type: 1 and True are equal."""
+
+    type: type
+    value: object
+
+
+class _Key:
+    """What a program is made for: how its arguments are made of leaves, and the leaves, arrays by their shapes."""
+
+    def __init__(self, structure: jax.tree_util.PyTreeDef, leaves: Sequence[_Shape | _Static]):
+        self.structure, self.leaves = structure, tuple(leaves)
+        self.hash = hash((structure, self.leaves))
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return isinstance(other, _Key) and self.structure == other.structure and self.leaves == other.leaves
+        except ValueError:  # an array in a static place
+            return False
+
+
+class _Program(NamedTuple):
+    """A compiled program, and how its result is made of its arrays and of what is none."""
+
+    call: Callable[[list], list]
+    others: tuple
+    structure: jax.tree_util.PyTreeDef
+
+    def result(self, arrays: list) -> PyTree:
+        numbers = iter(self.call(arrays))
+        return jax.tree.unflatten(self.structure, [next(numbers) if x is _ARRAY else x for x in self.others])
+
+
+_ARRAY = object()
+"""The place of an array."""
+
+
+def program(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Compile a function of trees, whose arrays are its operands; everything else is part of the program.
+
+    It is `eqx.filter_jit` where an array is traced, or is not where JAX puts it by default, or that is not a CPU.
+    """
+    jitted = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def call(*arguments: PyTree) -> Result:
+        leaves, structure = jax.tree.flatten(arguments)
+        about = [_about(leaf) for leaf in leaves]
+        if None in about or jax.config.jax_disable_jit or jax.default_backend() != "cpu":
+            return jitted(*arguments)
+        try:
+            key = _Key(structure, about)
+        except TypeError:  # a static part without a hash
+            return jitted(*arguments)
+        compiled = _compiled(function, key)
+        if compiled is None:
+            return jitted(*arguments)
+        return compiled.result([leaf for leaf, x in zip(leaves, about, strict=True) if type(x) is _Shape])
+
+    return call
+
+
+def _about(leaf: object) -> _Shape | _Static | None:
+    """Return what a program has to know of a leaf; None if it is an array that is not at hand."""
+    if isinstance(leaf, jax.Array):
+        return None if isinstance(leaf, Tracer) or leaf.committed else _Shape(leaf.shape, leaf.dtype, leaf.weak_type)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return _Shape(leaf.shape, leaf.dtype, False)
+    return None if eqx.is_array(leaf) else _Static(type(leaf), leaf)
+
+
+@cache(max_size=MAX_PROGRAMS)
+def _compiled(function: Callable[..., PyTree], key: _Key) -> _Program | None:
+    """Return the program of a function for some arguments; None for one that calls Python (equinox does)."""
+    made: list[tuple[tuple, jax.tree_util.PyTreeDef]] = []
+
+    def of_arrays(arrays: list[jax.Array]) -> list[jax.Array]:
+        numbers = iter(arrays)
+        leaves = [next(numbers) if isinstance(x, _Shape) else x.value for x in key.leaves]
+        results, structure = jax.tree.flatten(function(*jax.tree.unflatten(key.structure, leaves)))
+        made.append((tuple(_ARRAY if eqx.is_array(x) else x for x in results), structure))
+        return [x for x in results if eqx.is_array(x)]
+
+    of_arrays.__name__ = getattr(function, "__name__", "program").strip("_")
+    shapes = [jax.ShapeDtypeStruct(*x[:2], weak_type=x.weak_type) for x in key.leaves if isinstance(x, _Shape)]
+    lowered = jax.jit(of_arrays).lower(shapes)
+    text = lowered.as_text()
+    if "callback" in text:
+        return None
+    return _Program(_loaded(lowered, text), *made[-1])
+
+
+def _loaded(lowered: jax.stages.Lowered, text: str) -> jax.stages.Compiled:
+    """Return the compiled program, as it was kept or compiled and kept now."""
+    options = {} if "stablehlo.while" in text else QUICKLY
+    effort = jax.config.read("jax_disable_most_optimizations"), os.environ.get("XLA_FLAGS", "")
+    key = _cache.key_of("xla", text, options, *effort)
+    kept = _cache.find(key)
+    if kept is not None:
+        try:
+            serialised, inputs, outputs = pickle.loads(kept)
+            return serialize_executable.deserialize_and_load(serialised, inputs, outputs)
+        except Exception:  # noqa: BLE001 (whatever is wrong with it, it is compiled again)
+            _cache.forget(key)
+    with _found_by_jax() as found:
+        compiled = lowered.compile(compiler_options=options)
+    if _cache.is_on() and not found:
+        try:
+            _cache.keep(key, pickle.dumps(serialize_executable.serialize(compiled)))
+        except (ValueError, NotImplementedError, pickle.PicklingError, jax.errors.JaxRuntimeError):
+            return compiled  # it cannot be kept
+    return compiled
+
+
+@contextmanager
+def _found_by_jax() -> Iterator[list[str]]:
+    """Collect what this thread finds in JAX's own cache meanwhile: what was loaded from there is not whole if saved."""
+    found, here = [], threading.get_ident()
+
+    def listen(event: str, **_: object) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == here:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(listen)

@@ -1,0 +1,117 @@
+"""What was compiled is kept on disk: found by another process, bounded, whole or not there, and nobody else's."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from qspjax import _cache
+
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+import qspjax as qsp
+import llvmlite.binding as binding
+compiled, texts = [], []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+)
+parse = binding.parse_assembly
+binding.parse_assembly = lambda text: (texts.append(text) if text else None, parse(text))[1]
+patient = qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg=0.5, kint=0.1, R0=10.0)
+solution = qsp.simulate(patient, qsp.bolus(150.0, to="central").every(7.0, doses=3), np.linspace(0.0, 28.0, 9))
+bits = np.stack([np.asarray(x) for x in solution.observed.values()]).tobytes().hex()
+print(json.dumps([len(compiled), len(texts), bits, jax.config.jax_compilation_cache_dir]))
+"""
+
+
+def started(folder, **settings):
+    environment = {**os.environ, "QSPJAX_CACHE": str(folder), "QSPJAX_BACKEND": ""}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.Popen(command, env={**environment, **settings}, stdout=subprocess.PIPE, text=True)
+
+
+def finished(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(output.splitlines()[-1])
+
+
+def test_another_process_compiles_nothing_and_has_the_same_bits(tmp_path):
+    folder = tmp_path / "kept"
+    programs, texts, bits, jaxs = finished(started(folder))
+    assert programs > 0
+    assert texts > 0
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert finished(started(folder, PYTHONHASHSEED="5")) == [0, 0, bits, jaxs]
+    assert jaxs is None  # what the user has set for JAX's own cache stands
+
+
+@pytest.mark.slow
+def test_processes_at_once_and_damaged_entries_give_the_same_bits(tmp_path):
+    folder, jaxs = tmp_path / "kept", str(tmp_path / "jaxs")
+    jaxs = {"JAX_COMPILATION_CACHE_DIR": jaxs, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    several = [started(folder, **jaxs) for _ in range(3)]
+    bits = {finished(process)[2] for process in several}
+    assert len(bits) == 1
+    assert not [path for path in folder.iterdir() if path.name.startswith(_cache.PARTIAL)]
+    for number, path in enumerate(sorted(folder.iterdir())):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + b"?" if number % 2 else content[: len(content) // 2])
+    assert {finished(started(folder, **jaxs))[2]} == bits  # JAX finds programs in its own cache
+    programs, texts, again, _ = finished(started(folder))
+    assert programs > 0
+    assert texts == 0
+    assert {again} == bits
+    assert finished(started(folder))[:3] == [0, 0, again]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("QSPJAX_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_what_is_kept_is_found_under_its_key_until_it_is_damaged(folder):
+    key = _cache.key_of("text", 1)
+    assert key != _cache.key_of("text1")
+    assert key == _cache.key_of("text", 1)
+    assert _cache.find(key) is None
+    _cache.keep(key, b"machine code")
+    assert _cache.find(key) == b"machine code"
+    (folder / key).write_bytes(b"x" + (folder / key).read_bytes()[1:])
+    assert _cache.find(key) is None
+    assert not (folder / key).exists()
+
+
+def test_what_was_not_used_for_longest_goes_first(folder, monkeypatch):
+    monkeypatch.setattr(_cache, "MAX_BYTES", 1000)
+    for number in range(3):
+        _cache.keep(f"key{number}", b"x" * 250)
+        os.utime(folder / f"key{number}", (number, number))
+    assert _cache.find("key0") is not None  # and so it was used now
+    _cache.keep("key3", b"x" * 250)
+    assert sorted(path.name for path in folder.iterdir()) == ["key0", "key2", "key3"]
+    _cache.keep("large", b"x" * 1000)
+    assert _cache.find("large") is None
+
+
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path, monkeypatch):
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("QSPJAX_CACHE", str(tmp_path))
+    with pytest.warns(UserWarning, match="must be yours, and one that nobody else can write to, but has mode 777"):
+        _cache.keep("key", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("choice", ["off", "OFF", "0", ""])
+def test_nothing_is_kept_where_it_is_off(choice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QSPJAX_CACHE", choice)
+    _cache.keep("key", b"x")
+    assert _cache.find("key") is None
+    assert not _cache.is_on()
+    assert not list(tmp_path.iterdir())
