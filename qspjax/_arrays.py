@@ -10,6 +10,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src.core import trace_state_clean
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
@@ -44,19 +45,17 @@ def on_device(tree: PyTree) -> PyTree:
 
 
 def _put(x: np.ndarray | np.generic) -> jax.Array:
-    """Return an array of jax with the same numbers; it does not share the memory of a small one."""
-    if x.nbytes > SMALL:
+    """Return an array of jax with the same numbers, which is traced inside `jit`."""
+    if x.nbytes > SMALL or not trace_state_clean():
         return jax.device_put(x)
     content = x.tobytes()
     key = (x.dtype, x.shape, content, jax.config.jax_enable_x64, jax.config.jax_default_device)
     there = _found.get(key)
     if there is not None and not there.is_deleted():
         return there
-    there = jax.device_put(np.frombuffer(content, x.dtype).reshape(x.shape))
-    if not isinstance(there, Tracer):
-        while len(_found) >= MAX_FOUND:
-            _found.pop(next(iter(_found)), None)
-        _found[key] = there
+    _found[key] = there = jax.device_put(np.frombuffer(content, x.dtype).reshape(x.shape))
+    while len(_found) > MAX_FOUND:
+        _found.pop(next(iter(_found)), None)
     return there
 
 

@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import platformdirs
-
 from qspjax._checks import warn
 
 MAX_BYTES = 512 * 2**20
@@ -115,15 +113,16 @@ def _folder(choice: str | None) -> Path | None:
     """Return the folder, made if there is none; None if nothing is kept."""
     if choice is not None and choice.strip().lower() in ("off", "0", "no", "false", ""):
         return None
-    folder = platformdirs.user_cache_path("qspjax", appauthor=False) if choice is None else Path(choice).expanduser()
     try:
+        folder = _default() if choice is None else Path(choice).expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError):  # a home that is not there, or cannot be written to
         if choice is not None:
-            warn(f"The folder of QSPJAX_CACHE, {folder}, cannot be made: compiled programs are not kept.")
+            warn(f"The folder of QSPJAX_CACHE, {choice}, cannot be made: compiled programs are not kept.")
         return None
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+    user = getattr(os, "getuid", None)  # not on Windows
+    if user is not None and (status.st_uid != user() or status.st_mode & 0o022):
         warn(
             f"The folder for compiled programs, {folder}, must be yours, and one that nobody else can write to, but "
             f"has mode {status.st_mode & 0o777:o} and owner {status.st_uid}: nothing is read from it or kept there. "
@@ -131,6 +130,12 @@ def _folder(choice: str | None) -> Path | None:
         )
         return None
     return folder
+
+
+def _default() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("qspjax", appauthor=False)
 
 
 @functools.cache

@@ -114,7 +114,8 @@ def leaf_names(state: State) -> list[tuple[str, ...]]:
             result.append(tuple(".".join([*parts, label]) for label in labels))
             continue
         name = ".".join(parts) or "y"
-        shape = leaf.shape if hasattr(leaf, "shape") else np.shape(leaf)
+        shape = getattr(leaf, "shape", None)
+        shape = np.shape(leaf) if shape is None else shape
         result.append((name,) if not shape else tuple(f"{name}[{i}]" for i in range(math.prod(shape))))
     return result
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import numpy as np
+from jax._src.core import trace_state_clean
 from jax._src.util import cache  # pyright: ignore[reportPrivateImportUsage] (`jax.clear_caches` empties it)
 from jax.core import Tracer
 from jax.experimental import serialize_executable
@@ -79,15 +80,18 @@ _ARRAY = object()
 def program(function: Callable[..., Result]) -> Callable[..., Result]:
     """Compile a function of trees, whose arrays are its operands; everything else is part of the program.
 
-    It is `eqx.filter_jit` where an array is traced, or is not where JAX puts it by default, or that is not a CPU.
+    It is `eqx.filter_jit` in a function that is traced, on other devices than a CPU, and for an array that is not where
+    JAX puts it by default.
     """
     jitted = eqx.filter_jit(function)
 
     @functools.wraps(function)
     def call(*arguments: PyTree) -> Result:
+        if not trace_state_clean() or jax.config.jax_disable_jit or jax.default_backend() != "cpu":
+            return jitted(*arguments)
         leaves, structure = jax.tree.flatten(arguments)
         about = [_about(leaf) for leaf in leaves]
-        if None in about or jax.config.jax_disable_jit or jax.default_backend() != "cpu":
+        if None in about:
             return jitted(*arguments)
         try:
             key = _Key(structure, about)

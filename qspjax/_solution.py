@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-class RESULTS(diffrax.RESULTS):  # pyright: ignore
+class RESULTS(eqx.Enumeration):
     """How a solve ended; each item says what happened and what to change.
 
     Example:
@@ -34,6 +33,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore
         True
     """
 
+    successful = ""
+    max_steps_reached = "The maximum number of solver steps was reached. Try increasing `max_steps`."
     state_nonfinite = (
         "The model or a dose gave NaN or infinity and smaller steps did not help. Look at the named state: a "
         "logarithm, root, power or division of a value that reached zero is the usual cause, then a parameter out of "

@@ -16,11 +16,13 @@ LAYERS = [
     {"_precision", "_types"},
     {
         "_arrays",
+        "_cache",
         "_checks",
         "_extras",
         "_files",
         "_forms",
         "_names",
+        "_programs",
         "_random",
         "_remembered",
         "_renamed",

@@ -115,3 +115,30 @@ def test_nothing_is_kept_where_it_is_off(choice, tmp_path, monkeypatch):
     assert _cache.find("key") is None
     assert not _cache.is_on()
     assert not list(tmp_path.iterdir())
+
+
+FIT = """
+import hashlib
+import jax, numpy as np
+import qspjax as qsp
+from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+data = Measurements([1.0, 4.0, 1.0], [3.9, 4.4, 9.0], output=["C", "C", "A"])
+outputs = {
+    "C": Output("slope * concentration + base + central * tilt", Additive("sdC")),
+    "A": Output("central", Additive("sdA")),
+}
+free = {name: Free(0.2) for name in ("CL", "V", "slope", "base", "tilt", "sdC", "sdA")}
+dose = qsp.bolus(200.0, to="central")
+problem = Problem(patient, {"one": Experiment(data, dose), "two": Experiment(data, dose)}, outputs, free)
+print(hashlib.sha256(jax.jit(problem.log_density).lower(np.zeros(7)).as_text().encode()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_program_of_a_fit_does_not_depend_on_the_order_of_sets():
+    def printed(seed):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run([sys.executable, "-c", FIT], env=environment, capture_output=True, text=True, check=True)
+
+    assert printed("1").stdout == printed("2").stdout == printed("3").stdout

@@ -442,7 +442,14 @@ class Regimen(eqx.Module):
         for name, column in columns.items():
             padding = xp.full((*column.shape[:-1], rows - self.rows), _COLUMNS[name], column.dtype)
             columns[name] = xp.concatenate([column, padding], axis=-1)
-        return dataclasses.replace(self, **columns, static_shape=self.static_shape._replace(repeated=False))
+        return self._with(**columns, static_shape=self.static_shape._replace(repeated=False))
+
+    def _with(self, **changes: object) -> "Regimen":
+        """Return the regimen with other values, made without a constructor, which takes longer than the rest."""
+        changed = object.__new__(Regimen)
+        for name, value in {**vars(self), **changes}.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
     def _columns(self, *others: PyTree) -> tuple[ModuleType, dict[str, Array | np.ndarray]]:
         """Return numpy if the regimen and the others are at hand, else jax.numpy, and the columns in it."""

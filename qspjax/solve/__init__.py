@@ -12,14 +12,35 @@ Example:
     Array([1.226265], dtype=float64)
 """
 
-from qspjax.solve._diffrax import Diffrax as Diffrax
+import typing as _typing
+
 from qspjax.solve._ensemble import Automatic as Automatic, Explicit as Explicit, Rosenbrock as Rosenbrock
 from qspjax.solve._exponential import MatrixExponential as MatrixExponential
 from qspjax.solve._method import AbstractMethod as AbstractMethod, Trajectory as Trajectory
-from qspjax.solve._rosenbrock_solver import RosenbrockSolver as RosenbrockSolver
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau as AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas3 import Rodas3 as Rodas3
 from qspjax.solve.tableaux._rodas4 import Rodas4 as Rodas4
 from qspjax.solve.tableaux._rodas4p2 import Rodas4P2 as Rodas4P2
 from qspjax.solve.tableaux._rodas5p import Rodas5P as Rodas5P
 from qspjax.solve.tableaux._ros3prl import ROS3PRL as ROS3PRL
+
+if _typing.TYPE_CHECKING:
+    from qspjax.solve._diffrax import Diffrax as Diffrax
+    from qspjax.solve._rosenbrock_solver import RosenbrockSolver as RosenbrockSolver
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import what needs diffrax when it is first used: that takes half a second."""
+        if name == "Diffrax":
+            from qspjax.solve._diffrax import Diffrax as value
+        elif name == "RosenbrockSolver":
+            from qspjax.solve._rosenbrock_solver import RosenbrockSolver as value
+        else:
+            raise AttributeError(f"module 'qspjax.solve' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """List what is imported later, too."""
+    return sorted({*globals(), "Diffrax", "RosenbrockSolver"})

@@ -5,9 +5,8 @@ One patient and a cohort run the same program: `vmap` over `simulate` makes the 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,9 @@ from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
+
+if TYPE_CHECKING:
+    import diffrax
 
 MEMORY = 1 << 29
 """512 MiB."""
@@ -92,6 +94,13 @@ class Rosenbrock(AbstractMethod):
         return f"{self.tableau.name} at rtol {self.rtol:g}, atol {self.atol:g}"
 
 
+@functools.cache
+def _tsit5() -> "diffrax.AbstractERK":
+    import diffrax  # it takes half a second, and most models are solved without it
+
+    return diffrax.Tsit5()
+
+
 class Explicit(AbstractMethod):
     """Solve with an explicit Runge-Kutta pair in the ensemble kernel: for models that are not stiff.
 
@@ -116,13 +125,15 @@ class Explicit(AbstractMethod):
         Array([10.    ,  3.6788], dtype=float64)
     """
 
-    solver: diffrax.AbstractERK = diffrax.Tsit5()
+    solver: "diffrax.AbstractERK" = eqx.field(default_factory=_tsit5)
     rtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     atol: float = eqx.field(default=1e-9, static=True, kw_only=True)
     max_steps: int | None = eqx.field(default=None, static=True, kw_only=True)
     memory: int = eqx.field(default=MEMORY, static=True, kw_only=True)
 
     def __check_init__(self) -> None:
+        import diffrax
+
         check_settings(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, memory=self.memory)
         check_instance("solver", self.solver, diffrax.AbstractERK, "an explicit solver such as diffrax.Tsit5()")
         if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
@@ -175,7 +186,7 @@ class Automatic(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        scheme = _explicit(diffrax.Tsit5(), self, gives_up=True)
+        scheme = _explicit(_tsit5(), self, gives_up=True)
         easy, stiff = _solve(model, schedule, ts, initial, t0, scheme)
         hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), self), active=stiff)
 
@@ -210,7 +221,9 @@ def _rosenbrock(tableau: AbstractRosenbrockTableau, method: Rosenbrock | Automat
     return _Scheme(step, method.atol, control, method.max_steps, method.memory, implicit=True)
 
 
-def _explicit(solver: diffrax.AbstractERK, method: Explicit | Automatic, *, gives_up: bool = False) -> _Scheme:
+def _explicit(solver: "diffrax.AbstractERK", method: Explicit | Automatic, *, gives_up: bool = False) -> _Scheme:
+    import diffrax
+
     tableau, order = solver.tableau, solver.order(None)
     if not isinstance(tableau, diffrax.ButcherTableau) or order is None:
         refuse("solver", "be one Runge-Kutta pair of known order", type(solver).__name__)

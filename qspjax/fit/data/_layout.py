@@ -331,7 +331,7 @@ class _Builder:
         kinds = ("experiment", "record", "place", "time", "order", "value", "side", "lower", "upper")
         columns: dict[str, list] = {key: [] for key in kinds}
         given: dict[str, list] = {}
-        needed = [used for used in output.names() if used != "prediction"]
+        needed = sorted(output.names() - {"prediction"})
         for number, records, stage, positions, censoring in parts:
             experiment = self.experiments[number]
             data = experiment.measurements

@@ -108,7 +108,7 @@ class OutputData:
     ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         output = self.output
-        needed = names_in(output.prediction, *formulas_of(output.error).values())
+        needed = sorted(names_in(output.prediction, *formulas_of(output.error).values()))
         values: dict[str, Number] = {}
         for name in needed:
             if name in self.given:

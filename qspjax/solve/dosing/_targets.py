@@ -1,6 +1,5 @@
 """Which state each dose of a regimen goes to: by the name of a delivery, or by the name or the number of a state."""
 
-import dataclasses
 from itertools import chain
 from typing import NamedTuple
 
@@ -35,7 +34,7 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
         return regimen
     xp = namespace(regimen.index)
     index = xp.asarray(indices, dtype=int)[xp.asarray(regimen.index)] if indices else regimen.index
-    regimen = dataclasses.replace(regimen, index=index, targets=targets)
+    regimen = regimen._with(index=index, targets=targets)
     return regimen.echoed(echoes) if any(echoes) else regimen
 
 

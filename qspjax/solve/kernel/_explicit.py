@@ -5,8 +5,8 @@ Ordinary Differential Equations II, IV.2, doi:10.1007/978-3-642-05221-7 (stiffne
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +16,15 @@ from qspjax._jaxpr._rows import total
 from qspjax.solve.kernel._layout import Rows, System
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
+if TYPE_CHECKING:
+    import diffrax
+
 STIFF_BEYOND = 2.0
 """The stability region of Tsit5 ends at about -3.3 on the real axis."""
 
 
 def explicit_step(
-    tableau: diffrax.ButcherTableau,
+    tableau: "diffrax.ButcherTableau",
     system: System,
     lanes: Lanes,
     t: Float[Array, " lanes"],
