@@ -49,7 +49,8 @@ def _put(x: np.ndarray | np.generic) -> jax.Array:
     if x.nbytes > SMALL or not trace_state_clean():
         return jax.device_put(x)
     content = x.tobytes()
-    key = (x.dtype, x.shape, content, jax.config.jax_enable_x64, jax.config.jax_default_device)
+    settings = jax.config.jax_enable_x64, jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    key = (x.dtype, x.shape, content, settings)
     there = _found.get(key)
     if there is not None and not there.is_deleted():
         return there

@@ -4,9 +4,9 @@ import functools
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,12 +21,14 @@ from qspjax import _cache
 
 MAX_PROGRAMS = 256
 """The number of programs that are remembered, the latest ones."""
-QUICKLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 """How XLA compiles what holds no loop: it takes a quarter of the time, and such a program runs for microseconds."""
 if jax.__version_info__ < (0, 11):
     QUICKLY["xla_cpu_use_fusion_emitters"] = False
 
 Result = TypeVar("Result")
+Structure: TypeAlias = Hashable
+"""How a tree is made of its leaves, as `jax.tree.flatten` says it."""
 
 
 class _Shape(NamedTuple):
@@ -47,7 +49,7 @@ class _Static(NamedTuple):
 class _Key:
     """What a program is made for: how its arguments are made of leaves, and the leaves, arrays by their shapes."""
 
-    def __init__(self, structure: jax.tree_util.PyTreeDef, leaves: Sequence[_Shape | _Static]):
+    def __init__(self, structure: Structure, leaves: Sequence[_Shape | _Static]):
         self.structure, self.leaves = structure, tuple(leaves)
         self.hash = hash((structure, self.leaves))
 
@@ -66,7 +68,7 @@ class _Program(NamedTuple):
 
     call: Callable[[list], list]
     others: tuple
-    structure: jax.tree_util.PyTreeDef
+    structure: Structure
 
     def result(self, arrays: list) -> PyTree:
         numbers = iter(self.call(arrays))
@@ -87,11 +89,12 @@ def program(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(function)
     def call(*arguments: PyTree) -> Result:
-        if not trace_state_clean() or jax.config.jax_disable_jit or jax.default_backend() != "cpu":
+        interpreted = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if interpreted or not trace_state_clean() or jax.default_backend() != "cpu":
             return jitted(*arguments)
         leaves, structure = jax.tree.flatten(arguments)
-        about = [_about(leaf) for leaf in leaves]
-        if None in about:
+        about = [x for x in map(_about, leaves) if x is not None]
+        if len(about) < len(leaves):
             return jitted(*arguments)
         try:
             key = _Key(structure, about)
@@ -117,7 +120,7 @@ def _about(leaf: object) -> _Shape | _Static | None:
 @cache(max_size=MAX_PROGRAMS)
 def _compiled(function: Callable[..., PyTree], key: _Key) -> _Program | None:
     """Return the program of a function for some arguments; None for one that calls Python (equinox does)."""
-    made: list[tuple[tuple, jax.tree_util.PyTreeDef]] = []
+    made: list[tuple[tuple, Structure]] = []
 
     def of_arrays(arrays: list[jax.Array]) -> list[jax.Array]:
         numbers = iter(arrays)
