@@ -4,9 +4,10 @@ import functools
 import os
 import pickle
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,12 +21,13 @@ from jaxtyping import PyTree
 from qspjax import _cache
 
 MAX_PROGRAMS = 256
-"""The number of programs that are remembered, the latest ones."""
+"""The number of programs of a function that are remembered, the latest ones."""
 QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 """How XLA compiles what holds no loop: it takes a quarter of the time, and such a program runs for microseconds."""
 if jax.__version_info__ < (0, 11):
     QUICKLY["xla_cpu_use_fusion_emitters"] = False
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Structure: TypeAlias = Hashable
 """How a tree is made of its leaves, as `jax.tree.flatten` says it."""
@@ -46,12 +48,19 @@ class _Static(NamedTuple):
     value: object
 
 
+class _NoHashError(TypeError):
+    """A static part of the arguments has no hash."""
+
+
 class _Key:
     """What a program is made for: how its arguments are made of leaves, and the leaves, arrays by their shapes."""
 
     def __init__(self, structure: Structure, leaves: Sequence[_Shape | _Static]):
         self.structure, self.leaves = structure, tuple(leaves)
-        self.hash = hash((structure, self.leaves))
+        try:
+            self.hash = hash((structure, self.leaves))
+        except TypeError as error:
+            raise _NoHashError from error
 
     def __hash__(self) -> int:
         return self.hash
@@ -75,32 +84,40 @@ class _Program(NamedTuple):
         return jax.tree.unflatten(self.structure, [next(numbers) if x is _ARRAY else x for x in self.others])
 
 
+_LOCKS = [threading.RLock() for _ in range(64)]
+
 _ARRAY = object()
 """The place of an array."""
 
 
-def program(function: Callable[..., Result]) -> Callable[..., Result]:
+def program(
+    function: Callable[Arguments, Result], *, options: Mapping[str, str | bool] = MappingProxyType({})
+) -> Callable[Arguments, Result]:
     """Compile a function of trees, whose arrays are its operands; everything else is part of the program.
 
     It is `eqx.filter_jit` in a function that is traced, on other devices than a CPU, and for an array that is not where
     JAX puts it by default.
+
+    Args:
+        function: The function.
+        options: Options of XLA for programs with loops.
     """
-    jitted = eqx.filter_jit(function)
+    jitted = eqx.filter_jit(function, compiler_options=dict(options) or None)  # pyright: ignore[reportCallIssue]
+    compiled_for = cache(max_size=MAX_PROGRAMS)(functools.partial(_compiled, function, options))
 
     @functools.wraps(function)
-    def call(*arguments: PyTree) -> Result:
+    def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         interpreted = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-        if interpreted or not trace_state_clean() or jax.default_backend() != "cpu":
-            return jitted(*arguments)
+        if named or interpreted or not trace_state_clean() or jax.default_backend() != "cpu":
+            return jitted(*arguments, **named)
         leaves, structure = jax.tree.flatten(arguments)
         about = [x for x in map(_about, leaves) if x is not None]
-        if len(about) < len(leaves):
-            return jitted(*arguments)
-        try:
-            key = _Key(structure, about)
-        except TypeError:  # a static part without a hash
-            return jitted(*arguments)
-        compiled = _compiled(function, key)
+        compiled = None
+        if len(about) == len(leaves):
+            with suppress(_NoHashError):
+                key = _Key(structure, about)
+                with _LOCKS[key.hash % len(_LOCKS)]:  # what one thread compiles, another waits for
+                    compiled = compiled_for(key)
         if compiled is None:
             return jitted(*arguments)
         return compiled.result([leaf for leaf, x in zip(leaves, about, strict=True) if type(x) is _Shape])
@@ -117,8 +134,7 @@ def _about(leaf: object) -> _Shape | _Static | None:
     return None if eqx.is_array(leaf) else _Static(type(leaf), leaf)
 
 
-@cache(max_size=MAX_PROGRAMS)
-def _compiled(function: Callable[..., PyTree], key: _Key) -> _Program | None:
+def _compiled(function: Callable[..., PyTree], options: Mapping[str, str | bool], key: _Key) -> _Program | None:
     """Return the program of a function for some arguments; None for one that calls Python (equinox does)."""
     made: list[tuple[tuple, Structure]] = []
 
@@ -135,14 +151,13 @@ def _compiled(function: Callable[..., PyTree], key: _Key) -> _Program | None:
     text = lowered.as_text()
     if "callback" in text:
         return None
-    return _Program(_loaded(lowered, text), *made[-1])
+    return _Program(_loaded(lowered, text, options if "stablehlo.while" in text else QUICKLY), *made[-1])
 
 
-def _loaded(lowered: jax.stages.Lowered, text: str) -> jax.stages.Compiled:
+def _loaded(lowered: jax.stages.Lowered, text: str, options: Mapping[str, str | bool]) -> jax.stages.Compiled:
     """Return the compiled program, as it was kept or compiled and kept now."""
-    options = {} if "stablehlo.while" in text else QUICKLY
     effort = jax.config.read("jax_disable_most_optimizations"), os.environ.get("XLA_FLAGS", "")
-    key = _cache.key_of("xla", text, options, *effort)
+    key = _cache.key_of("xla", text, sorted(options.items()), *effort)
     kept = _cache.find(key)
     if kept is not None:
         try:
@@ -151,7 +166,7 @@ def _loaded(lowered: jax.stages.Lowered, text: str) -> jax.stages.Compiled:
         except Exception:  # noqa: BLE001 (whatever is wrong with it, it is compiled again)
             _cache.forget(key)
     with _found_by_jax() as found:
-        compiled = lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=dict(options))
     if _cache.is_on() and not found:
         try:
             _cache.keep(key, pickle.dumps(serialize_executable.serialize(compiled)))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats
-from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, described, refuse
+from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
@@ -327,7 +327,7 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
-        refuse("model", "observe a dict of numbers by name", f"one that observes {described(observed)}")
+        refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
     for name, value in observed.items():
         if jnp.shape(value) != ():
             check_one_patient(model, jnp.shape(value))

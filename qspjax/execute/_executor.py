@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree, Shaped
 
 from qspjax._checks import check_whole
+from qspjax._programs import program
 
 PatientFunction = Callable[[PyTree, PyTree], PyTree]
 Each = PyTree[Shaped[Array | np.ndarray, "patients ..."]]
@@ -174,7 +175,7 @@ LANES = 8
 """The batch is padded to a multiple of this, so that a patient has the same bits in every batch and chunk."""
 
 
-@eqx.filter_jit
+@program
 def _vectorised(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
     width = -(-size // LANES) * LANES
     padded = _patients(each, 0, width, size)
