@@ -126,9 +126,11 @@ def program(
 
 
 def _about(leaf: object) -> _Shape | _Static | None:
-    """Return what a program has to know of a leaf; None if it is an array that is not at hand."""
+    """Return what a program has to know of a leaf; None if it is an array that is not at hand, or of keys."""
     if isinstance(leaf, jax.Array):
-        return None if isinstance(leaf, Tracer) or leaf.committed else _Shape(leaf.shape, leaf.dtype, leaf.weak_type)
+        if isinstance(leaf, Tracer) or leaf.committed or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return None
+        return _Shape(leaf.shape, leaf.dtype, leaf.weak_type)
     if isinstance(leaf, (np.ndarray, np.generic)):
         return _Shape(leaf.shape, leaf.dtype, False)
     return None if eqx.is_array(leaf) else _Static(type(leaf), leaf)
