@@ -149,7 +149,7 @@ def _compiled(function: Callable[..., PyTree], options: Mapping[str, str | bool]
 
     of_arrays.__name__ = getattr(function, "__name__", "program").strip("_")
     shapes = [jax.ShapeDtypeStruct(*x[:2], weak_type=x.weak_type) for x in key.leaves if isinstance(x, _Shape)]
-    lowered = jax.jit(of_arrays).lower(shapes)
+    lowered = jax.jit(of_arrays, keep_unused=True).lower(shapes)  # or the text does not say which are used
     text = lowered.as_text()
     if "callback" in text:
         return None
@@ -159,7 +159,7 @@ def _compiled(function: Callable[..., PyTree], options: Mapping[str, str | bool]
 def _loaded(lowered: jax.stages.Lowered, text: str, options: Mapping[str, str | bool]) -> jax.stages.Compiled:
     """Return the compiled program, as it was kept or compiled and kept now."""
     effort = jax.config.read("jax_disable_most_optimizations"), os.environ.get("XLA_FLAGS", "")
-    key = _cache.key_of("xla", text, sorted(options.items()), *effort)
+    key = _cache.key_of("xla", text, lowered.in_tree, lowered.out_tree, sorted(options.items()), *effort)
     kept = _cache.find(key)
     if kept is not None:
         try:
