@@ -11,6 +11,7 @@ from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax._src.core import trace_state_clean
 from jax._src.util import cache  # pyright: ignore[reportPrivateImportUsage] (`jax.clear_caches` empties it)
@@ -91,7 +92,10 @@ _ARRAY = object()
 
 
 def program(
-    function: Callable[Arguments, Result], *, options: Mapping[str, str | bool] = MappingProxyType({})
+    function: Callable[Arguments, Result],
+    *,
+    options: Mapping[str, str | bool] = MappingProxyType({}),
+    small: Callable[Arguments, bool] = lambda *_, **__: False,
 ) -> Callable[Arguments, Result]:
     """Compile a function of trees, whose arrays are its operands; everything else is part of the program.
 
@@ -101,9 +105,10 @@ def program(
     Args:
         function: The function.
         options: Options of XLA for programs with loops.
+        small: Returns for some arguments whether the loops are so short that they are as good as none.
     """
     jitted = eqx.filter_jit(function, compiler_options=dict(options) or None)  # pyright: ignore[reportCallIssue]
-    compiled_for = cache(max_size=MAX_PROGRAMS)(functools.partial(_compiled, function, options))
+    compiled_for = cache(max_size=MAX_PROGRAMS)(functools.partial(_compiled, function, options, small))
 
     @functools.wraps(function)
     def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
@@ -128,7 +133,7 @@ def program(
 def _about(leaf: object) -> _Shape | _Static | None:
     """Return what a program has to know of a leaf; None if it is an array that is not at hand, or of keys."""
     if isinstance(leaf, jax.Array):
-        if isinstance(leaf, Tracer) or leaf.committed or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, Tracer) or leaf.committed or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return None
         return _Shape(leaf.shape, leaf.dtype, leaf.weak_type)
     if isinstance(leaf, (np.ndarray, np.generic)):
@@ -136,14 +141,19 @@ def _about(leaf: object) -> _Shape | _Static | None:
     return None if eqx.is_array(leaf) else _Static(type(leaf), leaf)
 
 
-def _compiled(function: Callable[..., PyTree], options: Mapping[str, str | bool], key: _Key) -> _Program | None:
+def _compiled(
+    function: Callable[..., PyTree], options: Mapping[str, str | bool], small: Callable[..., bool], key: _Key
+) -> _Program | None:
     """Return the program of a function for some arguments; None for one that calls Python (equinox does)."""
     made: list[tuple[tuple, Structure]] = []
+    is_small: list[bool] = []
 
     def of_arrays(arrays: list[jax.Array]) -> list[jax.Array]:
         numbers = iter(arrays)
         leaves = [next(numbers) if isinstance(x, _Shape) else x.value for x in key.leaves]
-        results, structure = jax.tree.flatten(function(*jax.tree.unflatten(key.structure, leaves)))
+        arguments = jax.tree.unflatten(key.structure, leaves)
+        is_small.append(small(*arguments))
+        results, structure = jax.tree.flatten(function(*arguments))
         made.append((tuple(_ARRAY if eqx.is_array(x) else x for x in results), structure))
         return [x for x in results if eqx.is_array(x)]
 
@@ -153,7 +163,8 @@ def _compiled(function: Callable[..., PyTree], options: Mapping[str, str | bool]
     text = lowered.as_text()
     if "callback" in text:
         return None
-    return _Program(_loaded(lowered, text, options if "stablehlo.while" in text else QUICKLY), *made[-1])
+    quickly = is_small[-1] or "stablehlo.while" not in text
+    return _Program(_loaded(lowered, text, QUICKLY if quickly else options), *made[-1])
 
 
 def _loaded(lowered: jax.stages.Lowered, text: str, options: Mapping[str, str | bool]) -> jax.stages.Compiled:

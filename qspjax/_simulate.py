@@ -261,6 +261,10 @@ class _Patient(eqx.Module):
         return Outcome(*self.save.keep(observed, states), RESULTS.successful, stats, reduced)
 
 
+FEW = 8
+"""Up to this many states, a patient is solved by matrix exponentials in less time than XLA needs to make it faster."""
+
+
 class _PatientFromParts(eqx.Module):
     """Solve one patient given in two parts: the leaves that vary and those that are shared."""
 
@@ -270,7 +274,12 @@ class _PatientFromParts(eqx.Module):
         return self.patient(*_combined(each, shared))
 
 
-@program
+def _is_small(patient: _Patient, *_: PyTree) -> bool:
+    """Whether one patient is solved by exponentials of a few states."""
+    return isinstance(patient.method, MatrixExponential) and len(patient.labels.states) <= FEW
+
+
+@functools.partial(program, small=_is_small)
 def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Packed | None]:
     return patient.with_source(*arguments)
 
