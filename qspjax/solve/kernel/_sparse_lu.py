@@ -106,7 +106,7 @@ class Elimination:
         reciprocals: dict[int, Row] = {}
         for p in self.order:
             reciprocals[p] = 1.0 / jnp.asarray(a[int(self.diagonal[p])])
-            for target, left, up in self._updates(p):
+            for target, left, up in self.updates(p):
                 if target == left:
                     a[target] = a[target] * reciprocals[p]
                 else:
@@ -116,7 +116,7 @@ class Elimination:
 
     def solve(self, factors: Factors, b: Sequence[Row]) -> list[Row]:
         """Return x of A x = b."""
-        return self._substitute(factors, b, self._substitutions())
+        return self._substitute(factors, b, self.substitutions())
 
     def solve_transposed(self, factors: Factors, b: Sequence[Row]) -> list[Row]:
         """Return x of A^T x = b."""
@@ -176,14 +176,14 @@ class Elimination:
         zero = len(self.rows) + self.size
         starts, table = [0], []
         for p in self.order:
-            for target, left, up in self._updates(p):
+            for target, left, up in self.updates(p):
                 table.append((target, zero, left, up) if target == left else (target, target, left, up))
             starts.append(len(table))
         return np.array(starts, np.uint32), np.array([*table, (zero,) * 4], np.uint32)
 
     @cached_property
     def _solve_table(self) -> UInt32[np.ndarray, "operations 4"]:
-        return self._table(self._substitutions())
+        return self._table(self.substitutions())
 
     @cached_property
     def _transposed_table(self) -> UInt32[np.ndarray, "operations 4"]:
@@ -196,7 +196,7 @@ class Elimination:
 
     # --- the operations of both forms --------------------------------------------------------------------------------
 
-    def _updates(self, p: int) -> Iterator[tuple[int, int, int]]:
+    def updates(self, p: int) -> Iterator[tuple[int, int, int]]:
         """Yield (target, left, up), `A[target] -= A[left] A[up]`; target = left: scale by the reciprocal `up`."""
         for i in self.below[p]:
             left = self.entry[i, p]
@@ -204,7 +204,7 @@ class Elimination:
             for j in self.right[p]:
                 yield self.entry[i, j], left, self.entry[p, j]
 
-    def _substitutions(self) -> Iterator[tuple[int, int, int]]:
+    def substitutions(self) -> Iterator[tuple[int, int, int]]:
         """Yield (target, entry, source), `x[target] -= A[entry] x[source]`; target = source: scale."""
         for p in self.order:
             yield from ((i, self.entry[i, p], p) for i in self.below[p])

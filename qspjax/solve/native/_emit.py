@@ -6,12 +6,12 @@ here, so that results do not depend on the machine.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from qspjax.solve.native._graph import Argument, Branches, Function, Graph, Loop, Node, Region
+from qspjax.solve.native._order import INPUTS, Arm, Order
 from qspjax.solve.native._rows import Place, RowArithmetic, RowLoop
 from qspjax.solve.native._text import Writer, each
 from qspjax.solve.native._values import UnsupportedError
@@ -27,13 +27,11 @@ _INTRINSIC = {
     **{"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "rint": "roundeven", "round": "round"},
     **{"max": "maximum", "min": "minimum"},
 }
-_OWN = {"exp", "log", "pow"}
+_OWN = {"exp", "log", "pow", "exp32", "log32"}
 _LIBRARY = {
     *("expm1", "log1p", "exp2", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
     *("asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "fmod", "nextafter"),
 }
-
-_INPUTS = {"in", "value", "arg", "row", "outer", "index", "table"}
 
 Read = Callable[[Node], str]
 """From a node that is an input of a region to its value."""
@@ -49,40 +47,67 @@ class Emitter:
 
     def region(self, region: Region, read: Read) -> list[str]:
         """Write a region; return the values of its outputs."""
-        graph = region.graph
-        order = graph.needed(region.outputs)
-        uses = Counter(i for index in order for i in graph.nodes[index].args)
-        uses.update(region.outputs)
+        graph, w = region.graph, self.w
+        nodes, order = graph.nodes, Order(graph, region.outputs)
+        released: dict[float, list[int]] = {}
+        for index, last in order.last.items():
+            released.setdefault(last, []).append(index)
         names: dict[int, str] = {}
 
         def value(index: int) -> str:
-            """Return the value of a node; a product waits for the sum that it is part of, a result until it is used."""
+            """Return the value of a node; what waits is written now."""
             if index not in names:
-                node = graph.nodes[index]
+                node = nodes[index]
                 if node.op == "result":
-                    names[index] = self.w.load(self.w.row(value(node.args[0]), node.attr_as(int)), node.kind)
+                    names[index] = w.load(w.row(value(node.args[0]), node.attr_as(int)), node.kind)
+                elif node.op in INPUTS:
+                    names[index] = read(node)
                 else:
-                    names[index] = self.w.f("fmul", *map(value, node.args))
+                    names[index] = w.f("fmul", *map(value, node.args))
             return names[index]
 
-        def waits(index: int) -> bool:
-            node = graph.nodes[index]
-            return node.op == "mul" and node.kind == "float" and uses[index] == 1 and index not in names
+        def product(index: int) -> bool:
+            return nodes[index].op == "mul" and order.waits(index) and index not in names
 
-        for index in order:
-            node = graph.nodes[index]
-            if node.op in _INPUTS:
-                names[index] = read(node)
-            elif node.op in ("add", "sub") and any(map(waits, node.args)):
-                names[index] = self._fused(graph, node, value, waits)
-            elif node.op != "result" and not waits(index):
-                names[index] = self._node(graph, index, node, value)
+        def guarded(arm: Arm) -> str:
+            """Write an arm of a selection, for when any lane takes it; return its value."""
+            nonlocal names
+            index, place = arm
+            mask, result = value(nodes[index].args[0]), nodes[index].args[place]
+            here = mask if place == 1 else w.op(f"xor {w.masks} {mask}, splat (i1 true)")
+            taken, after, before = w.fresh("taken"), w.fresh("after"), w.block
+            w.branch(w.any(here), taken, after)
+            w.label(taken)
+            outside, names = names, dict(names)
+            write(order.arms[arm])
+            x, end = value(result), w.block
+            names = outside
+            w.jump(after)
+            w.label(after)
+            return w.op(f"phi {w.type_of(graph.kind(result))} [{x}, %{end}], [zeroinitializer, %{before}]")
+
+        def write(indices: Sequence[int]) -> None:
+            for index in indices:
+                node = nodes[index]
+                arms = [(index, place) for place in (1, 2) if (index, place) in order.arms]
+                if arms:
+                    x = {place: guarded((index, place)) for _, place in arms}
+                    mask, yes, no = (x.get(place) or value(i) for place, i in enumerate(node.args))
+                    names[index] = w.select(mask, yes, no, w.type_of(node.kind))
+                elif node.op in ("add", "sub") and any(map(product, node.args)):
+                    names[index] = self._fused(graph, node, value, product)
+                elif not order.waits(index):
+                    names[index] = self._node(graph, index, node, value)
+                for dead in released.get(index, ()):
+                    w.release(self._memory[graph, dead])
+
+        write(order.nodes)
         return [value(i) for i in region.outputs]
 
-    def _fused(self, graph: Graph, node: Node, value: Callable[[int], str], waits: Callable[[int], bool]) -> str:
+    def _fused(self, graph: Graph, node: Node, value: Callable[[int], str], product: Callable[[int], bool]) -> str:
         """Return a product plus or minus something, rounded once."""
         w, (left, right) = self.w, node.args
-        if waits(right):
+        if product(right):
             a, b = map(value, graph.nodes[right].args)
             return w.fma(w.op(f"fneg {w.floats} {a}") if node.op == "sub" else a, b, value(left))
         a, b = map(value, graph.nodes[left].args)
@@ -106,7 +131,8 @@ class Emitter:
             self._memory[graph, index] = self._rows(graph, node, args)
             return self._memory[graph, index]
         if op in ("while", "cond"):
-            return (self._while if op == "while" else self._cond)(graph, node, args)
+            self._memory[graph, index] = (self._while if op == "while" else self._cond)(graph, node, args)
+            return self._memory[graph, index]
         return self.operation(op, [graph.kind(i) for i in node.args], args, node.attr)
 
     def operation(self, op: str, kinds: Sequence[str], x: Sequence[str], attr: object = None) -> str:
@@ -200,7 +226,7 @@ class Emitter:
     def _slots(self, kinds: Sequence[str], values: Sequence[str] | None = None) -> str:
         """Reserve rows of memory; return their address."""
         w = self.w
-        base = w.alloca(w.floats, max(len(kinds), 1))
+        base = w.reserve(max(len(kinds), 1))
         for k, (kind, value) in enumerate(zip(kinds, values or [], strict=False)):
             w.store(value, w.row(base, k), kind)
         return base
@@ -208,17 +234,20 @@ class Emitter:
     def _call(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
         function = node.attr_as(Function)
         self.functions.setdefault(function.name, function)
-        blocks, first = [], 0
+        blocks, copies, first = [], [], 0
         for size in function.blocks:
             nodes = node.args[first : first + size]
             place = self._in_place(graph, nodes)
             if place is None:
                 place = self._slots([graph.kind(i) for i in nodes], [value(i) for i in nodes])
+                copies.append(place)
             blocks.append(place)
             first += size
         out = self._slots(["float"] * len(function.region.outputs))
         given = ", ".join(f"ptr {block}" for block in ("%frame", *blocks, out))
         self.w.put(f"  call void @{function.name}({given})")
+        for copy in copies:
+            self.w.release(copy)
         return out
 
     def _lookup(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
@@ -228,15 +257,17 @@ class Emitter:
         wanted, table = value(index), None
         if node.kind == "float" and None not in numbers:
             table = w.table(tuple(float(x) for x in numbers if x is not None))
-        place = table or self._in_place(graph, elements)
+        place, copy = table or self._in_place(graph, elements), None
         if place is None:
-            place = self._slots([node.kind] * len(elements), [value(i) for i in elements])
+            place = copy = self._slots([node.kind] * len(elements), [value(i) for i in elements])
         type, out = "double" if node.kind == "float" else "i64", "poison"
         for lane in range(w.lanes):
             k = w.op(f"extractelement {w.ints} {wanted}, i64 {lane}")
             k = k if table else w.add(w.mul(k, w.lanes), lane)
             x = w.op(f"load {type}, ptr {w.at(type, place, k)}")
             out = w.op(f"insertelement <{w.lanes} x {type}> {out}, {type} {x}, i64 {lane}")
+        if copy is not None:
+            w.release(copy)
         return w.i("icmp ne", out, "zeroinitializer") if node.kind == "bool" else out
 
     def _in_place(self, graph: Graph, nodes: Sequence[int]) -> str | None:
@@ -350,4 +381,5 @@ class Emitter:
         self._keep(slots, kinds, results, w.load(running, "bool"))
         w.jump(head)
         w.label(after)
+        w.release(running)
         return slots

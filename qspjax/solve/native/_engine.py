@@ -83,10 +83,11 @@ def lanes(size: int) -> int:
     return min(2 * widest(), 8) if size <= 12 else widest()
 
 
-def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
+def compiled(text: str):  # noqa: ANN201 (an engine of LLVM)
     """Compile a module, or load what was compiled from the same text before, perhaps by another process.
 
-    The graphs are merged and folded already: passes over the text gain nothing, and take long where a function is.
+    The graphs are merged and folded already: passes over the text gain nothing, and take long where a function is;
+    code of level 1 is faster than that of level 2, which spills more.
 
     Raises:
         UnsupportedError: If a function of the C library is not there.
@@ -94,12 +95,12 @@ def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
     binding = llvm()
     name, abilities = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
     target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(cpu=name, features=abilities, opt=level)
+    machine = target.create_target_machine(cpu=name, features=abilities, opt=1)
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # from now on, symbols are found
     for function in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
         if not binding.address_of_symbol(function):
             raise UnsupportedError(f"the function `{function}`, which the C library of this machine does not have")
-    key = _cache.key_of("native", text, level, name, abilities)
+    key = _cache.key_of("native", text, name, abilities)
     there = _cache.find(key)
     if there is not None:
         try:
@@ -107,7 +108,7 @@ def compiled(text: str, level: int = 1):  # noqa: ANN201 (an engine of LLVM)
             engine.finalize_object()
         except RuntimeError:  # whatever is wrong with it, it is compiled again
             _cache.forget(key)
-            return compiled(text, level)
+            return compiled(text)
         return engine
     module = binding.parse_assembly(text)
     module.verify()
@@ -269,7 +270,7 @@ declare i32 @pthread_join(ptr, ptr)
 
 def _run(w: Writer, patients: str, least: int) -> None:
     """Run in this thread, and in as many others as there is work for."""
-    others = min(threads() - 1, 63) if platform.system() != "Windows" else 0
+    others = min(threads() - 1, 63)
     if not others:
         w.put("  call void @run(ptr %ctx)")
         return

@@ -108,11 +108,24 @@ _COMMUTATIVE = {"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"}
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 
-class Graph:
-    """Nodes in an order in which they can be computed."""
+MEMORY = {"call", "rows", "while", "cond"}
+"""What leaves its results in memory, where a `result` reads them."""
+_EACH_STEP = {*MEMORY, "result", "given"}
 
-    def __init__(self) -> None:
+
+class Graph:
+    """Nodes in an order in which they can be computed.
+
+    Attributes:
+        nodes: The nodes.
+        fixed: For each, whether it stays as it is while a patient is computed.
+        constants: So many first inputs are constants of a patient.
+    """
+
+    def __init__(self, constants: int = 0) -> None:
+        self.constants = constants
         self.nodes: list[Node] = [Node("const", (), (0.0, 1.0))]
+        self.fixed = [True]
         self._known: dict[Node, int] = {}
 
     def node(self, op: str, args: tuple[int, ...] = (), attr: Hashable = None, kind: Kind = "float") -> int:
@@ -122,7 +135,15 @@ class Graph:
         if index is None:
             index = self._known[new] = len(self.nodes)
             self.nodes.append(new)
+            self.fixed.append(self._is_fixed(new))
         return index
+
+    def _is_fixed(self, node: Node) -> bool:
+        if node.op == "in":
+            return node.attr_as(int) < self.constants
+        if node.op == "const":
+            return True
+        return bool(node.args) and node.op not in _EACH_STEP and all(self.fixed[i] for i in node.args)
 
     def const(self, value: Number) -> int:
         """Return the node of a number."""
@@ -167,11 +188,22 @@ class Graph:
                 return self.make("sub", args[1], nodes[args[0]].args[0])
             if op == "sub" and nodes[args[1]].op == "neg":
                 return self.make("add", args[0], nodes[args[1]].args[0])
+            if op == "div" and self.fixed[args[1]] and not self.fixed[args[0]]:
+                return self._scaled(*args)
         if op in _COMMUTATIVE and args[0] > args[1]:
             args = args[::-1]
         if op in COMPARISONS or op == "is_finite":
             kind = "bool"
         return self.node(op, args, None, kind)
+
+    def _scaled(self, x: int, divisor: int) -> int:
+        """Return the node of a quotient by what is fixed: a product with its reciprocal, which is computed once."""
+        value = self.value(divisor)
+        if value is None:
+            return self.make("mul", x, self.node("div", (self.const(1.0), divisor)))
+        if not 2.0**-1000 < abs(value) < 2.0**1000:
+            return self.node("div", (x, divisor))
+        return self.make("mul", x, self.const(1.0 / value))
 
     def _with_constants(self, op: str, args: tuple[int, ...]) -> int | None:
         """Return the node of an operation with a number among its operands where that makes it simpler."""

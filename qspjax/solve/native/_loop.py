@@ -24,6 +24,7 @@ from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program, attempt
 from qspjax.solve.kernel._layout import Lanes
 from qspjax.solve.native._emit import Emitter
 from qspjax.solve.native._graph import Graph, Region
+from qspjax.solve.native._prepared import prepared
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._text import Elementary, Writer
 from qspjax.solve.native._translate import Translator
@@ -177,14 +178,16 @@ class Text:
         emitter = Emitter(self.w)
         frame = self.frame
         fixed = sum(rows.size for rows in all_rows(frame.constants))
-        translator = Translator(Graph(), constants=fixed)
+        translator = Translator(Graph(fixed))
         translator.rows = RowArithmetic(translator.graph)
         step = self._translated(translator, traced.step, (frame.constants, frame.leaves, frame.landing, frame.lane))
-        start_translator = Translator(Graph(), translator.functions, fixed)
+        start_translator = Translator(Graph(fixed), translator.functions)
         start = self._translated(start_translator, traced.start, (frame.lane.patient, frame.start))
-        failing_translator = Translator(Graph(), translator.functions, fixed)
+        failing_translator = Translator(Graph(fixed), translator.functions)
         failing_translator.rows = RowArithmetic(failing_translator.graph)
         failing = self._translated(failing_translator, traced.failing, (frame.constants, frame.lane, frame.span))
+        self.prepared = prepared([step], self.size)
+        self.size += len(self.prepared.outputs)
         self._write(emitter, step, start, failing)
         self.text = self.w.module()
 
@@ -203,7 +206,6 @@ class Text:
 
     def _write(self, emitter: Emitter, step: Region, start: Region, failing: Region) -> None:
         w = self.w
-        Elementary(w).write()
         places = [rows.first + k for rows in all_rows(self.frame.lane) for k in range(rows.size)]
 
         def stepped() -> None:
@@ -215,6 +217,10 @@ class Text:
             w.put("  ret void")
 
         def started() -> None:
+            first = self.size - len(self.prepared.outputs)
+            values = emitter.region(self.prepared, emitter.read_frame)
+            for row, (index, value) in enumerate(zip(self.prepared.outputs, values, strict=True), first):
+                w.store(value, w.row("%frame", row), self.prepared.graph.kind(index))
             new = w.load(w.row("%frame", self.new.first), "bool")
             values = emitter.region(start, emitter.read_frame)
             for value, row, index in zip(values, [*places, self.busy.first], start.outputs, strict=True):
@@ -231,6 +237,7 @@ class Text:
         w.function("internal void @step(ptr %frame) noinline", stepped)
         w.function("internal void @start(ptr %frame) noinline", started)
         emitter.write_functions()
+        Elementary(w).write()
         w.function("internal void @land(ptr %ctx, ptr %frame, i64 %lane) noinline", self._land)
         w.function("internal void @boundary(ptr %ctx, ptr %frame, i64 %lane, i64 %patient, i64 %index)", self._boundary)
         w.function("internal void @finish(ptr %ctx, ptr %frame, i64 %lane) noinline", self._finish)
@@ -262,10 +269,7 @@ class Text:
             x = w.op(f"{widen} {type} {x} to {into}") if widen else x
             w.put(f"  store {into} {x}, ptr {self.cell(w.add(k, rows.first), lane)}")
 
-        if rows.size == 1:
-            element("0")
-        else:
-            w.loop(rows.size, element)
+        w.repeat(rows.size, element)
 
     def copy_out(self, array: str, offset: str, rows: Rows) -> None:
         """Copy rows into elements of an array."""
@@ -277,10 +281,7 @@ class Text:
             x = w.op(f"{narrow} {into} {x} to {type}") if narrow else x
             w.put(f"  store {type} {x}, ptr {w.at(type, array, w.add(offset, k))}")
 
-        if rows.size == 1:
-            element("0")
-        else:
-            w.loop(rows.size, element)
+        w.repeat(rows.size, element)
 
     def array(self, leaf: object) -> str:
         """Return the address of an array of the patients."""

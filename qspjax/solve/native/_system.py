@@ -139,7 +139,7 @@ def _factorise(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequen
         reciprocals = [ZERO] * plan.size
         for p in plan.order:
             reciprocals[p] = make("div", one, a[int(plan.diagonal[p])])
-            for target, left, up in plan._updates(p):
+            for target, left, up in plan.updates(p):
                 if target == left:
                     a[target] = make("mul", a[target], reciprocals[p])
                 else:
@@ -156,7 +156,7 @@ def _substitute(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Seque
     def solution(translator: Translator, values: list[Value]) -> Sequence[Value]:
         make = translator.graph.make
         factors, x = (translator.ids(value)[:, 0].tolist() for value in values)
-        for target, entry, source in plan._substitutions():
+        for target, entry, source in plan.substitutions():
             if target == source:
                 x[target] = make("mul", x[target], factors[entry])
             else:

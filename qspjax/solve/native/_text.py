@@ -1,5 +1,6 @@
 """Text of LLVM programs in which every value is a vector of lanes."""
 
+import math
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -29,6 +30,8 @@ class Writer:
         self.block = "entry"
         self._count = 0
         self._at_entry = 0
+        self._free: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
 
     def type_of(self, kind: str) -> str:
         """Return the type of a vector of a kind."""
@@ -54,6 +57,21 @@ class Writer:
         self._count += 1
         self.lines.insert(self._at_entry, f"  %v{self._count} = alloca {type}, i64 {count}, align {8 * self.lanes}")
         return f"%v{self._count}"
+
+    def reserve(self, rows: int) -> str:
+        """Return the address of rows of the current function: of memory that was released, or of more."""
+        fitting = sorted((size, base) for base, size in self._free.items() if rows <= size <= 2 * rows)
+        if fitting:
+            size, base = fitting[0]
+            del self._free[base]
+        else:
+            size, base = rows, self.alloca(self.floats, rows)
+        self._sizes[base] = size
+        return base
+
+    def release(self, base: str) -> None:
+        """Give back rows that nobody reads any more."""
+        self._free[base] = self._sizes[base]
 
     def f(self, op: str, a: str, b: str) -> str:
         """Write an operation on two vectors of floats."""
@@ -169,11 +187,19 @@ class Writer:
         self.jump(head)
         self.label(after)
 
+    def repeat(self, count: int, body: Callable[[str], None]) -> None:
+        """Write something for all integers below a count: a loop, unless it is one."""
+        if count == 1:
+            body("0")
+        else:
+            self.loop(count, body)
+
     def function(self, head: str, body: Callable[[], None]) -> None:
         """Write a function."""
-        self.put(f"define {head} {{")
+        self.put(f'define {head} "stackrealign" {{')  # or else what is spilled straddles lines of the cache
         self.label("entry")
         self._at_entry = len(self.lines)
+        self._free = {}
         body()
         self.put("}")
 
@@ -215,15 +241,47 @@ class Elementary:
         self.low = LN2 - self.high
 
     def write(self) -> None:
-        """Write the functions."""
-        floats = self.w.floats
+        """Write the functions that are called."""
+        floats, declared = self.w.floats, self.w.declared
+        bodies = {"exp": self._exp_of_x, "log": self._log, "exp32": self._exp32, "log32": self._log32}
+        for name, body in bodies.items():
+            if f"lanes_{name}" in declared:
+                self.w.function(f"internal {floats} @lanes_{name}({floats} %x) noinline", body)
+        if "lanes_pow" in declared:
+            self.w.function(f"internal {floats} @lanes_pow({floats} %x, {floats} %y) noinline", self._pow)
 
-        def exp() -> None:
-            self.w.put(f"  ret {floats} {self._exp('%x', None)}")
+    def _exp_of_x(self) -> None:
+        self.w.put(f"  ret {self.w.floats} {self._exp('%x', None)}")
 
-        self.w.function(f"internal {floats} @lanes_exp({floats} %x) noinline", exp)
-        self.w.function(f"internal {floats} @lanes_log({floats} %x) noinline", self._log)
-        self.w.function(f"internal {floats} @lanes_pow({floats} %x, {floats} %y) noinline", self._pow)
+    def _exp32(self) -> None:
+        """Write the exponential of a number of single precision, which is rounded to that afterwards."""
+        w = self.w
+        known = w.compare("ord", "%x", "%x")
+        safe = w.select(w.compare("olt", "%x", w.splat(130.0)), "%x", w.splat(130.0))
+        safe = w.select(w.compare("ogt", safe, w.splat(-150.0)), safe, w.splat(-150.0))
+        k = w.intrinsic("roundeven", w.f("fmul", safe, w.splat(float(1 / LN2))))
+        r = w.fma(k, w.splat(-float(LN2)), safe)
+        power = self._horner(r, [1.0 / math.factorial(i) for i in range(10)])
+        exponent = w.i("add", w.op(f"fptosi {w.floats} {k} to {w.ints}"), w.whole(1023))
+        scale = w.op(f"bitcast {w.ints} {w.i('shl', exponent, w.whole(52))} to {w.floats}")
+        w.put(f"  ret {w.floats} {w.select(known, w.f('fmul', power, scale), '%x')}")
+
+    def _log32(self) -> None:
+        """Write the logarithm of a number of single precision, which is rounded to that afterwards."""
+        w = self.w
+        k, f = self._reduced("%x")
+        s = w.f("fdiv", f, w.f("fadd", f, w.splat(2.0)))
+        z = w.f("fmul", s, s)
+        series = self._horner(z, [2.0 / (2 * i + 1) for i in range(7)])
+        self._return_log(w.fma(k, w.splat(float(LN2)), w.f("fmul", s, series)))
+
+    def _return_log(self, out: str) -> None:
+        """Return a logarithm, or what it is of x that is no positive finite number."""
+        w = self.w
+        out = w.select(w.compare("oeq", "%x", w.splat(math.inf)), "%x", out)
+        out = w.select(w.compare("oeq", "%x", w.splat(0.0)), w.splat(-math.inf), out)
+        out = w.select(w.compare("uge", "%x", w.splat(0.0)), out, w.splat(math.nan))
+        w.put(f"  ret {w.floats} {w.select(w.compare('uno', '%x', '%x'), '%x', out)}")
 
     def _horner(self, x: str, coefficients: list[float]) -> str:
         total = self.w.splat(coefficients[-1])
@@ -242,11 +300,8 @@ class Elementary:
         r = w.fma(k, w.splat(-float(self.low)), w.fma(k, w.splat(-float(self.high)), safe))
         if tail is not None:
             r = w.f("fadd", r, tail)
-        factorial, coefficients = 1.0, []
-        for i in range(1, 14):
-            factorial *= i
-            coefficients.append(1.0 / factorial)
-        power = w.fma(w.f("fmul", r, r), self._horner(r, coefficients[1:]), r)
+        coefficients = [1.0 / math.factorial(i) for i in range(2, 14)]
+        power = w.fma(w.f("fmul", r, r), self._horner(r, coefficients), r)
         power = w.f("fadd", power, w.splat(1.0))
         whole = w.op(f"fptosi {w.floats} {k} to {w.ints}")
         half = w.i("ashr", whole, w.whole(1))
@@ -289,11 +344,7 @@ class Elementary:
     def _log(self) -> None:
         w = self.w
         high, low = self._log_parts("%x")
-        out = w.f("fadd", high, low)
-        out = w.select(w.compare("oeq", "%x", w.splat(float("inf"))), "%x", out)
-        out = w.select(w.compare("oeq", "%x", w.splat(0.0)), w.splat(float("-inf")), out)
-        out = w.select(w.compare("uge", "%x", w.splat(0.0)), out, w.splat(float("nan")))
-        w.put(f"  ret {w.floats} {w.select(w.compare('uno', '%x', '%x'), '%x', out)}")
+        self._return_log(w.f("fadd", high, low))
 
     def _pow(self) -> None:
         """Write exp(y log x), with log x in two parts; what is not positive and finite goes to the C library."""

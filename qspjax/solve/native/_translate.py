@@ -26,6 +26,8 @@ UNROLLED = 20_000
 """Up to this many equations times iterations, a loop of known length is written out."""
 SELECTED = 24
 """Up to this many elements, that at a traced index is selected among all; among more, it is looked up in memory."""
+ALL = 2**62
+"""More inputs than there are: those of a function, whose arguments are no inputs, are constants of a patient."""
 
 
 Rule: TypeAlias = Callable[["Translator", JaxprEqn, list[Value]], Sequence[Value]]
@@ -49,9 +51,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 class Translator:
     """Adds traced programs to a graph."""
 
-    def __init__(self, graph: Graph, functions: dict[tuple, Function] | None = None, constants: int = 0) -> None:
-        """Translate into a graph whose first inputs, `constants` of them, are constants of a patient."""
-        self.graph, self.constants = graph, constants
+    def __init__(self, graph: Graph, functions: dict[tuple, Function] | None = None) -> None:
+        """Translate into a graph."""
+        self.graph = graph
         self.functions: dict[tuple, Function] = {} if functions is None else functions
         self.rows: RowArithmetic | None = None
 
@@ -152,10 +154,10 @@ class Translator:
     def passed(self, index: int) -> bool:
         """Return whether a node is passed to a function: a number is not, nor a constant of a patient."""
         node = self.graph.nodes[index]
-        return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.constants)
+        return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.graph.constants)
 
     def _function(self, translate: Callable, operands: Sequence[Value], number: int) -> Function:
-        inside = Translator(Graph(), self.functions)
+        inside = Translator(Graph(constants=ALL), self.functions)
         values: list[Value] = []
         blocks: list[int] = []
         for x in operands:
@@ -172,7 +174,7 @@ class Translator:
                 else:
                     new.flat[place] = ZERO if i == ZERO else inside.graph.node(*node)
             values.append(Nodes(new, x.dtype))
-            blocks.append(count)
+            blocks += [count] if count else []
         results = translate(inside, values)
         shapes = [(inside.ids(x), x.dtype) for x in results]
         outputs = [i for ids, _ in shapes for i in ids.ravel().tolist() if inside.graph.nodes[i].op != "const"]
@@ -202,6 +204,7 @@ class Translator:
             pending = self._pending(self.rows, op, np.dtype(dtype), operands)
             if pending is not None:
                 return pending
+        op = f"{op}32" if op in ("exp", "log") and dtype == np.float32 else op
         arrays = np.broadcast_arrays(*(self.ids(x) for x in operands))
         ids = self._sparse(op, arrays) if op in ("add", "mul", "neg") and arrays[0].size > 32 else None
         if ids is None:

@@ -27,7 +27,6 @@ def native(function, *operands, lanes=4):
     outputs = [i for x in results for i in translator.ids(x).ravel().tolist()]
     writer = Writer(lanes)
     emitter = Emitter(writer)
-    Elementary(writer).write()
 
     def body():
         kinds = [translator.graph.kind(i) for i in outputs]
@@ -37,6 +36,7 @@ def native(function, *operands, lanes=4):
 
     writer.function("void @run(ptr %frame, ptr %out)", body)
     emitter.write_functions()
+    Elementary(writer).write()
     engine = compiled(writer.module())
     _KEPT.append(engine)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("run"))
