@@ -41,7 +41,17 @@ def by_structure(function: Callable[..., Result]) -> Callable[..., Result]:
 def traced(function: Callable[..., Result], *arguments: PyTree) -> Result:
     """Return the result of a function of trees that is not of numbers, such as names, without computing any number."""
     results: list[Result] = []
-    eqx.filter_eval_shape(lambda *arguments: results.append(function(*arguments)), *arguments)
+    errors: list[Exception] = []
+
+    def run(*arguments: PyTree) -> None:
+        try:
+            results.append(function(*arguments))
+        except Exception as error:  # noqa: BLE001 (raised below: to what passes through it, JAX adds a note)
+            errors.append(error)
+
+    eqx.filter_eval_shape(run, *arguments)
+    if errors:
+        raise errors[0]
     return results[-1]
 
 

@@ -336,7 +336,8 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
-        refuse("model", "observe a dict of numbers by name", f"one that observes a {type(observed).__name__}")
+        kind = "number" if eqx.is_array(observed) or np.isscalar(observed) else type(observed).__name__
+        refuse("model", "observe a dict of numbers by name", f"one that observes a {kind}")
     for name, value in observed.items():
         if jnp.shape(value) != ():
             check_one_patient(model, jnp.shape(value))

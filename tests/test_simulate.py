@@ -482,7 +482,7 @@ ERRORS = {
     ),
     "compartment number": (
         lambda m: qsp.simulate(m, qsp.bolus(1.0, to=3), TS),
-        "Argument `to` must be a compartment number from 1 to 2, but is 3.",
+        "Argument `to` must be a compartment number from 1 to 2 (1 depot, 2 central), but is 3.",
     ),
     "negative volume": (
         lambda m: qsp.models.OneCompartment(CL=3.0, V=-30.0),
@@ -494,7 +494,7 @@ ERRORS = {
     ),
     "NaN times": (
         lambda m: qsp.simulate(m, qsp.no_doses(), [np.nan, 2.0]),
-        "Argument `ts` must hold numbers, but is NaN or -inf somewhere.",
+        "Argument `ts` must hold numbers, but is NaN or -inf at position 0.",
     ),
     "no times": (
         lambda m: qsp.simulate(m, qsp.no_doses(), []),

@@ -20,6 +20,8 @@ _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "rem
 """Primitives that call a program and do nothing else."""
 _WITH_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 """Primitives that call a program with derivatives of its own: only the values are those of its equations."""
+_HIGH = "call_hi_primitive"
+"""The primitive of operations that JAX (0.12 or later) expands to others when it lowers them."""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Where an equation keeps the program that it calls."""
 
@@ -32,6 +34,9 @@ def called(eqn: JaxprEqn, *, derivatives: bool = True) -> ClosedJaxpr | None:
         derivatives: Whether derivatives matter: then a call with derivatives of its own does not count as a call.
     """
     name = eqn.primitive.name
+    if name == _HIGH and not derivatives:
+        operands = (jax.ShapeDtypeStruct(shape_of(atom), dtype_of(atom)) for atom in eqn.invars)
+        return jax.make_jaxpr(lambda *x: eqn.primitive.to_lojax(*x, **eqn.params))(*operands)  # pyright: ignore[reportAttributeAccessIssue]
     if name not in _CALLS and (derivatives or name not in _WITH_DERIVATIVES):
         return None
     body = next(eqn.params[key] for key in _BODIES if key in eqn.params)

@@ -1,8 +1,10 @@
 """Solves compiled for this processor: the programs of one lane, translated to vectors of lanes.
 
 `_loop` traces a step of one patient and writes the loop that feeds it; `_translate` and `rules` make a graph of scalars
-of it (`_graph`, `_values`), `_rows` loops of what is long, `_system` writes its linear algebra out; `_emit` and `_text`
-write the graph as text of LLVM, `_engine` compiles it, and `_call` makes it the lowering of a solve.
+of it (`_graph`, `_values`), `_rows` loops of what is long; `_system` writes its linear algebra out, or `_tables` as
+loops; `_prepared` takes out what is fixed for a patient, and `_order` says when the rest is computed; `_emit` and
+`_text` write the graph as text of LLVM, `_engine` compiles it, and `_call` makes it the lowering of a solve, which
+`_interrupts` can end.
 """
 
 from qspjax.solve.native._call import Compiled as Compiled, compilations as compilations

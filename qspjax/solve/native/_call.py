@@ -14,13 +14,11 @@ from qspjax.solve.kernel._lanes import Patients, Program
 from qspjax.solve.kernel.primitives._define import SOLVED, Ensemble, for_xla, solve_p
 from qspjax.solve.native import _engine, rules  # noqa: F401  (the rules register themselves)
 from qspjax.solve.native._loop import Text
-from qspjax.solve.native._system import LaneSystem
+from qspjax.solve.native._system import WRITTEN_OUT, LaneSystem
 from qspjax.solve.native._values import UnsupportedError
 
 THREADED = 64
 """Patients from which on another thread is worth its start."""
-LARGE = 15_000
-"""Systems whose factorisation takes more operations are not written out."""
 
 
 class Compiled(NamedTuple):
@@ -78,11 +76,12 @@ def target(program: Program, patients: Patients) -> str:
     Raises:
         UnsupportedError: If it cannot be compiled here.
     """
-    if os.environ.get("QSPJAX_BACKEND", "").lower() == "xla":
+    backend = os.environ.get("QSPJAX_BACKEND", "").lower()
+    if backend == "xla":
         raise UnsupportedError("QSPJAX_BACKEND is xla")
     lanes = _engine.lanes(program.system.size)
-    if program.system.elimination.operations > LARGE:
-        raise UnsupportedError("a system too large to be written out entry by entry")
+    if backend != "native" and program.system.elimination.operations > WRITTEN_OUT:
+        raise UnsupportedError("a system so large that compiling it takes long; QSPJAX_BACKEND=native asks for it")
     program = dataclasses.replace(program, system=LaneSystem(program.system))
     text = Text(program, patients, lanes)
     shapes: dict[str, tuple[int, int] | None] = {"vectors": None}

@@ -6,11 +6,11 @@ here, so that results do not depend on the machine.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
-from qspjax.solve.native._graph import Argument, Branches, Function, Graph, Loop, Node, Region
+from qspjax.solve.native._graph import AbstractRoutine, Argument, Branches, Function, Graph, Loop, Node, Region
 from qspjax.solve.native._order import INPUTS, Arm, Order
 from qspjax.solve.native._rows import Place, RowArithmetic, RowLoop
 from qspjax.solve.native._text import Writer, each
@@ -32,6 +32,9 @@ _LIBRARY = {
     *("expm1", "log1p", "exp2", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
     *("asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "fmod", "nextafter"),
 }
+
+QUICKLY = "noinline optnone"
+"""The attributes of functions that are called too seldom to be worth the time of a good compilation."""
 
 Read = Callable[[Node], str]
 """From a node that is an input of a region to its value."""
@@ -121,6 +124,9 @@ class Emitter:
             return w.constant(0.0 if number is None else number)
         if op == "call":
             self._memory[graph, index] = self._call(graph, node, value)
+            return self._memory[graph, index]
+        if op == "routine":
+            self._memory[graph, index] = self._routine(graph, node, value)
             return self._memory[graph, index]
         if op == "lookup":
             return self._lookup(graph, node, value)
@@ -234,21 +240,37 @@ class Emitter:
     def _call(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
         function = node.attr_as(Function)
         self.functions.setdefault(function.name, function)
-        blocks, copies, first = [], [], 0
-        for size in function.blocks:
+        places, copies = self._blocks(graph, node, function.blocks, value)
+        out = self._slots(["float"] * len(function.region.outputs))
+        given = ", ".join(f"ptr {place}" for place in ("%frame", *places, out))
+        self.w.put(f"  call void @{function.name}({given})")
+        for copy in copies:
+            self.w.release(copy)
+        return out
+
+    def _routine(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
+        routine = node.attr_as(AbstractRoutine)
+        places, copies = self._blocks(graph, node, routine.blocks, value)
+        out = self._slots(["float"] * routine.rows)
+        routine.write(self.w, places, out)
+        for copy in copies:
+            self.w.release(copy)
+        return out
+
+    def _blocks(
+        self, graph: Graph, node: Node, sizes: Sequence[int], value: Callable[[int], str]
+    ) -> tuple[list[str], list[str]]:
+        """Return the addresses of blocks of operands, and those of them that are copies."""
+        places, copies, first = [], [], 0
+        for size in sizes:
             nodes = node.args[first : first + size]
             place = self._in_place(graph, nodes)
             if place is None:
                 place = self._slots([graph.kind(i) for i in nodes], [value(i) for i in nodes])
                 copies.append(place)
-            blocks.append(place)
+            places.append(place)
             first += size
-        out = self._slots(["float"] * len(function.region.outputs))
-        given = ", ".join(f"ptr {block}" for block in ("%frame", *blocks, out))
-        self.w.put(f"  call void @{function.name}({given})")
-        for copy in copies:
-            self.w.release(copy)
-        return out
+        return places, copies
 
     def _lookup(self, graph: Graph, node: Node, value: Callable[[int], str]) -> str:
         """Return an element, of each lane at an index of its own."""
@@ -307,8 +329,8 @@ class Emitter:
         w.loop(loop.length, body)
         return out
 
-    def write_functions(self) -> None:
-        """Write the functions that were called, and those that these call."""
+    def write_functions(self, hot: Container[str]) -> None:
+        """Write the functions that were called, and those that these call; what is not `hot` is compiled quickly."""
         w, written = self.w, set()
         while waiting := [name for name in self.functions if name not in written]:
             for name in waiting:
@@ -322,7 +344,8 @@ class Emitter:
                     w.put("  ret void")
 
                 blocks = "".join(f"ptr %in{k}, " for k in range(len(function.blocks)))
-                w.function(f"internal void @{name}(ptr %frame, {blocks}ptr noalias %out) noinline", body)
+                effort = "noinline" if name in hot else QUICKLY
+                w.function(f"internal void @{name}(ptr %frame, {blocks}ptr noalias %out) {effort}", body)
 
     def read_frame(self, node: Node) -> str:
         """Load an input from the frame of the patients, or an argument of a function."""

@@ -5,6 +5,7 @@ simplified only where no result changes, save the sign of a zero. `ZERO` is a de
 are not there either, whatever the other factor.
 """
 
+import abc
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+
+from qspjax.solve.native._text import Writer
 
 Kind = Literal["float", "int", "bool"]
 Number = float | int | bool
@@ -84,6 +87,24 @@ class Argument(NamedTuple):
     number: int
 
 
+class AbstractRoutine(abc.ABC):
+    """What writes its own text: from blocks of rows in memory to other rows."""
+
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> tuple[int, ...]:
+        """The number of rows in each block that it reads."""
+
+    @property
+    @abc.abstractmethod
+    def rows(self) -> int:
+        """The number of rows of its result."""
+
+    @abc.abstractmethod
+    def write(self, w: Writer, places: Sequence[str], out: str) -> None:
+        """Write it, given the addresses of the blocks and of the result."""
+
+
 class Branches(NamedTuple):
     """What a branch chooses from."""
 
@@ -108,7 +129,7 @@ _COMMUTATIVE = {"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"}
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 
-MEMORY = {"call", "rows", "while", "cond"}
+MEMORY = {"call", "rows", "routine", "while", "cond"}
 """What leaves its results in memory, where a `result` reads them."""
 _EACH_STEP = {*MEMORY, "result", "given"}
 

@@ -22,8 +22,9 @@ from qspjax.solve.events._monitor import monitor_lanes
 from qspjax.solve.kernel._failing import failing_index
 from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program, attempt, begin
 from qspjax.solve.kernel._layout import Lanes
-from qspjax.solve.native._emit import Emitter
+from qspjax.solve.native._emit import QUICKLY, Emitter
 from qspjax.solve.native._graph import Graph, Region
+from qspjax.solve.native._order import functions_of
 from qspjax.solve.native._prepared import prepared
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._text import Elementary, Writer
@@ -233,10 +234,11 @@ class Text:
             w.store(value, w.row("%frame", self.failing.first), "int")
             w.put("  ret void")
 
-        w.function("internal void @failing(ptr %frame) noinline", failed)
+        w.function(f"internal void @failing(ptr %frame) {QUICKLY}", failed)
         w.function("internal void @step(ptr %frame) noinline", stepped)
         w.function("internal void @start(ptr %frame) noinline", started)
-        emitter.write_functions()
+        hot = {f.name for region in (step, start) for f in functions_of(region.graph, region.outputs)}
+        emitter.write_functions(hot)
         Elementary(w).write()
         w.function("internal void @land(ptr %ctx, ptr %frame, i64 %lane) noinline", self._land)
         w.function("internal void @boundary(ptr %ctx, ptr %frame, i64 %lane, i64 %patient, i64 %index)", self._boundary)

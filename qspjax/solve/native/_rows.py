@@ -57,7 +57,7 @@ class RowArithmetic:
         first, last = nodes[int(flat[0])], nodes[int(flat[-1])]
         if first.op not in ("in", "result") or last != first._replace(attr=_shifted(first, len(flat) - 1)):
             return None
-        if first.op == "result" and nodes[first.args[0]].op not in ("call", "rows"):
+        if first.op == "result" and nodes[first.args[0]].op not in ("call", "rows", "routine"):
             return None
         for k, i in enumerate(flat.tolist()):
             if nodes[i] != first._replace(attr=_shifted(first, k)):

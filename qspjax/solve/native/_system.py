@@ -16,9 +16,13 @@ from jax.extend.core import JaxprEqn, Primitive
 from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.kernel._layout import AbstractSystem, Lanes
 from qspjax.solve.kernel._sparse_lu import Elimination
-from qspjax.solve.native._graph import ZERO
+from qspjax.solve.native._graph import ZERO, AbstractRoutine
+from qspjax.solve.native._tables import Factorisation, Substitution
 from qspjax.solve.native._translate import OUTLINED, Translator, rule
 from qspjax.solve.native._values import Nodes, Value
+
+WRITTEN_OUT = 15_000
+"""Factorisations of more products are loops over tables; written out, they would be too much code."""
 
 
 class LaneSystem(AbstractSystem):
@@ -129,9 +133,19 @@ def _jacobian(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequenc
     return self.call(("jacobian", id(system)), entries, operands)
 
 
+def _routine(self: Translator, routine: AbstractRoutine, operands: list[Value]) -> Sequence[Value]:
+    """Return the result of a routine of a column for each operand."""
+    args = tuple(i for x in operands for i in self.ids(x).ravel().tolist())
+    node = self.graph.node("routine", args, routine)
+    rows = [self.graph.node("result", (node,), k) for k in range(routine.rows)]
+    return [Nodes(np.array(rows, np.int64)[:, None], operands[-1].dtype)]
+
+
 @rule("lane_factorise")
 def _factorise(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     plan: Elimination = eqn.params["plan"]
+    if plan.operations > WRITTEN_OUT:
+        return _routine(self, Factorisation(plan), operands)
 
     def factors(translator: Translator, values: list[Value]) -> Sequence[Value]:
         make, one = translator.graph.make, translator.graph.const(1.0)
@@ -152,6 +166,8 @@ def _factorise(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequen
 @rule("lane_substitute")
 def _substitute(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     plan: Elimination = eqn.params["plan"]
+    if plan.operations > WRITTEN_OUT:
+        return _routine(self, Substitution(plan), operands)
 
     def solution(translator: Translator, values: list[Value]) -> Sequence[Value]:
         make = translator.graph.make

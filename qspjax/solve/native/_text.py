@@ -27,6 +27,7 @@ class Writer:
         self.lines: list[str] = []
         self.declared: dict[str, str] = {}
         self._tables: dict[tuple[float, ...], str] = {}
+        self._indices: dict[tuple[int, ...], str] = {}
         self.block = "entry"
         self._count = 0
         self._at_entry = 0
@@ -110,6 +111,10 @@ class Writer:
         """Return a b + c, rounded once."""
         return self.intrinsic("fma", a, b, c)
 
+    def minus_product(self, a: str, b: str, c: str) -> str:
+        """Return c - a b, rounded once."""
+        return self.fma(self.op(f"fneg {self.floats} {a}"), b, c)
+
     def select(self, mask: str, yes: str, no: str, type: str | None = None) -> str:
         """Return one of two vectors, lane by lane."""
         type = type or self.floats
@@ -187,6 +192,25 @@ class Writer:
         self.jump(head)
         self.label(after)
 
+    def fold(self, count: str, start: str, body: Callable[[str, str], str]) -> str:
+        """Write a loop over the integers below a count that carries a vector of floats; return what it ends with."""
+        before, head, after, inside = self.block, *(self.fresh(name) for name in ("head", "after", "inside"))
+        index, following, carried = (self.fresh(name) for name in ("%i", "%n", "%carried"))
+        self.jump(head)
+        self.label(head)
+        place = self.fresh("; fold ")
+        self.put(place)
+        self.branch(self.op(f"icmp slt i64 {index}, {count}"), inside, after)
+        self.label(inside)
+        new = body(index, carried)
+        phis = f"  {index} = phi i64 [0, %{before}], [{following}, %{self.block}]\n"
+        phis += f"  {carried} = phi {self.floats} [{start}, %{before}], [{new}, %{self.block}]"
+        self.lines[self.lines.index(place)] = phis
+        self.put(f"  {following} = add i64 {index}, 1")
+        self.jump(head)
+        self.label(after)
+        return carried
+
     def repeat(self, count: int, body: Callable[[str], None]) -> None:
         """Write something for all integers below a count: a loop, unless it is one."""
         if count == 1:
@@ -215,6 +239,17 @@ class Writer:
             self._tables[values] = f"@table{len(self._tables)}"
         return self._tables[values]
 
+    def indices(self, values: tuple[int, ...]) -> str:
+        """Return the address of constant integers."""
+        if values not in self._indices:
+            self._indices[values] = f"@indices{len(self._indices)}"
+        return self._indices[values]
+
+    def entry(self, indices: str, k: str) -> str:
+        """Load one of constant integers."""
+        x = self.op(f"load i32, ptr {self.at('i32', indices, k)}")
+        return self.op(f"sext i32 {x} to i64")
+
     def module(self) -> str:
         """Return the text of the module."""
         defined = {line.split("@")[1].split("(")[0] for line in self.lines if line.startswith("define")}
@@ -222,6 +257,10 @@ class Writer:
         tables = [
             f"{name} = internal constant [{len(values)} x double] [{', '.join(f'double {number(x)}' for x in values)}]"
             for values, name in self._tables.items()
+        ]
+        tables += [
+            f"{name} = internal constant [{len(values)} x i32] [{', '.join(f'i32 {x}' for x in values)}]"
+            for values, name in self._indices.items()
         ]
         return "\n".join([*declared, *tables, *self.lines]) + "\n"
 

@@ -35,7 +35,7 @@ def native(function, *operands, lanes=4):
         writer.put("  ret void")
 
     writer.function("void @run(ptr %frame, ptr %out)", body)
-    emitter.write_functions()
+    emitter.write_functions(emitter.functions)
     Elementary(writer).write()
     engine = compiled(writer.module())
     _KEPT.append(engine)

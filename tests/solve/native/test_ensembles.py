@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.solve.native import _call, _engine
+from qspjax.solve.native import _call, _engine, _system
 
 TS = jnp.linspace(0.0, 20.0, 11)
 ANTIBODY = qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg=0.5, kint=0.1, R0=10.0)
@@ -120,6 +120,18 @@ class Sorted(qsp.AbstractModel):
 
     def observe(self, t, y):
         return y
+
+
+def test_elimination_by_tables_has_the_same_bits(monkeypatch):
+    def solve():
+        return np.asarray(qsp.simulate(ANTIBODY, DOSES, TS, method=qsp.solve.Rosenbrock()).observed["free"])
+
+    expected = solve()
+    monkeypatch.setenv("QSPJAX_BACKEND", "native")
+    with mock.patch.object(_system, "WRITTEN_OUT", 0), compiled_again(monkeypatch):
+        np.testing.assert_array_equal(solve(), expected)
+    with mock.patch.object(_call, "WRITTEN_OUT", 0), compiled_again(monkeypatch):
+        assert "QSPJAX_BACKEND=native" in str(qsp.explain(ANTIBODY))
 
 
 def test_a_model_is_explained(monkeypatch):
