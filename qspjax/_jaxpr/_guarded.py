@@ -21,7 +21,7 @@ Out = TypeVar("Out")
 
 _GUARDED = {
     *("mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"),
-    *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma"),
+    *("sinh", "cosh", "tan", "asin", "acos", "atanh", "lgamma", "digamma", "log2"),
 }
 """Primitives that produce a value that is not finite, or multiply one."""
 _HARMLESS = 0.5

@@ -166,7 +166,7 @@ _ELEMENTWISE = (
     *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "log", "log1p", "expm1", "logistic", "tanh", "sinh", "cosh", "asinh"),
     *("acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "erf", "erfc", "erf_inv", "lgamma"),
     *("digamma", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not"),
-    *("clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter"),
+    *("clamp", "convert_element_type", "stop_gradient", "copy", "copy_p", "nextafter", "log2", "one_minus_square"),
 )
 
 _RULES: dict[str, Rule] = {

@@ -32,7 +32,7 @@ from qspjax._types import Scalar, State
 
 Out = TypeVar("Out")
 
-_STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "asin", "acos", "acosh"}
+_STEEP = {"pow", "sqrt", "cbrt", "log", "log1p", "log2", "asin", "acos", "acosh"}
 """Primitives that can be finite, or be multiplied by zero, where their slope is infinite or undefined."""
 _ROOTS = {"pow", "sqrt"}
 """Primitives that are not defined below zero, and zero or one at zero."""

@@ -48,7 +48,7 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, .
         >>> for issue in qsp.io.validate(path):
         ...     print(issue.line, issue.column, issue.message)
         2 AMT must not be negative, but is -100.
-        3 DV must be a number, but is BLQ.
+        3 DV must be a number, but is BLQ: write the limit, and 1 in a column CENS.
     """
     try:
         if is_model_file(path):

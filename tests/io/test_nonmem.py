@@ -693,7 +693,9 @@ def test_a_model_says_which_compartments_it_has(tmp_path):
     assert [(issue.line, issue.column) for issue in issues] == [(4, "CMT"), (5, "CMT"), (8, "CMT")]
     assert issues[0].message == "must be a compartment number from 1 to 2 (1 depot, 2 central), but is 3."
     assert "must name a dose target of the model" in issues[1].message
-    assert str(issues[0]).endswith("data.csv:4: CMT: must be a compartment number from 1 to 2 (1 depot, 2 central), but is 3.")
+    assert str(issues[0]).endswith(
+        "data.csv:4: CMT: must be a compartment number from 1 to 2 (1 depot, 2 central), but is 3."
+    )
     assert data.take([0]).check(qsp.models.OneCompartment(CL=1.0, V=1.0))
     assert not read(tmp_path, dose()).check(patient)
 

@@ -17,6 +17,7 @@ ONE = {
     "logistic": jax.nn.sigmoid, "neg": jnp.negative, "abs": jnp.abs, "sign": jnp.sign, "floor": jnp.floor,
     "ceil": jnp.ceil, "round": jnp.round, "is_finite": jnp.isfinite, "square": jnp.square, "cube": lambda x: x**3,
     "inverse": lambda x: x**-2, "rsqrt": jax.lax.rsqrt, "whole": lambda x: x.astype(int), "not": lambda x: ~(x > 0),
+    "slope of asin": jax.grad(jnp.arcsin), "log2": jnp.log2,
     "single": lambda x: x.astype(jnp.float32) * 3, "narrow": lambda x: x.astype(jnp.int32),
 }  # fmt: skip
 TWO = {

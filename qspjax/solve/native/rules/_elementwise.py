@@ -89,6 +89,28 @@ def _square(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[
     return [self.each("mul", dtype_of(eqn.outvars[0]), operands[0], operands[0])]
 
 
+@rule("one_minus_square")  # of jax 0.12 on, as are `log2` and `polynomial`
+def _one_minus_square(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    dtype, (x,) = dtype_of(eqn.outvars[0]), operands
+    one = np.ones((), dtype)
+    return [self.each("mul", dtype, self.each("add", dtype, one, x), self.each("sub", dtype, one, x))]
+
+
+@rule("log2")
+def _log2(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    dtype = dtype_of(eqn.outvars[0])
+    return [self.each("mul", dtype, self.each("log", dtype, operands[0]), np.asarray(1.4426950408889634, dtype))]
+
+
+@rule("polynomial")
+def _polynomial(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    dtype, (x, *coefficients) = dtype_of(eqn.outvars[0]), operands
+    total = coefficients.pop()
+    for c in coefficients[::-1]:
+        total = self.each("add", dtype, self.each("mul", dtype, total, x), c)
+    return [total]
+
+
 @rule("logistic")
 def _logistic(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     dtype = dtype_of(eqn.outvars[0])
