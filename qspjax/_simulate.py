@@ -12,7 +12,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats
-from qspjax._checks import check_finite, check_increasing, check_instance, check_number, concrete, refuse
+from qspjax._checks import (
+    check_finite,
+    check_increasing,
+    check_instance,
+    check_number,
+    concrete,
+    described,
+    refuse,
+)
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
@@ -336,8 +344,9 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     if isinstance(observed, ParameterTable):
         return tuple(observed)
     if not isinstance(observed, dict) or not all(isinstance(name, str) for name in observed):
-        kind = "number" if eqx.is_array(observed) or np.isscalar(observed) else type(observed).__name__
-        refuse("model", "observe a dict of numbers by name", f"one that observes a {kind}")
+        is_array = eqx.is_array(observed) or np.isscalar(observed)
+        what = described(jnp.asarray(observed)) if is_array else f"a {type(observed).__name__}"
+        refuse("model", "observe a dict of numbers by name", f"one that observes {what}")
     for name, value in observed.items():
         if jnp.shape(value) != ():
             check_one_patient(model, jnp.shape(value))

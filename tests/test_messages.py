@@ -253,6 +253,10 @@ MISTAKES |= {
         lambda: qsp.simulate(Bare(k=0.1), qsp.no_doses(), [0.0]),
         "must observe a dict of numbers by name, but is one that observes a number.",
     ),
+    "observes an array": (
+        lambda: qsp.simulate(Several(k=0.1), qsp.no_doses(), [0.0]),
+        "must observe a dict of numbers by name, but is one that observes an array of shape (2,).",
+    ),
     "trigger that is a number": (
         lambda: qsp.simulate(Fires(k=0.1, given=("number", "x")), qsp.no_doses(), [0.0]),
         "`trigger` must return whether a condition holds, such as `y.tumour > 20.0`, but is one that returns a number.",
@@ -370,6 +374,11 @@ class Half(Patient):
 class Bare(Patient):
     def observe(self, t, y):
         return y.drug
+
+
+class Several(Patient):
+    def observe(self, t, y):
+        return jnp.stack([y.drug, y.effect])
 
 
 class Wide(Patient):
