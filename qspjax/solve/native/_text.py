@@ -177,39 +177,34 @@ class Writer:
 
     def loop(self, count: str | int, body: Callable[[str], None]) -> None:
         """Write a loop over the integers below a count."""
-        head, after, inside = (self.fresh(name) for name in ("head", "after", "inside"))
-        index, following = self.fresh("%i"), self.fresh("%n")
-        before = self.block
-        self.jump(head)
-        self.label(head)
-        place = self.fresh("; loop ")
-        self.put(place)
-        self.branch(self.op(f"icmp slt i64 {index}, {count}"), inside, after)
-        self.label(inside)
-        body(index)
-        self.lines[self.lines.index(place)] = f"  {index} = phi i64 [0, %{before}], [{following}, %{self.block}]"
-        self.put(f"  {following} = add i64 {index}, 1")
-        self.jump(head)
-        self.label(after)
+        self._loop(count, lambda index: body(index) or "")
 
     def fold(self, count: str, start: str, body: Callable[[str, str], str]) -> str:
         """Write a loop over the integers below a count that carries a vector of floats; return what it ends with."""
+        carried, before = self.fresh("%carried"), self.block
+
+        def carry(index: str) -> str:
+            new = body(index, carried)
+            return f"\n  {carried} = phi {self.floats} [{start}, %{before}], [{new}, %{self.block}]"
+
+        self._loop(count, carry)
+        return carried
+
+    def _loop(self, count: str | int, body: Callable[[str], str]) -> None:
+        """Write a loop whose body returns what stands at its head, too."""
         before, head, after, inside = self.block, *(self.fresh(name) for name in ("head", "after", "inside"))
-        index, following, carried = (self.fresh(name) for name in ("%i", "%n", "%carried"))
+        index, following, place = self.fresh("%i"), self.fresh("%n"), self.fresh("; loop ")
         self.jump(head)
         self.label(head)
-        place = self.fresh("; fold ")
         self.put(place)
         self.branch(self.op(f"icmp slt i64 {index}, {count}"), inside, after)
         self.label(inside)
-        new = body(index, carried)
-        phis = f"  {index} = phi i64 [0, %{before}], [{following}, %{self.block}]\n"
-        phis += f"  {carried} = phi {self.floats} [{start}, %{before}], [{new}, %{self.block}]"
+        phis = body(index)
+        phis = f"  {index} = phi i64 [0, %{before}], [{following}, %{self.block}]{phis}"
         self.lines[self.lines.index(place)] = phis
         self.put(f"  {following} = add i64 {index}, 1")
         self.jump(head)
         self.label(after)
-        return carried
 
     def repeat(self, count: int, body: Callable[[str], None]) -> None:
         """Write something for all integers below a count: a loop, unless it is one."""
