@@ -5,6 +5,7 @@ row. A direction is zero for most states, and what is zero is not computed: see 
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import JaxprEqn, Primitive
+from jaxtyping import Bool
 
 from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.kernel._layout import AbstractSystem, Lanes
@@ -19,10 +21,16 @@ from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.native._graph import ZERO, AbstractRoutine
 from qspjax.solve.native._tables import Factorisation, Substitution
 from qspjax.solve.native._translate import OUTLINED, Translator, rule
-from qspjax.solve.native._values import Nodes, Value
+from qspjax.solve.native._values import Nodes, UnsupportedError, Value
 
 WRITTEN_OUT = 15_000
 """Factorisations of more products are loops over tables; written out, they would be too much code."""
+
+
+def check_size(plan: Elimination) -> None:
+    """Check that a factorisation is not so large that compiling it takes long, unless native code is asked for."""
+    if plan.operations > WRITTEN_OUT and os.environ.get("QSPJAX_BACKEND", "").lower() != "native":
+        raise UnsupportedError("a system so large that compiling it takes long; QSPJAX_BACKEND=native asks for it")
 
 
 class LaneSystem(AbstractSystem):
@@ -34,8 +42,7 @@ class LaneSystem(AbstractSystem):
     def __init__(self, system: AbstractSystem) -> None:
         self._system = system
         self.size, self.mass, self.floor = system.size, system.mass, system.floor
-        self.algebraic, self.autonomous, self.elimination = system.algebraic, system.autonomous, system.elimination
-        self.pattern = system.pattern
+        self.algebraic, self.autonomous = system.algebraic, system.autonomous
 
         def outlined(constants: list[jax.Array], t: jax.Array, y: jax.Array) -> jax.Array:
             return self.slope([x[..., 0] for x in constants], t[0], y[:, 0])[:, None]
@@ -51,6 +58,16 @@ class LaneSystem(AbstractSystem):
     def slope_of_patient(self, constants: Sequence[jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """Return dy/dt of one patient as a function of time and state, shape (n,)."""
         return lambda t, y: self.field([x[..., None] for x in constants], (), t[None], y[:, None])[:, 0]
+
+    @property
+    def pattern(self) -> Bool[np.ndarray, "states states"]:
+        """Where dy_i/dt depends on y_j."""
+        return self._system.pattern
+
+    @property
+    def elimination(self) -> Elimination:
+        """The order and the fill of the sparse LU factorisation, planned only for a method that has one."""
+        return self._system.elimination
 
     @property
     def compact(self) -> "LaneSystem":
@@ -74,6 +91,7 @@ class LaneSystem(AbstractSystem):
     ) -> Callable[[jax.Array], jax.Array]:
         """Return the solver of (M/gamma - h J) x = b, factorised once."""
         plan = self.elimination
+        check_size(plan)
         rows, cols = plan.rows[: plan.originals], plan.cols[: plan.originals]
         entries = jacobian_p.bind(*lanes.constants, t, y, system=self)
         shift = np.where(rows == cols, self.mass[rows] / gamma, 0.0)

@@ -130,8 +130,11 @@ def test_elimination_by_tables_has_the_same_bits(monkeypatch):
     monkeypatch.setenv("QSPJAX_BACKEND", "native")
     with mock.patch.object(_system, "WRITTEN_OUT", 0), compiled_again(monkeypatch):
         np.testing.assert_array_equal(solve(), expected)
-    with mock.patch.object(_call, "WRITTEN_OUT", 0), compiled_again(monkeypatch):
+    with mock.patch.object(_system, "WRITTEN_OUT", 0), compiled_again(monkeypatch):
         assert "QSPJAX_BACKEND=native" in str(qsp.explain(ANTIBODY))
+        assert qsp.explain(ANTIBODY, method=qsp.solve.Explicit()).native  # it factorises nothing
+        with mock.patch.object(_call, "TERMS", 0):
+            assert not qsp.explain(ANTIBODY, method=qsp.solve.Explicit()).native
 
 
 def test_a_model_is_explained(monkeypatch):
