@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 ZERO = 0
 """The node of a derivative that is not there."""
+ALL = 2**62
+"""More inputs than there are: in a graph with so many constants, whatever is an input is a constant of a patient."""
 
 
 class Node(NamedTuple):

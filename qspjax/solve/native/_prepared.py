@@ -1,9 +1,8 @@
 """What depends on constants of a patient alone: computed once, when a lane takes him."""
 
-import sys
 from collections.abc import Sequence
 
-from qspjax.solve.native._graph import Graph, Node, Region
+from qspjax.solve.native._graph import ALL, Graph, Node, Region
 from qspjax.solve.native._order import functions_of
 
 
@@ -19,7 +18,7 @@ def prepared(regions: Sequence[Region], row: int) -> Region:
     Returns:
         What computes these rows.
     """
-    out = Region(Graph(constants=sys.maxsize))
+    out = Region(Graph(constants=ALL))
     rows: dict[int, int] = {}
     functions = [f.region for region in regions for f in functions_of(region.graph, region.outputs)]
     for region in {id(region): region for region in (*regions, *functions)}.values():

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.typing import ArrayLike
 
 from qspjax._jaxpr._walk import bind, called, dtype_of, shape_of, walk_all
-from qspjax.solve.native._graph import ZERO, Argument, Function, Graph, Region
+from qspjax.solve.native._graph import ALL, ZERO, Argument, Function, Graph, Region
 from qspjax.solve.native._rows import LONG, Pending, RowArithmetic
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
@@ -26,8 +26,6 @@ UNROLLED = 20_000
 """Up to this many equations times iterations, a loop of known length is written out."""
 SELECTED = 24
 """Up to this many elements, that at a traced index is selected among all; among more, it is looked up in memory."""
-ALL = 2**62
-"""More inputs than there are: those of a function, whose arguments are no inputs, are constants of a patient."""
 
 
 Rule: TypeAlias = Callable[["Translator", JaxprEqn, list[Value]], Sequence[Value]]
