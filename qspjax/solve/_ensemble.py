@@ -29,7 +29,7 @@ from qspjax.solve.dosing._timeline import timeline
 from qspjax.solve.events._monitor import events_over_leaves, start_events
 from qspjax.solve.kernel._explicit import explicit_step
 from qspjax.solve.kernel._lanes import Patients, Program
-from qspjax.solve.kernel._layout import Rows, System, system_of
+from qspjax.solve.kernel._layout import AbstractSystem, Rows, system_of
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
@@ -298,7 +298,7 @@ def _solve(
     return Trajectory(jax.vmap(unravel)(reached), result_of(end.code), stats), end.code == STIFF
 
 
-def _check_determined(system: System, states: tuple[str, ...]) -> None:
+def _check_determined(system: AbstractSystem, states: tuple[str, ...]) -> None:
     """Check that the algebraic equations can be solved for the algebraic states, each with a pivot of its own."""
     if system.mass.all():
         return

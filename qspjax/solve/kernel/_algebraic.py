@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from qspjax.solve._consistent import consistent
 from qspjax.solve._control import Control
 from qspjax.solve._near import Near
-from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._layout import AbstractSystem, Rows
 from qspjax.solve.kernel._rosenbrock import Lanes
 
 
 def settled(
-    system: System, control: Control, lanes: Lanes, t: jax.Array, y: Rows, active: jax.Array
+    system: AbstractSystem, control: Control, lanes: Lanes, t: jax.Array, y: Rows, active: jax.Array
 ) -> tuple[Rows, jax.Array]:
     """Return states whose algebraic part satisfies its equations where `active`, and whether these were found.
 

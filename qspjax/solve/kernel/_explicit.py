@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qspjax._jaxpr._rows import total
-from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._layout import AbstractSystem, Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ STIFF_BEYOND = 2.0
 
 def explicit_step(
     tableau: "diffrax.ButcherTableau",
-    system: System,
+    system: AbstractSystem,
     lanes: Lanes,
     t: Float[Array, " lanes"],
     h: Float[Array, " lanes"],

@@ -36,7 +36,7 @@ from qspjax.solve.dosing._boundary import NONE, Boundary, changed, effect, rate_
 from qspjax.solve.events._locate import NO_EVENT
 from qspjax.solve.events._monitor import Awaited, EventMonitor, Events, awaited, monitor_lanes
 from qspjax.solve.kernel._algebraic import settled
-from qspjax.solve.kernel._layout import Rows, System
+from qspjax.solve.kernel._layout import AbstractSystem, Rows
 from qspjax.solve.kernel._rosenbrock import Lanes, slope_of
 
 BLOCK = 16
@@ -97,7 +97,7 @@ class Program:
         capacity: Number of blocks in a log.
     """
 
-    system: System
+    system: AbstractSystem
     step: Callable[..., tuple[Rows, Rows, jax.Array | None]]
     control: Control
     outputs: int

@@ -167,10 +167,6 @@ class AbstractSystem(abc.ABC):
         """Return rows as an array (states, lanes)."""
 
 
-System: TypeAlias = AbstractSystem
-"""What the kernel solves."""
-
-
 class TracedSystem(AbstractSystem):
     """The vector field of a model as its program was traced."""
 

@@ -18,14 +18,14 @@ from jaxtyping import Array, Float
 
 from qspjax._types import Scalar
 from qspjax.solve.kernel._jacobian import coloured_jacobian, columns_jacobian
-from qspjax.solve.kernel._layout import Lanes, Rows, System, TracedSystem
+from qspjax.solve.kernel._layout import AbstractSystem, Lanes, Rows, TracedSystem
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 
 Stage: TypeAlias = Callable[[Rows, Rows, Scalar, Scalar], Rows]
 """`(sum_j a_ij u_j, sum_j C_ij u_j, c_i, d_i) -> u_i`."""
 
 
-def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.Array, Rows], Rows]:
+def slope_of(system: AbstractSystem, lanes: Lanes, rate: Rows | None) -> Callable[[jax.Array, Rows], Rows]:
     """Return dy/dt as a function of time and state, running infusions included."""
 
     def slope(t: jax.Array, y: Rows) -> Rows:
@@ -37,7 +37,7 @@ def slope_of(system: System, lanes: Lanes, rate: Rows | None) -> Callable[[jax.A
 
 def rosenbrock_step(
     tableau: AbstractRosenbrockTableau,
-    system: System,
+    system: AbstractSystem,
     lanes: Lanes,
     t: Float[Array, " lanes"],
     h: Float[Array, " lanes"],
@@ -111,7 +111,9 @@ def _combined(weights: Sequence[float], vectors: Sequence[Rows]) -> Rows:
     return jax.tree.map(jnp.zeros_like, vectors[0]) if total is None else total
 
 
-def _looped(tableau: AbstractRosenbrockTableau, system: System, stage: Stage, first: Rows) -> tuple[Rows, Rows, Rows]:
+def _looped(
+    tableau: AbstractRosenbrockTableau, system: AbstractSystem, stage: Stage, first: Rows
+) -> tuple[Rows, Rows, Rows]:
     """Compute the stages after the first in a loop; return sum_j a_sj u_j, u_s and the error estimate."""
     like = system.join(first)
 
@@ -133,14 +135,14 @@ def _looped(tableau: AbstractRosenbrockTableau, system: System, stage: Stage, fi
     return advanced, system.split(u[-1]), system.split(error)
 
 
-def _times_mass(system: System, rows: Rows) -> Rows:
+def _times_mass(system: AbstractSystem, rows: Rows) -> Rows:
     """Multiply by the mass matrix."""
     if system.unrolled:
         return tuple(row if m else jnp.zeros_like(row) for m, row in zip(system.mass, rows, strict=True))
     return rows * system.mass.astype(rows.dtype)[:, None]
 
 
-def _tied(system: System, b: Rows, y: Rows) -> Rows:
+def _tied(system: AbstractSystem, b: Rows, y: Rows) -> Rows:
     """Let rows that depend on no state depend on their own, times zero: jax transposes no solve with a constant row."""
     if not system.unrolled:
         return b
@@ -148,7 +150,7 @@ def _tied(system: System, b: Rows, y: Rows) -> Rows:
     return tuple(row + 0.0 * state if tie else row for row, state, tie in zip(b, y, constant.tolist(), strict=True))
 
 
-def _row_scale(system: System, h: jax.Array) -> Rows:
+def _row_scale(system: AbstractSystem, h: jax.Array) -> Rows:
     """Return the factor of each row: the step size, or 1 for an algebraic equation, so that a step of 0 solves it."""
     if system.unrolled:
         return tuple(h if m else jnp.ones_like(h) for m in system.mass)
