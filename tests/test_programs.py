@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 import qspjax as qsp
+from qspjax.fit.search._search import quickly_compiled
 
 
 @contextlib.contextmanager
@@ -39,6 +40,14 @@ def test_a_first_result_takes_few_programs_and_other_numbers_take_none():
         first_result(4.0, later, [1.0, 5.0, 48.0])
         first_result(2.0, qsp.bolus(100.0, to=1), np.array([1.0, 3.0, 7.0]))
     assert len(counts) == 0
+
+
+def test_other_numbers_of_a_fit_take_no_program():
+    power = quickly_compiled(lambda x, n: x**n)
+    with compiled() as counts:
+        results = [float(power(np.array(3.0), n)) for n in (2, 3, 60)]
+    assert results == [9.0, 27.0, 3.0**60]
+    assert len(counts) == 1
 
 
 def test_cohorts_of_a_class_of_sizes_take_one_program():
