@@ -19,7 +19,7 @@ class Explanation:
 
     Attributes:
         method: The method, in words.
-        solves: How each adaptive solve was compiled; empty for methods without one.
+        solves: How each solve was compiled; empty for methods that only XLA compiles.
     """
 
     method: str
@@ -32,7 +32,7 @@ class Explanation:
 
     def __str__(self) -> str:
         if not self.solves:
-            return f"{self.method}: compiled by XLA, since the method has no adaptive loop."
+            return f"{self.method}: compiled by XLA, since the method has no other form."
         parts = [
             f"{solve.states} states: " + ("native code." if solve.reason is None else f"by XLA ({solve.reason}).")
             for solve in self.solves
@@ -49,7 +49,7 @@ def explain(
 ) -> Explanation:
     """Return how a model would be solved and compiled, natively or by XLA, and the reason for XLA.
 
-    Adaptive solves run in code that is compiled for this processor, several patients in the lanes of a vector, unless
+    Solves run in code that is compiled for this processor, several patients in the lanes of a vector, unless
     something in the model or the machine is in the way; `QSPJAX_BACKEND=xla` in the environment asks for XLA.
 
     Args:
@@ -64,7 +64,7 @@ def explain(
     Example:
         >>> import qspjax as qsp
         >>> print(qsp.explain(qsp.models.OneCompartment(CL=3.0, V=30.0)))
-        MatrixExponential, exact: compiled by XLA, since the method has no adaptive loop.
+        MatrixExponential, exact; 1 states: native code.
     """
     regimen = no_doses() if regimen is None else regimen
     with compilations() as solves:

@@ -4,7 +4,8 @@
 of it (`_graph`, `_values`), `_rows` loops of what is long; `_system` writes its linear algebra out, or `_tables` as
 loops; `_prepared` takes out what is fixed for a patient, and `_order` says when the rest is computed; `_emit` and
 `_text` write the graph as text of LLVM, `_engine` compiles it, and `_call` makes it the lowering of a solve, which
-`_interrupts` can end.
+`_interrupts` can end. `_march` is all of this for linear models, whose lanes go from boundary to boundary.
 """
 
+from qspjax.solve.native import _march  # noqa: F401  (it registers its lowering)
 from qspjax.solve.native._call import Compiled as Compiled, compilations as compilations

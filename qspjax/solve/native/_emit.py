@@ -10,7 +10,17 @@ from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
-from qspjax.solve.native._graph import AbstractRoutine, Argument, Branches, Function, Graph, Loop, Node, Region
+from qspjax.solve.native._graph import (
+    AbstractRoutine,
+    Argument,
+    Branches,
+    Function,
+    Graph,
+    Loop,
+    Node,
+    Region,
+    Repetition,
+)
 from qspjax.solve.native._order import INPUTS, Arm, Order
 from qspjax.solve.native._rows import Place, RowArithmetic, RowLoop
 from qspjax.solve.native._text import Writer, each
@@ -136,8 +146,9 @@ class Emitter:
         if op == "rows":
             self._memory[graph, index] = self._rows(graph, node, args)
             return self._memory[graph, index]
-        if op in ("while", "cond"):
-            self._memory[graph, index] = (self._while if op == "while" else self._cond)(graph, node, args)
+        if op in ("while", "cond", "repeat"):
+            write = {"while": self._while, "cond": self._cond, "repeat": self._repeat}[op]
+            self._memory[graph, index] = write(graph, node, args)
             return self._memory[graph, index]
         return self.operation(op, [graph.kind(i) for i in node.args], args, node.attr)
 
@@ -161,7 +172,7 @@ class Emitter:
         elif kind == "int":
             return self._integer(op, x, attr)
         elif kind == "float":
-            return self._float(op, x)
+            return self._bits(x[0], attr) if op == "bits" else self._float(op, x)
         raise UnsupportedError(f"the operation `{op}` on values of kind {kind}")
 
     def _float(self, op: str, x: Sequence[str]) -> str:
@@ -210,11 +221,26 @@ class Emitter:
             return w.select(w.i("icmp slt", x[0], "zeroinitializer"), w.whole(-1), positive, w.ints)
         if op == "float":
             return w.op(f"sitofp {w.ints} {x[0]} to {w.floats}")
+        if op == "from_bits" and attr == 64:
+            return w.op(f"bitcast {w.ints} {x[0]} to {w.floats}")
+        if op == "from_bits":
+            narrow = w.op(f"trunc {w.ints} {x[0]} to <{w.lanes} x i32>")
+            single = w.op(f"bitcast <{w.lanes} x i32> {narrow} to <{w.lanes} x float>")
+            return w.op(f"fpext <{w.lanes} x float> {single} to {w.floats}")
         if op == "wrap":
             sign, size = str(attr)[1], int(str(attr)[2:]) * 8
             narrow = w.op(f"trunc {w.ints} {x[0]} to <{w.lanes} x i{size}>")
             return w.op(f"{'sext' if sign == 'i' else 'zext'} <{w.lanes} x i{size}> {narrow} to {w.ints}")
         raise UnsupportedError(f"the operation `{op}` on integers")
+
+    def _bits(self, x: str, size: object) -> str:
+        """Return the bits of floats of 64 or 32 bits as integers."""
+        w = self.w
+        if size == 64:
+            return w.op(f"bitcast {w.floats} {x} to {w.ints}")
+        single = w.op(f"fptrunc {w.floats} {x} to <{w.lanes} x float>")
+        narrow = w.op(f"bitcast <{w.lanes} x float> {single} to <{w.lanes} x i32>")
+        return w.op(f"sext <{w.lanes} x i32> {narrow} to {w.ints}")
 
     def _division(self, op: str, x: Sequence[str]) -> str:
         """Divide integers as XLA does: by zero gives -1, and the dividend as remainder; so does what overflows."""
@@ -319,8 +345,7 @@ class Emitter:
                 if inner.op == "index":
                     return w.spread("i64", k)
                 if inner.op == "table":
-                    cell = w.at("double", w.table(inner.attr_as(tuple)), k)
-                    return w.spread("double", w.op(f"load double, ptr {cell}"))
+                    return self._number(inner, k)
                 return w.load(w.row(places[inner.attr_as(Place)], k), inner.kind)
 
             (result,) = self.region(Region(inside, [loop.output]), read)
@@ -328,6 +353,11 @@ class Emitter:
 
         w.loop(loop.length, body)
         return out
+
+    def _number(self, node: Node, k: str) -> str:
+        """Load a number of a table into every lane."""
+        cell = self.w.at("double", self.w.table(node.attr_as(tuple)), k)
+        return self.w.spread("double", self.w.op(f"load double, ptr {cell}"))
 
     def write_functions(self, hot: Container[str]) -> None:
         """Write the functions that were called, and those that these call; what is not `hot` is compiled quickly."""
@@ -405,4 +435,22 @@ class Emitter:
         w.jump(head)
         w.label(after)
         w.release(running)
+        return slots
+
+    def _repeat(self, graph: Graph, node: Node, args: Sequence[str]) -> str:
+        w = self.w
+        region, length, n_body = node.attr_as(Repetition)
+        consts, kinds = list(args[:n_body]), [graph.kind(i) for i in node.args[n_body:]]
+        slots = self._slots(kinds, args[n_body:])
+
+        def body(k: str) -> None:
+            values = [*consts, *(w.load(w.row(slots, i), kind) for i, kind in enumerate(kinds))]
+
+            def read(inner: Node) -> str:
+                return self._number(inner, k) if inner.op == "table" else values[inner.attr_as(int)]
+
+            for i, (kind, result) in enumerate(zip(kinds, self.region(region, read), strict=True)):
+                w.store(result, w.row(slots, i), kind)
+
+        w.loop(length, body)
         return slots

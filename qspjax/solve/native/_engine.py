@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import threading
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -213,13 +214,16 @@ def _answer(w: Writer) -> None:
     w.label("call")
 
 
-def handler(arrays: int, shapes: dict[str, tuple[int, int] | None], results: int, least: int) -> str:
+def handler(
+    arrays: int, shapes: dict[str, tuple[int, int] | None], results: Sequence[int], size: int, least: int
+) -> str:
     """Return the text of the handler of a module.
 
     Args:
         arrays: The number of operands, whose addresses follow `CONTEXT`.
         shapes: For `boundaries` and `vectors` the operand and the axis whose length they are, None if there are none.
-        results: The number of results; the first one has axes of patients and of outputs.
+        results: Where in the context the address of each result is; the first one has axes of patients and of outputs.
+        size: The size of the context.
         least: The number of patients from which on another thread is worth its start.
     """
     w = Writer(1)
@@ -231,7 +235,6 @@ def handler(arrays: int, shapes: dict[str, tuple[int, int] | None], results: int
         return _load(w, _load(w, buffer, DIMENSIONS), 8 * axis, "i64")
 
     def body() -> None:
-        size = len(CONTEXT) + arrays
         w.put(f"  %ctx = alloca [{size} x i64]\n  %counter = alloca i64")
         _answer(w)
         w.put("  store i64 0, ptr %counter")
@@ -249,8 +252,8 @@ def handler(arrays: int, shapes: dict[str, tuple[int, int] | None], results: int
         interrupts = w.op(f"call ptr @{_interrupts.ENTER}()")
         put(CONTEXT.index("interrupts"), interrupts, "ptr")
         put(CONTEXT.index("heard"), w.op(f"load atomic i64, ptr {interrupts} monotonic, align 8"))
-        for k in range(results):
-            put(CONTEXT.index("states") + k, _load(w, _load(w, outputs, 8 * k), DATA, "i64"))
+        for k, place in enumerate(results):
+            put(place, _load(w, _load(w, outputs, 8 * k), DATA, "i64"))
         _run(w, patients, least)
         w.put(f"  call void @{_interrupts.LEAVE}()")
         w.put("  ret ptr null")

@@ -122,6 +122,14 @@ class Loop(NamedTuple):
     n_body: int
 
 
+class Repetition(NamedTuple):
+    """A loop of known length: its body, and how many operands do not change; the others are its results."""
+
+    body: Region
+    length: int
+    n_body: int
+
+
 _FOLDED: dict[str, Callable[..., Any]] = {
     **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "neg": operator.neg},
     **{"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge},
@@ -131,7 +139,7 @@ _COMMUTATIVE = {"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"}
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 
-MEMORY = {"call", "rows", "routine", "while", "cond"}
+MEMORY = {"call", "rows", "routine", "while", "cond", "repeat"}
 """What leaves its results in memory, where a `result` reads them."""
 _EACH_STEP = {*MEMORY, "result", "given"}
 

@@ -81,7 +81,7 @@ class Traced:
     frame: Frame
 
 
-def _like(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+def like(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Return what stands for an array while programs are traced."""
     return cast("jax.Array", jax.ShapeDtypeStruct(shape, dtype))
 
@@ -95,11 +95,11 @@ def shapes_of(program: Program, patients: Patients) -> Frame:
     def fields(name: str) -> PyTree:
         return jax.tree.map(one, getattr(patients, name), getattr(program.batched, name))
 
-    number, index = _like((1,), patients.y0.dtype), _like((1,), jnp.int32)
-    column = patients.boundaries.map(lambda leaf: None if leaf is None else _like((1,), leaf.dtype))
+    number, index = like((1,), patients.y0.dtype), like((1,), jnp.int32)
+    column = patients.boundaries.map(lambda leaf: None if leaf is None else like((1,), leaf.dtype))
     vector = None
     if patients.vectors is not None and patients.boundaries.vector is not None:
-        vector = _like((program.system.size, 1), patients.y0.dtype)
+        vector = like((program.system.size, 1), patients.y0.dtype)
     start = Start(number, fields("y0"), number, fields("ended"), fields("memory"))
     lane = jax.eval_shape(
         lambda start, patient: begin(program, patient, *start, infused=patients.infused), start, index
@@ -168,9 +168,17 @@ class Text:
         arrays: The number of arrays of the patients.
     """
 
-    def __init__(self, program: Program, patients: Patients, lanes: int) -> None:
-        self.program, self.patients, self.w = program, patients, Writer(lanes)
-        traced = trace(program, patients)
+    def __init__(self, traced: Traced, patients: Patients, batched: PyTree, lanes: int, columns: int = 1) -> None:
+        """Write a module.
+
+        Args:
+            traced: The programs of a lane.
+            patients: The shapes of the patients.
+            batched: Which of their arrays have an axis of patients.
+            lanes: The number of lanes.
+            columns: The number of arrays for states at outputs: one for all of them, or one for each.
+        """
+        self.patients, self.batched, self.w, self.columns = patients, batched, Writer(lanes), columns
         self.size = 0
         self.frame: Frame = jax.tree.map(self._rows, traced.frame)
         self.landed, self.busy, self.new, self.failing = (self._rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
@@ -192,6 +200,17 @@ class Text:
         self._write(emitter, step, start, failing)
         self.text = self.w.module()
 
+    @property
+    def results(self) -> list[int]:
+        """Where in the context the address of each result is; those of further columns follow those of the patients."""
+        first, others = CONTEXT.index("states"), range(len(CONTEXT) + self.arrays, self.context)
+        return [first, *others, *range(first + 1, CONTEXT.index("failing") + 1)]
+
+    @property
+    def context(self) -> int:
+        """The size of the context."""
+        return len(CONTEXT) + self.arrays + self.columns - 1
+
     def _rows(self, leaf: jax.ShapeDtypeStruct) -> Rows:
         count = int(np.prod(leaf.shape, dtype=int))
         self.size += count
@@ -211,10 +230,11 @@ class Text:
 
         def stepped() -> None:
             values = emitter.region(step, emitter.read_frame)
-            for value, row, index in zip(
-                values, [*places, self.landed.first, self.busy.first], step.outputs, strict=True
-            ):
-                w.store(value, w.row("%frame", row), step.graph.kind(index))
+            rows = [*places, self.landed.first, self.busy.first]
+            for value, row, index in zip(values, rows, step.outputs, strict=True):
+                node = step.graph.nodes[index]
+                if node.op != "in" or node.attr != row:  # else it is there already
+                    w.store(value, w.row("%frame", row), node.kind)
             w.put("  ret void")
 
         def started() -> None:
@@ -293,7 +313,7 @@ class Text:
 
     def _fields(self) -> list[tuple[jax.ShapeDtypeStruct, bool, Rows]]:
         """Return the arrays that a lane copies, whether each has an axis of patients, and the rows it is copied to."""
-        patients, batched, frame = self.patients, self.program.batched, self.frame
+        patients, batched, frame = self.patients, self.batched, self.frame
         pairs = [
             (patients.constants, batched.constants, frame.constants),
             (patients.t0, batched.t0, frame.start.t),
@@ -302,7 +322,7 @@ class Text:
             (patients.memory, batched.memory, frame.start.memory),
             (patients.span, batched.span, frame.span),
         ]
-        if self.program.events is not None:
+        if frame.leaves:
             pairs.append((tuple(patients.leaves), tuple(batched.leaves), frame.leaves))
         return [
             triple
@@ -326,10 +346,9 @@ class Text:
             if batched:
                 self.copy_in(self.array(leaf), w.mul(patient, rows.size), rows)
         # no output is reached yet
-        states, (type, _, _) = self.field("states", "ptr"), _element(y.dtype)
-        count = w.mul(self.field("outputs"), y.size)
-        offset = w.mul(patient, count)
-        w.loop(count, lambda k: w.put(f"  store {type} {_NAN}, ptr {w.at(type, states, w.add(offset, k))}"))
+        count = w.mul(self.field("outputs"), y.size // self.columns)
+        for column in self._columns():
+            self._fill(column, w.mul(patient, count), count, _element(y.dtype)[0])
         w.put(f"  call void @boundary(ptr %ctx, ptr %frame, i64 %lane, i64 {patient}, i64 0)")
         some = w.op(f"icmp sgt i64 {self.field('boundaries')}, 0")
         time = rows_of(self.frame.landing.boundary.time).first
@@ -337,9 +356,26 @@ class Text:
         w.put(f"  store double {due}, ptr {self.cell(due_at.first)}")
         w.put("  ret void")
 
+    def _columns(self) -> list[str]:
+        """Return the addresses of the arrays of states at outputs."""
+        fields = ["states", *range(self.arrays, self.arrays + self.columns - 1)]
+        return [self.field(name, "ptr") for name in fields]
+
+    def _fill(self, array: str, offset: str, count: str, type: str) -> None:
+        """Fill elements of an array with NaN."""
+        w, many = self.w, 8
+        some = f"<{many} x {type}>"
+        whole = w.op(f"lshr i64 {count}, 3")
+        at = w.at(type, array, offset)
+        size = {"double": 8, "float": 4}[type]
+        w.loop(whole, lambda k: w.put(f"  store {some} splat ({type} {_NAN}), ptr {w.at(some, at, k)}, align {size}"))
+        done = w.op(f"and i64 {count}, -8")
+        rest = w.op(f"sub i64 {count}, {done}")
+        w.loop(rest, lambda k: w.put(f"  store {type} {_NAN}, ptr {w.at(type, at, w.add(done, k))}"))
+
     def _boundary(self) -> None:
         """Load a boundary of a patient, its vector, and the time of the boundary after it."""
-        w, patients, batched = self.w, self.patients, self.program.batched
+        w, patients, batched = self.w, self.patients, self.batched
         count, landing = self.field("boundaries"), self.frame.landing
         upcoming = rows_of(landing.following)
         w.branch(w.op(f"icmp slt i64 %index, {count}"), "some", "none")
@@ -381,7 +417,12 @@ class Text:
         w.branch(w.op(f"icmp sge i64 {output}, 0"), "output", "dose")
         w.label("output")
         first = w.add(w.mul(patient, self.field("outputs")), output)
-        self._states_out("states", w.mul(first, rows.size))
+        if self.columns == 1:
+            self._states_out("states", w.mul(first, rows.size))
+        else:
+            shown = [Rows(x.first + k, 1, x.dtype) for x in all_rows(lane.y) for k in range(x.size)]
+            for column, state in zip(self._columns(), shown, strict=True):
+                self.copy_out(column, first, state)
         w.jump("dose")
         w.label("dose")
         index = self.get(rows_of(lane.clock.boundary))

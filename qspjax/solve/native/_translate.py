@@ -24,6 +24,8 @@ SMALL = 150
 """Up to this many nodes, a function is written out where it is called."""
 UNROLLED = 20_000
 """Up to this many equations times iterations, a loop of known length is written out."""
+ROLLED = 200
+"""From this many nodes times iterations on, a loop of known length within another one is a loop."""
 SELECTED = 24
 """Up to this many elements, that at a traced index is selected among all; among more, it is looked up in memory."""
 
@@ -54,6 +56,8 @@ class Translator:
         self.graph = graph
         self.functions: dict[tuple, Function] = {} if functions is None else functions
         self.rows: RowArithmetic | None = None
+        self.within = False
+        """Whether this is what a loop or a branch does, whose operands are unknown."""
 
     def inputs(self, count: int, dtype: np.dtype, start: int = 0, op: str = "in") -> np.ndarray:
         """Return the nodes of inputs of the graph, from the number `start` on: rows of the frame, or values."""
@@ -181,6 +185,7 @@ class Translator:
     def region(self, program: ClosedJaxpr, operands: Sequence[Value]) -> tuple[Region, list[Value]]:
         """Translate a program into a region whose inputs are the nodes of the operands; return also its results."""
         inside = Translator(Graph(), self.functions)
+        inside.within = True
         values: list[Value] = []
         count = 0
         for x in operands:

@@ -28,20 +28,39 @@ Axis = int | None
 Batched = tuple[list[jax.Array], list[Axis]]
 
 
-def _fold(
-    ensemble: Ensemble, leaves: Sequence[jax.Array], axes: Sequence[Axis], size: int
-) -> tuple[Ensemble, list[jax.Array]]:
-    """Return the longer ensemble and its leaves."""
-    N = ensemble.program.patients
+def fold_leaves(
+    leaves: Sequence[jax.Array], axes: Sequence[Axis], had: Sequence[bool], patients: int, size: int
+) -> tuple[list[jax.Array], list[bool]]:
+    """Fold an axis into the patients.
+
+    Args:
+        leaves: The leaves of the patients.
+        axes: The axis of each that is mapped over.
+        had: Which of them had an axis of patients before.
+        patients: The length of that.
+        size: The length of the axis that is mapped over.
+
+    Returns:
+        The leaves, and which of them have an axis of patients now.
+    """
     longer, batched = [], []
-    for leaf, axis, has_patients in zip(leaves, axes, ensemble.batched, strict=True):
+    for leaf, axis, has_patients in zip(leaves, axes, had, strict=True):
         if axis is None:
             longer.append(jnp.tile(leaf, (size, *[1] * (leaf.ndim - 1))) if has_patients else leaf)
             batched.append(has_patients)
         else:
             leaf = jnp.moveaxis(leaf, axis, 0)
-            longer.append(_flat(leaf) if has_patients else jnp.repeat(leaf, N, axis=0))
+            longer.append(_flat(leaf) if has_patients else jnp.repeat(leaf, patients, axis=0))
             batched.append(True)
+    return longer, batched
+
+
+def _fold(
+    ensemble: Ensemble, leaves: Sequence[jax.Array], axes: Sequence[Axis], size: int
+) -> tuple[Ensemble, list[jax.Array]]:
+    """Return the longer ensemble and its leaves."""
+    N = ensemble.program.patients
+    longer, batched = fold_leaves(leaves, axes, ensemble.batched, N, size)
     folded = ensemble.with_batched(batched, patients=size * N)
     return folded._replace(program=sized(folded.program)), longer
 
@@ -51,34 +70,36 @@ def _flat(x: jax.Array, axis: int = 0) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
-def _unfolded(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
+def unfolded(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
+    """Make two axes of one, of which the first is that which was mapped over."""
     return x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :])
 
 
-def _size(operands: Sequence[jax.Array], axes: Sequence[Axis]) -> int:
+def size_of(operands: Sequence[jax.Array], axes: Sequence[Axis]) -> int:
+    """Return the length of the axis that is mapped over."""
     return next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
 
 
 def _batch_solve(leaves: Sequence[jax.Array], axes: Sequence[Axis], *, ensemble: Ensemble) -> Batched:
-    size = _size(leaves, axes)
+    size = size_of(leaves, axes)
     ensemble, leaves = _fold(ensemble, leaves, axes, size)
     results = solve_p.bind(*leaves, ensemble=ensemble)
-    return [_unfolded(x, size) for x in results], [0] * len(results)
+    return [unfolded(x, size) for x in results], [0] * len(results)
 
 
 def _batch_record(leaves: Sequence[jax.Array], axes: Sequence[Axis], *, ensemble: Ensemble) -> Batched:
-    size = _size(leaves, axes)
+    size = size_of(leaves, axes)
     ensemble, leaves = _fold(ensemble, leaves, axes, size)
     results = record_p.bind(*leaves, ensemble=ensemble)
     solved, record = results[:SOLVED], results[SOLVED:]
-    return [*(_unfolded(x, size) for x in solved), *record], [*[0] * SOLVED, *[None] * len(record)]
+    return [*(unfolded(x, size) for x in solved), *record], [*[0] * SOLVED, *[None] * len(record)]
 
 
 def _batch_steps(leaves: Sequence[jax.Array], axes: Sequence[Axis], *, ensemble: Ensemble) -> Batched:
-    size = _size(leaves, axes)
+    size = size_of(leaves, axes)
     ensemble, leaves = _fold(ensemble, leaves, axes, size)
     results = steps_p.bind(*leaves, ensemble=ensemble)
-    return [_unfolded(x, size, axis=1) for x in results], [1] * len(results)
+    return [unfolded(x, size, axis=1) for x in results], [1] * len(results)
 
 
 def _batch_derivative(
@@ -89,7 +110,7 @@ def _batch_derivative(
     Where the patients are mapped, they were so when they were recorded, too: they are folded. Otherwise only tangents
     are mapped: more directions, with the factorisations shared.
     """
-    size = _size(operands, axes)
+    size = size_of(operands, axes)
     values, mapped = derivative.unpack(operands), derivative.unpack(axes)
     # a mapped record holds the same ensemble `size` times over
     record = [
@@ -102,7 +123,7 @@ def _batch_derivative(
         pairs = zip(values.tangents, mapped.tangents, strict=True)
         values = dataclasses.replace(values, tangents=[_more_directions(x, axis, size) for x, axis in pairs])
         results = values.bind(primitive, derivative)
-        return [_unfolded(x, size) for x in results], [0] * len(results)
+        return [unfolded(x, size) for x in results], [0] * len(results)
     return _batch_patients(primitive, values, mapped, derivative, size)
 
 
@@ -137,7 +158,7 @@ def _batch_patients(
     else:
         tangents = [_flat(x, 1) for x in tangents]
     results = Operands(values.record, accepted, leaves, tangents).bind(primitive, folded)
-    results = [_unfolded(x, size, axis=1) for x in results]
+    results = [unfolded(x, size, axis=1) for x in results]
     if primitive is adjoint_p:
         results = [x if batched else x.sum(axis=2) for x, batched in zip(results, had_patients, strict=True)]
     return results, [1] * len(results)

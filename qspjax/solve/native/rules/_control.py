@@ -6,8 +6,8 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from qspjax._jaxpr._walk import Atom, dtype_of, scan_counts, shape_of
-from qspjax.solve.native._graph import Branches, Loop, Region
-from qspjax.solve.native._translate import SMALL, UNROLLED, Translator, rule
+from qspjax.solve.native._graph import Branches, Loop, Node, Region, Repetition
+from qspjax.solve.native._translate import ROLLED, SMALL, UNROLLED, Translator, rule
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
 
@@ -26,7 +26,7 @@ def _cond(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Va
 
 
 def _loops(region: Region) -> bool:
-    return any(node.op in ("while", "cond", "call") for node in region.graph.nodes)
+    return any(node.op in ("while", "cond", "call", "repeat") for node in region.graph.nodes)
 
 
 def _chosen(
@@ -80,6 +80,9 @@ def _scan(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Va
     at, carried = scan_counts(params)
     into = at + carried
     consts, carry, xs = operands[:at], operands[at:into], operands[into:]
+    rolled = _rolled(self, eqn, consts, carry, xs) if self.within else None
+    if rolled is not None:
+        return rolled
     collected: list[list[Value]] = []
     for k in range(length)[:: -1 if params["reverse"] else 1]:
         row = [Nodes(x.ids[k], x.dtype) if isinstance(x, AbstractNodes) else x[k] for x in xs]
@@ -93,6 +96,30 @@ def _scan(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Va
         for k, (shape, dtype) in enumerate(shapes)
     ]
     return [*carry, *stacked]
+
+
+def _rolled(
+    self: Translator, eqn: JaxprEqn, consts: Sequence[Value], carry: Sequence[Value], xs: Sequence[Value]
+) -> Sequence[Value] | None:
+    """Return the results of a loop that is not written out, over numbers that are known; None if it is none."""
+    program, length = eqn.params["jaxpr"], eqn.params["length"]
+    known = all(isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype == np.float64 for x in xs)
+    if not known or len(eqn.outvars) > len(carry) or eqn.params["reverse"]:
+        return None
+    unknown: list[Value] = [Nodes(self.ids(x), x.dtype) for x in carry]
+    rows: list[Value] = [Nodes(np.zeros((), np.int64), x.dtype) for x in xs]  # they become entries of tables
+    region, _ = self.region(program, [*consts, *unknown, *rows])
+    if region.size * length < ROLLED:
+        return None
+    first = sum(x.ids.size for x in (*consts, *unknown) if isinstance(x, AbstractNodes))
+    for k, node in enumerate(region.graph.nodes):
+        if node.op == "value" and (place := node.attr_as(int) - first) >= 0:
+            region.graph.nodes[k] = Node("table", (), tuple(np.asarray(xs[place]).tolist()))
+    groups = [
+        [int(i) for x in part if isinstance(x, AbstractNodes) for i in x.ids.ravel()] for part in (consts, unknown)
+    ]
+    repetition = Repetition(region, length, len(groups[0]))
+    return _results(self, self.graph.node("repeat", (*groups[0], *groups[1]), repetition), eqn.outvars)
 
 
 @rule("custom_linear_solve")

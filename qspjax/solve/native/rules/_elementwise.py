@@ -178,6 +178,17 @@ def _convert(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence
     return [self.rounded(Nodes(ids, new), "convert")]
 
 
+@rule("bitcast_convert_type")
+def _bits(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    """Read the bits of a float as an integer of its size, or the other way round."""
+    (x,), new = operands, np.dtype(eqn.params["new_dtype"])
+    if new.itemsize != x.dtype.itemsize or {kind_of(x.dtype), kind_of(new)} != {"float", "int"}:
+        raise UnsupportedError(f"the bits of {x.dtype} as {new}")
+    op, kind = ("bits", "int") if new.kind in "iu" else ("from_bits", "float")
+    ids = [self.graph.node(op, (i,), 8 * new.itemsize, kind) for i in self.ids(x).ravel().tolist()]
+    return [Nodes(np.array(ids, np.int64).reshape(x.shape), new)]
+
+
 def _converted(self: Translator, op: str, index: int, kind: Kind) -> int:
     value = self.graph.value(index)
     if value is not None and value == value and abs(value) < 2**53:
