@@ -153,9 +153,8 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, driven: bool) -> F
     """
     n = len(pattern)
     size = jax.lax.stop_gradient(h * _norm(a, n))
-    doublings = jnp.clip(jnp.frexp(size / RADIUS)[1], 0, DOUBLINGS)
-    doublings = jnp.where(jnp.isfinite(size), doublings, 0)
-    step = h * jnp.asarray(0.5 ** np.arange(DOUBLINGS + 1))[doublings]
+    doublings, part = _halvings(size / RADIUS)
+    step = h * part
     x = _scaled(step, a)
     phi = _phi(x, pattern)
     grown = _product(x, phi, pattern)  # exp - 1
@@ -169,6 +168,20 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, driven: bool) -> F
     start = (power, _diagonal(grown), _scaled(step, phi) if driven else None)
     _, result = jax.lax.while_loop(lambda now: eqxi.unvmap_any(now[0] < doublings), double, (jnp.zeros((), int), start))
     return Flow(result[0], result[2])
+
+
+def _halvings(size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return how often to halve a size until it is below 1, at most `DOUBLINGS` times, and the part that remains.
+
+    The exponents of floats are read and written as the bits that they are.
+    """
+    about = jnp.finfo(size.dtype)
+    place, bias, whole = about.nmant, about.maxexp - 1, np.dtype(f"int{about.bits}").type
+    exponent = jax.lax.shift_right_arithmetic(jax.lax.bitcast_convert_type(size, whole), whole(place))
+    halvings = jax.lax.clamp(whole(0), exponent - whole(bias - 1), whole(DOUBLINGS))
+    halvings = jnp.where(jnp.isfinite(size), halvings, whole(0))
+    part = jax.lax.bitcast_convert_type(jax.lax.shift_left(whole(bias) - halvings, whole(place)), size.dtype)
+    return halvings, part
 
 
 def _phi(x: Matrix, pattern: Pattern) -> Matrix:

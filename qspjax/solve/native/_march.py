@@ -157,11 +157,11 @@ def trace(march: March, patients: Patients) -> Traced:
         del span
         return culprit_of(march.system_of(constants, lane.before), lane.before, ~jnp.isfinite(lane.wrong))
 
-    lane, _ = jax.eval_shape(start, index, at_start)
+    started, (lane, _) = jax.make_jaxpr(start, return_shape=True)(index, at_start)
     frame = Frame(constants, (), Landing(column, vector, number), lane, at_start, number)
     return Traced(
         step=jax.make_jaxpr(step)(frame.constants, frame.leaves, frame.landing, frame.lane),
-        start=jax.make_jaxpr(start)(frame.lane.patient, frame.start),
+        start=started,
         failing=jax.make_jaxpr(failing)(frame.constants, frame.lane, frame.span),
         frame=frame,
     )
@@ -171,7 +171,8 @@ def _target(march: March, patients: Patients) -> str:
     _call.check_backend()
     if march.size > LARGEST:
         raise UnsupportedError("products of matrices so large that compiling them takes long")
-    lanes, batched = _engine.lanes(march.size), march.of(march.batched)
+    few = march.patients <= _engine.widest()  # they need no second vector, which would take its time to compile
+    lanes, batched = _engine.widest() if few else _engine.lanes(march.size), march.of(march.batched)
     return _call.registered(trace(march, patients), patients, batched, lanes, columns=march.size)
 
 

@@ -18,6 +18,9 @@ ONE = {
     "ceil": jnp.ceil, "round": jnp.round, "is_finite": jnp.isfinite, "square": jnp.square, "cube": lambda x: x**3,
     "inverse": lambda x: x**-2, "rsqrt": jax.lax.rsqrt, "whole": lambda x: x.astype(int), "not": lambda x: ~(x > 0),
     "slope of asin": jax.grad(jnp.arcsin), "log2": jnp.log2,
+    "bits": lambda x: jax.lax.bitcast_convert_type(x, jnp.int64), "exponent": lambda x: jnp.frexp(x)[1],
+    "bits of singles": lambda x: jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32),
+    "mantissa": lambda x: jnp.frexp(x)[0], "of singles": lambda x: jnp.frexp(x.astype(jnp.float32))[0],
     "single": lambda x: x.astype(jnp.float32) * 3, "narrow": lambda x: x.astype(jnp.int32),
 }  # fmt: skip
 TWO = {

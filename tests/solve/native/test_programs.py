@@ -161,3 +161,18 @@ def test_elements_are_looked_up(name):
     for a, b in zip(native(LOOKUPS[name], x, i, lanes=LANES), expected, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_a_loop_of_known_length_within_another():
+    coefficients = np.linspace(0.0, 1.0, 16)
+
+    def series(x, y):
+        def again(now):
+            inner = jax.lax.scan(lambda p, c: (bounded(p * x) + c, None), now[1], coefficients)[0]
+            return now[0] + 1, inner
+
+        return jax.lax.while_loop(lambda now: now[0] < 2.0 + x[0], again, (0.0, y))[1]
+
+    x, y = np.random.default_rng(2).normal(size=(2, 6, 3))
+    (got,) = native(series, x, y)
+    np.testing.assert_allclose(got, jax.vmap(series)(x, y), rtol=1e-13)
