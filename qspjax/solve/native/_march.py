@@ -5,21 +5,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import mlir
 from jaxtyping import PyTree
 
 from qspjax.solve._control import NONFINITE, SUCCESS
 from qspjax.solve._march import March, for_xla, march_p
-from qspjax.solve._passage import Motion, Pace, Plan, advanced, culprit_of, first_motion, first_pace, paced
-from qspjax.solve._phi import split
+from qspjax.solve._passage import Motion, Pace, Plan, System, advanced, culprit_of, first_motion, first_pace, paced
 from qspjax.solve.dosing._boundary import effect, rate_after
 from qspjax.solve.kernel._lanes import Landing, Patients
 from qspjax.solve.native import _call, _engine
 from qspjax.solve.native._loop import Attempted, Frame, Start, Traced, like
 from qspjax.solve.native._values import UnsupportedError
 
-LARGEST = 8
-"""Products of matrices of more states would be too much code."""
+PRODUCTS = 600
+"""Matrices whose product takes more products of numbers would be too much code."""
 
 
 class Progress(NamedTuple):
@@ -68,9 +68,22 @@ class Lane(NamedTuple):
     wrong: jax.Array
 
 
+def system_of(march: March, constants: Sequence[jax.Array], y0: jax.Array) -> System:
+    """Return the system of a patient, entry by entry."""
+    a, b, _, structure = march.system_of(constants, y0)
+    if not isinstance(a, dict):
+        a = {(int(i), int(j)): a[i, j] for i, j in zip(*structure.pattern.nonzero(), strict=True)}
+    return System(a, apart(b), apart(y0), structure)
+
+
+def apart(vector: PyTree) -> tuple[jax.Array, ...]:
+    """Return the numbers of a vector."""
+    return tuple(vector[i] for i in range(len(vector)))
+
+
 def begin(march: March, patient: jax.Array, start: Start, constants: Sequence[jax.Array], *, infused: bool) -> Lane:
     """Return a lane at the start of a patient; of his constants, only the shapes are used."""
-    system = march.system_of([jnp.zeros(x.shape, x.dtype) for x in constants], start.y)
+    system = system_of(march, [jnp.zeros(x.shape, x.dtype) for x in constants], start.y)
     code = jnp.asarray(SUCCESS, jnp.int32) if start.ended is None else start.ended
     lost = (code == SUCCESS) & ~jnp.isfinite(start.due) & ~jnp.isfinite(start.y).all()
     zero = jnp.zeros_like(patient)
@@ -89,14 +102,14 @@ def begin(march: March, patient: jax.Array, start: Start, constants: Sequence[ja
 
 def attempt(march: March, constants: Sequence[jax.Array], now: Lane, landing: Landing) -> Lane:
     """Return a lane after the next boundary."""
-    boundary, states, before = landing.boundary, jnp.arange(march.size), _joined(now.motion.y)
+    boundary, states, before = landing.boundary, jnp.arange(march.size), jnp.stack(now.motion.y)
     turns = jnp.asarray(False) if boundary.rate_change is None else boundary.rate_change != 0.0
     pace, fresh, still = paced(now.pace, jnp.asarray(True), turns, boundary.time)
     keep, add = effect(boundary, states, states >= march.size - march.protected, landing.vector)
-    rate = None if now.rate is None else split(now.rate)
-    row = Plan(boundary.time, pace.used, fresh, still, None if keep is None else split(keep), split(add), rate)
-    motion = advanced(march.system_of(constants, before), now.motion, row)
-    y, clock, last = _joined(motion.y), now.clock, ~jnp.isfinite(landing.following)
+    rate = None if now.rate is None else apart(now.rate)
+    row = Plan(boundary.time, pace.used, fresh, still, None if keep is None else apart(keep), apart(add), rate)
+    motion = advanced(system_of(march, constants, before), now.motion, row)
+    y, clock, last = jnp.stack(motion.y), now.clock, ~jnp.isfinite(landing.following)
     finite = jnp.isfinite(y).all()
     good, spoilt = finite & (now.sound | last), now.sound & ~finite
     index, t = clock.boundary + 1, jnp.where(good, boundary.time, clock.t)
@@ -119,10 +132,6 @@ def attempt(march: March, constants: Sequence[jax.Array], now: Lane, landing: La
         jnp.where(spoilt, before, now.before),
         jnp.where(spoilt, y, now.wrong),
     )
-
-
-def _joined(y: PyTree) -> jax.Array:
-    return jnp.stack(y) if isinstance(y, tuple) else y
 
 
 def trace(march: March, patients: Patients) -> Traced:
@@ -155,7 +164,7 @@ def trace(march: March, patients: Patients) -> Traced:
 
     def failing(constants: list, lane: Lane, span: jax.Array) -> jax.Array:
         del span
-        return culprit_of(march.system_of(constants, lane.before), lane.before, ~jnp.isfinite(lane.wrong))
+        return culprit_of(system_of(march, constants, lane.before), lane.before, ~jnp.isfinite(lane.wrong))
 
     started, (lane, _) = jax.make_jaxpr(start, return_shape=True)(index, at_start)
     frame = Frame(constants, (), Landing(column, vector, number), lane, at_start, number)
@@ -169,7 +178,8 @@ def trace(march: March, patients: Patients) -> Traced:
 
 def _target(march: March, patients: Patients) -> str:
     _call.check_backend()
-    if march.size > LARGEST:
+    pattern = np.array(march.pattern, int)
+    if (pattern @ pattern)[pattern > 0].sum() > PRODUCTS:
         raise UnsupportedError("products of matrices so large that compiling them takes long")
     few = march.patients <= _engine.widest()  # they need no second vector, which would take its time to compile
     lanes, batched = _engine.widest() if few else _engine.lanes(march.size), march.of(march.batched)

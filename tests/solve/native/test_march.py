@@ -16,6 +16,7 @@ from tests.solve.test_exponential import Matrix
 ONE = qsp.models.OneCompartment(CL=3.0, V=30.0)
 TWO = qsp.models.TwoCompartmentOral(CL=3.0, V1=30.0, Q=6.0, V2=60.0, ka=1.2, tlag=0.3)
 THREE = qsp.models.ThreeCompartment(CL=3.0, V1=30.0, Q2=6.0, V2=60.0, Q3=1.0, V3=100.0)
+CHAIN = qsp.models.TransitAbsorption(CL=3.0, V=30.0, ka=1.2, mtt=2.0, transits=8)
 STEADY = qsp.bolus(100.0, to="central").every(12.0, doses=2).at_steady_state()
 STEADY += qsp.infusion(80.0, to="central", over=3.0, at=5.0)
 MIXED = (
@@ -30,6 +31,7 @@ IRREGULAR = np.sort(np.round(RNG.uniform(0.0, 24.0, 20), 2))
 CASES = {
     "one, steady": (ONE, STEADY, np.arange(0.0, 24.0, 2.0)),
     "two, reset": (TWO, MIXED, IRREGULAR),
+    "a chain": (CHAIN, INFUSED, np.arange(0.0, 30.0, 1.5)),
     "three, infusions": (THREE, INFUSED, np.append(np.arange(0.0, 30.0, 1.5), np.inf)),
 }
 
@@ -50,7 +52,11 @@ def solved(case, order=slice(None), lost=()):
     return [np.asarray(x)[back] for x in jax.tree.leaves(results)]
 
 
-@pytest.mark.parametrize("case", [pytest.param("one, steady", marks=pytest.mark.slow), *list(CASES)[1:]])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("one, steady", "a chain")]
+    + ["two, reset", "three, infusions"],
+)
 def test_numbers_are_those_of_xla(case, monkeypatch):
     with qsp.solve.native.compilations() as solves:
         native = solved(case, lost=[4, 9])
