@@ -21,6 +21,7 @@ LAYERS = [
         "_extras",
         "_files",
         "_forms",
+        "_lazily",
         "_names",
         "_programs",
         "_random",
@@ -251,18 +252,22 @@ def test_public_names():
         qsp.nothing  # noqa: B018
 
 
-def test_public_names_are_those_that_type_checkers_see():
+@pytest.mark.parametrize("package", [qsp, qsp.io])
+def test_public_names_are_those_that_type_checkers_see(package):
     seen = {}
-    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+    for node in ast.walk(ast.parse(Path(package.__file__).read_text())):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "_typing.TYPE_CHECKING":
             for line in (line for line in node.body if isinstance(line, ast.ImportFrom)):
                 assert all(alias.asname == alias.name for alias in line.names)
                 seen |= {alias.name: f"{line.module}.{alias.name}" for alias in line.names}
-    assert sorted(seen) == qsp.__all__
+    assert sorted(seen) == package.__all__
+    assert {*seen} <= {*dir(package)}
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
     for name, full in seen.items():
         module, _, own = full.rpartition(".")
         made = importlib.import_module(module if module != "qspjax" else full)
-        assert getattr(qsp, name) is (made if module == "qspjax" else getattr(made, own)), name
+        assert getattr(package, name) is (made if module == "qspjax" else getattr(made, own)), name
 
 
 def fresh(code, **environment):
@@ -274,6 +279,11 @@ def fresh(code, **environment):
 
 def test_import_alone_is_that_of_no_library():
     assert fresh("import sys, qspjax; dir(qspjax); print({'jax', 'numpy', 'scipy'} & {*sys.modules})") == ["set()"]
+
+
+def test_reading_a_network_imports_neither_fits_nor_what_they_need():
+    loaded = fresh("import sys, qspjax as qsp; qsp.io.read_sbml; print(*sorted(sys.modules))")
+    assert not {"qspjax.fit", "qspjax.population", "qspjax.io.nonmem._read", "scipy"} & {*loaded}
 
 
 def test_import_of_all_is_light_and_has_no_side_effect_but_precision():

@@ -1,10 +1,13 @@
 """libsbml: its import, its processes, and its errors as issues."""
 
+import functools
+import inspect
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -34,7 +37,22 @@ def library() -> ModuleType:
     Raises:
         ImportError: If it is missing.
     """
-    return require("libsbml", extra="sbml")
+    loaded = sys.modules.get("libsbml")
+    if loaded is not None:
+        return loaded
+    with _without_source():
+        return require("libsbml", extra="sbml")
+
+
+@contextmanager
+def _without_source() -> Iterator[None]:
+    """Leave out lines where the file of a frame is asked for, as libsbml does: else all modules are looked through."""
+    whole = inspect.getframeinfo
+    inspect.getframeinfo = functools.partial(whole, context=0)
+    try:
+        yield
+    finally:
+        inspect.getframeinfo = whole
 
 
 def read(text: str, issues: IssueCollector) -> "libsbml.SBMLDocument":
