@@ -8,10 +8,11 @@ import pytest
 import qspjax  # noqa: F401
 from qspjax._jaxpr._comparisons import watched
 from qspjax._jaxpr._guarded import guarded
+from qspjax._jaxpr._known import computed
 from qspjax._jaxpr._linearity import linear_structure
 from qspjax._jaxpr._regular import regular, under_roots
 from qspjax._jaxpr._sparsity import jacobian_pattern
-from qspjax._jaxpr._walk import called, compute_all, equations
+from qspjax._jaxpr._walk import bind, called, compute_all, equations, walk_all
 
 CALLS = {"jit": jax.jit, "checkpoint": jax.checkpoint, "both": lambda f: jax.jit(jax.checkpoint(f))}
 Y = jnp.array([0.0, 2.0])
@@ -71,3 +72,35 @@ def test_derivatives_of_ones_own_are_kept_where_they_matter():
     for wrap in (guarded, regular):
         assert jax.grad(lambda x: wrap(clipped)(x))(2.0) == 1.0  # noqa: B023
     assert watched(lambda t, y: clipped(y), 0.0, jnp.asarray(2.0)).gaps.tolist() == [1.0]
+
+
+def _known_program(x, table):
+    index = jnp.where(x < 0, x + 5, x)
+    rows = table[index]
+    inside = table.at[x].get(mode="fill", fill_value=-1.0)
+    dropped = table.at[x].get(mode="fill")
+    window = jax.lax.dynamic_slice(table, (x[1], 0), (2, 2))
+    batched = jax.vmap(lambda row, k: row[k])(table, jnp.array([0, 2, 1, 1, 0]))
+    joined = jnp.concatenate([rows, inside, dropped, window.repeat(2, axis=1)[:, :3]])
+    return joined.T[::-1, 1:], jnp.stack([x, x]) * jnp.arange(4), batched, (table > 1.5).astype(int).sum()
+
+
+def test_what_is_known_is_computed_in_numpy_as_jax_computes_it():
+    x, table = jnp.array([0, -1, 3, 7]), jnp.arange(15.0).reshape(5, 3)
+    seen = set()
+
+    def apply(eqn, operands):
+        inner = called(eqn)
+        if inner is not None:
+            return walk_all(inner, operands, apply, lambda value: value)
+        seen.add(eqn.primitive.name)
+        expected, found = bind(eqn, operands), computed(eqn, operands)
+        for want, got in zip(expected, found, strict=True):
+            assert np.asarray(want).dtype == np.asarray(got).dtype
+            np.testing.assert_array_equal(want, got)
+        return expected
+
+    results = walk_all(jax.make_jaxpr(_known_program)(x, table), [x, table], apply, lambda value: value)
+    for got, want in zip(results, _known_program(x, table), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert {"gather", "select_n", "concatenate", "iota", "broadcast_in_dim", "transpose"} <= seen

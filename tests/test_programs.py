@@ -75,3 +75,15 @@ def test_what_depends_on_the_structure_alone_is_looked_up():
         np.testing.assert_allclose(value, 100.0 / 30.0 * np.exp(-CL / 30.0), rtol=1e-12)
     coupled = qsp.models.Coupled(linear, effect)
     assert set(qsp.simulate(coupled, regimen, ts).observed) > set(qsp.simulate(linear, regimen, ts).observed)
+
+
+def test_a_network_with_many_reactions_takes_few_programs():
+    names = [f"S{k}" for k in range(60)]
+    reactions = {
+        f"r{k}": qsp.models.Reaction(f"{a} -> {b}", f"k * {a} * {b}")
+        for k, (a, b) in enumerate(zip(names, names[1:], strict=False))
+    }
+    network = qsp.models.Network(species=dict.fromkeys(names, 1.0), parameters={"k": 0.1}, reactions=reactions)
+    with compiled() as counts:
+        _ = qsp.simulate(network, qsp.no_doses(), [0.0, 1.0])
+    assert len(counts) <= 8

@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.typing import ArrayLike
 from jaxtyping import Bool, PyTree, Shaped
 
+from qspjax._jaxpr._known import computed, places
 from qspjax._jaxpr._walk import called, dtype_of, scan_counts, shape_of, walk_all
 
 MAX_CONSTANT = 1_000_000
@@ -161,9 +162,7 @@ def _computed(equation: JaxprEqn, operands: list[_Array]) -> list[_Array]:
 
     @functools.cache
     def compute() -> Sequence[ArrayLike]:
-        with jax.ensure_compile_time_eval():
-            out = equation.primitive.bind(*(value() for value in values), **equation.params)
-        return out if equation.primitive.multiple_results else [out]
+        return computed(equation, [value() for value in values])
 
     return [_Array(value=lambda i=i: compute()[i]) for i in range(len(results))]
 
@@ -246,13 +245,11 @@ def _accumulated(equation: JaxprEqn, operands: list[_Array]) -> np.ndarray:
     return np.bitwise_or.accumulate(operands[0].dependent[ordered], axis=axis)[ordered]
 
 
-def _permuted(
-    equation: JaxprEqn, sets: np.ndarray, *others: ArrayLike, **changed: object
-) -> tuple[Sets, Bool[np.ndarray, "..."]]:
+def _permuted(equation: JaxprEqn, sets: np.ndarray, *others: ArrayLike) -> tuple[Sets, Bool[np.ndarray, "..."]]:
     """Apply a primitive that only permutes or fills to the numbers of elements; return the sets, and where it fills."""
     numbers = np.arange(1, sets.size + 1, dtype=np.int32).reshape(sets.shape)
     with jax.ensure_compile_time_eval():
-        permuted = np.asarray(equation.primitive.bind(jnp.asarray(numbers), *others, **(equation.params | changed)))
+        permuted = np.asarray(equation.primitive.bind(jnp.asarray(numbers), *others, **equation.params))
     return np.concatenate([[0], sets.ravel()]).astype(object)[permuted], permuted == 0
 
 
@@ -266,7 +263,8 @@ def _gathered(equation: JaxprEqn, operands: list[_Array]) -> Sets | int:
     indices = operands[1].concrete()
     if indices is None or operands[0].sets is None:
         return _union_of_all(operands[:1])
-    return _permuted(equation, operands[0].dependent, indices, fill_value=0)[0]
+    sets = operands[0].dependent
+    return np.array([0, *sets.ravel()], object)[places(equation, sets.shape, indices) + 1]
 
 
 def _window(starts: Sequence[_Array], inside: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[slice, ...] | None:

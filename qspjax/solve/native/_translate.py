@@ -8,12 +8,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.typing import ArrayLike
 
-from qspjax._jaxpr._walk import bind, called, dtype_of, shape_of, walk_all
+from qspjax._jaxpr._known import computed
+from qspjax._jaxpr._walk import called, walk_all
 from qspjax.solve.native._graph import ALL, ZERO, Argument, Function, Graph, Region
 from qspjax.solve.native._rows import LONG, Pending, RowArithmetic
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
@@ -87,7 +87,7 @@ class Translator:
         if translate is not None and (not known or name in MOVES):
             return translate(self, eqn, operands)
         if known:
-            return _evaluated(eqn, operands)
+            return [np.asarray(x) for x in computed(eqn, [np.asarray(x) for x in operands])]
         raise UnsupportedError(f"the operation `{name}`")
 
     def _call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Value]) -> Sequence[Value]:
@@ -273,42 +273,3 @@ class Translator:
 
 def _known(value: ArrayLike) -> Value:
     return np.asarray(value)
-
-
-def _evaluated(eqn: JaxprEqn, operands: Sequence[Value]) -> Sequence[Value]:
-    """Return what an equation computes from what is known."""
-    name, arrays = eqn.primitive.name, [np.asarray(x) for x in operands]
-    shape, dtype = shape_of(eqn.outvars[0]), dtype_of(eqn.outvars[0])
-    if name == "iota":
-        along = eqn.params["dimension"]
-        numbers = np.arange(shape[along], dtype=dtype)
-        return [np.broadcast_to(numbers.reshape([-1 if k == along else 1 for k in range(len(shape))]), shape)]
-    if name == "convert_element_type" and (arrays[0].dtype.kind in "iub" or dtype.kind == "f"):
-        return [arrays[0].astype(dtype)]
-    function = _NUMPY.get(name)
-    if function is not None:
-        with np.errstate(all="ignore"):
-            out = function(*arrays)
-        return [np.asarray(out, dtype).reshape(shape)]
-    with jax.ensure_compile_time_eval():
-        return [np.asarray(x) for x in bind(eqn, arrays)]
-
-
-_NUMPY: dict[str, Callable[..., np.ndarray]] = {
-    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "abs": np.abs},
-    **{
-        "lt": np.less,
-        "le": np.less_equal,
-        "gt": np.greater,
-        "ge": np.greater_equal,
-        "eq": np.equal,
-        "ne": np.not_equal,
-    },
-    **{"max": np.maximum, "min": np.minimum, "sqrt": np.sqrt, "square": np.square, "sign": np.sign, "floor": np.floor},
-    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "is_finite": np.isfinite},
-    **{"stop_gradient": np.asarray, "copy": np.asarray, "optimization_barrier": np.asarray},
-    **{"exp": np.exp, "log": np.log},
-    "select_n": lambda which, *cases: (
-        np.choose(which.astype(int), cases) if len(cases) > 2 else np.where(which, *cases[::-1])
-    ),
-}

@@ -1,6 +1,5 @@
 """What only moves numbers: indexing of nodes, which leaves no code behind, and elements at computed indices."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -8,10 +7,11 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from qspjax._jaxpr._known import filling, places
 from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.native._rows import Pending
 from qspjax.solve.native._translate import MOVES, RULES, SELECTED, Rule, Translator, rule
-from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
+from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value
 
 UPDATED = 64
 """Up to this many rows, those at a traced index are updated."""
@@ -114,47 +114,19 @@ def _pad(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Val
     return [Nodes(out, dtype_of(eqn.outvars[0]))]
 
 
-def _places(eqn: JaxprEqn, shape: tuple[int, ...], indices: np.ndarray) -> np.ndarray:
-    """Return the place, in a flat operand, of each element that a gather with known indices returns, -1 if outside."""
-    numbers, sizes = eqn.params["dimension_numbers"], np.array(eqn.params["slice_sizes"], int)
-    grid = np.indices(shape_of(eqn.outvars[0]))
-    batch = [axis for axis in range(len(grid)) if axis not in numbers.offset_dims]
-    starts = indices[tuple(grid[axis] for axis in batch)].astype(np.int64)
-    at = np.zeros((*grid.shape[1:], len(shape)), np.int64)
-    at[..., list(numbers.start_index_map)] = starts
-    last = np.array(shape, int) - sizes
-    outside = np.any((at < 0) | (at > last), axis=-1)
-    if eqn.params["mode"] is not jax.lax.GatherScatterMode.FILL_OR_DROP:
-        at, outside = np.clip(at, 0, last), np.zeros_like(outside)
-    fixed = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    for axis, offset in zip((k for k in range(len(shape)) if k not in fixed), numbers.offset_dims, strict=True):
-        at[..., axis] += grid[offset]
-    for axis, among in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True):
-        at[..., axis] = grid[batch[among]]
-    at = np.where(outside[..., None], 0, at)
-    places = np.ravel_multi_index(tuple(np.moveaxis(at, -1, 0)), shape) if shape else np.zeros(outside.shape, int)
-    return np.where(outside, -1, places)
-
-
 @rule("gather")
 def _gather(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     operand, indices = operands
     x = self.ids(operand)
     if isinstance(indices, AbstractNodes):
         return [_rows_at(self, eqn, x, indices, operand.dtype)]
-    places = _places(eqn, x.shape, indices)
-    return [Nodes(np.where(places < 0, _filling(self, eqn, operand.dtype), x.ravel()[places]), operand.dtype)]
+    where = places(eqn, x.shape, indices)
+    return [Nodes(np.where(where < 0, _filling(self, eqn, operand.dtype), x.ravel()[where]), operand.dtype)]
 
 
 def _filling(self: Translator, eqn: JaxprEqn, dtype: np.dtype) -> int:
     """Return the node of what a gather gives outside of its operand."""
-    value = eqn.params.get("fill_value")
-    if value is None and kind_of(dtype) != "int":
-        return self.graph.const(math.nan if kind_of(dtype) == "float" else True)
-    if value is None:
-        limits = np.iinfo(dtype)
-        value = limits.min if limits.min else limits.max
-    return self.graph.const(np.asarray(value, dtype).item())
+    return self.graph.const(np.asarray(filling(eqn, dtype), dtype).item())
 
 
 def _rows_at(self: Translator, eqn: JaxprEqn, x: np.ndarray, indices: AbstractNodes, dtype: np.dtype) -> Nodes:
