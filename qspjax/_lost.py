@@ -6,6 +6,7 @@ of a lost value that is not used, stay zero: zero times NaN would spoil the deri
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,34 @@ batching.defvectorized(_spoilt_p)
 ad.deflinear(_spoilt_p, lambda cotangent: [_spoilt_p.bind(cotangent)])
 
 
+_joined_p = Primitive("qspjax_joined")
+"""The first `count` of its operands, with the axes that `jax.vmap` gives any of them.
+
+It gives the derivatives the axes of the values, which hence must have those of all that they are a function of.
+"""
+_joined_p.multiple_results = True
+
+
+def _joined_in_lanes(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, count: int
+) -> tuple[list[jax.Array], list[int]]:
+    (size,) = {x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None}
+    moved = [batching.bdim_at_front(x, axis, size) for x, axis in zip(operands, axes, strict=True)]
+    return _joined_p.bind(*moved, count=count), [0] * count
+
+
+def _joined(*operands: jax.Array, count: int) -> list[jax.Array]:
+    # selections that XLA takes out: they keep it from rounding values otherwise where it combines them with others
+    some = jnp.any(operands[count])
+    return [jnp.where(some, x, x) for x in operands[:count]]
+
+
+_joined_p.def_impl(lambda *operands, count: list(operands[:count]))
+_joined_p.def_abstract_eval(lambda *operands, count: list(operands[:count]))
+mlir.register_lowering(_joined_p, mlir.lower_fun(_joined, multiple_results=True))
+batching.primitive_batchers[_joined_p] = _joined_in_lanes
+
+
 @functools.partial(jax.custom_jvp)
 def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
     """Return the values; their derivatives with respect to `sources` are NaN `where` they are lost.
@@ -38,9 +67,8 @@ def lost(values: PyTree, where: jax.Array, sources: PyTree) -> PyTree:
         where: Which of them are lost, shape (times,).
         sources: Everything that the values are a function of.
     """
-    # `jax.vmap` gives the derivatives the axes of the values, which hence have those of all they are a function of
-    some = functools.reduce(jnp.logical_or, map(jnp.any, jax.tree.leaves((where, sources))))
-    return jax.tree.map(lambda value: jnp.where(some, value, value), values)
+    leaves, structure = jax.tree.flatten(values)
+    return jax.tree.unflatten(structure, _joined_p.bind(*leaves, where, *jax.tree.leaves(sources), count=len(leaves)))
 
 
 def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:

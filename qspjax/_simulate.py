@@ -340,6 +340,8 @@ def _prepare(
 @by_structure
 def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
     """Return the names of what a model observes; check that it observes numbers by name."""
+    if isinstance(model, Network):
+        return model.plan.outputs.ids
     observed = traced(lambda model, y: model.observe(jnp.zeros(()), y), model, start)
     if isinstance(observed, ParameterTable):
         return tuple(observed)

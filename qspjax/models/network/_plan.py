@@ -59,7 +59,7 @@ class View:
     """Expressions by id that can be computed: as one array where there are many."""
 
     def __init__(self, expressions: Mapping[str, Expression], indices: Mapping[str, int]) -> None:
-        self._ids = tuple(expressions)
+        self.ids = tuple(expressions)
         self._program: Program | Grouped
         if len(expressions) <= ParameterTable.SEPARATE:
             self._program = Program([*expressions.values()], indices)
@@ -72,18 +72,18 @@ class View:
         self._states = np.array([indices[names[id][:-2]] for id in kinds[1]], int)
         self._program = Grouped([expressions[id] for id in computed], indices)
         order = {id: position for position, id in enumerate((*kinds[0], *kinds[1], *computed))}
-        self._order = np.array([order[id] for id in self._ids], int)
+        self._order = np.array([order[id] for id in self.ids], int)
 
     def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState) -> Mapping[str, ArrayLike]:
         """Return the values of the expressions, by id."""
         if isinstance(self._program, Program):
             numbers = self._program(values, t, y)
-            return {id: jnp.asarray(x, dtype=float) for id, x in zip(self._ids, numbers, strict=True)}
+            return {id: jnp.asarray(x, dtype=float) for id, x in zip(self.ids, numbers, strict=True)}
         computed = self._program(values, t, y)
         state = y.values if not isinstance(y.values, tuple) else jnp.stack([jnp.asarray(x, float) for x in y.values])
         parts = [computed] if not self._states.size else [state[self._states], computed]
         parts = parts if not self._numbers else [values.gather(self._numbers), *parts]
-        return ParameterTable(self._ids, jnp.concatenate(parts)[self._order], {})
+        return ParameterTable(self.ids, jnp.concatenate(parts)[self._order], {})
 
 
 class Firing(NamedTuple):

@@ -9,13 +9,16 @@ The steady states themselves are found in `_steady`; what happens at a time is a
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._arrays import argmax_first
@@ -130,29 +133,34 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
     states, names = state_names(start), regimen.parameters
     doses = [target for target in regimen.targets if not isinstance(target, Parameter)]
 
-    def numbers(model: AbstractModel) -> dict[str, Float[Array, " targets"]]:
+    def numbers(model: AbstractModel, deliveries: Sequence[Delivery | _Plain]) -> dict[str, Float[Array, " targets"]]:
         """Return the numbers of every delivery; a parameter is given as it is."""
-        deliveries, lengths = _deliveries(model, doses), _lengths(model)
-        defaults = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": jnp.nan, "rate": jnp.nan}
+        lengths = _lengths(model)
+        defaults = {"scale": 1.0, "lag": 0.0, "bioavailability": 1.0, "duration": math.nan, "rate": math.nan}
         return {
-            name: jnp.stack(
+            name: _stacked(
                 [
-                    *(jnp.asarray(default if (x := getattr(d, name)) is None else x, float) for d in deliveries),
-                    *(jnp.asarray(lengths.get(p, default) if name == "lag" else default, float) for p in names),
+                    *(default if (x := getattr(d, name)) is None else x for d in deliveries),
+                    *(lengths.get(p, default) if name == "lag" else default for p in names),
                 ]
             )
             for name, default in defaults.items()
         }
 
-    parameters = ()
+    parameters, deliveries = (), _deliveries(model, doses)
     if names:
         parameters = _in_force(model, regimen, names)
-        table = jax.vmap(lambda values: numbers(with_parameters(model, names, values)))(parameters)
+
+        def now(values: tuple[jax.Array, ...]) -> dict[str, Float[Array, " targets"]]:
+            changed = with_parameters(model, names, values)
+            return numbers(changed, _deliveries(changed, doses))
+
+        table = jax.vmap(now)(parameters)
         row = {name: jnp.take_along_axis(x, regimen.index[:, None], axis=1)[:, 0] for name, x in table.items()}
     else:
-        row = {name: x[regimen.index] for name, x in numbers(model).items()}
+        row = {name: x[regimen.index] for name, x in numbers(model, deliveries).items()}
 
-    entered = [match(d.state, states, "state", "a state of the model") for d in _deliveries(model, doses)]
+    entered = [match(d.state, states, "state", "a state of the model") for d in deliveries]
     total = len(states) + len(names)
     kind = regimen.kind
     duration = jnp.where(kind == Action.INFUSION_MODEL_DURATION, row["duration"], regimen.duration)
@@ -175,20 +183,40 @@ def dose_table(model: AbstractModel, regimen: Regimen) -> DoseTable:
     )
 
 
+def _stacked(numbers: Sequence[ArrayLike]) -> Float[Array, " targets"]:
+    """Return numbers as one array: those that are known are written into it, without an operation for each."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    if all(isinstance(x, (int, float)) for x in numbers):
+        return jnp.asarray(np.array(numbers, dtype))
+    return jnp.stack([np.asarray(x, dtype) if isinstance(x, (int, float)) else jnp.asarray(x, float) for x in numbers])
+
+
 def _lengths(model: AbstractModel) -> dict[str, Scalar]:
     """Return the delay of each echo."""
     return {name: length for copies in declared(model).echoes().later.values() for name, length in copies.items()}
 
 
-def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Delivery]:
+class _Plain(NamedTuple):
+    """The delivery into a state of which the model says nothing: what is given enters it at once."""
+
+    state: str
+    scale: float = 1.0
+    lag: float = 0.0
+    bioavailability: float = 1.0
+    duration: None = None
+    rate: None = None
+
+
+def _deliveries(model: AbstractModel, targets: Sequence[Target]) -> list[Delivery | _Plain]:
     """Return the delivery of each dose target; that of an echo is that of its original, delayed."""
     deliveries, lengths = declared(model).deliveries(), _lengths(model)
 
-    def delivery(target: Target) -> Delivery:
+    def delivery(target: Target) -> Delivery | _Plain:
+        name = name_of(target)
         if isinstance(target, Level):
-            return Delivery(name_of(target))
+            return _Plain(name)
         if not isinstance(target, Echo):
-            return deliveries.get(name_of(target), Delivery(name_of(target)))
+            return deliveries[name] if name in deliveries else _Plain(name)
         original = deliveries.get(target.target, Delivery(target.target))
         return dataclasses.replace(original, state=target.state, lag=original.lag + lengths[target.state])
 
