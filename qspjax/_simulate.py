@@ -27,7 +27,7 @@ from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._lost import lost
 from qspjax._model import AbstractModel, as_state, check_one_patient, observe, state_shape
 from qspjax._names import state_names
-from qspjax._programs import program
+from qspjax._programs import BRIEFLY, program
 from qspjax._remembered import by_structure, traced
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._tables import ParameterTable
@@ -287,7 +287,7 @@ def _is_small(patient: _Patient, *_: PyTree) -> bool:
     return isinstance(patient.method, MatrixExponential) and len(patient.labels.states) <= FEW
 
 
-@functools.partial(program, small=_is_small)
+@functools.partial(program, around=BRIEFLY, small=_is_small)
 def _jitted(patient: _Patient, *arguments: PyTree) -> tuple[Outcome, Packed | None]:
     return patient.with_source(*arguments)
 
