@@ -21,6 +21,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from qspjax import _precision as _precision, _threads as _threads  # both are decided before JAX is first used
+from qspjax._collection import seldom_collected as _seldom_collected
 
 if _typing.TYPE_CHECKING:
     from qspjax import (
@@ -154,7 +155,8 @@ if not _typing.TYPE_CHECKING:  # to type checkers, any name but those above is a
         if name not in _MODULES:
             module = _sys.modules[__name__]  # from it and the name Python says what may have been meant
             raise AttributeError(f"module 'qspjax' has no attribute {name!r}", name=name, obj=module)
-        module = _import_module(_MODULES[name])
+        with _seldom_collected():
+            module = _import_module(_MODULES[name])
         globals()[name] = value = module if name in _PACKAGES else getattr(module, name)
         return value
 

@@ -20,6 +20,7 @@ from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
 from qspjax import _cache
+from qspjax._collection import seldom_collected
 
 MAX_PROGRAMS = 256
 """The number of programs of a function that are remembered, the latest ones."""
@@ -147,6 +148,7 @@ def _about(leaf: object) -> _Shape | _Static | None:
     return None if eqx.is_array(leaf) else _Static(type(leaf), leaf)
 
 
+@seldom_collected()
 def _compiled(
     function: Callable[..., PyTree],
     options: Mapping[str, str | bool],

@@ -18,6 +18,7 @@ LAYERS = [
         "_arrays",
         "_cache",
         "_checks",
+        "_collection",
         "_extras",
         "_files",
         "_forms",

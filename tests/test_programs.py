@@ -1,11 +1,13 @@
 """How many programs are compiled: few for a first result, and none for other numbers."""
 
 import contextlib
+import gc
 
 import jax
 import numpy as np
 
 import qspjax as qsp
+from qspjax._collection import seldom_collected
 from qspjax.fit.search._search import quickly_compiled
 
 
@@ -87,3 +89,15 @@ def test_a_network_with_many_reactions_takes_few_programs():
     with compiled() as counts:
         _ = qsp.simulate(network, qsp.no_doses(), [0.0, 1.0])
     assert len(counts) <= 8
+
+
+def test_garbage_is_looked_for_as_before_once_a_program_is_compiled():
+    usual = gc.get_threshold()
+    _ = first_result(3.1, qsp.bolus(20.0, to="depot"), [0.0, 2.0, 24.0, 48.0, 49.0])
+    assert gc.get_threshold() == usual
+    with seldom_collected():
+        during = gc.get_threshold()
+        with seldom_collected():
+            assert gc.get_threshold() == during
+        assert gc.get_threshold() == during != usual
+    assert gc.get_threshold() == usual

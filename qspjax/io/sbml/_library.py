@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from qspjax._collection import seldom_collected
 from qspjax._extras import require
 from qspjax.io._issues import IssueCollector
 from qspjax.io.sbml import _worker
@@ -40,7 +41,7 @@ def library() -> ModuleType:
     loaded = sys.modules.get("libsbml")
     if loaded is not None:
         return loaded
-    with _without_source():
+    with _without_source(), seldom_collected():
         return require("libsbml", extra="sbml")
 
 
