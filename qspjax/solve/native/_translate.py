@@ -5,6 +5,7 @@ is indexing, and leaves no code behind. What is known when the program is transl
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -29,6 +30,9 @@ ROLLED = 200
 SELECTED = 24
 """Up to this many elements, that at a traced index is selected among all; among more, it is looked up in memory."""
 
+
+_IN_ROWS = (np.float64, np.bool_, np.int64, np.int32)
+"""The types of long arrays that stay in memory."""
 
 Rule: TypeAlias = Callable[["Translator", JaxprEqn, list[Value]], Sequence[Value]]
 
@@ -208,7 +212,9 @@ class Translator:
             if pending is not None:
                 return pending
         op = f"{op}32" if op in ("exp", "log") and dtype == np.float32 else op
-        arrays = np.broadcast_arrays(*(self.ids(x) for x in operands))
+        arrays: Sequence[np.ndarray] = [self.ids(x) for x in operands]
+        if any(a.shape != arrays[0].shape for a in arrays):
+            arrays = np.broadcast_arrays(*arrays)
         ids = self._sparse(op, arrays) if op in ("add", "mul", "neg") and arrays[0].size > 32 else None
         if ids is None:
             rows = zip(*(a.ravel().tolist() for a in arrays), strict=True)
@@ -218,11 +224,13 @@ class Translator:
 
     def _pending(self, rows: RowArithmetic, op: str, dtype: np.dtype, operands: Sequence[Value]) -> Pending | None:
         """Return the results of an operation on long arrays in memory, None if it is not one."""
-        shape = np.broadcast_shapes(*(x.shape for x in operands))
-        count = int(np.prod(shape))
-        if count <= LONG or dtype not in (np.float64, np.bool_, np.int64, np.int32):
+        counts = [math.prod(x.shape) for x in operands]
+        if max(counts) <= LONG:
+            return None  # operands of several shapes, whose result is longer, are none of this either
+        shape, count = operands[counts.index(max(counts))].shape, max(counts)
+        if shape != np.broadcast_shapes(*(x.shape for x in operands)) or dtype not in _IN_ROWS:
             return None
-        if any(x.shape != shape and int(np.prod(x.shape)) != 1 for x in operands):
+        if any(x.shape != shape and n != 1 for x, n in zip(operands, counts, strict=True)):
             return None
         if not any(isinstance(x, Pending) or (isinstance(x, AbstractNodes) and rows.source(x.ids)) for x in operands):
             return None
