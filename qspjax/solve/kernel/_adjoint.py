@@ -58,7 +58,7 @@ def push_forward(
     """
     system, outputs = program.system, program.outputs
     parts = range(1, 2 ** len(directions))  # part 2^i is the derivative along direction i, 2^i + 2^j along both
-    moving = _moving(directions[0])
+    moves = moving(directions[0])
 
     def start(patient: jax.Array, tangents: Patients | None) -> Inputs:
         """Return the part of a derivative at the start: tangents of the patients, or zero if None."""
@@ -67,7 +67,7 @@ def push_forward(
         t = like[0] if tangents is None or tangents.t0 is None else take(program, tangents, "t0", patient)
         rate = system.split(like) if patients.infused else None
         nothing = [None] * len(patients.constants)
-        return Inputs(nothing, system.split(y), rate, t if moving else None)
+        return Inputs(nothing, system.split(y), rate, t if moves else None)
 
     def starts(patient: jax.Array) -> list[Inputs]:
         return [start(patient, _direction_of(directions, part)) for part in parts]
@@ -75,7 +75,7 @@ def push_forward(
     def inputs_of(step: Recorded, patient: jax.Array, tangents: Patients, partial: Inputs) -> Inputs:
         """Return the tangents of the inputs of a step: those of its state so far, and those of the patients."""
         boundary = boundaries_at(program, tangents.boundaries, patient, jnp.maximum(step.landed, 0))
-        if moving and boundary.time is None:
+        if moves and boundary.time is None:
             boundary = boundary._replace(time=jnp.zeros_like(step.t))
         vector = vector_of(program, tangents, patient, step.boundary)
         constants = take(program, tangents, "constants", patient)
@@ -157,7 +157,7 @@ def pull_back(
     def start(patient: jax.Array) -> Inputs:
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
         constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, each)]
-        t = jnp.zeros(patient.shape, dtype) if _moving(marks) else None
+        t = jnp.zeros(patient.shape, dtype) if moving(marks) else None
         return Inputs(constants, rows, rows if patients.infused else None, t)
 
     def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
@@ -188,11 +188,10 @@ def pull_back(
             output = step.boundary.output
             slot = jnp.where(arrives & (output != NONE), patient * outputs + output, N * outputs)
             due = system.split(cotangents.at[slot].get(mode="fill", fill_value=0.0).T)
-            free = _free(step, y, rate, marks)
-            _, pull = jax.vjp(lambda free: move(program, step, free), free)
             cotangent = jax.tree.map(jnp.add, back.y, due)
             after = Inputs([None] * len(each), cotangent, back.rate, back.t)
-            (before,) = pull(jax.tree.map(lambda cotangent: jnp.where(still, 0.0, cotangent), after))
+            masked = jax.tree.map(lambda cotangent: jnp.where(still, 0.0, cotangent), after)
+            before = pulled(program, step, y, rate, marks, masked)
             y, rate, t = jax.tree.map(lambda new, old: jnp.where(still, old, new), before[1:4], after[1:4])
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
@@ -201,7 +200,7 @@ def pull_back(
 
             total = total._replace(boundaries=total.boundaries.map(add, before.boundary))
             total = _add_vector(program, patients, step, patient, before.vector, total)
-            gains = [jnp.where(still, 0.0, new) for new in _chosen(before.constants, each)]
+            gains = [None if new is None else jnp.where(still, 0.0, new) for new in _chosen(before.constants, each)]
             gathered = jax.tree.map(jnp.add, back.constants, gains)
             sums = jax.tree.map(jnp.add, sums, _chosen(before.constants, shared))
             return Inputs(gathered, y, rate, t), sums, total
@@ -223,6 +222,26 @@ def pull_back(
     total = hand_in(total, patient, patient >= 0, back)
     constants = _merged(total.constants, each, sums, shared)
     return _by_patient(program, patients, total)._replace(constants=constants)
+
+
+def pulled(program: Program, step: Recorded, y: Rows, rate: Rows | None, marks: Patients, after: Inputs) -> Inputs:
+    """Return the cotangents of what a recorded step is a function of, from those of state, rate and time after it.
+
+    Args:
+        program: The solve.
+        step: The step.
+        y: The state before it.
+        rate: The running infusions before it, or None.
+        marks: What is differentiated, true or None.
+        after: The cotangents.
+    """
+    _, pull = jax.vjp(lambda free: move(program, step, free), _free(step, y, rate, marks))
+    return pull(after)[0]
+
+
+def pushed(program: Program, step: Recorded, y: Rows, rate: Rows | None, marks: Patients, tangents: Inputs) -> Inputs:
+    """Return the tangents of state, rate and time after a step, from those of what it is a function of."""
+    return jax.jvp(lambda free: move(program, step, free), (_free(step, y, rate, marks),), (tangents,))[1]
 
 
 def _by_patient(program: Program, patients: Patients, total: Patients) -> Patients:
@@ -260,7 +279,7 @@ def _merged(gathered: list, each: Sequence[bool], sums: list, shared: Sequence[b
     ]
 
 
-def _moving(differentiated: Patients) -> bool:
+def moving(differentiated: Patients) -> bool:
     """Whether boundaries or the start move, so that times are differentiated."""
     return bool(differentiated.boundaries.time is not None or differentiated.t0 is not None)
 
@@ -271,16 +290,16 @@ def _chosen(values: Sequence[T], chosen: Sequence[bool]) -> list[T]:
 
 def _free(step: Recorded, y: Rows, rate: Rows | None, differentiated: Patients) -> Inputs:
     """Return the inputs of a step that are differentiated."""
-    moving = _moving(differentiated)
+    moves = moving(differentiated)
     constants = [
         None if marked is None else value
         for marked, value in zip(differentiated.constants, step.lanes.constants, strict=True)
     ]
     boundary = differentiated.boundaries.map(lambda marked, value: None if marked is None else value, step.boundary)
-    if moving:
+    if moves:
         boundary = boundary._replace(time=step.boundary.time)
     vector = None if differentiated.vectors is None else step.vector
-    return Inputs(constants, y, rate, step.t if moving else None, boundary, vector)
+    return Inputs(constants, y, rate, step.t if moves else None, boundary, vector)
 
 
 class _Idle(NamedTuple):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from qspjax._jaxpr._rows import put
 from qspjax.solve._control import (
@@ -188,11 +188,15 @@ class Attempt(NamedTuple):
         h: Its step size, 0 where none was accepted.
         landed: The boundary landed on, else -1.
         cause: What caused the event at its end, see `StepOutcome`; None without events.
+        width: The step size that was tried.
+        lands: Whether it was to land.
     """
 
     h: Float[Array, " lanes"]
     landed: Int[Array, " lanes"]
     cause: Int[Array, " lanes"] | None
+    width: Float[Array, " lanes"]
+    lands: Bool[Array, " lanes"]
 
 
 class Buffers(NamedTuple):
@@ -363,7 +367,8 @@ def attempt(
         after = after.failed(live & (after.code == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS), STIFF)
     y = jax.tree.map(lambda new, old: jnp.where(good, new, old), y, now.y)
     lane = Lane(now.patient, after, y, rate, stiff, events)
-    return lane, Attempt(jnp.where(good, h, 0.0), jnp.where(landed, clock.boundary, -1).astype(jnp.int32), cause)
+    number = jnp.where(landed, clock.boundary, -1).astype(jnp.int32)
+    return lane, Attempt(jnp.where(good, h, 0.0), number, cause, h, lands)
 
 
 def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:

@@ -77,7 +77,7 @@ def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor
     t, due = step.t if inputs.t is None else inputs.t, boundary.time
     vector = step.vector if inputs.vector is None else inputs.vector
     arrives = step.landed >= 0
-    h = jnp.where(arrives, due - t, step.h) if moving else step.h
+    h = _width(step.h, t, due, arrives) if moving else step.h
     lanes = Lanes(constants, step.lanes.batched)
     start, width = t, h
     if monitor is not None and monitor.system.squeezed:
@@ -90,6 +90,19 @@ def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor
     y, _ = settled(program.system, program.control, lanes, jnp.where(arrives, due, t), y, jumps)
     after = jnp.where(arrives, due, t + h) if moving else None
     return Inputs([None] * len(constants), y, rate, after)
+
+
+@jax.custom_jvp
+def _width(h: jax.Array, t: jax.Array, due: jax.Array, arrives: jax.Array) -> jax.Array:
+    """Return the size of a step, which is due - t where it arrives at a boundary: so it moves with both."""
+    del t, due, arrives
+    return h
+
+
+@_width.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    _, t, due, _ = tangents
+    return _width(*primals), jnp.where(primals[3], due - t, 0.0)  # the width again, which moves in further derivatives
 
 
 def replay(
@@ -131,6 +144,7 @@ def replay(
         h = jnp.where(jnp.isfinite(h), h, 0.0)
         iteration = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(iteration.boundary.time), iteration.boundary.time, t)
+        iteration = iteration._replace(h=jnp.where(lands, due - t, h))
         free = Inputs(lanes.constants, y, rate, t, iteration.boundary._replace(time=due), iteration.vector)
         after = move(program, iteration, free, monitor)
         t, y = t if after.t is None else after.t, program.system.join(after.y)

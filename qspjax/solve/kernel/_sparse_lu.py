@@ -120,7 +120,7 @@ class Elimination:
 
     def solve_transposed(self, factors: Factors, b: Sequence[Row]) -> list[Row]:
         """Return x of A^T x = b."""
-        return self._substitute(factors, b, self._substitutions_transposed())
+        return self._substitute(factors, b, self.substitutions(transposed=True))
 
     @staticmethod
     def _substitute(factors: Factors, b: Sequence[Row], substitutions: Iterator[tuple[int, int, int]]) -> list[Row]:
@@ -187,7 +187,7 @@ class Elimination:
 
     @cached_property
     def _transposed_table(self) -> UInt32[np.ndarray, "operations 4"]:
-        return self._table(self._substitutions_transposed())
+        return self._table(self.substitutions(transposed=True))
 
     def _table(self, substitutions: Iterator[tuple[int, int, int]]) -> UInt32[np.ndarray, "operations 4"]:
         """Return the operations (d, c, a, b), `x[d] = x[c] - F[a] x[b]`; x has a row of zeros after the unknowns."""
@@ -204,8 +204,11 @@ class Elimination:
             for j in self.right[p]:
                 yield self.entry[i, j], left, self.entry[p, j]
 
-    def substitutions(self) -> Iterator[tuple[int, int, int]]:
+    def substitutions(self, *, transposed: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (target, entry, source), `x[target] -= A[entry] x[source]`; target = source: scale."""
+        if transposed:
+            yield from self._substitutions_transposed()
+            return
         for p in self.order:
             yield from ((i, self.entry[i, p], p) for i in self.below[p])
         for p in reversed(self.order):

@@ -1,10 +1,13 @@
 """Solves compiled for this processor: the programs of one lane, translated to vectors of lanes.
 
-`_loop` traces a step of one patient and writes the loop that feeds it; `_translate` and `rules` make a graph of scalars
-of it (`_graph`, `_values`), `_rows` loops of what is long; `_system` writes its linear algebra out, or `_tables` as
-loops; `_prepared` takes out what is fixed for a patient, and `_order` says when the rest is computed; `_emit` and
+`_lane` traces a step of one patient and `_loop` writes the loop that feeds it; `_translate` and `rules` make a graph of
+scalars of it (`_graph`, `_values`), `_rows` loops of what is long; `_system` writes linear algebra out, or `_tables`
+as loops; `_prepared` takes out what is fixed for a patient, and `_order` says when the rest is computed; `_emit` and
 `_text` write the graph as text of LLVM, `_engine` compiles it, and `_call` makes it the lowering of a solve, which
 `_interrupts` can end. `_march` is all of this for linear models, whose lanes go from boundary to boundary.
+
+Derivatives: `_record` writes down the steps that `_adjoint` retraces, `_tangent` carries tangents, and `_outlined`
+differentiates functions as they are called.
 """
 
 from qspjax.solve.native import _march  # noqa: F401  (it registers its lowering)

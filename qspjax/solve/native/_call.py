@@ -3,19 +3,36 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from jax.core import ShapedArray
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxtyping import PyTree
 
 from qspjax.solve.kernel._lanes import Patients, Program
-from qspjax.solve.kernel.primitives._define import Ensemble, for_xla, solve_p
+from qspjax.solve.kernel.primitives._define import (
+    SOLVED,
+    Derivative,
+    Ensemble,
+    adjoint_p,
+    computed,
+    for_xla,
+    record_p,
+    solve_p,
+    tangent_p,
+)
+from qspjax.solve.kernel.primitives._marked import select
 from qspjax.solve.native import _engine, rules  # noqa: F401  (the rules register themselves)
-from qspjax.solve.native._loop import Text, Traced, trace
+from qspjax.solve.native._adjoint import AdjointText
+from qspjax.solve.native._lane import Traced, trace
+from qspjax.solve.native._loop import AbstractText, Text
+from qspjax.solve.native._record import RecordText, layout
 from qspjax.solve.native._system import LaneSystem, check_size
+from qspjax.solve.native._tangent import TangentText, directions
 from qspjax.solve.native._values import UnsupportedError
 
 THREADED = 64
@@ -79,12 +96,20 @@ def target(program: Program, patients: Patients) -> str:
     Raises:
         UnsupportedError: If it cannot be compiled here.
     """
+    lanes, lane_program = _lane_program(program)
+    return registered(trace(lane_program, patients), patients, program.batched, lanes)
+
+
+def _lane_program(program: Program) -> tuple[int, Program]:
+    """Return the number of lanes, and a program as a lane sees it.
+
+    Raises:
+        UnsupportedError: If it is not to be compiled here.
+    """
     check_backend()
     if program.system.pattern.sum() > TERMS:
         check_size(program.system.elimination)
-    lanes = _engine.lanes(program.system.size)
-    program = dataclasses.replace(program, system=LaneSystem(program.system))
-    return registered(trace(program, patients), patients, program.batched, lanes)
+    return _engine.lanes(program.system.size), dataclasses.replace(program, system=LaneSystem(program.system))
 
 
 def check_backend() -> None:
@@ -97,15 +122,18 @@ def check_backend() -> None:
         raise UnsupportedError("QSPJAX_BACKEND is xla")
 
 
+SOLVE_AXES = {"patients": _engine.Axis(True, 0, 0), "outputs": _engine.Axis(True, 0, 1)}
+"""The axes of the states at outputs, the first result of a solve."""
+
+
 def registered(traced: Traced, patients: Patients, batched: PyTree, lanes: int, columns: int = 1) -> str:
     """Compile what a lane does; return the name under which XLA calls it: see `Text`."""
-    text = Text(traced, patients, batched, lanes, columns)
-    shapes: dict[str, tuple[int, int] | None] = {"vectors": None}
-    time, vectors = patients.boundaries.time, patients.vectors
-    shapes["boundaries"] = text.number[id(time)], len(time.shape) - 1
-    if vectors is not None:
-        shapes["vectors"] = text.number[id(vectors)], len(vectors.shape) - 2
-    return _engine.registered(text.text, _engine.handler(text.arrays, shapes, text.results, text.context, THREADED))
+    return _registered(Text(traced, patients, batched, lanes, columns), SOLVE_AXES, THREADED)
+
+
+def _registered(text: AbstractText, axes: Mapping[str, _engine.Axis], least: int) -> str:
+    handler = _engine.handler(text.operands, len(text.results), {**axes, **text.lengths}, least)
+    return _engine.registered(text.text, handler)
 
 
 def lower(
@@ -136,4 +164,142 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, ensemble: En
     )
 
 
+def _shapes(ctx: mlir.LoweringRuleContext) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in cast("Sequence[ShapedArray]", ctx.avals_in)]
+
+
+def _lower_record(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, ensemble: Ensemble) -> Sequence:
+    return lower(
+        ctx,
+        operands,
+        ensemble.program.system.size,
+        lambda shapes: record(ensemble.program, ensemble.patients(shapes)),
+        lambda: for_xla(record_p)(ctx, *operands, ensemble=ensemble),
+    )
+
+
+def record(program: Program, patients: Patients) -> str:
+    """Return the name of a solve that writes down its steps; the arguments are those of `target`."""
+    (lanes, program), threads = _lane_program(program), _engine.threads()
+    if not layout(program, patients, lanes, threads).room:
+        return registered(trace(program, patients), patients, program.batched, lanes)
+    text = RecordText(program, patients, lanes, threads)
+    return _registered(text, SOLVE_AXES, text.chunk)
+
+
+def _lower_derivative(primitive: Primitive) -> Callable[..., Sequence]:
+    """Return the lowering of a derivative by XLA, which records the solve again where that was compiled natively."""
+
+    def lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
+        ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
+        try:
+            record(ensemble.program, ensemble.patients(values.leaves))
+        except UnsupportedError:
+            return for_xla(primitive)(ctx, *operands, derivative=derivative)
+
+        def recorded(*operands: jax.Array) -> list[jax.Array]:
+            values = derivative.unpack(operands)
+            record = computed(record_p)(*values.leaves, ensemble=ensemble)[SOLVED:]
+            operands = (*record, *operands[len(record) :])
+            return computed(primitive)(*operands, derivative=derivative)
+
+        return mlir.lower_fun(recorded, multiple_results=True)(ctx, *operands)
+
+    return lower
+
+
+def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
+    ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
+    patients = ensemble.patients(values.leaves)
+    try:
+        name, text = adjoint(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)))
+    except UnsupportedError:
+        return _lower_derivative(adjoint_p)(ctx, *operands, derivative=derivative)
+    shared = [not each for each in select(ensemble.batched, derivative.wrt)]
+
+    def pull(*operands: jax.Array) -> list[jax.Array]:
+        values = derivative.unpack(operands)
+
+        def along(cotangent: jax.Array) -> list[jax.Array]:
+            results = jax.ffi.ffi_call(name, text.shapes)(*values.leaves, *values.record[:2], cotangent)
+            return [x.sum(axis=0) if total else x for x, total in zip(results, shared, strict=False)]
+
+        (cotangents,) = values.tangents
+        if len(cotangents) == 1:
+            return [x[None] for x in along(cotangents[0])]
+        return jax.lax.map(along, cotangents)
+
+    return mlir.lower_fun(pull, multiple_results=True)(ctx, *operands)
+
+
+def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
+    ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
+    all, size = values.tangents[0].shape[0], ensemble.program.system.size
+    count = min(all, directions(size))
+    try:
+        if len(derivative.by_order(values.tangents)) > 1:
+            raise UnsupportedError("a derivative of second order")
+        patients = ensemble.patients(values.leaves)
+        name, text = tangent(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)), count)
+    except UnsupportedError:
+        return _lower_derivative(tangent_p)(ctx, *operands, derivative=derivative)
+
+    def push(*operands: jax.Array) -> list[jax.Array]:
+        values = derivative.unpack(operands)
+
+        def along(tangents: list[jax.Array]) -> jax.Array:
+            return jax.ffi.ffi_call(name, text.shape)(*values.leaves, *tangents)
+
+        if all == count:
+            return [along(values.tangents)]
+        blocks = -(-all // count)
+        padded = [
+            jnp.pad(x, [(0, blocks * count - all), *[(0, 0)] * (x.ndim - 1)]).reshape(blocks, count, *x.shape[1:])
+            for x in values.tangents
+        ]
+        states = jax.lax.map(along, padded)
+        return [states.reshape(-1, *states.shape[2:])[:all]]
+
+    return mlir.lower_fun(push, multiple_results=True)(ctx, *operands)
+
+
+def tangent(program: Program, patients: Patients, marks: Patients, count: int) -> tuple[str, TangentText]:
+    """Return the name of the derivative of a solve along some directions, and its text.
+
+    Args:
+        program: The solve.
+        patients: The shapes of the patients.
+        marks: What is differentiated, true or None.
+        count: The number of directions.
+
+    Raises:
+        UnsupportedError: If it cannot be compiled here.
+    """
+    lanes, program = _lane_program(program)
+    text = TangentText(program, patients, lanes, marks, count)
+    axes = {"patients": _engine.Axis(True, 0, 1), "outputs": _engine.Axis(True, 0, 2)}
+    return _registered(text, axes, THREADED), text
+
+
+def adjoint(program: Program, patients: Patients, marks: Patients) -> tuple[str, AdjointText]:
+    """Return the name of the transposed derivative of a solve, and its text.
+
+    Args:
+        program: The solve.
+        patients: The shapes of the patients.
+        marks: What is differentiated, true or None.
+
+    Raises:
+        UnsupportedError: If it cannot be compiled here.
+    """
+    lanes, program = _lane_program(program)
+    text = AdjointText(program, patients, lanes, marks, _engine.threads())
+    last = text.operands - 1
+    axes = {"patients": _engine.Axis(False, last, 0), "outputs": _engine.Axis(False, last, 1)}
+    return _registered(text, axes, text.chunk), text
+
+
 mlir.register_lowering(solve_p, _lower, platform="cpu")
+mlir.register_lowering(record_p, _lower_record, platform="cpu")
+mlir.register_lowering(tangent_p, _lower_tangent, platform="cpu")
+mlir.register_lowering(adjoint_p, _lower_adjoint, platform="cpu")

@@ -11,14 +11,14 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from qspjax import _cache
 from qspjax.solve.native import _interrupts
-from qspjax.solve.native._loop import CONTEXT
+from qspjax.solve.native._loop import CONTEXT, Axis
 from qspjax.solve.native._text import Writer
 from qspjax.solve.native._values import UnsupportedError
 
@@ -214,16 +214,13 @@ def _answer(w: Writer) -> None:
     w.label("call")
 
 
-def handler(
-    arrays: int, shapes: dict[str, tuple[int, int] | None], results: Sequence[int], size: int, least: int
-) -> str:
+def handler(operands: int, results: int, lengths: Mapping[str, Axis | None], least: int) -> str:
     """Return the text of the handler of a module.
 
     Args:
-        arrays: The number of operands, whose addresses follow `CONTEXT`.
-        shapes: For `boundaries` and `vectors` the operand and the axis whose length they are, None if there are none.
-        results: Where in the context the address of each result is; the first one has axes of patients and of outputs.
-        size: The size of the context.
+        operands: The number of operands, whose addresses follow `CONTEXT`.
+        results: The number of results, whose addresses follow these.
+        lengths: By field of the context the axis whose length it is, None where it is zero.
         least: The number of patients from which on another thread is worth its start.
     """
     w = Writer(1)
@@ -231,30 +228,26 @@ def handler(
     def put(index: int, x: str, type: str = "i64") -> None:
         w.put(f"  store {type} {x}, ptr {w.at('i64', '%ctx', index)}")
 
-    def dimension(buffer: str, axis: int) -> str:
-        return _load(w, _load(w, buffer, DIMENSIONS), 8 * axis, "i64")
-
     def body() -> None:
-        w.put(f"  %ctx = alloca [{size} x i64]\n  %counter = alloca i64")
+        w.put(f"  %ctx = alloca [{len(CONTEXT) + operands + results} x i64]\n  %counter = alloca i64")
         _answer(w)
         w.put("  store i64 0, ptr %counter")
-        operands, outputs = _load(w, "%frame", ARGUMENTS), _load(w, "%frame", RESULTS)
-        buffers = [_load(w, operands, 8 * k) for k in range(arrays)]
-        for k, buffer in enumerate(buffers):
+        places = (_load(w, "%frame", ARGUMENTS), operands), (_load(w, "%frame", RESULTS), results)
+        buffers = [[_load(w, array, 8 * k) for k in range(count)] for array, count in places]
+        for k, buffer in enumerate([*buffers[0], *buffers[1]]):
             put(len(CONTEXT) + k, _load(w, buffer, DATA, "i64"))
-        first = _load(w, outputs, 0)
-        patients = dimension(first, 0)
-        put(CONTEXT.index("patients"), patients)
-        put(CONTEXT.index("outputs"), dimension(first, 1))
-        for name, place in shapes.items():
-            put(CONTEXT.index(name), "0" if place is None else dimension(buffers[place[0]], place[1]))
+        length = dict.fromkeys(lengths, "0")
+        for name, place in lengths.items():
+            if place is not None:
+                dimensions = _load(w, buffers[place.result][place.number], DIMENSIONS)
+                length[name] = _load(w, dimensions, 8 * place.axis, "i64")
+            put(CONTEXT.index(name), length[name])
         put(CONTEXT.index("counter"), "%counter", "ptr")
+        put(CONTEXT.index("begun"), "0")
         interrupts = w.op(f"call ptr @{_interrupts.ENTER}()")
         put(CONTEXT.index("interrupts"), interrupts, "ptr")
         put(CONTEXT.index("heard"), w.op(f"load atomic i64, ptr {interrupts} monotonic, align 8"))
-        for k, place in enumerate(results):
-            put(place, _load(w, _load(w, outputs, 8 * k), DATA, "i64"))
-        _run(w, patients, least)
+        _run(w, length["patients"], least)
         w.put(f"  call void @{_interrupts.LEAVE}()")
         w.put("  ret ptr null")
 

@@ -151,10 +151,11 @@ class Graph:
         nodes: The nodes.
         fixed: For each, whether it stays as it is while a patient is computed.
         constants: So many first inputs are constants of a patient.
+        sparse: Whether zeros are derivatives that are not there: in programs that JAX has differentiated.
     """
 
-    def __init__(self, constants: int = 0) -> None:
-        self.constants = constants
+    def __init__(self, constants: int = 0, *, sparse: bool = False) -> None:
+        self.constants, self.sparse = constants, sparse
         self.nodes: list[Node] = [Node("const", (), (0.0, 1.0))]
         self.fixed = [True]
         self._known: dict[Node, int] = {}
@@ -182,6 +183,8 @@ class Graph:
             return self.node("const", (), value, "bool")
         if isinstance(value, int):
             return self.node("const", (), value, "int")
+        if self.sparse and value == 0.0:
+            return ZERO
         # NaN is one number, and the zeros are two
         return self.node("const", (), "nan" if value != value else (value, math.copysign(1.0, value)))
 

@@ -6,24 +6,21 @@ into the arrays of results. All lanes of all threads take patients from one coun
 done; which lane a patient runs in has no influence on his numbers.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
-from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from qspjax._jaxpr._walk import shape_of
 from qspjax.solve._control import INTERRUPTED
-from qspjax.solve.events._monitor import monitor_lanes
-from qspjax.solve.kernel._failing import failing_index
-from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program, attempt, begin
-from qspjax.solve.kernel._layout import Lanes
+from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.native._emit import QUICKLY, Emitter
 from qspjax.solve.native._graph import Graph, Region
+from qspjax.solve.native._lane import Attempted, Frame, Traced
 from qspjax.solve.native._order import functions_of
 from qspjax.solve.native._prepared import prepared
 from qspjax.solve.native._rows import RowArithmetic
@@ -31,114 +28,24 @@ from qspjax.solve.native._text import Elementary, Writer
 from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import Nodes, Value, kind_of
 
-CONTEXT = ("patients", "outputs", "boundaries", "vectors", "counter", "states", "end_t", "end_y", "end_code")
-CONTEXT = (*CONTEXT, "end_accepted", "end_rejected", "failing", "interrupts", "heard")
-"""What the context holds before the addresses of the arrays of the patients, 8 bytes each."""
+CONTEXT = ("patients", "outputs", "boundaries", "vectors", "counter", "begun", "interrupts", "heard")
+"""What the context holds, 8 bytes each, before the addresses of the operands and of the results."""
+SOLVED = ("states", "end_t", "end_y", "end_code", "end_accepted", "end_rejected", "failing")
+"""The results of a solve."""
 
 
-class Start(NamedTuple):
-    """What is known of a patient at the start."""
-
-    t: jax.Array
-    y: jax.Array
-    due: jax.Array
-    ended: jax.Array | None
-    memory: jax.Array | None
-
-
-class Frame(NamedTuple):
-    """Everything that a lane holds: in place of arrays their shapes while it is traced, in a `Text` their `Rows`."""
-
-    constants: PyTree
-    leaves: PyTree
-    landing: Landing
-    lane: Lane
-    start: Start
-    span: jax.Array
-
-
-class Attempted(NamedTuple):
-    """What the loop asks of a step: the boundary that was landed on, or -1, and whether there is something to do."""
-
-    landed: jax.Array
-    busy: jax.Array
-
-
-@dataclass(frozen=True)
-class Traced:
-    """The programs of one lane, and where in the frame their inputs and outputs are.
+class Axis(NamedTuple):
+    """An axis of a buffer that a handler is called with.
 
     Attributes:
-        step: A step: from constants, leaves, landing and lane to the lane afterwards and `Attempted`.
-        start: From the number of the patient and `Start` to a lane, and whether it has nothing to do.
-        failing: From constants, lane and span to the state for which it failed.
-        frame: The shapes of the frame.
+        result: Whether the buffer is a result, or an operand.
+        number: Which of them.
+        axis: Which of its axes.
     """
 
-    step: ClosedJaxpr
-    start: ClosedJaxpr
-    failing: ClosedJaxpr
-    frame: Frame
-
-
-def like(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Return what stands for an array while programs are traced."""
-    return cast("jax.Array", jax.ShapeDtypeStruct(shape, dtype))
-
-
-def shapes_of(program: Program, patients: Patients) -> Frame:
-    """Return the shapes of what a lane holds."""
-
-    def one(leaf: jax.ShapeDtypeStruct, batched: bool) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((*leaf.shape[batched:], 1), leaf.dtype)
-
-    def fields(name: str) -> PyTree:
-        return jax.tree.map(one, getattr(patients, name), getattr(program.batched, name))
-
-    number, index = like((1,), patients.y0.dtype), like((1,), jnp.int32)
-    column = patients.boundaries.map(lambda leaf: None if leaf is None else like((1,), leaf.dtype))
-    vector = None
-    if patients.vectors is not None and patients.boundaries.vector is not None:
-        vector = like((program.system.size, 1), patients.y0.dtype)
-    start = Start(number, fields("y0"), number, fields("ended"), fields("memory"))
-    lane = jax.eval_shape(
-        lambda start, patient: begin(program, patient, *start, infused=patients.infused), start, index
-    )
-    leaves = fields("leaves") if program.events is not None else ()
-    return Frame(fields("constants"), leaves, Landing(column, vector, number), lane, start, number)
-
-
-def trace(program: Program, patients: Patients) -> Traced:
-    """Trace the programs of one lane.
-
-    Args:
-        program: The solve, with a system that is to be translated.
-        patients: The shapes of the patients.
-    """
-    frame = shapes_of(program, patients)
-
-    def step(constants: list, leaves: tuple, landing: Landing, lane: Lane) -> tuple[Lane, Attempted]:
-        monitor = None
-        if program.events is not None:
-            monitor = monitor_lanes(program.events, leaves, [True] * len(leaves))
-        lanes = Lanes(constants, (True,) * len(constants))
-        after, tried = attempt(program, lanes, monitor, lane, landing)
-        return after, Attempted(tried.landed, (tried.landed >= 0) | ~after.clock.live)
-
-    def start(patient: jax.Array, start: Start) -> tuple[Lane, jax.Array]:
-        lane = begin(program, patient, *start, infused=patients.infused)
-        return lane, ~lane.clock.live
-
-    def failing(constants: list, lane: Lane, span: jax.Array) -> jax.Array:
-        values, clock = [x[..., 0] for x in constants], lane.clock
-        return failing_index(program, values, clock.t[0], lane.y[:, 0], span[0], clock.code[0])[None]
-
-    return Traced(
-        step=jax.make_jaxpr(step)(frame.constants, frame.leaves, frame.landing, frame.lane),
-        start=jax.make_jaxpr(start)(frame.lane.patient, frame.start),
-        failing=jax.make_jaxpr(failing)(frame.constants, frame.lane, frame.span),
-        frame=frame,
-    )
+    result: bool
+    number: int
+    axis: int
 
 
 class Rows(NamedTuple):
@@ -160,13 +67,35 @@ def all_rows(leaves: PyTree) -> list[Rows]:
     return jax.tree.leaves(leaves, is_leaf=lambda x: isinstance(x, Rows))
 
 
-class Text:
-    """The module that solves a program.
+def _numbers(leaves: PyTree) -> list[int]:
+    """Return the numbers of all rows in a part of the frame of a `Text`, one after the other."""
+    return [rows.first + k for rows in all_rows(leaves) for k in range(rows.size)]
+
+
+def nodes(translator: Translator, rows: PyTree, shapes: Sequence[tuple[int, ...]]) -> list[Value]:
+    """Return the nodes of rows of the frame, in the shapes of what they hold."""
+    return [
+        Nodes(translator.inputs(row.size, row.dtype, row.first).reshape(shape), row.dtype)
+        for row, shape in zip(all_rows(rows), shapes, strict=True)
+    ]
+
+
+def region_of(translator: Translator, results: PyTree) -> Region:
+    """Return a region with the elements of some values as outputs."""
+    return Region(translator.graph, [i for x in jax.tree.leaves(results) for i in translator.ids(x).ravel().tolist()])
+
+
+class AbstractText:
+    """A module that solves a program: what it writes is what every patient results in, unless a subclass says else.
 
     Attributes:
-        text: The text.
-        arrays: The number of arrays of the patients.
+        operands: The number of arrays that it reads: those of the patients first.
+        results: The names of the arrays that it writes.
     """
+
+    results: tuple[str, ...] = ()
+    more_operands = 0
+    sparse = False
 
     def __init__(self, traced: Traced, patients: Patients, batched: PyTree, lanes: int, columns: int = 1) -> None:
         """Write a module.
@@ -179,69 +108,101 @@ class Text:
             columns: The number of arrays for states at outputs: one for all of them, or one for each.
         """
         self.patients, self.batched, self.w, self.columns = patients, batched, Writer(lanes), columns
+        self.results = self.results or (SOLVED[0], *(f"states{k}" for k in range(1, columns)), *SOLVED[1:])
         self.size = 0
+        self.traced = traced
         self.frame: Frame = jax.tree.map(self._rows, traced.frame)
         self.landed, self.busy, self.new, self.failing = (self._rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
+        self.h = self._rows(traced.frame.span)
         self.number = {id(leaf): k for k, leaf in enumerate(jax.tree.leaves(patients))}
-        self.arrays = len(self.number)
+        self.operands = len(self.number) + self.more_operands
         emitter = Emitter(self.w)
         frame = self.frame
         fixed = sum(rows.size for rows in all_rows(frame.constants))
-        translator = Translator(Graph(fixed))
+        translator = Translator(Graph(fixed, sparse=self.sparse))
         translator.rows = RowArithmetic(translator.graph)
-        step = self._translated(translator, traced.step, (frame.constants, frame.leaves, frame.landing, frame.lane))
+        self.carried: PyTree = ()
+        step = self._step(translator)
         start_translator = Translator(Graph(fixed), translator.functions)
         start = self._translated(start_translator, traced.start, (frame.lane.patient, frame.start))
-        failing_translator = Translator(Graph(fixed), translator.functions)
-        failing_translator.rows = RowArithmetic(failing_translator.graph)
-        failing = self._translated(failing_translator, traced.failing, (frame.constants, frame.lane, frame.span))
-        self.prepared = prepared([step], self.size)
+        others = self._more(translator)
+        self.prepared = prepared([step, *others], self.size)
         self.size += len(self.prepared.outputs)
-        self._write(emitter, step, start, failing)
-        self.text = self.w.module()
+        self._write(emitter, step, start, others)
 
     @property
-    def results(self) -> list[int]:
-        """Where in the context the address of each result is; those of further columns follow those of the patients."""
-        first, others = CONTEXT.index("states"), range(len(CONTEXT) + self.arrays, self.context)
-        return [first, *others, *range(first + 1, CONTEXT.index("failing") + 1)]
+    def text(self) -> str:
+        """The text."""
+        return self.w.module()
+
+    def _step(self, translator: Translator) -> Region:
+        """Translate a step."""
+        lane, tried = self._attempt(translator)
+        return region_of(translator, (lane, (), tried[:3]))
+
+    def _attempt(self, translator: Translator) -> tuple[PyTree, Attempted]:
+        """Return the nodes of a lane after a step, and of what was attempted."""
+        frame = self.frame
+        results = self.run(translator, self.traced.step, (frame.constants, frame.leaves, frame.landing, frame.lane))
+        return jax.tree.unflatten(self.traced.stepped, results)
+
+    def _more(self, translator: Translator) -> list[Region]:
+        """Return what else a lane does often; `_write_more` writes it."""
+        inside = Translator(Graph(translator.graph.constants), translator.functions)
+        inside.rows = RowArithmetic(inside.graph)
+        frame = self.frame
+        self._failing = self._translated(inside, self.traced.failing, (frame.constants, frame.lane, frame.span))
+        return []
+
+    def _write_more(self, emitter: Emitter, regions: Sequence[Region]) -> None:
+        """Write what else a lane does than steps."""
+        assert not regions
+        w = self.w
+
+        def failed() -> None:
+            (value,) = emitter.region(self._failing, emitter.read_frame)
+            w.store(value, w.row("%frame", self.failing.first), "int")
+            w.put("  ret void")
+
+        w.function(f"internal void @failing(ptr %frame) {QUICKLY}", failed)
 
     @property
-    def context(self) -> int:
-        """The size of the context."""
-        return len(CONTEXT) + self.arrays + self.columns - 1
+    def lengths(self) -> dict[str, Axis | None]:
+        """By field of the context the axis of an array of the patients whose length it is."""
+        time, vectors = self.patients.boundaries.time, self.patients.vectors
+        places: dict[str, Axis | None] = {"vectors": None}
+        places["boundaries"] = Axis(False, self.number[id(time)], len(time.shape) - 1)
+        if vectors is not None:
+            places["vectors"] = Axis(False, self.number[id(vectors)], len(vectors.shape) - 2)
+        return places
 
-    def _rows(self, leaf: jax.ShapeDtypeStruct) -> Rows:
+    def _rows(self, leaf: jax.ShapeDtypeStruct | jax.Array) -> Rows:
         count = int(np.prod(leaf.shape, dtype=int))
         self.size += count
         return Rows(self.size - count, count, np.dtype(leaf.dtype))
 
-    def _translated(self, translator: Translator, program: ClosedJaxpr, inputs: PyTree) -> Region:
-        values: list[Value] = [
-            Nodes(translator.inputs(row.size, row.dtype, row.first).reshape(shape_of(var)), row.dtype)
-            for row, var in zip(all_rows(inputs), program.jaxpr.invars, strict=True)
-        ]
-        results = translator.run(program, values)
-        return Region(translator.graph, [i for x in results for i in translator.ids(x).ravel().tolist()])
+    def run(self, translator: Translator, program: ClosedJaxpr, inputs: PyTree) -> list[Value]:
+        """Translate a program whose inputs are rows of the frame; return its results."""
+        return translator.run(program, nodes(translator, inputs, [shape_of(var) for var in program.jaxpr.invars]))
 
-    def _write(self, emitter: Emitter, step: Region, start: Region, failing: Region) -> None:
+    def _translated(self, translator: Translator, program: ClosedJaxpr, inputs: PyTree) -> Region:
+        return region_of(translator, self.run(translator, program, inputs))
+
+    def _write(self, emitter: Emitter, step: Region, start: Region, more: Sequence[Region]) -> None:
         w = self.w
-        places = [rows.first + k for rows in all_rows(self.frame.lane) for k in range(rows.size)]
+        places = _numbers(self.frame.lane)
 
         def stepped() -> None:
             values = emitter.region(step, emitter.read_frame)
-            rows = [*places, self.landed.first, self.busy.first]
-            for value, row, index in zip(values, rows, step.outputs, strict=True):
+            rows = _numbers((self.frame.lane, self.carried, self.landed, self.busy, self.h))
+            for value, row, index in zip(values, rows, step.outputs, strict=False):  # h may be missing
                 node = step.graph.nodes[index]
                 if node.op != "in" or node.attr != row:  # else it is there already
                     w.store(value, w.row("%frame", row), node.kind)
             w.put("  ret void")
 
         def started() -> None:
-            first = self.size - len(self.prepared.outputs)
-            values = emitter.region(self.prepared, emitter.read_frame)
-            for row, (index, value) in enumerate(zip(self.prepared.outputs, values, strict=True), first):
-                w.store(value, w.row("%frame", row), self.prepared.graph.kind(index))
+            self._prepare(emitter)
             new = w.load(w.row("%frame", self.new.first), "bool")
             values = emitter.region(start, emitter.read_frame)
             for value, row, index in zip(values, [*places, self.busy.first], start.outputs, strict=True):
@@ -249,15 +210,10 @@ class Text:
                 w.store(w.select(new, value, w.load(address, kind), w.type_of(kind)), address, kind)
             w.put("  ret void")
 
-        def failed() -> None:
-            (value,) = emitter.region(failing, emitter.read_frame)
-            w.store(value, w.row("%frame", self.failing.first), "int")
-            w.put("  ret void")
-
-        w.function(f"internal void @failing(ptr %frame) {QUICKLY}", failed)
         w.function("internal void @step(ptr %frame) noinline", stepped)
         w.function("internal void @start(ptr %frame) noinline", started)
-        hot = {f.name for region in (step, start) for f in functions_of(region.graph, region.outputs)}
+        self._write_more(emitter, more)
+        hot = {f.name for region in (step, start, *more) for f in functions_of(region.graph, region.outputs)}
         emitter.write_functions(hot)
         Elementary(w).write()
         w.function("internal void @land(ptr %ctx, ptr %frame, i64 %lane) noinline", self._land)
@@ -266,12 +222,24 @@ class Text:
         w.function("internal void @take(ptr %ctx, ptr %frame, i64 %lane) noinline", self._take)
         w.function("void @run(ptr %ctx)", self._run)
 
+    def _prepare(self, emitter: Emitter) -> None:
+        """Write what depends on constants of the patients alone."""
+        w, first = self.w, self.size - len(self.prepared.outputs)
+        values = emitter.region(self.prepared, emitter.read_frame)
+        for row, (index, value) in enumerate(zip(self.prepared.outputs, values, strict=True), first):
+            w.store(value, w.row("%frame", row), self.prepared.graph.kind(index))
+
     # --- numbers -----------------------------------------------------------------------------------------------------
 
     def field(self, name: str | int, type: str = "i64") -> str:
-        """Load a field of the context; a number is that of an array of the patients."""
-        index = CONTEXT.index(name) if isinstance(name, str) else len(CONTEXT) + name
-        return self.w.op(f"load {type}, ptr {self.w.at('i64', '%ctx', index)}")
+        """Load a field of the context; a number is that of an operand."""
+        return self.w.op(f"load {type}, ptr {self.w.at('i64', '%ctx', self.place(name))}")
+
+    def place(self, name: str | int) -> int:
+        """Return where a field of the context is."""
+        if isinstance(name, int):
+            return len(CONTEXT) + name
+        return CONTEXT.index(name) if name in CONTEXT else len(CONTEXT) + self.operands + self.results.index(name)
 
     def cell(self, row: int | str, lane: str = "%lane") -> str:
         """Return the address of a number of a lane."""
@@ -284,7 +252,7 @@ class Text:
 
     def copy_in(self, array: str, offset: str, rows: Rows, lane: str = "%lane") -> None:
         """Copy elements of an array into rows."""
-        w, (type, into, widen) = self.w, _element(rows.dtype)
+        w, (type, into, widen) = self.w, element_of(rows.dtype)
 
         def element(k: str) -> None:
             x = w.op(f"load {type}, ptr {w.at(type, array, w.add(offset, k))}")
@@ -295,7 +263,7 @@ class Text:
 
     def copy_out(self, array: str, offset: str, rows: Rows) -> None:
         """Copy rows into elements of an array."""
-        w, (type, into, widen) = self.w, _element(rows.dtype)
+        w, (type, into, widen) = self.w, element_of(rows.dtype)
         narrow = {"fpext": "fptrunc", "sext": "trunc", "zext": "trunc"}.get(widen or "")
 
         def element(k: str) -> None:
@@ -332,7 +300,7 @@ class Text:
 
     def _take(self) -> None:
         w, lane = self.w, self.frame.lane
-        y, due_at = rows_of(self.frame.start.y), rows_of(self.frame.start.due)
+        due_at = rows_of(self.frame.start.due)
         counter = self.field("counter", "ptr")
         patient = w.op(f"atomicrmw add ptr {counter}, i64 1 monotonic")
         w.put(f"  store i64 {patient}, ptr {self.cell(rows_of(lane.patient).first)}")
@@ -345,10 +313,8 @@ class Text:
         for leaf, batched, rows in self._fields():
             if batched:
                 self.copy_in(self.array(leaf), w.mul(patient, rows.size), rows)
-        # no output is reached yet
-        count = w.mul(self.field("outputs"), y.size // self.columns)
-        for column in self._columns():
-            self._fill(column, w.mul(patient, count), count, _element(y.dtype)[0])
+        self._begin_outputs(patient)
+        self._take_too(patient)
         w.put(f"  call void @boundary(ptr %ctx, ptr %frame, i64 %lane, i64 {patient}, i64 0)")
         some = w.op(f"icmp sgt i64 {self.field('boundaries')}, 0")
         time = rows_of(self.frame.landing.boundary.time).first
@@ -356,10 +322,30 @@ class Text:
         w.put(f"  store double {due}, ptr {self.cell(due_at.first)}")
         w.put("  ret void")
 
+    def _vector_of(self, patient: str) -> str:
+        """Return the number of the vector of the boundary in a lane."""
+        w, number = self.w, self.get(rows_of(self.frame.landing.boundary.vector))
+        number = w.op(f"select i1 {w.op(f'icmp sgt i64 {number}, 0')}, i64 {number}, i64 0")
+        if self.batched.vectors:
+            number = w.add(number, w.mul(patient, self.field("vectors")))
+        return number
+
+    def _take_too(self, patient: str) -> None:
+        """Load what else a lane holds of the patient that it takes."""
+
+    def _boundary_too(self) -> None:
+        """Load what else a lane holds of a boundary."""
+
+    def _begin_outputs(self, patient: str) -> None:
+        """Mark all outputs of a patient as not reached."""
+        w, y = self.w, rows_of(self.frame.start.y)
+        count = w.mul(self.field("outputs"), y.size // self.columns)
+        for column in self._columns():
+            self._fill(column, w.mul(patient, count), count, element_of(y.dtype)[0])
+
     def _columns(self) -> list[str]:
         """Return the addresses of the arrays of states at outputs."""
-        fields = ["states", *range(self.arrays, self.arrays + self.columns - 1)]
-        return [self.field(name, "ptr") for name in fields]
+        return [self.field(name, "ptr") for name in self.results[: self.columns]]
 
     def _fill(self, array: str, offset: str, count: str, type: str) -> None:
         """Fill elements of an array with NaN."""
@@ -392,12 +378,9 @@ class Text:
             if leaf is not None and rows is not None:
                 self.copy_in(self.array(leaf), at(bool(each), "%index"), rows_of(rows))
         if landing.vector is not None and landing.boundary.vector is not None:
-            vector, number = rows_of(landing.vector), self.get(rows_of(landing.boundary.vector))
-            number = w.op(f"select i1 {w.op(f'icmp sgt i64 {number}, 0')}, i64 {number}, i64 0")
-            if batched.vectors:
-                number = w.add(number, w.mul("%patient", self.field("vectors")))
-            offset = w.mul(number, vector.size)
-            self.copy_in(self.array(patients.vectors), offset, vector)
+            vector = rows_of(landing.vector)
+            self.copy_in(self.array(patients.vectors), w.mul(self._vector_of("%patient"), vector.size), vector)
+        self._boundary_too()
         following = w.op("add i64 %index, 1")
         w.branch(w.op(f"icmp slt i64 {following}, {count}"), "more", "last")
         w.label("last")
@@ -447,8 +430,13 @@ class Text:
 
     def _finish(self) -> None:
         """Hand in how a patient ended, and take the next."""
+        self._ended(self.get(rows_of(self.frame.lane.patient)))
+        self.w.put("  call void @take(ptr %ctx, ptr %frame, i64 %lane)")
+        self.w.put("  ret void")
+
+    def _ended(self, patient: str) -> None:
+        """Hand in how a patient ended."""
         w, clock = self.w, self.frame.lane.clock
-        patient = self.get(rows_of(self.frame.lane.patient))
         self.copy_out(self.field("end_t", "ptr"), patient, rows_of(clock.t))
         self._states_out("end_y", w.mul(patient, rows_of(self.frame.start.y).size))
         for name, rows in (
@@ -466,16 +454,20 @@ class Text:
         w.label("well")
         found = w.op(f"load i64, ptr {index}")
         w.put(f"  store i64 {found}, ptr {w.at('i64', self.field('failing', 'ptr'), patient)}")
-        w.put("  call void @take(ptr %ctx, ptr %frame, i64 %lane)")
-        w.put("  ret void")
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._prepare_frame()
+        self.w.loop(self.w.lanes, lambda lane: self.w.put(f"  call void @take(ptr %ctx, ptr %frame, i64 {lane})"))
+        self._iterate()
+
+    def _prepare_frame(self) -> None:
+        """Reserve the frame, with what all patients share."""
         w = self.w
         frame = w.alloca(w.floats, self.size)
         w.put(f"  %frame = getelementptr i8, ptr {frame}, i64 0")
-        # rows that no lane has written to yet hold ones: what is computed with them is defined
+        # rows that no lane has written to yet hold zeros: what is computed with them is defined
         w.loop(self.size, lambda k: w.store("zeroinitializer", w.row("%frame", k)))
 
         def shared(lane: str) -> None:
@@ -484,7 +476,10 @@ class Text:
                     self.copy_in(self.array(leaf), "0", rows, lane)
 
         w.loop(w.lanes, shared)
-        w.loop(w.lanes, lambda lane: w.put(f"  call void @take(ptr %ctx, ptr %frame, i64 {lane})"))
+
+    def _iterate(self) -> None:
+        """Step until no lane has a patient."""
+        w = self.w
         w.jump("fill")
         w.label("fill")
         new = w.row("%frame", self.new.first)
@@ -499,7 +494,7 @@ class Text:
         present = w.i("icmp slt", w.load(w.row("%frame", rows_of(self.frame.lane.patient).first), "int"), patients)
         w.branch(w.any(present), "on", "over")
         w.label("over")
-        w.put("  ret void")
+        self._over()
         w.label("on")
         count = w.op(f"load atomic i64, ptr {self.field('interrupts', 'ptr')} monotonic, align 8")
         w.branch(w.op(f"icmp eq i64 {count}, {self.field('heard')}"), "undisturbed", "interrupted")
@@ -509,39 +504,57 @@ class Text:
         self._each_busy("finish")
         w.jump("fill")
         w.label("undisturbed")
-        w.put("  call void @step(ptr %frame)")
+        self._call_step()
         self._each_busy("land")
         w.jump("fill")
 
+    def _over(self) -> None:
+        """Leave the loop."""
+        self.w.put("  ret void")
+
+    def _call_step(self) -> None:
+        """Step in every lane."""
+        self.w.put("  call void @step(ptr %frame)")
+
     def _each_busy(self, function: str) -> None:
         """Call a function for each lane with a patient for whom there is something to do."""
-        w = self.w
+        w, row = self.w, self.w.row("%frame", self.busy.first)
         patients = w.spread("i64", self.field("patients"))
         present = w.i("icmp slt", w.load(w.row("%frame", rows_of(self.frame.lane.patient).first), "int"), patients)
-        row = w.row("%frame", self.busy.first)
         busy = w.op(f"and {w.masks} {w.load(row, 'bool')}, {present}")
         w.store("zeroinitializer", row, "int")
-        bits, before = w.bits(busy), w.block
+        self.each(busy, lambda lane: w.put(f"  call void @{function}(ptr %ctx, ptr %frame, i64 {lane})"))
+
+    def each(self, mask: str, body: Callable[[str], None]) -> None:
+        """Write something for each lane of a mask."""
+        w = self.w
+        bits, before = w.bits(mask), w.block
         head, inside, after = (w.fresh(name) for name in ("head", "inside", "after"))
         left, rest = w.fresh("%left"), w.fresh("%rest")
         w.jump(head)
         w.label(head)
-        w.put(f"  {left} = phi i64 [{bits}, %{before}], [{rest}, %{inside}]")
+        place = w.fresh("; each ")
+        w.put(place)
         w.branch(w.op(f"icmp ne i64 {left}, 0"), inside, after)
         w.label(inside)
         w.declared["llvm.cttz.i64"] = "declare i64 @llvm.cttz.i64(i64, i1)"
         lane = w.op(f"call i64 @llvm.cttz.i64(i64 {left}, i1 true)")
         w.put(f"  {rest} = and i64 {left}, {w.op(f'sub i64 {left}, 1')}")
-        w.put(f"  call void @{function}(ptr %ctx, ptr %frame, i64 {lane})")
+        body(lane)
+        w.lines[w.lines.index(place)] = f"  {left} = phi i64 [{bits}, %{before}], [{rest}, %{w.block}]"
         w.jump(head)
         w.label(after)
+
+
+class Text(AbstractText):
+    """The module that solves a program."""
 
 
 _INF, _NAN = "0x7FF0000000000000", "0x7FF8000000000000"
 _INDEX, _MASK = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.bool_))
 
 
-def _element(dtype: np.dtype) -> tuple[str, str, str | None]:
+def element_of(dtype: np.dtype) -> tuple[str, str, str | None]:
     """Return the type of an element in memory, of its row, and how it is widened."""
     if dtype == np.float64:
         return "double", "double", None

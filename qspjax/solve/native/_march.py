@@ -15,7 +15,7 @@ from qspjax.solve._passage import Motion, Pace, Plan, System, advanced, culprit_
 from qspjax.solve.dosing._boundary import effect, rate_after
 from qspjax.solve.kernel._lanes import Landing, Patients
 from qspjax.solve.native import _call, _engine
-from qspjax.solve.native._loop import Attempted, Frame, Start, Traced, like
+from qspjax.solve.native._lane import Attempted, Frame, Start, Traced, like
 from qspjax.solve.native._values import UnsupportedError
 
 PRODUCTS = 600
@@ -166,14 +166,9 @@ def trace(march: March, patients: Patients) -> Traced:
         del span
         return culprit_of(system_of(march, constants, lane.before), lane.before, ~jnp.isfinite(lane.wrong))
 
-    started, (lane, _) = jax.make_jaxpr(start, return_shape=True)(index, at_start)
+    lane, _ = jax.eval_shape(start, index, at_start)
     frame = Frame(constants, (), Landing(column, vector, number), lane, at_start, number)
-    return Traced(
-        step=jax.make_jaxpr(step)(frame.constants, frame.leaves, frame.landing, frame.lane),
-        start=started,
-        failing=jax.make_jaxpr(failing)(frame.constants, frame.lane, frame.span),
-        frame=frame,
-    )
+    return Traced.of(frame, step=step, start=start, failing=failing)
 
 
 def _target(march: March, patients: Patients) -> str:

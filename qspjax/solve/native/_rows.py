@@ -66,7 +66,7 @@ class RowArithmetic:
 
     def operand(self, value: Value, count: int) -> int | None:
         """Return the node of an operand in the graph of a row, None if it has none."""
-        graph = self._graphs.setdefault(count, Graph())
+        graph = self._graphs.setdefault(count, Graph(sparse=self.graph.sparse))
         if isinstance(value, Pending):
             return value.index if value.count == count else None
         if isinstance(value, AbstractNodes):

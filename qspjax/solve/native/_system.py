@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import JaxprEqn, Primitive
-from jaxtyping import Bool
+from jax.interpreters import batching
+from jaxtyping import Bool, Int
 
-from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.kernel._layout import AbstractSystem, Lanes
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.native._graph import ZERO, AbstractRoutine
+from qspjax.solve.native._outlined import Outlined
 from qspjax.solve.native._tables import Factorisation, Substitution
-from qspjax.solve.native._translate import OUTLINED, Translator, rule
+from qspjax.solve.native._translate import Translator, rule
 from qspjax.solve.native._values import Nodes, UnsupportedError, Value
 
 WRITTEN_OUT = 15_000
@@ -43,12 +44,8 @@ class LaneSystem(AbstractSystem):
         self._system = system
         self.size, self.mass, self.floor = system.size, system.mass, system.floor
         self.algebraic, self.autonomous = system.algebraic, system.autonomous
-
-        def outlined(constants: list[jax.Array], t: jax.Array, y: jax.Array) -> jax.Array:
-            return self.slope([x[..., 0] for x in constants], t[0], y[:, 0])[:, None]
-
-        outlined.__name__ = outlined.__qualname__ = OUTLINED
-        self._outlined = jax.jit(outlined)
+        self._field = Outlined(self._field_of_lane, numbers=False)
+        self._entries = Outlined(self._entries_of_lane, self._sparse)
 
     def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: jax.Array) -> jax.Array:
         """Return dy/dt of one patient, shape (n,)."""
@@ -70,13 +67,18 @@ class LaneSystem(AbstractSystem):
         return self._system.elimination
 
     @property
+    def colours(self) -> Int[np.ndarray, " states"]:
+        """A colour for each column of the Jacobian; columns of one colour share no row."""
+        return self._system.colours
+
+    @property
     def compact(self) -> "LaneSystem":
         """The same: its state is one array already."""
         return self
 
     def field(self, constants: Sequence[jax.Array], batched: Sequence[bool], t: jax.Array, y: jax.Array) -> jax.Array:
         """Return dy/dt, shape (n, 1)."""
-        return self._outlined(list(constants), t, y)
+        return self._field(*constants, t, y)[0]
 
     def split(self, y: jax.Array) -> jax.Array:
         """Return a state as it is."""
@@ -89,34 +91,66 @@ class LaneSystem(AbstractSystem):
     def linear(
         self, gamma: float, lanes: Lanes, t: jax.Array, y: jax.Array, scale: jax.Array
     ) -> Callable[[jax.Array], jax.Array]:
-        """Return the solver of (M/gamma - h J) x = b, factorised once."""
-        plan = self.elimination
+        """Return the solver of (M/gamma - h J) x = b, factorised once; its derivatives solve with the same factors."""
+        plan, (rows, cols) = self.elimination, self._positions
         check_size(plan)
-        rows, cols = plan.rows[: plan.originals], plan.cols[: plan.originals]
-        entries = jacobian_p.bind(*lanes.constants, t, y, system=self)
+        (entries,) = self._entries(*lanes.constants, t, y)
         shift = np.where(rows == cols, self.mass[rows] / gamma, 0.0)
         stored = -(scale if scale.ndim == 1 else scale[rows]) * entries + jnp.asarray(shift, y.dtype)[:, None]
-        factors = factorise_p.bind(stored, plan=plan)
-        return lambda b: substitute_p.bind(factors, b, plan=plan)
+        factors = factorise_p.bind(jax.lax.stop_gradient(stored), plan=plan)
 
-    @functools.cached_property
-    def products(self) -> Callable[..., jax.Array]:
-        """`(constants, t, y, directions) -> J d` for each direction, shape (directions, n)."""
+        def product(x: jax.Array) -> jax.Array:
+            return jnp.zeros_like(x).at[rows].add(stored * x[cols])
 
-        def products(constants: list[jax.Array], t: jax.Array, y: jax.Array, directions: jax.Array) -> jax.Array:
-            values = [x[..., 0] for x in constants]
+        def solve(_: Callable, b: jax.Array) -> jax.Array:
+            return substitute_p.bind(factors, b, plan=plan, transposed=False)
 
-            def along(direction: jax.Array) -> jax.Array:
-                return jax.jvp(lambda y: self.slope(values, t[0], y), (y[:, 0],), (direction,))[1]
+        def solve_transposed(_: Callable, b: jax.Array) -> jax.Array:
+            return substitute_p.bind(factors, b, plan=plan, transposed=True)
 
-            return jax.vmap(along)(directions)
+        return lambda b: jax.lax.custom_linear_solve(product, b, solve, solve_transposed)
 
-        return products
+    def _field_of_lane(self, *operands: jax.Array) -> list[jax.Array]:
+        *constants, t, y = operands
+        return [self.slope([x[..., 0] for x in constants], t[0], y[:, 0])[:, None]]
 
     @property
-    def colours(self) -> np.ndarray:
-        """A colour for each column of the Jacobian; columns of one colour share no row."""
-        return self._system.colours
+    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows and the columns of the entries of the Jacobian."""
+        plan = self.elimination
+        return plan.rows[: plan.originals], plan.cols[: plan.originals]
+
+    @functools.cached_property
+    def _seeds(self) -> np.ndarray:
+        """The directions along which derivatives are taken, each the sum of columns of one colour."""
+        return np.arange(self.colours.max(initial=0) + 1)[:, None] == self.colours
+
+    def _entries_of_lane(self, *operands: jax.Array) -> list[jax.Array]:
+        """Return the entries of the Jacobian."""
+        products = self._products(*operands, jnp.asarray(self._seeds, operands[-1].dtype))
+        rows, cols = self._positions
+        return [products[self.colours[cols], rows][:, None]]
+
+    def _products(self, *operands: jax.Array) -> jax.Array:
+        """Return J d for each direction, from constants, time, state and the directions."""
+        *constants, t, y, directions = operands
+        values = [x[..., 0] for x in constants]
+
+        def along(direction: jax.Array) -> jax.Array:
+            return jax.jvp(lambda y: self.slope(values, t[0], y), (y[:, 0],), (direction,))[1]
+
+        return jax.vmap(along)(directions)
+
+    def _sparse(self, translator: Translator, values: Sequence[Value]) -> Sequence[Value]:
+        """Translate the entries of the Jacobian, with directions that are zero not there."""
+        dtype = values[-1].dtype
+        directions = np.where(self._seeds, translator.graph.const(1.0), ZERO)
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (*values, directions))
+        *operands, seeds = shapes
+        program = jax.make_jaxpr(self._products)(*operands, jax.ShapeDtypeStruct(seeds.shape, dtype))
+        (products,) = translator.run(program, [*values, Nodes(directions, dtype)])
+        rows, cols = self._positions
+        return [Nodes(translator.ids(products)[self.colours[cols], rows][:, None], dtype)]
 
 
 def _primitive(name: str, shape: Callable[..., tuple[int, int]]) -> Primitive:
@@ -125,30 +159,8 @@ def _primitive(name: str, shape: Callable[..., tuple[int, int]]) -> Primitive:
     return primitive
 
 
-jacobian_p = _primitive("lane_jacobian", lambda system: (system.elimination.originals, 1))
 factorise_p = _primitive("lane_factorise", lambda plan: (len(plan.rows) + plan.size, 1))
-substitute_p = _primitive("lane_substitute", lambda plan: (plan.size, 1))
-
-
-@rule("lane_jacobian")
-def _jacobian(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
-    system: LaneSystem = eqn.params["system"]
-    *constants, t, y = operands
-    plan, colours, dtype = system.elimination, system.colours, y.dtype
-    rows, cols = plan.rows[: plan.originals], plan.cols[: plan.originals]
-    seeds = np.arange(colours.max(initial=0) + 1)[:, None] == colours
-    program = jax.make_jaxpr(system.products)(
-        [jax.ShapeDtypeStruct(shape_of(var), dtype_of(var)) for var in eqn.invars[:-2]],
-        *(jax.ShapeDtypeStruct(shape_of(var), dtype_of(var)) for var in eqn.invars[-2:]),
-        jax.ShapeDtypeStruct(seeds.shape, dtype),
-    )
-
-    def entries(translator: Translator, values: list[Value]) -> Sequence[Value]:
-        directions = np.where(seeds, translator.graph.const(1.0), ZERO)
-        (products,) = translator.run(program, [*values, Nodes(directions, dtype)])
-        return [Nodes(translator.ids(products)[colours[cols], rows][:, None], dtype)]
-
-    return self.call(("jacobian", id(system)), entries, operands)
+substitute_p = _primitive("lane_substitute", lambda plan, **_: (plan.size, 1))
 
 
 def _routine(self: Translator, routine: AbstractRoutine, operands: list[Value]) -> Sequence[Value]:
@@ -157,6 +169,19 @@ def _routine(self: Translator, routine: AbstractRoutine, operands: list[Value]) 
     node = self.graph.node("routine", args, routine)
     rows = [self.graph.node("result", (node,), k) for k in range(routine.rows)]
     return [Nodes(np.array(rows, np.int64)[:, None], operands[-1].dtype)]
+
+
+def _substitute_each(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], **static: Elimination | bool
+) -> tuple[jax.Array, int]:
+    """Solve for right sides along an axis one after the other, with the same factors."""
+    factors, b = operands
+    assert axes[0] is None
+    columns = jnp.moveaxis(b, axes[1] or 0, 0)
+    return jnp.stack([substitute_p.bind(factors, x, **static) for x in columns]), 0
+
+
+batching.primitive_batchers[substitute_p] = _substitute_each
 
 
 @rule("lane_factorise")
@@ -184,17 +209,20 @@ def _factorise(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequen
 @rule("lane_substitute")
 def _substitute(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     plan: Elimination = eqn.params["plan"]
+    transposed: bool = eqn.params["transposed"]
     if plan.operations > WRITTEN_OUT:
+        if transposed:
+            raise UnsupportedError("a derivative of a system so large that its factors are tables")
         return _routine(self, Substitution(plan), operands)
 
     def solution(translator: Translator, values: list[Value]) -> Sequence[Value]:
         make = translator.graph.make
         factors, x = (translator.ids(value)[:, 0].tolist() for value in values)
-        for target, entry, source in plan.substitutions():
+        for target, entry, source in plan.substitutions(transposed=transposed):
             if target == source:
                 x[target] = make("mul", x[target], factors[entry])
             else:
                 x[target] = make("sub", x[target], make("mul", factors[entry], x[source]))
         return [Nodes(np.array(x, np.int64)[:, None], values[1].dtype)]
 
-    return self.call(("substitute", id(plan)), solution, operands)
+    return self.call(("substitute", id(plan), transposed), solution, operands)

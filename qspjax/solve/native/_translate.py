@@ -19,8 +19,6 @@ from qspjax.solve.native._graph import ALL, ZERO, Argument, Function, Graph, Reg
 from qspjax.solve.native._rows import LONG, Pending, RowArithmetic
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
-OUTLINED = "qspjax_outlined"
-"""The name of jitted functions that are functions of the compiled program as well, unless they are small."""
 SMALL = 150
 """Up to this many nodes, a function is written out where it is called."""
 UNROLLED = 20_000
@@ -85,7 +83,7 @@ class Translator:
         name = eqn.primitive.name
         inner = called(eqn, derivatives=False)
         if inner is not None:
-            return self._call(eqn, inner, operands)
+            return self.run(inner, operands)
         translate = RULES.get(name)
         known = not any(isinstance(x, AbstractNodes) for x in operands)
         if translate is not None and (not known or name in MOVES):
@@ -93,13 +91,6 @@ class Translator:
         if known:
             return [np.asarray(x) for x in computed(eqn, [np.asarray(x) for x in operands])]
         raise UnsupportedError(f"the operation `{name}`")
-
-    def _call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Value]) -> Sequence[Value]:
-        if eqn.params.get("name") != OUTLINED or not any(isinstance(x, AbstractNodes) for x in operands):
-            return self.run(inner, operands)
-        return self.call(
-            ("jit", inner.jaxpr), lambda translator, values: translator.run(inner, values), operands, numbers=False
-        )
 
     def call(
         self,
@@ -163,7 +154,7 @@ class Translator:
         return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.graph.constants)
 
     def _function(self, translate: Callable, operands: Sequence[Value], number: int) -> Function:
-        inside = Translator(Graph(constants=ALL), self.functions)
+        inside = Translator(Graph(ALL, sparse=self.graph.sparse), self.functions)
         values: list[Value] = []
         blocks: list[int] = []
         for x in operands:
@@ -188,7 +179,7 @@ class Translator:
 
     def region(self, program: ClosedJaxpr, operands: Sequence[Value]) -> tuple[Region, list[Value]]:
         """Translate a program into a region whose inputs are the nodes of the operands; return also its results."""
-        inside = Translator(Graph(), self.functions)
+        inside = Translator(Graph(sparse=self.graph.sparse), self.functions)
         inside.within = True
         values: list[Value] = []
         count = 0

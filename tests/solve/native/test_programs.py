@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qspjax.solve.native._translate import OUTLINED, UnsupportedError
+from qspjax.solve.native._outlined import Outlined
+from qspjax.solve.native._translate import UnsupportedError
 from tests.solve.native.compiled import native
 
 LANES = 4
@@ -124,16 +125,17 @@ def many_operations(y):
 
 
 def test_functions_are_called_within_loops_and_branches():
-    many_operations.__name__ = many_operations.__qualname__ = OUTLINED
-    outlined = jax.jit(many_operations)
+    outlined = Outlined(lambda y: [many_operations(y)])
 
-    def function(x, y):
+    def function(x, y, many):
         z = 2.0 * y
-        looped = jax.lax.while_loop(lambda now: now[0] < 3, lambda now: (now[0] + 1, outlined(now[1])), (0, z))[1]
-        return looped, jax.lax.cond(x[0] > 0.0, outlined, lambda v: v - 1.0, z)
+        looped = jax.lax.while_loop(lambda now: now[0] < 3, lambda now: (now[0] + 1, many(now[1])), (0, z))[1]
+        return looped, jax.lax.cond(x[0] > 0.0, many, lambda v: v - 1.0, z)
 
     x, y = np.random.default_rng(6).normal(size=(2, LANES, 3))
-    for found, expected in zip(native(function, x, y, lanes=LANES), jax.vmap(function)(x, y), strict=True):
+    results = native(lambda x, y: function(x, y, lambda y: outlined(y)[0]), x, y, lanes=LANES)
+    expected_results = jax.vmap(lambda x, y: function(x, y, many_operations))(x, y)
+    for found, expected in zip(results, expected_results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

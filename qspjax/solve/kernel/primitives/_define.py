@@ -238,17 +238,22 @@ def _primitive(name: str, compute: Callable[..., list[jax.Array]]) -> Primitive:
         return fused(functools.partial(compute, **static), unrolled=program.system.unrolled)(*operands)
 
     primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(primitive.bind, **static))(*operands))
-    _LOWERINGS[primitive] = mlir.lower_fun(compiled, multiple_results=True)
-    mlir.register_lowering(primitive, _LOWERINGS[primitive])
+    _COMPUTED[primitive] = compiled
+    mlir.register_lowering(primitive, for_xla(primitive))
     return primitive
 
 
-_LOWERINGS: dict[Primitive, Callable] = {}
+_COMPUTED: dict[Primitive, Callable[..., list[jax.Array]]] = {}
+
+
+def computed(primitive: Primitive) -> Callable[..., list[jax.Array]]:
+    """Return what a primitive computes, in operations of JAX."""
+    return _COMPUTED[primitive]
 
 
 def for_xla(primitive: Primitive) -> Callable:
     """Return the lowering of a primitive that any platform has."""
-    return _LOWERINGS[primitive]
+    return mlir.lower_fun(computed(primitive), multiple_results=True)
 
 
 solve_p = _primitive("qspjax_solve", _solve)

@@ -1,0 +1,141 @@
+"""Functions of the compiled program that are differentiated as they are called, in both modes.
+
+JAX differentiates what a function is made of; here, its derivatives are functions themselves, which compute again what
+they need of its values. So a program that calls a slope eight times, and is differentiated, has one function for it
+and one for its transposed derivative, whatever the number of calls.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import jax
+from jax.core import ShapedArray
+from jax.extend.core import JaxprEqn, Primitive
+from jax.interpreters import ad, batching
+
+from qspjax.solve.native._translate import Translator, rule
+from qspjax.solve.native._values import AbstractNodes, Value
+
+Marks = tuple[bool, ...]
+"""Which operands have a tangent."""
+
+
+Translate = Callable[[Translator, Sequence[Value]], Sequence[Value]]
+"""From operands to results, as they are translated."""
+
+
+class Outlined:
+    """A function of arrays, compared by identity.
+
+    Attributes:
+        compute: From its operands to its results.
+        translate: How it is translated, by default as it computes.
+        numbers: Whether there is a function for each set of numbers among its operands.
+        origin: The function of which this is the derivative along tangents of the operands that are marked.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[..., list[jax.Array]],
+        translate: Translate | None = None,
+        *,
+        numbers: bool = True,
+        origin: "tuple[Outlined, Marks] | None" = None,
+    ) -> None:
+        self.compute, self.numbers, self.origin = compute, numbers, origin
+        self.translate = self._translated if translate is None else translate
+        self.tangent = functools.cache(self._tangent)
+        self.cotangent = functools.cache(self._cotangent)
+        self.mapped = functools.cache(self._mapped)
+
+    def __call__(self, *operands: jax.Array) -> list[jax.Array]:
+        """Call it, in a program that is translated."""
+        return outlined_p.bind(*operands, function=self)
+
+    def _tangent(self, marks: Marks) -> "Outlined":
+        """Return its derivative: a function of the operands, and of the tangents of those that are marked."""
+
+        def compute(*operands: jax.Array) -> list[jax.Array]:
+            primals, tangents = operands[: len(marks)], operands[len(marks) :]
+            return jax.jvp(self._of_marked(primals, marks), _chosen(primals, marks), tangents)[1]
+
+        return Outlined(compute, origin=(self, marks))
+
+    def _cotangent(self, marks: Marks) -> "Outlined":
+        """Return its transposed derivative: a function of the operands, and of the cotangents of the results."""
+
+        def compute(*operands: jax.Array) -> list[jax.Array]:
+            primals, cotangents = operands[: len(marks)], operands[len(marks) :]
+            _, pull = jax.vjp(self._of_marked(primals, marks), *_chosen(primals, marks))
+            return list(pull(list(cotangents)))
+
+        return Outlined(compute)
+
+    def _mapped(self, axes: tuple[int | None, ...]) -> "Outlined":
+        """Return it mapped over an axis of some operands: what does not depend on these is computed once."""
+        return Outlined(jax.vmap(self.compute, in_axes=axes))
+
+    def _translated(self, translator: Translator, values: Sequence[Value]) -> Sequence[Value]:
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values)
+        return translator.run(jax.make_jaxpr(self.compute)(*shapes), values)
+
+    def _of_marked(self, primals: Sequence[jax.Array], marks: Marks) -> Callable[..., list[jax.Array]]:
+        def function(*chosen: jax.Array) -> list[jax.Array]:
+            remaining = iter(chosen)
+            return self.compute(*(next(remaining) if mark else x for x, mark in zip(primals, marks, strict=True)))
+
+        return function
+
+
+def _chosen(values: Sequence[jax.Array], marks: Marks) -> tuple[jax.Array, ...]:
+    return tuple(value for value, mark in zip(values, marks, strict=True) if mark)
+
+
+outlined_p = Primitive("lane_outlined")
+outlined_p.multiple_results = True
+
+
+@outlined_p.def_abstract_eval
+def _shapes(*operands: ShapedArray, function: Outlined) -> list[ShapedArray]:
+    like = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands)
+    return [ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(function.compute, *like)]
+
+
+def _jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, function: Outlined
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    there = [tangent for tangent in tangents if not isinstance(tangent, ad.Zero)]
+    marks = tuple(not isinstance(tangent, ad.Zero) for tangent in tangents)
+    return function(*primals), function.tangent(marks)(*primals, *there)
+
+
+def _transpose(
+    cotangents: Sequence[jax.Array | ad.Zero], *operands: jax.Array | ad.UndefinedPrimal, function: Outlined
+) -> list[jax.Array | None]:
+    assert function.origin is not None  # only derivatives are linear
+    origin, marks = function.origin
+    primals = cast("Sequence[jax.Array]", operands[: len(marks)])
+    pulled = origin.cotangent(marks)(*primals, *map(ad.instantiate_zeros, cotangents))
+    pairs = zip(operands[len(marks) :], pulled, strict=True)
+    return [*[None] * len(marks), *(value if ad.is_undefined_primal(x) else None for x, value in pairs)]
+
+
+def _batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, function: Outlined
+) -> tuple[list[jax.Array], list[int]]:
+    results = function.mapped(tuple(axes))(*operands)
+    return results, [0] * len(results)
+
+
+ad.primitive_jvps[outlined_p] = _jvp
+ad.primitive_transposes[outlined_p] = _transpose
+batching.primitive_batchers[outlined_p] = _batch
+
+
+@rule("lane_outlined")
+def _outlined(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
+    function: Outlined = eqn.params["function"]
+    if not any(isinstance(x, AbstractNodes) for x in operands):
+        return function.translate(self, operands)
+    return self.call(("outlined", id(function)), function.translate, operands, numbers=function.numbers)

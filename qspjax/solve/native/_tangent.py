@@ -1,0 +1,192 @@
+"""The derivative of a solve along some directions as text of LLVM: tangents that are carried from step to step.
+
+Nothing is recorded: a step is differentiated where it is taken, so that what its derivatives share with it (Jacobian,
+factors, slopes of the stages) is computed once, for all directions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from qspjax._jaxpr._walk import shape_of
+from qspjax.solve.kernel._adjoint import moving, pushed
+from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program
+from qspjax.solve.kernel._layout import Lanes
+from qspjax.solve.kernel._replay import Inputs, Recorded
+from qspjax.solve.native._emit import Emitter
+from qspjax.solve.native._graph import Region
+from qspjax.solve.native._lane import trace
+from qspjax.solve.native._loop import AbstractText, Rows, all_rows, element_of, nodes, region_of, rows_of
+from qspjax.solve.native._translate import Translator
+from qspjax.solve.native._values import UnsupportedError
+
+
+def directions(size: int) -> int:
+    """Return along how many directions a system of a size is differentiated at once."""
+    return 8 if size <= 12 else 4 if size <= 40 else 2 if size <= 80 else 1
+
+
+class Tried(NamedTuple):
+    """What was attempted: the step size that was tried, whether it was to land, the step size, and where it landed."""
+
+    width: PyTree
+    lands: PyTree
+    h: PyTree
+    landed: PyTree
+
+
+class TangentText(AbstractText):
+    """The module that computes the derivative of the states at outputs along some directions.
+
+    After the arrays of the patients, the operands are the tangents of those that are marked, each with an axis of
+    directions first, and so has the result.
+
+    Attributes:
+        count: The number of directions.
+    """
+
+    results = ("tangents",)
+    sparse = True
+
+    def __init__(self, program: Program, patients: Patients, lanes: int, marks: Patients, count: int) -> None:
+        if program.events is not None or any(jax.tree.leaves((marks.span, marks.memory, marks.leaves))):
+            raise UnsupportedError("a derivative of a solve with events")
+        self.program, self.marks, self.count = program, marks, count
+        self.more_operands = len(jax.tree.leaves(marks))
+        super().__init__(trace(program, patients), patients, program.batched, lanes)
+
+    @property
+    def shape(self) -> jax.ShapeDtypeStruct:
+        """The shape of the result."""
+        program = self.program
+        shape = self.count, program.patients, program.outputs, program.system.size
+        return jax.ShapeDtypeStruct(shape, self.patients.y0.dtype)
+
+    def _step(self, translator: Translator) -> Region:
+        own, frame, marks = self.frame, self.traced.frame, self.marks
+
+        def along_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((self.count, *leaf.shape), leaf.dtype)
+
+        pairs = zip(marks.constants, frame.constants, strict=True)
+        constants = [leaf if mark else None for mark, leaf in pairs]
+        boundary = marks.boundaries.map(lambda mark, leaf: leaf if mark else None, frame.landing.boundary)
+        given = jax.tree.map(along_all, (constants, boundary, frame.landing.vector if marks.vectors else None))
+        y, time = frame.start.y, frame.span
+        infused, moves = self.patients.infused, moving(marks)
+        carried = jax.tree.map(along_all, (y, y if infused else None, time if moves else None))
+        self.given, self.carried = jax.tree.map(self._rows, (given, carried))
+        lane, tried = self._attempt(translator)
+        shapes = Tried(time, jax.ShapeDtypeStruct(time.shape, bool), time, frame.lane.patient)
+        program = jax.make_jaxpr(self._push)(frame.constants, frame.landing, frame.lane, shapes, given, carried)
+        like = [shape_of(var) for var in program.jaxpr.invars]
+        before, after = ((own.constants, own.landing, own.lane), (self.given, self.carried))
+        count = len(all_rows(before))
+        values = [*nodes(translator, before, like[:count]), tried.width, tried.lands, tried.h, tried.landed]
+        values += nodes(translator, after, like[len(values) :])
+        return region_of(translator, (lane, translator.run(program, values), tried[:3]))
+
+    def _push(
+        self, constants: list, landing: Landing, now: Lane, tried: Tried, given: tuple, carried: tuple
+    ) -> tuple[PyTree, PyTree, PyTree]:
+        """Return the tangents of state, rate and time after a step along all directions."""
+        t, boundary = now.clock.t, landing.boundary
+        landed = jnp.where(tried.lands, now.clock.boundary, -1)
+        at = boundary._replace(time=jnp.where(tried.lands, boundary.time, t))
+        step = Recorded(Lanes(constants, (True,) * len(constants)), t, tried.width, landed, at, landing.vector)
+        taken = (tried.h != 0.0) | (tried.landed >= 0)
+
+        def along(given: tuple, carried: tuple) -> tuple[PyTree, PyTree, PyTree]:
+            of_constants, of_boundary, vector = given
+            y, rate, time = carried
+            if time is not None and of_boundary.time is None:
+                of_boundary = of_boundary._replace(time=jnp.zeros_like(t))
+            tangents = Inputs(of_constants, y, rate, time, of_boundary, vector)
+            new = pushed(self.program, step, now.y, now.rate, self.marks, tangents)[1:4]
+            return jax.tree.map(lambda new, old: jnp.where(taken, new, old), tuple(new), carried)
+
+        return jax.vmap(along)(given, carried)
+
+    # --- what is loaded ----------------------------------------------------------------------------------------------
+
+    def _numbered(self) -> PyTree:
+        """Return for each array of the patients the number of the operand with its tangents, None where not marked."""
+        leaves, structure = jax.tree.flatten(self.marks)
+        return jax.tree.unflatten(structure, range(len(self.number), len(self.number) + len(leaves)))
+
+    def _load(self, number: int, leaf: PyTree, index: str, rows: Rows) -> None:
+        """Load the tangents of an element of an array, or of a slice of it, along all directions."""
+        w, stride = self.w, int(np.prod(leaf.shape))
+        for k in range(self.count):
+            place = self._along(rows, k)
+            self.copy_in(self.field(number, "ptr"), w.add(w.mul(index, place.size), k * stride), place)
+
+    def _along(self, rows: Rows, k: int) -> Rows:
+        """Return the rows of a direction."""
+        size = rows.size // self.count
+        return Rows(rows.first + k * size, size, rows.dtype)
+
+    def _take_too(self, patient: str) -> None:
+        numbers, batched, patients = self._numbered(), self.program.batched, self.patients
+        y, rate, time = self.carried
+        starts = [(numbers.y0, patients.y0, batched.y0, y), (numbers.t0, patients.t0, batched.t0, time)]
+        of_constants = zip(numbers.constants, patients.constants, batched.constants, self.given[0], strict=True)
+        for number, leaf, each, rows in [*of_constants, *starts]:
+            if number is not None:
+                self._load(number, leaf, patient if each else "0", rows_of(rows))
+        for rows in [*(rows for number, _, _, rows in starts if number is None), rate]:
+            if rows is not None:
+                self._clear(rows_of(rows))
+
+    def _clear(self, rows: Rows) -> None:
+        w = self.w
+        w.repeat(rows.size, lambda k: w.put(f"  store double 0.0, ptr {self.cell(w.add(k, rows.first))}"))
+
+    def _boundary_too(self) -> None:
+        w, numbers, batched = self.w, self._numbered(), self.program.batched
+        _, boundary, vector = self.given
+        columns = zip(numbers.boundaries, self.patients.boundaries, batched.boundaries, boundary, strict=True)
+        for number, leaf, each, rows in columns:
+            if number is not None:
+                own = w.add(w.mul("%patient", self.field("boundaries")), "%index") if each else "%index"
+                self._load(number, leaf, own, rows_of(rows))
+        if numbers.vectors is not None:
+            self._load(numbers.vectors, self.patients.vectors, self._vector_of("%patient"), rows_of(vector))
+
+    # --- what is handed in -------------------------------------------------------------------------------------------
+
+    def _begin_outputs(self, patient: str) -> None:
+        """Mark all outputs of a patient as constant."""
+        w, size = self.w, self.program.system.size
+        count = w.mul(self.field("outputs"), size)
+
+        def clear(k: str) -> None:
+            type, base = element_of(self.shape.dtype)[0], self._direction(k)
+            start = w.add(base, w.mul(patient, count))
+            result = self.field("tangents", "ptr")
+            w.loop(count, lambda i: w.put(f"  store {type} 0.0, ptr {w.at(type, result, w.add(start, i))}"))
+
+        w.loop(self.count, clear)
+
+    def _direction(self, k: str | int) -> str:
+        """Return where the tangents along a direction begin in the result."""
+        w, size = self.w, self.program.system.size
+        return w.mul(k, w.mul(self.field("patients"), w.mul(self.field("outputs"), size)))
+
+    def _states_out(self, name: str, offset: str) -> None:
+        for k in range(self.count):
+            y = self._along(rows_of(self.carried[0]), k)
+            self.copy_out(self.field("tangents", "ptr"), self.w.add(self._direction(k), offset), y)
+
+    def _ended(self, patient: str) -> None:
+        """Nothing: how a patient ends is not a result here."""
+
+    def _more(self, translator: Translator) -> list[Region]:
+        return []
+
+    def _write_more(self, emitter: Emitter, regions: Sequence[Region]) -> None:
+        """Nothing: a step is all that a lane does."""

@@ -1,0 +1,132 @@
+"""Derivatives of solves in native code: those of XLA, with the same bits whatever the lanes, threads and neighbours."""
+
+from unittest import mock
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qspjax as qsp
+from qspjax.solve.native import _adjoint, _call, _record, compilations
+from tests.solve.native.test_ensembles import ANTIBODY, DOSES, TS, compiled_again
+
+ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-11)
+X = jnp.array([0.2, 0.1, 10.0, 150.0, 0.3, 2.0, 0.9])
+
+
+def regimen(x, steady=False):
+    """Return doses of which amount, lag, duration and time are numbers of x."""
+    first = qsp.bolus(x[3], to="central").every(5.0, doses=3)
+    if steady:
+        return first.at_steady_state()
+    doses = first + qsp.infusion(60.0, to="central", over=x[5], at=3.0 + x[4])
+    return doses + qsp.reset(at=11.0) + qsp.scale("central", by=x[6], at=2.0 + x[4])
+
+
+def outputs(x, method=ROSENBROCK, steady=False):
+    model = eqx.tree_at(lambda m: (m.CL, m.koff, m.R0), ANTIBODY, (x[0], x[1], x[2]))
+    return qsp.simulate(model, regimen(x, steady), TS, method=method).observed["free"]
+
+
+@pytest.mark.parametrize("steady", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+def test_derivatives_are_those_of_xla(monkeypatch, mode, steady):
+    methods = [ROSENBROCK] if steady else [ROSENBROCK, qsp.solve.Explicit(rtol=1e-8, atol=1e-11)]
+    for method in methods:
+        jacobian = jax.jit(mode(lambda x, method=method: outputs(x, method, steady)))
+        with compilations() as solves:
+            native = jacobian(X)
+        assert all(solve.reason is None for solve in solves)
+        with compiled_again(monkeypatch, backend="xla"):
+            other = jacobian(X)
+        scale = np.abs(other).max(axis=0)
+        np.testing.assert_allclose(native / scale, other / scale, atol=1e-7)
+
+
+class Learned(qsp.AbstractModel):
+    """Elimination that a network describes, whose weights all patients share."""
+
+    k: jax.Array = qsp.parameter(unit="1/h", doc="elimination")
+    net: eqx.nn.MLP
+
+    def initial(self):
+        return {"x": 3.0, "z": 0.5}
+
+    def vector_field(self, t, y):
+        rate = self.k + 0.1 * self.net(jnp.stack([y["x"], y["z"]]))
+        return {"x": -rate * y["x"], "z": rate * y["x"] - 0.3 * y["z"]}
+
+    def observe(self, t, y):
+        return y
+
+
+def test_weights_that_patients_share(monkeypatch):
+    net = eqx.nn.MLP(2, "scalar", 4, 1, jnp.tanh, key=jax.random.key(0))
+    weights, rest = eqx.partition(net, eqx.is_inexact_array)
+    rates = jnp.linspace(0.2, 0.9, 11)
+
+    def loss(weights, rates):
+        cohort = qsp.Cohort.of(Learned(k=0.5, net=eqx.combine(weights, rest)), {"k": rates})
+        solution = qsp.simulate_cohort(cohort, qsp.no_doses(), TS, method=ROSENBROCK)
+        return jnp.sum(solution.observed["x"] ** 2)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    native = gradient(weights, rates)
+    with compiled_again(monkeypatch, backend="xla"):
+        other = gradient(weights, rates)
+    for x, y in zip(jax.tree.leaves(native), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-7, atol=1e-9)
+
+
+def gradients(order, lost=()):
+    """Return the gradients of 40 patients in an order, and their derivatives along a direction."""
+    rng = np.random.default_rng(0)
+    values = {name: getattr(ANTIBODY, name) * np.exp(0.4 * rng.normal(size=40)) for name in ("CL", "kon", "kdeg")}
+    values["kon"] = np.where(np.isin(np.arange(40), lost), 1e308, values["kon"])
+    values = {name: jnp.asarray(value[order]) for name, value in values.items()}
+
+    def squares(values):
+        cohort = qsp.Cohort.of(ANTIBODY, values)
+        solution = qsp.simulate_cohort(cohort, DOSES, TS, method=qsp.solve.Rosenbrock())
+        return jnp.sum(solution.observed["free"] ** 2, axis=1)
+
+    gradient = jax.jit(jax.grad(lambda values: jnp.sum(squares(values))))(values)
+    along = jax.jit(lambda values: jax.jvp(squares, (values,), (values,))[1])(values)
+    back = np.argsort(order)
+    return [np.asarray(x)[back] for x in (*gradient.values(), along)]
+
+
+def test_bits_depend_on_no_lane_thread_order_or_neighbour(monkeypatch):
+    straight, lost = np.arange(40), [3, 17]
+    expected = gradients(straight)
+    others = np.setdiff1d(straight, lost)
+    for engine in ({"lanes": 2}, {"threads": 3}):
+        with compiled_again(monkeypatch, **engine), mock.patch.object(_call, "THREADED", 8):
+            order = np.random.default_rng(1).permutation(40)
+            for x, y in zip(gradients(order), expected, strict=True):
+                assert x.tobytes() == y.tobytes(), engine
+            for x, y in zip(gradients(order, lost), expected, strict=True):
+                assert x[others].tobytes() == y[others].tobytes(), engine
+                assert np.isnan(x[lost]).all()
+
+
+def test_what_is_not_recorded_is_computed_again(monkeypatch):
+    expected = gradients(np.arange(40))[:3]
+
+    def without(*arguments, layout=_record.layout):
+        return layout(*arguments)._replace(room=0)
+
+    def little(*arguments, layout=_record.layout):
+        return layout(*arguments)._replace(room=_record.SPARE + 70)
+
+    for plan in (without, little):
+        with (
+            compiled_again(monkeypatch),
+            mock.patch.object(_adjoint.AdjointText, "iterations", 50),
+            mock.patch.object(_record, "layout", plan),
+            mock.patch.object(_call, "layout", plan),
+        ):
+            for x, y in zip(gradients(np.arange(40))[:3], expected, strict=True):
+                assert x.tobytes() == y.tobytes(), plan
