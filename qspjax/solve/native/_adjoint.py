@@ -23,7 +23,7 @@ from qspjax.solve.kernel._replay import Inputs, Recorded
 from qspjax.solve.native._emit import Emitter
 from qspjax.solve.native._graph import Graph, Region
 from qspjax.solve.native._loop import Rows, all_rows, rows_of
-from qspjax.solve.native._record import AbstractRecordText, Record
+from qspjax.solve.native._record import SPARE, AbstractRecordText, Record
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import UnsupportedError
@@ -76,14 +76,10 @@ class AdjointText(AbstractRecordText):
     # --- memory ------------------------------------------------------------------------------------------------------
 
     @property
-    def row_bytes(self) -> int:
-        """The bytes of a row of the frame or of the log."""
-        return 8 * self.w.lanes
-
-    @property
     def iterations(self) -> int:
         """How many iterations a log holds."""
-        return max(256, min(ITERATIONS, LOG_BYTES // (self.recorded * self.row_bytes)))
+        room = min(LOG_BYTES, self.program.memory // self.threads) // (8 * self.w.lanes * self.recorded)
+        return max(SPARE, min(ITERATIONS, room))
 
     @property
     def segments(self) -> int:

@@ -42,7 +42,7 @@ TERMS = 5_000
 
 
 class Compiled(NamedTuple):
-    """How a solve was compiled.
+    """How a solve, or a derivative of one, was compiled.
 
     Attributes:
         states: The number of its states.
@@ -63,7 +63,7 @@ _listeners: list[list[Compiled]] = []
 
 @contextlib.contextmanager
 def compilations() -> Iterator[list[Compiled]]:
-    """Collect how solves are compiled meanwhile.
+    """Collect how solves and their derivatives are compiled meanwhile.
 
     Example:
         >>> import qspjax as qsp
@@ -213,7 +213,8 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
     patients = ensemble.patients(values.leaves)
     try:
         name, text = adjoint(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)))
-    except UnsupportedError:
+    except UnsupportedError as reason:
+        _report(Compiled(ensemble.program.system.size, f"{reason}"))
         return _lower_derivative(adjoint_p)(ctx, *operands, derivative=derivative)
     shared = [not each for each in select(ensemble.batched, derivative.wrt)]
 
@@ -241,7 +242,8 @@ def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
             raise UnsupportedError("a derivative of second order")
         patients = ensemble.patients(values.leaves)
         name, text = tangent(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)), count)
-    except UnsupportedError:
+    except UnsupportedError as reason:
+        _report(Compiled(size, f"{reason}"))
         return _lower_derivative(tangent_p)(ctx, *operands, derivative=derivative)
 
     def push(*operands: jax.Array) -> list[jax.Array]:

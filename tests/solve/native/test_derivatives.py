@@ -45,6 +45,12 @@ def test_derivatives_are_those_of_xla(monkeypatch, mode, steady):
         np.testing.assert_allclose(native / scale, other / scale, atol=1e-7)
 
 
+def test_a_reason_is_given_for_what_xla_compiles():
+    with compilations() as solves:
+        jax.jit(jax.jacfwd(jax.jacfwd(outputs))).lower(X)
+    assert {solve.reason for solve in solves} == {None, "a derivative of second order"}
+
+
 class Learned(qsp.AbstractModel):
     """Elimination that a network describes, whose weights all patients share."""
 
