@@ -232,12 +232,23 @@ def awaited(system: EventSystem, memory: jax.Array, t: jax.Array) -> Awaited:
     return Awaited(memory, open_bracket(t, system.gaps))
 
 
-def monitor_lanes(events: Events, leaves: Sequence[jax.Array], batched: Sequence[bool]) -> EventMonitor:
-    """Return the monitor of the events of the patients in lanes; a leaf has its lanes last where `batched`."""
+def monitor_lanes(
+    events: Events, leaves: Sequence[jax.Array], batched: Sequence[bool], *, single: bool = False
+) -> EventMonitor:
+    """Return the monitor of the events of the patients in lanes; a leaf has its lanes last where `batched`.
+
+    Where there is a `single` lane, in everything, no operation has an axis for it.
+    """
     system = events.system
     axes = [-1 if has_lanes else None for has_lanes in batched]
 
     def over_lanes(function: Callable[..., T]) -> Callable[..., T]:
+        if single:
+            return lambda *operands: jax.tree.map(
+                lambda x: x[..., None],
+                function(events.model([x[..., 0] for x in leaves]), *(x[..., 0] for x in operands)),
+            )
+
         def batched_function(*operands: jax.Array) -> T:
             mapped = jax.vmap(
                 lambda leaves, *at: function(events.model(leaves), *at),

@@ -58,7 +58,7 @@ def push_forward(
     """
     system, outputs = program.system, program.outputs
     parts = range(1, 2 ** len(directions))  # part 2^i is the derivative along direction i, 2^i + 2^j along both
-    moves = moving(directions[0])
+    moves = moving(program, directions[0])
 
     def start(patient: jax.Array, tangents: Patients | None) -> Inputs:
         """Return the part of a derivative at the start: tangents of the patients, or zero if None."""
@@ -90,7 +90,7 @@ def push_forward(
         def advance(i: jax.Array, carry: tuple) -> tuple:
             partials, states = carry
             step, y, rate, still = _iteration(program, patients, log, number, i, patient, idle)
-            inputs = [_free(step, y, rate, directions[0])]
+            inputs = [_free(program, step, Inputs([], y, rate), directions[0])]
             for part, partial in zip(parts, partials, strict=True):
                 tangents = _direction_of(directions, part)
                 if tangents is not None:
@@ -157,7 +157,7 @@ def pull_back(
     def start(patient: jax.Array) -> Inputs:
         rows = system.split(jnp.zeros((system.size, patient.size), dtype))
         constants = [jnp.zeros_like(value) for value in _chosen(lanes_of(program, patients, patient).constants, each)]
-        t = jnp.zeros(patient.shape, dtype) if moving(marks) else None
+        t = jnp.zeros(patient.shape, dtype) if moving(program, marks) else None
         return Inputs(constants, rows, rows if patients.infused else None, t)
 
     def hand_in(total: Patients, patient: jax.Array, leaves: jax.Array, back: Inputs) -> Patients:
@@ -191,7 +191,7 @@ def pull_back(
             cotangent = jax.tree.map(jnp.add, back.y, due)
             after = Inputs([None] * len(each), cotangent, back.rate, back.t)
             masked = jax.tree.map(lambda cotangent: jnp.where(still, 0.0, cotangent), after)
-            before = pulled(program, step, y, rate, marks, masked)
+            before = pulled(program, step, Inputs([], y, rate), marks, masked)
             y, rate, t = jax.tree.map(lambda new, old: jnp.where(still, old, new), before[1:4], after[1:4])
             slot = jnp.where(arrives, patient * boundaries + step.landed, N * boundaries)
 
@@ -224,24 +224,23 @@ def pull_back(
     return _by_patient(program, patients, total)._replace(constants=constants)
 
 
-def pulled(program: Program, step: Recorded, y: Rows, rate: Rows | None, marks: Patients, after: Inputs) -> Inputs:
+def pulled(program: Program, step: Recorded, before: Inputs, marks: Patients, after: Inputs) -> Inputs:
     """Return the cotangents of what a recorded step is a function of, from those of state, rate and time after it.
 
     Args:
         program: The solve.
         step: The step.
-        y: The state before it.
-        rate: The running infusions before it, or None.
+        before: State, running infusions and memory before it.
         marks: What is differentiated, true or None.
         after: The cotangents.
     """
-    _, pull = jax.vjp(lambda free: move(program, step, free), _free(step, y, rate, marks))
+    _, pull = jax.vjp(lambda free: move(program, step, free), _free(program, step, before, marks))
     return pull(after)[0]
 
 
-def pushed(program: Program, step: Recorded, y: Rows, rate: Rows | None, marks: Patients, tangents: Inputs) -> Inputs:
+def pushed(program: Program, step: Recorded, before: Inputs, marks: Patients, tangents: Inputs) -> Inputs:
     """Return the tangents of state, rate and time after a step, from those of what it is a function of."""
-    return jax.jvp(lambda free: move(program, step, free), (_free(step, y, rate, marks),), (tangents,))[1]
+    return jax.jvp(lambda free: move(program, step, free), (_free(program, step, before, marks),), (tangents,))[1]
 
 
 def _by_patient(program: Program, patients: Patients, total: Patients) -> Patients:
@@ -279,27 +278,32 @@ def _merged(gathered: list, each: Sequence[bool], sums: list, shared: Sequence[b
     ]
 
 
-def moving(differentiated: Patients) -> bool:
-    """Whether boundaries or the start move, so that times are differentiated."""
-    return bool(differentiated.boundaries.time is not None or differentiated.t0 is not None)
+def moving(program: Program, differentiated: Patients) -> bool:
+    """Whether boundaries, events or the start move, so that times are differentiated."""
+    moved = differentiated.boundaries.time, differentiated.t0, program.events
+    return any(x is not None for x in moved)
 
 
 def _chosen(values: Sequence[T], chosen: Sequence[bool]) -> list[T]:
     return [value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen]
 
 
-def _free(step: Recorded, y: Rows, rate: Rows | None, differentiated: Patients) -> Inputs:
-    """Return the inputs of a step that are differentiated."""
-    moves = moving(differentiated)
-    constants = [
-        None if marked is None else value
-        for marked, value in zip(differentiated.constants, step.lanes.constants, strict=True)
-    ]
+def _free(program: Program, step: Recorded, before: Inputs, differentiated: Patients) -> Inputs:
+    """Return the inputs of a step that are differentiated, of which `before` are those that a lane carries."""
+    moves = moving(program, differentiated)
+    constants, leaves = (
+        [None if marked is None else value for marked, value in zip(marks, values, strict=True)]
+        for marks, values in (
+            (differentiated.constants, step.lanes.constants),
+            (differentiated.leaves if step.leaves else (), step.leaves),
+        )
+    )
     boundary = differentiated.boundaries.map(lambda marked, value: None if marked is None else value, step.boundary)
     if moves:
         boundary = boundary._replace(time=step.boundary.time)
     vector = None if differentiated.vectors is None else step.vector
-    return Inputs(constants, y, rate, step.t if moves else None, boundary, vector)
+    t = step.t if moves else None
+    return Inputs(constants, before.y, before.rate, t, boundary, vector, before.memory, tuple(leaves))
 
 
 class _Idle(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from qspjax.solve._repeat import Output, Step, repeat
 from qspjax.solve.dosing._boundary import NONE, Boundary
-from qspjax.solve.events._monitor import EventMonitor
+from qspjax.solve.events._monitor import EventMonitor, monitor_lanes
 from qspjax.solve.kernel._algebraic import settled
 from qspjax.solve.kernel._lanes import (
     Patients,
@@ -21,7 +21,6 @@ from qspjax.solve.kernel._lanes import (
     boundaries_at,
     lanes_of,
     load,
-    monitor_of,
     take,
     vector_of,
 )
@@ -38,12 +37,15 @@ class Inputs(NamedTuple):
     t: jax.Array | None = None
     boundary: Boundary | None = None
     vector: jax.Array | None = None
+    memory: jax.Array | None = None
+    leaves: Sequence[jax.Array | None] = ()
 
 
 class Recorded(NamedTuple):
     """One recorded iteration in every lane; `landed` is the boundary that was landed on, else -1.
 
-    Where none was, the time of `boundary` is that of the step.
+    Where none was, the time of `boundary` is that of the step. With events there are also what caused the one at its
+    end, the span of the patient and the leaves of his model, which of these have lanes, and whether there is one lane.
     """
 
     lanes: Lanes
@@ -52,6 +54,11 @@ class Recorded(NamedTuple):
     landed: jax.Array
     boundary: Boundary
     vector: jax.Array | None
+    cause: jax.Array | None = None
+    span: jax.Array | None = None
+    leaves: Sequence[jax.Array] = ()
+    batched: Sequence[bool] = ()
+    single: bool = False
 
 
 def look_up(
@@ -69,8 +76,33 @@ def look_up(
     return Recorded(lanes, t, h, landed, boundary._replace(time=jnp.where(landed >= 0, boundary.time, t)), vector)
 
 
-def move(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor | None = None) -> Inputs:
-    """Return state, rate and time after a recorded step and the dose at its end, as a function of `inputs`."""
+def move(program: Program, step: Recorded, inputs: Inputs) -> Inputs:
+    """Return state, rate, time and memory after a recorded step and what happens at its end, as a function of `inputs`.
+
+    With events, time is among the inputs.
+    """
+    if program.events is None or step.cause is None:
+        return _moved(program, step, inputs, None)
+    changed = inputs.leaves or [None] * len(step.leaves)
+    leaves = [old if new is None else new for old, new in zip(step.leaves, changed, strict=True)]
+    monitor = monitor_lanes(program.events, leaves, step.batched, single=step.single)
+    after = _moved(program, step, inputs, monitor)
+    arrives = step.landed >= 0
+    cause = jnp.where(arrives & (step.boundary.output == NONE), monitor.system.gaps, step.cause)
+    y = program.system.join(after.y)
+    running = jnp.zeros_like(y) if after.rate is None else program.system.join(after.rate)
+    assert after.t is not None
+    assert inputs.memory is not None
+    assert step.span is not None
+    t, y, memory = monitor.repeat(running, after.t, y, inputs.memory, cause, step.span)
+    constants = [old if new is None else new for old, new in zip(step.lanes.constants, inputs.constants, strict=True)]
+    lanes = Lanes(constants, step.lanes.batched)
+    rows, _ = settled(program.system, program.control, lanes, t, program.system.split(y), cause >= 0)
+    return after._replace(t=t, y=rows, memory=memory)
+
+
+def _moved(program: Program, step: Recorded, inputs: Inputs, monitor: EventMonitor | None) -> Inputs:
+    """Return state, rate and time after a recorded step and the dose at its end."""
     constants = [old if new is None else new for old, new in zip(step.lanes.constants, inputs.constants, strict=True)]
     moving = inputs.t is not None
     boundary = step.boundary.merged(inputs.boundary)
@@ -130,7 +162,7 @@ def replay(
         ]
     )
     t0 = jnp.where(started, take(program, patients, "t0", everyone), 0.0)
-    monitor = None if causes is None else monitor_of(program, patients, everyone)
+    leaves = [] if causes is None else take(program, patients, "leaves", everyone)
     time = patients.boundaries.time
     span = jnp.max(jnp.where(jnp.isfinite(time), jnp.abs(time), 0.0), axis=-1)
     span = jnp.broadcast_to(span, (program.patients,))
@@ -145,15 +177,14 @@ def replay(
         iteration = look_up(program, patients, lanes, everyone, t, h, landed)
         due = jnp.where(lands & jnp.isfinite(iteration.boundary.time), iteration.boundary.time, t)
         iteration = iteration._replace(h=jnp.where(lands, due - t, h))
-        free = Inputs(lanes.constants, y, rate, t, iteration.boundary._replace(time=due), iteration.vector)
-        after = move(program, iteration, free, monitor)
+        free = Inputs(
+            lanes.constants, y, rate, t, iteration.boundary._replace(time=due), iteration.vector, memory, leaves
+        )
+        if cause is not None:
+            iteration = iteration._replace(cause=cause, span=span, leaves=leaves, batched=program.batched.leaves)
+        after = move(program, iteration, free)
         t, y = t if after.t is None else after.t, program.system.join(after.y)
-        if monitor is not None and cause is not None:
-            cause = jnp.where(lands & (iteration.boundary.output == NONE), monitor.system.gaps, cause)
-            running = jnp.zeros_like(y) if rate is None else program.system.join(after.rate)
-            t, y, memory = monitor.repeat(running, t, y, memory, cause, span)
-            y = program.system.split(y)
-            y = program.system.join(settled(program.system, program.control, lanes, t, y, cause >= 0)[0])
+        memory = memory if after.memory is None else after.memory
         slot = jnp.where(lands & (iteration.boundary.output != NONE), iteration.boundary.output, program.outputs)
         now = t, program.system.split(y), after.rate, memory
         now = jax.tree.map(lambda new, old: jnp.where(over, old, new), now, tuple(before))

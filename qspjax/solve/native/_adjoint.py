@@ -67,8 +67,8 @@ class AdjointText(AbstractRecordText):
     more_operands = 3
 
     def __init__(self, program: Program, patients: Patients, lanes: int, marks: Patients, threads: int) -> None:
-        if program.events is not None or any(jax.tree.leaves((marks.span, marks.memory, marks.leaves))):
-            raise UnsupportedError("a derivative of a solve with events")
+        if marks.span:
+            raise UnsupportedError("a derivative by the span of a solve")
         self.marks = marks
         self.results = tuple([f"of{k}" for k in range(len(jax.tree.leaves(marks)))] + ["log", "starts"])
         super().__init__(program, patients, lanes, threads)
@@ -115,43 +115,62 @@ class AdjointText(AbstractRecordText):
         constants = [
             value if mark else None for value, mark in zip(traced.constants, self.marks.constants, strict=True)
         ]
-        back = Inputs(constants, y, rate, time if moving(self.marks) else None)
+        pairs = zip(traced.leaves, self.marks.leaves if traced.leaves else (), strict=True)
+        leaves = [value if mark else None for value, mark in pairs]
+        memory, cause = traced.start.memory, None if traced.start.memory is None else index
+        back = Inputs(constants, y, rate, time if moving(program, self.marks) else None, memory=memory, leaves=leaves)
         vector = traced.landing.vector if self.marks.vectors else None
         boundary = self.marks.boundaries.map(lambda mark, leaf: leaf if mark else None, traced.landing.boundary)
         self._plan()
-        record = Record(y, rate, time, time, index, index)
+        record = Record(y, rate, time, time, index, index, memory, cause)
         shapes = Backwards(record, back, y, boundary, vector, index)
         self.backwards: Backwards = jax.tree.map(self._rows, shapes)
 
         def retrace(
-            constants: list, landing: Landing, record: Record, back: Inputs, due: jax.Array
+            constants: list,
+            leaves: tuple,
+            span: jax.Array,
+            landing: Landing,
+            record: Record,
+            back: Inputs,
+            due: jax.Array,
         ) -> tuple[Inputs, Boundary, jax.Array | None]:
             lanes = Lanes(constants, (True,) * len(constants))
             arrives = record.landed >= 0
             at = landing.boundary._replace(time=jnp.where(arrives, landing.boundary.time, record.t))
-            step = Recorded(lanes, record.t, record.h, record.landed, at, landing.vector)
-            after = Inputs([None] * len(constants), back.y + due, back.rate, back.t)
-            before = pulled(program, step, record.y, record.rate, self.marks, after)
+            each = (True,) * len(leaves)
+            step = Recorded(
+                lanes, record.t, record.h, record.landed, at, landing.vector, record.cause, span, leaves, each, True
+            )
+            after = Inputs([None] * len(constants), back.y + due, back.rate, back.t, memory=back.memory)
+            carried = Inputs([], record.y, record.rate, memory=record.memory)
+            before = pulled(program, step, carried, self.marks, after)
             still = (record.h == 0.0) & ~arrives
 
             def moved(new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(still, old, new)
 
-            gathered = [
-                None if total is None or gain is None else jnp.where(still, total, total + gain)
-                for total, gain in zip(back.constants, before.constants, strict=True)
-            ]
+            gathered, of_leaves = (
+                [
+                    None if total is None or gain is None else jnp.where(still, total, total + gain)
+                    for total, gain in zip(totals, gains, strict=True)
+                ]
+                for totals, gains in ((back.constants, before.constants), (back.leaves, before.leaves))
+            )
             state = jax.tree.map(moved, before[1:4], after[1:4])
+            memory = jax.tree.map(moved, before.memory, after.memory)
             assert before.boundary is not None
             marked = self.marks.boundaries.map(lambda mark, gain: gain if mark else None, before.boundary)
-            return Inputs(gathered, *state), marked, before.vector if self.marks.vectors else None
+            totals = Inputs(gathered, *state, memory=memory, leaves=of_leaves)
+            return totals, marked, before.vector if self.marks.vectors else None
 
         program_of_lane = jax.make_jaxpr(retrace)(
-            traced.constants, traced.landing, shapes.record, shapes.back, shapes.due
+            traced.constants, traced.leaves, traced.span, traced.landing, shapes.record, shapes.back, shapes.due
         )
         inside = Translator(Graph(translator.graph.constants, sparse=True), translator.functions)
         inside.rows = RowArithmetic(inside.graph)
-        rows = (frame.constants, frame.landing, self.backwards.record, self.backwards.back, self.backwards.due)
+        own = self.backwards
+        rows = (frame.constants, frame.leaves, frame.span, frame.landing, own.record, own.back, own.due)
         return [self._translated(inside, program_of_lane, rows)]
 
     def _write_more(self, emitter: Emitter, regions: Sequence[Region]) -> None:
@@ -197,8 +216,12 @@ class AdjointText(AbstractRecordText):
         marks, back = self.marks, self.backwards.back
         constants = [rows for rows in back.constants if rows is not None]
         rest = [(marks.y0, back.y), (marks.t0, back.t)]
-        rows = [*constants, *(rows for mark, rows in rest if mark is not None)]
-        return [(f"of{k}", rows_of(place)) for k, place in enumerate(rows)]
+        first = [*constants, *(rows for mark, rows in rest if mark is not None)]
+        between = len(jax.tree.leaves((marks.boundaries, marks.vectors)))
+        last = [back.memory] if marks.memory else []
+        last += [rows for rows in back.leaves if rows is not None]
+        numbers = [*range(len(first)), *range(len(first) + between, len(first) + between + len(last))]
+        return [(f"of{k}", rows_of(place)) for k, place in zip(numbers, [*first, *last], strict=True)]
 
     def _hand_in(self) -> None:
         for name, rows in self._handed():
@@ -233,7 +256,7 @@ class AdjointText(AbstractRecordText):
         w, record, marks = self.w, self.backwards.record, self.marks
         patient, landed = (self.get(rows_of(x)) for x in (record.patient, record.landed))
         index = w.add(w.mul(patient, self.field("boundaries")), landed)
-        number = len(self._handed())
+        number = len(jax.tree.leaves((marks.constants, marks.y0, marks.t0)))
         for rows in all_rows(self.backwards.boundary):
             self.copy_out(self.field(f"of{number}", "ptr"), index, rows)
             number += 1

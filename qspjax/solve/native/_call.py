@@ -192,6 +192,8 @@ def _lower_derivative(primitive: Primitive) -> Callable[..., Sequence]:
 
     def lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
         ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
+        if ensemble.program.events is not None:  # these are replayed, without a record
+            return for_xla(primitive)(ctx, *operands, derivative=derivative)
         try:
             record(ensemble.program, ensemble.patients(values.leaves))
         except UnsupportedError:
@@ -236,7 +238,8 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
 def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
     ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
     all, size = values.tangents[0].shape[0], ensemble.program.system.size
-    count = min(all, directions(size))
+    blocks = -(-all // directions(size))
+    count = -(-all // blocks)
     try:
         if len(derivative.by_order(values.tangents)) > 1:
             raise UnsupportedError("a derivative of second order")
@@ -254,7 +257,6 @@ def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
 
         if all == count:
             return [along(values.tangents)]
-        blocks = -(-all // count)
         padded = [
             jnp.pad(x, [(0, blocks * count - all), *[(0, 0)] * (x.ndim - 1)]).reshape(blocks, count, *x.shape[1:])
             for x in values.tangents

@@ -46,6 +46,7 @@ class Attempted(NamedTuple):
         landed: The boundary that was landed on, or -1.
         busy: Whether there is something to do.
         h: The step size, 0 where none was accepted; None where there are no steps of any size.
+        cause: What caused the event at its end; None without events.
         width: The step size that was tried.
         lands: Whether it was to land.
     """
@@ -53,6 +54,7 @@ class Attempted(NamedTuple):
     landed: PyTree
     busy: PyTree
     h: PyTree = None
+    cause: PyTree = None
     width: PyTree = None
     lands: PyTree = None
 
@@ -133,7 +135,7 @@ def trace(program: Program, patients: Patients) -> Traced:
         lanes = Lanes(constants, (True,) * len(constants))
         after, tried = attempt(program, lanes, monitor, lane, landing)
         busy = (tried.landed >= 0) | ~after.clock.live
-        return after, Attempted(tried.landed, busy, tried.h, tried.width, tried.lands)
+        return after, Attempted(tried.landed, busy, tried.h, tried.cause, tried.width, tried.lands)
 
     def start(patient: jax.Array, start: Start) -> tuple[Lane, jax.Array]:
         lane = begin(program, patient, *start, infused=patients.infused)

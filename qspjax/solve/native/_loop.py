@@ -114,6 +114,7 @@ class AbstractText:
         self.frame: Frame = jax.tree.map(self._rows, traced.frame)
         self.landed, self.busy, self.new, self.failing = (self._rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
         self.h = self._rows(traced.frame.span)
+        self.cause = self._rows(traced.frame.lane.patient) if traced.frame.leaves else None
         self.number = {id(leaf): k for k, leaf in enumerate(jax.tree.leaves(patients))}
         self.operands = len(self.number) + self.more_operands
         emitter = Emitter(self.w)
@@ -138,7 +139,7 @@ class AbstractText:
     def _step(self, translator: Translator) -> Region:
         """Translate a step."""
         lane, tried = self._attempt(translator)
-        return region_of(translator, (lane, (), tried[:3]))
+        return region_of(translator, (lane, (), tried[:4]))
 
     def _attempt(self, translator: Translator) -> tuple[PyTree, Attempted]:
         """Return the nodes of a lane after a step, and of what was attempted."""
@@ -194,7 +195,7 @@ class AbstractText:
 
         def stepped() -> None:
             values = emitter.region(step, emitter.read_frame)
-            rows = _numbers((self.frame.lane, self.carried, self.landed, self.busy, self.h))
+            rows = _numbers((self.frame.lane, self.carried, self.landed, self.busy, self.h, self.cause))
             for value, row, index in zip(values, rows, step.outputs, strict=False):  # h may be missing
                 node = step.graph.nodes[index]
                 if node.op != "in" or node.attr != row:  # else it is there already

@@ -35,6 +35,8 @@ class Record(NamedTuple):
     h: PyTree
     landed: PyTree
     patient: PyTree
+    memory: PyTree = None
+    cause: PyTree = None
 
 
 class Layout(NamedTuple):
@@ -55,10 +57,11 @@ def layout(program: Program, patients: Patients, lanes: int, threads: int) -> La
     """Return how a solve is recorded in the memory that there is for its log."""
     chunk = lanes * min(ROUNDS, -(-program.patients // (threads * lanes)))
     kept = program.system.size * (2 if patients.infused else 1)
+    recorded = kept + 4 + (0 if patients.memory is None else patients.memory.shape[-1] + 1)
     entries = program.capacity * BLOCK * program.lanes
-    room = entries * (kept + 2) * patients.y0.dtype.itemsize // (8 * (kept + 4) * lanes * threads)
+    room = entries * (kept + 2) * patients.y0.dtype.itemsize // (8 * recorded * lanes * threads)
     fits = room >= 4 * SPARE and 2 * (program.patients // chunk + 1) <= entries
-    return Layout(kept + 4, chunk, room if fits else 0)
+    return Layout(recorded, chunk, room if fits else 0)
 
 
 class AbstractRecordText(AbstractText):
@@ -73,6 +76,8 @@ class AbstractRecordText(AbstractText):
         """Plan where in an entry of the log each of its parts is."""
         y, one = self.program.system.size, 1
         sizes = [y, y if self.patients.infused else 0, one, one, one, one]
+        if self.patients.memory is not None:
+            sizes += [self.patients.memory.shape[-1], one]
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         self.entry = Record(*starts)
 
@@ -116,9 +121,13 @@ class AbstractRecordText(AbstractText):
         write(all_rows(lane.rate), place.rate)
         write([rows_of(lane.clock.t)], place.t)
         write([rows_of(lane.patient)], place.patient)
+        if lane.events is not None:
+            write(all_rows(lane.events.memory), place.memory)
         super()._call_step()
         write([self.h], place.h)
         write([self.landed], place.landed)
+        if self.cause is not None:
+            write([self.cause], place.cause)
 
     def copy_word(self, source: str, to: str) -> None:
         """Copy an integer."""

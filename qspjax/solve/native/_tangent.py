@@ -31,12 +31,13 @@ def directions(size: int) -> int:
 
 
 class Tried(NamedTuple):
-    """What was attempted: the step size that was tried, whether it was to land, the step size, and where it landed."""
+    """What was attempted: the size of the step that was tried, whether it was to land; what `Attempted` says of it."""
 
     width: PyTree
     lands: PyTree
     h: PyTree
     landed: PyTree
+    cause: PyTree
 
 
 class TangentText(AbstractText):
@@ -53,8 +54,8 @@ class TangentText(AbstractText):
     sparse = True
 
     def __init__(self, program: Program, patients: Patients, lanes: int, marks: Patients, count: int) -> None:
-        if program.events is not None or any(jax.tree.leaves((marks.span, marks.memory, marks.leaves))):
-            raise UnsupportedError("a derivative of a solve with events")
+        if marks.span:
+            raise UnsupportedError("a derivative by the span of a solve")
         self.program, self.marks, self.count = program, marks, count
         self.more_operands = len(jax.tree.leaves(marks))
         super().__init__(trace(program, patients), patients, program.batched, lanes)
@@ -75,39 +76,59 @@ class TangentText(AbstractText):
         pairs = zip(marks.constants, frame.constants, strict=True)
         constants = [leaf if mark else None for mark, leaf in pairs]
         boundary = marks.boundaries.map(lambda mark, leaf: leaf if mark else None, frame.landing.boundary)
-        given = jax.tree.map(along_all, (constants, boundary, frame.landing.vector if marks.vectors else None))
+        pairs = zip(marks.leaves if frame.leaves else (), frame.leaves, strict=True)
+        leaves = tuple(leaf if mark else None for mark, leaf in pairs)
+        vector = frame.landing.vector if marks.vectors else None
+        given = jax.tree.map(along_all, (constants, boundary, vector, leaves))
         y, time = frame.start.y, frame.span
-        infused, moves = self.patients.infused, moving(marks)
-        carried = jax.tree.map(along_all, (y, y if infused else None, time if moves else None))
+        infused, moves = self.patients.infused, moving(self.program, marks)
+        carried = jax.tree.map(along_all, (y, y if infused else None, time if moves else None, frame.start.memory))
         self.given, self.carried = jax.tree.map(self._rows, (given, carried))
         lane, tried = self._attempt(translator)
-        shapes = Tried(time, jax.ShapeDtypeStruct(time.shape, bool), time, frame.lane.patient)
-        program = jax.make_jaxpr(self._push)(frame.constants, frame.landing, frame.lane, shapes, given, carried)
+        index = frame.lane.patient
+        cause = None if frame.start.memory is None else index
+        shapes = Tried(time, jax.ShapeDtypeStruct(time.shape, bool), time, index, cause)
+        program = jax.make_jaxpr(self._push)(
+            frame.constants, frame.leaves, frame.span, frame.landing, frame.lane, shapes, given, carried
+        )
         like = [shape_of(var) for var in program.jaxpr.invars]
-        before, after = ((own.constants, own.landing, own.lane), (self.given, self.carried))
+        before = own.constants, own.leaves, own.span, own.landing, own.lane
+        after = self.given, self.carried
         count = len(all_rows(before))
         values = [*nodes(translator, before, like[:count]), tried.width, tried.lands, tried.h, tried.landed]
+        values += [] if cause is None else [tried.cause]
         values += nodes(translator, after, like[len(values) :])
-        return region_of(translator, (lane, translator.run(program, values), tried[:3]))
+        return region_of(translator, (lane, translator.run(program, values), tried[:4]))
 
     def _push(
-        self, constants: list, landing: Landing, now: Lane, tried: Tried, given: tuple, carried: tuple
-    ) -> tuple[PyTree, PyTree, PyTree]:
+        self,
+        constants: list,
+        leaves: tuple,
+        span: jax.Array,
+        landing: Landing,
+        now: Lane,
+        tried: Tried,
+        given: tuple,
+        carried: tuple,
+    ) -> tuple[PyTree, ...]:
         """Return the tangents of state, rate and time after a step along all directions."""
         t, boundary = now.clock.t, landing.boundary
         landed = jnp.where(tried.lands, now.clock.boundary, -1)
         at = boundary._replace(time=jnp.where(tried.lands, boundary.time, t))
-        step = Recorded(Lanes(constants, (True,) * len(constants)), t, tried.width, landed, at, landing.vector)
+        lanes, each = Lanes(constants, (True,) * len(constants)), (True,) * len(leaves)
+        step = Recorded(lanes, t, tried.width, landed, at, landing.vector, tried.cause, span, leaves, each, True)
+        before = Inputs([], now.y, now.rate, memory=None if now.events is None else now.events.memory)
         taken = (tried.h != 0.0) | (tried.landed >= 0)
 
-        def along(given: tuple, carried: tuple) -> tuple[PyTree, PyTree, PyTree]:
-            of_constants, of_boundary, vector = given
-            y, rate, time = carried
+        def along(given: tuple, carried: tuple) -> tuple[PyTree, ...]:
+            of_constants, of_boundary, vector, of_leaves = given
+            y, rate, time, memory = carried
             if time is not None and of_boundary.time is None:
                 of_boundary = of_boundary._replace(time=jnp.zeros_like(t))
-            tangents = Inputs(of_constants, y, rate, time, of_boundary, vector)
-            new = pushed(self.program, step, now.y, now.rate, self.marks, tangents)[1:4]
-            return jax.tree.map(lambda new, old: jnp.where(taken, new, old), tuple(new), carried)
+            tangents = Inputs(of_constants, y, rate, time, of_boundary, vector, memory, of_leaves)
+            new = pushed(self.program, step, before, self.marks, tangents)
+            new = new.y, new.rate, new.t, new.memory
+            return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, carried)
 
         return jax.vmap(along)(given, carried)
 
@@ -132,10 +153,12 @@ class TangentText(AbstractText):
 
     def _take_too(self, patient: str) -> None:
         numbers, batched, patients = self._numbered(), self.program.batched, self.patients
-        y, rate, time = self.carried
-        starts = [(numbers.y0, patients.y0, batched.y0, y), (numbers.t0, patients.t0, batched.t0, time)]
-        of_constants = zip(numbers.constants, patients.constants, batched.constants, self.given[0], strict=True)
-        for number, leaf, each, rows in [*of_constants, *starts]:
+        y, rate, time, memory = self.carried
+        names = {"y0": y, "t0": time, "memory": memory}
+        starts = [(getattr(numbers, k), getattr(patients, k), getattr(batched, k), rows) for k, rows in names.items()]
+        fixed = zip(numbers.constants, patients.constants, batched.constants, self.given[0], strict=True)
+        own = self.given[3] and zip(numbers.leaves, patients.leaves, batched.leaves, self.given[3], strict=True)
+        for number, leaf, each, rows in [*fixed, *own, *starts]:
             if number is not None:
                 self._load(number, leaf, patient if each else "0", rows_of(rows))
         for rows in [*(rows for number, _, _, rows in starts if number is None), rate]:
@@ -148,7 +171,7 @@ class TangentText(AbstractText):
 
     def _boundary_too(self) -> None:
         w, numbers, batched = self.w, self._numbered(), self.program.batched
-        _, boundary, vector = self.given
+        _, boundary, vector, _ = self.given
         columns = zip(numbers.boundaries, self.patients.boundaries, batched.boundaries, boundary, strict=True)
         for number, leaf, each, rows in columns:
             if number is not None:

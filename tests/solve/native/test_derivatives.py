@@ -51,6 +51,37 @@ def test_a_reason_is_given_for_what_xla_compiles():
     assert {solve.reason for solve in solves} == {None, "a derivative of second order"}
 
 
+class Saturating(qsp.AbstractModel):
+    """Growth that slows down at a time, and where the state crosses a level."""
+
+    k: jax.Array = qsp.parameter(unit="1/d", doc="growth")
+    late: jax.Array = qsp.parameter(unit="d", doc="when it slows down")
+
+    def initial(self):
+        return {"x": 1.0}
+
+    def vector_field(self, t, y):
+        rate = jnp.where(t > self.late, 0.5, 1.0) * self.k
+        return {"x": rate * y["x"] * (1.0 - y["x"] / 50.0) - jnp.where(y["x"] > 10.0, 0.2, 0.0) * y["x"]}
+
+    def observe(self, t, y):
+        return y
+
+
+@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+def test_derivatives_through_comparisons(monkeypatch, mode):
+    def grown(x):
+        doses = qsp.bolus(x[2], to="x").every(6.0, doses=2)
+        return qsp.simulate(Saturating(k=x[0], late=x[1]), doses, TS, method=ROSENBROCK).observed["x"]
+
+    x, jacobian = jnp.array([0.6, 7.3, 0.3]), jax.jit(mode(grown))
+    with compilations() as solves:
+        native = jacobian(x)
+    assert all(solve.reason is None for solve in solves)
+    with compiled_again(monkeypatch, backend="xla"):
+        np.testing.assert_allclose(native, jacobian(x), rtol=1e-6, atol=1e-6)
+
+
 class Learned(qsp.AbstractModel):
     """Elimination that a network describes, whose weights all patients share."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -20,7 +21,8 @@ from qspjax.solve.kernel._adjoint import pull_back, push_forward
 from qspjax.solve.kernel._failing import failing_indices
 from qspjax.solve.kernel._fusion import fused
 from qspjax.solve.kernel._lanes import BLOCK, End, Patients, Program, Record, blank, solve
-from qspjax.solve.kernel.primitives._marked import select, widen
+from qspjax.solve.kernel._replay import replay
+from qspjax.solve.kernel.primitives._marked import replace, select, widen
 
 LANES = 64
 """Maximum number of lanes on a CPU: a hundred rows of that many numbers stay in the nearest cache."""
@@ -155,9 +157,10 @@ def _solve(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
 
 def _record(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
     program, patients = ensemble.program, ensemble.patients(leaves)
-    solved = solve(program, patients, record=True)
+    solved = solve(program, patients, record=program.events is None)  # a replay handles events
     failing = failing_indices(program, patients, solved.end)
-    return jax.tree.leaves((solved.states, solved.end, failing, solved.record))
+    record = blank(program, patients) if solved.record is None else solved.record
+    return jax.tree.leaves((solved.states, solved.end, failing, record))
 
 
 def _steps(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
@@ -167,6 +170,8 @@ def _steps(*leaves: jax.Array, ensemble: Ensemble) -> list[jax.Array]:
 
 def _tangent(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
     values = derivative.unpack(operands)
+    if derivative.program.events is not None:
+        return [_replay_along(derivative, values)]
     leaves, record = values.leaves, jax.tree.unflatten(derivative.record, values.record)
     copied = _copied(derivative, leaves)
     wide = select(copied, derivative.wrt)
@@ -187,6 +192,8 @@ def _tangent(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
 
 def _adjoint(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
     values = derivative.unpack(operands)
+    if derivative.program.events is not None:
+        return _replay_back(derivative, values)
     leaves, record = values.leaves, jax.tree.unflatten(derivative.record, values.record)
     copied = _copied(derivative, leaves)
     program, patients = _spread(derivative.ensemble, leaves, copied)
@@ -198,6 +205,64 @@ def _adjoint(*operands: jax.Array, derivative: Derivative) -> list[jax.Array]:
         return [value.sum(axis=0) if each else value for value, each in zip(pulled, wide, strict=True)]
 
     return _over_directions(pull, values.tangents)
+
+
+# a replay in plain JAX
+
+
+def replayed(
+    ensemble: Ensemble, leaves: Sequence[jax.Array], accepted: jax.Array
+) -> Callable[[Sequence[jax.Array]], jax.Array]:
+    """Return the states at outputs as a function of the leaves, by the steps that these leaves take."""
+    fixed = [jax.lax.stop_gradient(leaf) for leaf in leaves]
+    steps, *causes = steps_p.bind(*fixed, ensemble=ensemble)
+
+    def states(leaves: Sequence[jax.Array]) -> jax.Array:
+        return replay(ensemble.program, ensemble.patients(leaves), steps, accepted, causes[0] if causes else None)
+
+    return states
+
+
+def derivative_along(
+    function: Callable[[Sequence[jax.Array]], jax.Array],
+    leaves: Sequence[jax.Array],
+    tangents: Sequence[Sequence[jax.Array]],
+) -> jax.Array:
+    """Return the mixed derivative of a function of the leaves along tangents of all smooth leaves, one per order."""
+    numbers = smooth(leaves)
+
+    def derivative(values: Sequence[jax.Array], tangents: Sequence[Sequence[jax.Array]]) -> jax.Array:
+        if not tangents:
+            return function(replace(leaves, numbers, values))
+        return jax.jvp(lambda values: derivative(values, tangents[1:]), (values,), (tangents[0],))[1]
+
+    return derivative(select(leaves, numbers), tangents)
+
+
+def smooth(leaves: Sequence[jax.Array]) -> list[bool]:
+    """Return which leaves are real numbers."""
+    return [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+
+def _replay_along(derivative: Derivative, values: Operands[jax.Array]) -> jax.Array:
+    leaves, numbers = values.leaves, smooth(values.leaves)
+    states = replayed(derivative.ensemble, leaves, values.accepted)
+    # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
+    zeros = [jnp.zeros_like(leaf) for leaf in select(leaves, numbers)]
+    marks = select(derivative.wrt, numbers)
+
+    def along(by_order: Sequence[Sequence[jax.Array]]) -> jax.Array:
+        return derivative_along(states, leaves, [replace(zeros, marks, tangents) for tangents in by_order])
+
+    return _over_directions(along, derivative.by_order(values.tangents))
+
+
+def _replay_back(derivative: Derivative, values: Operands[jax.Array]) -> list[jax.Array]:
+    leaves, numbers = values.leaves, smooth(values.leaves)
+    states = replayed(derivative.ensemble, leaves, values.accepted)
+    _, pull = jax.vjp(lambda chosen: states(replace(leaves, numbers, chosen)), select(leaves, numbers))
+    marks = select(derivative.wrt, numbers)
+    return _over_directions(lambda cotangents: select(pull(cotangents[0])[0], marks), values.tangents)
 
 
 def _copied(derivative: Derivative, leaves: Sequence[jax.Array]) -> list[bool]:

@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from qspjax.solve.kernel._replay import replay
 from qspjax.solve.kernel.primitives._define import (
     ACCEPTED,
     SOLVED,
@@ -18,7 +17,10 @@ from qspjax.solve.kernel.primitives._define import (
     Ensemble,
     Operands,
     adjoint_p,
+    derivative_along,
     record_p,
+    replayed,
+    smooth,
     solve_p,
     steps_p,
     tangent_p,
@@ -42,16 +44,10 @@ def _nonzero(tangents: Sequence[Tangent]) -> tuple[bool, ...]:
     return tuple(type(tangent) is not ad.Zero for tangent in tangents)
 
 
-def _smooth(leaves: Sequence[jax.Array]) -> list[bool]:
-    return [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-
 # solve and record
 
 
 def _solve_rule(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], *, ensemble: Ensemble) -> Results:
-    if ensemble.program.events is not None:
-        return _solve_with_events(leaves, tangents, ensemble)
     return _record_and_push(solve_p, leaves, tangents, ensemble)
 
 
@@ -78,50 +74,6 @@ def _record_and_push(
     directions = [tangent[None] for tangent in _instantiated(select(tangents, wrt))]
     (states,) = Operands(results[SOLVED:], results[ACCEPTED], list(leaves), directions).bind(tangent_p, derivative)
     return solved, [states[0], *_zeros(solved[1:])]
-
-
-def _solve_with_events(leaves: Sequence[jax.Array], tangents: Sequence[Tangent], ensemble: Ensemble) -> Results:
-    """Solve; return the results, and their tangents by a replay, which handles events."""
-    ensemble = ensemble.with_compact_system()
-    solved = solve_p.bind(*leaves, ensemble=ensemble)
-    replayed = _replayed(ensemble, leaves, solved[ACCEPTED])
-    if not any(_nonzero(tangents)):
-        return solved, _zeros(solved)
-    # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
-    states = _derivative_along(replayed, leaves, [_instantiated(select(tangents, _smooth(leaves)))])
-    return solved, [states, *_zeros(solved[1:])]
-
-
-# a replay in plain JAX
-
-
-def _replayed(
-    ensemble: Ensemble, leaves: Sequence[jax.Array], accepted: jax.Array
-) -> Callable[[Sequence[jax.Array]], jax.Array]:
-    """Return the states at outputs as a function of the leaves, by the steps that these leaves take."""
-    fixed = [jax.lax.stop_gradient(leaf) for leaf in leaves]
-    steps, *causes = steps_p.bind(*fixed, ensemble=ensemble)
-
-    def replayed(leaves: Sequence[jax.Array]) -> jax.Array:
-        return replay(ensemble.program, ensemble.patients(leaves), steps, accepted, causes[0] if causes else None)
-
-    return replayed
-
-
-def _derivative_along(
-    function: Callable[[Sequence[jax.Array]], jax.Array],
-    leaves: Sequence[jax.Array],
-    tangents: Sequence[Sequence[jax.Array]],
-) -> jax.Array:
-    """Return the mixed derivative of a function of the leaves along tangents of all smooth leaves, one per order."""
-    smooth = _smooth(leaves)
-
-    def derivative(numbers: Sequence[jax.Array], tangents: Sequence[Sequence[jax.Array]]) -> jax.Array:
-        if not tangents:
-            return function(replace(leaves, smooth, numbers))
-        return jax.jvp(lambda numbers: derivative(numbers, tangents[1:]), (numbers,), (tangents[0],))[1]
-
-    return derivative(select(leaves, smooth), tangents)
 
 
 # tangent
@@ -186,16 +138,16 @@ def _transposed(
         by_order: The tangents, of which one is not known.
     """
     leaves, (cotangent,) = known.leaves, known.tangents
-    replayed = _replayed(derivative.ensemble, leaves, known.accepted)
-    smooth, directions = _smooth(leaves), len(cotangent)
+    states = replayed(derivative.ensemble, leaves, known.accepted)
+    numbers, directions = smooth(leaves), len(cotangent)
     # all numbers have tangents, some of zero: jax transposes no linear solve of which a part is constant
-    zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(leaves, smooth)]
-    marks = select(derivative.wrt, smooth)
+    zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(leaves, numbers)]
+    marks = select(derivative.wrt, numbers)
     unknown = next(k for k, patients in enumerate(by_order) if any(map(ad.is_undefined_primal, patients)))
     others = [replace(zeros, marks, _known(patients)) for k, patients in enumerate(by_order) if k != unknown]
 
     def along(unknown_tangents: Sequence[jax.Array]) -> jax.Array:
-        return jax.vmap(lambda *tangents: _derivative_along(replayed, leaves, tangents))(*others, unknown_tangents)
+        return jax.vmap(lambda *tangents: derivative_along(states, leaves, tangents))(*others, unknown_tangents)
 
     (pulled,) = jax.vjp(along, zeros)[1](cotangent)
     selected = select(pulled, marks)
@@ -210,18 +162,18 @@ def _adjoint_rule(
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Differentiate `adjoint`, which equals the transposed derivative of the replay of the recorded steps."""
     values, along = derivative.unpack(primals), derivative.unpack(tangents)
-    leaves, wrt, smooth = values.leaves, derivative.wrt, _smooth(values.leaves)
-    replayed = _replayed(derivative.ensemble, leaves, values.accepted)
+    leaves, wrt, numbers = values.leaves, derivative.wrt, smooth(values.leaves)
+    states = replayed(derivative.ensemble, leaves, values.accepted)
 
-    def linear(numbers: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
-        patients = replace(leaves, smooth, numbers)
-        _, pull = jax.vjp(lambda chosen: replayed(replace(patients, wrt, chosen)), select(patients, wrt))
+    def linear(chosen: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
+        patients = replace(leaves, numbers, chosen)
+        _, pull = jax.vjp(lambda chosen: states(replace(patients, wrt, chosen)), select(patients, wrt))
         return jax.vmap(lambda cotangent: pull(cotangent)[0])(cotangents[0])
 
     return jax.jvp(
         linear,
-        (select(leaves, smooth), list(values.tangents)),
-        (_instantiated(select(along.leaves, smooth)), _instantiated(along.tangents)),
+        (select(leaves, numbers), list(values.tangents)),
+        (_instantiated(select(along.leaves, numbers)), _instantiated(along.tangents)),
     )
 
 

@@ -130,24 +130,22 @@ def _filling(self: Translator, eqn: JaxprEqn, dtype: np.dtype) -> int:
 
 
 def _rows_at(self: Translator, eqn: JaxprEqn, x: np.ndarray, indices: AbstractNodes, dtype: np.dtype) -> Nodes:
-    """Return a gather of whole rows, or of elements, at traced indices along the first axes."""
-    numbers, sizes = eqn.params["dimension_numbers"], tuple(eqn.params["slice_sizes"])
-    count = indices.ids.shape[-1]
-    leading = tuple(range(count))
+    """Return a gather of elements along some axes, at traced indices, and of all along the others."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    along, collapsed = tuple(numbers.start_index_map), set(numbers.collapsed_slice_dims)
+    others = [axis for axis in range(x.ndim) if axis not in along]
     if (
-        tuple(numbers.start_index_map) != leading
-        or not set(numbers.collapsed_slice_dims) <= set(leading)
+        not collapsed <= set(along)
         or numbers.operand_batching_dims
-        or sizes != (*[1] * count, *x.shape[count:])
+        or any(sizes[axis] != (1 if axis in along else x.shape[axis]) for axis in range(x.ndim))
     ):
         raise UnsupportedError("a gather at indices that are computed")
     fills = eqn.params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP
-    filling = _filling(self, eqn, dtype) if fills else None
-    out = np.empty((*indices.ids.shape[:-1], *x.shape[count:]), np.int64)
+    filling, rows = _filling(self, eqn, dtype) if fills else None, x.transpose(*along, *others)
+    kept = tuple(1 if axis in along else x.shape[axis] for axis in range(x.ndim) if axis not in collapsed)
+    out = np.empty((*indices.ids.shape[:-1], *kept), np.int64)
     for place in np.ndindex(indices.ids.shape[:-1]):
-        out[place] = _element_at(self, x, indices.ids[place].tolist(), filling)
-    kept = [1] * (count - len(numbers.collapsed_slice_dims))
-    out = out.reshape((*indices.ids.shape[:-1], *kept, *x.shape[count:]))
+        out[place] = _element_at(self, rows, indices.ids[place].tolist(), filling).reshape(kept)
     batch = [axis for axis in range(out.ndim) if axis not in numbers.offset_dims]
     order = np.argsort([*batch, *numbers.offset_dims])
     return Nodes(out.transpose(order), dtype)
@@ -249,9 +247,10 @@ def _dynamic_update_slice(self: Translator, _: JaxprEqn, operands: list[Value]) 
 def _scatter_rule(op: str | None) -> Rule:
     def scatter(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
         target, indices, updates = operands
-        if isinstance(indices, AbstractNodes):
-            raise UnsupportedError("a scatter at indices that are computed")
         x, new = self.ids(target).copy(), self.ids(updates)
+        if isinstance(indices, AbstractNodes):
+            flat = _scattered_at(self, eqn, x, indices.ids, new, op)
+            return (self.rounded(Nodes(flat, target.dtype), op or "select"),)
         # the scatter of jax itself, of the number of each update, says where they go
         places = _scattered(eqn, x.shape, indices, new.shape)
         flat = x.ravel()
@@ -261,6 +260,40 @@ def _scatter_rule(op: str | None) -> Rule:
         return (self.rounded(Nodes(flat.reshape(x.shape), target.dtype), op or "select"),)
 
     return scatter
+
+
+def _scattered_at(
+    self: Translator, eqn: JaxprEqn, x: np.ndarray, indices: np.ndarray, new: np.ndarray, op: str | None
+) -> np.ndarray:
+    """Return a scatter of elements along some axes, at traced indices, and of all along the others."""
+    numbers, make, const = eqn.params["dimension_numbers"], self.graph.make, self.graph.const
+    along, inserted = tuple(numbers.scatter_dims_to_operand_dims), set(numbers.inserted_window_dims)
+    others = [axis for axis in range(x.ndim) if axis not in along]
+    window = tuple(1 if axis in along else x.shape[axis] for axis in range(x.ndim) if axis not in inserted)
+    batch = [axis for axis in range(new.ndim) if axis not in numbers.update_window_dims]
+    new = new.transpose(*batch, *numbers.update_window_dims)
+    if (
+        not inserted <= set(along)
+        or numbers.operand_batching_dims
+        or new.shape[len(batch) :] != window
+        or x.size * max(1, indices[..., 0].size) > MOVED
+    ):
+        raise UnsupportedError("a scatter at indices that are computed")
+    rows = x.transpose(*along, *others).copy()
+    clips = eqn.params["mode"] is jax.lax.GatherScatterMode.CLIP
+    for place in np.ndindex(indices.shape[:-1]):
+        update = new[place].reshape([x.shape[axis] for axis in others])
+        for at in np.ndindex(*rows.shape[: len(along)]):
+            here = const(True)
+            for index, k, length in zip(indices[place].tolist(), at, rows.shape, strict=False):
+                if clips:
+                    index = make("min", make("max", index, const(0)), const(length - 1))  # noqa: PLW2901
+                here = make("and", here, make("eq", index, const(k)))
+            olds = rows[at].ravel().tolist() if others else [int(rows[at])]
+            pairs = zip(olds, update.ravel().tolist(), strict=True)
+            put = [make("select", here, u if op is None else make(op, old, u), old) for old, u in pairs]
+            rows[at] = np.array(put, np.int64).reshape(update.shape)
+    return rows.transpose(np.argsort([*along, *others]))
 
 
 RULES.update({"scatter": _scatter_rule(None), "scatter-add": _scatter_rule("add"), "scatter_add": _scatter_rule("add")})

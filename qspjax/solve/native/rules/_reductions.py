@@ -17,7 +17,8 @@ def _reduction(op: str) -> Rule:
         x, axes = operands[0], tuple(eqn.params["axes"])
         ids, dtype = self.ids(x), x.dtype
         rest = [axis for axis in range(ids.ndim) if axis not in axes]
-        rows = ids.transpose(*axes, *rest).reshape(-1, *(ids.shape[axis] for axis in rest))
+        count = int(np.prod([ids.shape[axis] for axis in axes]))
+        rows = ids.transpose(*axes, *rest).reshape(count, *(ids.shape[axis] for axis in rest))
         if not len(rows):
             return [np.full(rows.shape[1:], _EMPTY[op](dtype), dtype)]
         total: AbstractNodes = Nodes(rows[0], dtype)
