@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -178,13 +179,20 @@ def _lower_record(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, ensem
     )
 
 
+_recorded: "weakref.WeakKeyDictionary[Program, str]" = weakref.WeakKeyDictionary()
+"""The names of solves that write down their steps."""
+
+
 def record(program: Program, patients: Patients) -> str:
     """Return the name of a solve that writes down its steps; the arguments are those of `target`."""
-    (lanes, program), threads = _lane_program(program), _engine.threads()
-    if not layout(program, patients, lanes, threads).room:
-        return registered(trace(program, patients), patients, program.batched, lanes)
-    text = RecordText(program, patients, lanes, threads)
-    return _registered(text, SOLVE_AXES, text.chunk)
+    if program not in _recorded:
+        (lanes, lane_program), threads = _lane_program(program), _engine.threads()
+        if layout(lane_program, patients, lanes, threads).room:
+            text = RecordText(lane_program, patients, lanes, threads)
+            _recorded[program] = _registered(text, SOLVE_AXES, text.chunk)
+        else:
+            _recorded[program] = registered(trace(lane_program, patients), patients, program.batched, lanes)
+    return _recorded[program]
 
 
 def _lower_derivative(primitive: Primitive) -> Callable[..., Sequence]:
@@ -214,6 +222,7 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
     ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
     patients = ensemble.patients(values.leaves)
     try:
+        record(ensemble.program, patients)  # else the steps were written down by XLA, in another form
         name, text = adjoint(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)))
     except UnsupportedError as reason:
         _report(Compiled(ensemble.program.system.size, f"{reason}"))

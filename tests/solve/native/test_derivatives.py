@@ -10,6 +10,7 @@ import pytest
 
 import qspjax as qsp
 from qspjax.solve.native import _adjoint, _call, _record, compilations
+from qspjax.solve.native._values import UnsupportedError
 from tests.solve.native.test_ensembles import ANTIBODY, DOSES, TS, compiled_again
 
 ROSENBROCK = qsp.solve.Rosenbrock(rtol=1e-8, atol=1e-11)
@@ -147,6 +148,16 @@ def test_bits_depend_on_no_lane_thread_order_or_neighbour(monkeypatch):
             for x, y in zip(gradients(order, lost), expected, strict=True):
                 assert x[others].tobytes() == y[others].tobytes(), engine
                 assert np.isnan(x[lost]).all()
+
+
+def test_steps_that_xla_wrote_down_are_not_read_natively(monkeypatch):
+    expected = gradients(np.arange(40))[:3]
+    refused = mock.patch.object(_record.RecordText, "_chunk", side_effect=UnsupportedError("a reason"))
+    with compiled_again(monkeypatch), refused, compilations() as solves:
+        found = gradients(np.arange(40))[:3]
+    assert "a reason" in {solve.reason for solve in solves}
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3)
 
 
 def test_what_is_not_recorded_is_computed_again(monkeypatch):
