@@ -8,6 +8,7 @@ from scipy import stats
 
 import qspjax as qsp
 from qspjax._expression import PETAB, as_number, evaluate, parse
+from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
 from qspjax.io import FileIssues, read_petab, write_petab, write_sbml
 from qspjax.io._validate import contents
 from qspjax.models import MassAction, Network, Reaction
@@ -357,3 +358,19 @@ def test_the_local_parameter_of_a_reaction_is_named(tmp_path):
     (tmp_path / "parameters.tsv").write_text(files["parameters.tsv"].replace("k\tlog10", "r.k\tlog10"))
     problem = read_petab(path)
     np.testing.assert_allclose(problem.table(problem.start)["prediction"], 2.0 * np.exp(-0.3), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("times", "method"), [(2, qsp.solve.MatrixExponential), (3, qsp.solve.Rosenbrock)])
+def test_a_linear_problem_is_solved_exactly_where_that_is_cheaper(tmp_path, times, method):
+    names = [f"s{k}" for k in range(6)]
+    steps = {
+        f"r{k}": qsp.models.Reaction(f"{a} -> {b}", f"k * {a}")
+        for k, (a, b) in enumerate(zip(names[:-1], names[1:], strict=True))
+    }
+    species = {name: 9.0 if name == "s0" else 0.0 for name in names}
+    network = qsp.models.Network(species=species, parameters={"k": 0.1}, reactions=steps)
+    data = Experiment(Measurements(np.arange(1.0, 1.0 + times), np.full(times, 5.0), output="s0"))
+    problem = Problem(network, data, {"s0": Output("s0", Additive(0.5))}, {"k": Free(0.1)})
+    read = qsp.io.read_petab(qsp.io.write_petab(problem, tmp_path / "petab"))
+    assert isinstance(read.method, method)
+    assert float(read.log_density(read.start)) == pytest.approx(float(problem.log_density(problem.start)), abs=1e-6)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qspjax._expression import Expression, as_expression, substitute, symbol, symbols
+from qspjax._names import state_names
 from qspjax._simulate import default_method
 from qspjax._transform import AbstractTransform, Identity, Log
 from qspjax.fit import (
@@ -35,6 +36,9 @@ from qspjax.io.petab._tables import Row, TableIssues, read_yaml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 
+EXACT = 500
+"""The greatest number of products up to which an exact solve, with its derivatives, is cheaper than `Rosenbrock`."""
+
 
 def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Problem:
     """Read a calibration problem from the YAML file of a PEtab problem, version 1 or 2.
@@ -44,7 +48,8 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
 
     Args:
         path: The YAML file.
-        method: How to simulate; by default exactly if the model is linear, else `Rosenbrock(rtol=1e-8, atol=1e-12)`.
+        method: How to simulate; by default `Rosenbrock(rtol=1e-8, atol=1e-12)`, and exactly where the model is linear
+            and so small that this is cheaper.
 
     Raises:
         FileIssues: If anything in the files is wrong or not supported: a list with file, line and column.
@@ -89,7 +94,7 @@ def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMet
     issues.close()
     if method is None:
         method = default_method(network)
-        if not isinstance(method, MatrixExponential):
+        if not isinstance(method, MatrixExponential) or _products(network, experiments) > EXACT:
             method = Rosenbrock(rtol=1e-8, atol=1e-12)
     used = {row.get("observableId") for _, row in tables.measurements}
     try:
@@ -103,6 +108,19 @@ def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMet
         )
     except ValueError as error:
         raise FileIssues([Issue(name, (), str(error))]) from None
+
+
+def _products(network: Network, experiments: Mapping[str, Experiment]) -> int:
+    """Return how many products an exact solve takes for each multiplication of matrices in an exponential.
+
+    There is an exponential for every time between measurements, doses and changes; its derivatives are many more
+    multiplications. A step of `Rosenbrock` has a sparse factorisation and as many solves, and few steps are needed.
+    """
+    intervals = max(
+        np.unique(experiment.measurements.time).size + experiment.regimen.time.size + len(experiment.changes)
+        for experiment in experiments.values()
+    )
+    return intervals * len(state_names(network.initial())) ** 3
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
