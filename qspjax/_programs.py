@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src.array import ArrayImpl
 from jax._src.core import trace_state_clean
 from jax._src.util import cache  # pyright: ignore[reportPrivateImportUsage] (`jax.clear_caches` empties it)
 from jax.core import Tracer
@@ -139,6 +140,10 @@ def program(
 
 def _about(leaf: object) -> _Shape | _Static | None:
     """Return what a program has to know of a leaf; None if it is an array that is not at hand, or of keys."""
+    if type(leaf) is np.ndarray:
+        return _Shape(leaf.shape, leaf.dtype, False)
+    if type(leaf) is ArrayImpl:  # never of keys
+        return None if leaf.committed else _Shape(leaf.shape, leaf.dtype, leaf.weak_type)
     if isinstance(leaf, jax.Array):
         if isinstance(leaf, Tracer) or leaf.committed or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from qspjax._arrays import device_floats
+from qspjax._arrays import device_floats, floats
 from qspjax._checks import (
     check_finite,
     check_increasing,
@@ -25,10 +25,11 @@ from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
 from qspjax._lost import lost
+from qspjax._made import made
 from qspjax._model import AbstractModel, as_state, check_one_patient, observe, state_shape
 from qspjax._names import state_names
 from qspjax._programs import BRIEFLY, program
-from qspjax._remembered import by_structure, traced
+from qspjax._remembered import by_structure, reading_once, traced
 from qspjax._solution import RESULTS, Labels, Outcome, Save, Solution
 from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
@@ -45,6 +46,7 @@ from qspjax.solve.dosing._varied import Varied
 
 
 @in_the_users_words()
+@reading_once
 def simulate(
     model: AbstractModel,
     regimen: Regimen,
@@ -113,7 +115,7 @@ def simulate(
     patient, labels = _prepare(model, save, None, method)
     start = None if t0 is None else device_floats(t0)
     outcome, source = _jitted(patient, model, regimen, ts, initial, _order(order, ts), start)
-    solution = Solution(ts, *outcome, labels, source)
+    solution = Solution.of(ts, outcome, labels, source)
     return _raise_if_failed(solution, model) if throw else solution
 
 
@@ -329,11 +331,13 @@ def _prepare(
     method: AbstractMethod,
 ) -> tuple[_Patient, Labels]:
     saved = _everything(model)
-    states, description = saved.states, method.describe()
+    states, description = saved.states, type(method).describe(method)
     if save is not None:
         saved = Save.of(save, saved.observed, _about(model).start)
-    full = Labels(states, states, model.units, description)
-    return _Patient(method, saved, reduce, full), Labels(states, saved.states, model.units, description)
+    full = labels = Labels(states, states, model.units, description)
+    if saved.states is not states:
+        labels = full._replace(kept_states=saved.states)
+    return made(_Patient, {"method": method, "save": saved, "reduce": reduce, "labels": full}), labels
 
 
 @in_the_users_words()
@@ -358,11 +362,11 @@ def observed_names(model: AbstractModel, start: State) -> tuple[str, ...]:
 
 def _times(ts: ArrayInput, *, ndim: int | None) -> jax.Array:
     check_number("ts", ts)
-    ts = device_floats(ts)
-    if ndim is not None and ts.ndim != ndim:
-        refuse("ts", "have shape (times,)", f"of shape {ts.shape}")
-    check_increasing("ts", ts)
-    return ts
+    times = ts if isinstance(ts, jax.Array) else floats(ts)
+    if ndim is not None and times.ndim != ndim:
+        refuse("ts", "have shape (times,)", f"of shape {times.shape}")
+    check_increasing("ts", times)
+    return device_floats(times)
 
 
 def _order(order: ArrayInput | None, ts: jax.Array) -> jax.Array | None:
@@ -413,7 +417,7 @@ def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Scalar | N
     check_regimen(regimen, "a Regimen (from bolus, infusion or no_doses)")
     about = _about(model)
     regimen = with_targets(model, regimen, about.states)
-    regimen = regimen.padded(max(4, 1 << (regimen.rows - 1).bit_length()))
+    regimen = Regimen.padded(regimen, max(4, 1 << (regimen.rows - 1).bit_length()))
     check_modelled(model, regimen)
     if about.eventful and (regimen.static_shape.steady or regimen.decision is not None):
         refuse("regimen", "have no steady state and no rule for a model with events", "one that has")

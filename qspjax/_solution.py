@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from qspjax._checks import check_names, check_one_of, concrete, in_a_row
 from qspjax._extras import require
+from qspjax._made import made
 from qspjax._model import Units
 from qspjax._names import leaf_names, state_names
 from qspjax._tables import ByName, ParameterTable
@@ -82,6 +83,11 @@ class Failure(NamedTuple):
     state: str
 
 
+def _by_name(values: Observed) -> Observed:
+    """Return observed values as a table that knows its names."""
+    return ByName(values) if type(values) is dict else values
+
+
 class Solution(eqx.Module):
     """The solution of a simulation, of one patient or, with a leading axis of patients everywhere, of many.
 
@@ -106,13 +112,19 @@ class Solution(eqx.Module):
     """
 
     ts: Times
-    observed: Observed = eqx.field(converter=lambda values: ByName(values) if type(values) is dict else values)
+    observed: Observed = eqx.field(converter=_by_name)
     states: State
     result: Any
     stats: dict[str, PyTree]
     reduced: PyTree
     labels: "Labels" = eqx.field(static=True)
     source: PyTree = None
+
+    @classmethod
+    def of(cls, ts: Times, outcome: "Outcome", labels: "Labels", source: PyTree) -> "Solution":
+        """Return the solution of an outcome."""
+        fields = {"ts": ts, **outcome._asdict(), "labels": labels, "source": source}
+        return made(cls, fields | {"observed": _by_name(outcome.observed)})
 
     @property
     def failed(self) -> Bool[Array, "*patients"]:

@@ -23,6 +23,7 @@ LAYERS = [
         "_files",
         "_forms",
         "_lazily",
+        "_made",
         "_names",
         "_programs",
         "_random",

@@ -8,6 +8,7 @@ one row cancels another, is described in `solve.dosing`.
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -31,6 +32,7 @@ from qspjax._checks import (
 )
 from qspjax._dosing._adaptive import AbstractRule, Decision
 from qspjax._dosing._amounts import AbstractAmount, Covariates
+from qspjax._made import made
 from qspjax._renamed import renamed_attribute
 from qspjax._types import Scalar
 
@@ -244,8 +246,8 @@ class Regimen(eqx.Module):
         """Give the doses of both regimens."""
         check_instance("other", other, Regimen, "a regimen, to be added to a regimen")
         targets = self.targets + tuple(name for name in other.targets if name not in self.targets)
-        xp, columns = self._columns(other)
-        _, below = other._columns(self)
+        xp, columns = _columns(self, other)
+        _, below = _columns(other, self)
         numbers = [targets.index(name) for name in other.targets]
         below["index"] = xp.asarray(numbers, dtype=int)[below["index"]] if numbers else below["index"]
         below["rule"] = xp.where(below["rule"] >= 0, below["rule"] + len(self.rules), -1)
@@ -253,7 +255,8 @@ class Regimen(eqx.Module):
         end = on_device(xp.maximum(self.end, other.end))
         if self.decision is not None and other.decision is not None:
             raise ValueError("Only one of the regimens that are added can be adapted: add them first, then adapt.")
-        return Regimen(
+        return changed(
+            self,
             **columns,
             rules=self.rules + other.rules,
             decision=self.decision or other.decision,
@@ -279,17 +282,21 @@ class Regimen(eqx.Module):
             return self
         if self.static_shape.steady:
             raise ValueError("A regimen at steady state cannot be repeated: call `at_steady_state` last.")
-        xp, columns = self._columns(interval)
+        xp, columns = _columns(self, interval)
         interval, first = floats(interval), xp.min(columns["time"], axis=-1)
         shift = xp.repeat(xp.arange(doses), self.rows) * interval[..., None]
-        columns = {name: xp.tile(column, doses) for name, column in columns.items()}
+        if xp is np:
+            again = np.arange(doses * self.rows) % self.rows
+            columns = {name: column[..., again] for name, column in columns.items()}
+        else:
+            columns = {name: xp.tile(column, doses) for name, column in columns.items()}
         columns["time"] = columns["time"] + shift
         is_dose = columns["kind"] < Action.RESET
         columns["ordered"] = xp.where(is_dose, columns["ordered"], columns["time"])
         columns["interval"] = xp.where(is_dose, interval[..., None], columns["interval"])
         end = xp.maximum(xp.asarray(self.end) + (doses - 1) * interval, first + doses * interval)
         shape = self.static_shape._replace(resets=self.static_shape.resets * doses, repeated=True)
-        return dataclasses.replace(self, **on_device(columns), end=on_device(end), static_shape=shape)
+        return changed(self, **on_device(columns), end=on_device(end), static_shape=shape)
 
     def at_steady_state(self, *, added: bool = False) -> "Regimen":
         """Begin at steady state: as if the doses had been repeated at their interval indefinitely before (NONMEM's SS).
@@ -422,15 +429,15 @@ class Regimen(eqx.Module):
         Args:
             echoes: For each target, the numbers of these others.
         """
-        xp, table = self._columns()
+        xp, table = _columns(self)
         columns, index = table, table["index"]
         for k in range(max(map(len, echoes), default=0)):
             has_echo = xp.asarray([len(numbers) > k for numbers in echoes])[index]
             number = xp.asarray([numbers[k] if len(numbers) > k else 0 for numbers in echoes])[index]
-            changed = {"time": xp.where(has_echo, table["time"], xp.inf), "index": number}
-            changed["order"] = xp.full_like(table["order"], -1.0)  # not a record: outputs at its time come after it
-            columns = {name: _concatenated(xp, x, changed.get(name, table[name])) for name, x in columns.items()}
-        return dataclasses.replace(self, **on_device(columns))
+            echo = {"time": xp.where(has_echo, table["time"], xp.inf), "index": number}
+            echo["order"] = xp.full_like(table["order"], -1.0)  # not a record: outputs at its time come after it
+            columns = {name: _concatenated(xp, x, echo.get(name, table[name])) for name, x in columns.items()}
+        return changed(self, **on_device(columns))
 
     def padded(self, rows: int) -> "Regimen":
         """Return the regimen with padding rows up to `rows`, so that other regimens share its compiled program.
@@ -438,28 +445,31 @@ class Regimen(eqx.Module):
         Its columns are in numpy where they are at hand: a compiled program takes them as they are. Whether all rows are
         repeated is forgotten, since it makes no difference to a program.
         """
-        xp, columns = self._columns()
-        for name, column in columns.items():
-            padding = xp.full((*column.shape[:-1], rows - self.rows), _COLUMNS[name], column.dtype)
+        xp, columns = _columns(self)
+        before = self.rows
+        for name, column in columns.items() if rows > before else ():
+            padding = xp.full((*column.shape[:-1], rows - before), _COLUMNS[name], column.dtype)
             columns[name] = xp.concatenate([column, padding], axis=-1)
-        return self._with(**columns, static_shape=self.static_shape._replace(repeated=False))
+        shape = self.static_shape
+        return changed(self, **columns, static_shape=shape._replace(repeated=False) if shape.repeated else shape)
 
-    def _with(self, **changes: object) -> "Regimen":
-        """Return the regimen with other values, made without a constructor, which takes longer than the rest."""
-        changed = object.__new__(Regimen)
-        for name, value in {**vars(self), **changes}.items():
-            object.__setattr__(changed, name, value)
-        return changed
 
-    def _columns(self, *others: PyTree) -> tuple[ModuleType, dict[str, Array | np.ndarray]]:
-        """Return numpy if the regimen and the others are at hand, else jax.numpy, and the columns in it."""
-        xp = namespace(self, *others)
-        return xp, {name: xp.asarray(getattr(self, name)) for name in _COLUMNS}
+def changed(regimen: Regimen, **changes: object) -> Regimen:
+    """Return a regimen with other values."""
+    return made(Regimen, {**vars(regimen), **changes})
+
+
+def _columns(regimen: Regimen, *others: PyTree) -> tuple[ModuleType, dict[str, Array | np.ndarray]]:
+    """Return numpy if a regimen and the others are at hand, else jax.numpy, and the columns in it."""
+    fields = vars(regimen)
+    columns = {name: fields[name] for name in _COLUMNS}
+    xp = namespace(*columns.values(), fields["end"], fields["rules"], fields["decision"], *others)
+    return xp, {name: xp.asarray(column) for name, column in columns.items()}
 
 
 _COLUMNS: dict[str, float] = {
     "time": jnp.inf,
-    "kind": Action.BOLUS,
+    "kind": int(Action.BOLUS),
     "index": 0,
     "amount": 0.0,
     "duration": 1.0,
@@ -496,11 +506,12 @@ def table(
     time = floats(columns["time"])
     columns = {"ordered": time, **columns}
     filled = {}
-    for name, padding in _COLUMNS.items():
-        dtype = int if name in _INTEGERS else float
+    for name in _COLUMNS:
         values = columns.get(name)
-        values = np.full(time.shape[-1:], padding, dtype) if values is None else values
-        filled[name] = on_device(namespace(values).asarray(values, dtype=dtype))
+        if values is not None:
+            filled[name] = on_device(namespace(values).asarray(values, dtype=_type(name)))
+        else:
+            filled[name] = on_device(_default(name, time.shape[-1]))
     codes = ("kind", "steady", "interval", "group")
     kind, steady, interval, group = (np.asarray(columns.get(name, 0)) for name in codes)
     is_real = np.ones(time.shape, dtype=bool) if concrete(time) is None else np.isfinite(np.asarray(time))
@@ -519,7 +530,21 @@ def table(
         end = xp.max(xp.where(xp.isfinite(time), time, -xp.inf), axis=-1, initial=-xp.inf)
         end = xp.where(xp.isfinite(end), end, 0.0)
     over = on_device(floats(end))
-    return Regimen(**filled, rules=tuple(rules), decision=None, end=over, targets=tuple(targets), static_shape=shape)
+    others = {"rules": tuple(rules), "decision": None, "targets": tuple(targets), "static_shape": shape}
+    return made(Regimen, {**filled, **others, "end": over})
+
+
+def _type(name: str) -> type:
+    """Return the type of the numbers in a column."""
+    return int if name in _INTEGERS else float
+
+
+@functools.lru_cache(maxsize=256)
+def _default(name: str, rows: int) -> np.ndarray:
+    """Return a column as it is where nothing is given."""
+    column = np.full(rows, _COLUMNS[name], _type(name))
+    column.flags.writeable = False
+    return column
 
 
 def check_regimen(regimen: object, description: str = "a regimen") -> None:

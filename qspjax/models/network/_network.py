@@ -4,6 +4,7 @@ The semantics are those of SBML Level 3 Version 2 (Hucka et al., J Integr Bioinf
 doi:10.1515/jib-2019-0021).
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -171,7 +172,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     @property
     def units(self) -> Units:
         """The units that the definition states."""
-        return units_of(self.plan.definition)
+        return _units_of_plan(self.plan)
 
     def initial(self) -> LabelledState:
         start = self._state(self.plan.begin(self.values, 0.0, None))
@@ -499,6 +500,11 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
     converged = jnp.isfinite(step(0, root)).all()
     root = step(0, step(0, jnp.where(converged, root, x)))
     return with_algebraic(jnp.where(converged, root, x), start.values)
+
+
+@functools.lru_cache(maxsize=256)
+def _units_of_plan(plan: Plan) -> Units:
+    return units_of(plan.definition)
 
 
 def units_of(definition: Definition) -> Units:

@@ -9,7 +9,7 @@ import numpy as np
 from qspjax._arrays import namespace
 from qspjax._checks import check_minimum, concrete, refuse
 from qspjax._declared import assigned_parameters, declared, mass_of
-from qspjax._dosing._regimen import Action, Echo, Level, Parameter, Regimen, Target, name_of
+from qspjax._dosing._regimen import Action, Echo, Level, Parameter, Regimen, Target, changed, name_of
 from qspjax._model import AbstractModel
 from qspjax._names import in_full, match, state_names
 from qspjax._remembered import by_structure, traced
@@ -34,7 +34,7 @@ def with_targets(model: AbstractModel, regimen: Regimen, states: tuple[str, ...]
         return regimen
     xp = namespace(regimen.index)
     index = xp.asarray(indices, dtype=int)[xp.asarray(regimen.index)] if indices else regimen.index
-    regimen = regimen._with(index=index, targets=targets)
+    regimen = changed(regimen, index=index, targets=targets)
     return regimen.echoed(echoes) if any(echoes) else regimen
 
 
