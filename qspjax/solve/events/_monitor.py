@@ -28,7 +28,15 @@ from qspjax.solve.events._locate import (
     open_bracket,
     resolved,
 )
-from qspjax.solve.events._system import EventSystem, NextSwitch, TriggerState, event_system, inset, repeat_change
+from qspjax.solve.events._system import (
+    EventSystem,
+    NextSwitch,
+    TriggerState,
+    event_system,
+    inset,
+    repeat_change,
+    unbounded,
+)
 
 T = TypeVar("T")
 
@@ -214,10 +222,12 @@ class Events(NamedTuple):
     Attributes:
         system: What is static about them.
         model: `leaves -> model`.
+        redo: `(leaves, ...) -> (t, y, memory)`, the `redo` of a monitor of a single lane; None for `repeat_change`.
     """
 
     system: EventSystem
     model: Callable[[Sequence[jax.Array]], AbstractModel]
+    redo: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
 
 
 def events_over_leaves(system: EventSystem, model: AbstractModel) -> Events:
@@ -259,12 +269,13 @@ def monitor_lanes(
 
         return batched_function
 
+    redo = over_lanes(partial(repeat_change, system)) if events.redo is None else partial(events.redo, leaves)
     return EventMonitor(
         system,
         triggers=over_lanes(system.triggers),
         next_switch=over_lanes(system.next_switch),
-        act=over_lanes(partial(system.act, bounded=False)),
-        redo=over_lanes(partial(repeat_change, system)),
+        act=over_lanes(partial(system.act, loop=unbounded)),
+        redo=redo,
     )
 
 
@@ -278,6 +289,6 @@ def monitor_one(events: EventStart | None, model: AbstractModel) -> EventMonitor
         system,
         triggers=partial(system.triggers, model),
         next_switch=partial(system.next_switch, model),
-        act=partial(system.act, model, bounded=False),
+        act=partial(system.act, model, loop=unbounded),
         redo=partial(repeat_change, system, model),
     )

@@ -8,7 +8,7 @@ in advance, so steps end there exactly, and no pulse between two steps is missed
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -31,6 +31,20 @@ from qspjax.solve._near import Near
 
 CASCADE = 32
 """The number of changes at one moment, and four more for each event, after which a patient is given up."""
+
+
+Loop: TypeAlias = Callable[[Callable[[tuple], jax.Array], Callable[[tuple], tuple], tuple, int], tuple]
+"""A loop: from whether it goes on, a round, what it starts with, and the most rounds, to what it ends with."""
+
+
+def unbounded(condition: Callable[[tuple], jax.Array], body: Callable[[tuple], tuple], start: tuple, _: int) -> tuple:
+    """Run a loop that cannot be differentiated backwards."""
+    return jax.lax.while_loop(condition, body, start)
+
+
+def bounded(condition: Callable[[tuple], jax.Array], body: Callable[[tuple], tuple], start: tuple, most: int) -> tuple:
+    """Run a loop that can be differentiated in every mode, many times."""
+    return eqxi.while_loop(condition, body, start, max_steps=most, kind="bounded", base=4)
 
 
 class TriggerState(NamedTuple):
@@ -133,7 +147,7 @@ class EventSystem:
         was_true = [jnp.asarray(event.initial_value, y.dtype) for event in declared(model).events()]
         memory = jnp.zeros(self.size, y.dtype)
         memory = memory.at[1 : 1 + len(was_true)].set(jnp.stack(was_true)) if was_true else memory
-        return self.act(model, t, y, memory, bounded=True)
+        return self.act(model, t, y, memory, loop=bounded)
 
     def triggers(self, model: AbstractModel, t: jax.Array, y: jax.Array, memory: jax.Array) -> TriggerState:
         """Evaluate the triggers."""
@@ -189,7 +203,7 @@ class EventSystem:
         y: jax.Array,
         memory: jax.Array,
         *,
-        bounded: bool,
+        loop: Loop,
         later: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Apply all changes that are due; return state, memory and whether all events settled.
@@ -201,7 +215,7 @@ class EventSystem:
             t: The time.
             y: The state.
             memory: The memory.
-            bounded: Whether the loop has to be differentiable backwards.
+            loop: What applies one change after the other.
             later: A time and a state a little later, at which the triggers are first evaluated; None for `t` and `y`.
         """
         if not self._events:
@@ -221,11 +235,7 @@ class EventSystem:
         def busy(carry: tuple) -> jax.Array:
             return carry[2] & (carry[4] < limit)
 
-        if bounded:
-            now = eqxi.while_loop(busy, settle, now, max_steps=limit, kind="bounded", base=4)
-        else:
-            now = jax.lax.while_loop(busy, settle, now)
-        y, record, acted, settled, _ = now
+        y, record, acted, settled, _ = loop(busy, settle, now, limit)
         return y, self._pack(record), settled & ~acted
 
     def _settle(
@@ -366,6 +376,8 @@ def repeat_change(
     memory: jax.Array,
     cause: jax.Array,
     span: jax.Array,
+    *,
+    loop: Loop = bounded,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return time, state and memory after a recorded change, by `follow_cause` and `EventSystem.act`.
 
@@ -376,7 +388,7 @@ def repeat_change(
     located = (cause >= 0) & (cause < system.gaps)
     delta = jnp.where(located, 1e-10 * span, 0.0)
     later = jax.lax.stop_gradient((t + delta, y + delta * system.equations.field(model, t, y, rate)))
-    after, remembered, _ = system.act(model, time, state, memory, bounded=True, later=later)
+    after, remembered, _ = system.act(model, time, state, memory, loop=loop, later=later)
     moves, acts = cause >= 0, (cause >= 0) & (cause <= system.gaps)
     after = jnp.where(acts, after, state)
     return jnp.where(moves, time, t), jnp.where(moves, after, y), jnp.where(acts, remembered, memory)

@@ -29,6 +29,7 @@ from qspjax.solve.kernel.primitives._define import (
 from qspjax.solve.kernel.primitives._marked import select
 from qspjax.solve.native import _engine, rules  # noqa: F401  (the rules register themselves)
 from qspjax.solve.native._adjoint import AdjointText
+from qspjax.solve.native._changes import with_outlined_changes
 from qspjax.solve.native._lane import Traced, trace
 from qspjax.solve.native._loop import AbstractText, Text
 from qspjax.solve.native._record import RecordText, layout
@@ -110,7 +111,8 @@ def _lane_program(program: Program) -> tuple[int, Program]:
     check_backend()
     if program.system.pattern.sum() > TERMS:
         check_size(program.system.elimination)
-    return _engine.lanes(program.system.size), dataclasses.replace(program, system=LaneSystem(program.system))
+    system, events = LaneSystem(program.system), with_outlined_changes(program.events)
+    return _engine.lanes(program.system.size), dataclasses.replace(program, system=system, events=events)
 
 
 def check_backend() -> None:

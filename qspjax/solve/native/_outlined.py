@@ -7,9 +7,11 @@ and one for its transposed derivative, whatever the number of calls.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import JaxprEqn, Primitive
 from jax.interpreters import ad, batching
@@ -17,12 +19,15 @@ from jax.interpreters import ad, batching
 from qspjax.solve.native._translate import Translator, rule
 from qspjax.solve.native._values import AbstractNodes, Value
 
+T = TypeVar("T")
 Marks = tuple[bool, ...]
 """Which operands have a tangent."""
 
 
 Translate = Callable[[Translator, Sequence[Value]], Sequence[Value]]
 """From operands to results, as they are translated."""
+Pull = Callable[[Marks, Sequence[jax.Array], Sequence[jax.Array]], list[jax.Array]]
+"""From what is marked, operands, and cotangents of results that are smooth, to those of the operands marked."""
 
 
 class Outlined:
@@ -33,6 +38,7 @@ class Outlined:
         translate: How it is translated, by default as it computes.
         numbers: Whether there is a function for each set of numbers among its operands.
         origin: The function of which this is the derivative along tangents of the operands that are marked.
+        pull: Its transposed derivative, by default that of JAX.
     """
 
     def __init__(
@@ -42,8 +48,10 @@ class Outlined:
         *,
         numbers: bool = True,
         origin: "tuple[Outlined, Marks] | None" = None,
+        pull: Pull | None = None,
     ) -> None:
         self.compute, self.numbers, self.origin = compute, numbers, origin
+        self.pull = self._pulled if pull is None else pull
         self.translate = self._translated if translate is None else translate
         self.tangent = functools.cache(self._tangent)
         self.cotangent = functools.cache(self._cotangent)
@@ -58,7 +66,8 @@ class Outlined:
 
         def compute(*operands: jax.Array) -> list[jax.Array]:
             primals, tangents = operands[: len(marks)], operands[len(marks) :]
-            return jax.jvp(self._of_marked(primals, marks), _chosen(primals, marks), tangents)[1]
+            values, changes = jax.jvp(self._of_marked(primals, marks), chosen(primals, marks), list(tangents))
+            return chosen(changes, smooth(values))
 
         return Outlined(compute, origin=(self, marks))
 
@@ -66,11 +75,18 @@ class Outlined:
         """Return its transposed derivative: a function of the operands, and of the cotangents of the results."""
 
         def compute(*operands: jax.Array) -> list[jax.Array]:
-            primals, cotangents = operands[: len(marks)], operands[len(marks) :]
-            _, pull = jax.vjp(self._of_marked(primals, marks), *_chosen(primals, marks))
-            return list(pull(list(cotangents)))
+            return self.pull(marks, operands[: len(marks)], operands[len(marks) :])
 
         return Outlined(compute)
+
+    def _pulled(self, marks: Marks, primals: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
+        results, pull = jax.vjp(self._of_marked(primals, marks), *chosen(primals, marks))
+        remaining = iter(cotangents)
+        return list(
+            pull(
+                [next(remaining) if each else _no_tangent(x) for x, each in zip(results, smooth(results), strict=True)]
+            )
+        )
 
     def _mapped(self, axes: tuple[int | None, ...]) -> "Outlined":
         """Return it mapped over an axis of some operands: what does not depend on these is computed once."""
@@ -88,8 +104,18 @@ class Outlined:
         return function
 
 
-def _chosen(values: Sequence[jax.Array], marks: Marks) -> tuple[jax.Array, ...]:
-    return tuple(value for value, mark in zip(values, marks, strict=True) if mark)
+def chosen(values: Sequence[T], marks: Sequence[bool]) -> list[T]:
+    """Return what is marked."""
+    return [value for value, mark in zip(values, marks, strict=True) if mark]
+
+
+def smooth(values: Sequence[jax.Array | ShapedArray]) -> Marks:
+    """Return which values are real numbers, so that they have tangents."""
+    return tuple(jnp.issubdtype(x.dtype, jnp.inexact) for x in values)
+
+
+def _no_tangent(x: jax.Array) -> np.ndarray:
+    return np.zeros(x.shape, jax.dtypes.float0)
 
 
 outlined_p = Primitive("lane_outlined")
@@ -104,10 +130,12 @@ def _shapes(*operands: ShapedArray, function: Outlined) -> list[ShapedArray]:
 
 def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, function: Outlined
-) -> tuple[list[jax.Array], list[jax.Array]]:
+) -> tuple[list[jax.Array], list[jax.Array | ad.Zero]]:
     there = [tangent for tangent in tangents if not isinstance(tangent, ad.Zero)]
     marks = tuple(not isinstance(tangent, ad.Zero) for tangent in tangents)
-    return function(*primals), function.tangent(marks)(*primals, *there)
+    results, changes = function(*primals), iter(function.tangent(marks)(*primals, *there))
+    none = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
+    return results, [next(changes) if each else zero for each, zero in zip(smooth(results), none, strict=True)]
 
 
 def _transpose(
@@ -138,4 +166,4 @@ def _outlined(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequenc
     function: Outlined = eqn.params["function"]
     if not any(isinstance(x, AbstractNodes) for x in operands):
         return function.translate(self, operands)
-    return self.call(("outlined", id(function)), function.translate, operands, numbers=function.numbers)
+    return self.call(("outlined", function), function.translate, operands, numbers=function.numbers)

@@ -114,7 +114,7 @@ class Translator:
         ]
         key = (*key, repr(bound))
         if key not in self.functions:
-            self.functions[key] = self._function(translate, operands, len(self.functions))
+            self.functions[key] = self._function(translate, operands)
         function = self.functions[key]
         region, shapes = function.region, function.shapes
         if region.size <= SMALL:
@@ -153,7 +153,7 @@ class Translator:
         node = self.graph.nodes[index]
         return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.graph.constants)
 
-    def _function(self, translate: Callable, operands: Sequence[Value], number: int) -> Function:
+    def _function(self, translate: Callable, operands: Sequence[Value]) -> Function:
         inside = Translator(Graph(ALL, sparse=self.graph.sparse), self.functions)
         values: list[Value] = []
         blocks: list[int] = []
@@ -175,6 +175,7 @@ class Translator:
         results = translate(inside, values)
         shapes = [(inside.ids(x), x.dtype) for x in results]
         outputs = [i for ids, _ in shapes for i in ids.ravel().tolist() if inside.graph.nodes[i].op != "const"]
+        number = len(self.functions)  # those that it calls are among them by now
         return Function(Region(inside.graph, outputs), f"function{number}", shapes, blocks)
 
     def region(self, program: ClosedJaxpr, operands: Sequence[Value]) -> tuple[Region, list[Value]]:
