@@ -1,5 +1,6 @@
 """A calibration problem: a model, experiments, outputs and parameters, as one pure log density."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_point
 from qspjax._model import AbstractModel
+from qspjax._simulate import default_method
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
 from qspjax.fit._free import Free, bounds_of, fixed_of, free_of, log_priors, natural_values, starts_of
@@ -27,6 +29,7 @@ from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import Outcomes
 from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
+from qspjax.solve._ensemble import Effort, has_effort
 
 Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
 """Returns a point with some parameters at their best values, given the values observed there."""
@@ -298,6 +301,24 @@ class Problem:
             "outputs": self.outputs,
             "parameters": [self.free, self.fixed],
         }
+
+    @property
+    def simulated_by(self) -> AbstractMethod:
+        """How simulations are solved."""
+        return default_method(self.model) if self.method is None else self.method
+
+    def with_effort(self, active: Scalar, looser: Scalar) -> "Problem":
+        """Return the same problem, simulated only where `active`, and with tolerances that are greater by a factor.
+
+        A method outside the ensemble kernel, and steady states, know no such thing: they stay as they are.
+        """
+        stages, method = self.layout.stages, self.simulated_by
+        if not has_effort(method):
+            return self
+        effort = Effort(method, jnp.asarray(active), jnp.asarray(looser, float))
+        new = copy.copy(self)
+        settle(new, layout=dataclasses.replace(self.layout, stages=dataclasses.replace(stages, method=effort)))
+        return new
 
     @property
     def rows(self) -> tuple[OutputData, ...]:

@@ -177,9 +177,29 @@ class Judgement(NamedTuple):
     following: Float[Array, "..."]
 
 
-def judge(control: Control, clock: Clock, proposal: Proposal, error: Rows, y0: Rows, y1: Rows) -> Judgement:
-    """Judge a step by its error; one that a boundary clipped does not shorten the next."""
+def judge(
+    control: Control,
+    clock: Clock,
+    proposal: Proposal,
+    error: Rows,
+    y0: Rows,
+    y1: Rows,
+    looser: Float[Array, "..."] | None = None,
+) -> Judgement:
+    """Judge a step by its error; one that a boundary clipped does not shorten the next.
+
+    Args:
+        control: Error control.
+        clock: The clock of patients before it.
+        proposal: What was attempted.
+        error: The error.
+        y0: The state before it.
+        y1: The state after it.
+        looser: The factor by which both tolerances are greater than those of the control, None for 1.
+    """
     ratio = control.squared_ratio(error, y0, y1)
+    if looser is not None:
+        ratio = ratio / (looser * looser)
     fits = clock.live & (ratio <= 1.0)
     following = proposal.h * control.factor(ratio)
     clipped = fits & (proposal.h < 0.5 * proposal.allowed)

@@ -5,13 +5,14 @@ One patient and a cohort run the same program: `vmap` over `simulate` makes the 
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import check_instance, refuse
 from qspjax._declared import mass_of
@@ -88,7 +89,7 @@ class Rosenbrock(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        return _solve(model, schedule, ts, initial, t0, _rosenbrock(self.tableau, self))[0]
+        return _solved(self, model, schedule, ts, initial, t0)
 
     def describe(self) -> str:
         return f"{self.tableau.name} at rtol {self.rtol:g}, atol {self.atol:g}"
@@ -142,7 +143,7 @@ class Explicit(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        return _solve(model, schedule, ts, initial, t0, _explicit(self.solver, self))[0]
+        return _solved(self, model, schedule, ts, initial, t0)
 
     def describe(self) -> str:
         return f"{type(self.solver).__name__} at rtol {self.rtol:g}, atol {self.atol:g}"
@@ -186,21 +187,47 @@ class Automatic(AbstractMethod):
     def solve(
         self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
     ) -> Trajectory:
-        scheme = _explicit(_tsit5(), self, gives_up=True)
-        easy, stiff = _solve(model, schedule, ts, initial, t0, scheme)
-        hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), self), active=stiff)
-
-        def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
-            return jnp.where(stiff, hard, easy)
-
-        stats = jax.tree.map(chosen, hard.stats, easy.stats)
-        for name in ("steps", "rejected"):
-            stats[name] = easy.stats[name] + jnp.where(stiff, hard.stats[name], 0)
-        result = RESULTS.where(stiff, hard.result, easy.result)
-        return Trajectory(jax.tree.map(chosen, hard.states, easy.states), result, stats)
+        return _solved(self, model, schedule, ts, initial, t0)
 
     def describe(self) -> str:
         return f"Tsit5, or Rodas5P where stiff, at rtol {self.rtol:g}, atol {self.atol:g}"
+
+
+class Effort(AbstractMethod):
+    """Solve by another method, but only where asked, and with tolerances as loose as is enough: for searches.
+
+    Args:
+        method: The method.
+        active: Whether to solve at all; otherwise nothing after the start is known, at no cost.
+        looser: The factor by which both tolerances are greater.
+    """
+
+    method: Rosenbrock | Explicit | Automatic
+    active: Bool[Array, ""]
+    looser: Float[Array, ""]
+
+    @property
+    def rtol(self) -> float:
+        """The relative tolerance of the method."""
+        return self.method.rtol
+
+    @property
+    def atol(self) -> float:
+        """The absolute tolerance of the method."""
+        return self.method.atol
+
+    def solve(
+        self, model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: Scalar
+    ) -> Trajectory:
+        return _solved(self.method, model, schedule, ts, initial, t0, self.active, self.looser)
+
+    def describe(self) -> str:
+        return self.method.describe()
+
+
+def has_effort(method: AbstractMethod | None) -> TypeGuard[Rosenbrock | Explicit | Automatic]:
+    """Return whether a method can be that of an `Effort`."""
+    return isinstance(method, (Rosenbrock, Explicit, Automatic))
 
 
 class _Scheme(NamedTuple):
@@ -232,6 +259,36 @@ def _explicit(solver: "diffrax.AbstractERK", method: Explicit | Automatic, *, gi
     return _Scheme(step, method.atol, control, method.max_steps, method.memory, implicit=False, gives_up=gives_up)
 
 
+def _solved(
+    method: Rosenbrock | Explicit | Automatic,
+    model: AbstractModel,
+    schedule: Schedule,
+    ts: jax.Array,
+    initial: State | None,
+    t0: Scalar,
+    active: jax.Array | None = None,
+    looser: jax.Array | None = None,
+) -> Trajectory:
+    """Solve one patient by a method of the kernel."""
+    if isinstance(method, Rosenbrock):
+        scheme = _rosenbrock(method.tableau, method)
+        return _solve(model, schedule, ts, initial, t0, scheme, active, looser)[0]
+    if isinstance(method, Explicit):
+        return _solve(model, schedule, ts, initial, t0, _explicit(method.solver, method), active, looser)[0]
+    scheme = _explicit(_tsit5(), method, gives_up=True)
+    easy, stiff = _solve(model, schedule, ts, initial, t0, scheme, active, looser)
+    hard, _ = _solve(model, schedule, ts, initial, t0, _rosenbrock(Rodas5P(), method), stiff, looser)
+
+    def chosen(hard: jax.Array, easy: jax.Array) -> jax.Array:
+        return jnp.where(stiff, hard, easy)
+
+    stats = jax.tree.map(chosen, hard.stats, easy.stats)
+    for name in ("steps", "rejected"):
+        stats[name] = easy.stats[name] + jnp.where(stiff, hard.stats[name], 0)
+    result = RESULTS.where(stiff, hard.result, easy.result)
+    return Trajectory(jax.tree.map(chosen, hard.states, easy.states), result, stats)
+
+
 def _solve(
     model: AbstractModel,
     schedule: Schedule,
@@ -240,10 +297,12 @@ def _solve(
     t0: Scalar,
     scheme: _Scheme,
     active: jax.Array | None = None,
+    looser: jax.Array | None = None,
 ) -> tuple[Trajectory, jax.Array]:
     """Solve an ensemble of one patient, which `vmap` makes longer; return also whether it was given up as stiff.
 
-    A patient that is not `active` has no boundaries, so it is done before its first step.
+    A patient that is not `active` has no boundaries, so it is done before its first step. Tolerances are `looser` by a
+    factor.
     """
     start = as_state(model, initial)
     _, unravel = ravel_pytree(start)
@@ -267,6 +326,7 @@ def _solve(
         boundaries=lines.boundaries._replace(time=time).cast(y0.dtype),
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
         span=jax.lax.stop_gradient(lines.span.astype(y0.dtype)),
+        looser=None if looser is None else jax.lax.stop_gradient(looser.astype(y0.dtype)),
     )
     if not mass.all():
         patients = patients._replace(ended=jnp.where(solved, SUCCESS, INCONSISTENT).astype(jnp.int32))

@@ -31,7 +31,18 @@ from qspjax.fit.search._analytic import Analytic
 from qspjax.fit.search._evolution import DifferentialEvolution
 from qspjax.fit.search._fingerprint import fingerprint
 from qspjax.fit.search._gauss_newton import TrustRegion
-from qspjax.fit.search._search import FAILED, RUNNING, STATUS, AbstractSearch, Search, begun, quickly_compiled, stepped
+from qspjax.fit.search._search import (
+    FAILED,
+    GIVEN_UP,
+    RUNNING,
+    STATUS,
+    AbstractSearch,
+    Search,
+    begun,
+    looseness,
+    quickly_compiled,
+    stepped,
+)
 from qspjax.fit.search._starts import MultiStart
 from qspjax.population import Population
 
@@ -40,6 +51,8 @@ if TYPE_CHECKING:
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints."""
+FORMAT = 2
+"""What a checkpoint holds; another number than that of an earlier version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Fit:
         number: The number of each start, in the original order.
         history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
         seconds: The time it took.
+        tried: The point of the last evaluation of each, shape (starts, parameters).
 
     Example:
         >>> import qspjax as qsp
@@ -85,6 +99,7 @@ class Fit:
     number: np.ndarray
     history: np.ndarray
     seconds: float
+    tried: np.ndarray | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -114,6 +129,17 @@ class Fit:
     def status_text(self, start: int) -> str:
         """Return in words how the search of a start ended."""
         return STATUS[int(self.status[start])]
+
+    def reasons(self, start: int) -> list[str]:
+        """Return why the last evaluation of a start that failed, or went on failing, did so; empty for any other.
+
+        Args:
+            start: The number of the start in the order of `points`.
+        """
+        if int(self.status[start]) not in (FAILED, GIVEN_UP):
+            return []
+        point = self.starts[start] if self.tried is None else self.tried[start]
+        return self.problem.failures(jnp.asarray(point)) or ["The derivatives of the log density are not finite."]
 
     @cached_property
     def _uncertainty(self) -> Uncertainty:
@@ -252,10 +278,12 @@ def estimate(
         lanes: How many starts are searched side by side.
         checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation continues
             from it, and ends with the same optima as without the interruption.
-        progress: Called after every step.
+        progress: Called after every step of all starts that are searched side by side.
 
     Returns:
-        A `Fit`, in which a start that failed has that status.
+        A `Fit`, in which a start that failed has that status. Simulations of a search have a relative tolerance of 1e-6
+        or that of the method, whichever is greater, until it has ended there; it then goes on with that of the method,
+        to which all log densities of the `Fit` belong.
 
     Raises:
         ValueError: If starts have a wrong shape, or the checkpoint is that of another estimation.
@@ -282,8 +310,14 @@ def estimate(
         check_instance("analytic", analytic, Analytic, "Analytic()")
     searched = problem if analytic is None else analytic.solving(problem)
     began = time.perf_counter()
+
+    def tell(done: int, total: int, best: float, steps: int) -> None:
+        if progress is not None:
+            rate = steps / max(time.perf_counter() - began, 1e-9)
+            progress(Progress(done, total, {"best": best, "steps": steps, "rate": rate}))
+
     if isinstance(method, DifferentialEvolution):
-        points = method.search(searched, None if progress is None else lambda s, b: progress(_standing(0, 1, b, s)))
+        points = method.search(searched, lambda generations, best: tell(0, 1, best, generations))
         described, search = method.describe(), method.polish
     else:
         points, described, search = _points(problem, starts), method.describe(), method
@@ -294,18 +328,13 @@ def estimate(
     saved = time.perf_counter()
     while run.going:
         run.advance()
-        if progress is not None:
-            progress(_standing(int(run.done.sum()), len(points), run.best, int(run.total_steps)))
+        tell(int(run.done.sum()), len(points), run.best, int(run.total_steps))
         if file is not None and time.perf_counter() - saved > SAVED_EVERY:
             run.save(file)
             saved = time.perf_counter()
     if file is not None:
         run.save(file)
     return dataclasses.replace(run.fit(described, time.perf_counter() - began), problem=problem)
-
-
-def _standing(done: int, total: int, best: float, steps: int) -> Progress:
-    return Progress(done, total, {"best": best, "steps": steps})
 
 
 def _points(problem: Problem, starts: MultiStart | Numbers | None) -> np.ndarray:
@@ -334,7 +363,7 @@ class _Run:
         self.problem, self.method, self.points = problem, method, points
         self.description = f"{method!r} {analytic!r}"
         count, size = points.shape
-        self.ended = points.copy()
+        self.ended, self.tried = points.copy(), points.copy()
         self.values = np.full(count, -np.inf)
         self.status = np.full(count, RUNNING)
         self.steps, self.failures = np.zeros(count, int), np.zeros(count, int)
@@ -343,7 +372,8 @@ class _Run:
         self.waiting = lanes
         self.total_steps = 0
         free = jnp.zeros(size, bool)
-        self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x)))
+        looser = looseness(problem)
+        self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x, looser)))
         self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free)))
         self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
 
@@ -368,14 +398,14 @@ class _Run:
         status, steps, value, failures = (
             np.asarray(x) for x in (self.slots.status, self.slots.steps, self.slots.value, self.slots.failures)
         )
-        points = np.asarray(self.slots.x)
+        points, tried = np.asarray(self.slots.x), np.asarray(self.slots.tried)
         new_slots = []
         for slot, start in enumerate(self.owner):
             if start < 0:
                 continue
             self.total_steps += 1
             self.history.append((int(start), int(steps[slot]), -float(value[slot])))
-            self.values[start], self.ended[start] = -value[slot], points[slot]
+            self.values[start], self.ended[start], self.tried[start] = -value[slot], points[slot], tried[slot]
             self.status[start], self.steps[start] = status[slot], steps[slot]
             self.failures[start] = failures[slot]
             if status[slot] != RUNNING:
@@ -413,6 +443,7 @@ class _Run:
             number=order,
             history=history[order],
             seconds=seconds,
+            tried=self.tried[order],
         )
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -420,12 +451,12 @@ class _Run:
     @cached_property
     def mark(self) -> str:
         """The fingerprint of this estimation."""
-        return fingerprint(self.problem.content(), self.description, self.points, len(self.owner))
+        return fingerprint(FORMAT, self.problem.content(), self.description, self.points, len(self.owner))
 
     def save(self, path: Path) -> None:
         """Write the state atomically."""
         slots = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
-        names = ("ended", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
+        names = ("ended", "tried", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
         state = {name: np.asarray(getattr(self, name)) for name in names}
         history = np.array(self.history, float).reshape(-1, 3)
         _checkpoint.save(path, self.mark, {"history": history, **slots, **state})
@@ -439,7 +470,7 @@ class _Run:
         state = _checkpoint.loaded(path, self.mark, "estimation")
         leaves, structure = jax.tree.flatten(self.slots)
         self.slots = jax.tree.unflatten(structure, [jnp.asarray(state[f"slot{i}"]) for i in range(len(leaves))])
-        for name in ("ended", "values", "status", "steps", "failures", "owner"):
+        for name in ("ended", "tried", "values", "status", "steps", "failures", "owner"):
             setattr(self, name, state[name].copy())
         self.waiting, self.total_steps = int(state["waiting"]), int(state["total_steps"])
         self.history = [(int(a), int(b), float(c)) for a, b, c in state["history"]]

@@ -54,7 +54,7 @@ class DifferentialEvolution(eqx.Module):
     def __check_init__(self) -> None:
         check_key(self.key)
 
-    def search(self, problem: Problem, progress: Callable[[int, float], None] | None) -> np.ndarray:
+    def search(self, problem: Problem, progress: Callable[[int, float], None]) -> np.ndarray:
         """Return the best point found, shape (1, parameters)."""
         from scipy.optimize import differential_evolution
 
@@ -75,8 +75,7 @@ class DifferentialEvolution(eqx.Module):
         def report(intermediate_result: object) -> None:
             nonlocal generation
             generation += 1
-            if progress is not None:
-                progress(generation, -float(getattr(intermediate_result, "fun", np.nan)))
+            progress(generation, -float(getattr(intermediate_result, "fun", np.nan)))
 
         result = differential_evolution(
             values,

@@ -66,7 +66,7 @@ class LBFGS(AbstractSearch):
         return Descent(self._optimiser().init(x), jnp.zeros_like(x), jnp.zeros_like(x), jnp.ones(()))
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        fresh, state = search.steps == 0, search.own
+        fresh, state = search.fresh, search.own
         trial = jnp.clip(search.x + state.length * state.direction, *problem.bounds)
         value, gradient, trial = _slope(problem, trial, held)
         finite = jnp.isfinite(value)
@@ -85,7 +85,7 @@ class LBFGS(AbstractSearch):
         next_state = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), after, state._replace(length=0.3 * state.length)
         )
-        small = self.ftol * jnp.maximum(1.0, jnp.abs(search.value))
+        small = search.small(self.ftol)
         converged = ~fresh & better & (jnp.abs(gained) < small)
         stuck = ~fresh & ~better & (state.length < 1e-10)
         flat = better & (jnp.max(jnp.abs(free), initial=0.0) < self.gtol)
@@ -130,7 +130,7 @@ class Adam(AbstractSearch):
         return self._optimiser().init(x), x
 
     def step(self, problem: Problem, search: Search, held: Array) -> Search:
-        fresh = search.steps == 0
+        fresh = search.fresh
         state, x = search.own
         value, gradient, x = _slope(problem, x, held)
         finite = jnp.isfinite(value)
@@ -177,11 +177,12 @@ def _after(
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
     status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
-    return Search(
-        jnp.where(better, x, search.x),
-        jnp.where(better, value, search.value),
-        status,
-        steps,
-        search.failures + ~finite,
-        state,
+    return search._replace(
+        x=jnp.where(better, x, search.x),
+        value=jnp.where(better, value, search.value),
+        status=status,
+        steps=steps,
+        failures=search.failures + ~finite,
+        own=state,
+        tried=x,
     )

@@ -193,9 +193,10 @@ def _evaluated_step(
     method: "TrustRegion | LevenbergMarquardt", problem: Problem, search: Search, move: _Move
 ) -> Search:
     """Evaluate a step, and accept it if it is good."""
-    fresh, model = search.steps == 0, search.own
+    fresh, model = search.fresh, search.own
     step = jnp.where(fresh, 0.0, move.step)
-    evaluation = problem.quadratic(search.x + step)
+    trial = search.x + step
+    evaluation = problem.quadratic(trial)
     value = -evaluation.value
     finite = jnp.isfinite(value)
     expected = -(move.gradient @ step + 0.5 * step @ move.curvature @ step)
@@ -216,14 +217,15 @@ def _evaluated_step(
         jnp.where(model.slow >= SLOW, model.slow, jnp.where(little, model.slow + 1, 0)),
     )
     steps = search.steps + 1
-    small = method.ftol * jnp.maximum(1.0, jnp.abs(search.value))
-    converged = finite & (expected < small) & (jnp.abs(gained) < small)
+    small = search.small(method.ftol)
+    converged = finite & (expected < small) & ((jnp.abs(gained) < small) | (search.looser > 1.0))
     done = ~fresh & (converged | (move.length < 1e-12) | (move.flat < method.gtol))
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
     status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
     x, value = jnp.where(better, evaluation.x, search.x), jnp.where(better, value, search.value)
-    return Search(x, value, status, steps, search.failures + ~finite, state)
+    failures = search.failures + ~finite
+    return search._replace(x=x, value=value, status=status, steps=steps, failures=failures, own=state, tried=trial)
 
 
 def _chosen_step(

@@ -57,6 +57,7 @@ class Patients(NamedTuple):
         memory: What events remember at t0, None without events.
         ended: The code of the events and the algebraic states at t0, None without any.
         leaves: The leaves of the model, for its events.
+        looser: The factor by which tolerances are greater than those of the error control, None for 1.
     """
 
     constants: list[Shaped[Array, "..."]]
@@ -68,6 +69,7 @@ class Patients(NamedTuple):
     memory: Float[Array, "*patients memory"] | None = None
     ended: Int[Array, "*patients"] | None = None
     leaves: Sequence[Shaped[Array, "..."]] = ()
+    looser: Float[Array, "*patients"] | None = None
 
     @property
     def infused(self) -> bool:
@@ -128,6 +130,7 @@ class Lane(NamedTuple):
     rate: Rows | None
     stiff: Int[Array, " lanes"] | None
     events: Awaited | None
+    looser: Float[Array, " lanes"] | None = None
 
 
 class Landing(NamedTuple):
@@ -322,7 +325,7 @@ def attempt(
         width = jnp.where(proposal.h == 0.0, 0.0, end - start) if monitor.system.squeezed else proposal.h
         dydt = slope_of(system, lanes, now.rate)(start, now.y) if monitor.system.squeezed else dydt
     y1, error, bounded = program.step(system, lanes, start, width, now.y, now.rate, dydt)
-    judgement = judge(control, clock, proposal, error, now.y, y1)
+    judgement = judge(control, clock, proposal, error, now.y, y1, now.looser)
     h, lands = proposal.h, proposal.lands
     end, cause, happens, switches = clock.t + h, None, jnp.zeros_like(live), jnp.zeros_like(live)
     step_events = None
@@ -366,7 +369,7 @@ def attempt(
         stiff = jnp.where(good, jnp.where(bounded, stiff + FREE_STEPS, jnp.maximum(stiff - 1, 0)), stiff)
         after = after.failed(live & (after.code == SUCCESS) & (stiff >= STIFF_STEPS * FREE_STEPS), STIFF)
     y = jax.tree.map(lambda new, old: jnp.where(good, new, old), y, now.y)
-    lane = Lane(now.patient, after, y, rate, stiff, events)
+    lane = Lane(now.patient, after, y, rate, stiff, events, now.looser)
     number = jnp.where(landed, clock.boundary, -1).astype(jnp.int32)
     return lane, Attempt(jnp.where(good, h, 0.0), number, cause, h, lands)
 
@@ -386,7 +389,9 @@ def load(program: Program, patients: Patients, patient: jax.Array) -> Lane:
         memory = jnp.broadcast_to(memory[:, None], (memory.size, patient.size))
     ended = None if ended is None else jnp.where(present, ended, SUCCESS)
     soon = jnp.where(present, soon, jnp.inf)
-    return begin(program, patient, t, y, soon, ended, memory, infused=patients.infused)
+    looser = take(program, patients, "looser", patient)
+    looser = None if looser is None else jnp.broadcast_to(looser, patient.shape)
+    return begin(program, patient, t, y, soon, ended, memory, looser, infused=patients.infused)
 
 
 def begin(
@@ -397,6 +402,7 @@ def begin(
     due: jax.Array,
     ended: jax.Array | None,
     memory: jax.Array | None,
+    looser: jax.Array | None = None,
     *,
     infused: bool,
 ) -> Lane:
@@ -410,6 +416,7 @@ def begin(
         rate=program.system.split(jnp.zeros_like(y)) if infused else None,
         stiff=zero if program.gives_up else None,
         events=None if memory is None or program.events is None else awaited(program.events.system, memory, t),
+        looser=looser,
     )
 
 

@@ -26,6 +26,7 @@ class Start(NamedTuple):
     due: jax.Array
     ended: jax.Array | None
     memory: jax.Array | None
+    looser: jax.Array | None = None
 
 
 class Frame(NamedTuple):
@@ -111,7 +112,7 @@ def shapes_of(program: Program, patients: Patients) -> Frame:
     vector = None
     if patients.vectors is not None and patients.boundaries.vector is not None:
         vector = like((program.system.size, 1), patients.y0.dtype)
-    start = Start(number, fields("y0"), number, fields("ended"), fields("memory"))
+    start = Start(number, fields("y0"), number, fields("ended"), fields("memory"), fields("looser"))
     lane = jax.eval_shape(
         lambda start, patient: begin(program, patient, *start, infused=patients.infused), start, index
     )

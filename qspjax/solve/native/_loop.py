@@ -289,6 +289,7 @@ class AbstractText:
             (patients.y0, batched.y0, frame.start.y),
             (patients.ended, batched.ended, frame.start.ended),
             (patients.memory, batched.memory, frame.start.memory),
+            (patients.looser, batched.looser, frame.start.looser),
             (patients.span, batched.span, frame.span),
         ]
         if frame.leaves:
