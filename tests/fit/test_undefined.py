@@ -399,3 +399,17 @@ def test_an_estimate_says_why_it_cannot_begin():
         RuntimeError, match=r"The first: Experiment `one`: output `out` has a prediction of 0 at time 0"
     ):
         estimate(counted(Proportional(0.1), "other * level", 1.0, 0.0))
+
+
+def test_what_is_not_positive_where_its_logarithm_is_taken_is_named():
+    data = Measurements([1.0, 4.0], [2.0, 1.5], output="y")
+    problem = Problem(
+        qsp.models.OneCompartment(CL=2.0, V=30.0),
+        Experiment(data, qsp.bolus(300.0, to="central")),
+        {"y": Output("log10(concentration - offset)", Additive(0.5))},
+        {"offset": Free(0.0, bounds=(-1.0, 20.0))},
+    )
+    assert problem.failures(jnp.asarray([0.0])) == []
+    (why,) = problem.failures(jnp.asarray([9.0]))
+    assert "`concentration - offset` is -1.34" in why
+    assert "at time 4 (record 2), but must be positive: output `y` takes its logarithm." in why

@@ -10,7 +10,11 @@ from qspjax.fit.errors._domains import POSITIVE
 
 
 def why_undefined(
-    rows: OutputData, prediction: RowValues, fields: Mapping[str, RowValues], density: RowValues
+    rows: OutputData,
+    prediction: RowValues,
+    fields: Mapping[str, RowValues],
+    density: RowValues,
+    logged: Mapping[str, RowValues],
 ) -> dict[int, str]:
     """Return, by the number of the experiment, why one of its rows has no finite likelihood.
 
@@ -19,6 +23,7 @@ def why_undefined(
         prediction: The prediction of each row.
         fields: The values of the formulas of the error model by field, of each row.
         density: The log likelihood of each row.
+        logged: By its text, what the prediction takes logarithms of, of each row.
     """
     prediction, density = np.asarray(prediction), np.asarray(density)
     fields = {field: np.asarray(values) for field, values in fields.items()}
@@ -30,14 +35,25 @@ def why_undefined(
         k = records[0]
         row_fields = {field: float(values[k]) for field, values in fields.items()}
         others = f" ({len(records) - 1} more of its records have none either.)" if len(records) > 1 else ""
-        reasons[experiment] = _why(rows, k, float(prediction[k]), row_fields, float(density[k])) + others
+        row_logged = {text: float(np.asarray(values)[k]) for text, values in logged.items()}
+        reasons[experiment] = _why(rows, k, float(prediction[k]), row_fields, float(density[k]), row_logged) + others
     return reasons
 
 
-def _why(rows: OutputData, k: int, prediction: float, fields: Mapping[str, float], density: float) -> str:
+def _why(
+    rows: OutputData,
+    k: int,
+    prediction: float,
+    fields: Mapping[str, float],
+    density: float,
+    logged: Mapping[str, float],
+) -> str:
     error = rows.output.error
     name, domain, counted = type(error).__name__, error.domain, since_previous(error)
     at = f"at time {rows.time[k]:g} (record {rows.record[k] + 1})"
+    for text, value in logged.items():
+        if not np.isfinite(prediction) and value <= 0.0:
+            return f"`{text}` is {value:g} {at}, but must be positive: output `{rows.name}` takes its logarithm."
     if not np.isfinite(prediction):
         return f"output `{rows.name}` is {prediction} {at}."
     for field, value in fields.items():

@@ -251,7 +251,7 @@ def draws(rows: Sequence[OutputData], key: Key, predictors: Sequence[Predictors]
 def explained(
     rows: Sequence[OutputData], numbers: Array, observed: Mapping[str, Array], known: Mapping[str, Array]
 ) -> list[Explained]:
-    """Return prediction, formulas of the error model and log likelihood of each measurement, for `why_undefined`.
+    """Return what `why_undefined` asks of each measurement, see `Explained`.
 
     Where a measurement has no likelihood by itself, those that depend on it are treated as independent.
 
@@ -269,7 +269,8 @@ def explained(
         undefined = undefined.at[data.experiment].max(~jnp.isfinite(density))
     joint = log_densities(rows, predictors)
     densities = [jnp.where(undefined[r.experiment], a, b) for r, a, b in zip(rows, alone, joint, strict=True)]
-    return [(*values, density) for values, density in zip(quantities, densities, strict=True)]
+    logged = [data.logged(numbers, observed, known) for data in rows]
+    return [(*values, density, inside) for values, density, inside in zip(quantities, densities, logged, strict=True)]
 
 
 def residual_correlations(rows: OutputData, predictors: Predictors) -> list[Float[Array, "experiments cells cells"]]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from qspjax._checks import ArgumentError
-from qspjax._expression import Expression
+from qspjax._expression import Expression, nodes, text
 from qspjax.fit._types import Number
 from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.data._measurements import Measurements, Output
@@ -29,8 +29,9 @@ RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
 RowMask: TypeAlias = Bool[Array, " rows"] | Bool[np.ndarray, " rows"]
 """A truth value of each row."""
 
-Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues]
-"""Prediction, formulas of the error model by field, and log likelihood of each row."""
+Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues, Mapping[str, RowValues]]
+"""Prediction, formulas of the error model by field, log likelihood, and by its text what the prediction takes logarithms
+of, of each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,21 +109,39 @@ class OutputData:
     ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         output = self.output
-        needed = sorted(names_in(output.prediction, *formulas_of(output.error).values()))
-        values: dict[str, Number] = {}
-        for name in needed:
-            if name in self.given:
-                values[name] = numbers[self.given[name]]
-            elif name in observed:
-                values[name] = observed[name][self.experiment, self.place]
-            elif name != "prediction":
-                values[name] = known[name]
+        formulas = formulas_of(output.error).values()
+        values = self._named(names_in(output.prediction, *formulas), numbers, observed, known)
         prediction = self._each(output.prediction, values)
         values["prediction"] = prediction
         given = {field: self._each(formula, values) for field, formula in formulas_of(output.error).items()}
         for field in since_previous(output.error):
             given[field] -= jnp.where(self.previous < 0, 0.0, given[field][self.previous])
         return prediction, given
+
+    def logged(
+        self, numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
+    ) -> dict[str, Float[Array, " rows"]]:
+        """Return, by its text, everything of which the prediction takes a logarithm; arguments as `predicted`."""
+        prediction = self.output.prediction
+        if not isinstance(prediction, Expression):
+            return {}
+        values = self._named(names_in(prediction), numbers, observed, known)
+        inside = [node.args[-1] for node in nodes(prediction) if node.op in ("ln", "log")]
+        return {text(formula): self._each(formula, values) for formula in inside}
+
+    def _named(
+        self, names: frozenset[str], numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
+    ) -> dict[str, Number]:
+        """Return the values that names in formulas stand for, except that of the prediction."""
+        values: dict[str, Number] = {}
+        for name in sorted(names):
+            if name in self.given:
+                values[name] = numbers[self.given[name]]
+            elif name in observed:
+                values[name] = observed[name][self.experiment, self.place]
+            elif name != "prediction":
+                values[name] = known[name]
+        return values
 
     def _each(self, formula: float | Expression, values: Mapping[str, Number]) -> Float[Array, " rows"]:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
