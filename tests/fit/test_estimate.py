@@ -1,5 +1,7 @@
 """Searches: to a known optimum, within bounds, from many starts, interrupted and resumed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import qspjax as qsp
 from qspjax.fit import (
     LBFGS,
+    AbstractSearch,
     Adam,
     Additive,
     DifferentialEvolution,
@@ -21,6 +24,7 @@ from qspjax.fit import (
     TrustRegion,
     estimate,
 )
+from qspjax.fit.search._search import FAILURES, STATUS, begun, stepped
 from tests.systems.marks import slow_for
 
 KEY = jax.random.key(0)
@@ -136,3 +140,71 @@ def test_starts_that_are_refused():
     unbounded = problem(oral(**TRUE), V=Free(60.0, bounds=(-np.inf, np.inf), transform=qsp.Identity()))
     with pytest.raises(ValueError, match="must have bounds to be drawn within for `V`"):
         estimate(unbounded, starts=MultiStart(2, key=KEY))
+
+
+def shifted(offset):
+    data = Measurements([1.0, 4.0, 8.0], np.log10([9.1, 6.6, 4.6]), output="y")
+    return Problem(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        Experiment(data, qsp.bolus(300.0, to="central")),
+        {"y": Output("log10(concentration - offset)", Additive(0.1))},
+        {"CL": Free(2.0, bounds=(0.5, 10.0)), "offset": offset},
+        method=qsp.solve.Rosenbrock(rtol=1e-9, atol=1e-12),
+    )
+
+
+def test_a_search_is_loose_until_it_has_ended():
+    starts, tight = MultiStart(3, key=KEY), shifted(Free(0.0, bounds=(-30.0, 30.0)))
+    found = estimate(tight, starts=starts, lanes=2)  # some of these cannot be evaluated
+    assert (found.status == 1).all()
+    assert found.failures.sum() > 0
+    assert found.reached(1e-6) == 3
+    np.testing.assert_array_equal(found.values, [jax.jit(tight.log_density)(x) for x in found.points])
+    loose = dataclasses.replace(tight, method=qsp.solve.Rosenbrock(rtol=1e-6, atol=1e-9))
+    began = np.flatnonzero(found.failures == 0)[0]
+    first = float(jax.jit(loose.log_density)(found.starts[began]))
+    assert found.history[began, 0] == pytest.approx(first, rel=1e-13)
+    assert first != float(jax.jit(tight.log_density)(found.starts[began]))
+
+
+def test_a_start_that_fails_says_why():
+    found = estimate(shifted(Free(0.0, bounds=(-30.0, 30.0))), starts=[[1.0, 0.0], [1.0, 29.0]])
+    assert [found.status_text(k) for k in (0, 1)] == ["converged", "start failed"]
+    assert found.reasons(0) == []
+    assert "`concentration - offset` is -" in found.reasons(1)[0]
+
+
+class Lost(AbstractSearch):
+    """Every evaluation but the first fails."""
+
+    def begin(self, problem, x):
+        return ()
+
+    def step(self, problem, search, held):
+        fails = ~search.fresh
+        return search._replace(value=jnp.zeros(()), steps=search.steps + 1, failures=search.failures + fails)
+
+    def describe(self):
+        return "lost"
+
+
+def test_a_search_that_goes_on_failing_is_given_up():
+    search = begun(Lost(), EXACT, EXACT.start)
+    step = jax.jit(lambda search: stepped(Lost(), EXACT, search, jnp.zeros(3, bool)))
+    for _ in range(20):
+        search = step(search)
+    assert STATUS[int(search.status)] == "evaluations went on failing"
+    assert int(search.failures) == FAILURES
+    assert int(search.steps) == FAILURES + 1
+
+
+@pytest.mark.slow
+def test_no_start_depends_on_the_others():
+    tight = shifted(Free(0.0, bounds=(-30.0, 30.0)))
+    points = MultiStart(5, key=KEY).points(tight)
+    points[:, 1] = np.minimum(points[:, 1], 1.0)
+    few, many = estimate(tight, starts=points, lanes=2), estimate(tight, starts=points[::-1], lanes=5)
+    for name in ("points", "values", "steps"):
+        np.testing.assert_array_equal(
+            getattr(few, name)[np.argsort(few.number)], getattr(many, name)[np.argsort(-many.number)]
+        )

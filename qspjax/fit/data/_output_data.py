@@ -30,8 +30,8 @@ RowMask: TypeAlias = Bool[Array, " rows"] | Bool[np.ndarray, " rows"]
 """A truth value of each row."""
 
 Explained: TypeAlias = tuple[RowValues, Mapping[str, RowValues], RowValues, Mapping[str, RowValues]]
-"""Prediction, formulas of the error model by field, log likelihood, and by its text what the prediction takes logarithms
-of, of each row."""
+"""Prediction, formulas of the error model by field, log likelihood, and by its text what the prediction takes the
+logarithm of, of each row."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._cohort import Cohort
@@ -39,6 +40,7 @@ from qspjax.fit.search._search import (
     AbstractSearch,
     Search,
     begun,
+    centre,
     looseness,
     quickly_compiled,
     stepped,
@@ -321,7 +323,8 @@ def estimate(
         described, search = method.describe(), method.polish
     else:
         points, described, search = _points(problem, starts), method.describe(), method
-    run = _Run(searched, search, analytic, points, min(lanes, len(points)))
+    refuge = centre(problem) if isinstance(starts, MultiStart) else None
+    run = _Run(searched, search, analytic, points, min(lanes, len(points)), refuge)
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None and file.exists():
         run.load(file)
@@ -358,10 +361,16 @@ class _Run:
     """Starts in their slots and in the queue, and their results."""
 
     def __init__(
-        self, problem: Problem, method: AbstractSearch, analytic: Analytic | None, points: np.ndarray, lanes: int
+        self,
+        problem: Problem,
+        method: AbstractSearch,
+        analytic: Analytic | None,
+        points: np.ndarray,
+        lanes: int,
+        refuge: Array | None = None,
     ) -> None:
         self.problem, self.method, self.points = problem, method, points
-        self.description = f"{method!r} {analytic!r}"
+        self.description = f"{method!r} {analytic!r} {refuge is not None}"
         count, size = points.shape
         self.ended, self.tried = points.copy(), points.copy()
         self.values = np.full(count, -np.inf)
@@ -374,7 +383,7 @@ class _Run:
         free = jnp.zeros(size, bool)
         looser = looseness(problem)
         self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x, looser)))
-        self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free)))
+        self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free, refuge)))
         self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
 
     @property

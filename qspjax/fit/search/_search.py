@@ -125,10 +125,23 @@ def begun(method: AbstractSearch, problem: Problem, x: Vector, looser: float = 1
     return Search(inside, infinite, none + RUNNING, none, none, own, inside, none, factor)
 
 
-def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Bool[Array, " parameters"]) -> Search:
+def stepped(
+    method: AbstractSearch,
+    problem: Problem,
+    search: Search,
+    held: Bool[Array, " parameters"],
+    refuge: Vector | None = None,
+) -> Search:
     """Return the state after one step; a search that has ended does not change, and nothing is simulated for it.
 
     One that has ended with loose tolerances begins again where it is, with those of the problem.
+
+    Args:
+        method: The method.
+        problem: The problem.
+        search: The state.
+        held: Which parameters are held fixed.
+        refuge: Halfway towards this point a start moves that cannot be evaluated; None if it stays.
     """
     running = search.status == RUNNING
     new = method.step(problem.with_effort(running, search.looser), search, held)
@@ -138,7 +151,19 @@ def stepped(method: AbstractSearch, problem: Problem, search: Search, held: Bool
     loose = (new.status != RUNNING) & (new.status != FAILED) & (search.looser > 1.0)
     again = begun(method, problem, new.x)._replace(steps=new.steps, failures=new.failures, tried=new.tried)
     new = jax.tree.map(lambda tight, as_it_is: jnp.where(loose, tight, as_it_is), again, new)
+    if refuge is not None:
+        fails = (new.status == FAILED) & (in_a_row < FAILURES)
+        moved = begun(method, problem, 0.5 * (search.x + refuge))._replace(
+            steps=new.steps, failures=new.failures, tried=new.tried, in_a_row=in_a_row, looser=search.looser
+        )
+        new = jax.tree.map(lambda elsewhere, as_it_is: jnp.where(fails, elsewhere, as_it_is), moved, new)
     return jax.tree.map(lambda after, before: jnp.where(running, after, before), new, search)
+
+
+def centre(problem: Problem) -> Vector | None:
+    """Return the point in the middle of all bounds, None where one is infinite."""
+    lower, upper = (np.asarray(edge) for edge in problem.bounds)
+    return jnp.asarray(0.5 * (lower + upper)) if np.isfinite(upper - lower).all() else None
 
 
 def looseness(problem: Problem) -> float:

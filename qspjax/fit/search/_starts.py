@@ -12,7 +12,8 @@ from qspjax.fit._problem import Problem
 class MultiStart(eqx.Module):
     """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
 
-    Parameters with their own `quantile` are drawn by it.
+    Parameters with their own `quantile` are drawn by it. A start at which there is no log density moves halfway towards
+    the middle of the bounds, up to seven times.
 
     Args:
         starts: The number of starts, among which the start of the problem itself is not.
