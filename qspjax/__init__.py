@@ -20,6 +20,8 @@ import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 
+from qspjax import _begun as _begun  # isort: split
+
 from qspjax import _precision as _precision, _threads as _threads  # both are decided before JAX is first used
 from qspjax._collection import seldom_collected as _seldom_collected
 

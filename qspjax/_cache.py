@@ -141,11 +141,12 @@ def _default() -> Path:
 @functools.cache
 def _circumstances() -> tuple[str, ...]:
     """Return the versions, and what distinguishes this processor from others."""
-    versions = (f"{name} {_version(name)}" for name in ("qspjax", "jax", "jaxlib", "llvmlite"))
+    versions = (f"{name} {version_of(name)}" for name in ("qspjax", "jax", "jaxlib", "llvmlite"))
     return (*versions, platform.system(), platform.machine(), *_processor())
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Return the version of a package, "none" without."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -7,13 +7,13 @@ from typing import ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
-from jax._src.array import ArrayImpl
 from jaxtyping import PyTree
 
 MAX_RESULTS = 256
 """Number of results that are remembered of each function, the latest ones."""
 
 Arguments = ParamSpec("Arguments")
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
@@ -90,7 +90,7 @@ class _Structure:
 
 def _kind(leaf: object) -> Hashable:
     """Return what a leaf is, its numbers aside."""
-    return (leaf.shape, leaf.dtype) if type(leaf) is ArrayImpl or eqx.is_array(leaf) else (type(leaf), leaf)
+    return (leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else (type(leaf), leaf)
 
 
 class _Read(threading.local):
@@ -115,7 +115,7 @@ def _structure(tree: PyTree) -> _Structure:
     return structure
 
 
-def _bounded(results: dict[Hashable, Result]) -> dict[Hashable, Result]:
+def _bounded(results: dict[Key, Result]) -> dict[Key, Result]:
     """Return a table of results with room for one more: the oldest go."""
     while len(results) >= MAX_RESULTS:
         results.pop(next(iter(results)), None)

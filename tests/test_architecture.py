@@ -13,7 +13,7 @@ import qspjax as qsp
 
 PACKAGE = Path(qsp.__file__).parent
 LAYERS = [
-    {"_precision", "_types"},
+    {"_begun", "_precision", "_types"},
     {
         "_arrays",
         "_cache",
@@ -22,6 +22,7 @@ LAYERS = [
         "_extras",
         "_files",
         "_forms",
+        "_identity",
         "_lazily",
         "_made",
         "_names",

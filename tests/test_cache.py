@@ -1,14 +1,19 @@
 """What was compiled is kept on disk: found by another process, bounded, whole or not there, and nobody else's."""
 
+import copy
+import functools
 import json
 import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from qspjax import _cache
+import qspjax as qsp
+from qspjax import _cache, _identity
+from qspjax._identity import identity
 from qspjax._programs import program
 
 PROGRAM = """
@@ -17,14 +22,18 @@ import jax, numpy as np
 import qspjax as qsp
 import llvmlite.binding as binding
 compiled, texts = [], []
+ends = "mlir_module_duration", "backend_compile_duration"
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    lambda event, _, **__: compiled.append(event) if event.endswith(ends) else None
 )
 parse = binding.parse_assembly
 binding.parse_assembly = lambda text: (texts.append(text) if text else None, parse(text))[1]
 patient = qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg=0.5, kint=0.1, R0=10.0)
 solution = qsp.simulate(patient, qsp.bolus(150.0, to="central").every(7.0, doses=3), np.linspace(0.0, 28.0, 9))
 bits = np.stack([np.asarray(x) for x in solution.observed.values()]).tobytes().hex()
+steady = qsp.bolus(300.0, to="central").every(12.0, doses=2).at_steady_state()  # by LAPACK
+bits += np.asarray(qsp.simulate(qsp.models.OneCompartment(CL=3.0, V=30.0), steady, [0.0]).states.central).tobytes().hex()
+assert float(solution.source.value.model.CL) == 0.2
 print(json.dumps([len(compiled), len(texts), bits, jax.config.jax_compilation_cache_dir]))
 """
 
@@ -48,7 +57,7 @@ def test_another_process_compiles_nothing_and_has_the_same_bits(tmp_path):
     assert programs > 0
     assert texts > 0
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert finished(started(folder, PYTHONHASHSEED="5")) == [0, 0, bits, jaxs]
+    assert finished(started(folder, PYTHONHASHSEED="5")) == [0, 0, bits, jaxs]  # nor does it trace or lower anything
     assert jaxs is None  # what the user has set for JAX's own cache stands
 
 
@@ -116,6 +125,76 @@ def test_nothing_is_kept_where_it_is_off(choice, tmp_path, monkeypatch):
     assert _cache.find("key") is None
     assert not _cache.is_on()
     assert not list(tmp_path.iterdir())
+
+
+OWN = """
+import pathlib, sys
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import constants
+import qspjax as qsp
+from qspjax.solve.native import compilations
+class Decay(qsp.models.OneCompartment):
+    def vector_field(self, t, y):
+        return type(y)(-constants.RATE * y.central)
+with compilations() as solves:  # what is looked at is not skipped
+    method = qsp.solve.Rosenbrock(rtol=1e-9)
+    one = qsp.simulate(Decay(CL=3.0, V=30.0), qsp.bolus(30.0, to="central"), [1.0], method=method)
+    qsp.simulate(qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.no_doses(), [1.0], method=method)
+print(len(solves), float(one.observed["concentration"][0]))
+"""
+
+
+def test_a_class_of_the_users_is_traced_whatever_it_reads(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    environment = {**os.environ, "QSPJAX_CACHE": str(tmp_path / "kept"), "PYTHONDONTWRITEBYTECODE": "1"}
+    for rate in (0.25, 0.75):
+        (tmp_path / "constants.py").write_text(f"RATE = {rate}")
+        command = [sys.executable, str(tmp_path / "own.py")]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        count, value = output.split()
+        assert count == "2"
+        assert float(value) == pytest.approx(np.exp(-rate), rel=1e-7)
+
+
+class Own(qsp.models.OneCompartment):
+    pass
+
+
+def test_what_a_program_depends_on_has_one_name_in_all_processes(monkeypatch):
+    def oral(**changes):
+        return qsp.models.OneCompartmentOral(**{"CL": 3.0, "V": 30.0, "ka": 1.2} | changes)
+
+    network = qsp.models.Network(species={"A": 1.0}, parameters={"k": 2.0}, rates={"A": "-k * A"})
+    for model in (oral(), network, qsp.solve.Rosenbrock(), qsp.bolus(1.0, to="depot")):
+        known = identity("name", model)
+        assert known is not None
+        assert identity("name", copy.deepcopy(model)) == known != identity("other name", model)
+    known = identity(oral())
+    assert len({known, identity(oral(CL=2.0)), identity(oral(), 1), identity(oral(), True), identity(network)}) == 5
+    with jax.default_matmul_precision("float32"):
+        assert identity(oral()) != known
+    with monkeypatch.context() as patched:
+        patched.setenv("QSPJAX_BACKEND", "xla")
+        assert identity(oral()) != known
+    with monkeypatch.context() as patched:
+        patched.setattr(qsp.models.OneCompartmentOral, "LIMIT", 3, raising=False)
+        assert identity(oral()) != known
+    assert identity(oral()) == known
+
+
+def test_what_is_not_known_has_no_name(monkeypatch):
+    oral = qsp.models.OneCompartmentOral(CL=3.0, V=30.0, ka=1.2)
+    assert identity(Own(CL=3.0, V=30.0)) is None
+    assert identity({"models": (oral, Own(CL=3.0, V=30.0))}) is None
+    assert identity(qsp.bolus(qsp.Computed(lambda covariates: 1.0), to="depot")) is None
+    assert identity(functools.partial(started, "x")) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(qsp.models.OneCompartmentOral, "observe", lambda self, t, y: {"x": t})
+        assert identity(oral) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(_identity, "BEGUN", 0.0)  # all sources are newer
+        assert identity(oral) is None
+    assert identity(oral) is not None
 
 
 FIT = """

@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxtyping import PyTree
 
+from qspjax._programs import AbstractForeignCode, call_foreign
 from qspjax.solve.kernel._lanes import Patients, Program
 from qspjax.solve.kernel.primitives._define import (
     SOLVED,
@@ -314,6 +315,26 @@ def adjoint(program: Program, patients: Patients, marks: Patients) -> tuple[str,
     return _registered(text, axes, text.chunk), text
 
 
+class _NativeCode(AbstractForeignCode):
+    """Native code of lanes, as programs call it."""
+
+    def surroundings(self) -> object:
+        try:
+            return _engine.processor(), _engine.threads()
+        except UnsupportedError as reason:
+            return str(reason)
+
+    def is_watched(self) -> bool:
+        return bool(_listeners)
+
+    def description(self, name: str) -> tuple[str, list[str]] | None:
+        return _engine.description(name)
+
+    def load(self, name: str, description: tuple[str, list[str]]) -> bool:
+        return _engine.load(name, description)
+
+
+call_foreign(_NativeCode())
 mlir.register_lowering(solve_p, _lower, platform="cpu")
 mlir.register_lowering(record_p, _lower_record, platform="cpu")
 mlir.register_lowering(tangent_p, _lower_tangent, platform="cpu")

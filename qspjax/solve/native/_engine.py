@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -32,6 +32,8 @@ SIZES = {"%frame": {40: 40, 56: 1, 80: 40, 96: 1}, "buffer": {0: 48, 32: 1}}
 
 _KEPT: dict[str, object] = {}
 """Machine code that was compiled: never freed, since an executable of XLA may call it."""
+_DESCRIPTIONS: dict[str, tuple[str, list[str]]] = {}
+"""By name the key under which code is kept, and the functions of the C library that it calls."""
 _LOCK = threading.RLock()
 
 
@@ -93,29 +95,54 @@ def compiled(text: str):  # noqa: ANN201 (an engine of LLVM)
     Raises:
         UnsupportedError: If a function of the C library is not there.
     """
-    binding = llvm()
-    name, abilities = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
-    target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(cpu=name, features=abilities, opt=1)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # from now on, symbols are found
-    for function in re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE):
-        if not binding.address_of_symbol(function):
-            raise UnsupportedError(f"the function `{function}`, which the C library of this machine does not have")
-    key = _cache.key_of("native", text, name, abilities)
-    there = _cache.find(key)
-    if there is not None:
-        try:
-            engine.add_object_file(binding.ObjectFileRef.from_data(there))
-            engine.finalize_object()
-        except RuntimeError:  # whatever is wrong with it, it is compiled again
-            _cache.forget(key)
-            return compiled(text)
+    binding, key = llvm(), _cache.key_of("native", text, *processor())
+    engine = _loaded(key, _declared(text))
+    if engine is not None:
         return engine
-    module = binding.parse_assembly(text)
+    engine, module = _empty(), binding.parse_assembly(text)
     module.verify()
     engine.set_object_cache(notify_func=lambda which, made: _cache.keep(key, made) if which is module else None)
     engine.add_module(module)
     engine.finalize_object()
+    return engine
+
+
+def _declared(text: str) -> list[str]:
+    """Return the functions of the C library that a module calls."""
+    return re.findall(r"^declare \w+ @([\w]+)\(", text, flags=re.MULTILINE)
+
+
+def processor() -> tuple[str, str]:
+    """Return the name of this processor, and its features."""
+    return llvm().get_host_cpu_name(), llvm().get_host_cpu_features().flatten()
+
+
+def _empty():  # noqa: ANN202 (an engine of LLVM)
+    """Return an engine without code."""
+    name, abilities = processor()
+    machine = llvm().Target.from_default_triple().create_target_machine(cpu=name, features=abilities, opt=1)
+    return llvm().create_mcjit_compiler(llvm().parse_assembly(""), machine)
+
+
+def _loaded(key: str, functions: Sequence[str]):  # noqa: ANN202 (an engine of LLVM, or None)
+    """Return an engine with the code that is kept under a key; None without.
+
+    Raises:
+        UnsupportedError: If one of the functions that it calls is not there.
+    """
+    engine = _empty()  # from now on, symbols are found
+    for function in functions:
+        if not llvm().address_of_symbol(function):
+            raise UnsupportedError(f"the function `{function}`, which the C library of this machine does not have")
+    there = _cache.find(key)
+    if there is None:
+        return None
+    try:
+        engine.add_object_file(llvm().ObjectFileRef.from_data(there))
+        engine.finalize_object()
+    except RuntimeError:  # whatever is wrong with it, it is compiled again
+        _cache.forget(key)
+        return None
     return engine
 
 
@@ -137,11 +164,36 @@ def _registered(text: str) -> str:
     name = "qspjax_" + hashlib.sha256(text.encode()).hexdigest()[:24]
     with _LOCK:
         if name not in _KEPT:
-            engine = compiled(text)
-            address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("handler"))
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
-            _KEPT[name] = engine, address
+            _register(name, compiled(text))
+            _DESCRIPTIONS[name] = _cache.key_of("native", text, *processor()), _declared(text)
     return name
+
+
+def _register(name: str, engine) -> None:  # noqa: ANN001 (an engine of LLVM)
+    """Let XLA call the handler of some code under a name."""
+    address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("handler"))
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    _KEPT[name] = engine, address
+
+
+def description(name: str) -> tuple[str, list[str]] | None:
+    """Return what `load` needs to find code again; None if it is not known."""
+    return _DESCRIPTIONS.get(name)
+
+
+def load(name: str, description: tuple[str, list[str]]) -> bool:
+    """Register code that is kept; return whether it is there."""
+    key, functions = description
+    try:
+        check_layout()
+        with _LOCK:
+            hear_interrupts()
+            if name not in _KEPT and (engine := _loaded(key, functions)) is not None:
+                _register(name, engine)
+                _DESCRIPTIONS[name] = description
+            return name in _KEPT
+    except UnsupportedError:
+        return False
 
 
 @functools.cache
