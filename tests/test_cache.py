@@ -32,7 +32,8 @@ patient = qsp.models.TMDD(CL=0.2, V1=3.0, Q=0.5, V2=3.0, kon=1.0, koff=0.1, kdeg
 solution = qsp.simulate(patient, qsp.bolus(150.0, to="central").every(7.0, doses=3), np.linspace(0.0, 28.0, 9))
 bits = np.stack([np.asarray(x) for x in solution.observed.values()]).tobytes().hex()
 steady = qsp.bolus(300.0, to="central").every(12.0, doses=2).at_steady_state()  # by LAPACK
-bits += np.asarray(qsp.simulate(qsp.models.OneCompartment(CL=3.0, V=30.0), steady, [0.0]).states.central).tobytes().hex()
+solution_of_another = qsp.simulate(qsp.models.OneCompartment(CL=3.0, V=30.0), steady, [0.0, 5.0])
+bits += np.asarray(solution_of_another.states.central).tobytes().hex()
 assert float(solution.source.value.model.CL) == 0.2
 print(json.dumps([len(compiled), len(texts), bits, jax.config.jax_compilation_cache_dir]))
 """
