@@ -111,7 +111,7 @@ def simulate(
         must = "be that of one patient (for several doses use `.every(24.0, doses=2)`, or add them with `+`)"
         refuse("regimen", must, "one with a row for each of several patients")
     if regimen.static_shape.steady:
-        regimen = _with_earlier(regimen, earlier_doses(model, regimen))
+        regimen = _with_earlier(regimen, _earlier_doses(model, regimen))
     patient, labels = _prepare(model, save, None, method)
     start = None if t0 is None else device_floats(t0)
     outcome, source = _jitted(patient, model, regimen, ts, initial, _order(order, ts), start)
@@ -178,7 +178,7 @@ def simulate_cohort(
     models = eqx.partition(cohort.model, cohort.axes_mask())
     regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
     if regimen.static_shape.steady:
-        regimen = _with_earlier(regimen, _over_patients(earlier_doses, models, regimens))
+        regimen = _with_earlier(regimen, _earlier_doses_of_all(models, regimens))
         regimens = _split(regimen, regimen.ndims(), "regimen", cohort.size)
     parts = [
         models,
@@ -407,6 +407,16 @@ def _over_patients(function: Callable[..., PyTree], *parts: tuple[PyTree, PyTree
         return function(*_combined(each, shared))
 
     return jax.vmap(of_patient)(each) if jax.tree.leaves(each) else of_patient(each)
+
+
+@program
+def _earlier_doses(model: AbstractModel, regimen: Regimen) -> jax.Array:
+    return earlier_doses(model, regimen)
+
+
+@program
+def _earlier_doses_of_all(models: tuple[PyTree, PyTree], regimens: tuple[PyTree, PyTree]) -> jax.Array:
+    return _over_patients(earlier_doses, models, regimens)
 
 
 def _check(model: AbstractModel, regimen: Regimen, ts: jax.Array, t0: Scalar | None, *, goes_on: bool) -> Regimen:

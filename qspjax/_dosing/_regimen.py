@@ -335,21 +335,23 @@ class Regimen(eqx.Module):
             raise ValueError("A regimen at steady state must be repeated with `.every(interval, doses=)` first.")
         if interval is not None and np.ptp(interval, axis=-1).any():
             raise ValueError("Doses at steady state must have one interval: use one regimen for each, and `+`.")
-        first = jnp.min(self.time, axis=-1, keepdims=True)
-        member = (self.time < first + self.interval * (1 - 1e-9)) | (self.time == first)
+        xp, columns = _columns(self)
+        time = columns["time"]
+        first = xp.min(time, axis=-1, keepdims=True)
+        member = (time < first + columns["interval"] * (1 - 1e-9)) | (time == first)
         members = concrete(member)
-        reference = argmax_first(-self.time)[..., None]
-        return dataclasses.replace(
-            self,
-            steady=jnp.where(member, 2 if added else 1, 0),
-            group=jnp.where(member, reference - jnp.arange(self.rows), 0),
-            static_shape=self.static_shape._replace(
-                steady=1,
-                members=self.rows if members is None else int(members.sum(axis=-1).max()),
-                periodic=not constant,
-                constant=constant,
-            ),
+        reference = (np.argmax(-time, axis=-1) if xp is np else argmax_first(-time))[..., None]
+        pattern = {
+            "steady": xp.where(member, 2 if added else 1, 0),
+            "group": xp.where(member, reference - xp.arange(self.rows), 0),
+        }
+        shape = self.static_shape._replace(
+            steady=1,
+            members=self.rows if members is None else int(members.sum(axis=-1).max()),
+            periodic=not constant,
+            constant=constant,
         )
+        return changed(self, **on_device(pattern), static_shape=shape)
 
     def then(self, other: "Regimen") -> "Regimen":
         """Go on with another regimen when this one is over: its last infusion ended and its last interval passed.
