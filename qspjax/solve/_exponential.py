@@ -24,14 +24,14 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._types import Scalar, State
 from qspjax.solve import native as _native  # noqa: F401
 from qspjax.solve._constant import constant, stop_gradient_where, zero_where
-from qspjax.solve._control import NONFINITE, SUCCESS, result_of
+from qspjax.solve._control import result_of
 from qspjax.solve._linear import MAX_STATES, structure_of
 from qspjax.solve._march import march
 from qspjax.solve._method import AbstractMethod, Trajectory
-from qspjax.solve._passage import End, System, marched, marched_again
+from qspjax.solve._passage import System, marched_again
 from qspjax.solve._phi import entries, split
 from qspjax.solve.dosing._schedule import Schedule
-from qspjax.solve.dosing._timeline import Timeline, timeline
+from qspjax.solve.dosing._timeline import timeline
 
 
 class MatrixExponential(AbstractMethod):
@@ -98,18 +98,16 @@ def _course(
     initial: State | None,
     t0: jax.Array,
     *,
-    recorded: End | None = None,
-) -> tuple[list[jax.Array], End | None]:
-    """Return columns of the states at the outputs and how it went; to be differentiated where that is `recorded`."""
+    recorded: "_Outcome",
+) -> list[jax.Array]:
+    """Return columns of the states at the outputs, to be differentiated; how it went is known."""
     start, lines = as_state(model, initial), timeline(schedule, ts)
-    if recorded is None:
-        return marched(_system(model, start), lines, t0, ts.size, ~lines.unknown().any())
     # numbers that are not finite are constants
-    started = recorded.reached > 0
-    system = _system(stop_gradient_where(~recorded.sound, model), stop_gradient_where(~started, start))
-    a, b = jax.tree.map(lambda x: jnp.where(recorded.sound, x, 0.0), (system.a, system.b))
+    sound, started = recorded.sound, recorded.reached > 0
+    system = _system(stop_gradient_where(~sound, model), stop_gradient_where(~started, start))
+    a, b = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), (system.a, system.b))
     system = System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), system.y0), system.structure)
-    return marched_again(system, lines, t0, ts.size, recorded), None
+    return marched_again(system, lines, t0, ts.size, recorded.reached)
 
 
 def _shaped(columns: Sequence[jax.Array], start: State) -> State:
@@ -124,12 +122,17 @@ def _shaped(columns: Sequence[jax.Array], start: State) -> State:
 
 
 class _Outcome(NamedTuple):
-    """How the solve of one patient went."""
+    """How the solve of one patient went.
+
+    `sound` is whether all numbers of his system are finite, `reached` the number of boundaries before a state was not.
+    """
 
     code: jax.Array
     steps: jax.Array
     last_time: jax.Array
     culprit: jax.Array
+    sound: jax.Array
+    reached: jax.Array
 
 
 @eqx.filter_custom_jvp
@@ -137,32 +140,24 @@ def _solve(
     model: AbstractModel, schedule: Schedule, ts: jax.Array, initial: State | None, t0: jax.Array
 ) -> tuple[State, _Outcome]:
     start, lines = as_state(model, initial), timeline(schedule, ts)
-    certain = ~lines.unknown().any()
-    columns, *end = march(_system(model, start), lines, t0, ts.size, certain)
-    return _shaped(columns, start), _outcome(lines, certain, *end)
-
-
-def _outcome(
-    lines: Timeline, certain: jax.Array, code: jax.Array, steps: jax.Array, last_time: jax.Array, culprit: jax.Array
-) -> _Outcome:
-    """Return how a solve went, where the doses are `certain` or not."""
-    steps = jnp.where(certain, steps, 0)
-    return _Outcome(code, steps, last_time, jnp.where(certain, culprit, lines.failing_state(lines.unknown())))
+    unknown, system = lines.unknown(), _system(model, start)
+    certain = ~unknown.any()
+    course = march(system, lines, t0, ts.size, certain)
+    culprit = jnp.where(certain, course.culprit, lines.failing_state(unknown))
+    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((system.a, system.b))]).all()
+    steps = jnp.where(certain, course.steps, 0)
+    outcome = _Outcome(course.code, steps, course.last_time, culprit, sound, course.reached)
+    return _shaped(course.columns, start), outcome
 
 
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
-    constants = constant(primals)
-    _, end = _course(*constants)
-    assert end is not None
-    model, schedule, ts, initial, _ = constants
-    start, lines = as_state(model, initial), timeline(schedule, ts)
-    code = jnp.where(end.succeeded, SUCCESS, NONFINITE).astype(jnp.int32)
-    outcome = _outcome(lines, ~lines.unknown().any(), code, end.steps, end.last_time, end.culprit)
+    states, outcome = _solve(*primals)
+    recorded, start = constant(outcome), as_state(primals[0], primals[3])
 
     def repeated(*arguments: PyTree) -> State:
-        return _shaped(_course(*arguments, recorded=end)[0], start)
+        return _shaped(_course(*arguments, recorded=recorded), start)
 
     # what was not reached is a constant, NaN, and has no derivative of any order
-    states, derivatives = eqx.filter_jvp(repeated, primals, zero_where(end.reached == 0, tangents))
+    _, derivatives = eqx.filter_jvp(repeated, primals, zero_where(recorded.reached == 0, tangents))
     return (states, outcome), (derivatives, jax.tree.map(lambda _: None, outcome))

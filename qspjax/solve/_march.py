@@ -62,13 +62,31 @@ class March(NamedTuple):
         return System(a, b, split(y0), Structure(np.array(self.pattern), self.affine))
 
 
-def march(
-    system: System, lines: Timeline, t0: jax.Array, outputs: int, certain: jax.Array
-) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return columns of the states at outputs, the code, the boundaries reached, the last time, and the culprit.
+class Course(NamedTuple):
+    """How the solve of one patient went.
+
+    Attributes:
+        columns: The states at outputs.
+        code: The status code.
+        steps: The number of boundaries until the last time.
+        last_time: The last time that was reached.
+        culprit: The state for which it failed.
+        reached: The number of boundaries before a state was not finite.
+    """
+
+    columns: list[jax.Array]
+    code: jax.Array
+    steps: jax.Array
+    last_time: jax.Array
+    culprit: jax.Array
+    reached: jax.Array
+
+
+def march(system: System, lines: Timeline, t0: jax.Array, outputs: int, certain: jax.Array) -> Course:
+    """Solve for one patient.
 
     Args:
-        system: One patient.
+        system: What he is.
         lines: His boundaries.
         t0: Where to start.
         outputs: The number of outputs.
@@ -90,8 +108,9 @@ def march(
     pattern = tuple(map(tuple, system.structure.pattern.tolist()))
     batched = (False,) * len(leaves)
     static = March(pattern, system.structure.affine, tree, outputs, lines.protected, 1, structure, batched)
-    *columns, last_time, _, code, steps, _, failing = (x[0] for x in march_p.bind(*leaves, march=static))
-    return columns, code, steps.astype(int), last_time, failing
+    *columns, last_time, _, code, steps, sound, failing = (x[0] for x in march_p.bind(*leaves, march=static))
+    reached = jnp.where(code == SUCCESS, lines.boundaries.time.size, sound)
+    return Course(columns, code, steps.astype(int), last_time, failing, reached)
 
 
 march_p = Primitive("qspjax_march")
@@ -117,8 +136,8 @@ def _by_xla(*leaves: jax.Array, march: March) -> list[jax.Array]:
             march.system_of(patients.constants, patients.y0), lines, patients.t0, march.outputs, certain
         )
         code = jnp.where(end.succeeded, SUCCESS, NONFINITE).astype(jnp.int32)
-        steps, zero = end.steps.astype(jnp.int32), jnp.zeros((), jnp.int32)
-        return [*columns, end.last_time, jnp.zeros_like(patients.y0), code, steps, zero, end.culprit]
+        steps, reached = end.steps.astype(jnp.int32), end.reached.astype(jnp.int32)
+        return [*columns, end.last_time, jnp.zeros_like(patients.y0), code, steps, reached, end.culprit]
 
     if not any(march.batched):
         return [x[None] for x in one(*leaves)]

@@ -118,14 +118,10 @@ class End(NamedTuple):
     """How the solve of one patient went: `reached` is the number of boundaries before anything was not finite."""
 
     succeeded: jax.Array
-    sound: jax.Array
     reached: jax.Array
     steps: jax.Array
     last_time: jax.Array
     culprit: jax.Array
-
-    def location(self) -> dict[str, jax.Array]:
-        return {"last_time": self.last_time, "culprit": self.culprit}
 
 
 class System(NamedTuple):
@@ -310,9 +306,9 @@ def _marched(
     return _outputs(rows, lines, outputs, reached), rows, last
 
 
-def marched_again(system: System, lines: Timeline, t0: jax.Array, outputs: int, recorded: End) -> list[jax.Array]:
-    """Return columns of the states at the outputs, to be differentiated; how it went is known."""
-    return _marched(system, lines, t0, outputs, recorded.reached)[0]
+def marched_again(system: System, lines: Timeline, t0: jax.Array, outputs: int, reached: jax.Array) -> list[jax.Array]:
+    """Return columns of the states at the outputs, to be differentiated; how many boundaries are reached is known."""
+    return _marched(system, lines, t0, outputs, reached)[0]
 
 
 def marched(
@@ -340,8 +336,7 @@ def marched(
     worst = jax.lax.cond(eqxi.unvmap_any(~succeeded), locate_failure, lambda: best)
     last_time, culprit, reached = (jnp.where(succeeded, *pair) for pair in zip(best, worst, strict=True))
     steps = jnp.sum(live & (time <= last_time))
-    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((system.a, system.b))]).all()
-    return columns, End(succeeded, sound, reached, steps, last_time, culprit)
+    return columns, End(succeeded, reached, steps, last_time, culprit)
 
 
 def culprit_of(system: System, y: jax.Array, bad: jax.Array) -> jax.Array:

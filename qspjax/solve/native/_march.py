@@ -31,7 +31,7 @@ class Progress(NamedTuple):
         due: Its time, inf after the last.
         code: The status code.
         accepted: The number of boundaries until `t`.
-        rejected: Zero.
+        rejected: The number of boundaries before a state was not finite, zero while all are.
     """
 
     t: jax.Array
@@ -119,7 +119,7 @@ def attempt(march: March, constants: Sequence[jax.Array], now: Lane, landing: La
         landing.following,
         jnp.where(last & ~finite, NONFINITE, clock.code).astype(jnp.int32),
         jnp.where(good, index, clock.accepted + (boundary.time <= t)),
-        clock.rejected,
+        jnp.where(spoilt, clock.boundary, clock.rejected),
     )
     return Lane(
         now.patient,

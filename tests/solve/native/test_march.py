@@ -104,6 +104,22 @@ def test_a_patient_who_is_set_anew_after_he_was_lost(monkeypatch):
         np.testing.assert_allclose(native.states["y"], by_xla.states["y"], rtol=1e-12)
 
 
+def test_the_derivative_of_what_was_reached(monkeypatch):
+    """How far a patient gets, his derivative takes from native code."""
+
+    def states(rate):
+        return grown(rate).states["y"]
+
+    found = []
+    for backend in (None, "xla"):
+        with compiled_again(monkeypatch, backend=backend):
+            found.append(jax.jacrev(states)(300.0))
+    native, by_xla = found
+    assert np.isfinite(native[:3]).all()
+    assert native[2, 0] == pytest.approx(np.exp(600.0) * 599.0 / 300.0**2, rel=1e-12)
+    np.testing.assert_allclose(native, by_xla, rtol=1e-12)
+
+
 def test_it_is_explained():
     assert str(qsp.explain(TWO)) == "MatrixExponential, exact; 3 states: native code."
     large = Matrix(-np.eye(9), np.ones(9))
