@@ -5,7 +5,7 @@
 Both use forward sensitivities of all measurements, one evaluation per step, and never leave the bounds.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,6 +23,10 @@ LEAST_GAIN = 1e-4
 BISECTIONS = 60
 SLOW, LITTLE = 8, 0.05
 """A search is in a valley after this many successive steps that each gained less than this."""
+PATIENCE, STALLED = 20, 5e-3
+"""A search has converged, too, when so many successive evaluations gained less than this all together."""
+NARROWEST, STIFFEST = 1e-2, 1e-2
+"""The least radius and the greatest damping with which a search goes on with other tolerances."""
 CAUGHT = 1e-3
 """A parameter closer than this to the bound that the slope points to is put on it, until the slope turns."""
 
@@ -36,6 +40,8 @@ class Quadratic(NamedTuple):
         radius: The greatest length of a step.
         damping: The damping of a step.
         slow: The number of successive steps that gained little.
+        since: The number of evaluations since the gain was last looked at.
+        before: The value then.
     """
 
     gradient: Array
@@ -43,6 +49,8 @@ class Quadratic(NamedTuple):
     radius: Array
     damping: Array
     slow: Array
+    since: Array
+    before: Array
 
 
 class _Move(NamedTuple):
@@ -65,7 +73,8 @@ class TrustRegion(AbstractSearch):
     Args:
         ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
             value, or to 1 if that is greater.
-        gtol: It has also converged when the scaled slope is less than this.
+        gtol: It has also converged when the scaled slope is less than this; and where 20 evaluations have gained less
+            than 5e-3 all together.
         max_steps: The maximum number of evaluations.
         radius: The greatest length of the first step, on the scale of the search.
 
@@ -85,6 +94,8 @@ class TrustRegion(AbstractSearch):
         >>> round(estimate(problem, method=TrustRegion()).parameters["CL"], 2)
         2.98
     """
+
+    keeps: ClassVar[bool] = True
 
     ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
     gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
@@ -116,7 +127,8 @@ class LevenbergMarquardt(AbstractSearch):
     Args:
         ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
             value, or to 1 if that is greater.
-        gtol: It has also converged when the slope is less than this.
+        gtol: It has also converged when the slope is less than this; and where 20 evaluations have gained less than
+            5e-3 all together.
         max_steps: The maximum number of evaluations.
         damping: The initial lambda.
 
@@ -137,6 +149,8 @@ class LevenbergMarquardt(AbstractSearch):
         2.98
     """
 
+    keeps: ClassVar[bool] = True
+
     ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
     gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     max_steps: int = eqx.field(default=500, static=True, kw_only=True)
@@ -154,7 +168,8 @@ class LevenbergMarquardt(AbstractSearch):
 
 def _initial_state(x: Array, radius: float, damping: float) -> Quadratic:
     radius_and_damping = jnp.asarray(radius, float), jnp.asarray(damping, float)
-    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *radius_and_damping, jnp.zeros((), int))
+    none = jnp.zeros((), int)
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *radius_and_damping, none, none, jnp.asarray(jnp.inf))
 
 
 def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
@@ -208,24 +223,38 @@ def _evaluated_step(
     longer = jnp.where(best & (move.length > 0.9 * model.radius), 2.0 * model.radius, model.radius)
     radius = jnp.where(good, longer, 0.25 * jnp.minimum(model.radius, move.length))
     damping = jnp.where(good, jnp.where(best, 0.2, 1.0) * model.damping, 4.0 * model.damping)
-    little = (gained < LITTLE * jnp.maximum(1.0, 1e-3 * jnp.abs(search.value))) & ~fresh
+    unit = jnp.maximum(1.0, 1e-3 * jnp.abs(search.value))
+    little = (gained < LITTLE * unit) & ~fresh
+    x, new_value = jnp.where(better, evaluation.x, search.x), jnp.where(better, value, search.value)
+    looks = model.since >= PATIENCE
+    stalled = looks & (model.before - new_value < STALLED * unit)
+    again = fresh & (search.steps > 0)
     state = Quadratic(
         jnp.where(better, -evaluation.gradient, model.gradient),
         jnp.where(better, evaluation.curvature, model.curvature),
-        jnp.where(fresh, model.radius, jnp.maximum(radius, 1e-12)),
-        jnp.where(fresh, model.damping, jnp.clip(damping, 1e-12, 1e12)),
+        jnp.where(
+            fresh, jnp.where(again, jnp.maximum(model.radius, NARROWEST), model.radius), jnp.maximum(radius, 1e-12)
+        ),
+        jnp.where(
+            fresh,
+            jnp.where(again, jnp.minimum(model.damping, STIFFEST), model.damping),
+            jnp.clip(damping, 1e-12, 1e12),
+        ),
         jnp.where(model.slow >= SLOW, model.slow, jnp.where(little, model.slow + 1, 0)),
+        jnp.where(fresh | looks, 0, model.since + 1),
+        jnp.where(fresh | looks, new_value, model.before),
     )
     steps = search.steps + 1
-    small = search.small(method.ftol)
-    converged = finite & (expected < small) & ((jnp.abs(gained) < small) | (search.looser > 1.0))
-    done = ~fresh & (converged | (move.length < 1e-12) | (move.flat < method.gtol))
+    small, loose = search.small(method.ftol), search.looser > 1.0
+    confined = (move.length > 0.9 * model.radius) & (model.slow < SLOW)
+    noise_alone = loose & ~better & ~confined  # what is gained is less than the error of loose simulations
+    converged = finite & (expected < small) & ((jnp.abs(gained) < small) | noise_alone)
+    done = ~fresh & (converged | stalled | (move.length < 1e-12) | (move.flat < method.gtol))
     status = jnp.where(steps >= method.max_steps, EXHAUSTED, RUNNING)
     status = jnp.where(done, CONVERGED, status)
     status = jnp.where(fresh & ~finite, FAILED, status)
-    x, value = jnp.where(better, evaluation.x, search.x), jnp.where(better, value, search.value)
     failures = search.failures + ~finite
-    return search._replace(x=x, value=value, status=status, steps=steps, failures=failures, own=state, tried=trial)
+    return search._replace(x=x, value=new_value, status=status, steps=steps, failures=failures, own=state, tried=trial)
 
 
 def _chosen_step(

@@ -8,7 +8,7 @@ until a search has ended; from there it goes on with the tolerances of the probl
 import abc
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ClassVar, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,9 @@ class AbstractSearch(AbstractChecked):
         True
     """
 
+    keeps: ClassVar[bool] = False
+    """Whether the state of the method stays as it is where a search goes on with other tolerances."""
+
     @abc.abstractmethod
     def begin(self, problem: Problem, x: Vector) -> PyTree:
         """Return the state of the method at a start, before anything is evaluated."""
@@ -150,6 +153,7 @@ def stepped(
     new = new._replace(in_a_row=in_a_row, status=jnp.where(lost, GIVEN_UP, new.status))
     loose = (new.status != RUNNING) & (new.status != FAILED) & (search.looser > 1.0)
     again = begun(method, problem, new.x)._replace(steps=new.steps, failures=new.failures, tried=new.tried)
+    again = again._replace(own=new.own) if method.keeps else again
     new = jax.tree.map(lambda tight, as_it_is: jnp.where(loose, tight, as_it_is), again, new)
     if refuge is not None:
         fails = (new.status == FAILED) & (in_a_row < FAILURES)

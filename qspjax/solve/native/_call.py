@@ -294,7 +294,8 @@ def tangent(program: Program, patients: Patients, marks: Patients, count: int) -
     lanes, program = _lane_program(program)
     text = TangentText(program, patients, lanes, marks, count)
     axes = {"patients": _engine.Axis(True, 0, 1), "outputs": _engine.Axis(True, 0, 2)}
-    return _registered(text, axes, THREADED), text
+    least = max(lanes, THREADED // (1 + 2 * count))  # a direction costs twice what a step does
+    return _registered(text, axes, least), text
 
 
 def adjoint(program: Program, patients: Patients, marks: Patients) -> tuple[str, AdjointText]:
