@@ -24,6 +24,7 @@ from qspjax import fit, io
 PROBLEMS = {
     "Boehm_JProteomeRes2014": 100,
     "Perelson_Science1996": 50,
+    "Bruno_JExpBot2016": 50,
     "Fiedler_BMCSystBiol2016": 100,
     "Elowitz_Nature2000": 100,
     "Borghans_BiophysChem1997": 100,

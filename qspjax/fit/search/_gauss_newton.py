@@ -21,9 +21,11 @@ SHRINK, GROW = 0.25, 0.75
 LEAST_GAIN = 1e-4
 """The least quality of a step that is accepted."""
 BISECTIONS = 60
+ROUNDS = 4
+"""How often a step is found anew within what remains free, once parts of it have met bounds."""
 SLOW, LITTLE = 8, 0.05
 """A search is in a valley after this many successive steps that each gained less than this."""
-PATIENCE, STALLED = 20, 5e-3
+PATIENCE, STALLED = 30, 3e-3
 """A search has converged, too, when so many successive evaluations gained less than this all together."""
 NARROWEST, STIFFEST = 1e-2, 1e-2
 """The least radius and the greatest damping with which a search goes on with other tolerances."""
@@ -73,8 +75,8 @@ class TrustRegion(AbstractSearch):
     Args:
         ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
             value, or to 1 if that is greater.
-        gtol: It has also converged when the scaled slope is less than this; and where 20 evaluations have gained less
-            than 5e-3 all together.
+        gtol: It has also converged when the scaled slope is less than this; and where 30 evaluations have gained less
+            than 3e-3 all together.
         max_steps: The maximum number of evaluations.
         radius: The greatest length of the first step, on the scale of the search.
 
@@ -127,8 +129,8 @@ class LevenbergMarquardt(AbstractSearch):
     Args:
         ftol: A search has converged when a step changes the log density by less than this, relative to its absolute
             value, or to 1 if that is greater.
-        gtol: It has also converged when the slope is less than this; and where 20 evaluations have gained less than
-            5e-3 all together.
+        gtol: It has also converged when the slope is less than this; and where 30 evaluations have gained less than
+            3e-3 all together.
         max_steps: The maximum number of evaluations.
         damping: The initial lambda.
 
@@ -169,7 +171,7 @@ class LevenbergMarquardt(AbstractSearch):
 def _initial_state(x: Array, radius: float, damping: float) -> Quadratic:
     radius_and_damping = jnp.asarray(radius, float), jnp.asarray(damping, float)
     none = jnp.zeros((), int)
-    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *radius_and_damping, none, none, jnp.asarray(jnp.inf))
+    return Quadratic(jnp.zeros_like(x), jnp.eye(x.size), *radius_and_damping, none, none, jnp.asarray(jnp.inf, float))
 
 
 def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
@@ -191,15 +193,15 @@ def _interior(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Mov
 
 
 def _damped(x: Array, model: Quadratic, held: Array, problem: Problem) -> _Move:
-    """Return the step damped in proportion to the curvature, cut off at the bounds."""
+    """Return the step damped in proportion to the curvature, the best within the bounds."""
     lower, upper = problem.bounds
     stays = held | ((x <= lower) & (model.gradient > 0)) | ((x >= upper) & (model.gradient < 0))
     gradient = jnp.where(stays, 0.0, model.gradient)
     curvature = jnp.where(stays[:, None] | stays[None, :], 0.0, model.curvature)
     sizes = jnp.diag(curvature)
     weight = jnp.where(stays, 1.0, jnp.maximum(sizes, 1e-10 * jnp.max(sizes) + 1e-12))
-    step = -jnp.linalg.solve(curvature + jnp.diag(jnp.where(stays, 1.0, model.damping * weight)), gradient)
-    step = jnp.where(held, 0.0, jnp.clip(x + step, lower, upper) - x)
+    damped = curvature + jnp.diag(jnp.where(stays, 1.0, model.damping * weight))
+    step = jnp.where(stays, 0.0, _within_bounds(damped, gradient, lower - x, upper - x, stays))
     most = jnp.max(jnp.abs(gradient), initial=0.0)
     return _Move(step, gradient, curvature, jnp.max(jnp.abs(step), initial=0.0), most)
 
@@ -315,6 +317,23 @@ def _within_radius(bend: Array, slope: Array, radius: Array) -> Array:
     _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (floor, jnp.maximum(most, 2.0 * floor)))
     shift = jnp.where(length(least) > radius, least + high, least)
     return -vectors @ (rotated / jnp.maximum(sizes + shift, floor))
+
+
+def _within_bounds(curvature: Array, gradient: Array, lowest: Array, highest: Array, stays: Array) -> Array:
+    """Return the step to the minimum of a quadratic model within bounds.
+
+    What leaves them is put on its bound, and the others follow: cutting it off alone would leave the valley.
+    """
+
+    def settle(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        fixed, step = state
+        kept = jnp.where(fixed, step, 0.0)
+        matrix = jnp.where(fixed[:, None] | fixed[None, :], 0.0, curvature) + jnp.diag(fixed.astype(float))
+        found = -jnp.linalg.solve(matrix, jnp.where(fixed, 0.0, gradient + curvature @ kept))
+        step = jnp.where(fixed, kept, found)
+        return fixed | (step < lowest) | (step > highest), jnp.clip(step, lowest, highest)
+
+    return jax.lax.fori_loop(0, ROUNDS, settle, (stays, jnp.zeros_like(gradient)))[1]
 
 
 def _along(bend: Array, slope: Array) -> Array:
