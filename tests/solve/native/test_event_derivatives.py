@@ -1,12 +1,14 @@
 """Derivatives through declared events in native code: closed forms, those of XLA, and the same bits in any company."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.solve.native import compilations
+from qspjax.solve.native import _call, compilations
 from tests.solve.native.test_ensembles import compiled_again
 
 TS = jnp.array([2.0, 4.0, 5.5])
@@ -170,3 +172,17 @@ def test_derivatives_are_those_of_xla(monkeypatch, mode):
         other = jacobian(p)
     for name, expected in other.items():
         np.testing.assert_allclose(native[name], expected, rtol=0.0, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [{"lanes": 2}, {"threads": 3}])
+def test_bits_depend_on_no_lane_or_thread(monkeypatch, engine, patients):
+    def both(patients):
+        back = jax.vmap(jax.grad(lambda p: jnp.sum(WEIGHTS * states(p) ** 2)))(patients)
+        return back, jax.vmap(lambda p: jax.jvp(states, (p,), (p,))[1])(patients)
+
+    expected = jax.jit(both)(patients)
+    with compiled_again(monkeypatch, **engine), mock.patch.object(_call, "THREADED", 4):
+        found = jax.jit(both)(patients)
+    for x, y in zip(found, expected, strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()

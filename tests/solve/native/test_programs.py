@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qspjax.solve.events._system import bounded as bounded_loop
+from qspjax.solve.native._changes import looped as looped_backwards
 from qspjax.solve.native._outlined import Outlined
 from qspjax.solve.native._translate import UnsupportedError
 from tests.solve.native.compiled import native
@@ -137,6 +139,37 @@ def test_functions_are_called_within_loops_and_branches():
     expected_results = jax.vmap(lambda x, y: function(x, y, many_operations))(x, y)
     for found, expected in zip(results, expected_results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["backwards", "forwards"])
+def test_a_loop_is_differentiated(mode):
+    """Its number of rounds differs between lanes; functions that call others are called in it."""
+    inner = Outlined(lambda v: [many_operations(v)])
+    outer = Outlined(lambda v, y: [many_operations(y) * inner(v)[0] + v])
+
+    def ended(loop, twice, x, y, limit):
+        def body(now):
+            v, count, shift, most = now
+            return twice(v, y) * jnp.where(count + limit > 3, 0.9, 1.1), count + 1, shift + 0.1 * v[0], most
+
+        start = x, jnp.zeros((), int), y[1], limit[0]
+        v, count, shift, _ = loop(lambda now: now[1] < now[3], body, start, 8)
+        return v * shift + count
+
+    def derivative(loop, twice):
+        def function(x, y, limit):
+            if mode == "forwards":
+                return jax.jvp(lambda x, y: ended(loop, twice, x, y, limit), (x, y), (y, x))[1]
+            return jax.grad(lambda x, y: jnp.sum(ended(loop, twice, x, y, limit) ** 2), (0, 1))(x, y)
+
+        return function
+
+    x, y = np.random.default_rng(8).normal(size=(2, LANES, 3))
+    limit = np.array([[0], [1], [4], [2]])
+    found = native(derivative(looped_backwards, lambda v, y: outer(v, y)[0]), x, y, limit, lanes=LANES)
+    plain = derivative(bounded_loop, lambda v, y: many_operations(y) * many_operations(v) + v)
+    for one, expected in zip(found, jax.tree.leaves(jax.vmap(plain)(x, y, limit)), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-11)
 
 
 TABLE = np.random.default_rng(7).normal(size=100)
