@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import JaxprEqn, Primitive
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching
 
 from qspjax.solve.native._translate import Translator, rule
@@ -22,6 +22,8 @@ from qspjax.solve.native._values import AbstractNodes, Value
 T = TypeVar("T")
 Marks = tuple[bool, ...]
 """Which operands have a tangent."""
+Kinds = tuple[tuple[tuple[int, ...], np.dtype], ...]
+"""Shapes and types of arrays."""
 
 
 Translate = Callable[[Translator, Sequence[Value]], Sequence[Value]]
@@ -39,6 +41,7 @@ class Outlined:
         numbers: Whether there is a function for each set of numbers among its operands.
         origin: The function of which this is the derivative along tangents of the operands that are marked.
         pull: Its transposed derivative, by default that of JAX.
+        shapes: From the shapes of its operands to those of its results, by default by tracing it.
     """
 
     def __init__(
@@ -49,8 +52,11 @@ class Outlined:
         numbers: bool = True,
         origin: "tuple[Outlined, Marks] | None" = None,
         pull: Pull | None = None,
+        shapes: Callable[[Kinds], Kinds] | None = None,
     ) -> None:
         self.compute, self.numbers, self.origin = compute, numbers, origin
+        self.program = functools.cache(self._program)
+        self.shapes = self._shapes if shapes is None else shapes
         self.pull = self._pulled if pull is None else pull
         self.translate = self._translated if translate is None else translate
         self.tangent = functools.cache(self._tangent)
@@ -93,8 +99,14 @@ class Outlined:
         return Outlined(jax.vmap(self.compute, in_axes=axes))
 
     def _translated(self, translator: Translator, values: Sequence[Value]) -> Sequence[Value]:
-        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values)
-        return translator.run(jax.make_jaxpr(self.compute)(*shapes), values)
+        return translator.run(self.program(kinds(values)), values)
+
+    def _program(self, operands: Kinds) -> ClosedJaxpr:
+        """Trace it, once for all calls and for its translation."""
+        return jax.make_jaxpr(self.compute)(*(jax.ShapeDtypeStruct(*kind) for kind in operands))
+
+    def _shapes(self, operands: Kinds) -> Kinds:
+        return kinds(cast("list[ShapedArray]", self.program(operands).out_avals))
 
     def _of_marked(self, primals: Sequence[jax.Array], marks: Marks) -> Callable[..., list[jax.Array]]:
         def function(*chosen: jax.Array) -> list[jax.Array]:
@@ -102,6 +114,11 @@ class Outlined:
             return self.compute(*(next(remaining) if mark else x for x, mark in zip(primals, marks, strict=True)))
 
         return function
+
+
+def kinds(values: Sequence[Value] | Sequence[ShapedArray]) -> Kinds:
+    """Return the shape and the type of each value."""
+    return tuple((x.shape, np.dtype(x.dtype)) for x in values)
 
 
 def chosen(values: Sequence[T], marks: Sequence[bool]) -> list[T]:
@@ -124,8 +141,7 @@ outlined_p.multiple_results = True
 
 @outlined_p.def_abstract_eval
 def _shapes(*operands: ShapedArray, function: Outlined) -> list[ShapedArray]:
-    like = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands)
-    return [ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(function.compute, *like)]
+    return [ShapedArray(*kind) for kind in function.shapes(kinds(operands))]
 
 
 def _jvp(

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from qspjax.solve.kernel._layout import AbstractSystem, Lanes
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.native._graph import ZERO, AbstractRoutine
-from qspjax.solve.native._outlined import Outlined
+from qspjax.solve.native._outlined import Kinds, Outlined
 from qspjax.solve.native._tables import Factorisation, Substitution
 from qspjax.solve.native._translate import Translator, rule
 from qspjax.solve.native._values import Nodes, UnsupportedError, Value
@@ -45,7 +45,7 @@ class LaneSystem(AbstractSystem):
         self.size, self.mass, self.floor = system.size, system.mass, system.floor
         self.algebraic, self.autonomous = system.algebraic, system.autonomous
         self._field = Outlined(self._field_of_lane, numbers=False)
-        self._entries = Outlined(self._entries_of_lane, self._sparse)
+        self._entries = Outlined(self._entries_of_lane, self._sparse, shapes=self._shape_of_entries)
 
     def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: jax.Array) -> jax.Array:
         """Return dy/dt of one patient, shape (n,)."""
@@ -108,7 +108,7 @@ class LaneSystem(AbstractSystem):
         def solve_transposed(_: Callable, b: jax.Array) -> jax.Array:
             return substitute_p.bind(factors, b, plan=plan, transposed=True)
 
-        return lambda b: jax.lax.custom_linear_solve(product, b, solve, solve_transposed)
+        return jax.jit(lambda b: jax.lax.custom_linear_solve(product, b, solve, solve_transposed))  # traced once
 
     def _field_of_lane(self, *operands: jax.Array) -> list[jax.Array]:
         *constants, t, y = operands
@@ -130,6 +130,9 @@ class LaneSystem(AbstractSystem):
         products = self._products(*operands, jnp.asarray(self._seeds, operands[-1].dtype))
         rows, cols = self._positions
         return [products[self.colours[cols], rows][:, None]]
+
+    def _shape_of_entries(self, operands: Kinds) -> Kinds:
+        return (((self.elimination.originals, 1), operands[-1][1]),)
 
     def _products(self, *operands: jax.Array) -> jax.Array:
         """Return J d for each direction, from constants, time, state and the directions."""
