@@ -5,4 +5,7 @@ import time
 
 BEGUN = time.time()
 FOLDER = os.path.dirname(__file__)  # noqa: PTH120 (pathlib is imported later)
-FOUND = os.stat(FOLDER)  # noqa: PTH116
+try:
+    FOUND = os.stat(FOLDER)  # noqa: PTH116
+except OSError:  # in an archive
+    FOUND = None

@@ -46,18 +46,17 @@ def identity(*parts: object) -> str | None:
         pickler.fast = True  # what is equal is written in the same way, whether it is one object or two
         pickler.dump(parts)
         return key_of("identity", content.getvalue().hex(), pickler.attributes, *_surroundings())
-    except (UnknownIdentityError, pickle.PicklingError, TypeError, ValueError, AttributeError, RecursionError):
+    except Exception:  # noqa: BLE001 (whatever cannot be written down is not known)
         return None
 
 
-def packed(value: object) -> bytes:
-    """Return a value with structures of trees in it as bytes, which `pickle.loads` reads.
-
-    Raises:
-        UnknownIdentityError: If something of the user's is in it.
-    """
+def packed(value: object) -> bytes | None:
+    """Return a value with structures of trees in it as bytes, which `pickle.loads` reads; None if that cannot be."""
     content = io.BytesIO()
-    _Pickler(content).dump(value)
+    try:
+        _Pickler(content).dump(value)
+    except Exception:  # noqa: BLE001 (as above)
+        return None
     return content.getvalue()
 
 
@@ -150,7 +149,7 @@ def _sources() -> str:
     """
     if os.name == "nt":
         raise UnknownIdentityError("on Windows the time of a change can be set")
-    if not os.path.samestat(os.stat(FOLDER), FOUND):  # noqa: PTH116
+    if FOUND is None or not os.path.samestat(os.stat(FOLDER), FOUND):  # noqa: PTH116
         raise UnknownIdentityError("the package was replaced")
     return repr([*_files(FOLDER)])
 

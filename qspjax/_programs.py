@@ -25,7 +25,7 @@ from jaxtyping import PyTree
 
 from qspjax import _cache
 from qspjax._collection import seldom_collected
-from qspjax._identity import UnknownIdentityError, identity, packed
+from qspjax._identity import identity, packed
 
 MAX_PROGRAMS = 256
 """The number of programs of a function that are remembered, the latest ones."""
@@ -326,10 +326,9 @@ def _keep(label: str, key: str, text: str, program: _Program) -> None:
         elif not name.startswith(_LAPACK):
             return
     lapack = len(foreign) < len(names)
-    try:
-        _cache.keep(label, packed(_Record(key, foreign, lapack, program.others, program.structure)))
-    except (UnknownIdentityError, pickle.PicklingError, TypeError, ValueError, AttributeError, RecursionError):
-        return
+    content = packed(_Record(key, foreign, lapack, program.others, program.structure))
+    if content is not None:
+        _cache.keep(label, content)
 
 
 @contextmanager
