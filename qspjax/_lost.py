@@ -76,13 +76,14 @@ def _lost_jvp(primals: tuple, tangents: tuple) -> tuple:
     value_tangents, _, sources = tangents
     source_tangents = [x for x in jax.tree.leaves(sources, is_leaf=_is_zero) if not _is_zero(x)]
     source_tangents = [jnp.sum(_spoilt_p.bind(x)) for x in source_tangents if jnp.issubdtype(x.dtype, jnp.inexact)]
+    total = sum(source_tangents)
 
     def spoil(value: jax.Array, tangent: jax.Array | SymbolicZero) -> jax.Array:
         direct = jnp.zeros_like(value) if isinstance(tangent, SymbolicZero) else tangent
         if not source_tangents:
             return direct
         rows = where.reshape(-1, *[1] * (value.ndim - 1))
-        return direct + jnp.where(rows, _spoilt_p.bind(jnp.broadcast_to(sum(source_tangents), value.shape)), 0.0)
+        return direct + jnp.where(rows, _spoilt_p.bind(jnp.broadcast_to(total, value.shape)), 0.0)
 
     return lost(*primals), jax.tree.map(spoil, values, value_tangents, is_leaf=_is_zero)
 

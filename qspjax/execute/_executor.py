@@ -154,8 +154,16 @@ def _class_of(size: int) -> int:
 
 def _patients(each: Each, first: int, width: int, size: int) -> Members:
     """Return `width` patients from the first on; past the end, copies of the last."""
+    if first == 0 and width >= size:
+        return jax.tree.map(lambda leaf: _filled(leaf, width - size), each)
     members = jnp.minimum(jnp.arange(first, first + width), size - 1)
     return jax.tree.map(lambda leaf: leaf[members], each)
+
+
+def _filled(leaf: jax.Array, count: int) -> jax.Array:
+    """Return an array with so many copies of its last element after it."""
+    last = jnp.broadcast_to(leaf[-1:], (count, *leaf.shape[1:]))
+    return jnp.concatenate([leaf, last]) if count else leaf
 
 
 def cores() -> int:

@@ -33,6 +33,7 @@ from qspjax.solve.kernel._lanes import Patients, Program
 from qspjax.solve.kernel._layout import AbstractSystem, Rows, system_of
 from qspjax.solve.kernel._rosenbrock import rosenbrock_step
 from qspjax.solve.kernel.primitives import run
+from qspjax.solve.native._mapped import natively
 from qspjax.solve.tableaux._contract import AbstractRosenbrockTableau
 from qspjax.solve.tableaux._rodas5p import Rodas5P
 
@@ -320,7 +321,7 @@ def _solve(
     outputs = ts.shape[0]
     time = lines.boundaries.time if active is None else jnp.where(active, lines.boundaries.time, jnp.inf)
     patients = Patients(
-        constants=system.prepare(leaves),
+        constants=natively(system.prepare, leaves),
         y0=jnp.where(unknown.any(), jnp.nan, y0),
         t0=jnp.asarray(t0, y0.dtype),
         boundaries=lines.boundaries._replace(time=time).cast(y0.dtype),

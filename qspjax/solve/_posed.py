@@ -1,5 +1,7 @@
 """A patient and its doses as a method takes them: everything needed to solve, and to solve again."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from qspjax.solve._constant import stop_gradient_where
 from qspjax.solve._method import AbstractMethod, Trajectory
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._visits import solve_in_visits
+from qspjax.solve.native._mapped import natively
 
 
 class Posed(eqx.Module):
@@ -46,26 +49,29 @@ class Posed(eqx.Module):
 
     def arrived(self, ts: jax.Array, trajectory: Trajectory) -> jax.Array:
         """Return which of the times the solve reached."""
-        reached = jnp.isfinite(ts)
-        for leaf in jax.tree.leaves(trajectory.states):
-            reached &= jnp.isfinite(leaf.reshape(ts.size, -1)).all(axis=1)
-        return reached
+        reached = jax.vmap(_reached)(ts, trajectory.states)
+        return jax.lax.optimization_barrier(reached)  # or else XLA computes it again wherever it is used
 
     def observed(self, ts: jax.Array, trajectory: Trajectory) -> Observed:
         """Return what is observed at the times, NaN where the solve did not arrive.
 
         At those times a harmless state of a constant model is observed, so that other derivatives stay finite.
         """
-        start, reached = as_state(self.model, self.initial), self.arrived(ts, trajectory)
-        safe = jax.tree.map(
-            lambda leaf, initial: jnp.where(reached.reshape(-1, *[1] * initial.ndim), leaf, initial),
-            trajectory.states,
-            start,
-        )
-        values = jax.vmap(lambda ok, t, y: observe(stop_gradient_where(~ok, self.model), t, y))(
-            reached, jnp.where(reached, ts, self.t0), safe
-        )
-        return where(reached, values)
+
+        def observed(model: AbstractModel, start: State, t0: Scalar, t: jax.Array, y: State) -> Observed:
+            reached = _reached(t, y)
+            safe = jax.tree.map(functools.partial(jnp.where, reached), y, start)
+            values = observe(stop_gradient_where(~reached, model), jnp.where(reached, t, t0), safe)
+            return jax.tree.map(lambda x: jnp.where(reached, x, jnp.nan), values)
+
+        always = self.model, as_state(self.model, self.initial), self.t0
+        return jax.vmap(lambda *at: natively(observed, *always, *at))(ts, trajectory.states)
+
+
+def _reached(t: jax.Array, y: State) -> jax.Array:
+    """Return whether a solve reached a time, from the state that it found there."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(y)]
+    return functools.reduce(jnp.logical_and, finite, jnp.isfinite(t))
 
 
 class Packed(eqx.Module):

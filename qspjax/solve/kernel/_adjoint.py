@@ -238,9 +238,17 @@ def pulled(program: Program, step: Recorded, before: Inputs, marks: Patients, af
     return pull(after)[0]
 
 
-def pushed(program: Program, step: Recorded, before: Inputs, marks: Patients, tangents: Inputs) -> Inputs:
-    """Return the tangents of state, rate and time after a step, from those of what it is a function of."""
-    return jax.jvp(lambda free: move(program, step, free), (_free(program, step, before, marks),), (tangents,))[1]
+def pushed(program: Program, step: Recorded, before: Inputs, marks: Patients, parts: Sequence[Inputs]) -> list[Inputs]:
+    """Return the derivatives of state, rate and time after a step, from those of what it is a function of.
+
+    Args:
+        program: The solve.
+        step: The step.
+        before: State, running infusions and memory before it.
+        marks: What is differentiated, true or None.
+        parts: The derivatives along each direction and the mixed ones, in the order of `push_forward`.
+    """
+    return _composed(lambda free: move(program, step, free), [_free(program, step, before, marks), *parts])[1:]
 
 
 def _by_patient(program: Program, patients: Patients, total: Patients) -> Patients:

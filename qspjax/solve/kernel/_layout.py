@@ -191,13 +191,17 @@ class TracedSystem(AbstractSystem):
         """Return the constants of one patient from the leaves of the model."""
         program = self._traced
 
+        given = dict(zip(program.leaves, parameters, strict=True))
+        computed = [var for var in program.constants if var not in given]
+
         def constants(*values: ArrayLike) -> list[jax.Array]:
             variables = [*program.constvars, *program.leaves]
-            results = compute(variables, values, [*program.numbers, *program.parameters], program.constants)
+            results = compute(variables, values, [*program.numbers, *program.parameters], computed)
             return cast("list[jax.Array]", results)  # none is a number of the program
 
-        prepared = guarded(constants) if program.parameters else constants
-        return prepared(*program.consts, *parameters)
+        if computed:
+            given.update(zip(computed, guarded(constants)(*program.consts, *parameters), strict=True))
+        return [given[var] for var in program.constants]
 
     def slope(self, constants: Sequence[jax.Array], t: jax.Array, y: Rows) -> Rows:
         """Return dy/dt of one patient: n scalars if unrolled, else shape (n,)."""

@@ -6,6 +6,9 @@ as loops; `_prepared` takes out what is fixed for a patient, and `_order` says w
 `_text` write the graph as text of LLVM, `_engine` compiles it, and `_call` makes it the lowering of a solve, which
 `_interrupts` can end. `_march` is all of this for linear models, whose lanes go from boundary to boundary.
 
+`_mapped` does the same for functions without a loop: what is observed, what depends on parameters alone, formulas of a
+fit.
+
 Derivatives: `_record` writes down the steps that `_adjoint` retraces, `_tangent` carries tangents, and `_outlined`
 differentiates functions as they are called.
 """

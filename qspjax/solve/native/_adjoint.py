@@ -21,8 +21,8 @@ from qspjax.solve.kernel._lanes import Landing, Patients, Program
 from qspjax.solve.kernel._layout import Lanes
 from qspjax.solve.kernel._replay import Inputs, Recorded
 from qspjax.solve.native._emit import Emitter
+from qspjax.solve.native._frame import Rows, all_rows, rows_of
 from qspjax.solve.native._graph import Graph, Region
-from qspjax.solve.native._loop import Rows, all_rows, rows_of
 from qspjax.solve.native._record import SPARE, AbstractRecordText, Record
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._translate import Translator
@@ -124,7 +124,7 @@ class AdjointText(AbstractRecordText):
         self._plan()
         record = Record(y, rate, time, time, index, index, memory, cause)
         shapes = Backwards(record, back, y, boundary, vector, index)
-        self.backwards: Backwards = jax.tree.map(self._rows, shapes)
+        self.backwards: Backwards = jax.tree.map(self.new_rows, shapes)
 
         def retrace(
             constants: list,

@@ -31,8 +31,9 @@ from qspjax.solve.kernel.primitives._marked import select
 from qspjax.solve.native import _engine, rules  # noqa: F401  (the rules register themselves)
 from qspjax.solve.native._adjoint import AdjointText
 from qspjax.solve.native._changes import with_outlined_changes
+from qspjax.solve.native._frame import AbstractModule, Axis
 from qspjax.solve.native._lane import Traced, trace
-from qspjax.solve.native._loop import AbstractText, Text
+from qspjax.solve.native._loop import Text
 from qspjax.solve.native._record import RecordText, layout
 from qspjax.solve.native._system import LaneSystem, check_size
 from qspjax.solve.native._tangent import TangentText, directions
@@ -126,16 +127,17 @@ def check_backend() -> None:
         raise UnsupportedError("QSPJAX_BACKEND is xla")
 
 
-SOLVE_AXES = {"patients": _engine.Axis(True, 0, 0), "outputs": _engine.Axis(True, 0, 1)}
+SOLVE_AXES = {"patients": Axis(True, 0, 0), "outputs": Axis(True, 0, 1)}
 """The axes of the states at outputs, the first result of a solve."""
 
 
 def registered(traced: Traced, patients: Patients, batched: PyTree, lanes: int, columns: int = 1) -> str:
     """Compile what a lane does; return the name under which XLA calls it: see `Text`."""
-    return _registered(Text(traced, patients, batched, lanes, columns), SOLVE_AXES, THREADED)
+    return register(Text(traced, patients, batched, lanes, columns), SOLVE_AXES, THREADED)
 
 
-def _registered(text: AbstractText, axes: Mapping[str, _engine.Axis], least: int) -> str:
+def register(text: AbstractModule, axes: Mapping[str, Axis], least: int) -> str:
+    """Compile a module; return the name under which XLA calls it."""
     handler = _engine.handler(text.operands, len(text.results), {**axes, **text.lengths}, least)
     return _engine.registered(text.text, handler)
 
@@ -192,7 +194,7 @@ def record(program: Program, patients: Patients) -> str:
         (lanes, lane_program), threads = _lane_program(program), _engine.threads()
         if layout(lane_program, patients, lanes, threads).room:
             text = RecordText(lane_program, patients, lanes, threads)
-            _recorded[program] = _registered(text, SOLVE_AXES, text.chunk)
+            _recorded[program] = register(text, SOLVE_AXES, text.chunk)
         else:
             _recorded[program] = registered(trace(lane_program, patients), patients, program.batched, lanes)
     return _recorded[program]
@@ -250,13 +252,14 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
 def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
     ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
     all, size = values.tangents[0].shape[0], ensemble.program.system.size
-    blocks = -(-all // directions(size))
+    order = len(derivative.by_order(values.tangents))
+    blocks = -(-all // directions(size, order))
     count = -(-all // blocks)
     try:
-        if len(derivative.by_order(values.tangents)) > 1:
-            raise UnsupportedError("a derivative of second order")
+        if order > 2:
+            raise UnsupportedError("a derivative of third order")
         patients = ensemble.patients(values.leaves)
-        name, text = tangent(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)), count)
+        name, text = tangent(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)), count, order)
     except UnsupportedError as reason:
         _report(Compiled(size, f"{reason}"))
         return _lower_derivative(tangent_p)(ctx, *operands, derivative=derivative)
@@ -279,7 +282,7 @@ def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
     return mlir.lower_fun(push, multiple_results=True)(ctx, *operands)
 
 
-def tangent(program: Program, patients: Patients, marks: Patients, count: int) -> tuple[str, TangentText]:
+def tangent(program: Program, patients: Patients, marks: Patients, count: int, order: int) -> tuple[str, TangentText]:
     """Return the name of the derivative of a solve along some directions, and its text.
 
     Args:
@@ -287,15 +290,16 @@ def tangent(program: Program, patients: Patients, marks: Patients, count: int) -
         patients: The shapes of the patients.
         marks: What is differentiated, true or None.
         count: The number of directions.
+        order: The order of the derivative.
 
     Raises:
         UnsupportedError: If it cannot be compiled here.
     """
     lanes, program = _lane_program(program)
-    text = TangentText(program, patients, lanes, marks, count)
-    axes = {"patients": _engine.Axis(True, 0, 1), "outputs": _engine.Axis(True, 0, 2)}
+    text = TangentText(program, patients, lanes, marks, count, order)
+    axes = {"patients": Axis(True, 0, 1), "outputs": Axis(True, 0, 2)}
     least = max(lanes, THREADED // (1 + 2 * count))  # a direction costs twice what a step does
-    return _registered(text, axes, least), text
+    return register(text, axes, least), text
 
 
 def adjoint(program: Program, patients: Patients, marks: Patients) -> tuple[str, AdjointText]:
@@ -312,8 +316,8 @@ def adjoint(program: Program, patients: Patients, marks: Patients) -> tuple[str,
     lanes, program = _lane_program(program)
     text = AdjointText(program, patients, lanes, marks, _engine.threads())
     last = text.operands - 1
-    axes = {"patients": _engine.Axis(False, last, 0), "outputs": _engine.Axis(False, last, 1)}
-    return _registered(text, axes, text.chunk), text
+    axes = {"patients": Axis(False, last, 0), "outputs": Axis(False, last, 1)}
+    return register(text, axes, text.chunk), text
 
 
 class _NativeCode(AbstractForeignCode):

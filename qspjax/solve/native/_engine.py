@@ -18,7 +18,7 @@ import numpy as np
 
 from qspjax import _cache
 from qspjax.solve.native import _interrupts
-from qspjax.solve.native._loop import CONTEXT, Axis
+from qspjax.solve.native._frame import CONTEXT, Axis
 from qspjax.solve.native._text import Writer
 from qspjax.solve.native._values import UnsupportedError
 

@@ -7,11 +7,9 @@ done; which lane a patient runs in has no influence on his numbers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
@@ -19,52 +17,18 @@ from qspjax._jaxpr._walk import shape_of
 from qspjax.solve._control import INTERRUPTED
 from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.native._emit import QUICKLY, Emitter
+from qspjax.solve.native._frame import AbstractModule, Axis, Rows, all_rows, element_of, nodes, region_of, rows_of
 from qspjax.solve.native._graph import Graph, Region
 from qspjax.solve.native._lane import Attempted, Frame, Traced
 from qspjax.solve.native._order import functions_of
 from qspjax.solve.native._prepared import prepared
 from qspjax.solve.native._rows import RowArithmetic
-from qspjax.solve.native._text import Elementary, Writer
+from qspjax.solve.native._text import Elementary
 from qspjax.solve.native._translate import Translator
-from qspjax.solve.native._values import Nodes, Value, kind_of
+from qspjax.solve.native._values import Value
 
-CONTEXT = ("patients", "outputs", "boundaries", "vectors", "counter", "begun", "interrupts", "heard")
-"""What the context holds, 8 bytes each, before the addresses of the operands and of the results."""
 SOLVED = ("states", "end_t", "end_y", "end_code", "end_accepted", "end_rejected", "failing")
 """The results of a solve."""
-
-
-class Axis(NamedTuple):
-    """An axis of a buffer that a handler is called with.
-
-    Attributes:
-        result: Whether the buffer is a result, or an operand.
-        number: Which of them.
-        axis: Which of its axes.
-    """
-
-    result: bool
-    number: int
-    axis: int
-
-
-class Rows(NamedTuple):
-    """The rows of an array in the frame, and the type of its elements."""
-
-    first: int
-    size: int
-    dtype: np.dtype
-
-
-def rows_of(leaf: object) -> Rows:
-    """Return the rows that stand for an array in the frame of a `Text`."""
-    assert isinstance(leaf, Rows)
-    return leaf
-
-
-def all_rows(leaves: PyTree) -> list[Rows]:
-    """Return all rows in a part of the frame of a `Text`."""
-    return jax.tree.leaves(leaves, is_leaf=lambda x: isinstance(x, Rows))
 
 
 def _numbers(leaves: PyTree) -> list[int]:
@@ -72,28 +36,12 @@ def _numbers(leaves: PyTree) -> list[int]:
     return [rows.first + k for rows in all_rows(leaves) for k in range(rows.size)]
 
 
-def nodes(translator: Translator, rows: PyTree, shapes: Sequence[tuple[int, ...]]) -> list[Value]:
-    """Return the nodes of rows of the frame, in the shapes of what they hold."""
-    return [
-        Nodes(translator.inputs(row.size, row.dtype, row.first).reshape(shape), row.dtype)
-        for row, shape in zip(all_rows(rows), shapes, strict=True)
-    ]
-
-
-def region_of(translator: Translator, results: PyTree) -> Region:
-    """Return a region with the elements of some values as outputs."""
-    return Region(translator.graph, [i for x in jax.tree.leaves(results) for i in translator.ids(x).ravel().tolist()])
-
-
-class AbstractText:
+class AbstractText(AbstractModule):
     """A module that solves a program: what it writes is what every patient results in, unless a subclass says else.
 
-    Attributes:
-        operands: The number of arrays that it reads: those of the patients first.
-        results: The names of the arrays that it writes.
+    Of the arrays that it reads, those of the patients come first.
     """
 
-    results: tuple[str, ...] = ()
     more_operands = 0
     sparse = False
 
@@ -107,14 +55,14 @@ class AbstractText:
             lanes: The number of lanes.
             columns: The number of arrays for states at outputs: one for all of them, or one for each.
         """
-        self.patients, self.batched, self.w, self.columns = patients, batched, Writer(lanes), columns
+        super().__init__(lanes)
+        self.patients, self.batched, self.columns = patients, batched, columns
         self.results = self.results or (SOLVED[0], *(f"states{k}" for k in range(1, columns)), *SOLVED[1:])
-        self.size = 0
         self.traced = traced
-        self.frame: Frame = jax.tree.map(self._rows, traced.frame)
-        self.landed, self.busy, self.new, self.failing = (self._rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
-        self.h = self._rows(traced.frame.span)
-        self.cause = self._rows(traced.frame.lane.patient) if traced.frame.leaves else None
+        self.frame: Frame = jax.tree.map(self.new_rows, traced.frame)
+        self.landed, self.busy, self.new, self.failing = (self.new_rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
+        self.h = self.new_rows(traced.frame.span)
+        self.cause = self.new_rows(traced.frame.lane.patient) if traced.frame.leaves else None
         self.number = {id(leaf): k for k, leaf in enumerate(jax.tree.leaves(patients))}
         self.operands = len(self.number) + self.more_operands
         emitter = Emitter(self.w)
@@ -130,11 +78,6 @@ class AbstractText:
         self.prepared = prepared([step, *others], self.size)
         self.size += len(self.prepared.outputs)
         self._write(emitter, step, start, others)
-
-    @property
-    def text(self) -> str:
-        """The text."""
-        return self.w.module()
 
     def _step(self, translator: Translator) -> Region:
         """Translate a step."""
@@ -176,11 +119,6 @@ class AbstractText:
         if vectors is not None:
             places["vectors"] = Axis(False, self.number[id(vectors)], len(vectors.shape) - 2)
         return places
-
-    def _rows(self, leaf: jax.ShapeDtypeStruct | jax.Array) -> Rows:
-        count = int(np.prod(leaf.shape, dtype=int))
-        self.size += count
-        return Rows(self.size - count, count, np.dtype(leaf.dtype))
 
     def run(self, translator: Translator, program: ClosedJaxpr, inputs: PyTree) -> list[Value]:
         """Translate a program whose inputs are rows of the frame; return its results."""
@@ -231,48 +169,6 @@ class AbstractText:
             w.store(value, w.row("%frame", row), self.prepared.graph.kind(index))
 
     # --- numbers -----------------------------------------------------------------------------------------------------
-
-    def field(self, name: str | int, type: str = "i64") -> str:
-        """Load a field of the context; a number is that of an operand."""
-        return self.w.op(f"load {type}, ptr {self.w.at('i64', '%ctx', self.place(name))}")
-
-    def place(self, name: str | int) -> int:
-        """Return where a field of the context is."""
-        if isinstance(name, int):
-            return len(CONTEXT) + name
-        return CONTEXT.index(name) if name in CONTEXT else len(CONTEXT) + self.operands + self.results.index(name)
-
-    def cell(self, row: int | str, lane: str = "%lane") -> str:
-        """Return the address of a number of a lane."""
-        base = self.w.mul(row, self.w.lanes) if isinstance(row, str) else row * self.w.lanes
-        return self.w.at("i64", "%frame", self.w.add(base, lane))
-
-    def get(self, rows: Rows) -> str:
-        """Return an integer of a lane."""
-        return self.w.op(f"load i64, ptr {self.cell(rows.first)}")
-
-    def copy_in(self, array: str, offset: str, rows: Rows, lane: str = "%lane") -> None:
-        """Copy elements of an array into rows."""
-        w, (type, into, widen) = self.w, element_of(rows.dtype)
-
-        def element(k: str) -> None:
-            x = w.op(f"load {type}, ptr {w.at(type, array, w.add(offset, k))}")
-            x = w.op(f"{widen} {type} {x} to {into}") if widen else x
-            w.put(f"  store {into} {x}, ptr {self.cell(w.add(k, rows.first), lane)}")
-
-        w.repeat(rows.size, element)
-
-    def copy_out(self, array: str, offset: str, rows: Rows) -> None:
-        """Copy rows into elements of an array."""
-        w, (type, into, widen) = self.w, element_of(rows.dtype)
-        narrow = {"fpext": "fptrunc", "sext": "trunc", "zext": "trunc"}.get(widen or "")
-
-        def element(k: str) -> None:
-            x = w.op(f"load {into}, ptr {self.cell(w.add(k, rows.first))}")
-            x = w.op(f"{narrow} {into} {x} to {type}") if narrow else x
-            w.put(f"  store {type} {x}, ptr {w.at(type, array, w.add(offset, k))}")
-
-        w.repeat(rows.size, element)
 
     def array(self, leaf: object) -> str:
         """Return the address of an array of the patients."""
@@ -554,16 +450,3 @@ class Text(AbstractText):
 
 _INF, _NAN = "0x7FF0000000000000", "0x7FF8000000000000"
 _INDEX, _MASK = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.bool_))
-
-
-def element_of(dtype: np.dtype) -> tuple[str, str, str | None]:
-    """Return the type of an element in memory, of its row, and how it is widened."""
-    if dtype == np.float64:
-        return "double", "double", None
-    if dtype == np.float32:
-        return "float", "double", "fpext"
-    kind_of(dtype)
-    if dtype == np.bool_:
-        return "i8", "i64", "sext"
-    size = f"i{8 * dtype.itemsize}"
-    return size, "i64", None if size == "i64" else "sext" if dtype.kind == "i" else "zext"

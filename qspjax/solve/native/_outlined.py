@@ -42,6 +42,8 @@ class Outlined:
         origin: The function of which this is the derivative along tangents of the operands that are marked.
         pull: Its transposed derivative, by default that of JAX.
         shapes: From the shapes of its operands to those of its results, by default by tracing it.
+        sparse: Whether it is a derivative, of which most numbers may be zero.
+        brief: Whether it is so short that it is not worth a function of its own.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Outlined:
         origin: "tuple[Outlined, Marks] | None" = None,
         pull: Pull | None = None,
         shapes: Callable[[Kinds], Kinds] | None = None,
+        sparse: bool = False,
+        brief: bool = False,
     ) -> None:
-        self.compute, self.numbers, self.origin = compute, numbers, origin
+        self.compute, self.numbers, self.origin, self.sparse, self.brief = compute, numbers, origin, sparse, brief
         self.program = functools.cache(self._program)
         self.shapes = self._shapes if shapes is None else shapes
         self.pull = self._pulled if pull is None else pull
@@ -62,6 +66,7 @@ class Outlined:
         self.tangent = functools.cache(self._tangent)
         self.cotangent = functools.cache(self._cotangent)
         self.mapped = functools.cache(self._mapped)
+        self.joined = functools.cache(self._joined)
 
     def __call__(self, *operands: jax.Array) -> list[jax.Array]:
         """Call it, in a program that is translated."""
@@ -75,15 +80,23 @@ class Outlined:
             values, changes = jax.jvp(self._of_marked(primals, marks), chosen(primals, marks), list(tangents))
             return chosen(changes, smooth(values))
 
-        return Outlined(compute, origin=(self, marks))
+        return Outlined(compute, origin=(self, marks), sparse=True)
 
-    def _cotangent(self, marks: Marks) -> "Outlined":
-        """Return its transposed derivative: a function of the operands, and of the cotangents of the results."""
+    def _cotangent(self, marks: Marks, there: Marks | None = None) -> "Outlined":
+        """Return its transposed derivative: a function of the operands, and of the cotangents of the results.
+
+        Those of which `there` is false are zero, and no operands.
+        """
 
         def compute(*operands: jax.Array) -> list[jax.Array]:
-            return self.pull(marks, operands[: len(marks)], operands[len(marks) :])
+            primals, given = operands[: len(marks)], iter(operands[len(marks) :])
+            results = [kind for kind in self.shapes(kinds(primals)) if jnp.issubdtype(kind[1], jnp.inexact)]
+            marked = (True,) * len(results) if there is None else there
+            pairs = zip(results, marked, strict=True)
+            cotangents = [next(given) if each else jnp.zeros(*kind) for kind, each in pairs]
+            return self.pull(marks, primals, cotangents)
 
-        return Outlined(compute)
+        return Outlined(compute, sparse=True)
 
     def _pulled(self, marks: Marks, primals: Sequence[jax.Array], cotangents: Sequence[jax.Array]) -> list[jax.Array]:
         results, pull = jax.vjp(self._of_marked(primals, marks), *chosen(primals, marks))
@@ -97,6 +110,15 @@ class Outlined:
     def _mapped(self, axes: tuple[int | None, ...]) -> "Outlined":
         """Return it mapped over an axis of some operands: what does not depend on these is computed once."""
         return Outlined(jax.vmap(self.compute, in_axes=axes))
+
+    def _joined(self, groups: tuple[tuple[int, ...], ...]) -> "Outlined":
+        """Return it with an array for each group of its results, in which they follow one another."""
+
+        def compute(*operands: jax.Array) -> list[jax.Array]:
+            results = self.compute(*operands)
+            return [jnp.concatenate([jnp.ravel(results[k]) for k in group]) for group in groups]
+
+        return Outlined(compute, sparse=self.sparse)
 
     def _translated(self, translator: Translator, values: Sequence[Value]) -> Sequence[Value]:
         return translator.run(self.program(kinds(values)), values)
@@ -116,7 +138,7 @@ class Outlined:
         return function
 
 
-def kinds(values: Sequence[Value] | Sequence[ShapedArray]) -> Kinds:
+def kinds(values: Sequence[Value] | Sequence[ShapedArray] | Sequence[jax.Array]) -> Kinds:
     """Return the shape and the type of each value."""
     return tuple((x.shape, np.dtype(x.dtype)) for x in values)
 

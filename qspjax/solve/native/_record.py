@@ -14,9 +14,10 @@ from jaxtyping import PyTree
 
 from qspjax.solve.kernel._lanes import BLOCK, Patients, Program
 from qspjax.solve.native._emit import Emitter
+from qspjax.solve.native._frame import Rows, all_rows, rows_of
 from qspjax.solve.native._graph import Region
 from qspjax.solve.native._lane import trace
-from qspjax.solve.native._loop import SOLVED, AbstractText, Rows, all_rows, rows_of
+from qspjax.solve.native._loop import SOLVED, AbstractText
 from qspjax.solve.native._translate import Translator
 
 ROUNDS = 16

@@ -1,7 +1,8 @@
-"""The derivative of a solve along some directions as text of LLVM: tangents that are carried from step to step.
+"""Derivatives of a solve along some directions as text of LLVM: tangents that are carried from step to step.
 
-Nothing is recorded: a step is differentiated where it is taken, so that what its derivatives share with it (Jacobian,
-factors, slopes of the stages) is computed once, for all directions.
+Of second order, so are the derivatives along either direction, and the mixed one. Nothing is recorded: a step is
+differentiated where it is taken, so that what its derivatives share with it (Jacobian, factors, slopes of the stages)
+is computed once, for all directions.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,18 @@ from qspjax.solve.kernel._lanes import Landing, Lane, Patients, Program
 from qspjax.solve.kernel._layout import Lanes
 from qspjax.solve.kernel._replay import Inputs, Recorded
 from qspjax.solve.native._emit import Emitter
+from qspjax.solve.native._frame import Rows, all_rows, element_of, nodes, region_of, rows_of
 from qspjax.solve.native._graph import Region
 from qspjax.solve.native._lane import trace
-from qspjax.solve.native._loop import AbstractText, Rows, all_rows, element_of, nodes, region_of, rows_of
+from qspjax.solve.native._loop import AbstractText
 from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import UnsupportedError
 
 
-def directions(size: int) -> int:
-    """Return along how many directions a system of a size is differentiated at once."""
-    return 8 if size <= 12 else 4 if size <= 40 else 2 if size <= 80 else 1
+def directions(size: int, order: int) -> int:
+    """Return along how many directions, or pairs of them, a system of a size is differentiated at once."""
+    first = 8 if size <= 12 else 4 if size <= 40 else 2 if size <= 80 else 1
+    return max(first >> 2 * (order - 1), 1)
 
 
 class Tried(NamedTuple):
@@ -44,20 +47,24 @@ class TangentText(AbstractText):
     """The module that computes the derivative of the states at outputs along some directions.
 
     After the arrays of the patients, the operands are the tangents of those that are marked, each with an axis of
-    directions first, and so has the result.
+    directions first, and so has the result; for a derivative of second order, those along the one direction, and then
+    those along the other.
 
     Attributes:
         count: The number of directions.
+        order: The order of the derivative.
     """
 
     results = ("tangents",)
     sparse = True
 
-    def __init__(self, program: Program, patients: Patients, lanes: int, marks: Patients, count: int) -> None:
+    def __init__(
+        self, program: Program, patients: Patients, lanes: int, marks: Patients, count: int, order: int = 1
+    ) -> None:
         if marks.span:
             raise UnsupportedError("a derivative by the span of a solve")
-        self.program, self.marks, self.count = program, marks, count
-        self.more_operands = len(jax.tree.leaves(marks))
+        self.program, self.marks, self.count, self.order = program, marks, count, order
+        self.more_operands = order * len(jax.tree.leaves(marks))
         super().__init__(trace(program, patients), patients, program.batched, lanes)
 
     @property
@@ -79,11 +86,12 @@ class TangentText(AbstractText):
         pairs = zip(marks.leaves if frame.leaves else (), frame.leaves, strict=True)
         leaves = tuple(leaf if mark else None for mark, leaf in pairs)
         vector = frame.landing.vector if marks.vectors else None
-        given = jax.tree.map(along_all, (constants, boundary, vector, leaves))
+        given = [jax.tree.map(along_all, (constants, boundary, vector, leaves))] * self.order
         y, time = frame.start.y, frame.span
         infused, moves = self.patients.infused, moving(self.program, marks)
-        carried = jax.tree.map(along_all, (y, y if infused else None, time if moves else None, frame.start.memory))
-        self.given, self.carried = jax.tree.map(self._rows, (given, carried))
+        part = jax.tree.map(along_all, (y, y if infused else None, time if moves else None, frame.start.memory))
+        carried = [part for _ in self._parts()]
+        self.given, self.carried = jax.tree.map(self.new_rows, (given, carried))
         lane, tried = self._attempt(translator)
         index = frame.lane.patient
         cause = None if frame.start.memory is None else index
@@ -108,10 +116,10 @@ class TangentText(AbstractText):
         landing: Landing,
         now: Lane,
         tried: Tried,
-        given: tuple,
-        carried: tuple,
-    ) -> tuple[PyTree, ...]:
-        """Return the tangents of state, rate and time after a step along all directions."""
+        given: list,
+        carried: list,
+    ) -> list[PyTree]:
+        """Return the derivatives of state, rate and time after a step along all directions."""
         t, boundary = now.clock.t, landing.boundary
         landed = jnp.where(tried.lands, now.clock.boundary, -1)
         at = boundary._replace(time=jnp.where(tried.lands, boundary.time, t))
@@ -120,24 +128,34 @@ class TangentText(AbstractText):
         before = Inputs([], now.y, now.rate, memory=None if now.events is None else now.events.memory)
         taken = (tried.h != 0.0) | (tried.landed >= 0)
 
-        def along(given: tuple, carried: tuple) -> tuple[PyTree, ...]:
+        def part(given: tuple, carried: tuple) -> Inputs:
             of_constants, of_boundary, vector, of_leaves = given
             y, rate, time, memory = carried
             if time is not None and of_boundary.time is None:
                 of_boundary = of_boundary._replace(time=jnp.zeros_like(t))
-            tangents = Inputs(of_constants, y, rate, time, of_boundary, vector, memory, of_leaves)
-            new = pushed(self.program, step, before, self.marks, tangents)
-            new = new.y, new.rate, new.t, new.memory
+            return Inputs(of_constants, y, rate, time, of_boundary, vector, memory, of_leaves)
+
+        def along(given: list, carried: list) -> list[PyTree]:
+            nothing = jax.tree.map(jnp.zeros_like, given[0])  # of which there is no mixed derivative
+            orders = self._parts()
+            parts = [part(nothing if i is None else given[i], each) for i, each in zip(orders, carried, strict=True)]
+            new = [(x.y, x.rate, x.t, x.memory) for x in pushed(self.program, step, before, self.marks, parts)]
             return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, carried)
 
         return jax.vmap(along)(given, carried)
 
+    def _parts(self) -> list[int | None]:
+        """Return for each derivative that is carried the direction that it is along, None if it is a mixed one."""
+        parts = range(1, 2**self.order)
+        return [part.bit_length() - 1 if part.bit_count() == 1 else None for part in parts]
+
     # --- what is loaded ----------------------------------------------------------------------------------------------
 
-    def _numbered(self) -> PyTree:
+    def _numbered(self, direction: int) -> PyTree:
         """Return for each array of the patients the number of the operand with its tangents, None where not marked."""
         leaves, structure = jax.tree.flatten(self.marks)
-        return jax.tree.unflatten(structure, range(len(self.number), len(self.number) + len(leaves)))
+        first = len(self.number) + direction * len(leaves)
+        return jax.tree.unflatten(structure, range(first, first + len(leaves)))
 
     def _load(self, number: int, leaf: PyTree, index: str, rows: Rows) -> None:
         """Load the tangents of an element of an array, or of a slice of it, along all directions."""
@@ -152,12 +170,21 @@ class TangentText(AbstractText):
         return Rows(rows.first + k * size, size, rows.dtype)
 
     def _take_too(self, patient: str) -> None:
-        numbers, batched, patients = self._numbered(), self.program.batched, self.patients
-        y, rate, time, memory = self.carried
+        for direction, carried in zip(self._parts(), self.carried, strict=True):
+            if direction is None:
+                for rows in all_rows(carried):
+                    self._clear(rows)
+            else:
+                self._take_along(direction, carried, patient)
+
+    def _take_along(self, direction: int, carried: tuple, patient: str) -> None:
+        numbers, batched, patients = self._numbered(direction), self.program.batched, self.patients
+        constants, _, _, leaves = self.given[direction]
+        y, rate, time, memory = carried
         names = {"y0": y, "t0": time, "memory": memory}
         starts = [(getattr(numbers, k), getattr(patients, k), getattr(batched, k), rows) for k, rows in names.items()]
-        fixed = zip(numbers.constants, patients.constants, batched.constants, self.given[0], strict=True)
-        own = self.given[3] and zip(numbers.leaves, patients.leaves, batched.leaves, self.given[3], strict=True)
+        fixed = zip(numbers.constants, patients.constants, batched.constants, constants, strict=True)
+        own = leaves and zip(numbers.leaves, patients.leaves, batched.leaves, leaves, strict=True)
         for number, leaf, each, rows in [*fixed, *own, *starts]:
             if number is not None:
                 self._load(number, leaf, patient if each else "0", rows_of(rows))
@@ -170,8 +197,12 @@ class TangentText(AbstractText):
         w.repeat(rows.size, lambda k: w.put(f"  store double 0.0, ptr {self.cell(w.add(k, rows.first))}"))
 
     def _boundary_too(self) -> None:
-        w, numbers, batched = self.w, self._numbered(), self.program.batched
-        _, boundary, vector, _ = self.given
+        for direction in range(self.order):
+            self._boundary_along(direction)
+
+    def _boundary_along(self, direction: int) -> None:
+        w, numbers, batched = self.w, self._numbered(direction), self.program.batched
+        _, boundary, vector, _ = self.given[direction]
         columns = zip(numbers.boundaries, self.patients.boundaries, batched.boundaries, boundary, strict=True)
         for number, leaf, each, rows in columns:
             if number is not None:
@@ -202,7 +233,7 @@ class TangentText(AbstractText):
 
     def _states_out(self, name: str, offset: str) -> None:
         for k in range(self.count):
-            y = self._along(rows_of(self.carried[0]), k)
+            y = self._along(rows_of(self.carried[-1][0]), k)
             self.copy_out(self.field("tangents", "ptr"), self.w.add(self._direction(k), offset), y)
 
     def _ended(self, patient: str) -> None:
