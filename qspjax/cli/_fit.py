@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -54,17 +53,12 @@ def run_fit(arguments: argparse.Namespace) -> int:
             progress=lambda progress: bar.update(
                 progress.done,
                 bad=0,
-                description=_standing(progress.figures),
+                description=f"best {progress.figures['best']:.6g}, {progress.figures['steps']} steps",
             ),
         )
     _write(file, result, out)
     checkpoint.unlink(missing_ok=True)
     return 0
-
-
-def _standing(figures: Mapping[str, float]) -> str:
-    """Return the best so far, the evaluations of all starts, and how many of them a second takes."""
-    return f"best {figures['best']:.6g}, {figures['steps']} steps, {figures['rate']:.3g} a second"
 
 
 def _write(file: io.FitFile, result: fit.Fit, out: Path) -> None:

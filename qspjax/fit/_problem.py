@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
@@ -23,6 +24,7 @@ from qspjax.fit._types import Point, Table, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
 from qspjax.fit.data._dependence import explained, given_earlier, log_densities, slopes_given_earlier
+from qspjax.fit.data._formula import Named
 from qspjax.fit.data._layout import Design, Layout, layout_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
@@ -30,6 +32,7 @@ from qspjax.fit.data._stages import Outcomes
 from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
 from qspjax.solve._ensemble import Effort, has_effort
+from qspjax.solve.native._mapped import Native
 
 Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
 """Returns a point with some parameters at their best values, given the values observed there."""
@@ -212,7 +215,12 @@ class Problem:
 
     def log_prior(self, x: Point) -> Float[Array, ""]:
         """Return the log density of the priors at a point."""
-        return log_priors([*self.free.values()], self.natural(x))
+        return self._log_priors(self.natural(x))
+
+    @cached_property
+    def _log_priors(self) -> Native[Float[Array, ""]]:
+        """How the log density of the priors is computed."""
+        return Native(functools.partial(log_priors, [*self.free.values()]))
 
     def log_jacobian(self, x: Point) -> Float[Array, ""]:
         """Return log |d theta / d x|: with it a density of natural values becomes one of points, for sampling."""
@@ -236,18 +244,22 @@ class Problem:
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
         numbers, known = self.pooled(x)
-        predictors = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.rows]
-        terms = [jnp.sum(density) for density in log_densities(self.rows, predictors)]
+        predictors = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.layout.joined]
+        terms = [jnp.sum(density) for density in log_densities(self.layout.joined, predictors)]
         return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
 
-    def linearised(self, x: Point) -> Linearised:
+    def linearised(self, x: Point, rows: Sequence[OutputData] | None = None) -> Linearised:
         """Return the predictions at a point and their slopes in the parameters, by forward sensitivities.
 
         Parameters on which no simulation depends (scales, noise) cost no simulation, and those on which different
         experiments depend share one.
+
+        Args:
+            x: The point, on the scale of the search.
+            rows: The measurements, by default output by output.
         """
         x = jnp.asarray(x, float)
-        layout = self.layout
+        layout, outputs = self.layout, self.rows if rows is None else rows
         (numbers, _), slopes = self.pooled(x), jax.jacfwd(lambda x: self.pooled(x)[0])(x)
 
         def simulate(numbers: Array) -> tuple[dict[str, Array], tuple[RESULTS, Array]]:
@@ -258,7 +270,7 @@ class Problem:
 
         def terms(x: Array, observed: dict[str, Array]) -> list[tuple[Array, Predictors]]:
             numbers, known = self.pooled(x)
-            return [rows.predicted(numbers, observed, known) for rows in layout.rows]
+            return [rows.predicted(numbers, observed, known) for rows in outputs]
 
         x = self._solved(x, observed)
         unit = jnp.eye(x.size)
@@ -267,13 +279,14 @@ class Problem:
 
     def quadratic(self, x: Point) -> Evaluation:
         """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities."""
-        linear = self.linearised(x)
+        joined = self.layout.joined
+        linear = self.linearised(x, joined)
         x, outcomes = linear.x, linear.outcomes
         value, gradient, curvature = self._prior_terms(x)
         predictors, slopes = slopes_given_earlier(
-            self.rows, [predictors for _, predictors in linear.predicted], [slopes for _, slopes in linear.slopes]
+            joined, [predictors for _, predictors in linear.predicted], [slopes for _, slopes in linear.slopes]
         )
-        for rows, p, output_slopes in zip(self.rows, predictors, slopes, strict=True):
+        for rows, p, output_slopes in zip(joined, predictors, slopes, strict=True):
             density, score, information = rows.scores(p)
             value += jnp.sum(density)
             for s, d in zip(score, output_slopes, strict=True):
@@ -415,11 +428,12 @@ class Problem:
     def _predicted(self) -> Callable[[Vector], list[tuple[Array, Array]]]:
         return eqx.filter_jit(lambda x: [(prediction, residual) for _, prediction, residual in self.predictions(x)])
 
-    def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
+    def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], Mapping[str, Float[Array, ""]]]:
         """Return the numbers to which simulations and measurements refer, and the parameters by name."""
-        known = self.values(x)
-        table = self.layout.table
-        return table.values(jnp.stack([known[name] for name in table.parameters])), known
+        known = Named(
+            self.layout.table.parameters, jnp.concatenate([self.natural(x), np.array([*self.fixed.values()])])
+        )
+        return self.layout.table.values(known.numbers), known
 
     def _solved(self, x: Vector, observed: Mapping[str, Array]) -> Vector:
         return x if self.solver is None else self.solver(x, observed)

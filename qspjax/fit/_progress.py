@@ -11,10 +11,11 @@ class Progress(NamedTuple):
     Attributes:
         done: The number done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`.
         total: The greatest number to do, 0 if it is not known beforehand.
-        figures: Figures so far, by name: the `best` log density of `estimate`, its `steps` (evaluations of all starts)
-            and their `rate` a second; the `objective` of `nlme` and the `gain` that the next iteration should bring,
-            NaN where they are not known; the number of replicates that `converged`; of samplers the `divergences`
-            after warm-up and the `temperature`, the power of the likelihood that has been reached.
+        figures: Figures so far, by name: the `best` log density of `estimate`, its `steps` (evaluations of
+            all starts) and their `rate` a second; the `objective` of
+            `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; the number of
+            replicates that `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of
+            the likelihood that has been reached.
 
     Example:
         >>> str(Progress(12, 200, {"objective": 116.8, "gain": 1e-3}))

@@ -1,6 +1,7 @@
 """One vector of all numbers that depend on the parameters of a fit, to which conditions and data refer by index."""
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from qspjax._expression import Expression
 from qspjax._types import Scalar
 from qspjax.fit.data._formula import names_in, value_of
+from qspjax.solve.native._mapped import Native
 
 Key: TypeAlias = Expression | str | tuple[str, float]
 
@@ -84,8 +86,18 @@ class FormulaTable(AbstractFormulaTable):
 
     def values(self, parameters: Float[Array, " parameters"]) -> Float[Array, " numbers"]:
         """Return all values, for parameters in their order."""
-        known = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True))}
-        values = [value_of(formula, known) for formula in self._formulas]
         if not any(isinstance(formula, Expression) for formula in self._formulas):
-            return jnp.concatenate([parameters, jnp.asarray(values, float)])
-        return jnp.concatenate([parameters, jnp.stack([jnp.asarray(value, float) for value in values])])
+            return jnp.concatenate([parameters, jnp.asarray(self._formulas, float)])
+        return jnp.concatenate([parameters, self._computed(parameters)])
+
+    @functools.cached_property
+    def _computed(self) -> Native[Float[Array, " formulas"]]:
+        """How the values of formulas are computed."""
+        names = names_in(*self._formulas)
+        places = {name: i for i, name in enumerate(self.parameters) if name in names}
+
+        def values(parameters: Float[Array, " parameters"]) -> Float[Array, " formulas"]:
+            known = {**self.defaults, **{name: parameters[i] for name, i in places.items()}}
+            return jnp.stack([jnp.asarray(value_of(formula, known), float) for formula in self._formulas])
+
+        return Native(values)

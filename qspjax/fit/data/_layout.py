@@ -1,6 +1,7 @@
 """The layout of a problem: indices into the table of its numbers, made once, in numpy."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from qspjax.fit.data._formula import NOW, names_in
 from qspjax.fit.data._formula_table import AbstractFormulaTable, FormulaTable
 from qspjax.fit.data._in_force import depends_on_observed, in_force
 from qspjax.fit.data._measurements import Change, Experiment, Output, passed
-from qspjax.fit.data._output_data import OutputData, chosen
+from qspjax.fit.data._output_data import OutputData, chosen, joined
 from qspjax.fit.data._stages import (
     NOT_PUT,
     Equilibrated,
@@ -83,6 +84,11 @@ class Layout:
     colours: Colours
     simulated: Bool[np.ndarray, " parameters"]
     direct: Bool[np.ndarray, "outputs parameters"]
+
+    @functools.cached_property
+    def joined(self) -> tuple[OutputData, ...]:
+        """The measurements, those with errors of one kind together."""
+        return joined(self.rows)
 
 
 def layout_of(design: Design) -> Layout:
@@ -362,7 +368,8 @@ class _Builder:
                 refuse(
                     "given", f"have the column `{used}` wherever output `{name}` is measured", "without it somewhere"
                 )
-        return OutputData(name, output, given={key: np.array(cells) for key, cells in given.items()}, **arrays)
+        own = {key: np.array(cells) for key, cells in given.items()}
+        return OutputData(name, output, given=own, members=(), **arrays)
 
     def _set_at(self, experiment: Experiment, number: int, name: str, passed: int) -> int:
         """Return the index of the value that an experiment has set after some of its changes."""

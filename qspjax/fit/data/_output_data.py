@@ -1,7 +1,7 @@
 """The measurements of a fit, output by output: from numbers of the table and observed values to log likelihoods."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, nodes, text
 from qspjax.fit._types import Number
-from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._formula import gathered, value_of
 from qspjax.fit.data._measurements import Measurements, Output
-from qspjax.fit.errors._contract import Information, Predictors, formulas_of, since_previous
+from qspjax.fit.errors._contract import AbstractErrorModel, Information, Predictors, formulas_of, since_previous
+from qspjax.fit.errors._correlated import Correlated
 
 Observed: TypeAlias = Mapping[str, Real[Array, "experiments times"]]
 """Observed values by name."""
@@ -51,6 +52,7 @@ class OutputData:
         lower: The lower bound of a censored value, else -inf.
         upper: The upper bound of a censored value, else inf.
         given: By name, indices in the table of numbers, for columns of the data and for what the experiments set.
+        members: The outputs of which this one is made, one after the other; see `joined`.
     """
 
     name: str
@@ -65,6 +67,7 @@ class OutputData:
     lower: RowValues
     upper: RowValues
     given: Mapping[str, Int[np.ndarray, " rows"]]
+    members: "tuple[OutputData, ...]" = ()
 
     @property
     def censored(self) -> RowMask:
@@ -108,11 +111,16 @@ class OutputData:
         self, numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
     ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
+        members = self.members or (self,)
+        parts = zip(members, _values(members, numbers, observed, known), strict=True)
+        predictions, given = zip(*(rows._computed(values) for rows, values in parts), strict=True)
+        return _in_a_row(predictions), {field: _in_a_row([part[field] for part in given]) for field in given[0]}
+
+    def _computed(self, values: dict[str, Number]) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
+        """Return `quantities` of one output, from the values of the names that its formulas use."""
         output = self.output
-        formulas = formulas_of(output.error).values()
-        values = self._named(names_in(output.prediction, *formulas), numbers, observed, known)
         prediction = self._each(output.prediction, values)
-        values["prediction"] = prediction
+        values = {**values, "prediction": prediction}
         given = {field: self._each(formula, values) for field, formula in formulas_of(output.error).items()}
         for field in since_previous(output.error):
             given[field] -= jnp.where(self.previous < 0, 0.0, given[field][self.previous])
@@ -125,23 +133,9 @@ class OutputData:
         prediction = self.output.prediction
         if not isinstance(prediction, Expression):
             return {}
-        values = self._named(names_in(prediction), numbers, observed, known)
+        (values,) = _values((self,), numbers, observed, known)
         inside = [node.args[-1] for node in nodes(prediction) if node.op in ("ln", "log")]
         return {text(formula): self._each(formula, values) for formula in inside}
-
-    def _named(
-        self, names: frozenset[str], numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
-    ) -> dict[str, Number]:
-        """Return the values that names in formulas stand for, except that of the prediction."""
-        values: dict[str, Number] = {}
-        for name in sorted(names):
-            if name in self.given:
-                values[name] = numbers[self.given[name]]
-            elif name in observed:
-                values[name] = observed[name][self.experiment, self.place]
-            elif name != "prediction":
-                values[name] = known[name]
-        return values
 
     def _each(self, formula: float | Expression, values: Mapping[str, Number]) -> Float[Array, " rows"]:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
@@ -185,6 +179,81 @@ class OutputData:
     def residual(self, predictors: Predictors) -> Float[Array, " rows"]:
         """Return the standardised residual of each row, NaN where it is censored."""
         return jnp.where(self.censored, jnp.nan, self.output.error.residual(self.value, predictors))
+
+
+def joined(rows: Sequence[OutputData]) -> tuple[OutputData, ...]:
+    """Return the measurements with those outputs as one whose errors are of one kind.
+
+    What is computed of every measurement is then a few operations on all of them: XLA compiles each on its own.
+    """
+    groups: list[list[OutputData]] = []
+    for data in rows:
+        group = next((group for group in groups if _alike(group[0], data)), None)
+        if group is None:
+            groups.append([data])
+        else:
+            group.append(data)
+    return tuple(_joined(group) for group in groups)
+
+
+def _alike(one: OutputData, other: OutputData) -> bool:
+    """Return whether the errors of two outputs are of one kind, so that only their formulas differ."""
+    errors = one.output.error, other.output.error
+    if any(isinstance(error, Correlated) for error in errors) or type(errors[0]) is not type(errors[1]):
+        return False
+    least = [-np.inf if data.output.below is None else data.output.below.least for data in (one, other)]
+    return least[0] == least[1] and _kind(errors[0]) == _kind(errors[1])
+
+
+def _kind(error: AbstractErrorModel) -> list[object]:
+    """Return an error model without its formulas."""
+    parts: list[object] = [type(error), *formulas_of(error)]
+    for field in dataclasses.fields(error):
+        value = getattr(error, field.name)
+        if isinstance(value, AbstractErrorModel):
+            parts += _kind(value)
+        elif not field.metadata.get("formula"):
+            parts.append(value)
+    return parts
+
+
+def _joined(rows: Sequence[OutputData]) -> OutputData:
+    if len(rows) == 1:
+        return rows[0]
+    columns = ("experiment", "record", "place", "time", "order", "value", "side", "lower", "upper")
+    together = {name: np.concatenate([getattr(data, name) for data in rows]) for name in columns}
+    name = ", ".join(data.name for data in rows)
+    return dataclasses.replace(rows[0], name=name, given={}, members=tuple(rows), **together)
+
+
+def _in_a_row(parts: Sequence[Array]) -> Float[Array, " rows"]:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def _values(
+    outputs: Sequence[OutputData], numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
+) -> list[dict[str, Number]]:
+    """Return the values of the names that the formulas of each output use; arguments as `OutputData.predicted`."""
+    names = [sorted(data.output.names() - {"prediction"}) for data in outputs]
+    values: list[dict[str, Number]] = [{} for _ in outputs]
+    from_table: list[tuple[int, str, np.ndarray]] = []
+    from_solves: list[tuple[int, str, np.ndarray]] = []
+    shown = sorted({name for data, all in zip(outputs, names, strict=True) for name in all if name in observed})
+    for k, (data, all) in enumerate(zip(outputs, names, strict=True)):
+        for name in all:
+            if name in data.given:
+                from_table.append((k, name, data.given[name]))
+            elif name in observed:
+                experiments, times = observed[name].shape
+                number = shown.index(name) * experiments + data.experiment
+                from_solves.append((k, name, number * times + data.place))
+            else:
+                values[k][name] = known[name]
+    solved = jnp.stack([observed[name] for name in shown]).ravel() if from_solves else jnp.zeros(0)
+    for places, source in ((from_table, numbers), (from_solves, solved)):
+        for (k, name, _), taken in zip(places, gathered(source, [place for *_, place in places]), strict=True):
+            values[k][name] = taken
+    return values
 
 
 def chosen(

@@ -26,7 +26,7 @@ from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax._types import State
 from qspjax.equilibrium._steady_state import settled
-from qspjax.fit.data._formula import NOW, names_in, value_of
+from qspjax.fit.data._formula import NOW, Named, gathered, names_in, value_of
 from qspjax.fit.data._formula_table import FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, passed
 from qspjax.fit.data._trigger_history import WithTriggerHistory, triggers
@@ -171,9 +171,10 @@ class Stages:
             numbers: The values of the table.
         """
         model = self.model
-        known = dict(zip(self.parameters, numbers, strict=False))  # they come first
-        for name, index in self.shared.items():
-            model = at(model, name).set(numbers[index])
+        known = Named(self.parameters, numbers)  # they come first
+        shared = gathered(numbers, [np.array(index) for index in self.shared.values()])
+        for name, value in zip(self.shared, shared, strict=True):
+            model = at(model, name).set(value)
         cohort = states = result = None
         sets: dict[str, Array] = {}
         time = jnp.zeros(0)
@@ -329,9 +330,9 @@ def _observed_changes(
 
 def _carried(sets: Mapping[str, Array], stage: Stage, numbers: Float[Array, " numbers"]) -> dict[str, Array]:
     """Return the parameters that a stage sets; one that followed from observed values keeps its value."""
-    carried = {}
+    values = gathered(numbers, [np.maximum(indices, 0) for indices in stage.sets.values()])
+    carried = dict(zip(stage.sets, values, strict=True))
     for name, indices in stage.sets.items():
-        carried[name] = numbers[np.maximum(indices, 0)]
         if name in sets:
             carried[name] = jnp.where(indices >= 0, carried[name], sets[name])
     return carried

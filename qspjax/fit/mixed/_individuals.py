@@ -9,6 +9,7 @@ by forward sensitivities of all individuals at once, therefore serves every deri
 order of the expansion: what comes before and after the simulation is cheap, and differentiated directly.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,11 @@ from jaxtyping import Array, Float
 from qspjax._expression import Expression
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
-from qspjax.fit.data._formula import names_in, value_of
+from qspjax.fit.data._formula import Named, names_in, value_of
 from qspjax.fit.data._formula_table import AbstractFormulaTable
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.data._stages import NOT_PUT, Stages
+from qspjax.solve.native._mapped import Native
 
 
 class IndividualTable(AbstractFormulaTable):
@@ -75,14 +77,25 @@ class IndividualTable(AbstractFormulaTable):
             parameters: Their values, in their order.
             individual: Random effects and covariates by name, shape (individuals,).
         """
-        values = {**self.defaults, **dict(zip(self.parameters, parameters, strict=True)), **individual}
-        starts = {start: formula for formula, start in (*self.blocks.items(), *self._single.items())}
-        pieces = [jnp.asarray(parameters, float)]
-        for start in sorted(starts):
-            value = jnp.asarray(value_of(starts[start], values), float)
-            shape = (self.count,) if starts[start] in self.blocks else (1,)
-            pieces.append(jnp.broadcast_to(value, shape))
-        return jnp.concatenate(pieces)
+        given = jnp.asarray(parameters, float)
+        single = {start: value_of(formula, self.defaults) for formula, start in self._single.items()}
+        pieces = {start: jnp.asarray(value, float)[None] for start, value in single.items()}
+        if self.blocks:
+            names = names_in(*self.blocks)
+            own = {name: jnp.asarray(value, float) for name, value in individual.items() if name in names}
+            values = jax.vmap(self._computed, in_axes=(None, 0), axis_size=self.count)(given, own)
+            pieces |= dict(zip(self.blocks.values(), values.T, strict=True))
+        return jnp.concatenate([given, *(pieces[start] for start in sorted(pieces))])
+
+    @functools.cached_property
+    def _computed(self) -> Native[Float[Array, " formulas"]]:
+        """How the formulas of an individual are computed."""
+
+        def values(parameters: Float[Array, " parameters"], individual: Mapping[str, Array]) -> Array:
+            known = {**self.defaults, **Named(self.parameters, parameters), **individual}
+            return jnp.stack([jnp.asarray(value_of(formula, known), float) for formula in self.blocks])
+
+        return Native(values)
 
 
 How: TypeAlias = tuple[RESULTS, Array]
@@ -167,9 +180,9 @@ class Individuals:
         observed = dict(expansion.terms[0])
         for k, derivatives in enumerate(expansion.terms[1:], start=1):
             monomials = combinations(len(step), k)
-            weight = jnp.stack(
-                [_weight(monomial) * jnp.prod(step[np.array(monomial)], axis=0) for monomial in monomials]
-            )
+            columns = [np.array(column) for column in zip(*monomials, strict=True)]
+            factors = [step.at[column].get(mode="promise_in_bounds") for column in columns]
+            weight = np.array([[_weight(monomial)] for monomial in monomials]) * functools.reduce(jnp.multiply, factors)
             observed = {
                 name: value + jnp.einsum("ci,cit->it", weight, derivatives[name]) for name, value in observed.items()
             }
