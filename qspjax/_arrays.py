@@ -90,7 +90,7 @@ def _put_quickly(x: np.ndarray) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _on_cpu(shape: tuple[int, ...], dtype: np.dtype) -> tuple[ShapedArray, SingleDeviceSharding, jax.Device]:
+def _on_cpu(shape: tuple[int, ...], dtype: np.dtype) -> tuple[ShapedArray, SingleDeviceSharding, jax.Device]:  # pyright: ignore[reportInvalidTypeForm] (it is a class)
     """Return what says where an array is put by default."""
     (device, *_) = jax.local_devices()
     return ShapedArray(shape, dtype), SingleDeviceSharding(device), device

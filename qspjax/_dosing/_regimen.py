@@ -340,7 +340,7 @@ class Regimen(eqx.Module):
         first = xp.min(time, axis=-1, keepdims=True)
         member = (time < first + columns["interval"] * (1 - 1e-9)) | (time == first)
         members = concrete(member)
-        reference = (np.argmax(-time, axis=-1) if xp is np else argmax_first(-time))[..., None]
+        reference = (np.argmax(-time, axis=-1) if xp is np else argmax_first(-jnp.asarray(time)))[..., None]
         pattern = {
             "steady": xp.where(member, 2 if added else 1, 0),
             "group": xp.where(member, reference - xp.arange(self.rows), 0),

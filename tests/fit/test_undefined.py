@@ -259,7 +259,12 @@ CAUSES = {
         "output `out` was measured as 0 at time 0 (record 1), but with LogNormalError must be positive. (1 more of its "
         "records have none either.)",
     ),
-    "no number": (Additive("cv"), {"prediction": "log(level - 0.5)"}, "output `out` is nan at time 0 (record 1)."),
+    "no number": (Additive("cv"), {"prediction": "sqrt(level - 0.5)"}, "output `out` is nan at time 0 (record 1)."),
+    "no logarithm": (
+        Additive("cv"),
+        {"prediction": "log(level - 0.5)"},
+        "`level - 0.5` is -0.5 at time 0 (record 1), but must be positive: output `out` takes its logarithm.",
+    ),
 }
 
 

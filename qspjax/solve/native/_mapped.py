@@ -106,7 +106,7 @@ class _Computed:
     def _parts_of(self, values: Sequence[jax.Array], *, brief: bool) -> list["_Part"]:
         """Return what is computed natively: what has derivatives, and what has none."""
         computed = [k for k, x in enumerate(self._origins) if x.itself is None]
-        floats = [k for k in computed if self._program.out_avals[k].dtype == np.float64]
+        floats = [k for k in computed if jnp.issubdtype(self._program.out_avals[k].dtype, jnp.inexact)]
         others = [k for k in computed if k not in floats]
         parts = ((floats, True), (others, False))
         return [
@@ -432,7 +432,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, function: Ou
     joined = tuple(math.prod(lengths[axis] for axis in group) for group in groups)
     mapped = [tuple(shape[group[0]] > 1 for group in groups) for shape in shapes]
     try:
-        _check(function, [*shapes, *(shape for shape, _ in results)], groups)
+        _check(function, (*kinds(avals), *results), groups)
         name = _call.register(MapText(function, own, mapped, _engine.widest()), {}, THREADED)
     except UnsupportedError:
         return for_xla(ctx, *operands, function=function, rank=rank)
@@ -445,7 +445,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, function: Ou
     return mlir.lower_fun(call, multiple_results=True)(ctx, *operands)
 
 
-def _check(function: Outlined, shapes: Sequence[Shape], axes: Sequence[tuple[int, ...]]) -> None:
+def _check(function: Outlined, arrays: Kinds, axes: Sequence[tuple[int, ...]]) -> None:
     """Check that a function is to be compiled here.
 
     Raises:
@@ -456,8 +456,10 @@ def _check(function: Outlined, shapes: Sequence[Shape], axes: Sequence[tuple[int
         raise UnsupportedError("a function of a few operations")
     if len(axes) > AXES:
         raise UnsupportedError(f"more than {AXES} axes that are mapped over")
-    if not all(math.prod(shape) for shape in shapes):
+    if not all(math.prod(shape) for shape, _ in arrays):
         raise UnsupportedError("arrays without elements")
+    if any(jnp.issubdtype(dtype, jnp.inexact) and dtype != np.float64 for _, dtype in arrays):
+        raise UnsupportedError("single precision")
 
 
 for_xla = mlir.lower_fun(_by_jax, multiple_results=True)
