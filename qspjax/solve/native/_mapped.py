@@ -55,51 +55,56 @@ def natively(function: Callable[..., Result], *arguments: PyTree) -> Result:
         function: The function.
         arguments: Its arguments.
     """
-    return Native(function)(*arguments)
+    leaves, of_leaves = _over_leaves(function, arguments)
+    return _Computed(of_leaves, leaves).result(leaves)
 
 
 class Native(Generic[Result]):
-    """A function of trees of arrays that is computed as by `natively` whenever it is called."""
+    """A function of arrays, and of trees of arrays, that is computed as by `natively` whenever it is called."""
 
     def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
         self._known: dict[Hashable, _Computed] = {}
 
-    def __call__(self, *arguments: PyTree) -> Result:
-        """Compute it."""
-        arrays, static = eqx.partition(arguments, eqx.is_array)
-        leaves, structure = jax.tree.flatten(arrays)
-        others, rest = jax.tree.flatten(static)
-        shapes = tuple((jnp.shape(x), x.dtype, getattr(x, "weak_type", False)) for x in leaves)
-        key = structure, shapes, rest, tuple((type(x), x) for x in others)
-        computed = self._known.get(key)
-        if computed is None:
+    def __call__(self, *arguments: PyTree[jax.Array]) -> Result:
+        """Compute it; arguments of the same shapes are traced once."""
+        leaves, of_leaves = _over_leaves(self.function, arguments)
+        key = jax.tree.structure(arguments), tuple((x.shape, x.dtype, x.weak_type) for x in leaves)
+        computed = self._known.get(key) or _Computed(of_leaves, leaves)
+        if not computed.traced:
+            self._known[key] = computed
+        return computed.result(leaves)
 
-            def of_leaves(*leaves: jax.Array) -> Result:
-                return self.function(*eqx.combine(jax.tree.unflatten(structure, leaves), static))
 
-            computed = _Computed(of_leaves, leaves)
-            if not computed.traced:
-                self._known[key] = computed
-        return jax.tree.unflatten(computed.structure, computed(leaves))
+def _over_leaves(
+    function: Callable[..., Result], arguments: tuple[PyTree, ...]
+) -> tuple[list[jax.Array], Callable[..., Result]]:
+    """Return the arrays in arguments, and a function as one of these."""
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def of_leaves(*leaves: jax.Array) -> Result:
+        return function(*eqx.combine(jax.tree.unflatten(structure, leaves), static))
+
+    return leaves, of_leaves
 
 
 class _Computed:
     """How a function of arrays of some shapes is computed.
 
     Attributes:
-        structure: How its result is made of arrays.
         traced: Whether it refers to numbers that are traced.
     """
 
     def __init__(self, function: Callable[..., PyTree], leaves: Sequence[jax.Array]) -> None:
         self._program, shape = jax.make_jaxpr(function, return_shape=True)(*leaves)
-        self.structure = jax.tree.structure(shape)
+        self._structure = jax.tree.structure(shape)
         consts = self._program.consts
         self.traced = any(isinstance(x, Tracer) for x in consts)
         self._parts: list[_Part] | None = None
         size = _size(self._program)
-        if size > FEWER:
+        keys = any(jnp.issubdtype(x.dtype, jax.dtypes.extended) for x in (*leaves, *consts))
+        if size > FEWER and not self._program.effects and not keys:
             self._origins = _origins(self._program, [Origin(k, {k}) for k in range(len(consts) + len(leaves))])
             self._parts = self._parts_of([*consts, *leaves], brief=size <= FEW)
 
@@ -115,8 +120,11 @@ class _Computed:
             if places
         ]
 
-    def __call__(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return the arrays of its result."""
+    def result(self, leaves: Sequence[jax.Array]) -> PyTree:
+        """Return the result."""
+        return jax.tree.unflatten(self._structure, self._results(leaves))
+
+    def _results(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
         if self._parts is None:
             return jaxpr_as_fun(self._program)(*leaves)
         values = [*self._program.consts, *leaves]
@@ -153,7 +161,9 @@ def _origins(program: ClosedJaxpr, inputs: Sequence[Origin]) -> list[Origin]:
     def apply(eqn: JaxprEqn, operands: Sequence[Origin]) -> Sequence[Origin]:
         body = called(eqn, derivatives=False)
         if body is not None:
-            return _origins(body, [*[nothing] * len(body.consts), *operands])
+            origins = _origins(body, [*[nothing] * len(body.consts), *operands])
+            same = called(eqn) is not None  # or else what has the value of an input may have other derivatives
+            return origins if same else [x._replace(itself=None) for x in origins]
         return [Origin(None, set[int]().union(*(x.sources for x in operands)))] * len(eqn.outvars)
 
     jaxpr = program.jaxpr

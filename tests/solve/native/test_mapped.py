@@ -113,6 +113,39 @@ def test_what_is_called_again_is_traced_once():
     assert values[0] == values[2] == pytest.approx(sum(np.sin(0.1 * k) for k in range(60)))
 
 
+@jax.custom_jvp
+def straight_through(x):
+    return x
+
+
+straight_through.defjvp(lambda primals, tangents: (primals[0], 3.0 * tangents[0]))
+
+
+def test_what_has_the_value_of_an_input_keeps_derivatives_of_its_own():
+    def function(x):
+        return straight_through(x), sum(jnp.sin(k * x) for k in range(60))
+
+    assert float(jax.jit(jax.grad(lambda x: natively(function, x)[0]))(0.3)) == 3.0
+
+
+def test_what_a_function_prints_is_printed(capfd):
+    def function(x):
+        jax.debug.print("x = {}", x)
+        return sum(jnp.sin(k * x) for k in range(60))
+
+    jax.block_until_ready(jax.jit(lambda x: natively(function, x))(0.5))
+    jax.effects_barrier()
+    assert "x = 0.5" in capfd.readouterr().out
+
+
+def test_keys_are_left_alone():
+    def function(key, x):
+        return jax.random.normal(key), sum(jnp.sin(k * x) for k in range(60))
+
+    found, expected = (jax.jit(f)(jax.random.key(1), 0.5) for f in (lambda *x: natively(function, *x), function))
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
 def test_more_axes_than_native_code_knows_are_left_to_xla():
     def function(x, y, z, u, v):
         return sum(jnp.sin(k * x * y) + z * u * v for k in range(60))
