@@ -21,6 +21,7 @@ from jax._src.lax.linalg import initialize_lapack
 from jax._src.util import cache  # pyright: ignore[reportPrivateImportUsage] (`jax.clear_caches` empties it)
 from jax.core import Tracer
 from jax.experimental import serialize_executable
+from jax.extend.core import Primitive
 from jaxtyping import PyTree
 
 from qspjax import _cache
@@ -173,6 +174,16 @@ def program(
         return compiled.result([leaf for leaf, x in zip(leaves, about, strict=True) if type(x) is _Shape])
 
     return call
+
+
+def alone(primitive: Primitive) -> Callable[..., list[jax.Array]]:
+    """Return how a primitive is computed outside of programs: as one of its own, though JAX may interpret others."""
+
+    def compute(*operands: jax.Array, **parameters: object) -> list[jax.Array]:
+        with jax.disable_jit(False):
+            return jax.jit(functools.partial(primitive.bind, **parameters))(*operands)
+
+    return compute
 
 
 def _about(leaf: object) -> _Shape | _Static | None:

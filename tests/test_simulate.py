@@ -558,3 +558,13 @@ def test_a_model_without_states():
     solution = qsp.simulate(Rule(k=2.0), qsp.no_doses(), [0.0, 1.0, 3.0])
     np.testing.assert_array_equal(solution.observed["line"], [0.0, 2.0, 6.0])
     assert solution.result == qsp.RESULTS.successful
+
+
+def test_programs_that_jax_interprets():
+    """A debugger steps through the model; the solves are programs all the same."""
+    model, doses = qsp.models.OneCompartment(CL=3.0, V=30.0), qsp.bolus(100.0, to="central")
+    for method in (None, qsp.solve.Rosenbrock()):
+        usual = qsp.simulate(model, doses, [1.0, 2.0], method=method).observed["concentration"]
+        with jax.disable_jit():
+            found = qsp.simulate(model, doses, [1.0, 2.0], method=method).observed["concentration"]
+        np.testing.assert_allclose(found, usual, rtol=1e-12)

@@ -3,7 +3,6 @@
 See `kernel.primitives`. Derivatives do not come here: see `_exponential`.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from qspjax._jaxpr._linearity import Structure
+from qspjax._programs import alone
 from qspjax.solve._control import NONFINITE, SUCCESS
 from qspjax.solve._passage import System, marched
 from qspjax.solve._phi import split
@@ -115,7 +115,7 @@ def march(system: System, lines: Timeline, t0: jax.Array, outputs: int, certain:
 
 march_p = Primitive("qspjax_march")
 march_p.multiple_results = True
-march_p.def_impl(lambda *leaves, march: jax.jit(functools.partial(march_p.bind, march=march))(*leaves))
+march_p.def_impl(alone(march_p))
 
 
 @march_p.def_abstract_eval

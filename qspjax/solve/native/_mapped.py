@@ -132,7 +132,9 @@ class _Computed:
         for part in self._parts:
             given = [values[k] for k in part.operands]
             given = given if part.has_derivatives else map(jax.lax.stop_gradient, given)
-            results.update(zip(part.places, mapped_p.bind(*given, function=part.function, rank=0), strict=True))
+            native = bool(part.operands)  # else it is a number
+            made = mapped_p.bind(*given, function=part.function, rank=0) if native else part.function.compute()
+            results.update(zip(part.places, made, strict=True))
         return [results[k] for k in range(len(results))]
 
 
@@ -243,12 +245,15 @@ def _by_jax(*operands: jax.Array, function: Outlined, rank: int) -> list[jax.Arr
     return jax.vmap(inner, in_axes=axes)(*alone) if 0 in axes else [x[None] for x in inner(*alone)]
 
 
+@mapped_p.def_impl
+def _alone(*operands: jax.Array, function: Outlined, rank: int) -> list[jax.Array]:
+    with jax.disable_jit(False):
+        return _program(*operands, function=function, rank=rank)
+
+
 @functools.partial(jax.jit, static_argnames=("function", "rank"))
-def _jitted(*operands: jax.Array, function: Outlined, rank: int) -> list[jax.Array]:
+def _program(*operands: jax.Array, function: Outlined, rank: int) -> list[jax.Array]:
     return mapped_p.bind(*operands, function=function, rank=rank)
-
-
-mapped_p.def_impl(_jitted)
 
 
 def _jvp(

@@ -138,6 +138,17 @@ def test_what_a_function_prints_is_printed(capfd):
     assert "x = 0.5" in capfd.readouterr().out
 
 
+def test_what_depends_on_nothing_is_a_number():
+    known = jnp.linspace(0.0, 1.0, 3)
+
+    def function(x):
+        return sum(jnp.sin(k * known) for k in range(60)), jnp.ones(2) * len(x)
+
+    for mapped in (function, lambda x: natively(function, x)):
+        found = jax.jit(jax.vmap(mapped))(jnp.ones((2, 4)))
+        np.testing.assert_allclose(found[0], [function([0.0] * 4)[0]] * 2, rtol=1e-13)
+
+
 def test_keys_are_left_alone():
     def function(key, x):
         return jax.random.normal(key), sum(jnp.sin(k * x) for k in range(60))

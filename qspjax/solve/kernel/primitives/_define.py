@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxtyping import Array, Float, Int, PyTreeDef
 
+from qspjax._programs import alone
 from qspjax.solve.kernel._adjoint import pull_back, push_forward
 from qspjax.solve.kernel._failing import failing_indices
 from qspjax.solve.kernel._fusion import fused
@@ -302,7 +303,7 @@ def _primitive(name: str, compute: Callable[..., list[jax.Array]]) -> Primitive:
         program = static_part.program
         return fused(functools.partial(compute, **static), unrolled=program.system.unrolled)(*operands)
 
-    primitive.def_impl(lambda *operands, **static: jax.jit(functools.partial(primitive.bind, **static))(*operands))
+    primitive.def_impl(alone(primitive))
     _COMPUTED[primitive] = compiled
     mlir.register_lowering(primitive, for_xla(primitive))
     return primitive
