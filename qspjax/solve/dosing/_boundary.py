@@ -100,10 +100,13 @@ def rate_after(
     state: int | Int[Array, "..."],
     landed: bool | Bool[Array, "..."] = True,
 ) -> Float[Array, "..."]:
-    """Return the rates of infusion into states after a boundary; one that stops is exactly zero."""
+    """Return the rates of infusion into states after a boundary; one that stops is exactly zero.
+
+    One that never ran is zero as well, with a derivative.
+    """
     change = boundary.rate_change
     if change is None:
         return rate
     after = rate + change
-    after = jnp.where(jnp.abs(after) <= 1e-12 * jnp.abs(change), 0.0, after)
+    after = jnp.where(jnp.abs(after) < 1e-12 * jnp.abs(change), 0.0, after)
     return jnp.where(landed & (boundary.state == state), after, rate)
