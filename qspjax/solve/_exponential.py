@@ -5,7 +5,7 @@ Between two boundaries (doses, ends of infusions, outputs) a linear model with r
     y' = A y + b + r,   y(t + h) = exp(h A) y(t) + h phi_1(h A) (b + r),   phi_1(z) = (exp(z) - 1) / z
 
 which is exact. Both matrices, computed in `_phi`, are kept while the interval stays the same, as it does for outputs on
-a grid. Which models are linear is decided in `_linear`.
+a grid. Which models are linear is decided in `_linear`, and derivatives are those of `_march_again`.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,9 @@ from qspjax.solve._constant import constant, stop_gradient_where, zero_where
 from qspjax.solve._control import result_of
 from qspjax.solve._linear import MAX_STATES, structure_of
 from qspjax.solve._march import march
+from qspjax.solve._march_again import march_again
 from qspjax.solve._method import AbstractMethod, Trajectory
-from qspjax.solve._passage import System, marched_again
+from qspjax.solve._passage import System
 from qspjax.solve._phi import entries, split
 from qspjax.solve.dosing._schedule import Schedule
 from qspjax.solve.dosing._timeline import timeline
@@ -99,15 +100,16 @@ def _course(
     t0: jax.Array,
     *,
     recorded: "_Outcome",
+    columns: list[jax.Array],
 ) -> list[jax.Array]:
-    """Return columns of the states at the outputs, to be differentiated; how it went is known."""
+    """Return columns of the states at the outputs, which are known, to be differentiated."""
     start, lines = as_state(model, initial), timeline(schedule, ts)
     # numbers that are not finite are constants
     sound, started = recorded.sound, recorded.reached > 0
     system = _system(stop_gradient_where(~sound, model), stop_gradient_where(~started, start))
     a, b = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), (system.a, system.b))
     system = System(a, b, jax.tree.map(lambda x: jnp.where(started, x, 0.0), system.y0), system.structure)
-    return marched_again(system, lines, t0, ts.size, recorded.reached)
+    return march_again(system, lines, t0, recorded.reached, columns)
 
 
 def _shaped(columns: Sequence[jax.Array], start: State) -> State:
@@ -119,6 +121,12 @@ def _shaped(columns: Sequence[jax.Array], start: State) -> State:
         stacked = elements[0] if leaf.ndim == 0 else jnp.stack(elements, axis=1)
         shaped.append(stacked.reshape(-1, *leaf.shape))
     return jax.tree.unflatten(tree, shaped)
+
+
+def _columns(states: State) -> list[jax.Array]:
+    """Return the columns of states at outputs."""
+    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(states)]
+    return [leaf[:, k] for leaf in leaves for k in range(leaf.shape[1])]
 
 
 class _Outcome(NamedTuple):
@@ -153,10 +161,11 @@ def _solve(
 @_solve.def_jvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     states, outcome = _solve(*primals)
-    recorded, start = constant(outcome), as_state(primals[0], primals[3])
+    recorded, known = constant((outcome, _columns(states)))
+    start = as_state(primals[0], primals[3])
 
     def repeated(*arguments: PyTree) -> State:
-        return _shaped(_course(*arguments, recorded=recorded), start)
+        return _shaped(_course(*arguments, recorded=recorded, columns=known), start)
 
     # what was not reached is a constant, NaN, and has no derivative of any order
     _, derivatives = eqx.filter_jvp(repeated, primals, zero_where(recorded.reached == 0, tangents))

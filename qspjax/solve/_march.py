@@ -1,6 +1,6 @@
 """Patients of a linear model on their way through boundaries, as a primitive: `vmap` only makes the ensemble longer.
 
-See `kernel.primitives`. Derivatives do not come here: see `_exponential`.
+See `kernel.primitives`. Derivatives do not come here: see `_march_again`.
 """
 
 from collections.abc import Sequence
@@ -92,6 +92,18 @@ def march(system: System, lines: Timeline, t0: jax.Array, outputs: int, certain:
         outputs: The number of outputs.
         certain: Whether all times and doses are known; else nothing happens.
     """
+    ended = jnp.where(certain, SUCCESS, NONFINITE).astype(jnp.int32)
+    patients, static = as_patients(system, lines, t0, outputs, ended)
+    leaves = jax.tree.leaves(patients)
+    *columns, last_time, _, code, steps, sound, failing = (x[0] for x in march_p.bind(*leaves, march=static))
+    reached = jnp.where(code == SUCCESS, lines.boundaries.time.size, sound)
+    return Course(columns, code, steps.astype(int), last_time, failing, reached)
+
+
+def as_patients(
+    system: System, lines: Timeline, t0: jax.Array, outputs: int, ended: jax.Array
+) -> tuple[Patients, March]:
+    """Return one patient as the primitives have him; `ended` is a status code, or how many boundaries he reaches."""
     y0 = jnp.stack(jax.tree.leaves(system.y0)) if isinstance(system.y0, tuple) else system.y0
     t0 = jnp.asarray(t0, y0.dtype)
     constants, tree = jax.tree.flatten((system.a, system.b))
@@ -101,16 +113,13 @@ def march(system: System, lines: Timeline, t0: jax.Array, outputs: int, certain:
         t0=t0,
         boundaries=lines.boundaries.cast(y0.dtype),
         vectors=None if lines.vectors is None else lines.vectors.astype(y0.dtype),
-        span=t0,
-        ended=jnp.where(certain, SUCCESS, NONFINITE).astype(jnp.int32),
+        span=jax.lax.stop_gradient(t0),
+        ended=ended.astype(jnp.int32),
     )
     leaves, structure = jax.tree.flatten(patients)
     pattern = tuple(map(tuple, system.structure.pattern.tolist()))
     batched = (False,) * len(leaves)
-    static = March(pattern, system.structure.affine, tree, outputs, lines.protected, 1, structure, batched)
-    *columns, last_time, _, code, steps, sound, failing = (x[0] for x in march_p.bind(*leaves, march=static))
-    reached = jnp.where(code == SUCCESS, lines.boundaries.time.size, sound)
-    return Course(columns, code, steps.astype(int), last_time, failing, reached)
+    return patients, March(pattern, system.structure.affine, tree, outputs, lines.protected, 1, structure, batched)
 
 
 march_p = Primitive("qspjax_march")

@@ -262,10 +262,10 @@ def _in_blocks(advance: Callable[[tuple, tuple], tuple], begin: tuple, plan: Pla
 
 def _landed(row: Plan, y: Vector) -> Vector:
     """Return the state after a boundary."""
-    return add(y if row.keep is None else jax.tree.map(_multiplied, row.keep, y), row.add)
+    return add(y if row.keep is None else jax.tree.map(multiplied, row.keep, y), row.add)
 
 
-def _multiplied(keep: jax.Array, y: jax.Array) -> jax.Array:
+def multiplied(keep: jax.Array, y: jax.Array) -> jax.Array:
     """Return a state times its factor: zero where a value is set, even if the state is infinite."""
     return keep * jnp.where((keep == 0.0) & ~jnp.isfinite(y), 0.0, y)
 

@@ -151,10 +151,7 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, driven: bool) -> F
 
     An array of few states may have lanes at the end, in which case h has them too.
     """
-    n = len(pattern)
-    size = jax.lax.stop_gradient(h * _norm(a, n))
-    doublings, part = _halvings(size / RADIUS)
-    step = h * part
+    doublings, step = scaling(a, h, len(pattern))
     x = _scaled(step, a)
     phi = _phi(x, pattern)
     grown = _product(x, phi, pattern)  # exp - 1
@@ -168,6 +165,12 @@ def exponential(a: Matrix, h: jax.Array, pattern: Pattern, *, driven: bool) -> F
     start = (power, _diagonal(grown), _scaled(step, phi) if driven else None)
     _, result = jax.lax.while_loop(lambda now: eqxi.unvmap_any(now[0] < doublings), double, (jnp.zeros((), int), start))
     return Flow(result[0], result[2])
+
+
+def scaling(a: Matrix, h: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """Return how often the polynomial over a part of an interval is doubled, and that part."""
+    doublings, part = _halvings(jax.lax.stop_gradient(h * _norm(a, n)) / RADIUS)
+    return doublings, h * part
 
 
 def _halvings(size: jax.Array) -> tuple[jax.Array, jax.Array]:

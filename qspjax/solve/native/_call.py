@@ -85,7 +85,8 @@ def compilations() -> Iterator[list[Compiled]]:
         _listeners.remove(solves)
 
 
-def _report(compiled: Compiled) -> None:
+def report(compiled: Compiled) -> None:
+    """Tell who listens how something was compiled."""
     for solves in _listeners:
         solves.append(compiled)
 
@@ -154,9 +155,9 @@ def lower(
     try:
         name = compile([jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals])
     except UnsupportedError as reason:
-        _report(Compiled(states, f"{reason}"))
+        report(Compiled(states, f"{reason}"))
         return otherwise()
-    _report(Compiled(states, None))
+    report(Compiled(states, None))
     return jax.ffi.ffi_lowering(name)(ctx, *operands)
 
 
@@ -230,7 +231,7 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
         record(ensemble.program, patients)  # else the steps were written down by XLA, in another form
         name, text = adjoint(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)))
     except UnsupportedError as reason:
-        _report(Compiled(ensemble.program.system.size, f"{reason}"))
+        report(Compiled(ensemble.program.system.size, f"{reason}"))
         return _lower_derivative(adjoint_p)(ctx, *operands, derivative=derivative)
     shared = [not each for each in select(ensemble.batched, derivative.wrt)]
 
@@ -261,7 +262,7 @@ def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
         patients = ensemble.patients(values.leaves)
         name, text = tangent(ensemble.program, patients, derivative.placed([True] * sum(derivative.wrt)), count, order)
     except UnsupportedError as reason:
-        _report(Compiled(size, f"{reason}"))
+        report(Compiled(size, f"{reason}"))
         return _lower_derivative(tangent_p)(ctx, *operands, derivative=derivative)
 
     def push(*operands: jax.Array) -> list[jax.Array]:

@@ -171,13 +171,22 @@ def trace(march: March, patients: Patients) -> Traced:
     return Traced.of(frame, step=step, start=start, failing=failing)
 
 
-def _target(march: March, patients: Patients) -> str:
+def lanes_of(march: March) -> int:
+    """Return how many lanes solve some patients.
+
+    Raises:
+        UnsupportedError: If they are not to be solved here.
+    """
     _call.check_backend()
     pattern = np.array(march.pattern, int)
     if (pattern @ pattern)[pattern > 0].sum() > PRODUCTS:
         raise UnsupportedError("products of matrices so large that compiling them takes long")
     few = march.patients <= _engine.widest()  # they need no second vector, which would take its time to compile
-    lanes, batched = _engine.widest() if few else _engine.lanes(march.size), march.of(march.batched)
+    return _engine.widest() if few else _engine.lanes(march.size)
+
+
+def _target(march: March, patients: Patients) -> str:
+    lanes, batched = lanes_of(march), march.of(march.batched)
     return _call.registered(trace(march, patients), patients, batched, lanes, columns=march.size)
 
 

@@ -50,7 +50,7 @@ def fold_leaves(
             batched.append(has_patients)
         else:
             leaf = jnp.moveaxis(leaf, axis, 0)
-            longer.append(_flat(leaf) if has_patients else jnp.repeat(leaf, patients, axis=0))
+            longer.append(flat(leaf) if has_patients else jnp.repeat(leaf, patients, axis=0))
             batched.append(True)
     return longer, batched
 
@@ -65,7 +65,7 @@ def _fold(
     return folded._replace(program=sized(folded.program)), longer
 
 
-def _flat(x: jax.Array, axis: int = 0) -> jax.Array:
+def flat(x: jax.Array, axis: int = 0) -> jax.Array:
     """Make one axis of two."""
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
@@ -151,12 +151,12 @@ def _batch_patients(
     ]
     if primitive is tangent_p:
         tangents = [
-            _flat(x, 1) if batched else jnp.repeat(x, N, axis=1)
+            flat(x, 1) if batched else jnp.repeat(x, N, axis=1)
             for patients in derivative.by_order(tangents)
             for x, batched in zip(patients, had_patients, strict=True)
         ]
     else:
-        tangents = [_flat(x, 1) for x in tangents]
+        tangents = [flat(x, 1) for x in tangents]
     results = Operands(values.record, accepted, leaves, tangents).bind(primitive, folded)
     results = [unfolded(x, size, axis=1) for x in results]
     if primitive is adjoint_p:
@@ -165,7 +165,7 @@ def _batch_patients(
 
 
 def _more_directions(x: jax.Array, axis: Axis, size: int) -> jax.Array:
-    return _flat(widen(x, size) if axis is None else jnp.moveaxis(x, axis, 0))
+    return flat(widen(x, size) if axis is None else jnp.moveaxis(x, axis, 0))
 
 
 batching.primitive_batchers[solve_p] = _batch_solve

@@ -75,14 +75,14 @@ def _while(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[V
 def _scan(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     params = eqn.params
     length, program = params["length"], params["jaxpr"]
-    if length * len(program.jaxpr.eqns) > UNROLLED:
-        raise UnsupportedError(f"a loop of {length} iterations")
     at, carried = scan_counts(params)
     into = at + carried
     consts, carry, xs = operands[:at], operands[at:into], operands[into:]
     rolled = _rolled(self, eqn, consts, carry, xs) if self.within else None
     if rolled is not None:
         return rolled
+    if length * len(program.jaxpr.eqns) > UNROLLED:
+        raise UnsupportedError(f"a loop of {length} iterations")
     collected: list[list[Value]] = []
     for k in range(length)[:: -1 if params["reverse"] else 1]:
         row = [Nodes(x.ids[k], x.dtype) if isinstance(x, AbstractNodes) else x[k] for x in xs]
