@@ -1,17 +1,22 @@
 """How often and how fast does a search from random starts find the best fit? Beside scipy on the same starts.
 
-    python benchmarks/multistart.py FOLDER [--problems NAME ...] [--starts 50] [--lanes 16] [--peer 5] [--markdown]
+    python benchmarks/multistart.py FOLDER [--problems NAME ...] [--starts 50] [--lanes 16] [--peer 5]
+        [--amici PYTHON] [--markdown]
 
 FOLDER holds PEtab problems, one a folder. Starts are a Latin hypercube within the bounds of the table of parameters, on
 its scale. A start succeeds that ends within 0.1 of the log density at the nominal (published) parameters, or above;
 beside that, how many end within 0.1 of the best of all. Where scales, offsets and noise parameters can be solved for,
 a second row has them searched too.
 The peer is `scipy.optimize.least_squares` (trust region reflective), start after start, on the same residuals (those of
-the data, and the square root of 2 log sd + a constant) with our sensitivities; it counts for `--peer` starts. Seconds
-are CPU seconds of the process, compilation apart.
+the data, and the square root of 2 log sd + a constant) with our sensitivities; it counts for the first `--peer` starts.
+`--amici` names the Python of an environment with AMICI, pyPESTO and fides, which search from all starts (see
+`multistart_amici.py`). Seconds are CPU seconds, compilation apart (of AMICI: C++ with its compiler).
 """
 
 import argparse
+import json
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,6 +75,16 @@ def peer(problem, starts):
     return np.array(reached), float(np.mean(spent))
 
 
+def amici(python, yaml, problem, starts):
+    """Return what AMICI with fides reaches from each start, and its seconds: see `multistart_amici.py`."""
+    script = Path(__file__).with_name("multistart_amici.py")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "starts.json"
+        file.write_text(json.dumps({"names": list(problem.names), "points": starts.tolist()}))
+        ended = subprocess.run([python, "-P", script, yaml, file], check=True, capture_output=True, text=True)
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
 def ours(name, problem, nominal, starts, lanes, analytic):
     """Return the row of our searches."""
     stamps = []
@@ -85,8 +100,9 @@ def ours(name, problem, nominal, starts, lanes, analytic):
     count = len(found.values)
     success, best = (100 * np.mean(found.values >= level - WITHIN) for level in (nominal, found.log_density))
     cells = (f"{nominal:.3f}", f"{found.log_density:.3f}", f"{success:.0f}", f"{best:.0f}", int(found.steps.sum()))
+    each = f"{1e3 * last / found.steps.sum():.2f}"
     program = "qspjax" if analytic is None else "qspjax, analytic"
-    return (name, program, count, *cells, f"{first:.1f}", f"{last / count:.3f}")
+    return (name, program, count, *cells, each, f"{first:.1f}", f"{last / count:.3f}")
 
 
 def main():
@@ -96,6 +112,7 @@ def main():
     parser.add_argument("--starts", type=int)
     parser.add_argument("--lanes", type=int, default=16)
     parser.add_argument("--peer", type=int, default=0)
+    parser.add_argument("--amici", metavar="PYTHON")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     head = (
@@ -107,6 +124,7 @@ def main():
         "success %",
         "at the best %",
         "evaluations",
+        "ms an evaluation",
         "compile s",
         "s a start",
     )
@@ -126,7 +144,15 @@ def main():
             reached, spent = peer(problem, starts.points(problem)[: arguments.peer])
             success = np.mean(reached >= nominal - WITHIN)
             rows.append((name, "scipy TRF", len(reached), f"{nominal:.3f}", f"{reached.max():.3f}",
-                         f"{100 * success:.0f}", "", "", "", f"{spent:.3f}"))  # fmt: skip
+                         f"{100 * success:.0f}", "", "", "", "", f"{spent:.3f}"))  # fmt: skip
+        if arguments.amici:
+            yaml = arguments.folder / name / f"{name}.yaml"
+            found = amici(arguments.amici, yaml, problem, starts.points(problem))
+            reached, level = np.array(found["reached"]), max(nominal, *(float(row[4]) for row in rows))
+            success, best = (100 * np.mean(reached >= limit - WITHIN) for limit in (nominal, level))
+            rows.append((name, "AMICI, fides", len(reached), f"{nominal:.3f}", f"{reached.max():.3f}",
+                         f"{success:.0f}", f"{best:.0f}", "", f"{found['evaluation']:.2f}", f"{found['build']:.1f}",
+                         f"{found['search'] / len(reached):.3f}"))  # fmt: skip
         for row in rows:
             cells = " | ".join(map(str, row))
             print(f"| {cells} |" if arguments.markdown else cells.replace(" | ", "  "), flush=True)
