@@ -383,6 +383,7 @@ class _Run:
         free = jnp.zeros(size, bool)
         looser = looseness(problem)
         self._begin = jax.jit(jax.vmap(lambda x: begun(method, problem, x, looser)))
+        self._refilled = jax.jit(_refilled)
         self._step = quickly_compiled(jax.vmap(lambda search: stepped(method, problem, search, free, refuge)))
         self.slots: Search = self._begin(jnp.asarray(points[:lanes]))
 
@@ -427,9 +428,7 @@ class _Run:
             is_new = np.zeros(len(self.owner), bool)
             is_new[new_slots] = True
             begin = self._begin(jnp.asarray(self.points[np.maximum(self.owner, 0)]))
-            self.slots = jax.tree.map(
-                lambda new, old: jnp.where(is_new.reshape(-1, *[1] * (old.ndim - 1)), new, old), begin, self.slots
-            )
+            self.slots = self._refilled(is_new, begin, self.slots)
 
     def fit(self, method: str, seconds: float) -> Fit:
         """Return the optima, the best first."""
@@ -483,3 +482,10 @@ class _Run:
             setattr(self, name, state[name].copy())
         self.waiting, self.total_steps = int(state["waiting"]), int(state["total_steps"])
         self.history = [(int(a), int(b), float(c)) for a, b, c in state["history"]]
+
+
+def _refilled(is_new: Array, begin: Search, slots: Search) -> Search:
+    """Return the state of all slots, with the beginning of a search in those that are new."""
+    return jax.vmap(lambda new, ours, old: jax.tree.map(lambda a, b: jnp.where(new, a, b), ours, old))(
+        is_new, begin, slots
+    )
