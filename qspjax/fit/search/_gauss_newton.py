@@ -78,7 +78,8 @@ class TrustRegion(AbstractSearch):
         gtol: It has also converged when the scaled slope is less than this; and where 30 evaluations have gained less
             than 3e-3 all together.
         max_steps: The maximum number of evaluations.
-        radius: The greatest length of the first step, on the scale of the search.
+        radius: The greatest length of the first step, in parameters relative to the root of their distance to the bound
+            ahead, on the scale of the search.
 
     Reference: Coleman and Li, SIAM J Optim 1996;6:418, doi:10.1137/0806023; Froehlich and Sorger, PLoS Comput Biol
     2022;18:e1010322, doi:10.1371/journal.pcbi.1010322.
@@ -102,7 +103,7 @@ class TrustRegion(AbstractSearch):
     ftol: float = eqx.field(default=1e-9, static=True, kw_only=True)
     gtol: float = eqx.field(default=1e-6, static=True, kw_only=True)
     max_steps: int = eqx.field(default=500, static=True, kw_only=True)
-    radius: float = eqx.field(default=1.0, static=True, kw_only=True)
+    radius: float = eqx.field(default=3.0, static=True, kw_only=True)
 
     def begin(self, problem: Problem, x: Array) -> Quadratic:
         return _initial_state(x, self.radius, 1e-3)
