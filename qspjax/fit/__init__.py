@@ -20,7 +20,14 @@ Example:
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from qspjax._renamed import renamed_in as _renamed_in
+from qspjax.fit._cost import Costs as Costs
+from qspjax.fit._explained import MixedExplanation as MixedExplanation, ProblemExplanation as ProblemExplanation
 from qspjax.fit._free import Free as Free
+from qspjax.fit._gradient import (
+    AbstractGradient as AbstractGradient,
+    Adjoint as Adjoint,
+    ForwardSensitivities as ForwardSensitivities,
+)
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
 from qspjax.fit._progress import Progress as Progress

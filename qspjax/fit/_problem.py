@@ -14,12 +14,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_point
-from qspjax._model import AbstractModel
+from qspjax._explain import AbstractExplainable, Explanation
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
 from qspjax._simulate import default_method
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
+from qspjax.fit._cost import Costs, costs_of
+from qspjax.fit._explained import ProblemExplanation
 from qspjax.fit._free import Free, bounds_of, fixed_of, free_of, log_priors, natural_values, starts_of
 from qspjax.fit._frozen import settle
+from qspjax.fit._gradient import AbstractGradient
 from qspjax.fit._types import Point, Table, Vector
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
@@ -32,6 +37,7 @@ from qspjax.fit.data._stages import Outcomes
 from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
 from qspjax.solve._ensemble import Effort, has_effort
+from qspjax.solve.native import compilations
 from qspjax.solve.native._mapped import Native
 
 Solver: TypeAlias = Callable[[Vector, Mapping[str, Array]], Vector]
@@ -90,7 +96,7 @@ class Linearised(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False, repr=False)
-class Problem:
+class Problem(AbstractExplainable[ProblemExplanation]):
     """A calibration problem: a pure function of the free parameters.
 
     $$ log p(x) = \\sum_i log p(y_i | f_i(x)) + \\sum_j log p(\\theta_j) $$
@@ -107,6 +113,8 @@ class Problem:
         method: How to simulate; by default as `simulate` does.
         reference: Natural values to compare with, such as published ones.
         solver: Solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
+        gradient: How its gradient is computed where no curvature is asked for: `Adjoint()`, `ForwardSensitivities()`;
+            by default whichever costs less, see `qsp.explain(problem)`.
 
     Attributes:
         free: The estimated parameters by name.
@@ -139,6 +147,7 @@ class Problem:
     method: AbstractMethod | None
     reference: Mapping[str, float]
     solver: Solver | None
+    gradient: AbstractGradient | None
     free: Mapping[str, Free] = dataclasses.field(init=False)
     fixed: Mapping[str, float] = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
@@ -155,6 +164,7 @@ class Problem:
         method: AbstractMethod | None = None,
         reference: Mapping[str, float] | None = None,
         solver: Solver | None = None,
+        gradient: AbstractGradient | None = None,
     ) -> None:
         """Check and lay out everything."""
         check_instance("model", model, AbstractModel, "a model")
@@ -167,7 +177,9 @@ class Problem:
         for name, output in outputs.items():
             check_instance(f'outputs["{name}"]', output, Output, "an Output")
         settle(self, model=model, experiments=dict(experiments), outputs=dict(outputs), parameters=dict(parameters))
-        settle(self, method=method, reference=dict(reference or {}), solver=solver)
+        if gradient is not None:
+            check_instance("gradient", gradient, AbstractGradient, "a way such as Adjoint()")
+        settle(self, method=method, reference=dict(reference or {}), solver=solver, gradient=gradient)
         settle(self, free=free_of(parameters), fixed=fixed_of(parameters))
         if not self.free:
             raise ArgumentError("parameters", "must have at least one that is Free(...), but has none.")
@@ -243,10 +255,53 @@ class Problem:
         x = jnp.asarray(x, float)
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
+        return self._likelihood(x, outcomes, self.layout.joined), x
+
+    def value_and_gradient(self, x: Point) -> tuple[Float[Array, ""], Vector]:
+        """Return the log density at a point with its gradient, in the cheaper way, or in that of `gradient`.
+
+        The log density is -inf and the gradient 0 where a simulation fails, or a measurement has no density.
+
+        Example:
+            >>> import qspjax as qsp
+            >>> from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem
+            >>> data = Measurements([1.0, 4.0, 8.0], [9.1, 6.6, 4.6], output="c")
+            >>> problem = Problem(
+            ...     qsp.models.OneCompartment(CL=2.0, V=30.0),
+            ...     Experiment(data, qsp.bolus(300.0, to="central")),
+            ...     {"c": Output("concentration", Additive(0.1))},
+            ...     {"CL": Free(2.0, bounds=(0.5, 10.0))},
+            ... )
+            >>> value, gradient = problem.value_and_gradient(problem.start)
+            >>> value.round(1), gradient.round(1)
+            (Array(-135.4, dtype=float64), Array([628.5], dtype=float64))
+        """
+        value, gradient, _ = self.sloped(x)
+        return value, gradient
+
+    def sloped(self, x: Point) -> tuple[Float[Array, ""], Vector, Vector]:
+        """Return `value_and_gradient`, and the point with the values of parameters that are solved for."""
+        x = jnp.asarray(x, float)
+
+        def density(x: Array) -> tuple[Array, Array]:
+            value, settled, _ = self.differentiable(x, self.layout.joined)
+            return value + self.log_prior(settled), settled
+
+        (value, settled), gradient = jax.value_and_grad(density, has_aux=True)(x)
+        defined = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+        return jnp.where(defined, value, -jnp.inf), jnp.where(defined, gradient, 0.0), settled
+
+    def differentiable(self, x: Vector, rows: Sequence[OutputData]) -> tuple[Float[Array, ""], Vector, Outcomes]:
+        """Return the log likelihood of rows, differentiable backwards; the settled point; outcomes."""
+        outcomes = self.differentiated_by.simulate(self.layout, self.pooled(x)[0])
+        x = self._solved(x, outcomes.observed)
+        return self._likelihood(x, outcomes, rows), x, outcomes
+
+    def _likelihood(self, x: Vector, outcomes: Outcomes, rows: Sequence[OutputData]) -> Float[Array, ""]:
         numbers, known = self.pooled(x)
-        predictors = [rows.predicted(numbers, outcomes.observed, known)[1] for rows in self.layout.joined]
-        terms = [jnp.sum(density) for density in log_densities(self.layout.joined, predictors)]
-        return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes), x
+        predictors = [data.predicted(numbers, outcomes.observed, known)[1] for data in rows]
+        terms = [jnp.sum(density) for density in log_densities(rows, predictors)]
+        return _or_minus_infinity(jnp.sum(jnp.stack(terms)), outcomes)
 
     def linearised(self, x: Point, rows: Sequence[OutputData] | None = None) -> Linearised:
         """Return the predictions at a point and their slopes in the parameters, by forward sensitivities.
@@ -319,6 +374,31 @@ class Problem:
     def simulated_by(self) -> AbstractMethod:
         """How simulations are solved."""
         return default_method(self.model) if self.method is None else self.method
+
+    @property
+    def differentiated_by(self) -> AbstractGradient:
+        """How the gradient is computed."""
+        return self.costs.cheaper if self.gradient is None else self.gradient
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What a gradient costs."""
+        return costs_of(len(self.layout.colours.groups), len(state_names(as_state(self.model, None))))
+
+    def explained(self) -> ProblemExplanation:
+        """Return how simulations are compiled and how the gradient is computed, see `qsp.explain`."""
+        with compilations() as solves:
+            jax.jit(self.value_and_gradient).lower(self.start)
+        return ProblemExplanation(
+            simulations=Explanation(self.simulated_by.describe(), tuple(solves)),
+            experiments=len(self.experiments),
+            stages=len(self.layout.stages.stages),
+            parameters=len(self.names),
+            simulated=int(self.layout.simulated.sum()),
+            costs=self.costs,
+            gradient=self.differentiated_by,
+            chosen=self.gradient is not None,
+        )
 
     def with_effort(self, active: Scalar, looser: Scalar) -> "Problem":
         """Return the same problem, simulated only where `active`, and with tolerances that are greater by a factor.

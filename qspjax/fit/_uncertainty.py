@@ -78,7 +78,7 @@ def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "param
     """
     x = jnp.asarray(x, float)
     step = 1e-4 * jnp.eye(x.size)
-    gradients = quickly_compiled(jax.vmap(jax.grad(problem.log_density)))(jnp.concatenate([x + step, x - step]))
+    _, gradients = quickly_compiled(jax.vmap(problem.value_and_gradient))(jnp.concatenate([x + step, x - step]))
     hessian = (gradients[: x.size] - gradients[x.size :]) / 2e-4
     return np.asarray(-0.5 * (hessian + hessian.T))
 

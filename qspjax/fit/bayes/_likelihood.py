@@ -1,4 +1,4 @@
-"""The log likelihood of a problem with its exact slope, by forward sensitivities: no adjoint is solved.
+"""The log likelihood of a problem with its exact slope.
 
 Measurements may be an argument, so that one program serves many data sets.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from qspjax._solution import RESULTS
 from qspjax.fit._problem import Problem
-from qspjax.fit.data._dependence import log_densities, slopes_given_earlier
+from qspjax.fit.data._dependence import log_densities
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.errors._contract import Predictors
 from qspjax.fit.mixed._conditional import predictors_of
@@ -72,20 +72,14 @@ class Pooled(AbstractLikelihood):
         return predictors, (outcomes.result == RESULTS.successful).all()
 
     def slopes(self, x: Array, u: Array, values: Values) -> tuple[Array, Array, Array, Array]:
-        linearised = self.problem.linearised(x)
-        value, slope = jnp.zeros(()), jnp.zeros_like(x)
-        measurements = measured(self.rows, values)
-        predictors, slopes = slopes_given_earlier(
-            measurements,
-            [predictors for _, predictors in linearised.predicted],
-            [slopes for _, slopes in linearised.slopes],
-        )
-        for rows, row_predictors, derivatives in zip(measurements, predictors, slopes, strict=True):
-            density, score, _ = rows.scores(row_predictors)
-            value += jnp.sum(density)
-            for s, d in zip(score, derivatives, strict=True):
-                slope += d @ s
-        return value, slope, u, (linearised.outcomes.result == RESULTS.successful).all()
+        rows = self.problem.layout.joined if values is None else measured(self.rows, values)
+
+        def log_likelihood(x: Array) -> tuple[Array, Array]:
+            value, _, outcomes = self.problem.differentiable(x, rows)
+            return value, (outcomes.result == RESULTS.successful).all()
+
+        (value, succeeded), slope = jax.value_and_grad(log_likelihood, has_aux=True)(x)
+        return value, slope, u, succeeded
 
     def moves(self, x: Array, u: Array) -> tuple[list[Predictors], list[Predictors]]:
         linearised = self.problem.linearised(x)

@@ -7,12 +7,13 @@ doi:10.1093/imamat/13.1.117).
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Others = TypeVar("Others")
 
@@ -28,6 +29,20 @@ class Colours:
 
     uses: Bool[np.ndarray, "experiments numbers"]
     groups: Bool[np.ndarray, "groups numbers"]
+
+    @cached_property
+    def members(self) -> Int[np.ndarray, "experiments groups"]:
+        """The number of each group that an experiment depends on, -1 for none: there is one at most."""
+        members = np.full((len(self.uses), len(self.groups)), -1)
+        for group, mask in enumerate(self.groups):
+            experiments, numbers = np.nonzero(self.uses & mask)
+            members[experiments, group] = numbers
+        return members
+
+    def responsible(self, numbers: Float[Array, "numbers *more"]) -> Float[Array, "experiments groups *more"]:
+        """Return what belongs to the number of each group that an experiment depends on, 0 for none."""
+        some = (self.members >= 0).reshape(*self.members.shape, *[1] * (numbers.ndim - 1))
+        return jnp.where(some, numbers[np.maximum(self.members, 0)], 0.0)
 
     @classmethod
     def of(cls, uses: Bool[np.ndarray, "experiments numbers"], varies: Bool[np.ndarray, " numbers"]) -> "Colours":
@@ -52,6 +67,29 @@ class Colours:
         return cls(uses, masks)
 
 
+def grouped(
+    function: Callable[[Array], tuple[dict[str, Array], Others]], numbers: Float[Array, " numbers"], colours: Colours
+) -> tuple[dict[str, Array], dict[str, Array], Others]:
+    """Return the values of a function, and their derivatives along each group of numbers.
+
+    Args:
+        function: Returns values of shape (experiments, times), and others that are not differentiated.
+        numbers: Its argument.
+        colours: The groups.
+
+    Returns:
+        The values, their derivatives of shape (groups, experiments, times), and the other values of the function.
+    """
+    if not len(colours.groups):
+        values, others = function(numbers)
+        return values, {name: jnp.zeros((0, *value.shape)) for name, value in values.items()}, others
+
+    def along(direction: Array) -> tuple[dict[str, Array], dict[str, Array], Others]:
+        return jax.jvp(function, (numbers,), (direction,), has_aux=True)
+
+    return jax.vmap(along, out_axes=(None, 0, None))(jnp.asarray(colours.groups, float))
+
+
 def coloured(
     function: Callable[[Array], tuple[dict[str, Array], Others]],
     numbers: Float[Array, " numbers"],
@@ -69,14 +107,26 @@ def coloured(
     Returns:
         The values, their derivatives of shape (parameters, experiments, times), and the other values of the function.
     """
-    if not len(colours.groups):
-        values, others = function(numbers)
-        return values, {name: jnp.zeros((slopes.shape[1], *v.shape)) for name, v in values.items()}, others
-
-    def along(direction: Array) -> tuple[dict[str, Array], dict[str, Array], Others]:
-        return jax.jvp(function, (numbers,), (direction,), has_aux=True)
-
-    seeds = jnp.asarray(colours.groups, float)
-    values, tangents, others = jax.vmap(along, out_axes=(None, 0, None))(seeds)
-    chain = jnp.einsum("ej,cj,jp->ecp", colours.uses.astype(float), seeds, slopes)
+    values, tangents, others = grouped(function, numbers, colours)
+    chain = colours.responsible(slopes)
     return values, {name: jnp.einsum("cet,ecp->pet", by, chain) for name, by in tangents.items()}, others
+
+
+def linearly(
+    function: Callable[[Array], tuple[dict[str, Array], Others]], numbers: Float[Array, " numbers"], colours: Colours
+) -> tuple[dict[str, Array], Others]:
+    """Return the result of a function as one that is linear near its argument: its derivatives are not its own.
+
+    $$ f(v) = f(v_0) + J (v - v_0),  v_0 = v $$
+
+    Whatever is differentiated backwards through it costs the forward sensitivities along each group, computed once.
+
+    Args:
+        function: Returns values of shape (experiments, times), and others that are not differentiated.
+        numbers: Its argument.
+        colours: The groups.
+    """
+    fixed = jax.lax.stop_gradient(numbers)
+    values, tangents, others = jax.lax.stop_gradient(grouped(function, fixed, colours))
+    step = colours.responsible(numbers - fixed)
+    return {name: value + jnp.einsum("cet,ec->et", tangents[name], step) for name, value in values.items()}, others

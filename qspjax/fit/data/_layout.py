@@ -4,8 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, Real
 
 from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._declared import declared
@@ -84,6 +85,15 @@ class Layout:
     colours: Colours
     simulated: Bool[np.ndarray, " parameters"]
     direct: Bool[np.ndarray, "outputs parameters"]
+
+    def where_measured(self, observed: Mapping[str, Real[Array, "experiments times"]]) -> dict[str, Array]:
+        """Return observed values, with 0 at the times that pad them: no measurement refers to these."""
+        if not observed:
+            return {}
+        measured = np.zeros(next(iter(observed.values())).shape, bool)
+        for data in self.rows:
+            measured[data.experiment, data.place] = True
+        return {name: jnp.where(measured, value, 0.0) for name, value in observed.items()}
 
     @functools.cached_property
     def joined(self) -> tuple[OutputData, ...]:

@@ -12,10 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
+from qspjax._explain import AbstractExplainable, Explanation
 from qspjax._expression import Expression, Formula, check_constants, nodes
-from qspjax._model import AbstractModel
+from qspjax._model import AbstractModel, as_state
+from qspjax._names import state_names
+from qspjax._simulate import default_method
 from qspjax._solution import RESULTS
 from qspjax._transform import AbstractTransform
+from qspjax.fit._cost import costs_of
+from qspjax.fit._explained import MixedExplanation
 from qspjax.fit._free import Free, fixed_of, free_of
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
@@ -36,13 +41,14 @@ from qspjax.fit.mixed._random import RandomEffects
 from qspjax.fit.mixed._subjects import covariates_of, experiments_of, formulas_of, laid_out, names_of
 from qspjax.fit.mixed._time_varying import CovariateSteps, steps_of
 from qspjax.solve import AbstractMethod
+from qspjax.solve.native import compilations
 
 NO_SLOPE = "its measurements have a likelihood, but that has no finite derivative in the random effects or parameters."
 
 Made = TypeVar("Made")
 
 
-class AbstractMixed(abc.ABC):
+class AbstractMixed(AbstractExplainable[MixedExplanation]):
     """A mixed-effects model, or a mixture of several: the model, the subjects, and what is estimated.
 
     Attributes:
@@ -131,6 +137,22 @@ class AbstractMixed(abc.ABC):
     ) -> tuple[Float[np.ndarray, ""], Float[np.ndarray, " parameters"], Float[np.ndarray, "parameters parameters"]]:
         """Return the log density of the priors at a point, its slope and its second derivative."""
         return self.space.prior(x)
+
+    def explained(self) -> MixedExplanation:
+        """Return how simulations are compiled and differentiated, see `qsp.explain`."""
+        copies = self.copies
+        method = default_method(copies.model) if copies.method is None else copies.method
+        u = np.zeros((copies.count, len(copies.effects)))
+        with compilations() as solves:
+            jax.jit(lambda x, u: copies.expanded(x, u, 1)).lower(self.start, u)
+        numbers = len(copies.individuals.starts)
+        return MixedExplanation(
+            simulations=Explanation(method.describe(), tuple(solves)),
+            subjects=copies.count,
+            numbers=numbers,
+            effects=len(copies.effects),
+            costs=costs_of(numbers, len(state_names(as_state(copies.model, None)))),
+        )
 
     def failures(self, x: Point, u: Float[np.ndarray, "copies effects"] | None = None) -> list[str]:
         """Say which subjects have no likelihood at a point, where, why and what helps; an empty list if all have one.

@@ -1,4 +1,4 @@
-"""Bounded searches that need only gradients, by the adjoint: for many parameters, and for neural networks."""
+"""Bounded searches that need only gradients: for many parameters, and for neural networks."""
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -147,14 +147,8 @@ class Adam(AbstractSearch):
 
 def _slope(problem: Problem, x: Array, held: Array) -> tuple[Array, Array, Array]:
     """Return the value and the slope at a point, and the point with the parameters that are solved for."""
-
-    def density(x: Array) -> tuple[Array, Array]:
-        likelihood, settled = problem.settled(x)
-        return likelihood + problem.log_prior(settled), settled
-
-    (value, settled), gradient = jax.value_and_grad(density, has_aux=True)(x)
-    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
-    return jnp.where(finite, -value, jnp.inf), jnp.where(finite & ~held, -gradient, 0.0), settled
+    value, gradient, settled = problem.sloped(x)
+    return -value, jnp.where(held, 0.0, -gradient), settled
 
 
 def _blocked(x: Array, gradient: Array, problem: Problem) -> Array:
