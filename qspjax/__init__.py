@@ -22,7 +22,7 @@ from importlib import import_module as _import_module
 
 from qspjax import _begun as _begun  # isort: split
 
-from qspjax import _precision as _precision, _threads as _threads  # both are decided before JAX is first used
+from qspjax import _alarms as _alarms, _precision as _precision, _threads as _threads  # before JAX is first used
 from qspjax._collection import seldom_collected as _seldom_collected
 
 if _typing.TYPE_CHECKING:

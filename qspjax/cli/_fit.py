@@ -53,12 +53,17 @@ def run_fit(arguments: argparse.Namespace) -> int:
             progress=lambda progress: bar.update(
                 progress.done,
                 bad=0,
-                description=f"best {progress.figures['best']:.6g}, {progress.figures['steps']} steps",
+                description=_described(progress),
             ),
         )
     _write(file, result, out)
     checkpoint.unlink(missing_ok=True)
     return 0
+
+
+def _described(progress: fit.Progress) -> str:
+    """Return what goes on: what is compiled, or the best log density and the number of evaluations."""
+    return progress.doing or f"best {progress.figures['best']:.6g}, {progress.figures['steps']} steps"
 
 
 def _write(file: io.FitFile, result: fit.Fit, out: Path) -> None:

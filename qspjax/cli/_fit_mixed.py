@@ -68,7 +68,9 @@ def _estimated(file: io.MixedFile, checkpoint: Path) -> fit.MixedFit:
 
 
 def _described(progress: fit.Progress) -> str:
-    """Return the objective, and by how much the next iteration should lower it, if these are known."""
+    """Return what is compiled; or the objective, and by how much the next iteration should lower it, if known."""
+    if progress.doing:
+        return progress.doing
     objective, gain = progress.figures["objective"], progress.figures["gain"]
     if not np.isfinite(objective):
         return "sampling"

@@ -1,8 +1,12 @@
 """The progress of long calculations."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
+
+PATIENCE = 2.0
+"""The seconds that a program may take to compile before that is said."""
 
 
 class Progress(NamedTuple):
@@ -16,17 +20,59 @@ class Progress(NamedTuple):
             `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; the number of
             replicates that `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of
             the likelihood that has been reached.
+        doing: What goes on meanwhile, if it is something else: `compiling (1 of 2)`.
 
     Example:
         >>> str(Progress(12, 200, {"objective": 116.8, "gain": 1e-3}))
         '12 of 200: objective 116.8, gain 0.001'
+        >>> str(Progress(0, 200, doing="compiling (1 of 2)"))
+        '0 of 200: compiling (1 of 2)'
     """
 
     done: int
     total: int
     figures: Mapping[str, float] = MappingProxyType({})
+    doing: str = ""
 
     def __str__(self) -> str:
         counted = f"{self.done} of {self.total}" if self.total else f"{self.done}"
         figures = ", ".join(f"{name} {value:.6g}" for name, value in self.figures.items())
-        return f"{counted}: {figures}" if figures else counted
+        said = self.doing or figures
+        return f"{counted}: {said}" if said else counted
+
+
+class Compilations:
+    """Says which of some programs is being compiled, where that takes more than two seconds.
+
+    Args:
+        progress: Is told so, from another thread; None if nobody is.
+        programs: The number of programs.
+        standing: The progress before anything is done.
+    """
+
+    def __init__(self, progress: Callable[[Progress], None] | None, programs: int, standing: Progress) -> None:
+        self._progress, self._programs, self._standing = progress, programs, standing
+        self._begun, self._timer = 0, None
+
+    def __enter__(self) -> "Compilations":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Note that the next program is made, if there is another one."""
+        self.end()
+        progress = self._progress
+        if progress is not None and self._begun < self._programs:
+            self._begun += 1
+            doing = f"compiling ({self._begun} of {self._programs})"
+            self._timer = threading.Timer(PATIENCE, progress, [self._standing._replace(doing=doing)])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """Note that it is made."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from qspjax._checks import check_instance
 from qspjax.fit._problem import Problem
-from qspjax.fit._progress import Progress
+from qspjax.fit._progress import Compilations, Progress
 from qspjax.fit.bayes._density import Density, Start, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler
@@ -49,7 +49,8 @@ def sample(
             (names,); by default the start of the problem.
         checkpoint: A file in which the state is saved every few seconds; if it exists already, sampling continues from
             it, with the same draws as without the interruption.
-        progress: Called every few iterations.
+        progress: Called every few iterations; and, from another thread, where a program takes more than two seconds to
+            compile.
 
     Returns:
         A `Posterior`.
@@ -84,17 +85,21 @@ def sample(
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(density, method, start)
     state = _checkpoint.loaded(file, mark, "sampling") if file is not None and file.exists() else None
-    run = method.begin(density, start)
-    if state is not None:
-        run.restore(state)
-    saved = time.perf_counter()
-    while run.going:
-        run.advance()
-        if progress is not None:
-            progress(run.standing)
-        if file is not None and (time.perf_counter() - saved > SAVED_EVERY or not run.going):
-            _checkpoint.save(file, mark, run.state())
-            saved = time.perf_counter()
+    with Compilations(progress, 2, Progress(0, 0)) as compiling:
+        compiling.begin()
+        run = method.begin(density, start)
+        if state is not None:
+            run.restore(state)
+        saved = time.perf_counter()
+        while run.going:
+            compiling.begin()
+            run.advance()
+            compiling.end()
+            if progress is not None:
+                progress(run.standing)
+            if file is not None and (time.perf_counter() - saved > SAVED_EVERY or not run.going):
+                _checkpoint.save(file, mark, run.state())
+                saved = time.perf_counter()
     return posterior_of(density, method, run.draws(), time.perf_counter() - began)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
-from qspjax.fit._progress import Progress
+from qspjax.fit._progress import Compilations, Progress
 from qspjax.fit._types import Point
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
@@ -52,7 +52,8 @@ def nlme(
         tolerance: The search ends when the next step should lower the objective by less than this.
         checkpoint: A file in which the state is saved after every iteration; if it exists already, the estimation
             continues from it.
-        progress: Called after every iteration.
+        progress: Called after every iteration; and, from another thread, where a program takes more than two seconds to
+            compile.
 
     Returns:
         A `MixedFit`.
@@ -92,7 +93,9 @@ def nlme(
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
         refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
     x = np.clip(x, *mixed.bounds)
-    run = StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
+    with Compilations(progress, 1, Progress(0, most, {"objective": np.nan, "gain": np.nan})) as compiling:
+        compiling.begin()
+        run = StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(run)
     if file is not None and file.exists():

@@ -23,7 +23,7 @@ from qspjax._extras import require
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
-from qspjax.fit._progress import Progress
+from qspjax.fit._progress import Compilations, Progress
 from qspjax.fit._types import Numbers
 from qspjax.fit._uncertainty import Uncertainty, fisher_information
 from qspjax.fit._wald import drawn_points
@@ -280,7 +280,8 @@ def estimate(
         lanes: How many starts are searched side by side.
         checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation continues
             from it, and ends with the same optima as without the interruption.
-        progress: Called after every step of all starts that are searched side by side.
+        progress: Called after every step of all starts that are searched side by side; and, from another thread, where
+            a program takes more than two seconds to compile.
 
     Returns:
         A `Fit`, in which a start that failed has that status. Simulations of a search have a relative tolerance of 1e-6
@@ -312,32 +313,40 @@ def estimate(
         check_instance("analytic", analytic, Analytic, "Analytic()")
     searched = problem if analytic is None else analytic.solving(problem)
     began = time.perf_counter()
+    evolves = isinstance(method, DifferentialEvolution)
+    points = np.zeros((1, 0)) if evolves else _points(problem, starts)
 
     def tell(done: int, total: int, best: float, steps: int) -> None:
+        compiling.end()
         if progress is not None:
             rate = steps / max(time.perf_counter() - began, 1e-9)
             progress(Progress(done, total, {"best": best, "steps": steps, "rate": rate}))
 
-    if isinstance(method, DifferentialEvolution):
-        points = method.search(searched, lambda generations, best: tell(0, 1, best, generations))
-        described, search = method.describe(), method.polish
-    else:
-        points, described, search = _points(problem, starts), method.describe(), method
-    refuge = centre(problem) if isinstance(starts, MultiStart) else None
-    run = _Run(searched, search, analytic, points, min(lanes, len(points)), refuge)
-    file = None if checkpoint is None else Path(checkpoint)
-    if file is not None and file.exists():
-        run.load(file)
-    saved = time.perf_counter()
-    while run.going:
-        run.advance()
-        tell(int(run.done.sum()), len(points), run.best, int(run.total_steps))
-        if file is not None and time.perf_counter() - saved > SAVED_EVERY:
-            run.save(file)
-            saved = time.perf_counter()
+    nothing = Progress(0, len(points), {"best": -np.inf, "steps": 0, "rate": 0.0})
+    with Compilations(progress, 3 if evolves else 2, nothing) as compiling:
+        compiling.begin()
+        if isinstance(method, DifferentialEvolution):
+            points = method.search(searched, lambda generations, best: tell(0, 1, best, generations))
+            search = method.polish
+            compiling.begin()
+        else:
+            search = method
+        refuge = centre(problem) if isinstance(starts, MultiStart) else None
+        run = _Run(searched, search, analytic, points, min(lanes, len(points)), refuge)
+        file = None if checkpoint is None else Path(checkpoint)
+        if file is not None and file.exists():
+            run.load(file)
+        saved = time.perf_counter()
+        while run.going:
+            compiling.begin()
+            run.advance()
+            tell(int(run.done.sum()), len(points), run.best, int(run.total_steps))
+            if file is not None and time.perf_counter() - saved > SAVED_EVERY:
+                run.save(file)
+                saved = time.perf_counter()
     if file is not None:
         run.save(file)
-    return dataclasses.replace(run.fit(described, time.perf_counter() - began), problem=problem)
+    return dataclasses.replace(run.fit(method.describe(), time.perf_counter() - began), problem=problem)
 
 
 def _points(problem: Problem, starts: MultiStart | Numbers | None) -> np.ndarray:
