@@ -132,7 +132,7 @@ def profiles(
     for name in names:
         check_one_of("names", name, problem.names, "a free parameter")
     x = jnp.asarray(x, float)
-    first = quickly_compiled(problem.quadratic)(x)
+    first = quickly_compiled(problem.quadratic, short=True)(x)
     if not np.isfinite(first.value):
         refuse("x", "be a point at which the log density is finite", float(first.value))
     drop = float(chi2.ppf(level, 1)) / 2

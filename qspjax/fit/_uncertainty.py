@@ -51,7 +51,7 @@ def fisher_information(problem: Problem, x: Point) -> Float[np.ndarray, "paramet
         >>> fisher_information(problem, problem.start).shape
         (1, 1)
     """
-    return np.asarray(quickly_compiled(problem.quadratic)(jnp.asarray(x, float)).curvature)
+    return np.asarray(quickly_compiled(problem.quadratic, short=True)(jnp.asarray(x, float)).curvature)
 
 
 def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "parameters parameters"]:
@@ -78,7 +78,8 @@ def observed_information(problem: Problem, x: Point) -> Float[np.ndarray, "param
     """
     x = jnp.asarray(x, float)
     step = 1e-4 * jnp.eye(x.size)
-    _, gradients = quickly_compiled(jax.vmap(problem.value_and_gradient))(jnp.concatenate([x + step, x - step]))
+    program = quickly_compiled(jax.vmap(problem.value_and_gradient), short=True)
+    _, gradients = program(jnp.concatenate([x + step, x - step]))
     hessian = (gradients[: x.size] - gradients[x.size :]) / 2e-4
     return np.asarray(-0.5 * (hessian + hessian.T))
 
@@ -224,7 +225,7 @@ class Uncertainty:
         from scipy.stats import norm
 
         dense, x, reach = self.problem.densely(points), jnp.asarray(self.x), norm.ppf(0.5 + level / 2)
-        linear = quickly_compiled(dense.linearised)(x)
+        linear = quickly_compiled(dense.linearised, short=True)(x)
         sizes, directions = self.spectrum
         known = sizes > OPEN * max(sizes[0], 0.0)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in ("prediction", *BANDS)}

@@ -209,7 +209,7 @@ def starts(density: Density, start: Start | None, count: int, jitter: float, key
     """
     middle = np.asarray(density.start if start is None else placed(density, start))
     offset = jitter * generator(key).standard_normal((count, density.size))
-    program = quickly_compiled(jax.vmap(density))
+    program = quickly_compiled(jax.vmap(density), short=True)
     points = middle + offset
     for _ in range(8):
         failed = ~np.isfinite(np.asarray(program(jnp.asarray(points))))

@@ -129,7 +129,7 @@ def diagnostics(fit: Fitted, *, replicates: int = 0, key: Key | None = None) -> 
         ((12,), '0')
     """
     mixed = fit.placed
-    program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed)))
+    program = mixed.program("diagnostics", lambda: quickly_compiled(partial(_terms, mixed), short=True))
     terms_of_outputs: list[_Terms] = jax.tree.map(np.asarray, program(jnp.asarray(fit.x), jnp.asarray(fit.u)))
     samples = simulated(fit.mixed, fit.x, key=check_key(key), replicates=replicates) if replicates else None
     parts = []
@@ -243,7 +243,7 @@ def curves(fit: Fitted, *, points: int = 100) -> dict[str, np.ndarray]:
     def predicted(x: Array, u: Array) -> list[Array]:
         return [prediction for prediction, _ in dense.predicted(x, u, dense.expanded(x, u, 0))]
 
-    program = quickly_compiled(predicted)
+    program = quickly_compiled(predicted, short=True)
     u = jnp.asarray(fit.u)
     typical, individual = program(jnp.asarray(fit.x), jnp.zeros_like(u)), program(jnp.asarray(fit.x), u)
     parts = [

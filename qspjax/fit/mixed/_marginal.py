@@ -189,7 +189,7 @@ def marginal(mixed: AbstractMixed, x: Point, method: AbstractIntegral | None = N
     """
     method = Quadrature() if method is None else method
     x, copies = jnp.asarray(x, float), mixed.copies
-    about = copies.program("about the modes", lambda: quickly_compiled(partial(_about, copies)))
+    about = copies.program("about the modes", lambda: quickly_compiled(partial(_about, copies), short=True))
     result = integrated(mixed, x, *about(x), method)
     failed = ~np.isfinite(result.subject_objectives)
     return result._replace(reasons=mixed.reasons(failed, x)) if failed.any() else result

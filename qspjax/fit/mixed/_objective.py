@@ -14,7 +14,7 @@ from qspjax.fit.mixed._approximations import AbstractApproximation, subject_obje
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._modes import modes
-from qspjax.fit.mixed._parts import SHARED, on_all_cores
+from qspjax.fit.mixed._parts import FEWEST, SHARED, on_all_cores
 from qspjax.fit.search._search import quickly_compiled
 
 
@@ -48,7 +48,9 @@ def objective_program(mixed: AbstractMixed, method: AbstractApproximation) -> Ob
     """Return the program that evaluates the objective at a point."""
     name, copies = repr(method), mixed.copies
     if isinstance(mixed, Mixture):
-        return copies.program(name, lambda: quickly_compiled(partial(_evaluate_mixture, mixed, method)))
+        return copies.program(
+            name, lambda: quickly_compiled(partial(_evaluate_mixture, mixed, method), short=copies.count < FEWEST)
+        )
     return on_all_cores(copies, name, lambda part: partial(_evaluate, part, method), (SHARED, 0), 0)
 
 

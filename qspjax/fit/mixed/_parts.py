@@ -22,7 +22,7 @@ from qspjax.fit.search._search import quickly_compiled
 Result = TypeVar("Result")
 
 FEWEST = 500
-"""The number of subjects for which another core is worth the compilation of its program."""
+"""The number of subjects for which another core is worth the compilation of its program, and optimising it pays."""
 SHARED, ADDED = -1, -2
 """Axis of an argument that all parts get whole; axis of a result that is the sum over parts."""
 
@@ -45,7 +45,9 @@ def on_all_cores(
             the results.
     """
     parts = divided(mixed)
-    programs = [part.program(name, lambda part=part: quickly_compiled(make(part))) for part in parts]
+    programs = [
+        part.program(name, lambda part=part: quickly_compiled(make(part), short=part.count < FEWEST)) for part in parts
+    ]
     if len(parts) == 1:
         return programs[0]
     edges = np.cumsum([0, *(part.count for part in parts)])

@@ -294,7 +294,7 @@ def _expected(mixture: Mixture, x: np.ndarray) -> list[np.ndarray]:
         predicted = copies.predicted(x, u, copies.expanded(x, u, 0))
         return [shares @ prediction.reshape(shares.size, -1) for prediction, _ in predicted]
 
-    program = copies.program("typical", lambda: quickly_compiled(typical))
+    program = copies.program("typical", lambda: quickly_compiled(typical, short=True))
     return [np.asarray(prediction) for prediction in program(jnp.asarray(x))]
 
 

@@ -235,7 +235,7 @@ class _Classes:
         self.observed = {name: jnp.asarray(np.exp(rng.normal(size=shape))) for name in layout.stages.save}
         self.start = np.asarray(problem.natural(problem.start))
         self.other = self.start + rng.uniform(0.1, 0.3, self.start.size) * np.where(self.start == 0, 1.0, self.start)
-        self._slope_program = quickly_compiled(self._slopes)
+        self._slope_program = quickly_compiled(self._slopes, short=True)
 
     def _slopes(self, natural: Array) -> tuple[Array, Array]:
         """Return the slopes of locations and log scales, shape (measurements, parameters)."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from qspjax._parameters import AbstractChecked
-from qspjax._programs import program
+from qspjax._programs import BRIEFLY, program
 from qspjax.fit._problem import Problem
 from qspjax.fit._types import Vector
 from qspjax.solve._ensemble import has_effort
@@ -36,13 +36,17 @@ LOOSE = 1e-6
 LOOSE_FTOL = 1e-5
 """A search with loose tolerances has converged when the log density is known to this, relative to it or to 1."""
 
-QUICKLY = {"xla_backend_optimization_level": "1"}
-"""Options of the compiler: full optimisation would take longer than the few hundred evaluations of a search."""
 
+def quickly_compiled(function: Callable[Arguments, Result], *, short: bool = False) -> Callable[Arguments, Result]:
+    """Return a function of arrays and numbers that runs as one program, compiled in about half the time.
 
-def quickly_compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Return a function of arrays and numbers that runs as one program, compiled in about half the time."""
-    compiled = program(function, options=QUICKLY)
+    Full optimisation would take longer than the few hundred evaluations of a search.
+
+    Args:
+        function: The function.
+        short: Whether it runs for so short, or so seldom, that no optimisation at all is worth its time.
+    """
+    compiled = program(function, options=BRIEFLY, small=lambda *_, **__: short)
 
     @functools.wraps(function)
     def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:

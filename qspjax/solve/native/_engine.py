@@ -83,7 +83,7 @@ def lanes(size: int) -> int:
 
     Two vectors side by side hide the latency of divisions, as long as there are registers for both.
     """
-    return min(2 * widest(), 8) if size <= 12 else widest()
+    return 2 * widest() if size <= 12 else widest()
 
 
 def compiled(text: str):  # noqa: ANN201 (an engine of LLVM)
