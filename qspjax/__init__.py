@@ -48,6 +48,7 @@ if _typing.TYPE_CHECKING:
     from qspjax._distribution import (
         AbstractDistribution as AbstractDistribution,
         LogNormal as LogNormal,
+        LogUniform as LogUniform,
         Normal as Normal,
         Truncated as Truncated,
         Uniform as Uniform,
@@ -122,7 +123,7 @@ _PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "populatio
 _NAMES = {
     "_cohort": "Cohort",
     "_declared": "AbstractAlgebraic AbstractDelivered AbstractEventful AbstractSized Delivery",
-    "_distribution": "AbstractDistribution LogNormal Normal Truncated Uniform",
+    "_distribution": "AbstractDistribution LogNormal LogUniform Normal Truncated Uniform",
     "_dosing._adaptive": "AbstractRule ReduceAbove StopOnProgression TreatToTarget",
     "_dosing._amounts": "AbstractAmount Banded Computed Limited PerSurfaceArea Proportional Rounded RoundedUp",
     "_dosing._covariates": "LOCF NOCB AbstractInterpolation LinearInterpolation set_parameter varying",

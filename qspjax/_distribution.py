@@ -173,6 +173,41 @@ class Uniform(AbstractDistribution):
         return jnp.where((x >= self.low) & (x <= self.high), -jnp.log(self.high - self.low), -jnp.inf)
 
 
+class LogUniform(AbstractDistribution):
+    """Uniform distribution of the logarithm between `low` and `high`, both positive and finite.
+
+    $$ x = \\text{low} (\\text{high} / \\text{low})^{\\Phi(z)} $$
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.LogUniform(0.1, 10.0).from_normal(0.0).round(6)
+        Array(1., dtype=float64)
+    """
+
+    low: Scalar = eqx.field(converter=as_parameter)
+    high: Scalar = eqx.field(converter=as_parameter)
+
+    def __check_init__(self) -> None:
+        _check_order(self.low, self.high)
+        check_above("low", self.low, 0.0)
+        check_finite("high", self.high)
+
+    def from_normal(self, z: Numeric, typical: Numeric | None = None) -> Array:
+        return jnp.clip(self.low * jnp.exp(jnp.log(self.high / self.low) * ndtr(z)), self.low, self.high)
+
+    def to_normal(self, x: Numeric, typical: Numeric | None = None) -> Array:
+        width = jnp.log(self.high / self.low)
+        outside = jnp.asarray(x) <= 0
+        inside = jnp.where(outside, self.low, x)
+        z = _quantile(jnp.log(inside / self.low) / width, jnp.log(self.high / inside) / width)
+        return jnp.where(outside, -jnp.inf, z)
+
+    def log_prob(self, x: Numeric, typical: Numeric | None = None) -> Array:
+        within = (x >= self.low) & (x <= self.high)
+        density = -jnp.log(jnp.where(within, x, 1.0)) - jnp.log(jnp.log(self.high / self.low))
+        return jnp.where(within, density, -jnp.inf)
+
+
 class Truncated(AbstractDistribution):
     """Another distribution, truncated to `low` <= x <= `high` and renormalised.
 

@@ -18,6 +18,7 @@ CASES = {
         stats.lognorm(OMEGA, scale=3.0 / np.sqrt(1 + 0.4**2)),
     ),
     "uniform": (qsp.Uniform(1.0, 4.0), stats.uniform(1.0, 3.0)),
+    "log-uniform": (qsp.LogUniform(0.1, 40.0), stats.loguniform(0.1, 40.0)),
     "truncated normal": (qsp.Truncated(qsp.Normal(3.0, sd=2.0), 2.0, 9.0), stats.truncnorm(-0.5, 3.0, 3.0, 2.0)),
     "truncated below": (qsp.Truncated(qsp.Normal(3.0, sd=2.0), low=2.0), stats.truncnorm(-0.5, np.inf, 3.0, 2.0)),
 }

@@ -19,6 +19,7 @@ Example:
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from qspjax._progress import Progress as Progress
 from qspjax._renamed import renamed_in as _renamed_in
 from qspjax.fit._cost import Costs as Costs
 from qspjax.fit._explained import MixedExplanation as MixedExplanation, ProblemExplanation as ProblemExplanation
@@ -30,7 +31,6 @@ from qspjax.fit._gradient import (
 )
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
-from qspjax.fit._progress import Progress as Progress
 from qspjax.fit._saved import load as load, save as save
 from qspjax.fit._uncertainty import (
     Uncertainty as Uncertainty,

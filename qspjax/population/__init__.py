@@ -30,7 +30,36 @@ from qspjax.population._noncompartmental import (
     Window as Window,
     nca as nca,
 )
+from qspjax.population._plausible import (
+    AbstractPatientSearch as AbstractPatientSearch,
+    Bound as Bound,
+    MetropolisHastings as MetropolisHastings,
+    PlausiblePopulation as PlausiblePopulation,
+    Rejection as Rejection,
+    Screened as Screened,
+    plausible as plausible,
+)
 from qspjax.population._population import Population as Population
+from qspjax.population._prevalence import (
+    MAPEL as MAPEL,
+    SD as SD,
+    AbstractSelection as AbstractSelection,
+    AbstractTarget as AbstractTarget,
+    AbstractWeighting as AbstractWeighting,
+    Correlation as Correlation,
+    DensityRatio as DensityRatio,
+    EntropyBalancing as EntropyBalancing,
+    Exchange as Exchange,
+    Histogram as Histogram,
+    LeastViolation as LeastViolation,
+    Mean as Mean,
+    Prevalence as Prevalence,
+    Quantile as Quantile,
+    Shares as Shares,
+    SurvivalCurve as SurvivalCurve,
+    select as select,
+    weights as weights,
+)
 from qspjax.population._summary import Row as Row, summarise as summarise, summary_text as summary_text
 from qspjax.population._trial import (
     AbstractAllocation as AbstractAllocation,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Real
+from jaxtyping import Float, Real
 
 from qspjax._checks import (
     ArgumentError,
@@ -309,6 +309,57 @@ class Population(eqx.Module):
         covariates, values = jax.vmap(self._patient)(covariates, z)
         return self.cohort(covariates, {name: jnp.asarray(x, float) for name, x in values.items()}, size)
 
+    def coordinates(self) -> tuple[str, ...]:
+        """Return the names of the coordinates of `from_unit`.
+
+        They are the parameters in `between`, the random effects, the covariates that are drawn, and `subject` for the
+        row of the observed covariates.
+        """
+        names = (*self.between_names, *self.individual.effects, *self.covariate_names)
+        return (*names, "subject") if self.observed else names
+
+    def from_unit(self, points: Float[jax.Array, "patients coordinates"] | np.ndarray) -> Cohort:
+        """Return the patients at points between 0 and 1: uniform points are patients of this population.
+
+        $$ z = L \\Phi^{-1}(u), \\quad L L^T = R $$
+
+        Observed covariates are taken as whole rows, so that their joint distribution is kept.
+
+        Args:
+            points: One row per patient, a number between 0 and 1 for each of `coordinates()`.
+
+        Raises:
+            ValueError: If the points have another number of columns.
+
+        Example:
+            >>> import numpy as np, qspjax as qsp
+            >>> model = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> between, table = {"CL": qsp.Uniform(1.0, 3.0)}, {"WT": [60.0, 90.0]}
+            >>> population = qsp.Population(model, between=between, covariates=table)
+            >>> cohort = population.from_unit(np.array([[0.5, 0.1], [0.75, 0.9]]))
+            >>> cohort.model.CL, cohort.covariates["WT"]
+            (Array([2. , 2.5], dtype=float64), Array([60., 90.], dtype=float64))
+        """
+        coordinates = self.coordinates()
+        if points.ndim != 2 or points.shape[1] != len(coordinates):
+            refuse("points", f"have shape (patients, {len(coordinates)})", f"of shape {points.shape}")
+        covariates, values = _at_points(self, jnp.asarray(points, float))
+        return self.cohort(covariates, values, points.shape[0])
+
+    def at_point(self, u: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Return the covariates (and random effects) of the patient at one point, and the values of its parameters."""
+        size = len(self.correlation)
+        normal = jax.scipy.special.ndtri(jnp.clip(u, 1e-15, 1.0 - 1e-15))
+        z = jnp.linalg.cholesky(self.correlation) @ normal[:size]
+        drawn = zip(self.covariate_names, self.covariates, normal[size:], strict=False)
+        covariates = {name: distribution.from_normal(x) for name, distribution, x in drawn}
+        if self.observed:
+            rows = next(iter(self.observed.values())).size
+            row = jnp.minimum((u[-1] * rows).astype(int), rows - 1)
+            covariates |= {name: column[row] for name, column in self.observed.items()}
+        covariates, values = self._patient(covariates, z)
+        return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
+
 
 def keys_of(key: Key, size: int) -> jax.Array:
     """Return the key of each patient, the same whatever the size."""
@@ -321,6 +372,11 @@ def _sampled(
     population: Population, keys: jax.Array, occasions: int
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     return jax.vmap(lambda key: population.draw(key, occasions))(keys)
+
+
+@eqx.filter_jit
+def _at_points(population: Population, points: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    return jax.vmap(population.at_point)(points)
 
 
 def _check_parts(

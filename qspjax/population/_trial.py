@@ -261,7 +261,7 @@ def simulate_trial(
             arm.regimen.padded(rows),
             trial.ts,
             save=save,
-            reduce=_Endpoints(trial.endpoint_names, trial.endpoints),
+            reduce=Endpoints(trial.endpoint_names, trial.endpoints),
             method=method,
             executor=executor if executor is None or isinstance(executor, AbstractExecutor) else executor(arm.name),
         )
@@ -288,7 +288,9 @@ def _check_endpoints(endpoints: Mapping[str, AbstractEndpoint]) -> None:
         check_instance(f'endpoints["{name}"]', endpoint, AbstractEndpoint, "an endpoint")
 
 
-class _Endpoints(eqx.Module):
+class Endpoints(eqx.Module):
+    """Endpoints of one patient by name, all by one solve; NaN where the patient failed."""
+
     names: tuple[str, ...] = eqx.field(static=True)
     endpoints: tuple[AbstractEndpoint, ...]
 

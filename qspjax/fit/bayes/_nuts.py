@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 
 from qspjax._checks import check_minimum, check_number, check_whole, refuse
 from qspjax._extras import require
+from qspjax._progress import Progress
 from qspjax._random import check_key
 from qspjax._types import Key
-from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, Start, starts
 from qspjax.fit.bayes._likelihood import Values
 from qspjax.fit.bayes._metric import Local, local

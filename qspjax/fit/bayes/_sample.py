@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from qspjax._checks import check_instance
+from qspjax._progress import Compilations, Progress
 from qspjax.fit._problem import Problem
-from qspjax.fit._progress import Compilations, Progress
 from qspjax.fit.bayes._density import Density, Start, placed
 from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler

@@ -8,8 +8,8 @@ import equinox as eqx
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qspjax._progress import Progress
 from qspjax._types import Key
-from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, Start
 
 

@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike
 
 from qspjax._checks import check_number, check_whole, refuse
 from qspjax._extras import require
+from qspjax._progress import Progress
 from qspjax._random import check_key
 from qspjax._types import Key
-from qspjax.fit._progress import Progress
 from qspjax.fit.bayes._density import Density, Start
 from qspjax.fit.bayes._sampler import AbstractRun, AbstractSampler, Draws
 

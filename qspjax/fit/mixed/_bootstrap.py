@@ -23,9 +23,9 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_one_of, check_whole, refuse
 from qspjax._extras import require
+from qspjax._progress import Progress
 from qspjax._random import generator, seed_of
 from qspjax._types import Key
-from qspjax.fit._progress import Progress
 from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
 from qspjax.fit.mixed._nlme import DescentRun
 from qspjax.fit.mixed._result import MixedFit

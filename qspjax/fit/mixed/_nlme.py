@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
-from qspjax.fit._progress import Compilations, Progress
+from qspjax._progress import Compilations, Progress
 from qspjax.fit._types import Point
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated

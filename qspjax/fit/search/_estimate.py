@@ -20,10 +20,10 @@ from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
+from qspjax._progress import Compilations, Progress
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
-from qspjax.fit._progress import Compilations, Progress
 from qspjax.fit._types import Numbers
 from qspjax.fit._uncertainty import Uncertainty, fisher_information
 from qspjax.fit._wald import drawn_points

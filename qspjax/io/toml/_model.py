@@ -12,7 +12,7 @@ import numpy as np
 from qspjax import models
 from qspjax._checks import concrete
 from qspjax._declared import declared
-from qspjax._distribution import AbstractDistribution, LogNormal, Normal, Truncated, Uniform
+from qspjax._distribution import AbstractDistribution, LogNormal, LogUniform, Normal, Truncated, Uniform
 from qspjax._model import AbstractModel, Units, as_state
 from qspjax._names import at, names, state_names
 from qspjax._units import convert
@@ -245,7 +245,18 @@ def _uniform(table: Table, unit: str | None, *, location: None | Required) -> Bu
     return _later(Uniform, low, high)
 
 
-_DISTRIBUTIONS: dict[str, Reader] = {"normal": _normal, "lognormal": _lognormal, "uniform": _uniform}
+def _loguniform(table: Table, unit: str | None, *, location: None | Required) -> Build:
+    del location
+    low, high = table.number("low", unit, above=0), table.number("high", unit, above=0)
+    return _later(LogUniform, low, high)
+
+
+_DISTRIBUTIONS: dict[str, Reader] = {
+    "normal": _normal,
+    "lognormal": _lognormal,
+    "uniform": _uniform,
+    "loguniform": _loguniform,
+}
 
 
 def _truncated(table: Table, unit: str | None, build: Build) -> AbstractDistribution | None:

@@ -10,16 +10,18 @@ PATIENCE = 2.0
 
 
 class Progress(NamedTuple):
-    """The progress of an estimation, a bootstrap or a sampler.
+    """The progress of an estimation, a bootstrap, a sampler or a search for plausible patients.
 
     Attributes:
-        done: The number done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`.
+        done: The number done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`,
+            patients of `plausible`.
         total: The greatest number to do, 0 if it is not known beforehand.
         figures: Figures so far, by name: the `best` log density of `estimate`, its `steps` (evaluations of
             all starts) and their `rate` a second; the `objective` of
             `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; the number of
             replicates that `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of
-            the likelihood that has been reached.
+            the likelihood that has been reached; the `simulations` of `plausible`, and what share of the patients tried
+            was `accepted`.
         doing: What goes on meanwhile, if it is something else: `compiling (1 of 2)`.
 
     Example:

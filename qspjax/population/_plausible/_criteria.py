@@ -1,0 +1,223 @@
+"""What a plausible patient is: the statistics of points of a population, and their bounds.
+
+A point has one coordinate between 0 and 1 for each difference between patients (`Population.from_unit`), so that the
+population is the uniform distribution over the cube, whatever the scales of its parameters.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from qspjax._arrays import device_floats
+from qspjax._checks import ArgumentError, check_instance, check_one_of, concrete, refuse
+from qspjax._cohort import Cohort, as_array
+from qspjax._simulate import simulate_cohort
+from qspjax._solution import Solution
+from qspjax._types import ArrayInput, Scalar
+from qspjax.execute import AbstractExecutor, Chunked
+from qspjax.population._endpoints import AbstractEndpoint, Value
+from qspjax.population._plausible._bound import Bound
+from qspjax.population._plausible._scale import Scale
+from qspjax.population._population import Population
+from qspjax.population._trial import Arm, Endpoints
+from qspjax.solve import AbstractMethod
+
+_TOGETHER = 512
+"""Patients in a chunk: more are filled up to a multiple of it, so that few programs serve batches of all sizes."""
+FAILED = 1e6
+"""The score of a patient that failed, which has no distance."""
+
+
+class Judged(NamedTuple):
+    """What simulations say about some points.
+
+    Attributes:
+        points: The points, shape (patients, coordinates).
+        values: The statistics in their own units, shape (patients, bounds); NaN where they are not defined.
+        score: The flat-bottomed score, shape (patients,).
+        inside: Whether all bounds hold.
+        causes: How many patients failed, by cause.
+        slopes: The gradient of the score, shape (patients, coordinates); None where it was not asked for.
+    """
+
+    points: np.ndarray
+    values: np.ndarray
+    score: np.ndarray
+    inside: np.ndarray
+    causes: Counter[str]
+    slopes: np.ndarray | None = None
+
+
+class Criteria:
+    """A population, the arms in which its patients are simulated, and the bounds that a plausible one keeps.
+
+    Args:
+        population: The ranges, as distributions of parameters and covariates.
+        bounds: By name, the bounds.
+        arms: The arms that bounds name.
+        ts: Times of the simulations, besides those of `Value` bounds; None for those alone.
+        method: How to solve.
+        executor: Where to compute.
+
+    Raises:
+        ValueError: If a bound names no arm, there is no time, or nothing varies.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        bounds: Mapping[str, Bound],
+        *,
+        arms: Sequence[Arm],
+        ts: ArrayInput | None,
+        method: AbstractMethod | None,
+        executor: AbstractExecutor | None,
+    ) -> None:
+        """Check the parts and sort the statistics by arm."""
+        check_instance("population", population, Population, "a population")
+        _check_bounds(bounds, arms)
+        self.population, self.bounds = population, dict(bounds)
+        self.coordinates = population.coordinates()
+        if not self.coordinates:
+            refuse("population", "have something that varies between patients", "one without")
+        self._method, self._executor = method, Chunked(_TOGETHER) if executor is None else executor
+        self._ts = _times(ts, bounds.values())
+        asked: dict[str, dict[str, AbstractEndpoint]] = {arm.name: {} for arm in arms}
+        for name, bound in bounds.items():
+            asked[bound.arm or arms[0].name][name] = bound.statistic
+            if bound.over is not None:
+                asked[bound.over][_over(name)] = bound.statistic
+        self._arms = [(arm, _Statistics.of(asked[arm.name], self._ts)) for arm in arms if asked[arm.name]]
+        self._rows = max(arm.regimen.rows for arm in arms)
+        low, high = (np.array([float(getattr(bound, end)) for bound in bounds.values()]) for end in ("low", "high"))
+        self.scale = Scale(low, high)
+        self._compiled = eqx.filter_jit(self._score_with_slopes)
+
+    @property
+    def dimensions(self) -> int:
+        """The number of coordinates of a point."""
+        return len(self.coordinates)
+
+    def judge(self, points: np.ndarray) -> Judged:
+        """Simulate the patients at some points, each once in every arm."""
+        columns, causes, size = {}, Counter(), len(points)
+        filling = -size % _TOGETHER if size > _TOGETHER // 2 else 0
+        filled = np.concatenate([points, np.repeat(points[-1:], filling, axis=0)])
+        for arm, solution in self._simulated(self.population.from_unit(filled)):
+            columns |= {name: np.asarray(values, float)[:size] for name, values in solution.reduced.items()}
+            failures = (failure for failure in solution.failures() if failure.patient < size)
+            causes.update(f"{arm}: {failure.reason} (state `{failure.state}`)" for failure in failures)
+        return self._judged(points, np.stack(self._by_bound(columns), axis=1), causes)
+
+    def judge_with_slopes(self, points: np.ndarray) -> Judged:
+        """Simulate the patients at some points, and find the gradients of their scores, too."""
+        slopes, (values, failed) = self._compiled(device_floats(points))
+        causes = Counter({"The patient failed where a gradient was taken.": int(np.asarray(failed).sum())})
+        judged = self._judged(points, np.where(np.asarray(failed)[:, None], np.nan, values), +causes)
+        return judged._replace(slopes=np.nan_to_num(np.asarray(slopes)))
+
+    def _simulated(self, cohort: Cohort) -> Iterator[tuple[str, Solution]]:
+        for arm, statistics in self._arms:
+            regimen = arm.regimen.padded(self._rows)
+            how = {"method": self._method, "executor": self._executor}
+            yield arm.name, simulate_cohort(cohort, regimen, self._ts, save=(), reduce=statistics, **how)
+
+    def _by_bound(self, columns: Mapping[str, PyTree]) -> list[PyTree]:
+        return [
+            columns[name] if bound.over is None else columns[name] / columns[_over(name)]
+            for name, bound in self.bounds.items()
+        ]
+
+    def _score_with_slopes(self, points: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def total(points: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            columns, failed = {}, jnp.zeros(points.shape[0], bool)
+            for _, solution in self._simulated(self.population.from_unit(points)):
+                columns |= solution.reduced
+                failed |= solution.failed
+            values = jnp.stack(self._by_bound(columns), axis=1)
+            score = self.scale.score(values)
+            return jnp.sum(jnp.where(failed, 0.0, score)), (values, failed)
+
+        return jax.grad(total, has_aux=True)(points)
+
+    def _judged(self, points: np.ndarray, values: np.ndarray, causes: Counter[str]) -> Judged:
+        score = self.scale.score(values)
+        columns = zip(self.bounds.values(), values.T, strict=True)
+        inside = np.all([bound.holds(column) for bound, column in columns], axis=0)
+        score = np.where(inside, 0.0, np.where(np.isnan(score), FAILED, np.maximum(score, np.finfo(float).tiny)))
+        return Judged(points, values, score, inside, causes)
+
+
+class _Sampled(eqx.Module):
+    """The value of an output at one of the reported times."""
+
+    output: str = eqx.field(static=True)
+    index: int = eqx.field(static=True)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        check_one_of("output", self.output, solution.observed, "an observed value")
+        return solution.observed[self.output][self.index]
+
+
+class _Statistics(eqx.Module):
+    """The statistics of one patient in one arm: values at reported times as they are, others from another solve."""
+
+    sampled: dict[str, _Sampled]
+    others: Endpoints
+
+    @classmethod
+    def of(cls, asked: Mapping[str, AbstractEndpoint], ts: np.ndarray) -> "_Statistics":
+        """Sort the statistics of an arm."""
+        sampled = {}
+        for name, endpoint in asked.items():
+            time = concrete(endpoint.at) if isinstance(endpoint, Value) else None
+            if isinstance(endpoint, Value) and time is not None:
+                sampled[name] = _Sampled(endpoint.output, int(np.searchsorted(ts, time)))
+        others = {name: endpoint for name, endpoint in asked.items() if name not in sampled}
+        return cls(sampled, Endpoints(tuple(others), tuple(others.values())))
+
+    def __call__(self, solution: Solution) -> dict[str, PyTree]:
+        """Return the statistics by name."""
+        values = {name: sampled(solution) for name, sampled in self.sampled.items()}
+        return values | (self.others(solution) if self.others.names else {})
+
+
+def _over(name: str) -> str:
+    """Return the name of the denominator of a statistic."""
+    return f"{name} (over)"
+
+
+def _times(ts: ArrayInput | None, bounds: Iterable[Bound]) -> np.ndarray:
+    """Return the times of the simulations: those given, and those at which a bound needs a value."""
+    statistics = [bound.statistic for bound in bounds]
+    times = [float(statistic.at) for statistic in statistics if isinstance(statistic, Value)]
+    if ts is not None:
+        times += np.asarray(as_array("ts", ts), float).ravel().tolist()
+    elif len(times) < len(statistics):
+        raise ArgumentError("ts", "must be given where a bound is not a `Value`, but is left out.")
+    return np.unique(times)
+
+
+def _check_bounds(bounds: Mapping[str, Bound], arms: Sequence[Arm]) -> None:
+    check_instance("bounds", bounds, Mapping, "a mapping of names to bounds")
+    check_instance("arms", arms, (list, tuple), "a list of arms")
+    for i, arm in enumerate(arms):
+        check_instance(f"arms[{i}]", arm, Arm, "an arm")
+    names = [arm.name for arm in arms]
+    if not names or len(set(names)) < len(names):
+        refuse("arms", "be at least one arm, with different names", ", ".join(names) or "empty")
+    if not bounds:
+        refuse("bounds", "have at least one bound", "empty")
+    for name, bound in bounds.items():
+        check_instance(f'bounds["{name}"]', bound, Bound, "a `Bound`")
+        if bound.arm is None and len(names) > 1:
+            refuse(f'bounds["{name}"]', f"name an arm ({', '.join(names)})", "without `arm`")
+        for arm in (bound.arm, bound.over):
+            if arm is not None:
+                check_one_of(f'bounds["{name}"]', arm, names, "an arm")
