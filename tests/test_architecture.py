@@ -38,7 +38,7 @@ LAYERS = [
         "_unit_words",
         "_units",
     },
-    {"_expression", "_jaxpr"},
+    {"_expression", "_fingerprint", "_jaxpr"},
     {"_cohort", "_declared", "_distribution", "_dosing", "_events", "_lost", "_model", "_parameters", "_solution"},
     {"models", "solve", "execute"},
     {"_exposure", "_simulate"},
@@ -55,6 +55,9 @@ OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsb
     "numpyro",
     "blackjax",
     "arviz",
+    "zarr",
+    "pyarrow",
+    "distributed",
 }
 
 PUBLIC = [

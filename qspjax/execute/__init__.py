@@ -1,4 +1,5 @@
-"""Where the patients of a cohort are computed: all at once (`Vmap`), or in parts of bounded memory (`Chunked`).
+"""Where the patients of a cohort are computed: all at once (`Vmap`), or in parts of bounded memory (`Chunked`), which a
+folder may keep (`Stored`).
 
 Example:
     >>> import jax, qspjax as qsp
@@ -9,4 +10,10 @@ Example:
     (10, 2)
 """
 
-from qspjax.execute._executor import AbstractExecutor as AbstractExecutor, Chunked as Chunked, Vmap as Vmap
+from qspjax.execute._executor import (
+    AbstractChunks as AbstractChunks,
+    AbstractExecutor as AbstractExecutor,
+    Chunked as Chunked,
+    Vmap as Vmap,
+)
+from qspjax.execute._stored import Stored as Stored

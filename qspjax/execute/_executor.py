@@ -11,7 +11,7 @@ import abc
 import concurrent.futures
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import equinox as eqx
 import jax
@@ -69,7 +69,39 @@ class Vmap(AbstractExecutor):
         return _on_all_cores(function, each, shared, size)
 
 
-class Chunked(AbstractExecutor):
+class AbstractChunks(AbstractExecutor):
+    """Computes patients in chunks of one shape, each of which can be computed alone, with the same numbers.
+
+    Attributes:
+        size: Patients in a chunk; the last chunk is padded with copies of its last patient.
+    """
+
+    size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def chunks(
+        self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, Results]]:
+        """Yield the number and the results of each wanted chunk, when it is computed.
+
+        Args:
+            function: A module that computes one patient.
+            each: A tree of arrays with a leading axis of patients.
+            shared: A tree that is the same for all patients.
+            size: Number of patients.
+            wanted: The numbers of the chunks to compute, from 0.
+        """
+
+    def count(self, size: int) -> int:
+        """Return how many chunks so many patients are."""
+        return -(-size // min(self.size, size))
+
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
+        chunks = dict(self.chunks(function, each, shared, size=size, wanted=range(self.count(size))))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(chunks[i] for i in sorted(chunks)))
+
+
+class Chunked(AbstractChunks):
     """Patients in chunks of one shape, so that memory is bounded by the chunk and one compiled program serves all.
 
     Args:
@@ -95,16 +127,17 @@ class Chunked(AbstractExecutor):
     def __check_init__(self) -> None:
         check_whole("size", self.size, 1)
 
-    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
-        width, chunks = min(self.size, size), []
-        for first in range(0, size, width):
-            done = min(first + width, size)
+    def chunks(
+        self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, Results]]:
+        width = min(self.size, size)
+        for number in wanted:
+            first, done = number * width, min((number + 1) * width, size)
             chunk = _on_all_cores(function, _patients(each, first, width, size), shared, width)
             chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
-            chunks.append(chunk)
             if self.progress is not None:
                 self.progress(done, chunk)
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
+            yield number, chunk
 
 
 MIN_PATIENTS = 128

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._checks import ArgumentError, check_instance, refuse
+from qspjax._fingerprint import fingerprint
 from qspjax._random import key_of, seed_of
 from qspjax.fit import _archive
 from qspjax.fit._problem import Problem
@@ -23,7 +24,6 @@ from qspjax.fit.bayes._density import Density
 from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, AbstractApproximation, Laplace, MixedFit, MixedModel
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
-from qspjax.fit.search._fingerprint import fingerprint
 
 METHODS = {method.__name__: method for method in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC)}
 MARK = 16

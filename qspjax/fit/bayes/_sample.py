@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qspjax._checks import check_instance
+from qspjax._fingerprint import fingerprint
 from qspjax._progress import Compilations, Progress
 from qspjax.fit._problem import Problem
 from qspjax.fit.bayes._density import Density, Start, placed
@@ -14,7 +15,6 @@ from qspjax.fit.bayes._posterior import Posterior, posterior_of
 from qspjax.fit.bayes._sampler import AbstractSampler
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.search import _checkpoint
-from qspjax.fit.search._fingerprint import fingerprint
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints."""

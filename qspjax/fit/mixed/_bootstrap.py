@@ -23,6 +23,7 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_one_of, check_whole, refuse
 from qspjax._extras import require
+from qspjax._fingerprint import fingerprint
 from qspjax._progress import Progress
 from qspjax._random import generator, seed_of
 from qspjax._types import Key
@@ -30,7 +31,6 @@ from qspjax.fit.mixed._approximations import ITERATIONS, AbstractApproximation
 from qspjax.fit.mixed._nlme import DescentRun
 from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.search._checkpoint import loaded, save
-from qspjax.fit.search._fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pandas

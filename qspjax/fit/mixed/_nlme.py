@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qspjax._checks import ArgumentError, check_instance, check_whole, refuse
+from qspjax._fingerprint import fingerprint
 from qspjax._progress import Compilations, Progress
 from qspjax.fit._types import Point
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
@@ -21,7 +22,6 @@ from qspjax.fit.mixed._result import MixedFit
 from qspjax.fit.mixed._saem import StochasticRun
 from qspjax.fit.mixed._settings import SAEM
 from qspjax.fit.search._checkpoint import loaded, save
-from qspjax.fit.search._fingerprint import fingerprint
 
 HALVINGS = 12
 """How many times a step is halved before the search gives up."""

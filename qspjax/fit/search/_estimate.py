@@ -20,6 +20,7 @@ from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
+from qspjax._fingerprint import fingerprint
 from qspjax._progress import Compilations, Progress
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
@@ -30,7 +31,6 @@ from qspjax.fit._wald import drawn_points
 from qspjax.fit.search import _checkpoint
 from qspjax.fit.search._analytic import Analytic
 from qspjax.fit.search._evolution import DifferentialEvolution
-from qspjax.fit.search._fingerprint import fingerprint
 from qspjax.fit.search._gauss_newton import TrustRegion
 from qspjax.fit.search._search import (
     FAILED,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
+from qspjax._fingerprint import fingerprint
 from qspjax.fit import (
     FO,
     FOCEI,
@@ -22,7 +23,6 @@ from qspjax.fit import (
     Output,
     RandomEffects,
 )
-from qspjax.fit.search._fingerprint import fingerprint
 
 
 class Decay(qsp.AbstractModel):
