@@ -60,7 +60,29 @@ from qspjax.population._prevalence import (
     select as select,
     weights as weights,
 )
+from qspjax.population._recist import (
+    RECIST as RECIST,
+    Assessment as Assessment,
+    Response as Response,
+    assess as assess,
+)
+from qspjax.population._responses import (
+    ArmResponses as ArmResponses,
+    PatientResponse as PatientResponse,
+    TumourResponses as TumourResponses,
+    tumour_responses as tumour_responses,
+)
+from qspjax.population._shares import share as share
 from qspjax.population._summary import Row as Row, summarise as summarise, summary_text as summary_text
+from qspjax.population._survival import (
+    HazardRatio as HazardRatio,
+    Interval as Interval,
+    KaplanMeier as KaplanMeier,
+    LogRank as LogRank,
+    hazard_ratio as hazard_ratio,
+    kaplan_meier as kaplan_meier,
+    log_rank as log_rank,
+)
 from qspjax.population._trial import (
     AbstractAllocation as AbstractAllocation,
     Arm as Arm,

@@ -21,3 +21,4 @@ from qspjax.population._nca import (
     HalfLife as HalfLife,
     Trough as Trough,
 )
+from qspjax.population._responses import BestResponse as BestResponse

@@ -1,0 +1,189 @@
+"""Responses of the tumours of a trial: best response as an endpoint, and a table of all patients and arms."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from qspjax._checks import check_increasing, check_instance, check_one_of, refuse
+from qspjax._cohort import as_array
+from qspjax._solution import Solution
+from qspjax._text import aligned
+from qspjax._types import ArrayInput, Scalar
+from qspjax.population._endpoints import AbstractEndpoint, Value
+from qspjax.population._recist import RECIST, Assessment, Response, assess
+from qspjax.population._shares import share
+from qspjax.population._survival import KaplanMeier, kaplan_meier
+from qspjax.population._trial import ArmResult, TrialResult
+
+
+class BestResponse(AbstractEndpoint):
+    """The best overall response by RECIST 1.1, as the number of a `Response`: PD 1, SD 2, PR 3, CR 4, none 0.
+
+    Attributes:
+        output: Name of the observed value that is the sum of the diameters of target lesions.
+        visits: Times of the visits, the baseline first, shape (visits,); those that the solution does not cover are
+            missed.
+        criteria: What the protocol says.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> best = qsp.endpoints.BestResponse("diameter", [0.0, 42.0, 84.0], qsp.population.RECIST(stable_after=42.0))
+        >>> objective_response = qsp.endpoints.Responder(best, at_least=qsp.population.Response.PR)
+    """
+
+    output: str = eqx.field(static=True)
+    visits: Float[Array, " visits"] = eqx.field(converter=lambda x: as_array("visits", x).astype(float))
+    criteria: RECIST
+
+    def __check_init__(self) -> None:
+        check_visits(self.visits)
+        check_instance("criteria", self.criteria, RECIST, "criteria such as `RECIST(stable_after=42.0)`")
+
+    def __call__(self, solution: Solution) -> Scalar:
+        sums = jnp.stack([Value(self.output, at)(solution) for at in self.visits])
+        return assess(self.visits, sums, self.criteria).best.astype(sums.dtype)
+
+
+def check_visits(visits: Array | np.ndarray) -> None:
+    """Check that visits are increasing times, two at least."""
+    if visits.ndim != 1 or visits.shape[0] < 2:
+        refuse("visits", "be the times of the baseline and of at least one visit", f"of shape {visits.shape}")
+    check_increasing("visits", visits)
+
+
+class PatientResponse(NamedTuple):
+    """One patient of an arm: best response, progression-free survival, and the response, as in `Assessment`.
+
+    Example:
+        >>> PatientResponse("10 mg", 3, "PR", 84.0, True, 42.0, 42.0, -0.4).best
+        'PR'
+    """
+
+    arm: str
+    patient: int
+    best: str
+    time: float
+    event: bool
+    response_time: float
+    duration: float
+    deepest: float
+
+
+class ArmResponses(NamedTuple):
+    """The responses in one arm.
+
+    Attributes:
+        patients: Numbers of the patients in the cohort; those who failed are left out.
+        failed: The number of those who failed.
+        times: Times of the visits, shape (visits,) or (patients, visits).
+        assessment: Their responses.
+
+    Example:
+        >>> criteria, sums = RECIST(stable_after=42.0), [[100.0, 60.0], [80.0, 90.0]]
+        >>> arm = ArmResponses(np.array([0, 1]), 0, np.array([0.0, 42.0]), assess([0.0, 42.0], sums, criteria))
+        >>> arm.counts()["PR"]
+        1
+    """
+
+    patients: np.ndarray
+    failed: int
+    times: np.ndarray
+    assessment: Assessment
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of patients with each best response, the best first."""
+        best = np.asarray(self.assessment.best)
+        return {code.name: int((best == code).sum()) for code in reversed(Response)}
+
+    def progression_free(self) -> KaplanMeier:
+        """Return the Kaplan-Meier estimate of progression-free survival."""
+        return kaplan_meier(np.asarray(self.assessment.time), np.asarray(self.assessment.event))
+
+
+class TumourResponses(NamedTuple):
+    """The responses of the patients of a trial, by arm.
+
+    Example:
+        >>> criteria, sums = RECIST(stable_after=42.0), [[100.0, 60.0, 90.0], [80.0, 90.0, 90.0]]
+        >>> visits = np.array([0.0, 42.0, 84.0])
+        >>> arm = ArmResponses(np.array([0, 1]), 0, visits, assess(visits, sums, criteria))
+        >>> print(TumourResponses({"10 mg": arm}))
+        arm    patients  failed  CR  PR  SD  PD  NE  CR + PR     95 % interval  median PFS
+        10 mg         2       0   0   1   1   0   0   50.0 %  9.5 to 90.5 %             84
+    """
+
+    arms: Mapping[str, ArmResponses]
+
+    def __str__(self) -> str:
+        head = ["arm", "patients", "failed", *(code.name for code in reversed(Response))]
+        rows = [[*head, "CR + PR", "95 % interval", "median PFS"]]
+        for name, arm in self.arms.items():
+            responded = share(np.asarray(arm.assessment.responded))
+            median = arm.progression_free().median.estimate if arm.patients.size else np.inf
+            rows.append(
+                [
+                    name,
+                    *map(str, (arm.patients.size, arm.failed, *arm.counts().values())),
+                    f"{100 * responded.estimate:.1f} %" if arm.patients.size else "-",
+                    f"{100 * responded.low:.1f} to {100 * responded.high:.1f} %" if arm.patients.size else "-",
+                    f"{median:.4g}" if np.isfinite(median) else "-",
+                ]
+            )
+        return aligned(rows)
+
+    def patients(self) -> list[PatientResponse]:
+        """Return one row for each patient and arm."""
+        rows = []
+        for name, arm in self.arms.items():
+            a = arm.assessment
+            columns = (a.best, a.time, a.event, a.response_time, a.duration, a.deepest)
+            for patient, best, *numbers in zip(
+                arm.patients.tolist(), *(np.asarray(column).tolist() for column in columns), strict=True
+            ):
+                rows.append(PatientResponse(name, patient, Response(best).name, *numbers))
+        return rows
+
+
+def tumour_responses(
+    result: TrialResult, output: str, criteria: RECIST, *, visits: ArrayInput | None = None
+) -> TumourResponses:
+    """Judge the tumours of all patients of a trial by RECIST 1.1.
+
+    Args:
+        result: The trial.
+        output: Name of the observed value that is the sum of the diameters of target lesions.
+        criteria: What the protocol says.
+        visits: Times of the visits, the baseline first, all among the times of the trial; by default all of these.
+
+    Raises:
+        ValueError: If the trial has no such output or no such times.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> tumour = qsp.models.OneCompartment(CL=1.0, V=100.0)  # shrinks by 1 % a day
+        >>> cohort = qsp.Cohort.of(tumour, {"CL": [0.2, 1.0]})
+        >>> trial = qsp.Trial([qsp.Arm("drug", qsp.bolus(8e3, to="central"))], [0.0, 42.0, 84.0])
+        >>> responses = tumour_responses(qsp.simulate_trial(trial, cohort), "concentration", RECIST(stable_after=42.0))
+        >>> [(row.patient, row.best) for row in responses.patients()]
+        [(0, 'SD'), (1, 'PR')]
+    """
+    check_instance("result", result, TrialResult, "what `simulate_trial` returns")
+    visits = np.asarray(result.trial.ts if visits is None else as_array("visits", visits), float)
+    check_visits(visits)
+    return TumourResponses({arm.name: _judged(arm, output, criteria, visits) for arm in result.arms})
+
+
+def _judged(arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray) -> ArmResponses:
+    check_one_of("output", output, arm.solution.observed, "an observed value of the trial")
+    times, values = np.asarray(arm.solution.ts), np.asarray(arm.solution.observed[output])
+    times = times if times.ndim == 1 else times[0]
+    near = np.abs(times[:, None] - visits) <= 1e-9 * np.abs(times).max(initial=1.0)
+    if not near.any(0).all():
+        refuse("visits", "be among the times of the trial", visits[~near.any(0)].tolist())
+    kept = ~np.asarray(arm.solution.failed)
+    sums = values[kept][:, near.argmax(0)]
+    return ArmResponses(arm.members[kept], int((~kept).sum()), visits, assess(visits, sums, criteria))
