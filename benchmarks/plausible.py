@@ -6,11 +6,12 @@ FOLDER is the case study `tmdd` of gQSPSim (https://github.com/feng-gao/gQSPSim,
 (`Param_8.csv`), acceptance bounds (`AC_vpop_fixed_target.csv`) and means (`Data_mean.csv`) of two dose groups.
 
 Two parts. `search`: patients within the bounds as given, and with every bound shrunk to 70 % of its log-width, by
-rejection, by Metropolis and Hastings' random walk, and by screened rejection, in one run. A patient is simulated in
-both groups; a simulation with its gradient counts at its measured cost. The ratio of SDs is that of each parameter's,
-on its own scale (logarithmic or linear), to rejection's; the least of eight stands in the table, all below it.
-`means`: of a pool of plausible patients, the greatest error of the 48 means by weights of greatest entropy (tolerance
-4.9 %), and by 100 different patients of equal weight. Seconds are CPU seconds of the process, with compilation.
+rejection, Metropolis and Hastings' random walk, screened rejection, descent of many starts and Langevin's dynamics, in
+one run. A patient is simulated in both groups; a simulation with its gradient counts at its measured cost. The ratio of
+SDs is that of each parameter's, on its own scale (logarithmic or linear), to rejection's; the least of eight stands in
+the table, all below it. `means`: of a pool of plausible patients, the greatest error of the 48 means by weights of
+greatest entropy (tolerance 4.9 %), and by 100 different patients of equal weight. Seconds are CPU seconds of the
+process, with compilation.
 """
 
 import argparse
@@ -27,8 +28,10 @@ from qspjax.population import (
     Bound,
     EntropyBalancing,
     Exchange,
+    Langevin,
     Mean,
     MetropolisHastings,
+    Optimised,
     Rejection,
     Screened,
     plausible,
@@ -37,7 +40,13 @@ from qspjax.population import (
 )
 
 KEY = jax.random.key(1)
-SEARCHES = {"rejection": Rejection(8192), "Metropolis-Hastings": MetropolisHastings(), "screened": Screened()}
+SEARCHES = {
+    "rejection": Rejection(),
+    "Metropolis-Hastings": MetropolisHastings(),
+    "screened": Screened(),
+    "optimised": Optimised(),
+    "Langevin": Langevin(),
+}
 DOSES = {"1": 3000.0, "2": 300.0}  # ug/kg
 PARAMETERS = {"s_target_init": "T0", "target_thalf": "thalf"}
 

@@ -33,7 +33,9 @@ from qspjax.population._noncompartmental import (
 from qspjax.population._plausible import (
     AbstractPatientSearch as AbstractPatientSearch,
     Bound as Bound,
+    Langevin as Langevin,
     MetropolisHastings as MetropolisHastings,
+    Optimised as Optimised,
     PlausiblePopulation as PlausiblePopulation,
     Rejection as Rejection,
     Screened as Screened,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import qspjax as qsp
-from qspjax.population import Bound, MetropolisHastings, Rejection, Screened, plausible
+from qspjax.population import Bound, Langevin, MetropolisHastings, Optimised, Rejection, Screened, plausible
+from qspjax.population._plausible._criteria import Criteria
 from qspjax.population._plausible._effective import effective_size
 from qspjax.population._plausible._emulator import fitted, with_length
 
@@ -15,6 +16,8 @@ SEARCHES = {
     "rejection": Rejection(256),
     "screened": Screened(),
     "Metropolis-Hastings": MetropolisHastings(warmup=20),
+    "Langevin": Langevin(warmup=20),
+    "Hamilton": Langevin(warmup=10, leaps=3),
 }
 
 
@@ -62,6 +65,32 @@ def test_patients_fill_a_triangle_evenly(name):
     assert product.mean() == pytest.approx(0.5**2 / 12.0, abs=error * product.std())
     assert found.spread["x"] == pytest.approx(float(found.cohort.model.x.std()) * np.sqrt(12.0))
     assert found.coverage["x"] in (0.5, 0.4)
+
+
+def test_starts_follow_the_gradient_into_narrow_bounds():
+    population = qsp.Population(Plane(0.5, 0.5), between=SQUARE)
+    bounds = {"sum": Bound(value("sum"), 0.4, 0.402), "root": Bound(value("root"), 0.4, 0.5)}
+    found = plausible(population, bounds, arms=NOTHING, size=60, key=KEY, search=Optimised(starts=64))
+    x, y = np.asarray(found.cohort.model.x), np.asarray(found.cohort.model.y)
+    assert len(np.unique(x)) == 60
+    assert ((x + y >= 0.4) & (x + y <= 0.402) & (x >= 0.16) & (x <= 0.25)).all()
+    assert found.gradients / 60 < 60  # rejection takes 9,000
+    assert found.simulations == 0
+    assert found.equivalents == found.gradients * found.gradient_cost
+    assert "of them with gradients, each the cost of" in str(found)
+
+
+def test_gradients_of_a_score_are_those_of_differences():
+    patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    population = qsp.Population(patient, between={"CL": qsp.LogUniform(1.0, 9.0), "V": qsp.Uniform(10.0, 50.0)})
+    bounds = {"late": Bound(value("concentration", 24.0), 5.0, 6.0), "early": Bound(value("concentration"), high=1.0)}
+    arms = [qsp.Arm("once", qsp.bolus(100.0, to="central"))]
+    criteria = Criteria(population, bounds, arms=arms, ts=None, method=None, executor=None)
+    points, step = np.random.default_rng(0).random((8, 2)), 1e-5
+    slopes = criteria.judge_with_slopes(points).slopes
+    for k in range(2):
+        ahead, behind = (criteria.judge(points + sign * step * np.eye(2)[k]).score for sign in (1, -1))
+        np.testing.assert_allclose(slopes[:, k], (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
 def test_a_screen_spares_simulations():

@@ -1,6 +1,5 @@
 """The attempts of a search: what was simulated, which patients are plausible, and what it cost."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -50,7 +49,7 @@ class Attempts:
         self._points: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
         self._walk: list[np.ndarray] = []
-        self._seconds = [(0, 0.0), (0, 0.0)]
+        self._sloped: np.ndarray | None = None
 
     @property
     def found(self) -> int:
@@ -72,30 +71,33 @@ class Attempts:
         """Whether there are enough patients, or no more may be simulated."""
         return not self.missing or not self.left
 
-    def simulate(self, points: np.ndarray, *, slopes: bool = False, kept: np.ndarray | bool = True) -> Judged:
+    def simulate(self, points: np.ndarray, *, slopes: bool = False, kept: bool = True) -> Judged:
         """Simulate patients; those that are plausible are found.
 
         Args:
             points: The points, shape (patients, coordinates); beyond the number that is left they are not simulated.
             slopes: Whether to find the gradients of their scores.
-            kept: Whether plausible ones among them are found, one for all or one for each; those that are not are
-                simulated to learn from alone.
+            kept: Whether plausible ones among them are found; if not, they are simulated to learn from alone.
         """
         points = self.features.centred(points[: self.left])
-        start = time.perf_counter()
         judged = self.criteria.judge_with_slopes(points) if slopes else self.criteria.judge(points)
-        self._timed(slopes, len(points), time.perf_counter() - start)
         self.simulations += 0 if slopes else len(points)
         self.gradients += len(points) if slopes else 0
         self.causes += judged.causes
-        for i in np.flatnonzero(judged.inside & np.broadcast_to(kept, len(points))):
-            self._keep(points[i], judged.values[i])
+        if slopes:
+            self._sloped = points
+        self.keep(judged, np.full(len(points), kept))
         if self._progress is not None:
             tried = self.simulations + self.gradients
             self._progress(
                 Progress(min(self.found, self.size), self.size, {"simulations": tried, "accepted": self.found / tried})
             )
         return judged
+
+    def keep(self, judged: Judged, which: np.ndarray) -> None:
+        """Count some of the patients as found, if they are plausible and not there already."""
+        for i in np.flatnonzero(judged.inside & which):
+            self._keep(judged.points[i], judged.values[i])
 
     def walked(self, states: np.ndarray) -> None:
         """Record where chains are after a step, shape (chains, coordinates), for the effective sample size."""
@@ -112,11 +114,9 @@ class Attempts:
         """Return where chains went, shape (steps, chains, coordinates); None for independent patients."""
         return np.stack(self._walk) if self._walk else None
 
-    @property
     def gradient_cost(self) -> float:
-        """The measured cost of a simulation with its gradient, in simulations; NaN where it was not measured."""
-        (plain, plain_seconds), (sloped, sloped_seconds) = self._seconds
-        return (sloped_seconds / sloped) / (plain_seconds / plain) if plain and sloped else np.nan
+        """Measure what a simulation with its gradient costs in simulations; NaN where none was used."""
+        return np.nan if self._sloped is None else self.criteria.cost_of_slopes(self._sloped)
 
     def _keep(self, point: np.ndarray, values: np.ndarray) -> None:
         mark = np.round(point / _SAME).astype(np.int64).tobytes()
@@ -126,9 +126,3 @@ class Attempts:
         self._seen.add(mark)
         self._points.append(point)
         self._values.append(values)
-
-    def _timed(self, slopes: bool, count: int, seconds: float) -> None:
-        """Keep the fastest call of each kind: the first ones compile."""
-        best_count, best_seconds = self._seconds[slopes]
-        if not best_count or seconds / max(count, 1) < best_seconds / best_count:
-            self._seconds[slopes] = count, seconds

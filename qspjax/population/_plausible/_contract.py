@@ -19,7 +19,7 @@ class AbstractPatientSearch(eqx.Module):
         >>> population = qsp.Population(
         ...     qsp.models.OneCompartment(CL=3.0, V=30.0), between={"V": qsp.Uniform(10.0, 110.0)}
         ... )
-        >>> bounds = {"C0": qsp.population.Bound(qsp.endpoints.Value("concentration", at=0.0), 2.0, 4.0)}
+        >>> bounds = {"C0": qsp.population.Bound(qsp.endpoints.Value("concentration", at=0.0), 2.0, 4.5)}
         >>> arms = [qsp.Arm("100 mg", qsp.bolus(100.0, to="central"))]
         >>> found = qsp.population.plausible(
         ...     population, bounds, arms=arms, size=3, key=jax.random.key(0), search=Grid()

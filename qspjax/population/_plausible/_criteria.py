@@ -4,8 +4,9 @@ A point has one coordinate between 0 and 1 for each difference between patients 
 population is the uniform distribution over the cube, whatever the scales of its parameters.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -30,6 +31,8 @@ from qspjax.solve import AbstractMethod
 
 _TOGETHER = 512
 """Patients in a chunk: more are filled up to a multiple of it, so that few programs serve batches of all sizes."""
+_TIMES = 4
+"""How often a program is timed; the fastest call counts, so that compilation does not."""
 FAILED = 1e6
 """The score of a patient that failed, which has no distance."""
 
@@ -43,7 +46,7 @@ class Judged(NamedTuple):
         score: The flat-bottomed score, shape (patients,).
         inside: Whether all bounds hold.
         causes: How many patients failed, by cause.
-        slopes: The gradient of the score, shape (patients, coordinates); None where it was not asked for.
+        slopes: The gradient of the score, shape (patients, coordinates); zeros where it was not asked for.
     """
 
     points: np.ndarray
@@ -51,7 +54,16 @@ class Judged(NamedTuple):
     score: np.ndarray
     inside: np.ndarray
     causes: Counter[str]
-    slopes: np.ndarray | None = None
+    slopes: np.ndarray
+
+    def where(self, which: np.ndarray, other: "Judged") -> "Judged":
+        """Return this, with what is said of some points replaced by what is said of others."""
+
+        def chosen(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return np.where(which.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        both = {name: chosen(getattr(self, name), getattr(other, name)) for name in self._fields if name != "causes"}
+        return self._replace(**both)
 
 
 class Criteria:
@@ -97,7 +109,7 @@ class Criteria:
         self._rows = max(arm.regimen.rows for arm in arms)
         low, high = (np.array([float(getattr(bound, end)) for bound in bounds.values()]) for end in ("low", "high"))
         self.scale = Scale(low, high)
-        self._compiled = eqx.filter_jit(self._score_with_slopes)
+        self._compiled = eqx.filter_jit(jax.grad(self._total, has_aux=True))
 
     @property
     def dimensions(self) -> int:
@@ -134,24 +146,36 @@ class Criteria:
             for name, bound in self.bounds.items()
         ]
 
-    def _score_with_slopes(self, points: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        def total(points: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            columns, failed = {}, jnp.zeros(points.shape[0], bool)
-            for _, solution in self._simulated(self.population.from_unit(points)):
-                columns |= solution.reduced
-                failed |= solution.failed
-            values = jnp.stack(self._by_bound(columns), axis=1)
-            score = self.scale.score(values)
-            return jnp.sum(jnp.where(failed, 0.0, score)), (values, failed)
+    def cost_of_slopes(self, points: np.ndarray) -> float:
+        """Return how many times longer simulations with gradients take than without, both as one compiled program."""
+        many = device_floats(np.resize(points, (_TOGETHER, points.shape[1])))
+        plain = eqx.filter_jit(self._total)
+        with_slopes, without = (
+            min(_seconds(function, many) for _ in range(_TIMES)) for function in (self._compiled, plain)
+        )
+        return with_slopes / without
 
-        return jax.grad(total, has_aux=True)(points)
+    def _total(self, points: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Return the sum of all scores, whose gradient has those of the patients, and the statistics."""
+        columns, failed = {}, jnp.zeros(points.shape[0], bool)
+        for _, solution in self._simulated(self.population.from_unit(points)):
+            columns |= solution.reduced
+            failed |= solution.failed
+        values = jnp.stack(self._by_bound(columns), axis=1)
+        return jnp.sum(jnp.where(failed, 0.0, self.scale.score(values))), (values, failed)
 
     def _judged(self, points: np.ndarray, values: np.ndarray, causes: Counter[str]) -> Judged:
         score = self.scale.score(values)
         columns = zip(self.bounds.values(), values.T, strict=True)
         inside = np.all([bound.holds(column) for bound, column in columns], axis=0)
         score = np.where(inside, 0.0, np.where(np.isnan(score), FAILED, np.maximum(score, np.finfo(float).tiny)))
-        return Judged(points, values, score, inside, causes)
+        return Judged(points, values, score, inside, causes, np.zeros_like(points))
+
+
+def _seconds(function: Callable[[jax.Array], PyTree], points: jax.Array) -> float:
+    start = time.process_time()
+    jax.block_until_ready(function(points))
+    return time.process_time() - start
 
 
 class _Sampled(eqx.Module):

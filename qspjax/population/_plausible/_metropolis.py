@@ -16,6 +16,7 @@ from qspjax._checks import check_above, check_whole
 from qspjax._types import Scalar
 from qspjax.population._plausible._attempts import Attempts
 from qspjax.population._plausible._contract import AbstractPatientSearch
+from qspjax.population._plausible._walls import reflected
 
 _WANTED = 0.3
 """The share of accepted moves that the size of steps is adapted to, during warm-up."""
@@ -73,8 +74,3 @@ class MetropolisHastings(AbstractPatientSearch):
         if coordinates[-1] == "subject":  # rows of a table have no neighbours
             proposals[:, -1] = np.where(again, random.random(len(states)), states[:, -1])
         return proposals
-
-
-def reflected(points: np.ndarray) -> np.ndarray:
-    """Return points outside the cube as the walls of the cube reflect them."""
-    return 1.0 - np.abs(1.0 - np.mod(points, 2.0))

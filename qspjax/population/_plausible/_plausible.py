@@ -53,7 +53,8 @@ def plausible(
         size: Number of plausible patients.
         key: `jax.random.key(seed)`; the same key gives the same patients.
         ts: Times of the simulations; needed where a bound is not on a `Value`.
-        search: How to look for them: `Screened()` unless given, or `Rejection()`, `MetropolisHastings()`.
+        search: How to look for them: `Screened()` unless given, or `Rejection()`, `MetropolisHastings()`, `Langevin()`,
+            `Optimised()`.
         most: The maximum number of patients to simulate; by default 1,000 for each, and 100,000 at least.
         method: As in `simulate`.
         executor: As in `simulate_cohort`; by default 512 patients at a time.
@@ -113,7 +114,7 @@ def _result(criteria: Criteria, attempts: Attempts) -> PlausiblePopulation:
         wanted=attempts.size,
         simulations=attempts.simulations,
         gradients=attempts.gradients,
-        gradient_cost=attempts.gradient_cost,
+        gradient_cost=attempts.gradient_cost(),
         failures=dict(attempts.causes),
         duplicates=attempts.duplicates,
         effective_size=effective,

@@ -153,7 +153,7 @@ class _Screen:
         worth = np.flatnonzero(chance >= self.threshold)
         precision = chance[worth].mean() if len(worth) else 1.0
         most = min(batch, int(np.ceil(1.05 * self._attempts.missing / max(precision, 0.05))) + 4)
-        likeliest = points[np.lexsort((distance, -chance))[: batch // 4]]
+        likeliest = points[np.lexsort((distance, -chance))[: max(batch // 4, 1)]]
         return points[worth[:most]] if chance.sum() >= 1.0 else points[:0], likeliest
 
     def left_out(self, knowledge: _Knowledge) -> float:

@@ -70,7 +70,12 @@ def balanced(errors: np.ndarray, allowed: np.ndarray) -> np.ndarray:
         allowed: The greatest error of each moment, shape (moments,).
     """
     size = np.maximum(np.abs(errors).max(axis=0), np.finfo(float).tiny)
-    errors, allowed = errors / size, allowed / size
+    with np.errstate(over="ignore", invalid="ignore"):  # where no weights are allowed, the multipliers grow without end
+        return _minimised(errors / size, allowed / size)
+
+
+def _minimised(errors: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Return the weights that belong to the least value of the dual function."""
     multipliers = np.zeros(errors.shape[1])
     value, weights = _dual(errors, allowed, multipliers)
     for _ in range(_STEPS):
@@ -78,6 +83,8 @@ def balanced(errors: np.ndarray, allowed: np.ndarray) -> np.ndarray:
         centred = errors - mean
         curvature = (centred * weights[:, None]).T @ centred
         step = _newton(-mean, curvature, allowed, multipliers) - multipliers
+        if not np.isfinite(step).all():
+            break
         promised = -mean @ step + allowed @ (np.abs(multipliers + step) - np.abs(multipliers))
         if promised >= -_SAME:  # within rounding of the best: one more full step is all that is left
             return _dual(errors, allowed, multipliers + step)[1]
