@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree, Shaped
 
+from qspjax._arrays import put
 from qspjax._checks import check_whole
 from qspjax._programs import program
 
@@ -170,12 +171,12 @@ def _in_class(function: PatientFunction, each: Each, shared: PyTree, size: int) 
         # what is not a number fails at once, and changes nothing for the others
         filling = np.nan if np.issubdtype(values.dtype, np.floating) else values[-1:]
         rest = np.broadcast_to(np.asarray(filling, values.dtype), (width - size, *values.shape[1:]))
-        return jax.device_put(np.concatenate([values, rest]))
+        return put(np.concatenate([values, rest]))
 
     if width > size:
         each = jax.tree.map(filled, each)
     results = _vectorised(function, each, shared, width)
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:size]), results) if width > size else results
+    return jax.tree.map(lambda leaf: put(np.asarray(leaf)[:size]), results) if width > size else results
 
 
 def _class_of(size: int) -> int:
