@@ -6,8 +6,9 @@ from contextlib import suppress
 import numpy as np
 
 import qspjax as qsp
+from qspjax import _progress
 from qspjax.cli._fit import _described
-from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, Progress, _progress, estimate
+from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, Progress, estimate
 
 PROBLEM = Problem(
     qsp.models.OneCompartment(CL=2.0, V=30.0),
