@@ -13,6 +13,17 @@ Example:
 """
 
 from qspjax.population import endpoints as endpoints
+from qspjax.population._attainment import (
+    Attained as Attained,
+    Attainment as Attainment,
+    target_attainment as target_attainment,
+)
+from qspjax.population._comparison import (
+    Difference as Difference,
+    PowerCurve as PowerCurve,
+    difference as difference,
+    power as power,
+)
 from qspjax.population._covariates import (
     AbstractCovariateEffect as AbstractCovariateEffect,
     Allometric as Allometric,

@@ -401,11 +401,11 @@ def _strata(strata: ArrayInput | Sequence[str] | None, kept: np.ndarray) -> list
     return [codes == k for k in range(codes.max() + 1)]
 
 
-def check_level(level: float) -> None:
-    """Check that the level of an interval is between 0 and 1."""
-    check_number("level", level)
+def check_level(level: float, argument: str = "level") -> None:
+    """Check that the level of an interval, or of a test, is between 0 and 1."""
+    check_number(argument, level)
     if not 0.0 < level < 1.0:
-        refuse("level", "be between 0 and 1", level)
+        refuse(argument, "be between 0 and 1", level)
 
 
 def deviations(level: float) -> float:
