@@ -35,6 +35,8 @@ from qspjax._tables import ParameterTable
 from qspjax._traced import in_the_users_words
 from qspjax._types import ArrayInput, Scalar, State
 from qspjax.execute import AbstractExecutor, Vmap
+from qspjax.execute._executor import AbstractGathering
+from qspjax.execute._sketch import AbstractSketch
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
 from qspjax.solve._linear import is_linear
@@ -144,9 +146,11 @@ def simulate_cohort(
             of `ts` of each patient.
         order: What happens first at equal times, of the shape of `ts`; see `simulate`.
         save: Names of observed values and states to keep; by default all. `save=()` keeps no trajectories.
-        reduce: A function of one patient's `Solution` (with everything in it), whose results are kept as `reduced`.
+        reduce: A function of one patient's `Solution` (with everything in it), whose results are kept as `reduced`; or
+            of these results, `execute.Quantiles` or an `execute.Histogram`.
         method: How to solve; by default the same as for one patient.
-        executor: Where to compute; by default `Vmap()`, all at once. `Chunked(1024)` bounds the memory.
+        executor: Where to compute; by default `Vmap()`, all at once. `Chunked(1024)` bounds the memory,
+            `Stored(folder)` keeps chunks on disk, `Dask(client)` computes them on a cluster.
 
     Returns:
         A `Solution` with `observed[name]` of shape (patients, times), and `result`, `stats` and `failures()`.
@@ -275,13 +279,17 @@ FEW = 8
 """Up to this many states, a patient is solved by matrix exponentials in less time than XLA needs to make it faster."""
 
 
-class _PatientFromParts(eqx.Module):
+class _PatientFromParts(AbstractGathering):
     """Solve one patient given in two parts: the leaves that vary and those that are shared."""
 
     patient: _Patient
 
     def __call__(self, each: tuple, shared: tuple) -> Outcome:
         return self.patient(*_combined(each, shared))
+
+    def gathered(self, results: Outcome) -> Outcome:
+        reduce = self.patient.reduce
+        return results._replace(reduced=reduce.of(results.reduced)) if isinstance(reduce, AbstractSketch) else results
 
 
 def _is_small(patient: _Patient, *_: PyTree) -> bool:

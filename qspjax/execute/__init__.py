@@ -1,5 +1,6 @@
 """Where the patients of a cohort are computed: all at once (`Vmap`), or in parts of bounded memory (`Chunked`), which a
-folder may keep (`Stored`).
+folder may keep (`Stored`) and a cluster may compute (`Dask`); and what is kept where there are too many patients to
+keep a number of each (`Quantiles`, `Histogram`).
 
 Example:
     >>> import jax, qspjax as qsp
@@ -10,10 +11,12 @@ Example:
     (10, 2)
 """
 
+from qspjax.execute._dask import Dask as Dask
 from qspjax.execute._executor import (
     AbstractChunks as AbstractChunks,
     AbstractExecutor as AbstractExecutor,
     Chunked as Chunked,
     Vmap as Vmap,
 )
+from qspjax.execute._sketch import Histogram as Histogram, Quantiles as Quantiles
 from qspjax.execute._stored import Stored as Stored

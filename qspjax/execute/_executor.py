@@ -12,6 +12,7 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,13 +22,22 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree, Shaped
 
 from qspjax._arrays import put
-from qspjax._checks import check_whole
+from qspjax._checks import check_whole, refuse
 from qspjax._programs import program
+from qspjax.execute._sketch import AbstractCounts
 
 PatientFunction = Callable[[PyTree, PyTree], PyTree]
 Each = PyTree[Shaped[Array | np.ndarray, "patients ..."]]
 Members = PyTree[Shaped[Array | np.ndarray, "members ..."]]
 Results = PyTree[Shaped[Array, "patients ..."]]
+
+
+class AbstractGathering(eqx.Module):
+    """A function of one patient that says what is kept of many: sketches in place of one number per patient."""
+
+    @abc.abstractmethod
+    def gathered(self, results: Results) -> PyTree:
+        """Return what is kept of the results of some patients; a leaf is an array of them, or `AbstractCounts`."""
 
 
 class AbstractExecutor(eqx.Module):
@@ -44,7 +54,7 @@ class AbstractExecutor(eqx.Module):
 
     @abc.abstractmethod
     def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
-        """Return `function(each[i], shared)` for every i, stacked.
+        """Return `function(each[i], shared)` for every i, stacked, or as the function gathers them.
 
         Args:
             function: A module that computes one patient.
@@ -67,7 +77,7 @@ class Vmap(AbstractExecutor):
     """
 
     def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
-        return _on_all_cores(function, each, shared, size)
+        return gathered(function, _on_all_cores(function, each, shared, size))
 
 
 class AbstractChunks(AbstractExecutor):
@@ -75,6 +85,11 @@ class AbstractChunks(AbstractExecutor):
 
     Attributes:
         size: Patients in a chunk; the last chunk is padded with copies of its last patient.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> isinstance(qsp.execute.Chunked(4), qsp.execute.AbstractChunks), qsp.execute.Chunked(4).count(10)
+        (True, 3)
     """
 
     size: eqx.AbstractVar[int]
@@ -99,7 +114,7 @@ class AbstractChunks(AbstractExecutor):
 
     def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
         chunks = dict(self.chunks(function, each, shared, size=size, wanted=range(self.count(size))))
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(chunks[i] for i in sorted(chunks)))
+        return jax.tree.map(_joined, *(chunks[i] for i in sorted(chunks)))
 
 
 class Chunked(AbstractChunks):
@@ -134,11 +149,36 @@ class Chunked(AbstractChunks):
         width = min(self.size, size)
         for number in wanted:
             first, done = number * width, min((number + 1) * width, size)
-            chunk = _on_all_cores(function, _patients(each, first, width, size), shared, width)
-            chunk = jax.tree.map(lambda leaf, n=done - first: leaf[:n], chunk)
+            chunk = computed(function, _patients(each, first, width, size), shared, done - first)
             if self.progress is not None:
                 self.progress(done, chunk)
             yield number, chunk
+
+
+def computed(function: PatientFunction, each: Members, shared: PyTree, count: int) -> PyTree:
+    """Return what is kept of the first patients of a chunk, which the others fill up."""
+    width = jax.tree.leaves(each)[0].shape[0]
+    results = _on_all_cores(function, each, shared, width)
+    return gathered(function, jax.tree.map(lambda leaf: leaf[:count], results))
+
+
+def check_numbers(each: Each, shared: PyTree, executor: AbstractExecutor) -> None:
+    """Check that all numbers are known, as what leaves this process must be."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((each, shared))):
+        must = "be another one inside `jit`, `grad` and `vmap`, where there are no numbers yet"
+        refuse("executor", must, type(executor).__name__)
+
+
+def gathered(function: PatientFunction, results: Results) -> PyTree:
+    """Return what a function keeps of the results of some patients."""
+    return function.gathered(results) if isinstance(function, AbstractGathering) else results
+
+
+def _joined(*chunks: Any) -> Any:
+    """Return a leaf of the results of all chunks from those of each, in their order."""
+    if isinstance(chunks[0], AbstractCounts):
+        return functools.reduce(lambda first, second: first.merged(second), chunks)
+    return jnp.concatenate(chunks)
 
 
 MIN_PATIENTS = 128

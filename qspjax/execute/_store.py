@@ -3,6 +3,7 @@
     manifest.json         of what the results are: fingerprints, numbers of patients, versions
     tables/00000.parquet  of each chunk what is one number per patient, a column each; written last
     trajectories/         a group of Zarr with an array for everything else, one chunk of it per chunk of patients
+    sketches/00000.npz    of each chunk the counts of sketches, where there are any
 
 Every file is written under another name and renamed, the table of a chunk after all else of it, so that a chunk is
 stored whole where its table is there.
@@ -20,8 +21,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from qspjax._arrays import put
 from qspjax._extras import require
 from qspjax._files import replaced, write_text
+from qspjax.execute._sketch import AbstractCounts
 
 if TYPE_CHECKING:
     import zarr
@@ -112,7 +115,9 @@ class Store:
         Raises:
             OSError: If the folder cannot be written to.
         """
-        arrays = {name: np.asarray(leaf) for name, leaf in named(results).items()}
+        leaves = named(results)
+        sketches = {name: leaf.arrays() for name, leaf in leaves.items() if isinstance(leaf, AbstractCounts)}
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name not in sketches}
         members = self.contents.members(chunk)
         columns = {PATIENT: np.arange(members.start, members.stop)}
         columns |= {name: array for name, array in arrays.items() if is_column(array)}
@@ -122,6 +127,11 @@ class Store:
             for name, array in arrays.items():
                 if not is_column(array):
                     self._array(name, array)[members] = array
+            if sketches:
+                content = {f"{name}/{part}": array for name, kept in sketches.items() for part, array in kept.items()}
+                self._sketches(chunk).parent.mkdir(exist_ok=True)
+                with replaced(self._sketches(chunk)) as new, new.open("wb") as file:
+                    np.savez(file, allow_pickle=False, **content)
             with replaced(self._table(chunk)) as new:
                 new.write_bytes(table.getbuffer())
 
@@ -129,13 +139,25 @@ class Store:
         """Return the results: numbers of patients as arrays, and what is read when it is used as arrays of Zarr.
 
         Args:
-            like: Results of one chunk, or their shapes.
+            like: Results of some patients, or of none.
         """
-        leaves, structure = jax.tree.flatten(like)
-        names = list(named(like))
-        columns = self.columns([name for name, leaf in zip(names, leaves, strict=True) if is_column(leaf)])
-        values = [jax.device_put(columns[name]) if name in columns else self._reading(name) for name in names]
-        return jax.tree.unflatten(structure, values)
+        leaves = named(like)
+        sketches = self._merged({name: leaf for name, leaf in leaves.items() if isinstance(leaf, AbstractCounts)})
+        arrays = {name: leaf for name, leaf in leaves.items() if name not in sketches}
+        columns = self.columns([name for name, leaf in arrays.items() if is_column(leaf)])
+        values = {name: put(columns[name]) if name in columns else self._reading(name) for name in arrays}
+        values |= sketches
+        return jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in leaves])
+
+    def _merged(self, like: Mapping[str, AbstractCounts]) -> dict[str, AbstractCounts]:
+        """Return sketches of all patients, merged in the order of chunks."""
+        merged = {}
+        for chunk in range(self.contents.chunks if like else 0):
+            with np.load(self._sketches(chunk), allow_pickle=False) as content:
+                for name, counts in like.items():
+                    here = counts.replaced({part: content[f"{name}/{part}"] for part in counts.arrays()})
+                    merged[name] = merged[name].merged(here) if name in merged else here
+        return merged
 
     def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return columns of the tables, each of shape (patients,)."""
@@ -168,6 +190,9 @@ class Store:
 
     def _table(self, chunk: int) -> Path:
         return self.folder / "tables" / f"{chunk:05d}.parquet"
+
+    def _sketches(self, chunk: int) -> Path:
+        return self.folder / "sketches" / f"{chunk:05d}.npz"
 
     def _reading(self, name: str) -> "zarr.Array":
         return require("zarr", extra="data").open_array(self.folder / "trajectories" / _quoted(name), mode="r")

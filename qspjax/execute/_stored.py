@@ -7,15 +7,24 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-from jax.core import Tracer
+import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._cache import version_of
-from qspjax._checks import check_instance, refuse
+from qspjax._checks import check_instance
 from qspjax._extras import require
 from qspjax._fingerprint import fingerprint
 from qspjax._progress import Progress
-from qspjax.execute._executor import AbstractChunks, AbstractExecutor, Chunked, Each, PatientFunction, Results
+from qspjax.execute._executor import (
+    AbstractChunks,
+    AbstractExecutor,
+    Chunked,
+    Each,
+    PatientFunction,
+    Results,
+    check_numbers,
+    gathered,
+)
 from qspjax.execute._store import Contents, Store
 
 
@@ -60,10 +69,7 @@ class Stored(AbstractExecutor):
     def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
         require("pyarrow.parquet", extra="data")
         require("zarr", extra="data")
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((each, shared))):
-            refuse(
-                "executor", "be another one inside `jit`, `grad` and `vmap`, where there are no numbers yet", "Stored"
-            )
+        check_numbers(each, shared, self)
         store = Store(
             Path(self.folder), Contents(_identity(function, each, shared), size, min(self.executor.size, size))
         )
@@ -77,7 +83,7 @@ class Stored(AbstractExecutor):
             if self.progress is not None:
                 rate = (done - found) / (time.perf_counter() - began)
                 self.progress(Progress(done, size, {"found": found, "rate": rate, "left": (size - done) / rate}))
-        return store.read(_shapes(function, each, shared) if like is None else like)
+        return store.read(_nobody(function, each, shared) if like is None else like)
 
 
 def _identity(function: PatientFunction, each: Each, shared: PyTree) -> dict[str, str]:
@@ -98,7 +104,8 @@ def _length(store: Store, chunk: int) -> int:
     return members.stop - members.start
 
 
-def _shapes(function: PatientFunction, each: Each, shared: PyTree) -> PyTree:
-    """Return the shapes of the results of a chunk of one patient."""
+def _nobody(function: PatientFunction, each: Each, shared: PyTree) -> PyTree:
+    """Return the results of no patient."""
     first = jax.tree.map(lambda leaf: leaf[:1], each)
-    return eqx.filter_eval_shape(eqx.filter_vmap(function, in_axes=(0, None), axis_size=1), first, shared)
+    shapes = eqx.filter_eval_shape(eqx.filter_vmap(function, in_axes=(0, None), axis_size=1), first, shared)
+    return gathered(function, jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes))
