@@ -107,6 +107,31 @@ def test_the_same_seed_gives_the_same_bytes(trial, tmp_path):
         assert (a == c) == (file == "trial.toml")
 
 
+def test_a_store_is_gone_on_with(trial, tmp_path, capsys):
+    pytest.importorskip("zarr", reason="needs the extra `data`")
+    pytest.importorskip("pyarrow", reason="needs the extra `data`")
+    store, out = tmp_path / "store", tmp_path / "out"
+    assert main(["trial", trial, "--out", str(tmp_path / "plain")]) == 0
+    options = ["trial", trial, "--chunk", "4", "--store", str(store)]
+    assert main([*options, "--out", str(out)]) == 0
+    assert sorted(path.name for path in store.iterdir()) == ["low, daily", "none"]
+    (store / "none" / "tables" / "00001.parquet").unlink()
+    capsys.readouterr()
+    assert main([*options, "--out", str(out)]) == 2
+    assert "must be new or empty without --resume, but holds something." in capsys.readouterr().err
+    assert main([*options, "--resume", "--out", str(out)]) == 0
+    assert "2 patients in" in capsys.readouterr().err
+    for name in FILES - {"trial.png"}:
+        if name.endswith(".nc"):
+            assert xarray.open_dataset(out / name).identical(xarray.open_dataset(tmp_path / "plain" / name))
+        else:
+            assert (out / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    assert main([*options, "--resume", "--seed", "4", "--out", str(out)]) == 2
+    assert "must be the results store of this simulation" in capsys.readouterr().err
+    assert main(["trial", trial, "--resume", "--out", str(out)]) == 2
+    assert "argument --resume: must be with --store DIR" in capsys.readouterr().err
+
+
 def test_patients_and_the_default_directory(trial, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["trial", trial, "--patients", "2"]) == 0

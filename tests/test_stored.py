@@ -76,7 +76,7 @@ def test_what_is_stored_is_not_computed_again(whole, tmp_path):
     assert computed == []
     (tmp_path / "tables" / "00002.parquet").unlink()
     assert bits(simulated(executor())) == bits(whole)
-    assert computed == [96]
+    assert computed == [32]
     assert (reported[-1].done, reported[-1].figures["found"]) == (100, 68)
 
 

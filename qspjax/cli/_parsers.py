@@ -35,6 +35,8 @@ def _add_trial(commands: Commands) -> None:
     trial.add_argument("--patients", type=patients, metavar="N", help="number of patients, instead of the file's")
     trial.add_argument("--seed", type=at_least(0), metavar="N", help="random seed, instead of the file's")
     trial.add_argument("--chunk", type=at_least(1), metavar="N", default=256, help="patients computed at a time (256)")
+    trial.add_argument("--store", metavar="DIR", help="a folder that keeps what was simulated, in bounded memory")
+    trial.add_argument("--resume", action="store_true", help="go on with what the folder of --store holds already")
     trial.set_defaults(run=_trial)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from qspjax.io.trial._results import TRIAL_FILES, TRIAL_MARKERS, summary, write_
 _NEEDED = ("pint", "rich", "pandas", "xarray", "h5py", "h5netcdf", "matplotlib")
 """Packages of the extra `cli`, checked before anything is computed."""
 
+_KEEPING = ("zarr", "pyarrow")
+"""Packages that a folder of results needs."""
+
 _ARMS = 2**32 - 1
 """The number folded into the key for randomisation; patients fold in their own numbers."""
 
@@ -29,8 +33,9 @@ def run_trial(arguments: argparse.Namespace) -> int:
         require(package, extra="cli")
     file = _changed(io.read_trial(arguments.file or io.bundled_trial()), arguments)
     out = check_destination(arguments.out or f"{file.stem}-trial", TRIAL_FILES, TRIAL_MARKERS)
+    store = _store(arguments)
     try:
-        return _run(file, out, arguments.chunk)
+        return _run(file, out, arguments.chunk, store)
     except io.FileIssues:
         raise
     except ValueError as error:
@@ -46,7 +51,21 @@ def _changed(file: io.TrialFile, arguments: argparse.Namespace) -> io.TrialFile:
         raise ValueError(f"argument --{error.argument}: {error.must}") from error
 
 
-def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
+def _store(arguments: argparse.Namespace) -> Path | None:
+    """Return the folder that keeps what is simulated, None for none."""
+    if arguments.store is None:
+        if arguments.resume:
+            raise ValueError("argument --resume: must be with --store DIR, the folder to go on with.")
+        return None
+    for package in _KEEPING:
+        require(package, extra="data")
+    folder = Path(arguments.store)
+    if not arguments.resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"argument --store: {folder} must be new or empty without --resume, but holds something.")
+    return folder
+
+
+def _run(file: io.TrialFile, out: Path, chunk: int, store: Path | None) -> int:
     key = jax.random.key(file.seed)
     cohort = file.sample(key)
     total = file.patients * len(file.trial.arms)
@@ -56,7 +75,7 @@ def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
             cohort,
             key=jax.random.fold_in(key, _ARMS),
             save=file.save,
-            executor=lambda arm: execute.Chunked(chunk, progress=_of_arm(bar, arm)),
+            executor=lambda arm: _executor(execute.Chunked(chunk, progress=_of_arm(bar, arm)), arm, store),
         )
     panels = [plot.Panel(**panel) for panel in file.panels]
     figure = plot.trial(result, panels=panels, title=file.title)
@@ -66,6 +85,11 @@ def _run(file: io.TrialFile, out: Path, chunk: int) -> int:
     if all(np.all(arm.solution.failed) for arm in result.arms):
         return say("Every patient failed: see endpoints.csv for the reasons.", FAILED)
     return 0
+
+
+def _executor(chunks: execute.Chunked, arm: str, store: Path | None) -> execute.AbstractExecutor:
+    """Return what computes an arm, and keeps it in a folder of its name if there is one to keep it in."""
+    return chunks if store is None else execute.Stored(store / urllib.parse.quote(arm, safe=" ,+()"), chunks)
 
 
 def _of_arm(bar: ProgressBar, name: str) -> Callable[[int, Outcome], None]:

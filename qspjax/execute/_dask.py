@@ -31,7 +31,7 @@ class Dask(AbstractChunks):
     Args:
         client: A `distributed.Client`.
         size: Patients in a chunk.
-        progress: Called after every chunk with the number of patients done and the chunk's result.
+        progress: Called after every chunk with the number of patients computed and the chunk's result.
 
     Raises:
         ImportError: If the package distributed is missing (`pip install 'qspjax[distributed]'`).

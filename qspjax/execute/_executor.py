@@ -12,7 +12,6 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree, Shaped
 
-from qspjax._arrays import put
+from qspjax._arrays import namespace, put, taken
 from qspjax._checks import check_whole, refuse
 from qspjax._programs import program
 from qspjax.execute._sketch import AbstractCounts
@@ -113,8 +112,11 @@ class AbstractChunks(AbstractExecutor):
         return -(-size // min(self.size, size))
 
     def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
-        chunks = dict(self.chunks(function, each, shared, size=size, wanted=range(self.count(size))))
-        return jax.tree.map(_joined, *(chunks[i] for i in sorted(chunks)))
+        stacked, merged = {}, None
+        for number, chunk in self.chunks(function, each, shared, size=size, wanted=range(self.count(size))):
+            counts, stacked[number] = eqx.partition(chunk, lambda leaf: isinstance(leaf, AbstractCounts))
+            merged = counts if merged is None else jax.tree.map(lambda all, more: all.merged(more), merged, counts)
+        return eqx.combine(merged, jax.tree.map(_joined, *(stacked[number] for number in sorted(stacked))))
 
 
 class Chunked(AbstractChunks):
@@ -122,7 +124,7 @@ class Chunked(AbstractChunks):
 
     Args:
         size: Patients in a chunk; the last chunk is padded with copies of its last patient.
-        progress: Called after every chunk with the number of patients done and the chunk's result.
+        progress: Called after every chunk with the number of patients computed and the chunk's result.
 
     Raises:
         ValueError: If `size` is not positive.
@@ -146,10 +148,11 @@ class Chunked(AbstractChunks):
     def chunks(
         self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, wanted: Sequence[int]
     ) -> Iterator[tuple[int, Results]]:
-        width = min(self.size, size)
+        width, done = min(self.size, size), 0
         for number in wanted:
-            first, done = number * width, min((number + 1) * width, size)
-            chunk = computed(function, _patients(each, first, width, size), shared, done - first)
+            first = number * width
+            count = min(width, size - first)
+            chunk, done = computed(function, _patients(each, first, width, size), shared, count), done + count
             if self.progress is not None:
                 self.progress(done, chunk)
             yield number, chunk
@@ -174,11 +177,11 @@ def gathered(function: PatientFunction, results: Results) -> PyTree:
     return function.gathered(results) if isinstance(function, AbstractGathering) else results
 
 
-def _joined(*chunks: Any) -> Any:
-    """Return a leaf of the results of all chunks from those of each, in their order."""
-    if isinstance(chunks[0], AbstractCounts):
-        return functools.reduce(lambda first, second: first.merged(second), chunks)
-    return jnp.concatenate(chunks)
+def _joined(*leaves: jax.Array) -> jax.Array:
+    """Return a leaf of the results of all chunks from those of each, without a program where all are at hand."""
+    if namespace(*leaves) is np and jax.default_backend() == "cpu":
+        return put(np.concatenate(leaves))
+    return jnp.concatenate(leaves)
 
 
 MIN_PATIENTS = 128
@@ -230,8 +233,8 @@ def _patients(each: Each, first: int, width: int, size: int) -> Members:
     """Return `width` patients from the first on; past the end, copies of the last."""
     if first == 0 and width >= size:
         return jax.tree.map(lambda leaf: _filled(leaf, width - size), each)
-    members = jnp.minimum(jnp.arange(first, first + width), size - 1)
-    return jax.tree.map(lambda leaf: leaf[members], each)
+    members = np.minimum(np.arange(first, first + width), size - 1)
+    return jax.tree.map(lambda leaf: taken(leaf, members), each)
 
 
 def _filled(leaf: jax.Array, count: int) -> jax.Array:

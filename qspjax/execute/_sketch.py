@@ -231,9 +231,11 @@ class QuantileCounts(AbstractCounts):
 
     def merged(self, other: AbstractCounts) -> "QuantileCounts":
         theirs = other.arrays()
-        keys, at = np.unique(np.concatenate([self.keys, theirs["keys"]]), return_inverse=True)
-        counts = np.zeros(keys.size, int)
-        np.add.at(counts, at, np.concatenate([self.counts, other.counts]))
+        keys = np.concatenate([self.keys, theirs["keys"]])
+        order = np.argsort(keys, kind="stable")  # a merge of two that are in order
+        keys, counts = keys[order], np.concatenate([self.counts, other.counts])[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        keys, counts = keys[first], np.add.reduceat(counts, first) if first.size else counts
         return QuantileCounts(self.bits, keys, counts, self.missing + other.missing)
 
     def arrays(self) -> dict[str, np.ndarray]:
