@@ -31,6 +31,13 @@ from qspjax.plot._nca import nca as nca
 from qspjax.plot._populations import coverage as coverage, targets as targets
 from qspjax.plot._prediction import prediction as prediction
 from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
+from qspjax.plot._survival import (
+    forest as forest,
+    kaplan_meier as kaplan_meier,
+    power as power,
+    spider as spider,
+    swimmer as swimmer,
+)
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory
 from qspjax.plot._trial import Panel as Panel, bands as bands, trial as trial

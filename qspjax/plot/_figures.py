@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Palette of Okabe and Ito (2008), distinguishable without colour vision; grey is for an arm without treatment."""
 _CHARACTERS_PER_INCH = 16
 """The number of small characters of a key that fit into an inch."""
 _CHARACTERS_OF_A_SYMBOL = 9

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from qspjax._checks import check_instance
 from qspjax._extras import require
-from qspjax.plot._figures import LineStyle, new_figure
+from qspjax.plot._figures import COLOURS, LineStyle, new_figure
 from qspjax.plot._labels import with_unit
 from qspjax.plot._trajectory import quantiles, trajectory
 from qspjax.population import Row, TrialResult, summarise
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY = "#6E6E6E"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito (2008), distinguishable without colour vision; grey is for an arm without treatment."""
 _DASHES: tuple[LineStyle, ...] = ("solid", (0, (6, 1.5)), (0, (2.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _MOST_DOSE_MARKS = 60
 _KEY = "Lines: median of patients. Bands: 5th to 95th percentile of patients."
@@ -151,7 +149,7 @@ def styles_of(result: TrialResult) -> dict[str, tuple[str, LineStyle]]:
     untreated = [arm.name for arm in result.trial.arms if not np.isfinite(np.asarray(arm.regimen.time)).any()]
     treated = [arm.name for arm in result.trial.arms if arm.name not in untreated]
     styles: dict[str, tuple[str, LineStyle]] = {
-        name: (_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i, name in enumerate(treated)
+        name: (COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]) for i, name in enumerate(treated)
     }
     return styles | dict.fromkeys(untreated, (_GREY, (0, (1, 1.2))))
 

@@ -24,6 +24,13 @@ from qspjax.population._comparison import (
     difference as difference,
     power as power,
 )
+from qspjax.population._conduct import (
+    Adherence as Adherence,
+    Dropout as Dropout,
+    Enrolment as Enrolment,
+    Visits as Visits,
+    follow_up as follow_up,
+)
 from qspjax.population._covariates import (
     AbstractCovariateEffect as AbstractCovariateEffect,
     Allometric as Allometric,
@@ -102,6 +109,7 @@ from qspjax.population._trial import (
     ArmResult as ArmResult,
     Randomised as Randomised,
     SamePatients as SamePatients,
+    Stratified as Stratified,
     Trial as Trial,
     TrialResult as TrialResult,
     simulate_trial as simulate_trial,

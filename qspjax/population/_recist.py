@@ -287,5 +287,6 @@ def _response_time(
 
 
 def _changes(sums: Array) -> Float[Array, "*patients visits"]:
-    positive = sums[..., :1] > 0.0
-    return jnp.where(positive, sums / jnp.where(positive, sums[..., :1], 1.0) - 1.0, jnp.nan)
+    baseline = sums[..., :1]
+    positive = baseline > 0.0
+    return jnp.where(positive, (sums - baseline) / jnp.where(positive, baseline, 1.0), jnp.nan)

@@ -10,9 +10,11 @@ from jaxtyping import Array, Float
 
 from qspjax._checks import check_increasing, check_instance, check_one_of, refuse
 from qspjax._cohort import as_array
+from qspjax._random import check_key
 from qspjax._solution import Solution
 from qspjax._text import aligned
-from qspjax._types import ArrayInput, Scalar
+from qspjax._types import ArrayInput, Key, Scalar
+from qspjax.population._conduct import Visits
 from qspjax.population._endpoints import AbstractEndpoint, Value
 from qspjax.population._recist import RECIST, Assessment, Response, assess
 from qspjax.population._shares import share
@@ -149,7 +151,12 @@ class TumourResponses(NamedTuple):
 
 
 def tumour_responses(
-    result: TrialResult, output: str, criteria: RECIST, *, visits: ArrayInput | None = None
+    result: TrialResult,
+    output: str,
+    criteria: RECIST,
+    *,
+    visits: ArrayInput | Visits | None = None,
+    key: Key | None = None,
 ) -> TumourResponses:
     """Judge the tumours of all patients of a trial by RECIST 1.1.
 
@@ -158,6 +165,8 @@ def tumour_responses(
         output: Name of the observed value that is the sum of the diameters of target lesions.
         criteria: What the protocol says.
         visits: Times of the visits, the baseline first, all among the times of the trial; by default all of these.
+            Or `Visits` that are not on time, are missed, or measure with an error.
+        key: `jax.random.key(seed)`, for `Visits`: a patient has the same in every arm.
 
     Raises:
         ValueError: If the trial has no such output or no such times.
@@ -172,15 +181,35 @@ def tumour_responses(
         [(0, 'SD'), (1, 'PR')]
     """
     check_instance("result", result, TrialResult, "what `simulate_trial` returns")
-    visits = np.asarray(result.trial.ts if visits is None else as_array("visits", visits), float)
-    check_visits(visits)
-    return TumourResponses({arm.name: _judged(arm, output, criteria, visits) for arm in result.arms})
+    check_one_of("output", output, result.arms[0].solution.observed, "an observed value of the trial")
+    if isinstance(visits, Visits):
+        drawn = check_key(key)
+        arms = {arm.name: _seen(arm, output, criteria, visits, result.cohort.size, drawn) for arm in result.arms}
+        return TumourResponses(arms)
+    planned = np.asarray(result.trial.ts if visits is None else as_array("visits", visits), float)
+    check_visits(planned)
+    return TumourResponses({arm.name: _judged(arm, output, criteria, planned) for arm in result.arms})
+
+
+def _seen(arm: ArmResult, output: str, criteria: RECIST, visits: Visits, size: int, key: Key) -> ArmResponses:
+    """Judge an arm by visits that are drawn for the whole cohort."""
+    values = np.asarray(arm.solution.observed[output])
+    everyone = np.full((size, values.shape[1]), np.nan)
+    everyone[arm.members] = values
+    kept = ~np.asarray(arm.solution.failed)
+    drawn = visits.measured(_times_of(arm), everyone, key=key)
+    times, sums = (x[arm.members[kept]] for x in drawn)
+    return ArmResponses(arm.members[kept], int((~kept).sum()), times, assess(times, sums, criteria))
+
+
+def _times_of(arm: ArmResult) -> np.ndarray:
+    """Return the times of the samples of an arm, which are those of the trial."""
+    times = np.asarray(arm.solution.ts)
+    return times if times.ndim == 1 else times[0]
 
 
 def _judged(arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray) -> ArmResponses:
-    check_one_of("output", output, arm.solution.observed, "an observed value of the trial")
-    times, values = np.asarray(arm.solution.ts), np.asarray(arm.solution.observed[output])
-    times = times if times.ndim == 1 else times[0]
+    times, values = _times_of(arm), np.asarray(arm.solution.observed[output])
     near = np.abs(times[:, None] - visits) <= 1e-9 * np.abs(times).max(initial=1.0)
     if not near.any(0).all():
         refuse("visits", "be among the times of the trial", visits[~near.any(0)].tolist())

@@ -18,14 +18,15 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
-from qspjax._dosing._regimen import Regimen, check_regimen
+from qspjax._dosing._regimen import Regimen, changed, check_regimen
 from qspjax._exposure import together
-from qspjax._random import check_key
+from qspjax._random import check_key, generator
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
 from qspjax._types import ArrayInput, Key, Times
 from qspjax.execute import AbstractExecutor
+from qspjax.population._conduct import Adherence
 from qspjax.population._endpoints import AbstractEndpoint
 from qspjax.solve import AbstractMethod
 
@@ -89,10 +90,7 @@ class Randomised(AbstractAllocation):
     )
 
     def __check_init__(self) -> None:
-        if self.ratio is not None:
-            check_instance("ratio", self.ratio, tuple, "a list of whole numbers, one per arm")
-            for i, part in enumerate(self.ratio):
-                check_whole(f"ratio[{i}]", part, 1)
+        _check_ratio(self.ratio)
 
     def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
         if key is None:
@@ -106,6 +104,46 @@ class Randomised(AbstractAllocation):
         return [np.sort(shuffled[first:last]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
 
 
+class Stratified(AbstractAllocation):
+    """Each patient is in one arm, randomised within strata by permuted blocks, so that arms are alike in each stratum.
+
+    A block holds each arm as often as the ratio says; what is left over in a stratum is part of a block.
+
+    Attributes:
+        strata: The stratum of each patient, shape (patients,): texts or numbers, such as a covariate of the cohort.
+        ratio: Whole numbers, one per arm; 1:1:... by default.
+
+    Example:
+        >>> import jax, qspjax as qsp
+        >>> allocation = qsp.population.Stratified(["f", "m", "f", "m", "f", "f"])
+        >>> [len(members) for members in allocation.members(6, 2, key=jax.random.key(0))]
+        [3, 3]
+    """
+
+    strata: tuple[object, ...] = eqx.field(static=True, converter=lambda x: tuple(np.asarray(x).ravel().tolist()))
+    ratio: tuple[int, ...] | None = eqx.field(
+        default=None, static=True, converter=lambda x: tuple(x) if isinstance(x, list) else x
+    )
+
+    def __check_init__(self) -> None:
+        _check_ratio(self.ratio)
+
+    def members(self, size: int, arms: int, *, key: Key | None) -> list[np.ndarray]:
+        draw = generator(check_key(key))
+        ratio = self.ratio or (1,) * arms
+        if len(ratio) != arms:
+            refuse("ratio", f"have one number per arm ({arms})", ratio)
+        if len(self.strata) != size:
+            raise ArgumentError("strata", f"must have one label for each patient ({size}), but has {len(self.strata)}.")
+        block, chosen = np.repeat(np.arange(arms), ratio), np.empty(size, int)
+        labels = np.array(self.strata)
+        for label in np.unique(labels):
+            patients = np.flatnonzero(labels == label)
+            blocks = [draw.permutation(block) for _ in range(-(-patients.size // block.size))]
+            chosen[draw.permutation(patients)] = np.concatenate(blocks)[: patients.size]
+        return [np.flatnonzero(chosen == arm) for arm in range(arms)]
+
+
 class Trial(eqx.Module):
     """A trial protocol: arms, times, endpoints, and the allocation of patients to arms.
 
@@ -113,7 +151,8 @@ class Trial(eqx.Module):
         arms: The arms, with different names.
         ts: Times at which patients are observed, shape (times,).
         endpoints: The endpoints by name.
-        allocation: `SamePatients()` (common random numbers) or `Randomised()`.
+        allocation: `SamePatients()` (common random numbers), `Randomised()` or `Stratified(strata)`.
+        adherence: Which doses patients miss or take late, the same ones in every arm; None where they take all.
 
     Example:
         >>> import qspjax as qsp
@@ -128,6 +167,7 @@ class Trial(eqx.Module):
     endpoints: tuple[AbstractEndpoint, ...]
     endpoint_names: tuple[str, ...] = eqx.field(static=True)
     allocation: AbstractAllocation
+    adherence: Adherence | None
 
     def __init__(
         self,
@@ -136,6 +176,7 @@ class Trial(eqx.Module):
         *,
         endpoints: Mapping[str, AbstractEndpoint] | None = None,
         allocation: AbstractAllocation | None = None,
+        adherence: Adherence | None = None,
     ):
         """Collect the parts; `allocation` is `SamePatients()` unless given."""
         endpoints = {} if endpoints is None else endpoints
@@ -145,12 +186,15 @@ class Trial(eqx.Module):
         self.ts = as_array("ts", ts).astype(float)
         self.endpoints, self.endpoint_names = tuple(endpoints.values()), tuple(endpoints)
         self.allocation = SamePatients() if allocation is None else allocation
+        self.adherence = adherence
 
     def __check_init__(self) -> None:
         if self.ts.ndim != 1:
             refuse("ts", "have shape (times,)", f"of shape {self.ts.shape}")
         check_increasing("ts", self.ts)
         check_instance("allocation", self.allocation, AbstractAllocation, "`SamePatients()` or `Randomised()`")
+        if self.adherence is not None:
+            check_instance("adherence", self.adherence, Adherence, "an adherence such as `Adherence(missed=0.1)`")
 
 
 class ArmResult(eqx.Module):
@@ -224,7 +268,7 @@ def simulate_trial(
     Args:
         trial: The protocol.
         cohort: The patients of all arms.
-        key: `jax.random.key(seed)`, for a randomised trial.
+        key: `jax.random.key(seed)`, for a randomised trial or one with adherence.
         save: Names of observed values and states to keep; by default all.
         method: As in `simulate`.
         executor: As in `simulate_cohort`, or a function that returns the executor for the arm of a given name.
@@ -258,7 +302,7 @@ def simulate_trial(
         everyone = members.size == cohort.size
         solution = simulate_cohort(
             cohort if everyone else cohort.take(members),
-            arm.regimen.padded(rows),
+            _taken(trial, arm, rows, cohort.size, members, key),
             trial.ts,
             save=save,
             reduce=Endpoints(trial.endpoint_names, trial.endpoints),
@@ -269,6 +313,22 @@ def simulate_trial(
         solution = eqx.tree_at(lambda s: s.reduced, solution, None, is_leaf=lambda x: x is None)
         results.append(ArmResult(arm.name, members, solution, endpoints))
     return TrialResult(trial, cohort, tuple(results))
+
+
+def _taken(trial: Trial, arm: Arm, rows: int, size: int, members: np.ndarray, key: Key | None) -> Regimen:
+    """Return the doses that the patients of an arm take, drawn for the whole cohort so that arms do not matter."""
+    regimen = arm.regimen.padded(rows)
+    if trial.adherence is None:
+        return regimen
+    taken = trial.adherence.apply(regimen, size, key=jax.random.fold_in(check_key(key), 1))
+    return changed(taken, time=taken.time[members], ordered=taken.ordered[members])
+
+
+def _check_ratio(ratio: tuple[int, ...] | None) -> None:
+    if ratio is not None:
+        check_instance("ratio", ratio, tuple, "a list of whole numbers, one per arm")
+        for i, part in enumerate(ratio):
+            check_whole(f"ratio[{i}]", part, 1)
 
 
 def _check_arms(arms: Sequence[Arm]) -> None:
