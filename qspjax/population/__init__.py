@@ -39,6 +39,12 @@ from qspjax.population._covariates import (
     Power as Power,
     SetBy as SetBy,
 )
+from qspjax.population._event_times import (
+    ArmEvents as ArmEvents,
+    Events as Events,
+    event_times as event_times,
+    progression_free as progression_free,
+)
 from qspjax.population._noncompartmental import (
     NCA as NCA,
     AbstractTerminal as AbstractTerminal,
