@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._random import generator
 from qspjax._text import aligned, number
-from qspjax._types import Key
-from qspjax.population._responses import TumourResponses
+from qspjax._types import ArrayInput, Key
+from qspjax.population._responses import TumourResponses, taken_from
 from qspjax.population._survival import HazardRatio, KaplanMeier, hazard_ratio, kaplan_meier, log_rank
 from qspjax.population._trial import TrialResult
 
@@ -27,9 +27,9 @@ class ArmEvents(NamedTuple):
     times: Float[np.ndarray, " patients"]
     events: Bool[np.ndarray, " patients"]
 
-    def curve(self) -> KaplanMeier:
-        """Return the Kaplan-Meier estimate."""
-        return kaplan_meier(self.times, self.events)
+    def curve(self, *, weights: ArrayInput | None = None) -> KaplanMeier:
+        """Return the Kaplan-Meier estimate; `weights` are those of the whole cohort."""
+        return kaplan_meier(self.times, self.events, weights=taken_from(weights, self.patients))
 
 
 class Events(NamedTuple):
@@ -59,9 +59,9 @@ class Events(NamedTuple):
             rows.append([*row, *["-"] * (len(head) - len(row))])
         return aligned(rows)
 
-    def curves(self) -> dict[str, KaplanMeier]:
-        """Return the Kaplan-Meier estimate of each arm."""
-        return {name: arm.curve() for name, arm in self.arms.items()}
+    def curves(self, *, weights: ArrayInput | None = None) -> dict[str, KaplanMeier]:
+        """Return the Kaplan-Meier estimate of each arm; `weights` are those of the whole cohort."""
+        return {name: arm.curve(weights=weights) for name, arm in self.arms.items()}
 
     def compared(self, arm: str, reference: str | None = None) -> tuple[HazardRatio, float]:
         """Return the hazard ratio of an arm to another, by default the first, and the p value of the log-rank test.

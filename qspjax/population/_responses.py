@@ -18,7 +18,7 @@ from qspjax.population._conduct import Visits
 from qspjax.population._endpoints import AbstractEndpoint, Value
 from qspjax.population._recist import RECIST, Assessment, Response, assess
 from qspjax.population._shares import share
-from qspjax.population._survival import KaplanMeier, kaplan_meier
+from qspjax.population._survival import Interval, KaplanMeier, kaplan_meier
 from qspjax.population._trial import ArmResult, TrialResult
 
 
@@ -101,9 +101,24 @@ class ArmResponses(NamedTuple):
         best = np.asarray(self.assessment.best)
         return {code.name: int((best == code).sum()) for code in reversed(Response)}
 
-    def progression_free(self) -> KaplanMeier:
-        """Return the Kaplan-Meier estimate of progression-free survival."""
-        return kaplan_meier(np.asarray(self.assessment.time), np.asarray(self.assessment.event))
+    def response(self, *, weights: ArrayInput | None = None) -> Interval:
+        """Return the share of patients with CR or PR; `weights` are those of the whole cohort."""
+        return share(np.asarray(self.assessment.responded), weights=taken_from(weights, self.patients))
+
+    def progression_free(self, *, weights: ArrayInput | None = None) -> KaplanMeier:
+        """Return the Kaplan-Meier estimate of progression-free survival; `weights` are those of the whole cohort."""
+        times, events = np.asarray(self.assessment.time), np.asarray(self.assessment.event)
+        return kaplan_meier(times, events, weights=taken_from(weights, self.patients))
+
+
+def taken_from(weights: ArrayInput | None, patients: np.ndarray) -> np.ndarray | None:
+    """Return the weights of some patients of a cohort from those of all."""
+    if weights is None:
+        return None
+    values = np.asarray(weights, float)
+    if values.ndim != 1 or patients.max(initial=-1) >= values.size:
+        refuse("weights", "have a number for each patient of the cohort", f"of shape {values.shape}")
+    return values[patients]
 
 
 class TumourResponses(NamedTuple):
@@ -124,7 +139,7 @@ class TumourResponses(NamedTuple):
         head = ["arm", "patients", "failed", *(code.name for code in reversed(Response))]
         rows = [[*head, "CR + PR", "95 % interval", "median PFS"]]
         for name, arm in self.arms.items():
-            responded = share(np.asarray(arm.assessment.responded))
+            responded = arm.response()
             median = arm.progression_free().median.estimate if arm.patients.size else np.inf
             rows.append(
                 [

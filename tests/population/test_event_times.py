@@ -6,7 +6,16 @@ import pytest
 from scipy import stats
 
 import qspjax as qsp
-from qspjax.population import RECIST, event_times, hazard_ratio, log_rank, progression_free, tumour_responses
+from qspjax.population import (
+    RECIST,
+    event_times,
+    hazard_ratio,
+    kaplan_meier,
+    log_rank,
+    progression_free,
+    share,
+    tumour_responses,
+)
 
 KEY = jax.random.key(2)
 SIZE = 1000
@@ -60,3 +69,17 @@ def test_progression_free_survival_is_that_of_the_responses(result):
     found = progression_free(responses).arms["control"]
     np.testing.assert_array_equal(found.times, responses.arms["control"].assessment.time)
     assert found.curve().median == responses.arms["control"].progression_free().median
+
+
+def test_weights_are_those_of_the_cohort(result):
+    found, chosen = event_times(result, "concentration", key=KEY), np.arange(SIZE) < 100
+    curve = found.curves(weights=2.0 * chosen)["drug"]
+    alone = kaplan_meier(found.arms["drug"].times[:100], found.arms["drug"].events[:100])
+    np.testing.assert_allclose(curve.survival, alone.survival, rtol=1e-12)
+    responses = tumour_responses(result, "concentration", RECIST(10.0, millimetre=0.01)).arms["drug"]
+    weighted, first = responses.progression_free(weights=chosen), responses.assessment.event[:100]
+    assert weighted.at_risk[0] == 100
+    assert weighted.events.sum() == first.sum()
+    assert responses.response(weights=chosen) == share(responses.assessment.responded[:100])
+    with pytest.raises(ValueError, match="`weights` must have a number for each patient of the cohort"):
+        responses.response(weights=[1.0, 2.0])
