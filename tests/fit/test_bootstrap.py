@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 import qspjax as qsp
-from qspjax.fit import FO, SAEM, bootstrap, nlme
+from qspjax.fit import FO, SAEM, Progress, bootstrap, nlme
 from qspjax.fit.mixed._bootstrap import _counts
 from tests.systems.mixed import exact, levels
 
@@ -39,7 +39,7 @@ def test_what_is_summarised(population):
     fit, _ = population
     seen = []
     result = bootstrap(fit, replicates=60, progress=seen.append, key=jax.random.key(1))
-    assert seen[-1] == (60, 60, {"converged": 60})
+    assert seen[-1] == Progress(60, 60, {"converged": 60})
     summary = result.to_dataframe().set_index("name")
     assert list(summary.index) == list(fit.mixed.names)
     np.testing.assert_allclose(summary["bias"], summary["mean"] - summary["estimate"])
