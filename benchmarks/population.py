@@ -2,7 +2,7 @@
 
     python benchmarks/population.py [--most 1000000]
 
-Each size runs in a process of its own: the cohort is made, one chunk is computed to compile, then all of it is computed
+Each size runs in a process of its own: two chunks are computed to compile, then the cohort is computed
 in chunks of 4,096, and of each patient the least and the last free drug and the whole course (85 times) are kept as
 quantiles (`execute.Quantiles`). The claim is that the time a patient does not depend on the number of patients (to
 10 %), and that a million fit in 2 GB. Peak memory is that of the process, of which Python, JAX and the compiler need
@@ -40,7 +40,7 @@ def kept(solution):
 def measured(patients, stored):
     """Simulate so many patients; return seconds, CPU seconds, peak memory in MB, and the number that failed."""
     cohort, regimen, ts = problems.cohort(equations.problem("tmdd"), patients)
-    few, few_doses, _ = problems.cohort(equations.problem("tmdd"), min(CHUNK, patients))
+    few, few_doses, _ = problems.cohort(equations.problem("tmdd"), min(2 * CHUNK, patients))
     options = {} if stored else {"save": (), "reduce": qsp.execute.Quantiles(kept)}
     jax.block_until_ready(
         qsp.simulate_cohort(few, few_doses, ts, executor=qsp.execute.Chunked(CHUNK), **options).result
@@ -62,7 +62,9 @@ def dask_overhead():
 
     cohort, regimen, ts = problems.cohort(equations.problem("pk2"), TINY * CHUNKS)
     seconds = []
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    )
     with cluster, distributed.Client(cluster) as client:
         for executor in (qsp.execute.Dask(client, TINY), qsp.execute.Chunked(TINY)):
             for _ in range(2):  # the first compiles
