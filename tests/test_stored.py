@@ -89,6 +89,14 @@ def test_only_what_is_kept_is_stored(tmp_path):
     np.testing.assert_array_equal(solution.reduced[:], expected)
 
 
+def test_patients_who_are_all_alike(tmp_path):
+    cohort = qsp.Cohort.of(TYPICAL, {}, size=5)
+    for executor in (Vmap(), Chunked(2), Stored(tmp_path, Chunked(2)), Stored(tmp_path, Chunked(2))):
+        solution = qsp.simulate_cohort(cohort, qsp.bolus(200.0, to="depot"), TS, executor=executor)
+        assert np.unique(np.asarray(solution.observed["concentration"]), axis=0).shape == (1, 9)
+        assert solution.failed.shape == (5,)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -66,7 +66,7 @@ class Dask(AbstractChunks):
                 patients = np.minimum(np.arange(number * width, (number + 1) * width), size - 1)
                 members = jax.tree.map(lambda leaf, patients=patients: leaf[patients], each)
                 count = min(width, size - number * width)
-                future = self.client.submit(_on_worker, function, members, shared, count, pure=False)
+                future = self.client.submit(_on_worker, function, members, shared, width, count, pure=False)
                 numbers[future.key] = number
                 running.add(future)
             future = next(running)
@@ -78,7 +78,7 @@ class Dask(AbstractChunks):
             yield number, chunk
 
 
-def _on_worker(function: PatientFunction, each: Members, shared: PyTree, count: int) -> Results:
+def _on_worker(function: PatientFunction, each: Members, shared: PyTree, width: int, count: int) -> Results:
     """Compute a chunk, on a worker; the results are arrays of numpy, or sketches."""
-    chunk = computed(function, jax.tree.map(jnp.asarray, each), shared, count)
+    chunk = computed(function, jax.tree.map(jnp.asarray, each), shared, width, count)
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, AbstractCounts) else np.asarray(leaf), chunk)

@@ -152,15 +152,14 @@ class Chunked(AbstractChunks):
         for number in wanted:
             first = number * width
             count = min(width, size - first)
-            chunk, done = computed(function, _patients(each, first, width, size), shared, count), done + count
+            chunk, done = computed(function, _patients(each, first, width, size), shared, width, count), done + count
             if self.progress is not None:
                 self.progress(done, chunk)
             yield number, chunk
 
 
-def computed(function: PatientFunction, each: Members, shared: PyTree, count: int) -> PyTree:
+def computed(function: PatientFunction, each: Members, shared: PyTree, width: int, count: int) -> PyTree:
     """Return what is kept of the first patients of a chunk, which the others fill up."""
-    width = jax.tree.leaves(each)[0].shape[0]
     results = _on_all_cores(function, each, shared, width)
     return gathered(function, jax.tree.map(lambda leaf: leaf[:count], results))
 
