@@ -133,7 +133,7 @@ class Store:
                 with replaced(self._sketches(chunk)) as new, new.open("wb") as file:
                     np.savez(file, allow_pickle=False, **content)
             with replaced(self._table(chunk)) as new:
-                new.write_bytes(table.getbuffer())
+                new.write_bytes(table.getvalue())  # no view, whose collection crashes Python 3.12.1
 
     def read(self, like: PyTree) -> PyTree:
         """Return the results: numbers of patients as arrays, and what is read when it is used as arrays of Zarr.
