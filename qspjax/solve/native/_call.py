@@ -5,10 +5,9 @@ import dataclasses
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
@@ -36,8 +35,10 @@ from qspjax.solve.native._lane import Traced, trace
 from qspjax.solve.native._loop import Text
 from qspjax.solve.native._record import RecordText, layout
 from qspjax.solve.native._system import LaneSystem, check_size
-from qspjax.solve.native._tangent import TangentText, directions
+from qspjax.solve.native._tangent import TangentText, at_once, by_blocks
 from qspjax.solve.native._values import UnsupportedError
+
+Made = TypeVar("Made")
 
 THREADED = 64
 """Patients from which on another thread is worth its start."""
@@ -143,6 +144,17 @@ def register(text: AbstractModule, axes: Mapping[str, Axis], least: int) -> str:
     return _engine.registered(text.text, handler)
 
 
+def attempted(states: int, compile: Callable[[], Made]) -> Made | None:
+    """Return what is compiled for a solve of so many states, None if it cannot be; whoever watches is told."""
+    try:
+        made = compile()
+    except UnsupportedError as reason:
+        report(Compiled(states, f"{reason}"))
+        return None
+    report(Compiled(states, None))
+    return made
+
+
 def lower(
     ctx: mlir.LoweringRuleContext,
     operands: Sequence[mlir.ir.Value],
@@ -152,13 +164,8 @@ def lower(
 ) -> Sequence:
     """Lower a solve of so many states: what `compile` returns is called, unless it cannot."""
     avals = cast("Sequence[ShapedArray]", ctx.avals_in)
-    try:
-        name = compile([jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals])
-    except UnsupportedError as reason:
-        report(Compiled(states, f"{reason}"))
-        return otherwise()
-    report(Compiled(states, None))
-    return jax.ffi.ffi_lowering(name)(ctx, *operands)
+    name = attempted(states, lambda: compile([jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]))
+    return otherwise() if name is None else jax.ffi.ffi_lowering(name)(ctx, *operands)
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, ensemble: Ensemble) -> Sequence:
@@ -252,10 +259,8 @@ def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
 
 def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
     ensemble, values = derivative.ensemble, derivative.unpack(_shapes(ctx))
-    all, size = values.tangents[0].shape[0], ensemble.program.system.size
-    order = len(derivative.by_order(values.tangents))
-    blocks = -(-all // directions(size, order))
-    count = -(-all // blocks)
+    size, order = ensemble.program.system.size, len(derivative.by_order(values.tangents))
+    count = at_once(values.tangents[0].shape[0], size, order)
     try:
         if order > 2:
             raise UnsupportedError("a derivative of third order")
@@ -268,17 +273,10 @@ def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, deri
     def push(*operands: jax.Array) -> list[jax.Array]:
         values = derivative.unpack(operands)
 
-        def along(tangents: list[jax.Array]) -> jax.Array:
-            return jax.ffi.ffi_call(name, text.shape)(*values.leaves, *tangents)
+        def along(tangents: Sequence[jax.Array]) -> list[jax.Array]:
+            return [jax.ffi.ffi_call(name, text.shape)(*values.leaves, *tangents)]
 
-        if all == count:
-            return [along(values.tangents)]
-        padded = [
-            jnp.pad(x, [(0, blocks * count - all), *[(0, 0)] * (x.ndim - 1)]).reshape(blocks, count, *x.shape[1:])
-            for x in values.tangents
-        ]
-        states = jax.lax.map(along, padded)
-        return [states.reshape(-1, *states.shape[2:])[:all]]
+        return by_blocks(along, values.tangents, count)
 
     return mlir.lower_fun(push, multiple_results=True)(ctx, *operands)
 

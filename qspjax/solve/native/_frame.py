@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.native._graph import Region
 from qspjax.solve.native._text import Writer
 from qspjax.solve.native._translate import Translator
@@ -136,6 +137,34 @@ class AbstractModule(abc.ABC):
             w.put(f"  store {type} {x}, ptr {w.at(type, array, w.add(offset, k))}")
 
         w.repeat(rows.size, element)
+
+    def add_out(self, array: str, offset: str, rows: Rows, lane: str = "%lane") -> None:
+        """Add rows to elements of an array."""
+        w, type = self.w, "double" if rows.dtype == np.float64 else "float"
+
+        def element(k: str) -> None:
+            x = w.op(f"load double, ptr {self.cell(w.add(k, rows.first), lane)}")
+            x = x if type == "double" else w.op(f"fptrunc double {x} to float")
+            place = w.at(type, array, w.add(offset, k))
+            total = w.op(f"fadd {type} {w.op(f'load {type}, ptr {place}')}, {x}")
+            w.put(f"  store {type} {total}, ptr {place}")
+
+        w.repeat(rows.size, element)
+
+
+def lengths_of(patients: Patients, number: Mapping[int, int]) -> dict[str, Axis | None]:
+    """Return by field of the context the axis of an array of patients whose length it is.
+
+    Args:
+        patients: Their shapes.
+        number: The number of the operand that each of them is, by its `id`.
+    """
+    time, vectors = patients.boundaries.time, patients.vectors
+    places: dict[str, Axis | None] = {"vectors": None}
+    places["boundaries"] = Axis(False, number[id(time)], len(time.shape) - 1)
+    if vectors is not None:
+        places["vectors"] = Axis(False, number[id(vectors)], len(vectors.shape) - 2)
+    return places
 
 
 def element_of(dtype: np.dtype) -> tuple[str, str, str | None]:

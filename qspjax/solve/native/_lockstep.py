@@ -18,7 +18,17 @@ from qspjax.solve._march import March
 from qspjax.solve._retrace import Equations, Place, Stop, first_place
 from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.native._emit import Emitter
-from qspjax.solve.native._frame import AbstractModule, Axis, Rows, all_rows, element_of, nodes, region_of, rows_of
+from qspjax.solve.native._frame import (
+    AbstractModule,
+    Axis,
+    Rows,
+    all_rows,
+    element_of,
+    lengths_of,
+    nodes,
+    region_of,
+    rows_of,
+)
 from qspjax.solve.native._graph import Graph, Region
 from qspjax.solve.native._lane import like
 from qspjax.solve.native._order import functions_of
@@ -123,12 +133,7 @@ class AbstractLockstep(AbstractModule):
     @property
     def lengths(self) -> Mapping[str, Axis | None]:
         """By field of the context the axis of an array whose length it is."""
-        time, vectors = self.patients.boundaries.time, self.patients.vectors
-        places: dict[str, Axis | None] = {"vectors": None}
-        places["boundaries"] = Axis(False, self.number[id(time)], len(time.shape) - 1)
-        if vectors is not None:
-            places["vectors"] = Axis(False, self.number[id(vectors)], len(vectors.shape) - 2)
-        return places
+        return lengths_of(self.patients, self.number)
 
     def array(self, leaf: object) -> str:
         """Return the address of an array of the patients."""

@@ -17,7 +17,17 @@ from qspjax._jaxpr._walk import shape_of
 from qspjax.solve._control import INTERRUPTED
 from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.native._emit import QUICKLY, Emitter
-from qspjax.solve.native._frame import AbstractModule, Axis, Rows, all_rows, element_of, nodes, region_of, rows_of
+from qspjax.solve.native._frame import (
+    AbstractModule,
+    Axis,
+    Rows,
+    all_rows,
+    element_of,
+    lengths_of,
+    nodes,
+    region_of,
+    rows_of,
+)
 from qspjax.solve.native._graph import Graph, Region
 from qspjax.solve.native._lane import Attempted, Frame, Traced
 from qspjax.solve.native._order import functions_of
@@ -113,12 +123,7 @@ class AbstractText(AbstractModule):
     @property
     def lengths(self) -> dict[str, Axis | None]:
         """By field of the context the axis of an array of the patients whose length it is."""
-        time, vectors = self.patients.boundaries.time, self.patients.vectors
-        places: dict[str, Axis | None] = {"vectors": None}
-        places["boundaries"] = Axis(False, self.number[id(time)], len(time.shape) - 1)
-        if vectors is not None:
-            places["vectors"] = Axis(False, self.number[id(vectors)], len(vectors.shape) - 2)
-        return places
+        return lengths_of(self.patients, self.number)
 
     def run(self, translator: Translator, program: ClosedJaxpr, inputs: PyTree) -> list[Value]:
         """Translate a program whose inputs are rows of the frame; return its results."""

@@ -249,19 +249,6 @@ class MarchAdjointText(AbstractLockstep):
 
                 self.each_lane(one)
 
-    def add_out(self, array: str, offset: str, rows: Rows, lane: str) -> None:
-        """Add rows to elements of an array."""
-        w, type = self.w, "double" if rows.dtype == np.float64 else "float"
-
-        def element(k: str) -> None:
-            x = w.op(f"load double, ptr {self.cell(w.add(k, rows.first), lane)}")
-            x = x if type == "double" else w.op(f"fptrunc double {x} to float")
-            place = w.at(type, array, w.add(offset, k))
-            total = w.op(f"fadd {type} {w.op(f'load {type}, ptr {place}')}, {x}")
-            w.put(f"  store {type} {total}, ptr {place}")
-
-        w.repeat(rows.size, element)
-
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def _group(self, first: str, count: str, begun: str) -> None:

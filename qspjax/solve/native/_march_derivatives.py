@@ -1,9 +1,9 @@
 """The lowerings of the derivatives of linear patients to native code, on a CPU."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
-import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.interpreters import mlir
 
@@ -12,56 +12,52 @@ from qspjax.solve.native import _call, _engine
 from qspjax.solve.native._march import lanes_of
 from qspjax.solve.native._march_adjoint import MarchAdjointText
 from qspjax.solve.native._march_tangent import MarchTangentText
-from qspjax.solve.native._tangent import directions
-from qspjax.solve.native._values import UnsupportedError
+from qspjax.solve.native._tangent import at_once, by_blocks
 
 
 def _shapes(ctx: mlir.LoweringRuleContext) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in ctx.avals_in if isinstance(x, ShapedArray)]
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in cast("Sequence[ShapedArray]", ctx.avals_in)]
+
+
+def _registered(text: MarchAdjointText | MarchTangentText) -> tuple[str, list[jax.ShapeDtypeStruct]]:
+    """Return the name under which XLA calls a text, and the shapes of its results."""
+    return _call.register(text, {}, _call.THREADED), text.shapes
 
 
 def _lower_adjoint(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
     march, (leaves, _) = derivative.march, derivative.split(_shapes(ctx))
-    try:
-        text = MarchAdjointText(derivative, march.of(leaves), lanes_of(march), _engine.threads())
-        name = _call.register(text, {}, _call.THREADED)
-    except UnsupportedError as reason:
-        _call.report(_call.Compiled(march.size, f"{reason}"))
+
+    def compile() -> tuple[str, list[jax.ShapeDtypeStruct]]:
+        return _registered(MarchAdjointText(derivative, march.of(leaves), lanes_of(march), _engine.threads()))
+
+    compiled = _call.attempted(march.size, compile)
+    if compiled is None:
         return for_xla[adjoint_p](ctx, *operands, derivative=derivative)
-    _call.report(_call.Compiled(march.size, None))
 
     def pull(*operands: jax.Array) -> Sequence[jax.Array]:
-        return jax.ffi.ffi_call(name, text.shapes)(*operands)[:-2]
+        return jax.ffi.ffi_call(*compiled)(*operands)[:-2]
 
     return mlir.lower_fun(pull, multiple_results=True)(ctx, *operands)
 
 
 def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: mlir.ir.Value, derivative: Derivative) -> Sequence:
     march, (leaves, tangents) = derivative.march, derivative.split(_shapes(ctx))
-    all = tangents[0].shape[0]
-    blocks = -(-all // directions(march.size, 1))
-    count = -(-all // blocks)
-    try:
-        text = MarchTangentText(derivative, march.of(leaves), lanes_of(march), count)
-        name = _call.register(text, {}, _call.THREADED)
-    except UnsupportedError as reason:
-        _call.report(_call.Compiled(march.size, f"{reason}"))
+    count = at_once(tangents[0].shape[0], march.size, 1)
+
+    def compile() -> tuple[str, list[jax.ShapeDtypeStruct]]:
+        return _registered(MarchTangentText(derivative, march.of(leaves), lanes_of(march), count))
+
+    compiled = _call.attempted(march.size, compile)
+    if compiled is None:
         return for_xla[tangent_p](ctx, *operands, derivative=derivative)
-    _call.report(_call.Compiled(march.size, None))
 
     def push(*operands: jax.Array) -> Sequence[jax.Array]:
         leaves, tangents = derivative.split(operands)
 
-        def along(tangents: list[jax.Array]) -> Sequence[jax.Array]:
-            return jax.ffi.ffi_call(name, text.shapes)(*leaves, *tangents)
+        def along(tangents: Sequence[jax.Array]) -> Sequence[jax.Array]:
+            return jax.ffi.ffi_call(*compiled)(*leaves, *tangents)
 
-        if all == count:
-            return along(tangents)
-        padded = [
-            jnp.pad(x, [(0, blocks * count - all), *[(0, 0)] * (x.ndim - 1)]).reshape(blocks, count, *x.shape[1:])
-            for x in tangents
-        ]
-        return [x.reshape(-1, *x.shape[2:])[:all] for x in jax.lax.map(along, padded)]
+        return by_blocks(along, tangents, count)
 
     return mlir.lower_fun(push, multiple_results=True)(ctx, *operands)
 

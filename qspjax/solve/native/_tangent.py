@@ -5,7 +5,7 @@ differentiated where it is taken, so that what its derivatives share with it (Ja
 is computed once, for all directions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,10 +27,26 @@ from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import UnsupportedError
 
 
-def directions(size: int, order: int) -> int:
-    """Return along how many directions, or pairs of them, a system of a size is differentiated at once."""
+def at_once(directions: int, size: int, order: int) -> int:
+    """Return along how many of some directions, or pairs of them, a system of a size is differentiated at once."""
     first = 8 if size <= 12 else 4 if size <= 40 else 2 if size <= 80 else 1
-    return max(first >> 2 * (order - 1), 1)
+    blocks = -(-directions // max(first >> 2 * (order - 1), 1))
+    return -(-directions // blocks)
+
+
+def by_blocks(
+    along: Callable[[Sequence[jax.Array]], Sequence[jax.Array]], tangents: Sequence[jax.Array], count: int
+) -> list[jax.Array]:
+    """Return what a function of tangents along so many directions returns along all, one block after the other."""
+    all = tangents[0].shape[0]
+    if all == count:
+        return [*along(tangents)]
+    blocks = -(-all // count)
+    padded = [
+        jnp.pad(x, [(0, blocks * count - all), *[(0, 0)] * (x.ndim - 1)]).reshape(blocks, count, *x.shape[1:])
+        for x in tangents
+    ]
+    return [x.reshape(-1, *x.shape[2:])[:all] for x in jax.lax.map(along, padded)]
 
 
 class Tried(NamedTuple):
