@@ -21,9 +21,7 @@ from qspjax.solve._passage import System, marched_again
 from qspjax.solve.dosing._timeline import Timeline
 from qspjax.solve.kernel._lanes import Patients
 from qspjax.solve.kernel.primitives._batch import Axis, Batched, flat, fold_leaves, size_of, unfolded
-from qspjax.solve.kernel.primitives._marked import replace, select, widen
-
-Tangent = jax.Array | ad.Zero
+from qspjax.solve.kernel.primitives._marked import Tangent, instantiated, nonzero, replace, select, widen
 
 
 class Derivative(NamedTuple):
@@ -167,21 +165,13 @@ for _primitive_, _lowering in for_xla.items():
 # ---- derivatives
 
 
-def _there(tangents: Sequence[Tangent]) -> tuple[bool, ...]:
-    return tuple(not isinstance(tangent, ad.Zero) for tangent in tangents)
-
-
-def _filled(tangents: Sequence[Tangent]) -> list[jax.Array]:
-    return [ad.instantiate_zeros(tangent) for tangent in tangents]
-
-
 def _again_rule(
     operands: Sequence[jax.Array], tangents: Sequence[Tangent], *, march: March
 ) -> tuple[list[jax.Array], Sequence[Tangent]]:
-    columns, leaves, wrt = operands[-march.size :], operands[: -march.size], _there(tangents[: -march.size])
+    columns, leaves, wrt = operands[-march.size :], operands[: -march.size], nonzero(tangents[: -march.size])
     if not any(wrt):
         return list(columns), [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in columns]
-    along = [x[None] for x in _filled(select(tangents[: -march.size], wrt))]
+    along = [x[None] for x in instantiated(select(tangents[: -march.size], wrt))]
     pushed = tangent_p.bind(*leaves, *along, derivative=Derivative(march, wrt))
     return again_p.bind(*operands, march=march), [x[0] for x in pushed]
 
@@ -195,15 +185,15 @@ def _differentiate(compute: Callable[..., list[jax.Array]], primitive: Primitive
         values = primitive.bind(*primals, derivative=derivative)
         (leaves, given), (of_leaves, of_given) = derivative.split(primals), derivative.split(tangents)
         terms = []
-        if any(_there(of_given)):
-            terms.append(primitive.bind(*leaves, *_filled(of_given), derivative=derivative))
-        moves = _there(of_leaves)
+        if any(nonzero(of_given)):
+            terms.append(primitive.bind(*leaves, *instantiated(of_given), derivative=derivative))
+        moves = nonzero(of_leaves)
         if any(moves):
 
             def moved(chosen: Sequence[jax.Array]) -> list[jax.Array]:
                 return compute(*replace(leaves, moves, chosen), *given, derivative=derivative)
 
-            terms.append(jax.jvp(moved, (select(leaves, moves),), (_filled(select(of_leaves, moves)),))[1])
+            terms.append(jax.jvp(moved, (select(leaves, moves),), (instantiated(select(of_leaves, moves)),))[1])
         return values, functools.reduce(lambda x, y: list(map(jnp.add, x, y)), terms)
 
     return differentiated
@@ -217,7 +207,7 @@ def _transpose_tangent(
     def pull(*cotangents: jax.Array) -> list[jax.Array]:
         return adjoint_p.bind(*leaves, *cotangents, derivative=derivative)
 
-    given = _filled(cotangents)
+    given = instantiated(cotangents)
     pulled = [x[None] for x in pull(*(x[0] for x in given))] if len(given[0]) == 1 else jax.vmap(pull)(*given)
     batched = select(derivative.march.batched, derivative.wrt)
     totals = [x if each else x.sum(axis=1) for x, each in zip(pulled, batched, strict=True)]
@@ -233,7 +223,7 @@ def _transpose_adjoint(
     batched = [before or mark for before, mark in zip(march.batched, wrt, strict=True)]
     pairs = zip(leaves, march.batched, batched, strict=True)
     own = [leaf if before == now else widen(leaf, march.patients) for leaf, before, now in pairs]
-    along = [x[None] for x in _filled(cotangents)]
+    along = [x[None] for x in instantiated(cotangents)]
     each = Derivative(march._replace(batched=tuple(batched)), wrt)
     pushed = tangent_p.bind(*own, *along, derivative=each)
     pairs = zip(pushed, given, strict=True)

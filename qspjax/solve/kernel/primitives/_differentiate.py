@@ -25,23 +25,14 @@ from qspjax.solve.kernel.primitives._define import (
     steps_p,
     tangent_p,
 )
-from qspjax.solve.kernel.primitives._marked import replace, select, widen
+from qspjax.solve.kernel.primitives._marked import Tangent, instantiated, nonzero, replace, select, widen
 
-Tangent = jax.Array | ad.Zero
 Results = tuple[list[jax.Array], list[Tangent]]
 """Results of a primitive, and their tangents."""
 
 
 def _zeros(values: Sequence[jax.Array]) -> list[Tangent]:
     return [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in values]
-
-
-def _instantiated(tangents: Sequence[Tangent]) -> list[jax.Array]:
-    return [ad.instantiate_zeros(tangent) for tangent in tangents]
-
-
-def _nonzero(tangents: Sequence[Tangent]) -> tuple[bool, ...]:
-    return tuple(type(tangent) is not ad.Zero for tangent in tangents)
 
 
 # solve and record
@@ -67,11 +58,11 @@ def _record_and_push(
     ensemble = ensemble.with_compact_system()
     results = record_p.bind(*leaves, ensemble=ensemble)
     solved = results if primitive is record_p else results[:SOLVED]
-    wrt = _nonzero(tangents)
+    wrt = nonzero(tangents)
     if not any(wrt):
         return solved, _zeros(solved)
     derivative = Derivative(ensemble, jax.tree.structure(ensemble.empty_record(leaves)), wrt)
-    directions = [tangent[None] for tangent in _instantiated(select(tangents, wrt))]
+    directions = [tangent[None] for tangent in instantiated(select(tangents, wrt))]
     (states,) = Operands(results[SOLVED:], results[ACCEPTED], list(leaves), directions).bind(tangent_p, derivative)
     return solved, [states[0], *_zeros(solved[1:])]
 
@@ -93,15 +84,15 @@ def _tangent_rule(
 
     terms = []
     for k, patient_tangents in enumerate(derivative.by_order(along.tangents)):
-        if any(_nonzero(patient_tangents)):
-            terms.append(pushed([*by_order[:k], _instantiated(patient_tangents), *by_order[k + 1 :]], derivative.wrt))
-    moves = _nonzero(along.leaves)
+        if any(nonzero(patient_tangents)):
+            terms.append(pushed([*by_order[:k], instantiated(patient_tangents), *by_order[k + 1 :]], derivative.wrt))
+    moves = nonzero(along.leaves)
     if any(moves):
         directions = values.tangents[0].shape[0]
         combined = tuple(before or new for before, new in zip(derivative.wrt, moves, strict=True))
         zeros = [jnp.zeros((directions, *leaf.shape), leaf.dtype) for leaf in select(values.leaves, combined)]
         longer = [replace(zeros, select(derivative.wrt, combined), patients) for patients in by_order]
-        new = [widen(tangent, directions) for tangent in _instantiated(select(along.leaves, moves))]
+        new = [widen(tangent, directions) for tangent in instantiated(select(along.leaves, moves))]
         terms.append(pushed([*longer, replace(zeros, select(moves, combined), new)], combined))
     states = pushed(by_order, derivative.wrt)
     return [states], [functools.reduce(jnp.add, terms)] if terms else _zeros([states])
@@ -173,7 +164,7 @@ def _adjoint_rule(
     return jax.jvp(
         linear,
         (select(leaves, numbers), list(values.tangents)),
-        (_instantiated(select(along.leaves, numbers)), _instantiated(along.tangents)),
+        (instantiated(select(along.leaves, numbers)), instantiated(along.tangents)),
     )
 
 

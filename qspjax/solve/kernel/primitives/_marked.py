@@ -1,11 +1,13 @@
-"""Lists of leaves of which some are marked."""
+"""Lists of leaves of which some are marked, as those are that have a tangent."""
 
 from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import ad
 
+Tangent = jax.Array | ad.Zero
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -24,3 +26,13 @@ def replace(values: Sequence[T], marks: Sequence[bool], new: Sequence[S]) -> lis
 def widen(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
     """Repeat along a new axis."""
     return jnp.repeat(jnp.expand_dims(x, axis), size, axis=axis)
+
+
+def nonzero(tangents: Sequence[Tangent]) -> tuple[bool, ...]:
+    """Return which tangents can differ from zero."""
+    return tuple(type(tangent) is not ad.Zero for tangent in tangents)
+
+
+def instantiated(tangents: Sequence[Tangent]) -> list[jax.Array]:
+    """Return tangents as arrays."""
+    return [ad.instantiate_zeros(tangent) for tangent in tangents]
