@@ -50,11 +50,10 @@ class Compilations:
     Args:
         progress: Is told so, from another thread; None if nobody is.
         programs: The number of programs.
-        standing: The progress before anything is done.
     """
 
-    def __init__(self, progress: Callable[[Progress], None] | None, programs: int, standing: Progress) -> None:
-        self._progress, self._programs, self._standing = progress, programs, standing
+    def __init__(self, progress: Callable[[Progress], None] | None, programs: int) -> None:
+        self._progress, self._programs = progress, programs
         self._begun, self._timer = 0, None
 
     def __enter__(self) -> "Compilations":
@@ -63,14 +62,18 @@ class Compilations:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def begin(self) -> None:
-        """Note that the next program is made, if there is another one."""
+    def begin(self, standing: Progress) -> None:
+        """Note that the next program is made, if there is another one.
+
+        Args:
+            standing: The progress so far.
+        """
         self.end()
         progress = self._progress
         if progress is not None and self._begun < self._programs:
             self._begun += 1
             doing = f"compiling ({self._begun} of {self._programs})"
-            self._timer = threading.Timer(PATIENCE, progress, [self._standing._replace(doing=doing)])
+            self._timer = threading.Timer(PATIENCE, progress, [standing._replace(doing=doing)])
             self._timer.daemon = True
             self._timer.start()
 

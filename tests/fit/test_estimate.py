@@ -121,7 +121,10 @@ def test_an_interrupted_run_ends_with_the_same_optima(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=kill)
     steps = []
+    monkeypatch.setattr("qspjax._progress.PATIENCE", 0.0)
     resumed = estimate(EXACT, starts=starts, lanes=4, checkpoint=path, progress=steps.append)
+    assert steps[0].doing == "compiling (1 of 2)"
+    steps = [step for step in steps if step.doing != "compiling (1 of 2)"]
     assert 0 < steps[0].figures["steps"] < steps[-1].figures["steps"] == whole.steps.sum()
     for name in ("points", "values", "status", "steps", "number"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))

@@ -30,14 +30,14 @@ def test_each_program_that_takes_long_to_compile_is_announced(monkeypatch):
 
 def test_nothing_is_said_of_what_was_made_soon_or_failed(monkeypatch):
     heard = []
-    with _progress.Compilations(heard.append, 2, Progress(0, 1)) as compiling:
-        compiling.begin()
+    with _progress.Compilations(heard.append, 2) as compiling:
+        compiling.begin(Progress(0, 1))
         compiling.end()
         monkeypatch.setattr(_progress, "PATIENCE", 0.05)
-        compiling.begin()
-        compiling.begin()  # there is no third
-    with suppress(RuntimeError), _progress.Compilations(heard.append, 1, Progress(0, 1)) as failing:
-        failing.begin()
+        compiling.begin(Progress(0, 1))
+        compiling.begin(Progress(0, 1))  # there is no third
+    with suppress(RuntimeError), _progress.Compilations(heard.append, 1) as failing:
+        failing.begin(Progress(0, 1))
         raise RuntimeError
     time.sleep(0.1)
     assert heard == []

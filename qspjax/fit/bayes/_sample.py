@@ -85,14 +85,14 @@ def sample(
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(density, method, start)
     state = _checkpoint.loaded(file, mark, "sampling") if file is not None and file.exists() else None
-    with Compilations(progress, 2, Progress(0, 0)) as compiling:
-        compiling.begin()
+    with Compilations(progress, 2) as compiling:
+        compiling.begin(Progress(0, 0))
         run = method.begin(density, start)
         if state is not None:
             run.restore(state)
         saved = time.perf_counter()
         while run.going:
-            compiling.begin()
+            compiling.begin(run.standing)
             run.advance()
             compiling.end()
             if progress is not None:

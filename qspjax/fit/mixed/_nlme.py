@@ -93,8 +93,8 @@ def nlme(
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
         refuse("start", f"have {mixed.start.size} finite numbers", f"of shape {x.shape}, or not finite")
     x = np.clip(x, *mixed.bounds)
-    with Compilations(progress, 1, Progress(0, most, {"objective": np.nan, "gain": np.nan})) as compiling:
-        compiling.begin()
+    with Compilations(progress, 1) as compiling:
+        compiling.begin(Progress(0, most, {"objective": np.nan, "gain": np.nan}))
         run = StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(run)

@@ -316,19 +316,21 @@ def estimate(
     evolves = isinstance(method, DifferentialEvolution)
     points = np.zeros((1, 0)) if evolves else _points(problem, starts)
 
-    def tell(done: int, total: int, best: float, steps: int) -> None:
+    def standing(done: int, total: int, best: float, steps: int) -> Progress:
+        rate = steps / max(time.perf_counter() - began, 1e-9)
+        return Progress(done, total, {"best": best, "steps": steps, "rate": rate})
+
+    def tell(reached: Progress) -> None:
         compiling.end()
         if progress is not None:
-            rate = steps / max(time.perf_counter() - began, 1e-9)
-            progress(Progress(done, total, {"best": best, "steps": steps, "rate": rate}))
+            progress(reached)
 
-    nothing = Progress(0, len(points), {"best": -np.inf, "steps": 0, "rate": 0.0})
-    with Compilations(progress, 3 if evolves else 2, nothing) as compiling:
-        compiling.begin()
+    with Compilations(progress, 3 if evolves else 2) as compiling:
+        compiling.begin(standing(0, len(points), -np.inf, 0))
         if isinstance(method, DifferentialEvolution):
-            points = method.search(searched, lambda generations, best: tell(0, 1, best, generations))
+            points = method.search(searched, lambda generations, best: tell(standing(0, 1, best, generations)))
             search = method.polish
-            compiling.begin()
+            compiling.begin(standing(0, 1, -np.inf, 0))
         else:
             search = method
         refuge = centre(problem) if isinstance(starts, MultiStart) else None
@@ -338,9 +340,9 @@ def estimate(
             run.load(file)
         saved = time.perf_counter()
         while run.going:
-            compiling.begin()
+            compiling.begin(standing(*run.reached))
             run.advance()
-            tell(int(run.done.sum()), len(points), run.best, int(run.total_steps))
+            tell(standing(*run.reached))
             if file is not None and time.perf_counter() - saved > SAVED_EVERY:
                 run.save(file)
                 saved = time.perf_counter()
@@ -410,6 +412,11 @@ class _Run:
     def best(self) -> float:
         """The greatest log density so far."""
         return float(np.max(self.values))
+
+    @property
+    def reached(self) -> tuple[int, int, float, int]:
+        """The numbers of starts that have ended and of all, the best so far, and the evaluations that it took."""
+        return int(self.done.sum()), len(self.points), self.best, int(self.total_steps)
 
     def advance(self) -> None:
         """Take one step of all starts in their slots; where one ends, the next one from the queue begins."""
