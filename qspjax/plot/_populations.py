@@ -43,6 +43,8 @@ def coverage(
         1
     """
     check_instance("patients", patients, PlausiblePopulation, "plausible patients")
+    if not patients.size:
+        refuse("patients", "be at least one", "nobody")
     names = patients.coordinates[:_MOST] if names is None else check_names("names", names)
     for name in names:
         check_one_of("names", name, patients.coordinates, "something that differs between patients")
@@ -63,11 +65,12 @@ def coverage(
             axes.plot(columns[j], columns[i], ".", color="0.7", markersize=2)
             if chosen is not None:
                 members = chosen.members
-                sizes = 400.0 * chosen.weights[members] / max(chosen.weights.max() * 20.0, 1e-300)
+                sizes = 20.0 * chosen.weights[members] / chosen.weights.max()
                 axes.scatter(columns[j][members], columns[i][members], s=sizes, color="C0")
             axes.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0), xticks=[], yticks=[])
             axes.set_xlabel(names[j] if i == count - 1 else "", fontsize="small")
             axes.set_ylabel(names[i] if j == 0 else "", fontsize="small")
+    figure.supxlabel("position in the range of a parameter, by the distribution of the population", fontsize="small")
     draw_key(marginals, figure)
     return figure
 
@@ -81,6 +84,7 @@ def _marginal(axes: "Axes", column: np.ndarray, chosen: Prevalence | None) -> No
         style = {"density": True, "histtype": "step", "color": "C0", "label": "chosen"}
         axes.hist(column, bins=edges, weights=chosen.weights, **style)
     axes.set(xlim=(0.0, 1.0), yticks=[], xticks=[0.0, 1.0])
+    axes.tick_params(labelsize="small")
 
 
 def targets(found: Prevalence, ax: "Axes | None" = None) -> "Axes":

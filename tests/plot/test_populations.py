@@ -12,6 +12,7 @@ POPULATION = qsp.Population(
     between={"CL": qsp.LogUniform(1.0, 10.0), "V": qsp.Uniform(10.0, 100.0)},
 )
 BOUNDS = {"C0": Bound(qsp.endpoints.Value("concentration", at=0.0), 1.0, 2.0)}
+UNKNOWN = {"C0": Bound(qsp.endpoints.Value("concentration", at=0.0), 100.0, 200.0)}
 ARMS = [qsp.Arm("100 mg", qsp.bolus(100.0, to="central"))]
 
 
@@ -49,5 +50,9 @@ def test_messages(found):
         ValueError, match=r"Argument `names` must name something that differs between patients \(CL, V\)"
     ):
         qsp.plot.coverage(found, names=["ka"])
+    with pytest.warns(UserWarning, match="0 of 5 plausible patients"):
+        nobody = plausible(POPULATION, UNKNOWN, arms=ARMS, size=5, key=jax.random.key(0), search=Rejection(64), most=64)
+    with pytest.raises(ValueError, match="Argument `patients` must be at least one, but is `nobody`"):
+        qsp.plot.coverage(nobody)
     with pytest.raises(ValueError, match=r"Argument `chosen` must be of these patients \(200\), but is of 2"):
         qsp.plot.coverage(found, weights({"x": [1.0, 2.0]}, [Mean("x", 1.5)]))
