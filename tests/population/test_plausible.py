@@ -131,6 +131,26 @@ def test_the_executor_and_the_size_change_no_patient():
     np.testing.assert_array_equal(first.points, triangle(150, search=Rejection(256)).points[:50])
 
 
+def test_batches_of_most_sizes_share_a_program(monkeypatch):
+    sizes, simulated = [], Criteria._simulated
+    monkeypatch.setattr(
+        Criteria, "_simulated", lambda self, cohort: sizes.append(cohort.size) or simulated(self, cohort)
+    )
+    criteria = Criteria(
+        qsp.Population(Plane(0.5, 0.5), between=SQUARE),
+        {"sum": Bound(value("sum"), high=0.5)},
+        arms=NOTHING,
+        ts=None,
+        method=None,
+        executor=None,
+    )
+    points = np.random.default_rng(0).random((600, 2))
+    whole = criteria.judge(points)
+    for count in (1, 37, 64, 65, 300):
+        np.testing.assert_array_equal(criteria.judge(points[:count]).values, whole.values[:count])
+    assert sizes == [1024, 1, 64, 64, 128, 512]
+
+
 def test_progress_is_told():
     told = []
     triangle(300, search=Rejection(256), progress=told.append)

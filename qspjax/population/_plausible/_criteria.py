@@ -30,7 +30,8 @@ from qspjax.population._trial import Arm, Endpoints
 from qspjax.solve import AbstractMethod
 
 _TOGETHER = 512
-"""Patients in a chunk: more are filled up to a multiple of it, so that few programs serve batches of all sizes."""
+"""Patients in a chunk: more are filled up to a multiple of it, fewer to a power of two, so that few programs serve
+batches of all sizes."""
 _TIMES = 4
 """How often a program is timed; the fastest call counts, so that compilation does not."""
 FAILED = 1e6
@@ -119,7 +120,7 @@ class Criteria:
     def judge(self, points: np.ndarray) -> Judged:
         """Simulate the patients at some points, each once in every arm."""
         columns, causes, size = {}, Counter(), len(points)
-        filling = -size % _TOGETHER if size > _TOGETHER // 2 else 0
+        filling = -size % min(_TOGETHER, 1 << (size - 1).bit_length())
         filled = np.concatenate([points, np.repeat(points[-1:], filling, axis=0)])
         for arm, solution in self._simulated(self.population.from_unit(filled)):
             columns |= {name: np.asarray(values, float)[:size] for name, values in solution.reduced.items()}
