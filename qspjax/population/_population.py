@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Real
+from jaxtyping import Real
 
 from qspjax._checks import (
     ArgumentError,
@@ -318,7 +318,7 @@ class Population(eqx.Module):
         names = (*self.between_names, *self.individual.effects, *self.covariate_names)
         return (*names, "subject") if self.observed else names
 
-    def from_unit(self, points: Float[jax.Array, "patients coordinates"] | np.ndarray) -> Cohort:
+    def from_unit(self, points: ArrayInput) -> Cohort:
         """Return the patients at points between 0 and 1: uniform points are patients of this population.
 
         $$ z = L \\Phi^{-1}(u), \\quad L L^T = R $$
@@ -329,7 +329,7 @@ class Population(eqx.Module):
             points: One row per patient, a number between 0 and 1 for each of `coordinates()`.
 
         Raises:
-            ValueError: If the points have another number of columns.
+            ValueError: If the points have another number of columns, or are not between 0 and 1.
 
         Example:
             >>> import numpy as np, qspjax as qsp
@@ -340,9 +340,12 @@ class Population(eqx.Module):
             >>> cohort.model.CL, cohort.covariates["WT"]
             (Array([2. , 2.5], dtype=float64), Array([60., 90.], dtype=float64))
         """
-        coordinates = self.coordinates()
+        points, coordinates = as_array("points", points), self.coordinates()
         if points.ndim != 2 or points.shape[1] != len(coordinates):
             refuse("points", f"have shape (patients, {len(coordinates)})", f"of shape {points.shape}")
+        known = concrete(points)
+        if known is not None and not ((known >= 0.0) & (known <= 1.0)).all():
+            refuse("points", "be between 0 and 1", "not, or NaN")
         covariates, values = _at_points(self, jnp.asarray(points, float))
         return self.cohort(covariates, values, points.shape[0])
 

@@ -252,6 +252,10 @@ def test_a_correlated_population_is_filled_as_it_is_sampled():
     assert found.points[:, 0] == pytest.approx(found.values["x"])
     with pytest.raises(ValueError, match=r"Argument `points` must have shape \(patients, 3\), but is"):
         population.from_unit(np.zeros((4, 2)))
+    for wrong in (1.5, -0.5, np.nan):
+        with pytest.raises(ValueError, match="Argument `points` must be between 0 and 1, but is not, or NaN."):
+            population.from_unit([[0.5, 0.5, wrong]])
+    assert float(population.from_unit([[0.5, 0.5, 0.9]]).model.x[0]) == pytest.approx(0.5)
 
 
 def test_errors_left_out_are_those_of_refits():
@@ -307,6 +311,7 @@ def test_messages(arguments, message):
         ((), "Argument `low` must be finite where `high` is not, but is -inf."),
         ((2.0, 1.0), r"Argument `high` must be greater than `low` \(2\), but is 1."),
         ((float("nan"), 1.0), "Argument `low` must be a number or infinite, but is nan."),
+        (([0.0, 1.0], 2.0), r"Argument `low` must be one number, but is of shape \(2,\)."),
     ],
 )
 def test_bounds_are_checked(arguments, message):

@@ -45,6 +45,8 @@ class Bound(eqx.Module):
         for name, value in (("low", self.low), ("high", self.high)):
             check_number(name, value)
             number = concrete(value)
+            if number is not None and number.ndim:
+                refuse(name, "be one number", f"of shape {number.shape}")
             if number is not None and np.isnan(number).any():
                 refuse(name, "be a number or infinite", number)
         low, high = concrete(self.low), concrete(self.high)
