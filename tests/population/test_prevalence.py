@@ -1,5 +1,6 @@
 """Weights and selections against closed forms; conflicts are named; every kind of target is met."""
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -73,6 +74,12 @@ def test_every_kind_of_target_is_met():
     assert w[PATIENTS["progression"] > 10.0].sum() == pytest.approx(0.4, abs=1e-7)
     assert dict(zip(found.names, found.reached, strict=True))["SD of LDL"] == pytest.approx(25.0)
     assert "share of progression from 20 to inf     0.2      0.2" in str(found)
+
+
+def test_an_error_of_rounding_has_no_sign():
+    found = weights({"x": [1.0, 2.0]}, [Mean("x", 1.5)])
+    tiny = eqx.tree_at(lambda one: one.errors, found, np.array([-1e-15]))
+    assert "-0.00" not in str(tiny)
 
 
 def test_a_tolerance_is_used_and_no_more():
@@ -171,6 +178,48 @@ def test_prevalence_of_mechanisms():
         weights(PATIENTS, TARGETS, method=MAPEL())
 
 
+UNDEFINED = {
+    "SD of x": SD("x", 1.0, mean=1.0),
+    "share of x up to 1": Quantile("x", 0.5, 1.0),
+    "share of x from 0 to 1": Histogram("x", [0.0, 1.0, 3.0], [0.5, 0.5]),
+    "share of x = 1": Shares("x", {1: 0.5}),
+    "share of x after 1": SurvivalCurve("x", [1.0], [0.5]),
+    "correlation of y and x": Correlation("y", "x", 0.5, means=(1.0, 1.0), sds=(1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_a_statistic_that_is_not_defined_is_refused_by_every_target(name):
+    patients = {"x": [0.5, 1.0, np.nan, 2.0], "y": np.ones(4)}
+    with pytest.raises(ValueError, match=f"must be those whose {name} is defined, but is 1 of 4 without it"):
+        weights(patients, [Mean("y", 1.0), UNDEFINED[name]])
+
+
+X = np.linspace(-1.0, 1.0, 50)
+SPREAD = [Mean("x", 0.5), SD("x", 0.2, mean=0.5)]
+RELATED = [Mean("y", 0.5), SD("y", 0.2, mean=0.5), Correlation("x", "y", 1.0, means=(0.5, 0.5), sds=(0.2, 0.2))]
+
+
+@pytest.mark.parametrize(
+    ("patients", "targets", "method", "message"),
+    [
+        ({"x": X, "y": X}, SPREAD + RELATED[2:], DensityRatio(), "and correlations of these, for `DensityRatio`"),
+        ({"x": X, "y": X**2}, SPREAD + RELATED, DensityRatio(), "must have correlations that are possible together"),
+        ({"x": X}, SPREAD, DensityRatio(logarithmic=True), "Argument `patients` must be positive, but is -1."),
+        (
+            {"x": X + 2.0},
+            [Mean("x", -1.0), SD("x", 1.0, mean=-1.0)],
+            DensityRatio(logarithmic=True),
+            "Argument `targets` must be positive, but is -1.",
+        ),
+        ({"x": [0.5]}, SPREAD, DensityRatio(), "Argument `patients` must be at least 2 for `DensityRatio`, but is 1."),
+    ],
+)
+def test_what_has_no_density_is_refused(patients, targets, method, message):
+    with pytest.raises(ValueError, match=message):
+        select(patients, targets, key=KEY, method=method)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -191,6 +240,23 @@ def test_prevalence_of_mechanisms():
         (lambda: Shares("x", {0: 0.6, 1: 0.6}), "Argument `shares` must be no more than 1 together, but is 1.2."),
         (lambda: Histogram("x", [0.0, 1.0], [0.5, 0.5]), "Argument `edges` must be 3 increasing numbers"),
         (lambda: SD("x", -1.0, mean=0.0), "Argument `value` must be positive"),
+        (lambda: SD("x", 1.0, mean=np.nan), "Argument `mean` must be finite, but is nan."),
+        (lambda: Mean("x", np.nan), "Argument `value` must be finite, but is nan."),
+        (lambda: Mean("x", np.ones(2)), r"Argument `value` must be one number, but is of shape \(2,\)."),
+        (
+            lambda: Shares("x", {"CR": 0.5}),
+            "Argument `shares` must have the numbers of categories as keys, but is `CR`",
+        ),
+        (
+            lambda: Correlation("x", "y", 2.0, means=(0.0, 0.0), sds=(1.0, 1.0)),
+            "Argument `value` must be between -1 and 1, but is 2.",
+        ),
+        (
+            lambda: Correlation("x", "y", 0.5, means=(0.0,), sds=(1.0, 1.0)),
+            r"Argument `means` must be two numbers, one of each statistic, but is \(0.0,\).",
+        ),
+        (lambda: weights({}, [Mean("x", 1.0)]), "in each statistic, but is of shape none."),
+        (lambda: weights({"x": []}, [Mean("x", 1.0)]), r"in each statistic, but is of shape \(0,\)."),
     ],
 )
 def test_messages(call, message):

@@ -14,7 +14,7 @@ import math
 import equinox as eqx
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_whole, refuse
+from qspjax._checks import ArgumentError, check_above, check_whole, refuse
 from qspjax.population._prevalence._contract import AbstractSelection, Matching
 from qspjax.population._prevalence._targets import SD, Correlation, Mean
 
@@ -22,6 +22,8 @@ _FACTORS = np.logspace(-4.0, 4.0, 161)
 """Factors b that are tried, in those of the greatest ratio."""
 _AS_GOOD = 0.01
 """A distance that is greater by no more than this is as good, and the greatest such b has the most patients."""
+_LEAST = 1e-12
+"""The least eigenvalue of a matrix of correlations that has a density."""
 
 
 class DensityRatio(AbstractSelection):
@@ -80,18 +82,25 @@ class DensityRatio(AbstractSelection):
         means = {t.statistic: float(t.value) for t in matching.targets if isinstance(t, Mean)}
         sds = {t.statistic: float(t.value) for t in matching.targets if isinstance(t, SD)}
         pairs = [t for t in matching.targets if isinstance(t, Correlation)]
-        if len(means) + len(sds) + len(pairs) < len(matching.targets) or means.keys() != sds.keys():
+        related = {name for pair in pairs for name in (pair.first, pair.second)}
+        others = len(means) + len(sds) + len(pairs) < len(matching.targets)
+        if others or means.keys() != sds.keys() or not related <= means.keys():
             raise ArgumentError(
-                "targets", "must be the mean and the SD of each statistic, and correlations, for `DensityRatio`."
+                "targets",
+                "must be the mean and the SD of each statistic, and correlations of these, for `DensityRatio`.",
             )
         names = [*means]
         correlation = np.eye(len(names))
         for pair in pairs:
             i, j = names.index(pair.first), names.index(pair.second)
             correlation[i, j] = correlation[j, i] = float(pair.value)
+        if np.linalg.eigvalsh(correlation)[0] <= _LEAST:
+            raise ArgumentError("targets", "must have correlations that are possible together, and less than 1.")
         columns = np.stack([matching.values[name] for name in names], axis=1)
         mean, sd = (np.array([known[name] for name in names]) for known in (means, sds))
         if self.logarithmic:
+            check_above("targets", mean, 0.0)
+            check_above("patients", columns, 0.0)
             omega = np.sqrt(np.log1p((sd / mean) ** 2))
             return (np.log(columns) - np.log(mean) + 0.5 * omega**2) / omega, correlation
         return (columns - mean) / sd, correlation
@@ -101,6 +110,8 @@ class DensityRatio(AbstractSelection):
         from scipy.spatial import KDTree
 
         size, dimensions = scores.shape
+        if size < 2:
+            refuse("patients", "be at least 2 for `DensityRatio`", size)
         distances, _ = KDTree(scores).query(scores, k=min(self.neighbours, size - 1) + 1)
         ball = 0.5 * dimensions * math.log(math.pi) - math.lgamma(0.5 * dimensions + 1.0)
         radius = np.maximum(distances[:, -1], np.finfo(float).tiny)

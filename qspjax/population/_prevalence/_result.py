@@ -59,7 +59,7 @@ class Prevalence(eqx.Module):
     def __str__(self) -> str:
         rows = [["", "wanted", "reached", "error"]]
         columns = zip(self.names, self.wanted, self.reached, self.errors, strict=True)
-        rows += [[name, number(wanted), number(got), f"{100 * error:.2f} %"] for name, wanted, got, error in columns]
+        rows += [[name, number(wanted), number(got), f"{100 * error:z.2f} %"] for name, wanted, got, error in columns]
         worst = self.names[int(np.argmax(np.abs(self.errors)))]
         size = f"effective size {self.effective_size:.3g} of {len(self.weights)} patients"
         lines = [aligned(rows), f"{size}; greatest error {100 * self.worst:.2f} % ({worst})"]

@@ -13,7 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from qspjax._checks import check_above, check_instance, check_number, check_one_of, refuse
+from qspjax._checks import check_above, check_finite, check_instance, check_number, check_one_of, refuse
 from qspjax._types import Scalar
 
 Values = Mapping[str, Float[np.ndarray, " patients"]]
@@ -130,7 +130,7 @@ class SD(AbstractTarget):
 
     def __check_init__(self) -> None:
         _check_target(self.statistic, self.value, self.weight)
-        check_number("mean", self.mean)
+        _check_finite_number("mean", self.mean)
         check_above("value", self.value, 0.0)
 
     def moments(self, values: Values) -> Moments:
@@ -166,7 +166,8 @@ class Quantile(AbstractTarget):
         _check_shares("level", [self.level])
 
     def moments(self, values: Values) -> Moments:
-        below = _column(values, self.statistic) <= float(self.value)
+        column = _column(values, self.statistic)
+        below = _share(column, column <= float(self.value))
         name = f"share of {self.statistic} up to {float(self.value):g}"
         return Moments.of([name], [below], [float(self.level)], weight=self.weight)
 
@@ -202,7 +203,7 @@ class Histogram(AbstractTarget):
     def moments(self, values: Values) -> Moments:
         column, ends = _column(values, self.statistic), list(zip(self.edges[:-1], self.edges[1:], strict=True))
         names = [f"share of {self.statistic} from {low:g} to {high:g}" for low, high in ends]
-        inside = [(column > low) & (column <= high) for low, high in ends]
+        inside = [_share(column, (column > low) & (column <= high)) for low, high in ends]
         return Moments.of(names, inside, self.shares, weight=self.weight)
 
 
@@ -227,12 +228,15 @@ class Shares(AbstractTarget):
     def __check_init__(self) -> None:
         _check_target(self.statistic, 0.0, self.weight)
         check_instance("shares", self.shares, Mapping, "a mapping of categories to shares")
+        for category in self.shares:
+            if isinstance(category, str):
+                refuse("shares", "have the numbers of categories as keys", category)
         _check_shares("shares", [*self.shares.values()])
 
     def moments(self, values: Values) -> Moments:
         column = _column(values, self.statistic)
         names = [f"share of {self.statistic} = {category:g}" for category in self.shares]
-        same = [column == category for category in self.shares]
+        same = [_share(column, column == category) for category in self.shares]
         return Moments.of(names, same, [*self.shares.values()], weight=self.weight)
 
 
@@ -266,6 +270,13 @@ class Correlation(AbstractTarget):
     def __check_init__(self) -> None:
         _check_target(self.first, self.value, self.weight)
         _check_target(self.second, self.value, self.weight)
+        if not -1.0 <= self.value <= 1.0:
+            refuse("value", "be between -1 and 1", self.value)
+        for name, pair in (("means", self.means), ("sds", self.sds)):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                refuse(name, "be two numbers, one of each statistic", pair)
+            for number in pair:
+                _check_finite_number(name, number)
         for sd in self.sds:
             check_above("sds", sd, 0.0)
 
@@ -307,7 +318,8 @@ class SurvivalCurve(AbstractTarget):
     def moments(self, values: Values) -> Moments:
         column = _column(values, self.statistic)
         names = [f"share of {self.statistic} after {time:g}" for time in self.times]
-        return Moments.of(names, [column > time for time in self.times], self.survival, weight=self.weight)
+        later = [_share(column, column > time) for time in self.times]
+        return Moments.of(names, later, self.survival, weight=self.weight)
 
 
 def together(targets: Sequence[AbstractTarget], values: Values) -> Moments:
@@ -325,11 +337,23 @@ def _column(values: Values, name: str) -> np.ndarray:
     return values[name]
 
 
+def _share(column: np.ndarray, condition: np.ndarray) -> np.ndarray:
+    """Return 1 for patients of a condition, 0 for others, and NaN where the statistic is not defined."""
+    return np.where(np.isnan(column), np.nan, condition)
+
+
 def _check_target(statistic: object, value: object, weight: object) -> None:
     check_instance("statistic", statistic, str, "a name in quotes")
-    check_number("value", value)
-    check_number("weight", weight)
+    _check_finite_number("value", value)
+    _check_finite_number("weight", weight)
     check_above("weight", weight, 0.0)
+
+
+def _check_finite_number(argument: str, value: object) -> None:
+    check_number(argument, value)
+    check_finite(argument, value)
+    if shape := np.asarray(value).shape:
+        refuse(argument, "be one number", f"of shape {shape}")
 
 
 def _check_shares(argument: str, shares: Sequence[Scalar]) -> None:

@@ -110,16 +110,16 @@ def _matching(patients: PlausiblePopulation | Mapping[str, ArrayInput], targets:
         values, positions = {**patients.values, **patients.statistics}, patients.points
     else:
         values, positions = {name: np.asarray(column, float) for name, column in patients.items()}, None
-    sizes = {np.shape(column) for column in values.values()}
-    if len(sizes) != 1 or len(shape := sizes.pop()) != 1 or not shape[0]:
-        refuse("patients", "have one number per patient in each statistic", "not")
+    sizes = dict.fromkeys(np.shape(column) for column in values.values())
+    shape = next(iter(sizes), ())
+    if len(sizes) != 1 or len(shape) != 1 or not shape[0]:
+        found = ", ".join(map(str, sizes)) or "none"
+        refuse("patients", "have one number per patient in each statistic", f"of shape {found}")
     moments = together(targets, values)
-    for target in targets:
-        functions = target.moments(values).functions
-        if not np.isfinite(functions).all():
-            undefined = int((~np.isfinite(functions)).any(axis=1).sum())
-            name = target.moments(values).names[0]
-            refuse("patients", f"be those whose {name} is defined", f"{undefined} of {len(functions)} without it")
+    undefined = np.count_nonzero(~np.isfinite(moments.functions), axis=0)
+    for name, count in zip(moments.names, undefined, strict=True):
+        if count:
+            refuse("patients", f"be those whose {name} is defined", f"{count} of {shape[0]} without it")
     return Matching(moments, targets, values, np.zeros((shape[0], 0)) if positions is None else positions)
 
 
