@@ -49,6 +49,7 @@ def test_quantiles_are_within_the_error_that_is_said(bits):
     np.testing.assert_allclose(got.quantile(shares), expected, rtol=2.0 ** -(bits + 1), atol=5e-324)
     assert got.quantile(0.5).shape == (2, 3)
     assert got.missing.tolist() == [[0, 0, 0], [0, 0, 10_001]]
+    assert Quantiles(last).counted(np.ones(3)).quantile(0.5) == pytest.approx(1.0, rel=2.0**-11)
 
 
 def test_a_histogram_is_that_of_numpy():

@@ -227,7 +227,7 @@ class QuantileCounts(AbstractCounts):
             ranks = np.maximum(np.ceil(shares.ravel() * counts.sum()), 1)
             bins = keys[np.searchsorted(np.cumsum(counts), ranks)] - (i << _FIELD) - _MIDDLE
             found[i] = _middle(bins, self.bits)
-        return np.moveaxis(found, -1, 0).reshape(*shares.shape, *self.missing.shape)
+        return np.moveaxis(found, -1, 0).reshape((*shares.shape, *self.missing.shape))
 
     def merged(self, other: AbstractCounts) -> "QuantileCounts":
         theirs = other.arrays()
