@@ -65,6 +65,12 @@ def test_arguments_are_checked():
     for edges in ([1.0], [1.0, 1.0], [[0.0, 1.0]], [1.0, 0.0]):
         with pytest.raises(ValueError, match="Argument `edges` must"):
             Histogram(last, edges)
+    for edges in (1.0, [], [1.0]):
+        with pytest.raises(ValueError, match=r"be two or more numbers, of shape \(edges,\), but is of shape"):
+            Histogram(last, edges)
+    for sketch in (Quantiles, lambda function: Histogram(function, [0.0, 1.0])):
+        with pytest.raises(ValueError, match="Argument `function` must be a function of one patient's solution"):
+            sketch("concentration")
     for bits in (0, 21, 1.5):
         with pytest.raises(ValueError, match="Argument `bits` must"):
             Quantiles(last, bits)

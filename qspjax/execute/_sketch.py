@@ -53,6 +53,10 @@ class AbstractSketch(eqx.Module):
 
     function: eqx.AbstractVar[Callable[[Any], PyTree]]
 
+    def __check_init__(self) -> None:
+        if not callable(self.function):
+            refuse("function", "be a function of one patient's solution, such as an endpoint", self.function)
+
     def __call__(self, solution: Any) -> PyTree:
         return self.function(solution)
 
@@ -83,7 +87,7 @@ class Histogram(AbstractSketch):
         edges: The edges of the bins, increasing, shape (edges,). A number on an edge belongs to the bin above it.
 
     Raises:
-        ValueError: If the edges do not increase.
+        ValueError: If `function` cannot be called, or the edges do not increase.
 
     Example:
         >>> import qspjax as qsp
@@ -99,9 +103,11 @@ class Histogram(AbstractSketch):
     edges: np.ndarray = eqx.field(converter=_in_numpy)
 
     def __check_init__(self) -> None:
+        if self.edges.ndim != 1 or self.edges.size < 2:
+            refuse("edges", "be two or more numbers, of shape (edges,)", f"of shape {self.edges.shape}")
         check_increasing("edges", self.edges)
-        if self.edges.ndim != 1 or self.edges.size < 2 or not (np.diff(self.edges) > 0).all():
-            refuse("edges", "be two or more different numbers", f"{self.edges}")
+        if not (np.diff(self.edges) > 0).all():
+            refuse("edges", "be different numbers", self.edges)
 
     def counted(self, values: np.ndarray) -> AbstractCounts:
         patients, kinds = values.shape[:1], values.shape[1:]
@@ -149,7 +155,7 @@ class Quantiles(AbstractSketch):
         bits: How many bits of the fraction count, up to 20.
 
     Raises:
-        ValueError: If `bits` is not a whole number from 1 to 20.
+        ValueError: If `function` cannot be called, or `bits` is not a whole number from 1 to 20.
 
     Example:
         >>> import numpy as np, qspjax as qsp
