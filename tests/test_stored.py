@@ -181,6 +181,17 @@ def test_a_full_disk_ends_with_one_sentence_and_what_was_stored_intact(whole, tm
     assert found[0].figures["found"] == 64
 
 
+def test_a_disk_that_is_full_at_the_beginning_leaves_a_folder_to_go_on_with(whole, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match=r"0 of 4 chunks are stored intact, and the same call goes on from there"):
+            simulated(Stored(tmp_path / "new", Chunked(32)))
+    assert bits(simulated(Stored(tmp_path / "new", Chunked(32)))) == bits(whole)
+
+
 def test_a_folder_that_cannot_be_made_ends_with_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot be written to \(Not a directory\); 0 of 1 chunks are stored intact"):

@@ -90,7 +90,7 @@ class Store:
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise ValueError(f"{self.folder} must be a results store or an empty folder, but holds something else.")
             with self.writing():
-                (self.folder / "tables").mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(path, json.dumps(self.contents._asdict(), indent=2) + "\n")
             return
         try:
@@ -124,6 +124,7 @@ class Store:
         table = io.BytesIO()
         require("pyarrow.parquet", extra="data").write_table(require("pyarrow", extra="data").table(columns), table)
         with self.writing():
+            self._table(chunk).parent.mkdir(exist_ok=True)
             for name, array in arrays.items():
                 if not is_column(array):
                     self._array(name, array)[members] = array
