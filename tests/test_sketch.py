@@ -35,6 +35,25 @@ def test_chunks_do_not_matter(tmp_path, kind):
     assert results[0]["course"].missing.tolist() == [1] * 9
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: content[:-40], lambda _: b"", None])
+def test_damaged_sketches_are_named(tmp_path, damage):
+    pytest.importorskip("zarr", reason="needs the extra `data`")
+    pytest.importorskip("pyarrow", reason="needs the extra `data`")
+
+    def kept():
+        return simulated(Stored(tmp_path, Chunked(50)), save=(), reduce=Quantiles(last)).reduced
+
+    whole, sketches = parts(kept()), tmp_path / "sketches" / "00001.npz"
+    content = sketches.read_bytes()
+    sketches.unlink()
+    if damage is not None:
+        sketches.write_bytes(damage(content))
+    with pytest.raises(ValueError, match=r"00001.npz must be sketches of .* damaged \(.*: remove tables.00001.parquet"):
+        kept()
+    (tmp_path / "tables" / "00001.parquet").unlink()
+    assert parts(kept()) == whole
+
+
 @pytest.mark.parametrize("bits", [4, 10])
 def test_quantiles_are_within_the_error_that_is_said(bits):
     rng = np.random.default_rng(0)

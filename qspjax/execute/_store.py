@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import urllib.parse
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -154,10 +155,14 @@ class Store:
         """Return sketches of all patients, merged in the order of chunks."""
         merged = {}
         for chunk in range(self.contents.chunks if like else 0):
-            with np.load(self._sketches(chunk), allow_pickle=False) as content:
-                for name, counts in like.items():
-                    here = counts.replaced({part: content[f"{name}/{part}"] for part in counts.arrays()})
-                    merged[name] = merged[name].merged(here) if name in merged else here
+            try:
+                with np.load(self._sketches(chunk), allow_pickle=False) as content:
+                    kept = dict(content)
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+                raise self._damaged(self._sketches(chunk), "sketches", chunk, error) from None
+            for name, counts in like.items():
+                here = counts.replaced({part: kept[f"{name}/{part}"] for part in counts.arrays()})
+                merged[name] = merged[name].merged(here) if name in merged else here
         return merged
 
     def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -169,13 +174,18 @@ class Store:
             try:
                 table = parquet.read_table(io.BytesIO(path.read_bytes()), columns=list(names))
             except require("pyarrow", extra="data").ArrowException as error:
-                raise ValueError(
-                    f"{path} must be a table of the results store, but is damaged ({error}): remove it, and the same "
-                    "call computes its chunk again."
-                ) from None
+                raise self._damaged(path, "a table", chunk, error) from None
             for name in names:
                 parts[name].append(table[name].to_numpy())
         return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def _damaged(self, path: Path, kind: str, chunk: int, error: Exception) -> ValueError:
+        table = self._table(chunk)
+        remove = "it" if path == table else table.relative_to(self.folder)
+        return ValueError(
+            f"{path} must be {kind} of the results store, but is damaged ({error}): remove {remove}, and the same call "
+            "computes its chunk again."
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
