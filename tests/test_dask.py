@@ -48,6 +48,13 @@ def test_a_lost_worker_changes_nothing(client, tmp_path):
     assert parts(there) == parts(here)
 
 
+@pytest.mark.slow
+def test_a_client_need_not_be_the_default_one():
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        assert bits(simulated(Dask(client, 50))) == bits(simulated(Vmap()))
+
+
 def test_a_client_is_asked_for():
     with pytest.raises(ValueError, match=r"Argument `client` must be a client of Dask \(a `distributed.Client`\)"):
         Dask("localhost:8786")

@@ -58,7 +58,7 @@ class Dask(AbstractChunks):
         check_numbers(each, shared, self)
         each = jax.tree.map(np.asarray, each)
         width, waiting, done = min(self.size, size), list(reversed(wanted)), 0
-        numbers, running = {}, require("distributed", extra="distributed").as_completed()
+        numbers, running = {}, require("distributed", extra="distributed").as_completed(loop=self.client.loop)
         while waiting or numbers:
             threads: Any = self.client.nthreads()
             while waiting and len(numbers) < AHEAD * max(1, sum(threads.values())):
