@@ -135,10 +135,14 @@ def _surroundings() -> tuple[object, ...]:
     known = repr(sorted(settings.items())), context
     if any(" at 0x" in text for text in known):
         raise UnknownIdentityError("a setting of JAX")
-    ours = sorted((name, x) for name, x in os.environ.items() if name.startswith(("QSPJAX_", "XLA_")))
-    environment = [(name, x) for name, x in ours if name != "QSPJAX_CACHE"]
     versions = (sys.version, *(module.__version__ for module in (jax, jaxlib, np, eqx)), version_of("diffrax"))
-    return (*known, environment, versions, _sources())
+    return (*known, environment(), versions, _sources())
+
+
+def environment() -> list[tuple[str, str]]:
+    """Return the environment variables on which the numbers of a program depend."""
+    ours = sorted((name, x) for name, x in os.environ.items() if name.startswith(("QSPJAX_", "XLA_")))
+    return [(name, x) for name, x in ours if name != "QSPJAX_CACHE"]
 
 
 def _sources() -> str:

@@ -14,6 +14,7 @@ from qspjax._cache import version_of
 from qspjax._checks import check_instance
 from qspjax._extras import require
 from qspjax._fingerprint import fingerprint
+from qspjax._identity import environment
 from qspjax._progress import Progress
 from qspjax.execute._executor import (
     AbstractChunks,
@@ -88,13 +89,11 @@ class Stored(AbstractExecutor):
 
 def _identity(function: PatientFunction, each: Each, shared: PyTree) -> dict[str, str]:
     """Return the fingerprints of all that results depend on."""
-    settings = {name: x for name, x in os.environ.items() if name.startswith(("QSPJAX_", "XLA_"))}
-    settings.pop("QSPJAX_CACHE", None)
     return {
         "method, or what is kept or reduced": fingerprint(function),
         "patients, or what differs between them": fingerprint(each),
         "model, regimen or times": fingerprint(shared),
-        "settings of XLA and of qspjax": fingerprint(jax.default_backend(), sorted(settings.items())),
+        "settings of XLA and of qspjax": fingerprint(jax.default_backend(), environment()),
         **{f"version of {name}": version_of(name) for name in ("qspjax", "jax", "jaxlib", "llvmlite")},
     }
 
