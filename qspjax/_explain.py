@@ -6,7 +6,7 @@ from typing import Generic, TypeVar, overload
 
 import equinox as eqx
 
-from qspjax._checks import ArgumentError
+from qspjax._checks import ArgumentError, check_instance
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen
 from qspjax._model import AbstractModel
@@ -98,6 +98,7 @@ def explain(
             if given is not None:
                 raise ArgumentError(argument, "must not be given with a problem, which has its own, but is.")
         return subject.explained()
+    check_instance("subject", subject, AbstractModel, "a model or a problem")
     regimen = no_doses() if regimen is None else regimen
     with compilations() as solves:
         lower = eqx.filter_jit(simulate).lower  # pyright: ignore[reportFunctionMemberAccess] (its type says less)

@@ -173,6 +173,8 @@ def test_a_mixed_effects_model_is_explained():
 def test_nothing_else_is_said_about_a_problem():
     with pytest.raises(ValueError, match="Argument `method` must not be given with a problem"):
         qsp.explain(chain(), method=qsp.solve.Rosenbrock())
+    with pytest.raises(ValueError, match="Argument `subject` must be a model or a problem, but is of type Cohort"):
+        qsp.explain(qsp.Cohort.of(CHAIN, {}, size=2))
 
 
 def test_a_way_is_an_object():
