@@ -3,8 +3,20 @@
 import contextlib
 import os
 import shutil
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+def as_file_name(name: str) -> str:
+    """Return a name as that of a file: without slashes, colons and the like, and none that leads to another folder.
+
+    Example:
+        >>> as_file_name("10 mg/kg (daily)"), as_file_name("..")
+        ('10 mg%2Fkg (daily)', '%2E%2E')
+    """
+    quoted = urllib.parse.quote(name, safe=" ()+,[]")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from qspjax import execute, io, plot, population
 from qspjax._checks import ArgumentError
 from qspjax._extras import require
+from qspjax._files import as_file_name
 from qspjax._solution import Outcome
 from qspjax.cli._console import FAILED, ProgressBar, say
 from qspjax.io._directory import check_destination
@@ -89,7 +89,7 @@ def _run(file: io.TrialFile, out: Path, chunk: int, store: Path | None) -> int:
 
 def _executor(chunks: execute.Chunked, arm: str, store: Path | None) -> execute.AbstractExecutor:
     """Return what computes an arm, and keeps it in a folder of its name if there is one to keep it in."""
-    return chunks if store is None else execute.Stored(store / urllib.parse.quote(arm, safe=" ,+()"), chunks)
+    return chunks if store is None else execute.Stored(store / as_file_name(arm), chunks)
 
 
 def _of_arm(bar: ProgressBar, name: str) -> Callable[[int, Outcome], None]:

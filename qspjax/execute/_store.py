@@ -12,7 +12,6 @@ stored whole where its table is there.
 import contextlib
 import io
 import json
-import urllib.parse
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from jaxtyping import PyTree
 
 from qspjax._arrays import put
 from qspjax._extras import require
-from qspjax._files import replaced, write_text
+from qspjax._files import as_file_name, replaced, write_text
 from qspjax.execute._sketch import AbstractCounts
 
 if TYPE_CHECKING:
@@ -206,13 +205,13 @@ class Store:
         return self.folder / "sketches" / f"{chunk:05d}.npz"
 
     def _reading(self, name: str) -> "zarr.Array":
-        return require("zarr", extra="data").open_array(self.folder / "trajectories" / _quoted(name), mode="r")
+        return require("zarr", extra="data").open_array(self.folder / "trajectories" / as_file_name(name), mode="r")
 
     def _array(self, name: str, like: np.ndarray) -> "zarr.Array":
         """Return an array of the group, made if it is not there."""
         if name not in self._open:
             group = require("zarr", extra="data").open_group(self.folder / "trajectories", mode="a")
-            quoted = _quoted(name)
+            quoted = as_file_name(name)
             whole, part = ((count, *like.shape[1:]) for count in (self.contents.patients, self.contents.width))
             if quoted not in group:
                 group.create_array(quoted, shape=whole, chunks=part, dtype=like.dtype)
@@ -233,8 +232,3 @@ def named(tree: PyTree) -> dict[str, PyTree]:
 def is_column(array: np.ndarray) -> bool:
     """Whether an array of results is one real number per patient, and so a column of a table."""
     return len(array.shape) == 1 and np.dtype(array.dtype).kind in "biuf"
-
-
-def _quoted(name: str) -> str:
-    """Return a name as that of a file: without slashes, colons and the like."""
-    return urllib.parse.quote(name, safe=" ()+,[]")
