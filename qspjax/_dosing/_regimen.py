@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Real
 
-from qspjax._arrays import argmax_first, floats, namespace, on_device
+from qspjax._arrays import argmax_first, floats, namespace, on_device, taken
 from qspjax._checks import (
     check_above,
     check_increasing,
@@ -576,6 +576,19 @@ def stacked(regimens: Sequence[Regimen]) -> Regimen:
     columns = on_device({name: xp.stack([column(name, regimen) for regimen in regimens]) for name in _COLUMNS})
     ends = on_device(xp.stack([xp.asarray(regimen.end) for regimen in regimens]))
     return Regimen(**columns, rules=(), decision=None, end=ends, targets=targets, static_shape=shape)
+
+
+def of_patients(regimen: Regimen, numbers: np.ndarray, size: int) -> Regimen:
+    """Return the regimen of some of `size` patients; what all of them share stays as it is."""
+
+    def chosen(leaf: jax.Array, ndim: int) -> jax.Array:
+        if np.ndim(leaf) <= ndim:
+            return leaf
+        if leaf.shape[0] != size:
+            refuse("regimen", f"have one row per patient ({size})", f"of shape {leaf.shape}")
+        return taken(leaf, numbers)
+
+    return jax.tree.map(chosen, regimen, regimen.ndims())
 
 
 def _max_count(mask: np.ndarray) -> int:

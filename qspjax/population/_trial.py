@@ -18,7 +18,7 @@ from qspjax._checks import (
     refuse,
 )
 from qspjax._cohort import Cohort, as_array
-from qspjax._dosing._regimen import Regimen, changed, check_regimen
+from qspjax._dosing._regimen import Regimen, check_regimen, of_patients
 from qspjax._exposure import together
 from qspjax._random import check_key, generator
 from qspjax._simulate import simulate_cohort
@@ -32,7 +32,7 @@ from qspjax.solve import AbstractMethod
 
 
 class Arm(eqx.Module):
-    """An arm of a trial: a name and a regimen.
+    """An arm of a trial: a name and a regimen, the same for all or with a row for each patient of the cohort.
 
     Example:
         >>> import qspjax as qsp
@@ -318,10 +318,9 @@ def simulate_trial(
 def _taken(trial: Trial, arm: Arm, rows: int, size: int, members: np.ndarray, key: Key | None) -> Regimen:
     """Return the doses that the patients of an arm take, drawn for the whole cohort so that arms do not matter."""
     regimen = arm.regimen.padded(rows)
-    if trial.adherence is None:
-        return regimen
-    taken = trial.adherence.apply(regimen, size, key=jax.random.fold_in(check_key(key), 1))
-    return changed(taken, time=taken.time[members], ordered=taken.ordered[members])
+    if trial.adherence is not None:
+        regimen = trial.adherence.apply(regimen, size, key=jax.random.fold_in(check_key(key), 1))
+    return of_patients(regimen, members, size)
 
 
 def _check_ratio(ratio: tuple[int, ...] | None) -> None:

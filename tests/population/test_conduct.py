@@ -78,6 +78,23 @@ def test_arms_of_the_same_patients_miss_the_same_doses():
         trial(arms, adherence=0.8)
 
 
+@pytest.mark.parametrize("adherence", [None, Adherence(missed=0.4, late=0.5, delay=5.0)])
+@pytest.mark.parametrize("allocation", [qsp.Randomised([2, 1]), Stratified(["a", "b", "b"] * 4)])
+def test_doses_that_differ_between_patients_follow_them_into_their_arm(allocation, adherence):
+    cohort = qsp.Cohort.of(MODEL, {"CL": np.linspace(1.0, 4.0, 12)})
+    each = qsp.bolus(np.linspace(50.0, 160.0, 12), to="central").every(24.0, doses=5)
+    arms = {"each": each, "twice": each + each}
+    whole = qsp.simulate_trial(trial(arms, adherence=adherence), cohort, key=KEY)
+    apart = qsp.simulate_trial(trial(arms, adherence=adherence, allocation=allocation), cohort, key=KEY)
+    for arm, everyone in zip(apart.arms, whole.arms, strict=True):
+        assert arm.members.size < 12
+        np.testing.assert_allclose(arm.endpoints["C"], np.asarray(everyone.endpoints["C"])[arm.members], rtol=1e-9)
+    for few in (4, 6, 8):  # the size of an arm is no size of the cohort
+        doses = {"few": qsp.bolus(np.ones(few), to="central"), "daily": DAILY}
+        with pytest.raises(ValueError, match="`regimen` must have one row per patient .12."):
+            qsp.simulate_trial(trial(doses, allocation=allocation), cohort, key=KEY)
+
+
 def test_strata_are_balanced():
     strata = np.array(["a"] * 31 + ["b"] * 9 + ["c"])
     allocation = Stratified(strata, ratio=[2, 1])

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int, Real, Shaped
 from qspjax._checks import check_instance, check_one_of, concrete, refuse
 from qspjax._cohort import Cohort
 from qspjax._dosing._covariates import NOCB, AbstractInterpolation, varying
-from qspjax._dosing._regimen import Regimen, table
+from qspjax._dosing._regimen import Regimen, of_patients, table
 from qspjax._model import AbstractModel
 from qspjax._names import at, state_names
 from qspjax._types import Scalar
@@ -159,8 +158,7 @@ class NonmemData:
         chosen = self._numbers(subjects)
         counts = np.bincount(self.subject, minlength=self.subjects)
         records = np.concatenate([np.flatnonzero(self.subject == i) for i in chosen])
-        ndims = self.regimen.ndims()
-        regimen = jax.tree.map(lambda leaf, ndim: leaf[chosen] if leaf.ndim > ndim else leaf, self.regimen, ndims)
+        regimen = of_patients(self.regimen, chosen, self.subjects)
         tables = ("ts", "order", "time", "dv", "evid", "cmt", "dvid", "cens", "limit", "tad", "occ")
         return dataclasses.replace(
             self,
