@@ -177,7 +177,7 @@ def _assess(
     end = jnp.min(jnp.where(progressed, since, jnp.inf), axis=-1)
     if death is not None:
         end = jnp.fmin(end, death - times[..., 0])
-    last = jnp.max(jnp.where(ongoing & ~jnp.isnan(sums), since, 0.0), axis=-1)
+    last = jnp.max(jnp.where(ongoing & (codes != Response.NE), since, 0.0), axis=-1)
     event = jnp.isfinite(end)
     time = jnp.where(event, end, last)
     return Assessment(
@@ -210,7 +210,7 @@ def _visit_times(times: ArrayInput, sums: Array) -> Float[Array, "*patients visi
     if values.shape not in (sums.shape, sums.shape[-1:]):
         refuse("times", f"have one number per visit ({sums.shape[-1]})", f"of shape {values.shape}")
     known = concrete(values)
-    if known is not None and (known[..., 1:] <= known[..., :-1]).any():
+    if known is not None and not (known[..., 1:] > known[..., :-1]).all():
         refuse("times", "increase from visit to visit", known.tolist())
     return jnp.broadcast_to(values, sums.shape)
 

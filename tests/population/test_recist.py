@@ -126,6 +126,7 @@ def test_times():
         assert judged(sums)[2].event == False  # noqa: E712
         assert np.isnan(judged(sums)[2].deepest)
     assert judged([100.0, NAN])[2].time == judged([NAN, NAN])[2].time == 0.0
+    assert judged([NAN, 40.0, 30.0])[2].time == judged([0.0, 40.0, 30.0])[2].time == 0.0  # nothing to compare with
 
 
 def test_death_ends_progression_free_survival():
@@ -184,6 +185,7 @@ def slowly(sums, new):
         (lambda: assess([0.0, 1.0], 3.0, RECIST(1.0)), "`diameters` must have shape .patients, visits."),
         (lambda: assess([0.0], [1.0, 2.0], RECIST(1.0)), "`times` must have one number per visit .2., but is of shape"),
         (lambda: assess([1.0, 0.0], [1.0, 2.0], RECIST(1.0)), "`times` must increase from visit to visit"),
+        (lambda: assess([0.0, NAN], [1.0, 2.0], RECIST(1.0)), "`times` must increase from visit to visit"),
         (lambda: assess([0.0, 1.0], [1.0, 2.0], 42.0), "`criteria` must be criteria such as"),
         (lambda: assess([0.0, 1.0], [1.0, 2.0], RECIST(1.0), new_lesion=[True]), "`new_lesion` must have shape .2,."),
         (lambda: assess([0.0, 1.0], [1.0, 2.0], RECIST(1.0), nodes=[1.0, 2.0]), "`nodes` must have shape"),
