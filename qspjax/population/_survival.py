@@ -352,13 +352,15 @@ def _excess(
 
 def _tied(times: np.ndarray, events: np.ndarray, treated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how many treated patients and others are at risk at each event; a share of tied events is over."""
-    above, others = [], []
-    for time in np.unique(times[events]):
-        risk, here = times >= time, (times == time) & events
-        over = np.arange(here.sum()) / here.sum()
-        above.append((risk & treated).sum() - over * (here & treated).sum())
-        others.append((risk & ~treated).sum() - over * (here & ~treated).sum())
-    return np.concatenate([[], *above]), np.concatenate([[], *others])
+    different, first, ties = np.unique(np.sort(times[events]), return_index=True, return_counts=True)
+    over = (np.arange(ties.sum()) - np.repeat(first, ties)) / np.repeat(ties, ties)
+
+    def at_risk(group: np.ndarray) -> np.ndarray:
+        risk = group.sum() - np.searchsorted(np.sort(times[group]), different, side="left")
+        here = np.bincount(np.searchsorted(different, times[group & events]), minlength=different.size)
+        return np.repeat(risk, ties) - over * np.repeat(here, ties)
+
+    return at_risk(treated), at_risk(~treated)
 
 
 def _checked(
