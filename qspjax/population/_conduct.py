@@ -8,12 +8,22 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
 
-from qspjax._checks import check_above, check_increasing, check_minimum, check_number, check_whole, refuse
+from qspjax._checks import (
+    check_above,
+    check_increasing,
+    check_minimum,
+    check_number,
+    check_whole,
+    concrete,
+    described,
+    refuse,
+)
 from qspjax._cohort import as_array
-from qspjax._dosing._regimen import Action, Regimen, changed
+from qspjax._dosing._regimen import Action, Regimen, changed, check_regimen
 from qspjax._parameters import as_parameter
 from qspjax._random import generator
 from qspjax._types import ArrayInput, Key, Scalar
+from qspjax.population._survival import flags
 
 
 class Enrolment(eqx.Module):
@@ -53,7 +63,7 @@ class Dropout(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("scale", "shape"):
-            check_number(name, getattr(self, name))
+            _check_least(name, getattr(self, name), 0.0)
             check_above(name, getattr(self, name), 0.0)
 
     def times(self, size: int, *, key: Key) -> Float[np.ndarray, " patients"]:
@@ -83,7 +93,10 @@ def follow_up(
         >>> seen.tolist(), events.tolist()
         ([5.0, 8.0], [True, False])
     """
-    values, happened = np.asarray(times, float), np.asarray(events).astype(bool)
+    values = np.asarray(times, float)
+    if values.ndim != 1 or np.isnan(values).any():
+        refuse("times", "have a number for each patient (leave those who failed out)", f"{described(values)}, or NaN")
+    happened = flags("events", events, values.size)
     leaves = _each("dropout", dropout, values, np.inf)
     enters = _each("entry", entry, values, 0.0)
     until = np.minimum(leaves, np.inf if cutoff is None else cutoff - enters)
@@ -112,10 +125,8 @@ class Adherence(eqx.Module):
     delay: Scalar = eqx.field(converter=as_parameter, default=0.0, kw_only=True)
 
     def __check_init__(self) -> None:
-        for name in ("missed", "late"):
-            _check_least(name, getattr(self, name), 0.0)
-            if np.any(np.asarray(getattr(self, name)) > 1.0):
-                refuse(name, "be a share between 0 and 1", float(getattr(self, name)))
+        _check_share("missed", self.missed)
+        _check_share("late", self.late)
         _check_least("delay", self.delay, 0.0)
 
     def apply(self, regimen: Regimen, size: int, *, key: Key) -> Regimen:
@@ -129,6 +140,7 @@ class Adherence(eqx.Module):
         Raises:
             ValueError: If the regimen has doses at steady state, which are no single doses.
         """
+        check_regimen(regimen)
         check_whole("size", size, 1)
         if regimen.static_shape.steady:
             refuse("regimen", "have single doses only, so that one can be missed", "a regimen at steady state")
@@ -185,7 +197,8 @@ class Visits(eqx.Module):
         if self.at.ndim != 1 or self.at.size < 2:
             refuse("at", "be the times of the baseline and of at least one visit", f"of shape {self.at.shape}")
         check_increasing("at", self.at)
-        for name in ("window", "missed", "error"):
+        _check_share("missed", self.missed)
+        for name in ("window", "error"):
             _check_least(name, getattr(self, name), 0.0)
         if 2.0 * float(self.window) >= np.diff(self.at).min():
             refuse("window", "be less than half the time between visits", float(self.window))
@@ -213,13 +226,22 @@ class Visits(eqx.Module):
         return actual, np.where(missed < float(self.missed), np.nan, seen)
 
 
-def _check_least(name: str, value: object, least: float) -> None:
+def _check_least(name: str, value: Scalar, least: float) -> None:
     check_number(name, value)
+    if np.ndim(value):
+        refuse(name, "be one number", f"of shape {np.shape(value)}")
     check_minimum(name, value, least)
+
+
+def _check_share(name: str, value: Scalar) -> None:
+    _check_least(name, value, 0.0)
+    known = concrete(value)
+    if known is not None and known > 1.0:
+        refuse(name, "be a share between 0 and 1", known)
 
 
 def _each(argument: str, given: ArrayInput | None, like: np.ndarray, default: float) -> np.ndarray:
     values = np.full(like.shape, default) if given is None else np.asarray(given, float)
-    if values.shape != like.shape:
-        refuse(argument, f"have one number for each patient ({like.size})", f"of shape {values.shape}")
+    if values.shape != like.shape or np.isnan(values).any():
+        refuse(argument, f"have one number for each patient ({like.size})", f"of shape {values.shape}, or NaN")
     return values

@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
 
 from qspjax._checks import refuse
 from qspjax._types import ArrayInput
-from qspjax.population._survival import Interval, check_level, deviations
+from qspjax.population._survival import Interval, check_level, deviations, weights_of
 
 
 def share(responded: ArrayInput, *, weights: ArrayInput | None = None, level: float = 0.95) -> Interval:
@@ -38,17 +37,10 @@ def share(responded: ArrayInput, *, weights: ArrayInput | None = None, level: fl
     known = ~np.isnan(values)
     if values.ndim != 1 or not np.isin(values[known], (0.0, 1.0)).all():
         refuse("responded", "be true or false for each patient", f"of shape {values.shape} with other numbers")
-    heavy = _weights(weights, values)[known]
+    heavy = weights_of(weights, values.size)[known]
     if not heavy.sum():
         return Interval(math.nan, math.nan, math.nan)
     p, size, z = float(heavy @ values[known] / heavy.sum()), heavy.sum() ** 2 / (heavy @ heavy), deviations(level)
     middle, half = p + z**2 / (2 * size), z * math.sqrt(p * (1 - p) / size + z**2 / (4 * size**2))
     low, high = ((middle + sign * half) / (1 + z**2 / size) for sign in (-1.0, 1.0))
     return Interval(p, max(float(low), 0.0), min(float(high), 1.0))
-
-
-def _weights(weights: ArrayInput | None, values: np.ndarray) -> Float[np.ndarray, " patients"]:
-    heavy = np.ones(values.size) if weights is None else np.asarray(weights, float)
-    if heavy.shape != values.shape or not (np.isfinite(heavy) & (heavy >= 0.0)).all():
-        refuse("weights", f"have a number of at least 0 for each patient ({values.size})", f"of shape {heavy.shape}")
-    return heavy

@@ -19,7 +19,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from qspjax._checks import check_no_unit, check_number, described, refuse
 from qspjax._text import aligned, number
@@ -269,9 +269,9 @@ def hazard_ratio(
     """
     times, events, _, kept = _checked(times, events, None)
     check_level(level)
-    treated = np.asarray(treated).astype(bool)
-    if treated.shape != times.shape or treated.all() or not treated.any():
-        refuse("treated", f"be true or false for each patient ({times.size}), with some of both", treated.tolist())
+    treated = flags("treated", treated, times.size)
+    if treated.all() or not treated.any():
+        refuse("treated", f"be true or false for each patient ({times.size}), with some of both", "one for all")
     tied = [_tied(times[chosen], events[chosen], treated[chosen]) for chosen in _strata(strata, kept)]
     above, others = (np.concatenate(parts) for parts in zip(*tied, strict=True))
     seen = float((events & treated).sum() - (others <= 0.0).sum())  # events of the treated that say something
@@ -376,14 +376,31 @@ def _checked(
         refuse("times", "have shape (patients,)", f"of shape {values.shape}")
     if not np.isfinite(values).all():
         refuse("times", "be finite (leave patients who failed out)", values[~np.isfinite(values)][0])
-    happened = np.asarray(events)
-    if happened.shape != values.shape or not np.isin(happened, (0, 1)).all():
-        refuse("events", f"be true or false for each patient ({values.size})", described(happened))
-    heavy = np.ones(values.size) if weights is None else np.asarray(weights, float)
-    if heavy.shape != values.shape or not (np.isfinite(heavy) & (heavy >= 0.0)).all() or not (heavy > 0.0).any():
-        refuse("weights", f"have a number of at least 0 for each patient ({values.size})", described(heavy))
+    happened, heavy = flags("events", events, values.size), weights_of(weights, values.size)
     kept = heavy > 0.0
-    return values[kept], happened.astype(bool)[kept], heavy[kept], kept
+    if not kept.any():
+        refuse("weights", "have a number of at least 0 for each patient, not 0 for all", described(heavy))
+    return values[kept], happened[kept], heavy[kept], kept
+
+
+def flags(argument: str, given: ArrayInput, size: int) -> Bool[np.ndarray, " patients"]:
+    """Return what is true or false, or 1 or 0, for each patient."""
+    values = np.asarray(given)
+    if values.shape != (size,) or values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        refuse(argument, f"be true or false for each patient ({size})", described(values))
+    return values.astype(bool)
+
+
+def weights_of(weights: ArrayInput | None, size: int) -> Float[np.ndarray, " patients"]:
+    """Return the weights of patients, by default 1."""
+    must = f"have a number of at least 0 for each patient ({size})"
+    try:
+        heavy = np.ones(size) if weights is None else np.asarray(weights, float)
+    except (TypeError, ValueError):
+        refuse("weights", must, described(weights))
+    if heavy.shape != (size,) or not (np.isfinite(heavy) & (heavy >= 0.0)).all():
+        refuse("weights", must, described(heavy))
+    return heavy
 
 
 def _labels(

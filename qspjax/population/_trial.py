@@ -136,9 +136,9 @@ class Stratified(AbstractAllocation):
         if len(self.strata) != size:
             raise ArgumentError("strata", f"must have one label for each patient ({size}), but has {len(self.strata)}.")
         block, chosen = np.repeat(np.arange(arms), ratio), np.empty(size, int)
-        labels = np.array(self.strata)
-        for label in np.unique(labels):
-            patients = np.flatnonzero(labels == label)
+        labels, stratum = np.unique(np.array(self.strata), return_inverse=True)  # those without a number are one
+        for code in range(labels.size):
+            patients = np.flatnonzero(stratum == code)
             blocks = [draw.permutation(block) for _ in range(-(-patients.size // block.size))]
             chosen[draw.permutation(patients)] = np.concatenate(blocks)[: patients.size]
         return [np.flatnonzero(chosen == arm) for arm in range(arms)]

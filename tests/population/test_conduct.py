@@ -31,6 +31,14 @@ def test_follow_up_censors_by_dropout_and_by_the_end_of_the_trial():
     assert follow_up(times, events)[0].tolist() == times
     with pytest.raises(ValueError, match="`entry` must have one number for each patient .5."):
         follow_up(times, events, entry=[1.0])
+    with pytest.raises(ValueError, match="`dropout` must have one number for each patient .5."):
+        follow_up(times, events, dropout=[np.nan, 7.0, 20.0, 9.0, 20.0])
+    for wrong in (["yes"] * 5, [True], True):
+        with pytest.raises(ValueError, match="`events` must be true or false for each patient .5."):
+            follow_up(times, wrong)
+    with pytest.raises(ValueError, match="`times` must have a number for each patient"):
+        follow_up([np.nan], [True])
+    assert [x.size for x in follow_up([], [])] == [0, 0]  # all failed
 
 
 def test_doses_are_missed_and_late_as_often_as_said():
@@ -108,6 +116,9 @@ def test_strata_are_balanced():
     assert first.tolist() != allocation.members(41, 2, key=jax.random.key(6))[0].tolist()
     sizes = [len(Stratified(["a"] * 3).members(3, 2, key=jax.random.key(k))[0]) for k in range(40)]
     assert set(sizes) == {1, 2}  # the odd patient goes to either
+    unknown = np.where(strata == "b", np.nan, np.where(strata == "c", 2.0, 1.0))
+    groups = Stratified(unknown, ratio=[2, 1]).members(41, 2, key=KEY)
+    assert [np.isnan(unknown[members]).sum() for members in groups] == [6, 3]  # those without a number are one stratum
     with pytest.raises(ValueError, match="`strata` must have one label for each patient .5., but has 41"):
         allocation.members(5, 2, key=KEY)
     with pytest.raises(ValueError, match="`ratio` must have one number per arm .3."):
@@ -150,6 +161,11 @@ def test_responses_at_visits_that_are_not_on_time():
         (lambda: Dropout(scale=0.0), "`scale` must be positive"),
         (lambda: Adherence(missed=1.5), "`missed` must be a share between 0 and 1"),
         (lambda: Adherence(delay=-1.0), "`delay` must be at least 0"),
+        (lambda: Adherence(missed=[0.1, 0.2]), "`missed` must be one number, but is of shape .2,."),
+        (lambda: Adherence(missed=0.1).apply(DAILY.time, 2, key=KEY), "`regimen` must be a regimen"),
+        (lambda: Enrolment(over=[1.0, 2.0]), "`over` must be one number"),
+        (lambda: Dropout(scale=[1.0, 2.0]), "`scale` must be one number"),
+        (lambda: Visits([0.0, 10.0], missed=2.0), "`missed` must be a share between 0 and 1, but is 2"),
         (lambda: Visits([0.0]), "`at` must be the times of the baseline and of at least one visit"),
         (lambda: Visits([0.0, 10.0], window=5.0), "`window` must be less than half the time between visits"),
         (lambda: Visits([0.0, 10.0]).measured([0.0], [1.0], key=KEY), "`values` must have shape .patients, times."),

@@ -163,6 +163,9 @@ def test_hazard_ratios_of_groups_without_events():
         (lambda: kaplan_meier([1.0], [1], level=95), "`level` must be between 0 and 1, but is 95"),
         (lambda: log_rank([1.0, 2.0], [1, 1], ["a", "a"]), "`groups` must have at least two groups"),
         (lambda: log_rank([1.0, 2.0], [1, 1], ["a"]), "`groups` must have one label for each patient .2."),
+        (lambda: kaplan_meier([1.0, 2.0], ["1", "0"]), "`events` must be true or false for each patient .2."),
+        (lambda: kaplan_meier([1.0, 2.0], [1, 1], weights=["a", "b"]), "`weights` must have a number of at least 0"),
+        (lambda: hazard_ratio([1.0, 2.0], [1, 1], ["drug", "none"]), "`treated` must be true or false for each"),
         (lambda: hazard_ratio([1.0, 2.0], [1, 1], [True, True]), "`treated` must be true or false for each patient"),
     ],
 )
