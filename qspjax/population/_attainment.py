@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qspjax._checks import ArgumentError, check_instance
+from qspjax._checks import ArgumentError, check_instance, check_one_of
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._text import aligned
 from qspjax._types import ArrayInput
 from qspjax.execute import AbstractExecutor
 from qspjax.population._endpoints import Responder
-from qspjax.population._shares import share
+from qspjax.population._shares import percent, share
 from qspjax.population._survival import Interval
 from qspjax.population._trial import Arm, Trial, simulate_trial
 from qspjax.solve import AbstractMethod
@@ -47,13 +47,12 @@ class Attainment(NamedTuple):
     def __str__(self) -> str:
         table = [["dose", "target", "patients", "failed", "share", "95 % interval"]]
         for row in self.rows:
-            share, low, high = (100.0 * x for x in row.share)
-            counts = (str(row.patients), str(row.failed))
-            table.append([row.dose, row.target, *counts, f"{share:.1f} %", f"{low:.1f} to {high:.1f} %"])
+            table.append([row.dose, row.target, str(row.patients), str(row.failed), *percent(row.share)])
         return aligned(table)
 
     def least(self, target: str, *, share: float = 0.9) -> str | None:
         """Return the first dose at which a share of patients reaches a target; None where no dose does."""
+        check_one_of("target", target, {row.target for row in self.rows}, "a target")
         return next((row.dose for row in self.rows if row.target == target and row.share.estimate >= share), None)
 
     def expected(self, dose: str, frequencies: Mapping[str, float]) -> float:
@@ -67,6 +66,8 @@ class Attainment(NamedTuple):
         unknown = [name for name in frequencies if name not in shares]
         if unknown or not shares:
             raise ArgumentError("frequencies", f"must name targets of the dose `{dose}`, but name {unknown}.")
+        if not sum(frequencies.values()) > 0.0:
+            raise ArgumentError("frequencies", "must have a positive sum, but have none.")
         return sum(shares[name] * part for name, part in frequencies.items()) / sum(frequencies.values())
 
 

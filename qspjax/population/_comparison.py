@@ -12,7 +12,7 @@ from qspjax._progress import Progress
 from qspjax._random import generator
 from qspjax._text import aligned
 from qspjax._types import ArrayInput, Key
-from qspjax.population._shares import share
+from qspjax.population._shares import percent, share
 from qspjax.population._survival import Interval, check_level
 from qspjax.population._trial import ArmResult, TrialResult
 
@@ -99,9 +99,8 @@ def difference(
 
 
 def _arm(result: TrialResult, argument: str, name: str) -> ArmResult:
-    by_name = {arm.name: arm for arm in result.arms}
-    check_one_of(argument, name, by_name, "an arm of the trial")
-    return by_name[name]
+    check_one_of(argument, name, [arm.name for arm in result.arms], "an arm of the trial")
+    return result.arm(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +122,7 @@ class PowerCurve:
 
     def __str__(self) -> str:
         rows = [["patients in each arm", "power", "95 % interval"]]
-        for size, (power, low, high) in zip(self.sizes, self.power, strict=True):
-            rows.append([str(size), f"{100 * power:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"])
+        rows += [[str(size), *percent(found)] for size, found in zip(self.sizes, self.power, strict=True)]
         return aligned(rows)
 
     def size(self, power: float = 0.8) -> int | None:
@@ -183,6 +181,9 @@ def power(
         refuse("patients", "have numbers of patients in every arm (leave those who failed out)", "without, or with NaN")
     if paired and len({len(pool) for pool in pools}) > 1:
         refuse("patients", "have the same patients in every arm if paired", [len(pool) for pool in pools])
+    sizes = np.asarray(sizes).tolist()
+    if not isinstance(sizes, list) or not sizes:
+        refuse("sizes", "be numbers of patients, one at least", sizes)
     found = []
     for place, size in enumerate(sizes):
         check_whole(f"sizes[{place}]", size, 1)

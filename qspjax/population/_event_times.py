@@ -11,7 +11,7 @@ from qspjax._random import generator
 from qspjax._text import aligned, number
 from qspjax._types import ArrayInput, Key
 from qspjax.population._responses import TumourResponses, taken_from
-from qspjax.population._survival import HazardRatio, KaplanMeier, hazard_ratio, kaplan_meier, log_rank
+from qspjax.population._survival import HazardRatio, KaplanMeier, hazard_ratio, kaplan_meier, log_rank, reached
 from qspjax.population._trial import TrialResult
 
 
@@ -48,14 +48,15 @@ class Events(NamedTuple):
 
     def __str__(self) -> str:
         head = ["arm", "patients", "events", "median", "95 % interval", "hazard ratio", "95 % interval", "log-rank p"]
-        rows = [head]
+        rows, sizes = [head], [arm.patients.size for arm in self.arms.values()]
         for place, (name, arm) in enumerate(self.arms.items()):
-            median = arm.curve().median
-            row = [name, str(arm.patients.size), str(int(arm.events.sum())), _known(median.estimate)]
-            row.append(f"{_known(median.low)} to {_known(median.high)}")
-            if place:
+            row = [name, str(sizes[place]), str(int(arm.events.sum()))]
+            if sizes[place]:
+                median = arm.curve().median
+                row += [reached(median.estimate), f"{reached(median.low)} to {reached(median.high)}"]
+            if place and sizes[place] and sizes[0]:
                 ratio, p = self.compared(name)
-                row += [_known(ratio.ratio), f"{_known(ratio.low)} to {_known(ratio.high)}", number(p)]
+                row += [reached(ratio.ratio), f"{reached(ratio.low)} to {reached(ratio.high)}", number(p)]
             rows.append([*row, *["-"] * (len(head) - len(row))])
         return aligned(rows)
 
@@ -138,7 +139,3 @@ def progression_free(responses: TumourResponses) -> Events:
             for name, arm in responses.arms.items()
         }
     )
-
-
-def _known(value: float) -> str:
-    return number(value) if np.isfinite(value) else "-"

@@ -17,8 +17,8 @@ from qspjax._types import ArrayInput, Key, Scalar
 from qspjax.population._conduct import Visits
 from qspjax.population._endpoints import AbstractEndpoint, Value
 from qspjax.population._recist import RECIST, Assessment, Response, assess
-from qspjax.population._shares import share
-from qspjax.population._survival import Interval, KaplanMeier, kaplan_meier
+from qspjax.population._shares import percent, share
+from qspjax.population._survival import Interval, KaplanMeier, kaplan_meier, reached
 from qspjax.population._trial import ArmResult, TrialResult
 
 
@@ -139,15 +139,13 @@ class TumourResponses(NamedTuple):
         head = ["arm", "patients", "failed", *(code.name for code in reversed(Response))]
         rows = [[*head, "CR + PR", "95 % interval", "median PFS"]]
         for name, arm in self.arms.items():
-            responded = arm.response()
             median = arm.progression_free().median.estimate if arm.patients.size else np.inf
             rows.append(
                 [
                     name,
                     *map(str, (arm.patients.size, arm.failed, *arm.counts().values())),
-                    f"{100 * responded.estimate:.1f} %" if arm.patients.size else "-",
-                    f"{100 * responded.low:.1f} to {100 * responded.high:.1f} %" if arm.patients.size else "-",
-                    f"{median:.4g}" if np.isfinite(median) else "-",
+                    *percent(arm.response()),
+                    reached(median),
                 ]
             )
         return aligned(rows)

@@ -9,6 +9,13 @@ from qspjax._types import ArrayInput
 from qspjax.population._survival import Interval, check_level, deviations, weights_of
 
 
+def percent(share: Interval) -> tuple[str, str]:
+    """Return a share and its interval as texts, `-` where there are no patients."""
+    if math.isnan(share.estimate):
+        return "-", "-"
+    return f"{100 * share.estimate:.1f} %", f"{100 * share.low:.1f} to {100 * share.high:.1f} %"
+
+
 def share(responded: ArrayInput, *, weights: ArrayInput | None = None, level: float = 0.95) -> Interval:
     """Return the share of patients who respond, with Wilson's interval.
 

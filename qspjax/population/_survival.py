@@ -73,7 +73,7 @@ class KaplanMeier:
     def __str__(self) -> str:
         rows = [["patients", "events", "median", "low", "high"]]
         middle = self.median
-        rows.append([str(int(self.at_risk[0])), str(int(self.events.sum())), *map(_shown, middle)])
+        rows.append([str(int(self.at_risk[0])), str(int(self.events.sum())), *map(reached, middle)])
         return aligned(rows)
 
     @property
@@ -432,5 +432,6 @@ def deviations(level: float) -> float:
     return NormalDist().inv_cdf(0.5 + level / 2.0)
 
 
-def _shown(value: float) -> str:
+def reached(value: float) -> str:
+    """Return a number as text, `-` for one that is not reached or not defined."""
     return number(value) if math.isfinite(value) else "-"

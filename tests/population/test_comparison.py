@@ -1,5 +1,6 @@
 """Attainment of targets, differences between arms, and power: against closed forms."""
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -34,11 +35,24 @@ def test_attainment_is_that_of_the_closed_form():
     assert attained.expected("120 mg", {"MIC 0.5": 0.3, "MIC 2": 0.1}) == pytest.approx(both)
     with pytest.raises(ValueError, match="`frequencies` must name targets of the dose `120 mg`, but name .'MIC 8'."):
         attained.expected("120 mg", {"MIC 8": 1.0})
+    with pytest.raises(ValueError, match="`frequencies` must have a positive sum"):
+        attained.expected("120 mg", {"MIC 2": 0.0})
+    with pytest.raises(ValueError, match="`target` must name a target .*Did you mean `MIC 2`"):
+        attained.least("mic 2")
     with pytest.raises(ValueError, match="`targets..a..` must be a `Responder`"):
         target_attainment(COHORT, doses, {"a": qsp.endpoints.Cmax("concentration")}, [0.0, 24.0])
     weights = np.where(CLEARANCES > 6.0, 0.0, 1.0)
     slow = target_attainment(COHORT, doses, targets, [0.0, 24.0], weights=weights).rows[1]
     assert slow.share.estimate == pytest.approx(np.mean(30.0 / CLEARANCES[CLEARANCES <= 6.0] * np.log(8.0) >= 12.0))
+
+
+def test_tables_have_no_numbers_where_all_failed():
+    failing = qsp.Cohort.of(MODEL, {"V": [1.0, 2.0]})
+    failing = eqx.tree_at(lambda cohort: cohort.model.V, failing, np.full(2, np.nan))
+    doses = {"120 mg": qsp.bolus(120.0, to="central")}
+    target = {"peak": qsp.endpoints.Responder(qsp.endpoints.Cmax("concentration"), at_least=1.0)}
+    attained = target_attainment(failing, doses, target, [0.0, 24.0])
+    assert str(attained).splitlines()[1].split() == ["120", "mg", "peak", "2", "2", "-", "-"]
 
 
 def result(**allocation):
@@ -114,6 +128,8 @@ def test_power_of_survival():
     [
         ({"patients": [[1.0, np.nan]]}, "`patients` must have numbers of patients in every arm"),
         ({"patients": [[1.0], [1.0, 2.0]], "paired": True}, "`patients` must have the same patients in every arm"),
+        ({"patients": [[1.0]], "sizes": []}, "`sizes` must be numbers of patients, one at least"),
+        ({"patients": [[1.0]], "sizes": 30}, "`sizes` must be numbers of patients, one at least, but is 30"),
         ({"patients": [[1.0]], "sizes": [0]}, "`sizes.0.` must be a whole number of at least 1"),
         ({"patients": [[1.0]], "significance": 5}, "`significance` must be between 0 and 1"),
     ],

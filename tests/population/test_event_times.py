@@ -8,6 +8,8 @@ from scipy import stats
 import qspjax as qsp
 from qspjax.population import (
     RECIST,
+    ArmEvents,
+    Events,
     event_times,
     hazard_ratio,
     kaplan_meier,
@@ -69,6 +71,13 @@ def test_progression_free_survival_is_that_of_the_responses(result):
     found = progression_free(responses).arms["control"]
     np.testing.assert_array_equal(found.times, responses.arms["control"].assessment.time)
     assert found.curve().median == responses.arms["control"].progression_free().median
+
+
+def test_an_arm_whose_patients_all_failed_has_no_numbers():
+    some = ArmEvents(np.arange(2), np.array([5.0, 8.0]), np.array([True, True]))
+    nobody = ArmEvents(np.arange(0), np.array([]), np.array([], bool))
+    for arms, row in (({"a": some, "b": nobody}, 2), ({"b": nobody, "a": some}, 1)):
+        assert str(Events(arms)).splitlines()[row].split() == ["b", "0", "0", "-", "-", "-", "-", "-"]
 
 
 def test_weights_are_those_of_the_cohort(result):
