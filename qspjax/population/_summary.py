@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qspjax.population._endpoints import Responder
+from qspjax.population._shares import percent, share
+from qspjax.population._survival import Interval
 from qspjax.population._trial import TrialResult
 
 
@@ -60,12 +62,13 @@ def summarise(result: TrialResult) -> list[Row]:
             values = np.asarray(arm.endpoints[name])
             failed = int(np.asarray(arm.solution.failed).sum())
             defined = values[np.isfinite(values)]
-            share = isinstance(endpoint, Responder)
+            responder = isinstance(endpoint, Responder)
             p5, median, p95 = np.percentile(defined, [5, 50, 95]) if defined.size else [math.nan] * 3
-            low, high = _share_interval(defined) if share else _mean_interval(defined)
+            low, high = share(defined)[1:] if responder else _mean_interval(defined)
             mean = defined.mean() if defined.size else math.nan
             undefined = values.size - defined.size - failed
-            rows.append(Row(name, arm.name, values.size, failed, undefined, median, p5, p95, mean, low, high, share))
+            counts = (values.size, failed, undefined)
+            rows.append(Row(name, arm.name, *counts, median, p5, p95, mean, low, high, responder))
     return rows
 
 
@@ -101,10 +104,8 @@ def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None)
 def _share_block(rows: list[Row], width: int) -> Iterator[str]:
     yield f"{'':<{width}}{'share':>8}   95 % confidence interval of the share"
     for row in rows:
-        known = not math.isnan(row.mean)
-        share = f"{100 * row.mean:.1f} %" if known else "-"
-        interval = f"{100 * row.mean_low:.1f} to {100 * row.mean_high:.1f} %" if known else "-"
-        yield f"{row.arm:<{width}}{share:>8}   {interval}{_note(row)}"
+        estimate, interval = percent(Interval(row.mean, row.mean_low, row.mean_high))
+        yield f"{row.arm:<{width}}{estimate:>8}   {interval}{_note(row)}"
 
 
 def _number_block(rows: list[Row], width: int) -> Iterator[str]:
@@ -131,12 +132,3 @@ def _mean_interval(values: np.ndarray) -> tuple[float, float]:
 
     half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
     return values.mean() - half, values.mean() + half
-
-
-def _share_interval(values: np.ndarray) -> tuple[float, float]:
-    if not values.size:
-        return math.nan, math.nan
-    from scipy import stats
-
-    interval = stats.binomtest(int(values.sum()), values.size).proportion_ci(0.95, method="wilson")
-    return interval.low, interval.high
