@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._checks import check_instance, refuse
+from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._extras import require
 from qspjax.plot._figures import COLOURS, axes_or_new, draw_key, new_figure
 from qspjax.plot._labels import with_unit
@@ -46,6 +46,7 @@ def kaplan_meier(
         ['share without an event', '']
     """
     _check_curves(curves)
+    check_whole("ticks", ticks, 1)
     figure = new_figure(6.0, 3.6 + 0.22 * len(curves))
     heights = [3.2, 0.3 + 0.22 * len(curves)]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=heights)
@@ -208,15 +209,27 @@ def forest(
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize="small")
     axes.axvline(neutral, color="0.4", linewidth=0.8, linestyle="--")
     if log:
-        axes.set_xscale("log")
-        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            which(require("matplotlib.ticker", extra="plot").FormatStrFormatter("%g"))
+        _logarithmic(axes)
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.set_xlabel(label)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return axes
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """Make an axis logarithmic, with as many plain numbers at its ticks as there is room for."""
+    ticker = require("matplotlib.ticker", extra="plot")
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high < 5.0 * low:
+        locator = ticker.MaxNLocator(5)
+    else:
+        locator = ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high < 3e3 * low else (1.0,))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def power(curves: Mapping[str, PowerCurve] | PowerCurve, ax: "Axes | None" = None, *, wanted: float = 0.8) -> "Axes":

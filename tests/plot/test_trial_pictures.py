@@ -1,5 +1,7 @@
 """Pictures of trials: what is drawn are the numbers of the results."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,13 @@ def test_forests_have_estimates_and_intervals(tmp_path):
     assert axes.texts[0].get_text() == "0.70 (0.50 to 0.90)"
     assert axes.get_xscale() == "log"
     axes.figure.savefig(tmp_path / "forest.png")
+    for low, high in ((0.97, 1.08), (0.3, 1.2), (0.02, 10.0), (1e-3, 1e2)):  # labels of ticks are apart
+        axis = qsp.plot.forest({"all": HazardRatio(1.0, low, high, 0.1)}).xaxis
+        axis.figure.savefig(tmp_path / "forest.png")
+        boxes = [tick.label1.get_window_extent() for tick in axis.get_major_ticks() if tick.label1.get_text()]
+        inside = sorted((box.x0, box.x1) for box in boxes if box.width > 0.0)
+        assert all(first[1] < second[0] for first, second in itertools.pairwise(inside))
+        assert not any(tick.label1.get_text() for tick in axis.get_minor_ticks())
     linear = qsp.plot.forest({"change": Interval(-2.0, -3.0, -1.0)}, label="difference", neutral=0.0, log=False)
     assert linear.get_xlabel() == "difference"
     with pytest.raises(ValueError, match="must be positive on a logarithmic axis"):
