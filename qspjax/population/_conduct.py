@@ -6,7 +6,7 @@ numbers in every arm.
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import (
     check_above,
@@ -194,9 +194,7 @@ class Visits(eqx.Module):
     error: Scalar = eqx.field(converter=as_parameter, default=0.0, kw_only=True)
 
     def __check_init__(self) -> None:
-        if self.at.ndim != 1 or self.at.size < 2:
-            refuse("at", "be the times of the baseline and of at least one visit", f"of shape {self.at.shape}")
-        check_increasing("at", self.at)
+        check_visits("at", self.at)
         _check_share("missed", self.missed)
         for name in ("window", "error"):
             _check_least(name, getattr(self, name), 0.0)
@@ -224,6 +222,16 @@ class Visits(eqx.Module):
         rows = [np.interp(when, known, row, np.nan, np.nan) for when, row in zip(actual, true, strict=True)]
         seen = np.maximum(np.reshape(rows, shape) * (1.0 + float(self.error) * error), 0.0)
         return actual, np.where(missed < float(self.missed), np.nan, seen)
+
+
+def check_visits(argument: str, visits: Array | np.ndarray) -> None:
+    """Check that visits are increasing times, two at least."""
+    if visits.ndim != 1 or visits.shape[0] < 2:
+        refuse(argument, "be the times of the baseline and of at least one visit", f"of shape {visits.shape}")
+    check_increasing(argument, visits)
+    known = concrete(visits)
+    if known is not None and not (known[1:] > known[:-1]).all():
+        refuse(argument, "increase from visit to visit", known.tolist())
 
 
 def _check_least(name: str, value: Scalar, least: float) -> None:

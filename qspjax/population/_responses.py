@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qspjax._checks import check_increasing, check_instance, check_one_of, refuse
+from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._cohort import as_array
 from qspjax._random import check_key
 from qspjax._solution import Solution
 from qspjax._text import aligned
 from qspjax._types import ArrayInput, Key, Scalar
-from qspjax.population._conduct import Visits
+from qspjax.population._conduct import Visits, check_visits
 from qspjax.population._endpoints import AbstractEndpoint, Value
 from qspjax.population._recist import RECIST, Assessment, Response, assess
 from qspjax.population._shares import percent, share
@@ -42,19 +42,12 @@ class BestResponse(AbstractEndpoint):
     criteria: RECIST
 
     def __check_init__(self) -> None:
-        check_visits(self.visits)
+        check_visits("visits", self.visits)
         check_instance("criteria", self.criteria, RECIST, "criteria such as `RECIST(stable_after=42.0)`")
 
     def __call__(self, solution: Solution) -> Scalar:
         sums = jnp.stack([Value(self.output, at)(solution) for at in self.visits])
         return assess(self.visits, sums, self.criteria).best.astype(sums.dtype)
-
-
-def check_visits(visits: Array | np.ndarray) -> None:
-    """Check that visits are increasing times, two at least."""
-    if visits.ndim != 1 or visits.shape[0] < 2:
-        refuse("visits", "be the times of the baseline and of at least one visit", f"of shape {visits.shape}")
-    check_increasing("visits", visits)
 
 
 class PatientResponse(NamedTuple):
@@ -197,32 +190,26 @@ def tumour_responses(
     check_one_of("output", output, result.arms[0].solution.observed, "an observed value of the trial")
     if isinstance(visits, Visits):
         drawn = check_key(key)
-        arms = {arm.name: _seen(arm, output, criteria, visits, result.cohort.size, drawn) for arm in result.arms}
+        arms = {arm.name: _seen(result, arm, output, criteria, visits, drawn) for arm in result.arms}
         return TumourResponses(arms)
     planned = np.asarray(result.trial.ts if visits is None else as_array("visits", visits), float)
-    check_visits(planned)
-    return TumourResponses({arm.name: _judged(arm, output, criteria, planned) for arm in result.arms})
+    check_visits("visits", planned)
+    return TumourResponses({arm.name: _judged(result, arm, output, criteria, planned) for arm in result.arms})
 
 
-def _seen(arm: ArmResult, output: str, criteria: RECIST, visits: Visits, size: int, key: Key) -> ArmResponses:
+def _seen(result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: Visits, key: Key) -> ArmResponses:
     """Judge an arm by visits that are drawn for the whole cohort."""
     values = np.asarray(arm.solution.observed[output])
-    everyone = np.full((size, values.shape[1]), np.nan)
+    everyone = np.full((result.cohort.size, values.shape[1]), np.nan)
     everyone[arm.members] = values
     kept = ~np.asarray(arm.solution.failed)
-    drawn = visits.measured(_times_of(arm), everyone, key=key)
+    drawn = visits.measured(result.trial.ts, everyone, key=key)
     times, sums = (x[arm.members[kept]] for x in drawn)
     return ArmResponses(arm.members[kept], int((~kept).sum()), times, assess(times, sums, criteria))
 
 
-def _times_of(arm: ArmResult) -> np.ndarray:
-    """Return the times of the samples of an arm, which are those of the trial."""
-    times = np.asarray(arm.solution.ts)
-    return times if times.ndim == 1 else times[0]
-
-
-def _judged(arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray) -> ArmResponses:
-    times, values = _times_of(arm), np.asarray(arm.solution.observed[output])
+def _judged(result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray) -> ArmResponses:
+    times, values = np.asarray(result.trial.ts), np.asarray(arm.solution.observed[output])
     near = np.abs(times[:, None] - visits) <= 1e-9 * np.abs(times).max(initial=1.0)
     if not near.any(0).all():
         refuse("visits", "be among the times of the trial", visits[~near.any(0)].tolist())

@@ -167,6 +167,7 @@ def test_responses_at_visits_that_are_not_on_time():
         (lambda: Dropout(scale=[1.0, 2.0]), "`scale` must be one number"),
         (lambda: Visits([0.0, 10.0], missed=2.0), "`missed` must be a share between 0 and 1, but is 2"),
         (lambda: Visits([0.0]), "`at` must be the times of the baseline and of at least one visit"),
+        (lambda: Visits([0.0, 0.0]), "`at` must increase from visit to visit"),
         (lambda: Visits([0.0, 10.0], window=5.0), "`window` must be less than half the time between visits"),
         (lambda: Visits([0.0, 10.0]).measured([0.0], [1.0], key=KEY), "`values` must have shape .patients, times."),
     ],

@@ -231,6 +231,8 @@ def test_best_response_is_an_endpoint_and_a_table():
         tumour_responses(result, "diameter", criteria)
     with pytest.raises(ValueError, match="`visits` must be the times of the baseline and of at least one visit"):
         qsp.endpoints.BestResponse("concentration", [0.0], criteria)
+    with pytest.raises(ValueError, match="`visits` must increase from visit to visit, but is .0.0, 0.0."):
+        qsp.endpoints.BestResponse("concentration", [0.0, 0.0], criteria)
 
 
 def test_visits_between_reported_times_are_solved_for():
