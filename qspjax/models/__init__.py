@@ -1,4 +1,4 @@
-"""The catalogue of models: pharmacokinetics, effects, target-mediated disposition, networks of reactions.
+"""The catalogue of models: pharmacokinetics, effects, target-mediated disposition, tumours, networks.
 
 Every model is an equinox module: parameters are its attributes, `print(model)` and `qspjax.names(model)` list them with
 units. `Coupled` joins a model of the drug and one of its effect; `Network` is written as reactions, or read from SBML.
@@ -44,6 +44,7 @@ from qspjax.models._pk import (
     TwoCompartmentOral as TwoCompartmentOral,
 )
 from qspjax.models._tmdd import TMDD as TMDD, TMDDSubcutaneous as TMDDSubcutaneous
+from qspjax.models._tumour import TumourGrowthInhibition as TumourGrowthInhibition
 from qspjax.models.network import (
     AbstractLaw as AbstractLaw,
     Compartment as Compartment,
