@@ -111,6 +111,7 @@ if _typing.TYPE_CHECKING:
         SetBy as SetBy,
         Trial as Trial,
         TrialResult as TrialResult,
+        do as do,
         endpoints as endpoints,
         simulate_trial as simulate_trial,
         summarise as summarise,
@@ -138,7 +139,7 @@ _NAMES = {
     "_solution": "RESULTS Solution",
     "_transform": "AbstractTransform Identity Log Logit",
     "population": "Allometric Arm ByCategory Categorical Population Power Randomised SamePatients SetBy Trial "
-    "TrialResult endpoints simulate_trial summarise summary_text",
+    "TrialResult do endpoints simulate_trial summarise summary_text",
 }
 """The other public names by the modules that hold them; a test compares both with the imports above."""
 

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from qspjax._arrays import namespace, taken
 from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, described, refuse
+from qspjax._interventions import Interventions, interventions_of
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
 from qspjax._types import ArrayInput
@@ -33,6 +34,7 @@ class Cohort(eqx.Module):
         covariates: Covariates of the patients, by name, each of shape (patients,).
         varying: The dotted names of the leaves that differ.
         size: Number of patients.
+        held: The names of covariates that `do` set in their population.
 
     Raises:
         ValueError: If a varying name is not a parameter of the model, or a leaf has another number of patients.
@@ -49,6 +51,7 @@ class Cohort(eqx.Module):
     covariates: dict[str, PyTree]
     varying: tuple[str, ...] = eqx.field(static=True)
     size: int = eqx.field(static=True)
+    held: tuple[str, ...] = eqx.field(default=(), static=True)
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class Cohort(eqx.Module):
         *,
         covariates: Mapping[str, ArrayInput] | None = None,
         size: int | None = None,
+        held: tuple[str, ...] = (),
     ) -> "Cohort":
         """Return the cohort in which the named parameters of a model take one value per patient.
 
@@ -66,6 +70,7 @@ class Cohort(eqx.Module):
             values: By dotted name, arrays of shape (patients, ...); an array of the model varies as a whole.
             covariates: By name, arrays of shape (patients,).
             size: Number of patients, if neither values nor covariates give it.
+            held: The names of covariates that `do` set.
         """
         check_instance("model", model, AbstractModel, "a model")
         values, covariates = _arrays("values", values), _arrays("covariates", covariates or {})
@@ -78,7 +83,7 @@ class Cohort(eqx.Module):
         for name, array in values.items():
             _check_whole_leaf(model, name)
             model = at(model, name).set(array)
-        return cls(model=model, covariates=covariates, varying=tuple(values), size=size)
+        return cls(model=model, covariates=covariates, varying=tuple(values), size=size, held=held)
 
     def __check_init__(self) -> None:
         parameters = [name.name for name in names(self.model)]
@@ -90,6 +95,10 @@ class Cohort(eqx.Module):
         tree = jax.tree.map(lambda _: False, self.model)
         paths = [path_of(self.model, name) for name in self.varying]
         return eqx.tree_at(lambda m: [follow(m, path) for path in paths], tree, [True] * len(paths))
+
+    def interventions(self) -> Interventions | None:
+        """Return what `do` set of the patients; None if nothing."""
+        return interventions_of(self.model, {name: self.covariates[name] for name in self.held})
 
     def patient(self, i: int) -> AbstractModel:
         """Return the model of one patient."""
@@ -108,6 +117,7 @@ class Cohort(eqx.Module):
             covariates=covariates,
             varying=self.varying,
             size=indices.size,
+            held=self.held,
         )
 
     def _map_varying(self, function: Callable[[jax.Array], jax.Array]) -> AbstractModel:

@@ -78,6 +78,8 @@ class AbstractModel(AbstractChecked):
     """
 
     units: ClassVar[Units] = Units()
+    interventions: tuple[tuple[str, str], ...] = eqx.field(default=(), init=False, static=True)
+    """What `do` set of it: names, each with its formula, or "" where it is a number of the model."""
 
     @abc.abstractmethod
     def initial(self) -> State:

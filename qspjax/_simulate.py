@@ -24,6 +24,7 @@ from qspjax._checks import (
 from qspjax._cohort import Cohort
 from qspjax._declared import declared
 from qspjax._dosing._regimen import Regimen, check_regimen
+from qspjax._interventions import interventions_of, without_record
 from qspjax._lost import lost
 from qspjax._made import made
 from qspjax._model import AbstractModel, as_state, check_one_patient, observe, state_shape
@@ -100,6 +101,7 @@ def simulate(
         Array([0.   , 5.295, 0.66 ], dtype=float64)
     """
     check_instance("model", model, AbstractModel, "a model (an instance of AbstractModel)")
+    interventions, model = interventions_of(model), without_record(model)
     ts = _times(ts, ndim=1)
     initial = None if initial is None else as_state(model, initial)
     regimen = _check(model, regimen, ts, t0, goes_on=initial is not None)
@@ -117,7 +119,7 @@ def simulate(
     patient, labels = _prepare(model, save, None, method)
     start = None if t0 is None else device_floats(t0)
     outcome, source = _jitted(patient, model, regimen, ts, initial, _order(order, ts), start)
-    solution = Solution.of(ts, outcome, labels, source)
+    solution = Solution.of(ts, outcome, labels, source, interventions)
     return _raise_if_failed(solution, model) if throw else solution
 
 
@@ -173,6 +175,8 @@ def simulate_cohort(
     executor = Vmap() if executor is None else executor
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
+    interventions = cohort.interventions()
+    cohort = made(Cohort, {**vars(cohort), "model": without_record(cohort.model)})
     first_patient = cohort.patient(0)
     regimen = _check(first_patient, regimen, ts, t0, goes_on=initial is not None).prescribe(cohort.covariates)
     method = _method(method, first_patient, regimen)
@@ -193,8 +197,9 @@ def simulate_cohort(
         _split(t0, 0, "t0", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
-    outcome = executor.map(_PatientFromParts(patient), each, shared, size=cohort.size)
-    return Solution(ts, *outcome, labels=labels)
+    note = "" if interventions is None else str(interventions)
+    outcome = executor.map(_PatientFromParts(patient), each, shared, size=cohort.size, note=note)
+    return Solution(ts, *outcome, labels=labels, interventions=interventions)
 
 
 def default_method(model: AbstractModel, regimen: Regimen | None = None) -> AbstractMethod:

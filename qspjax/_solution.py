@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from qspjax._checks import check_names, check_one_of, concrete, in_a_row
 from qspjax._extras import require
+from qspjax._interventions import Interventions
 from qspjax._made import made
 from qspjax._model import Units
 from qspjax._names import leaf_names, state_names
@@ -102,6 +103,7 @@ class Solution(eqx.Module):
         labels: Names and units for tables and pictures.
         source: What it takes to solve again, at other times or for an exposure; None for a solution of many patients,
             or one made by hand, of which only the samples are known.
+        interventions: What `do` set of the model or the patients; None if nothing.
 
     Example:
         >>> import qspjax as qsp
@@ -119,11 +121,14 @@ class Solution(eqx.Module):
     reduced: PyTree
     labels: "Labels" = eqx.field(static=True)
     source: PyTree = None
+    interventions: Interventions | None = None
 
     @classmethod
-    def of(cls, ts: Times, outcome: "Outcome", labels: "Labels", source: PyTree) -> "Solution":
+    def of(
+        cls, ts: Times, outcome: "Outcome", labels: "Labels", source: PyTree, interventions: Interventions | None
+    ) -> "Solution":
         """Return the solution of an outcome."""
-        fields = {"ts": ts, **outcome._asdict(), "labels": labels, "source": source}
+        fields = {"ts": ts, **outcome._asdict(), "labels": labels, "source": source, "interventions": interventions}
         return made(cls, fields | {"observed": _by_name(outcome.observed)})
 
     @property
@@ -160,6 +165,8 @@ class Solution(eqx.Module):
         else:
             coords = {"time_of_patient": (dims, np.asarray(self.ts), {"units": self.labels.units.time})}
         attributes = {"method": self.labels.method}
+        if self.interventions is not None:
+            attributes["interventions"] = str(self.interventions)
         if not single:
             data["failed"] = (("patient",), np.asarray(self.failed), {})
             coords["patient"] = np.arange(np.asarray(self.failed).size)
@@ -203,6 +210,8 @@ class Solution(eqx.Module):
             f"Solution of {names} at {shape} times; {self.labels.method}; "
             f"{steps.mean():.0f} steps on average, {steps.max()} at most; {failed} of {steps.size} failed"
         )
+        if self.interventions is not None:
+            head += f"; {self.interventions}"
         return f"{head}\n{self._numbers()}" if self.observed else head
 
     def _numbers(self) -> str:

@@ -52,7 +52,7 @@ class AbstractExecutor(eqx.Module):
     """
 
     @abc.abstractmethod
-    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, note: str = "") -> Results:
         """Return `function(each[i], shared)` for every i, stacked, or as the function gathers them.
 
         Args:
@@ -60,6 +60,7 @@ class AbstractExecutor(eqx.Module):
             each: A tree of arrays with a leading axis of patients.
             shared: A tree that is the same for all patients.
             size: Number of patients.
+            note: What else there is to say of the results, for an executor that keeps them.
         """
 
 
@@ -75,7 +76,8 @@ class Vmap(AbstractExecutor):
                [0.5]], dtype=float64)
     """
 
-    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, note: str = "") -> Results:
+        del note
         return gathered(function, _on_all_cores(function, each, shared, size))
 
 
@@ -111,7 +113,8 @@ class AbstractChunks(AbstractExecutor):
         """Return how many chunks so many patients are."""
         return -(-size // min(self.size, size))
 
-    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, note: str = "") -> Results:
+        del note
         stacked, merged = {}, None
         for number, chunk in self.chunks(function, each, shared, size=size, wanted=range(self.count(size))):
             counts, stacked[number] = eqx.partition(chunk, lambda leaf: isinstance(leaf, AbstractCounts))

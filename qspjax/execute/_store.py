@@ -41,11 +41,13 @@ class Contents(NamedTuple):
         identity: Fingerprints of all that the results depend on, and versions, each under the words that name it.
         patients: The number of patients.
         width: The number of patients in a chunk.
+        note: What else there is to say of them, such as what `do` set.
     """
 
     identity: Mapping[str, str]
     patients: int
     width: int
+    note: str = ""
 
     @property
     def chunks(self) -> int:

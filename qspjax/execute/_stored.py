@@ -67,13 +67,12 @@ class Stored(AbstractExecutor):
         check_instance("folder", self.folder, (str, os.PathLike), "the path of a folder")
         check_instance("executor", self.executor, AbstractChunks, "an executor of chunks, such as Chunked(4096)")
 
-    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int) -> Results:
+    def map(self, function: PatientFunction, each: Each, shared: PyTree, *, size: int, note: str = "") -> Results:
         require("pyarrow.parquet", extra="data")
         require("zarr", extra="data")
         check_numbers(each, shared, self)
-        store = Store(
-            Path(self.folder), Contents(_identity(function, each, shared), size, min(self.executor.size, size))
-        )
+        width = min(self.executor.size, size)
+        store = Store(Path(self.folder), Contents(_identity(function, each, shared), size, width, note))
         store.begin()
         missing = store.missing()
         found = done = size - sum(_length(store, chunk) for chunk in missing)

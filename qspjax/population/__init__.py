@@ -39,6 +39,7 @@ from qspjax.population._covariates import (
     Power as Power,
     SetBy as SetBy,
 )
+from qspjax.population._do import do as do
 from qspjax.population._event_times import (
     ArmEvents as ArmEvents,
     Events as Events,

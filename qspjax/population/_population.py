@@ -27,6 +27,7 @@ from qspjax._dosing._covariates import set_parameter
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen
 from qspjax._expression import Expression
+from qspjax._interventions import recorded
 from qspjax._model import AbstractModel
 from qspjax._names import at, names
 from qspjax._random import check_key
@@ -64,6 +65,9 @@ class Population(eqx.Module):
         random: Variances of random effects that formulas use, by name.
         occasional: The random effects that are drawn again on each occasion (see `occasions`).
 
+    Attributes:
+        held: Covariates that `do` set, by name.
+
     Raises:
         ValueError: If a name is no parameter or covariate, or the correlation is not positive definite.
 
@@ -89,6 +93,7 @@ class Population(eqx.Module):
     covariate_names: tuple[str, ...] = eqx.field(static=True)
     observed: dict[str, jax.Array]
     individual: Individual
+    held: dict[str, jax.Array]
 
     def __init__(
         self,
@@ -116,6 +121,7 @@ class Population(eqx.Module):
         )
         self.covariate_names = tuple(drawn)
         self.effects = tuple(effects)
+        self.held = {}
         self.individual = Individual(
             individual or {}, parameters or {}, random or {}, check_names("occasional", occasional)
         )
@@ -167,9 +173,9 @@ class Population(eqx.Module):
             ValueError: If a parameter is outside its range.
         """
         order = dict.fromkeys((*self._affected(), *self.between_names, *self.individual.names))
-        values = {name: values[name] for name in order}
+        values = {name: values[name] for name in order if name in values}
         try:
-            return Cohort.of(self.model, values, covariates=covariates, size=size)
+            return Cohort.of(self.model, values, covariates=covariates, size=size, held=tuple(self.held))
         except ArgumentError as error:
             varied = {name.split(".")[-1] for name in self.between_names}
             parameter = error.argument.split(".")[-1]
@@ -206,6 +212,7 @@ class Population(eqx.Module):
         """
         check_instance("cohort", cohort, Cohort, "a cohort (`sample` draws one)")
         changing, effects = self.individual.changing(), self.individual.occasional
+        changing = [name for name in changing if name not in recorded(self.model)]
         if not changing:
             raise ValueError("Nothing changes between occasions here: no formula has an effect that is `occasional`.")
         regimen = no_doses()
@@ -253,7 +260,11 @@ class Population(eqx.Module):
     def _patient(
         self, covariates: dict[str, jax.Array], z: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, Scalar]]:
-        """Return covariates (and random effects) and parameters of a patient with these standard normal effects."""
+        """Return covariates (and random effects) and parameters of a patient with these standard normal effects.
+
+        What `do` set has no distribution: a covariate has its value, and a parameter is the model's own.
+        """
+        covariates = covariates | self.held
         values = {name: at(self.model, name).get() for name in (*self._affected(), *self.between_names)}
         for effect in self.effects:
             for name in effect.parameters():
@@ -261,7 +272,8 @@ class Population(eqx.Module):
         for i, (name, distribution) in enumerate(zip(self.between_names, self.between, strict=True)):
             values[name] = distribution.from_normal(z[i], values[name])
         covariates = covariates | self.individual.effects_of(z[len(self.between) :])
-        return covariates, values | self.individual.values(self.model, covariates)
+        values |= self.individual.values(self.model, covariates)
+        return covariates, {name: value for name, value in values.items() if name not in recorded(self.model)}
 
     def inputs(self) -> tuple[dict[str, AbstractDistribution | Categorical], dict[str, Scalar], np.ndarray]:
         """Return the differences between patients as inputs of a sensitivity analysis.

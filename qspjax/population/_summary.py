@@ -92,6 +92,8 @@ def summary_text(result: TrialResult, *, units: Mapping[str, str] | None = None)
     for arm in result.arms:
         failed = int(np.asarray(arm.solution.failed).sum())
         lines.append(f"{arm.name:<{width}}{arm.members.size} patients, {failed} failed")
+    done = result.cohort.interventions()
+    lines += [] if done is None else [str(done)]
     rows = summarise(result)
     for name in result.trial.endpoint_names:
         unit = (units or {}).get(name)

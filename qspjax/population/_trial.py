@@ -245,7 +245,8 @@ class TrialResult(eqx.Module):
             middles = [number(np.median(known)) if (known := x[np.isfinite(x)]).size else "-" for x in values]
             failed = int(np.asarray(arm.solution.failed).sum())
             rows.append([arm.name, str(arm.members.size), str(failed), *middles])
-        return aligned(rows)
+        done = self.cohort.interventions()
+        return aligned(rows) if done is None else f"{aligned(rows)}\n{done}"
 
     def arm(self, name: str) -> ArmResult:
         """Return the result of the arm with this name."""

@@ -227,6 +227,11 @@ def table_of(d: Definition, id: str) -> str:
     raise ArgumentError("id", f"must be an id of the network, but `{id}` is none{_close(id, names)}.")
 
 
+def formula_of(d: Definition, id: str) -> str:
+    """Return the rate of a reaction, or the rule of something else, as text; "" for what has neither."""
+    return str(d.reactions[id].rate if id in d.reactions else d.assignments.get(id, ""))
+
+
 def _users(d: Definition, id: str) -> Iterator[str]:
     """Yield what uses an id, in words."""
     events = {event_name(d, number) for number in range(len(d.events))}

@@ -23,6 +23,7 @@ from qspjax._declared import (
     Echoes,
 )
 from qspjax._events import Event
+from qspjax._interventions import with_record
 from qspjax._model import Units
 from qspjax._tables import LabelledState, ParameterTable, table
 from qspjax._types import Observed, Scalar
@@ -30,7 +31,7 @@ from qspjax._unit_words import warn_of_unit
 from qspjax._units import per, product
 from qspjax.models.network._authoring import Arrays, extended
 from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
-from qspjax.models.network._editing import added, dropped, renamed, replaced
+from qspjax.models.network._editing import added, dropped, formula_of, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
 from qspjax.models.network._plan import MAX_SEPARATE, Firing, Plan, Program, filled, split_numbers
 from qspjax.models.network._printing import Equations, equations, terms
@@ -437,6 +438,9 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             old: By id, what it is called in this network, if that differs.
         """
         network, old = Network(definition), old or {}
+        now = {before: after for after, before in old.items()}
+        done = [now.get(id, id) for id, _ in self.interventions]
+        network = with_record(network, {id: formula_of(definition, id) for id in done if id in definition.ids()})
         values = {}
         for id, value in network.values.items():
             current = self.values.get(old.get(id, id), value)

@@ -6,6 +6,7 @@ import numpy as np
 
 from qspjax._checks import check_instance, check_whole, warn
 from qspjax._cohort import Cohort
+from qspjax._interventions import recorded
 from qspjax._names import at
 from qspjax._progress import Progress
 from qspjax._random import generator
@@ -139,7 +140,9 @@ def _values(cohort: Cohort | None, coordinates: tuple[str, ...], positions: np.n
     none = np.zeros(0)
     if cohort is None:
         return dict.fromkeys(coordinates, none)
+    alike = [name for name in recorded(cohort.model) if name in coordinates]  # set by `do`
     known = {name: np.asarray(at(cohort.model, name).get()) for name in cohort.varying}
+    known |= {name: np.full(cohort.size, at(cohort.model, name).get()) for name in alike}
     known |= {name: np.asarray(column) for name, column in cohort.covariates.items()}
     if "subject" in coordinates:
         known["subject"] = positions[:, -1]
