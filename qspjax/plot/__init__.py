@@ -35,6 +35,7 @@ from qspjax.plot._survival import (
     forest as forest,
     kaplan_meier as kaplan_meier,
     power as power,
+    roc as roc,
     spider as spider,
     swimmer as swimmer,
 )

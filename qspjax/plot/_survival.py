@@ -1,4 +1,4 @@
-"""Pictures of times to events and of responses: Kaplan-Meier, swimmers, spiders, forests, and power over sizes."""
+"""Pictures of times to events and of responses: Kaplan-Meier, swimmers, spiders, forests, ROC, and power over sizes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._extras import require
 from qspjax.plot._figures import COLOURS, axes_or_new, draw_key, new_figure
 from qspjax.plot._labels import with_unit
-from qspjax.population import HazardRatio, Interval, KaplanMeier, PowerCurve, Response, TumourResponses
+from qspjax.population import ROC, HazardRatio, Interval, KaplanMeier, PowerCurve, Response, TumourResponses
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -263,6 +263,41 @@ def power(curves: Mapping[str, PowerCurve] | PowerCurve, ax: "Axes | None" = Non
     axes.spines[["top", "right"]].set_visible(False)
     if any(by_name):
         draw_key([axes], None)
+    return axes
+
+
+def roc(curves: Mapping[str, ROC] | ROC, ax: "Axes | None" = None) -> "Axes":
+    """Draw how well biomarkers tell responders from others, with the area under each curve, and Youden's thresholds.
+
+    The numbers drawn are those of the curves.
+
+    Args:
+        curves: What `population.roc` returns, or several by name.
+        ax: The axes to draw on; by default those of a new figure.
+
+    Example:
+        >>> from qspjax.population import roc as of
+        >>> roc(of([1.0, 2.0, 3.0, 4.0], [0, 1, 0, 1])).get_legend().get_texts()[0].get_text()
+        'area 0.75 (0.07 to 0.99)'
+    """
+    by_name = {"": curves} if isinstance(curves, ROC) else curves
+    check_instance("curves", by_name, Mapping, "what `population.roc` returns, or several by name")
+    if not by_name:
+        refuse("curves", "have at least one curve", "empty")
+    axes = axes_or_new(ax, 4.2, 4.2)
+    for (name, curve), colour in zip(by_name.items(), _colours(len(by_name)), strict=True):
+        check_instance("curves", curve, ROC, "what `population.roc` returns, or several by name")
+        area, low, high = curve.auc
+        label = f"{name}: area {area:.2f} ({low:.2f} to {high:.2f})".removeprefix(": ")
+        axes.plot(1.0 - curve.specificity, curve.sensitivity, color=colour, label=label)
+        best = int(np.flatnonzero(curve.thresholds == curve.threshold)[0])
+        axes.plot(1.0 - curve.specificity[best], curve.sensitivity[best], "o", color=colour, markersize=5)
+    axes.plot([0.0, 1.0], [0.0, 1.0], color="0.4", linewidth=0.8, linestyle="--")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set_xlabel("1 - specificity")
+    axes.set_ylabel("sensitivity")
+    axes.spines[["top", "right"]].set_visible(False)
+    draw_key([axes], None)
     return axes
 
 

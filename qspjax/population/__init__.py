@@ -18,6 +18,7 @@ from qspjax.population._attainment import (
     Attainment as Attainment,
     target_attainment as target_attainment,
 )
+from qspjax.population._biomarkers import ROC as ROC, roc as roc, subgroups as subgroups
 from qspjax.population._comparison import (
     Difference as Difference,
     PowerCurve as PowerCurve,
@@ -46,6 +47,7 @@ from qspjax.population._event_times import (
     event_times as event_times,
     progression_free as progression_free,
 )
+from qspjax.population._hazard_ratio import HazardRatio as HazardRatio, hazard_ratio as hazard_ratio
 from qspjax.population._noncompartmental import (
     NCA as NCA,
     AbstractTerminal as AbstractTerminal,
@@ -102,11 +104,9 @@ from qspjax.population._responses import (
 from qspjax.population._shares import share as share
 from qspjax.population._summary import Row as Row, summarise as summarise, summary_text as summary_text
 from qspjax.population._survival import (
-    HazardRatio as HazardRatio,
     Interval as Interval,
     KaplanMeier as KaplanMeier,
     LogRank as LogRank,
-    hazard_ratio as hazard_ratio,
     kaplan_meier as kaplan_meier,
     log_rank as log_rank,
 )

@@ -10,8 +10,9 @@ from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._random import generator
 from qspjax._text import aligned, number
 from qspjax._types import ArrayInput, Key
+from qspjax.population._hazard_ratio import HazardRatio, hazard_ratio
 from qspjax.population._responses import TumourResponses, taken_from
-from qspjax.population._survival import HazardRatio, KaplanMeier, hazard_ratio, kaplan_meier, log_rank, reached
+from qspjax.population._survival import KaplanMeier, kaplan_meier, log_rank, reached
 from qspjax.population._trial import TrialResult
 
 

@@ -1,4 +1,4 @@
-"""Times to events: the Kaplan-Meier estimate, the log-rank test and the hazard ratio, with weights of patients.
+"""Times to events: the Kaplan-Meier estimate and the log-rank test, with weights of patients.
 
 With d_j the weight of the events at time t_j and Y_j that of the patients at risk just before it,
 
@@ -123,7 +123,7 @@ def kaplan_meier(
         >>> curve.at([5.0, 6.0, 8.0]).round(4).tolist(), curve.median.estimate
         ([1.0, 0.6667, 0.4444], 7.0)
     """
-    times, events, weights, _ = _checked(times, events, weights)
+    times, events, weights, _ = checked(times, events, weights)
     check_level(level)
     risk = _Risk.of(times, events, weights)
     hazard = risk.events / risk.weight
@@ -204,13 +204,13 @@ def log_rank(
         >>> round(test.statistic, 4), round(test.p, 4)
         (5.0517, 0.0246)
     """
-    times, events, weights, kept = _checked(times, events, weights)
+    times, events, weights, kept = checked(times, events, weights)
     names, codes = _labels("groups", groups, kept)
     if len(names) < 2:
         refuse("groups", "have at least two groups", "that of one alone")
     parts = [
         _excess(times[chosen], events[chosen], codes[chosen], weights[chosen], len(names))
-        for chosen in _strata(strata, kept)
+        for chosen in strata_of(strata, kept)
     ]
     observed, expected, covariance = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
     from scipy.stats import chi2  # half a second to import
@@ -220,79 +220,6 @@ def log_rank(
     degrees = len(names) - 1
     p = float(chi2.sf(statistic, degrees))
     return LogRank(statistic, p, degrees, names, tuple(observed.tolist()), tuple(expected.tolist()))
-
-
-class HazardRatio(NamedTuple):
-    """A hazard ratio with its interval and the p value of Wald's test.
-
-    Example:
-        >>> hazard_ratio([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [True, False, True, False]).ratio > 1.0
-        True
-    """
-
-    ratio: float
-    low: float
-    high: float
-    p: float
-
-
-def hazard_ratio(
-    times: ArrayInput,
-    events: ArrayInput,
-    treated: ArrayInput,
-    *,
-    strata: ArrayInput | Sequence[str] | None = None,
-    level: float = 0.95,
-) -> HazardRatio:
-    """Estimate the hazard of treated patients relative to that of others, by Cox's model with Efron's ties.
-
-    Args:
-        times: Time of the event, or of the last observation, shape (patients,).
-        events: Whether it was the event, shape (patients,).
-        treated: Whether a patient is of the group whose hazard is above the line, shape (patients,).
-        strata: The stratum of each patient; each has its own baseline hazard.
-        level: The level of the interval.
-
-    Returns:
-        The ratio; 0 or inf, with an interval of all ratios, where one group has no events while it is at risk.
-
-    Raises:
-        ValueError: If shapes differ or there are patients of one group alone.
-
-    References: Cox, J R Stat Soc B 1972;34:187, doi:10.1111/j.2517-6161.1972.tb00899.x; Efron, J Am Stat Assoc
-    1977;72:557, doi:10.1080/01621459.1977.10480613.
-
-    Example:
-        >>> times, events = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1, 1, 1, 1, 1, 0]
-        >>> round(hazard_ratio(times, events, [False, False, True, False, True, True]).ratio, 4)
-        0.1849
-    """
-    times, events, _, kept = _checked(times, events, None)
-    check_level(level)
-    treated = flags("treated", treated, times.size)
-    if treated.all() or not treated.any():
-        refuse("treated", f"be true or false for each patient ({times.size}), with some of both", "one for all")
-    tied = [_tied(times[chosen], events[chosen], treated[chosen]) for chosen in _strata(strata, kept)]
-    above, others = (np.concatenate(parts) for parts in zip(*tied, strict=True))
-    seen = float((events & treated).sum() - (others <= 0.0).sum())  # events of the treated that say something
-    informative = (above > 0.0) & (others > 0.0)
-    above, others = above[informative], others[informative]
-    if not 0.0 < seen < above.size:
-        ratio = math.nan if not above.size else (0.0 if seen <= 0.0 else math.inf)
-        return HazardRatio(ratio, 0.0, math.inf, math.nan)
-    from scipy.stats import norm
-
-    def expected(log_ratio: float) -> Float[np.ndarray, " events"]:
-        return above / (above + others * math.exp(-log_ratio))
-
-    log_ratio, step = 0.0, 100.0
-    for _ in range(64):  # the score falls with the ratio, so halving finds its zero
-        log_ratio, step = log_ratio + (step if expected(log_ratio).sum() < seen else -step) / 2.0, step / 2.0
-    shares = expected(log_ratio)
-    error = 1.0 / math.sqrt((shares * (1.0 - shares)).sum())
-    half = error * deviations(level)
-    ratio, low, high = (math.exp(log_ratio + x) for x in (0.0, -half, half))
-    return HazardRatio(ratio, low, high, 2.0 * float(norm.sf(abs(log_ratio) / error)))
 
 
 class _Risk(NamedTuple):
@@ -350,20 +277,7 @@ def _excess(
     return by_group(weights * events, False).sum(0), (share * everyone.events[happens, None]).sum(0), covariance
 
 
-def _tied(times: np.ndarray, events: np.ndarray, treated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many treated patients and others are at risk at each event; a share of tied events is over."""
-    different, first, ties = np.unique(np.sort(times[events]), return_index=True, return_counts=True)
-    over = (np.arange(ties.sum()) - np.repeat(first, ties)) / np.repeat(ties, ties)
-
-    def at_risk(group: np.ndarray) -> np.ndarray:
-        risk = group.sum() - np.searchsorted(np.sort(times[group]), different, side="left")
-        here = np.bincount(np.searchsorted(different, times[group & events]), minlength=different.size)
-        return np.repeat(risk, ties) - over * np.repeat(here, ties)
-
-    return at_risk(treated), at_risk(~treated)
-
-
-def _checked(
+def checked(
     times: ArrayInput, events: ArrayInput, weights: ArrayInput | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return times, events and weights of the patients who weigh anything, and which these are."""
@@ -414,7 +328,7 @@ def _labels(
     return (*names.tolist(),), codes
 
 
-def _strata(strata: ArrayInput | Sequence[str] | None, kept: np.ndarray) -> list[np.ndarray]:
+def strata_of(strata: ArrayInput | Sequence[str] | None, kept: np.ndarray) -> list[np.ndarray]:
     """Return the patients of each stratum, as masks."""
     codes = np.zeros(kept.sum(), int) if strata is None else _labels("strata", strata, kept)[1]
     return [codes == k for k in range(codes.max() + 1)]
