@@ -385,7 +385,7 @@ def test_check_reads_trial_files(trial, tmp_path, capsys):
     assert held(tmp_path) == {"two.toml", "bad.toml"}
 
 
-COMMANDS = ("trial", "simulate", "fit", "sensitivity", "check", "import", "sbml-suite", "sbml-case")
+COMMANDS = ("trial", "population", "simulate", "fit", "sensitivity", "check", "import", "sbml-suite", "sbml-case")
 HELPED = """
 import sys
 from qspjax.cli import main

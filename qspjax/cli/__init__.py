@@ -1,4 +1,4 @@
-"""The command line: trials, simulations, fits, sensitivities, checks of files; `qspjax COMMAND --help` says more."""
+"""The command line: trials, populations, fits, checks of files and more; `qspjax COMMAND --help` says what."""
 
 import sys
 import warnings

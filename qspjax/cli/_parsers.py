@@ -18,7 +18,16 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="qspjax", description="Quantitative systems pharmacology in JAX.")
     whole.add_argument("--version", action="version", version=f"qspjax {version()}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_trial, _add_simulate, _add_fit, _add_sensitivity, _add_check, _add_import, _add_suite):
+    for add in (
+        _add_trial,
+        _add_population,
+        _add_simulate,
+        _add_fit,
+        _add_sensitivity,
+        _add_check,
+        _add_import,
+        _add_suite,
+    ):
         add(commands)
     return whole
 
@@ -38,6 +47,25 @@ def _add_trial(commands: Commands) -> None:
     trial.add_argument("--store", metavar="DIR", help="a folder that keeps what was simulated, in bounded memory")
     trial.add_argument("--resume", action="store_true", help="go on with what the folder of --store holds already")
     trial.set_defaults(run=_trial)
+
+
+def _add_population(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "population",
+        help="find plausible patients",
+        description="Find patients of a model whose endpoints stay within bounds, weigh or choose them so that they "
+        "agree with what was observed, and write patients, the fit of the targets and pictures.",
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="population file in TOML (by default the bundled one)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (by default the name of the file with -population)"
+    )
+    patients = at_least(1, MOST_PATIENTS)
+    parser.add_argument("--patients", type=patients, metavar="N", help="number of patients, instead of the file's")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help="random seed, instead of the file's")
+    parser.add_argument("--chunk", type=at_least(1), metavar="N", help="patients computed at a time (512)")
+    parser.add_argument("--parquet", action="store_true", help="write the table of patients in Parquet, too")
+    parser.set_defaults(run=_population)
 
 
 def _add_simulate(commands: Commands) -> None:
@@ -109,10 +137,10 @@ def _add_sensitivity(commands: Commands) -> None:
 def _add_check(commands: Commands) -> None:
     check = commands.add_parser(
         "check",
-        help="check a trial or fit file, a model or a data set",
-        description="Say what a file holds, or all that is wrong with it: a trial or fit file (.toml), a PEtab problem "
-        "(.yaml), a model in SBML (.xml, .sbml, .omex) or Antimony (.ant), or a data set in the format of NONMEM (any "
-        "other ending), to which the options apply.",
+        help="check a trial, population or fit file, a model or a data set",
+        description="Say what a file holds, or all that is wrong with it: a trial, population or fit file (.toml), a "
+        "PEtab problem (.yaml), a model in SBML (.xml, .sbml, .omex) or Antimony (.ant), or a data set in the format "
+        "of NONMEM (any other ending), to which the options apply.",
     )
     check.add_argument("file", metavar="FILE", help="the file")
     names = parts("names, separated by commas")
@@ -172,6 +200,12 @@ def _trial(arguments: argparse.Namespace) -> int:
     from qspjax.cli._trial import run_trial
 
     return run_trial(arguments)
+
+
+def _population(arguments: argparse.Namespace) -> int:
+    from qspjax.cli._population import run_population
+
+    return run_population(arguments)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

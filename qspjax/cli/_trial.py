@@ -1,7 +1,6 @@
 """`qspjax trial [FILE]`: run a virtual trial and write its results."""
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import jax
 import numpy as np
 
 from qspjax import execute, io, plot, population
-from qspjax._checks import ArgumentError
 from qspjax._extras import require
 from qspjax._files import as_file_name
 from qspjax._solution import Outcome
+from qspjax.cli._changed import with_options
 from qspjax.cli._console import FAILED, ProgressBar, say
 from qspjax.io._directory import check_destination
 from qspjax.io.trial._results import TRIAL_FILES, TRIAL_MARKERS, summary, write_trial
@@ -31,7 +30,7 @@ def run_trial(arguments: argparse.Namespace) -> int:
     """Run a virtual trial and write its results; return the exit code."""
     for package in _NEEDED:
         require(package, extra="cli")
-    file = _changed(io.read_trial(arguments.file or io.bundled_trial()), arguments)
+    file = with_options(io.read_trial(arguments.file or io.bundled_trial()), arguments)
     out = check_destination(arguments.out or f"{file.stem}-trial", TRIAL_FILES, TRIAL_MARKERS)
     store = _store(arguments)
     try:
@@ -40,15 +39,6 @@ def run_trial(arguments: argparse.Namespace) -> int:
         raise
     except ValueError as error:
         raise ValueError(f"{file.source}: {error}") from error
-
-
-def _changed(file: io.TrialFile, arguments: argparse.Namespace) -> io.TrialFile:
-    """Return the trial with the options of the command line in place of those of the file."""
-    options = {name: getattr(arguments, name) for name in ("patients", "seed")}
-    try:
-        return dataclasses.replace(file, **{name: value for name, value in options.items() if value is not None})
-    except ArgumentError as error:
-        raise ValueError(f"argument --{error.argument}: {error.must}") from error
 
 
 def _store(arguments: argparse.Namespace) -> Path | None:

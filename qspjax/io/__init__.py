@@ -26,6 +26,11 @@ if _typing.TYPE_CHECKING:
     from qspjax.io.nonmem._read import read_nonmem as read_nonmem
     from qspjax.io.nonmem._write import write_nonmem as write_nonmem
     from qspjax.io.petab import read_petab as read_petab, write_petab as write_petab
+    from qspjax.io.population._file import (
+        PopulationFile as PopulationFile,
+        bundled_population as bundled_population,
+        read_population_file as read_population_file,
+    )
     from qspjax.io.sbml import read_sbml as read_sbml, write_sbml as write_sbml
     from qspjax.io.trial._file import TrialFile as TrialFile, bundled_trial as bundled_trial, read_trial as read_trial
 
@@ -40,10 +45,13 @@ _NAMES = {
     "nonmem._read": "read_nonmem",
     "nonmem._write": "write_nonmem",
     "petab": "read_petab write_petab",
+    "population._file": "PopulationFile bundled_population read_population_file",
     "sbml": "read_sbml write_sbml",
     "trial._file": "TrialFile bundled_trial read_trial",
 }
 """The public names by the modules that hold them; a test compares them with the imports above."""
 
 if not _typing.TYPE_CHECKING:  # to type checkers, any name but those above is a mistake
-    __getattr__, __dir__, __all__ = _imported_when_used(__name__, _NAMES, "antimony fit nonmem petab sbml toml trial")
+    __getattr__, __dir__, __all__ = _imported_when_used(
+        __name__, _NAMES, "antimony fit nonmem petab population sbml toml trial"
+    )

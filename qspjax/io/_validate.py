@@ -11,6 +11,7 @@ from qspjax.io.fit._file import is_fit, read_fit
 from qspjax.io.nonmem._read import read_nonmem
 from qspjax.io.nonmem._values import Recode
 from qspjax.io.petab import lint, read_petab
+from qspjax.io.population._file import PopulationFile, is_population, read_population_file
 from qspjax.io.trial._file import read_trial
 
 
@@ -34,8 +35,8 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> tuple[Issue, .
     is true. Those of units are not among them; `qspjax check` and `qspjax import` show them too.
 
     Args:
-        path: A trial or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or Antimony
-            (`.ant`), or a data set in the format of NONMEM (any other ending).
+        path: A trial, population or fit file (`.toml`), a PEtab problem (`.yaml`), a model in SBML (`.xml`, `.sbml`) or
+            Antimony (`.ant`), or a data set in the format of NONMEM (any other ending).
         **options: The arguments of `read_nonmem`.
 
     Raises:
@@ -81,6 +82,8 @@ def contents(path: str | Path, **options: Unpack[ReadOptions]) -> str:
     if Path(path).suffix.lower() == ".toml":
         if is_fit(Path(path)):
             return str(read_fit(path))
+        if is_population(Path(path)):
+            return _of_population(read_population_file(path))
         file = read_trial(path)
         arms = ", ".join(arm.name for arm in file.trial.arms)
         return f"Trial:    {file.title}\nPatients: {file.patients}\nArms:     {arms}"
@@ -90,3 +93,14 @@ def contents(path: str | Path, **options: Unpack[ReadOptions]) -> str:
             raise FileIssues(model.issues)
         return str(model)
     return str(read_nonmem(path, **options))
+
+
+def _of_population(file: PopulationFile) -> str:
+    head = {
+        "Title": file.title,
+        "Patients": file.patients,
+        "Arms": ", ".join(arm.name for arm in file.arms),
+        "Bounds": ", ".join(file.bounds),
+        "Targets": len(file.targets),
+    }
+    return "\n".join(f"{key + ':':<10}{value}" for key, value in head.items())

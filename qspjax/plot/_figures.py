@@ -36,6 +36,13 @@ def axes_or_new(ax: "Axes | None", width: float = 5.0, height: float = 3.5) -> "
     return new_figure(width, height).add_subplot() if ax is None else ax
 
 
+def figure_of(axes: "Axes") -> "Figure":
+    """Return the whole figure of axes."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes of plots are part of a figure"
+    return figure
+
+
 def panels(count: int, *, columns: int = 4) -> "tuple[list[Axes], Figure]":
     """Return the axes of a figure with a number of small panels, and the figure."""
     columns = min(count, columns)

@@ -200,6 +200,8 @@ def _varied(table: Table, unit: str) -> AbstractDistribution | None:
         keys = ", ".join(table.values) or "nothing"
         table.issue("", f"must have cv or omega (log-normal), sd (normal), or low and high (uniform), but has {keys}.")
         return None
+    if read is _uniform and table.flag("log", default=False):
+        read = _loguniform
     return _truncated(table, unit, read(table, unit, location=None))
 
 

@@ -3,11 +3,16 @@
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TypeVar
 
 from qspjax.io._content import content_of, text_of
 from qspjax.io._issues import FileIssues, Issue
+from qspjax.io.toml._table import Table, line_of, lines_of
+
+T = TypeVar("T")
 
 MOST_BYTES = 16 * 2**20
 """The maximum number of bytes of a file."""
@@ -20,6 +25,27 @@ def read_bytes(file: Path | Traversable, source: str) -> bytes:
         FileIssues: If it cannot be read.
     """
     return content_of(file, source, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
+
+
+def read_file(file: str | Path | Traversable, read: Callable[[Table, str, bytes, Path | None], T | None]) -> T:
+    """Return what a function makes of the table of a file, its name, its bytes and its folder (None if it has none).
+
+    Raises:
+        FileIssues: If the file cannot be read, or the function found anything wrong; by lines.
+    """
+    file = Path(file) if isinstance(file, str) else file
+    source = str(file) if isinstance(file, Path) else file.name
+    text = read_bytes(file, source)
+    values = parsed(text, source)
+    messages: list[tuple[tuple[str, ...], str]] = []
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
+    found = read(Table(values, (), messages), source, text, file.resolve().parent if isinstance(file, Path) else None)
+    if found is None or messages:
+        lines = lines_of(text_of(text, source))
+        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in messages]
+        raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
+    return found
 
 
 def parsed(text: bytes, source: str) -> dict[str, object]:

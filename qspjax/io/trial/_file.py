@@ -21,8 +21,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Required, TypedDict
 
-import numpy as np
-
 from qspjax._checks import ArgumentError, refuse
 from qspjax._cohort import Cohort
 from qspjax._forms import MOST_PATIENTS
@@ -30,13 +28,13 @@ from qspjax._types import Key
 from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.toml._doses import read_arms
+from qspjax.io.toml._endpoints import read_endpoints
 from qspjax.io.toml._model import ModelInfo, read_model, read_population
-from qspjax.io.toml._read import parsed, read_bytes
+from qspjax.io.toml._read import read_file
 from qspjax.io.toml._table import Table, line_of, lines_of
-from qspjax.io.trial._endpoints import read_endpoints
+from qspjax.io.toml._times import read_times
 from qspjax.population import Population, Randomised, SamePatients, Trial
 
-_MOST_TIMES = 100_000
 _MOST_PANELS = 12
 """The maximum number of panels of a plot if the file does not name them."""
 
@@ -148,20 +146,7 @@ def read_trial(file: str | Path | Traversable) -> TrialFile:
         >>> read_trial(folder / "trial.toml").trial.ts
         Array([ 0.,  8., 16., 24.], dtype=float64)
     """
-    file = Path(file) if isinstance(file, str) else file
-    source = str(file) if isinstance(file, Path) else file.name
-    text = read_bytes(file, source)
-    values = parsed(text, source)
-    messages: list[tuple[tuple[str, ...], str]] = []
-    if isinstance(values.get("model"), str):
-        values["model"] = {"name": values["model"]}
-    folder = file.resolve().parent if isinstance(file, Path) else None
-    trial = _trial_file(Table(values, (), messages), source, text, folder)
-    if trial is None or messages:
-        lines = lines_of(text_of(text, source))
-        issues = [Issue(source, path, message, line_of(path, lines)) for path, message in messages]
-        raise FileIssues(sorted(issues, key=lambda issue: issue.line or 0))
-    return trial
+    return read_file(file, _trial_file)
 
 
 def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> TrialFile | None:
@@ -188,7 +173,7 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
 
 
 def _output(table: Table, info: ModelInfo) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:
-    times = _times(table, info.units.time)
+    times = read_times(table, info.units.time)
     observed = tuple(info.observed)
     kind = "a value that the model observes, or a state"
     save = table.names("save", (*observed, *info.states), kind, default=info.main)
@@ -196,27 +181,6 @@ def _output(table: Table, info: ModelInfo) -> tuple[tuple[float, ...], tuple[str
     table.close()
     plain: list[PanelTable] = [{"output": name} for name in observed if name in (save or ())]
     return times, save or (), tuple(panel for panel in panels if panel is not None) or tuple(plain[:_MOST_PANELS])
-
-
-def _times(table: Table, unit: str) -> tuple[float, ...]:
-    if "times" in table:
-        for key in ("until", "every"):
-            if key in table:
-                table.issue(key, "must be left out where `times` are given, but both are.")
-                table.number(key, unit)
-        times = table.numbers("times", unit) or ()
-        if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
-            table.issue("times", "must not decrease, but they do.")
-            return ()
-        return times
-    until, every = table.number("until", unit, above=0), table.number("every", unit, above=0)
-    if until is None or every is None:
-        return ()
-    if until / every > _MOST_TIMES:
-        table.issue("every", f"must give at most {_MOST_TIMES} times in all, but gives {until / every:.0f}.")
-        return ()
-    times = every * np.arange(int(until / every + 1e-9) + 1)
-    return (*times.tolist(), until) if until - times[-1] > 1e-9 * until else tuple(times.tolist())
 
 
 def _panel(table: Table, info: ModelInfo, save: tuple[str, ...]) -> PanelTable | None:

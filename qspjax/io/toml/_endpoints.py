@@ -1,4 +1,4 @@
-"""The `[endpoints]` of a trial file."""
+"""Endpoints in words: those of a trial file, and the statistics of the bounds of a population file."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -62,17 +62,20 @@ _KINDS: dict[str, tuple[type[AbstractEndpoint], Callable[[str, str], str]]] = {
 
 def read_endpoints(table: Table, info: ModelInfo, times: tuple[float, ...]) -> dict[str, Endpoint]:
     """Read the endpoints; their times must lie within those that are simulated."""
-    endpoints = {name: _endpoint(part, info, times) for name, part in table.children().items()}
+    endpoints = {name: read_endpoint(part, info, times) for name, part in table.children().items()}
     for name in _COLUMNS:
         if name in endpoints:
             table.issue(name, f"must have another name: {', '.join(_COLUMNS)} are columns of endpoints.csv.")
     return {name: endpoint for name, endpoint in endpoints.items() if endpoint is not None}
 
 
-def _endpoint(table: Table, info: ModelInfo, times: tuple[float, ...]) -> Endpoint | None:
-    kind = table.only(_KINDS, "kind of endpoint", beside=("responder",))
+def read_endpoint(
+    table: Table, info: ModelInfo, times: tuple[float, ...], *, beside: tuple[str, ...] = ()
+) -> Endpoint | None:
+    """Read an endpoint; other keys of the table, which are read later, are in `beside`."""
+    kind = table.only(_KINDS, "kind of endpoint", beside=("responder", *beside))
     bounds = table.table("responder")
-    table.close()
+    table.close(allowed=beside)
     if kind is None:
         return None
     build, unit_of = _KINDS[kind]

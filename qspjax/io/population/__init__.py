@@ -1,0 +1,1 @@
+"""Population files: plausible patients and their prevalence as text, and the results as a directory."""
