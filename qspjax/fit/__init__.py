@@ -114,6 +114,7 @@ from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit.search._search import AbstractSearch as AbstractSearch
 from qspjax.fit.search._starts import MultiStart as MultiStart
+from qspjax.fit.twin import Particles as Particles, Twin as Twin
 
 if not _TYPE_CHECKING:
     __getattr__ = _renamed_in(

@@ -137,11 +137,31 @@ def predicted(patients: Cohort, regimen: Regimen, ts: Numbers, *, level: float, 
     succeeded = ~np.asarray(solution.failed)
     if not succeeded.any():
         raise RuntimeError(f"No patient can be simulated. The first: {solution.failures()[0].reason}")
-    units, parts = solution.labels, []
-    for name, values in solution.observed.items():
-        edges = np.quantile(np.asarray(values)[succeeded], [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
-        labels = {"OUTPUT": name, "UNIT": units.unit(name), "TIME_UNIT": units.units.time}
+    units = solution.labels
+    observed = {(name, units.unit(name)): np.asarray(values)[succeeded] for name, values in solution.observed.items()}
+    return banded(observed, ts, level=level, time_unit=units.units.time)
+
+
+def banded(
+    values: Mapping[tuple[str, str], Float[np.ndarray, "patients times"]],
+    ts: Float[np.ndarray, " times"],
+    *,
+    level: float,
+    time_unit: str,
+) -> Table:
+    """Return quantiles of the values of patients, as the columns of `predicted`.
+
+    Args:
+        values: Those of patients that did not fail, by name and unit.
+        ts: The times.
+        level: The share of patients within the band.
+        time_unit: The unit of time.
+    """
+    parts = []
+    for (name, unit), of_patients in values.items():
+        edges = np.quantile(of_patients, [0.5 - level / 2.0, 0.5, 0.5 + level / 2.0], axis=0)
+        labels = {"OUTPUT": name, "UNIT": unit, "TIME_UNIT": time_unit}
         part = {key: np.full(ts.size, value, dtype=object) for key, value in labels.items()}
         part |= {"TIME": ts, **dict(zip(("LOWER", "MEDIAN", "UPPER"), edges, strict=True))}
-        parts.append(part | {"COUNT": np.full(ts.size, succeeded.sum())})
+        parts.append(part | {"COUNT": np.full(ts.size, len(of_patients))})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -363,16 +363,29 @@ class Population(eqx.Module):
 
     def at_point(self, u: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Return the covariates (and random effects) of the patient at one point, and the values of its parameters."""
-        size = len(self.correlation)
-        normal = jax.scipy.special.ndtri(jnp.clip(u, 1e-15, 1.0 - 1e-15))
-        z = jnp.linalg.cholesky(self.correlation) @ normal[:size]
-        drawn = zip(self.covariate_names, self.covariates, normal[size:], strict=False)
-        covariates = {name: distribution.from_normal(x) for name, distribution, x in drawn}
+        row = {}
         if self.observed:
             rows = next(iter(self.observed.values())).size
-            row = jnp.minimum((u[-1] * rows).astype(int), rows - 1)
-            covariates |= {name: column[row] for name, column in self.observed.items()}
-        covariates, values = self._patient(covariates, z)
+            number = jnp.minimum((u[-1] * rows).astype(int), rows - 1)
+            row = {name: column[number] for name, column in self.observed.items()}
+        return self.at_normal(jax.scipy.special.ndtri(jnp.clip(u, 1e-15, 1.0 - 1e-15)), row)
+
+    def at_normal(
+        self, normal: jax.Array, known: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Return the covariates (and random effects) of a patient, and the values of its parameters.
+
+        Args:
+            normal: Numbers that are standard normal and independent in the population: one for each parameter in
+                `between`, each random effect, and each covariate that is drawn and not known, in this order.
+            known: Covariates by name, those that are observed values at least.
+        """
+        size = len(self.correlation)
+        drawn = [pair for pair in zip(self.covariate_names, self.covariates, strict=True) if pair[0] not in known]
+        covariates = {name: law.from_normal(x) for (name, law), x in zip(drawn, normal[size:], strict=False)}
+        covariates, values = self._patient(
+            {**known, **covariates}, jnp.linalg.cholesky(self.correlation) @ normal[:size]
+        )
         return covariates, {name: jnp.asarray(value, float) for name, value in values.items()}
 
 

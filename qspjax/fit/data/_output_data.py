@@ -113,10 +113,10 @@ class OutputData:
         """Return the prediction of each row, and the formulas of its error model by field; arguments as `predicted`."""
         members = self.members or (self,)
         parts = zip(members, _values(members, numbers, observed, known), strict=True)
-        predictions, given = zip(*(rows._computed(values) for rows, values in parts), strict=True)
+        predictions, given = zip(*(rows.computed(values) for rows, values in parts), strict=True)
         return _in_a_row(predictions), {field: _in_a_row([part[field] for part in given]) for field in given[0]}
 
-    def _computed(self, values: dict[str, Number]) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
+    def computed(self, values: Mapping[str, Number]) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return `quantities` of one output, from the values of the names that its formulas use."""
         output = self.output
         prediction = self._each(output.prediction, values)
@@ -146,7 +146,7 @@ class OutputData:
         error, least = self.output.error, -np.inf if self.output.below is None else self.output.below.least
         density = error.log_density(jnp.where(self.censored, 0.0, self.value), predictors)
         if self._may_be_censored:
-            inside = error.log_between(np.maximum(self.lower, least), self.upper, predictors)
+            inside = error.log_between(jnp.maximum(self.lower, least), self.upper, predictors)
             density = jnp.where(self.censored, inside, density)
         return density if np.isinf(least) else density - error.log_between(least, jnp.inf, predictors)
 

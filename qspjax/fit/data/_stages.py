@@ -205,7 +205,7 @@ class Stages:
                 elif item is not None:
                     time = jnp.where(result == RESULTS.successful, then, time)
                     result = _first_failure(result, item)
-            columns = {**_columns(solution), **solution.observed}
+            columns = {**columns_of(solution), **solution.observed}
             parts.append({name: columns[name] for name in self.save})
             if not last:
                 states = _ended(solution.states, states, np.isfinite(stage.ts[:, -1]))
@@ -347,7 +347,7 @@ def _mapped(cohort: Cohort, function: Callable[..., Result], *arguments: PyTree)
     return jax.vmap(lambda individual, *rest: function(eqx.combine(individual, shared), *rest))(each, *arguments)
 
 
-def _columns(solution: Solution) -> dict[str, jax.Array]:
+def columns_of(solution: Solution) -> dict[str, jax.Array]:
     """Return the states of a cohort by name, each of shape (patients, times)."""
     leaves = [jnp.moveaxis(leaf.reshape(*leaf.shape[:2], -1), -1, 0) for leaf in jax.tree.leaves(solution.states)]
     columns = [column for leaf in leaves for column in leaf]

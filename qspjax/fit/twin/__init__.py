@@ -1,0 +1,4 @@
+"""The digital twin of a patient: its posterior, measurement by measurement."""
+
+from qspjax.fit.twin._particles import Particles as Particles
+from qspjax.fit.twin._twin import Twin as Twin
