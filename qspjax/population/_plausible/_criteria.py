@@ -4,6 +4,7 @@ A point has one coordinate between 0 and 1 for each difference between patients 
 population is the uniform distribution over the cube, whatever the scales of its parameters.
 """
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,22 +17,22 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats
-from qspjax._checks import ArgumentError, check_instance, check_one_of, concrete, refuse
+from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._cohort import Cohort, as_array
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
-from qspjax._types import ArrayInput, Scalar
+from qspjax._types import ArrayInput
 from qspjax.execute import AbstractExecutor, Chunked
-from qspjax.population._endpoints import AbstractEndpoint, Value
+from qspjax.population._endpoints import AbstractEndpoint, ChangeFromBaseline, RelativeChange, Value
 from qspjax.population._plausible._bound import Bound
 from qspjax.population._plausible._scale import Scale
 from qspjax.population._population import Population
 from qspjax.population._trial import Arm, Endpoints
 from qspjax.solve import AbstractMethod
 
-_TOGETHER = 512
-"""Patients in a chunk: more are filled up to a multiple of it, fewer to a power of two, so that few programs serve
-batches of all sizes."""
+_TOGETHER, _FEW = 512, 64
+"""Patients in a chunk, and in a small one: batches are filled up to one small chunk or to several large ones, so that
+two programs serve all sizes."""
 _TIMES = 4
 """How often a program is timed; the fastest call counts, so that compilation does not."""
 FAILED = 1e6
@@ -106,7 +107,7 @@ class Criteria:
             asked[bound.arm or arms[0].name][name] = bound.statistic
             if bound.over is not None:
                 asked[bound.over][_over(name)] = bound.statistic
-        self._arms = [(arm, _Statistics.of(asked[arm.name], self._ts)) for arm in arms if asked[arm.name]]
+        self._arms = [(arm, _Statistics.of(asked[arm.name])) for arm in arms if asked[arm.name]]
         self._rows = max(arm.regimen.rows for arm in arms)
         low, high = (np.array([float(getattr(bound, end)) for bound in bounds.values()]) for end in ("low", "high"))
         self.scale = Scale(low, high)
@@ -120,7 +121,7 @@ class Criteria:
     def judge(self, points: np.ndarray) -> Judged:
         """Simulate the patients at some points, each once in every arm."""
         columns, causes, size = {}, Counter(), len(points)
-        filling = -size % min(_TOGETHER, 1 << (size - 1).bit_length())
+        filling = -size % (_FEW if size <= _FEW else _TOGETHER)
         filled = np.concatenate([points, np.repeat(points[-1:], filling, axis=0)])
         for arm, solution in self._simulated(self.population.from_unit(filled)):
             columns |= {name: np.asarray(values, float)[:size] for name, values in solution.reduced.items()}
@@ -179,38 +180,33 @@ def _seconds(function: Callable[[jax.Array], PyTree], points: jax.Array) -> floa
     return time.process_time() - start
 
 
-class _Sampled(eqx.Module):
-    """The value of an output at one of the reported times."""
-
-    output: str = eqx.field(static=True)
-    index: int = eqx.field(static=True)
-
-    def __call__(self, solution: Solution) -> Scalar:
-        check_one_of("output", self.output, solution.observed, "an observed value")
-        return solution.observed[self.output][self.index]
-
-
 class _Statistics(eqx.Module):
-    """The statistics of one patient in one arm: values at reported times as they are, others from another solve."""
+    """The statistics of one patient in one arm: those of reported values are not solved for, others are."""
 
-    sampled: dict[str, _Sampled]
+    sampled: dict[str, AbstractEndpoint]
     others: Endpoints
 
     @classmethod
-    def of(cls, asked: Mapping[str, AbstractEndpoint], ts: np.ndarray) -> "_Statistics":
+    def of(cls, asked: Mapping[str, AbstractEndpoint]) -> "_Statistics":
         """Sort the statistics of an arm."""
-        sampled = {}
-        for name, endpoint in asked.items():
-            time = concrete(endpoint.at) if isinstance(endpoint, Value) else None
-            if isinstance(endpoint, Value) and time is not None:
-                sampled[name] = _Sampled(endpoint.output, int(np.searchsorted(ts, time)))
+        sampled = {name: endpoint for name, endpoint in asked.items() if _times_of(endpoint)}
         others = {name: endpoint for name, endpoint in asked.items() if name not in sampled}
         return cls(sampled, Endpoints(tuple(others), tuple(others.values())))
 
     def __call__(self, solution: Solution) -> dict[str, PyTree]:
         """Return the statistics by name."""
-        values = {name: sampled(solution) for name, sampled in self.sampled.items()}
+        reported = dataclasses.replace(solution, source=None)
+        values = {name: endpoint(reported) for name, endpoint in self.sampled.items()}
         return values | (self.others(solution) if self.others.names else {})
+
+
+def _times_of(endpoint: AbstractEndpoint) -> list[float]:
+    """Return the times at which an endpoint needs a value; none where it needs the whole course."""
+    if isinstance(endpoint, Value):
+        return [float(endpoint.at)]
+    if isinstance(endpoint, (ChangeFromBaseline, RelativeChange)):
+        return [float(endpoint.at), float(endpoint.baseline)]
+    return []
 
 
 def _over(name: str) -> str:
@@ -220,12 +216,12 @@ def _over(name: str) -> str:
 
 def _times(ts: ArrayInput | None, bounds: Iterable[Bound]) -> np.ndarray:
     """Return the times of the simulations: those given, and those at which a bound needs a value."""
-    statistics = [bound.statistic for bound in bounds]
-    times = [float(statistic.at) for statistic in statistics if isinstance(statistic, Value)]
+    needed = [_times_of(bound.statistic) for bound in bounds]
+    times = [time for each in needed for time in each]
     if ts is not None:
         times += np.asarray(as_array("ts", ts), float).ravel().tolist()
-    elif len(times) < len(statistics):
-        raise ArgumentError("ts", "must be given where a bound is not a `Value`, but is left out.")
+    elif not all(needed):
+        raise ArgumentError("ts", "must be given where a bound is on a whole course, such as `Cmax`, but is left out.")
     return np.unique(times)
 
 

@@ -53,7 +53,7 @@ def plausible(
         arms: The arms in which patients are simulated.
         size: Number of plausible patients.
         key: `jax.random.key(seed)`; the same key gives the same patients.
-        ts: Times of the simulations; needed where a bound is not on a `Value`.
+        ts: Times of the simulations; needed where a bound is on a whole course, such as its `Cmax`.
         search: How to look for them: `Screened()` unless given, or `Rejection()`, `MetropolisHastings()`, `Langevin()`,
             `Optimised()`.
         most: The maximum number of patients to simulate; by default 1,000 for each, and 100,000 at least.
