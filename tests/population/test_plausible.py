@@ -7,9 +7,11 @@ import pytest
 
 import qspjax as qsp
 from qspjax.population import Bound, Langevin, MetropolisHastings, Optimised, Rejection, Screened, plausible
+from qspjax.population._plausible import _screened
 from qspjax.population._plausible._criteria import Criteria
 from qspjax.population._plausible._effective import effective_size
 from qspjax.population._plausible._emulator import fitted, with_length
+from qspjax.population._plausible._network import trained
 
 KEY = jax.random.key(0)
 SEARCHES = {
@@ -101,6 +103,43 @@ def test_a_screen_spares_simulations():
     assert screened.effective_size == 400
 
 
+def test_a_network_takes_over_where_it_spares_many_simulations(monkeypatch):
+    monkeypatch.setattr(_screened, "_LEARNT", 512)
+    monkeypatch.setattr(_screened, "_SPARED", 0)
+    found = triangle(1000, search=Screened(first=512))
+    assert found.equivalents / 1000 < 1.6  # rejection takes 8
+    assert found.missed < 0.05
+    x, y = np.asarray(found.cohort.model.x), np.asarray(found.cohort.model.y)
+    mean, sd = 0.5 / 3.0, 0.5 / np.sqrt(18.0)
+    for values in (x, y):
+        assert values.mean() == pytest.approx(mean, abs=4.0 * sd / np.sqrt(1000))
+        assert values.std() == pytest.approx(sd, rel=4.0 / np.sqrt(2000))
+    assert (x * y).mean() == pytest.approx(0.5**2 / 12.0, rel=0.1)
+
+
+def test_a_network_says_how_far_it_errs():
+    points = np.random.default_rng(0).random((4096, 6))
+    values = np.stack([np.sin(4.0 * points[:, 0] * points[:, 1]), np.tanh(6.0 * (points[:, 2:].mean(axis=1) - 0.5))], 1)
+    network = trained(points[:2048], values[:2048], np.zeros(2048))
+    errors = network.mean(points[2048:]) - values[2048:]
+    assert (errors.std(axis=0) < 0.02).all()
+    assert (np.mean(np.abs(errors) < 2.326 * network.spread, axis=0) > 0.95).all()
+    np.testing.assert_allclose(network.mean(points[network.known]), network.left_out, atol=1e-6)
+
+
+def test_changes_between_reported_times_need_no_other_solve():
+    patient = qsp.models.OneCompartment(CL=3.0, V=30.0)
+    population = qsp.Population(patient, between={"CL": qsp.Uniform(1.0, 9.0)})
+    endpoints = {"relative": qsp.endpoints.RelativeChange, "absolute": qsp.endpoints.ChangeFromBaseline}
+    bounds = {name: Bound(endpoint("concentration", at=10.0), high=0.0) for name, endpoint in endpoints.items()}
+    arms = [qsp.Arm("once", qsp.bolus(60.0, to="central"))]
+    criteria = Criteria(population, bounds, arms=arms, ts=None, method=None, executor=None)
+    (_, statistics), points = criteria._arms[0], np.linspace(0.0, 1.0, 5)[:, None]
+    assert statistics.others.names == ()
+    expected = np.exp(-(1.0 + 8.0 * points) / 3.0) - 1.0
+    np.testing.assert_allclose(criteria.judge(points).values, expected * [1.0, 2.0], rtol=1e-6)
+
+
 def test_neighbours_in_a_chain_are_alike():
     found = triangle(search=SEARCHES["Metropolis-Hastings"])
     assert 20 < found.effective_size < 400
@@ -148,7 +187,7 @@ def test_batches_of_most_sizes_share_a_program(monkeypatch):
     whole = criteria.judge(points)
     for count in (1, 37, 64, 65, 300):
         np.testing.assert_array_equal(criteria.judge(points[:count]).values, whole.values[:count])
-    assert sizes == [1024, 1, 64, 64, 128, 512]
+    assert sizes == [1024, 64, 64, 64, 512, 512]
 
 
 def test_progress_is_told():
@@ -286,7 +325,7 @@ def test_errors_left_out_are_those_of_refits():
         ),
         (
             {"bounds": {"a": Bound(qsp.endpoints.AUC("sum"), 0.0)}},
-            "Argument `ts` must be given where a bound is not a `Value`, but is left out.",
+            "Argument `ts` must be given where a bound is on a whole course, such as `Cmax`, but is left out.",
         ),
         (
             {"population": qsp.Population(Plane(0.5, 0.5))},

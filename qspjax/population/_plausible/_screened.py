@@ -7,8 +7,11 @@ the plausible patients:
 
     sum_{p(u) < c} p(u) = missed sum_u p(u)
 
-so that what is kept is distributed as by rejection, but for that part. It is checked: of the plausible patients that
-the emulator knows, each is predicted from all others, and the share that would not have been simulated is reported.
+so that what is kept is distributed as by rejection, but for that part. It is checked: plausible patients are predicted
+from others, and the share that would not have been simulated is reported.
+
+The emulator is a Gaussian process (`_emulator.py`), which learns most from few simulations; where bounds are so rare,
+or patients so many, that thousands of simulations could be spared, it is a neural network (`_network.py`).
 """
 
 import equinox as eqx
@@ -19,17 +22,24 @@ from qspjax._types import Scalar
 from qspjax.population._plausible._attempts import Attempts
 from qspjax.population._plausible._contract import AbstractPatientSearch
 from qspjax.population._plausible._emulator import Emulator, fitted
+from qspjax.population._plausible._network import Network, trained
 
 _KNOWN = 512
-"""The maximum number of points that an emulator knows: it takes their number cubed."""
+"""The maximum number of points that a Gaussian process knows: it takes their number cubed."""
+_LEARNT = 1024
+"""The least number of points that a network learns from."""
+_SPARED = 8192
+"""A network is trained where a perfect emulator would spare so many simulations: training takes seconds."""
 _POOL = 1 << 14
 """The number of patients that are screened together."""
 _EXPECTED = 8.0
-"""Patients are screened until so many plausible ones are expected among them."""
+"""Patients are screened until so many plausible ones, at least, are expected among them."""
 _POOLS, _FEW = 64, 2
 """The maximum number of such pools, and that after which it is given up if less than one is expected in all."""
 _FAR = 8.0
 """Beyond so many typical standard deviations outside a bound, no exact one is computed."""
+_NEAR = 4
+"""Emulators are compared by their errors at one in so many of the points left out: those nearest to the bounds."""
 
 
 class Screened(AbstractPatientSearch):
@@ -69,15 +79,18 @@ class Screened(AbstractPatientSearch):
         knowledge = _Knowledge(attempts)
         points = qmc.Sobol(size, scramble=True, rng=random).random(self._first(attempts.features.size))
         knowledge.simulate(points)
-        batch = len(points) // 2
+        batch, share = len(points) // 2, 0.5
         while not attempts.finished:
-            emulator = knowledge.emulator()
+            emulator = knowledge.emulator(share)
             if emulator is None:  # nothing could be predicted: plain rejection goes on
                 knowledge.simulate(random.random((batch, size)))
                 continue
-            screen = _Screen(attempts, emulator, float(self.missed))
-            chosen, most_likely = screen.choose(random, batch)
-            knowledge.simulate(most_likely if len(chosen) == 0 else chosen, kept=len(chosen) > 0)
+            screen, found = _Screen(attempts, emulator, float(self.missed)), attempts.found
+            most = min(batch, int(1.1 * attempts.missing / share) + 8)
+            chosen, likeliest = screen.choose(random, most)
+            simulated = chosen if len(chosen) else likeliest
+            knowledge.simulate(simulated, kept=len(chosen) > 0)
+            share = max(attempts.found - found, 1) / len(simulated)
             attempts.missed = screen.left_out(knowledge)
             batch = min(2 * batch, self.batch)
 
@@ -95,7 +108,7 @@ class _Knowledge:
         self.points = np.zeros((0, attempts.features.size))
         self.scaled = np.zeros((0, len(attempts.criteria.bounds)))
         self.score, self.inside = np.zeros(0), np.zeros(0, bool)
-        self._emulator: Emulator | None = None
+        self._emulator: Emulator | Network | None = None
         self._fitted_at = 0
 
     def simulate(self, points: np.ndarray, *, kept: bool = True) -> None:
@@ -103,19 +116,39 @@ class _Knowledge:
         judged = self._attempts.simulate(points, kept=kept)
         defined = np.isfinite(judged.values).all(axis=1)
         self.points = np.concatenate([self.points, self._attempts.features(judged.points[defined])])
-        self.scaled = np.concatenate([self.scaled, self._attempts.criteria.scale(judged.values[defined])])
+        scale = self._attempts.criteria.scale
+        self.scaled = np.concatenate([self.scaled, scale.compressed(scale(judged.values[defined]))])
         self.score = np.concatenate([self.score, judged.score[defined]])
         self.inside = np.concatenate([self.inside, judged.inside[defined]])
 
-    def emulator(self) -> Emulator | None:
-        """Return the emulator of what is known, fitted anew where half as much again is known as at the last fit."""
-        if len(self.points) < 2 * (2 * self.points.shape[1] + 1):
+    def emulator(self, share: float) -> Emulator | Network | None:
+        """Return the emulator of what is known, fitted anew where half as much again is known as at the last fit.
+
+        Args:
+            share: The part of the patients that was plausible when it was last used.
+        """
+        count = len(self.points)
+        if count < 2 * (2 * self.points.shape[1] + 1):
             return None
-        if self._emulator is None or (len(self.points) >= 1.5 * self._fitted_at and self._fitted_at < 4 * _KNOWN):
-            self._fitted_at = len(self.points)
-            self.known = self._worth_knowing()
-            self._emulator = fitted(self.points[self.known], self.scaled[self.known])
+        if count >= 1.5 * self._fitted_at:
+            spared = self._attempts.missing * (1.0 / share - 1.0)
+            if count >= _LEARNT and spared >= _SPARED:
+                self._learn(count)
+            elif not isinstance(self._emulator, Network) and self._fitted_at < 4 * _KNOWN:
+                self._fitted_at, self.known = count, self._worth_knowing()
+                self._emulator = fitted(self.points[self.known], self.scaled[self.known])
         return self._emulator
+
+    def _learn(self, count: int) -> None:
+        """Train a network, which takes the place of a Gaussian process where it errs less near the bounds."""
+        network = trained(self.points, self.scaled, self.score)
+        self._fitted_at, process = count, None if isinstance(self._emulator, Network) else self._emulator
+        if process is None or self._error(network, network.known) < self._error(process, self.known):
+            self._emulator, self.known = network, network.known
+
+    def _error(self, emulator: Emulator | Network, known: np.ndarray) -> float:
+        nearest = np.argsort(self.score[known], kind="stable")[: max(len(known) // _NEAR, 1)]
+        return float(np.mean(np.log(np.median(emulator.left_out_sd[nearest], axis=0))))
 
     def _worth_knowing(self) -> np.ndarray:
         """Return which points an emulator knows: the first ones, which fill space, and those nearest to the bounds."""
@@ -131,33 +164,33 @@ class _Knowledge:
 class _Screen:
     """An emulator and the threshold of the probability above which a patient is simulated."""
 
-    def __init__(self, attempts: Attempts, emulator: Emulator, missed: float) -> None:
+    def __init__(self, attempts: Attempts, emulator: Emulator | Network, missed: float) -> None:
         self._attempts, self._emulator, self._missed = attempts, emulator, missed
-        self._scale = attempts.criteria.scale
+        scale = attempts.criteria.scale
+        self._low, self._high = scale.compressed(scale.low), scale.compressed(scale.high)
         self._typical = np.quantile(emulator.left_out_sd, 0.9, axis=0)
         self.threshold = np.nan
 
-    def choose(self, random: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def choose(self, random: np.random.Generator, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Return patients worth a simulation, in the order in which they are drawn, and the likeliest of all."""
         pools, chances, distances, size = [], [], [], self._attempts.criteria.dimensions
+        expected, possible = 0.0, np.zeros(0)
         for done in range(1, _POOLS + 1):
             pools.append(random.random((_POOL, size)))
             for collected, found in zip((chances, distances), self._chances(pools[-1]), strict=True):
                 collected.append(found)
-            expected = sum(chance.sum() for chance in chances)
-            enough = expected >= max(_EXPECTED, min(batch, self._attempts.missing))
+            possible = np.concatenate([possible, chances[-1][chances[-1] > 0.0]])
+            expected, self.threshold = possible.sum(), _threshold(possible, self._missed)
+            enough = expected >= _EXPECTED and (possible >= self.threshold).sum() >= most
             if enough or (done >= _FEW and expected * _POOLS < done):
                 break
         points, chance, distance = (np.concatenate(parts) for parts in (pools, chances, distances))
-        self.threshold = _threshold(chance, self._missed)
-        worth = np.flatnonzero(chance >= self.threshold)
-        precision = chance[worth].mean() if len(worth) else 1.0
-        most = min(batch, int(np.ceil(1.05 * self._attempts.missing / max(precision, 0.05))) + 4)
-        likeliest = points[np.lexsort((distance, -chance))[: max(batch // 4, 1)]]
-        return points[worth[:most]] if chance.sum() >= 1.0 else points[:0], likeliest
+        worth = np.flatnonzero(chance >= self.threshold)[:most]
+        likeliest = points[np.lexsort((distance, -chance))[: max(most // 4, 1)]]
+        return points[worth] if expected >= 1.0 else points[:0], likeliest
 
     def left_out(self, knowledge: _Knowledge) -> float:
-        """Return the share of the known plausible patients that, predicted from the others, would not be simulated."""
+        """Return the share of the known plausible patients that, predicted from others, would not be simulated."""
         chance = self._probability(self._emulator.left_out, self._emulator.left_out_sd)
         plausible = knowledge.inside[knowledge.known]
         return float(np.mean(chance[plausible] < self.threshold)) if plausible.any() else np.nan
@@ -166,7 +199,7 @@ class _Screen:
         """Return the probability of being plausible, zero for patients far outside, and the squared distance."""
         features = self._attempts.features(points)
         mean, chances = self._emulator.mean(features), np.zeros(len(points))
-        outside = np.maximum(self._scale.low - mean, mean - self._scale.high)
+        outside = np.maximum(self._low - mean, mean - self._high)
         near = np.flatnonzero((outside < _FAR * self._typical).all(axis=1))
         if len(near):
             chances[near] = self._probability(mean[near], self._emulator.deviation(features[near]))
@@ -175,12 +208,14 @@ class _Screen:
     def _probability(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         from scipy.special import ndtr
 
-        low, high = (self._scale.low - mean) / deviation, (self._scale.high - mean) / deviation
+        low, high = (self._low - mean) / deviation, (self._high - mean) / deviation
         return np.min(ndtr(high) - ndtr(low), axis=1)
 
 
 def _threshold(chance: np.ndarray, missed: float) -> float:
     """Return the probability below which the patients have no more than a part of all probability."""
+    if not len(chance):
+        return 1.0
     ascending = np.sort(chance)
     below = np.cumsum(ascending) <= missed * ascending.sum()
     return float(ascending[min(int(below.sum()), len(ascending) - 1)])
