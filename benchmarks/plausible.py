@@ -1,21 +1,25 @@
-"""Plausible patients of a TMDD model: how many simulations each, how different they are, and which means they reach.
+"""Plausible patients of two models: how many simulations each, how different they are, and which means they reach.
 
-    python benchmarks/plausible.py FOLDER [--size 1000] [--pool 12000] [--only search|means]
+    python benchmarks/plausible.py [FOLDER] [--size 1000] [--pool 12000] [--only search|means|tumour|many]
 
 FOLDER is the case study `tmdd` of gQSPSim (https://github.com/feng-gao/gQSPSim, BSD-3): parameter ranges
-(`Param_8.csv`), acceptance bounds (`AC_vpop_fixed_target.csv`) and means (`Data_mean.csv`) of two dose groups.
+(`Param_8.csv`), acceptance bounds (`AC_vpop_fixed_target.csv`) and means (`Data_mean.csv`) of two dose groups; without
+it, the parts about the tumour and the immune system (`tumour.py`) run alone.
 
-Two parts. `search`: patients within the bounds as given, and with every bound shrunk to 70 % of its log-width, by
+Four parts. `search`: patients within the bounds as given, and with every bound shrunk to 70 % of its log-width, by
 rejection, Metropolis and Hastings' random walk, screened rejection, descent of many starts and Langevin's dynamics, in
 one run. A patient is simulated in both groups; a simulation with its gradient counts at its measured cost. The ratio of
-SDs is that of each parameter's, on its own scale (logarithmic or linear), to rejection's; the least of eight stands in
-the table, all below it. `means`: of a pool of plausible patients, the greatest error of the 48 means by weights of
-greatest entropy (tolerance 4.9 %), and by 100 different patients of equal weight. Seconds are CPU seconds of the
-process, with compilation.
+SDs is that of each parameter's, on its own scale (logarithmic or linear), to rejection's; the least of all stands in
+the table, each below it. `means`: of a pool of plausible patients, the greatest error of the 48 means by weights of
+greatest entropy (tolerance 4.9 %), and by 100 different patients of equal weight. `tumour` is `search` for 20
+parameters and 10 bounds, and `many` finds ten thousand of these patients. Seconds are those of the process, with
+compilation.
 """
 
 import argparse
 import csv
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -130,26 +134,45 @@ def means(folder):
     ]
 
 
-def search(folder, size):
-    print("| bounds | search | simulations each | least ratio of SDs | effective size | missed | CPU seconds |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+def search(cases, searches, size):
+    """Compare the searches; a case is a population, bounds, arms and times by name."""
+    print(
+        "| bounds | search | simulations each | least ratio of SDs | effective size | missed | CPU s | wall s |", end=""
+    )
+    print(" patients a minute | effective a minute |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     details = []
-    for width in (1.0, 0.7):
+    for case, (population, bounds, arms, ts) in cases.items():
         reference = None
-        for name, method in SEARCHES.items():
-            start = time.process_time()
-            found = plausible(population(folder), bounds(folder, width), arms=arms(), size=size, key=KEY, search=method)
-            seconds = time.process_time() - start
+        for name, method in searches.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            found = plausible(population, bounds, arms=arms, ts=ts, size=size, key=KEY, search=method)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            assert len(np.unique(found.points, axis=0)) == found.size
             reference = reference or found.spread
             ratios = {parameter: sd / reference[parameter] for parameter, sd in found.spread.items()}
             each, missed = found.equivalents / found.size, "" if np.isnan(found.missed) else f"{found.missed:.1%}"
             print(
-                f"| {width:.0%} | {name} | {each:.2f} | {min(ratios.values()):.2f} | {found.effective_size:.0f} "
-                f"| {missed} | {seconds:.0f} |",
+                f"| {case} | {name} | {each:.2f} | {min(ratios.values()):.2f} | {found.effective_size:.0f} | {missed} "
+                f"| {cpu:.0f} | {wall:.0f} | {60 * found.size / wall:,.0f} | {60 * found.effective_size / wall:,.0f} |",
                 flush=True,
             )
-            details.append(f"{width:.0%} {name}: " + ", ".join(f"{p} {ratio:.2f}" for p, ratio in ratios.items()))
+            details.append(f"{case}, {name}: " + ", ".join(f"{p} {ratio:.2f}" for p, ratio in ratios.items()))
     print("\nratios of SDs\n" + "\n".join(details))
+
+
+def many(case, size):
+    """Find many patients of a case by the default search."""
+    population, bounds, arms, ts = case
+    start, wall, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
+    found = plausible(population, bounds, arms=arms, ts=ts, size=size, key=KEY)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    different = len(np.unique(found.points, axis=0))
+    print(f"\n{found}\n{different} different patients in {wall:.0f} s, {cpu:.0f} s of CPU time, ", end="")
+    print(f"load {start:.1f} to {os.getloadavg()[0]:.1f}, peak memory {peak():.0f} MB")
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def reached(folder, pool):
@@ -170,16 +193,27 @@ def reached(folder, pool):
 
 
 def main():
+    import tumour  # beside this script
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the case study `tmdd` of gQSPSim")
+    parser.add_argument("folder", type=Path, nargs="?", help="the case study `tmdd` of gQSPSim")
     parser.add_argument("--size", type=int, default=1000, help="plausible patients of each search")
     parser.add_argument("--pool", type=int, default=12000, help="plausible patients for the means")
-    parser.add_argument("--only", choices=("search", "means"))
+    parser.add_argument("--many", type=int, default=10000, help="plausible patients of the tumour model")
+    parser.add_argument("--only", choices=("search", "means", "tumour", "many"))
+    parser.add_argument("--without", nargs="*", default=[], help="searches that are left out")
     arguments = parser.parse_args()
-    if arguments.only != "means":
-        search(arguments.folder, arguments.size)
-    if arguments.only != "search":
-        reached(arguments.folder, arguments.pool)
+    searches = {name: method for name, method in SEARCHES.items() if name not in arguments.without}
+    folder, parts = arguments.folder, (arguments.only,) if arguments.only else ("search", "means", "tumour", "many")
+    if folder is not None and "search" in parts:
+        cases = {f"{width:.0%}": (population(folder), bounds(folder, width), arms(), None) for width in (1.0, 0.7)}
+        search(cases, searches, arguments.size)
+    if folder is not None and "means" in parts:
+        reached(folder, arguments.pool)
+    if "tumour" in parts:
+        search({"tumour": tumour.case()}, searches, arguments.size)
+    if "many" in parts:
+        many(tumour.case(), arguments.many)
 
 
 if __name__ == "__main__":
