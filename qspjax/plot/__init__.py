@@ -28,7 +28,11 @@ from qspjax.plot._mixed import (
     random_effects as random_effects,
 )
 from qspjax.plot._nca import nca as nca
-from qspjax.plot._populations import coverage as coverage, targets as targets
+from qspjax.plot._populations import (
+    coverage as coverage,
+    partial_dependence as partial_dependence,
+    targets as targets,
+)
 from qspjax.plot._prediction import prediction as prediction
 from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
 from qspjax.plot._survival import (

@@ -1,13 +1,14 @@
-"""Plots of plausible patients and of populations that agree with targets; their tables hold the numbers."""
+"""Plots of plausible patients, of populations that agree with targets, and of what depends on a parameter."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qspjax._checks import check_instance, check_names, check_one_of, refuse
+from qspjax._checks import check_instance, check_names, check_one_of, check_whole, refuse
 from qspjax.plot._figures import axes_or_new, draw_key, new_figure
-from qspjax.population import PlausiblePopulation, Prevalence
+from qspjax.plot._labels import with_unit
+from qspjax.population import PartialDependence, PlausiblePopulation, Prevalence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +86,41 @@ def _marginal(axes: "Axes", column: np.ndarray, chosen: Prevalence | None) -> No
         axes.hist(column, bins=edges, weights=chosen.weights, **style)
     axes.set(xlim=(0.0, 1.0), yticks=[], xticks=[0.0, 1.0])
     axes.tick_params(labelsize="small")
+
+
+def partial_dependence(
+    found: PartialDependence, ax: "Axes | None" = None, *, label: str = "endpoint", unit: str = "", most: int = 100
+) -> "Axes":
+    """Draw the mean of an endpoint over the values of a parameter, and the curves of patients behind it.
+
+    Marks at the bottom are the patients' own values. The numbers are in `found.to_dataframe()`.
+
+    Args:
+        found: What `population.partial_dependence` returns.
+        ax: The axes to draw on; by default those of a new figure.
+        label: The label of the endpoint.
+        unit: The unit of the parameter.
+        most: How many patients are drawn at most, the first.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [20.0, 25.0, 40.0]})
+        >>> dose, peak = qsp.bolus(100.0, to="central"), qsp.endpoints.Value("concentration", at=0.0)
+        >>> found = qsp.population.partial_dependence(cohort, dose, [0.0], name="V", endpoint=peak)
+        >>> partial_dependence(found, label="peak (mg/L)", unit="L").get_xlabel()
+        'V (L)'
+    """
+    check_instance("found", found, PartialDependence, "what `population.partial_dependence` returns")
+    check_whole("most", most, 0)
+    axes = axes_or_new(ax)
+    axes.plot(found.values, found.individual[:, :most], color="0.75", linewidth=0.6)
+    axes.plot(found.values, found.mean, color="C0", linewidth=2.0)
+    inside = found.own[(found.own >= found.values.min()) & (found.own <= found.values.max())][:most]
+    axes.plot(inside, np.zeros(inside.size), "|", color="0.4", transform=axes.get_xaxis_transform(), markersize=8)
+    axes.set_xlabel(with_unit(found.name, unit))
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
 def targets(found: Prevalence, ax: "Axes | None" = None) -> "Axes":

@@ -57,6 +57,10 @@ from qspjax.population._noncompartmental import (
     Window as Window,
     nca as nca,
 )
+from qspjax.population._partial_dependence import (
+    PartialDependence as PartialDependence,
+    partial_dependence as partial_dependence,
+)
 from qspjax.population._plausible import (
     AbstractPatientSearch as AbstractPatientSearch,
     Bound as Bound,
