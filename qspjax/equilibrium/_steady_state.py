@@ -6,8 +6,12 @@ The rows of L are the conserved quantities: the Jacobian J is singular where the
 simulation decides which steady state it is (the one that is reached), Newton's method makes it exact, and the
 derivative is that of the equations, dy = -(J + L'L)^-1 (f_p dp - L'L dy0), in both modes and also of second order.
 
+A steady state is stable if all eigenvalues of J have negative real parts, those left out that are zero because
+something is conserved: with orthonormal rows L, J - s L'L has -s in their place. Algebraic states are eliminated first.
+
 Reference: Fiedler et al., BMC Syst Biol 2016;10:80, doi:10.1186/s12918-016-0319-7 (steady states and their
-sensitivities).
+sensitivities); Reder, J Theor Biol 1988;135:175, doi:10.1016/S0022-5193(88)80073-0 (stability where totals are
+conserved).
 """
 
 from collections.abc import Callable
@@ -22,6 +26,7 @@ from jax.flatten_util import ravel_pytree
 
 from qspjax._arrays import argmax_first, first_true
 from qspjax._checks import concrete
+from qspjax._declared import mass_of
 from qspjax._dosing._doses import no_doses
 from qspjax._jaxpr._regular import regular
 from qspjax._lost import lost
@@ -52,6 +57,10 @@ class Equilibrium(NamedTuple):
             `not_at_rest` yet.
         time: The time at which the simulation was close to it; without a steady state, the last time that was reached.
         period: The approximate period with which the model oscillates; NaN if it does not.
+        rightmost: The largest real part of the eigenvalues of the Jacobian, conserved totals left out: negative where
+            the steady state is stable, and 0 where its sign is lost in rounding error. It has no derivative.
+        culprit: The number of the state that leaves an unstable steady state fastest, relative to its size; without a
+            steady state, that of the one that failed or that changes most.
 
     Example:
         >>> import qspjax as qsp
@@ -62,12 +71,16 @@ class Equilibrium(NamedTuple):
         >>> found = qsp.equilibrium.steady_state(response)
         >>> float(found.state["R"].round(6)), bool(found.result == qsp.RESULTS.successful)
         (12.0, True)
+        >>> float(found.rightmost.round(6))
+        -0.5
     """
 
     state: State
     result: Any
     time: Scalar
     period: Scalar
+    rightmost: Scalar
+    culprit: Scalar
 
 
 def steady_state(
@@ -116,13 +129,17 @@ def steady_state(
     failed = concrete(equilibrium.result != RESULTS.successful)
     if failed is None or failed:
         equilibrium = _explained(equilibrium, course)
+    state = jax.lax.stop_gradient(ravel_pytree(equilibrium.state)[0])
+    rightmost, leaving = course.near.rightmost(state)
+    culprit = jnp.where(rightmost > 0.0, leaving, equilibrium.culprit)
+    equilibrium = equilibrium._replace(rightmost=rightmost, culprit=culprit)
     return _raise_if_failed(equilibrium, course) if throw else equilibrium
 
 
 def settled(
     model: AbstractModel, *, initial: State | None = None, t0: Scalar = 0.0, method: AbstractMethod | None = None
 ) -> Equilibrium:
-    """Return the result of `steady_state`, without examining whether a model that has none oscillates."""
+    """Return the result of `steady_state`, without examining its stability, or whether a model oscillates."""
     return _search(model, initial, t0, method)[0]
 
 
@@ -136,7 +153,6 @@ class _Course(NamedTuple):
         y: The last state that was examined.
         t: Its time.
         step: The mean step that the simulation took.
-        culprit: The index of the state that changes most, or that failed.
     """
 
     simulate: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -145,7 +161,6 @@ class _Course(NamedTuple):
     y: jax.Array
     t: jax.Array
     step: jax.Array
-    culprit: jax.Array
 
 
 def _search(
@@ -153,9 +168,9 @@ def _search(
 ) -> tuple[Equilibrium, _Course | None]:
     start = as_state(model, initial)
     y0, unravel = ravel_pytree(start)
-    nan = jnp.full((), jnp.nan)
+    nan, none = jnp.full((), jnp.nan), jnp.zeros((), int)
     if not y0.size:
-        return Equilibrium(start, RESULTS.successful, jnp.asarray(t0, float), nan), None
+        return Equilibrium(start, RESULTS.successful, jnp.asarray(t0, float), nan, nan, none), None
     method = default_method(model) if method is None else method
     states = state_names(start)
     rtol, atol = getattr(method, "rtol", 1e-8), jnp.asarray(absolute(getattr(method, "atol", 1e-12), model, states))
@@ -177,7 +192,7 @@ def _search(
     times = jnp.asarray([10.0**k for k in DECADES])
     solution = simulated(jnp.asarray(t0 + times), begin, t0)
     passed = jax.vmap(lambda y: ravel_pytree(y)[0])(solution.states)
-    near = _Near(lambda y: slope(still, y), rtol, atol)
+    near = _Near(lambda y: slope(still, y), rtol, atol, mass_of(model, states))
     index, comes = near.first_settled(passed)
     y = jnp.where(comes, passed[index], begin)
     linear = near.linear(y)
@@ -208,9 +223,9 @@ def _search(
         visited[reached],
         jnp.asarray(t0 + jnp.append(0.0, times)[reached]),
         (solution.stats["last_time"] - t0) / jnp.maximum(solution.stats["steps"], 1),
-        jnp.where(broke, solution.stats["culprit"], argmax_first(changes)),
     )
-    return Equilibrium(unravel(y[0]), result, last, nan), course
+    culprit = jnp.where(broke, solution.stats["culprit"], argmax_first(changes))
+    return Equilibrium(unravel(y[0]), result, last, nan, nan, culprit), course
 
 
 def _explained(equilibrium: Equilibrium, course: _Course) -> Equilibrium:
@@ -240,7 +255,7 @@ def _raise_if_failed(equilibrium: Equilibrium, course: _Course) -> Equilibrium:
     if failed:
         period = "" if np.isnan(equilibrium.period) else f", with a period of about {float(equilibrium.period):.3g}"
         raise RuntimeError(
-            f"No steady state was found: state `{course.names[int(course.culprit)]}` was still moving at time "
+            f"No steady state was found: state `{course.names[int(equilibrium.culprit)]}` was still moving at time "
             f"{float(equilibrium.time):g}{period}. {RESULTS[equilibrium.result]}"
         )
     return equilibrium
@@ -267,11 +282,19 @@ class _Linear(NamedTuple):
 
 
 class _Near(NamedTuple):
-    """The distance of a state from a steady state."""
+    """The neighbourhood of a steady state.
+
+    Attributes:
+        slope: The slope at a state, or the residual of an algebraic state.
+        rtol: The relative tolerance.
+        atol: The absolute tolerance of each state.
+        mass: 0 for algebraic states, else 1.
+    """
 
     slope: Callable[[jax.Array], jax.Array]
     rtol: float
     atol: jax.Array
+    mass: np.ndarray
 
     def scale(self, y: jax.Array) -> jax.Array:
         return self.atol + self.rtol * jnp.abs(y)
@@ -281,16 +304,37 @@ class _Near(NamedTuple):
         size = jnp.max(jnp.abs(change) / self.scale(y))
         return jnp.where(jnp.isfinite(size), size, jnp.inf)
 
-    def linear(self, y: jax.Array) -> _Linear:
-        """Return the linear system at a state; the rows of L span the conserved quantities."""
+    def jacobian(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the Jacobian at a state, and the sizes of the states."""
         jacobian = jax.jacfwd(self.slope)(y)
         jacobian = jnp.where(jnp.isfinite(jacobian).all(), jacobian, jnp.eye(y.size))
-        scale = jnp.abs(y) + self.atol / self.rtol
-        left, sizes, _ = jnp.linalg.svd(jacobian * scale / scale[:, None], full_matrices=True)
-        vanishing = sizes <= 10 * y.size * jnp.finfo(y.dtype).eps * sizes[0]
-        rows = jnp.where(vanishing[:, None], left.T, 0.0) / scale  # in the units of the state
-        conserved = (jnp.where(sizes[0] > 0, sizes[0], 1.0) * scale[:, None]) * (left @ rows)
+        return jacobian, jnp.abs(y) + self.atol / self.rtol
+
+    def linear(self, y: jax.Array) -> _Linear:
+        """Return the linear system at a state; the rows of L span the conserved quantities."""
+        jacobian, size = self.jacobian(y)
+        left, greatest, _ = _conserved(jacobian * size / size[:, None])
+        rows = left.T / size  # in the units of the state
+        conserved = (jnp.where(greatest > 0, greatest, 1.0) * size[:, None]) * (left @ rows)
         return _Linear(jnp.linalg.inv(jacobian + conserved), conserved)
+
+    def rightmost(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the largest real part of the eigenvalues, 0 within rounding error, and the state that it moves most.
+
+        It is NaN where the state is.
+        """
+        jacobian, size = self.jacobian(y)
+        matrix = jnp.where(jnp.isfinite(size).all(), jacobian * size / size[:, None], jnp.eye(y.size))
+        dynamic, fixed = np.flatnonzero(self.mass), np.flatnonzero(self.mass == 0)
+        if fixed.size:
+            eliminated = jnp.linalg.solve(matrix[np.ix_(fixed, fixed)], matrix[np.ix_(fixed, dynamic)])
+            matrix = matrix[np.ix_(dynamic, dynamic)] - matrix[np.ix_(dynamic, fixed)] @ eliminated
+        left, greatest, rounding = _conserved(matrix)
+        values, vectors = jnp.linalg.eig(matrix - greatest * (left @ left.T))
+        first = argmax_first(values.real)
+        largest = jnp.where(jnp.abs(values.real[first]) <= rounding, 0.0, values.real[first])
+        moved = jnp.asarray(dynamic)[argmax_first(jnp.abs(vectors[:, first]))]
+        return jnp.where(jnp.isfinite(y).all(), largest, jnp.nan), moved
 
     def first_settled(self, passed: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the index of the first of the states that has settled, and whether there is one."""
@@ -298,3 +342,10 @@ class _Near(NamedTuple):
         changes = jax.vmap(self.size)(passed[1:] - passed[:-1], passed[:-1])
         settled = (distance[:-1] < SETTLED) & (changes < SETTLED)
         return first_true(settled), settled.any()
+
+
+def _conserved(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return what a Jacobian conserves: orthonormal columns or zeros, its greatest singular value, its rounding."""
+    left, sizes, _ = jnp.linalg.svd(matrix, full_matrices=True)
+    rounding = 10 * sizes.size * jnp.finfo(matrix.dtype).eps * sizes[0]
+    return jnp.where(sizes <= rounding, left, 0.0), sizes[0], rounding
