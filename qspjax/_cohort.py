@@ -11,7 +11,8 @@ from jaxtyping import PyTree
 
 from qspjax._arrays import namespace, taken
 from qspjax._checks import ArgumentError, check_instance, check_no_unit, check_one_of, described, refuse
-from qspjax._interventions import Interventions, interventions_of
+from qspjax._interventions import Interventions, interventions_of, without_record
+from qspjax._made import made
 from qspjax._model import AbstractModel
 from qspjax._names import at, follow, names, path_of
 from qspjax._types import ArrayInput
@@ -99,6 +100,10 @@ class Cohort(eqx.Module):
     def interventions(self) -> Interventions | None:
         """Return what `do` set of the patients; None if nothing."""
         return interventions_of(self.model, {name: self.covariates[name] for name in self.held})
+
+    def unrecorded(self) -> "Cohort":
+        """Return the patients without the record of what `do` set, so that they share the programs of others."""
+        return made(Cohort, {**vars(self), "model": without_record(self.model)})
 
     def patient(self, i: int) -> AbstractModel:
         """Return the model of one patient."""

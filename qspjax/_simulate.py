@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats, floats
+from qspjax._baseline import Baselines
 from qspjax._checks import (
     check_finite,
     check_increasing,
@@ -129,7 +130,7 @@ def simulate_cohort(
     regimen: Regimen,
     ts: ArrayInput,
     *,
-    initial: State | None = None,
+    initial: State | Baselines | None = None,
     t0: Scalar | None = None,
     order: ArrayInput | None = None,
     save: Sequence[str] | None = None,
@@ -143,7 +144,8 @@ def simulate_cohort(
         cohort: The patients. Amounts that depend on covariates are evaluated for each of them.
         regimen: The doses, the same for all patients or with columns of shape (patients, rows).
         ts: Times to report, shape (times,) or (patients, times), not decreasing; trailing inf is padding.
-        initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients.
+        initial: State at `t0`; each leaf as in one patient, or with a leading axis of patients. Or the result of
+            `population.baselines`: patients without one fail for the reason that it gives.
         t0: Where to start, one time or one per patient; by default the smallest of 0, the first dose time and the first
             of `ts` of each patient.
         order: What happens first at equal times, of the shape of `ts`; see `simulate`.
@@ -176,10 +178,13 @@ def simulate_cohort(
     check_instance("executor", executor, AbstractExecutor, "an executor such as Vmap() or Chunked(1024)")
     ts = _times(ts, ndim=None)
     interventions = cohort.interventions()
-    cohort = made(Cohort, {**vars(cohort), "model": without_record(cohort.model)})
+    cohort = cohort.unrecorded()
     first_patient = cohort.patient(0)
     regimen = _check(first_patient, regimen, ts, t0, goes_on=initial is not None).prescribe(cohort.covariates)
     method = _method(method, first_patient, regimen)
+    causes = None
+    if isinstance(initial, Baselines):
+        initial, causes = initial.state, (initial.result, initial.stats["culprit"])
     initial = None if initial is None else as_state(first_patient, initial, batched=True)
     patient, labels = _prepare(first_patient, save, reduce, method)
 
@@ -195,6 +200,7 @@ def simulate_cohort(
         _split(initial, jax.tree.map(lambda leaf: leaf.ndim, _about(first_patient).start), "initial", cohort.size),
         _split(_order(order, ts), 1, "order", cohort.size),
         _split(t0, 0, "t0", cohort.size),
+        _split(causes, jax.tree.map(lambda _: 0, causes), "initial", cohort.size),
     ]
     each, shared = zip(*parts, strict=True)
     note = "" if interventions is None else str(interventions)
@@ -285,12 +291,22 @@ FEW = 8
 
 
 class _PatientFromParts(AbstractGathering):
-    """Solve one patient given in two parts: the leaves that vary and those that are shared."""
+    """Solve one patient given in two parts: the leaves that vary and those that are shared.
+
+    One without a baseline fails for the reason that it gives.
+    """
 
     patient: _Patient
 
     def __call__(self, each: tuple, shared: tuple) -> Outcome:
-        return self.patient(*_combined(each, shared))
+        *posed, causes = _combined(each, shared)
+        outcome = self.patient(*posed)
+        if causes is None:
+            return outcome
+        result, culprit = causes
+        began = result == RESULTS.successful
+        stats = outcome.stats | {"culprit": jnp.where(began, outcome.stats["culprit"], culprit)}
+        return outcome._replace(result=RESULTS.where(began, outcome.result, result), stats=stats)
 
     def gathered(self, results: Outcome) -> Outcome:
         reduce = self.patient.reduce

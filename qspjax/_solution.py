@@ -1,6 +1,6 @@
 """What a simulation returns: times, observed values, states, and how the solve of each patient ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
@@ -69,6 +69,14 @@ class RESULTS(eqx.Enumeration):
         "The model oscillates and comes to no steady state. Simulate it over its period instead, or change the "
         "parameters."
     )
+    unstable = (
+        "The steady state is unstable: an eigenvalue of the Jacobian has a positive real part, so that the least "
+        "disturbance leads away from it. Start from another initial state of the model, such as one with some disease."
+    )
+    not_diagnosed = (
+        "The disease did not reach the level of diagnosis in time. Raise `at_most`, or look at what holds the growth "
+        "of the named state."
+    )
 
 
 _MAX_SHOWN = 12
@@ -82,6 +90,19 @@ class Failure(NamedTuple):
     reason: str
     time: float
     state: str
+
+
+def failures_of(result: RESULTS, stats: Mapping[str, PyTree], states: Sequence[str]) -> list[Failure]:
+    """List the patients that failed, with the reason in words; the names are those of all states."""
+    failed = np.atleast_1d(result != RESULTS.successful)
+    times, culprits = (np.atleast_1d(stats[key]) for key in ("last_time", "culprit"))
+    items = jax.tree.map(jnp.atleast_1d, result)
+    return [
+        Failure(
+            int(i), RESULTS[jax.tree.map(lambda code, i=i: code[i], items)], float(times[i]), states[int(culprits[i])]
+        )
+        for i in np.flatnonzero(failed)
+    ]
 
 
 def _by_name(values: Observed) -> Observed:
@@ -138,18 +159,7 @@ class Solution(eqx.Module):
 
     def failures(self) -> list[Failure]:
         """List the patients that failed, with the reason in words."""
-        failed = np.atleast_1d(self.failed)
-        times, culprits = (np.atleast_1d(self.stats[key]) for key in ("last_time", "culprit"))
-        items = jax.tree.map(jnp.atleast_1d, self.result)
-        return [
-            Failure(
-                int(i),
-                RESULTS[jax.tree.map(lambda code, i=i: code[i], items)],
-                float(times[i]),
-                self.labels.states[culprits[i]],
-            )
-            for i in np.flatnonzero(failed)
-        ]
+        return failures_of(self.result, self.stats, self.labels.states)
 
     def to_xarray(self) -> "xarray.Dataset":
         """Return observed values and states as a dataset with dimensions `time`, or `patient` and `time`."""

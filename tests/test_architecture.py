@@ -52,7 +52,7 @@ LAYERS = [
         "_solution",
     },
     {"models", "solve", "execute"},
-    {"_exposure", "_simulate"},
+    {"_baseline", "_exposure", "_simulate"},
     {"population", "equilibrium", "sensitivity", "_explain"},
     {"fit"},
     {"io", "plot"},

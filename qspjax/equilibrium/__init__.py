@@ -7,4 +7,5 @@ Example:
     3.0
 """
 
+from qspjax.equilibrium._baseline import SteadyState as SteadyState
 from qspjax.equilibrium._steady_state import Equilibrium as Equilibrium, steady_state as steady_state

@@ -12,6 +12,7 @@ Example:
     2.0
 """
 
+from qspjax._baseline import AbstractBaseline as AbstractBaseline, Baselines as Baselines, baselines as baselines
 from qspjax.population import endpoints as endpoints
 from qspjax.population._attainment import (
     Attained as Attained,
@@ -47,6 +48,7 @@ from qspjax.population._event_times import (
     event_times as event_times,
     progression_free as progression_free,
 )
+from qspjax.population._growth import GrowUntil as GrowUntil
 from qspjax.population._hazard_ratio import HazardRatio as HazardRatio, hazard_ratio as hazard_ratio
 from qspjax.population._noncompartmental import (
     NCA as NCA,

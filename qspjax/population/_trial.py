@@ -1,7 +1,9 @@
 """A virtual trial: arms, patients and endpoints."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from qspjax._baseline import AbstractBaseline, Baselines, baselines, check_baseline
 from qspjax._checks import (
     ArgumentError,
     check_increasing,
@@ -20,12 +23,13 @@ from qspjax._checks import (
 from qspjax._cohort import Cohort, as_array
 from qspjax._dosing._regimen import Regimen, check_regimen, of_patients
 from qspjax._exposure import together
+from qspjax._files import as_file_name
 from qspjax._random import check_key, generator
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
 from qspjax._types import ArrayInput, Key, Times
-from qspjax.execute import AbstractExecutor
+from qspjax.execute import AbstractExecutor, Stored
 from qspjax.population._conduct import Adherence
 from qspjax.population._endpoints import AbstractEndpoint
 from qspjax.solve import AbstractMethod
@@ -144,6 +148,10 @@ class Stratified(AbstractAllocation):
         return [np.flatnonzero(chosen == arm) for arm in range(arms)]
 
 
+BASELINE = "baseline"
+"""What the baselines of a trial are called where arms have their names."""
+
+
 class Trial(eqx.Module):
     """A trial protocol: arms, times, endpoints, and the allocation of patients to arms.
 
@@ -153,6 +161,8 @@ class Trial(eqx.Module):
         endpoints: The endpoints by name.
         allocation: `SamePatients()` (common random numbers), `Randomised()` or `Stratified(strata)`.
         adherence: Which doses patients miss or take late, the same ones in every arm; None where they take all.
+        baseline: The state in which every arm of a patient begins, at time 0: `equilibrium.SteadyState()`, or that at
+            diagnosis, `GrowUntil("diameter", 20.0, at_most=3650.0)`; None for the initial state of the model.
 
     Example:
         >>> import qspjax as qsp
@@ -168,6 +178,7 @@ class Trial(eqx.Module):
     endpoint_names: tuple[str, ...] = eqx.field(static=True)
     allocation: AbstractAllocation
     adherence: Adherence | None
+    baseline: AbstractBaseline | None
 
     def __init__(
         self,
@@ -177,6 +188,7 @@ class Trial(eqx.Module):
         endpoints: Mapping[str, AbstractEndpoint] | None = None,
         allocation: AbstractAllocation | None = None,
         adherence: Adherence | None = None,
+        baseline: AbstractBaseline | None = None,
     ):
         """Collect the parts; `allocation` is `SamePatients()` unless given."""
         endpoints = {} if endpoints is None else endpoints
@@ -186,7 +198,7 @@ class Trial(eqx.Module):
         self.ts = as_array("ts", ts).astype(float)
         self.endpoints, self.endpoint_names = tuple(endpoints.values()), tuple(endpoints)
         self.allocation = SamePatients() if allocation is None else allocation
-        self.adherence = adherence
+        self.adherence, self.baseline = adherence, baseline
 
     def __check_init__(self) -> None:
         if self.ts.ndim != 1:
@@ -195,6 +207,10 @@ class Trial(eqx.Module):
         check_instance("allocation", self.allocation, AbstractAllocation, "`SamePatients()` or `Randomised()`")
         if self.adherence is not None:
             check_instance("adherence", self.adherence, Adherence, "an adherence such as `Adherence(missed=0.1)`")
+        if self.baseline is not None:
+            check_baseline(self.baseline)
+            if BASELINE in [arm.name for arm in self.arms]:
+                refuse("arms", f"have other names than `{BASELINE}`, which is what the arms begin with", BASELINE)
 
 
 class ArmResult(eqx.Module):
@@ -222,7 +238,7 @@ class ArmResult(eqx.Module):
 
 
 class TrialResult(eqx.Module):
-    """The result of a trial: the protocol, the patients, and one result per arm.
+    """The result of a trial: the protocol, the patients, one result per arm, and the baselines if there are any.
 
     Example:
         >>> import qspjax as qsp
@@ -237,6 +253,7 @@ class TrialResult(eqx.Module):
     trial: Trial
     cohort: Cohort
     arms: tuple[ArmResult, ...]
+    baselines: Baselines | None
 
     def __str__(self) -> str:
         rows = [["arm", "patients", "failed", *(f"{name}, median" for name in self.trial.endpoint_names)]]
@@ -272,7 +289,8 @@ def simulate_trial(
         key: `jax.random.key(seed)`, for a randomised trial or one with adherence.
         save: Names of observed values and states to keep; by default all.
         method: As in `simulate`.
-        executor: As in `simulate_cohort`, or a function that returns the executor for the arm of a given name.
+        executor: As in `simulate_cohort`; `Stored(folder)` has a folder in this folder for each arm, and one for the
+            baselines. Or a function that returns the executor for the arm of a given name, or for the `"baseline"`.
 
     Returns:
         A `TrialResult` with one `ArmResult` per arm; `summarise` and `summary_text` turn it into tables.
@@ -298,6 +316,9 @@ def simulate_trial(
     for arm, members in zip(trial.arms, groups, strict=True):
         if not members.size:
             refuse("allocation", "put at least one patient in every arm", f"without one in arm `{arm.name}`")
+    begun = None
+    if trial.baseline is not None:
+        begun = baselines(cohort, trial.baseline, method=method, executor=_executor(executor, BASELINE))
     results = []
     for arm, members in zip(trial.arms, groups, strict=True):
         everyone = members.size == cohort.size
@@ -305,15 +326,25 @@ def simulate_trial(
             cohort if everyone else cohort.take(members),
             _taken(trial, arm, rows, cohort.size, members, key),
             trial.ts,
+            initial=begun if begun is None or everyone else begun.take(members),
             save=save,
             reduce=Endpoints(trial.endpoint_names, trial.endpoints),
             method=method,
-            executor=executor if executor is None or isinstance(executor, AbstractExecutor) else executor(arm.name),
+            executor=_executor(executor, arm.name),
         )
         endpoints = {name: solution.reduced[name] for name in trial.endpoint_names}
         solution = eqx.tree_at(lambda s: s.reduced, solution, None, is_leaf=lambda x: x is None)
         results.append(ArmResult(arm.name, members, solution, endpoints))
-    return TrialResult(trial, cohort, tuple(results))
+    return TrialResult(trial, cohort, tuple(results), begun)
+
+
+def _executor(
+    executor: Callable[[str], AbstractExecutor] | AbstractExecutor | None, name: str
+) -> AbstractExecutor | None:
+    """Return the executor of an arm, or of the baselines."""
+    if isinstance(executor, Stored):
+        return dataclasses.replace(executor, folder=Path(executor.folder) / as_file_name(name))
+    return executor if executor is None or isinstance(executor, AbstractExecutor) else executor(name)
 
 
 def _taken(trial: Trial, arm: Arm, rows: int, size: int, members: np.ndarray, key: Key | None) -> Regimen:

@@ -284,7 +284,7 @@ def exposed(
     outputs = tuple(turn.output for turn in measures.turns)
     infused: tuple[int, ...] = ()
     if outputs and schedule.stop is not None:
-        infused = tuple(np.flatnonzero(_observed_states(model, start, outputs)).tolist())
+        infused = tuple(np.flatnonzero(observed_states(model, start, outputs)).tolist())
     exposed_model = Exposed(model, measures, infused)
     extra = len(jax.tree.leaves(exposed_model.initial())) - len(jax.tree.leaves(start))
     schedule = _widened(schedule, extra)
@@ -293,7 +293,7 @@ def exposed(
     return exposed_model, schedule, None if initial is None else exposed_model.extended(initial)
 
 
-def _observed_states(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> Bool[np.ndarray, " states"]:
+def observed_states(model: AbstractModel, start: State, outputs: tuple[str, ...]) -> Bool[np.ndarray, " states"]:
     """Return which states the outputs depend on."""
     arrays, static = eqx.partition(model, eqx.is_array)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from qspjax._arrays import device_floats
+from qspjax._baseline import AbstractBaseline, baselines, check_baseline
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._cohort import Cohort, as_array
 from qspjax._simulate import simulate_cohort
@@ -78,6 +79,7 @@ class Criteria:
         ts: Times of the simulations, besides those of `Value` bounds; None for those alone.
         method: How to solve.
         executor: Where to compute.
+        baseline: The state in which every arm begins; None for the initial state of the model.
 
     Raises:
         ValueError: If a bound names no arm, there is no time, or nothing varies.
@@ -92,15 +94,19 @@ class Criteria:
         ts: ArrayInput | None,
         method: AbstractMethod | None,
         executor: AbstractExecutor | None,
+        baseline: AbstractBaseline | None = None,
     ) -> None:
         """Check the parts and sort the statistics by arm."""
         check_instance("population", population, Population, "a population")
         _check_bounds(bounds, arms)
+        if baseline is not None:
+            check_baseline(baseline)
         self.population, self.bounds = population, dict(bounds)
         self.coordinates = population.coordinates()
         if not self.coordinates:
             refuse("population", "have something that varies between patients", "one without")
-        self._method, self._executor = method, Chunked(_TOGETHER) if executor is None else executor
+        self._executor = Chunked(_TOGETHER) if executor is None else executor
+        self._baseline, self._method = baseline, method
         self._ts = _times(ts, bounds.values())
         asked: dict[str, dict[str, AbstractEndpoint]] = {arm.name: {} for arm in arms}
         for name, bound in bounds.items():
@@ -137,10 +143,11 @@ class Criteria:
         return judged._replace(slopes=np.nan_to_num(np.asarray(slopes)))
 
     def _simulated(self, cohort: Cohort) -> Iterator[tuple[str, Solution]]:
+        how = {"method": self._method, "executor": self._executor}
+        begun = None if self._baseline is None else baselines(cohort, self._baseline, **how)
         for arm, statistics in self._arms:
             regimen = arm.regimen.padded(self._rows)
-            how = {"method": self._method, "executor": self._executor}
-            yield arm.name, simulate_cohort(cohort, regimen, self._ts, save=(), reduce=statistics, **how)
+            yield arm.name, simulate_cohort(cohort, regimen, self._ts, initial=begun, save=(), reduce=statistics, **how)
 
     def _by_bound(self, columns: Mapping[str, PyTree]) -> list[PyTree]:
         return [

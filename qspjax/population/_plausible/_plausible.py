@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from qspjax._baseline import AbstractBaseline
 from qspjax._checks import check_instance, check_whole, warn
 from qspjax._cohort import Cohort
 from qspjax._interventions import recorded
@@ -35,6 +36,7 @@ def plausible(
     size: int,
     key: Key,
     ts: ArrayInput | None = None,
+    baseline: AbstractBaseline | None = None,
     search: AbstractPatientSearch | None = None,
     most: int | None = None,
     method: AbstractMethod | None = None,
@@ -54,6 +56,7 @@ def plausible(
         size: Number of plausible patients.
         key: `jax.random.key(seed)`; the same key gives the same patients.
         ts: Times of the simulations; needed where a bound is on a whole course, such as its `Cmax`.
+        baseline: The state in which every arm begins, as in a `Trial`; a patient without one is not plausible.
         search: How to look for them: `Screened()` unless given, or `Rejection()`, `MetropolisHastings()`, `Langevin()`,
             `Optimised()`.
         most: The maximum number of patients to simulate; by default 1,000 for each, and 100,000 at least.
@@ -89,7 +92,7 @@ def plausible(
     if most is not None:
         check_whole("most", most, 1)
     most = max(_EACH * size, _LEAST) if most is None else most
-    criteria = Criteria(population, bounds, arms=arms, ts=ts, method=method, executor=executor)
+    criteria = Criteria(population, bounds, arms=arms, ts=ts, baseline=baseline, method=method, executor=executor)
     attempts = Attempts(criteria, size=size, most=most, progress=progress)
     search.search(attempts, generator(key))
     return _result(criteria, attempts)
