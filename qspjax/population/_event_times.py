@@ -11,7 +11,7 @@ from qspjax._random import generator
 from qspjax._text import aligned, number
 from qspjax._types import ArrayInput, Key
 from qspjax.population._hazard_ratio import HazardRatio, hazard_ratio
-from qspjax.population._responses import TumourResponses, taken_from
+from qspjax.population._responses import TumourResponses, seen_at_all, taken_from
 from qspjax.population._survival import KaplanMeier, kaplan_meier, log_rank, reached
 from qspjax.population._trial import TrialResult
 
@@ -65,6 +65,14 @@ class Events(NamedTuple):
         """Return the Kaplan-Meier estimate of each arm; `weights` are those of the whole cohort."""
         return {name: arm.curve(weights=weights) for name, arm in self.arms.items()}
 
+    def deaths(self, size: int) -> dict[str, Float[np.ndarray, " patients"]]:
+        """Return by arm the time of the event of each patient of a cohort of a size, inf where it was not seen."""
+        dies = {}
+        for name, arm in self.arms.items():
+            dies[name] = np.full(size, np.inf)
+            dies[name][arm.patients[arm.events]] = arm.times[arm.events]
+        return dies
+
     def compared(self, arm: str, reference: str | None = None) -> tuple[HazardRatio, float]:
         """Return the hazard ratio of an arm to another, by default the first, and the p value of the log-rank test.
 
@@ -83,8 +91,8 @@ def event_times(result: TrialResult, cumulative_hazard: str, *, key: Key) -> Eve
     """Draw the time of an event, such as death, for each patient of a trial whose model has its cumulative hazard.
 
     With H(t) the cumulative hazard since the first time of the trial and u uniform between 0 and 1, the event is where
-    H(t) = -log u; patients who do not get there are censored at the last time. A patient has the same u in every arm,
-    and the hazard is constant between the times of the trial.
+    H(t) = -log u; patients who do not get there are censored at the last time, and those who drop out where they do. A
+    patient has the same u in every arm, and the hazard is constant between the times of the trial.
 
     Args:
         result: The trial.
@@ -110,7 +118,7 @@ def event_times(result: TrialResult, cumulative_hazard: str, *, key: Key) -> Eve
     reached = -np.log1p(-generator(key).uniform(size=result.cohort.size))
     arms = {}
     for arm in result.arms:
-        kept = ~np.asarray(arm.solution.failed)
+        kept = seen_at_all(result, arm)
         patients, hazards = arm.members[kept], np.asarray(arm.solution.observed[cumulative_hazard])[kept]
         if (np.diff(hazards, axis=1) < -1e-6 * np.abs(hazards).max(initial=0.0)).any():
             refuse("cumulative_hazard", "never fall", f"`{cumulative_hazard}`, which does")
@@ -119,7 +127,9 @@ def event_times(result: TrialResult, cumulative_hazard: str, *, key: Key) -> Eve
         targets = reached[patients]
         drawn = [np.interp(target, row, times) for target, row in zip(targets, since, strict=True)]
         events = since[:, -1] >= targets
-        arms[arm.name] = ArmEvents(patients, np.where(events, drawn, times[-1]) - times[0], events)
+        happens = np.where(events, drawn, times[-1]) - times[0]
+        until = result.until[patients]
+        arms[arm.name] = ArmEvents(patients, np.minimum(happens, until), events & (happens <= until))
     return Events(arms)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qspjax._checks import check_instance, check_one_of, refuse
 from qspjax._cohort import as_array
@@ -143,6 +144,16 @@ class TumourResponses(NamedTuple):
             )
         return aligned(rows)
 
+    def first(self, count: int) -> "TumourResponses":
+        """Return the responses of at most so many patients of each arm, those with the lowest numbers."""
+
+        def of(arm: ArmResponses) -> ArmResponses:
+            assessment = jax.tree.map(lambda column: column[:count], arm.assessment)
+            times = arm.times[:count] if arm.times.ndim == 2 else arm.times
+            return ArmResponses(arm.patients[:count], arm.failed, times, assessment)
+
+        return TumourResponses({name: of(arm) for name, arm in self.arms.items()})
+
     def patients(self) -> list[PatientResponse]:
         """Return one row for each patient and arm."""
         rows = []
@@ -163,8 +174,11 @@ def tumour_responses(
     *,
     visits: ArrayInput | Visits | None = None,
     key: Key | None = None,
+    death: Mapping[str, ArrayInput] | None = None,
 ) -> TumourResponses:
     """Judge the tumours of all patients of a trial by RECIST 1.1.
+
+    Nobody has a visit after he died, dropped out or the trial ended; who would have entered after that is left out.
 
     Args:
         result: The trial.
@@ -173,6 +187,8 @@ def tumour_responses(
         visits: Times of the visits, the baseline first, all among the times of the trial; by default all of these.
             Or `Visits` that are not on time, are missed, or measure with an error.
         key: `jax.random.key(seed)`, for `Visits`: a patient has the same in every arm.
+        death: By arm, the time of death since entry of each patient of the cohort, shape (patients,); inf for the
+            living: `Events.deaths`. Death ends progression-free survival.
 
     Raises:
         ValueError: If the trial has no such output or no such times.
@@ -188,31 +204,70 @@ def tumour_responses(
     """
     check_instance("result", result, TrialResult, "what `simulate_trial` returns")
     check_one_of("output", output, result.arms[0].solution.observed, "an observed value of the trial")
+    dies = _deaths(result, death)
     if isinstance(visits, Visits):
         drawn = check_key(key)
-        arms = {arm.name: _seen(result, arm, output, criteria, visits, drawn) for arm in result.arms}
+        arms = {arm.name: _seen(result, arm, output, criteria, visits, drawn, dies[arm.name]) for arm in result.arms}
         return TumourResponses(arms)
     planned = np.asarray(result.trial.ts if visits is None else as_array("visits", visits), float)
     check_visits("visits", planned)
-    return TumourResponses({arm.name: _judged(result, arm, output, criteria, planned) for arm in result.arms})
+    judged = {arm.name: _judged(result, arm, output, criteria, planned, dies[arm.name]) for arm in result.arms}
+    return TumourResponses(judged)
 
 
-def _seen(result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: Visits, key: Key) -> ArmResponses:
+def seen_at_all(result: TrialResult, arm: ArmResult) -> Bool[np.ndarray, " patients"]:
+    """Return which patients of an arm did not fail, and entered before the trial ended."""
+    return ~np.asarray(arm.solution.failed) & (result.until[arm.members] > 0.0)
+
+
+def _deaths(result: TrialResult, death: Mapping[str, ArrayInput] | None) -> dict[str, np.ndarray]:
+    """Return the time of death of each patient of the cohort, by arm."""
+    names, size = [arm.name for arm in result.arms], result.cohort.size
+    if death is None:
+        return {name: np.full(size, np.inf) for name in names}
+    check_instance("death", death, Mapping, "the times of death by arm")
+    for name in death:
+        check_one_of("death", name, names, "an arm of the trial")
+    times = {name: np.asarray(death.get(name, np.full(size, np.inf)), float) for name in names}
+    for name, values in times.items():
+        if values.shape != (size,) or np.isnan(values).any():
+            refuse(f'death["{name}"]', f"have a number for each patient of the cohort ({size})", f"of {values.shape}")
+    return times
+
+
+def _assessed(
+    result: TrialResult, patients: np.ndarray, times: np.ndarray, sums: np.ndarray, criteria: RECIST, dies: np.ndarray
+) -> Assessment:
+    """Judge patients by the visits before they died or left."""
+    since = np.broadcast_to(times - times[..., :1], sums.shape)
+    last = np.minimum(result.until, dies)[patients]
+    seen = np.where(since <= last[:, None], sums, np.nan)
+    death = np.where(dies <= result.until, dies, np.inf)[patients]
+    return assess(times, seen, criteria, death=death + np.broadcast_to(times, sums.shape)[:, 0])
+
+
+def _seen(
+    result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: Visits, key: Key, dies: np.ndarray
+) -> ArmResponses:
     """Judge an arm by visits that are drawn for the whole cohort."""
     values = np.asarray(arm.solution.observed[output])
     everyone = np.full((result.cohort.size, values.shape[1]), np.nan)
     everyone[arm.members] = values
-    kept = ~np.asarray(arm.solution.failed)
+    kept = seen_at_all(result, arm)
     drawn = visits.measured(result.trial.ts, everyone, key=key)
-    times, sums = (x[arm.members[kept]] for x in drawn)
-    return ArmResponses(arm.members[kept], int((~kept).sum()), times, assess(times, sums, criteria))
+    patients, failed = arm.members[kept], int(np.asarray(arm.solution.failed).sum())
+    times, sums = (x[patients] for x in drawn)
+    return ArmResponses(patients, failed, times, _assessed(result, patients, times, sums, criteria, dies))
 
 
-def _judged(result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray) -> ArmResponses:
+def _judged(
+    result: TrialResult, arm: ArmResult, output: str, criteria: RECIST, visits: np.ndarray, dies: np.ndarray
+) -> ArmResponses:
     times, values = np.asarray(result.trial.ts), np.asarray(arm.solution.observed[output])
     near = np.abs(times[:, None] - visits) <= 1e-9 * np.abs(times).max(initial=1.0)
     if not near.any(0).all():
         refuse("visits", "be among the times of the trial", visits[~near.any(0)].tolist())
-    kept = ~np.asarray(arm.solution.failed)
+    kept = seen_at_all(result, arm)
+    patients, failed = arm.members[kept], int(np.asarray(arm.solution.failed).sum())
     sums = values[kept][:, near.argmax(0)]
-    return ArmResponses(arm.members[kept], int((~kept).sum()), visits, assess(visits, sums, criteria))
+    return ArmResponses(patients, failed, visits, _assessed(result, patients, visits, sums, criteria, dies))

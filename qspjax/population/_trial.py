@@ -9,13 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from qspjax._baseline import AbstractBaseline, Baselines, baselines, check_baseline
 from qspjax._checks import (
     ArgumentError,
+    check_above,
     check_increasing,
     check_instance,
+    check_number,
     check_one_of,
     check_whole,
     refuse,
@@ -24,13 +26,14 @@ from qspjax._cohort import Cohort, as_array
 from qspjax._dosing._regimen import Regimen, check_regimen, of_patients
 from qspjax._exposure import together
 from qspjax._files import as_file_name
+from qspjax._parameters import as_parameter
 from qspjax._random import check_key, generator
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
 from qspjax._text import aligned, number
-from qspjax._types import ArrayInput, Key, Times
+from qspjax._types import ArrayInput, Key, Scalar, Times
 from qspjax.execute import AbstractExecutor, Stored
-from qspjax.population._conduct import Adherence
+from qspjax.population._conduct import Adherence, Dropout, Enrolment
 from qspjax.population._endpoints import AbstractEndpoint
 from qspjax.solve import AbstractMethod
 
@@ -163,6 +166,12 @@ class Trial(eqx.Module):
         adherence: Which doses patients miss or take late, the same ones in every arm; None where they take all.
         baseline: The state in which every arm of a patient begins, at time 0: `equilibrium.SteadyState()`, or that at
             diagnosis, `GrowUntil("diameter", 20.0, at_most=3650.0)`; None for the initial state of the model.
+        enrolment: When patients enter; None where all enter at 0.
+        dropout: When patients leave; None where all stay.
+        cutoff: Time since the first could enter at which the trial ends for all; None for no end.
+
+    Who leaves is simulated to the end all the same: trajectories and endpoints are those of all patients. What is seen
+    of them, `tumour_responses` and `event_times`, ends where `TrialResult.until` says.
 
     Example:
         >>> import qspjax as qsp
@@ -179,6 +188,9 @@ class Trial(eqx.Module):
     allocation: AbstractAllocation
     adherence: Adherence | None
     baseline: AbstractBaseline | None
+    enrolment: Enrolment | None
+    dropout: Dropout | None
+    cutoff: Scalar | None
 
     def __init__(
         self,
@@ -189,6 +201,9 @@ class Trial(eqx.Module):
         allocation: AbstractAllocation | None = None,
         adherence: Adherence | None = None,
         baseline: AbstractBaseline | None = None,
+        enrolment: Enrolment | None = None,
+        dropout: Dropout | None = None,
+        cutoff: Scalar | None = None,
     ):
         """Collect the parts; `allocation` is `SamePatients()` unless given."""
         endpoints = {} if endpoints is None else endpoints
@@ -199,6 +214,8 @@ class Trial(eqx.Module):
         self.endpoints, self.endpoint_names = tuple(endpoints.values()), tuple(endpoints)
         self.allocation = SamePatients() if allocation is None else allocation
         self.adherence, self.baseline = adherence, baseline
+        self.enrolment, self.dropout = enrolment, dropout
+        self.cutoff = None if cutoff is None else as_parameter(cutoff)
 
     def __check_init__(self) -> None:
         if self.ts.ndim != 1:
@@ -211,6 +228,13 @@ class Trial(eqx.Module):
             check_baseline(self.baseline)
             if BASELINE in [arm.name for arm in self.arms]:
                 refuse("arms", f"have other names than `{BASELINE}`, which is what the arms begin with", BASELINE)
+        if self.enrolment is not None:
+            check_instance("enrolment", self.enrolment, Enrolment, "an enrolment such as `Enrolment(over=180.0)`")
+        if self.dropout is not None:
+            check_instance("dropout", self.dropout, Dropout, "a dropout such as `Dropout(scale=365.0)`")
+        if self.cutoff is not None:
+            check_number("cutoff", self.cutoff)
+            check_above("cutoff", self.cutoff, 0.0)
 
 
 class ArmResult(eqx.Module):
@@ -240,6 +264,13 @@ class ArmResult(eqx.Module):
 class TrialResult(eqx.Module):
     """The result of a trial: the protocol, the patients, one result per arm, and the baselines if there are any.
 
+    Attributes:
+        trial: The protocol.
+        cohort: The patients.
+        arms: The results of the arms.
+        until: Time since entry up to which each patient of the cohort is seen, shape (patients,): where he drops out or
+            the trial ends; inf for all without either, not above 0 for those who would have entered after the end.
+
     Example:
         >>> import qspjax as qsp
         >>> cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [30.0, 60.0]})
@@ -254,6 +285,7 @@ class TrialResult(eqx.Module):
     cohort: Cohort
     arms: tuple[ArmResult, ...]
     baselines: Baselines | None
+    until: Float[np.ndarray, " patients"]
 
     def __str__(self) -> str:
         rows = [["arm", "patients", "failed", *(f"{name}, median" for name in self.trial.endpoint_names)]]
@@ -286,7 +318,7 @@ def simulate_trial(
     Args:
         trial: The protocol.
         cohort: The patients of all arms.
-        key: `jax.random.key(seed)`, for a randomised trial or one with adherence.
+        key: `jax.random.key(seed)`, for a randomised trial, or one with adherence, enrolment or dropout.
         save: Names of observed values and states to keep; by default all.
         method: As in `simulate`.
         executor: As in `simulate_cohort`; `Stored(folder)` has a folder in this folder for each arm, and one for the
@@ -335,7 +367,7 @@ def simulate_trial(
         endpoints = {name: solution.reduced[name] for name in trial.endpoint_names}
         solution = eqx.tree_at(lambda s: s.reduced, solution, None, is_leaf=lambda x: x is None)
         results.append(ArmResult(arm.name, members, solution, endpoints))
-    return TrialResult(trial, cohort, tuple(results), begun)
+    return TrialResult(trial, cohort, tuple(results), begun, _until(trial, cohort.size, key))
 
 
 def _executor(
@@ -345,6 +377,18 @@ def _executor(
     if isinstance(executor, Stored):
         return dataclasses.replace(executor, folder=Path(executor.folder) / as_file_name(name))
     return executor if executor is None or isinstance(executor, AbstractExecutor) else executor(name)
+
+
+def _until(trial: Trial, size: int, key: Key | None) -> Float[np.ndarray, " patients"]:
+    """Return the time since entry up to which each patient is seen, the same in every arm."""
+    until = np.full(size, np.inf)
+    if trial.dropout is not None:
+        until = trial.dropout.times(size, key=jax.random.fold_in(check_key(key), 2))
+    if trial.cutoff is not None:
+        late = trial.enrolment is not None
+        entry = trial.enrolment.times(size, key=jax.random.fold_in(check_key(key), 3)) if late else np.zeros(size)
+        until = np.minimum(until, float(trial.cutoff) - entry)
+    return until
 
 
 def _taken(trial: Trial, arm: Arm, rows: int, size: int, members: np.ndarray, key: Key | None) -> Regimen:

@@ -6,7 +6,18 @@ import pytest
 from scipy import stats
 
 import qspjax as qsp
-from qspjax.population import RECIST, Adherence, Dropout, Enrolment, Stratified, Visits, follow_up, tumour_responses
+from qspjax.population import (
+    RECIST,
+    Adherence,
+    Dropout,
+    Enrolment,
+    Events,
+    Stratified,
+    Visits,
+    event_times,
+    follow_up,
+    tumour_responses,
+)
 
 KEY = jax.random.key(5)
 MODEL = qsp.models.OneCompartment(CL=3.0, V=30.0)
@@ -175,3 +186,59 @@ def test_responses_at_visits_that_are_not_on_time():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_nobody_has_data_after_he_left_died_or_the_trial_ended():
+    """A tumour that halves every 42 days, in patients who enter over 100 days of a trial of 200."""
+    tumour = qsp.models.OneCompartment(CL=np.log(2.0) / 42.0, V=1.0)
+    cohort = qsp.Cohort.of(tumour, {"V": np.ones(400)})
+    arms = [qsp.Arm(name, qsp.bolus(100.0, to="central")) for name in ("a", "b")]
+    visits = np.array([0.0, 42.0, 84.0, 126.0, 168.0])
+    conduct = {"enrolment": Enrolment(over=100.0), "dropout": Dropout(scale=120.0), "cutoff": 200.0}
+    trial = qsp.Trial(arms, visits, **conduct)
+    result = qsp.simulate_trial(trial, cohort, key=jax.random.key(0))
+    again = qsp.simulate_trial(qsp.Trial(arms[:1], visits, **conduct), cohort, key=jax.random.key(0))
+    np.testing.assert_array_equal(result.until, again.until)
+    assert 100.0 < np.max(result.until) <= 200.0
+    responses = tumour_responses(result, "concentration", RECIST(stable_after=42.0))
+    for arm in responses.arms.values():
+        seen = np.isfinite(np.asarray(arm.assessment.change))
+        np.testing.assert_array_equal(seen, visits <= result.until[arm.patients][:, None])
+        assert not np.asarray(arm.assessment.event).any()
+        np.testing.assert_array_equal(arm.assessment.time, visits[seen.sum(1) - 1])
+
+    death = np.where(np.arange(400) % 2 == 0, 50.0, np.inf)
+    responses = tumour_responses(result, "concentration", RECIST(stable_after=42.0), death={"b": death})
+    alive, dying = (responses.arms[name].assessment for name in "ab")
+    died = (np.arange(400) % 2 == 0) & (result.until >= 50.0)
+    np.testing.assert_array_equal(dying.event, died)
+    np.testing.assert_array_equal(np.asarray(dying.time)[died], 50.0)
+    np.testing.assert_array_equal(np.asarray(dying.time)[~died], np.asarray(alive.time)[~died])
+    with pytest.raises(ValueError, match="Argument `death..b..` must have a number for each patient"):
+        tumour_responses(result, "concentration", RECIST(stable_after=42.0), death={"b": death[:3]})
+
+
+def test_events_are_seen_until_patients_leave():
+    model = qsp.models.OneCompartment(CL=1e-9, V=1.0)  # what is infused adds up to the cumulative hazard
+    cohort = qsp.Cohort.of(model, {"V": np.ones(300)})
+    arms, ts = [qsp.Arm("0.02 a day", qsp.infusion(8.0, to="central", rate=0.02))], [0.0, 200.0, 400.0]
+    whole = qsp.simulate_trial(qsp.Trial(arms, ts), cohort)
+    left = qsp.simulate_trial(qsp.Trial(arms, ts, dropout=Dropout(scale=60.0)), cohort, key=jax.random.key(2))
+    all_of_them, seen = (event_times(x, "concentration", key=jax.random.key(1)).arms["0.02 a day"] for x in (whole, left))
+    expected = follow_up(all_of_them.times, all_of_them.events, dropout=left.until)
+    np.testing.assert_array_equal(seen.times, expected[0])
+    np.testing.assert_array_equal(seen.events, expected[1])
+    deaths = Events({"a": seen}).deaths(300)["a"]
+    np.testing.assert_array_equal(np.isfinite(deaths), seen.events)
+
+
+def test_a_late_patient_never_enters():
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=0.01, V=1.0), {"V": np.ones(50)})
+    arms = [qsp.Arm("a", qsp.bolus(100.0, to="central"))]
+    trial = qsp.Trial(arms, [0.0, 42.0], enrolment=Enrolment(over=100.0), cutoff=50.0)
+    result = qsp.simulate_trial(trial, cohort, key=jax.random.key(0))
+    arm = tumour_responses(result, "concentration", RECIST(stable_after=42.0)).arms["a"]
+    np.testing.assert_array_equal(arm.patients, np.flatnonzero(result.until > 0.0))
+    assert (0 < arm.patients.size < 50, arm.failed) == (True, 0)
+    with pytest.raises(ValueError, match="Argument `cutoff` must be positive"):
+        qsp.Trial(arms, [0.0], cutoff=0.0)
