@@ -407,3 +407,61 @@ def test_help_and_mistakes_are_told_without_jax():
 
 def test_the_parser_knows_the_analyses():
     assert tuple(_sensitivity._METHODS) == _parsers.METHODS
+
+
+TUMOURS = """
+patients = 12
+randomised = true
+[model]
+name = "TumourGrowthInhibition"
+parameters = { KL = 0.1, KD = 0.3, resistance = 0.05, y0 = 70 }
+[population.between]
+KD = { cv = 0.5 }
+[arms.treated]
+dose = "100 g"
+to = "drug"
+over = "100 d"
+[arms.untreated]
+[tumour]
+output = "diameters"
+stable_after = "5 week"
+[survival]
+cumulative_hazard = "cumulative_hazard"
+[power]
+of = "progression"
+arm = "treated"
+reference = "untreated"
+sizes = [10]
+replicates = 5
+[output]
+times = [0, 42, 84, 126, 168]
+"""
+OF_TUMOURS = {"responses.csv", "events.csv", "curves.csv", "power.csv", "waterfall.png", "swimmer.png"}
+
+
+def test_a_trial_of_tumours_writes_responses_and_events(tmp_path, capsys):
+    path, out = tmp_path / "tumours.toml", tmp_path / "out"
+    path.write_text(TUMOURS)
+    assert main(["trial", str(path), "--out", str(out)]) == 0
+    assert held(out) == FILES | OF_TUMOURS | {"progression.png", "survival.png", "power.png"}
+    printed = capsys.readouterr().out
+    assert printed == (out / "summary.txt").read_text() + f"\nPicture: {out / 'trial.png'}\n"
+    assert "Best response (RECIST 1.1)\narm        patients  failed  CR  PR  SD  PD  NE" in printed
+    responses, events, curves = (rows(out / f"{name}.csv") for name in ("responses", "events", "curves"))
+    assert [row["arm"] for row in responses] == ["treated"] * 6 + ["untreated"] * 6
+    assert len(events) == 24
+    steps = [row for row in curves if (row["of"], row["arm"]) == ("progression", "untreated")]
+    assert [steps[0][name] for name in ("at_risk", "survival")] == ["6", steps[0]["survival"]]
+    assert main(["trial", str(path), "--out", str(out)]) == 0  # an earlier result is replaced
+
+
+@pytest.mark.slow
+def test_the_bundled_trial_of_tumours_runs(tmp_path, monkeypatch, capsys):
+    """Published of capecitabine: 24 % respond in phase II; a simulated median survival of 431 d (90 %: 362 to 514)."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["trial", "capecitabine"]) == 0
+    printed = capsys.readouterr().out
+    line = next(x for x in printed.partition("Overall survival")[2].splitlines() if x.startswith("2.5 g/m2"))
+    assert 362.0 < float(line.split()[4]) < 514.0
+    line = next(x for x in printed.partition("Best response")[2].splitlines() if x.startswith("2.5 g/m2"))
+    assert 15.0 < float(re.search(r"([\d.]+) %", line)[1]) < 35.0

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from qspjax import _names
 from qspjax._checks import ArgumentError, check_instance, check_one_of
 from qspjax.fit import Fit, Problem, Profile, Uncertainty
-from qspjax.plot._figures import axes_or_new, draw_key, new_figure, whole_numbers
+from qspjax.plot._figures import COLOURS, axes_or_new, draw_key, new_figure, whole_numbers
 from qspjax.plot._labels import choice, time_label, unit_of, unit_of_endpoint, with_unit
 from qspjax.plot._trial import styles_of
-from qspjax.population import TrialResult
+from qspjax.population import TrialResult, TumourResponses
 from qspjax.population.endpoints import Responder
 
 if TYPE_CHECKING:
@@ -32,14 +32,19 @@ Point: TypeAlias = Float[Array, " parameters"] | Float[np.ndarray, " parameters"
 """Values of the parameters, on the scale of the search."""
 
 
-def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: str | None = None) -> "Axes":
+def waterfall(
+    result: Fit | TrialResult | TumourResponses, ax: "Axes | None" = None, *, endpoint: str | None = None
+) -> "Axes":
     """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of their log density.
+
+    For tumour responses each patient is a bar down to the greatest shrinkage (or the least growth) before progression,
+    in per cent, in the colour of the arm; a dashed line is at -30 %, a partial response.
 
     For a trial each patient is a bar, the greatest first, in the colour of the arm; a patient in several arms has a bar
     in each. For a fit, plateaus are optima that several starts reached.
 
     Args:
-        result: A trial, or a fit from several starts.
+        result: A trial, what `population.tumour_responses` returns, or a fit from several starts.
         ax: The axes to draw on; by default those of a new figure.
         endpoint: The endpoint of a trial, such as the change of tumour size; by default the first that is a number and
             not a `Responder`.
@@ -56,8 +61,10 @@ def waterfall(result: Fit | TrialResult, ax: "Axes | None" = None, *, endpoint: 
         >>> len(qsp.plot.waterfall(qsp.simulate_trial(trial, cohort), endpoint="peak").patches)
         9
     """
-    check_instance("result", result, (Fit, TrialResult), "a fit or the result of a trial")
+    check_instance("result", result, (Fit, TrialResult, TumourResponses), "a fit or the result of a trial")
     axes = axes_or_new(ax)
+    if isinstance(result, TumourResponses):
+        return _deepest(result, axes)
     if isinstance(result, TrialResult):
         return _patients(result, axes, endpoint)
     fit = result
@@ -100,6 +107,26 @@ def _patients(result: TrialResult, axes: "Axes", endpoint: str | None) -> "Axes"
     each = "patient and arm" if np.unique(members).size < members.size else "patient"
     axes.set_xlabel(f"{each}, the greatest first")
     axes.set_ylabel(label)
+    return axes
+
+
+def _deepest(responses: TumourResponses, axes: "Axes") -> "Axes":
+    """Draw one bar per patient down to the greatest shrinkage."""
+    parts = [100.0 * np.asarray(arm.assessment.deepest) for arm in responses.arms.values()]
+    values, arms = np.concatenate(parts), np.repeat(np.arange(len(parts)), [part.size for part in parts])
+    order = np.argsort(-values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    for code, name in enumerate(responses.arms):
+        here = arms[order] == code
+        colour = COLOURS[code % len(COLOURS)]
+        axes.bar(np.flatnonzero(here) + 1, values[order][here], width=0.9, color=colour, label=name)
+    axes.axhline(0.0, color="0.4", linewidth=0.8)
+    axes.axhline(-30.0, color="0.4", linewidth=0.8, linestyle="--")
+    if order.size < values.size:
+        axes.set_title(f"{values.size - order.size} patients have no visit before progression", fontsize="small")
+    axes.legend(fontsize="small", frameon=False)
+    axes.set_xlabel("patient, the greatest first")
+    axes.set_ylabel("best change of the sum of diameters (%)")
     return axes
 
 

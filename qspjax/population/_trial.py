@@ -385,10 +385,15 @@ def _until(trial: Trial, size: int, key: Key | None) -> Float[np.ndarray, " pati
     if trial.dropout is not None:
         until = trial.dropout.times(size, key=jax.random.fold_in(check_key(key), 2))
     if trial.cutoff is not None:
-        late = trial.enrolment is not None
-        entry = trial.enrolment.times(size, key=jax.random.fold_in(check_key(key), 3)) if late else np.zeros(size)
-        until = np.minimum(until, float(trial.cutoff) - entry)
+        until = np.minimum(until, float(trial.cutoff) - _entry(trial.enrolment, size, key))
     return until
+
+
+def _entry(enrolment: Enrolment | None, size: int, key: Key | None) -> Float[np.ndarray, " patients"]:
+    """Return when each patient enters, at 0 unless a trial enrols over time."""
+    if enrolment is None:
+        return np.zeros(size)
+    return enrolment.times(size, key=jax.random.fold_in(check_key(key), 3))
 
 
 def _taken(trial: Trial, arm: Arm, rows: int, size: int, members: np.ndarray, key: Key | None) -> Regimen:

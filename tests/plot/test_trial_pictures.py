@@ -69,6 +69,17 @@ def test_spiders_are_changes_since_baseline(tmp_path):
     axes.figure.savefig(tmp_path / "spider.png")
 
 
+def test_a_waterfall_falls_from_the_greatest_to_the_least_change(tmp_path):
+    axes = qsp.plot.waterfall(RESPONSES)
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == sorted(100.0 * np.asarray(ASSESSMENT.deepest), reverse=True)
+    assert axes.get_ylabel() == "best change of the sum of diameters (%)"
+    both = TumourResponses({"10 mg": RESPONSES.arms["10 mg"], "none": RESPONSES.first(2).arms["10 mg"]})
+    assert len(qsp.plot.waterfall(both).patches) == 6
+    assert [row.patient for row in both.patients()] == [0, 1, 2, 3, 0, 1]
+    axes.figure.savefig(tmp_path / "waterfall.png")
+
+
 def test_forests_have_estimates_and_intervals(tmp_path):
     axes = qsp.plot.forest({"all": HazardRatio(0.7, 0.5, 0.9, 0.01), "men": HazardRatio(0.6, 0.3, 1.2, 0.1)})
     assert axes.lines[0].get_xdata().tolist() == [0.5, 0.9]

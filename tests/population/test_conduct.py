@@ -224,7 +224,9 @@ def test_events_are_seen_until_patients_leave():
     arms, ts = [qsp.Arm("0.02 a day", qsp.infusion(8.0, to="central", rate=0.02))], [0.0, 200.0, 400.0]
     whole = qsp.simulate_trial(qsp.Trial(arms, ts), cohort)
     left = qsp.simulate_trial(qsp.Trial(arms, ts, dropout=Dropout(scale=60.0)), cohort, key=jax.random.key(2))
-    all_of_them, seen = (event_times(x, "concentration", key=jax.random.key(1)).arms["0.02 a day"] for x in (whole, left))
+    all_of_them, seen = (
+        event_times(x, "concentration", key=jax.random.key(1)).arms["0.02 a day"] for x in (whole, left)
+    )
     expected = follow_up(all_of_them.times, all_of_them.events, dropout=left.until)
     np.testing.assert_array_equal(seen.times, expected[0])
     np.testing.assert_array_equal(seen.events, expected[1])

@@ -141,7 +141,7 @@ def available_models() -> dict[str, type[AbstractModel]]:
         for name, kind in sorted(classes.items())
         if issubclass(kind, AbstractModel)
         and not inspect.isabstract(kind)
-        and all(_readable(field) for field in dataclasses.fields(kind))
+        and all(_readable(field) for field in dataclasses.fields(kind) if field.init)
     }
 
 

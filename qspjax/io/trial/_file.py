@@ -2,6 +2,8 @@
 
     title, patients, seed      the title, the number of patients, the seed of the random numbers
     randomised                 true to put each patient in one arm; by default the same patients are in every arm
+    [randomised], [visits], [tumour], ...
+                               how the trial is conducted and judged, see `_conduct`
     [model]                    name, in the catalogue or of a file in SBML or Antimony beside this one (or as a whole
                                `model = "tumour.xml"`), and parameters that differ from the defaults
     [population]               between patients, covariates, effects of covariates, correlation
@@ -21,7 +23,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Required, TypedDict
 
-from qspjax._checks import ArgumentError, refuse
+from qspjax._checks import ArgumentError, check_one_of, refuse
 from qspjax._cohort import Cohort
 from qspjax._forms import MOST_PATIENTS
 from qspjax._types import Key
@@ -33,7 +35,11 @@ from qspjax.io.toml._model import ModelInfo, read_model, read_population
 from qspjax.io.toml._read import read_file
 from qspjax.io.toml._table import Table, line_of, lines_of
 from qspjax.io.toml._times import read_times
-from qspjax.population import Population, Randomised, SamePatients, Trial
+from qspjax.io.trial._conduct import KEYS, Conduct, read_conduct
+from qspjax.population import Population, Randomised, Trial
+
+BUNDLED = ("omalizumab", "capecitabine")
+"""The trials that come with qspjax."""
 
 _MOST_PANELS = 12
 """The maximum number of panels of a plot if the file does not name them."""
@@ -63,6 +69,7 @@ class TrialFile:
         save: Names of observed values and states to keep.
         endpoint_units: The unit of each endpoint by name.
         panels: The panels of the plot, each as the arguments of `qspjax.plot.Panel`.
+        conduct: How the trial is conducted, and what is judged.
 
     Raises:
         ValueError: If there are fewer patients than arms to randomise them to.
@@ -83,6 +90,7 @@ class TrialFile:
     save: tuple[str, ...]
     endpoint_units: dict[str, str]
     panels: tuple[PanelTable, ...]
+    conduct: Conduct = Conduct()
 
     def __post_init__(self) -> None:
         arms = len(self.trial.arms)
@@ -93,6 +101,20 @@ class TrialFile:
     def stem(self) -> str:
         """Name of the file without directory and ending."""
         return Path(self.source).stem
+
+    def protocol(self, cohort: Cohort) -> Trial:
+        """Return the protocol for the patients that were drawn: their strata are those of the randomisation."""
+        trial = self.trial
+        return Trial(
+            trial.arms,
+            trial.ts,
+            endpoints=dict(zip(trial.endpoint_names, trial.endpoints, strict=True)),
+            allocation=self.conduct.allocation(cohort),
+            adherence=trial.adherence,
+            enrolment=trial.enrolment,
+            dropout=trial.dropout,
+            cutoff=trial.cutoff,
+        )
 
     def sample(self, key: Key) -> Cohort:
         """Draw the patients.
@@ -119,14 +141,18 @@ class TrialFile:
         return changed | dict.fromkeys(self.population.between_names, "between")
 
 
-def bundled_trial() -> Traversable:
-    """Return the trial that comes with qspjax: omalizumab and IgE.
+def bundled_trial(name: str = "omalizumab") -> Traversable:
+    """Return a trial that comes with qspjax: `omalizumab` and IgE, or `capecitabine` in colorectal cancer.
+
+    Raises:
+        ValueError: If no trial has this name.
 
     Example:
         >>> read_trial(bundled_trial()).title
         'Omalizumab and free IgE in allergic asthma'
     """
-    return importlib.resources.files("qspjax.io") / "trials" / "omalizumab.toml"
+    check_one_of("name", name, BUNDLED, "a trial that comes with qspjax")
+    return importlib.resources.files("qspjax.io") / "trials" / f"{name}.toml"
 
 
 def read_trial(file: str | Path | Traversable) -> TrialFile:
@@ -153,10 +179,9 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
     title = top.text("title", default=Path(source).stem)
     patients = top.integer("patients", default=1000, minimum=1, maximum=MOST_PATIENTS)
     seed = top.integer("seed", default=1)
-    allocation = Randomised() if top.flag("randomised", default=False) else SamePatients()
     opened = {key: top.table(key, required=True) for key in ("model", "arms", "output")}
     opened |= {key: top.table(key) for key in ("population", "endpoints")}
-    top.close()
+    top.close(allowed=("randomised", "cutoff", *KEYS))
     info = None if opened["model"].bad else read_model(opened["model"], folder)
     if info is None:
         return None
@@ -164,12 +189,24 @@ def _trial_file(top: Table, source: str, text: bytes, folder: Path | None) -> Tr
     times, save, panels = ((), (), ()) if opened["output"].bad else _output(opened["output"], info)
     arms = read_arms(opened["arms"], info)
     endpoints = read_endpoints(opened["endpoints"], info, times)
-    if top.issues or population is None:
+    conduct = read_conduct(top, info, tuple(opened["arms"].values), times)
+    if top.issues or population is None or conduct is None:
         return None
     named = {name: endpoint.endpoint for name, endpoint in endpoints.items()}
-    trial = Trial(arms, times, endpoints=named, allocation=allocation)
+    trial = Trial(
+        arms,
+        times,
+        endpoints=named,
+        allocation=conduct.allocation(None),
+        adherence=conduct.adherence,
+        enrolment=conduct.enrolment,
+        dropout=conduct.dropout,
+        cutoff=conduct.cutoff,
+    )
+    judged = (conduct.tumour and conduct.tumour.output, conduct.survival)
+    save = tuple(dict.fromkeys((*save, *(name for name in judged if name))))
     units = {name: endpoint.unit for name, endpoint in endpoints.items()}
-    return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels)
+    return top.make(TrialFile, source, text, title, population, trial, patients, seed, save, units, panels, conduct)
 
 
 def _output(table: Table, info: ModelInfo) -> tuple[tuple[float, ...], tuple[str, ...], tuple[PanelTable, ...]]:

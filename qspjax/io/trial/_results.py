@@ -13,6 +13,7 @@ from qspjax._model import AbstractModel
 from qspjax._names import at
 from qspjax.io._directory import check_destination, write_csv
 from qspjax.io.trial._file import TrialFile
+from qspjax.io.trial._judged import Judged
 from qspjax.models import Network
 from qspjax.population import ArmResult, Categorical, Population, SamePatients, TrialResult, summary_text
 
@@ -27,8 +28,17 @@ TRIAL_FILES = (
     "trial.toml",
     "trial.png",
     "trial.csv",
+    "responses.csv",
+    "events.csv",
+    "curves.csv",
+    "power.csv",
+    "waterfall.png",
+    "swimmer.png",
+    "progression.png",
+    "survival.png",
+    "power.png",
 )
-"""The files of a directory of results."""
+"""The files that a directory of results may hold."""
 
 TRIAL_MARKERS = ("summary.txt", "trial.toml")
 """The files that it always holds."""
@@ -41,6 +51,8 @@ def write_trial(
     *,
     figure: "Figure",
     bands: Sequence[Mapping[str, object]],
+    judged: Judged | None = None,
+    figures: "Mapping[str, Figure] | None" = None,
 ) -> Path:
     """Write the results of a trial; an earlier result in the directory is replaced at the very end.
 
@@ -50,6 +62,8 @@ def write_trial(
         result: The result.
         figure: The plot, a matplotlib Figure.
         bands: The numbers in the plot, one row each, from `qspjax.plot.bands`.
+        judged: Responses, events and power, if the file asks for them.
+        figures: Figures of these, by the names of their files.
 
     Returns:
         The directory.
@@ -77,18 +91,21 @@ def write_trial(
 
     def write(to: Path) -> None:
         (to / "trial.toml").write_bytes(file.text)
-        (to / "summary.txt").write_text(summary(file, result), encoding="utf-8")
+        (to / "summary.txt").write_text(summary(file, result, judged), encoding="utf-8")
         write_csv(to / "patients.csv", patients(file.population, result.cohort))
         write_csv(to / "endpoints.csv", endpoints(result))
         write_csv(to / "trial.csv", _columns(bands))
         _write_trajectories(to / "trajectories.nc", file, result)
-        figure.savefig(to / "trial.png", dpi=200, metadata={"Software": None})
+        for name, table in ({} if judged is None else judged.tables()).items():
+            write_csv(to / name, table)
+        for name, drawn in {"trial.png": figure, **(figures or {})}.items():
+            drawn.savefig(to / name, dpi=200, metadata={"Software": None})
 
     replaced_directory(path, write)
     return path
 
 
-def summary(file: TrialFile, result: TrialResult) -> str:
+def summary(file: TrialFile, result: TrialResult, judged: Judged | None = None) -> str:
     """Return the summary of a trial as text, the same for the same file and seed.
 
     Example:
@@ -115,7 +132,8 @@ def summary(file: TrialFile, result: TrialResult) -> str:
         "Versions": ", ".join(f"{name} {version(name)}" for name in ("qspjax", "jax", "diffrax")),
     }
     lines = "\n".join(f"{key + ':':<10}{value}" for key, value in head.items())
-    return lines + "\n\n" + summary_text(result, units=file.endpoint_units)
+    text = lines + "\n\n" + summary_text(result, units=file.endpoint_units)
+    return text if judged is None or not str(judged) else f"{text}\n{judged}\n"
 
 
 def name_of(model: AbstractModel) -> str:
