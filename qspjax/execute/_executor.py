@@ -9,7 +9,6 @@ compiled program on a part of the patients. Inside `jit` or `grad` there is one 
 
 import abc
 import concurrent.futures
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -163,8 +162,8 @@ class Chunked(AbstractChunks):
 
 def computed(function: PatientFunction, each: Members, shared: PyTree, width: int, count: int) -> PyTree:
     """Return what is kept of the first patients of a chunk, which the others fill up."""
-    results = _on_all_cores(function, each, shared, width)
-    return gathered(function, jax.tree.map(lambda leaf: leaf[:count], results))
+    results = _on_all_cores(function, each, shared, width, count)
+    return gathered(function, jax.tree.map(lambda leaf: leaf[:count] if len(leaf) > count else leaf, results))
 
 
 def check_numbers(each: Each, shared: PyTree, executor: AbstractExecutor) -> None:
@@ -190,38 +189,45 @@ MIN_PATIENTS = 128
 """Minimum number of patients per core for which another thread pays off."""
 
 
-def _on_all_cores(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
-    """Compute the patients, in one part per core if there are enough of them."""
+def _on_all_cores(
+    function: PatientFunction, each: Each, shared: PyTree, size: int, count: int | None = None
+) -> Results:
+    """Compute the first `count` patients (all), in one part per core if there are enough of them.
+
+    Parts have the shape of `size` patients whatever the count, so that one program serves the last chunk, too.
+    """
     parts = min(cores(), size // MIN_PATIENTS)
     leaves = jax.tree.leaves((each, shared))
     if any(isinstance(leaf, Tracer) for leaf in leaves) or jax.default_backend() != "cpu":
         return _vectorised(function, each, shared, size)
     if parts < 2:
         return _in_class(function, each, shared, size)
-    width = -(-size // (parts * LANES)) * LANES
+    count = size if count is None else count
+    width, share = (-(-number // (parts * LANES)) * LANES for number in (size, count))
 
     def part(first: int) -> Results:
-        return jax.block_until_ready(_vectorised(function, _patients(each, first, width, size), shared, width))
+        real = min(share, count - first)
+        members = jax.tree.map(lambda leaf: _filled(np.asarray(leaf)[first : first + real], width), each)
+        results = jax.block_until_ready(_vectorised(function, members, shared, width))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:real], results)
 
     with concurrent.futures.ThreadPoolExecutor(parts) as pool:
-        return _concatenated(list(pool.map(part, range(0, size, width))), size)
+        done = list(pool.map(part, range(0, count, share)))
+    return jax.tree.map(lambda *leaves: put(np.concatenate(leaves)), *done)
 
 
 def _in_class(function: PatientFunction, each: Each, shared: PyTree, size: int) -> Results:
     """Compute the patients in a batch that is filled up, by the program that serves every batch of its class."""
     width = _class_of(size)
-
-    def filled(leaf: jax.Array) -> jax.Array:
-        values = np.asarray(leaf)
-        # what is not a number fails at once, and changes nothing for the others
-        filling = np.nan if np.issubdtype(values.dtype, np.floating) else values[-1:]
-        rest = np.broadcast_to(np.asarray(filling, values.dtype), (width - size, *values.shape[1:]))
-        return put(np.concatenate([values, rest]))
-
-    if width > size:
-        each = jax.tree.map(filled, each)
-    results = _vectorised(function, each, shared, width)
+    results = _vectorised(function, jax.tree.map(lambda leaf: _filled(np.asarray(leaf), width), each), shared, width)
     return jax.tree.map(lambda leaf: put(np.asarray(leaf)[:size]), results) if width > size else results
+
+
+def _filled(values: np.ndarray, width: int) -> jax.Array:
+    """Return an array of this length; what is added is not a number, which fails at once, or copies of the last."""
+    filling = np.nan if np.issubdtype(values.dtype, np.floating) else values[-1:]
+    rest = np.broadcast_to(np.asarray(filling, values.dtype), (width - len(values), *values.shape[1:]))
+    return put(np.concatenate([values, rest]))
 
 
 def _class_of(size: int) -> int:
@@ -234,12 +240,12 @@ def _class_of(size: int) -> int:
 def _patients(each: Each, first: int, width: int, size: int) -> Members:
     """Return `width` patients from the first on; past the end, copies of the last."""
     if first == 0 and width >= size:
-        return jax.tree.map(lambda leaf: _filled(leaf, width - size), each)
+        return jax.tree.map(lambda leaf: _repeated(leaf, width - size), each)
     members = np.minimum(np.arange(first, first + width), size - 1)
     return jax.tree.map(lambda leaf: taken(leaf, members), each)
 
 
-def _filled(leaf: jax.Array, count: int) -> jax.Array:
+def _repeated(leaf: jax.Array, count: int) -> jax.Array:
     """Return an array with so many copies of its last element after it."""
     last = jnp.broadcast_to(leaf[-1:], (count, *leaf.shape[1:]))
     return jnp.concatenate([leaf, last]) if count else leaf
@@ -249,11 +255,6 @@ def cores() -> int:
     """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _concatenated(parts: list[PyTree], size: int) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:size], *parts)
 
 
 SMALL = 1024
