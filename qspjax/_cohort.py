@@ -78,6 +78,8 @@ class Cohort(eqx.Module):
         arrays = (*values.items(), *covariates.items())
         if size is None:
             size = next((array.shape[0] for _, array in arrays if array.ndim), 1)
+        if not size:
+            raise ArgumentError("size", "must be at least 1, but there are no patients.")
         for name, array in arrays:
             if array.shape[:1] != (size,):
                 refuse(name, f"have one element per patient ({size})", f"of shape {array.shape}")

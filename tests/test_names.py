@@ -157,6 +157,7 @@ def test_a_cohort_varies_whole_arrays_of_a_model(model):
 
 COHORT_ERRORS = {
     "scalar": ({"CL": 1.0}, "Argument `CL` must have one element per patient (1), but is of shape ()."),
+    "nobody": ({"CL": []}, "Argument `size` must be at least 1, but there are no patients."),
     "text": ({"CL": ["a"]}, "Argument `CL` must hold numbers, but is a list with the text `a`."),
     "name": ({"Vd": [1.0]}, "Argument `name` must name a parameter of the model (CL, V), but is `Vd`."),
     "size": (
