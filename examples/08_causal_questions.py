@@ -58,14 +58,10 @@ b = np.linalg.lstsq(np.column_stack([np.ones_like(Z), doses, Z]), dB, rcond=None
 print(f"regression: dB = {b[0]:.1f} {b[1]:+.4f} dose {b[2]:+.1f} Z")
 
 times, outputs = [*pk, *pd], ["concentration"] * pk.size + ["response"] * pd.size
-subjects = {
-    f"{i}": Experiment(
-        Measurements(times, [*concentration[i], *biomarker[i]], output=outputs),
-        qsp.bolus(doses[i], to="depot").every(24.0, doses=14),
-        set={"Z": Z[i]},
-    )
-    for i in range(Z.size)
-}
+subjects = {}
+for i, dose in enumerate(doses):
+    data = Measurements(times, [*concentration[i], *biomarker[i]], output=outputs)
+    subjects[f"{i}"] = Experiment(data, qsp.bolus(dose, to="depot").every(24.0, doses=14), set={"Z": Z[i]})
 mixed = MixedModel(
     typical,
     subjects,
@@ -110,3 +106,15 @@ figure.axes[0].legend(frameon=False, fontsize=8)
 figure.axes[0].set_ylabel("biomarker")
 figure.supxlabel("time (d)")
 figure.savefig("causal_questions.png", dpi=150)
+
+# %% [markdown]
+# ## One patient of the trial
+#
+# Had he had the dose of a week at once? What is known of him after his measurements is simulated as he was treated, and
+# as he was not.
+
+# %%
+twin = qsp.fit.Twin(fit, method=qsp.fit.Laplace(), covariates={"Z": Z[0]})
+twin = twin.update(subjects["0"].measurements, subjects["0"].regimen)
+at_once = qsp.bolus(7.0 * doses[0], to="depot").every(168.0, doses=2)
+print(twin.counterfactual([336.0], instead=at_once, key=jax.random.key(3)))

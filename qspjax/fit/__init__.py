@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from qspjax._progress import Progress as Progress
 from qspjax._renamed import renamed_in as _renamed_in
 from qspjax.fit._cost import Costs as Costs
+from qspjax.fit._counterfactual import Counterfactual as Counterfactual
 from qspjax.fit._explained import MixedExplanation as MixedExplanation, ProblemExplanation as ProblemExplanation
 from qspjax.fit._free import Free as Free
 from qspjax.fit._gradient import (

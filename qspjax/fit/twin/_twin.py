@@ -11,7 +11,8 @@ from qspjax._dosing._regimen import Regimen
 from qspjax._names import names
 from qspjax._random import check_key, generator
 from qspjax._text import aligned, number
-from qspjax._types import Key, Scalar
+from qspjax._types import ArrayInput, Key, Scalar
+from qspjax.fit._counterfactual import Counterfactual, contrasted
 from qspjax.fit._frozen import settle
 from qspjax.fit._patients import banded, predicted
 from qspjax.fit._types import Numbers, Table as Columns
@@ -25,6 +26,7 @@ from qspjax.fit.twin._particles import Particles
 from qspjax.fit.twin._posterior import AbstractPosterior
 from qspjax.fit.twin._prior import Prior, cohort_at, drawn
 from qspjax.population import Population
+from qspjax.population._do import Mechanism
 from qspjax.solve import AbstractMethod
 
 SURPRISING = 1e-3
@@ -264,6 +266,48 @@ class Twin:
             for name, output in self.prior.outputs
         }
         return banded(of_outputs, ts, level=level, time_unit=units.time)
+
+    def counterfactual(
+        self,
+        ts: Numbers,
+        *,
+        key: Key,
+        instead: Regimen | None = None,
+        do: Mapping[str, ArrayInput | Mechanism] | None = None,
+        size: int = 1000,
+    ) -> Counterfactual:
+        """Return what would have been of this patient, had it had other doses, or something been set, beside what was.
+
+        Abduction: draws of its posterior, given all measurements. Action: `instead` and `do`. Prediction: each draw is
+        simulated as it was and as it was not, so that the difference has a distribution of its own, which is narrower
+        than those of two patients.
+
+        Args:
+            ts: Times, shape (times,), not decreasing.
+            key: `jax.random.key(seed)`.
+            instead: All doses that it would have had; by default those that it had.
+            do: What is set of it, by name, as in `qsp.do`.
+            size: The number of draws.
+
+        Raises:
+            ValueError: If nothing is different, or a name is unknown.
+
+        Reference: Pearl, Causality, 2nd edition 2009, section 7.1, doi:10.1017/CBO9780511803161.
+
+        Example:
+            >>> import jax, qspjax as qsp
+            >>> from qspjax.fit import Laplace, Measurements, Output, Proportional, Twin
+            >>> model = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> population = qsp.Population(model, between={"CL": qsp.LogNormal(cv=0.4)})
+            >>> twin = Twin(population, {"C": Output("concentration", Proportional(0.1))}, Laplace())
+            >>> twin = twin.update(Measurements([12.0], [2.4], output="C"), qsp.bolus(300.0, to="central"))
+            >>> answer = twin.counterfactual([12.0, 24.0], do={"CL": 3.0}, key=jax.random.key(1))
+            >>> bands = answer.bands()
+            >>> bool(bands["difference"]["LOWER"][0] > 0.0), answer.counterfactual.interventions
+            (True, do(CL=3))
+        """
+        draws, method = self.patients(key=key, size=size), self.prior.simulated_by
+        return contrasted(draws, self.regimen, ts, instead=instead, do=do, method=method)
 
     def summary(self, level: float = 0.9) -> Columns:
         """Return a table with one row per parameter that differs between patients.
