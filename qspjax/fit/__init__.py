@@ -115,7 +115,15 @@ from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit.search._search import AbstractSearch as AbstractSearch
 from qspjax.fit.search._starts import MultiStart as MultiStart
-from qspjax.fit.twin import Particles as Particles, Twin as Twin
+from qspjax.fit.twin import (
+    AbstractAim as AbstractAim,
+    BestDose as BestDose,
+    Near as Near,
+    Particles as Particles,
+    Risk as Risk,
+    Twin as Twin,
+    Within as Within,
+)
 
 if not _TYPE_CHECKING:
     __getattr__ = _renamed_in(

@@ -16,11 +16,14 @@ from qspjax.fit import (
     LogNormalError,
     Measurements,
     MixedModel,
+    Near,
     Output,
     Particles,
     Proportional,
     RandomEffects,
+    Risk,
     Twin,
+    Within,
     nlme,
 )
 
@@ -313,3 +316,56 @@ def test_doses_do_not_change_what_measurements_said():
         twin.update(Measurements([8.0], [3.0], output="C"), qsp.bolus(100.0, to="depot", at=2.0))
     with pytest.raises(ValueError, match="`regimen` must come no earlier"):
         twin.forecast(qsp.bolus(100.0, to="depot", at=2.0), [8.0], key=KEY)
+
+
+def test_the_best_dose_is_that_of_the_closed_form_and_keeps_its_limit():
+    population = qsp.Population(
+        qsp.models.OneCompartment(CL=3.0, V=30.0), between={"V": qsp.LogNormal(cv=0.2), "CL": qsp.LogNormal(cv=0.3)}
+    )
+    twin = Twin(population, {"C": Output("concentration", Proportional(0.1))}, Laplace())
+    draws = twin.patients(key=KEY, size=100).model
+    per_dose = np.exp(-12.0 * np.asarray(draws.CL / draws.V)) / np.asarray(draws.V)
+    aim = Near(qsp.endpoints.Value("concentration", at=12.0), 4.0)
+
+    def best(*risks, aim=aim, low=10.0):
+        return twin.best_dose(
+            lambda amount: qsp.bolus(amount, to="central"),
+            [0.0, 12.0],
+            aim,
+            bounds={"amount": (low, 1000.0)},
+            risks=risks,
+            key=KEY,
+            size=100,
+        )
+
+    free = best()
+    assert free.values["amount"] == pytest.approx(4.0 * per_dose.sum() / (per_dose**2).sum(), rel=1e-4)
+    peak = qsp.endpoints.Cmax("concentration")
+    limited = best(Risk(peak, 0.05, above=10.0))
+    assert limited.values["amount"] == pytest.approx(10.0 * np.sort(np.asarray(draws.V))[5], rel=1e-5)
+    assert limited.feasible
+    assert limited.binds == (True,)
+    assert limited.probabilities[0] == pytest.approx(0.05)
+    assert "P(Cmax > 10) = 0.05, at most 0.05 allowed, which binds" in str(limited)
+    impossible = best(Risk(peak, 0.05, above=1.0), low=100.0)
+    assert impossible.values["amount"] == pytest.approx(100.0)
+    assert "No dose within the bounds keeps all limits" in str(impossible)
+
+
+def test_the_best_dose_for_a_share_of_the_patients():
+    population = qsp.Population(qsp.models.OneCompartment(CL=3.0, V=30.0), between={"V": qsp.LogNormal(cv=0.2)})
+    twin = Twin(population, {"C": Output("concentration", Proportional(0.1))}, Laplace())
+    best = twin.best_dose(
+        lambda amount: qsp.bolus(amount, to="central"),
+        [0.0, 1.0],
+        Within(qsp.endpoints.Value("concentration", at=0.0), low=8.0, high=12.0),
+        bounds={"amount": (10.0, 1000.0)},
+        key=KEY,
+        size=200,
+    )
+    V = np.asarray(twin.patients(key=KEY, size=200).model.V)
+    share = max(np.mean((dose / V >= 8.0) & (dose / V <= 12.0)) for dose in np.linspace(200.0, 400.0, 201))
+    assert best.achieved > share - 0.05
+    assert 250.0 < best.values["amount"] < 330.0
+    with pytest.raises(ValueError, match="`regimen` must be a function of dose, the names in `bounds`"):
+        twin.best_dose(lambda amount: DOSE, [0.0], best.aim, bounds={"dose": (1.0, 2.0)}, key=KEY)

@@ -27,7 +27,7 @@ from jaxtyping import Array
 from qspjax._checks import check_number, check_whole, refuse
 from qspjax._programs import BRIEFLY, program
 from qspjax._random import check_key, generator
-from qspjax._types import Key, Scalar
+from qspjax._types import Key
 from qspjax.fit._types import Data
 from qspjax.fit.twin._history import Table
 from qspjax.fit.twin._posterior import AbstractPosterior
@@ -63,7 +63,7 @@ class Particles(eqx.Module):
 
     count: int = eqx.field(default=1000, static=True)
     share: float = eqx.field(default=0.5, static=True, kw_only=True)
-    moves: int = eqx.field(default=5, static=True, kw_only=True)
+    moves: int = eqx.field(default=3, static=True, kw_only=True)
     key: Key = eqx.field(kw_only=True)
 
     def __check_init__(self) -> None:
@@ -129,11 +129,12 @@ class Swarm(AbstractPosterior):
             if power == 1.0 and 1.0 / np.sum(weight**2) >= method.share * weight.size:
                 break
             centre, factor = _spread(z, weight)
-            z = z[_systematic(weight, weight.size, random)]
+            chosen = _systematic(weight, weight.size, random)
+            z, found = z[chosen], Likelihood(*(part[chosen] for part in found))
             weight = np.full(weight.size, 1.0 / weight.size)
             noise = random.standard_normal((method.moves, *z.shape))
             uniform = random.uniform(size=(2, method.moves, weight.size))
-            z, found, share = moved(prior, z, table, power, (centre, factor), (noise, *uniform))
+            z, found, share = moved(prior, z, found, table, np.asarray(power), (centre, factor), (noise, *uniform))
             z, density, accepted = np.asarray(z), np.asarray(found.new), float(share)
         return Swarm(method, z, weight, evidence, failed, accepted), below
 
@@ -142,8 +143,9 @@ class Swarm(AbstractPosterior):
 def moved(
     prior: Prior,
     z: Draws,
+    found: Likelihood,
     table: Table,
-    power: Scalar,
+    power: Data,
     about: tuple[Data, Data],
     random: tuple[Data, Data, Data],
 ) -> tuple[Array, Likelihood, Array]:
@@ -152,6 +154,7 @@ def moved(
     Args:
         prior: The prior.
         z: The draws, shape (draws, coordinates).
+        found: Their likelihood.
         table: The doses and measurements.
         power: The power of the density of new measurements.
         about: The centre of proposals, and the Cholesky factor of their covariance.
@@ -161,27 +164,24 @@ def moved(
     centre, factor = about
     z = jnp.asarray(z)
 
-    def target(z: Array) -> tuple[Array, Likelihood]:
-        found, _ = prior.likelihood(z, table)
-        return found.old + power * found.new - 0.5 * jnp.sum(z * z, axis=1), found
+    def target(z: Array, found: Likelihood) -> Array:
+        return found.old + power * found.new - 0.5 * jnp.sum(z * z, axis=1)
 
     def reference(z: Array) -> Array:
         return -0.5 * jnp.sum(solve_triangular(factor, (z - centre).T, lower=True) ** 2, axis=0)
 
     def move(state: tuple, random: tuple) -> tuple[tuple, Array]:
-        z, value, found = state
+        z, found = state
         noise, kept, uniform = random
         kept = kept[:, None]
         proposal = centre + kept * (z - centre) + jnp.sqrt(1.0 - kept**2) * (noise @ factor.T)
-        proposed, proposed_found = target(proposal)
-        ratio = proposed - value + reference(z) - reference(proposal)
-        accepted = jnp.log(uniform) < jnp.where(jnp.isfinite(proposed), ratio, -jnp.inf)
-        new = jnp.where(accepted[:, None], proposal, z), proposed, proposed_found
-        pairs = zip(jax.tree.leaves(new[1:]), jax.tree.leaves((value, found)), strict=True)
-        value, *rest = (jnp.where(accepted, one, other) for one, other in pairs)
-        return (new[0], value, Likelihood(*rest)), accepted.mean()
+        there, _ = prior.likelihood(proposal, table)
+        ratio = target(proposal, there) - target(z, found) + reference(z) - reference(proposal)
+        accepted = jnp.log(uniform) < jnp.where(jnp.isfinite(there.new), ratio, -jnp.inf)
+        found = jax.tree.map(lambda one, other: jnp.where(accepted, one, other), there, found)
+        return (jnp.where(accepted[:, None], proposal, z), found), accepted.mean()
 
-    (z, _, found), accepted = jax.lax.scan(move, (z, *target(z)), random)
+    (z, found), accepted = jax.lax.scan(move, (z, found), random)
     return z, found, accepted.mean()
 
 

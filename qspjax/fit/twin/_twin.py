@@ -1,7 +1,7 @@
 """The digital twin of a patient: what is known of it grows with each measurement, and says what a dose will do."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from qspjax.fit._wald import check_level
 from qspjax.fit.data._measurements import Measurements, Output
 from qspjax.fit.mixed._approximations import Laplace
 from qspjax.fit.mixed._result import MixedFit
+from qspjax.fit.twin._dose import AbstractAim, BestDose, DoseSearch, Risk, check_choice, in_the_middle
 from qspjax.fit.twin._history import History, Row, Table, room
 from qspjax.fit.twin._mode import Mode
 from qspjax.fit.twin._particles import Particles
@@ -308,6 +309,77 @@ class Twin:
         """
         draws, method = self.patients(key=key, size=size), self.prior.simulated_by
         return contrasted(draws, self.regimen, ts, instead=instead, do=do, method=method)
+
+    def best_dose(
+        self,
+        regimen: Callable[..., Regimen],
+        ts: Numbers,
+        aim: AbstractAim,
+        *,
+        bounds: Mapping[str, tuple[float, float]],
+        risks: Sequence[Risk] = (),
+        key: Key,
+        size: int = 500,
+    ) -> BestDose:
+        """Return the doses to come that achieve an aim best, under limits stated as probabilities.
+
+        The expectations are those of draws of the patient from its posterior, the same ones for all doses; gradients
+        are exact, and at the end limits are checked by counting draws. The search (SLSQP) begins at the best of a few
+        doses between the bounds.
+
+        Args:
+            regimen: A function of the numbers to choose, by name, that returns doses to come: `lambda amount:
+                qsp.bolus(amount, to="depot", at=48.0)`; amounts, times, intervals and durations may depend on them.
+            ts: Times of the simulation, shape (times,), not decreasing; the last one ends it.
+            aim: `Near(endpoint, target)`, or `Within(endpoint, low=, high=)`.
+            bounds: By name, the least and the greatest value of each number.
+            risks: Limits such as `Risk(endpoints.Cmax("concentration"), 0.05, above=20.0)`.
+            key: `jax.random.key(seed)`.
+            size: The number of draws.
+
+        Returns:
+            A `BestDose`; `print` says what it achieves, which limits bind, and whether any dose keeps them.
+
+        Raises:
+            ValueError: If a dose comes before what was measured, or something is not as described.
+            RuntimeError: If no draw can be simulated at any dose.
+
+        Example:
+            >>> import jax, qspjax as qsp
+            >>> from qspjax.fit import Laplace, Near, Output, Proportional, Risk, Twin
+            >>> model = qsp.models.OneCompartment(CL=3.0, V=30.0)
+            >>> population = qsp.Population(model, between={"V": qsp.LogNormal(cv=0.2)})
+            >>> twin = Twin(population, {"C": Output("concentration", Proportional(0.1))}, Laplace())
+            >>> aim = Near(qsp.endpoints.Value("concentration", at=12.0), 4.0)
+            >>> limit = Risk(qsp.endpoints.Cmax("concentration"), 0.05, above=12.0)
+            >>> best = twin.best_dose(
+            ...     lambda amount: qsp.bolus(amount, to="central"),
+            ...     [0.0, 24.0],
+            ...     aim,
+            ...     bounds={"amount": (10.0, 1000.0)},
+            ...     risks=[limit],
+            ...     key=jax.random.key(0),
+            ... )
+            >>> best.feasible, best.binds, best.probabilities[0] <= 0.05
+            (True, (True,), True)
+        """
+        check_choice(regimen, bounds)
+        check_instance("aim", aim, AbstractAim, "an aim such as Near(endpoint, target)")
+        for k, risk in enumerate(risks):
+            check_instance(f"risks[{k}]", risk, Risk, "a limit such as Risk(endpoint, 0.05, above=20.0)")
+        self.history.given(in_the_middle(regimen, bounds), "regimen")
+        before = self.regimen
+        search = DoseSearch(
+            self.patients(key=key, size=size),
+            lambda **chosen: before + regimen(**chosen),
+            np.asarray(ts, float),
+            aim,
+            risks,
+            {name: (float(low), float(high)) for name, (low, high) in bounds.items()},
+            self.prior.simulated_by,
+        )
+        best = search.run()
+        return best._replace(regimen=regimen(**best.values))
 
     def summary(self, level: float = 0.9) -> Columns:
         """Return a table with one row per parameter that differs between patients.
