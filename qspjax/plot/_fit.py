@@ -37,8 +37,8 @@ def waterfall(
 ) -> "Axes":
     """Draw a trial's patients in the order of an endpoint, or a fit's starts in the order of their log density.
 
-    For tumour responses each patient is a bar down to the greatest shrinkage (or the least growth) before progression,
-    in per cent, in the colour of the arm; a dashed line is at -30 %, a partial response.
+    For tumour responses each patient is a bar down to the greatest shrinkage (or up to the least growth) until
+    progression, in per cent, in the colour of the arm; dashed lines are at -30 %, a partial response, and 20 % growth.
 
     For a trial each patient is a bar, the greatest first, in the colour of the arm; a patient in several arms has a bar
     in each. For a fit, plateaus are optima that several starts reached.
@@ -121,9 +121,10 @@ def _deepest(responses: TumourResponses, axes: "Axes") -> "Axes":
         colour = COLOURS[code % len(COLOURS)]
         axes.bar(np.flatnonzero(here) + 1, values[order][here], width=0.9, color=colour, label=name)
     axes.axhline(0.0, color="0.4", linewidth=0.8)
-    axes.axhline(-30.0, color="0.4", linewidth=0.8, linestyle="--")
+    for bound in (-30.0, 20.0):
+        axes.axhline(bound, color="0.4", linewidth=0.8, linestyle="--")
     if order.size < values.size:
-        axes.set_title(f"{values.size - order.size} patients have no visit before progression", fontsize="small")
+        axes.set_title(f"{values.size - order.size} patients have no visit after baseline", fontsize="small")
     axes.legend(fontsize="small", frameon=False)
     axes.set_xlabel("patient, the greatest first")
     axes.set_ylabel("best change of the sum of diameters (%)")

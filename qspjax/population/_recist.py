@@ -82,7 +82,7 @@ class Assessment(eqx.Module):
         visits: The `Response` at each visit, by the criteria at that visit, shape (..., visits).
         change: The change of the sum of diameters since baseline, as a fraction of it, shape (..., visits).
         best: The best overall `Response` before progression, shape (...).
-        deepest: The smallest `change` before progression, NaN without any.
+        deepest: The smallest `change` after baseline, up to progression and its visit; NaN without any.
         time: Progression-free survival: to the first visit with PD or to death; else to the last assessment.
         event: Whether it ended by PD or death; false where it is censored.
         response_time: Time to the (confirmed) response, NaN where there is none.
@@ -173,7 +173,8 @@ def _assess(
         best = jnp.where(jnp.isfinite(start), level, best)
     response_time = jnp.where(jnp.isfinite(began[Response.PR]), began[Response.PR], jnp.nan)
     change = _changes(sums)
-    deepest = jnp.min(jnp.where(ongoing & ~jnp.isnan(change), change, jnp.inf)[..., 1:], axis=-1, initial=jnp.inf)
+    until = jnp.cumsum(progressed, axis=-1) - progressed == 0  # the visit of progression counts
+    deepest = jnp.min(jnp.where(until & ~jnp.isnan(change), change, jnp.inf)[..., 1:], axis=-1, initial=jnp.inf)
     end = jnp.min(jnp.where(progressed, since, jnp.inf), axis=-1)
     if death is not None:
         end = jnp.fmin(end, death - times[..., 0])

@@ -118,6 +118,7 @@ def test_times():
     assert assessment.duration == 126.0
     np.testing.assert_allclose(assessment.change[:3], [0.0, -0.05, -0.4], atol=1e-15)
     assert assessment.deepest == -0.5
+    assert judged([100.0, 130.0, 60.0])[2].deepest == pytest.approx(0.3)  # nothing after progression counts
     _, _, assessment = judged([100.0, 95.0, 90.0, NAN], times=[10.0, 52.0, 94.0, 136.0])
     assert (assessment.time, assessment.event) == (84.0, False)  # censored at the last assessment, from baseline
     assert np.isnan(assessment.response_time)
