@@ -28,7 +28,7 @@ def test_what_is_no_key_is_refused():
 
 @pytest.mark.parametrize("space", [qsp, qsp.sensitivity, qsp.fit, qsp.population, qsp.solve, qsp.io])
 def test_no_seed_in_python(space):
-    """Seeds are read from files (`TrialFile`, `MixedFile`); what draws takes a key."""
+    """Seeds are read from files (`TrialFile`, `PopulationFile`, `MixedFile`); what draws takes a key."""
     public = [value for name, value in vars(space).items() if not name.startswith("_") and callable(value)]
     seeded = {value.__name__ for value in public if "seed" in inspect.signature(value).parameters}
-    assert seeded <= {"TrialFile", "MixedFile"}
+    assert seeded <= {"TrialFile", "PopulationFile", "MixedFile"}

@@ -150,6 +150,7 @@ def test_a_dose_after_a_measurement_at_its_time_was_not_seen_by_it():
     assert seen.summary()["MEAN"][0] == pytest.approx(30.0, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_censored_missing_and_several_outputs():
     outputs = {
         "D": Output("central", LogNormalError(0.1)),

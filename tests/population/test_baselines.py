@@ -18,7 +18,7 @@ from qspjax.population import Bound, GrowUntil, baselines
 TIGHT = qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-14)
 
 
-@pytest.fixture(params=["native", "xla"])
+@pytest.fixture(params=["native", pytest.param("xla", marks=pytest.mark.slow)])
 def backend(request, monkeypatch):
     """Compile natively, or by XLA."""
     monkeypatch.setenv("QSPJAX_BACKEND", request.param)

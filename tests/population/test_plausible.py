@@ -103,6 +103,7 @@ def test_a_screen_spares_simulations():
     assert screened.effective_size == 400
 
 
+@pytest.mark.slow
 def test_a_network_takes_over_where_it_spares_many_simulations(monkeypatch):
     monkeypatch.setattr(_screened, "_LEARNT", 512)
     monkeypatch.setattr(_screened, "_SPARED", 0)

@@ -65,7 +65,7 @@ def test_second_derivatives_are_those_of_xla(monkeypatch, steady):
     with compiled_again(monkeypatch, backend="xla"):
         other = np.asarray(hessian(X))
     scale = np.abs(other).max(axis=0)
-    assert (scale > 0).any(axis=0).all()
+    assert (scale > 0).any(axis=0)[: 4 if steady else 7].all()  # in steady state the others are no part of the doses
     np.testing.assert_allclose(native / np.maximum(scale, 1e-12), other / np.maximum(scale, 1e-12), atol=1e-6)
 
 

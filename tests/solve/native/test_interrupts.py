@@ -12,6 +12,8 @@ import os, signal, sys, threading, time
 import jax, jax.numpy as jnp
 import qspjax as qsp
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
+
 class Spinning(qsp.AbstractModel):
     k: jax.Array = qsp.parameter(unit="1/h", doc="frequency")
 

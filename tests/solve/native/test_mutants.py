@@ -89,7 +89,12 @@ def mutant(seed):
     k = 10.0 ** rng.uniform(-2.0, 1.0, 7)
     if rng.random() < 0.3:
         k[rng.integers(7)] = rng.choice([0.0, -1.0, 1e300, 1e-300, 1e8])
-    return Mutant(jnp.asarray(k)), formulas
+    model = Mutant(jnp.asarray(k))
+    try:
+        jax.eval_shape(lambda: model.vector_field(jnp.zeros(()), jax.tree.map(jnp.asarray, model.initial())))
+    except TypeError:  # no formula: JAX subtracts no truths
+        return mutant(seed + 10_000)
+    return model, formulas
 
 
 def check_fields(seed):
