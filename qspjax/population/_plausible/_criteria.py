@@ -22,7 +22,7 @@ from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._cohort import Cohort, as_array
 from qspjax._simulate import simulate_cohort
 from qspjax._solution import Solution
-from qspjax._types import ArrayInput
+from qspjax._types import ArrayInput, Scalar
 from qspjax.execute import AbstractExecutor, Chunked
 from qspjax.population._endpoints import AbstractEndpoint, ChangeFromBaseline, RelativeChange, Value
 from qspjax.population._plausible._bound import Bound
@@ -113,7 +113,7 @@ class Criteria:
             asked[bound.arm or arms[0].name][name] = bound.statistic
             if bound.over is not None:
                 asked[bound.over][_over(name)] = bound.statistic
-        self._arms = [(arm, _Statistics.of(asked[arm.name])) for arm in arms if asked[arm.name]]
+        self._arms = [(arm, _Statistics.of(asked[arm.name], self._ts)) for arm in arms if asked[arm.name]]
         self._rows = max(arm.regimen.rows for arm in arms)
         low, high = (np.array([float(getattr(bound, end)) for bound in bounds.values()]) for end in ("low", "high"))
         self.scale = Scale(low, high)
@@ -187,23 +187,39 @@ def _seconds(function: Callable[[jax.Array], PyTree], points: jax.Array) -> floa
     return time.process_time() - start
 
 
+class _Sampled(eqx.Module):
+    """The value of an output at one of the reported times, by its place among them: less to compile than a `Value`."""
+
+    output: str = eqx.field(static=True)
+    index: int = eqx.field(static=True)
+
+    def __call__(self, solution: Solution) -> Scalar:
+        check_one_of("output", self.output, solution.observed, "an observed value")
+        return solution.observed[self.output][self.index]
+
+
 class _Statistics(eqx.Module):
     """The statistics of one patient in one arm: those of reported values are not solved for, others are."""
 
-    sampled: dict[str, AbstractEndpoint]
+    sampled: dict[str, _Sampled | AbstractEndpoint]
     others: Endpoints
 
     @classmethod
-    def of(cls, asked: Mapping[str, AbstractEndpoint]) -> "_Statistics":
+    def of(cls, asked: Mapping[str, AbstractEndpoint], ts: np.ndarray) -> "_Statistics":
         """Sort the statistics of an arm."""
-        sampled = {name: endpoint for name, endpoint in asked.items() if _times_of(endpoint)}
+        sampled: dict[str, _Sampled | AbstractEndpoint] = {}
+        for name, endpoint in asked.items():
+            if isinstance(endpoint, Value):
+                sampled[name] = _Sampled(endpoint.output, int(np.searchsorted(ts, float(endpoint.at))))
+            elif _times_of(endpoint):
+                sampled[name] = endpoint
         others = {name: endpoint for name, endpoint in asked.items() if name not in sampled}
         return cls(sampled, Endpoints(tuple(others), tuple(others.values())))
 
     def __call__(self, solution: Solution) -> dict[str, PyTree]:
         """Return the statistics by name."""
         reported = dataclasses.replace(solution, source=None)
-        values = {name: endpoint(reported) for name, endpoint in self.sampled.items()}
+        values = {name: statistic(reported) for name, statistic in self.sampled.items()}
         return values | (self.others(solution) if self.others.names else {})
 
 
