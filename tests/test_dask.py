@@ -1,10 +1,13 @@
 """A cluster that loses a worker half-way computes what one process does, to the last bit."""
 
 import os
+import pickle
 import signal
 
+import jax
 import pytest
 
+import qspjax as qsp
 from qspjax.execute import Chunked, Dask, Quantiles, Stored, Vmap
 from tests.test_sketch import parts
 from tests.test_stored import bits, last, simulated
@@ -20,6 +23,12 @@ def client():
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
         yield client
+
+
+def test_what_was_pickled_is_no_other_program():
+    cohort = qsp.Cohort.of(qsp.models.OneCompartment(CL=3.0, V=30.0), {"V": [20.0, 30.0]})
+    again = pickle.loads(pickle.dumps(cohort.model))
+    assert jax.tree.structure(again) == jax.tree.structure(cohort.model)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Chunks as tasks on a cluster of Dask."""
 
+import copyreg
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox._module._flatten import MISSING
 from jaxtyping import PyTree
 
 from qspjax._checks import check_instance, check_whole
@@ -17,6 +19,7 @@ from qspjax.execute._sketch import AbstractCounts
 if TYPE_CHECKING:
     import distributed
 
+copyreg.pickle(type(MISSING), lambda _: "MISSING")  # equinox tells it by `is`, so a copy would be another program
 AHEAD = 2
 """How many chunks are on their way for each thread of the cluster, so that none waits for its next."""
 
