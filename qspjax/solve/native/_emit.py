@@ -37,9 +37,9 @@ _INTRINSIC = {
     **{"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "rint": "roundeven", "round": "round"},
     **{"max": "maximum", "min": "minimum"},
 }
-_OWN = {"exp", "log", "pow", "exp32", "log32"}
+_OWN = {"exp", "log", "pow", "exp32", "log32", "tanh", "expm1", "log1p"}
 _LIBRARY = {
-    *("expm1", "log1p", "exp2", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
+    *("exp2", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh"),
     *("asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "fmod", "nextafter"),
 }
 

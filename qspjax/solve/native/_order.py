@@ -14,7 +14,18 @@ INPUTS = {"in", "value", "arg", "row", "outer", "index", "table"}
 GUARDED = 40
 """What costs as much as this many sums, and serves one arm of a selection, is computed if a lane needs it."""
 _COST = {
-    **{"div": 8, "sqrt": 8, "exp": 20, "log": 25, "exp32": 15, "log32": 15, "pow": 60},
+    **{
+        "div": 8,
+        "sqrt": 8,
+        "exp": 20,
+        "log": 25,
+        "tanh": 25,
+        "expm1": 20,
+        "log1p": 30,
+        "exp32": 15,
+        "log32": 15,
+        "pow": 60,
+    },
     **{"call": 100, "while": 100, "cond": 100, "rows": 30, "routine": 100, "repeat": 100},
 }
 _COST.update(dict.fromkeys(INPUTS | {"const", "result", "neg"}, 0))

@@ -261,7 +261,7 @@ class Writer:
 
 
 class Elementary:
-    """Exponential, logarithm and power of vectors, within 1.1 units in the last place, written as functions.
+    """Exponential, logarithm, power and hyperbolic tangent of vectors, within 1.1 to 3 units in the last place.
 
     The same operations in every lane and for every number of lanes, so that results are the same to the last bit.
 
@@ -278,6 +278,7 @@ class Elementary:
         """Write the functions that are called."""
         floats, declared = self.w.floats, self.w.declared
         bodies = {"exp": self._exp_of_x, "log": self._log, "exp32": self._exp32, "log32": self._log32}
+        bodies |= {"tanh": self._tanh, "expm1": self._expm1_of_x, "log1p": self._log1p}
         for name, body in bodies.items():
             if f"lanes_{name}" in declared:
                 self.w.function(f"internal {floats} @lanes_{name}({floats} %x) noinline", body)
@@ -309,13 +310,13 @@ class Elementary:
         series = self._horner(z, [2.0 / (2 * i + 1) for i in range(7)])
         self._return_log(w.fma(k, w.splat(float(LN2)), w.f("fmul", s, series)))
 
-    def _return_log(self, out: str) -> None:
+    def _return_log(self, out: str, x: str = "%x") -> None:
         """Return a logarithm, or what it is of x that is no positive finite number."""
         w = self.w
-        out = w.select(w.compare("oeq", "%x", w.splat(math.inf)), "%x", out)
-        out = w.select(w.compare("oeq", "%x", w.splat(0.0)), w.splat(-math.inf), out)
-        out = w.select(w.compare("uge", "%x", w.splat(0.0)), out, w.splat(math.nan))
-        w.put(f"  ret {w.floats} {w.select(w.compare('uno', '%x', '%x'), '%x', out)}")
+        out = w.select(w.compare("oeq", x, w.splat(math.inf)), x, out)
+        out = w.select(w.compare("oeq", x, w.splat(0.0)), w.splat(-math.inf), out)
+        out = w.select(w.compare("uge", x, w.splat(0.0)), out, w.splat(math.nan))
+        w.put(f"  ret {w.floats} {w.select(w.compare('uno', x, x), x, out)}")
 
     def _horner(self, x: str, coefficients: list[float]) -> str:
         total = self.w.splat(coefficients[-1])
@@ -343,6 +344,48 @@ class Elementary:
             exponent = w.i("shl", w.i("add", part, w.whole(1023)), w.whole(52))
             power = w.f("fmul", power, w.op(f"bitcast {w.ints} {exponent} to {w.floats}"))
         return w.select(known, power, x)
+
+    def _expm1(self, x: str) -> str:
+        """Return exp(x) - 1 of numbers: 2^k expm1(r) + (2^k - 1), x = k log 2 + r, and 2^k in two halves."""
+        w = self.w
+        safe = w.select(w.compare("olt", x, w.splat(720.0)), x, w.splat(720.0))
+        safe = w.select(w.compare("ogt", safe, w.splat(-50.0)), safe, w.splat(-50.0))
+        k = w.intrinsic("roundeven", w.f("fmul", safe, w.splat(float(1 / LN2))))
+        r = w.fma(k, w.splat(-float(self.low)), w.fma(k, w.splat(-float(self.high)), safe))
+        coefficients = [1.0 / math.factorial(i) for i in range(2, 14)]
+        power = w.fma(w.f("fmul", r, r), self._horner(r, coefficients), r)
+        whole = w.op(f"fptosi {w.floats} {k} to {w.ints}")
+        half = w.i("ashr", whole, w.whole(1))
+        rest = w.i("sub", whole, half)
+        first, second, inverse = (self._power_of_two(i) for i in (half, rest, w.i("sub", w.whole(0), rest)))
+        return w.f("fmul", w.fma(power, first, w.f("fsub", first, inverse)), second)
+
+    def _power_of_two(self, exponent: str) -> str:
+        w = self.w
+        return w.op(f"bitcast {w.ints} {w.i('shl', w.i('add', exponent, w.whole(1023)), w.whole(52))} to {w.floats}")
+
+    def _expm1_of_x(self) -> None:
+        w = self.w
+        w.put(f"  ret {w.floats} {w.select(w.compare('ord', '%x', '%x'), self._expm1('%x'), '%x')}")
+
+    def _tanh(self) -> None:
+        """Write expm1(2 x) / (expm1(2 x) + 2) of the absolute value."""
+        w = self.w
+        size = w.intrinsic("fabs", "%x")
+        size = w.select(w.compare("olt", size, w.splat(22.0)), size, w.splat(22.0))
+        less = self._expm1(w.f("fadd", size, size))
+        ratio = w.f("fdiv", less, w.f("fadd", less, w.splat(2.0)))
+        signed = w.intrinsic("copysign", ratio, "%x")
+        w.put(f"  ret {w.floats} {w.select(w.compare('ord', '%x', '%x'), signed, '%x')}")
+
+    def _log1p(self) -> None:
+        """Write log(u) + (x - (u - 1)) / u with u = 1 + x, the last term for what is lost when that is rounded."""
+        w = self.w
+        u = w.f("fadd", "%x", w.splat(1.0))
+        lost = w.f("fdiv", w.f("fsub", "%x", w.f("fsub", u, w.splat(1.0))), u)
+        lost = w.select(w.compare("olt", w.intrinsic("fabs", lost), w.splat(1.0)), lost, w.splat(0.0))
+        high, low = self._log_parts(u)
+        self._return_log(w.f("fadd", high, w.f("fadd", low, lost)), u)
 
     def _log_parts(self, x: str) -> tuple[str, str]:
         """Return log x as a sum of two numbers: log(1 + f) = 2 artanh(s), s = f / (2 + f), with its rounding errors."""

@@ -124,3 +124,16 @@ def test_exponentials_and_logarithms_are_accurate():
         ]
     for found, right in zip((log, exp, power), np.transpose(exact), strict=True):
         assert units(found, right).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["tanh", "expm1", "log1p"])
+def test_functions_that_are_small_near_zero_are_accurate(name):
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(5)
+    x = np.concatenate(
+        [rng.uniform(-0.9, 3.0, 400), 10.0 ** rng.uniform(-20, 1.3, 400), -(10.0 ** rng.uniform(-20, -0.1, 99))]
+    )
+    (found,) = native(getattr(jnp, name), x)
+    with mpmath.workdps(40):
+        exact = [float(getattr(mpmath, name)(mpmath.mpf(a))) for a in x.tolist()]
+    assert units(found, exact).max() <= 3

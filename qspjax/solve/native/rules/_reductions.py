@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from qspjax._jaxpr._walk import dtype_of, shape_of
 from qspjax.solve.native._graph import ZERO
 from qspjax.solve.native._translate import RULES, Rule, Translator, rule
-from qspjax.solve.native._values import AbstractNodes, Nodes, Value, kind_of
+from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
 
 def _reduction(op: str) -> Rule:
@@ -97,6 +97,10 @@ def _argmax(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[
     return [at]
 
 
+WRITTEN_OUT = 640
+"""A product of matrices with more multiply-adds is too much code, if it is written out."""
+
+
 @rule("dot_general")
 def _dot_general(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
@@ -113,6 +117,9 @@ def _dot_general(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequ
     absent = {i for i in {*a.ravel().tolist(), *b.ravel().tolist()} if self.graph.value(i) == 0.0}
     if absent and kind_of(dtype) == "float":  # a zero of a matrix stays one
         a, b = (np.where(np.isin(x, list(absent)), ZERO, x) for x in (a, b))
+    count = min(int((a != ZERO).sum()) * b.shape[1], int((b != ZERO).sum()) * a.shape[1])
+    if count > WRITTEN_OUT:
+        raise UnsupportedError(f"a product of matrices with {count} multiply-adds")
     for k in range(inner):
         term = self.each("mul", dtype, Nodes(a[:, :, None, k], dtype), Nodes(b[:, None, :, k], dtype))
         total = self.each("add", dtype, total, term)
