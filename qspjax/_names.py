@@ -156,10 +156,18 @@ def follow(module: Any, path: Iterable[str]) -> Any:
 def path_of(model: eqx.Module, name: str) -> tuple[str, ...]:
     """Return the path of attributes and keys that leads to a parameter, whatever its value is."""
     for field in dataclasses.fields(model):
-        if "table" in field.metadata and name in getattr(model, field.name):
+        if {"table", "parts"} & {*field.metadata} and name in getattr(model, field.name):
             return field.name, name
     head, dot, tail = name.partition(".")
-    return (head, *path_of(getattr(model, head), tail)) if dot else (head,)
+    first = next((path for path in _part_paths(model) if path[-1] == head), (head,))
+    return (*first, *path_of(follow(model, first), tail)) if dot else first
+
+
+def _part_paths(model: eqx.Module) -> Iterator[tuple[str, str]]:
+    """Yield the paths of modules that stand in a dict, `functions["uptake"]`."""
+    for field in dataclasses.fields(model):
+        if "parts" in field.metadata:
+            yield from ((field.name, key) for key in getattr(model, field.name))
 
 
 def _meaning(model: eqx.Module, path: tuple[str, ...], owner: object, field: dataclasses.Field) -> tuple[str, str, str]:
@@ -176,6 +184,9 @@ def _leaves(module: eqx.Module, prefix: str = "", path: tuple[str, ...] = ()) ->
             continue
         if "table" in field.metadata:
             yield from ((prefix + key, (*field_path, key), value, field) for key in value)
+        elif "parts" in field.metadata:
+            for key, part in value.items():
+                yield from _leaves(part, f"{prefix}{key}.", (*field_path, key))
         elif isinstance(value, eqx.Module):
             yield from _leaves(value, name + ".", field_path)
         elif eqx.is_array_like(value) or value is None:

@@ -248,3 +248,8 @@ def table(describe: Callable[[Any, str], tuple[str, str, str]]) -> Any:
         describe: Returns the unit, the meaning and the source of a number, `(module, key) -> (unit, doc, source)`.
     """
     return eqx.field(metadata={"table": describe})
+
+
+def parts() -> Any:
+    """Declare a field that holds a dict of modules; each has its key as its name."""
+    return eqx.field(metadata={"parts": True})

@@ -5,6 +5,7 @@ from qspjax._expression._formula import (
     Formula as Formula,
     as_formula as as_formula,
     check_constants as check_constants,
+    check_function_names as check_function_names,
     constants_named as constants_named,
 )
 from qspjax._expression._functions import (
@@ -51,6 +52,13 @@ from qspjax._expression._functions import (
     xor as xor,
 )
 from qspjax._expression._grouped import Form as Form, evaluate_grouped as evaluate_grouped, grouped as grouped
+from qspjax._expression._learned import (
+    Learnable as Learnable,
+    functions_in as functions_in,
+    learned as learned,
+    misuses as misuses,
+    with_functions as with_functions,
+)
 from qspjax._expression._nodes import nodes as nodes
 from qspjax._expression._parse import PETAB as PETAB, parse as parse
 from qspjax._expression._text import text as text
@@ -68,4 +76,5 @@ from qspjax._expression._tree import (
     substitute as substitute,
     symbol as symbol,
     symbols as symbols,
+    with_arguments as with_arguments,
 )

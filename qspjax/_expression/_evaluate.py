@@ -7,9 +7,10 @@ under which it is needed is itself an expression, computed like any other. Condi
 contain is never changed, and what they share with a branch is computed twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
@@ -23,7 +24,9 @@ _Key = tuple[Expression, bool]
 """A node, and whether it is computed with harmless operands where it is not needed."""
 
 
-def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike) -> list[ArrayLike]:
+def evaluate(
+    expressions: Sequence[Expression], values: Mapping[str, ArrayLike | Callable], time: ArrayLike
+) -> list[ArrayLike]:
     """Return the values of expressions.
 
     What depends on no value of JAX is computed in numpy, and is a Python number (or a numpy array). The value of
@@ -31,11 +34,13 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike],
 
     Args:
         expressions: What to evaluate.
-        values: A number or an array for each symbol; arrays are combined element by element.
+        values: A number or an array for each symbol; arrays are combined element by element. For each function that is
+            learned, a callable of as many numbers as it has inputs, in JAX: it is called once for all outputs.
         time: The time.
 
     Raises:
-        ValueError: If a symbol has no value, or a rate of change or a delay is left: models replace these beforehand.
+        ValueError: If a symbol or a function has no value, or a rate of change or a delay is left: models replace
+            these beforehand.
 
     Example:
         >>> from qspjax._expression import parse
@@ -43,17 +48,18 @@ def evaluate(expressions: Sequence[Expression], values: Mapping[str, ArrayLike],
         [2.0, True]
     """
     order = nodes(*expressions)
-    leaves = _leaves(order, values, time)
+    leaves, functions = _leaves(order, values, time), _functions(order, values)
     needed = _needed(order, expressions) if any(node.op == "piecewise" for node in order) else {}
     guards = {node: when for node, when in needed.items() if when is not TRUE and _is_risky(node)}
     with np.errstate(all="ignore"):
         if not guards:
             computed: dict[Expression, ArrayLike] = {}
             for node in order:
-                computed[node] = leaves[node] if not node.args else _value(node, [computed[arg] for arg in node.args])
+                args = [computed[arg] for arg in node.args]
+                computed[node] = leaves[node] if not args else _value(node, args, functions)
             results = [computed[node] for node in expressions]
         else:
-            results = _guarded(expressions, leaves, guards)
+            results = _guarded(expressions, leaves, guards, functions)
     return [_as_python(value) for value in results]
 
 
@@ -61,8 +67,32 @@ def _as_python(value: ArrayLike) -> ArrayLike:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _functions(order: Sequence[Expression], values: Mapping[str, ArrayLike | Callable]) -> dict[str, Callable]:
+    """Return the functions that expressions call, by name."""
+    functions: dict[str, Callable] = {}
+    for name in dict.fromkeys(str(node.value) for node in order if node.op == "learned"):
+        function = values.get(name)
+        if not callable(function):
+            refuse("values", f"have a function for `{name}`", "without one" if function is None else "a number")
+        functions[name] = function
+    return functions
+
+
+def _applied(function: Callable, args: Sequence[ArrayLike]) -> ArrayLike:
+    """Return the value of a learned function, shape of the arguments (and then that of its outputs, if several)."""
+    args = [as_number(arg) for arg in args]
+    shape = np.broadcast_shapes(*map(np.shape, args))
+    if not shape:
+        result = function(*args)
+    else:
+        flat = [jnp.broadcast_to(jnp.asarray(arg, float), shape).reshape(-1) for arg in args]
+        result = jax.vmap(function)(*flat)
+        result = result.reshape(shape + result.shape[1:])
+    return jnp.asarray(result, float) if is_traced(result) else np.asarray(result, float)[()]
+
+
 def _leaves(
-    order: Sequence[Expression], values: Mapping[str, ArrayLike], time: ArrayLike
+    order: Sequence[Expression], values: Mapping[str, ArrayLike | Callable], time: ArrayLike
 ) -> dict[Expression, ArrayLike]:
     """Return the value of each node without arguments; all values of JAX in one precision."""
     leaves: dict[Expression, ArrayLike] = {}
@@ -71,7 +101,10 @@ def _leaves(
             name = str(node.value)
             if name not in values:
                 refuse("values", f"have a value for `{name}`", "without one")
-            leaves[node] = values[name]
+            value = values[name]
+            if callable(value):
+                refuse("values", f"have a number for `{name}`, which is not called", "a function")
+            leaves[node] = value
         elif node.op == "time":
             leaves[node] = time
         elif not node.args:
@@ -98,9 +131,13 @@ def _leaf(value: ArrayLike, dtype: DTypeLike) -> ArrayLike:
     return np.asarray(value, float)[()]
 
 
-def _value(node: Expression, args: list[ArrayLike]) -> ArrayLike:
+def _value(node: Expression, args: list[ArrayLike], functions: Mapping[str, Callable]) -> ArrayLike:
     """Return the value of a node from those of its arguments."""
     op = node.op
+    if op == "learned":
+        return _applied(functions[str(node.value)], args)
+    if op == "output":
+        return jnp.asarray(args[0])[..., int(number_in(node.args[1]))]
     if op == "piecewise":
         return _piecewise(args)
     if op in OF_NUMBERS:
@@ -170,7 +207,10 @@ def _combined(op: str, conditions: Sequence[Expression] | dict[Expression, None]
 
 
 def _guarded(
-    expressions: Sequence[Expression], leaves: dict[Expression, ArrayLike], guards: Mapping[Expression, Expression]
+    expressions: Sequence[Expression],
+    leaves: dict[Expression, ArrayLike],
+    guards: Mapping[Expression, Expression],
+    functions: Mapping[str, Callable],
 ) -> list[ArrayLike]:
     """Return the values of expressions of which some operations have harmless operands where they are not needed."""
     affected = _affected(nodes(*expressions), guards)
@@ -187,7 +227,8 @@ def _guarded(
         when: list[_Key] = [(guards[node], False)] if guarded and node in guards else []
         if ready:
             operands = [computed[arg] for arg in args]
-            computed[key] = _value(node, _harmless(node.op, operands, computed[when[0]]) if when else operands)
+            operands = _harmless(node.op, operands, computed[when[0]]) if when else operands
+            computed[key] = _value(node, operands, functions)
         else:
             stack.append((key, True))
             stack.extend((arg, False) for arg in reversed([*when, *args]) if arg not in computed)

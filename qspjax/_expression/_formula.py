@@ -8,21 +8,21 @@ import numpy as np
 
 from qspjax._checks import ArgumentError, check_finite, check_number, refuse
 from qspjax._expression._nodes import nodes, number_in
-from qspjax._expression._parse import parse
-from qspjax._expression._text import NUMBERS, WORDS
+from qspjax._expression._parse import is_known_function, parse
+from qspjax._expression._text import NUMBERS, PLAIN, WORDS
 from qspjax._expression._tree import Expression
 
 Formula: TypeAlias = float | str | Expression
 """A number, or a formula over names: `0.1`, `"sigma"`, `"sqrt(a^2 + (b * prediction)^2)"`."""
 
 
-def as_formula(argument: str, value: object) -> float | Expression:
-    """Return a number as it is, and text as an expression."""
+def as_formula(argument: str, value: object, functions: Collection[str] = ()) -> float | Expression:
+    """Return a number as it is, and text, which may call `functions`, as an expression."""
     if isinstance(value, Expression):
         return value
     if isinstance(value, str):
         try:
-            return parse(value)
+            return parse(value, functions=functions)
         except ValueError as error:
             raise ArgumentError(argument, f"must be a formula, but: {error}") from None
     check_number(argument, value)
@@ -71,3 +71,18 @@ def check_constants(argument: str, names: Collection[str], formulas: Iterable[fl
         must = f"write `{name}` in backticks for what is declared with that name, or rename that"
         meaning = "the time" if name == "time" else "the constant"
         refuse(argument, must, f"{formula}, where it means {meaning}")
+
+
+def check_function_names(argument: str, names: Iterable[object], taken: Collection[str] = ()) -> None:
+    """Check that functions that formulas call have names that are neither known to formulas nor taken.
+
+    Raises:
+        ValueError: If one has not.
+    """
+    for name in names:
+        if not isinstance(name, str) or not PLAIN.fullmatch(name):
+            refuse(argument, "name functions plainly, such as `uptake`", f"`{name}`")
+        if is_known_function(name) or name in WORDS:
+            refuse(argument, "name functions by words that formulas do not know yet", f"`{name}`")
+        if name in taken:
+            refuse(argument, "name functions by names that nothing else has", f"`{name}`")

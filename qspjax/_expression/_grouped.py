@@ -11,7 +11,7 @@ operations are sorted in an order that does not depend on the names of their lea
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from qspjax._expression._arithmetic import as_number
 from qspjax._expression._evaluate import evaluate
 from qspjax._expression._nodes import expanded_size, nodes, number_in
-from qspjax._expression._tree import Expression, node, substitute, symbol, symbols
+from qspjax._expression._tree import Expression, substitute, symbol, symbols, with_arguments
 
 MIN_MEMBERS = 4
 """Minimum number of members of a form that is worth a vector."""
@@ -30,7 +30,7 @@ MAX_EXPANDED = 500
 """Up to this many nodes, written out, each leaf of an expression is a slot; of a larger one, each distinct leaf."""
 
 _COMMUTATIVE = {"+", "*", "and", "or", "xor", "min", "max", "eq", "neq"}
-_FIXED = {("^", 1), ("root", 0), ("log", 0)}
+_FIXED = {("^", 1), ("root", 0), ("log", 0), ("output", 1)}
 """Operations, each with the operand in which a number belongs to the form: `x^2` is not computed as `x^n`."""
 
 Lookup = Callable[[Sequence[str]], jax.Array]
@@ -87,7 +87,9 @@ def _without_copies(form: Form) -> Form:
     return Form(substitute(form.template, new), form.members, tuple(zip(*columns, strict=True)))
 
 
-def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike) -> jax.Array:
+def evaluate_grouped(
+    expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike, functions: Mapping[str, Callable] | None = None
+) -> jax.Array:
     """Return the values of expressions as one vector, shape (expressions,).
 
     Args:
@@ -95,15 +97,17 @@ def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: Ar
         lookup: The values of a list of symbols, as one vector of shape (symbols,): a gather where the caller has them
             in a vector, `lambda names: y[indices(names)]`.
         time: The time.
+        functions: By name, the functions that are learned.
     """
+    functions = functions or {}
     if not expressions:
         return jnp.zeros((0,))
     forms = grouped(expressions)
-    parts = [_together(form, lookup, time) for form in forms if len(form.members) >= MIN_MEMBERS]
+    parts = [_together(form, lookup, time, functions) for form in forms if len(form.members) >= MIN_MEMBERS]
     order = [i for form in forms if len(form.members) >= MIN_MEMBERS for i in form.members]
     single = [i for form in forms if len(form.members) < MIN_MEMBERS for i in form.members]
     if single:
-        parts.append(_each([expressions[i] for i in single], lookup, time))
+        parts.append(_each([expressions[i] for i in single], lookup, time, functions))
     order += single
     values = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     if order == sorted(order):
@@ -113,9 +117,9 @@ def evaluate_grouped(expressions: Sequence[Expression], lookup: Lookup, time: Ar
     return values.at[inverse].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def _together(form: Form, lookup: Lookup, time: ArrayLike) -> jax.Array:
+def _together(form: Form, lookup: Lookup, time: ArrayLike, functions: Mapping[str, Callable]) -> jax.Array:
     """Evaluate a form over the vectors of its leaves; a leaf that all members share stays a single number."""
-    values: dict[str, ArrayLike] = {}
+    values: dict[str, ArrayLike | Callable] = dict(functions)
     for slot, column in enumerate(zip(*form.table, strict=True)):
         same = all(leaf == column[0] for leaf in column)
         if isinstance(column[0], str):
@@ -128,11 +132,13 @@ def _together(form: Form, lookup: Lookup, time: ArrayLike) -> jax.Array:
     return value if value.shape else jnp.broadcast_to(value, (len(form.members),))
 
 
-def _each(expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike) -> jax.Array:
+def _each(
+    expressions: Sequence[Expression], lookup: Lookup, time: ArrayLike, functions: Mapping[str, Callable]
+) -> jax.Array:
     """Evaluate expressions one by one, and what they share only once."""
     names = sorted(symbols(*expressions))
     gathered = jax.lax.split(lookup(names), [1] * len(names)) if names else ()
-    values = {name: value.reshape(()) for name, value in zip(names, gathered, strict=True)}
+    values = {**functions, **{name: value.reshape(()) for name, value in zip(names, gathered, strict=True)}}
     results = [as_number(value) for value in evaluate(expressions, values, time)]
     return jnp.stack([jnp.asarray(value, float) for value in results])
 
@@ -159,7 +165,7 @@ def _form(expression: Expression) -> tuple[Expression, tuple[str | float, ...]]:
             continue
         if current.args:
             first = len(built) - len(current.args)
-            new = node(current.op, tuple(built[first:]))
+            new = with_arguments(current, built[first:])
             del built[first:]
         else:
             new = symbol(f"#{len(leaves)}")
@@ -184,7 +190,7 @@ def _ordered(order: Sequence[Expression]) -> dict[Expression, list[tuple[int, Ex
     for current in order:
         for k, arg in enumerate(current.args):
             if arg in contexts:
-                contexts[arg].append(_signature(current.op, [0 if current.op in _COMMUTATIVE else k]))
+                contexts[arg].append(_signature(_kind(current), [0 if current.op in _COMMUTATIVE else k]))
     signatures: dict[Expression, tuple[int, int]] = {}
     ordered: dict[Expression, list[tuple[int, Expression]]] = {}
     for current in order:
@@ -197,10 +203,14 @@ def _ordered(order: Sequence[Expression]) -> dict[Expression, list[tuple[int, Ex
         ordered[current] = operands
         parts = [(hash(arg), 0) if _is_fixed(current, k) else signatures[arg] for k, arg in operands]
         signatures[current] = (
-            _signature(current.op, [bare for bare, _ in parts]),
-            _signature(current.op, [placed for _, placed in parts]),
+            _signature(_kind(current), [bare for bare, _ in parts]),
+            _signature(_kind(current), [placed for _, placed in parts]),
         )
     return ordered
+
+
+def _kind(expression: Expression) -> str:
+    return str(expression.value) if expression.op == "learned" else expression.op
 
 
 def _signature(op: str, parts: Iterable[int]) -> int:

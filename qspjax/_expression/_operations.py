@@ -202,6 +202,6 @@ SAFE = {
     **dict.fromkeys(("tan", "sec", "csc", "cot", "sinh", "cosh", "csch", "coth"), 0.5),
     **dict.fromkeys(("arcsin", "arccos", "arctanh", "arcsech", "arccsch"), 0.5),
     **dict.fromkeys(("arccosh", "arcsec", "arccsc", "arccoth"), 2.0),
-    "/": 0.5,
+    **dict.fromkeys(("/", "learned"), 0.5),
 }
 """Operations whose value or derivative can be infinite or not a number, each with an operand for which it is finite."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Generator, Mapping
 from typing import NamedTuple, NoReturn
 
+from qspjax._expression._learned import learned
 from qspjax._expression._nodes import number_in
 from qspjax._expression._text import CALLED, INFIX, NUMBERS, PLAIN, UNARY
 from qspjax._expression._tree import FALSE, FUNCTIONS, TIME, TRUE, Expression, call, number, symbol
@@ -23,7 +24,7 @@ MAX_DEPTH = 50_000
 _TOKEN = re.compile(
     r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     rf"|(?P<name>{PLAIN.pattern})|`(?P<quoted>[^`]+)`"
-    r"|(?P<sign>&&|\|\||==|!=|<=|>=|[-+*/^%<>!(),])",
+    r"|(?P<sign>&&|\|\||==|!=|<=|>=|[-+*/^%<>!(),\[\]])",
     re.ASCII,
 )
 _SPACE = re.compile(r"\s*")
@@ -42,6 +43,11 @@ _PARTIAL = {"sqrt": ("root", 2.0), "log10": ("log", 10.0), "log2": ("log", 2.0)}
 """Functions that are another function with a fixed first argument."""
 
 _Reading = Generator[int, Expression, Expression]
+
+
+def is_known_function(name: str) -> bool:
+    """Return whether formulas have a function of this name."""
+    return name in _OPERATIONS or name in _PARTIAL or name in ("log", "sqr", "sign")
 
 
 class _Token(NamedTuple):
@@ -70,7 +76,9 @@ PETAB = Dialect(natural=True, loose=True, named={name: _NAMED[name] for name in 
 """The mathematics of PEtab 2."""
 
 
-def parse(text: str, dialect: Dialect = SBML, *, ids: Collection[str] = ()) -> Expression:
+def parse(
+    text: str, dialect: Dialect = SBML, *, ids: Collection[str] = (), functions: Collection[str] = ()
+) -> Expression:
     """Read an expression from infix text, such as `Vmax * S / (Km + S)`.
 
     Numbers, names (also dotted, as `reaction.k`; any other name in backticks), `+ - * / ^ %`, comparisons, `&& || !`,
@@ -82,6 +90,7 @@ def parse(text: str, dialect: Dialect = SBML, *, ids: Collection[str] = ()) -> E
         text: The text.
         dialect: `SBML` or `PETAB`.
         ids: Names that are those of symbols, even if one is `time`, `pi` or the name of another constant.
+        functions: Names of functions that are learned from data: `f(x)`, or `f[1](x)` for output 1 of several.
 
     Raises:
         ValueError: If the text is not an expression; the message shows where.
@@ -96,7 +105,7 @@ def parse(text: str, dialect: Dialect = SBML, *, ids: Collection[str] = ()) -> E
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"An expression must have at most {MAX_LENGTH} characters, but has {len(text)}.")
-    reader = _Reader(text, dialect, ids)
+    reader = _Reader(text, dialect, ids, functions)
     stack = [reader.operand(0)]
     operand: Expression | None = None
     while stack:
@@ -119,8 +128,8 @@ def parse(text: str, dialect: Dialect = SBML, *, ids: Collection[str] = ()) -> E
 class _Reader:
     """The tokens of a text, and the operands that they make."""
 
-    def __init__(self, text: str, dialect: Dialect, ids: Collection[str]) -> None:
-        self.text, self.dialect, self.ids = text, dialect, ids
+    def __init__(self, text: str, dialect: Dialect, ids: Collection[str], functions: Collection[str]) -> None:
+        self.text, self.dialect, self.ids, self.functions = text, dialect, ids, functions
         self.position = 0
         self.token = self._following()
 
@@ -195,6 +204,8 @@ class _Reader:
         if token.kind == "quoted":
             return symbol(token.text)
         if token.kind == "name":
+            if token.text in self.functions and self._is("(", "["):
+                return (yield from self._learned(token))
             if self._is("("):
                 return (yield from self._called(token))
             named = self.dialect.named
@@ -205,10 +216,26 @@ class _Reader:
             return inner
         return self.fail("a number, a name or a bracket", token)
 
-    def _called(self, name: _Token) -> _Reading:
-        """Read the arguments of a function."""
-        if name.text not in _OPERATIONS and name.text not in _PARTIAL and name.text not in ("log", "sqr", "sign"):
-            self.fail("a known function", name)
+    def _learned(self, name: _Token) -> _Reading:
+        """Read a call of a function that is learned."""
+        output = None
+        if self._is("["):
+            self._take()
+            token = self._take()
+            if token.kind != "number" or not token.text.isdigit():
+                self.fail("the number of an output", token)
+            output = int(token.text)
+            self._expect("]", "`]`")
+            if not self._is("("):
+                self.fail("`(`")
+        args = yield from self._arguments()
+        try:
+            return learned(name.text, *args, output=output)
+        except ValueError as error:
+            raise ValueError(f"In {self._around(name.at)} at character {name.at + 1}: {error}") from None
+
+    def _arguments(self) -> Generator[int, Expression, list[Expression]]:
+        """Read the arguments of a function, in brackets."""
         self._take()
         args: list[Expression] = []
         while not self._is(")") or args:
@@ -217,6 +244,13 @@ class _Reader:
                 break
             self._take()
         self._expect(")", "an operator, `,` or `)`")
+        return args
+
+    def _called(self, name: _Token) -> _Reading:
+        """Read a call of a function that formulas know."""
+        if not is_known_function(name.text):
+            self.fail("a known function", name)
+        args = yield from self._arguments()
         try:
             if name.text == "sqr":
                 return call("^", *args, 2.0)

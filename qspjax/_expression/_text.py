@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from qspjax._checks import refuse
 from qspjax._expression._nodes import Node, expanded_size, is_number, number_in
@@ -104,12 +105,15 @@ def _pieces(node: Node) -> tuple[int, list[_Part]]:
         return UNARY, ["!" if op == "not" else "-", (args[0], ATOM + 1 if number else UNARY)]
     if op in INFIX and _is_infix(node):
         return _infix(node)
+    if op == "output":
+        return ATOM, [f"{args[0].value}[{number_in(args[1]):.0f}](", *_in_a_row(args[0].args), ")"]
     if op in ("root", "log") and is_number(args[0], 2.0 if op == "root" else 10.0):
         return ATOM, ["sqrt(" if op == "root" else "log10(", (args[1], 0), ")"]
-    pieces: list[_Part] = [f"{CALLED.get(op, op)}("]
-    for k, arg in enumerate(args):
-        pieces += [", ", (arg, 0)] if k else [(arg, 0)]
-    return ATOM, [*pieces, ")"]
+    return ATOM, [f"{node.value if op == 'learned' else CALLED.get(op, op)}(", *_in_a_row(args), ")"]
+
+
+def _in_a_row(args: Sequence[Node]) -> list[_Part]:
+    return [piece for k, arg in enumerate(args) for piece in ([", ", (arg, 0)] if k else [(arg, 0)])]
 
 
 def _is_infix(node: Node) -> bool:

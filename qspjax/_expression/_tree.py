@@ -50,9 +50,10 @@ class Expression:
     is identity; `equal` is the condition.
 
     Attributes:
-        op: The operation, by its name in MathML, or `+ - * / ^`; `number`, `symbol`, `time`, `true`, `false`.
+        op: The operation, by its name in MathML, or `+ - * / ^`; `number`, `symbol`, `time`, `true`, `false`; `learned`
+            for a call of a function that is learned from data, and `output` for an output of it.
         args: What it is applied to.
-        value: The number, or the name of the symbol; else None.
+        value: The number, the name of the symbol, or that of a learned function; else None.
 
     Example:
         >>> k, drug = symbol("k"), symbol("drug")
@@ -194,6 +195,13 @@ def node(op: str, args: tuple[Expression, ...] = (), value: float | str | None =
     return interned
 
 
+def with_arguments(old: Expression, args: Iterable[Expression]) -> Expression:
+    """Return a node with other arguments, the same node if they are the same."""
+    args = tuple(args)
+    same = all(a is b for a, b in zip(args, old.args, strict=True))
+    return old if same else node(old.op, args, old.value)
+
+
 def _packed(expression: Expression) -> tuple:
     """Return the nodes of an expression in a flat table, arguments before the nodes that use them."""
     order = nodes(expression)
@@ -305,8 +313,7 @@ def rebuilt(expressions: Iterable[Expression], change: Callable[[Expression], Ex
     roots = list(expressions)
     new: dict[Expression, Expression] = {}
     for old in nodes(*roots):
-        args = tuple(new[arg] for arg in old.args)
-        same = old if all(a is b for a, b in zip(args, old.args, strict=True)) else node(old.op, args, old.value)
+        same = with_arguments(old, (new[arg] for arg in old.args))
         replacement = change(same)
         new[old] = same if replacement is None else replacement
     return [new[old] for old in roots]
@@ -327,6 +334,5 @@ def substitute(expression: Expression, mapping: Mapping[str, object]) -> Express
         elif old.op == "rate" and args[0].op != "symbol":
             refuse("mapping", f"replace the symbol of `{old}` by a symbol", str(args[0]))
         else:
-            same = all(a is b for a, b in zip(args, old.args, strict=True))
-            new[old] = old if same else node(old.op, args, old.value)
+            new[old] = with_arguments(old, args)
     return new[expression]

@@ -45,6 +45,7 @@ from qspjax.models._pk import (
 )
 from qspjax.models._tmdd import TMDD as TMDD, TMDDSubcutaneous as TMDDSubcutaneous
 from qspjax.models._tumour import TumourGrowthInhibition as TumourGrowthInhibition
+from qspjax.models.learned import AbstractTerm as AbstractTerm
 from qspjax.models.network import (
     AbstractLaw as AbstractLaw,
     Compartment as Compartment,

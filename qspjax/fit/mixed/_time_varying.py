@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from qspjax._checks import refuse
 from qspjax._dosing._covariates import FIRST
-from qspjax._expression import Expression, call, nodes, substitute, symbol
+from qspjax._expression import Expression, call, nodes, substitute, symbol, with_arguments
 from qspjax.fit.data._formula import names_in
 from qspjax.fit.data._measurements import Change, Experiment, Measurements, passed
 from qspjax.fit.data._stages import TimeVaryingParameter
@@ -143,5 +143,5 @@ def hoisted(formula: Expression, names: Collection[str]) -> tuple[Expression, di
         elif node.op == "symbol":
             rewritten[node] = node
         else:
-            rewritten[node] = call(node.op, *(rewritten[arg] if varying[arg] else part(arg) for arg in node.args))
+            rewritten[node] = with_arguments(node, (rewritten[arg] if varying[arg] else part(arg) for arg in node.args))
     return rewritten[formula], {name: part for part, name in parts.items()}

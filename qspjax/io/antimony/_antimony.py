@@ -26,7 +26,7 @@ from qspjax.io.antimony._worker import Result, Task
 from qspjax.io.sbml import read_definition
 from qspjax.io.sbml._read import warn_of_reactions
 from qspjax.io.sbml._text import source_of
-from qspjax.io.sbml._write import with_placeholders as sbml_with_placeholders
+from qspjax.io.sbml._write import check_no_learned, with_placeholders as sbml_with_placeholders
 from qspjax.io.sbml._write_math import Numbers
 from qspjax.models import Network
 from qspjax.models.network import Definition
@@ -113,6 +113,7 @@ def write_antimony(network: Network, path: str | Path | None = None) -> str:
         // Created by libAnt
     """
     check_instance("network", network, Network, "a network (models.Network)")
+    check_no_learned(network.definition, "Antimony")
     numbers = Numbers(negative=True)
     definition = rewritten(_in_three_dimensions(network.definition), as_antimony)
     result = run_in_subprocess({"sbml": sbml_with_placeholders(definition, numbers)})

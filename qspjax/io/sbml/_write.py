@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qspjax._checks import check_instance
-from qspjax._expression import Expression, symbols
+from qspjax._checks import ArgumentError, check_instance
+from qspjax._expression import Expression, functions_in, symbols
 from qspjax._files import write_text
 from qspjax.io.sbml._library import library
 from qspjax.io.sbml._write_ids import Ids, is_legal
@@ -16,6 +16,7 @@ from qspjax.io.sbml._write_math import Mathematics, Numbers
 from qspjax.io.sbml._write_units import UnitDefinitions
 from qspjax.models import Network
 from qspjax.models.network import Compartment, Definition, NetworkEvent, Parameter, Participant, Reaction, Species
+from qspjax.models.network._problems import mathematics
 
 if TYPE_CHECKING:
     import libsbml
@@ -68,8 +69,21 @@ def sbml_of(definition: Definition) -> str:
     Raises:
         ValueError: If SBML cannot express it.
     """
+    check_no_learned(definition, "SBML")
     numbers = Numbers()
     return numbers.filled(with_placeholders(definition, numbers))
+
+
+def check_no_learned(definition: Definition, language: str) -> None:
+    """Check that no formula calls a function that is learned, which no file of equations holds.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for id, formula in mathematics(definition):
+        for name in functions_in(formula):
+            problem = f"`{id}` calls `{name}`, which is learned: replace it by a formula, network.replace({id!r}, ...)"
+            raise ArgumentError("network", f"must consist of formulas to be written as {language}, but {problem}.")
 
 
 def with_placeholders(definition: Definition, numbers: Numbers) -> str:

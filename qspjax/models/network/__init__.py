@@ -3,6 +3,7 @@
 from qspjax.models.network._definition import (
     Compartment as Compartment,
     Definition as Definition,
+    LearnedFunction as LearnedFunction,
     NetworkEvent as NetworkEvent,
     Parameter as Parameter,
     Participant as Participant,

@@ -1,26 +1,29 @@
 """From what the user writes in Python to a definition."""
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
 import numpy as np
 
 from qspjax._checks import check_instance, check_minimum, refuse
-from qspjax._expression import TIME, Expression, check_constants, symbol, symbols
+from qspjax._expression import TIME, Expression, check_constants, check_function_names, learned, symbol, symbols
 from qspjax._unit_words import warn_of_unit
+from qspjax.models.learned import AbstractTerm
 from qspjax.models.network._definition import (
     Compartment,
     Definition,
+    LearnedFunction,
     NetworkEvent,
     Parameter,
     Participant,
     Reaction,
     Species,
 )
-from qspjax.models.network._laws import AbstractLaw, Side, as_expression, in_scope
+from qspjax.models.network._laws import AbstractLaw, Scope, Side, as_expression, in_scope
 from qspjax.models.network._terms import ONE, minus, times
 
 Item: TypeAlias = Compartment | Species | Parameter
@@ -62,10 +65,11 @@ def extended(
     all_reactions = {**base.reactions, **reactions}
     named = {participant.name for reaction in all_reactions.values() for _, participant in _participants(reaction)}
     declared = frozenset().union(base.ids(), *arguments.values(), all_reactions, rules or (), initial or (), named)
-    rules = {**base.assignments, **_expressions("rules", rules or {}, declared)}
-    rates = {**base.rates, **_expressions("rates", rates or {}, declared)}
-    starts = {**base.initial, **_expressions("initial", initial or {}, declared)}
-    new_events = [_event(len(base.events) + number, event, declared) for number, event in enumerate(events)]
+    scope = Scope(declared, base.functions)
+    rules = {**base.assignments, **_expressions("rules", rules or {}, scope)}
+    rates = {**base.rates, **_expressions("rates", rates or {}, scope)}
+    starts = {**base.initial, **_expressions("initial", initial or {}, scope)}
+    new_events = [_event(len(base.events) + number, event, scope) for number, event in enumerate(events)]
     all_events = _merged(base.events, new_events)
     changing = {*rules, *rates, *(id for event in all_events for id in event.assign)}
     tables: dict[str, dict[str, Item]] = {
@@ -80,17 +84,32 @@ def extended(
     draft = dataclasses.replace(base, **tables)
     for id, reaction in reactions.items():
         check_instance(id, reaction, Reaction, "a Reaction")
-        all_reactions[id] = _reaction(reaction, draft, declared)
+        all_reactions[id] = _reaction(reaction, draft, scope)
     definition = dataclasses.replace(
         draft,
         reactions=all_reactions,
         assignments=rules,
         rates=rates,
-        algebraic=(*base.algebraic, *(as_expression("algebraic", rule, declared) for rule in algebraic)),
+        algebraic=(*base.algebraic, *(as_expression("algebraic", rule, scope) for rule in algebraic)),
         initial=starts,
         events=all_events,
     )
     return definition, arrays
+
+
+def signatures(functions: Mapping[str, object]) -> dict[str, LearnedFunction]:
+    """Return what a network knows of functions that are learned, by name."""
+    check_instance("functions", functions, Mapping, "a dict of terms by name")
+    check_function_names("functions", functions)
+    return {name: signature(name, term) for name, term in functions.items()}
+
+
+def signature(name: str, term: object) -> LearnedFunction:
+    """Return what a network knows of a function that is learned."""
+    check_instance(name, term, AbstractTerm, "a term, such as models.NeuralRate")
+    assert isinstance(term, AbstractTerm)
+    warn_of_unit(term.unit, name)
+    return LearnedFunction(term.inputs, outputs=term.outputs, unit=term.unit)
 
 
 def _merged(events: Sequence[NetworkEvent], others: Sequence[NetworkEvent]) -> tuple[NetworkEvent, ...]:
@@ -120,26 +139,26 @@ def _item(id: str, value: object, kind: type[Item], arrays: Arrays, changing: bo
     return Species(number) if kind is Species else kind(number, constant=not changing)
 
 
-def _expressions(argument: str, items: Mapping[str, object], declared: Collection[str]) -> dict[str, Expression]:
-    return {id: _math(argument, value, declared) for id, value in items.items()}
+def _expressions(argument: str, items: Mapping[str, object], scope: Scope) -> dict[str, Expression]:
+    return {id: _math(argument, value, scope) for id, value in items.items()}
 
 
-def _math(argument: str, value: object, declared: Collection[str]) -> Expression:
+def _math(argument: str, value: object, scope: Scope) -> Expression:
     if inspect.isfunction(value):
-        return _called(value, declared)
-    return as_expression(argument, value, declared)
+        return _called(value, scope)
+    return as_expression(argument, value, scope)
 
 
-def _event(number: int, event: NetworkEvent, declared: Collection[str]) -> NetworkEvent:
+def _event(number: int, event: NetworkEvent, scope: Scope) -> NetworkEvent:
     check_instance("events", event, NetworkEvent, "a NetworkEvent")
-    trigger = _math("trigger", event.trigger, declared)
+    trigger = _math("trigger", event.trigger, scope)
     if trigger.op in ("+", "-", "*", "/", "^"):
         refuse("trigger", "be a condition, such as `drug > 2`", f"the number `{trigger}`")
     return NetworkEvent(
         trigger=trigger,
-        assign=_expressions("assign", event.assign, declared),
-        delay=None if event.delay is None else _math("delay", event.delay, declared),
-        priority=None if event.priority is None else _math("priority", event.priority, declared),
+        assign=_expressions("assign", event.assign, scope),
+        delay=None if event.delay is None else _math("delay", event.delay, scope),
+        priority=None if event.priority is None else _math("priority", event.priority, scope),
         persistent=event.persistent,
         initial_value=event.initial_value,
         from_trigger_time=event.from_trigger_time,
@@ -147,23 +166,27 @@ def _event(number: int, event: NetworkEvent, declared: Collection[str]) -> Netwo
     )
 
 
-def _called(function: Callable, declared: Collection[str]) -> Expression:
-    """Call a function with the symbols that its arguments name (`time` and `t`, unless declared, for the time)."""
-    times = {"t", "time"} - {*declared}
-    arguments = [TIME if name in times else symbol(name) for name in inspect.signature(function).parameters]
-    return as_expression("rate", function(*arguments), declared)
+def _called(function: Callable, scope: Scope) -> Expression:
+    """Call a function with what its arguments name: symbols, learned functions, or the time (`time`, `t`)."""
+    times = {"t", "time"} - {*scope.ids}
+    names = inspect.signature(function).parameters
+    arguments = [
+        functools.partial(learned, name) if name in scope.functions else TIME if name in times else symbol(name)
+        for name in names
+    ]
+    return as_expression("rate", function(*arguments), scope)
 
 
 def _participants(reaction: object) -> Iterable[tuple[float, Participant]]:
     return reaction.participants() if isinstance(reaction, Reaction) else ()
 
 
-def _reaction(reaction: Reaction, draft: Definition, declared: Collection[str]) -> Reaction:
+def _reaction(reaction: Reaction, draft: Definition, scope: Scope) -> Reaction:
     rate = reaction.rate
     if isinstance(rate, AbstractLaw):
-        rate = _of_law(rate, reaction, draft, declared)
+        rate = _of_law(rate, reaction, draft, scope)
     elif rate is not None:
-        rate = _math("rate", rate, declared)
+        rate = _math("rate", rate, scope)
     used = dict.fromkeys(participant.species for _, participant in reaction.participants())
     modifiers = dict.fromkeys(reaction.modifiers)
     if rate is not None:
@@ -178,14 +201,14 @@ def _reaction(reaction: Reaction, draft: Definition, declared: Collection[str]) 
     )
 
 
-def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition, declared: Collection[str]) -> Expression:
+def _of_law(law: AbstractLaw, reaction: Reaction, draft: Definition, scope: Scope) -> Expression:
     """Return the rate of a law, an amount per time."""
     sides = [
         [Side(symbol(participant.species), _count(participant)) for participant in side]
         for side in (reaction.reactants, reaction.products)
     ]
-    forwards, backwards = in_scope(law, declared).rates(*sides)
-    check_constants("rate", declared, [one for one in (forwards, backwards) if one is not None])
+    forwards, backwards = in_scope(law, scope).rates(*sides)
+    check_constants("rate", scope.ids, [one for one in (forwards, backwards) if one is not None])
     sizes = [_size(side, draft) for side in (reaction.reactants or reaction.products, reaction.products)]
     if backwards is None:
         return times(sizes[0], forwards)

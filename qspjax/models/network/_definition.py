@@ -291,6 +291,26 @@ class NetworkEvent:
         object.__setattr__(self, "assign", Table(self.assign))
 
 
+@dataclasses.dataclass(frozen=True)
+class LearnedFunction:
+    """What a network knows of a function that is learned; what it computes is a part of the model.
+
+    Args:
+        inputs: The number of its inputs.
+        outputs: The number of its outputs, None if it is one number.
+        unit: The unit of what it returns.
+
+    Example:
+        >>> LearnedFunction(2, unit="1/h").inputs
+        2
+    """
+
+    inputs: int
+    _: dataclasses.KW_ONLY
+    outputs: int | None = None
+    unit: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Definition:
     """A complete network.
@@ -310,6 +330,7 @@ class Definition:
         conversion: The parameter that converts the extent of reactions to amounts, 1 if None.
         dose_unit: The unit of an amount that is given as a dose.
         closed: Species that take no dose, because they are part of a conserved total that is a fixed number.
+        functions: By name, the functions that are learned from data.
 
     Example:
         >>> from qspjax.models import MassAction, Network, Reaction
@@ -333,6 +354,7 @@ class Definition:
     conversion: str | None = None
     dose_unit: str = ""
     closed: tuple[str, ...] = ()
+    functions: Mapping[str, LearnedFunction] = Table()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

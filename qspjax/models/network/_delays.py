@@ -114,9 +114,9 @@ class Past:
         def change(node: Expression) -> Expression | None:
             if node is TIME:
                 return minus(TIME, span)
-            if not isinstance(node.value, str):
+            if node.op != "symbol":
                 return None
-            id, kind = node.value[:-2], node.value[-2:]
+            id, kind = str(node.value)[:-2], str(node.value)[-2:]
             if kind == "#v":
                 return symbol(f"{self._echo(id, span)}#v")
             copy, before = symbol(f"{self._copy(id, span)}#y"), None if "@" in id else self._before(id)

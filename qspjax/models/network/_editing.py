@@ -9,8 +9,16 @@ import jax
 import numpy as np
 
 from qspjax._checks import ArgumentError, check_instance, refuse
-from qspjax._expression import Expression, substitute, symbol, symbols
-from qspjax.models.network._authoring import extended
+from qspjax._expression import (
+    Expression,
+    check_function_names,
+    functions_in,
+    substitute,
+    symbol,
+    symbols,
+    with_functions,
+)
+from qspjax.models.network._authoring import extended, signature, signatures
 from qspjax.models.network._definition import (
     Compartment,
     Definition,
@@ -45,7 +53,7 @@ Edit: TypeAlias = tuple[Definition, Mapping[str, jax.Array | np.ndarray | None]]
 
 def added(d: Definition, tables: Mapping[str, Any]) -> Edit:
     """Return a definition with additions; an id that exists already is refused."""
-    taken = {*d.ids(), *(event.name for event in d.events if event.name)}
+    taken = {*d.ids(), *(event.name for event in d.events if event.name), *d.functions}
     for argument, table in tables.items():
         existing = getattr(d, _FORMULA_TABLES.get(argument, argument), ()) if argument in _FORMULA_TABLES else taken
         names = [event.name for event in table if isinstance(event, NetworkEvent)] if argument == "events" else table
@@ -53,8 +61,16 @@ def added(d: Definition, tables: Mapping[str, Any]) -> Edit:
             if id in existing:
                 requirement = "new" if argument not in _FORMULA_TABLES else "for ids that have none"
                 raise ArgumentError(argument, f"must be {requirement}, but `{id}` is there already; replace it.")
+    d, tables = _with_functions(d, tables)
     definition, arrays = extended(d, **tables)
     return definition, _numbers(tables) | arrays
+
+
+def _with_functions(d: Definition, tables: Mapping[str, Any]) -> tuple[Definition, dict[str, Any]]:
+    """Return a definition with the functions among tables, and the other tables."""
+    new = signatures(tables.get("functions", {}))
+    others = {name: table for name, table in tables.items() if name != "functions"}
+    return dataclasses.replace(d, functions=Table({**d.functions, **new})), others
 
 
 def replaced(d: Definition, id: str | None, new: Any, fields: Mapping[str, Any]) -> Edit:
@@ -69,6 +85,10 @@ def replaced(d: Definition, id: str | None, new: Any, fields: Mapping[str, Any])
     if id is None:
         return _replaced_tables(d, fields)
     table = table_of(d, id)
+    if table == "functions":
+        if new is None or fields:
+            refuse("fields", f"be none for `{id}`, which is replaced by a term", ", ".join(fields) or "without one")
+        return dataclasses.replace(d, functions=Table({**d.functions, id: signature(id, new)})), {}
     if table == "events":
         return _replaced_event(d, id, new, fields)
     if table == "reactions":
@@ -108,7 +128,7 @@ def _replaced_tables(d: Definition, fields: Mapping[str, Any]) -> Edit:
     network_fields = {name: value for name, value in fields.items() if name in _NETWORK_FIELDS}
     tables = {name: value for name, value in fields.items() if name not in _NETWORK_FIELDS}
     table_names = (*KINDS, *_FORMULA_TABLES, "algebraic", "events")
-    _check_fields("network", tables, (*_NETWORK_FIELDS, *table_names))
+    _check_fields("network", tables, (*_NETWORK_FIELDS, *table_names, "functions"))
     events = {event.name for event in d.events}
     for argument, table in tables.items():
         if argument == "algebraic":
@@ -119,7 +139,7 @@ def _replaced_tables(d: Definition, fields: Mapping[str, Any]) -> Edit:
             if id not in existing:
                 problem = f"must be there to be replaced, but `{id}` is not{_close(id, existing)}"
                 raise ArgumentError(argument, f"{problem}; add it.")
-    d = dataclasses.replace(d, **network_fields)
+    d, tables = _with_functions(dataclasses.replace(d, **network_fields), tables)
     if "algebraic" in tables:
         d = dataclasses.replace(d, algebraic=())
     d, arrays = extended(d, **tables)
@@ -169,6 +189,9 @@ def dropped(d: Definition, ids: Sequence[str], tables: Mapping[str, Iterable[str
     before = d
     for id in ids:
         table = table_of(d, id)
+        if table == "functions":
+            d = dataclasses.replace(d, functions=_without_ids(d.functions, [id]))
+            continue
         if table == "events":
             assigned = next(event.assign for event in d.events if event.name == id)
             d = dataclasses.replace(d, events=tuple(event for event in d.events if event.name != id))
@@ -198,14 +221,21 @@ def renamed(d: Definition, names: Mapping[str, str]) -> tuple[Definition, dict[s
         if old in d.reactions:  # and the parameters of this reaction alone
             local_ids = [id for id in d.parameters if id.startswith(f"{old}.") and id not in names]
             new |= {id: f"{name}{id.removeprefix(old)}" for id in local_ids}
-    after = [new.get(id, id) for id in (*d.ids(), *events)]
+    after = [new.get(id, id) for id in (*d.ids(), *events, *d.functions)]
     twice = next((id for i, id in enumerate(after) if id in after[:i]), None)
     if twice is not None:
         raise ArgumentError("names", f"must leave every id that of one thing, but `{twice}` would be that of two.")
-    mapping = {old: symbol(name) for old, name in new.items()}
-    changed = rewritten(d, lambda formula: substitute(formula, mapping), lambda id: new.get(id, id))
+    mapping = {old: symbol(name) for old, name in new.items() if old not in d.functions}
+    check_function_names("names", (name for old, name in new.items() if old in d.functions))
+    changed = rewritten(
+        d,
+        lambda formula: with_functions(substitute(formula, mapping), new),
+        lambda id: new.get(id, id),
+    )
     fired = tuple(dataclasses.replace(event, name=new.get(event.name, event.name)) for event in changed.events)
-    return dataclasses.replace(changed, events=fired), {name: old for old, name in new.items()}
+    functions = Table((new.get(name, name), function) for name, function in d.functions.items())
+    changed = dataclasses.replace(changed, events=fired, functions=functions)
+    return changed, {name: old for old, name in new.items()}
 
 
 def table_of(d: Definition, id: str) -> str:
@@ -220,10 +250,12 @@ def table_of(d: Definition, id: str) -> str:
             return table
     if any(event.name == id for event in d.events):
         return "events"
+    if id in d.functions:
+        return "functions"
     if id in d.participants:
         kinds = "a species, compartment, parameter, reaction or event"
         refuse("id", f"be {kinds}", f"the stoichiometry `{id}` of a reaction")
-    names = (*d.ids(), *(event.name for event in d.events if event.name))
+    names = (*d.ids(), *(event.name for event in d.events if event.name), *d.functions)
     raise ArgumentError("id", f"must be an id of the network, but `{id}` is none{_close(id, names)}.")
 
 
@@ -242,7 +274,7 @@ def _users(d: Definition, id: str) -> Iterator[str]:
         return f"{kind} {owner}".strip() if kind or " " in owner else f"the initial value of {owner}"
 
     for owner, expression in mathematics(d):
-        if id in symbols(expression):
+        if id in symbols(expression) or id in functions_in(expression):
             yield title(owner)
     for name, reaction in d.reactions.items():
         if id in reaction.modifiers or any(participant.species == id for _, participant in reaction.participants()):

@@ -4,13 +4,13 @@ Subexpressions that several formulas share (the concentration of a species, an a
 level by level, each of them once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qspjax._expression import Expression, call, evaluate_grouped, nodes, symbol, symbols
+from qspjax._expression import Expression, evaluate_grouped, nodes, symbol, symbols, with_arguments
 from qspjax._tables import LabelledState, ParameterTable
 from qspjax._types import Scalar
 from qspjax.models.network._sums import gather
@@ -46,7 +46,9 @@ class Grouped:
         self._positions |= {f"{id}#v": (0, index) for index, id in enumerate(self._leaves)}
         self._positions |= {name: (1, indices[name[:-2]]) for name in needed if name.endswith("#y")}
 
-    def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState | None) -> jax.Array:
+    def __call__(
+        self, values: ParameterTable, functions: Mapping[str, Callable], t: Scalar, y: LabelledState | None
+    ) -> jax.Array:
         """Return the values of the expressions, shape (expressions,)."""
         numbers = values.gather(self._leaves) if self._leaves else jnp.zeros((0,))
         state = numbers[:0] if y is None else y.values
@@ -54,10 +56,10 @@ class Grouped:
             state = jnp.stack([jnp.asarray(x, float) for x in state]) if state else numbers[:0]
         sources = [numbers, state]
         for level in self._levels:
-            sources.append(evaluate_grouped(level, lambda names: self._lookup(sources, names), t))
+            sources.append(evaluate_grouped(level, lambda names: self._lookup(sources, names), t, functions))
         if not self._expressions:
             return jnp.zeros((0,), state.dtype)
-        return evaluate_grouped(self._expressions, lambda names: self._lookup(sources, names), t)
+        return evaluate_grouped(self._expressions, lambda names: self._lookup(sources, names), t, functions)
 
     def _lookup(self, sources: Sequence[jax.Array], names: Sequence[str]) -> jax.Array:
         positions = [self._positions[name] for name in names]
@@ -72,7 +74,10 @@ class Grouped:
 
 
 def _shared(expressions: Sequence[Expression]) -> list[Expression]:
-    """Return the subexpressions used more than once, arguments before what is made of them."""
+    """Return the subexpressions used more than once, arguments before what is made of them.
+
+    A call with several outputs is none, because it is not one number.
+    """
     uses: dict[Expression, int] = {}
     order = nodes(*expressions)
     for node in order:
@@ -80,7 +85,8 @@ def _shared(expressions: Sequence[Expression]) -> list[Expression]:
             uses[arg] = uses.get(arg, 0) + 1
     for expression in dict.fromkeys(expressions):
         uses[expression] = uses.get(expression, 0) + 1
-    return [node for node in order if node.args and uses[node] > 1]
+    several = {node.args[0] for node in order if node.op == "output"}
+    return [node for node in order if node.args and uses[node] > 1 and node not in several]
 
 
 def _shortened(
@@ -98,7 +104,7 @@ def _shortened(
         args = [symbol(names[arg]) if arg in names else short[arg] for arg in node.args]
         if node.op in ("+", "*"):
             args.sort(key=_rank)
-        short[node] = node if not args else call(node.op, *args)
+        short[node] = with_arguments(node, args)
     return [
         symbol(names[expression]) if roots and expression in names else short[expression] for expression in expressions
     ]
@@ -106,7 +112,7 @@ def _shortened(
 
 def _rank(argument: Expression) -> int:
     """Return the rank of an operand in a sum or a product, so that vectors of one kind are gathered at once."""
-    name = argument.value
-    if not isinstance(name, str):
+    if argument.op != "symbol":
         return 1 if argument.op == "number" else 4
+    name = str(argument.value)
     return 0 if name.endswith("#v") else 3 if name.endswith("#y") else 2

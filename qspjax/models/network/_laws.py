@@ -149,12 +149,19 @@ class Hill(AbstractLaw):
         return Vmax * (K if self.represses else X) ** n / (K**n + X**n), None
 
 
-def as_expression(argument: str, value: object, ids: Collection[str] = ()) -> Expression:
-    """Return an expression from an id or other text, in which `ids` are symbols, a number, or an expression."""
+class Scope(NamedTuple):
+    """The names that text may use: ids, which are symbols whatever else they mean, and functions that are learned."""
+
+    ids: Collection[str] = ()
+    functions: Collection[str] = ()
+
+
+def as_expression(argument: str, value: object, scope: Scope = Scope()) -> Expression:  # noqa: B008 - immutable
+    """Return an expression from an id or other text, a number, or an expression."""
     if isinstance(value, Expression):
         return value
     if isinstance(value, str):
-        return parse(value, ids=ids)
+        return parse(value, ids=scope.ids, functions=scope.functions)
     must, actual = "be an expression: text such as `CL * drug`, or a number", f"of type {type(value).__name__}"
     if not isinstance(value, SupportsFloat):
         refuse(argument, must, actual)
@@ -164,11 +171,11 @@ def as_expression(argument: str, value: object, ids: Collection[str] = ()) -> Ex
         refuse(argument, must, actual)
 
 
-def in_scope(law: AbstractLaw, ids: Collection[str]) -> AbstractLaw:
-    """Return a law whose quantities, where they are text, are read with `ids` as symbols."""
+def in_scope(law: AbstractLaw, scope: Scope) -> AbstractLaw:
+    """Return a law whose quantities, where they are text, are read with the names of a scope."""
     fields = dataclasses.fields(law) if dataclasses.is_dataclass(law) else ()
     texts = {field.name: getattr(law, field.name) for field in fields if field.type in (Quantity, Quantity | None)}
-    texts = {name: as_expression(name, text, ids) for name, text in texts.items() if isinstance(text, str)}
+    texts = {name: as_expression(name, text, scope) for name, text in texts.items() if isinstance(text, str)}
     return dataclasses.replace(law, **texts) if texts else law
 
 

@@ -4,9 +4,10 @@ The semantics are those of SBML Level 3 Version 2 (Hucka et al., J Integr Bioinf
 doi:10.1515/jib-2019-0021).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -25,12 +26,13 @@ from qspjax._declared import (
 from qspjax._events import Event
 from qspjax._interventions import with_record
 from qspjax._model import Units
-from qspjax._tables import LabelledState, ParameterTable, table
+from qspjax._tables import LabelledState, ParameterTable, parts, table
 from qspjax._types import Observed, Scalar
 from qspjax._unit_words import warn_of_unit
 from qspjax._units import per, product
-from qspjax.models.network._authoring import Arrays, extended
-from qspjax.models.network._definition import Definition, NetworkEvent, Reaction
+from qspjax.models.learned import AbstractTerm
+from qspjax.models.network._authoring import Arrays, extended, signatures
+from qspjax.models.network._definition import Definition, NetworkEvent, Reaction, Table
 from qspjax.models.network._editing import added, dropped, formula_of, renamed, replaced
 from qspjax.models.network._moieties import Moiety, conserved, reduced
 from qspjax.models.network._plan import MAX_SEPARATE, Firing, Plan, Program, filled, split_numbers
@@ -80,10 +82,13 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         time_unit: The unit of time.
         dose_unit: The unit of an amount given as a dose.
         conversion: The parameter that converts the extent of reactions to amounts.
+        functions: By name, terms that are learned from data: `{"f": term}` for `f(drug, target)` in formulas, or
+            `f[1](drug)` for output 1 of a term with several. Their weights are leaves of the model.
 
     Attributes:
         values: Every number by id, natural scale: constants and initial values; `qsp.at(network, "kon").set(0.2)`.
         plan: The formulas to compute, the same for all networks that differ only in numbers.
+        functions: The terms that are learned, by name.
         nominal: Sizes of states that start below 1, as powers of 10: absolute tolerances are relative to them.
 
     Raises:
@@ -115,6 +120,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     plan: Plan = eqx.field(static=True)
     nominal: tuple[tuple[str, float], ...] = eqx.field(static=True)
     values: ParameterTable = table(_described)
+    functions: dict[str, AbstractTerm] = parts()
 
     def __init__(
         self,
@@ -133,14 +139,18 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         time_unit: str = "",
         dose_unit: str = "",
         conversion: str | None = None,
+        functions: Mapping[str, AbstractTerm] | None = None,
     ) -> None:
         """Make the plan and take the numbers out of the definition."""
         arrays: Arrays = {}
+        learned = Table(signatures(functions or {}))
         if definition is None:
             for argument, unit in (("time_unit", time_unit), ("dose_unit", dose_unit)):
                 warn_of_unit(unit, argument)
             definition, arrays = extended(
-                Definition(name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion),
+                Definition(
+                    name=name, time_unit=time_unit, dose_unit=dose_unit, conversion=conversion, functions=learned
+                ),
                 compartments=compartments,
                 species=species,
                 parameters=parameters,
@@ -152,7 +162,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
                 events=events,
             )
         check_instance("definition", definition, Definition, "a Definition")
-        self.plan, numbers = split_numbers(definition)
+        self.plan, numbers = split_numbers(dataclasses.replace(definition, functions=learned))
+        self.functions = dict(functions or {})
         self.values = ParameterTable.of({id: arrays.get(id, number) for id, number in numbers.items()})
         self.nominal = nominal_sizes(self.plan, self.values.concrete_values())
 
@@ -176,21 +187,21 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return _units_of_plan(self.plan)
 
     def initial(self) -> LabelledState:
-        start = self._state(self.plan.begin(self.values, 0.0, None))
+        start = self._state(self.plan.begin(self.values, self.functions, 0.0, None))
         return _consistent(self, start) if self.plan.implicit else start
 
     def vector_field(self, t: Scalar, y: LabelledState) -> LabelledState:
         if isinstance(y.values, tuple):
-            return self._state(self.plan.slope(self.values, t, y))
+            return self._state(self.plan.slope(self.values, self.functions, t, y))
         formulas, sums = self.plan.flow
-        return LabelledState(y.labels, sums(formulas(self.values, t, y)))
+        return LabelledState(y.labels, sums(formulas(self.values, self.functions, t, y)))
 
     def observe(self, t: Scalar, y: LabelledState) -> Observed:
-        return self.plan.outputs(self.values, t, y)
+        return self.plan.outputs(self.values, self.functions, t, y)
 
     def amounts(self, t: Scalar, y: LabelledState) -> Observed:
         """Return the amount of every species, by id."""
-        return self.plan.contents(self.values, t, y)
+        return self.plan.contents(self.values, self.functions, t, y)
 
     def algebraic(self) -> tuple[str, ...]:
         return self.plan.implicit
@@ -210,7 +221,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
     def echoes(self) -> Echoes:
         """Return the states and numbers of the past that delays need."""
         names, lengths = self.plan.echoes
-        numbers = iter(lengths(self.values, 0.0, None))
+        numbers = iter(lengths(self.values, self.functions, 0.0, None))
         later = {id: {copy: jnp.asarray(next(numbers), float) for copy in copies} for id, copies in names.items()}
         return Echoes(later, lengths.ids)
 
@@ -296,9 +307,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         the network that it would have made.
 
         Args:
-            id: A species, compartment, parameter, reaction or event. Without one, the keywords are tables as the
-                constructor takes them, `rules={"total": "A + B"}`, or `name`, `time_unit`, `dose_unit`, `conversion`.
-            new: Its replacement: a `Species`, `Compartment`, `Parameter`, `Reaction` or `NetworkEvent`, or a
+            id: A species, compartment, parameter, reaction, event or function. Without one, the keywords are tables as
+                the constructor takes them, `rules={"total": "A + B"}`, or `name`, `time_unit`, `dose_unit`,
+                `conversion`.
+            new: Its replacement: a `Species`, `Compartment`, `Parameter`, `Reaction`, `NetworkEvent` or term, or a
                 number, which keeps unit and meaning.
             **fields: What changes in it, by the names that these classes have: `initial`, `compartment`, `size`,
                 `value`, `unit`, `rate`, `trigger` and so on; `equation="A -> 2 B"` of a reaction; and of what has a
@@ -326,7 +338,8 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             ...
             qspjax.models.network._problems.NetworkProblems: `turnover` must use ids of the network, but uses `kk`.
         """
-        return self._edited(*replaced(self.definition, id, new, fields))
+        terms: Any = fields.get("functions", {}) if id is None else {id: new} if id in self.functions else {}
+        return self._edited(*replaced(self.definition, id, new, fields), functions=terms)
 
     def add(
         self,
@@ -340,6 +353,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         algebraic: Sequence[object] = (),
         initial: Mapping[str, object] | None = None,
         events: Sequence[NetworkEvent] = (),
+        functions: Mapping[str, AbstractTerm] | None = None,
     ) -> "Network":
         """Return the same network with additions; the arguments are those of the constructor.
 
@@ -365,8 +379,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             "algebraic": algebraic,
             "initial": initial,
             "events": events,
+            "functions": functions,
         }
-        return self._edited(*added(self.definition, {name: table for name, table in tables.items() if table}))
+        given = {name: table for name, table in tables.items() if table}
+        return self._edited(*added(self.definition, given), functions=functions or {})
 
     def drop(
         self,
@@ -381,7 +397,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         parameters that only it has (`reaction.k`).
 
         Args:
-            *ids: Species, compartments, parameters, reactions and events.
+            *ids: Species, compartments, parameters, reactions, events and functions.
             rules: Ids whose assignment rule is dropped; they stay, and are constant.
             rates: Ids whose rate rule is dropped.
             initial: Ids whose initial assignment is dropped; they start with their number.
@@ -409,7 +425,7 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         """Return the same network with ids renamed wherever they occur.
 
         Args:
-            names: By id, the new one: of species, compartments, parameters, reactions, events and named
+            names: By id, the new one: of species, compartments, parameters, reactions, events, functions and named
                 stoichiometries. Two may be swapped. The parameters that only a reaction has are renamed with it.
 
         Raises:
@@ -428,7 +444,12 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return self._edited(definition, {}, old)
 
     def _edited(
-        self, definition: Definition, new: Mapping[str, object], old: Mapping[str, str] | None = None
+        self,
+        definition: Definition,
+        new: Mapping[str, object],
+        old: Mapping[str, str] | None = None,
+        *,
+        functions: Mapping[str, AbstractTerm] | None = None,
     ) -> "Network":
         """Return the network of a definition with the numbers of this one, except for new ones.
 
@@ -436,8 +457,11 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
             definition: The definition.
             new: By id, numbers that are new: arrays, or None for those in the definition.
             old: By id, what it is called in this network, if that differs.
+            functions: Terms that are new, by name.
         """
-        network, old = Network(definition), old or {}
+        old, terms = old or {}, functions or {}
+        functions = {name: terms.get(name) or self.functions[old.get(name, name)] for name in definition.functions}
+        network = Network(definition, functions=functions)
         now = {before: after for after, before in old.items()}
         done = [now.get(id, id) for id, _ in self.interventions]
         network = with_record(network, {id: formula_of(definition, id) for id in done if id in definition.ids()})
@@ -457,10 +481,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
 
     def _event(self, firing: Firing) -> Event:
         def function(program: Program) -> Callable[[Scalar, LabelledState], Scalar]:
-            return lambda t, y: program(self.values, t, y)[0]
+            return lambda t, y: program(self.values, self.functions, t, y)[0]
 
         def assign(t: Scalar, y: LabelledState) -> dict[str, Scalar]:
-            return dict(zip(firing.assigned, firing.values(self.values, t, y), strict=True))
+            return dict(zip(firing.assigned, firing.values(self.values, self.functions, t, y), strict=True))
 
         event = firing.event
         return Event(
@@ -492,9 +516,8 @@ def _consistent(network: Network, start: LabelledState) -> LabelledState:
         return LabelledState(start.labels, tuple(new))
 
     def residual(x: jax.Array) -> jax.Array:
-        return jnp.stack(
-            [jnp.asarray(r, float) for r in plan.residuals(network.values, 0.0, with_algebraic(x, start.values))]
-        )
+        residuals = plan.residuals(network.values, network.functions, 0.0, with_algebraic(x, start.values))
+        return jnp.stack([jnp.asarray(r, float) for r in residuals])
 
     def step(_: Scalar, x: jax.Array) -> jax.Array:
         return x - jnp.linalg.solve(jax.jacfwd(residual)(x), residual(x))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -46,9 +46,11 @@ class Program:
         self.ids = tuple(dict.fromkeys(base_id(name) for name, _ in self._leaves))
         self._states = [(name, indices[name[:-2]]) for name in needed if name.endswith("#y")]
 
-    def __call__(self, values: Mapping[str, ArrayLike], t: Scalar, y: LabelledState | None) -> list:
+    def __call__(
+        self, values: Mapping[str, ArrayLike], functions: Mapping[str, Callable], t: Scalar, y: LabelledState | None
+    ) -> list:
         """Return the values of the expressions."""
-        bindings = {name: values[id] for name, id in self._leaves}
+        bindings = {**functions, **{name: values[id] for name, id in self._leaves}}
         if y is not None:
             elements = y.values
             bindings |= {name: elements[index] for name, index in self._states}
@@ -64,7 +66,7 @@ class View:
         if len(expressions) <= ParameterTable.SEPARATE:
             self._program = Program([*expressions.values()], indices)
             return
-        names = {id: expression.value for id, expression in expressions.items() if isinstance(expression.value, str)}
+        names = {id: str(expression.value) for id, expression in expressions.items() if expression.op == "symbol"}
         kinds = [[id for id, name in names.items() if name.endswith(kind)] for kind in ("#v", "#y")]
         plain = {id for ids in kinds for id in ids}
         computed = [id for id in expressions if id not in plain]
@@ -74,12 +76,14 @@ class View:
         order = {id: position for position, id in enumerate((*kinds[0], *kinds[1], *computed))}
         self._order = np.array([order[id] for id in self.ids], int)
 
-    def __call__(self, values: ParameterTable, t: Scalar, y: LabelledState) -> Mapping[str, ArrayLike]:
+    def __call__(
+        self, values: ParameterTable, functions: Mapping[str, Callable], t: Scalar, y: LabelledState
+    ) -> Mapping[str, ArrayLike]:
         """Return the values of the expressions, by id."""
         if isinstance(self._program, Program):
-            numbers = self._program(values, t, y)
+            numbers = self._program(values, functions, t, y)
             return {id: jnp.asarray(x, dtype=float) for id, x in zip(self.ids, numbers, strict=True)}
-        computed = self._program(values, t, y)
+        computed = self._program(values, functions, t, y)
         state = y.values if not isinstance(y.values, tuple) else jnp.stack([jnp.asarray(x, float) for x in y.values])
         parts = [computed] if not self._states.size else [state[self._states], computed]
         parts = parts if not self._numbers else [values.gather(self._numbers), *parts]

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
-from qspjax._expression import Expression, nodes
+from qspjax._expression import Expression, nodes, with_functions
 from qspjax.models.network._definition import Definition, NetworkEvent
 from qspjax.models.network._moieties import signed
 from qspjax.models.network._resolve import Formulas
+from qspjax.models.network._rewriting import rewritten
 from qspjax.models.network._terms import ONE
 
 
@@ -15,7 +16,7 @@ class Equations:
     """The equations of a network, as text.
 
     A prime is a slope in time; `(plasma * drug)'` is that of an amount, the concentration times the size of the
-    compartment.
+    compartment. A function `f` that is learned from data is `f_theta`.
 
     Attributes:
         slopes: Of species, compartments and parameters.
@@ -44,7 +45,7 @@ class Equations:
 
 def equations(definition: Definition, formulas: Formulas) -> Equations:
     """Return the equations of a network."""
-    d = definition
+    d = _with_weights(definition)
     return Equations(
         slopes=tuple(_slopes(d, formulas)),
         rates=tuple(f"{id} = {reaction.rate}" for id, reaction in d.reactions.items()),
@@ -59,12 +60,20 @@ def equations(definition: Definition, formulas: Formulas) -> Equations:
 
 def terms(definition: Definition, formulas: Formulas, state: str) -> tuple[str, ...]:
     """Return the equations of what changes a state: only those that may be undefined, if there are any."""
-    d = definition
+    d = _with_weights(definition)
     texts = {f"{id} = {d.reactions[id].rate}": d.reactions[id].rate for _, id in formulas.terms.get(state, ())}
     if state in d.rates:
         texts[f"{state}' = {d.rates[state]}"] = d.rates[state]
     partial = [text for text, formula in texts.items() if any(node.op in _PARTIAL for node in nodes(formula))]
     return tuple(partial or texts)
+
+
+def _with_weights(definition: Definition) -> Definition:
+    """Return a definition in which the name of a learned function f says so: f_theta."""
+    if not definition.functions:
+        return definition
+    names = {name: f"{name}_theta" for name in definition.functions}
+    return rewritten(definition, lambda formula: with_functions(formula, names))
 
 
 _PARTIAL = {"/", "^", "root", "ln", "log"}

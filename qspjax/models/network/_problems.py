@@ -1,10 +1,11 @@
 """What is wrong with a definition, as a list: each problem names the id it concerns and says what must be."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from qspjax._checks import did_you_mean
-from qspjax._expression import Expression, symbols
+from qspjax._expression import Expression, functions_in, misuses, symbols
 from qspjax.models.network._definition import Definition
 
 
@@ -53,7 +54,7 @@ def event_name(definition: Definition, number: int) -> str:
 
 def stated_problems(definition: Definition) -> list[Problem]:
     """Return what is wrong with a definition as stated: its ids, what they refer to, and what determines them."""
-    checks = (_ids, _references, _participants, _symbols, _determined, _constant)
+    checks = (_ids, _references, _participants, _symbols, _functions, _determined, _constant)
     return list(dict.fromkeys(problem for check in checks for problem in check(definition)))
 
 
@@ -89,7 +90,8 @@ def _ids(definition: Definition) -> Iterator[Problem]:
         for _, participant in reaction.participants()
         if participant.name
     ]
-    for id in (*definition.species, *definition.compartments, *definition.parameters, *named, *definition.reactions):
+    tables = (definition.species, definition.compartments, definition.parameters, named, definition.reactions)
+    for id in itertools.chain(*tables, definition.functions):
         if not id and id not in definition.compartments:
             yield Problem(id, "must not be an empty name.")
         if id in seen:
@@ -145,6 +147,13 @@ def _symbols(definition: Definition) -> Iterator[Problem]:
     for id in dict.fromkeys((*targets, *(name for event in definition.events for name in event.assign))):
         if id not in known or id in definition.reactions:
             yield Problem(id, "must be a species, a compartment, a parameter or a named participant to be determined.")
+
+
+def _functions(definition: Definition) -> Iterator[Problem]:
+    if not functions_in(*(expression for _, expression in mathematics(definition))):
+        return
+    for id, expression in mathematics(definition):
+        yield from (Problem(id, message) for message in misuses(expression, definition.functions))
 
 
 def changed(definition: Definition) -> set[str]:

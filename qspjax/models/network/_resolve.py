@@ -408,8 +408,9 @@ def in_past(expression: Expression) -> Expression:
     """Return an expression over nodes as it is within a delay."""
 
     def change(node: Expression) -> Expression | None:
-        if isinstance(node.value, str) and not node.value.endswith(("#v", "#y", "#0", "#past", "#before")):
-            return symbol(f"{node.value}#past")
+        name = str(node.value)
+        if node.op == "symbol" and not name.endswith(("#v", "#y", "#0", "#past", "#before")):
+            return symbol(f"{name}#past")
         return None
 
     return rebuilt([expression], change)[0]
@@ -423,7 +424,7 @@ def at_start(expression: Expression) -> Expression:
             return ZERO
         if node.op == "delay":
             raise Unresolvable(Problem("delay", "not supported: delay in what holds at the start."))
-        if isinstance(node.value, str) and not node.value.endswith(("#v", "#0")):
+        if node.op == "symbol" and not str(node.value).endswith(("#v", "#0")):
             return symbol(f"{node.value}#0")
         return None
 

@@ -6,7 +6,7 @@ at 0 the smallest initial value of the others.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -17,6 +17,11 @@ LEAST = 1e-6
 """Smallest size, relative to the largest of the network: what is smaller is rounding error."""
 
 
+def _unknown(outputs: int | None) -> Callable[..., np.ndarray]:
+    """Return a function whose values are not known: what is learned later has no size now."""
+    return lambda *_: np.full(() if outputs is None else (outputs,), math.nan)
+
+
 def nominal_sizes(plan: Plan, numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     """Return the sizes of the states that are not of size 1, as powers of 10.
 
@@ -24,7 +29,8 @@ def nominal_sizes(plan: Plan, numbers: Mapping[str, float]) -> tuple[tuple[str, 
         plan: The plan of the network.
         numbers: Its numbers by id, as far as they are known.
     """
-    values = {f"{id}#v": numbers.get(id, math.nan) for id in plan.leaves}
+    unknown = {name: _unknown(function.outputs) for name, function in plan.definition.functions.items()}
+    values = {**unknown, **{f"{id}#v": numbers.get(id, math.nan) for id in plan.leaves}}
     results = np.array(evaluate([*plan.start, *plan.spaces], values, 0.0), float)
     start, spaces = np.abs(results[: len(plan.states)]), np.abs(results[len(plan.states) :])
     spaces = np.where(np.isfinite(spaces) & (spaces > 0.0), spaces, 1.0)

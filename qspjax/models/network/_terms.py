@@ -69,8 +69,8 @@ def _rate(node: Expression, rates: list[Expression]) -> Expression:
     args = node.args
     if node is TIME:
         return ONE
-    if isinstance(node.value, str):
-        return ZERO if node.value.endswith(("#v", "#0")) else symbol(f"{node.value}#rate")
+    if node.op == "symbol":
+        return ZERO if str(node.value).endswith(("#v", "#0")) else symbol(f"{node.value}#rate")
     if all(rate is ZERO for rate in rates):
         return ZERO
     if node.op == "+":
@@ -89,7 +89,8 @@ def _rate(node: Expression, rates: list[Expression]) -> Expression:
         return over(rates[0], args[0])
     if node.op == "piecewise":
         return call("piecewise", *(rates[i] if i % 2 == 0 else arg for i, arg in enumerate(args)))
-    raise Unresolvable(Problem(node.op, "not supported: rateOf of what an assignment rule determines."))
+    name = str(node.value) if node.op == "learned" else node.op
+    raise Unresolvable(Problem(name, "not supported: rateOf of what an assignment rule determines."))
 
 
 def affine(expression: Expression, name: str) -> tuple[Expression, Expression] | None:

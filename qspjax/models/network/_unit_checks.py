@@ -1,6 +1,7 @@
 """Whether the units of a network agree: in every sum, comparison and equation both sides have the same unit.
 
-A number has whatever unit it needs; an id without a unit agrees with everything.
+A number has whatever unit it needs; an id without a unit agrees with everything. A learned function has the unit that
+it states, whatever its arguments are in: these are not checked, since it scales them itself.
 """
 
 import functools
@@ -89,8 +90,12 @@ class _Checker:
             return ANY
         if node.op == "time":
             return _unit_of(self.definition.time_unit)
-        if isinstance(node.value, str):
-            return _unit_of(self._text(node.value))
+        if node.op == "symbol":
+            return _unit_of(self._text(str(node.value)))
+        if node.op == "learned":
+            return _unit_of(self._learned(str(node.value)))
+        if node.op == "output":
+            return units[0]
         if node.op == "*":
             return _combined(units, lambda a, b: a * b)
         if node.op == "/":
@@ -133,6 +138,11 @@ class _Checker:
         compartment = self.definition.compartments.get(self.definition.compartment_of(id))
         size = "" if compartment is None else compartment.unit
         return species.unit if species.is_amount or not species.unit else product(species.unit, size)
+
+    def _learned(self, name: str) -> str:
+        """Return the unit of a learned function, `""` if it is not known."""
+        function = self.definition.functions.get(name)
+        return "" if function is None else function.unit
 
     def _text(self, id: str) -> str:
         """Return the unit that the symbol of an id has, `""` if it is not known."""
