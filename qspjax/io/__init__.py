@@ -25,7 +25,11 @@ if _typing.TYPE_CHECKING:
     from qspjax.io.nonmem._experiments import experiments as experiments
     from qspjax.io.nonmem._read import read_nonmem as read_nonmem
     from qspjax.io.nonmem._write import write_nonmem as write_nonmem
-    from qspjax.io.petab import read_petab as read_petab, write_petab as write_petab
+    from qspjax.io.petab import (
+        read_neural_network as read_neural_network,
+        read_petab as read_petab,
+        write_petab as write_petab,
+    )
     from qspjax.io.population._file import (
         PopulationFile as PopulationFile,
         bundled_population as bundled_population,
@@ -44,7 +48,7 @@ _NAMES = {
     "nonmem._experiments": "experiments",
     "nonmem._read": "read_nonmem",
     "nonmem._write": "write_nonmem",
-    "petab": "read_petab write_petab",
+    "petab": "read_neural_network read_petab write_petab",
     "population._file": "PopulationFile bundled_population read_population_file",
     "sbml": "read_sbml write_sbml",
     "trial._file": "TrialFile bundled_trial read_trial",

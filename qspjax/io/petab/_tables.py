@@ -115,8 +115,8 @@ def as_number(text: str) -> float | None:
     return value if math.isfinite(value) or "inf" in text.lower() else None
 
 
-def read_yaml(path: Path) -> dict[str, object]:
-    """Return the content of a YAML file: plain data only, nothing is executed."""
+def read_yaml(path: Path, must: str = "must name the files of a PEtab problem") -> dict[str, object]:
+    """Return the content of a YAML file: plain data only, nothing is executed; `must` says what it must do."""
     yaml = require("yaml", extra="petab")
     text = _text(path)
     try:
@@ -130,7 +130,7 @@ def read_yaml(path: Path) -> dict[str, object]:
             [Issue(path.name, (), f"must be YAML, but {getattr(error, 'problem', error)}.", line=line)]
         ) from None
     if not isinstance(content, dict):
-        raise FileIssues([Issue(path.name, (), "must name the files of a PEtab problem, but does not.")])
+        raise FileIssues([Issue(path.name, (), f"{must}, but does not.")])
     return content
 
 
