@@ -38,6 +38,7 @@ from qspjax.fit._uncertainty import (
     fisher_information as fisher_information,
     observed_information as observed_information,
 )
+from qspjax.fit._weights import Weights as Weights
 from qspjax.fit.bayes import (
     NUTS as NUTS,
     SMC as SMC,

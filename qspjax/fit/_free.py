@@ -14,6 +14,7 @@ from qspjax._parameters import AbstractChecked
 from qspjax._transform import AbstractTransform, Identity, Log, Logit
 from qspjax._types import Scalar
 from qspjax.fit._types import Point, Vector
+from qspjax.fit._weights import Weights
 
 
 class Free(AbstractChecked):
@@ -133,12 +134,12 @@ def log_priors(free: Sequence[Free], natural: Vector) -> Float[Array, ""]:
     return jnp.sum(jnp.stack([jnp.asarray(parameter.log_prior(natural[i]), float) for i, parameter in enumerate(free)]))
 
 
-def free_of(parameters: Mapping[str, Free | float]) -> dict[str, Free]:
+def free_of(parameters: Mapping[str, Free | Weights | float]) -> dict[str, Free]:
     """Return the parameters that are estimated, by name."""
     return {name: value for name, value in parameters.items() if isinstance(value, Free)}
 
 
-def fixed_of(parameters: Mapping[str, Free | float]) -> dict[str, float]:
+def fixed_of(parameters: Mapping[str, Free | Weights | float]) -> dict[str, float]:
     """Return the numbers of parameters that are not estimated, by name.
 
     Raises:
@@ -146,20 +147,24 @@ def fixed_of(parameters: Mapping[str, Free | float]) -> dict[str, float]:
     """
     fixed = {}
     for name, value in parameters.items():
-        if not isinstance(value, Free):
+        if not isinstance(value, (Free, Weights)):
             number = as_formula(name, value)
             if isinstance(number, Expression):
-                refuse("parameters", "be Free(...) or numbers", name)
+                refuse("parameters", "be Free(...), Weights(...) or numbers", name)
             fixed[name] = number
     return fixed
 
 
 def starts_of(free: Mapping[str, Free]) -> Vector:
     """Return where a search begins, on its scale."""
+    if not free:
+        return jnp.zeros(0)
     return jnp.stack([parameter.transform.forward(parameter.start) for parameter in free.values()])
 
 
 def bounds_of(free: Mapping[str, Free]) -> tuple[Vector, Vector]:
     """Return the least and the greatest point."""
+    if not free:
+        return jnp.zeros(0), jnp.zeros(0)
     edges = [parameter.searched_bounds() for parameter in free.values()]
     return jnp.stack([lower for lower, _ in edges]), jnp.stack([upper for _, upper in edges])

@@ -52,7 +52,8 @@ def population_of(problem: Problem, x: Point, experiment: str | None = None) -> 
                 must = f"must name one of {', '.join(chosen)}, but is None, and they set `{key}` to different values"
                 raise ArgumentError("experiment", f"{must}, such as `{name}`.")
     numbers = {key: value for key, value in first.begin.set.items() if not isinstance(value, Expression)}
-    model, formulas = placed(problem.model, {**problem.free, **problem.fixed}, problem.values(x))
+    learned = problem.weights.placed(problem.model, problem.split(jnp.asarray(x, float))[1])
+    model, formulas = placed(learned, {**problem.free, **problem.fixed}, problem.values(x))
     formulas |= {key: value for key, value in first.begin.set.items() if key in leaves}
     return Population(model, individual=formulas, parameters={**problem.values(x), **numbers})
 

@@ -11,12 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_point
 from qspjax._explain import AbstractExplainable, Explanation
 from qspjax._model import AbstractModel, as_state
-from qspjax._names import state_names
+from qspjax._names import at, state_names
 from qspjax._simulate import default_method
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
@@ -26,6 +26,7 @@ from qspjax.fit._free import Free, bounds_of, fixed_of, free_of, log_priors, nat
 from qspjax.fit._frozen import settle
 from qspjax.fit._gradient import AbstractGradient
 from qspjax.fit._types import Point, Table, Vector
+from qspjax.fit._weights import Blocks, Weights
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._colours import coloured
 from qspjax.fit.data._dependence import explained, given_earlier, log_densities, slopes_given_earlier
@@ -33,7 +34,7 @@ from qspjax.fit.data._formula import Named
 from qspjax.fit.data._layout import Design, Layout, layout_of
 from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
-from qspjax.fit.data._stages import Outcomes
+from qspjax.fit.data._stages import Outcomes, parameters_of
 from qspjax.fit.errors._contract import Predictors
 from qspjax.solve import AbstractMethod
 from qspjax.solve._ensemble import Effort, has_effort
@@ -109,7 +110,8 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         experiments: The experiments by name, or a single one.
         outputs: The measured outputs by name.
         parameters: By name, `Free(start, ...)` for estimated parameters, numbers for fixed ones: parameters of the
-            model by their dotted names, and any other names that formulas use (scales, offsets, noise).
+            model by their dotted names, and any other names that formulas use (scales, offsets, noise);
+            `Weights(...)` for all weights of a network that is a part of the model.
         method: How to simulate; by default as `simulate` does.
         reference: Natural values to compare with, such as published ones.
         solver: Solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
@@ -117,8 +119,9 @@ class Problem(AbstractExplainable[ProblemExplanation]):
             by default whichever costs less, see `qsp.explain(problem)`.
 
     Attributes:
-        free: The estimated parameters by name.
+        free: The estimated numbers by name.
         fixed: The values of the other parameters by name.
+        weights: The estimated weights.
         layout: The problem as arrays.
         start: The point where the search begins, on the scale of the search.
         bounds: The least and the greatest point.
@@ -143,13 +146,14 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     model: AbstractModel
     experiments: Mapping[str, Experiment]
     outputs: Mapping[str, Output]
-    parameters: Mapping[str, Free | float]
+    parameters: Mapping[str, Free | Weights | float]
     method: AbstractMethod | None
     reference: Mapping[str, float]
     solver: Solver | None
     gradient: AbstractGradient | None
     free: Mapping[str, Free] = dataclasses.field(init=False)
     fixed: Mapping[str, float] = dataclasses.field(init=False)
+    weights: Blocks = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
     start: Vector = dataclasses.field(init=False)
     bounds: tuple[Vector, Vector] = dataclasses.field(init=False)
@@ -159,7 +163,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         model: AbstractModel,
         experiments: Mapping[str, Experiment] | Experiment,
         outputs: Mapping[str, Output],
-        parameters: Mapping[str, Free | float],
+        parameters: Mapping[str, Free | Weights | float],
         *,
         method: AbstractMethod | None = None,
         reference: Mapping[str, float] | None = None,
@@ -180,16 +184,19 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         if gradient is not None:
             check_instance("gradient", gradient, AbstractGradient, "a way such as Adjoint()")
         settle(self, method=method, reference=dict(reference or {}), solver=solver, gradient=gradient)
-        settle(self, free=free_of(parameters), fixed=fixed_of(parameters))
-        if not self.free:
-            raise ArgumentError("parameters", "must have at least one that is Free(...), but has none.")
-        settle(self, layout=layout_of(Design(model, self.experiments, outputs, [*self.free], [*self.fixed], method)))
-        settle(self, start=starts_of(self.free), bounds=bounds_of(self.free))
+        settle(self, free=free_of(parameters), fixed=fixed_of(parameters), weights=Blocks(model, parameters))
+        if not self.names:
+            raise ArgumentError("parameters", "must have at least one that is Free(...) or Weights(), but has none.")
+        design = Design(model, self.experiments, outputs, [*self.free], [*self.fixed], method, self.weights)
+        settle(self, layout=layout_of(design))
+        (lower, upper), infinite = bounds_of(self.free), jnp.full(self.weights.size, jnp.inf)
+        settle(self, start=jnp.concatenate([starts_of(self.free), self.weights.start]))
+        settle(self, bounds=(jnp.concatenate([lower, -infinite]), jnp.concatenate([upper, infinite])))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the free parameters, in the order of a point x."""
-        return tuple(self.free)
+        """The names of what is estimated, in the order of a point x: numbers, and then each weight."""
+        return (*self.free, *self.weights.labels)
 
     def __str__(self) -> str:
         measured = sum(rows.value.size for rows in self.rows)
@@ -197,37 +204,62 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         rows = {
             "Experiments": len(self.experiments),
             "Measurements": f"{measured} of {len(self.rows)} outputs",
-            "Parameters": f"{len(self.names)} free{fixed}",
-            "Directions": f"{len(self.layout.colours.groups)} forward sensitivities serve all parameters",
+            "Parameters": f"{len(self.free)} free{fixed}",
+            **{f"Weights of {block.name}": f"{block.size}" for block in self.weights.blocks},
+            "Directions": f"{self.layout.directions} forward sensitivities serve all parameters",
         }
-        return "\n".join(f"{key + ':':<14}{value}" for key, value in rows.items())
+        width = max(14, *(len(key) + 2 for key in rows))
+        return "\n".join(f"{key + ':':<{width}}{value}" for key, value in rows.items())
 
     def natural(self, x: Point) -> Vector:
-        """Return the natural values of the free parameters at a point."""
+        """Return the natural values of what is estimated at a point, in the order of `names`."""
         x = jnp.asarray(x, float)
         check_point("x", x.shape, self.names)
-        return natural_values([*self.free.values()], x)
+        numbers, weights = self.split(x)
+        return jnp.concatenate([natural_values([*self.free.values()], numbers), weights])
 
-    def point(self, values: Mapping[str, Scalar]) -> Vector:
+    def split(self, x: Vector) -> tuple[Vector, Float[Array, " weights"]]:
+        """Return the numbers and the weights of a point, or of the natural values of one."""
+        return x[..., : len(self.free)], x[..., len(self.free) :]
+
+    def point(self, values: Mapping[str, Scalar | PyTree]) -> Vector:
         """Return the point with these natural values, and the starts of other parameters.
+
+        Args:
+            values: By name, numbers, and for weights parts of a model that hold them.
 
         Raises:
             ValueError: If a name is not that of a free parameter.
         """
+        weights = {block.name: block for block in self.weights.blocks}
         for name in values:
-            check_one_of("values", name, self.names, "a free parameter")
-        return jnp.stack([free.transform.forward(values.get(name, free.start)) for name, free in self.free.items()])
+            check_one_of("values", name, [*self.free, *weights], "a free parameter")
+        parts = [jnp.asarray(free.transform.forward(values.get(name, free.start))) for name, free in self.free.items()]
+        raveled = [block.raveled(values.get(name, block.part)) for name, block in weights.items()]
+        return jnp.concatenate([jnp.ravel(part) for part in (*parts, *raveled)])
 
     def values(self, x: Point) -> dict[str, Float[Array, ""]]:
-        """Return the natural values of all parameters at a point, by name."""
+        """Return the natural values of all numbers at a point, by name."""
         natural = self.natural(x)
-        return {name: natural[i] for i, name in enumerate(self.names)} | {
+        return {name: natural[i] for i, name in enumerate(self.free)} | {
             name: jnp.asarray(value, float) for name, value in self.fixed.items()
         }
 
+    def networks(self, x: Point) -> dict[str, PyTree]:
+        """Return the parts of the model whose weights are estimated, with those of a point, by name."""
+        return self.weights.parts(self.split(jnp.asarray(x, float))[1])
+
+    def fitted_model(self, x: Point) -> AbstractModel:
+        """Return the model with the parameters and weights of a point; what experiments set is not in it."""
+        model, leaves = self.weights.placed(self.model, self.split(jnp.asarray(x, float))[1]), parameters_of(self.model)
+        for name, value in self.values(x).items():
+            model = at(model, name).set(value) if name in leaves else model
+        return model
+
     def log_prior(self, x: Point) -> Float[Array, ""]:
         """Return the log density of the priors at a point."""
-        return self._log_priors(self.natural(x))
+        numbers, weights = self.split(self.natural(x))
+        return self.weights.log_prior(weights) + (self._log_priors(numbers) if self.free else 0.0)
 
     @cached_property
     def _log_priors(self) -> Native[Float[Array, ""]]:
@@ -237,7 +269,8 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     def log_jacobian(self, x: Point) -> Float[Array, ""]:
         """Return log |d theta / d x|: with it a density of natural values becomes one of points, for sampling."""
         natural = self.natural(x)
-        return jnp.sum(jnp.stack([f.transform.log_det(natural[i]) for i, f in enumerate(self.free.values())]))
+        terms = [jnp.asarray(f.transform.log_det(natural[i])) for i, f in enumerate(self.free.values())]
+        return sum(terms, jnp.zeros(()))
 
     def log_likelihood(self, x: Point) -> Float[Array, ""]:
         """Return the log likelihood at a point; -inf where a simulation fails, or a measurement has no density.
@@ -367,7 +400,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
             "method": self.method,
             "experiments": self.experiments,
             "outputs": self.outputs,
-            "parameters": [self.free, self.fixed],
+            "parameters": [self.free, self.fixed, {block.name: block.prior for block in self.weights.blocks}],
         }
 
     @property
@@ -383,7 +416,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     @cached_property
     def costs(self) -> Costs:
         """What a gradient costs."""
-        return costs_of(len(self.layout.colours.groups), len(state_names(as_state(self.model, None))))
+        return costs_of(self.layout.directions, len(state_names(as_state(self.model, None))))
 
     def explained(self) -> ProblemExplanation:
         """Return how simulations are compiled and how the gradient is computed, see `qsp.explain`."""
@@ -394,7 +427,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
             experiments=len(self.experiments),
             stages=len(self.layout.stages.stages),
             parameters=len(self.names),
-            simulated=int(self.layout.simulated.sum()),
+            simulated=int(self.layout.simulated.sum()) + self.weights.size,
             costs=self.costs,
             gradient=self.differentiated_by,
             chosen=self.gradient is not None,
@@ -510,17 +543,16 @@ class Problem(AbstractExplainable[ProblemExplanation]):
 
     def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], Mapping[str, Float[Array, ""]]]:
         """Return the numbers to which simulations and measurements refer, and the parameters by name."""
-        known = Named(
-            self.layout.table.parameters, jnp.concatenate([self.natural(x), np.array([*self.fixed.values()])])
-        )
-        return self.layout.table.values(known.numbers), known
+        natural, weights = self.split(self.natural(x))
+        known = Named(self.layout.table.parameters, jnp.concatenate([natural, np.array([*self.fixed.values()])]))
+        return jnp.concatenate([self.layout.table.values(known.numbers), weights]), known
 
     def _solved(self, x: Vector, observed: Mapping[str, Array]) -> Vector:
         return x if self.solver is None else self.solver(x, observed)
 
     def _prior_terms(self, x: Vector) -> tuple[Float[Array, ""], Vector, Float[Array, "parameters parameters"]]:
         """Return value and gradient of the log prior, and the positive part of its curvature."""
-        if all(parameter.prior is None for parameter in self.free.values()):
+        if all(parameter.prior is None for parameter in (*self.free.values(), *self.weights.blocks)):
             return jnp.zeros(()), jnp.zeros_like(x), jnp.zeros((x.size, x.size))
         value, gradient = jax.value_and_grad(self.log_prior)(x)
         curvature = jax.jvp(jax.grad(self.log_prior), (x,), (jnp.ones_like(x),))[1]

@@ -102,7 +102,7 @@ def profiles(
     Args:
         problem: The fitted problem.
         x: The optimum, on the scale of the search.
-        names: The parameters; by default all.
+        names: The parameters; by default all that are numbers.
         level: The confidence level.
         max_points: Maximum number of points in a direction.
         inner_steps: Maximum number of steps of the other parameters at a point.
@@ -128,7 +128,7 @@ def profiles(
     """
     from scipy.stats import chi2
 
-    names = problem.names if names is None else check_names("names", names)
+    names = tuple(problem.free) if names is None else check_names("names", names)
     for name in names:
         check_one_of("names", name, problem.names, "a free parameter")
     x = jnp.asarray(x, float)

@@ -197,11 +197,14 @@ class Uncertainty:
             level: The confidence level.
         """
         free, values = [*self.problem.free.values()], np.asarray(self.problem.natural(self.x))
-        scales = [parameter.scale(value) for parameter, value in zip(free, values, strict=True)]
+        scales = [parameter.scale(value) for parameter, value in zip(free, values, strict=False)]
+        scales += [Identity()] * self.problem.weights.size
         low, high = wald_intervals(scales, values, self.natural_standard_errors, level)
-        return np.maximum(low, [parameter.lower for parameter in free]), np.minimum(
-            high, [parameter.upper for parameter in free]
+        lower, upper = (np.full(low.size, edge) for edge in (-np.inf, np.inf))
+        lower[: len(free)], upper[: len(free)] = zip(
+            *((parameter.lower, parameter.upper) for parameter in free), strict=True
         )
+        return np.maximum(low, lower), np.minimum(high, upper)
 
     def curves(self, level: float = 0.95, *, points: int = 200) -> dict[str, np.ndarray]:
         """Return predictions at closely spaced times, with their bands, as columns.

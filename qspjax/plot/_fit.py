@@ -152,17 +152,18 @@ def parameter_agreement(fit: Fit, ax: "Axes | None" = None, *, best: int = 20) -
         >>> [label.get_text() for label in parameter_agreement(estimate(problem)).get_yticklabels()]
         ['CL']
     """
-    names = fit.problem.names
+    names = [*fit.problem.free]
     axes = axes_or_new(ax, 6.0, max(2.0, 0.22 * len(names) + 1.0))
-    lower, upper = _edges(fit)
+    lower, upper = (edge[: len(names)] for edge in _edges(fit))
     rows = np.arange(len(names))
     count = min(best, int(np.isfinite(fit.values).sum()))
     for k in range(count - 1, -1, -1):
         closeness = np.exp(-max(fit.values[0] - fit.values[k], 0.0))
         colour = (0.12, 0.47, 0.71, 0.15 + 0.85 * closeness)
-        axes.plot((fit.points[k] - lower) / (upper - lower), rows, "-o", color=colour, markersize=3, linewidth=0.7)
+        point = fit.points[k, : len(names)]
+        axes.plot((point - lower) / (upper - lower), rows, "-o", color=colour, markersize=3, linewidth=0.7)
     if fit.problem.reference:
-        point = np.asarray(fit.problem.point(fit.problem.reference))
+        point = np.asarray(fit.problem.point(fit.problem.reference))[: len(names)]
         axes.plot((point - lower) / (upper - lower), rows, "x", color="C3", markersize=5, label="reference")
         axes.legend(loc="best", fontsize="small")
     axes.set_yticks(rows, names, fontsize="small")
@@ -439,7 +440,7 @@ def diagnostics(fit: Fit) -> "Figure":
         >>> len(figure.axes)
         5
     """
-    height = max(4.0, 0.22 * len(fit.problem.names) + 1.5)
+    height = max(4.0, 0.22 * len(fit.problem.free) + 1.5)
     figure = new_figure(12.0, 4.0 + height)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(4.0, height))[:, 0]
     first, second = upper.subplots(1, 2)

@@ -66,6 +66,17 @@ class Colours:
             masks[k, members] = True
         return cls(uses, masks)
 
+    def with_more(self, count: int) -> "Colours":
+        """Return the same groups, and one for each of further numbers on which all experiments depend."""
+        if not count:
+            return self
+        numbers = self.uses.shape[1]
+        every = np.ones((len(self.uses), count), bool)
+        groups = np.zeros((len(self.groups) + count, numbers + count), bool)
+        groups[: len(self.groups), :numbers] = self.groups
+        groups[len(self.groups) :, numbers:] = np.eye(count, dtype=bool)
+        return Colours(np.concatenate([self.uses, every], axis=1), groups)
+
 
 def grouped(
     function: Callable[[Array], tuple[dict[str, Array], Others]], numbers: Float[Array, " numbers"], colours: Colours

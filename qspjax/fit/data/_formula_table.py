@@ -82,7 +82,7 @@ class FormulaTable(AbstractFormulaTable):
         """Return which values depend on each parameter."""
         names = [frozenset({name}) for name in self.parameters] + [names_in(formula) for formula in self._formulas]
         depends = [[name in used for name in self.parameters] for used in names]
-        return np.array(depends, bool).reshape(-1, len(self.parameters))
+        return np.array(depends, bool).reshape(len(names), len(self.parameters))
 
     def values(self, parameters: Float[Array, " parameters"]) -> Float[Array, " numbers"]:
         """Return all values, for parameters in their order."""

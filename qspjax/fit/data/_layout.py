@@ -16,6 +16,7 @@ from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
 from qspjax._types import Scalar
+from qspjax.fit._weights import Blocks
 from qspjax.fit.data._colours import Colours
 from qspjax.fit.data._dependence import check_dependence
 from qspjax.fit.data._formula import NOW, names_in
@@ -51,6 +52,7 @@ class Design:
         free: The names of the parameters that are estimated.
         fixed: The names of the others.
         method: How to simulate.
+        weights: The weights that are estimated.
     """
 
     model: AbstractModel
@@ -59,6 +61,7 @@ class Design:
     free: Sequence[str]
     fixed: Sequence[str]
     method: AbstractMethod | None
+    weights: Blocks
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -74,7 +77,7 @@ class Layout:
         table: Every number that depends on the parameters.
         stages: The simulations.
         rows: The measurements, output by output.
-        colours: Groups of numbers that share a forward sensitivity.
+        of_table: Groups of numbers of the table that share a forward sensitivity.
         simulated: Which free parameters a simulation depends on, shape (parameters,).
         direct: Which free parameters the formulas of an output use, shape (outputs, parameters).
     """
@@ -82,7 +85,7 @@ class Layout:
     table: FormulaTable
     stages: Stages
     rows: tuple[OutputData, ...]
-    colours: Colours
+    of_table: Colours
     simulated: Bool[np.ndarray, " parameters"]
     direct: Bool[np.ndarray, "outputs parameters"]
 
@@ -94,6 +97,16 @@ class Layout:
         for data in self.rows:
             measured[data.experiment, data.place] = True
         return {name: jnp.where(measured, value, 0.0) for name, value in observed.items()}
+
+    @property
+    def directions(self) -> int:
+        """Along how many directions simulations would be differentiated forwards."""
+        return len(self.of_table.groups) + self.stages.weights.size
+
+    @functools.cached_property
+    def colours(self) -> Colours:
+        """Groups of numbers that share a forward sensitivity; each weight has one of its own."""
+        return self.of_table.with_more(self.stages.weights.size)
 
     @functools.cached_property
     def joined(self) -> tuple[OutputData, ...]:
@@ -231,7 +244,8 @@ class _Builder:
         stages = self._stages(times)
         steady = np.array([np.isinf(experiment.measurements.time).any() for experiment in self.experiments])
         settings = self.table.parameters, save, self.design.method, self._varying()
-        return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings), tuple(rows)
+        weights = self.design.weights
+        return Stages(self.model, shared, stages, self._equilibrated(), steady, *settings, weights), tuple(rows)
 
     # --- names ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from qspjax._simulate import simulate_cohort
 from qspjax._solution import RESULTS, Solution
 from qspjax._types import State
 from qspjax.equilibrium._steady_state import settled
+from qspjax.fit._weights import Blocks
 from qspjax.fit.data._formula import NOW, Named, gathered, names_in, value_of
 from qspjax.fit.data._formula_table import FormulaTable
 from qspjax.fit.data._measurements import Change, Experiment, passed
@@ -128,6 +129,7 @@ class Stages:
         save: The names of the values that are observed.
         method: How to solve.
         varying: By name, parameters of the model that change within a stage; only where there is one stage.
+        weights: The weights that are estimated, which come after the numbers of the table.
     """
 
     model: AbstractModel
@@ -138,7 +140,8 @@ class Stages:
     parameters: tuple[str, ...]
     save: tuple[str, ...]
     method: AbstractMethod | None
-    varying: Mapping[str, TimeVaryingParameter] = dataclasses.field(default_factory=dict)
+    varying: Mapping[str, TimeVaryingParameter]
+    weights: Blocks
 
     def uses(self, table: FormulaTable) -> Bool[np.ndarray, "experiments numbers"]:
         """Return which experiment depends on which value of the table."""
@@ -168,9 +171,9 @@ class Stages:
         """Simulate all experiments.
 
         Args:
-            numbers: The values of the table.
+            numbers: The values of the table, and the weights.
         """
-        model = self.model
+        model = self.weights.placed(self.model, numbers[numbers.size - self.weights.size :])
         known = Named(self.parameters, numbers)  # they come first
         shared = gathered(numbers, [np.array(index) for index in self.shared.values()])
         for name, value in zip(self.shared, shared, strict=True):

@@ -24,6 +24,7 @@ from qspjax.fit._explained import MixedExplanation
 from qspjax.fit._free import Free, fixed_of, free_of
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
+from qspjax.fit._weights import Blocks
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._dependence import explained
 from qspjax.fit.data._formula import names_in
@@ -284,7 +285,8 @@ class MixedModel(AbstractMixed):
         estimated = [name for name in free if name not in space.shares]
         numbers = numbers_of(self.model, [*estimated, *fixed])
         experiments = experiments_of(subjects, formulas, self.covariates, self.steps, self.outputs, numbers)
-        design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method)
+        none = Blocks(self.model, {})
+        design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method, none)
         individuals = laid_out(design, self.effects, self.covariates, self.steps, formulas, fixed)
         settle(self, experiments=experiments, individuals=individuals)
         self._check_measured()

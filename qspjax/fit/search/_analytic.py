@@ -242,9 +242,9 @@ class _Classes:
 
         def location_and_scale(unknowns: Array) -> tuple[Array, Array]:
             values = natural.at[self.indices].set(unknowns)
-            free = self.problem.free.values()
-            x = jnp.stack([parameter.transform.forward(value) for parameter, value in zip(free, values, strict=True)])
-            return standardised(self.problem, x, self.observed)[1:]
+            free, (numbers, weights) = self.problem.free.values(), self.problem.split(values)
+            x = jnp.stack([parameter.transform.forward(value) for parameter, value in zip(free, numbers, strict=True)])
+            return standardised(self.problem, jnp.concatenate([x, weights]), self.observed)[1:]
 
         return jax.jacfwd(location_and_scale)(natural[self.indices])
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from qspjax._checks import check_instance, check_whole, refuse
 from qspjax._cohort import Cohort
 from qspjax._dosing._regimen import Regimen
 from qspjax._extras import require
 from qspjax._fingerprint import fingerprint
+from qspjax._model import AbstractModel
 from qspjax._progress import Compilations, Progress
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
@@ -115,13 +116,23 @@ class Fit:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The natural values of the free parameters at the best point."""
-        return dict(zip(self.problem.names, self._natural()[0].tolist(), strict=True))
+        """The natural values of the free numbers at the best point."""
+        return dict(zip(self.problem.free, self._natural()[0].tolist(), strict=True))
+
+    @property
+    def networks(self) -> dict[str, PyTree]:
+        """The parts of the model whose weights were estimated, with those of the best point, by name."""
+        return self.problem.networks(self.x)
+
+    @property
+    def fitted_model(self) -> AbstractModel:
+        """The model with the numbers and weights of the best point; what experiments set is not in it."""
+        return self.problem.fitted_model(self.x)
 
     def _natural(self) -> np.ndarray:
-        """Return the natural values of all points, shape (starts, parameters), clipped to the bounds."""
-        values = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))
+        """Return the natural values of the numbers of all points, shape (starts, numbers), clipped to the bounds."""
         free = self.problem.free.values()
+        values = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self.points)))[:, : len(free)]
         return np.clip(values, [parameter.lower for parameter in free], [parameter.upper for parameter in free])
 
     def reached(self, within: float = 0.1) -> int:
@@ -155,7 +166,7 @@ class Fit:
         return drawn_points(free, self.x, self._uncertainty.covariance, key=key, size=size)
 
     def draws(self, *, key: Key, size: int) -> dict[str, np.ndarray]:
-        """Return draws of the parameters with their uncertainty, natural values by name, shape (size,).
+        """Return draws of the numbers with their uncertainty, natural values by name, shape (size,).
 
         They are normal about the estimates with the inverse of the Fisher information, on the scales of
         `Uncertainty.intervals`, and stay within their bounds.
@@ -168,7 +179,7 @@ class Fit:
             ValueError: If the data say nothing about some direction of the parameters.
         """
         natural = np.asarray(jax.vmap(self.problem.natural)(jnp.asarray(self._points(key, size))))
-        return dict(zip(self.problem.names, natural.T, strict=True))
+        return dict(zip(self.problem.free, natural.T, strict=False))
 
     def population(self, *, experiment: str | None = None) -> Population:
         """Return a population of identical patients with the estimates.
@@ -246,10 +257,11 @@ class Fit:
             "steps": self.steps,
             "failures": self.failures,
         }
-        return pandas.DataFrame(table | dict(zip(self.problem.names, self._natural().T, strict=True)))
+        return pandas.DataFrame(table | dict(zip(self.problem.free, self._natural().T, strict=True)))
 
     def __str__(self) -> str:
         rows = [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
+        rows += [f"{block.name:<24}{block.size:>14} weights" for block in self.problem.weights.blocks]
         done = (
             f"{self.reached()} of {len(self.values)} starts within 0.1 of it"
             if len(self.values) > 1

@@ -12,8 +12,9 @@ from qspjax.fit._problem import Problem
 class MultiStart(eqx.Module):
     """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
 
-    Parameters with their own `quantile` are drawn by it. A start at which there is no log density moves halfway towards
-    the middle of the bounds, up to seven times.
+    Parameters with their own `quantile` are drawn by it. The weights of a network are those that it has, each array in
+    an order of its own: they have the spread of its initialisation. A start at which there is no log density
+    moves halfway towards the middle of the bounds, up to seven times.
 
     Args:
         starts: The number of starts, among which the start of the problem itself is not.
@@ -53,11 +54,12 @@ class MultiStart(eqx.Module):
         """
         from scipy.stats import qmc
 
-        for name, parameter, low, high in zip(problem.names, problem.free.values(), *problem.bounds, strict=True):
+        free = [*problem.free.values()]
+        for name, parameter, low, high in zip(problem.names, free, *problem.bounds, strict=False):
             if parameter.quantile is None and not (np.isfinite(low) and np.isfinite(high)):
                 refuse("starts", f"have bounds to be drawn within for `{name}`", f"between {low:g} and {high:g}")
         kind = qmc.Sobol if self.sobol else qmc.LatinHypercube
-        unit = kind(len(problem.names), rng=generator(self.key)).random(self.starts)
-        return np.stack(
-            [parameter.drawn(u) for parameter, u in zip(problem.free.values(), unit.T, strict=True)], axis=1
-        )
+        unit = kind(len(free), rng=generator(self.key)).random(self.starts) if free else np.zeros((self.starts, 0))
+        numbers = [parameter.drawn(u)[:, None] for parameter, u in zip(free, unit.T, strict=True)]
+        weights = [problem.weights.drawn(self.key, start) for start in range(self.starts)]
+        return np.concatenate([*numbers, np.stack(weights)], axis=1)
