@@ -223,7 +223,7 @@ def _block(
 ) -> Block:
     path = tuple(int(number) if number else step for step, number in _STEP.findall(name))
     of_model = path[0] not in functions
-    places = [(model, path)] if of_model else [(functions, path)]
+    places: list[tuple[object, tuple[str | int, ...]]] = [(model, path)] if of_model else [(functions, path)]
     if of_model and _has_field(model, "functions"):
         places.append((model, ("functions", *path)))  # those of a network are found by their own names, too
     for root, steps in places:

@@ -83,6 +83,8 @@ def write_petab(problem: Problem, folder: str | Path) -> Path:
         check_instance("problem.model", network, Network, "a network (models.Network)")
         raise AssertionError("unreachable")
     path = check_destination(folder, FILES, FILES)
+    for block in problem.weights.blocks:
+        refuse("have numbers only", f"the weights of `{block.name}` are estimated")
     writer = _Writer(problem, network)
     tables = writer.tables()
     model = write_sbml(writer.network)
@@ -166,8 +168,9 @@ class _Writer:
             self._observable(name, output)
         for name, experiment in self.experiments.items():
             self._experiment(self.ids.new(name), name, experiment)
-        for name, parameter in self.problem.parameters.items():
-            self._parameter(name, parameter)
+        numbers = {**self.problem.free, **self.problem.fixed}
+        for name in self.problem.parameters:
+            self._parameter(name, numbers[name])
         return self.rows
 
     def _parameter(self, name: str, parameter: Free | float) -> None:
