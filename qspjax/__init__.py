@@ -6,7 +6,8 @@ A model is equations and numbers, doses are a table, and one verb joins them: `s
     models       the catalogue, and networks of reactions       solve        how a model is integrated
     population   virtual patients, trials, endpoints, NCA       execute      where patients are computed
     fit          calibration, mixed effects, posteriors         equilibrium  where a system comes to rest
-    sensitivity  which inputs matter                            io, plot     files, pictures
+    sensitivity  which inputs matter                            surrogate    emulators, their inference
+    io, plot     files, pictures
 
 Example:
     >>> import qspjax as qsp
@@ -36,6 +37,7 @@ if _typing.TYPE_CHECKING:
         population as population,
         sensitivity as sensitivity,
         solve as solve,
+        surrogate as surrogate,
     )
     from qspjax._cohort import Cohort as Cohort
     from qspjax._declared import (
@@ -120,7 +122,7 @@ if _typing.TYPE_CHECKING:
 
     __version__: str
 
-_PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "population", "sensitivity", "solve")
+_PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "population", "sensitivity", "solve", "surrogate")
 _NAMES = {
     "_cohort": "Cohort",
     "_declared": "AbstractAlgebraic AbstractDelivered AbstractEventful AbstractSized Delivery",

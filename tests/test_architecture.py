@@ -54,7 +54,7 @@ LAYERS = [
     {"models", "solve", "execute"},
     {"_baseline", "_exposure", "_simulate"},
     {"population", "equilibrium", "sensitivity", "_explain"},
-    {"fit"},
+    {"fit", "surrogate"},
     {"io", "plot"},
     {"sbml_suite"},
     {"cli", "__main__"},
@@ -148,6 +148,7 @@ PUBLIC = [
     "solve",
     "summarise",
     "summary_text",
+    "surrogate",
     "varying",
 ]
 

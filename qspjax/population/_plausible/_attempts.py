@@ -41,7 +41,7 @@ class Attempts:
     ) -> None:
         """Start with none."""
         self.criteria, self.size, self.most = criteria, size, most
-        self.features = Features(criteria.population)
+        self.features = Features.of(criteria.population)
         self.simulations = self.gradients = self.duplicates = 0
         self.causes: Counter[str] = Counter()
         self.missed = np.nan

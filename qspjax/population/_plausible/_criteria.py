@@ -113,7 +113,7 @@ class Criteria:
             asked[bound.arm or arms[0].name][name] = bound.statistic
             if bound.over is not None:
                 asked[bound.over][_over(name)] = bound.statistic
-        self._arms = [(arm, _Statistics.of(asked[arm.name], self._ts)) for arm in arms if asked[arm.name]]
+        self._arms = [(arm, Statistics.of(asked[arm.name], self._ts)) for arm in arms if asked[arm.name]]
         self._rows = max(arm.regimen.rows for arm in arms)
         low, high = (np.array([float(getattr(bound, end)) for bound in bounds.values()]) for end in ("low", "high"))
         self.scale = Scale(low, high)
@@ -127,9 +127,7 @@ class Criteria:
     def judge(self, points: np.ndarray) -> Judged:
         """Simulate the patients at some points, each once in every arm."""
         columns, causes, size = {}, Counter(), len(points)
-        filling = -size % (_FEW if size <= _FEW else _TOGETHER)
-        filled = np.concatenate([points, np.repeat(points[-1:], filling, axis=0)])
-        for arm, solution in self._simulated(self.population.from_unit(filled)):
+        for arm, solution in self._simulated(self.population.from_unit(filled(points))):
             columns |= {name: np.asarray(values, float)[:size] for name, values in solution.reduced.items()}
             failures = (failure for failure in solution.failures() if failure.patient < size)
             causes.update(f"{arm}: {failure.reason} (state `{failure.state}`)" for failure in failures)
@@ -181,6 +179,13 @@ class Criteria:
         return Judged(points, values, score, inside, causes, np.zeros_like(points))
 
 
+def filled(points: np.ndarray) -> np.ndarray:
+    """Return points, the last one several times, so that two programs serve all numbers of them."""
+    size = len(points)
+    filling = -size % (_FEW if size <= _FEW else _TOGETHER)
+    return np.concatenate([points, np.repeat(points[-1:], filling, axis=0)])
+
+
 def _seconds(function: Callable[[jax.Array], PyTree], points: jax.Array) -> float:
     start = time.process_time()
     jax.block_until_ready(function(points))
@@ -198,20 +203,20 @@ class _Sampled(eqx.Module):
         return solution.observed[self.output][self.index]
 
 
-class _Statistics(eqx.Module):
+class Statistics(eqx.Module):
     """The statistics of one patient in one arm: those of reported values are not solved for, others are."""
 
     sampled: dict[str, _Sampled | AbstractEndpoint]
     others: Endpoints
 
     @classmethod
-    def of(cls, asked: Mapping[str, AbstractEndpoint], ts: np.ndarray) -> "_Statistics":
+    def of(cls, asked: Mapping[str, AbstractEndpoint], ts: np.ndarray) -> "Statistics":
         """Sort the statistics of an arm."""
         sampled: dict[str, _Sampled | AbstractEndpoint] = {}
         for name, endpoint in asked.items():
             if isinstance(endpoint, Value):
                 sampled[name] = _Sampled(endpoint.output, int(np.searchsorted(ts, float(endpoint.at))))
-            elif _times_of(endpoint):
+            elif times_of(endpoint):
                 sampled[name] = endpoint
         others = {name: endpoint for name, endpoint in asked.items() if name not in sampled}
         return cls(sampled, Endpoints(tuple(others), tuple(others.values())))
@@ -223,7 +228,7 @@ class _Statistics(eqx.Module):
         return values | (self.others(solution) if self.others.names else {})
 
 
-def _times_of(endpoint: AbstractEndpoint) -> list[float]:
+def times_of(endpoint: AbstractEndpoint) -> list[float]:
     """Return the times at which an endpoint needs a value; none where it needs the whole course."""
     if isinstance(endpoint, Value):
         return [float(endpoint.at)]
@@ -239,7 +244,7 @@ def _over(name: str) -> str:
 
 def _times(ts: ArrayInput | None, bounds: Iterable[Bound]) -> np.ndarray:
     """Return the times of the simulations: those given, and those at which a bound needs a value."""
-    needed = [_times_of(bound.statistic) for bound in bounds]
+    needed = [times_of(bound.statistic) for bound in bounds]
     times = [time for each in needed for time in each]
     if ts is not None:
         times += np.asarray(as_array("ts", ts), float).ravel().tolist()

@@ -88,6 +88,9 @@ class Terms:
     Args:
         points: The points that an emulator knows; products need twice as many of them as there are functions.
 
+    Attributes:
+        factors: Each function is a product of two of 1 and the coordinates from -1 to 1: which ones, (2, functions).
+
     Example:
         >>> Terms(np.array([[0.0, 0.5], [1.0, 0.5], [0.3, 0.5]]))(np.array([[0.5, 0.5]]))
         array([[1., 0., 0.]])
@@ -97,20 +100,19 @@ class Terms:
         """Choose the functions."""
         from scipy.linalg import qr
 
-        size = points.shape[1]
-        pairs = list(itertools.combinations(range(size), 2))
-        self._pairs = pairs if len(points) >= 2 * (1 + 2 * size + len(pairs)) else []
-        self._columns = slice(None)
+        own = range(1, points.shape[1] + 1)
+        pairs = list(itertools.combinations(own, 2))
+        pairs = pairs if len(points) >= 2 * (1 + 2 * len(own) + len(pairs)) else []
+        self.factors = np.array([(0, 0), *((0, i) for i in own), *((i, i) for i in own), *pairs]).T
         factored: Any = qr(self(points), mode="r", pivoting=True)
         triangle, order = factored
         diagonal = np.abs(np.diag(triangle))
-        self._columns = np.sort(order[: len(diagonal)][diagonal > _DEPENDENT * diagonal[0]])
+        self.factors = self.factors[:, np.sort(order[: len(diagonal)][diagonal > _DEPENDENT * diagonal[0]])]
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the functions of points, shape (points, functions)."""
-        x = 2.0 * points - 1.0
-        products = [x[:, i] * x[:, j] for i, j in self._pairs]
-        return np.column_stack([np.ones(len(x)), x, x**2, *products])[:, self._columns]
+        x = np.column_stack([np.ones(len(points)), 2.0 * points - 1.0])
+        return x[:, self.factors[0]] * x[:, self.factors[1]]
 
 
 def fitted(points: np.ndarray, values: np.ndarray) -> Emulator:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_WIDTH, _STEPS, _BATCH, _RATE = 96, 3000, 512, 5e-3
 _LEFT_OUT = 8
 """One point of so many is left out, to measure errors by."""
 _NEAR = 4
@@ -65,11 +64,13 @@ class Network:
 
 def trained(points: np.ndarray, values: np.ndarray, score: np.ndarray) -> Network:
     """Fit a network to statistics, shape (points, statistics); by their scores, some points are near the bounds."""
-    known = np.arange(0, len(points), _LEFT_OUT)
+    order = np.random.default_rng(0).permutation(len(points))  # of a Sobol sequence, every eighth lies in one octant
+    known = np.sort(order[: -(-len(points) // _LEFT_OUT)])
     learnt = np.setdiff1d(np.arange(len(points)), known)[-_SIZE:]
     centre, size = values[learnt].mean(axis=0), np.maximum(values[learnt].std(axis=0), 1e-9)
     chosen = np.resize(learnt, _SIZE)
-    weights = _fitted(_inputs(points[chosen]), jnp.asarray((values[chosen] - centre) / size, jnp.float32))
+    targets = jnp.asarray((values[chosen] - centre) / size, jnp.float32)
+    weights = network_of(_inputs(points[chosen]), targets, jax.random.key(0), Training())
 
     def predict(points: np.ndarray) -> np.ndarray:
         return centre + size * np.asarray(_evaluated(weights, _inputs(points)), float)
@@ -90,15 +91,35 @@ def _evaluated(network: eqx.nn.MLP, inputs: jax.Array) -> jax.Array:
     return jax.vmap(network)(inputs)
 
 
+class Training(eqx.Module):
+    """How a network is fitted.
+
+    Attributes:
+        width: The number of units of each hidden layer.
+        depth: The number of hidden layers.
+        steps: The number of steps of Adam.
+        batch: The number of points of each step.
+        rate: The first rate, which falls to zero along half a cosine.
+    """
+
+    width: int = eqx.field(default=96, static=True)
+    depth: int = eqx.field(default=2, static=True)
+    steps: int = eqx.field(default=3000, static=True)
+    batch: int = eqx.field(default=512, static=True)
+    rate: float = eqx.field(default=5e-3, static=True)
+
+
 @eqx.filter_jit
-def _fitted(inputs: jax.Array, values: jax.Array) -> eqx.nn.MLP:
+def network_of(inputs: jax.Array, values: jax.Array, key: jax.Array, training: Training) -> eqx.nn.MLP:
     """Return the network with the least squares of errors, after a fixed number of steps."""
     import optax
 
-    first, draws = jax.random.split(jax.random.key(0))
-    network = eqx.nn.MLP(inputs.shape[1], values.shape[1], _WIDTH, 2, jnp.tanh, dtype=jnp.float32, key=first)
+    first, draws = jax.random.split(key)
+    network = eqx.nn.MLP(
+        inputs.shape[1], values.shape[1], training.width, training.depth, jnp.tanh, dtype=jnp.float32, key=first
+    )
     weights, fixed = eqx.partition(network, eqx.is_array)
-    rule = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
+    rule = optax.adam(optax.cosine_decay_schedule(training.rate, training.steps))
 
     def loss(weights: eqx.nn.MLP, rows: jax.Array) -> jax.Array:
         errors = jax.vmap(eqx.combine(weights, fixed))(inputs[rows]) - values[rows]
@@ -106,9 +127,9 @@ def _fitted(inputs: jax.Array, values: jax.Array) -> eqx.nn.MLP:
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
         weights, state = carry
-        slopes = jax.grad(loss)(weights, jax.random.randint(key, (_BATCH,), 0, len(inputs)))
+        slopes = jax.grad(loss)(weights, jax.random.randint(key, (training.batch,), 0, len(inputs)))
         updates, state = rule.update(slopes, state)
         return (eqx.apply_updates(weights, updates), state), None
 
-    (weights, _), _ = jax.lax.scan(step, (weights, rule.init(weights)), jax.random.split(draws, _STEPS))
+    (weights, _), _ = jax.lax.scan(step, (weights, rule.init(weights)), jax.random.split(draws, training.steps))
     return eqx.combine(weights, fixed)

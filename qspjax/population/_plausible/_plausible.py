@@ -95,10 +95,11 @@ def plausible(
     criteria = Criteria(population, bounds, arms=arms, ts=ts, baseline=baseline, method=method, executor=executor)
     attempts = Attempts(criteria, size=size, most=most, progress=progress)
     search.search(attempts, generator(key))
-    return _result(criteria, attempts)
+    return result_of(criteria, attempts)
 
 
-def _result(criteria: Criteria, attempts: Attempts) -> PlausiblePopulation:
+def result_of(criteria: Criteria, attempts: Attempts) -> PlausiblePopulation:
+    """Return what a search has found."""
     points, values = attempts.plausible()
     if len(points) < attempts.size:
         warn(
