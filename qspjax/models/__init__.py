@@ -23,6 +23,10 @@ from qspjax.models._absorption import (
     TransitAbsorption as TransitAbsorption,
 )
 from qspjax.models._coupled import Coupled as Coupled
+from qspjax.models._fractional import (
+    FractionalOneCompartment as FractionalOneCompartment,
+    FractionalTwoCompartment as FractionalTwoCompartment,
+)
 from qspjax.models._omalizumab import Omalizumab as Omalizumab
 from qspjax.models._pd import (
     AbstractEffect as AbstractEffect,
@@ -45,6 +49,14 @@ from qspjax.models._pk import (
 )
 from qspjax.models._tmdd import TMDD as TMDD, TMDDSubcutaneous as TMDDSubcutaneous
 from qspjax.models._tumour import TumourGrowthInhibition as TumourGrowthInhibition
+from qspjax.models.hybrid import (
+    LatentHybrid as LatentHybrid,
+    LowDimensionalNeuralODE as LowDimensionalNeuralODE,
+    PiecewiseConstant as PiecewiseConstant,
+    RecurrentEncoder as RecurrentEncoder,
+    TimeVarying as TimeVarying,
+    UniversalDifferentialEquation as UniversalDifferentialEquation,
+)
 from qspjax.models.learned import AbstractTerm as AbstractTerm
 from qspjax.models.network import (
     AbstractLaw as AbstractLaw,

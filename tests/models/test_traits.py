@@ -160,6 +160,15 @@ class Constant(qsp.AbstractModel):
         return {"concentration": jnp.ones(())}
 
 
+class Zeros(eqx.Module):
+    """A function that has learned nothing."""
+
+    size: int = eqx.field(static=True)
+
+    def __call__(self, x):
+        return jnp.zeros(self.size) * jnp.sum(x)
+
+
 EFFECT = qsp.models.Emax(E0=0.0, Emax=1.0, EC50=1.0)
 TURNOVER = qsp.models.InhibitionOfLoss(kin=1.0, kout=0.5, Imax=0.8, IC50=2.0)
 
@@ -201,6 +210,11 @@ MADE = {
     "WithTriggerHistory": lambda model: WithTriggerHistory(model, jnp.ones(len(declared(model).events()))),
     "Varied": lambda model: Varied(model, ("k", "spare")),
     "Growing": lambda model: Growing(model, jnp.asarray(1e9), "amount"),
+    "LatentHybrid": lambda model: qsp.models.LatentHybrid(model, Zeros(1), Zeros(1), ("measured",), 1),
+    "TimeVarying": lambda model: qsp.models.TimeVarying(model, ("k",), Zeros(1)),
+    "UniversalDifferentialEquation": lambda model: qsp.models.UniversalDifferentialEquation(
+        model, Zeros(1), of=("t", "amount"), into=("central",)
+    ),
 }
 """Every wrapper, around a model."""
 WRAPPERS = {
@@ -212,6 +226,11 @@ WRAPPERS = {
     "WithTriggerHistory": lambda p: simulated(MADE["WithTriggerHistory"](model_of(p, Refilled)), p).observed,
     "Varied": lambda p: varied(p).observed,
     "Growing": lambda p: simulated(MADE["Growing"](model_of(p, Refilled)), p).observed,
+    "LatentHybrid": lambda p: simulated(MADE["LatentHybrid"](model_of(p)), p).observed,
+    "TimeVarying": lambda p: simulated(MADE["TimeVarying"](model_of(p)), p).observed,
+    "UniversalDifferentialEquation": lambda p: (
+        simulated(MADE["UniversalDifferentialEquation"](model_of(p)), p).observed
+    ),
     "cohort": of_a_cohort,
 }
 OUTPUTS = {"Exposed": 2, "WithTriggerHistory": 2, "Growing": 2}  # before another rate
