@@ -126,6 +126,19 @@ def test_several_parameters_of_one_function_of_time_at_a_time():
     assert float(hybrid.observe(5.0, state)["concentration"]) == pytest.approx(np.exp(1.0))
 
 
+def test_what_is_learned_may_be_a_term():
+    class Product(qsp.models.AbstractTerm):
+        weight: jax.Array
+        inputs: int = eqx.field(static=True, default=2)
+
+        def __call__(self, first, second):
+            return self.weight * first * second
+
+    hybrid = qsp.models.UniversalDifferentialEquation(TYPICAL, Product(-1.0), ("t", "central"), ("central",))
+    state = hybrid.initial()._replace(mechanism=TYPICAL.initial()._replace(central=5.0))
+    assert float(hybrid.vector_field(2.0, state).mechanism.central) == pytest.approx(-10.5)
+
+
 def low_dimensional(p):
     """Elimination at p[0] per hour, and absorption that falls in a straight line from p[1] to 0 within 2 h."""
     bend = jnp.array([1.0, 0.0])

@@ -1,6 +1,7 @@
 """Numbers of a state by name, and functions that are learned, called with them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,10 @@ import numpy as np
 
 from qspjax._names import leaf_names
 from qspjax._types import Scalar, State
+from qspjax.models.learned import AbstractTerm
+
+Learned: TypeAlias = Callable[..., jax.Array]
+"""What is learned: an equinox network, of an array or of one number, or a term, of several numbers."""
 
 
 def elements(state: State) -> dict[str, Scalar]:
@@ -33,6 +38,11 @@ def with_added(slope: State, state: State, added: Mapping[str, Scalar]) -> State
     return jax.tree.unflatten(jax.tree.structure(slope), leaves)
 
 
-def called(function: Callable[..., jax.Array], inputs: Sequence[jax.Array]) -> jax.Array:
-    """Return the value of a network: of one number for one input, of an array of shape (inputs,) for several."""
-    return function(inputs[0] if len(inputs) == 1 else jnp.stack(inputs))
+def called(function: Learned, inputs: Sequence[jax.Array] | jax.Array) -> jax.Array:
+    """Return the value of what is learned: of a term, or of a network, which takes its inputs as one array.
+
+    One input that is no array is given as a number, as `eqx.nn.MLP("scalar", ...)` takes it.
+    """
+    if isinstance(function, AbstractTerm):
+        return jnp.asarray(function(*inputs))
+    return function(inputs if isinstance(inputs, jax.Array) else inputs[0] if len(inputs) == 1 else jnp.stack(inputs))

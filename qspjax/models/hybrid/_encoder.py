@@ -67,8 +67,8 @@ class RecurrentEncoder(eqx.Module):
         rows = jnp.concatenate([known, seen.astype(known.dtype), inputs, gaps[:, None]], axis=1)
 
         def read(hidden: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            row, is_real = row
-            return jnp.where(is_real, self.cell(row, hidden), hidden), None
+            what, is_real = row
+            return jnp.where(is_real, self.cell(what, hidden), hidden), None
 
         hidden, _ = jax.lax.scan(read, jnp.zeros(self.cell.hidden_size), (rows, real), reverse=True)
         mean, log_sd = jnp.split(self.head(hidden), 2)

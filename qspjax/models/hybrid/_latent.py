@@ -12,7 +12,7 @@ from qspjax._declared import AbstractWrapper, Declared, declared
 from qspjax._model import AbstractModel, Units, as_state
 from qspjax._names import match, state_names
 from qspjax._types import Observed, Scalar, State
-from qspjax.models.hybrid._elements import elements, with_added
+from qspjax.models.hybrid._elements import Learned, called, elements, with_added
 
 
 class LatentHybridState(NamedTuple):
@@ -63,8 +63,8 @@ class LatentHybrid(AbstractWrapper):
     """
 
     expert: AbstractModel
-    slopes: eqx.Module
-    decoder: eqx.Module
+    slopes: Learned
+    decoder: Learned
     outputs: tuple[str, ...] = eqx.field(static=True)
     latent: int = eqx.field(static=True)
     sees: tuple[str, ...] = eqx.field(static=True)
@@ -73,8 +73,8 @@ class LatentHybrid(AbstractWrapper):
     def __init__(
         self,
         expert: AbstractModel,
-        slopes: eqx.Module,
-        decoder: eqx.Module,
+        slopes: Learned,
+        decoder: Learned,
         outputs: tuple[str, ...],
         latent: int,
         sees: tuple[str, ...] | None = None,
@@ -94,7 +94,7 @@ class LatentHybrid(AbstractWrapper):
         if shared:
             refuse("outputs", "be names that `expert` does not observe", shared[0])
         for name, network, size in (("slopes", slopes, latent), ("decoder", decoder, len(self.outputs))):
-            shape = eqx.filter_eval_shape(network, start).shape
+            shape = eqx.filter_eval_shape(called, network, start).shape
             if shape != (size,):
                 refuse(name, f"return shape {(size,)} for an input of shape {start.shape}", f"shape {shape}")
 
@@ -124,10 +124,10 @@ class LatentHybrid(AbstractWrapper):
         return LatentHybridState(with_added(start, start, added), values[len(self.sees) :])
 
     def vector_field(self, t: Scalar, y: LatentHybridState) -> LatentHybridState:
-        return LatentHybridState(self.expert.vector_field(t, y.expert), self.slopes(self._seen(y)))
+        return LatentHybridState(self.expert.vector_field(t, y.expert), called(self.slopes, self._seen(y)))
 
     def observe(self, t: Scalar, y: LatentHybridState) -> Observed:
-        measured = self.decoder(self._seen(y))
+        measured = called(self.decoder, self._seen(y))
         return {**self.expert.observe(t, y.expert), **{name: measured[i] for i, name in enumerate(self.outputs)}}
 
     def declared(self) -> Declared:

@@ -84,8 +84,8 @@ class LowDimensionalNeuralODE(AbstractEventful, AbstractDelivered):
     )
 
     V: Scalar = parameter(unit="L", doc="volume of distribution")
-    disposition: StateNetwork
-    absorption: TimeNetwork
+    disposition: StateNetwork = eqx.field(kw_only=True)
+    absorption: TimeNetwork = eqx.field(kw_only=True)
 
     @classmethod
     def of(

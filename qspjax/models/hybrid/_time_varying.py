@@ -14,9 +14,11 @@ from qspjax._events import Event
 from qspjax._model import AbstractModel, Units
 from qspjax._names import at
 from qspjax._types import Observed, Scalar, State
+from qspjax.models.hybrid._elements import Learned, called
+from qspjax.models.learned import AbstractTerm
 
 
-class PiecewiseConstant(eqx.Module):
+class PiecewiseConstant(AbstractTerm):
     """A function of time that jumps at given times: one number before the first, one between each two, one after.
 
     $$ u(t) = values_i \\quad \\text{for} \\quad times_{i-1} \\le t < times_i $$
@@ -39,13 +41,15 @@ class PiecewiseConstant(eqx.Module):
 
     values: jax.Array = eqx.field(converter=lambda values: jnp.asarray(values, dtype=float))
     times: tuple[float, ...] = eqx.field(static=True, converter=lambda times: tuple(map(float, times)))
+    inputs: int = eqx.field(default=1, init=False, static=True)
 
     def __check_init__(self) -> None:
         check_increasing("times", jnp.asarray(self.times))
         if jnp.shape(self.values)[-1:] != (len(self.times) + 1,):
             refuse("values", f"be one more than times ({len(self.times) + 1})", f"of shape {jnp.shape(self.values)}")
 
-    def __call__(self, t: Scalar) -> Scalar:
+    def __call__(self, *inputs: Scalar) -> Scalar:
+        (t,) = inputs
         value = self.values[0]
         for i, time in enumerate(self.times):
             value = jnp.where(t < time, value, self.values[i + 1])
@@ -91,14 +95,12 @@ class TimeVarying(AbstractWrapper):
     """
 
     model: AbstractModel
-    log_factor: eqx.Module
+    log_factor: Learned
     names: tuple[str, ...] = eqx.field(static=True)
     horizon: float = eqx.field(static=True)
 
     # Checked only here: a check that ran again on a cohort would see parameters of many patients.
-    def __init__(
-        self, model: AbstractModel, names: tuple[str, ...], log_factor: eqx.Module, horizon: float = 1.0
-    ) -> None:
+    def __init__(self, model: AbstractModel, names: tuple[str, ...], log_factor: Learned, horizon: float = 1.0) -> None:
         self.model = model
         self.names = tuple(names)
         self.log_factor = log_factor
@@ -142,7 +144,7 @@ class TimeVarying(AbstractWrapper):
         return inner._replace(events=events).under("model", self.model.initial, lambda t, y: (t, y))
 
     def _log_factors(self, t: Scalar) -> jax.Array:
-        return jnp.atleast_1d(self.log_factor(t / self.horizon))
+        return jnp.atleast_1d(called(self.log_factor, [jnp.asarray(t) / self.horizon]))
 
     def _event(self, number: int, event: Event) -> Event:
         """Return an event of the model, with the parameters of its time."""

@@ -12,7 +12,7 @@ from qspjax._declared import AbstractWrapper, Declared, declared
 from qspjax._model import AbstractModel, Units
 from qspjax._names import match, state_names
 from qspjax._types import Observed, Scalar, State
-from qspjax.models.hybrid._elements import called, elements, with_added
+from qspjax.models.hybrid._elements import Learned, called, elements, with_added
 
 
 class UniversalState(NamedTuple):
@@ -58,7 +58,7 @@ class UniversalDifferentialEquation(AbstractWrapper):
     """
 
     mechanism: AbstractModel
-    remainder: eqx.Module
+    remainder: Learned
     of: tuple[str, ...] = eqx.field(static=True)
     into: tuple[str, ...] = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
@@ -67,7 +67,7 @@ class UniversalDifferentialEquation(AbstractWrapper):
     def __init__(
         self,
         mechanism: AbstractModel,
-        remainder: eqx.Module,
+        remainder: Learned,
         of: tuple[str, ...],
         into: tuple[str, ...],
         scales: Mapping[str, float] | None = None,
