@@ -2,6 +2,7 @@
 
 from qspjax._expression._evaluate import as_number as as_number, as_truth as as_truth, evaluate as evaluate
 from qspjax._expression._formula import (
+    AnyFunction as AnyFunction,
     Formula as Formula,
     as_formula as as_formula,
     check_constants as check_constants,
@@ -60,7 +61,7 @@ from qspjax._expression._learned import (
     with_functions as with_functions,
 )
 from qspjax._expression._nodes import nodes as nodes
-from qspjax._expression._parse import PETAB as PETAB, parse as parse
+from qspjax._expression._parse import PETAB as PETAB, known_functions as known_functions, parse as parse
 from qspjax._expression._text import text as text
 from qspjax._expression._tree import (
     FALSE as FALSE,

@@ -1,7 +1,7 @@
 """What the user writes for a number: the number, a formula over names, or an expression."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +14,19 @@ from qspjax._expression._tree import Expression
 
 Formula: TypeAlias = float | str | Expression
 """A number, or a formula over names: `0.1`, `"sigma"`, `"sqrt(a^2 + (b * prediction)^2)"`."""
+
+
+class AnyFunction(Collection[str]):
+    """The names of all functions that formulas do not know: what they are is found out later."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and not is_known_function(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 def as_formula(argument: str, value: object, functions: Collection[str] = ()) -> float | Expression:

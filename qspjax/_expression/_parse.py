@@ -45,9 +45,14 @@ _PARTIAL = {"sqrt": ("root", 2.0), "log10": ("log", 10.0), "log2": ("log", 2.0)}
 _Reading = Generator[int, Expression, Expression]
 
 
+def known_functions() -> tuple[str, ...]:
+    """Return the names of the functions that formulas have."""
+    return (*_OPERATIONS, *_PARTIAL, "log", "sqr", "sign")
+
+
 def is_known_function(name: str) -> bool:
     """Return whether formulas have a function of this name."""
-    return name in _OPERATIONS or name in _PARTIAL or name in ("log", "sqr", "sign")
+    return name in known_functions()
 
 
 class _Token(NamedTuple):

@@ -36,6 +36,7 @@ from qspjax.fit.data._measurements import Experiment, Output
 from qspjax.fit.data._output_data import Explained, OutputData
 from qspjax.fit.data._stages import Outcomes, parameters_of
 from qspjax.fit.errors._contract import Predictors
+from qspjax.models import AbstractTerm
 from qspjax.solve import AbstractMethod
 from qspjax.solve._ensemble import Effort, has_effort
 from qspjax.solve.native import compilations
@@ -117,6 +118,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         solver: Solves for some of the parameters wherever the problem is evaluated, see `Analytic.solving`.
         gradient: How its gradient is computed where no curvature is asked for: `Adjoint()`, `ForwardSensitivities()`;
             by default whichever costs less, see `qsp.explain(problem)`.
+        functions: Terms that formulas call, by name, such as `NeuralRate(...)`.
 
     Attributes:
         free: The estimated numbers by name.
@@ -151,6 +153,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     reference: Mapping[str, float]
     solver: Solver | None
     gradient: AbstractGradient | None
+    functions: Mapping[str, AbstractTerm]
     free: Mapping[str, Free] = dataclasses.field(init=False)
     fixed: Mapping[str, float] = dataclasses.field(init=False)
     weights: Blocks = dataclasses.field(init=False)
@@ -169,6 +172,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         reference: Mapping[str, float] | None = None,
         solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
+        functions: Mapping[str, AbstractTerm] | None = None,
     ) -> None:
         """Check and lay out everything."""
         check_instance("model", model, AbstractModel, "a model")
@@ -181,10 +185,13 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         for name, output in outputs.items():
             check_instance(f'outputs["{name}"]', output, Output, "an Output")
         settle(self, model=model, experiments=dict(experiments), outputs=dict(outputs), parameters=dict(parameters))
+        for name, function in (functions or {}).items():
+            check_instance(f'functions["{name}"]', function, AbstractTerm, "a term such as NeuralRate(...)")
         if gradient is not None:
             check_instance("gradient", gradient, AbstractGradient, "a way such as Adjoint()")
         settle(self, method=method, reference=dict(reference or {}), solver=solver, gradient=gradient)
-        settle(self, free=free_of(parameters), fixed=fixed_of(parameters), weights=Blocks(model, parameters))
+        settle(self, functions=dict(functions or {}), free=free_of(parameters), fixed=fixed_of(parameters))
+        settle(self, weights=Blocks(model, parameters, self.functions))
         if not self.names:
             raise ArgumentError("parameters", "must have at least one that is Free(...) or Weights(), but has none.")
         design = Design(model, self.experiments, outputs, [*self.free], [*self.fixed], method, self.weights)
@@ -401,6 +408,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
             "experiments": self.experiments,
             "outputs": self.outputs,
             "parameters": [self.free, self.fixed, {block.name: block.prior for block in self.weights.blocks}],
+            "functions": self.functions,
         }
 
     @property
@@ -500,7 +508,9 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         if points not in self._dense:
             experiments = {name: experiment.closely(points) for name, experiment in self.experiments.items()}
             outputs = {name: Output(output.prediction, output.error) for name, output in self.outputs.items()}
-            self._dense[points] = Problem(self.model, experiments, outputs, self.parameters, method=self.method)
+            self._dense[points] = Problem(
+                self.model, experiments, outputs, self.parameters, method=self.method, functions=self.functions
+            )
         return self._dense[points]
 
     @cached_property
@@ -541,11 +551,12 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     def _predicted(self) -> Callable[[Vector], list[tuple[Array, Array]]]:
         return eqx.filter_jit(lambda x: [(prediction, residual) for _, prediction, residual in self.predictions(x)])
 
-    def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], Mapping[str, Float[Array, ""]]]:
+    def pooled(self, x: Point) -> tuple[Float[Array, " numbers"], Named]:
         """Return the numbers to which simulations and measurements refer, and the parameters by name."""
         natural, weights = self.split(self.natural(x))
-        known = Named(self.layout.table.parameters, jnp.concatenate([natural, np.array([*self.fixed.values()])]))
-        return jnp.concatenate([self.layout.table.values(known.numbers), weights]), known
+        numbers = jnp.concatenate([natural, np.array([*self.fixed.values()])])
+        known = Named(self.layout.table.parameters, numbers, self.weights.callables(weights))
+        return jnp.concatenate([self.layout.table.values(known), weights]), known
 
     def _solved(self, x: Vector, observed: Mapping[str, Array]) -> Vector:
         return x if self.solver is None else self.solver(x, observed)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from qspjax._checks import ArgumentError, check_instance, did_you_mean, in_a_row, refuse
 from qspjax._distribution import AbstractDistribution
@@ -19,6 +19,7 @@ from qspjax._model import AbstractModel
 from qspjax._parameters import AbstractChecked
 from qspjax._random import generator
 from qspjax._types import Key
+from qspjax.models import AbstractTerm
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 """A step of a path: an attribute or a key, or a number in brackets."""
@@ -134,7 +135,10 @@ class Blocks:
     """
 
     def __init__(
-        self, model: AbstractModel, parameters: Mapping[str, object], functions: Mapping[str, Callable] | None = None
+        self,
+        model: AbstractModel,
+        parameters: Mapping[str, object],
+        functions: Mapping[str, AbstractTerm] | None = None,
     ) -> None:
         """Find the parts in a model, or among functions.
 
@@ -165,10 +169,15 @@ class Blocks:
         """The name of each weight."""
         return tuple(label for block in self.blocks for label in block.labels)
 
+    @cached_property
+    def of_model(self) -> Bool[np.ndarray, " weights"]:
+        """Which weights are those of the model, so that simulations depend on them."""
+        return np.concatenate([np.zeros(0, bool), *(np.full(block.size, block.of_model) for block in self.blocks)])
+
     @property
-    def in_model(self) -> bool:
-        """Whether simulations depend on any."""
-        return any(block.of_model for block in self.blocks)
+    def learned(self) -> frozenset[str]:
+        """The names of the functions that have any of them."""
+        return frozenset(str(block.path[0]) for block in self.blocks if not block.of_model)
 
     def parts(self, weights: Float[Array, " weights"]) -> dict[str, PyTree]:
         """Return the parts with these weights, by name."""
@@ -181,7 +190,7 @@ class Blocks:
                 model = eqx.tree_at(lambda tree, block=block: _follow(tree, block.path), model, block.filled(weights))
         return model
 
-    def callables(self, weights: Float[Array, " weights"]) -> dict[str, Callable]:
+    def callables(self, weights: Float[Array, " weights"]) -> dict[str, AbstractTerm]:
         """Return the functions of formulas with these weights, by name."""
         functions = dict(self.functions)
         for block in self.blocks:
@@ -219,7 +228,11 @@ class Blocks:
 
 
 def _block(
-    model: AbstractModel, functions: Mapping[str, Callable], name: str, prior: AbstractDistribution | None, first: int
+    model: AbstractModel,
+    functions: Mapping[str, AbstractTerm],
+    name: str,
+    prior: AbstractDistribution | None,
+    first: int,
 ) -> Block:
     path = tuple(int(number) if number else step for step, number in _STEP.findall(name))
     of_model = path[0] not in functions

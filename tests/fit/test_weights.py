@@ -211,3 +211,99 @@ def test_posteriors_of_weights_are_refused():
         qsp.fit.sample(learned(), qsp.fit.NUTS(key=jax.random.key(0)))
     with pytest.raises(ValueError, match="prior"):
         Weights(prior=3.0)
+
+
+class Effect(qsp.models.AbstractTerm):
+    """The part of clearance that a covariate explains."""
+
+    network: eqx.nn.MLP
+    inputs: int = eqx.field(static=True, default=2)
+
+    def __call__(self, weight, age):
+        return jnp.exp(self.network(jnp.stack([jnp.log(weight / 70.0), age / 50.0 - 1.0])))
+
+
+def by_covariates(function, outputs=None, **parameters):
+    """Return a problem of three patients whose clearance is a function of weight and age."""
+    rows, times = {}, [1.0, 6.0, 12.0]
+    for weight, age in ((50.0, 30.0), (70.0, 50.0), (100.0, 80.0)):
+        cl = 3.0 * (weight / 70.0) ** 0.75 * (age / 50.0) ** -0.3
+        values = 10.0 * np.exp(-cl / 30.0 * np.array(times))
+        data = Measurements(times, values, output="c")
+        clearance = {"CL": f"tCL * effect({weight}, {age})"}
+        rows[f"{weight:g} kg"] = Experiment(data, qsp.bolus(300.0, to="central"), set=clearance)
+    outputs = outputs or {"c": Output("concentration", Additive(0.1))}
+    free = {"tCL": 3.0, "effect": Weights(), **parameters}
+    return Problem(qsp.models.OneCompartment(CL=3.0, V=30.0), rows, outputs, free, functions={"effect": function})
+
+
+def effect():
+    return Effect(eqx.nn.MLP(2, "scalar", width_size=4, depth=1, activation=jnp.tanh, key=jax.random.key(3)))
+
+
+@pytest.mark.parametrize("gradient", [Adjoint(), ForwardSensitivities()])
+def test_a_function_of_covariates_is_learned_in_formulas(gradient):
+    problem = by_covariates(effect())
+    problem = Problem(
+        problem.model,
+        problem.experiments,
+        problem.outputs,
+        problem.parameters,
+        functions=problem.functions,
+        gradient=gradient,
+    )
+    value, slope = problem.value_and_gradient(problem.start)
+    for k in (0, 5, 12, 16):
+        step = jnp.zeros(problem.start.size).at[k].set(1e-5)
+        difference = (problem.log_density(problem.start + step) - problem.log_density(problem.start - step)) / 2e-5
+        assert float(slope[k]) == pytest.approx(float(difference), rel=1e-5, abs=1e-5 * float(jnp.abs(slope).max()))
+    curved = problem.quadratic(problem.start)
+    np.testing.assert_allclose(curved.gradient, slope, rtol=1e-8, atol=1e-8 * float(jnp.abs(slope).max()))
+
+
+def test_a_learned_covariate_effect_is_fitted():
+    fit = qsp.fit.estimate(by_covariates(effect()), method=LBFGS(max_steps=200))
+    assert fit.log_density > -5.0
+    learned = fit.networks["effect"]
+    for weight, age in ((50.0, 30.0), (100.0, 80.0)):
+        truth = (weight / 70.0) ** 0.75 * (age / 50.0) ** -0.3
+        assert float(learned(weight, age)) == pytest.approx(truth, rel=0.02)
+
+
+def test_a_function_in_an_observable_is_learned():
+    scale = Effect(eqx.nn.MLP(2, "scalar", width_size=2, depth=1, key=jax.random.key(1)))
+    outputs = {"c": Output("concentration * scale(time, concentration)", Additive(0.1))}
+    data = Measurements([1.0, 4.0, 8.0], [12.0, 7.0, 4.0], output="c")
+    problem = Problem(
+        qsp.models.OneCompartment(CL=3.0, V=30.0),
+        Experiment(data, qsp.bolus(300.0, to="central")),
+        outputs,
+        {"scale": Weights()},
+        functions={"scale": scale},
+    )
+    assert problem.layout.directions == 0
+    slope = problem.value_and_gradient(problem.start)[1]
+    step = jnp.zeros(problem.start.size).at[2].set(1e-6)
+    difference = (problem.log_density(problem.start + step) - problem.log_density(problem.start - step)) / 2e-6
+    assert float(slope[2]) == pytest.approx(float(difference), rel=1e-5)
+    assert "experiment" in problem.table(problem.start)
+
+
+def test_calls_that_mean_nothing_are_refused():
+    data, model = Measurements([1.0], [1.0], output="c"), qsp.models.OneCompartment(CL=3.0, V=30.0)
+    experiment = Experiment(data, qsp.bolus(300.0, to="central"))
+
+    def posed(formula, **functions):
+        outputs = {"c": Output(formula, Additive(0.1))}
+        return Problem(model, experiment, outputs, {"CL": Free(3.0)}, functions=functions)
+
+    with pytest.raises(ValueError, match=r"calls `squrt`.*Did you mean `sqrt`"):
+        posed("concentration * squrt(2)")
+    with pytest.raises(ValueError, match=r"with 2 inputs, but calls `effect\(time\)`"):
+        posed("concentration * effect(time)", effect=effect())
+    with pytest.raises(ValueError, match="`effect`, which none calls"):
+        posed("concentration", effect=effect())
+    with pytest.raises(ValueError, match="name functions by names that nothing else has"):
+        posed("concentration", V=effect())
+    with pytest.raises(ValueError, match=r"functions"):
+        posed("effect(time, 1)", effect=jnp.tanh)

@@ -66,16 +66,19 @@ class Colours:
             masks[k, members] = True
         return cls(uses, masks)
 
-    def with_more(self, count: int) -> "Colours":
-        """Return the same groups, and one for each of further numbers on which all experiments depend."""
-        if not count:
+    def with_more(self, used: Bool[np.ndarray, " more"]) -> "Colours":
+        """Return the same groups, and one for each of further numbers that all experiments depend on.
+
+        Args:
+            used: Which of the further numbers they depend on.
+        """
+        if not used.size:
             return self
-        numbers = self.uses.shape[1]
-        every = np.ones((len(self.uses), count), bool)
-        groups = np.zeros((len(self.groups) + count, numbers + count), bool)
-        groups[: len(self.groups), :numbers] = self.groups
-        groups[len(self.groups) :, numbers:] = np.eye(count, dtype=bool)
-        return Colours(np.concatenate([self.uses, every], axis=1), groups)
+        places = self.uses.shape[1] + np.flatnonzero(used)
+        new = np.zeros((places.size, self.uses.shape[1] + used.size), bool)
+        new[np.arange(places.size), places] = True
+        groups = np.concatenate([np.pad(self.groups, ((0, 0), (0, used.size))), new])
+        return Colours(np.concatenate([self.uses, np.tile(used, (len(self.uses), 1))], axis=1), groups)
 
 
 def grouped(

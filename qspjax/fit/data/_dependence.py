@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qspjax._checks import ArgumentError
 from qspjax._types import Key
-from qspjax.fit.data._output_data import Explained, OutputData
+from qspjax.fit.data._output_data import Explained, OutputData, Parameters
 from qspjax.fit.errors._contract import Predictors
 from qspjax.fit.errors._correlated import Correlated
 
@@ -249,7 +249,7 @@ def draws(rows: Sequence[OutputData], key: Key, predictors: Sequence[Predictors]
 
 
 def explained(
-    rows: Sequence[OutputData], numbers: Array, observed: Mapping[str, Array], known: Mapping[str, Array]
+    rows: Sequence[OutputData], numbers: Array, observed: Mapping[str, Array], known: Parameters
 ) -> list[Explained]:
     """Return what `why_undefined` asks of each measurement, see `Explained`.
 

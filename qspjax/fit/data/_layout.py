@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Real
 from qspjax._checks import ArgumentError, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._declared import declared
 from qspjax._dosing._covariates import FIRST
-from qspjax._expression import Expression, check_constants, symbol
+from qspjax._expression import Expression, check_constants, check_function_names, known_functions, misuses, symbol
 from qspjax._model import AbstractModel, as_state
 from qspjax._names import at, names, state_names
 from qspjax._simulate import observed_names
@@ -19,7 +19,7 @@ from qspjax._types import Scalar
 from qspjax.fit._weights import Blocks
 from qspjax.fit.data._colours import Colours
 from qspjax.fit.data._dependence import check_dependence
-from qspjax.fit.data._formula import NOW, names_in
+from qspjax.fit.data._formula import NOW, called_by, names_in
 from qspjax.fit.data._formula_table import AbstractFormulaTable, FormulaTable
 from qspjax.fit.data._in_force import depends_on_observed, in_force
 from qspjax.fit.data._measurements import Change, Experiment, Output, passed
@@ -101,12 +101,12 @@ class Layout:
     @property
     def directions(self) -> int:
         """Along how many directions simulations would be differentiated forwards."""
-        return len(self.of_table.groups) + self.stages.weights.size
+        return len(self.of_table.groups) + int(self.stages.weights.of_model.sum())
 
     @functools.cached_property
     def colours(self) -> Colours:
-        """Groups of numbers that share a forward sensitivity; each weight has one of its own."""
-        return self.of_table.with_more(self.stages.weights.size)
+        """Groups of numbers that share a forward sensitivity; each weight of the model has one of its own."""
+        return self.of_table.with_more(self.stages.weights.of_model)
 
     @functools.cached_property
     def joined(self) -> tuple[OutputData, ...]:
@@ -120,7 +120,8 @@ def layout_of(design: Design) -> Layout:
     Raises:
         ValueError: If there are no data, a name is unknown, or nothing depends on a parameter.
     """
-    table = FormulaTable(design.parameters, numbers_of(design.model, design.parameters))
+    functions = design.weights.functions
+    table = FormulaTable(design.parameters, numbers_of(design.model, design.parameters), functions)
     stages, data = parts_of(design, table)
     free = table.depends()[:, : len(design.free)]
     uses = stages.uses(table)
@@ -130,7 +131,8 @@ def layout_of(design: Design) -> Layout:
         if not used:
             must = f"must be parameters that a measurement depends on, but no measurement depends on `{name}`."
             raise ArgumentError("parameters", must)
-    return Layout(table, stages, data, Colours.of(uses, np.asarray(free.any(axis=1))), simulated, direct)
+    varies = np.asarray(free.any(axis=1)) | table.calls(design.weights.learned)
+    return Layout(table, stages, data, Colours.of(uses, varies), simulated, direct)
 
 
 def _direct(
@@ -179,6 +181,7 @@ class _Builder:
             for name in change.set
         }
         self._check_names()
+        self._check_calls()
         self.begin = [begins(experiment) for experiment in design.experiments.values()]
         meaning = {"kept": self._own_names(), "numbers": table.defaults, "observed": self.moving}
         pairs = zip(design.experiments.values(), self.begin, strict=True)
@@ -301,6 +304,26 @@ class _Builder:
                     f"must be parameters that something depends on, {of_model}, but nothing depends on `{name}`."
                     + did_you_mean(name, leaves),
                 )
+
+    def _check_calls(self) -> None:
+        functions, design = self.design.weights.functions, self.design
+        check_function_names("functions", functions, {*self.leaves, *self.moving, *design.parameters})
+        owners = [
+            *(("outputs", formula) for output in design.outputs.values() for formula in output.formulas()),
+            *(
+                ("experiments", formula)
+                for experiment in design.experiments.values()
+                for formula in experiment.formulas()
+            ),
+        ]
+        for argument, formula in owners:
+            for misuse in misuses(formula, functions) if isinstance(formula, Expression) else ():
+                hints = [did_you_mean(name, [*functions, *known_functions()]) for name in called_by(formula)]
+                raise ArgumentError(argument, misuse + next(filter(None, hints), ""))
+        called = called_by(*(formula for _, formula in owners))
+        for name in functions:
+            if name not in called:
+                refuse("functions", "be called by formulas", f"`{name}`, which none calls")
 
     def _own_names(self) -> frozenset[str]:
         """Return the names that mean the same in all formulas."""

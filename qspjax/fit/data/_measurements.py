@@ -11,7 +11,7 @@ from qspjax._checks import check_instance, check_no_unit, check_one_of, describe
 from qspjax._dosing._covariates import FIRST
 from qspjax._dosing._doses import no_doses
 from qspjax._dosing._regimen import Regimen, check_regimen
-from qspjax._expression import Expression, Formula, as_formula
+from qspjax._expression import AnyFunction, Expression, Formula, as_formula
 from qspjax._types import Scalar
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Columns, Numbers
@@ -54,7 +54,7 @@ class Output:
         check_instance("error", error, AbstractErrorModel, "an error model such as Additive('sigma')")
         if below is not None:
             check_instance("below", below, AbstractCensoring, "M1(limit), M3(limit) or M4(limit)")
-        settle(self, prediction=as_formula("prediction", prediction), error=error, below=below)
+        settle(self, prediction=as_formula("prediction", prediction, AnyFunction()), error=error, below=below)
 
     def formulas(self) -> tuple[float | Expression, ...]:
         """Return its formulas: that of the prediction, and those of the error."""
@@ -229,8 +229,8 @@ class Change:
     ) -> None:
         """Read the formulas."""
         check_no_unit("at", at)
-        settle(self, set={name: as_formula(name, value) for name, value in (set or {}).items()})
-        settle(self, put={name: as_formula(name, value) for name, value in (put or {}).items()})
+        settle(self, set={name: as_formula(name, value, AnyFunction()) for name, value in (set or {}).items()})
+        settle(self, put={name: as_formula(name, value, AnyFunction()) for name, value in (put or {}).items()})
         settle(self, at=float(at), order=float(order), typical=typical)
 
     def formulas(self) -> tuple[float | Expression, ...]:

@@ -1,7 +1,7 @@
 """The measurements of a fit, output by output: from numbers of the table and observed values to log likelihoods."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from qspjax._checks import ArgumentError
 from qspjax._expression import Expression, nodes, text
 from qspjax.fit._types import Number
-from qspjax.fit.data._formula import gathered, value_of
+from qspjax.fit.data._formula import called_by, gathered, value_of
 from qspjax.fit.data._measurements import Measurements, Output
 from qspjax.fit.errors._contract import AbstractErrorModel, Information, Predictors, formulas_of, since_previous
 from qspjax.fit.errors._correlated import Correlated
@@ -21,8 +21,8 @@ from qspjax.fit.errors._correlated import Correlated
 Observed: TypeAlias = Mapping[str, Real[Array, "experiments times"]]
 """Observed values by name."""
 
-Parameters: TypeAlias = Mapping[str, Float[Array, ""]]
-"""The parameters by name."""
+Parameters: TypeAlias = Mapping[str, "Float[Array, ''] | Callable"]
+"""The parameters by name, and the functions that formulas call."""
 
 RowValues: TypeAlias = Real[Array, " rows"] | Real[np.ndarray, " rows"]
 """A number of each row."""
@@ -116,7 +116,9 @@ class OutputData:
         predictions, given = zip(*(rows.computed(values) for rows, values in parts), strict=True)
         return _in_a_row(predictions), {field: _in_a_row([part[field] for part in given]) for field in given[0]}
 
-    def computed(self, values: Mapping[str, Number]) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
+    def computed(
+        self, values: Mapping[str, Number | Callable]
+    ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
         """Return `quantities` of one output, from the values of the names that its formulas use."""
         output = self.output
         prediction = self._each(output.prediction, values)
@@ -137,7 +139,7 @@ class OutputData:
         inside = [node.args[-1] for node in nodes(prediction) if node.op in ("ln", "log")]
         return {text(formula): self._each(formula, values) for formula in inside}
 
-    def _each(self, formula: float | Expression, values: Mapping[str, Number]) -> Float[Array, " rows"]:
+    def _each(self, formula: float | Expression, values: Mapping[str, Number | Callable]) -> Float[Array, " rows"]:
         value = jnp.asarray(value_of(formula, values, jnp.asarray(self.time)), float)
         return jnp.broadcast_to(value, self.value.shape)
 
@@ -232,14 +234,15 @@ def _in_a_row(parts: Sequence[Array]) -> Float[Array, " rows"]:
 
 def _values(
     outputs: Sequence[OutputData], numbers: Float[Array, " numbers"], observed: Observed, known: Parameters
-) -> list[dict[str, Number]]:
+) -> list[dict[str, Number | Callable]]:
     """Return the values of the names that the formulas of each output use; arguments as `OutputData.predicted`."""
     names = [sorted(data.output.names() - {"prediction"}) for data in outputs]
-    values: list[dict[str, Number]] = [{} for _ in outputs]
+    values: list[dict[str, Number | Callable]] = [{} for _ in outputs]
     from_table: list[tuple[int, str, np.ndarray]] = []
     from_solves: list[tuple[int, str, np.ndarray]] = []
     shown = sorted({name for data, all in zip(outputs, names, strict=True) for name in all if name in observed})
     for k, (data, all) in enumerate(zip(outputs, names, strict=True)):
+        values[k] |= {name: known[name] for name in called_by(*data.output.formulas())}
         for name in all:
             if name in data.given:
                 from_table.append((k, name, data.given[name]))

@@ -173,8 +173,9 @@ class Stages:
         Args:
             numbers: The values of the table, and the weights.
         """
-        model = self.weights.placed(self.model, numbers[numbers.size - self.weights.size :])
-        known = Named(self.parameters, numbers)  # they come first
+        weights = numbers[numbers.size - self.weights.size :]
+        model = self.weights.placed(self.model, weights)
+        known = Named(self.parameters, numbers, self.weights.callables(weights))  # parameters come first
         shared = gathered(numbers, [np.array(index) for index in self.shared.values()])
         for name, value in zip(self.shared, shared, strict=True):
             model = at(model, name).set(value)

@@ -46,7 +46,7 @@ class IndividualTable(AbstractFormulaTable):
     def __init__(
         self, parameters: Sequence[str], defaults: Mapping[str, Scalar], *, individual: Sequence[str], count: int
     ) -> None:
-        self.parameters, self.defaults = tuple(parameters), defaults
+        self.parameters, self.defaults, self.functions = tuple(parameters), defaults, frozenset()
         self.individual, self.count = frozenset(individual), count
         self.blocks: dict[float | Expression, int] = {}
         self._single: dict[float | Expression, int] = {}
