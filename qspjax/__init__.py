@@ -7,7 +7,7 @@ A model is equations and numbers, doses are a table, and one verb joins them: `s
     population   virtual patients, trials, endpoints, NCA       execute      where patients are computed
     fit          calibration, mixed effects, posteriors         equilibrium  where a system comes to rest
     sensitivity  which inputs matter                            surrogate    emulators, their inference
-    io, plot     files, pictures
+    discover     formulas and edges from data                   io, plot     files, pictures
 
 Example:
     >>> import qspjax as qsp
@@ -28,6 +28,7 @@ from qspjax._collection import seldom_collected as _seldom_collected
 
 if _typing.TYPE_CHECKING:
     from qspjax import (
+        discover as discover,
         equilibrium as equilibrium,
         execute as execute,
         fit as fit,
@@ -122,7 +123,19 @@ if _typing.TYPE_CHECKING:
 
     __version__: str
 
-_PACKAGES = ("equilibrium", "execute", "fit", "io", "models", "plot", "population", "sensitivity", "solve", "surrogate")
+_PACKAGES = (
+    "discover",
+    "equilibrium",
+    "execute",
+    "fit",
+    "io",
+    "models",
+    "plot",
+    "population",
+    "sensitivity",
+    "solve",
+    "surrogate",
+)
 _NAMES = {
     "_cohort": "Cohort",
     "_declared": "AbstractAlgebraic AbstractDelivered AbstractEventful AbstractSized Delivery",
