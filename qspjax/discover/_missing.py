@@ -16,7 +16,7 @@ from qspjax._expression import Expression, symbols
 from qspjax.discover._edges import AbstractEdge, Modifier, check_edges, with_edges
 from qspjax.discover._score import EdgeScores, edge_scores
 from qspjax.discover._visited import visited
-from qspjax.fit import Fit, Free, Problem, estimate
+from qspjax.fit import Fit, Free, Problem, Weights, estimate
 from qspjax.models.network import Network
 
 
@@ -72,11 +72,7 @@ class MissingEdges:
     @property
     def network(self) -> Network:
         """The network with the edges and the estimates."""
-        network = cast(Network, self.fit.problem.model)
-        for name, value in self.fit.parameters.items():
-            if name in network.values:
-                network = network.replace(name, float(value))
-        return network
+        return cast(Network, self.fit.problem.fitted_model(jnp.asarray(self.fit.x)))
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -219,7 +215,7 @@ def bic(fit: Fit) -> float:
     return len(fit.problem.names) * float(np.log(measurements)) - 2.0 * log_likelihood
 
 
-def changed(problem: Problem, network: Network, parameters: Mapping[str, Free | float]) -> Problem:
+def changed(problem: Problem, network: Network, parameters: Mapping[str, Free | Weights | float]) -> Problem:
     """Return a problem with another network and other parameters."""
     return Problem(
         network,
@@ -234,7 +230,8 @@ def changed(problem: Problem, network: Network, parameters: Mapping[str, Free | 
 
 def started(problem: Problem, fit: Fit) -> Fit:
     """Return the fit of a problem that starts at the estimates of another."""
-    known = {name: value for name, value in fit.parameters.items() if name in problem.names}
+    known = {name: value for name, value in fit.parameters.items() if name in problem.free}
+    known |= fit.problem.networks(jnp.asarray(fit.x))
     point = np.clip(np.asarray(problem.point(known)), *map(np.asarray, problem.bounds))
     return estimate(problem, starts=point[None, :])
 

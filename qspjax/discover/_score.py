@@ -145,7 +145,7 @@ def joint_information(
     """
     one = switched(cast(Network, problem.model), edges)
     table = problem.layout.table.size
-    places = {name: table + k for k, name in enumerate(one.parameters)}  # they follow the numbers of the table
+    places = {name: table + k for k, name in enumerate(one.parameters)}
     stages = problem.layout.stages
     stages = dataclasses.replace(stages, model=one.network, shared={**stages.shared, **places})
     program = jax.jit(lambda x: _joint(problem, stages, jnp.asarray(one.switches), x))
@@ -158,11 +158,11 @@ def joint_information(
 def _joint(problem: Problem, stages: Stages, switches: Array, x: Vector) -> tuple[Array, Array, Array]:
     rows, edges = problem.layout.joined, switches.shape[0]
     linear = problem.linearised(x, rows)
-    numbers, known = problem.pooled(linear.x)
+    (numbers, known), first = problem.pooled(linear.x), problem.layout.table.size  # weights come last
 
     def along(switch: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         def observed_of(strength: Array) -> dict[str, Array]:
-            outcomes = stages.simulate(jnp.concatenate([numbers, strength[None], switch]))
+            outcomes = stages.simulate(jnp.concatenate([numbers[:first], strength[None], switch, numbers[first:]]))
             return problem.layout.where_measured(outcomes.observed)
 
         return jax.jvp(observed_of, (jnp.zeros(()),), (jnp.ones(()),))
