@@ -134,7 +134,7 @@ def test_what_is_learned_may_be_a_term():
         def __call__(self, first, second):
             return self.weight * first * second
 
-    hybrid = qsp.models.UniversalDifferentialEquation(TYPICAL, Product(-1.0), ("t", "central"), ("central",))
+    hybrid = qsp.models.UniversalDifferentialEquation(TYPICAL, Product(jnp.array(-1.0)), ("t", "central"), ("central",))
     state = hybrid.initial()._replace(mechanism=TYPICAL.initial()._replace(central=5.0))
     assert float(hybrid.vector_field(2.0, state).mechanism.central) == pytest.approx(-10.5)
 
@@ -317,3 +317,20 @@ def test_what_is_wrong_is_said_in_words(bad):
     make, message = BAD[bad]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_varies_with_time_is_fitted_as_any_other_parameter():
+    from qspjax.fit import Additive, Experiment, Free, Measurements, Output, Problem, Weights
+
+    truth = qsp.models.TimeVarying(TYPICAL, ("CL",), qsp.models.PiecewiseConstant([0.0, 1.0], times=(4.0,)))
+    dose, ts = qsp.bolus(300.0, to="central"), np.array([1.0, 3.0, 4.0, 7.0, 10.0])
+    data = Measurements(ts, qsp.simulate(truth, dose, ts).observed["concentration"], output="C")
+    problem = Problem(
+        eqx.tree_at(lambda m: m.log_factor.values, truth, jnp.zeros(2)),
+        Experiment(data, dose),
+        {"C": Output("concentration", Additive(0.1))},
+        {"log_factor": Weights(prior=qsp.Normal(0.0, sd=10.0)), "model.V": Free(40.0)},
+    )
+    fit = qsp.fit.estimate(problem)
+    np.testing.assert_allclose(fit.networks["log_factor"].values, [0.0, 1.0], atol=0.01)
+    assert float(fit.parameters["model.V"]) == pytest.approx(30.0, rel=1e-3)
