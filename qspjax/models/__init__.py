@@ -57,7 +57,18 @@ from qspjax.models.hybrid import (
     TimeVarying as TimeVarying,
     UniversalDifferentialEquation as UniversalDifferentialEquation,
 )
-from qspjax.models.learned import AbstractTerm as AbstractTerm
+from qspjax.models.learned import (
+    AbstractRange as AbstractRange,
+    AbstractTerm as AbstractTerm,
+    Bounded as Bounded,
+    GaussianProcessRate as GaussianProcessRate,
+    Input as Input,
+    NeuralRate as NeuralRate,
+    Positive as Positive,
+    SplineRate as SplineRate,
+    Unbounded as Unbounded,
+    learned_curve as learned_curve,
+)
 from qspjax.models.network import (
     AbstractLaw as AbstractLaw,
     Compartment as Compartment,
