@@ -30,6 +30,7 @@ from qspjax.fit._gradient import (
     Adjoint as Adjoint,
     ForwardSensitivities as ForwardSensitivities,
 )
+from qspjax.fit._penalty import AbstractPenalty as AbstractPenalty
 from qspjax.fit._problem import Evaluation as Evaluation, Problem as Problem
 from qspjax.fit._profile import Profile as Profile, profiles as profiles
 from qspjax.fit._saved import load as load, save as save
@@ -115,7 +116,17 @@ from qspjax.fit.search._evolution import DifferentialEvolution as DifferentialEv
 from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit.search._search import AbstractSearch as AbstractSearch
-from qspjax.fit.search._starts import MultiStart as MultiStart
+from qspjax.fit.search._starts import AbstractStarts as AbstractStarts, MultiStart as MultiStart
+from qspjax.fit.training._curriculum import (
+    AbstractCurriculum as AbstractCurriculum,
+    Emphasis as Emphasis,
+    Horizon as Horizon,
+    Minibatches as Minibatches,
+)
+from qspjax.fit.training._descent import Descent as Descent
+from qspjax.fit.training._held_out import HeldOut as HeldOut
+from qspjax.fit.training._penalties import Magnitude as Magnitude, Orthogonal as Orthogonal
+from qspjax.fit.training._turns import AbstractTurns as AbstractTurns, After as After, Alternating as Alternating
 from qspjax.fit.twin import (
     AbstractAim as AbstractAim,
     BestDose as BestDose,

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, check_point
 from qspjax._explain import AbstractExplainable, Explanation
@@ -25,6 +25,7 @@ from qspjax.fit._explained import ProblemExplanation
 from qspjax.fit._free import Free, bounds_of, fixed_of, free_of, log_priors, natural_values, starts_of
 from qspjax.fit._frozen import settle
 from qspjax.fit._gradient import AbstractGradient
+from qspjax.fit._penalty import AbstractPenalty, for_penalties, trajectories
 from qspjax.fit._types import Point, Table, Vector
 from qspjax.fit._weights import Blocks, Weights
 from qspjax.fit.data._causes import why_undefined
@@ -119,6 +120,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         gradient: How its gradient is computed where no curvature is asked for: `Adjoint()`, `ForwardSensitivities()`;
             by default whichever costs less, see `qsp.explain(problem)`.
         functions: Terms that formulas call, by name, such as `NeuralRate(...)`.
+        penalties: What is taken off the log density beside the priors: `Magnitude(...)`, `Orthogonal(...)`.
 
     Attributes:
         free: The estimated numbers by name.
@@ -154,6 +156,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
     solver: Solver | None
     gradient: AbstractGradient | None
     functions: Mapping[str, AbstractTerm]
+    penalties: tuple[AbstractPenalty, ...]
     free: Mapping[str, Free] = dataclasses.field(init=False)
     fixed: Mapping[str, float] = dataclasses.field(init=False)
     weights: Blocks = dataclasses.field(init=False)
@@ -173,6 +176,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
         functions: Mapping[str, AbstractTerm] | None = None,
+        penalties: Sequence[AbstractPenalty] = (),
     ) -> None:
         """Check and lay out everything."""
         check_instance("model", model, AbstractModel, "a model")
@@ -195,7 +199,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         if not self.names:
             raise ArgumentError("parameters", "must have at least one that is Free(...) or Weights(), but has none.")
         design = Design(model, self.experiments, outputs, [*self.free], [*self.fixed], method, self.weights)
-        settle(self, layout=layout_of(design))
+        settle(self, layout=for_penalties(layout_of(design), penalties), penalties=tuple(penalties))
         (lower, upper), infinite = bounds_of(self.free), jnp.full(self.weights.size, jnp.inf)
         settle(self, start=jnp.concatenate([starts_of(self.free), self.weights.start]))
         settle(self, bounds=(jnp.concatenate([lower, -infinite]), jnp.concatenate([upper, infinite])))
@@ -287,15 +291,28 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         return self.settled(x)[0]
 
     def log_density(self, x: Point) -> Float[Array, ""]:
-        """Return the log density at a point: log likelihood and log prior."""
-        return self.log_likelihood(x) + self.log_prior(x)
+        """Return the log density at a point: log likelihood and log prior, less the penalties."""
+        value, settled, outcomes = self._valued(jnp.asarray(x, float))
+        return value + self.log_prior(x) - self.penalty(settled, outcomes.observed)
 
     def settled(self, x: Point) -> tuple[Float[Array, ""], Vector]:
         """Return the log likelihood at a point, and the point with the values of parameters that are solved for."""
-        x = jnp.asarray(x, float)
+        return self._valued(jnp.asarray(x, float))[:2]
+
+    def _valued(self, x: Vector) -> tuple[Float[Array, ""], Vector, Outcomes]:
         outcomes = self.layout.stages.simulate(self.pooled(x)[0])
         x = self._solved(x, outcomes.observed)
-        return self._likelihood(x, outcomes, self.layout.joined), x
+        return self._likelihood(x, outcomes, self.layout.joined), x, outcomes
+
+    def penalty(
+        self, x: Vector, observed: Mapping[str, Array], seen: Bool[Array, "experiments times"] | None = None
+    ) -> Float[Array, ""]:
+        """Return what the penalties take off the log density, given what simulations have given where they are seen."""
+        if not self.penalties:
+            return jnp.zeros(())
+        seen = jnp.asarray(np.isfinite(self.layout.stages.times) if seen is None else seen)
+        along = trajectories(self.layout.stages, lambda x: self.pooled(x)[0], x, len(self.free), observed, seen)
+        return sum((penalty.value(along) for penalty in self.penalties), jnp.zeros(()))
 
     def value_and_gradient(self, x: Point) -> tuple[Float[Array, ""], Vector]:
         """Return the log density at a point with its gradient, in the cheaper way, or in that of `gradient`.
@@ -324,8 +341,8 @@ class Problem(AbstractExplainable[ProblemExplanation]):
         x = jnp.asarray(x, float)
 
         def density(x: Array) -> tuple[Array, Array]:
-            value, settled, _ = self.differentiable(x, self.layout.joined)
-            return value + self.log_prior(settled), settled
+            value, settled, outcomes = self.differentiable(x, self.layout.joined)
+            return value + self.log_prior(settled) - self.penalty(settled, outcomes.observed), settled
 
         (value, settled), gradient = jax.value_and_grad(density, has_aux=True)(x)
         defined = jnp.isfinite(value) & jnp.isfinite(gradient).all()
@@ -374,6 +391,9 @@ class Problem(AbstractExplainable[ProblemExplanation]):
 
     def quadratic(self, x: Point) -> Evaluation:
         """Return the log density with its gradient and its Gauss-Newton curvature, by forward sensitivities."""
+        if self.penalties:
+            must = "must have no penalties where curvature is needed: Descent(), Adam() and LBFGS() need none."
+            raise ArgumentError("problem", must)
         joined = self.layout.joined
         linear = self.linearised(x, joined)
         x, outcomes = linear.x, linear.outcomes
@@ -409,6 +429,7 @@ class Problem(AbstractExplainable[ProblemExplanation]):
             "outputs": self.outputs,
             "parameters": [self.free, self.fixed, {block.name: block.prior for block in self.weights.blocks}],
             "functions": self.functions,
+            "penalties": self.penalties,
         }
 
     @property

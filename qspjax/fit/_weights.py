@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from qspjax._checks import ArgumentError, check_instance, did_you_mean, in_a_row, refuse
+from qspjax._checks import ArgumentError, check_instance, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._distribution import AbstractDistribution
 from qspjax._model import AbstractModel
 from qspjax._parameters import AbstractChecked
@@ -190,6 +190,17 @@ class Blocks:
                 model = eqx.tree_at(lambda tree, block=block: _follow(tree, block.path), model, block.filled(weights))
         return model
 
+    def without(self, model: AbstractModel, name: str) -> AbstractModel:
+        """Return a model in which a part, called by the rest, gives zero.
+
+        Raises:
+            ValueError: If there is no such part of the model.
+        """
+        blocks = {block.name: block for block in self.blocks if block.of_model}
+        check_one_of("term", name, blocks, "a part of the model whose weights are estimated")
+        block = blocks[name]
+        return eqx.tree_at(lambda tree: _follow(tree, block.path), model, _Nothing(block.part))
+
     def callables(self, weights: Float[Array, " weights"]) -> dict[str, AbstractTerm]:
         """Return the functions of formulas with these weights, by name."""
         functions = dict(self.functions)
@@ -225,6 +236,15 @@ class Blocks:
             jnp.sum(block.prior.log_prob(weights[block.place])) for block in self.blocks if block.prior is not None
         ]
         return sum(densities, jnp.zeros(()))
+
+
+class _Nothing(eqx.Module):
+    """In place of a term: zeros of the shape of what it gives."""
+
+    term: Callable
+
+    def __call__(self, *inputs: Array) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, self.term(*inputs))
 
 
 def _block(

@@ -58,7 +58,7 @@ class Stage:
     """
 
     start: Float[np.ndarray, " experiments"]
-    ts: Float[np.ndarray, "experiments times"]
+    ts: Float[Array | np.ndarray, "experiments times"]
     order: Float[np.ndarray, "experiments times"] | None
     sets: Mapping[str, Int[np.ndarray, " experiments"]]
     puts: Mapping[str, Int[np.ndarray, " experiments"]]
@@ -167,18 +167,54 @@ class Stages:
                     mark(np.array([row]), indices[[self.equilibrated.of[row]]])
         return uses
 
+    @property
+    def times(self) -> Float[np.ndarray, "experiments times"]:
+        """The times of what is observed, stage after stage, inf where there is none."""
+        rest = [np.full((len(self.steady), 1), np.inf)] if self.steady.any() else []
+        return np.concatenate([*(np.asarray(stage.ts) for stage in self.stages), *rest], axis=1)
+
+    def until(self, times: Float[Array, " experiments"]) -> "Stages":
+        """Return the same simulations, each only up to a time; before its start it costs nothing.
+
+        Args:
+            times: The time after which nothing of an experiment is needed, -inf where nothing is.
+        """
+        cut = [dataclasses.replace(s, ts=jnp.where(s.ts <= times[:, None], s.ts, jnp.inf)) for s in self.stages]
+        return dataclasses.replace(self, stages=tuple(cut))
+
+    def cohorts(self, numbers: Float[Array, " numbers"]) -> list[Cohort]:
+        """Return the models of all experiments in each stage.
+
+        Parameters that follow from observed values have those of the model, and those that change within a stage their
+        first ones.
+
+        Args:
+            numbers: As for `simulate`.
+        """
+        model, sets, cohorts = self._with_shared(numbers), {}, []
+        varying = {name: parameter.values(numbers)[:, 0] for name, parameter in self.varying.items()}
+        for stage in self.stages:
+            sets = _carried(sets, stage, numbers) | varying
+            cohorts.append(Cohort.of(model, sets, size=len(stage.start)))
+        return cohorts
+
+    def _with_shared(self, numbers: Float[Array, " numbers"]) -> AbstractModel:
+        """Return the model with the weights, and the parameters that are the same in all experiments."""
+        model = self.weights.placed(self.model, numbers[numbers.size - self.weights.size :])
+        shared = gathered(numbers, [np.array(index) for index in self.shared.values()])
+        for name, value in zip(self.shared, shared, strict=True):
+            model = at(model, name).set(value)
+        return model
+
     def simulate(self, numbers: Float[Array, " numbers"]) -> Outcomes:
         """Simulate all experiments.
 
         Args:
             numbers: The values of the table, and the weights.
         """
-        weights = numbers[numbers.size - self.weights.size :]
-        model = self.weights.placed(self.model, weights)
-        known = Named(self.parameters, numbers, self.weights.callables(weights))  # parameters come first
-        shared = gathered(numbers, [np.array(index) for index in self.shared.values()])
-        for name, value in zip(self.shared, shared, strict=True):
-            model = at(model, name).set(value)
+        model = self._with_shared(numbers)
+        functions = self.weights.callables(numbers[numbers.size - self.weights.size :])
+        known = Named(self.parameters, numbers, functions)  # parameters come first
         cohort = states = result = None
         sets: dict[str, Array] = {}
         time = jnp.zeros(0)
@@ -212,7 +248,7 @@ class Stages:
             columns = {**columns_of(solution), **solution.observed}
             parts.append({name: columns[name] for name in self.save})
             if not last:
-                states = _ended(solution.states, states, np.isfinite(stage.ts[:, -1]))
+                states = _ended(solution.states, states, jnp.isfinite(stage.ts[:, -1]))
             elif self.steady.any():
                 at_rest, rest_result = self._at_rest(cohort, states)
                 parts.append(at_rest)
@@ -368,7 +404,7 @@ def _initial(cohort: Cohort) -> State:
     return _mapped(cohort, lambda model: as_state(model, None))
 
 
-def _ended(states: State, before: State, goes_on: Bool[np.ndarray, " experiments"]) -> State:
+def _ended(states: State, before: State, goes_on: Bool[Array, " experiments"]) -> State:
     """Return the states at the end of a stage; where there is no other stage, as they were before it."""
 
     def last(leaf: jax.Array, earlier: jax.Array) -> jax.Array:

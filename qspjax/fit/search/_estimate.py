@@ -26,7 +26,7 @@ from qspjax._progress import Compilations, Progress
 from qspjax._types import Key
 from qspjax.fit._patients import patients_of, population_of, predicted, split
 from qspjax.fit._problem import Problem
-from qspjax.fit._types import Numbers
+from qspjax.fit._types import Numbers, Table
 from qspjax.fit._uncertainty import Uncertainty, fisher_information
 from qspjax.fit._wald import drawn_points
 from qspjax.fit.search import _checkpoint
@@ -46,7 +46,8 @@ from qspjax.fit.search._search import (
     quickly_compiled,
     stepped,
 )
-from qspjax.fit.search._starts import MultiStart
+from qspjax.fit.search._starts import AbstractStarts, MultiStart
+from qspjax.fit.training._descent import Descent
 from qspjax.population import Population
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ if TYPE_CHECKING:
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints."""
-FORMAT = 2
+FORMAT = 3
 """What a checkpoint holds; another number than that of an earlier version."""
+RESULTS_OF_STARTS = ("ended", "tried", "values", "status", "steps", "failures", "left_out")
+"""What is known of each start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,9 @@ class Fit:
         history: The log density of each start after each of its steps, NaN after its end, shape (starts, steps).
         seconds: The time it took.
         tried: The point of the last evaluation of each, shape (starts, parameters).
+        notes: What each step of a `Descent` has noted, NaN after its end, shape (starts, steps, notes); see `course`.
+        left_out: How often each start left out each experiment because its simulation failed, shape (starts,
+            experiments).
 
     Example:
         >>> import qspjax as qsp
@@ -103,6 +109,8 @@ class Fit:
     history: np.ndarray
     seconds: float
     tried: np.ndarray | None = None
+    notes: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -153,6 +161,34 @@ class Fit:
             return []
         point = self.starts[start] if self.tried is None else self.tried[start]
         return self.problem.failures(jnp.asarray(point)) or ["The derivatives of the log density are not finite."]
+
+    def course(self, start: int = 0) -> Table:
+        """Return the course of a training by `Descent`, step by step, as columns: the data of `plot.training`.
+
+        The columns are `step`; `training` and `held_out`, the mean negative log likelihood of a measurement;
+        `penalty`; `mechanism_slope` and `networks_slope`, the norm of the gradient of each group; `networks_size`, that
+        of the weights; and `left_out`, the number of experiments that were.
+
+        Args:
+            start: The number of the start in the order of `points`.
+
+        Raises:
+            ValueError: If the method was another one.
+        """
+        if self.notes is None:
+            raise ValueError(f"A course has been noted by Descent() only, but the method was {self.method}.")
+        notes = self.notes[start]
+        notes = notes[: np.isfinite(notes[:, 0]).sum()] if np.isnan(notes[-1]).all() else notes
+        return {"step": np.arange(1, len(notes) + 1), **dict(zip(Descent.noted, notes.T, strict=True))}
+
+    def who_was_left_out(self, start: int = 0) -> dict[str, int]:
+        """Return how often each experiment was left out of a step because its simulation failed, without those never.
+
+        Args:
+            start: The number of the start in the order of `points`.
+        """
+        counts = np.zeros(len(self.problem.experiments), int) if self.left_out is None else self.left_out[start]
+        return {name: int(n) for name, n in zip(self.problem.experiments, counts, strict=True) if n}
 
     @cached_property
     def _uncertainty(self) -> Uncertainty:
@@ -267,6 +303,8 @@ class Fit:
             if len(self.values) > 1
             else self.status_text(0)
         )
+        if left_out := self.who_was_left_out():
+            rows += ["left out where they failed: " + ", ".join(f"{name} ({n})" for name, n in left_out.items())]
         return "\n".join([f"log density {self.log_density:.6g} by {self.method}; {done}", *rows])
 
 
@@ -274,7 +312,7 @@ def estimate(
     problem: Problem,
     *,
     method: AbstractSearch | DifferentialEvolution | None = None,
-    starts: MultiStart | Numbers | None = None,
+    starts: AbstractStarts | Numbers | None = None,
     analytic: Analytic | None = None,
     lanes: int = 16,
     checkpoint: str | Path | None = None,
@@ -285,9 +323,9 @@ def estimate(
     Args:
         problem: The model and the data.
         method: The search: `TrustRegion()` (the default), `LevenbergMarquardt()`, `LBFGS()`, `Adam()` or
-            `DifferentialEvolution(key=...)`.
-        starts: The starts: `MultiStart(100, key=...)`, points of shape (starts, parameters) on the scale of the search,
-            or None for the start of each parameter.
+            `Descent()` for networks, or `DifferentialEvolution(key=...)`.
+        starts: The starts: `MultiStart(100, key=...)`, `Members(...)` or `Collocation()` for networks, points of shape
+            (starts, parameters) on the scale of the search, or None for the start of each parameter.
         analytic: Which scales, offsets and noise parameters are solved for instead of searched; by default none.
         lanes: How many starts are searched side by side.
         checkpoint: A file in which the state is saved every few seconds; if it exists already, the estimation continues
@@ -363,10 +401,10 @@ def estimate(
     return dataclasses.replace(run.fit(method.describe(), time.perf_counter() - began), problem=problem)
 
 
-def _points(problem: Problem, starts: MultiStart | Numbers | None) -> np.ndarray:
+def _points(problem: Problem, starts: AbstractStarts | Numbers | None) -> np.ndarray:
     if starts is None:
         return np.asarray(problem.start)[None]
-    if isinstance(starts, MultiStart):
+    if isinstance(starts, AbstractStarts):
         return starts.points(problem)
     points = np.asarray(starts, float)
     if points.ndim != 2 or points.shape[1] != len(problem.names) or not len(points):
@@ -393,13 +431,15 @@ class _Run:
         refuge: Array | None = None,
     ) -> None:
         self.problem, self.method, self.points = problem, method, points
-        self.description = f"{method!r} {analytic!r} {refuge is not None}"
+        self.described = (method, repr(analytic), refuge is not None)
         count, size = points.shape
         self.ended, self.tried = points.copy(), points.copy()
         self.values = np.full(count, -np.inf)
         self.status = np.full(count, RUNNING)
         self.steps, self.failures = np.zeros(count, int), np.zeros(count, int)
         self.history: list[tuple[int, int, float]] = []
+        self.notes: list[tuple[float, ...]] = []
+        self.left_out = np.zeros((count, len(problem.experiments) if method.noted else 0), int)
         self.owner = np.arange(lanes)
         self.waiting = lanes
         self.total_steps = 0
@@ -437,6 +477,8 @@ class _Run:
             np.asarray(x) for x in (self.slots.status, self.slots.steps, self.slots.value, self.slots.failures)
         )
         points, tried = np.asarray(self.slots.x), np.asarray(self.slots.tried)
+        noted = np.asarray(self.slots.own.noted) if self.method.noted else None
+        left_out = np.asarray(self.slots.own.left_out) if self.method.noted else None
         new_slots = []
         for slot, start in enumerate(self.owner):
             if start < 0:
@@ -446,6 +488,9 @@ class _Run:
             self.values[start], self.ended[start], self.tried[start] = -value[slot], points[slot], tried[slot]
             self.status[start], self.steps[start] = status[slot], steps[slot]
             self.failures[start] = failures[slot]
+            if noted is not None and left_out is not None:
+                self.notes.append((float(start), float(steps[slot]), *noted[slot].tolist()))
+                self.left_out[start] = left_out[slot]
             if status[slot] != RUNNING:
                 has_next = self.waiting < len(self.points)
                 self.owner[slot] = self.waiting if has_next else -1
@@ -467,6 +512,9 @@ class _Run:
         history = np.full((len(self.points), int(self.steps.max(initial=1))), np.nan)
         for start, step, value in self.history:
             history[start, step - 1] = value
+        notes = np.full((*history.shape, len(self.method.noted)), np.nan)
+        for start, step, *noted in self.notes:
+            notes[int(start), int(step) - 1] = noted
         return Fit(
             problem=self.problem,
             method=method,
@@ -480,6 +528,8 @@ class _Run:
             history=history[order],
             seconds=seconds,
             tried=self.tried[order],
+            notes=notes[order] if self.notes else None,
+            left_out=self.left_out[order] if self.notes else None,
         )
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -487,15 +537,16 @@ class _Run:
     @cached_property
     def mark(self) -> str:
         """The fingerprint of this estimation."""
-        return fingerprint(FORMAT, self.problem.content(), self.description, self.points, len(self.owner))
+        return fingerprint(FORMAT, self.problem.content(), self.described, self.points, len(self.owner))
 
     def save(self, path: Path) -> None:
         """Write the state atomically."""
         slots = {f"slot{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.slots))}
-        names = ("ended", "tried", "values", "status", "steps", "failures", "owner", "waiting", "total_steps")
+        names = (*RESULTS_OF_STARTS, "owner", "waiting", "total_steps")
         state = {name: np.asarray(getattr(self, name)) for name in names}
         history = np.array(self.history, float).reshape(-1, 3)
-        _checkpoint.save(path, self.mark, {"history": history, **slots, **state})
+        notes = np.array(self.notes, float).reshape(-1, 2 + len(self.method.noted))
+        _checkpoint.save(path, self.mark, {"history": history, "notes": notes, **slots, **state})
 
     def load(self, path: Path) -> None:
         """Continue from a state.
@@ -506,10 +557,11 @@ class _Run:
         state = _checkpoint.loaded(path, self.mark, "estimation")
         leaves, structure = jax.tree.flatten(self.slots)
         self.slots = jax.tree.unflatten(structure, [jnp.asarray(state[f"slot{i}"]) for i in range(len(leaves))])
-        for name in ("ended", "tried", "values", "status", "steps", "failures", "owner"):
+        for name in (*RESULTS_OF_STARTS, "owner"):
             setattr(self, name, state[name].copy())
         self.waiting, self.total_steps = int(state["waiting"]), int(state["total_steps"])
         self.history = [(int(a), int(b), float(c)) for a, b, c in state["history"]]
+        self.notes = [tuple(row) for row in state["notes"].tolist()]
 
 
 def _refilled(is_new: Array, begin: Search, slots: Search) -> Search:

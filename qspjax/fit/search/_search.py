@@ -103,6 +103,8 @@ class AbstractSearch(AbstractChecked):
 
     keeps: ClassVar[bool] = False
     """Whether the state of the method stays as it is where a search goes on with other tolerances."""
+    noted: ClassVar[tuple[str, ...]] = ()
+    """The names of the numbers that each step leaves in `noted` of the state of the method, for a picture."""
 
     @abc.abstractmethod
     def begin(self, problem: Problem, x: Vector) -> PyTree:

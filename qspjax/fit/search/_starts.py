@@ -1,15 +1,33 @@
 """Where searches begin: points that fill the bounds evenly."""
 
+import abc
+
 import equinox as eqx
 import numpy as np
 
 from qspjax._checks import check_whole, refuse
+from qspjax._parameters import AbstractChecked
 from qspjax._random import check_key, generator
 from qspjax._types import Key
 from qspjax.fit._problem import Problem
 
 
-class MultiStart(eqx.Module):
+class AbstractStarts(AbstractChecked):
+    """Where searches begin.
+
+    Example:
+        >>> import jax
+        >>> from qspjax.fit import AbstractStarts, MultiStart
+        >>> isinstance(MultiStart(4, key=jax.random.key(0)), AbstractStarts)
+        True
+    """
+
+    @abc.abstractmethod
+    def points(self, problem: Problem) -> np.ndarray:
+        """Return the starts, shape (starts, parameters), on the scale of the search."""
+
+
+class MultiStart(AbstractStarts):
     """Starts drawn within the bounds, on the scale of the search, by a Latin hypercube or a Sobol sequence.
 
     Parameters with their own `quantile` are drawn by it. The weights of a network are those that it has, each array in
@@ -22,7 +40,7 @@ class MultiStart(eqx.Module):
         sobol: Whether to draw a scrambled Sobol sequence instead of a Latin hypercube.
 
     Raises:
-        ValueError: If `starts` is not positive.
+        ValueError: If `starts` is not positive; from `estimate`, if a parameter has no bounds.
 
     Example:
         >>> import jax, qspjax as qsp
@@ -47,11 +65,6 @@ class MultiStart(eqx.Module):
         check_key(self.key)
 
     def points(self, problem: Problem) -> np.ndarray:
-        """Return the starts, shape (starts, parameters).
-
-        Raises:
-            ValueError: If a parameter has no bounds.
-        """
         from scipy.stats import qmc
 
         free = [*problem.free.values()]
