@@ -117,6 +117,7 @@ from qspjax.fit.search._first_order import LBFGS as LBFGS, Adam as Adam
 from qspjax.fit.search._gauss_newton import LevenbergMarquardt as LevenbergMarquardt, TrustRegion as TrustRegion
 from qspjax.fit.search._search import AbstractSearch as AbstractSearch
 from qspjax.fit.search._starts import AbstractStarts as AbstractStarts, MultiStart as MultiStart
+from qspjax.fit.training._collocation import Collocation as Collocation
 from qspjax.fit.training._curriculum import (
     AbstractCurriculum as AbstractCurriculum,
     Emphasis as Emphasis,
@@ -126,6 +127,7 @@ from qspjax.fit.training._curriculum import (
 from qspjax.fit.training._descent import Descent as Descent
 from qspjax.fit.training._held_out import HeldOut as HeldOut
 from qspjax.fit.training._penalties import Magnitude as Magnitude, Orthogonal as Orthogonal
+from qspjax.fit.training._shooting import MultipleShooting as MultipleShooting
 from qspjax.fit.training._turns import AbstractTurns as AbstractTurns, After as After, Alternating as Alternating
 from qspjax.fit.twin import (
     AbstractAim as AbstractAim,
