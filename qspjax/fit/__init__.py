@@ -126,6 +126,7 @@ from qspjax.fit.training._curriculum import (
 )
 from qspjax.fit.training._descent import Descent as Descent
 from qspjax.fit.training._ensemble import Ensemble as Ensemble, LastLayer as LastLayer, Members as Members
+from qspjax.fit.training._extrapolation import extrapolation as extrapolation
 from qspjax.fit.training._held_out import HeldOut as HeldOut
 from qspjax.fit.training._penalties import Magnitude as Magnitude, Orthogonal as Orthogonal
 from qspjax.fit.training._shooting import MultipleShooting as MultipleShooting

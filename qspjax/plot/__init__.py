@@ -44,6 +44,7 @@ from qspjax.plot._survival import (
     spider as spider,
     swimmer as swimmer,
 )
+from qspjax.plot._training import extrapolation as extrapolation, training as training
 from qspjax.plot._trajectories import trajectories as trajectories
 from qspjax.plot._trajectory import quantiles as quantiles, trajectory as trajectory
 from qspjax.plot._trial import Panel as Panel, bands as bands, trial as trial
