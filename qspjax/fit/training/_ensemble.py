@@ -276,7 +276,8 @@ class LastLayer:
             check_one_of("layers", owner or layer, priors, "a part of a network of the problem")
             parameters[layer] = Weights(prior=priors[owner or layer])
         model = whole.weights.placed(whole.model, whole.split(x)[1])
-        return Problem(model, whole.experiments, whole.outputs, parameters, method=whole.method)
+        functions = whole.weights.callables(whole.split(x)[1])
+        return Problem(model, whole.experiments, whole.outputs, parameters, method=whole.method, functions=functions)
 
     @cached_property
     def uncertainty(self) -> Uncertainty:

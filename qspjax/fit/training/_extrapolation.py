@@ -49,7 +49,8 @@ def extrapolation(fit: Fit, experiments: Mapping[str, Experiment]) -> Table:
         raise ArgumentError("experiments", "must have measurements, but there are none.")
     whole = fit.problem
     trained = [dose_of(experiment) for experiment in whole.experiments.values()]
-    other = Problem(whole.model, experiments, whole.outputs, whole.parameters, method=whole.method)
+    settings = {"method": whole.method, "functions": whole.functions}
+    other = Problem(whole.model, experiments, whole.outputs, whole.parameters, **settings)
     table = other.table(fit.x)
     rows = []
     for name, experiment in experiments.items():

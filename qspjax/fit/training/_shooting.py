@@ -150,6 +150,7 @@ class MultipleShooting:
             {**numbers, **starts, **others},
             method=whole.method,
             gradient=whole.gradient,
+            functions=whole.functions,
             penalties=whole.penalties,
         )
 
