@@ -65,6 +65,8 @@ UNITS_APART = [{"models", "solve", "execute"}, {"population", "equilibrium", "se
 OPTIONAL = {"pandas", "xarray", "matplotlib", "pint", "rich", "h5netcdf", "libsbml", "antimony", "petab", "yaml"} | {
     "numpyro",
     "blackjax",
+    "flowjax",
+    "paramax",
     "arviz",
     "zarr",
     "pyarrow",

@@ -36,6 +36,7 @@ from qspjax.plot._populations import (
 )
 from qspjax.plot._prediction import prediction as prediction
 from qspjax.plot._sensitivity import sensitivities as sensitivities, sobol as sobol, tornado as tornado
+from qspjax.plot._surrogate import learning_curve as learning_curve, surrogate as surrogate
 from qspjax.plot._survival import (
     forest as forest,
     kaplan_meier as kaplan_meier,

@@ -21,6 +21,7 @@ from qspjax.surrogate._contract import (
     AbstractPredictor as AbstractPredictor,
     Learnt as Learnt,
 )
+from qspjax.surrogate._delayed import DelayedAcceptance as DelayedAcceptance
 from qspjax.surrogate._designs import (
     AbstractDesign as AbstractDesign,
     LatinHypercube as LatinHypercube,
@@ -28,12 +29,23 @@ from qspjax.surrogate._designs import (
 )
 from qspjax.surrogate._ensemble import Ensemble as Ensemble
 from qspjax.surrogate._fit import fit as fit
+from qspjax.surrogate._posterior import (
+    AmortisedPosterior as AmortisedPosterior,
+    Flow as Flow,
+    posterior as posterior,
+)
 from qspjax.surrogate._process import GaussianProcess as GaussianProcess
 from qspjax.surrogate._saved import load as load, save as save
+from qspjax.surrogate._screen import Screening as Screening, screen as screen
 from qspjax.surrogate._simulators import (
     AbstractSimulator as AbstractSimulator,
     Function as Function,
     Patients as Patients,
     Plausibility as Plausibility,
+)
+from qspjax.surrogate._summaries import (
+    AbstractSummary as AbstractSummary,
+    Measured as Measured,
+    SubjectMoments as SubjectMoments,
 )
 from qspjax.surrogate._surrogate import Surrogate as Surrogate

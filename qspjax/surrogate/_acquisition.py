@@ -1,6 +1,7 @@
 """Where the next simulations teach most, and when enough is known."""
 
 import abc
+from collections.abc import Iterator
 
 import equinox as eqx
 import numpy as np
@@ -15,6 +16,9 @@ _CANDIDATES, _NEAREST = 1 << 15, 4096
 _APART = 0.15
 """Points of a batch closer than about this, as a part of the diagonal, are worth less."""
 _CHUNK = 1 << 13
+"""Points that are predicted together."""
+_TYPICAL, _FAR = 1024, 6.0
+"""Beyond so many typical standard deviations of the first points outside a bound, a point is not plausible."""
 
 
 class AbstractAcquisition(eqx.Module):
@@ -140,11 +144,37 @@ def scaled_ends(surrogate: Surrogate, ends: np.ndarray) -> np.ndarray:
 
 def predicted(surrogate: Surrogate, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return calibrated means and standard deviations on the scale of the emulator, computed in chunks."""
-    count, chunk = len(points), min(_CHUNK, 1 << (len(points) - 1).bit_length())
-    padded = np.concatenate([points, np.repeat(points[-1:], -count % chunk, axis=0)])
-    parts = [surrogate.scaled(device_floats(padded[k : k + chunk])) for k in range(0, count, chunk)]
-    mean, deviation = (np.concatenate([np.asarray(part) for part in each])[:count] for each in zip(*parts, strict=True))
-    return mean, deviation
+    parts = [surrogate.scaled(device_floats(chunk)) for chunk in _chunks(points)]
+    mean, deviation = (np.concatenate([np.asarray(part) for part in each]) for each in zip(*parts, strict=True))
+    return mean[: len(points)], deviation[: len(points)]
+
+
+def chances(surrogate: Surrogate, points: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the probability of each point that all bounds hold; 0 where the mean is far outside one.
+
+    Standard deviations, which cost most, are computed for the other points alone.
+
+    Args:
+        surrogate: The emulator of what has bounds.
+        points: Coordinates between 0 and 1, shape (points, inputs).
+        ends: The bounds on the scale of the emulator, shape (2, outputs).
+    """
+    typical = np.quantile(predicted(surrogate, points[:_TYPICAL])[1], 0.9, axis=0)
+    mean = np.concatenate([np.asarray(surrogate.scaled_mean(device_floats(chunk))) for chunk in _chunks(points)])
+    outside = np.maximum(ends[0] - mean, mean - ends[1])[: len(points)]
+    near = np.flatnonzero(np.asarray((outside < _FAR * typical).all(axis=1)))
+    p = np.zeros(len(points))
+    if len(near):
+        p[near] = chance(*predicted(surrogate, points[near]), ends)
+        p[near] *= 1.0 if surrogate.success is None else np.asarray(surrogate.succeeds(points[near]))
+    return p
+
+
+def _chunks(points: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield points in parts of one size, the last one filled up, so that few programs serve all numbers."""
+    chunk = min(_CHUNK, 1 << (len(points) - 1).bit_length())
+    padded = np.concatenate([points, np.repeat(points[-1:], -len(points) % chunk, axis=0)])
+    return (padded[k : k + chunk] for k in range(0, len(points), chunk))
 
 
 def next_points(

@@ -113,6 +113,10 @@ class Surrogate(eqx.Module):
         """Return means and standard deviations on the scale of the emulator, those calibrated, (points, outputs)."""
         return _scaled(self, self._checked(points))
 
+    def scaled_mean(self, points: ArrayInput) -> Array:
+        """Return the means of `scaled` alone, shape (points, outputs)."""
+        return _scaled_mean(self, self._checked(points))
+
     def succeeds(self, points: ArrayInput) -> Array:
         """Return the probability that a simulation succeeds, shape (points,)."""
         return _succeeds(self, self._checked(points))
@@ -204,6 +208,11 @@ def _scaled(surrogate: Surrogate, points: Array) -> tuple[Array, Array]:
     seen = surrogate.features(points)
     factor = _factor(surrogate, 0.9) / _NINETY
     return surrogate.predictor.mean(seen), surrogate.predictor.deviation(seen) * factor
+
+
+@eqx.filter_jit
+def _scaled_mean(surrogate: Surrogate, points: Array) -> Array:
+    return surrogate.predictor.mean(surrogate.features(points))
 
 
 @eqx.filter_jit

@@ -164,7 +164,7 @@ def simulation_based_calibration(
             raise ArgumentError("problem", must)
     began = time.perf_counter()
     lanes = min(lanes, simulations)
-    truth, values, failed = _data_sets(density, simulations, lanes, key)
+    truth, values, failed = data_sets(density, simulations, lanes, key)
     natural = jax.jit(jax.vmap(lambda z: density.natural(z)["natural"]))
     natural_draws, divergences = [], []
     start = jax.jit(jax.vmap(lambda z, values: _begin(density, z, values)))
@@ -186,7 +186,7 @@ def simulation_based_calibration(
     )
 
 
-def _data_sets(density: Density, count: int, lanes: int, key: Key) -> tuple[np.ndarray, list[np.ndarray], int]:
+def data_sets(density: Density, count: int, lanes: int, key: Key) -> tuple[np.ndarray, list[np.ndarray], int]:
     """Return points from the prior, measurements simulated there, and how many more could not be simulated."""
 
     def data_set(key: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
