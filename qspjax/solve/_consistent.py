@@ -27,6 +27,7 @@ from qspjax._jaxpr._regular import regular
 from qspjax._model import AbstractModel
 from qspjax._names import state_names
 from qspjax._types import State
+from qspjax.solve._constant import constant
 from qspjax.solve._dense import inverse
 from qspjax.solve._near import Near
 
@@ -118,7 +119,7 @@ def consistent(
     def residual(inputs: Inputs, y: jax.Array, z: jax.Array) -> jax.Array:
         return slope(inputs, y.at[algebraic].set(z))[algebraic]
 
-    fixed = jax.lax.stop_gradient((inputs, y))
+    fixed = constant((inputs, y))
     guess = fixed[1][algebraic]
     solution, solved = _solved(lambda z: residual(*fixed, z), guess, near._replace(atol=atol), active)
     inverse_jacobian = inverse(jax.jacfwd(lambda z: residual(*fixed, z))(solution))

@@ -1,5 +1,7 @@
 """Terms that are learned: values by hand, what is asked of them for any weights, gradients through solves, errors."""
 
+import pickle
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.interpolate import BSpline
 
 import qspjax as qsp
+from qspjax._fingerprint import fingerprint
 from qspjax.models import (
     Bounded,
     GaussianProcessRate,
@@ -27,6 +30,10 @@ METHOD = qsp.solve.Rosenbrock(rtol=1e-10, atol=1e-12)
 TS = jnp.array([0.5, 2.0, 5.0, 9.0])
 DOSES = qsp.bolus(10.0, to="drug") + qsp.bolus(4.0, to="drug", at=3.0)
 KEY = jax.random.key(3)
+
+
+def relu(x):
+    return jnp.maximum(x, 0.0)
 
 
 def random(term, seed, size=2.0):
@@ -119,9 +126,7 @@ def test_a_gaussian_process_has_its_kernel():
 
 TERMS = {
     "tanh": lambda inputs, output: NeuralRate.mlp(inputs, output=output, width=7, key=KEY),
-    "relu": lambda inputs, output: NeuralRate.mlp(
-        inputs, output=output, width=6, depth=3, activation=jax.nn.relu, key=KEY
-    ),
+    "relu": lambda inputs, output: NeuralRate.mlp(inputs, output=output, width=6, depth=3, activation=relu, key=KEY),
     "spline": lambda inputs, output: SplineRate(inputs, between=(0.0, 30.0), output=output),
     "process": lambda inputs, output: GaussianProcessRate(inputs, output=output, key=KEY),
 }
@@ -283,6 +288,29 @@ def test_covariates_and_several_outputs_make_parameters():
     CL, V = sizes(82.0)
     observed = qsp.simulate(model, qsp.no_doses(), [5.0], method=METHOD).observed
     np.testing.assert_allclose(observed["C"], 100.0 / V * jnp.exp(-CL / V * 5.0), rtol=1e-8)
+
+
+def test_algebraic_states_of_models_with_networks():
+    rate = NeuralRate.mlp({"A": 5.0}, width=4, depth=1, output=Positive(0.5), key=KEY)
+    model = Network(
+        species={"A": 10.0},
+        parameters={"z": qsp.models.Parameter(1.0, constant=False)},
+        reactions={"loss": Reaction("A ->", "z * A")},
+        algebraic=["z + z^3 - f(A)"],
+        functions={"f": rate},
+    )
+    observed = qsp.simulate(model, qsp.no_doses(), [0.0, 1.0]).observed
+    expected = [rate(x) for x in observed["A"]]
+    np.testing.assert_allclose(observed["z"] + observed["z"] ** 3, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [*TERMS.values(), hybrid_network])
+def test_what_is_pickled_is_the_same(make):
+    before = make() if make is hybrid_network else make({"x": Input(5.0)}, Positive(2.0))
+    after = pickle.loads(pickle.dumps(before))
+    assert eqx.tree_equal(before, after)
+    assert fingerprint(before) == fingerprint(after)
+    assert fingerprint(before) != fingerprint(random(before, 9))
 
 
 # --- curves and pictures --------------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ def text_of(formula: float | Expression, meaning: Callable[[str], str | Expressi
 
 
 def _in_words(node: Expression) -> Expression | None:
+    if node.op == "learned":
+        refuse("have formulas of what PEtab knows", f"one calls {node.value}, which is learned from data")
     if node.op not in _KNOWN:
         refuse("have formulas of what PEtab knows", f"one uses {node.op}")
     if isinstance(node.value, float) and not math.isfinite(node.value):

@@ -106,7 +106,7 @@ class NeuralRate(AbstractTerm):
         key: PRNGKeyArray,
         width: int = 16,
         depth: int = 2,
-        activation: Callable[["Array"], "Array"] = jnp.tanh,
+        activation: Callable[["Array"], "Array"] = jax.lax.tanh,
         outputs: int | None = None,
         output: AbstractRange = Unbounded(),  # noqa: B008 - immutable
         unit: str = "",
@@ -133,7 +133,8 @@ class NeuralRate(AbstractTerm):
             check_whole(name, value, 0 if name == "depth" else 1)
         count = len(named_inputs("inputs", inputs)[0])
         size = "scalar" if outputs is None else outputs
-        network = eqx.nn.MLP(count, size, width, depth, activation=activation, key=key)
+        ends = {"activation": activation, "final_activation": _same}
+        network = eqx.nn.MLP(count, size, width, depth, **ends, key=key)
         return cls(network, inputs, output=output, unit=unit)
 
     def __call__(self, *inputs: Scalar) -> Scalar:
@@ -145,6 +146,11 @@ class NeuralRate(AbstractTerm):
         raw = network(z[0] if self.takes_number else z)
         raw = jnp.reshape(raw, () if self.outputs is None else (self.outputs,))
         return finished(self.scales, self.output, raw, inputs)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    """Return a value as it is; unlike that of equinox, it can be pickled."""
+    return x
 
 
 def check_weights(argument: str, module: Any) -> None:

@@ -297,7 +297,10 @@ class Network(AbstractEventful, AbstractAlgebraic, AbstractDelivered, AbstractEc
         return self._edited(*reduced(self.definition, self.plan.formulas, self.amounts(0.0, self.initial()), dosed))
 
     def check_units(self) -> "list[Problem]":
-        """Return where units do not agree, read by pint (extra `cli`); an id without a unit agrees with everything."""
+        """Return where units do not agree, read by pint (extra `cli`); an id without a unit agrees with everything.
+
+        A learned function is in the unit that its term states; what it is called with is not checked.
+        """
         return unit_problems(self.plan.definition)
 
     def replace(self, id: str | None = None, new: object = None, /, **fields: object) -> "Network":
