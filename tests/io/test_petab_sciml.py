@@ -1,5 +1,7 @@
 """PEtab SciML: networks of the official suite where it is there, layers against PyTorch, what is wrong with files."""
 
+import csv
+
 import equinox as eqx
 import h5py
 import jax
@@ -7,9 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
+from scipy.integrate import solve_ivp
 
-from qspjax.io import FileIssues, read_neural_network
+from qspjax.io import FileIssues, read_neural_network, read_petab, write_sbml
+from qspjax.io._validate import contents
 from qspjax.io.petab.sciml._arrays import read_arrays
+from qspjax.io.petab.sciml._neural_network import weights_of
+from qspjax.models import Network, Reaction
 from tests.systems.data import data_folder, needs_data
 
 DATA = data_folder()
@@ -187,3 +194,186 @@ def test_an_input_that_does_not_fit(network_file):
         read_neural_network(network_file())(jnp.ones(5))
     with pytest.raises(ValueError, match="has 1 inputs, but is called with 2"):
         read_neural_network(network_file())(jnp.ones(2), jnp.ones(2))
+
+
+# --- problems -------------------------------------------------------------------------------------------------------
+
+PROBLEMS = [] if SUITE is None else sorted((SUITE / "sciml_problem_import").glob("0*"))
+STARTS = [] if SUITE is None else sorted((SUITE / "initialization").glob("0*"))
+FEW_PROBLEMS = ("022", "033")
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def arrays_of(block, gradient):
+    """Return the gradient of each array of weights, by network, layer and name."""
+    part, (network, *steps) = block.filled(gradient), block.name.split(".")
+    if not steps:
+        return {(network, layer, name): g for layer, a in part.network.weights().items() for name, g in a.items()}
+    if len(steps) == 2:
+        return {(network, steps[1], name): value for name, value in weights_of(part).items()}
+    return {(network, *steps[1:]): part}
+
+
+def judged(case):
+    """Compare log density, simulations and gradients of a problem with those of the suite, at its tolerances."""
+    expected = yaml.safe_load((case / "solutions.yaml").read_text())
+    problem = read_petab(case / "petab" / "problem.yaml")
+    x = problem.point(problem.reference)
+    value, gradient = jax.jit(problem.value_and_gradient)(x)
+    if "llh" in expected:
+        assert float(value - problem.log_prior(x)) == pytest.approx(expected["llh"], abs=expected["tol_llh"])
+    if "log_posterior" in expected:
+        assert float(value) == pytest.approx(expected["log_posterior"], abs=expected["tol_log_posterior"])
+    rows = [row for name in expected["simulation_files"] for row in table(case / name)]
+    simulated = {(row["experimentId"], row["observableId"], float(row["time"])): row["simulation"] for row in rows}
+    found = problem.table(x)
+    columns = [found[name] for name in ("experiment", "output", "time", "prediction")]
+    for experiment, output, time, y in zip(*columns, strict=True):
+        assert y == pytest.approx(float(simulated[experiment, output, time]), abs=expected["tol_simulations"])
+    near = {"rtol": 0.0, "atol": expected["tol_grad"]}
+    mechanism = {row["parameterId"]: float(row["value"]) for row in table(case / expected["grad_files"].pop("mech"))}
+    np.testing.assert_allclose(gradient[: len(problem.free)], [mechanism[name] for name in problem.free], **near)
+    blocks = [arrays_of(block, gradient[len(problem.free) :]) for block in problem.weights.blocks]
+    estimated = {place: array for block in blocks for place, array in block.items()}
+    answers = {
+        place: stored.value
+        for name in expected["grad_files"].values()
+        for place, stored in read_arrays([case / name]).parameters.items()
+        if stored.value.size  # empty where an array is frozen
+    }
+    assert estimated.keys() == answers.keys()
+    for place, answer in answers.items():
+        np.testing.assert_allclose(estimated[place], answer, **near)
+
+
+@needs_data
+@pytest.mark.parametrize("name", FEW_PROBLEMS)
+def test_problems_of_the_suite(name):
+    judged(SUITE / "sciml_problem_import" / name)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PROBLEMS, ids=lambda case: case.name)
+def test_all_problems_of_the_suite(case):
+    judged(case)
+
+
+@needs_data
+@pytest.mark.parametrize("case", STARTS, ids=lambda case: case.name)
+def test_starts_of_the_suite(case):
+    expected = yaml.safe_load((case / "solutions.yaml").read_text())
+    problem = read_petab(case / "petab" / "problem.yaml")
+    for network, name in expected["parameter_files"].items():
+        found = problem.model.functions[network].network.weights()
+        for (_, layer, array), stored in read_arrays([case / name]).parameters.items():
+            np.testing.assert_allclose(found[layer][array], stored.value, atol=expected["tol"])
+
+
+RATE = """
+nn_model_id: rate
+inputs: [{input_id: image}, {input_id: p}]
+layers: [{layer_id: layer, layer_type: Linear, args: {in_features: 3, out_features: 1}}]
+forward:
+- {name: image, op: placeholder, target: image}
+- {name: p, op: placeholder, target: p}
+- {name: cat, op: call_function, target: cat, args: [[image, p]], kwargs: {dim: 0}}
+- {name: layer, op: call_module, target: layer, args: [cat]}
+- {name: softplus, op: call_function, target: softplus, args: [layer]}
+- {name: output, op: output, target: output, args: [softplus]}
+"""
+BEND = """
+nn_model_id: bend
+inputs: [{input_id: amount}]
+layers: [{layer_id: layer, layer_type: Linear, args: {in_features: 1, out_features: 2}}]
+forward:
+- {name: amount, op: placeholder, target: amount}
+- {name: layer, op: call_module, target: layer, args: [amount]}
+- {name: tanh, op: call_method, target: tanh, args: [layer]}
+- {name: output, op: output, target: output, args: [tanh]}
+"""
+HYBRID = {
+    "problem.yaml": "format_version: 2.0.0\nmodel_files: {m: {location: model.xml, language: sbml}}\n"
+    "parameter_files: [parameters.tsv]\nobservable_files: [observables.tsv]\nmeasurement_files: [measurements.tsv]\n"
+    "experiment_files: [experiments.tsv]\ncondition_files: [conditions.tsv]\nmapping_files: [mapping.tsv]\n"
+    "extensions: {petab_sciml: {version: 0.1.0, required: true, array_files: [arrays.h5],\n"
+    "  hybridization_files: [hybridization.tsv], neural_networks: {\n"
+    "  rate: {location: rate.yaml, pre_initialization: true, format: yaml},\n"
+    "  bend: {location: bend.yaml, pre_initialization: false, format: YAML}}}}\n",
+    "rate.yaml": RATE,
+    "bend.yaml": BEND,
+    "mapping.tsv": "petabEntityId\tmodelEntityId\nrate_p\trate.inputs[1][0]\nrate_out\trate.outputs[0][0]\n"
+    "bend_in\tbend.inputs[0][0]\nbend_0\tbend.outputs[0][0]\nbend_1\tbend.outputs[0][1]\n"
+    "rate_w\trate.parameters\nrate_b\trate.parameters[layer].bias\nbend_w\tbend.parameters\n",
+    "hybridization.tsv": "targetId\ttargetValue\nimage\tarray\nk\t0.1 + rate_out\nbend_in\tq * A\ns\tbend_0\n",
+    "conditions.tsv": "conditionId\ttargetId\ttargetValue\none\tA\t2.0\none\trate_p\t1.5\ntwo\trate_p\tq\n",
+    "experiments.tsv": "experimentId\ttime\tconditionId\ne1\t0\tone\ne2\t0\ttwo\n",
+    "observables.tsv": "observableId\tobservableFormula\tnoiseFormula\nobs\tA + bend_1\t0.1\n",
+    "measurements.tsv": "observableId\texperimentId\ttime\tmeasurement\nobs\te1\t1\t1.7\n"
+    "obs\te2\t1\t1.4\nobs\te2\t2\t1\n",
+    "parameters.tsv": "parameterId\tlowerBound\tupperBound\tnominalValue\testimate\t"
+    "priorDistribution\tpriorParameters\nq\t0\t4\t0.6\ttrue\t\t\nrate_w\t\t\tarray\ttrue\tnormal\t0;2\nrate_b\t\t\t0.25\tfalse\t\t\n"
+    "bend_w\t-5\t5\tarray\ttrue\t\t\n",
+}  # fmt: skip
+RATE_WEIGHT = np.array([[0.3, -0.2, 0.1]])
+BEND_WEIGHT, BEND_BIAS = np.array([[0.5], [-0.4]]), np.array([0.1, 0.3])
+IMAGES = {"one": np.array([1.0, 2.0]), "two": np.array([-1.0, 0.5])}
+ARRAYS = {
+    "metadata/pytorch_format": True,
+    "parameters/rate/layer/weight": RATE_WEIGHT,
+    "parameters/bend/layer/weight": BEND_WEIGHT,
+    "parameters/bend/layer/bias": BEND_BIAS,
+    "inputs/image/one": IMAGES["one"],
+    "inputs/image/two": IMAGES["two"],
+}
+
+
+def hybrid(folder, arrays=ARRAYS, **changed):
+    """Write a problem with a network before experiments and one during them."""
+    for name, text in (HYBRID | changed).items():
+        (folder / name).write_text(text)
+    with h5py.File(folder / "arrays.h5", "w") as file:
+        for place, value in arrays.items():
+            file[place] = value
+    model = Network(species={"A": 1.0}, parameters={"k": 0.2, "s": 1.0}, reactions={"r": Reaction("A ->", "k*A + s")})
+    (folder / "model.xml").write_text(write_sbml(model))
+    return folder / "problem.yaml"
+
+
+def by_hand(q, weight, bend_weight, bend_bias):
+    """The predictions of the problem, by scipy."""
+
+    def curve(start, image, p, times):
+        k = 0.1 + np.log1p(np.exp(weight @ [*image, p] + 0.25))[0]
+        slope = lambda t, a: -(k * a + np.tanh(bend_weight[0, 0] * q * a + bend_bias[0]))  # noqa: E731
+        a = solve_ivp(slope, (0.0, times[-1]), [start], t_eval=times, rtol=1e-11, atol=1e-12).y[0]
+        return a + np.tanh(bend_weight[1, 0] * q * a + bend_bias[1])
+
+    return [*curve(2.0, IMAGES["one"], 1.5, [1.0]), *curve(1.0, IMAGES["two"], q, [1.0, 2.0])]
+
+
+def test_a_hybrid_problem_by_hand(tmp_path):
+    problem = read_petab(hybrid(tmp_path))
+    assert [block.name for block in problem.weights.blocks] == ["rate.layers.layer.weight", "bend"]
+    assert len(problem.names) == 1 + 3 + 4
+    x = problem.point(problem.reference)
+    predicted = by_hand(0.6, RATE_WEIGHT, BEND_WEIGHT, BEND_BIAS)
+    np.testing.assert_allclose(problem.table(x)["prediction"], predicted, rtol=1e-8)
+    value, gradient = jax.jit(problem.value_and_gradient)(x)
+    priors = stats.norm(0.0, 2.0).logpdf(RATE_WEIGHT).sum() - 4 * np.log(10.0) - np.log(4.0)
+    residuals = stats.norm(predicted, 0.1).logpdf([1.7, 1.4, 1.0]).sum()
+    np.testing.assert_allclose(value, residuals + priors, rtol=1e-8)
+
+    def density(weight):
+        mean = by_hand(0.6, weight, BEND_WEIGHT, BEND_BIAS)
+        return stats.norm(mean, 0.1).logpdf([1.7, 1.4, 1.0]).sum() + stats.norm(0.0, 2.0).logpdf(weight).sum()
+
+    for i in range(3):
+        step = 1e-4 * np.eye(3)[[i]]
+        slope = (density(RATE_WEIGHT + step) - density(RATE_WEIGHT - step)) / 2e-4
+        np.testing.assert_allclose(gradient[1 + i], slope, rtol=1e-5)
+    assert "rate" in contents(tmp_path / "problem.yaml")

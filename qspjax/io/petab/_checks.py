@@ -107,7 +107,7 @@ def check_names(tables: Tables, issues: TableIssues) -> None:
         for column in ("observableParameters", "noiseParameters"):
             for formula in map(tables.in_model_ids, issues.formulas(row, column)):
                 check(row, column, formula, parameters, "must be numbers or ids of the table of parameters")
-    _check_parameters(tables, used | targets, issues)
+    _check_parameters(tables, used | targets | tables.used, issues)
 
 
 def _check_others(observable: Observable, id: str, outputs: dict[str, Observable], issues: TableIssues) -> None:

@@ -24,6 +24,8 @@ class _Messages(logging.Handler):
 def lint(path: str | Path) -> tuple[Issue, ...]:
     """Return the issues that the package petab finds in a problem, an empty tuple if there are none.
 
+    The package does not know extensions such as PEtab SciML: problems with one have no further issues here.
+
     Raises:
         FileIssues: If the YAML file cannot be read.
         ImportError: If the extra `petab` is not installed.
@@ -40,7 +42,10 @@ def lint(path: str | Path) -> tuple[Issue, ...]:
         ()
     """
     path = Path(path)
-    version = str(read_yaml(path).get("format_version", "")).split(".")[0]
+    content = read_yaml(path)
+    if content.get("extensions"):
+        return ()
+    version = str(content.get("format_version", "")).split(".")[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         messages = _second(path) if version == "2" else _first(path)

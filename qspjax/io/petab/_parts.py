@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import TypeAlias
 
 from qspjax._expression import Expression, substitute, symbol
-from qspjax.fit import AbstractResidualDistribution, DoubleExponential, Gaussian
+from qspjax.fit import AbstractResidualDistribution, DoubleExponential, Gaussian, Weights
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._priors import plain_kind
 from qspjax.io.petab._tables import Row
 from qspjax.io.sbml import read_sbml
-from qspjax.models import Network
+from qspjax.models import AbstractTerm, Network
 
 Formula: TypeAlias = float | Expression
 
 
 @dataclasses.dataclass
 class Period:
-    """A period of an experiment: the values that it sets from a time on; -inf is the equilibration before it."""
+    """A period of an experiment: what its conditions set from a time on; -inf is the equilibration before it."""
 
     time: float
     targets: dict[str, Formula]
+    conditions: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -37,6 +38,10 @@ class Tables:
         measurements: The rows of data, with the name of the experiment of each.
         targets: The ids that conditions set.
         renamed: The ids of the model, by ids of the tables that differ from them.
+        weights: The weights of networks that are estimated.
+        functions: The networks that formulas of conditions call, by id.
+        used: The ids that networks use.
+        has_priors: Whether weights have priors.
     """
 
     network: Network
@@ -46,6 +51,10 @@ class Tables:
     measurements: list[tuple[str, Row]]
     targets: list["Target"]
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
+    functions: Mapping[str, AbstractTerm] = dataclasses.field(default_factory=dict)
+    used: frozenset[str] = frozenset()
+    has_priors: bool = False
 
     def in_model_ids(self, formula: Formula) -> Formula:
         """Return a formula of the tables in ids of the model."""

@@ -1,14 +1,13 @@
 """A PEtab problem, of version 1 or 2, as a `fit.Problem`.
 
 References: Schmiester et al., PLoS Comput Biol 2021;17:e1008646, doi:10.1371/journal.pcbi.1008646; the specification of
-version 2 at petab.readthedocs.io.
+version 2 at petab.readthedocs.io, and that of PEtab SciML at petab-sciml.readthedocs.io.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,9 +28,10 @@ from qspjax.fit import (
 )
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab import _version1, _version2
-from qspjax.io.petab._checks import check_names, check_numbers, check_prior
+from qspjax.io.petab._checks import check_names, check_numbers
+from qspjax.io.petab._distributions import Bounds, prior_in, quantile_in
 from qspjax.io.petab._parts import Formula, Observable, Period, Tables, with_ids
-from qspjax.io.petab._priors import DENSITIES, PetabPrior, Quantile, log_mass, plain_kind, quantile
+from qspjax.io.petab._priors import PetabPrior
 from qspjax.io.petab._tables import Row, TableIssues, read_yaml
 from qspjax.models import Network
 from qspjax.solve import AbstractMethod, MatrixExponential, Rosenbrock
@@ -41,7 +41,7 @@ EXACT = 500
 
 
 def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Problem:
-    """Read a calibration problem from the YAML file of a PEtab problem, version 1 or 2.
+    """Read a calibration problem from the YAML file of a PEtab problem, version 1 or 2, also one with networks (SciML).
 
     All conditions are simulated as one cohort. Nominal values are the start of the search, and the `reference` of the
     problem.
@@ -49,7 +49,9 @@ def read_petab(path: str | Path, *, method: AbstractMethod | None = None) -> Pro
     Args:
         path: The YAML file.
         method: How to simulate; by default `Rosenbrock(rtol=1e-8, atol=1e-12)`, and exactly where the model is linear
-            and so small that this is cheaper.
+            and so small that this is cheaper. With networks `Rosenbrock(rtol=1e-11, atol=1e-13)`:
+            gradients are as exact as PEtab SciML asks for also where an activation such as relu has kinks. For
+            training, looser tolerances are several times faster.
 
     Raises:
         FileIssues: If anything in the files is wrong or not supported: a list with file, line and column.
@@ -94,7 +96,9 @@ def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMet
     issues.close()
     if method is None:
         method = default_method(network)
-        if not isinstance(method, MatrixExponential) or _products(network, experiments) > EXACT:
+        if network.functions or tables.functions:
+            method = Rosenbrock(rtol=1e-11, atol=1e-13)
+        elif not isinstance(method, MatrixExponential) or _products(network, experiments) > EXACT:
             method = Rosenbrock(rtol=1e-8, atol=1e-12)
     used = {row.get("observableId") for _, row in tables.measurements}
     try:
@@ -102,9 +106,10 @@ def _problem(name: str, tables: Tables, issues: TableIssues, method: AbstractMet
             network,
             experiments,
             {id: output for id, output in outputs.items() if id in used},
-            parameters,
+            {**parameters, **tables.weights},
             method=method,
             reference=nominal,
+            functions=tables.functions,
         )
     except ValueError as error:
         raise FileIssues([Issue(name, (), str(error))]) from None
@@ -129,6 +134,7 @@ def _products(network: Network, experiments: Mapping[str, Experiment]) -> int:
 def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict[str, Free | float], dict[str, float]]:
     parameters: dict[str, Free | float] = {}
     nominal: dict[str, float] = {}
+    implicit = version == "2" and any([tables.has_priors, *(row.get("priorDistribution") for row in tables.parameters)])
     for row in tables.parameters:
         id, estimated = row.get("parameterId"), _ESTIMATED[version].get(row.get("estimate").lower())
         value = issues.number(row, "nominalValue")
@@ -168,14 +174,16 @@ def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict
             issues.add(row, "nominalValue", f"must be a number on the scale {scale}, but is {row.get('nominalValue')}.")
             continue
         bounds = Bounds(lower, upper, transform)
-        prior, scaled = _prior(row, issues, version, bounds)
+        prior, scaled = prior_in(row, issues, version, bounds)
+        if prior is None and implicit and math.isfinite(upper - lower):
+            prior = PetabPrior("uniform", (lower, upper))  # the standard: if any parameter has a prior, all have
         parameters[id] = Free(
             start,
             bounds=bounds[:2],
             transform=transform,
             prior=prior,
             prior_scaled=scaled,
-            quantile=_quantile(row, issues, bounds),
+            quantile=quantile_in(row, issues, bounds),
         )
         if math.isfinite(value):
             nominal[id] = value
@@ -184,68 +192,6 @@ def _parameters(tables: Tables, issues: TableIssues, version: str) -> tuple[dict
 
 _ESTIMATED = {"1": {"1": True, "1.0": True, "0": False, "0.0": False}, "2": {"true": True, "false": False}}
 """The words of each version for whether a parameter is estimated."""
-
-
-class Bounds(NamedTuple):
-    """The bounds of a parameter, and its scale."""
-
-    lower: float
-    upper: float
-    transform: AbstractTransform
-
-    def on_scale(self, scaled: bool) -> tuple[float, float]:
-        """Return the bounds, transformed if `scaled`."""
-        forward = self.transform.forward if scaled else float
-        return float(forward(self.lower)), float(forward(self.upper))
-
-
-def _prior(row: Row, issues: TableIssues, version: str, bounds: Bounds) -> tuple[PetabPrior | None, bool]:
-    """Return the prior of a parameter, and whether it is that of the transformed value."""
-    kinds, numbers = (
-        ("objectivePriorType", "objectivePriorParameters")
-        if version == "1"
-        else ("priorDistribution", "priorParameters")
-    )
-    kind, parameters, scaled = _distribution(row, issues, kinds, numbers)
-    if not kind:
-        return None, False
-    edges = bounds.on_scale(scaled)
-    mass = log_mass(kind, parameters or edges, *edges) if version == "2" else 0.0
-    return PetabPrior(kind, parameters or edges, mass), scaled
-
-
-def _quantile(row: Row, issues: TableIssues, bounds: Bounds) -> Quantile | None:
-    """Return the quantile function of starts, None if they are uniform on the scale of the search."""
-    kind, parameters, scaled = _distribution(row, issues, "initializationPriorType", "initializationPriorParameters")
-    if not kind or (kind == "uniform" and scaled and not parameters):
-        return None
-    edges = bounds.on_scale(scaled)
-    on_scale = quantile(kind, parameters or edges, *edges)
-    if not scaled:
-        return on_scale
-    return lambda probability: np.asarray(bounds.transform.inverse(on_scale(probability)))
-
-
-def _distribution(row: Row, issues: TableIssues, kinds: str, numbers: str) -> tuple[str, tuple[float, ...], bool]:
-    """Return the name and the parameters of a distribution, and whether it is that of the transformed value."""
-    kind, scaled, nothing = plain_kind(row.get(kinds)), False, ("", (), False)
-    if not kind:
-        return nothing
-    if kind.startswith("parameterscale"):
-        kind, scaled = kind.removeprefix("parameterscale"), True
-    if kind not in DENSITIES:
-        issues.add(row, kinds, f"must be a prior of PEtab, but is {row.get(kinds)}.")
-        return nothing
-    parts = [part for part in row.get(numbers).split(";") if part.strip()]
-    try:
-        parameters = tuple(float(part) for part in parts)
-    except ValueError:
-        issues.add(row, numbers, f"must be numbers that semicolons separate, but is {row.get(numbers)}.")
-        return nothing
-    if len(parameters) != DENSITIES[kind][0] and (parameters or kind != "uniform"):
-        issues.add(row, numbers, f"must have {DENSITIES[kind][0]} numbers, but has {len(parameters)}.")
-        return nothing
-    return (kind, parameters, scaled) if check_prior(row, numbers, kind, parameters, issues) else nothing
 
 
 def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Network:
@@ -270,9 +216,8 @@ def _overridable(tables: Tables, parameters: Mapping[str, Free | float]) -> Netw
         for id, compartment in definition.compartments.items()
     }
     initial = {id: formula for id, formula in definition.initial.items() if id not in constants}
-    return Network.of(
-        dataclasses.replace(definition, initial=initial, parameters=parameters_of, compartments=compartments)
-    )
+    changed = dataclasses.replace(definition, initial=initial, parameters=parameters_of, compartments=compartments)
+    return Network(changed, functions=network.functions)
 
 
 # --- observables ----------------------------------------------------------------------------------------------------

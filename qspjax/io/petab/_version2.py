@@ -11,6 +11,7 @@ from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.petab._checks import check_ids
 from qspjax.io.petab._parts import Observable, Period, Tables, Target, noise_of, read_model, with_ids
 from qspjax.io.petab._tables import Row, TableIssues, ids_in, listed, read_tables
+from qspjax.io.petab.sciml import embedded, read_hybrid
 
 WITHOUT = "without experiment"
 """The experiment of measurements that name none; no id contains a blank."""
@@ -39,10 +40,6 @@ def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Ta
     ((model_id, model),) = models.items()
     if not isinstance(model, dict) or str(model.get("language", "")).lower() != "sbml":
         raise FileIssues([Issue(path.name, ("model_files", str(model_id)), "must be a model in SBML, but is not.")])
-    extensions = content.get("extensions")
-    if extensions:
-        name = next(iter(extensions)) if isinstance(extensions, (dict, list)) else extensions
-        raise FileIssues([Issue(path.name, ("extensions",), f"not supported: extension {name}.")])
 
     def table(key: str, needed: tuple[str, ...], others: tuple[str, ...] = ()) -> list[Row]:
         return read_tables(folder, listed(content.get(key)), needed, others, issues)
@@ -57,24 +54,27 @@ def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Ta
         if not rows:
             issues.of_file(path.name, f"must name tables in {key}_files that have rows, but does not.")
     issues.close()
+    hybrid = read_hybrid(path, content.get("extensions"), mapping, issues)
+    weights = [row for row in parameters if hybrid and row.get("parameterId") in hybrid.references.weights]
+    parameters = [row for row in parameters if row not in weights]
     network = read_model(path, str(model.get("location")))
     model_ids = network.definition.ids()
     check_ids(mapping, "petabEntityId", issues)
-    check_ids(parameters, "parameterId", issues, model_ids=model_ids)
+    check_ids([*parameters, *weights], "parameterId", issues, model_ids=model_ids)
     check_ids(observables, "observableId", issues)
     check_ids(conditions, "conditionId", issues, unique=False)
     check_ids(experiments, "experimentId", issues, unique=False)
     renamed = {row.get("petabEntityId"): row.get("modelEntityId") for row in mapping if row.get("modelEntityId")}
     renamed = {new: old for new, old in renamed.items() if new != old and old in model_ids}
     issues.declare(model_ids, renamed, ids_in(parameters, "parameterId"), ids_in(conditions, "targetId"))
-    issues.declare(ids_in(observables, "observableId"))
+    issues.declare(ids_in(observables, "observableId"), hybrid.ids() if hybrid else ())
     issues.declare(*(_placeholders(row, column) for row in observables for column in _PLACEHOLDERS))
     parameters = [_in_model_ids(row, "parameterId", renamed) for row in parameters]
 
     def read(row: Row, column: str) -> float | Expression:
         return with_ids(issues.formula(row, column), renamed)
 
-    targets: dict[str, dict] = {}
+    targets: dict[str, dict] = {name: {} for name in (hybrid.conditions if hybrid else ())}
     set_: list[Target] = []
     ids = {row.get("conditionId") for row in _starting(experiments)}
     for row in conditions:
@@ -100,7 +100,11 @@ def tables_of(path: Path, content: dict[str, object], issues: TableIssues) -> Ta
         named.append((name, row))
         if row.get("modelId") not in ("", model_id):
             issues.add(row, "modelId", f"must be the model ({model_id}), but is {row.get('modelId')}.")
-    return Tables(network, parameters, by_id, periods, named, set_, renamed)
+    tables = Tables(network, parameters, by_id, periods, named, set_, renamed)
+    if hybrid is None:
+        return tables
+    issues.close()
+    return embedded(tables, hybrid, weights, issues)
 
 
 def _in_model_ids(row: Row, column: str, renamed: Mapping[str, str]) -> Row:
@@ -134,6 +138,7 @@ def _periods(rows: list[Row], targets: dict[str, dict], issues: TableIssues) -> 
         for target in period.targets.keys() & targets.get(condition, {}).keys():
             issues.add(row, "conditionId", f"must set what nothing else sets at that time, but sets {target} again.")
         period.targets.update(targets.get(condition, {}))
+        period.conditions += (condition,) if condition else ()
     ordered = {name: [periods[time] for time in sorted(periods)] for name, periods in by_time.items()}
     for periods in ordered.values():
         if all(period.time == -math.inf for period in periods):
