@@ -29,7 +29,7 @@ def surrogate(table: Mapping[str, np.ndarray], *, most: int = 12) -> "Figure":
         >>> rows |= {"UPPER": [1.3, 1.7], "INSIDE": [True, False], "LEVEL": [0.9, 0.9]}
         >>> figure = surrogate({name: np.array(column) for name, column in rows.items()})
         >>> [axes.get_title() for axes in figure.axes]
-        ['AUC: 50 % within 90 %']
+        ['AUC\\n50 % within 90 %']
     """
     names = list(dict.fromkeys(table["OUTPUT"]))[:most]
     axes, figure = panels(len(names))
@@ -49,7 +49,7 @@ def surrogate(table: Mapping[str, np.ndarray], *, most: int = 12) -> "Figure":
             ax.set_xscale("log")
             ax.set_yscale("log")
             ax.set_ylim(0.5 * ends[0], 2.0 * ends[1])
-        ax.set_title(f"{name}: {100.0 * inside.mean():.0f} % within {100.0 * level:.0f} %", fontsize="small")
+        ax.set_title(f"{name}\n{100.0 * inside.mean():.0f} % within {100.0 * level:.0f} %", fontsize="small")
         ax.tick_params(labelsize="small")
     figure.supxlabel("simulated", fontsize="small")
     figure.supylabel("predicted", fontsize="small")

@@ -9,6 +9,7 @@ import numpy as np
 from qspjax._arrays import device_floats
 from qspjax._checks import ArgumentError, check_above, check_whole
 from qspjax._types import Scalar
+from qspjax.surrogate._scale import OutputScale
 from qspjax.surrogate._surrogate import Surrogate
 
 _CANDIDATES, _NEAREST = 1 << 15, 4096
@@ -138,8 +139,13 @@ def scaled_ends(surrogate: Surrogate, ends: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(ends).any():
         raise ArgumentError("acquisition", "must not be Boundary() where outputs have no bounds: use Variance().")
-    inside = np.where(np.isfinite(ends), ends, 1.0)
-    return np.where(np.isfinite(ends), surrogate.scale.forward(inside), ends)
+    return on_scale(surrogate.scale, ends)
+
+
+def on_scale(scale: OutputScale, ends: np.ndarray) -> np.ndarray:
+    """Return bounds on the scale of an emulator, infinite where there is none, shape (2, outputs)."""
+    finite = np.isfinite(ends)
+    return np.where(finite, scale.forward(np.where(finite, ends, 1.0)), ends)
 
 
 def predicted(surrogate: Surrogate, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

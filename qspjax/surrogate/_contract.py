@@ -39,7 +39,7 @@ class Learnt(NamedTuple):
 
     Attributes:
         predictor: The predictor.
-        errors: Errors at simulations that it was not told of, shape (some, outputs).
+        errors: Errors at simulations that it was not told of, or as if it had not been, shape (some, outputs).
         deviations: What their standard deviations should have been, shape (some, outputs).
         known: Which of the points these are.
     """

@@ -13,16 +13,18 @@ from qspjax._progress import Progress
 from qspjax._random import check_key, generator
 from qspjax._types import Key
 from qspjax.fit.search import _checkpoint
-from qspjax.surrogate._acquisition import AbstractAcquisition, Boundary, next_points, predicted, scaled_ends
+from qspjax.surrogate._acquisition import AbstractAcquisition, Boundary, next_points, on_scale, predicted, scaled_ends
 from qspjax.surrogate._contract import AbstractEmulator
 from qspjax.surrogate._designs import AbstractDesign, Sobol
 from qspjax.surrogate._process import GaussianProcess
 from qspjax.surrogate._scale import OutputScale
 from qspjax.surrogate._simulators import AbstractSimulator
-from qspjax.surrogate._surrogate import Lessons, Surrogate
+from qspjax.surrogate._surrogate import NINETY, Lessons, Surrogate
 
 _COMPARED = 1 << 14
 """The number of points at which it is said what remains to be learnt."""
+_NEAR, _LEAST_NEAR = 4, 64
+"""One in so many simulations, and at least so many, are near the bounds."""
 _LEAST = 8
 """The least number of successful simulations that can be learnt from."""
 
@@ -159,15 +161,19 @@ def _fitted(
     success = None
     if not good.all():
         success = method.learn(features, good[:, None].astype(float), first, for_success).predictor
-    scores = np.sort(np.abs(learnt.errors) / learnt.deviations, axis=0)
+    scores, fair = np.abs(learnt.errors) / learnt.deviations, first[good][learnt.known]
+    near = scores[_nearest(made.values[good][learnt.known], simulator, scale, fair)]
+    near = np.quantile(near, 0.9, axis=0) / NINETY
     spread = np.maximum(scaled[first[good]].std(axis=0), 1e-12)
-    error = np.sqrt((learnt.errors**2).mean(axis=0)) / spread
+    error = np.sqrt((learnt.errors[fair] ** 2).mean(axis=0)) / spread
 
     def with_lessons(lessons: list[_Lesson]) -> Surrogate:
         columns = [np.array(column) for column in zip(*lessons, strict=True)]
         failed = int((~good).sum())
         parts = simulator.inputs, simulator.outputs, simulator.features, scale
-        return Surrogate(*parts, learnt.predictor, success, scores, Lessons(*columns), failed)
+        return Surrogate(
+            *parts, learnt.predictor, success, np.sort(scores[fair], axis=0), near, Lessons(*columns), failed
+        )
 
     lesson = _Lesson(len(good), error, float(error.max()))
     if learn is not None:
@@ -176,6 +182,15 @@ def _fitted(
         ends = _ends(surrogate, simulator, learn)
         lesson = lesson._replace(remaining=learn.remaining(error, *predicted(surrogate, points), ends))
     return with_lessons([*before, lesson]), lesson
+
+
+def _nearest(values: np.ndarray, simulator: AbstractSimulator, scale: OutputScale, fair: np.ndarray) -> np.ndarray:
+    """Return which simulations standard deviations near the bounds are measured by: the nearest, or all even ones."""
+    if not np.isfinite(simulator.ends).any():
+        return np.flatnonzero(fair)
+    scaled, (low, high) = scale.forward(values), on_scale(scale, simulator.ends)
+    outside = np.maximum(np.maximum(low - scaled, scaled - high), 0.0).max(axis=1)
+    return np.argsort(outside, kind="stable")[: max(len(values) // _NEAR, min(_LEAST_NEAR, len(values)))]
 
 
 def _ends(surrogate: Surrogate, simulator: AbstractSimulator, learn: AbstractAcquisition) -> np.ndarray:

@@ -41,9 +41,7 @@ class GaussianProcess(AbstractEmulator):
             first = self.most // 2
             rows = np.concatenate([rows[:first], rows[count - (self.most - first) :]])
         emulator = fitted(points[rows], values[rows])
-        known = np.flatnonzero(even[rows])
-        errors = values[rows] - emulator.left_out
-        return Learnt(Process.of(emulator), errors[known], emulator.left_out_sd[known], rows[known])
+        return Learnt(Process.of(emulator), values[rows] - emulator.left_out, emulator.left_out_sd, rows)
 
 
 class Process(AbstractPredictor):

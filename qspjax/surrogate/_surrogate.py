@@ -31,7 +31,7 @@ from qspjax.surrogate._scale import OutputScale
 if TYPE_CHECKING:
     import pandas
 
-_NINETY = 1.6448536269514722
+NINETY = 1.6448536269514722
 """Half the width of the interval that holds 90 % of a standard normal distribution."""
 
 
@@ -60,6 +60,8 @@ class Surrogate(eqx.Module):
         predictor: The emulator.
         success: The emulator of whether a simulation succeeds, 1 or 0; None where none failed.
         scores: By output, |error| / sd at simulations left out, in increasing order, shape (simulations, outputs).
+        near: By output, what standard deviations are multiplied by for probabilities near the bounds (or, where there
+            are none, everywhere).
         lessons: How errors fell from fit to fit.
         failed: The number of simulations that failed.
 
@@ -80,6 +82,7 @@ class Surrogate(eqx.Module):
     predictor: AbstractPredictor
     success: AbstractPredictor | None
     scores: np.ndarray
+    near: np.ndarray
     lessons: Lessons
     failed: int = eqx.field(static=True)
 
@@ -206,8 +209,7 @@ def _interval(surrogate: Surrogate, points: Array, level: float) -> tuple[Array,
 @eqx.filter_jit
 def _scaled(surrogate: Surrogate, points: Array) -> tuple[Array, Array]:
     seen = surrogate.features(points)
-    factor = _factor(surrogate, 0.9) / _NINETY
-    return surrogate.predictor.mean(seen), surrogate.predictor.deviation(seen) * factor
+    return surrogate.predictor.mean(seen), surrogate.predictor.deviation(seen) * surrogate.near
 
 
 @eqx.filter_jit

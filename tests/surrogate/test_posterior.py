@@ -23,7 +23,7 @@ from tests.systems.mixed import TIMES, Level
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("flowjax") is None, reason="flowjax is not installed")
 KEY = jax.random.key(0)
-SHORT = Flow(layers=2, width=16, steps=400, batch=128, rate=5e-3)
+SHORT = Flow(layers=2, width=16, steps=300, batch=128, rate=5e-3)
 VALUE = np.array([4.1, 4.6, 6.2])
 
 
@@ -48,7 +48,7 @@ def conjugate(value):
 
 
 def test_a_conjugate_posterior():
-    trained = qsp.surrogate.posterior(line(), SHORT, simulations=4000, key=KEY)
+    trained = qsp.surrogate.posterior(line(), SHORT, simulations=3000, key=KEY)
     assert "posterior of base, slope from 4000 simulations" in str(trained)
     assert trained.loss[-50:].mean() < trained.loss[:50].mean()
     for value in (VALUE, VALUE - 2.0):

@@ -11,6 +11,7 @@ from qspjax.population._plausible._features import Features
 from qspjax.surrogate import Boundary, Ensemble, Function, GaussianProcess, Patients, Sobol, Surrogate, Training
 from qspjax.surrogate._process import Process
 from qspjax.surrogate._scale import OutputScale
+from tests.systems.marks import slow_for
 
 KEY = jax.random.key(0)
 SMALL = Ensemble(3, Training(width=32, steps=800, batch=128, rate=1e-2))
@@ -115,7 +116,7 @@ def test_it_learns_at_the_boundary():
     assert seen[-1].total == 48
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_for(METHODS, "networks"))
 def test_failures_are_left_out_and_emulated(name):
     def root(x):
         return np.sqrt(np.where(x[:, 0] > 0.3, x[:, 0], np.nan))
