@@ -157,9 +157,9 @@ def test_what_is_shared_is_computed_once():
     grouped = Grouped(formulas, {"b": 0})
     values = ParameterTable.of({"a": 2.0, **{f"c{i}": float(i) for i in range(6)}})
     y = LabelledState(("b",), jnp.asarray([3.0]))
-    traced = jax.make_jaxpr(lambda y: grouped(values, 4.0, LabelledState(("b",), y)))(y.values)
+    traced = jax.make_jaxpr(lambda y: grouped(values, {}, 4.0, LabelledState(("b",), y)))(y.values)
     assert sum(eqn.primitive.name == "div" for eqn in traced.eqns) == 1
-    np.testing.assert_allclose(grouped(values, 4.0, y), [0.0, 1.5, 3.0, 4.5, 6.0, 7.5, 1.5, 4.0])
+    np.testing.assert_allclose(grouped(values, {}, 4.0, y), [0.0, 1.5, 3.0, 4.5, 6.0, 7.5, 1.5, 4.0])
 
 
 def test_moieties_of_a_large_network_are_exact():
