@@ -146,7 +146,7 @@ def test_ranges_and_zeros(kind, seed):
     assert np.isfinite(jax.grad(bounded)(0.0))
 
 
-@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize("logarithmic", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["tanh", "relu"])
 @pytest.mark.parametrize("seed", range(2))
 def test_monotone_networks(kind, seed, logarithmic):
@@ -165,6 +165,7 @@ def test_monotone_networks(kind, seed, logarithmic):
     assert (slopes[:, 0] >= 0.0).all()
 
 
+@pytest.mark.slow
 def test_a_monotone_network_bends_both_ways():
     """A saturable curve and a convex one are learned by a monotone network with a convex activation."""
     x, adam = jnp.linspace(0.0, 10.0, 60), optax.adam(1e-2)
