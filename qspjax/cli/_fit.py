@@ -13,6 +13,7 @@ from qspjax._extras import require
 from qspjax.cli._console import ProgressBar
 from qspjax.cli._fit_mixed import fit_mixed
 from qspjax.io._directory import check_destination
+from qspjax.io.fit._networks import given_networks, learned_curves
 from qspjax.io.fit._results import FIT_FILES, FIT_MARKERS, fit_summary, write_fit
 
 _NEEDED = ("rich", "pandas", "matplotlib")
@@ -68,6 +69,8 @@ def _described(progress: fit.Progress) -> str:
 
 def _write(file: io.FitFile, result: fit.Fit, out: Path) -> None:
     problem, x = result.problem, result.x
+    if problem.weights.blocks:
+        problem, x = given_networks(problem, x), x[: len(problem.free)]
     uncertainty = fit.Uncertainty(problem, x, fit.fisher_information(problem, x))
     fits = plot.fits(problem, x, uncertainty=uncertainty)
     profiles, figures = {}, {"diagnostics.png": plot.diagnostics(result), "fits.png": fits}
@@ -76,6 +79,9 @@ def _write(file: io.FitFile, result: fit.Fit, out: Path) -> None:
         profiles = fit.profiles(problem, x, file.profiles)
         print(f"{len(profiles)} profiles in {time.perf_counter() - start:.1f} s", file=sys.stderr)
         figures["profiles.png"] = plot.profile(profiles)
-    write_fit(out, file, result, uncertainty, profiles, figures)
+    curves = learned_curves(result) if result.problem.weights.blocks else {}
+    if curves:
+        figures["learned.png"] = plot.learned_rates(curves)
+    write_fit(out, file, result, uncertainty, profiles, figures, curves)
     print(fit_summary(file, result, uncertainty, profiles), end="")
     print(f"\nResults: {out}")

@@ -19,7 +19,7 @@ from qspjax.plot._fit import (
     residuals as residuals,
     waterfall as waterfall,
 )
-from qspjax.plot._learned import learned_rate as learned_rate
+from qspjax.plot._learned import learned_rate as learned_rate, learned_rates as learned_rates
 from qspjax.plot._mixed import (
     bootstrap as bootstrap,
     convergence as convergence,

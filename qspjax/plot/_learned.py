@@ -7,11 +7,12 @@ import numpy as np
 
 from qspjax._checks import check_instance, refuse
 from qspjax._types import ArrayInput
-from qspjax.plot._figures import axes_or_new
+from qspjax.plot._figures import axes_or_new, new_figure
 from qspjax.plot._labels import with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_MARKS = 200
 """The largest number of marks at the bottom; more values are shown by their quantiles."""
@@ -78,6 +79,28 @@ def learned_rate(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
     return axes
+
+
+def learned_rates(curves: Mapping[tuple[str, str], Mapping[str, ArrayInput]]) -> "Figure":
+    """Draw what several networks learned, each against each of its inputs.
+
+    Args:
+        curves: By the names of a network and of one of its inputs, what `models.learned_curve` returns.
+
+    Example:
+        >>> import jax
+        >>> import qspjax as qsp
+        >>> rate = qsp.models.NeuralRate.mlp(["drug"], key=jax.random.key(0))
+        >>> table = qsp.models.learned_curve(rate, {"drug": [0.0, 1.0, 2.0]})
+        >>> len(learned_rates({("uptake", "drug"): table}).axes)
+        1
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = new_figure(4.0 * columns, 3.2 * rows)
+    for number, ((network, _), table) in enumerate(curves.items(), start=1):
+        learned_rate(table, figure.add_subplot(rows, columns, number), label=network)
+    return figure
 
 
 def _shade(axes: "Axes", seen: np.ndarray) -> None:

@@ -13,6 +13,7 @@
                                below ("M1", "M3" or "M4") and limit. Records that CENS marks have their own limits (DV
                                and LIMIT), by default with the likelihood of M3; if these have one limit, it is that of
                                the output, as it is of records without a DV
+    [networks.NAME]            parts of the model that neural networks learn, see `_networks`
     [estimation]               method ("trust region", "levenberg-marquardt", "l-bfgs", "adam" or "differential
                                evolution"), starts, seed, sobol, max_steps; analytic (scales, offsets and noise
                                parameters that are solved for) and profiles: names, or true for all
@@ -43,6 +44,7 @@ from qspjax.fit import (
 from qspjax.io._content import text_of
 from qspjax.io._issues import FileIssues, Issue
 from qspjax.io.fit._mixed_file import MixedFile, read_mixed
+from qspjax.io.fit._networks import read_networks
 from qspjax.io.fit._parts import formula_of, read_data, read_output, read_parameter, with_limit
 from qspjax.io.nonmem._experiments import experiments
 from qspjax.io.petab import read_petab
@@ -149,11 +151,14 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     except FileIssues as error:
         others.extend(error.issues)
         info = None
+    learned = read_networks(top.table("networks"), info)
+    info = learned.info
     if any(key in top for key in ("random", "individual", "subpopulations")):
+        if learned.weights:
+            top.issue("networks", "must be parts of fits without random effects so far.")
         return read_mixed(top, path.name, title, info, data)
-    parameters = {
-        name: read_parameter(part) for name, part in top.table("parameters", required=True).children().items()
-    }
+    parts = top.table("parameters", required=not learned.weights).children()
+    parameters = {name: read_parameter(part) for name, part in parts.items()}
     outputs: dict[str, Output | None] = {}
     kinds: dict[int, str] = {}
     children = top.table("outputs", required=True).children()
@@ -172,7 +177,8 @@ def _read(top: Table, path: Path, others: list[Issue]) -> FitFile | MixedFile | 
     try:
         observed = kinds if len(kinds) > 1 else next(iter(outputs))
         subjects = experiments(data, observed, set=present(formulas), covariates=())
-        problem = Problem(info.model, subjects, present(outputs), present(parameters))
+        free = present(parameters) | learned.weights
+        problem = Problem(info.model, subjects, present(outputs), free, functions=learned.functions)
     except ValueError as error:
         top.issue("", str(error))
         return None

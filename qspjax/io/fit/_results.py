@@ -11,6 +11,7 @@ from qspjax._files import replaced_directory
 from qspjax.fit import Fit, Profile, Uncertainty, save
 from qspjax.io._directory import write_csv
 from qspjax.io.fit._file import FitFile
+from qspjax.io.fit._networks import Curves
 
 if TYPE_CHECKING:
     import pandas
@@ -25,6 +26,8 @@ FIT_FILES = (
     "predictions.csv",
     "curves.csv",
     "history.csv",
+    "learned.csv",
+    "learned.png",
     "profiles.csv",
     "profiles.fit",
     "diagnostics.png",
@@ -43,6 +46,7 @@ def write_fit(
     uncertainty: Uncertainty,
     profiles: Mapping[str, Profile],
     figures: Mapping[str, "Figure"],
+    curves: Curves | None = None,
 ) -> None:
     """Write the results of a fit; an earlier result in the directory is replaced at the very end.
 
@@ -53,6 +57,7 @@ def write_fit(
         uncertainty: The uncertainty at the best one.
         profiles: Profiles by parameter, empty if none were requested.
         figures: Figures of matplotlib, by the names of their files.
+        curves: What networks learned, see `learned_curves`.
 
     Raises:
         OSError: If it cannot be written. Nothing is left half-written.
@@ -75,7 +80,7 @@ def write_fit(
         >>> uncertainty = qsp.fit.Uncertainty(file.problem, found.x, information)  # doctest: +SKIP
         >>> write_fit(folder / "results", file, found, uncertainty, {}, {})  # doctest: +SKIP
     """
-    names, pandas = fit.problem.names, require("pandas", extra="data")
+    names, pandas = uncertainty.problem.names, require("pandas", extra="data")
 
     def write(to: Path) -> None:
         (to / "summary.txt").write_text(fit_summary(file, fit, uncertainty, profiles), encoding="utf-8")
@@ -91,6 +96,8 @@ def write_fit(
         if profiles:
             write_csv(to / "profiles.csv", pandas.concat([profile.to_dataframe() for profile in profiles.values()]))
             save(to / "profiles.fit", profiles)
+        if curves:
+            write_csv(to / "learned.csv", pandas.concat([_named(*pair) for pair in curves.items()]))
         for name, figure in figures.items():
             figure.savefig(to / name, dpi=200, metadata={"Software": None})
 
@@ -138,7 +145,7 @@ def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Map
     if profiles:
         columns += ("by profile",)
     rows = []
-    for i, name in enumerate(problem.names):
+    for i, name in enumerate(uncertainty.problem.names):
         error = 100 * uncertainty.relative_standard_errors[i]
         cells = [name, f"{fit.parameters[name]:.5g}", f"{error:.1f}", f"{low[i]:.4g} to {high[i]:.4g}"]
         if profiles:
@@ -153,6 +160,8 @@ def fit_summary(file: FitFile, fit: Fit, uncertainty: Uncertainty, profiles: Map
             for row in [columns, *rows]
         ),
     ]
+    for block in problem.weights.blocks:
+        lines.append(f"\n{block.name}: {block.size} weights; uncertainty of parameters is that given these")
     for direction in uncertainty.open_directions:
         shown = ", ".join(f"{name} {share:+.2f}" for name, share in list(direction.items())[:6])
         lines.append(f"\nThe data say nothing about the direction: {shown}")
@@ -165,6 +174,12 @@ def _estimates(uncertainty: Uncertainty, profiles: Mapping[str, Profile]) -> "pa
         for k, edge in enumerate(("profile_lower", "profile_upper")):
             table[edge] = [profiles[name].interval[k] if name in profiles else np.nan for name in table["parameter"]]
     return table
+
+
+def _named(of: tuple[str, str], curve: Mapping[str, np.ndarray]) -> "pandas.DataFrame":
+    network, input = of
+    columns = {"network": network, "input": input, "value": curve[input], "rate": curve["rate"]}
+    return require("pandas", extra="data").DataFrame(columns)
 
 
 def _history(fit: Fit) -> dict[str, np.ndarray]:

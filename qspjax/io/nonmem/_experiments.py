@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse, warn
 from qspjax._dosing._covariates import LOCF, NOCB
-from qspjax._expression import Expression, Formula, as_formula, check_constants, substitute
+from qspjax._expression import AnyFunction, Expression, Formula, as_formula, check_constants, substitute
 from qspjax._renamed import renamed_method
 from qspjax.fit import Change, Experiment, Measurements
 from qspjax.fit.data._formula import names_in
@@ -61,7 +61,7 @@ def experiments(
     columns = [*data.covariates, *data.varying]
     for name in covariates or ():
         check_one_of("covariates", name, columns, "a covariate of the data")
-    formulas = {name: as_formula(name, value) for name, value in (set or {}).items()}
+    formulas = {name: as_formula(name, value, AnyFunction()) for name, value in (set or {}).items()}
     check_constants("set", columns, formulas.values())
     used = names_in(*formulas.values()) & {*columns}
     named = frozenset(covariates if covariates is not None else () if formulas else columns)
