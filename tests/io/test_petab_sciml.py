@@ -377,3 +377,169 @@ def test_a_hybrid_problem_by_hand(tmp_path):
         slope = (density(RATE_WEIGHT + step) - density(RATE_WEIGHT - step)) / 2e-4
         np.testing.assert_allclose(gradient[1 + i], slope, rtol=1e-5)
     assert "rate" in contents(tmp_path / "problem.yaml")
+
+
+@pytest.mark.slow
+def test_early_outputs_in_observables_and_initial_values(tmp_path):
+    changed = {
+        "observables.tsv": HYBRID["observables.tsv"].replace("A + bend_1", "A + bend_1 + rate_out"),
+        "conditions.tsv": HYBRID["conditions.tsv"].replace("A\t2.0", "A\t2 * rate_out"),
+    }
+    problem = read_petab(hybrid(tmp_path, **changed))
+    rate = [np.log1p(np.exp(RATE_WEIGHT @ [*IMAGES[name], p] + 0.25))[0] for name, p in (("one", 1.5), ("two", 0.6))]
+
+    def curve(start, early, times):
+        slope = lambda t, a: -((0.1 + early) * a + np.tanh(0.5 * 0.6 * a + 0.1))  # noqa: E731
+        a = solve_ivp(slope, (0.0, times[-1]), [start], t_eval=times, rtol=1e-11, atol=1e-12).y[0]
+        return a + np.tanh(-0.4 * 0.6 * a + 0.3) + early
+
+    expected = [*curve(2.0 * rate[0], rate[0], [1.0]), *curve(1.0, rate[1], [1.0, 2.0])]
+    np.testing.assert_allclose(problem.table(problem.start)["prediction"], expected, rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_arrays_of_networks_in_equations_change_with_conditions(tmp_path):
+    bend = BEND.replace("{input_id: amount}", "{input_id: amount}, {input_id: map}").replace(
+        "in_features: 1", "in_features: 3"
+    )
+    bend = bend.replace("- {name: layer", "- {name: map, op: placeholder, target: map}\n"
+                        "- {name: cat, op: call_function, target: cat, args: [[amount, map]], kwargs: {dim: -1}}\n"
+                        "- {name: layer", 1).replace("args: [amount]", "args: [cat]")  # fmt: skip
+    weight, maps = np.array([[0.5, 0.2, -0.3], [-0.4, 0.1, 0.2]]), {"one": [1.0, 2.0], "two": [-1.0, 0.5]}
+    arrays = ARRAYS | {"parameters/bend/layer/weight": weight, "inputs/pic/one;later": np.array(maps["one"])}
+    changed = {
+        "bend.yaml": bend,
+        "mapping.tsv": HYBRID["mapping.tsv"] + "pic\tbend.inputs[1]\n",
+        "hybridization.tsv": HYBRID["hybridization.tsv"] + "pic\tarray\n",
+        "experiments.tsv": HYBRID["experiments.tsv"] + "e2\t1.5\tlater\n",
+    }
+    problem = read_petab(hybrid(tmp_path, arrays | {"inputs/pic/two": np.array(maps["two"])}, **changed))
+    k = 0.1 + np.log1p(np.exp(RATE_WEIGHT @ [*IMAGES["two"], 0.6] + 0.25))[0]
+
+    def after(a, begin, end, name):
+        slope = lambda t, a: -(k * a + np.tanh(weight @ [0.6 * a[0], *maps[name]] + BEND_BIAS)[0])  # noqa: E731
+        a = solve_ivp(slope, (begin, end), [a], rtol=1e-11, atol=1e-12).y[0, -1]
+        return a, a + np.tanh(weight @ [0.6 * a, *maps[name]] + BEND_BIAS)[1]
+
+    first = after(1.0, 0.0, 1.0, "two")
+    second = after(after(first[0], 1.0, 1.5, "two")[0], 1.5, 2.0, "one")
+    np.testing.assert_allclose(problem.table(problem.start)["prediction"][1:], [first[1], second[1]], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("problem.yaml", "petab_sciml:", "other:", r"extensions: not supported: extension other."),
+        (
+            "problem.yaml",
+            "format: YAML",
+            "format: equinox",
+            r"\[extensions.petab_sciml.neural_networks.bend\] format: must",
+        ),
+        ("problem.yaml", "pre_initialization: false", "pre_initialization: 3", r"must be true or false, but is 3."),
+        ("problem.yaml", "bend.yaml", "absent.yaml", r"absent.yaml: must be a file, but does not exist."),
+        (
+            "mapping.tsv",
+            "bend.inputs[0][0]",
+            "bond.inputs[0][0]",
+            r"mapping.tsv:4: modelEntityId: must be part of a network",
+        ),
+        (
+            "mapping.tsv",
+            "bend.inputs[0][0]",
+            "bend.inputs[0",
+            r"mapping.tsv:4: modelEntityId: must be a part of a network",
+        ),
+        (
+            "mapping.tsv",
+            "bend.inputs[0][0]",
+            "bend.inputs[3][0]",
+            r"must be one of 1 inputs, from 0, but is bend.inputs\[3\]",
+        ),
+        (
+            "mapping.tsv",
+            "bend.outputs[0][1]",
+            "bend.outputs[0][2]",
+            r"bend.yaml: must have the output that bend_1 names",
+        ),
+        (
+            "mapping.tsv",
+            "bend.inputs[0][0]",
+            "bend.inputs[0][1]",
+            r"must have a value for each element of input 0, shape",
+        ),
+        ("mapping.tsv", "[layer].bias", "[layr].bias", r"parameters.tsv:4: parameterId: must be a layer with weights"),
+        ("mapping.tsv", "[layer].bias", "[layer].bias[0]", r"mapping.tsv:8: .*not supported: single elements"),
+        (
+            "hybridization.tsv",
+            "s\tbend_0",
+            "A\tbend_0",
+            r"hybridization.tsv:5: targetId: must be an input of a network or a par",
+        ),
+        (
+            "hybridization.tsv",
+            "s\tbend_0",
+            "q\tbend_0",
+            r"hybridization.tsv:5: targetId: must be an input of a network or a par",
+        ),
+        ("hybridization.tsv", "q * A", "q * nothing", r"hybridization.tsv:4: targetValue: .* nothing is none."),
+        (
+            "hybridization.tsv",
+            "s\tbend_0",
+            "s\tarray",
+            r"hybridization.tsv:5: targetValue: must be a formula, as s is no in",
+        ),
+        (
+            "hybridization.tsv",
+            "bend_in\tq * A\n",
+            "",
+            r"bend.yaml: must have a value for its input bend_in, but has none.",
+        ),
+        (
+            "conditions.tsv",
+            "two\trate_p\tq",
+            "two\tA\tq",
+            r"rate.yaml: must have a value for its input rate_p in experiment e2",
+        ),
+        (
+            "parameters.tsv",
+            "array\ttrue\tnormal",
+            "\tfalse\tnormal",
+            r"parameters.tsv:3: nominalValue: must be array or a number",
+        ),
+        (
+            "parameters.tsv",
+            "normal\t0;2",
+            "normal\t0",
+            r"parameters.tsv:3: priorParameters: must have 2 numbers, but has 1.",
+        ),
+        ("parameters.tsv", "-5\t5", "5\t-5", r"parameters.tsv:5: lowerBound: must be less than the upper bound -5"),
+        (
+            "parameters.tsv",
+            "bend_w\t-5\t5\tarray\ttrue\t\t\n",
+            "",
+            r"problem.yaml: must have a row in the table of parameters for",
+        ),
+    ],
+)
+def test_issues_of_hybrid_problems(tmp_path, name, old, new, message):
+    assert old in HYBRID[name]
+    with pytest.raises(FileIssues, match=message):
+        read_petab(hybrid(tmp_path, **{name: HYBRID[name].replace(old, new)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs/image/two": None}, r"arrays.h5: must have one array of image for two of e2, but has none."),
+        ({"inputs/image/two": np.ones(3)}, r"rate.yaml: must have arrays of one shape for image"),
+        ({"inputs/image/0": np.ones(2)}, r"must be the only array of its input, as 0 means all conditions"),
+        ({"inputs/image/one": np.ones(5), "inputs/image/two": np.ones(5)}, r"rate.yaml: .*cannot compute layer"),
+        ({"parameters/bend/layer/bias": None}, r"must have the array parameters/bend/layer/bias of shape \(2,\)"),
+        ({"parameters/bond/layer/bias": np.ones(2)}, r"must belong to a network \(rate, bend\), but bond is none."),
+    ],
+)
+def test_issues_of_arrays_of_problems(tmp_path, changes, message):
+    arrays = {place: value for place, value in (ARRAYS | changes).items() if value is not None}
+    with pytest.raises(FileIssues, match=message):
+        read_petab(hybrid(tmp_path, arrays))

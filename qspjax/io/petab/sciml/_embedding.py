@@ -114,7 +114,7 @@ class _Embedding:
             if embedding is not None:
                 found[id] = embedding
         self.issues.close()
-        self._check_assigned(found)
+        self._check_assigned()
         self.issues.close()
         before = {id: one for id, one in found.items() if id in self.hybrid.before}
         during = {id: one for id, one in found.items() if id not in self.hybrid.before}
@@ -219,7 +219,7 @@ class _Embedding:
 
     # --- what is assigned -------------------------------------------------------------------------------------------
 
-    def _check_assigned(self, found: Mapping[str, Embedded]) -> None:
+    def _check_assigned(self) -> None:
         """Add issues of assignments to what is no input and no parameter, and of names that are unknown."""
         definition, references = self.tables.network.definition, self.hybrid.references
         known = {*definition.ids(), *self.parameters, *self.targets, *references.outputs}
@@ -242,7 +242,6 @@ class _Embedding:
             self.issues.of_file(
                 self.hybrid.file, f"must give outputs of networks ids of their own, but {output} is none."
             )
-        del found
 
     def _targets(self, during: Mapping[str, Embedded]) -> Iterator[Target]:
         """Yield the targets of conditions that are no inputs of networks evaluated before experiments."""
@@ -361,8 +360,8 @@ class _Embedding:
     def _arrays_during(self, experiment: str, period: Period, during: Mapping[str, Embedded]) -> dict[str, Formula]:
         """Return the numbers of the arrays that networks in the equations take in a period."""
         original = next(p for p in self.tables.experiments[experiment] if p.time == period.time)
-        which = {input for one in during.values() for input in one.inputs if isinstance(input, Which)}
-        found = {input.id: self._which(experiment, original, input) for input in which}
+        which = {input.id: input for one in during.values() for input in one.inputs if isinstance(input, Which)}
+        found = {id: self._which(experiment, original, input) for id, input in which.items()}
         return {id: float(number) for id, number in found.items() if number is not None}
 
     def _during(self, during: Mapping[str, Embedded], carried: Collection[str]) -> Network:
