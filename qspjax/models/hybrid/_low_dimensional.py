@@ -66,7 +66,7 @@ class LowDimensionalNeuralODE(AbstractEventful, AbstractDelivered):
     to `depot` is absorbed (or distributed) by g, of which D is the amount and t_D the time: the last such dose counts,
     so one should be absorbed when the next is given. `of` makes a model to start with.
 
-    Reference: Bram et al. 2024, doi:10.1007/s10928-023-09886-4.
+    Reference: Bram et al. 2023, doi:10.1007/s10928-023-09886-4.
 
     Example:
         >>> import jax, qspjax as qsp
