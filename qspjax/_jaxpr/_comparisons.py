@@ -112,7 +112,8 @@ def _reader(collected: list[_Gap], within: Scalar | None) -> Callable[[JaxprEqn,
         if inner is not None:
             results = walk_all(inner, values, apply, _constant)
             return results if within is not None else [_Value(x, r.course) for x, r in zip(out, results, strict=True)]
-        if name in _COMPARED or (name in _EQUAL and timed):
+        itself = len(eqn.invars) == 2 and eqn.invars[0] is eqn.invars[1]  # whether it is a number does not change
+        if name in _COMPARED or (name in _EQUAL and timed and not itself):
             if jnp.issubdtype(jnp.result_type(operands[0]), jnp.inexact):
                 collected.append(_gap(operands[0], operands[1], course))
         elif name in ("floor", "ceil"):

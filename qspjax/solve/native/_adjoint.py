@@ -27,9 +27,12 @@ from qspjax.solve.native._record import SPARE, AbstractRecordText, Record
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._translate import Translator
 from qspjax.solve.native._values import UnsupportedError
+from qspjax.solve.native.rules._products import accumulated
 
 LOG_BYTES = 2**26
 """The most memory that the log of a thread takes."""
+SUMMED = 64
+"""Cotangents of larger arrays that patients share are added up for each chunk of patients."""
 ITERATIONS = 2**14
 """The most iterations in a log."""
 STARTS_BYTES = 2**28
@@ -98,11 +101,23 @@ class AdjointText(AbstractRecordText):
             return jax.ShapeDtypeStruct((program.patients, *leaf.shape[batched:]), leaf.dtype)
 
         of_marked = jax.tree.map(each, self.marks, patients, program.batched, is_leaf=lambda x: x is None)
+        chunks = -(-program.patients // self.chunk)
+        of_marked = of_marked._replace(
+            constants=[
+                jax.ShapeDtypeStruct((chunks, *x.shape[1:]), x.dtype) if x is not None and summed else x
+                for x, summed in zip(of_marked.constants, self._summed(), strict=True)
+            ]
+        )
         words = self.iterations * self.recorded * self.w.lanes, self.segments * self.kept * self.w.lanes
         if 8 * words[1] > STARTS_BYTES:
             raise UnsupportedError(f"a derivative of {program.max_steps} steps, whose segments are too many")
         memory = [jax.ShapeDtypeStruct((self.threads, count), np.float64) for count in words]
         return [*jax.tree.leaves(of_marked), *memory]
+
+    def _summed(self) -> list[bool]:
+        """Return which constants have cotangents that are added up: of large arrays that patients share."""
+        pairs = zip(self.patients.constants, self.program.batched.constants, strict=True)
+        return [not batched and leaf.size > SUMMED for leaf, batched in pairs]
 
     # --- what a lane does --------------------------------------------------------------------------------------------
 
@@ -152,7 +167,7 @@ class AdjointText(AbstractRecordText):
 
             gathered, of_leaves = (
                 [
-                    None if total is None or gain is None else jnp.where(still, total, total + gain)
+                    None if total is None or gain is None else accumulated(total, gain, still)
                     for total, gain in zip(totals, gains, strict=True)
                 ]
                 for totals, gains in ((back.constants, before.constants), (back.leaves, before.leaves))
@@ -179,10 +194,15 @@ class AdjointText(AbstractRecordText):
         places = [rows.first + k for rows in all_rows(results) for k in range(rows.size)]
 
         def retraced() -> None:
-            for value, row, index in zip(
-                emitter.region(region, emitter.read_frame), places, region.outputs, strict=True
-            ):
-                w.store(value, w.row("%frame", row), region.graph.kind(index))
+            nodes = region.graph.nodes
+            new = [
+                (index, row)
+                for index, row in zip(region.outputs, places, strict=False)  # what is done in place comes after them
+                if nodes[index].op != "in" or nodes[index].attr != row  # else it is there already
+            ]
+            done = region.outputs[len(places) :]
+            outputs = [index for index, _ in new]
+            emitter.stored(Region(region.graph, [*outputs, *done]), "%frame", [row for _, row in new])
             w.put("  ret void")
 
         def prepared() -> None:
@@ -224,9 +244,15 @@ class AdjointText(AbstractRecordText):
         return [(f"of{k}", rows_of(place)) for k, place in zip(numbers, [*first, *last], strict=True)]
 
     def _hand_in(self) -> None:
+        w, pairs = self.w, zip(self.backwards.back.constants, self._summed(), strict=True)
+        summed = [rows for rows, summed in pairs if rows is not None and summed]
+        chunk = w.op(f"sdiv i64 %patient, {self.chunk}") if summed else ""
         for name, rows in self._handed():
-            self.copy_out(self.field(name, "ptr"), self.w.mul("%patient", rows.size), rows)
-        self.w.put("  ret void")
+            if rows in summed:
+                self.add_out(self.field(name, "ptr"), w.mul(chunk, rows.size), rows)
+            else:
+                self.copy_out(self.field(name, "ptr"), w.mul("%patient", rows.size), rows)
+        w.put("  ret void")
 
     def _meet(self) -> None:
         """Load what is known of the patient in a lane, who is to have no cotangents yet."""
@@ -325,10 +351,10 @@ class AdjointText(AbstractRecordText):
         """Retrace the steps of some patients."""
         w = self.w
         for k, shape in enumerate(self.shapes[:-2]):
-            size = int(np.prod(shape.shape[1:], dtype=int))
+            size, own = int(np.prod(shape.shape[1:], dtype=int)), shape.shape[0] == self.program.patients
             type, base = "double" if shape.dtype == np.float64 else "float", self.field(f"of{k}", "ptr")
-            start = w.mul("%first", size)
-            count = w.mul(w.op("sub i64 %end, %first"), size)
+            start = w.mul("%first" if own else w.op(f"sdiv i64 %first, {self.chunk}"), size)
+            count = w.mul(w.op("sub i64 %end, %first") if own else "1", size)
             w.loop(count, lambda k: w.put(f"  store {type} 0.0, ptr {w.at(type, base, w.add(start, k))}"))  # noqa: B023
         w.store(w.whole(-1), w.row("%frame", rows_of(self.backwards.patient).first), "int")
         places = (("log", self.iterations * self.recorded), ("starts", self.segments * self.kept))

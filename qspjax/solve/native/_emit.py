@@ -20,9 +20,10 @@ from qspjax.solve.native._graph import (
     Node,
     Region,
     Repetition,
+    Shared,
 )
 from qspjax.solve.native._order import INPUTS, Arm, Order
-from qspjax.solve.native._rows import Place, RowArithmetic, RowLoop
+from qspjax.solve.native._rows import LONG, Place, RowArithmetic, RowLoop
 from qspjax.solve.native._text import Writer, each
 from qspjax.solve.native._values import UnsupportedError
 
@@ -58,8 +59,8 @@ class Emitter:
         self.functions: dict[str, Function] = {}
         self._memory: dict[tuple[Graph, int], str] = {}
 
-    def region(self, region: Region, read: Read) -> list[str]:
-        """Write a region; return the values of its outputs."""
+    def region(self, region: Region, read: Read, outputs: Sequence[int] | None = None) -> list[str]:
+        """Write a region; return the values of its outputs, or of some of them."""
         graph, w = region.graph, self.w
         nodes, order = graph.nodes, Order(graph, region.outputs)
         released: dict[float, list[int]] = {}
@@ -115,7 +116,7 @@ class Emitter:
                     w.release(self._memory[graph, dead])
 
         write(order.nodes)
-        return [value(i) for i in region.outputs]
+        return [value(i) for i in (region.outputs if outputs is None else outputs)]
 
     def _fused(self, graph: Graph, node: Node, value: Callable[[int], str], product: Callable[[int], bool]) -> str:
         """Return a product plus or minus something, rounded once."""
@@ -321,10 +322,14 @@ class Emitter:
     def _in_place(self, graph: Graph, nodes: Sequence[int]) -> str | None:
         """Return where nodes stand in memory, None if they do not stand there one after the other."""
         source = RowArithmetic(graph).source(np.array(nodes)) if nodes else None
-        return None if source is None else self._place(graph, source)
+        return None if source is None or source.op == "shared" else self._place(graph, source)
 
     def _place(self, graph: Graph, source: Place) -> str:
         """Return the address of an array in memory."""
+        if isinstance(source.first, Shared):
+            return self.w.shared(source.first)
+        if isinstance(source.first, Argument):
+            return self.w.row(f"%in{source.first.block}", source.first.number)
         base = "%frame" if source.op == "in" else self._memory[graph, source.args[0]]
         return self.w.row(base, source.first)
 
@@ -346,7 +351,10 @@ class Emitter:
                     return w.spread("i64", k)
                 if inner.op == "table":
                     return self._number(inner, k)
-                return w.load(w.row(places[inner.attr_as(Place)], k), inner.kind)
+                place = inner.attr_as(Place)
+                if place.op == "shared":
+                    return w.spread("double", w.op(f"load double, ptr {w.at('double', places[place], k)}"))
+                return w.load(w.row(places[place], k), inner.kind)
 
             (result,) = self.region(Region(inside, [loop.output]), read)
             w.store(result, w.row(out, k), kind)
@@ -368,19 +376,46 @@ class Emitter:
                 function = self.functions[name]
 
                 def body(region: Region = function.region) -> None:
-                    values = self.region(region, self.read_frame)
-                    for k, (i, value) in enumerate(zip(region.outputs, values, strict=True)):
-                        w.store(value, w.row("%out", k), region.graph.kind(i))
+                    self.stored(region, "%out", range(len(region.outputs)))
                     w.put("  ret void")
 
                 blocks = "".join(f"ptr %in{k}, " for k in range(len(function.blocks)))
                 effort = "noinline" if name in hot else QUICKLY
                 w.function(f"internal void @{name}(ptr %frame, {blocks}ptr noalias %out) {effort}", body)
 
+    def stored(self, region: Region, base: str, rows: Sequence[int]) -> None:
+        """Write a region of whose outputs each goes to a row; those that follow one another in memory are copied.
+
+        Of outputs there may be more than rows: what is needed for what it does.
+        """
+        w, graph, outputs, runs = self.w, region.graph, region.outputs[: len(rows)], []
+        first = 0
+        while first < len(outputs):
+            count = 1
+            if graph.nodes[outputs[first]].op == "result":
+                source = graph.nodes[outputs[first]]
+                while first + count < len(outputs) and rows[first + count] == rows[first] + count:
+                    if graph.nodes[outputs[first + count]] != source._replace(attr=source.attr_as(int) + count):
+                        break
+                    count += 1
+            runs.append((first, count))
+            first += count
+        alone = [k for k, count in runs if count <= LONG for k in range(k, k + count)]
+        values = self.region(region, self.read_frame, [outputs[k] for k in alone])
+        for k, value in zip(alone, values, strict=True):
+            w.store(value, w.row(base, rows[k]), graph.kind(outputs[k]))
+        for first, count in runs:
+            if count > LONG:
+                source = graph.nodes[outputs[first]]
+                place, into = w.row(self._memory[graph, source.args[0]], source.attr_as(int)), w.row(base, rows[first])
+                w.loop(count, lambda k: w.store(w.load(w.row(place, k), "int"), w.row(into, k), "int"))  # noqa: B023
+
     def read_frame(self, node: Node) -> str:
         """Load an input from the frame of the patients, or an argument of a function."""
         if node.op == "in":
             return self.w.load(self.w.row("%frame", node.attr_as(int)), node.kind)
+        if node.op == "shared":
+            return self.w.spread("double", self.w.op(f"load double, ptr {self.w.shared(node.attr_as(Shared))}"))
         argument = node.attr_as(Argument)
         return self.w.load(self.w.row(f"%in{argument.block}", argument.number), node.kind)
 

@@ -33,11 +33,15 @@ class Axis(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of an array in the frame, and the type of its elements."""
+    """The rows of an array in the frame, and the type of its elements.
+
+    Of an array that all patients share, of so many elements, it may be one row, which holds the address.
+    """
 
     first: int
     size: int
     dtype: np.dtype
+    shared: int = 0
 
 
 def rows_of(leaf: object) -> Rows:
@@ -53,15 +57,19 @@ def all_rows(leaves: PyTree) -> list[Rows]:
 
 def nodes(translator: Translator, rows: PyTree, shapes: Sequence[tuple[int, ...]]) -> list[Value]:
     """Return the nodes of rows of the frame, in the shapes of what they hold."""
-    return [
-        Nodes(translator.inputs(row.size, row.dtype, row.first).reshape(shape), row.dtype)
-        for row, shape in zip(all_rows(rows), shapes, strict=True)
-    ]
+
+    def ids(row: Rows) -> np.ndarray:
+        if row.shared:
+            return translator.shared(row.first, row.shared)
+        return translator.inputs(row.size, row.dtype, row.first)
+
+    return [Nodes(ids(row).reshape(shape), row.dtype) for row, shape in zip(all_rows(rows), shapes, strict=True)]
 
 
 def region_of(translator: Translator, results: PyTree) -> Region:
     """Return a region with the elements of some values as outputs."""
-    return Region(translator.graph, [i for x in jax.tree.leaves(results) for i in translator.ids(x).ravel().tolist()])
+    outputs = [i for x in jax.tree.leaves(results) for i in translator.ids(x).ravel().tolist()]
+    return Region(translator.graph, [*outputs, *translator.effects])
 
 
 class AbstractModule(abc.ABC):
@@ -95,6 +103,11 @@ class AbstractModule(abc.ABC):
         count = int(np.prod(leaf.shape, dtype=int))
         self.size += count
         return Rows(self.size - count, count, np.dtype(leaf.dtype))
+
+    def shared_row(self, leaf: jax.ShapeDtypeStruct | jax.Array) -> Rows:
+        """Reserve the row of the address of an array that all patients share."""
+        row = self.new_rows(jax.ShapeDtypeStruct((1,), np.int64))
+        return Rows(row.first, 1, np.dtype(leaf.dtype), int(np.prod(leaf.shape, dtype=int)))
 
     def field(self, name: str | int, type: str = "i64") -> str:
         """Load a field of the context; a number is that of an operand."""

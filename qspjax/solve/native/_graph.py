@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from qspjax.solve.native._text import Writer
+from qspjax.solve.native._text import Shared as Shared, Writer
 
 Kind = Literal["float", "int", "bool"]
 Number = float | int | bool
@@ -74,12 +74,14 @@ class Function:
         name: Its name.
         shapes: The nodes and the type of each result.
         blocks: The number of arguments in each block of memory that it is given.
+        results: Its results, of whose parts these are the shapes.
     """
 
     region: Region
     name: str
     shapes: list[tuple[np.ndarray, np.dtype]]
     blocks: list[int]
+    results: "Sequence[Any]"
 
 
 class Argument(NamedTuple):
@@ -173,7 +175,7 @@ class Graph:
     def _is_fixed(self, node: Node) -> bool:
         if node.op == "in":
             return node.attr_as(int) < self.constants
-        if node.op == "const":
+        if node.op in ("const", "shared"):
             return True
         return bool(node.args) and node.op not in _EACH_STEP and all(self.fixed[i] for i in node.args)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
@@ -35,8 +36,10 @@ from qspjax.solve.native._prepared import prepared
 from qspjax.solve.native._rows import RowArithmetic
 from qspjax.solve.native._text import Elementary
 from qspjax.solve.native._translate import Translator
-from qspjax.solve.native._values import Value
+from qspjax.solve.native._values import UnsupportedError, Value
 
+FRAME = 2**22
+"""The most bytes that lanes hold, on the stack of a thread."""
 SOLVED = ("states", "end_t", "end_y", "end_code", "end_accepted", "end_rejected", "failing")
 """The results of a solve."""
 
@@ -69,7 +72,11 @@ class AbstractText(AbstractModule):
         self.patients, self.batched, self.columns = patients, batched, columns
         self.results = self.results or (SOLVED[0], *(f"states{k}" for k in range(1, columns)), *SOLVED[1:])
         self.traced = traced
-        self.frame: Frame = jax.tree.map(self.new_rows, traced.frame)
+        constants = [
+            self._rows_of_constant(*pair) for pair in zip(traced.frame.constants, batched.constants, strict=True)
+        ]
+        others = jax.tree.map(self.new_rows, traced.frame._replace(constants=()))
+        self.frame: Frame = others._replace(constants=constants)
         self.landed, self.busy, self.new, self.failing = (self.new_rows(x) for x in (_INDEX, _MASK, _MASK, _INDEX))
         self.h = self.new_rows(traced.frame.span)
         self.cause = self.new_rows(traced.frame.lane.patient) if traced.frame.leaves else None
@@ -87,7 +94,14 @@ class AbstractText(AbstractModule):
         others = self._more(translator)
         self.prepared = prepared([step, *others], self.size)
         self.size += len(self.prepared.outputs)
+        if self.size * lanes * 8 > FRAME:
+            raise UnsupportedError(f"a lane that holds {self.size} numbers")
         self._write(emitter, step, start, others)
+
+    def _rows_of_constant(self, leaf: jax.ShapeDtypeStruct, batched: bool) -> Rows:
+        """Reserve the rows of a constant: one for the address of an array that all patients share."""
+        large = int(np.prod(leaf.shape, dtype=int)) > 1 and leaf.dtype == np.float64
+        return self.shared_row(leaf) if large and not batched else self.new_rows(leaf)
 
     def _step(self, translator: Translator) -> Region:
         """Translate a step."""
@@ -375,7 +389,9 @@ class AbstractText(AbstractModule):
 
         def shared(lane: str) -> None:
             for leaf, batched, rows in self._fields():
-                if not batched:
+                if rows.shared:
+                    w.put(f"  store ptr {self.array(leaf)}, ptr {self.cell(rows.first, lane)}")
+                elif not batched:
                     self.copy_in(self.array(leaf), "0", rows, lane)
 
         w.loop(w.lanes, shared)

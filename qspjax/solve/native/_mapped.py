@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import PyTree
 
+from qspjax._jaxpr._products import WIDE, largest_product
 from qspjax._jaxpr._walk import called, walk
 from qspjax.solve.native import _call, _engine, rules  # noqa: F401  (the rules register themselves)
 from qspjax.solve.native._emit import Emitter
@@ -104,7 +105,8 @@ class _Computed:
         self._parts: list[_Part] | None = None
         size = _size(self._program)
         keys = any(jnp.issubdtype(x.dtype, jax.dtypes.extended) for x in (*leaves, *consts))
-        if size > FEWER and not self._program.effects and not keys:
+        wide = largest_product(self._program.jaxpr) >= WIDE  # XLA makes one product of those of all patients
+        if size > FEWER and not self._program.effects and not keys and not wide:
             self._origins = _origins(self._program, [Origin(k, {k}) for k in range(len(consts) + len(leaves))])
             self._parts = self._parts_of([*consts, *leaves], brief=size <= FEW)
 

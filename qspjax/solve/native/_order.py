@@ -10,7 +10,7 @@ from qspjax.solve.native._graph import MEMORY, Function, Graph
 Arm: TypeAlias = tuple[int, int]
 """A selection, and which of its operands: 1 where the mask is true, 2 where it is not."""
 
-INPUTS = {"in", "value", "arg", "row", "outer", "index", "table"}
+INPUTS = {"in", "value", "arg", "shared", "row", "outer", "index", "table"}
 GUARDED = 40
 """What costs as much as this many sums, and serves one arm of a selection, is computed if a lane needs it."""
 _COST = {

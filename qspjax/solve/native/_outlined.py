@@ -16,6 +16,7 @@ from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching
 
+from qspjax._jaxpr._products import WIDE, largest_product
 from qspjax.solve.native._translate import Translator, rule
 from qspjax.solve.native._values import AbstractNodes, Value
 
@@ -108,8 +109,27 @@ class Outlined:
         )
 
     def _mapped(self, axes: tuple[int | None, ...]) -> "Outlined":
-        """Return it mapped over an axis of some operands: what does not depend on these is computed once."""
-        return Outlined(jax.vmap(self.compute, in_axes=axes))
+        """Return it mapped over an axis of some operands: what does not depend on these is computed once.
+
+        One with wide products is computed for one element after the other: its long arrays are those of memory then.
+        """
+
+        def compute(*operands: jax.Array) -> list[jax.Array]:
+            size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+
+            def element(k: int) -> list[jax.Array]:
+                pairs = zip(operands, axes, strict=True)
+                return self.compute(
+                    *(x if axis is None else jax.lax.index_in_dim(x, k, axis, False) for x, axis in pairs)
+                )
+
+            pairs = zip(operands, axes, strict=True)
+            own = tuple((x.shape if axis is None else _without(x.shape, axis), np.dtype(x.dtype)) for x, axis in pairs)
+            if largest_product(self.program(own).jaxpr) < WIDE:
+                return jax.vmap(self.compute, in_axes=axes)(*operands)
+            return [jnp.stack(parts) for parts in zip(*map(element, range(size)), strict=True)]
+
+        return Outlined(compute)
 
     def _joined(self, groups: tuple[tuple[int, ...], ...]) -> "Outlined":
         """Return it with an array for each group of its results, in which they follow one another."""
@@ -136,6 +156,12 @@ class Outlined:
             return self.compute(*(next(remaining) if mark else x for x, mark in zip(primals, marks, strict=True)))
 
         return function
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return a shape without an axis, which may be counted from the end."""
+    axis %= len(shape)
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def kinds(values: Sequence[Value] | Sequence[ShapedArray] | Sequence[jax.Array]) -> Kinds:

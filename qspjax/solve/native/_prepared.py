@@ -31,7 +31,7 @@ def prepared(regions: Sequence[Region], row: int) -> Region:
             if not graph.fixed[i]:
                 continue
             copies[i] = out.graph.node(node.op, tuple(copies[arg] for arg in node.args), node.attr, node.kind)
-            if i in used and node.op not in ("const", "in"):
+            if i in used and node.op not in ("const", "in", "shared"):
                 number = rows.setdefault(copies[i], len(rows))
                 graph.nodes[i] = Node("in", (), row + number, node.kind)
     out.outputs.extend(rows)

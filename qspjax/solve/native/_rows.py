@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qspjax.solve.native._graph import Graph, Kind, Node
-from qspjax.solve.native._values import AbstractNodes, Value
+from qspjax.solve.native._graph import Argument, Graph, Kind, Node, Shared
+from qspjax.solve.native._values import AbstractNodes, Nodes, Value
 
 LONG = 24
 """Arrays of more elements are computed in loops."""
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
     op: str
     args: tuple[int, ...]
-    first: int
+    first: int | Shared | Argument
     kind: Kind
 
 
@@ -55,14 +55,17 @@ class RowArithmetic:
         nodes = self.graph.nodes
         flat = ids.ravel()
         first, last = nodes[int(flat[0])], nodes[int(flat[-1])]
-        if first.op not in ("in", "result") or last != first._replace(attr=_shifted(first, len(flat) - 1)):
+        if first.op not in ("in", "result", "shared", "arg") or last != _shifted(first, len(flat) - 1):
             return None
         if first.op == "result" and nodes[first.args[0]].op not in ("call", "rows", "routine"):
             return None
         for k, i in enumerate(flat.tolist()):
-            if nodes[i] != first._replace(attr=_shifted(first, k)):
+            if nodes[i] != _shifted(first, k):
                 return None
-        return Place(first.op, first.args, first.attr_as(int), first.kind)
+        attr = first.attr
+        return Place(
+            first.op, first.args, attr if isinstance(attr, (Shared, Argument)) else first.attr_as(int), first.kind
+        )
 
     def operand(self, value: Value, count: int) -> int | None:
         """Return the node of an operand in the graph of a row, None if it has none."""
@@ -129,10 +132,18 @@ class Pending(AbstractNodes):
         """The shape of the array."""
         return self._shape
 
+    @property
+    def parts(self) -> list[Nodes]:
+        """Its nodes."""
+        return [Nodes(self.ids, self.dtype)]
+
     def reshaped(self, shape: tuple[int, ...]) -> "Pending":
         """Return the array in another shape."""
         return Pending(self._rows, self.index, shape, self.dtype)
 
 
-def _shifted(node: Node, by: int) -> int:
-    return node.attr_as(int) + by
+def _shifted(node: Node, by: int) -> Node:
+    attr = node.attr
+    if isinstance(attr, (Shared, Argument)):
+        return node._replace(attr=attr._replace(number=attr.number + by))
+    return node._replace(attr=node.attr_as(int) + by)

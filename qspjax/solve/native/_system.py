@@ -16,6 +16,7 @@ from jax.extend.core import JaxprEqn, Primitive
 from jax.interpreters import batching
 from jaxtyping import Bool, Int
 
+from qspjax._jaxpr._products import WIDE, largest_product
 from qspjax.solve.kernel._layout import AbstractSystem, Lanes
 from qspjax.solve.kernel._sparse_lu import Elimination
 from qspjax.solve.native._graph import ZERO, AbstractRoutine
@@ -139,8 +140,15 @@ class LaneSystem(AbstractSystem):
         *constants, t, y, directions = operands
         values = [x[..., 0] for x in constants]
 
+        def slope(y: jax.Array) -> jax.Array:
+            return self.slope(values, t[0], y)
+
+        if largest_product(jax.make_jaxpr(slope)(y[:, 0]).jaxpr) >= WIDE:
+            _, derivative = jax.linearize(slope, y[:, 0])
+            return jnp.stack([derivative(direction) for direction in directions])
+
         def along(direction: jax.Array) -> jax.Array:
-            return jax.jvp(lambda y: self.slope(values, t[0], y), (y[:, 0],), (direction,))[1]
+            return jax.jvp(slope, (y[:, 0],), (direction,))[1]
 
         return jax.vmap(along)(directions)
 

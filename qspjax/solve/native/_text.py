@@ -4,6 +4,15 @@ import math
 import struct
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
+
+
+class Shared(NamedTuple):
+    """A number that all lanes share: the row of the frame that holds the address of an array, and its place there."""
+
+    row: int
+    number: int
+
 
 LN2 = Fraction(6931471805599453094172321214581765680755001343602552, 10**52)
 
@@ -190,6 +199,22 @@ class Writer:
         self._loop(count, carry)
         return carried
 
+    def folds(self, count: int, start: list[str], body: Callable[[str, list[str]], list[str]]) -> list[str]:
+        """Write a loop over the integers below a count that carries vectors of floats; return what it ends with."""
+        if count == 1:
+            return body("0", start)
+        carried, before = [self.fresh("%carried") for _ in start], self.block
+
+        def carry(index: str) -> str:
+            new = body(index, carried)
+            return "".join(
+                f"\n  {name} = phi {self.floats} [{old}, %{before}], [{x}, %{self.block}]"
+                for name, old, x in zip(carried, start, new, strict=True)
+            )
+
+        self._loop(count, carry)
+        return carried
+
     def _loop(self, count: str | int, body: Callable[[str], str]) -> None:
         """Write a loop whose body returns what stands at its head, too."""
         before, head, after, inside = self.block, *(self.fresh(name) for name in ("head", "after", "inside"))
@@ -227,6 +252,11 @@ class Writer:
         vector = f"<{self.lanes} x {type}>"
         first = self.op(f"insertelement {vector} poison, {type} {x}, i64 0")
         return self.op(f"shufflevector {vector} {first}, {vector} poison, <{self.lanes} x i32> zeroinitializer")
+
+    def shared(self, first: Shared) -> str:
+        """Return the address of numbers that all lanes share: it is in a row of the frame."""
+        base = self.op(f"load ptr, ptr {self.row('%frame', first.row)}")
+        return self.at("double", base, first.number)
 
     def table(self, values: tuple[float, ...]) -> str:
         """Return the address of constant numbers."""

@@ -14,8 +14,10 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.typing import ArrayLike
 
 from qspjax._jaxpr._known import computed
+from qspjax._jaxpr._products import WIDE, largest_product
 from qspjax._jaxpr._walk import called, walk_all
-from qspjax.solve.native._graph import ALL, ZERO, Argument, Function, Graph, Region
+from qspjax.solve.native._dense import Outer, is_absent
+from qspjax.solve.native._graph import ALL, ZERO, Argument, Function, Graph, Region, Shared
 from qspjax.solve.native._rows import LONG, Pending, RowArithmetic
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
 
@@ -58,6 +60,8 @@ class Translator:
         self.graph = graph
         self.functions: dict[tuple, Function] = {} if functions is None else functions
         self.rows: RowArithmetic | None = None
+        self.effects: list[int] = []
+        """What is needed for what it does to the frame."""
         self.within = False
         """Whether this is what a loop or a branch does, whose operands are unknown."""
 
@@ -65,6 +69,10 @@ class Translator:
         """Return the nodes of inputs of the graph, from the number `start` on: rows of the frame, or values."""
         kind = kind_of(np.dtype(dtype))
         return np.array([self.graph.node(op, (), start + k, kind) for k in range(count)], np.int64)
+
+    def shared(self, row: int, count: int) -> np.ndarray:
+        """Return the nodes of numbers that all lanes share, whose address is in a row of the frame."""
+        return np.array([self.graph.node("shared", (), Shared(row, k)) for k in range(count)], np.int64)
 
     def ids(self, value: Value) -> np.ndarray:
         """Return the nodes of a value."""
@@ -75,7 +83,9 @@ class Translator:
         return np.array([const(x) for x in value.ravel().tolist()], np.int64).reshape(value.shape)
 
     def run(self, program: ClosedJaxpr, operands: Sequence[Value]) -> list[Value]:
-        """Translate a program; return its results."""
+        """Translate a program; return its results. Long arrays of one with wide products are computed in loops."""
+        if self.rows is None and largest_product(program.jaxpr) >= WIDE:
+            self.rows = RowArithmetic(self.graph)
         return walk_all(program, list(operands), self.apply, _known)
 
     def apply(self, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
@@ -123,7 +133,7 @@ class Translator:
             i for x in operands if isinstance(x, AbstractNodes) for i in x.ids.ravel().tolist() if self.passed(i)
         )
         call = self.graph.node("call", args, function)
-        results: list[Value] = []
+        parts: list[AbstractNodes] = []
         count = 0
         for ids, dtype in shapes:
             new = np.empty(ids.shape, np.int64)
@@ -134,8 +144,17 @@ class Translator:
                 else:
                     new.flat[place] = self.graph.node("result", (call,), count, inside.kind)
                     count += 1
-            results.append(Nodes(new, dtype))
-        return results
+            parts.append(Nodes(new, dtype))
+        return self._assembled(function.results, parts)
+
+    def _assembled(self, results: Sequence[Value], parts: Sequence[AbstractNodes]) -> list[Value]:
+        """Return the results of a function from the parts of which they are made."""
+        remaining = iter(parts)
+        given = [[next(remaining) for _ in (x.parts if isinstance(x, AbstractNodes) else "1")] for x in results]
+        return [
+            x.rebuilt(self.graph, own) if isinstance(x, Outer) else own[0]
+            for x, own in zip(results, given, strict=True)
+        ]
 
     def unbound(self, value: Value) -> Value:
         """Return an operand of which numbers are passed to a function like anything else."""
@@ -151,7 +170,7 @@ class Translator:
     def passed(self, index: int) -> bool:
         """Return whether a node is passed to a function: a number is not, nor a constant of a patient."""
         node = self.graph.nodes[index]
-        return node.op != "const" and (node.op != "in" or node.attr_as(int) >= self.graph.constants)
+        return node.op not in ("const", "shared") and (node.op != "in" or node.attr_as(int) >= self.graph.constants)
 
     def _function(self, translate: Callable, operands: Sequence[Value]) -> Function:
         inside = Translator(Graph(ALL, sparse=self.graph.sparse), self.functions)
@@ -173,10 +192,13 @@ class Translator:
             values.append(Nodes(new, x.dtype))
             blocks += [count] if count else []
         results = translate(inside, values)
-        shapes = [(inside.ids(x), x.dtype) for x in results]
+        parts: list[Value] = []
+        for x in results:
+            parts += x.parts if isinstance(x, AbstractNodes) else [x]
+        shapes = [(inside.ids(x), x.dtype) for x in parts]
         outputs = [i for ids, _ in shapes for i in ids.ravel().tolist() if inside.graph.nodes[i].op != "const"]
         number = len(self.functions)  # those that it calls are among them by now
-        return Function(Region(inside.graph, outputs), f"function{number}", shapes, blocks)
+        return Function(Region(inside.graph, outputs), f"function{number}", shapes, blocks, list(results))
 
     def region(self, program: ClosedJaxpr, operands: Sequence[Value]) -> tuple[Region, list[Value]]:
         """Translate a program into a region whose inputs are the nodes of the operands; return also its results."""
@@ -199,6 +221,10 @@ class Translator:
 
     def each(self, op: str, dtype: np.dtype, *operands: Value) -> AbstractNodes:
         """Return the results of an elementwise operation, of a type."""
+        if op == "add" and any(isinstance(x, Outer) for x in operands):
+            total = self._sum(dtype, *operands)
+            if total is not None:
+                return total
         if self.rows is not None:
             pending = self._pending(self.rows, op, np.dtype(dtype), operands)
             if pending is not None:
@@ -213,6 +239,15 @@ class Translator:
             make = self.graph.make
             ids = np.array([make(op, *row) for row in rows], np.int64).reshape(arrays[0].shape)
         return self.rounded(Nodes(ids, np.dtype(dtype)), op)
+
+    def _sum(self, dtype: np.dtype, left: Value, right: Value) -> AbstractNodes | None:
+        """Return a sum of matrices of which one is not written; None where that is no such matrix."""
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, Outer) and is_absent(other) and math.prod(other.shape) <= math.prod(one.shape):
+                return one
+        if isinstance(left, Outer) and isinstance(right, Outer) and left.shape == right.shape:
+            return left.plus(right, lambda a, b: self.each("add", dtype, a, b))
+        return None
 
     def _pending(self, rows: RowArithmetic, op: str, dtype: np.dtype, operands: Sequence[Value]) -> Pending | None:
         """Return the results of an operation on long arrays in memory, None if it is not one."""

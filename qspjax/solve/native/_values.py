@@ -31,6 +31,11 @@ class AbstractNodes(abc.ABC):
     def shape(self) -> tuple[int, ...]:
         """The shape of the array."""
 
+    @property
+    @abc.abstractmethod
+    def parts(self) -> "list[Nodes]":
+        """What it is made of, as a result of a function."""
+
 
 class Nodes(AbstractNodes):
     """An array of nodes that are there."""
@@ -47,6 +52,11 @@ class Nodes(AbstractNodes):
     def shape(self) -> tuple[int, ...]:
         """The shape of the array."""
         return self._ids.shape
+
+    @property
+    def parts(self) -> "list[Nodes]":
+        """Itself."""
+        return [self]
 
 
 Value: TypeAlias = AbstractNodes | np.ndarray

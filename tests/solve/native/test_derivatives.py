@@ -152,12 +152,6 @@ def test_weights_that_patients_share(monkeypatch):
         np.testing.assert_allclose(x, y, rtol=1e-7, atol=1e-9)
 
 
-def test_wide_networks_go_to_xla_with_a_reason():
-    net = eqx.nn.MLP(2, "scalar", 30, 2, jnp.tanh, key=jax.random.key(0))
-    said = qsp.explain(Learned(k=0.5, net=net))
-    assert "a product of matrices with 900 multiply-adds" in str(said)
-
-
 def gradients(order, lost=()):
     """Return the gradients of 40 patients in an order, and their derivatives along a direction."""
     rng = np.random.default_rng(0)

@@ -1,3 +1,3 @@
 """The rules of the primitives of JAX, which register themselves."""
 
-from qspjax.solve.native.rules import _control, _elementwise, _moves, _reductions  # noqa: F401
+from qspjax.solve.native.rules import _control, _elementwise, _moves, _products, _reductions  # noqa: F401

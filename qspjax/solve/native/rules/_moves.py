@@ -9,6 +9,7 @@ from jax.extend.core import JaxprEqn
 
 from qspjax._jaxpr._known import filling, places
 from qspjax._jaxpr._walk import dtype_of, shape_of
+from qspjax.solve.native._dense import Outer
 from qspjax.solve.native._rows import Pending
 from qspjax.solve.native._translate import MOVES, RULES, SELECTED, Rule, Translator, rule
 from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value
@@ -30,6 +31,9 @@ def _move(*names: str) -> Callable[[Move], Move]:
         def translate(_: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
             (x,) = operands
             shape = shape_of(eqn.outvars[0])
+            outer = _moved_outer(x, eqn, shape) if isinstance(x, Outer) else None
+            if outer is not None:
+                return [outer]
             if isinstance(x, Pending) and int(np.prod(shape)) == x.count and eqn.primitive.name in _KEEPS:
                 return [x.reshaped(shape)]
             moved = function(eqn, x.ids if isinstance(x, AbstractNodes) else x)
@@ -41,6 +45,14 @@ def _move(*names: str) -> Callable[[Move], Move]:
         return function
 
     return register
+
+
+def _moved_outer(x: Outer, eqn: JaxprEqn, shape: tuple[int, ...]) -> Outer | None:
+    """Return a matrix that is not written in another shape, or transposed; None where it has to be written."""
+    if eqn.primitive.name == "transpose":
+        return x.transposed(eqn.params["permutation"])
+    kept = eqn.primitive.name in _KEEPS and int(np.prod(shape)) == int(np.prod(x.shape))
+    return x.reshaped(shape) if kept else None
 
 
 @_move("slice")

@@ -6,10 +6,8 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 from jax.typing import ArrayLike
 
-from qspjax._jaxpr._walk import dtype_of, shape_of
-from qspjax.solve.native._graph import ZERO
 from qspjax.solve.native._translate import RULES, Rule, Translator, rule
-from qspjax.solve.native._values import AbstractNodes, Nodes, UnsupportedError, Value, kind_of
+from qspjax.solve.native._values import AbstractNodes, Nodes, Value, kind_of
 
 
 def _reduction(op: str) -> Rule:
@@ -95,32 +93,3 @@ def _argmax(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[
         best = self.each("select", x.dtype, beats, row, best)
         at = self.each("select", dtype, beats, np.asarray(k, dtype), at)
     return [at]
-
-
-WRITTEN_OUT = 640
-"""A product of matrices with more multiply-adds is too much code, if it is written out."""
-
-
-@rule("dot_general")
-def _dot_general(self: Translator, eqn: JaxprEqn, operands: list[Value]) -> Sequence[Value]:
-    (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
-    a, b = (self.ids(x) for x in operands)
-    dtype = dtype_of(eqn.outvars[0])
-    free_a = [i for i in range(a.ndim) if i not in (*left, *left_batch)]
-    free_b = [i for i in range(b.ndim) if i not in (*right, *right_batch)]
-    shape = shape_of(eqn.outvars[0])
-    inner = int(np.prod([a.shape[i] for i in left], dtype=int))
-    batch = int(np.prod([a.shape[i] for i in left_batch], dtype=int))
-    a = a.transpose(*left_batch, *free_a, *left).reshape(batch, -1, inner)
-    b = b.transpose(*right_batch, *free_b, *right).reshape(batch, -1, inner)
-    total: AbstractNodes = Nodes(np.full((batch, a.shape[1], b.shape[1]), ZERO), dtype)
-    absent = {i for i in {*a.ravel().tolist(), *b.ravel().tolist()} if self.graph.value(i) == 0.0}
-    if absent and kind_of(dtype) == "float":  # a zero of a matrix stays one
-        a, b = (np.where(np.isin(x, list(absent)), ZERO, x) for x in (a, b))
-    count = min(int((a != ZERO).sum()) * b.shape[1], int((b != ZERO).sum()) * a.shape[1])
-    if count > WRITTEN_OUT:
-        raise UnsupportedError(f"a product of matrices with {count} multiply-adds")
-    for k in range(inner):
-        term = self.each("mul", dtype, Nodes(a[:, :, None, k], dtype), Nodes(b[:, None, :, k], dtype))
-        total = self.each("add", dtype, total, term)
-    return [Nodes(total.ids.reshape(shape), dtype)]
