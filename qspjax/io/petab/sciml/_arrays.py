@@ -94,7 +94,9 @@ def _stored(path: Path) -> Iterator[tuple[tuple[str, ...], Stored]]:
         with h5py.File(io.BytesIO(content), "r") as file:
             _check_order(file, path.name)
             yield from _of_group(file, path.name, ())
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except FileIssues:
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever the library trips over is wrong with the file)
         raise FileIssues([Issue(path.name, (), f"must be a file in HDF5, but cannot be read ({error}).")]) from None
 
 
