@@ -1,4 +1,4 @@
-"""From data and trained terms to mechanisms: formulas for a learned term, and edges that a network misses.
+"""From data and trained terms to mechanisms: formulas for learned terms, sparse dynamics, missing edges.
 
 Example:
     >>> import jax.numpy as jnp, qspjax as qsp
@@ -7,7 +7,13 @@ Example:
     2 * c / (5 + c)
 """
 
+from qspjax.discover._confirm import Confirmed as Confirmed, confirm as confirm, into as into
 from qspjax.discover._distil import Candidate as Candidate, Distilled as Distilled, distil as distil
+from qspjax.discover._dynamics import (
+    Dynamics as Dynamics,
+    rate_terms as rate_terms,
+    sparse_dynamics as sparse_dynamics,
+)
 from qspjax.discover._edges import AbstractEdge as AbstractEdge, Modifier as Modifier, NewReaction as NewReaction
 from qspjax.discover._forms import Form as Form, Library as Library
 from qspjax.discover._missing import (

@@ -231,7 +231,8 @@ def changed(problem: Problem, network: Network, parameters: Mapping[str, Free | 
 def started(problem: Problem, fit: Fit) -> Fit:
     """Return the fit of a problem that starts at the estimates of another."""
     known = {name: value for name, value in fit.parameters.items() if name in problem.free}
-    known |= fit.problem.networks(jnp.asarray(fit.x))
+    networks = fit.problem.networks(jnp.asarray(fit.x))
+    known |= {name: network for name, network in networks.items() if name in problem.parameters}
     point = np.clip(np.asarray(problem.point(known)), *map(np.asarray, problem.bounds))
     return estimate(problem, starts=point[None, :])
 
