@@ -14,15 +14,15 @@ class Progress(NamedTuple):
 
     Attributes:
         done: The number done: starts of `estimate`, iterations of `nlme` and `sample`, replicates of `bootstrap`,
-            patients of `plausible` and of `Stored`.
+            patients of `plausible` and of `Stored`, simulations of `surrogate.fit`.
         total: The greatest number to do, 0 if it is not known beforehand.
-        figures: Figures so far, by name: the `best` log density of `estimate`, its `steps` (evaluations of
-            all starts) and their `rate` a second; the `objective` of
-            `nlme` and the `gain` that the next iteration should bring, NaN where they are not known; the number of
-            replicates that `converged`; of samplers the `divergences` after warm-up and the `temperature`, the power of
-            the likelihood that has been reached; the `simulations` of `plausible`, and what share of the patients tried
-            was `accepted`; of `Stored` the patients `found` in the folder, the `rate` of others a second, and how many
-            seconds are `left`.
+        figures: Figures so far, by name: the `best` log density of `estimate`, its `steps` (evaluations of all starts)
+            and their `rate` a second; the `objective` of `nlme` and the `gain` that the next iteration should bring,
+            NaN where they are not known; the number of replicates that `converged`; of samplers the `divergences` after
+            warm-up and the `temperature`, the power of the likelihood that has been reached; the `simulations` of
+            `plausible`, and what share of the patients tried was `accepted`; of `surrogate.fit` the greatest `error`,
+            what `remaining` is compared with the error at which learning stops, and how many `failed`; of `Stored` the
+            patients `found` in the folder, the `rate` of others a second, and how many seconds are `left`.
         doing: What goes on meanwhile, if it is something else: `compiling (1 of 2)`.
 
     Example:
