@@ -113,3 +113,4 @@ truth = VMAX / (KM + concentrations)
 qsp.plot.learned_rate(
     curve, axes, support=seen, truth=truth, label="clearance (mL/d/kg)", unit="ug/mL", logarithmic=True
 )
+figure.savefig("09_learned_clearance.png", dpi=150)
