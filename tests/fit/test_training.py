@@ -14,15 +14,20 @@ from qspjax.fit import (
     After,
     Alternating,
     Collocation,
+    Combined,
     Descent,
     Emphasis,
+    Experiment,
     Free,
     HeldOut,
     Horizon,
     Magnitude,
+    Measurements,
     Minibatches,
     Orthogonal,
+    Output,
     Problem,
+    Weights,
     estimate,
 )
 from qspjax.fit.search import _estimate
@@ -234,3 +239,58 @@ def test_a_saturable_elimination_is_learned_from_sparse_noisy_data():
     rate = np.asarray(jax.vmap(fit.networks["rate"])(jnp.asarray(c)))
     np.testing.assert_allclose(rate, true_rate(c), rtol=0.15)
     assert fit.parameters["V"] == pytest.approx(10.0, rel=0.05)
+
+
+class Binding(qsp.AbstractModel):
+    """Target-mediated disposition, full binding (stiff), with a rate of uptake of the complex."""
+
+    uptake: eqx.Module
+    kel: jax.Array = qsp.parameter(unit="1/d", doc="elimination of the free drug", default=0.15)
+
+    def initial(self):
+        return {"drug": 0.0, "target": 10.0, "complex": 0.0}
+
+    def vector_field(self, t, y):
+        bound = 200.0 * y["drug"] * y["target"] - 200.0 * y["complex"]
+        return {
+            "drug": -self.kel * y["drug"] - bound,
+            "target": 0.3 * (10.0 - y["target"]) - bound,
+            "complex": bound - self.uptake(y["complex"]),
+        }
+
+    def observe(self, t, y):
+        return {"free": y["drug"], "total": y["target"] + y["complex"]}
+
+
+class Uptake(eqx.Module):
+    """The truth: 4 c / (2 + c)."""
+
+    def __call__(self, c):
+        return 4.0 * c / (2.0 + c)
+
+
+@pytest.mark.slow
+def test_a_rate_of_stiff_binding_is_learned():
+    """Binding is a thousand times faster than everything else."""
+    random, experiments = np.random.default_rng(0), {}
+    truth = Binding(uptake=Uptake())
+    for i, dose in enumerate((10.0, 30.0, 100.0, 300.0) * 2):
+        ts = np.sort(random.uniform(0.1, 14.0, 5))
+        exact = qsp.simulate(truth, qsp.bolus(dose, to="drug"), ts).observed
+        values = np.concatenate([np.asarray(exact[name]) for name in ("free", "total")])
+        noisy = values * np.exp(0.03 * random.normal(size=10))
+        data = Measurements(np.tile(ts, 2), noisy, output=["free"] * 5 + ["total"] * 5)
+        experiments[f"s{i}"] = Experiment(data, qsp.bolus(dose, to="drug"))
+    inputs = {"complex": qsp.models.Input(5.0, logarithmic=True, zero=True)}
+    rate = qsp.models.NeuralRate.mlp(inputs, width=5, output=qsp.models.Positive(3.5), key=jax.random.key(0))
+    hybrid = Problem(
+        Binding(uptake=rate, kel=0.3),
+        experiments,
+        {name: Output(name, Combined(0.01, 0.05)) for name in ("free", "total")},
+        {"kel": Free(0.3), "uptake": Weights(prior=qsp.Normal(0.0, sd=1.0))},
+    )
+    method = Descent(mechanism=optax.adam(0.03), networks=optax.adam(0.03), max_steps=250, clip=1e3)
+    fit = estimate(hybrid, method=method)
+    c = jnp.array([1.0, 2.0, 4.0, 6.0])
+    np.testing.assert_allclose(jax.vmap(fit.networks["uptake"])(c), Uptake()(c), rtol=0.1)
+    assert fit.parameters["kel"] == pytest.approx(0.15, rel=0.05)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import qspjax as qsp
 from qspjax.fit import (
     Additive,
+    After,
     Collocation,
     Descent,
     Ensemble,
@@ -99,13 +101,15 @@ def test_what_cannot_be_cut_is_refused():
 def test_multiple_shooting_learns_the_rate():
     learned = problem(subjects=6, times=6, noise=0.03)
     shooting = MultipleShooting(learned, segments=3)
-    method = Descent(curriculum=[shooting.emphasis(steps=200)], max_steps=300)
+    method = Descent(
+        networks=optax.adam(0.03), turns=After(mechanism=100), curriculum=[shooting.emphasis(steps=200)], max_steps=300
+    )
     starts = shooting.starts(estimate(shooting.problem, method=method))
     assert learned.log_density(starts[0]) > learned.log_density(learned.start)
-    fit = estimate(learned, method=Descent(max_steps=200), starts=starts)
+    fit = estimate(learned, method=Descent(networks=optax.adam(0.03), max_steps=200), starts=starts)
     c = np.array([0.5, 2.0, 6.0, 15.0])
     rate = jax.vmap(fit.networks["rate"])(jnp.asarray(c))
-    np.testing.assert_allclose(rate, true_rate(c), rtol=0.15)
+    np.testing.assert_allclose(rate, true_rate(c), rtol=0.2)
 
 
 def test_members_have_weights_of_their_own():

@@ -154,12 +154,12 @@ class MultipleShooting:
             penalties=whole.penalties,
         )
 
-    def emphasis(self, *, first: float = 1.0, last: float = 1e4, steps: int) -> Emphasis:
+    def emphasis(self, *, first: float = 100.0, last: float = 1e5, steps: int) -> Emphasis:
         """Return how continuity counts ever more in a training.
 
         Args:
-            first: Its factor at the first step.
-            last: Its factor in the end: 1e4 for one per cent of the size of a state.
+            first: Its factor at the first step: 100 for ten per cent of the size of a state.
+            last: Its factor in the end.
             steps: The number of steps between.
         """
         return Emphasis([_gap(name) for name in self.states], first=first, last=last, steps=steps)
