@@ -21,11 +21,25 @@ from qspjax.fit._problem import Problem
 from qspjax.fit._profile import Profile
 from qspjax.fit.bayes import NUTS, SMC, AbstractSampler, Posterior
 from qspjax.fit.bayes._density import Density
-from qspjax.fit.mixed import FO, FOCE, FOCEI, SAEM, AbstractApproximation, Laplace, MixedFit, MixedModel
+from qspjax.fit.mixed import (
+    FO,
+    FOCE,
+    FOCEI,
+    SAEM,
+    AbstractApproximation,
+    AbstractIntegral,
+    ImportanceSampling,
+    Laplace,
+    MixedFit,
+    MixedModel,
+    Quadrature,
+)
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.search._estimate import Fit
 
-METHODS = {method.__name__: method for method in (FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC)}
+METHODS = {
+    method.__name__: method for method in (FO, FOCE, FOCEI, Laplace, SAEM, Quadrature, ImportanceSampling, NUTS, SMC)
+}
 MARK = 16
 """The number of digits of a fingerprint."""
 
@@ -169,7 +183,7 @@ def _fit(problem: Problem, record: Record, arrays: Mapping[str, PyTree]) -> Fit:
     return Fit(problem=problem, **record, **arrays)
 
 
-def _method_parts(method: AbstractApproximation | SAEM | AbstractSampler) -> dict[str, PyTree]:
+def _method_parts(method: AbstractApproximation | AbstractIntegral | SAEM | AbstractSampler) -> dict[str, PyTree]:
     name = type(method).__name__
     if METHODS.get(name) is not type(method):
         refuse("result", f"be found by one of {', '.join(METHODS)}", f"found by {name}")

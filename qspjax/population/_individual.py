@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from qspjax._checks import check_above, check_instance, check_number, check_one_of, refuse
-from qspjax._expression import Expression, as_formula, as_number, check_constants, evaluate, symbols
+from qspjax._checks import ArgumentError, check_above, check_instance, check_number, check_one_of, refuse
+from qspjax._expression import Expression, as_formula, as_number, check_constants, evaluate, misuses, symbols
 from qspjax._model import AbstractModel
 from qspjax._names import names
 from qspjax._parameters import as_parameter
 from qspjax._types import ArrayInput
+from qspjax.models.learned import AbstractTerm
 
 
 class Individual(eqx.Module):
@@ -28,6 +29,7 @@ class Individual(eqx.Module):
         parameters: Numbers that formulas use, by name.
         random: The variance of each random effect, by name.
         occasional: The effects that are drawn again on each occasion.
+        functions: Terms that formulas call, by name.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -36,6 +38,7 @@ class Individual(eqx.Module):
     effects: tuple[str, ...] = eqx.field(static=True)
     variances: tuple[jax.Array, ...]
     occasional: tuple[str, ...] = eqx.field(static=True)
+    functions: dict[str, AbstractTerm]
 
     def __init__(
         self,
@@ -43,12 +46,19 @@ class Individual(eqx.Module):
         parameters: Mapping[str, ArrayInput],
         random: Mapping[str, ArrayInput],
         occasional: Sequence[str],
+        functions: Mapping[str, AbstractTerm],
     ) -> None:
         """Read the formulas and check the numbers."""
         for argument, value in (("individual", formulas), ("parameters", parameters), ("random", random)):
             check_instance(argument, value, Mapping, "a mapping of names")
         self.names, self.effects, self.occasional = tuple(formulas), tuple(random), tuple(occasional)
-        self.formulas = tuple(as_formula(f'individual["{name}"]', value) for name, value in formulas.items())
+        self.functions = dict(functions)
+        for name, function in self.functions.items():
+            check_instance(f'functions["{name}"]', function, AbstractTerm, "a term, derived from models.AbstractTerm")
+        self.formulas = tuple(as_formula(f'individual["{name}"]', text, functions) for name, text in formulas.items())
+        for name, formula in zip(self.names, self.formulas, strict=True):
+            for wrong in misuses(formula, functions) if isinstance(formula, Expression) else ():
+                raise ArgumentError(f'individual["{name}"]', wrong)
         for argument, numbers in (("parameters", parameters), ("random", random)):
             for name, value in numbers.items():
                 check_number(f'{argument}["{name}"]', value)
@@ -89,9 +99,9 @@ class Individual(eqx.Module):
             only: The names of the parameters; by default all.
         """
         numbers = {parameter.name: parameter.value for parameter in names(model) if jnp.ndim(parameter.value) == 0}
-        known = {**numbers, **self.parameters, **known}
+        used = {**numbers, **self.parameters, **known, **self.functions}
         return {
-            name: as_number(evaluate([formula], known, 0.0)[0]) if isinstance(formula, Expression) else formula
+            name: as_number(evaluate([formula], used, 0.0)[0]) if isinstance(formula, Expression) else formula
             for name, formula in zip(self.names, self.formulas, strict=True)
             if only is None or name in only
         }

@@ -32,6 +32,7 @@ from qspjax._model import AbstractModel
 from qspjax._names import at, names
 from qspjax._random import check_key
 from qspjax._types import ArrayInput, Key, Scalar
+from qspjax.models.learned import AbstractTerm
 from qspjax.population._covariates import AbstractCovariateEffect, Categorical
 from qspjax.population._individual import Individual, on_occasion
 
@@ -64,6 +65,7 @@ class Population(eqx.Module):
         parameters: Numbers that formulas use, by name.
         random: Variances of random effects that formulas use, by name.
         occasional: The random effects that are drawn again on each occasion (see `occasions`).
+        functions: Terms that formulas call, by name: `{"CL": "tCL * f(WT)"}`.
 
     Attributes:
         held: Covariates that `do` set, by name.
@@ -107,6 +109,7 @@ class Population(eqx.Module):
         parameters: Mapping[str, ArrayInput] | None = None,
         random: Mapping[str, ArrayInput] | None = None,
         occasional: Sequence[str] = (),
+        functions: Mapping[str, AbstractTerm] | None = None,
     ):
         """Collect the parts and check that every name exists."""
         between, covariates = {} if between is None else between, {} if covariates is None else covariates
@@ -123,7 +126,7 @@ class Population(eqx.Module):
         self.effects = tuple(effects)
         self.held = {}
         self.individual = Individual(
-            individual or {}, parameters or {}, random or {}, check_names("occasional", occasional)
+            individual or {}, parameters or {}, random or {}, check_names("occasional", occasional), functions or {}
         )
         self.correlation = _correlation_matrix(correlation, (*self.between_names, *self.individual.effects))
 

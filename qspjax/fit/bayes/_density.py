@@ -89,7 +89,7 @@ class Density:
         check_instance("problem", problem, (Problem, MixedModel, Mixture), "a Problem or a MixedModel")
         if isinstance(problem, Problem) and problem.solver is not None:
             refuse("problem", "have parameters that are all sampled", "one in which some are solved for")
-        if isinstance(problem, Problem) and problem.weights.blocks:
+        if problem.weights.blocks:
             refuse(
                 "problem", "have numbers only to sample", f"one with the weights of `{problem.weights.blocks[0].name}`"
             )

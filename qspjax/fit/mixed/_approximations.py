@@ -181,11 +181,12 @@ def subject_objectives(
     Args:
         mixed: The problem.
         method: The approximation.
-        x: The point, shape (names,).
+        x: The point, shape (names,), whose weights are constants.
         u: The modes there, shape (subjects, effects).
 
     Returns:
-        The objectives, shape (subjects,); their derivatives, shape (subjects, names); the modes; which subjects failed.
+        The objectives, shape (subjects,); their derivatives in the numbers, shape (subjects, numbers); the modes; which
+        subjects failed.
     """
     u = u if method.conditional else jnp.zeros_like(u)
     expansion = jax.lax.stop_gradient(mixed.expanded(x, u, method.order(mixed) + 1))
@@ -201,11 +202,14 @@ def subject_objectives(
     if method.conditional:
         curvature = factorised(observed_information(mixed, x, u, expansion, typical) + jnp.eye(u.shape[1]))
 
-    def objectives_at(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    numbers, weights = mixed.space.split(x)
+
+    def objectives_at(numbers: Array) -> tuple[Array, tuple[Array, Array]]:
+        x = jnp.concatenate([numbers, weights])
         # the curvature need not be positive: far from the optimum, a mode may be a saddle
         mode = u if curvature is None else u - curvature.solve(jax.grad(penalised, argnums=1)(x, u))
         value = method.objective(mixed, x, mode, expansion, typical)
         return value, (value, mode)
 
-    slopes, (values, improved) = jax.jacfwd(objectives_at, has_aux=True)(x)
+    slopes, (values, improved) = jax.jacfwd(objectives_at, has_aux=True)(numbers)
     return values, slopes, improved, (expansion.result != RESULTS.successful) | ~jnp.isfinite(values)

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 from qspjax._expression import Expression
 from qspjax._solution import RESULTS
 from qspjax._types import Scalar
-from qspjax.fit.data._formula import Named, names_in, value_of
+from qspjax.fit._weights import Blocks
+from qspjax.fit.data._formula import Named, called_by, names_in, value_of
 from qspjax.fit.data._formula_table import AbstractFormulaTable
 from qspjax.fit.data._output_data import OutputData
 from qspjax.fit.data._stages import NOT_PUT, Stages
@@ -38,15 +39,23 @@ class IndividualTable(AbstractFormulaTable):
         defaults: Other names that formulas may use, with their values.
         individual: The names whose values differ between individuals: random effects and covariates.
         count: The number of individuals.
+        learned: The functions that formulas call, and their weights.
 
     Attributes:
         blocks: By formula, the index of the first of its values, one for each individual.
     """
 
     def __init__(
-        self, parameters: Sequence[str], defaults: Mapping[str, Scalar], *, individual: Sequence[str], count: int
+        self,
+        parameters: Sequence[str],
+        defaults: Mapping[str, Scalar],
+        *,
+        individual: Sequence[str],
+        count: int,
+        learned: Blocks,
     ) -> None:
-        self.parameters, self.defaults, self.functions = tuple(parameters), defaults, frozenset()
+        self.parameters, self.defaults, self.learned = tuple(parameters), defaults, learned
+        self.functions = frozenset(learned.functions)
         self.individual, self.count = frozenset(individual), count
         self.blocks: dict[float | Expression, int] = {}
         self._single: dict[float | Expression, int] = {}
@@ -58,7 +67,7 @@ class IndividualTable(AbstractFormulaTable):
 
     def index_of(self, formula: float | Expression, experiment: int = 0) -> int:
         used = names_in(formula)
-        if used & self.individual or used & {*self.parameters}:
+        if called_by(formula) or used & self.individual or used & {*self.parameters}:
             if formula not in self.blocks:
                 self.blocks[formula] = self._size
                 self._size += self.count
@@ -69,13 +78,17 @@ class IndividualTable(AbstractFormulaTable):
         return self._single[formula]
 
     def values(
-        self, parameters: Sequence[Scalar], individual: Mapping[str, Array | np.ndarray]
+        self,
+        parameters: Sequence[Scalar],
+        individual: Mapping[str, Array | np.ndarray],
+        weights: Float[Array, " weights"],
     ) -> Float[Array, " numbers"]:
-        """Return all values.
+        """Return all values, and then the weights.
 
         Args:
             parameters: Their values, in their order.
             individual: Random effects and covariates by name, shape (individuals,).
+            weights: All weights.
         """
         given = jnp.asarray(parameters, float)
         single = {start: value_of(formula, self.defaults) for formula, start in self._single.items()}
@@ -83,16 +96,19 @@ class IndividualTable(AbstractFormulaTable):
         if self.blocks:
             names = names_in(*self.blocks)
             own = {name: jnp.asarray(value, float) for name, value in individual.items() if name in names}
-            values = jax.vmap(self._computed, in_axes=(None, 0), axis_size=self.count)(given, own)
+            used = [weights] if self.learned.functions else []
+            axes = (None, 0, *[None] * len(used))
+            values = jax.vmap(self._computed, in_axes=axes, axis_size=self.count)(given, own, *used)
             pieces |= dict(zip(self.blocks.values(), values.T, strict=True))
-        return jnp.concatenate([given, *(pieces[start] for start in sorted(pieces))])
+        return jnp.concatenate([given, *(pieces[start] for start in sorted(pieces)), weights])
 
     @functools.cached_property
     def _computed(self) -> Native[Float[Array, " formulas"]]:
         """How the formulas of an individual are computed."""
 
-        def values(parameters: Float[Array, " parameters"], individual: Mapping[str, Array]) -> Array:
-            known = {**self.defaults, **Named(self.parameters, parameters), **individual}
+        def values(parameters: Float[Array, " parameters"], individual: Mapping[str, Array], *weights: Array) -> Array:
+            functions = self.learned.callables(*weights) if weights else {}
+            known = {**self.defaults, **Named(self.parameters, parameters), **individual, **functions}
             return jnp.stack([jnp.asarray(value_of(formula, known), float) for formula in self.blocks])
 
         return Native(values)

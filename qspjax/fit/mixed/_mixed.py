@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from qspjax._checks import ArgumentError, check_instance, check_one_of, refuse
 from qspjax._explain import AbstractExplainable, Explanation
@@ -24,7 +24,7 @@ from qspjax.fit._explained import MixedExplanation
 from qspjax.fit._free import Free, fixed_of, free_of
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
-from qspjax.fit._weights import Blocks
+from qspjax.fit._weights import Blocks, Weights
 from qspjax.fit.data._causes import why_undefined
 from qspjax.fit.data._dependence import explained
 from qspjax.fit.data._formula import names_in
@@ -41,6 +41,7 @@ from qspjax.fit.mixed._parameters import PopulationParameters
 from qspjax.fit.mixed._random import RandomEffects
 from qspjax.fit.mixed._subjects import covariates_of, experiments_of, formulas_of, laid_out, names_of
 from qspjax.fit.mixed._time_varying import CovariateSteps, steps_of
+from qspjax.models import AbstractTerm
 from qspjax.solve import AbstractMethod
 from qspjax.solve.native import compilations
 
@@ -96,8 +97,17 @@ class AbstractMixed(AbstractExplainable[MixedExplanation]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of what is estimated: free parameters, and elements of Omega."""
+        """The names of what is estimated: free parameters, elements of Omega, and each weight."""
         return self.space.names
+
+    @property
+    def weights(self) -> Blocks:
+        """The weights that are estimated."""
+        return self.space.weights
+
+    def networks(self, x: Point) -> dict[str, PyTree]:
+        """Return the parts of the model, and the functions, whose weights are estimated, with those of a point."""
+        return self.weights.parts(self.space.split(x)[1])
 
     @property
     def start(self) -> Float[np.ndarray, " parameters"]:
@@ -130,7 +140,7 @@ class AbstractMixed(AbstractExplainable[MixedExplanation]):
         return self.space.scales(x)
 
     def log_prior(self, x: Point) -> Float[Array, ""]:
-        """Return the log density of the priors of the parameters at a point."""
+        """Return the log density of the priors of parameters and weights at a point."""
         return self.space.log_prior(x)
 
     def prior(
@@ -186,8 +196,10 @@ class AbstractMixed(AbstractExplainable[MixedExplanation]):
 class MixedModel(AbstractMixed):
     """A nonlinear mixed-effects model and its data.
 
-    $$ y_{ij} \\sim p(y | f(t_{ij}, \\phi_i)), \\quad \\phi_i = h(\\theta, \\eta_i, x_i), \\quad
+    $$ y_{ij} \\sim p(y | f_w(t_{ij}, \\phi_i)), \\quad \\phi_i = h_w(\\theta, \\eta_i, x_i), \\quad
        \\eta_i \\sim N(0, \\Omega) $$
+
+    A network with weights w may stand in the equations f of the model, or in the formulas h of individuals.
 
     Args:
         model: The typical model.
@@ -195,18 +207,20 @@ class MixedModel(AbstractMixed):
             (names that are no parameters of the model, with numbers).
         outputs: By name, what is measured.
         parameters: By name, `Free(start, ...)` for what is estimated, numbers for what is fixed: the typical values and
-            any other names that formulas use (exponents of covariates, noise).
+            any other names that formulas use (exponents of covariates, noise); `Weights(...)` for all weights of a
+            network that is a part of the model or one of `functions`.
         individual: By name, formulas for what differs between subjects: parameters of the model, or other names that
             formulas of outputs use. They use parameters, random effects and covariates:
             `{"CL": "tCL * exp(eta_CL) * (WT / 70)^0.75"}`. Other distributions are formulas as well: logit-normal
             `1 / (1 + exp(-(lF + eta)))`, Box-Cox `tCL * exp((exp(eta)^shape - 1) / shape)` with an estimated shape.
         random: The random effects.
+        functions: Terms that formulas of `individual` call, by name: `{"CL": "tCL * f(WT, eta_1) * exp(eta_CL)"}`.
         method: How to simulate; by default as `simulate` does.
         subpopulations: Those of the mixture whose copies these are, see `Mixture.copies`.
 
     Attributes:
-        names: The names of what is estimated: free parameters, and elements of Omega.
-        space: Parameters and Omega, as points of a search.
+        names: The names of what is estimated: free parameters, elements of Omega, and each weight.
+        space: Parameters, Omega and weights, as points of a search.
         start: The point at which a search begins, shape (names,), on the scale of the search.
         bounds: The least and the greatest point.
         effects: The names of the random effects; those of an occasion end with it, as in `kappa_CL@2`.
@@ -215,10 +229,11 @@ class MixedModel(AbstractMixed):
 
     Raises:
         ValueError: If a name is unknown or has two meanings, a subject lacks a covariate, a subject has no
-            measurements, or an output is not measured.
+            measurements, an output is not measured, no formula calls a function, or one calls it with other inputs.
 
     References: Lindstrom and Bates, Biometrics 1990;46:673, doi:10.2307/2532087; of shapes, Petersson et al., Pharm Res
-    2009;26:2174, doi:10.1007/s11095-009-9931-1.
+    2009;26:2174, doi:10.1007/s11095-009-9931-1; of networks, Bram et al., J Pharmacokinet Pharmacodyn 2024;51:123,
+    doi:10.1007/s10928-023-09886-4.
 
     Example:
         >>> import qspjax as qsp
@@ -245,9 +260,10 @@ class MixedModel(AbstractMixed):
     subjects: Mapping[str, Experiment]
     outputs: Mapping[str, Output]
     _: dataclasses.KW_ONLY
-    parameters: Mapping[str, Free | float]
+    parameters: Mapping[str, Free | Weights | float]
     individual: Mapping[str, Formula]
     random: Sequence[RandomEffects]
+    functions: Mapping[str, AbstractTerm] = dataclasses.field(default_factory=dict)
     method: AbstractMethod | None = None
     subpopulations: tuple[str, ...] = ()
     effects: tuple[str, ...] = dataclasses.field(init=False)
@@ -264,7 +280,7 @@ class MixedModel(AbstractMixed):
         settle(self, subjects=dict(self.subjects), outputs=dict(self.outputs), parameters=dict(self.parameters))
         must = "a list of blocks, such as [RandomEffects({'eta_CL': 0.1})]"
         check_instance("random", self.random, Iterable, must)
-        settle(self, individual=dict(self.individual), random=tuple(self.random))
+        settle(self, individual=dict(self.individual), random=tuple(self.random), functions=dict(self.functions))
         for i, block in enumerate(self.random):
             check_instance(f"random[{i}]", block, RandomEffects, "a block such as RandomEffects({'eta_CL': 0.1})")
         if not self.random:
@@ -274,9 +290,10 @@ class MixedModel(AbstractMixed):
         occasions = Occasions.of(self.random, self.subjects)
         settle(self, effects=occasions.effects(), present=occasions.present())
         free, fixed = free_of(self.parameters), fixed_of(self.parameters)
-        space = PopulationParameters(free, fixed, occasions.blocks(len(free)), self.subpopulations)
+        weights = Blocks(self.model, self.parameters, self.functions)
+        space = PopulationParameters(free, fixed, occasions.blocks(len(free)), weights, self.subpopulations)
         leaves = parameters_of(self.model)
-        formulas = formulas_of(self.individual, [*free], leaves, self.outputs, occasions)
+        formulas = formulas_of(self.individual, [*free], leaves, self.outputs, occasions, self.functions)
         subjects = {name: occasions.indicated(subject) for name, subject in self.subjects.items()}
         settle(self, space=space, formulas=formulas, covariates=covariates_of(subjects, leaves))
         self._check_settings(leaves)
@@ -285,8 +302,7 @@ class MixedModel(AbstractMixed):
         estimated = [name for name in free if name not in space.shares]
         numbers = numbers_of(self.model, [*estimated, *fixed])
         experiments = experiments_of(subjects, formulas, self.covariates, self.steps, self.outputs, numbers)
-        none = Blocks(self.model, {})
-        design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method, none)
+        design = Design(self.model, experiments, self.outputs, estimated, [*fixed], self.method, weights)
         individuals = laid_out(design, self.effects, self.covariates, self.steps, formulas, fixed)
         settle(self, experiments=experiments, individuals=individuals)
         self._check_measured()
@@ -330,16 +346,20 @@ class MixedModel(AbstractMixed):
     ) -> tuple[Float[Array, " numbers"], dict[str, Float[Array, ""]]]:
         """Return every number of the individuals, for random effects eta = L u, and the parameters by name."""
         parameters = self.values(x)
-        return self.numbers(parameters, u @ self.factor(x).T), parameters
+        return self.numbers(parameters, u @ self.factor(x).T, self.space.split(x)[1]), parameters
 
     def numbers(
-        self, known: Mapping[str, Float[Array, ""]], etas: Float[Array, "subjects effects"]
+        self,
+        known: Mapping[str, Float[Array, ""]],
+        etas: Float[Array, "subjects effects"],
+        weights: Float[Array, " weights"],
     ) -> Float[Array, " numbers"]:
-        """Return every number of the individuals, for parameters by name and random effects."""
+        """Return every number of the individuals, for parameters by name, random effects and weights."""
         effects = {name: etas[:, k] for k, name in enumerate(self.effects)}
         later = {} if self.steps is None else self.steps.later()
         table = self.individuals.table
-        return table.values([known[name] for name in table.parameters], {**effects, **self.covariates, **later})
+        parameters = [known[name] for name in table.parameters]
+        return table.values(parameters, {**effects, **self.covariates, **later}, weights)
 
     def expanded(self, x: Point, u: Float[Array, "subjects effects"], order: int) -> Expansion:
         """Return the simulations of all individuals, expanded about their numbers at a point."""
@@ -360,7 +380,8 @@ class MixedModel(AbstractMixed):
             "method": self.method,
             "subjects": [self.experiments, self.covariates, self.steps],
             "outputs": self.outputs,
-            "parameters": [self.free, self.fixed],
+            "parameters": [self.free, self.fixed, {block.name: block.prior for block in self.weights.blocks}],
+            "functions": self.functions,
             "formulas of individuals": self.formulas,
             "random effects": self.random,
         }
@@ -408,10 +429,11 @@ class MixedModel(AbstractMixed):
             for kind_of_name, others in (
                 ("a parameter", {*self.parameters, *leaves}),
                 ("a covariate", self.covariates),
+                ("a function", self.functions),
             ):
                 if name in others:
                     refuse("random", f"have names that mean nothing else, and not that of {kind_of_name}", name)
-        known = sorted({*self.parameters, *self.effects, *self.covariates, *leaves})
+        known = sorted({*self.free, *self.fixed, *self.effects, *self.covariates, *leaves})
         check_constants("individual", known, self.formulas.values())
         for name, formula in self.formulas.items():
             for used in sorted(names_in(formula)):

@@ -15,6 +15,8 @@ from qspjax._progress import Compilations, Progress
 from qspjax.fit._types import Point
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._descent import FAR, Descent, are_many, direction, products, renewed, updated
+from qspjax.fit.mixed._integrated import IntegratedRun
+from qspjax.fit.mixed._marginal import AbstractIntegral, Quadrature
 from qspjax.fit.mixed._mixed import AbstractMixed
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
@@ -25,12 +27,16 @@ from qspjax.fit.search._checkpoint import loaded, save
 
 HALVINGS = 12
 """How many times a step is halved before the search gives up."""
+INTEGRATED_ITERATIONS = 500
+"""The maximum number of iterations where random effects are integrated out, by default."""
+FEWEST_POINTS = 3
+"""The least number of points for each effect of a quadrature whose derivative leaves out that its points move."""
 
 
 def nlme(
     mixed: AbstractMixed,
     *,
-    method: AbstractApproximation | SAEM | None = None,
+    method: AbstractApproximation | AbstractIntegral | SAEM | None = None,
     start: Point | None = None,
     iterations: int | None = None,
     tolerance: float = 1e-6,
@@ -43,12 +49,17 @@ def nlme(
     gradient of the objective is exact (see `AbstractApproximation`). A subject that cannot be simulated at the start is
     left out and named in the result; a step at which another one fails is shortened.
 
+    Weights of networks (`Weights`) need `Quadrature` or `ImportanceSampling`: their gradient costs two adjoints of the
+    simulations at all points of the integral, however many weights there are.
+
     Args:
         mixed: The model and the data: a `MixedModel` or a `Mixture`.
         method: How the likelihood is approximated: `FOCEI()` (the default), `FOCE()`, `FO()` or `Laplace()`; or
-            `SAEM()`, which does not approximate it.
+            `SAEM()`, which does not approximate it; or `Quadrature(5)` or `ImportanceSampling(256, key=...)`, which
+            integrate the random effects out, with the gradient by the adjoint: these estimate weights of networks.
         start: The point to begin at, on the scale of the search; by default `mixed.start`.
-        iterations: The maximum number of iterations; by default 200, and for `SAEM` all its iterations.
+        iterations: The maximum number of iterations; by default 200, for `SAEM` all its iterations, and 500 where the
+            random effects are integrated out.
         tolerance: The search ends when the next step should lower the objective by less than this.
         checkpoint: A file in which the state is saved after every iteration; if it exists already, the estimation
             continues from it.
@@ -59,8 +70,8 @@ def nlme(
         A `MixedFit`.
 
     Raises:
-        ValueError: If the start has a wrong shape, nothing depends on what is estimated, or the checkpoint is that of
-            another estimation.
+        ValueError: If the start has a wrong shape, nothing depends on what is estimated, the method cannot estimate
+            weights, or the checkpoint is that of another estimation.
         RuntimeError: If no subject can be evaluated at the start.
 
     Example:
@@ -84,10 +95,13 @@ def nlme(
     """
     check_instance("mixed", mixed, AbstractMixed, "a MixedModel")
     method = FOCEI() if method is None else method
-    check_instance("method", method, (AbstractApproximation, SAEM), "a method such as FOCEI()")
-    if isinstance(mixed, Mixture) and isinstance(method, SAEM):
-        refuse("method", "be FOCEI, FOCE, FO or Laplace for a mixture", "SAEM")
-    most = method.iterations if iterations is None else iterations
+    check_instance("method", method, (AbstractApproximation, AbstractIntegral, SAEM), "a method such as FOCEI()")
+    if isinstance(mixed, Mixture) and not isinstance(method, AbstractApproximation):
+        refuse("method", "be FOCEI, FOCE, FO or Laplace for a mixture", type(method).__name__)
+    if isinstance(method, Quadrature) and method.size < FEWEST_POINTS:
+        refuse("method", f"have at least {FEWEST_POINTS} points for each effect", f"Quadrature({method.size})")
+    default = INTEGRATED_ITERATIONS if isinstance(method, AbstractIntegral) else method.iterations
+    most = default if iterations is None else iterations
     check_whole("iterations", most, 0)
     x = np.asarray(mixed.start if start is None else start, float)
     if x.shape != mixed.start.shape or not np.isfinite(x).all():
@@ -95,7 +109,7 @@ def nlme(
     x = np.clip(x, *mixed.bounds)
     with Compilations(progress, 1) as compiling:
         compiling.begin(Progress(0, most, {"objective": np.nan, "gain": np.nan}))
-        run = StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
+        run = _begun(mixed, method, x)
     file = None if checkpoint is None else Path(checkpoint)
     mark = "" if file is None else _mark(run)
     if file is not None and file.exists():
@@ -107,6 +121,23 @@ def nlme(
         if file is not None:
             save(file, mark, run.state())
     return run.result()
+
+
+def _begun(
+    mixed: AbstractMixed, method: AbstractApproximation | AbstractIntegral | SAEM, x: np.ndarray
+) -> "StochasticRun | IntegratedRun | DescentRun":
+    """Return an estimation at its start."""
+    if isinstance(method, AbstractIntegral):
+        return IntegratedRun(mixed.copies, method, x)
+    check_numbers_only(mixed, method)
+    return StochasticRun(mixed.copies, method, x) if isinstance(method, SAEM) else DescentRun(mixed, method, x)
+
+
+def check_numbers_only(mixed: AbstractMixed, method: AbstractApproximation | SAEM) -> None:
+    """Refuse weights for a method that differentiates simulations in one parameter after the other."""
+    for block in mixed.weights.blocks:
+        must = f"be Quadrature(5) or ImportanceSampling(256, key=...) for the weights of `{block.name}`"
+        refuse("method", must, f"{type(method).__name__}, which estimates numbers only")
 
 
 class DescentRun:
@@ -241,7 +272,7 @@ class DescentRun:
         self.history, self.path = state["history"].tolist(), [*state["path"]]
 
 
-def _mark(run: DescentRun | StochasticRun) -> str:
+def _mark(run: DescentRun | IntegratedRun | StochasticRun) -> str:
     """Return the fingerprint of an estimation, of the model, the data, the method and the start."""
     return fingerprint(run.mixed.content(), run.method, run.start)
 

@@ -1,4 +1,4 @@
-"""What is estimated of a population, as points of a search: parameters, and the covariance Omega of random effects."""
+"""What is estimated of a population, as points of a search: parameters, the covariance Omega, weights of networks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,10 +10,11 @@ import jax.scipy.linalg
 import numpy as np
 from jaxtyping import Array, Float
 
-from qspjax._transform import AbstractTransform, Log, Logit
+from qspjax._transform import AbstractTransform, Identity, Log, Logit
 from qspjax.fit._free import Free, log_priors, natural_values
 from qspjax.fit._frozen import settle
 from qspjax.fit._types import Point, Vector
+from qspjax.fit._weights import Blocks
 from qspjax.fit.mixed._occasions import Block
 
 
@@ -24,12 +25,13 @@ def share_label(subpopulation: str) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PopulationParameters:
-    """Parameters, then the elements of Omega, in the order of a point x.
+    """Parameters, then the elements of Omega, then all weights, in the order of a point x.
 
     Attributes:
         free: What is estimated of the parameters, by name.
         fixed: The values of the others.
         blocks: The blocks of random effects, with their indices.
+        weights: The weights that are estimated.
         subpopulations: The names of those of a mixture: the last of the free parameters are then log(pi_k / pi_K), the
             logarithms of the ratios of their probabilities to that of the last one.
         start: The point at which a search begins.
@@ -39,6 +41,7 @@ class PopulationParameters:
     free: Mapping[str, Free]
     fixed: Mapping[str, float]
     blocks: tuple[Block, ...]
+    weights: Blocks
     subpopulations: tuple[str, ...] = ()
     start: Float[np.ndarray, " parameters"] = dataclasses.field(init=False)
     bounds: tuple[Float[np.ndarray, " parameters"], Float[np.ndarray, " parameters"]] = dataclasses.field(init=False)
@@ -47,8 +50,8 @@ class PopulationParameters:
         thetas = np.array([float(free.transform.forward(free.start)) for free in self.free.values()], float)
         omegas = np.concatenate([np.zeros(0), *(block.random.point() for block in self.blocks)])
         lower, upper = np.array([free.searched_bounds() for free in self.free.values()], float).reshape(-1, 2).T
-        infinite = np.full(omegas.size, np.inf)
-        settle(self, start=np.concatenate([thetas, omegas]))
+        infinite = np.full(omegas.size + self.weights.size, np.inf)
+        settle(self, start=np.concatenate([thetas, omegas, self.weights.start]))
         settle(self, bounds=(np.concatenate([lower, -infinite]), np.concatenate([upper, infinite])))
 
     @property
@@ -58,8 +61,19 @@ class PopulationParameters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of what is estimated."""
+        """The names of what is estimated: the numbers, and then each weight."""
+        return (*self.numbers, *self.weights.labels)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The names of the numbers that are estimated: free parameters, and elements of Omega."""
         return (*self.free, *(label for block in self.blocks for label in block.random.labels()))
+
+    def split(self, x: Point) -> tuple[Vector, Float[Array, " weights"]]:
+        """Return the numbers and the weights of a point."""
+        x = jnp.asarray(x, float)
+        end = x.size - self.weights.size
+        return x[:end], x[end:]
 
     def log_shares(self, x: Point) -> Float[Array, " subpopulations"]:
         """Return the logarithms of the probabilities of the subpopulations at a point."""
@@ -93,14 +107,14 @@ class PopulationParameters:
         values, omega = self.values(x), self.covariance(x)
         pieces = [jnp.stack([values[name] for name in self.free])] if self.free else []
         pieces += [block.random.elements(omega[block.effects[0], block.effects[0]]) for block in self.blocks]
-        return jnp.concatenate(pieces)
+        return jnp.concatenate([*pieces, self.split(x)[1]])
 
     def scales(self, x: Point) -> tuple[AbstractTransform, ...]:
         """Return the scale on which uncertainty about each of `names` is symmetric: see `Free`, and of Omega
 
         log var,   atanh(cov / (sd sd'))
 
-        and the logit of probabilities.
+        the logit of probabilities, and for weights their values.
         """
         natural, omega = np.asarray(self.natural(x)), np.asarray(self.covariance(x))
         scales: list[AbstractTransform] = [
@@ -114,25 +128,29 @@ class PopulationParameters:
             scales += [Log()] * min(labels, sd.size)
             if labels > sd.size:
                 scales += [Logit(-greatest, greatest) for greatest in sd[rows] * sd[columns]]
-        return tuple(scales)
+        return (*scales, *[Identity()] * self.weights.size)
 
     def log_prior(self, x: Point) -> Float[Array, ""]:
-        """Return the log density of the priors of the parameters at a point."""
-        if not self.free:
-            return jnp.zeros(())
-        free = [*self.free.values()]
-        return log_priors(free, natural_values(free, jnp.asarray(x, float)[: len(free)]))
+        """Return the log density of the priors of parameters and weights at a point."""
+        x, free = jnp.asarray(x, float), [*self.free.values()]
+        of_weights = self.weights.log_prior(self.split(x)[1])
+        return of_weights + (log_priors(free, natural_values(free, x[: len(free)])) if free else 0.0)
 
     def prior(
         self, x: Point
     ) -> tuple[Float[np.ndarray, ""], Float[np.ndarray, " parameters"], Float[np.ndarray, "parameters parameters"]]:
         """Return the log density of the priors at a point, its slope and its second derivative."""
         x = jnp.asarray(x, float)
-        if all(free.prior is None for free in self.free.values()):
+        if all(parameter.prior is None for parameter in (*self.free.values(), *self.weights.blocks)):
             return np.zeros(()), np.zeros(x.size), np.zeros((x.size, x.size))
         value, slope, curvature = self._prior_program(x)
         return np.asarray(value), np.asarray(slope), np.asarray(curvature)
 
     @cached_property
     def _prior_program(self) -> Callable[[Vector], tuple[Array, Array, Array]]:
-        return jax.jit(lambda x: (self.log_prior(x), jax.grad(self.log_prior)(x), jax.hessian(self.log_prior)(x)))
+        def derivatives(x: Vector) -> tuple[Array, Array, Array]:
+            value, slope = jax.value_and_grad(self.log_prior)(x)
+            curvature = jax.jvp(jax.grad(self.log_prior), (x,), (jnp.ones_like(x),))[1]  # each has its own prior
+            return value, slope, jnp.diag(curvature)
+
+        return jax.jit(derivatives)

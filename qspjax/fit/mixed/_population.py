@@ -37,10 +37,14 @@ def mixed_population(
     copies = mixed.copies
     check_begins(mixed.subjects, "subject")
     values, leaves = mixed.values(x), parameters_of(copies.model)
-    model, formulas = placed(copies.model, (*mixed.free, *mixed.fixed), values)
+    weights = mixed.space.split(x)[1]
+    learned = mixed.weights.placed(copies.model, weights)
+    model, formulas = placed(learned, (*mixed.free, *mixed.fixed), values)
     of_patients, sets = _of_subjects(mixed, leaves, kept, covariates or {})
     formulas |= sets | {
-        name: as_formula(name, formula) for name, formula in copies.individual.items() if name in leaves
+        name: as_formula(name, formula, copies.functions)
+        for name, formula in copies.individual.items()
+        if name in leaves
     }
     if isinstance(mixed, Mixture):
         subpopulation = _belonging(mixed, x)
@@ -65,6 +69,7 @@ def mixed_population(
         random=dict(zip(names, sd**2, strict=True)),
         correlation=omega / sd[:, None] / sd,
         occasional=[name for block in copies.random if block.occasion is not None for name in block.names],
+        functions=mixed.weights.callables(weights),
     )
 
 

@@ -92,7 +92,7 @@ def _slopes(mixed: MixedModel, x: jax.Array, etas: jax.Array) -> tuple[jax.Array
     point = jnp.asarray(mixed.start)
 
     def numbers(x: jax.Array, etas: jax.Array) -> jax.Array:
-        return mixed.numbers(mixed.values(point.at[: len(free)].set(x)), etas)
+        return mixed.numbers(mixed.values(point.at[: len(free)].set(x)), etas, mixed.space.split(point)[1])
 
     def along(direction: jax.Array) -> jax.Array:
         return jax.jvp(lambda etas: numbers(x, etas), (etas,), (jnp.broadcast_to(direction, etas.shape),))[1]

@@ -1,7 +1,7 @@
 """The result of an estimation of a mixed-effects model."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from qspjax.fit.data._formula import names_in, value_of
 from qspjax.fit.mixed._approximations import FOCEI, AbstractApproximation
 from qspjax.fit.mixed._covariance import SANDWICH, AbstractCovariance
 from qspjax.fit.mixed._diagnostics import diagnostics
+from qspjax.fit.mixed._marginal import AbstractIntegral
 from qspjax.fit.mixed._mixed import AbstractMixed, MixedModel
 from qspjax.fit.mixed._mixture import Mixture
 from qspjax.fit.mixed._objective import Evaluation, objective_program
@@ -44,7 +45,7 @@ class MixedFit:
     Attributes:
         mixed: What was fitted.
         method: The method.
-        x: The estimate, on the scale of the search, shape (names,).
+        x: The estimate, on the scale of the search, shape (names,): numbers, then weights of networks.
         u: The modes of the random effects, eta = L u, shape (subjects, effects).
         subject_objectives: The part of each subject, shape (subjects,), NaN for one that was left out.
         kept: Which subjects are in the fit.
@@ -79,7 +80,7 @@ class MixedFit:
     """
 
     mixed: AbstractMixed
-    method: AbstractApproximation | SAEM
+    method: AbstractApproximation | AbstractIntegral | SAEM
     x: np.ndarray
     u: np.ndarray
     subject_objectives: np.ndarray
@@ -110,8 +111,22 @@ class MixedFit:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The natural values of the estimates: parameters, then elements of Omega."""
-        return dict(zip(self.mixed.names, np.asarray(self.mixed.natural(self.x)).tolist(), strict=True))
+        """The natural values of the numbers that are estimated: parameters, then elements of Omega."""
+        return dict(zip(self._names, np.asarray(self._natural(self.x)).tolist(), strict=True))
+
+    @property
+    def networks(self) -> dict[str, PyTree]:
+        """The parts of the model, and the functions, whose weights were estimated, with the estimates, by name."""
+        return self.mixed.networks(self.x)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of the numbers that are estimated."""
+        return self.mixed.space.numbers
+
+    def _natural(self, x: np.ndarray | Array) -> Array:
+        """Return the natural values of the numbers of a point."""
+        return self.mixed.natural(x)[: len(self._names)]
 
     @property
     def covariance(self) -> np.ndarray:
@@ -188,11 +203,13 @@ class MixedFit:
                         return False
         return bool(formulas)
 
-    def _formula_values(self, etas: np.ndarray) -> dict[str, Number]:
-        """Return the values that formulas of individuals use, by name."""
+    def _formula_values(self, etas: np.ndarray) -> dict[str, Number | Callable]:
+        """Return the numbers and functions that formulas of individuals use, by name."""
         mixed = self.placed
         effects = {name: etas[:, k] for k, name in enumerate(mixed.effects)}
-        return {**mixed.individuals.table.defaults, **mixed.values(self.x), **mixed.covariates, **effects}
+        functions = mixed.weights.callables(mixed.space.split(self.x)[1])
+        numbers = {**mixed.individuals.table.defaults, **mixed.values(self.x), **mixed.covariates, **effects}
+        return {**numbers, **functions}
 
     def individuals(self) -> dict[str, np.ndarray]:
         """Return a table with one row per subject: random effects, individual numbers and initial covariates.
@@ -215,15 +232,15 @@ class MixedFit:
         }
 
     def iterations(self) -> dict[str, np.ndarray]:
-        """Return a table with one row per iteration: ITERATION, OBJECTIVE (NaN if unknown) and the estimates."""
+        """Return a table with one row per iteration: ITERATION, OBJECTIVE (NaN if unknown), and numbers by name."""
         points = len(self.path)
         objective = self.history if len(self.history) == points else np.full(points, np.nan)
-        values = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self.path)))
-        named = {name: values[:, k] for k, name in enumerate(self.mixed.names)}
+        values = np.asarray(jax.vmap(self._natural)(jnp.asarray(self.path)))
+        named = {name: values[:, k] for k, name in enumerate(self._names)}
         return {"ITERATION": np.arange(points), "OBJECTIVE": np.asarray(objective), **named}
 
     def evaluated(self, x: np.ndarray) -> Evaluation[Array]:
-        """Return the objective at a point near the estimate, by `FOCEI` if the method was `SAEM`.
+        """Return the objective at a point near the estimate, by `FOCEI` if the method was no such approximation.
 
         Args:
             x: The point, on the scale of the search.
@@ -233,7 +250,7 @@ class MixedFit:
         return program(jnp.asarray(x), jnp.asarray(self.u if self.modes is None else self.modes))
 
     def _slopes(self, x: np.ndarray) -> np.ndarray:
-        """Return the derivatives of the objectives of the subjects in the fit at a point, shape (subjects, names)."""
+        """Return the derivatives of the objectives of the subjects in the fit in numbers, shape (subjects, numbers)."""
         return np.asarray(self.evaluated(x).slopes)[self.kept]
 
     @cached_property
@@ -241,27 +258,30 @@ class MixedFit:
         return self._slopes(self.x)
 
     def hessian(self) -> np.ndarray:
-        """Return the second derivative of the objective, by central differences of exact slopes."""
+        """Return the second derivative of the objective in the numbers, by central differences of exact slopes.
+
+        Weights are constants of it, so that standard errors, draws and intervals are those given the networks.
+        """
         return self._hessian
 
     @cached_property
     def _hessian(self) -> np.ndarray:
-        columns = []
-        for direction in np.eye(self.x.size):
+        columns, size = [], len(self._names)
+        for direction in np.eye(size, self.x.size):
             step = STEP * direction
             ahead, behind = (self._slopes(self.x + sign * step).sum(axis=0) for sign in (1.0, -1.0))
             columns.append((ahead - behind) / (2.0 * STEP))
-        hessian = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2]
+        hessian = np.array(columns) - 2.0 * self.mixed.prior(self.x)[2][:size, :size]
         return 0.5 * (hessian + hessian.T)
 
     def covariance_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
-        """Return the covariance of the estimates in their natural values, shape (names, names).
+        """Return the covariance of the numbers that are estimated, in their natural values, shape (numbers, numbers).
 
         Args:
             covariance: `Sandwich()` R^-1 S R^-1, `Hessian()` R^-1 or `OuterProducts()` S^-1, with R the second
                 derivative of -log L and S the sum of the outer products of its slopes over subjects.
         """
-        chain = np.asarray(jax.jacfwd(self.mixed.natural)(jnp.asarray(self.x)))
+        chain = np.asarray(jax.jacfwd(self._natural)(jnp.asarray(self.x)))[:, : len(self._names)]
         return chain @ self._covariance_of_x(covariance) @ chain.T
 
     def _covariance_of_x(self, covariance: AbstractCovariance) -> np.ndarray:
@@ -273,8 +293,10 @@ class MixedFit:
         try:
             matrix = self._covariance_of_x(covariance)
         except np.linalg.LinAlgError:
-            matrix = np.full((self.x.size, self.x.size), np.inf)
-        return drawn_points([*self.mixed.free.values()], self.x, matrix, key=key, size=size)
+            matrix = np.full((len(self._names), len(self._names)), np.inf)
+        numbers, weights = (np.asarray(part) for part in self.mixed.space.split(self.x))
+        drawn = drawn_points([*self.mixed.free.values()], numbers, matrix, key=key, size=size)
+        return np.concatenate([drawn, np.broadcast_to(weights, (size, weights.size))], axis=1)
 
     def draws(self, *, key: Key, size: int, covariance: AbstractCovariance = SANDWICH) -> dict[str, np.ndarray]:
         """Return draws of the estimates with their uncertainty, natural values by name, shape (size,).
@@ -290,8 +312,8 @@ class MixedFit:
         Raises:
             ValueError: If the data say nothing about some direction of the estimates.
         """
-        natural = np.asarray(jax.vmap(self.mixed.natural)(jnp.asarray(self._points(key, size, covariance))))
-        return dict(zip(self.mixed.names, natural.T, strict=True))
+        natural = np.asarray(jax.vmap(self._natural)(jnp.asarray(self._points(key, size, covariance))))
+        return dict(zip(self._names, natural.T, strict=True))
 
     def population(self, *, covariates: Mapping[str, PyTree] | None = None) -> Population:
         """Return the population of the fit: the same formulas of individuals, Omega and covariates.
@@ -377,7 +399,7 @@ class MixedFit:
         return predicted(patients, regimen, ts, level=level, method=self.placed.method)
 
     def correlation_of_estimates(self, covariance: AbstractCovariance = SANDWICH) -> np.ndarray:
-        """Return the correlation of the estimates in their natural values, shape (names, names)."""
+        """Return the correlation of the estimates in their natural values, shape (numbers, numbers)."""
         matrix = self.covariance_of_estimates(covariance)
         with np.errstate(invalid="ignore"):
             errors = np.sqrt(np.diag(matrix))
@@ -412,7 +434,8 @@ class MixedFit:
             covariance: That of the estimates, see `covariance_of_estimates`.
         """
         values = np.array([*self.parameters.values()])
-        low, high = wald_intervals(self.mixed.scales(self.x), values, self._errors(covariance), level)
+        scales = self.mixed.scales(self.x)[: values.size]
+        low, high = wald_intervals(scales, values, self._errors(covariance), level)
         for k, parameter in enumerate(self.mixed.free.values()):
             low[k], high[k] = np.maximum(low[k], parameter.lower), np.minimum(high[k], parameter.upper)
         return low, high
@@ -441,6 +464,7 @@ class MixedFit:
         left_out = [name for name, in_fit in zip(self.mixed.subject_names, self.kept, strict=True) if not in_fit]
         lines = [f"objective {self.objective:.4f} by {type(self.method).__name__}; {self.status}"]
         lines += [f"{name:<24}{value:>14.6g}" for name, value in self.parameters.items()]
+        lines += [f"{block.name}: {block.size} weights" for block in self.mixed.weights.blocks]
         if isinstance(self.method, AbstractApproximation) and not self.method.conditional:
             lines.append(
                 f"{type(self.method).__name__} estimates no effects of subjects, and hence no shrinkage; "

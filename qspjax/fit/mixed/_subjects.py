@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from qspjax._checks import ArgumentError
-from qspjax._expression import Expression, Formula, as_formula, substitute, symbol
+from qspjax._checks import ArgumentError, check_instance, refuse
+from qspjax._expression import Expression, Formula, as_formula, misuses, substitute, symbol
 from qspjax._types import Scalar
-from qspjax.fit.data._formula import names_in
+from qspjax.fit.data._formula import called_by, names_in
 from qspjax.fit.data._layout import Design, numbers_of, parts_of
 from qspjax.fit.data._measurements import Change, Experiment, Output
 from qspjax.fit.data._stages import parameters_of
 from qspjax.fit.mixed._individuals import Individuals, IndividualTable
 from qspjax.fit.mixed._occasions import Occasions
 from qspjax.fit.mixed._time_varying import CovariateSteps
+from qspjax.models import AbstractTerm
 
 Formulas = Mapping[str, float | Expression]
 Covariates = Mapping[str, Float[np.ndarray, " subjects"]]
@@ -32,6 +33,7 @@ def formulas_of(
     leaves: frozenset[str],
     outputs: Mapping[str, Output],
     occasions: Occasions,
+    functions: Mapping[str, AbstractTerm],
 ) -> dict[str, float | Expression]:
     """Return the formulas of what differs between subjects, with one effect per occasion.
 
@@ -43,13 +45,32 @@ def formulas_of(
         leaves: The parameters of the model.
         outputs: As in `MixedModel`.
         occasions: The occasions of the subjects.
+        functions: As in `MixedModel`.
     """
-    formulas = {name: as_formula(name, formula) for name, formula in individual.items()}
+    formulas = {name: as_formula(name, formula, functions) for name, formula in individual.items()}
+    _check_calls(formulas, functions)
     formulas |= {name: symbol(name) for name in free if name in leaves and name not in formulas}
     used = names_of(outputs)
     direct = [name for block in occasions.random if block.occasion for name in block.names if name in used]
     formulas |= {name: symbol(name) for name in direct}
     return {name: occasions.summed(formula) for name, formula in formulas.items()}
+
+
+def _check_calls(formulas: Formulas, functions: Mapping[str, AbstractTerm]) -> None:
+    """Refuse functions that are no terms or that no formula calls, and calls that do not fit them."""
+    for name, function in functions.items():
+        check_instance(
+            f'functions["{name}"]', function, AbstractTerm, "a term: a class that derives from models.AbstractTerm"
+        )
+    expressions = {name: formula for name, formula in formulas.items() if isinstance(formula, Expression)}
+    for name, formula in expressions.items():
+        for wrong in misuses(formula, functions):
+            raise ArgumentError(name, wrong)
+    called = called_by(*expressions.values())
+    for name in functions:
+        if name not in called:
+            must = f"must be called by formulas of `individual`, but none calls `{name}`."
+            raise ArgumentError("functions", must)
 
 
 def covariates_of(subjects: Mapping[str, Experiment], leaves: frozenset[str]) -> Covariates:
@@ -163,6 +184,7 @@ def laid_out(
         numbers_of(design.model, design.parameters),
         individual=individual,
         count=len(design.experiments),
+        learned=design.weights,
     )
     stages, rows = parts_of(design, table)
     if steps is None or not steps.values:
@@ -172,6 +194,9 @@ def laid_out(
         for name, formula in formulas.items()
         if name in leaves and isinstance(formula, Expression) and steps.of(formula)
     }
+    for name, formula in formulas.items():
+        if isinstance(formula, Expression) and called_by(formula) and steps.of(formula):
+            refuse("individual", "call functions of what does not change", f"`{formula}` for `{name}`")
     (stage,) = stages.stages
     sets = {name: indices for name, indices in stage.sets.items() if name not in varying}
     stages = dataclasses.replace(stages, stages=(dataclasses.replace(stage, sets=sets),), varying=varying)
