@@ -42,6 +42,10 @@ class Learnt(NamedTuple):
         errors: Errors at simulations that it was not told of, or as if it had not been, shape (some, outputs).
         deviations: What their standard deviations should have been, shape (some, outputs).
         known: Which of the points these are.
+
+    Example:
+        >>> Learnt._fields
+        ('predictor', 'errors', 'deviations', 'known')
     """
 
     predictor: AbstractPredictor

@@ -100,6 +100,11 @@ class Training(eqx.Module):
         steps: The number of steps of Adam.
         batch: The number of points of each step.
         rate: The first rate, which falls to zero along half a cosine.
+
+    Example:
+        >>> import qspjax as qsp
+        >>> qsp.surrogate.Training(width=32, steps=500).depth
+        2
     """
 
     width: int = eqx.field(default=96, static=True)
