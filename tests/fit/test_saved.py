@@ -265,6 +265,9 @@ def test_other_files_are_refused(kept, tmp_path):
         with pytest.raises(ValueError, match=message):
             load(tmp_path / "changed", decay(dose=1.0))
     before = kept.read_bytes()
-    with pytest.raises(ValueError, match="must be found by one of FO, FOCE, FOCEI, Laplace, SAEM, NUTS, SMC"):
+    with pytest.raises(
+        ValueError,
+        match="must be found by one of FO, FOCE, FOCEI, Laplace, SAEM, Quadrature, ImportanceSampling, NUTS, SMC",
+    ):
         save(kept, fitted(60.0, random=[RandomEffects({"eta": 1.0})], method=Mine(key=KEY)))
     assert kept.read_bytes() == before

@@ -49,7 +49,7 @@ def conjugate(value):
 
 def test_a_conjugate_posterior():
     trained = qsp.surrogate.posterior(line(), SHORT, simulations=3000, key=KEY)
-    assert "posterior of base, slope from 4000 simulations" in str(trained)
+    assert "posterior of base, slope from 3000 simulations" in str(trained)
     assert trained.loss[-50:].mean() < trained.loss[:50].mean()
     for value in (VALUE, VALUE - 2.0):
         mean, sd = conjugate(value)
