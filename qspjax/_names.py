@@ -146,10 +146,10 @@ def in_full(name: str, states: tuple[str, ...]) -> str:
     return ends[0] if name not in states and len(ends) == 1 else name
 
 
-def follow(module: Any, path: Iterable[str]) -> Any:
-    """Return the value at the end of a path of attributes and of keys of tables."""
-    for attribute in path:
-        module = module[attribute] if isinstance(module, Mapping) else getattr(module, attribute)
+def follow(module: Any, path: Iterable[str | int]) -> Any:
+    """Return the value at the end of a path of attributes, of keys of tables and of numbers in sequences."""
+    for step in path:
+        module = module[step] if isinstance(step, int) or isinstance(module, Mapping) else getattr(module, step)
     return module
 
 
@@ -159,11 +159,11 @@ def path_of(model: eqx.Module, name: str) -> tuple[str, ...]:
         if {"table", "parts"} & {*field.metadata} and name in getattr(model, field.name):
             return field.name, name
     head, dot, tail = name.partition(".")
-    first = next((path for path in _part_paths(model) if path[-1] == head), (head,))
+    first = next((path for path in part_paths(model) if path[-1] == head), (head,))
     return (*first, *path_of(follow(model, first), tail)) if dot else first
 
 
-def _part_paths(model: eqx.Module) -> Iterator[tuple[str, str]]:
+def part_paths(model: eqx.Module) -> Iterator[tuple[str, str]]:
     """Yield the paths of modules that stand in a dict, `functions["uptake"]`."""
     for field in dataclasses.fields(model):
         if "parts" in field.metadata:

@@ -188,7 +188,7 @@ class _Search:
     """The best set of terms so far, and its fit."""
 
     def __init__(self, problem: Problem, library: Sequence[Expression]) -> None:
-        self.problem, self.library = problem, library
+        self.problem, self.forms = problem, library
         self.best: tuple[dict[NewReaction, float], Fit] | None = None
         self.trail: list[tuple[str, float]] = []
         self.fitted: set[frozenset] = set()
@@ -228,7 +228,7 @@ class _Search:
         """
         terms, fit = self.found
         has = {(_state(term), term.factor): term for term in terms}
-        pairs = [(name, one) for name in states for one in self.library if (name, one) not in has]
+        pairs = [(name, one) for name in states for one in self.forms if (name, one) not in has]
         edges = [
             NewReaction(f"-> {name}", one, id=f"tested_{k}", positive=False) for k, (name, one) in enumerate(pairs)
         ]
@@ -250,7 +250,7 @@ class _Search:
         for name in states:
             others = [pair for pair in has if pair[0] != name]
             for size in range(most + 1):
-                for chosen in itertools.combinations(self.library, size):
+                for chosen in itertools.combinations(self.forms, size):
                     own = (*others, *((name, one) for one in chosen))
                     gain, values = expected.reached([places[pair] for pair in own])
                     if own and frozenset(own) not in self.fitted:
@@ -261,7 +261,7 @@ class _Search:
             if value < len(has) * self.penalty:
                 found = {(pair, values[places[pair]]) for pair in own}
                 better |= self.consider(
-                    {_term(name, one, self.library.index(one), c): abs(c) for (name, one), c in found}
+                    {_term(name, one, self.forms.index(one), c): abs(c) for (name, one), c in found}
                 )
         return better
 

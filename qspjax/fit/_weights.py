@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from qspjax._checks import ArgumentError, check_instance, check_one_of, did_you_mean, in_a_row, refuse
 from qspjax._distribution import AbstractDistribution
 from qspjax._model import AbstractModel
+from qspjax._names import follow, part_paths
 from qspjax._parameters import AbstractChecked
 from qspjax._random import generator
 from qspjax._types import Key
@@ -187,7 +187,7 @@ class Blocks:
         """Return a model with these weights."""
         for block in self.blocks:
             if block.of_model:
-                model = eqx.tree_at(lambda tree, block=block: _follow(tree, block.path), model, block.filled(weights))
+                model = eqx.tree_at(lambda tree, block=block: follow(tree, block.path), model, block.filled(weights))
         return model
 
     def without(self, model: AbstractModel, name: str) -> AbstractModel:
@@ -199,7 +199,7 @@ class Blocks:
         blocks = {block.name: block for block in self.blocks if block.of_model}
         check_one_of("term", name, blocks, "a part of the model whose weights are estimated")
         block = blocks[name]
-        return eqx.tree_at(lambda tree: _follow(tree, block.path), model, _Nothing(block.part))
+        return eqx.tree_at(lambda tree: follow(tree, block.path), model, _Nothing(block.part))
 
     def callables(self, weights: Float[Array, " weights"]) -> dict[str, AbstractTerm]:
         """Return the functions of formulas with these weights, by name."""
@@ -209,7 +209,7 @@ class Blocks:
                 name, *path = block.path
                 part = block.filled(weights)
                 functions[str(name)] = (
-                    eqx.tree_at(lambda tree, path=path: _follow(tree, path), functions[str(name)], part)
+                    eqx.tree_at(lambda tree, path=path: follow(tree, path), functions[str(name)], part)
                     if path
                     else part
                 )
@@ -256,15 +256,14 @@ def _block(
 ) -> Block:
     path = tuple(int(number) if number else step for step, number in _STEP.findall(name))
     of_model = path[0] not in functions
-    places: list[tuple[object, tuple[str | int, ...]]] = [(model, path)] if of_model else [(functions, path)]
-    if of_model and _has_field(model, "functions"):
-        places.append((model, ("functions", *path)))  # those of a network are found by their own names, too
-    for root, steps in places:
-        try:
-            part = _follow(root, steps)
-        except (AttributeError, KeyError, IndexError, TypeError):
-            continue
-        block = Block(name, steps, part, of_model, prior, first)
+    if of_model:  # those of a network are found by their own names
+        path = (*next((known for known in part_paths(model) if known[-1] == path[0]), path[:1]), *path[1:])
+    try:
+        part = follow(model if of_model else functions, path)
+    except (AttributeError, KeyError, IndexError, TypeError):
+        part = None
+    if part is not None:
+        block = Block(name, path, part, of_model, prior, first)
         if block.size:
             return block
         must = "name parts of the model that hold arrays of floating-point numbers"
@@ -278,11 +277,6 @@ def _block(
     raise ArgumentError("parameters", f"must {expected}, but `{name}` is none.{did_you_mean(name, known)}")
 
 
-def _has_field(model: AbstractModel, name: str) -> bool:
-    """Return whether a model has a field of this name."""
-    return any(field.name == name for field in dataclasses.fields(model))
-
-
 def _check_apart(blocks: Sequence[Block], others: Sequence[str]) -> None:
     """Refuse parts that lie in one another, and parameters that lie in a part."""
     for block in blocks:
@@ -292,9 +286,3 @@ def _check_apart(blocks: Sequence[Block], others: Sequence[str]) -> None:
         for name in others:
             if name.startswith((f"{block.name}.", f"{block.name}[")):
                 refuse("parameters", f"name what `{block.name}` holds once", f"`{name}` as well")
-
-
-def _follow(root: Any, path: Sequence[str | int]) -> Any:
-    for step in path:
-        root = root[step] if isinstance(step, int) or isinstance(root, Mapping) else getattr(root, step)
-    return root
